@@ -1,1 +1,1 @@
-"""Environment servers: stateful sessions over HTTP and WebSocket, one process type per environment."""
+"""The environment server: sessions of one environment over HTTP and WebSocket."""

@@ -38,7 +38,7 @@ DRAIN_LOOK_S = 0.02  # how often a stop looks whether the last session has ended
 
 
 class AnnouncingServer(uvicorn.Server):
-    """Uvicorn that announces its address and exits with 0 after SIGTERM."""
+    """A Uvicorn server that announces its address and exits with 0 after SIGTERM."""
 
     def __init__(self, config: uvicorn.Config, service: EnvironmentService, log: Logger) -> None:
         super().__init__(config)
@@ -56,7 +56,7 @@ class AnnouncingServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Let SIGTERM and SIGINT begin a graceful stop."""
+        """Handle SIGTERM and SIGINT inside the `with` block. The first signal begins a graceful stop."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
@@ -76,7 +76,7 @@ class AnnouncingServer(uvicorn.Server):
         self._draining = asyncio.ensure_future(self._drain())
 
     async def _drain(self) -> None:
-        """Wait a limited time for open sessions to end; then close the others and stop."""
+        """Wait at most `drain_s` seconds until all sessions have ended. Then close the remaining sockets and stop."""
         store, loop = self._service.store, asyncio.get_running_loop()
         ends = loop.time() + self._service.settings.drain_s
         while len(store) and loop.time() < ends and not self.should_exit:
@@ -88,10 +88,10 @@ class AnnouncingServer(uvicorn.Server):
 
 
 def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A listening socket. `shared`: other sockets may listen on the same port (SO_REUSEPORT).
+    """Returns a listening socket. `shared`: other sockets may listen on the same port (SO_REUSEPORT).
 
     Raises:
-        OSError: the address is occupied, forbidden or unknown.
+        OSError: the address is in use, forbidden or unknown.
     """
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)
@@ -108,7 +108,7 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Returns the parsed command line."""
     parser = argparse.ArgumentParser(prog=program("arlarena.env_server"), description="Serve one environment.")
     known = ", ".join(installed())
     parser.add_argument("name", nargs="?", help=f"environment ({known}); default: the file's [environment] name")
@@ -123,7 +123,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def serve(settings: EnvironmentSettings, service: EnvironmentService, log: Logger, sockets: list[socket.socket]) -> int:
-    """Serve until a signal; returns the exit code."""
+    """Serve until SIGTERM or SIGINT. Returns the exit code 0."""
     config = uvicorn.Config(
         create_app(service),
         log_config=None,
@@ -135,15 +135,15 @@ def serve(settings: EnvironmentSettings, service: EnvironmentService, log: Logge
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
         **bounded(limits_of(settings)),
     )
-    gc.freeze()  # objects that exist now are permanent; exclude them from collections
-    gc.set_threshold(20_000, 20, 20)  # a batch makes thousands of objects that live until its reply is written
+    gc.freeze()  # exclude the present objects from garbage collection, because they live until the end
+    gc.set_threshold(20_000, 20, 20)  # collect rarely: a batch creates thousands of objects that live until the reply
     AnnouncingServer(config, service, log).run(sockets=sockets)
     log.info("stopped")
     return 0
 
 
 def limits_of(settings: EnvironmentSettings) -> HttpLimits:
-    """The HTTP limits of one process."""
+    """Returns the HTTP limits of one process."""
     return HttpLimits(
         body_bytes=settings.max_body_bytes,
         held_bytes=settings.max_pending_bytes,
@@ -155,15 +155,15 @@ def limits_of(settings: EnvironmentSettings) -> HttpLimits:
 
 
 def pods_of(settings: EnvironmentSettings) -> Pods | None:
-    """The other pods, or None without pods."""
+    """Returns the pods of the deployment, or None if the server has no pods."""
     return None if settings.pods is None or settings.pod is None else Pods(settings.pods, settings.pod)
 
 
 def as_pod(settings: EnvironmentSettings) -> EnvironmentSettings:
-    """Settings with the number and the shard of this pod, where there are pods.
+    """Returns the settings with the number and the shard of this pod. Without pods the settings stay as they are.
 
     Raises:
-        ConfigError: this pod's number is neither given nor at the end of the host's name.
+        ConfigError: the pod's number is not set, and the host name does not end in a number.
     """
     if settings.pods is None:
         return settings
@@ -178,7 +178,9 @@ def as_pod(settings: EnvironmentSettings) -> EnvironmentSettings:
 
 
 def serve_part(settings: EnvironmentSettings, arguments: argparse.Namespace, factory: EnvironmentFactory) -> int:
-    """Serve as one of several workers: on the parent's socket, and on one for the peers."""
+    """Serve as one of several workers. The worker listens on a socket of the parent process and on a Unix socket for
+    the other workers. Returns the exit code.
+    """
     shard = shard_of(settings.shard, arguments.worker)
     capacity = math.ceil(settings.capacity / arguments.of)
     mine = settings.model_copy(update={"shard": shard, "capacity": capacity})
@@ -187,7 +189,7 @@ def serve_part(settings: EnvironmentSettings, arguments: argparse.Namespace, fac
     opened(factory)
     public = socket.socket(fileno=arguments.listener)
     path = socket_path(arguments.peers, arguments.worker)
-    path.unlink(missing_ok=True)  # left by a worker that died
+    path.unlink(missing_ok=True)  # a worker that died leaves its socket file
     private = socket.socket(socket.AF_UNIX)
     private.bind(str(path))
     private.listen(BACKLOG)
@@ -199,14 +201,14 @@ def opened(factory: EnvironmentFactory) -> None:
     """Start the environment's external processes, if it has any.
 
     Raises:
-        ConfigError: they cannot run on this machine.
+        ConfigError: the processes cannot run on this machine.
     """
     if isinstance(factory, Resources):
         factory.open()
 
 
 def listeners(settings: EnvironmentSettings) -> list[socket.socket]:
-    """One listening socket a worker, all on one port.
+    """Returns one listening socket per worker. All sockets have the same port.
 
     Raises:
         OSError: see `bind`.
@@ -219,7 +221,7 @@ def listeners(settings: EnvironmentSettings) -> list[socket.socket]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command of the module's docstring.
+    """Run the command of the module's docstring. Returns the exit code.
 
     Raises:
         ConfigError: the configuration cannot be used.

@@ -1,6 +1,6 @@
-"""`python -m arlarena.env_server.describe FILE` checks the table [environment] of a file and prints what it plays.
+"""`python -m arlarena.env_server.describe FILE` checks the table [environment] of a file and describes the environment.
 
-The output is the body of `/v1/info`. The launcher uses it to check the splits before a run.
+The output is the body of `/v1/info`. The launcher uses the output to check the splits before a run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from arlarena.proto.config import ConfigError, exit_on_config_error
 
 
 def main() -> int:
-    """The command of the module's docstring."""
+    """Run the command of the module's docstring. Returns the exit code."""
     if len(sys.argv) != 2:
         raise ConfigError("usage: python -m arlarena.env_server.describe FILE")
     path = Path(sys.argv[1])

@@ -1,4 +1,6 @@
-"""Errors of the API, each with a code, the party to blame, and whether a retry can help."""
+"""Errors of the API. Each error has a code, the party that caused the error, and whether a retry can help. The
+functions of this module return errors. The caller raises them.
+"""
 
 from __future__ import annotations
 
@@ -31,26 +33,26 @@ class ApiError(Exception):
         self.retry_after_s = retry_after_s
 
     def again(self) -> ApiError:
-        """A copy to raise again; a raised exception keeps its stack frames alive."""
+        """Returns a copy, which can be kept and raised later. A raised exception would keep its stack frames alive."""
         return ApiError(self.status, self.code, self.message, self.blame, self.retryable, self.retry_after_s)
 
     def item(self) -> Error:
-        """The error as part of a batch reply."""
+        """Returns the error as part of a batch reply."""
         return Error(self.code, self.message, self.blame, self.retryable)
 
     def reply(self) -> ErrorReply:
-        """The error as an HTTP body."""
+        """Returns the error as the body of an HTTP reply."""
         detail = [{"loc": ["body"], "msg": self.message, "type": self.code}]
         return ErrorReply(self.code, self.message, self.blame, self.retryable, detail)
 
 
 def invalid(message: str) -> ApiError:
-    """The request cannot be understood, or asks for what does not exist."""
+    """Returns the error for a request that is invalid or names something that does not exist."""
     return ApiError(422, "invalid_request", message)
 
 
 def unknown_session(session_id: str) -> ApiError:
-    """No such session (any more)."""
+    """Returns the error for a session that does not exist or has ended."""
     return ApiError(
         404,
         "unknown_session",
@@ -60,30 +62,30 @@ def unknown_session(session_id: str) -> ApiError:
 
 
 def unknown_snapshot(snapshot_id: str) -> ApiError:
-    """No such snapshot (any more)."""
+    """Returns the error for a snapshot that does not exist or was deleted."""
     message = f"no snapshot {snapshot_id!r}: it was never made on this server, was deleted, or was unused for too long"
     return ApiError(404, "unknown_snapshot", message)
 
 
 def unknown_frame(digest: str) -> ApiError:
-    """No such frame (any more)."""
+    """Returns the error for a frame (an image) that does not exist or was dropped."""
     return ApiError(404, "unknown_frame", f"no frame {digest!r}: it was never shown by this server, or long ago")
 
 
 def snapshots_full(limit: int) -> ApiError:
-    """No room for another snapshot."""
+    """Returns the error for a new snapshot while the store is full."""
     message = f"all {limit} snapshots are in use: delete some, wait, or raise [environment] max_snapshots"
     return ApiError(503, "snapshots_full", message, "infra", True, 1.0)
 
 
 def at_capacity(asked: int, free: int, limit: int, retry_after_s: float) -> ApiError:
-    """Not enough free sessions."""
+    """Returns the error for new sessions while the server is full."""
     message = f"{asked} sessions asked for, {free} of {limit} free: close some, wait, or raise [environment] capacity"
     return ApiError(503, "capacity", message, "infra", True, retry_after_s)
 
 
 def client_at_limit(owner: str, asked: int, held: int, limit: int, retry_after_s: float) -> ApiError:
-    """One client has all the sessions that it may have."""
+    """Returns the error for a client that would exceed its limit of sessions."""
     message = (
         f"{owner} holds {held} sessions and asks for {asked}, with {limit} for one client at most: close some, wait, "
         "or raise [environment] max_sessions_per_client"
@@ -92,17 +94,17 @@ def client_at_limit(owner: str, asked: int, held: int, limit: int, retry_after_s
 
 
 def draining() -> ApiError:
-    """The server is shutting down."""
+    """Returns the error for new sessions while the server is shutting down."""
     return ApiError(503, "draining", "this server is shutting down: use another one", "infra", True, 1.0)
 
 
 def not_reset(session_id: str) -> ApiError:
-    """A step before the first reset."""
+    """Returns the error for an operation that needs an episode, before the first reset."""
     return ApiError(409, "not_reset", f"session {session_id!r} has no episode yet: {_BEGIN}")
 
 
 def episode_over(session_id: str, steps: int) -> ApiError:
-    """A step after the end."""
+    """Returns the error for a step after the end of the episode."""
     return ApiError(
         409,
         "episode_over",
@@ -111,7 +113,7 @@ def episode_over(session_id: str, steps: int) -> ApiError:
 
 
 def step_index_conflict(session_id: str, index: int, count: int) -> ApiError:
-    """A step out of turn."""
+    """Returns the error for a `step_index` that is neither the next step nor a repetition of the last step."""
     return ApiError(
         409,
         "step_index_conflict",
@@ -121,26 +123,30 @@ def step_index_conflict(session_id: str, index: int, count: int) -> ApiError:
 
 
 def failed(message: str, retry_after_s: float) -> ApiError:
-    """A dependency of the environment failed; the episode did not change."""
+    """Returns the error for a failed dependency of the environment. The episode is unchanged."""
     return ApiError(503, "environment_failed", message, "infra", True, retry_after_s)
 
 
 def invalid_result(message: str) -> ApiError:
-    """The environment broke its contract, for example with a reward of NaN; the session must be reset."""
+    """Returns the error for an invalid result of the environment, such as a reward of NaN. The client must reset the
+    session.
+    """
     return ApiError(500, "invalid_result", message, "infra")
 
 
 def internal(what: str, error: Exception) -> ApiError:
-    """An internal error of the environment or server. Its message goes only to the log: it may contain private data."""
+    """Returns the error for an unexpected exception. The reply omits the exception's message, which may contain private
+    data.
+    """
     message = f"{what} failed: {type(error).__name__}; the server's log has the details"
     return ApiError(500, "internal", message, "infra", True)
 
 
 def busy(message: str, retry_after_s: float) -> ApiError:
-    """The server is overloaded; the episode did not change."""
+    """Returns the error for an overloaded server. The episode is unchanged."""
     return ApiError(429, "busy", message, "infra", True, retry_after_s)
 
 
 def timed_out(what: str, seconds: float) -> ApiError:
-    """The work took longer than its limit."""
+    """Returns the error for work that took longer than its time limit."""
     return ApiError(504, "deadline", f"{what} took longer than {seconds:g} s", "infra", True, 1.0)

@@ -1,6 +1,8 @@
-"""What a user can set of an environment server: the table [environment]. No other file reads environment variables.
+"""The settings of an environment server: the table [environment]. No other file of this service reads environment
+variables.
 
-`python -m arlarena.env_server.settings FILE` checks a file. It prints "ok", or the error and exits with 2.
+`python -m arlarena.env_server.settings FILE` checks a file. The command prints "ok", or prints an error and exits with
+the code 2.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from arlarena.proto.config import ConfigError, exit_on_config_error, load_table,
 from arlarena.proto.http.addresses import is_loopback
 from arlarena.proto.shared_settings import EnvironmentKeys
 
-TABLES = ("options", "expert_splits", "trusted_proxies")  # which no environment variable holds
+TABLES = ("options", "expert_splits", "trusted_proxies")  # settings without an environment variable
 
 
 class EnvironmentSettings(EnvironmentKeys):
@@ -92,10 +94,10 @@ class EnvironmentSettings(EnvironmentKeys):
 
 
 def load_settings(path: Path | None, flags: Mapping[str, Any] | None = None) -> EnvironmentSettings:
-    """The table [environment] of `path`; environment variables win over the file, flags over both.
+    """Returns the settings. Flags override environment variables, which override the table [environment] of `path`.
 
     Raises:
-        ConfigError: see `arlarena.proto.config.load_table`; other machines are let in without a token.
+        ConfigError: see `arlarena.proto.config.load_table`. Also if other machines could connect without a token.
     """
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     variables = variables_of(os.environ, "ARLARENA_ENVIRONMENT_", EnvironmentSettings, leave_out=TABLES)
@@ -110,7 +112,7 @@ def load_settings(path: Path | None, flags: Mapping[str, Any] | None = None) -> 
 
 
 def check(path: Path) -> None:
-    """Validate a file, the environment's own options included.
+    """Validate a configuration file, including the options of the environment.
 
     Raises:
         ConfigError: the file is invalid.
@@ -124,7 +126,7 @@ def check(path: Path) -> None:
 
 
 def main() -> int:
-    """The command of the module's docstring."""
+    """Run the command of the module's docstring. Returns the exit code."""
     if len(sys.argv) != 2:
         print("usage: python -m arlarena.env_server.settings FILE", file=sys.stderr)
         return 2

@@ -75,16 +75,16 @@ def bind(host: str, port: int, path: Path | None = None) -> socket.socket:
 
 
 class _Uvicorn(uvicorn.Server):
-    """Uvicorn without its signal handling, which raises the signal again, so that the exit code is not 0."""
+    """Uvicorn without its own signal handling, which would raise the signal again and change the exit code."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the event loop's handlers."""
+        """Change no signal handlers, because the event loop handles the signals."""
         yield
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The factory of uvloop if it is installed (it does not support Windows), else None: asyncio's default."""
+    """Returns the event loop factory of uvloop. Returns None for asyncio's default loop if uvloop is not installed."""
     try:
         import uvloop
     except ImportError:
@@ -116,7 +116,7 @@ async def serve_gateway(settings: InferenceSettings, flags: list[str], listener:
 
 
 def _limits(settings: InferenceSettings) -> HttpLimits:
-    """HTTP limits for clients. Uploaded weight files are streamed to disk, so they do not count as held bytes."""
+    """Returns the HTTP limits. Uploaded weight files are streamed to disk and do not count as held bytes."""
     return HttpLimits(
         body_bytes=settings.max_body_mb << 20,
         held_bytes=settings.max_held_mb << 20,
@@ -126,7 +126,7 @@ def _limits(settings: InferenceSettings) -> HttpLimits:
 
 
 def _uvicorn(app: Starlette, settings: InferenceSettings) -> _Uvicorn:
-    """An HTTP server that shuts down on SIGTERM and SIGINT."""
+    """Returns an HTTP server that shuts down after SIGTERM or SIGINT."""
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -145,7 +145,7 @@ def _uvicorn(app: Starlette, settings: InferenceSettings) -> _Uvicorn:
 
 
 def main() -> int:
-    """Read the settings, bind, serve."""
+    """Read the settings, bind the address and serve. Returns the exit code."""
     flags = read_flags()
     given = {key: getattr(flags, key) for key in ("model", "weights_root", "host", "port")}
     settings = load(flags.config, given)

@@ -1,4 +1,6 @@
-"""The ASGI application. It answers from the start of the process, with 503 until the model is loaded."""
+"""The ASGI application. It answers requests from the start of the process. Until the model is loaded, the answer of
+model routes is 503.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from arlarena.inference.api.errors import BUSY_RETRY_S, LOADING_RETRY_S, Request
 from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.telemetry import Logger
 
-if TYPE_CHECKING:  # importing torch takes seconds; the port answers before
+if TYPE_CHECKING:  # the import of torch takes seconds and happens after the port answers
     from arlarena.inference.embedded.serving.routes import Serving
 
 VERSION = "0.1.0"
@@ -34,7 +36,7 @@ MODEL_ROUTES = (
     ("POST", "/tokenize"),
     ("POST", "/detokenize"),
 )
-STATE_ROUTES = (  # without access control, like /health
+STATE_ROUTES = (  # these routes have no access control
     ("GET", "/metrics"),
     ("GET", "/weight_info"),
 )
@@ -48,7 +50,7 @@ ADMIN_ROUTES = (
 
 
 class InferenceServer:
-    """State of the process. `stop` is called to end the process after loading or the engine has failed."""
+    """The state of the process. `stop`: ends the process; called after the loading or the engine has failed."""
 
     def __init__(self, settings: InferenceSettings, log: Logger, stop: Callable[[], None]) -> None:
         self.settings = settings
@@ -60,7 +62,7 @@ class InferenceServer:
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        """Load the model in the background; stop the engine at shutdown."""
+        """Load the model in the background. Stop the engine at shutdown."""
         self._loading = asyncio.create_task(self._load())
         try:
             yield
@@ -91,7 +93,7 @@ class InferenceServer:
         self._stop()
 
     def route(self, method: str, path: str, access: Access) -> Route:
-        """A route that answers 503 until the model is loaded."""
+        """Returns a route that answers 503 until the model is loaded."""
 
         async def handler(call: ApiRequest) -> Answer:
             return await self.ready(LOADING_RETRY_S).routes[method, path](call)
@@ -100,7 +102,7 @@ class InferenceServer:
         return Route(path, Endpoint(handler, limit, self.log, access), methods=[method])
 
     def ready(self, retry_after_s: int = BUSY_RETRY_S) -> Serving:
-        """The loaded model.
+        """Returns the loaded model.
 
         Raises:
             RequestError: 503 while the model is loading or after its engine has ended.
@@ -113,17 +115,17 @@ class InferenceServer:
         return self.serving
 
     async def health(self, request: Request) -> Response:
-        """200 if the model is loaded and the engine's thread is alive."""
+        """Returns 200 if the model is loaded and the engine's thread is alive, 503 otherwise."""
         serving = self.ready()
         return _json({"status": "ok", "weight_version": serving.engine.version})
 
     async def readiness(self, request: Request) -> Response:
-        """200 under the same condition as `/health`."""
+        """Returns 200 under the same condition as `/health`, 503 otherwise."""
         self.ready()
         return _json({"status": "ready"})
 
     async def version(self, request: Request) -> Response:
-        """The version of this server."""
+        """Returns the version of this server."""
         return _json({"version": VERSION, "engine": "embedded"})
 
 
@@ -132,7 +134,7 @@ def _json(value: object, status: int = 200) -> Response:
 
 
 async def request_error(request: Request, error: Exception) -> Response:
-    """Convert an error that was raised outside an endpoint."""
+    """Returns the error response for an error that was raised outside an endpoint."""
     assert isinstance(error, RequestError)
     return Response(error.body(), error.status, error.headers(), media_type="application/json")
 

@@ -74,10 +74,10 @@ class InferenceSettings(InferenceKeys):
 
 
 def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Settings given as `ARLARENA_INFERENCE_<KEY>`.
+    """Returns the settings in environment variables `ARLARENA_INFERENCE_<KEY>`.
 
     Raises:
-        ConfigError: a variable with this prefix names no setting.
+        ConfigError: <KEY> is not a setting.
     """
     given = os.environ if environment is None else environment
     for name in given:
@@ -88,8 +88,8 @@ def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, 
 
 
 def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> InferenceSettings:
-    """Settings of a file, overridden by the environment, overridden by flags. A model on the Hub is downloaded unless
-    it is cached, and `model` becomes its directory.
+    """Returns the settings. Flags override environment variables, which override the file. If `model` is a name on the
+    Hub, the model is downloaded unless it is cached, and `model` becomes the model's directory.
 
     Raises:
         ConfigError: a setting is unknown or malformed, or the model does not exist.
@@ -124,12 +124,16 @@ def check_model(settings: InferenceSettings) -> None:
 
 
 def needs_gateway(settings: InferenceSettings) -> bool:
-    """Whether the service is more than one embedded engine in one process."""
+    """True if the process must be a gateway: for vLLM, for several replicas and for remote replicas."""
     return settings.engine == "vllm" or settings.replicas > 1 or bool(settings.replica_urls)
 
 
 def _check_secrets(settings: InferenceSettings) -> None:
-    """Refuse an address other than loopback unless both secrets are set."""
+    """Refuse an address other than loopback unless both secrets are set.
+
+    Raises:
+        ConfigError: a secret is missing.
+    """
     if is_loopback(settings.host):
         return
     secrets = (
@@ -145,12 +149,12 @@ def _check_secrets(settings: InferenceSettings) -> None:
 
 
 def secret(value: SecretStr | None) -> str | None:
-    """The text of a secret."""
+    """Returns the text of a secret, or None."""
     return None if value is None else value.get_secret_value()
 
 
 def main() -> int:
-    """Check the file named on the command line."""
+    """Check the file that the command line names. Returns the exit code."""
     if len(sys.argv) != 2:
         raise ConfigError("usage: python -m arlarena.inference.settings FILE")
     load_table(Path(sys.argv[1]), "inference", InferenceSettings, from_environment())

@@ -20,9 +20,9 @@ from arlarena.proto.config import ConfigError
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.text.files import TextFileError, read_text
 
-# Probes of an orchestrator, which have no token.
+# Paths that an orchestrator probes without a token.
 OPEN_PATHS = frozenset({"/health", "/ready"})
-# Methods forbidden to pages of another origin. A WebSocket starts with GET, so sockets are checked too.
+# Methods that web pages of another origin must not use. A WebSocket starts with GET and is checked like these methods.
 CHANGING_METHODS = frozenset({"POST", "DELETE", "PUT", "PATCH"})
 _LINE = re.compile(r"(?:(?P<name>[A-Za-z0-9_.-]{1,64}):)?(?P<token>[\x21-\x7e]+)")
 _FIRST = "token"  # the tenant of the setting `token`
@@ -33,7 +33,7 @@ def _digest(token: str) -> bytes:
 
 
 def read_tokens(path: Path) -> dict[bytes, str]:
-    """The tenants of a token file, by token hash. A token without a name is its own tenant.
+    """Returns the tenants of a token file, by token hash. A token without a name forms a tenant of its own.
 
     Raises:
         ConfigError: the file is unreadable, has no token, or has an invalid line. The message contains no token.
@@ -71,7 +71,7 @@ class TenantTokens:
         self._tenants = self._given | ({} if self._path is None else read_tokens(self._path))
 
     def refresh(self) -> None:
-        """Read the file again if it has changed. An invalid file is logged and ignored."""
+        """Read the token file again if the file has changed. An invalid file is logged and ignored."""
         if self._path is None or (stamp := self._file_stamp()) == self._stamp:
             return
         self._stamp = stamp
@@ -90,7 +90,8 @@ class TenantTokens:
         return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino)
 
     def caller(self, connection: HTTPConnection) -> Caller:
-        """The caller of a request. A peer worker has checked the token and sends the caller in headers.
+        """Returns the caller of a request. For a request that another worker forwarded, the caller is in the headers,
+        because that worker has already checked the token.
 
         Raises:
             ApiError: 401 for a missing or wrong token, 403 for a page of another origin.
@@ -111,9 +112,9 @@ class TenantTokens:
         return Caller(address, tenant, authorization)
 
     def _check_origin(self, connection: HTTPConnection) -> None:
-        """Refuse requests from web pages of another origin, because a browser can reach loopback. Clients other than
-        browsers send no Origin. Without tokens, Host must be an address: another name may resolve to this server by
-        DNS rebinding.
+        """Refuse requests from web pages of another origin, because a browser can send them to a loopback address. Only
+        browsers send the header Origin. On a server without tokens, Host must be an IP address or localhost, because
+        an attacker's host name may resolve to this server (DNS rebinding).
 
         Raises:
             ApiError: 403.
@@ -129,7 +130,7 @@ class TenantTokens:
 
 
 def _is_address(host: str) -> bool:
-    """Whether a Host header is an IP address or localhost."""
+    """True if a Host header is an IP address or localhost."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
         return name == "localhost" or bool(ipaddress.ip_address(name))

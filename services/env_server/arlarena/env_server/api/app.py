@@ -33,7 +33,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def _endpoint(route: Route, service: EnvironmentService) -> Endpoint:
-    """The Starlette endpoint of a route. It counts errors and returns them as error replies."""
+    """Returns the Starlette endpoint of a route. The endpoint counts errors and turns errors into replies."""
 
     async def endpoint(request: Request) -> Response:
         try:
@@ -50,7 +50,7 @@ def _endpoint(route: Route, service: EnvironmentService) -> Endpoint:
 
 
 def _unexpected(service: EnvironmentService, route: Route, error: Exception) -> Response:
-    """An unexpected error: the stack trace goes to the log, not into the reply."""
+    """Count and log an unexpected error with its stack trace. Returns an error reply without the stack trace."""
     service.metrics.errors.labels("internal").inc()
     service.log.error("request_failed", route=route.path, error=repr(error), stack=traceback.format_exc())
     message = f"{route.method} {route.path} failed: {type(error).__name__}; the server's log has the details"
@@ -58,7 +58,7 @@ def _unexpected(service: EnvironmentService, route: Route, error: Exception) -> 
 
 
 def _allowed(request: Request) -> str:
-    """The methods that the request's path has, for the header Allow (RFC 9110, section 10.2.1)."""
+    """Returns the methods of the request's path, for the header Allow (RFC 9110, section 10.2.1)."""
     methods: set[str] = set()
     for route in request.app.router.routes:
         if isinstance(route, StarletteRoute) and route.matches(request.scope)[0] is Match.PARTIAL:
@@ -67,7 +67,7 @@ def _allowed(request: Request) -> str:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """Unknown paths and wrong methods, in the form of all errors."""
+    """Returns the error reply for an unknown path or a wrong method, in the format of all errors."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     path = request.url.path
     if status == 404 and path == SOCKET_PATH:
@@ -99,7 +99,7 @@ async def _reap(service: EnvironmentService) -> None:
 
 
 def create_app(service: EnvironmentService) -> FastAPI:
-    """The ASGI application of one environment."""
+    """Returns the ASGI application of one environment."""
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

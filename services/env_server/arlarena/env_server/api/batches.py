@@ -1,6 +1,8 @@
-"""`/v1/batch`: many operations in one request, with errors per item. Items that need no waiting run in one pass.
-Sessions that must wait (a new episode, a slow environment, a running step) continue concurrently. Items of one
-session keep their order.
+"""`/v1/batch`: many operations (items) in one request. Each item has its own result or error.
+
+Items that can be answered immediately run first, in one pass. An item waits if it begins a new episode, if the
+environment's steps block, or if its session is busy. Sessions with waiting items run concurrently. The items of one
+session always run in their order.
 """
 
 from __future__ import annotations
@@ -21,14 +23,14 @@ if TYPE_CHECKING:
 RESET_FIELDS = ResetSpec.__struct_fields__
 _reset_of = attrgetter(*RESET_FIELDS)
 _NO_RESET = (None,) * len(RESET_FIELDS)
-# Yield to other requests after this many items: 64 steps take a millisecond.
+# The event loop serves other requests after this many items. 64 steps take about a millisecond.
 YIELD_EVERY = 64
 
 
 async def carry_out(
     service: EnvironmentService, request: BatchRequest, caller: Caller = UNKNOWN_CALLER
 ) -> list[BatchResult]:
-    """Results in the order of the items.
+    """Run all items. Returns the results in the order of the items.
 
     Raises:
         ApiError: 422 for too many items.
@@ -49,7 +51,7 @@ def check_size(service: EnvironmentService, request: BatchRequest) -> None:
 
 
 class _Batch:
-    """One request under way."""
+    """The state of one batch request while its items run."""
 
     def __init__(self, service: EnvironmentService, request: BatchRequest, tenant: str | None) -> None:
         self._service, self._items, self._tenant = service, request.items, tenant
@@ -59,7 +61,7 @@ class _Batch:
         self._results: list[BatchResult | None] = [None] * len(request.items)
 
     async def run(self) -> list[BatchResult]:
-        """Run the items that need no waiting, then the others concurrently."""
+        """Run the items that need no waiting, then the other items concurrently. Returns the results in order."""
         waiting: dict[str, list[int]] = defaultdict(list)
         for number, item in enumerate(self._items):
             if number % YIELD_EVERY == YIELD_EVERY - 1:
@@ -71,7 +73,7 @@ class _Batch:
         return [result for result in self._results if result is not None]
 
     def _at_once(self, number: int, item: BatchItem) -> bool:
-        """Run an item that needs no waiting. Returns False if it must wait."""
+        """Run an item and store its result or error. Returns False, without a result, if the item must wait."""
         try:
             self._results[number] = self._now(item)
         except Exception as error:
@@ -79,6 +81,7 @@ class _Batch:
         return self._results[number] is not None
 
     def _now(self, item: BatchItem) -> BatchResult | None:
+        """Run an item without waiting. Returns None if the item must wait."""
         if self._clock() >= self._ends:
             raise errors.timed_out("the batch", self._limit_s)
         session = self._service.store.get(item.session_id, self._tenant)
@@ -98,7 +101,7 @@ class _Batch:
         return _stepped(item, self._service.step_now(session, item.action.text, item.step_index))
 
     async def _in_turn(self, numbers: list[int]) -> None:
-        """Run the remaining items of one session in order."""
+        """Run the waiting items of one session in order. `numbers`: their positions in the batch."""
         for number in numbers:
             item = self._items[number]
             if self._at_once(number, item):
@@ -121,14 +124,14 @@ class _Batch:
         return _stepped(item, result)
 
     def _failed(self, item: BatchItem, error: Exception) -> BatchResult:
-        """The item's error as its result; other items are not affected."""
+        """Count an error and return it as the result of the item."""
         known = error if isinstance(error, ApiError) else self._service.unexpected(f"the {item.op}", error)
         self._service.metrics.errors.labels(known.code).inc()
         return BatchResult(item.session_id, False, item.request_id, error=known.item())
 
 
 def _check_fields(item: BatchItem) -> None:
-    """Refuse a field that belongs to another operation and would be ignored.
+    """Refuse an item with a field that belongs to another operation.
 
     Raises:
         ApiError: 422.

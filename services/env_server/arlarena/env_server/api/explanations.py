@@ -1,7 +1,7 @@
-"""Error messages for invalid values: msgspec's message plus the valid names.
+"""Error messages for invalid values. A message is msgspec's message plus the valid names.
 
-For an unknown value or field, the known ones (`known: close, reset, state, step; did you mean 'step'?`). For a
-missing field or a value in place of an object, the object's fields.
+An unknown value or field gets the list of known names (`known: close, reset, state, step; did you mean 'step'?`). A
+missing field, or a value in the place of an object, gets the list of the object's fields.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PLACE = re.compile(r"\.(?P<field>\w+)|\[[^\]]*\]")
 
 
 def explained(error: msgspec.ValidationError, kind: Any) -> str:
-    """The message of an error that reading a value as `kind` has raised, with the names or values that are valid."""
+    """Returns the error's message with the valid names or values added. `kind`: the type that could not be decoded."""
     message = str(error)
     if found := _UNKNOWN_FIELD.match(message):
         names = _fields(kind, found["path"])
@@ -45,12 +45,12 @@ def _type_info(kind: Any) -> inspect.Type:
 
 
 def _fields(kind: Any, path: str | None) -> list[str]:
-    """The fields of the objects that may stand at `path`."""
+    """Returns the field names of the objects that are allowed at `path`."""
     return [field.encode_name for part in _place(kind, path) for field in getattr(part, "fields", ())]
 
 
 def _place(kind: Any, path: str | None) -> list[inspect.Type]:
-    """The types that a value at `path` may have; `path` is msgspec's: `$.items[0].op`."""
+    """Returns the types that a value at `path` may have. `path`: in msgspec's notation, such as `$.items[0].op`."""
     found = _alternatives(_type_info(kind))
     for step in _PLACE.finditer(path or ""):
         found = [one for part in found for inner in _inside(part, step["field"]) for one in _alternatives(inner)]
@@ -62,7 +62,7 @@ def _alternatives(kind: inspect.Type) -> list[inspect.Type]:
 
 
 def _inside(kind: inspect.Type, field: str | None) -> list[inspect.Type]:
-    """The types of a field, or of the items where `field` is None."""
+    """Returns the types of a field. If `field` is None, returns the types of the items."""
     if isinstance(kind, inspect.StructType):
         return [one.type for one in kind.fields if one.encode_name == field]
     return [cast(inspect.Type, getattr(kind, name)) for name in ("item_type", "value_type") if hasattr(kind, name)]

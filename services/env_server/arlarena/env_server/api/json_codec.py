@@ -1,4 +1,4 @@
-"""JSON in and out, by msgspec: one decoder per request type, one encoder for all replies."""
+"""Decodes and encodes JSON with msgspec. Each request type has a decoder. All replies have one encoder."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from arlarena.env_server.errors import ApiError, invalid
 
 T = TypeVar("T")
 
-# Most values of one request's JSON, containers included: an item of a batch has about ten, and a batch 4096 items. An
-# empty object of three bytes may become a structure of a hundred.
+# The largest number of values in one request's JSON, including lists and objects. A batch of 4096 items has about ten
+# values per item. The limit bounds memory, because an object of three bytes may need a hundred bytes when decoded.
 MOST_VALUES = 1 << 16
 _MARK = re.compile(rb'[^"\[{,]*+(?:[\[{,]|"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|\Z)', re.DOTALL)
 
@@ -31,16 +31,16 @@ def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
 
 
 def decode(body: bytes, kind: type[T]) -> T:
-    """`body` as `kind`, its values counted first. Errors as in `check_values` and `parse`."""
+    """Check the number of values in `body`, then decode `body` as `kind`. Errors as in `check_values` and `parse`."""
     check_values(body)
     return parse(body, kind)
 
 
 def parse(body: bytes, kind: type[T]) -> T:
-    """`body` as `kind`; an empty body counts as `{}`. The caller must have called `check_values`.
+    """Decode `body` as `kind`. An empty body counts as `{}`. The caller must have called `check_values`.
 
     Raises:
-        ApiError: 422: `invalid_request`, naming the field, or `invalid_json`.
+        ApiError: 422 `invalid_request` with the name of the invalid field, or 422 `invalid_json`.
     """
     try:
         decoder: msgspec.json.Decoder[T] = _decoder(cast(Hashable, kind))
@@ -50,10 +50,10 @@ def parse(body: bytes, kind: type[T]) -> T:
 
 
 def check_values(body: bytes) -> None:
-    """Check the number of values of a JSON text without decoding it. Punctuation in strings is not counted.
+    """Check the number of values in a JSON text without decoding the text. Punctuation in strings is not counted.
 
     Raises:
-        ApiError: 413: there are more than `MOST_VALUES`.
+        ApiError: 413, the text has more than `MOST_VALUES` values.
     """
     if len(body) <= MOST_VALUES or sum(map(body.count, (b",", b"[", b"{"))) <= MOST_VALUES:
         return
@@ -62,7 +62,7 @@ def check_values(body: bytes) -> None:
 
 
 def _unreadable(body: bytes, error: Exception, kind: Any) -> ApiError:
-    """The error for an invalid body. Invalid UTF-8 is reported first, with its offset in the body."""
+    """Returns the error for an invalid body. Invalid UTF-8 is reported first, with its offset in the body."""
     try:
         body.decode()
     except UnicodeDecodeError as undecodable:
@@ -75,17 +75,17 @@ def _unreadable(body: bytes, error: Exception, kind: Any) -> ApiError:
 
 
 def encode(value: Any) -> bytes:
-    """`value` as JSON."""
+    """Returns `value` as JSON."""
     return _encoder.encode(value)
 
 
 def reply(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """An HTTP reply with `value` as JSON."""
+    """Returns an HTTP reply with `value` as JSON."""
     return Response(_encoder.encode(value), status, headers, "application/json")
 
 
 def error_reply(error: ApiError) -> Response:
-    """An HTTP reply for an error."""
+    """Returns the HTTP reply for an error."""
     headers = None if error.retry_after_s is None else {"Retry-After": str(max(1, round(error.retry_after_s)))}
     return reply(error.reply(), error.status, headers)
 
@@ -94,7 +94,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     """Read the complete body.
 
     Raises:
-        ApiError: 413, before more than `limit` bytes have been kept; 422 for a compressed one.
+        ApiError: 413 as soon as the body exceeds `limit` bytes, 422 for a compressed body.
     """
     if (coding := request.headers.get("content-encoding", "identity").strip().lower()) not in ("", "identity"):
         raise invalid(f"the body is encoded with {coding!r} (Content-Encoding): send it as plain JSON")

@@ -1,4 +1,4 @@
-"""JSON Schemas of wire types, each complete in itself."""
+"""JSON Schemas of wire types. Each schema includes the definitions that it refers to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import msgspec
 
 
 def schema_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """A JSON Schema whose top level is the object itself, as OpenEnv's clients expect, its definitions beside it."""
+    """Returns the JSON Schema of `kind`. The top level describes the object, as OpenEnv's clients expect. The other
+    types are in `$defs`.
+    """
     (root,), definitions = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
     name = root["$ref"].rsplit("/", 1)[-1]
     top = dict(definitions.pop(name))

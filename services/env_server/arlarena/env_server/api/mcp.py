@@ -1,14 +1,13 @@
-"""MCP, the Model Context Protocol: JSON-RPC 2.0 with `initialize`, `ping`, `tools/list`, `tools/call` and OpenEnv's two
-session methods. `mcp_http` is the transport.
+"""MCP, the Model Context Protocol. Its messages are JSON-RPC 2.0 requests. The methods are `initialize`, `ping`,
+`tools/list`, `tools/call`, and OpenEnv's two session methods. The module `mcp_http` is the HTTP transport.
 
     > {"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"act","arguments":{"text":"up"},"session_id":"…"}}
     < {"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":…}],"data":{"observation":…,"reward":…}}}
 
-Two tools make any environment playable: `start_episode` and `act`. Both need a session: the one that `initialize` has
-opened (MCP's clients repeat its header), or the one that `params.session_id` names (OpenEnv's clients). For a call
-without a session, OpenEnv's server plays a fresh environment whose state is lost with the reply. Here that is an error:
-no episode can be played that way, and OpenEnv's clients do not call so. OpenEnv's client reads `data`, others read
-`content` and `structuredContent`.
+Every environment has two tools: `start_episode` and `act`. Each call of a tool needs a session. MCP clients use the
+session that `initialize` opened, and send its id in a header. OpenEnv's clients send the id in `params.session_id`. A
+call without a session is an error. (OpenEnv's server would use a new environment and lose its state after the reply.)
+OpenEnv's client reads the field `data` of a result. Other clients read `content` and `structuredContent`.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ from arlarena.env_server.sessions.store import UNKNOWN_CALLER, Caller, ServerSes
 from arlarena.proto.env_api import Action, CreateSessions, ResetSpec, StepResult
 from arlarena.proto.text.names import known_names
 
-# JSON-RPC 2.0, section 5.1; -32000 is the first of those left to the server.
+# JSON-RPC 2.0, section 5.1. -32000 is the first code that the server may define.
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS, INTERNAL_ERROR = -32700, -32600, -32601, -32602, -32603
 SERVER_ERROR = -32000
 
-# Versions of MCP that are spoken, the newest first: https://modelcontextprotocol.io/specification
+# Supported versions of MCP, newest first: https://modelcontextprotocol.io/specification
 PROTOCOL_VERSIONS = ("2025-11-25", "2025-06-18", "2025-03-26")
-NOTIFICATIONS = "notifications/"  # methods that begin so are not answered
+NOTIFICATIONS = "notifications/"  # a method with this prefix gets no reply
 INSTRUCTIONS = (
     "Call start_episode to begin and read the task. Then call act, one action at a time, until the result says that "
     "the episode is over. Another start_episode begins another episode."
@@ -53,7 +52,7 @@ _ABSENT = msgspec.Raw(b"null")
 
 
 class Params(msgspec.Struct):
-    """What is read of a request's params. Values stay as they came until their type is known; others are not kept."""
+    """The parameters of a request that this server reads. The values are raw JSON until their type is known."""
 
     name: msgspec.Raw = _ABSENT
     arguments: msgspec.Raw = _ABSENT
@@ -62,7 +61,7 @@ class Params(msgspec.Struct):
 
 
 class McpRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """A JSON-RPC request; `params` by name alone."""
+    """A JSON-RPC request. `params` must be an object, not an array."""
 
     jsonrpc: Literal["2.0"]
     method: str
@@ -71,7 +70,7 @@ class McpRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class RpcError(Exception):
-    """An error that is answered in JSON-RPC's form."""
+    """An error that the client gets as a JSON-RPC error reply."""
 
     def __init__(self, code: int, message: str, data: Any = None) -> None:
         super().__init__(message)
@@ -80,8 +79,8 @@ class RpcError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class McpCall:
-    """One request. `own`: the session of the socket that it came through, which it plays without naming it. `caller`:
-    who asks. `header`: the session that the request's header names.
+    """One request. `own`: the session of the WebSocket that sent the request, None over HTTP. `caller`: the client that
+    sent the request. `header`: the session id in the request's header.
     """
 
     service: EnvironmentService
@@ -91,10 +90,10 @@ class McpCall:
     header: str | None = None
 
     def text(self, name: str) -> str:
-        """A parameter that must be a text.
+        """Returns the parameter `name`, which must be a string that is not empty.
 
         Raises:
-            RpcError: it is missing, or none.
+            RpcError: the parameter is missing, empty or no string.
         """
         value = _text(getattr(self.params, name))
         if not value:
@@ -102,11 +101,12 @@ class McpCall:
         return value
 
     def session(self) -> ServerSession | None:
-        """The session that is meant: the socket's, else the one that `session_id` or the header names, else none.
+        """Returns the session of the request: the session of the WebSocket, or else the session that `session_id` or
+        the header names. Returns None if the request names no session.
 
         Raises:
-            RpcError: `session_id` is not a text.
-            ApiError: there is no such session.
+            RpcError: `session_id` is not a string.
+            ApiError: the session does not exist.
         """
         if self.own is not None:
             return self.service.store.get(self.own.id, self.own.tenant)
@@ -114,21 +114,21 @@ class McpCall:
         return None if named is None else self.service.store.get(named, self.caller.tenant)
 
     def needed_session(self) -> ServerSession:
-        """The session that is meant.
+        """Returns the session of the request, as `session` does.
 
         Raises:
-            RpcError: none is meant, and the message says how to get one.
-            ApiError: there is no such session.
+            RpcError: the request names no session. The message explains how to open a session.
+            ApiError: the session does not exist.
         """
         if (session := self.session()) is None:
             raise RpcError(INVALID_PARAMS, NO_SESSION)
         return session
 
     async def open_session(self) -> str:
-        """The id of a new session, on another worker where this one has no room.
+        """Open a session and return its id. If this worker is full, another worker opens the session.
 
         Raises:
-            ApiError: there is no room.
+            ApiError: all workers are full.
         """
         if self.service.peers is not None:
             opened = await shared.open_sessions(self.service, self.service.peers, CreateSessions(), self.caller)
@@ -140,7 +140,7 @@ _WIRE_NAMES = dict(zip(Params.__struct_fields__, Params.__struct_encode_fields__
 
 
 def _text(raw: msgspec.Raw) -> str | None:
-    """A JSON text; None for another value."""
+    """Returns a JSON string as `str`. Returns None for a value of another type."""
     try:
         return parse(bytes(raw), str)
     except ApiError:
@@ -165,7 +165,7 @@ async def _act(call: McpCall, arguments: Action) -> StepResult:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool: what it takes, and the function behind it."""
+    """A tool. `takes`: the type of its arguments. `work`: the function that runs the tool."""
 
     description: str
     takes: type[msgspec.Struct]
@@ -179,7 +179,7 @@ TOOLS = {
 
 
 async def _initialize(call: McpCall) -> Any:
-    """The handshake. The session that it opens is `mcp_http`'s to send, in a header."""
+    """Returns the reply to the handshake. This function opens no session: `mcp_http` does that."""
     asked, info = call.text("protocol_version"), call.service.info
     return {
         "protocolVersion": asked if asked in PROTOCOL_VERSIONS else PROTOCOL_VERSIONS[0],
@@ -194,7 +194,7 @@ async def _ping(call: McpCall) -> Any:
 
 
 async def _tools_list(call: McpCall) -> Any:
-    call.session()  # an unknown session is an error here too
+    call.session()  # raises for an unknown session
     tools = [
         {"name": name, "description": tool.description, "inputSchema": schema_of(tool.takes)}
         for name, tool in TOOLS.items()
@@ -240,7 +240,7 @@ METHODS: dict[str, Callable[[McpCall], Awaitable[Any]]] = {
 
 
 def rpc_error(service: EnvironmentService, error: ApiError) -> RpcError:
-    """An error of the API in JSON-RPC's form: the caller's mistakes are invalid params."""
+    """Count an API error and return it as a JSON-RPC error. Status 404 and 422 become the code for invalid params."""
     service.metrics.errors.labels(error.code).inc()
     data: dict[str, Any] = {"code": error.code, "blame": error.blame, "retryable": error.retryable}
     if error.code == "capacity":
@@ -251,7 +251,7 @@ def rpc_error(service: EnvironmentService, error: ApiError) -> RpcError:
 async def _result(call: McpCall, method: str) -> Any:
     service = call.service
     if method.startswith(NOTIFICATIONS):
-        return {}  # such as notifications/initialized: there is nothing to do
+        return {}  # a notification, such as notifications/initialized, needs no work
     if method not in METHODS:
         raise RpcError(METHOD_NOT_FOUND, f"method not found: {method!r}; {known_names(method, METHODS)}")
     try:
@@ -268,21 +268,21 @@ async def _result(call: McpCall, method: str) -> Any:
 
 
 class _Outline(msgspec.Struct):
-    """What can be known of a request that may not be valid: other fields are ignored, and values of any type taken."""
+    """The fields that are read of a request before it is validated. Each value may have any type."""
 
     method: msgspec.Raw = _ABSENT
     params: msgspec.Raw = _ABSENT
     id: msgspec.Raw = _ABSENT
 
     def session_id(self) -> str | None:
-        """The session that the params name."""
+        """Returns the session id in the params. Returns None if the params have no valid session id."""
         try:
             return _text(parse(bytes(self.params), Params).session_id)
         except ApiError:
             return None
 
     def number(self) -> Id:
-        """The request's id, None where it is of no type that an id may have."""
+        """Returns the id of the request. Returns None if the type of the id is invalid."""
         try:
             return cast(Id, parse(bytes(self.id), cast(type, Id)))
         except ApiError:
@@ -297,7 +297,9 @@ def _outline(raw: bytes) -> _Outline:
 
 
 def outline(raw: bytes) -> tuple[str, str | None]:
-    """The method of a request and the session that its params name, "" and None where they cannot be read."""
+    """Returns the method of a request and the session id in its params. An unreadable method becomes "", an unreadable
+    session id becomes None.
+    """
     found = _outline(raw)
     return _text(found.method) or "", found.session_id()
 
@@ -309,13 +311,13 @@ async def answer(
     caller: Caller = UNKNOWN_CALLER,
     header: str | None = None,
 ) -> dict[str, Any]:
-    """The reply to one JSON-RPC request, whatever was sent. A request without an id is answered with the id null, as
-    OpenEnv's server does.
+    """Returns the reply to one JSON-RPC request. An invalid request gets an error reply. The reply to a request without
+    an id has the id null, as in OpenEnv's server.
     """
     number: Id = None
     try:
         try:
-            request = parse(raw or b" ", McpRequest)  # nothing is no request
+            request = parse(raw or b" ", McpRequest)  # `parse` would accept an empty body as {}; a blank is invalid
         except ApiError as error:
             if error.code == "invalid_json":
                 raise RpcError(PARSE_ERROR, f"parse error: {error}") from error
@@ -329,6 +331,6 @@ async def answer(
 
 
 def error_reply(number: Id, error: RpcError) -> dict[str, Any]:
-    """An error in JSON-RPC's form."""
+    """Returns the JSON-RPC error reply. `number`: the id of the request."""
     body = {"code": error.code, "message": error.message, "data": error.data}
     return {"jsonrpc": "2.0", "id": number, "error": body}

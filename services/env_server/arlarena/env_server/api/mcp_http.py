@@ -4,9 +4,9 @@
     DELETE /mcp   ends the session that the header names.
     GET    /mcp   405: the server offers no stream.
 
-`initialize` opens a session of the environment, and its reply names it in the header `Mcp-Session-Id`, which clients
-repeat. A request whose header names a session that has ended is answered with 404, upon which they initialize again.
-Requests without these headers are OpenEnv's.
+`initialize` opens a session of the environment. The reply has the session's id in the header `Mcp-Session-Id`. Clients
+send this header with every later request. If the session has ended, the reply is 404. The client then has to send
+`initialize` again. OpenEnv's clients do not send these headers.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ SESSION_HEADER, VERSION_HEADER = "mcp-session-id", "mcp-protocol-version"
 
 
 def session_meant(raw: bytes, headers: Mapping[str, str]) -> str | None:
-    """The session id of a request, from its params or else from its header."""
+    """Returns the session id in the params of a request, or else the session id in its header."""
     return mcp.outline(raw)[1] or headers.get(SESSION_HEADER)
 
 
 async def post(service: EnvironmentService, raw: bytes, headers: Mapping[str, str], caller: Caller) -> Response:
-    """The response to one message."""
+    """Handle one message and return the HTTP response."""
     version, session_id = headers.get(VERSION_HEADER), headers.get(SESSION_HEADER)
     method, named = mcp.outline(raw)
     if version is not None and version not in mcp.PROTOCOL_VERSIONS:
@@ -50,7 +50,7 @@ async def post(service: EnvironmentService, raw: bytes, headers: Mapping[str, st
 
 
 async def _initialize(service: EnvironmentService, raw: bytes, caller: Caller) -> Response:
-    """The handshake, and a session for it."""
+    """Answer the handshake and open a session. The reply has the session's id in a header."""
     answer = await mcp.answer(service, raw, caller=caller)
     if "result" not in answer:
         return reply(answer)
@@ -65,7 +65,7 @@ def close(service: EnvironmentService, headers: Mapping[str, str], caller: Calle
     """End the session that the header names.
 
     Raises:
-        ApiError: 404 for a session that has ended, 422 where none is named.
+        ApiError: 404 if the session has ended, 422 if the header is missing.
     """
     if (session_id := headers.get(SESSION_HEADER)) is None:
         raise invalid(

@@ -1,7 +1,7 @@
-"""The HTTP routes, as a table: what each takes and gives, and the function behind it.
+"""The table of HTTP routes. An entry has the types of request and reply, and the function that handles requests.
 
-They are plain Starlette endpoints around msgspec, because FastAPI's own validation costs more than a step. `openapi`
-turns the same table into the schema, so that routes and their description cannot drift apart.
+The routes are Starlette endpoints with msgspec, because FastAPI's validation would take longer than a step. `openapi`
+generates the OpenAPI document from the same table.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from arlarena.proto.env_api_tasks import (
 
 @dataclass(frozen=True, slots=True)
 class RouteCall:
-    """One request: the service, the decoded body (None where the route takes none), path and query parameters, headers,
-    who asks (its address, and the tenant whose token it brings), and the other workers and pods (None where there are
-    none, or where one of them asks).
+    """One request. `body`: the decoded body, None if the route takes no body. `path`, `query`: the parameters of path
+    and query. `caller`: the client. `peers`, `pods`: the other workers and pods, None without them. For a forwarded
+    request, the group that has forwarded the request is None.
     """
 
     service: EnvironmentService
@@ -54,10 +54,10 @@ class RouteCall:
     pods: Pods | None = None
 
     def session(self, session_id: str) -> ServerSession:
-        """The caller's session.
+        """Returns a session of the caller.
 
         Raises:
-            ApiError: 404.
+            ApiError: 404, the caller has no such session.
         """
         return self.service.store.get(session_id, self.caller.tenant)
 
@@ -69,8 +69,8 @@ MCP_PATH = "/mcp"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route. `takes` RAW: the handler reads the bytes itself. `gives` None: it makes the Response itself. `errors`:
-    statuses it may answer with.
+    """One route. `takes`: the type of the body; RAW: the handler gets the bytes. `gives`: the type of the reply; None:
+    the handler returns a Response. `errors`: the possible error statuses.
     """
 
     method: str
@@ -84,13 +84,13 @@ class Route:
 
 
 async def health(call: RouteCall) -> Response:
-    """The process answers."""
+    """Returns the server's health, with status 503 if the server is unhealthy."""
     found = call.service.health.report()
     return reply(found, 503 if found.status == "unhealthy" else 200)
 
 
 async def ready(call: RouteCall) -> Response:
-    """New sessions are taken, and there are threads to begin episodes."""
+    """Returns 200 while the server accepts new sessions and has threads to start episodes, 503 otherwise."""
     service = call.service
     if service.store.draining:
         return reply(env.Health("draining"), 503)
@@ -100,25 +100,25 @@ async def ready(call: RouteCall) -> Response:
 
 
 async def metadata(call: RouteCall) -> env.OpenEnvMetadata:
-    """Name and description in OpenEnv's form."""
+    """Returns the environment's name and description in OpenEnv's format."""
     info = call.service.info
     return env.OpenEnvMetadata(info.name, info.description, info.version)
 
 
 async def schema(call: RouteCall) -> env.Schemas:
-    """JSON Schemas of action, observation and state."""
-    action = schema_of(env.Action) | {"title": "TextAction"}  # verifiers takes the title "Action" for an MCP server's
+    """Returns the JSON Schemas of action, observation and state."""
+    action = schema_of(env.Action) | {"title": "TextAction"}  # for verifiers, the title "Action" means an MCP server
     return env.Schemas(action, schema_of(env.Observation), schema_of(env.State))
 
 
 async def state(call: RouteCall) -> env.State:
-    """Where a session stands; without `session_id`, the state of no episode."""
+    """Returns the state of a session. Without `session_id`, returns an empty state."""
     session_id = call.query.get("session_id")
     return call.service.state(call.session(session_id)) if session_id else env.State()
 
 
 async def reset(call: RouteCall) -> env.StepResult:
-    """Begin an episode, in a session or for this reply only."""
+    """Start an episode in a session. Without `session_id`, the episode ends with this reply."""
     body = cast(env.ResetRequest, call.body)
     if body.session_id is not None:
         return await call.service.reset(call.session(body.session_id), body)
@@ -126,7 +126,7 @@ async def reset(call: RouteCall) -> env.StepResult:
 
 
 async def step(call: RouteCall) -> env.StepResult:
-    """Take a step, in a session or as the first one of a fresh episode of train/0."""
+    """Take a step in a session. Without `session_id`, take the first step of a new episode of task train/0."""
     body = cast(env.StepRequest, call.body)
     service = call.service
     if body.session_id is not None:
@@ -137,7 +137,7 @@ async def step(call: RouteCall) -> env.StepResult:
 
 
 async def rpc(call: RouteCall) -> Response:
-    """MCP: JSON-RPC over HTTP."""
+    """Handle one MCP message (JSON-RPC over HTTP)."""
     return await mcp_http.post(call.service, call.body, call.headers, call.caller)
 
 
@@ -147,15 +147,15 @@ async def close_rpc(call: RouteCall) -> Response:
 
 
 async def list_environments(call: RouteCall) -> list[str]:
-    """The one environment that is served here."""
+    """Returns a list with the name of the served environment."""
     return [call.service.info.name]
 
 
 def _check_environment(call: RouteCall) -> None:
-    """The environment of the path is the one that is served.
+    """Check that the path names the served environment.
 
     Raises:
-        ApiError: 404.
+        ApiError: 404, the path names another environment.
     """
     name, known = call.path["env"], call.service.info.name
     if name.lower() != known.lower():
@@ -163,13 +163,13 @@ def _check_environment(call: RouteCall) -> None:
 
 
 async def list_splits(call: RouteCall) -> list[SplitRef]:
-    """The environment's splits."""
+    """Returns the environment's splits."""
     _check_environment(call)
     return [SplitRef(split.name, split.type) for split in call.service.info.splits]
 
 
 async def list_tasks(call: RouteCall) -> TaskList:
-    """All tasks of a split."""
+    """Returns all tasks of a split."""
     _check_environment(call)
     service = call.service
     split = tasks.split_named(service.factory, call.body.split)
@@ -178,20 +178,20 @@ async def list_tasks(call: RouteCall) -> TaskList:
 
 
 async def count_tasks(call: RouteCall) -> TaskCount:
-    """How many tasks a split has."""
+    """Returns the number of tasks in a split."""
     _check_environment(call)
     return TaskCount(tasks.count(tasks.split_named(call.service.factory, call.body.split)))
 
 
 async def show_task(call: RouteCall) -> TaskReply:
-    """One task."""
+    """Returns one task."""
     _check_environment(call)
     factory, body = call.service.factory, call.body
     return TaskReply(tasks.task_at(factory, tasks.split_named(factory, body.split), body.index))
 
 
 async def list_task_range(call: RouteCall) -> TaskRange:
-    """Some tasks of a split."""
+    """Returns a range of a split's tasks."""
     _check_environment(call)
     factory, body = call.service.factory, call.body
     split = tasks.split_named(factory, body.split)
@@ -199,14 +199,14 @@ async def list_task_range(call: RouteCall) -> TaskRange:
 
 
 async def open_sessions(call: RouteCall) -> env.SessionList:
-    """Open sessions, all or none."""
+    """Open sessions. On an error no session is opened."""
     if call.peers is not None:
         return env.SessionList(await shared.open_sessions(call.service, call.peers, call.body, call.caller))
     return env.SessionList(await call.service.open(call.body, call.caller))
 
 
 async def list_sessions(call: RouteCall) -> env.SessionList:
-    """The caller's open sessions."""
+    """Returns the caller's open sessions."""
     if call.peers is not None:
         return env.SessionList(await shared.sessions(call.service, call.peers, call.caller))
     store = call.service.store
@@ -214,7 +214,7 @@ async def list_sessions(call: RouteCall) -> env.SessionList:
 
 
 async def show_session(call: RouteCall) -> env.OpenedSession:
-    """One session; does not count as use."""
+    """Returns the description of one session. The time until the session expires continues."""
     store = call.service.store
     session_id = call.path["session_id"]
     found = next((session for session in store.of(call.caller.tenant) if session.id == session_id), None)
@@ -230,28 +230,28 @@ async def close_session(call: RouteCall) -> Response:
 
 
 async def fork(call: RouteCall) -> env.SessionList:
-    """Open sessions in the state of this one."""
+    """Open sessions with copies of this session's episode."""
     return env.SessionList(await call.service.fork(call.session(call.path["session_id"]), call.body))
 
 
 async def snapshot(call: RouteCall) -> env.Snapshot:
-    """Keep a session's state."""
+    """Store the state of a session."""
     return await call.service.snapshot(call.session(call.path["session_id"]))
 
 
 async def restore(call: RouteCall) -> env.OpenedSession:
-    """Go back to a kept state."""
+    """Restore a stored state."""
     return await call.service.restore(call.path["snapshot_id"], call.body, call.caller)
 
 
 async def forget_snapshot(call: RouteCall) -> Response:
-    """Give up a snapshot."""
+    """Delete a snapshot."""
     call.service.snapshots.forget(call.path["snapshot_id"], call.caller.tenant)
     return Response(status_code=204)
 
 
 async def show_frame(call: RouteCall) -> Response:
-    """A frame by the hash of its file, which can be cached for ever."""
+    """Returns a frame (an image) by the hash of its file. Clients may cache the frame forever."""
     try:
         png = call.service.frames.get(call.path["digest"], call.caller.tenant)
     except errors.ApiError as missing:
@@ -264,19 +264,19 @@ async def show_frame(call: RouteCall) -> Response:
 
 
 async def heartbeat(call: RouteCall) -> env.Lease:
-    """Begin a session's idle time anew."""
+    """Restart the time until a session expires."""
     store = call.service.store
     session = call.session(call.path["session_id"])
     return env.Lease(session.id, store.lease_expires_at(session))
 
 
 async def expert(call: RouteCall) -> env.ExpertReply:
-    """The expert's next reply and its plan to the end."""
+    """Returns the expert's next reply, and all of the expert's replies to the end of the episode."""
     return await call.service.expert(call.session(call.path["session_id"]))
 
 
 async def batch(call: RouteCall) -> env.BatchReply:
-    """Many operations in one request; errors are per item."""
+    """Run many operations in one request. Each operation has its own result or error."""
     members = [one for one in (call.pods, call.peers) if one is not None]
     if members:
         return env.BatchReply(await shared.batch(call.service, members, call.body, call.caller))
@@ -284,19 +284,19 @@ async def batch(call: RouteCall) -> env.BatchReply:
 
 
 async def info(call: RouteCall) -> env.Info:
-    """What is being played: versions, template, rewards, splits."""
+    """Returns the description of the environment: versions, template, rewards, splits."""
     return call.service.info
 
 
 async def capacity(call: RouteCall) -> env.Capacity:
-    """Sessions open and possible."""
+    """Returns how many sessions are open and how many more can be opened."""
     if call.peers is not None:
         return await shared.capacity(call.service, call.peers)
     return call.service.capacity()
 
 
 async def metrics(call: RouteCall) -> Response:
-    """Prometheus."""
+    """Returns the metrics in the format of Prometheus."""
     service = call.service
     service.metrics.sessions.set(len(service.store))
     service.metrics.lost_threads.set(service.pool.lost)
@@ -363,7 +363,7 @@ ROUTES = (
 def meant(
     route: Route, body: Any, path: dict[str, str], query: dict[str, str], headers: Mapping[str, str]
 ) -> str | None:
-    """The session or snapshot that a request is about, wherever it names it."""
+    """Returns the id of the session or snapshot in a request's path, query, body or headers (MCP), or None."""
     if route.path == MCP_PATH:
         return mcp_http.session_meant(body or b"", headers)
     named = path.get("session_id") or path.get("snapshot_id") or query.get("session_id")
@@ -371,10 +371,10 @@ def meant(
 
 
 async def answer(route: Route, service: EnvironmentService, request: Request) -> Response:
-    """Read, carry out, and write one request.
+    """Handle one request and return the response. If another worker or pod holds the session, the request is forwarded.
 
     Raises:
-        ApiError: whatever the handler finds wrong.
+        ApiError: the request is invalid, or the handler raised an error.
     """
     caller = service.access.caller(request)
     body: Any = None

@@ -1,13 +1,15 @@
-"""The WebSocket route, with OpenEnv's frames: one session a socket, one reply a request.
+"""The WebSocket route, with OpenEnv's frames. Each socket has one session. Each request frame gets one reply frame,
+except `close`.
 
     > {"type":"reset","data":{"seed":3}}      < {"type":"observation","data":{"observation":…,"reward":null,…}}
     > {"type":"step","data":{"text":"up"}}    > {"type":"state"}    > {"type":"close"}
 
-An error leaves the socket open, unless it has no session. Closing a socket also closes the session that was opened
-for it. After a lost connection the session stays open for a limited time, so that the client can reconnect with
-`/ws?session_id=…`. It is closed after that time, or after the session's ttl without a message. If the session ends
-first, the client gets an error and the socket is closed, so a half-open connection holds no session for longer than
-the ttl.
+After an error the socket stays open. If no session could be opened, the server closes the socket.
+
+If the client closes the socket, the server closes the session that was opened for the socket. If the connection is
+lost, this session stays open for `reattach_grace_s` seconds, but never for longer than its ttl without a message. In
+this time the client can reconnect with `/ws?session_id=…`. If a session ends while its socket is open, the server sends
+an error and closes the socket.
 """
 
 from __future__ import annotations
@@ -33,14 +35,14 @@ CLOSE_GOING_AWAY = 1001
 CLOSE_UNEXPECTED = 1011
 CLOSE_TRY_LATER = 1013
 
-# Limit for the closing handshake with a client that does not read.
+# Most seconds for the closing handshake. A client that does not read would block it.
 HANG_UP_S = 5.0
-# How long a new socket waits until the previous one releases the session.
+# Most seconds that a new socket waits for the previous socket to release the session.
 RELEASE_S = 1.0
 
 
 class SocketFrame(msgspec.Struct):
-    """A frame from the client. `data` is decoded after `type`."""
+    """A frame from the client. `data` stays raw JSON, because its type depends on `type`."""
 
     type: str
     data: msgspec.Raw = msgspec.Raw(b"{}")
@@ -51,7 +53,7 @@ def _error(code: str, message: str, **fields: Any) -> bytes:
 
 
 def _refusal(error: ApiError) -> bytes:
-    """The frame for an error in a request that the socket survives."""
+    """Returns the error frame for a failed request. The socket stays open."""
     if error.status == 422:
         return _error("VALIDATION_ERROR", error.message, errors=error.reply().detail)
     return _error("EXECUTION_ERROR", error.message, errors=[{"type": error.code, "msg": error.message}])
@@ -82,7 +84,7 @@ class SocketSession:
             await self._socket.send_text(answer.decode())
 
     async def hang_up(self, message: str) -> None:
-        """Send an error that the session is over, and close the socket, within a time limit."""
+        """Send the error `message` and close the socket. Stops after `HANG_UP_S` seconds."""
         try:
             async with asyncio.timeout(HANG_UP_S):
                 await self._socket.send_text(_error("SESSION_ERROR", message).decode())
@@ -91,7 +93,7 @@ class SocketSession:
             self._service.log.info("hang_up", session=self._session.id, error=repr(error))
 
     async def answer(self, raw: bytes) -> bytes | None:
-        """The reply to one frame, None for `close`."""
+        """Returns the reply to one frame, or None for the frame `close`."""
         try:
             frame = decode(raw, SocketFrame)
         except ApiError as error:
@@ -129,21 +131,23 @@ class SocketSession:
 
 
 async def _wait_for_release(session: ServerSession) -> None:
-    """Wait until the previous socket releases the session; its close may still be in transit.
+    """Wait until the session has no socket. The closing frame of the previous socket may still be on its way.
 
     Raises:
-        ApiError: 409, it is not released in time.
+        ApiError: 409, the session still has a socket after `RELEASE_S` seconds.
     """
     try:
         async with asyncio.timeout(RELEASE_S):
-            while session.attached:  # of several that wait, one is first
+            while session.attached:  # another waiting socket may have taken the session first
                 await session.detached.wait()
     except TimeoutError:
         raise ApiError(409, "attached", f"session {session.id!r} already has a socket") from None
 
 
 async def _attach(socket: WebSocket, service: EnvironmentService, caller: Caller) -> ServerSession | None:
-    """The socket's session: the one it names, or a new one. None after a refusal, which also closes the socket."""
+    """Attach a session to the socket and return the session. The session is new unless the URL names a session. On an
+    error, send an error frame, close the socket and return None.
+    """
     wanted = socket.query_params.get("session_id")
     try:
         if wanted:
@@ -167,7 +171,9 @@ async def _attach(socket: WebSocket, service: EnvironmentService, caller: Caller
 
 
 async def _elsewhere(socket: WebSocket, service: EnvironmentService) -> tuple[ClusterMembers, int] | None:
-    """The member that must serve this socket: the holder of its session, or a worker with free capacity."""
+    """Returns the pod or worker that must serve this socket, or None for this process. The session's own pod or worker
+    comes first. For a new session, while this worker is full, it is a worker with free capacity.
+    """
     if is_hop(socket):
         return None
     wanted = socket.query_params.get("session_id")
@@ -182,7 +188,7 @@ async def _elsewhere(socket: WebSocket, service: EnvironmentService) -> tuple[Cl
 
 
 async def serve(socket: WebSocket) -> None:
-    """The endpoint of /ws."""
+    """Serve one socket of /ws until it is closed. The socket is forwarded if another worker or pod must serve it."""
     service = cast(EnvironmentService, socket.app.state.service)
     await socket.accept()
     try:

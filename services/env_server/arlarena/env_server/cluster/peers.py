@@ -1,10 +1,11 @@
-"""The other workers of a server, and the other pods of a set. A request about a session is forwarded to the member
-that holds it.
+"""The other workers of a server and the other pods of a deployment. Both are called members here. Each session is held
+by one member. A request about a session is forwarded to the member that holds the session.
 
-A session's id begins with the shard of its holder (`0w1-…`: worker 1 of shard 0; `p3-…`: pod 3), so no table is shared.
-Members use the public HTTP routes. Workers use Unix sockets in a private folder; the header `HOP` marks a forwarded
-request, which must not be forwarded again. Pods use their public addresses; `POD_HOP` has the same meaning between
-pods, and any client may send it.
+A session's id begins with the name of its member: `0w1-…` is worker 1 of the server with shard 0, `p3-…` is pod 3. So
+the members need no shared table of sessions. Members send each other requests to the public HTTP routes. Workers
+connect through Unix sockets in a private folder. The header `HOP` marks a request that another worker has forwarded.
+Such a request is not forwarded again. Pods connect through their public addresses and mark a forwarded request with the
+header `POD_HOP`. A client may also send `POD_HOP`, so this header proves nothing about the sender.
 """
 
 from __future__ import annotations
@@ -29,51 +30,55 @@ HOP, POD_HOP = "x-arlarena-hop", "x-arlarena-pod-hop"
 CLIENT, TENANT = "x-arlarena-client", "x-arlarena-tenant"
 KEPT_HEADERS = ("Retry-After", "ETag", "Cache-Control", "Mcp-Session-Id")
 PASSED_HEADERS = ("Mcp-Session-Id", "Mcp-Protocol-Version")
-# A peer counts as dead if it does not answer within the longest limit of the work plus this time.
+# Seconds to wait for the complete answer of a peer. A peer that takes longer is treated as unavailable.
 ANSWER_S = 120.0
 CONNECT_S = 10.0
-# A reply to a batch is some 100 KB; beyond a buffer's size the reader stops and starts again.
+# Bytes. A batch reply of some 100 KB fits. A larger reply would make the reader pause and resume.
 READ_BUFFER = 4 << 20
 
 T = TypeVar("T")
 
 
 def socket_path(directory: Path, worker: int) -> Path:
-    """Where a worker listens for its peers."""
+    """Returns the path of the Unix socket on which a worker accepts requests of other workers."""
     return directory / f"worker-{worker}.sock"
 
 
 def shard_of(base: str, worker: int) -> str:
-    """The shard of a worker; session ids begin with it."""
+    """Returns the shard of a worker, which is the beginning of its session ids. `base`: the shard of the server."""
     return f"{base}w{worker}"
 
 
 class ClusterMembers:
-    """Numbered servers that each hold some of the sessions."""
+    """A group of numbered members. Each member holds some of the sessions."""
 
     kind = "server"
 
     def __init__(self, shape: str, index: int) -> None:
-        """`shape`: matches the beginning of an id, its first group the holder's number; `index`: this one's."""
+        """`shape`: a regular expression for the beginning of a session id. Its first group is the number of the member
+        that holds the session. `index`: the number of this process's own member.
+        """
         self.index = index
         self._shape = re.compile(shape)
         self._sessions: dict[int, aiohttp.ClientSession] = {}
 
     def holder(self, name: str | None) -> int | None:
-        """The number of another member that holds a session or snapshot, else None."""
+        """Returns the number of the member that holds a session or snapshot. Returns None for an id of this member, for
+        an id of another group, and without an id. `name`: the id.
+        """
         found = self._shape.match(name or "")
         return int(found.group(1)) if found and int(found.group(1)) != self.index else None
 
     def _url(self, number: int) -> str:
-        """The URL of a member."""
+        """Returns the base URL of a member."""
         raise NotImplementedError
 
     def _session(self, number: int) -> aiohttp.ClientSession:
-        """Connections to it."""
+        """Returns the HTTP client for requests to a member."""
         raise NotImplementedError
 
     def on_behalf(self, caller: Caller) -> dict[str, str]:
-        """Headers that identify the caller to a peer."""
+        """Returns the headers that identify the caller to a member."""
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -88,7 +93,7 @@ class ClusterMembers:
         """Send a request to a peer. Returns its response, whatever the status.
 
         Raises:
-            ApiError: 503, the peer does not answer; what it held is lost if it has died.
+            ApiError: 503, the peer does not answer. If the peer has died, its sessions are lost.
         """
         try:
             async with self._session(worker).request(
@@ -106,7 +111,7 @@ class ClusterMembers:
         return ApiError(503, f"{self.kind}_away", message, "infra", True, 1.0)
 
     async def forward(self, worker: int, request: Request, body: bytes, caller: Caller) -> Response:
-        """Let a peer answer a request."""
+        """Send a client's request to a peer and return the peer's response."""
         query = f"?{request.url.query}" if request.url.query else ""
         passed = {name: request.headers[name] for name in PASSED_HEADERS if name in request.headers}
         return await self.send(worker, request.method, request.url.path + query, body, passed | self.on_behalf(caller))
@@ -120,10 +125,10 @@ class ClusterMembers:
         body: bytes = b"",
         headers: dict[str, str] | None = None,
     ) -> T:
-        """Ask a peer for a value.
+        """Send a request to a peer and return its reply as a value of type `kind`.
 
         Raises:
-            ApiError: what the peer answers if it is an error; 503 where it does not answer.
+            ApiError: the error that the peer replies with, or 503 if the peer does not answer.
         """
         reply = await self.send(worker, method, path, body, headers)
         if reply.status_code >= 400:
@@ -135,7 +140,7 @@ class ClusterMembers:
         return msgspec.json.decode(reply.body, type=kind)
 
     async def carry(self, worker: int, socket: WebSocket, caller: Caller) -> None:
-        """Pass frames between a player and the peer that holds the session, until either of them closes."""
+        """Pass frames between a client's socket and a peer until the client or the peer closes the connection."""
         path = socket.url.path + (f"?{socket.url.query}" if socket.url.query else "")
         async with self._session(worker).ws_connect(
             self._url(worker) + path, headers=self.on_behalf(caller), max_msg_size=0, timeout=_CLOSE
@@ -150,7 +155,7 @@ class ClusterMembers:
 
 
 class Peers(ClusterMembers):
-    """The workers of one server, seen by worker `index` of `count`."""
+    """The workers of one server. `index`: the number of this process's worker. `count`: the number of workers."""
 
     kind = "worker"
 
@@ -161,11 +166,13 @@ class Peers(ClusterMembers):
 
     @property
     def others(self) -> list[int]:
-        """All other workers, starting with the next one, so that overflow load is spread."""
+        """The numbers of all other workers, starting after this worker's own number. So full workers try different
+        workers first.
+        """
         return [(self.index + step) % self.count for step in range(1, self.count)]
 
     def holder(self, name: str | None) -> int | None:
-        """See `ClusterMembers`; a worker that this server does not have holds nothing."""
+        """See `ClusterMembers`. Returns None for the number of a worker that does not exist."""
         worker = super().holder(name)
         return worker if worker is not None and worker < self.count else None
 
@@ -185,26 +192,30 @@ class Peers(ClusterMembers):
         return {CLIENT: caller.address} | ({} if caller.tenant is None else {TENANT: caller.tenant})
 
     async def ask_all(self, path: str, kind: type[T], caller: Caller = UNKNOWN_CALLER) -> list[T]:
-        """The answers of all reachable peers."""
+        """Send a GET request to all other workers and return their replies. Workers that fail are left out."""
         headers = self.on_behalf(caller)
         asked = (self.ask(worker, "GET", path, kind, headers=headers) for worker in self.others)
         found = await asyncio.gather(*asked, return_exceptions=True)
         return [answer for answer in found if not isinstance(answer, BaseException)]
 
     async def room(self) -> list[int]:
-        """How many sessions each of `others` can open now; one that does not answer has no room."""
+        """Returns how many sessions each of `others` can open now, 0 for a worker that does not answer."""
         asked = (self.ask(worker, "GET", "/v1/capacity", Capacity) for worker in self.others)
         found = await asyncio.gather(*asked, return_exceptions=True)
         return [one.available if isinstance(one, Capacity) else 0 for one in found]
 
 
 class Pods(ClusterMembers):
-    """The pods of one set. A load balancer may send a request to any pod; it is forwarded to the session's pod."""
+    """The pods of one deployment. A load balancer may send a request to any pod, which forwards the request to the
+    session's pod.
+    """
 
     kind = "pod"
 
     def __init__(self, template: str, index: int) -> None:
-        """`template`: their URL with {pod} for the number, such as http://env-{pod}.env:8000 in a StatefulSet."""
+        """`template`: the URL of a pod with {pod} in the place of its number, such as http://env-{pod}.env:8000.
+        `index`: the number of this pod.
+        """
         super().__init__(r"p(\d{1,6})(?:w\d+)?-", index)
         self._template = template
 
@@ -212,7 +223,7 @@ class Pods(ClusterMembers):
         return self._template.format(pod=number)
 
     def _session(self, number: int) -> aiohttp.ClientSession:
-        if not self._sessions:  # one for all pods: an id may contain any number
+        if not self._sessions:  # one client for all pods: ids come from callers and may contain any number
             self._sessions[0] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0),
                 timeout=_TOTAL,
@@ -222,7 +233,7 @@ class Pods(ClusterMembers):
         return self._sessions[0]
 
     def on_behalf(self, caller: Caller) -> dict[str, str]:
-        """See `ClusterMembers`: all pods know the same tokens."""
+        """See `ClusterMembers`. Passes the caller's token on, because all pods accept the same tokens."""
         return {} if caller.authorization is None else {"Authorization": caller.authorization}
 
 
@@ -231,7 +242,9 @@ _TOTAL = aiohttp.ClientTimeout(total=ANSWER_S, sock_connect=CONNECT_S)
 
 
 async def _inwards(socket: WebSocket, peer: aiohttp.ClientWebSocketResponse) -> None:
-    """From the client to the peer. A lost client connection leaves the peer's session open for a reconnect."""
+    """Pass frames from the client to the peer until the client disconnects. If the client's connection was lost, the
+    peer connection is aborted, so that the peer keeps the session open for a reconnect.
+    """
     while True:
         message = await socket.receive()
         if message["type"] == "websocket.disconnect":
@@ -246,7 +259,7 @@ async def _inwards(socket: WebSocket, peer: aiohttp.ClientWebSocketResponse) -> 
 
 
 async def _outwards(peer: aiohttp.ClientWebSocketResponse, socket: WebSocket) -> None:
-    """From the peer to the client, including the close frame."""
+    """Pass frames from the peer to the client until the peer closes. The close code is passed on."""
     async for message in peer:
         await socket.send_text(message.data)
     try:
@@ -256,20 +269,23 @@ async def _outwards(peer: aiohttp.ClientWebSocketResponse, socket: WebSocket) ->
 
 
 def is_hop(connection: HTTPConnection) -> bool:
-    """Whether a peer passed this on: it has to be answered here. It came by the Unix socket, whose address has no port.
-    A client without an address is no sign of it: one that resets its connection at once has none either.
+    """True if another worker forwarded this request. Such a request has the header `HOP` and came through the Unix
+    socket, whose server address has no port. The client's address proves nothing, because a client that has reset its
+    connection has no address.
     """
     server = connection.scope.get("server")
     return server is not None and server[1] is None and HOP in connection.headers
 
 
 def is_pod_hop(connection: HTTPConnection) -> bool:
-    """Whether another pod passed this on."""
+    """True if the request has the header of a request that another pod forwarded."""
     return POD_HOP in connection.headers
 
 
 def slices(values: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:
-    """`values` cut into parts of these sizes; where there are fewer than two, each part gets what there is."""
+    """Split `values` into consecutive parts of the given sizes. If `values` has fewer than two elements, each part is a
+    copy of all `values`.
+    """
     if len(values) < 2:
         return [list(values)] * len(sizes)
     out, start = [], 0

@@ -1,4 +1,4 @@
-"""Operations over all workers of a server: batches, opening and listing sessions, capacity, metrics, frames."""
+"""Operations that use all workers of a server: batches, opening and listing sessions, capacity, metrics, frames."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from arlarena.proto.env_api import (
     SessionList,
 )
 
-# Another cluster member and its number, or None for this process.
+# A group of members (workers or pods) and the number of a member in the group. None is this process.
 Place = tuple[ClusterMembers, int] | None
 
 
 class RawBatch(msgspec.Struct):
-    """A peer's reply to a batch; its results go out as they came."""
+    """A peer's reply to a batch. The results stay raw JSON and are passed on unchanged."""
 
     results: list[msgspec.Raw]
 
@@ -42,7 +42,7 @@ class RawBatch(msgspec.Struct):
 async def batch(
     service: EnvironmentService, members: Sequence[ClusterMembers], request: BatchRequest, caller: Caller
 ) -> list[Any]:
-    """Carry out each item where its session is; results in the order of the items.
+    """Run each item on the worker or pod that holds its session. Returns the results in the order of the items.
 
     Raises:
         ApiError: 422 for too many items.
@@ -68,7 +68,7 @@ async def batch(
 
 
 def _place(members: Sequence[ClusterMembers], session_id: str) -> Place:
-    """The member that holds a session; None for this process."""
+    """Returns the member that holds a session, or None for this process."""
     for some in members:
         if (holder := some.holder(session_id)) is not None:
             return some, holder
@@ -91,11 +91,12 @@ def _failed(item: BatchItem, error: ApiError) -> BatchResult:
 async def open_sessions(
     service: EnvironmentService, peers: Peers, wish: CreateSessions, caller: Caller
 ) -> list[OpenedSession]:
-    """Open sessions, all or none. A single session opens here; several are spread evenly over all workers, so that
-    batches over them use all workers through one connection.
+    """Open `wish.count` sessions. If one of them fails, no session stays open. A single session is opened on this
+    worker while it has room. Several sessions are spread evenly over all workers, so that a batch of their steps runs
+    on all workers.
 
     Raises:
-        ApiError: as `EnvironmentService.open`.
+        ApiError: see `EnvironmentService.open`.
     """
     if wish.count == 1 and service.store.free():
         return await service.open(wish, caller)
@@ -109,7 +110,8 @@ async def open_sessions(
 
 
 def shared_out(count: int, room: list[int]) -> list[int]:
-    """`count`, at most the sum of `room`, in parts as equal as `room` allows.
+    """Split `count` into parts that are as equal as possible. Part i is at most `room[i]`. `count` must not exceed the
+    sum of `room`.
 
     >>> shared_out(8, [1, 9, 9])
     [1, 4, 3]
@@ -162,14 +164,14 @@ async def _close_at(service: EnvironmentService, peers: Peers, session_id: str, 
 
 
 async def sessions(service: EnvironmentService, peers: Peers, caller: Caller) -> list[OpenedSession]:
-    """The caller's sessions on all workers."""
+    """Returns the caller's sessions on all reachable workers."""
     own = [service.store.describe(session) for session in service.store.of(caller.tenant)]
     found = await peers.ask_all("/v1/sessions", SessionList, caller)
     return own + [one for part in found for one in part.sessions]
 
 
 async def capacity(service: EnvironmentService, peers: Peers) -> Capacity:
-    """The sum over all reachable workers."""
+    """Returns the sum of the capacities of all reachable workers. `draining` is True if any worker is draining."""
     found = [service.capacity(), *await peers.ask_all("/v1/capacity", Capacity)]
     return Capacity(
         sum(one.max_sessions for one in found),
@@ -180,10 +182,10 @@ async def capacity(service: EnvironmentService, peers: Peers) -> Capacity:
 
 
 async def frame(peers: Peers, path: str, missing: ApiError, caller: Caller) -> Response:
-    """A frame that another worker has shown to the caller.
+    """Returns a frame (an image) that another worker has shown to the caller. `path`: the path of the frame's URL.
 
     Raises:
-        ApiError: `missing`, none of them has.
+        ApiError: `missing`, if no other worker has the frame.
     """
     for worker in peers.others:
         reply = await peers.send(worker, "GET", path, headers=peers.on_behalf(caller))
@@ -193,7 +195,11 @@ async def frame(peers: Peers, path: str, missing: ApiError, caller: Caller) -> R
 
 
 async def metrics(service: EnvironmentService, peers: Peers) -> bytes:
-    """The metrics of all workers, each with the label `worker`."""
+    """Returns the metrics of all workers as Prometheus text. Each sample gets the label `worker`.
+
+    Raises:
+        ApiError: 503, a worker does not answer.
+    """
     texts = {str(peers.index): generate_latest(service.metrics.registry).decode()}
     for worker in peers.others:
         reply = await peers.send(worker, "GET", "/metrics")
@@ -202,14 +208,14 @@ async def metrics(service: EnvironmentService, peers: Peers) -> bytes:
 
 
 class _Labelled(CollectorRegistry):
-    """Metrics that were read from texts, with one more label."""
+    """A registry of the metrics in several Prometheus texts. `texts`: the text of each worker, by worker number."""
 
     def __init__(self, texts: dict[str, str]) -> None:
         super().__init__()
         self._texts = texts
 
     def collect(self) -> Any:
-        """The families of all texts, each once."""
+        """Merge the metric families of all workers. Each family appears once."""
         families: dict[str, Metric] = {}
         for worker, text in self._texts.items():
             for family in text_string_to_metric_families(text):

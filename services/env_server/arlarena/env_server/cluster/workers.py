@@ -1,8 +1,8 @@
 """Several worker processes behind one port.
 
-The parent binds one socket a worker to the port (SO_REUSEPORT, so that the kernel deals connections among them),
-starts the workers, announces the address once all of them listen, and restarts a worker that has died. Its sockets
-stay open, so no connection is refused meanwhile.
+The parent process binds one socket per worker to the port. With SO_REUSEPORT the kernel distributes connections among
+these sockets. The parent starts the workers and announces the address as soon as all workers listen. It restarts a
+worker that has died. The parent keeps the sockets open, so connections wait during a restart and are not refused.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from pathlib import Path
 
 from arlarena.proto.telemetry import Logger, announce
 
-# A worker that dies within this time after its start is restarted with a delay.
+# Seconds. A worker that dies less than SHORT_LIFE_S after its start is restarted after a pause of PAUSE_S.
 SHORT_LIFE_S, PAUSE_S = 2.0, 1.0
 
 
 class WorkerError(RuntimeError):
-    """A worker ended before it could serve."""
+    """A worker process ended before it could serve requests."""
 
 
 class Workers:
-    """`count` processes that run `argv` with their part in addition, and serve on `sockets`."""
+    """The worker processes of one server, one per socket. `argv`: the arguments of the server's command."""
 
     def __init__(self, argv: list[str], sockets: list[socket.socket], log: Logger) -> None:
         self._argv, self._sockets, self._log = argv, sockets, log
@@ -34,10 +34,10 @@ class Workers:
         self._processes: dict[int, asyncio.subprocess.Process] = {}
 
     async def run(self) -> int:
-        """Serve until a signal; the exit code.
+        """Run the workers until SIGTERM or SIGINT. Returns the exit code 0.
 
         Raises:
-            WorkerError: a worker did not come up.
+            WorkerError: a worker ended before it could serve.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -55,7 +55,11 @@ class Workers:
         return 0
 
     async def _start(self, worker: int, folder: Path) -> None:
-        """Start a worker and wait until it listens."""
+        """Start a worker and wait until it listens.
+
+        Raises:
+            WorkerError: the worker ended before it could serve.
+        """
         listener = self._sockets[worker]
         part = ["--worker", str(worker), "--of", str(len(self._sockets)), "--peers", str(folder)]
         process = await asyncio.create_subprocess_exec(
@@ -68,7 +72,7 @@ class Workers:
             raise WorkerError(f"worker {worker} ended with exit status {await process.wait()} before it could serve")
 
     async def _keep(self, worker: int, folder: Path) -> None:
-        """Start the worker again whenever it dies, until the stop."""
+        """Restart a worker whenever it dies. Returns when the server is being stopped."""
         while True:
             began = time.monotonic()
             code = await self._processes[worker].wait()

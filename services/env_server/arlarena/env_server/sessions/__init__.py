@@ -1,1 +1,1 @@
-"""Sessions and what is done with them, whatever the transport."""
+"""Sessions and their operations, independent of the transport (HTTP, WebSocket or MCP)."""

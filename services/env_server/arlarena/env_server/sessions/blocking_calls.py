@@ -1,4 +1,6 @@
-"""An environment's long work in the pool of threads: bounded in time and number, failures as the API's errors."""
+"""Runs long work of an environment in the pool of threads. The time and the number of waiting calls are limited.
+Failures become API errors.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,11 @@ T = TypeVar("T")
 async def carry_out(
     pool: WorkPool, settings: EnvironmentSettings, what: str, limit_s: float, work: Callable[[], T]
 ) -> T:
-    """`work` in the pool; `what` names it in errors.
+    """Run `work` in the pool and return its result. `what`: the name of the work in error messages.
 
     Raises:
-        ApiError: 504 after `limit_s` seconds; the thread's result is then dropped. 429 while too many wait, 503 if a
-            dependency of the environment fails.
+        ApiError: 504 after `limit_s` seconds. The result of the thread is then dropped. 429 while too many calls wait,
+            429 or 503 if a dependency of the environment is busy or fails.
     """
     if pool.waiting >= settings.max_waiting:
         message = f"{pool.waiting} calls wait already: come back later, or raise [environment] max_waiting"
@@ -37,6 +39,6 @@ async def carry_out(
 
 
 def refusal(what: str, failure: EnvironmentFailure) -> ApiError:
-    """The reply to a failure of what the environment stands on."""
+    """Returns the error for a failed dependency of the environment: 429 if the dependency is busy, 503 otherwise."""
     refuse = errors.busy if failure.busy else errors.failed
     return refuse(f"{what} failed: {failure}", failure.retry_after_s)

@@ -1,4 +1,6 @@
-"""Starts of episodes: a fork of a cached start of the same task, or else a reset in a thread."""
+"""Starts episodes. If the reset cache has a start of the same task, the new episode is a copy (fork) of this start.
+Otherwise the environment starts the episode in a thread.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from arlarena.proto.trajectory import Task
 
 
 class EpisodeStarts:
-    """Starts episodes of one environment, which are in no session yet."""
+    """Starts episodes of one environment. The caller puts an episode into a session."""
 
     def __init__(
         self, factory: EnvironmentFactory, settings: EnvironmentSettings, metrics: EnvServerMetrics, pool: WorkPool
@@ -26,16 +28,16 @@ class EpisodeStarts:
         self._reset_cache = ResetCache(settings.reset_cache_size)
 
     async def start(self, spec: ResetSpec) -> Start:
-        """A new episode and its first observation, in no session.
+        """Returns a new episode and its first observation.
 
         Raises:
-            ApiError: 422 for a task that does not exist, 504 when it takes too long.
+            ApiError: 422 for a task that does not exist, 504 if the start takes too long. Also see `carry_out`.
         """
         task = self.task(spec)
         return self.cached(task) or await self._made(task)
 
     def task(self, spec: ResetSpec) -> Task:
-        """The task that a reset names.
+        """Returns the task that a reset request names.
 
         Raises:
             ApiError: 422 for a task that does not exist.
@@ -46,7 +48,7 @@ class EpisodeStarts:
             raise invalid(str(error)) from error
 
     def cached(self, task: Task) -> Start | None:
-        """A start of a task that was begun before, at once; None for another one."""
+        """Returns a copy of the cached start of a task, or None if the cache does not have the task."""
         begun = time.perf_counter()
         start = self._reset_cache.fork(task)
         if start is None:
@@ -55,7 +57,9 @@ class EpisodeStarts:
         return start
 
     async def _made(self, task: Task) -> Start:
-        """A new start, which the reset cache keeps for the next player of the task. Errors as in `start`."""
+        """Start an episode in a thread. If the environment is non-blocking, the reset cache keeps the start. Errors as
+        in `start`.
+        """
         begun = time.perf_counter()
 
         def work() -> Start:

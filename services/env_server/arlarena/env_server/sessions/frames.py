@@ -1,4 +1,4 @@
-"""Frames addressed by hash: a URL identifies an immutable image, so clients may cache it."""
+"""Stores frames (images) by their hash. The image behind a URL never changes, so clients may cache the image."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from arlarena.proto.env_api import Image, Observation
 
 @dataclass(slots=True)
 class _Kept:
-    """A frame's file, and the tenants to whom it was shown."""
+    """A PNG file and the tenants to whom this frame was shown."""
 
     png: bytes
     tenants: set[str | None]
 
 
 class FrameStore:
-    """The most recent frames, up to `capacity_bytes`. A tenant gets those that were shown to it."""
+    """The most recently used frames, up to `capacity_bytes` of PNG files. A tenant can read only frames that were shown
+    to this tenant.
+    """
 
     def __init__(self, capacity_bytes: int) -> None:
         self._capacity = capacity_bytes
@@ -29,14 +31,14 @@ class FrameStore:
         self._frames: OrderedDict[str, _Kept] = OrderedDict()
 
     def by_url(self, seen: Observation, tenant: str | None = None) -> Observation:
-        """The observation with URLs in the place of its frames, which are kept here."""
+        """Store the frames of an observation. Returns the observation with URLs in the place of the frames."""
         return msgspec.structs.replace(seen, images=[self._keep(image, tenant) for image in seen.images])
 
     def get(self, digest: str, tenant: str | None = None) -> bytes:
-        """The file of a frame that was shown to the tenant.
+        """Returns the PNG file of a frame. `digest`: the frame's hash.
 
         Raises:
-            ApiError: 404.
+            ApiError: 404, the frame is not stored or was not shown to the tenant.
         """
         kept = self._frames.get(digest)
         if kept is None or tenant not in kept.tenants:

@@ -9,7 +9,7 @@ _BUCKETS = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 2e-2, 0.1, 0.5, 2.0, 10.0,
 
 
 class EnvServerMetrics:
-    """The counters of one server; all names begin with `arlarena_env_`."""
+    """The metrics of one server. All names begin with `arlarena_env_`."""
 
     def __init__(self, environment: str) -> None:
         self.registry = CollectorRegistry()

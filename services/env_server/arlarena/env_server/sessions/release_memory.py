@@ -5,13 +5,13 @@ from __future__ import annotations
 import ctypes
 import gc
 
-# Least drop in sessions that is worth the few milliseconds of a trim.
+# The smallest drop in the number of sessions after which memory is released. A release takes a few milliseconds.
 CROWD = 256
 
 
 def release() -> None:
-    """Collect garbage and return free memory to the system. glibc keeps fragmented pages unless `malloc_trim` is
-    called; other C libraries have no such call.
+    """Collect garbage and return free memory to the system. glibc returns fragmented pages only after a call of
+    `malloc_trim`. Other C libraries do not have this function.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -20,13 +20,15 @@ def release() -> None:
 
 
 class PeakTracker:
-    """Detects a drop from the peak number of sessions."""
+    """Detects when the number of sessions has dropped far below its peak."""
 
     def __init__(self) -> None:
         self._peak = 0
 
     def has_dropped(self, sessions: int) -> bool:
-        """Whether at least half of the peak, and many sessions, have ended since this was last True."""
+        """True if the number of sessions has dropped by at least half of the peak and by at least `CROWD`. The peak is
+        the largest number since the last True. `sessions`: the present number. True sets the peak to this number.
+        """
         self._peak = max(self._peak, sessions)
         if self._peak - sessions < max(CROWD, self._peak / 2):
             return False

@@ -1,4 +1,4 @@
-"""Cache of episode starts by task; the next episode of the task is a fork."""
+"""A cache of episode starts by task. The next episode of the same task is a copy (fork) of the cached start."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Start = tuple[Episode, StepResult]
 
 
 class ResetCache:
-    """The starts of the `capacity` tasks that were begun last.
+    """The starts of the `capacity` most recently used tasks.
 
-    Groups and evaluation sets play a task many times, and a reset may search or read files. A start depends only on
-    its task, so a fork equals a new start.
+    Groups and evaluations start the same task many times, and a start may take long. A start depends only on its task,
+    so a copy equals a new start.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -23,7 +23,7 @@ class ResetCache:
         self._starts: OrderedDict[Task, Start] = OrderedDict()
 
     def fork(self, task: Task) -> Start | None:
-        """An episode of a task and its first observation, None for a task that is not kept."""
+        """Returns a new episode of a task and its first observation, or None if the task is not cached."""
         start = self._starts.get(task)
         if start is None:
             return None
@@ -31,7 +31,7 @@ class ResetCache:
         return start[0].fork(), start[1]
 
     def keep(self, start: Start) -> None:
-        """Keep a fork of an episode that was just begun, in the place of the one that was used least recently."""
+        """Store a copy of an episode that has just begun. A full cache drops the least recently used start."""
         episode, result = start
         if self._capacity:
             self._starts[episode.task] = (episode.fork(), result)

@@ -1,5 +1,5 @@
-"""Checks of the environment's result of a reset or step. NaN would become null in JSON, and a client may read it as
-0. So an invalid result is an error reply without observation and reward.
+"""Checks the environment's result of a reset or step. For example, a NaN would become null in JSON, and a client may
+read null as 0. So an invalid result becomes an error reply without observation and reward.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ _LARGEST = sys.float_info.max
 
 
 def check_result(task: str, result: StepResult, *, stepped: bool) -> StepResult:
-    """`result`, where it keeps to the contract; `task` names the task in the error.
+    """Returns `result` if it is valid. `task`: the task's name for the error. `stepped`: the result is from a step.
 
-    A step has a reward, a finite number. The score is in [0, 1], success and the ends are bool, text and prompt are
-    str. Numbers of other libraries, such as numpy's, become float.
+    The reward of a step must be a finite number. The score must be in [0, 1]. `success` and the marks of the end of an
+    episode must be bool, text and prompt must be str. Numbers of other libraries, such as numpy, are converted to
+    float.
 
     Raises:
-        ApiError: 500, blame infra: the environment broke the contract.
+        ApiError: 500, the result is invalid.
     """
     if stepped or result.reward is not None:
         result.reward = _number(task, "reward", result.reward, -_LARGEST, _LARGEST, "a finite number")
@@ -39,13 +40,13 @@ def check_result(task: str, result: StepResult, *, stepped: bool) -> StepResult:
 
 
 def _number(task: str, name: str, value: Any, least: float, most: float, wanted: str) -> float:
-    """`value` as it is sent; NaN is in no range, and a bool is no number."""
-    if type(value) is float and least <= value <= most:  # nearly always, and ten times as fast
+    """Returns `value` as a float if it is in [least, most]. NaN and bool are errors. `wanted`: text for the error."""
+    if type(value) is float and least <= value <= most:  # the usual case, ten times as fast as the rest
         return value
     if isinstance(value, Real) and not isinstance(value, bool):
         try:
             number = float(value)
-        except OverflowError:  # an int beyond the largest float
+        except OverflowError:  # the int is larger than any float
             number = math.inf
         if least <= number <= most:
             return number

@@ -1,9 +1,9 @@
-"""What the server does, whatever the transport: open, reset, step, expert. HTTP, WebSocket and batches call these.
+"""The operations of the server, such as open, reset and step. HTTP, WebSocket, MCP and batches use this module.
 
-A step is carried out on the event loop where it takes some 10 us, a tenth of handing it to a thread and back. Starting
-an episode and asking the expert may search for seconds, and an environment may say that its steps block: all these run
-in a small pool of threads. They work on copies, and only the event loop changes a session, so giving up on one leaves
-nothing half done.
+A non-blocking step runs on the event loop, because a step takes some 10 us and a thread would add ten times as much.
+Other work may take seconds and runs in a small pool of threads: the start of an episode, the expert, and the steps of
+an environment with the attribute `blocking`. This work changes only copies of episodes, and only the event loop changes
+a session. So work that exceeds its time limit leaves the session unchanged.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ from arlarena.proto.telemetry import Logger
 
 T = TypeVar("T")
 
-THREADS = 2  # for resets and steps that compute; an environment whose steps wait for others asks for more
+THREADS = 2  # enough for resets and steps that compute; an environment whose steps wait sets its own number
 
 
 class EnvironmentService:
@@ -105,7 +105,7 @@ class EnvironmentService:
             self.factory.close()
 
     def hang_up(self, sessions: Iterable[ServerSession], reason: str) -> None:
-        """Tell the sockets of these sessions that they are over, without waiting for them."""
+        """Begin to close the sockets of these sessions, with `reason` as the error. Does not wait for the sockets."""
         for session in sessions:
             if session.hang_up is not None:
                 task = asyncio.ensure_future(session.hang_up(reason))
@@ -113,7 +113,7 @@ class EnvironmentService:
                 task.add_done_callback(self._closing.discard)
 
     async def disconnect_all(self) -> None:
-        """Close every socket and wait until each has got the closing frame."""
+        """Close every socket and wait until the closing frames have been sent."""
         self.hang_up(self.store, "this server is shutting down: use another one")
         if self._closing:
             await asyncio.wait(set(self._closing))
@@ -125,25 +125,27 @@ class EnvironmentService:
         self.log.info("sessions_expired", count=len(gone), open=len(self.store))
 
     def capacity(self) -> Capacity:
-        """How many sessions there are and may be."""
+        """Returns how many sessions are open and how many more can be opened."""
         limit, active = self.settings.capacity, len(self.store)
         return Capacity(limit, active, limit - active, self.store.draining)
 
     async def _in_thread(self, what: str, limit_s: float, work: Callable[[], T]) -> T:
-        """`work` in the pool. Errors as in `carry_out`."""
+        """Run `work` in the pool and return its result. Errors as in `carry_out`."""
         return await carry_out(self.pool, self.settings, what, limit_s, work)
 
     async def first_observation(self, spec: ResetSpec, caller: Caller) -> StepResult:
-        """How a new episode begins that is in no session. Errors as in `EpisodeStarts.start`."""
+        """Start an episode outside any session and return its first observation. Errors as in `EpisodeStarts.start`."""
         return self._presented((await self._starts.start(spec))[1], caller.tenant)
 
     async def reset(self, session: ServerSession, spec: ResetSpec) -> StepResult:
-        """Begin an episode in a session; the old one stays if this fails. Errors as in `EpisodeStarts.start`."""
+        """Start a new episode in a session. If the start fails, the session keeps its old episode. Errors as in
+        `EpisodeStarts.start`.
+        """
         async with session.lock:
             return self._begin(session, spec, await self._starts.start(spec))
 
     def reset_now(self, session: ServerSession, spec: ResetSpec) -> StepResult | None:
-        """As `reset`, for an idle session; None if the reset must wait."""
+        """Reset an idle session from the reset cache. Returns None if the cache does not have the task."""
         start = self._starts.cached(self._starts.task(spec))
         return None if start is None else self._begin(session, spec, start)
 
@@ -154,10 +156,12 @@ class EnvironmentService:
         return self._presented(result, session.tenant)
 
     async def step(self, session: ServerSession, text: str, index: int | None = None) -> StepResult:
-        """Take one step, or repeat the reply to the last one.
+        """Take one step. If the request repeats the last step, return the last reply again. `index`: the number of the
+        step in the episode, from 0.
 
         Raises:
-            ApiError: 409 before a reset, after the end, and for an index that is neither next nor last.
+            ApiError: 409 before a reset, after the end of the episode, and for an `index` that is neither the next
+                step nor a repetition of the last step.
         """
         async with session.lock:
             if not self.factory.blocking:
@@ -171,7 +175,7 @@ class EnvironmentService:
             return result
 
     def step_now(self, session: ServerSession, text: str, index: int | None = None) -> StepResult:
-        """As `step`, for an idle session in an environment with non-blocking steps."""
+        """Take one step as `step` does, without waiting. The session must be idle and the environment non-blocking."""
         if (repeated := self._repeated(session, text, index)) is not None:
             return repeated
         episode = self._episode(session)
@@ -180,7 +184,7 @@ class EnvironmentService:
             result = self._counted(episode, episode.step(text), begun, session.tenant)
         except EnvironmentFailure as error:
             raise refusal("the step", error) from error
-        except Exception as error:  # the episode's state is unknown, so it cannot continue
+        except Exception as error:  # the state of the episode is unknown, so the session must be reset
             failure = error if isinstance(error, ApiError) else self.unexpected("the step", error)
             session.failure = failure.again()
             raise failure from error
@@ -188,12 +192,12 @@ class EnvironmentService:
         return result
 
     def unexpected(self, what: str, error: Exception) -> ApiError:
-        """The reply to an unexpected error, which is logged with its stack trace."""
+        """Log an unexpected error with its stack trace and return the API error for the reply."""
         self.log.error("operation_failed", what=what, error=repr(error), stack="".join(format_exception(error)))
         return errors.internal(what, error)
 
     async def first_step(self, text: str, caller: Caller = UNKNOWN_CALLER) -> StepResult:
-        """The first step of a new episode of the default task, in no session.
+        """Start an episode of the default task outside any session and take its first step.
 
         Errors as in `first_observation` and `step`.
         """
@@ -205,10 +209,10 @@ class EnvironmentService:
         return self._counted(episode, episode.step(text), begun, caller.tenant)
 
     def _repeated(self, session: ServerSession, text: str, index: int | None) -> StepResult | None:
-        """The reply to the last step where this is that step again; None where it is the next one.
+        """Returns the last reply if the request repeats the last step. Returns None if the request is the next step.
 
         Raises:
-            ApiError: it is neither, or cannot be taken.
+            ApiError: the request is neither the last nor the next step, the episode is over, or the action is too long.
         """
         episode, last = self._episode(session), session.last
         if index is not None and index != episode.steps:
@@ -226,7 +230,9 @@ class EnvironmentService:
             raise invalid(f"the action is longer than {self.settings.max_action_chars} characters")
 
     async def _stepped_copy(self, episode: Episode, text: str, tenant: str | None) -> tuple[Episode, StepResult]:
-        """A step in a thread, on a copy: one that is given up leaves the episode as it was."""
+        """Take a step in a thread, on a copy of the episode. Returns the copy and the result. The episode itself stays
+        unchanged.
+        """
         begun = time.perf_counter()
 
         def work() -> tuple[Episode, StepResult]:
@@ -237,7 +243,9 @@ class EnvironmentService:
         return twin, self._counted(twin, result, begun, tenant)
 
     def _counted(self, episode: Episode, result: StepResult, begun: float, tenant: str | None) -> StepResult:
-        """A step's result as it goes out, checked, timed and counted."""
+        """Check a step's result, record its time and the end of the episode in the metrics, and return the result for
+        the reply. `begun`: the time of `time.perf_counter` when the step began.
+        """
         check_result(episode.task.id, result, stepped=True)
         self.metrics.step_seconds.observe(time.perf_counter() - begun)
         if result.done:
@@ -246,24 +254,25 @@ class EnvironmentService:
         return self._presented(result, tenant)
 
     def _presented(self, result: StepResult, tenant: str | None) -> StepResult:
-        """The result as it goes out: frames by URL, unless they are to be within it."""
+        """Returns the result for the reply. Frames (images) are replaced with URLs, unless `frames` is "data"."""
         if self.settings.frames == "data" or not result.observation.images:
             return result
         return msgspec.structs.replace(result, observation=self.frames.by_url(result.observation, tenant))
 
     def state(self, session: ServerSession) -> State:
-        """Where a session's episode stands."""
+        """Returns the task, the number of steps and the end of a session's episode."""
         episode = session.episode
         if episode is None:
             return State(session_id=session.id)
         return State(session.episode_id, episode.steps, session.id, episode.task.id, episode.done)
 
     async def open(self, wish: CreateSessions, caller: Caller = UNKNOWN_CALLER) -> list[OpenedSession]:
-        """Open sessions, reset if asked for: all or nothing.
+        """Open `wish.count` sessions and reset each session if `wish.reset` is given. If an error occurs, no session
+        stays open.
 
         Raises:
-            ApiError: 503 while full, 429 for a client at its limit, 422 for an impossible wish, or whatever a reset
-                raises; then none is open.
+            ApiError: 503 while the server is full, 429 for a client at its limit, 422 for an invalid request, or the
+                error of a failed reset.
         """
         if len(wish.reset) not in (0, 1, wish.count):
             raise invalid(f"reset has {len(wish.reset)} entries for {wish.count} sessions: give none, one, or one each")
@@ -283,10 +292,10 @@ class EnvironmentService:
         return [self.store.describe(s, result) for s, result in zip(sessions, padded, strict=True)]
 
     async def fork(self, session: ServerSession, wish: ForkRequest) -> list[OpenedSession]:
-        """New sessions in the state of this one: all or nothing.
+        """Open `wish.count` sessions with copies of this session's episode. On an error no session is opened.
 
         Raises:
-            ApiError: 409 before a reset, 503 while full.
+            ApiError: 409 before a reset, 503 while the server is full.
         """
         async with session.lock:
             episode = self._episode(session)
@@ -298,10 +307,10 @@ class EnvironmentService:
         return [self.store.describe(twin, self._presented(episode.observe(), twin.tenant)) for twin in sessions]
 
     async def snapshot(self, session: ServerSession) -> Snapshot:
-        """Keep a session's state.
+        """Store a copy of a session's state and return its description.
 
         Raises:
-            ApiError: 409 before a reset, 503 while there is no room.
+            ApiError: 409 before a reset, 503 while the store of snapshots is full.
         """
         async with session.lock:
             episode = self._episode(session)
@@ -310,10 +319,10 @@ class EnvironmentService:
         return Snapshot(kept.id, expires_at, episode.task.id, episode.steps)
 
     async def restore(self, snapshot_id: str, wish: RestoreRequest, caller: Caller = UNKNOWN_CALLER) -> OpenedSession:
-        """Go back to a state, in a session or in a new one.
+        """Put the state of a snapshot into the session `wish.session_id`, or into a new session without this id.
 
         Raises:
-            ApiError: 404 for an unknown snapshot or session, 503 while full.
+            ApiError: 404 for an unknown snapshot or session, 503 while the server is full.
         """
         kept = self.snapshots.get(snapshot_id, caller.tenant)
         if wish.session_id is not None:
@@ -333,19 +342,20 @@ class EnvironmentService:
         return session.episode
 
     def end(self, session_id: str, tenant: str | None = None) -> None:
-        """Close a session.
+        """Close a session of the tenant.
 
         Raises:
-            ApiError: 404.
+            ApiError: 404, the tenant has no such session.
         """
         self.store.close(session_id, tenant)
         self.metrics.sessions.set(len(self.store))
 
     async def expert(self, session: ServerSession) -> ExpertReply:
-        """The expert's replies from the current state.
+        """Returns the replies with which the environment's expert would finish the episode from its current state.
 
         Raises:
-            ApiError: 403 on evaluation splits, 409 where there is nothing to say, 504 when it takes too long.
+            ApiError: 403 for a task of an evaluation split, 409 if the episode is over or the expert has no reply,
+                504 if the expert takes too long.
         """
         async with session.lock:
             episode = self._episode(session)
@@ -357,7 +367,7 @@ class EnvironmentService:
                 )
             if episode.done:
                 raise errors.episode_over(session.id, episode.steps)
-            # The copy is the thread's own, so a timeout cannot leave two threads in one episode.
+            # The thread gets a copy. So after a timeout this thread and a later step use different episodes.
             twin = episode.fork()
             try:
                 plan = await self._in_thread("the expert", self.settings.expert_timeout_s, twin.expert)

@@ -1,4 +1,4 @@
-"""Snapshots: states of sessions, kept so that play can go on from there any number of times."""
+"""Snapshots: stored states of sessions. A session can be restored from a snapshot any number of times."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from arlarena.environment.protocols import Episode
 
 @dataclass(frozen=True, slots=True)
 class StoredSnapshot:
-    """A saved state. `episode`: a copy that is never stepped. `expires_at`: on the store's clock."""
+    """A stored state. `episode`: a copy that never takes a step. `expires_at`: seconds on the store's clock."""
 
     id: str
     episode: Episode
     episode_id: str | None
     last: LastStep | None
     expires_at: float
-    tenant: str | None = None  # of the session that it was made of
+    tenant: str | None = None  # the tenant of the original session
 
     def put_into(self, session: ServerSession) -> None:
-        """Let the session go on from here."""
+        """Replace the state of `session` with a copy of the stored state."""
         session.episode, session.episode_id, session.last = self.episode.fork(), self.episode_id, self.last
         session.failure = None
 
 
 class SnapshotStore:
-    """All snapshots of one server, in memory, at most `capacity`, each for `ttl_s` seconds after its last use."""
+    """The snapshots of one server, in memory. At most `capacity` snapshots are stored. A snapshot is dropped `ttl_s`
+    seconds after its last use.
+    """
 
     def __init__(self, capacity: int, ttl_s: float, shard: str, clock: Clock) -> None:
         self.capacity, self.ttl_s = capacity, ttl_s
@@ -39,10 +41,10 @@ class SnapshotStore:
         return len(self._snapshots)
 
     def save(self, session: ServerSession, episode: Episode) -> StoredSnapshot:
-        """Keep the state of a session; `episode` is its own.
+        """Store the state of a session and return the snapshot. `episode`: the episode of the session.
 
         Raises:
-            ApiError: 503 while there is no room.
+            ApiError: 503 while the store is full.
         """
         if len(self) >= self.capacity:
             self.reap()
@@ -52,7 +54,7 @@ class SnapshotStore:
         return self._keep(StoredSnapshot(name, episode.fork(), session.episode_id, session.last, 0.0, session.tenant))
 
     def get(self, snapshot_id: str, tenant: str | None = None) -> StoredSnapshot:
-        """A tenant's snapshot; its expiry time is reset.
+        """Returns a snapshot of the tenant and restarts the time until the snapshot expires.
 
         Raises:
             ApiError: 404, also for a snapshot of another tenant.
@@ -63,7 +65,7 @@ class SnapshotStore:
         return self._keep(found)
 
     def forget(self, snapshot_id: str, tenant: str | None = None) -> None:
-        """Give up a tenant's snapshot.
+        """Delete a snapshot of the tenant.
 
         Raises:
             ApiError: 404, also for a snapshot of another tenant.
@@ -74,13 +76,13 @@ class SnapshotStore:
         del self._snapshots[snapshot_id]
 
     def reap(self) -> None:
-        """Give up those whose time is over."""
+        """Delete all expired snapshots."""
         now = self._clock()
         for name in [name for name, one in self._snapshots.items() if one.expires_at <= now]:
             del self._snapshots[name]
 
     def remaining_s(self, snapshot: StoredSnapshot) -> float:
-        """Seconds without use until it expires."""
+        """Returns the seconds until the snapshot expires, if nobody uses it."""
         return snapshot.expires_at - self._clock()
 
     def _keep(self, one: StoredSnapshot) -> StoredSnapshot:

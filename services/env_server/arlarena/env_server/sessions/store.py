@@ -1,4 +1,4 @@
-"""Sessions, their episodes and expiry times, independent of HTTP and of environments."""
+"""Stores sessions with their episodes and expiry times. This module depends on neither HTTP nor an environment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Clock = Callable[[], float]
 
 
 class LastStep(msgspec.Struct, frozen=True):
-    """The last step and its reply, kept so that a repeated request moves nothing."""
+    """The last step and its reply. A request that repeats this step gets the same reply and changes nothing."""
 
     index: int
     text: str
@@ -29,8 +29,8 @@ class LastStep(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. `tenant`: whose token the request brings; None where the server has no tokens. `authorization`: the
-    header that brings it, for other pods.
+    """The client that sent a request. `tenant`: the tenant of the token in the request, None if the server has no
+    tokens. `authorization`: the header with the token, which is passed on to other pods.
     """
 
     address: str
@@ -39,7 +39,7 @@ class Caller:
 
     @property
     def owner(self) -> str:
-        """Whose limit of sessions counts."""
+        """The owner whose number of sessions is limited: the tenant, or the client's address without tokens."""
         return self.address if self.tenant is None else f"token {self.tenant}"
 
 
@@ -54,17 +54,18 @@ def _set_event() -> asyncio.Event:
 
 @dataclass(slots=True, eq=False)
 class ServerSession:
-    """One player's place.
+    """One session of a client.
 
-    `expires_at` is on the store's clock. `lock` is held while an operation is under way. `hang_up` tells the socket
-    that holds the session why it is over, and closes it. `failure` is what broke the episode: it can only be reset.
+    `expires_at`: seconds on the store's clock. `lock`: held while an operation runs. `detached`: set while no socket
+    uses the session. `hang_up`: sends a reason to the session's socket and closes the socket. `failure`: the error
+    after which the episode cannot continue; the client must reset the session.
     """
 
     id: str
     ttl_s: float
     expires_at: float
     group_id: str | None = None
-    caller: Caller = UNKNOWN_CALLER  # that opened it
+    caller: Caller = UNKNOWN_CALLER  # the client that opened the session
     tenant: str | None = None  # only this tenant can access the session
     episode: Episode | None = None
     episode_id: str | None = None
@@ -72,23 +73,25 @@ class ServerSession:
     failure: ApiError | None = None
     detached: asyncio.Event = field(default_factory=_set_event)
     hang_up: Callable[[str], Awaitable[None]] | None = None
-    closing: bool = False  # ends as soon as its socket lets go of it
+    closing: bool = False  # True: the session ends as soon as its socket releases the session
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def attached(self) -> bool:
-        """Whether a socket holds the session."""
+        """True while a socket uses the session."""
         return not self.detached.is_set()
 
     @property
     def steps(self) -> int:
-        """Steps taken in the present episode."""
+        """The number of steps taken in the present episode."""
         return self.episode.steps if self.episode else 0
 
 
 @dataclass(frozen=True, slots=True)
 class StoreLimits:
-    """Bounds of a store: sessions, of all and of one owner, seconds, and what a refused caller is told to wait."""
+    """The limits of a store. `capacity`: most sessions. `per_owner`: most sessions of one owner, None for no limit.
+    `retry_after_s`: after how many seconds a refused client should try again. `shard`: the beginning of session ids.
+    """
 
     capacity: int
     default_ttl_s: float
@@ -99,7 +102,7 @@ class StoreLimits:
 
     @classmethod
     def of(cls, settings: EnvironmentSettings) -> Self:
-        """The limits of table [environment]."""
+        """Returns the limits that the settings contain."""
         s = settings
         return cls(
             s.capacity, s.session_ttl_s, s.max_session_ttl_s, s.retry_after_s, s.shard, s.max_sessions_per_client
@@ -109,8 +112,8 @@ class StoreLimits:
 class SessionStore:
     """All sessions of one server, in memory.
 
-    `clock` gives seconds that never run backwards; `wall` is Unix time; `on_expired` is told of sessions that ended
-    for idleness.
+    `clock`: returns monotonic seconds. `wall`: returns Unix time in seconds. `on_expired`: is called with the sessions
+    that have expired.
     """
 
     def __init__(
@@ -141,10 +144,11 @@ class SessionStore:
         group_id: str | None = None,
         caller: Caller = UNKNOWN_CALLER,
     ) -> list[ServerSession]:
-        """`count` new sessions, or none at all. Idle ones give up their place first.
+        """Open `count` sessions. On an error no session is opened. If there is no room, expired sessions end first.
 
         Raises:
-            ApiError: 503 while full or shutting down, 429 for a client at its limit, 422 for a ttl_s beyond the limit.
+            ApiError: 503 while the store is full or the server is shutting down, 429 for a client at its limit, 422
+                if `ttl_s` or `count` is beyond its limit.
         """
         if self.draining:
             raise draining()
@@ -163,7 +167,7 @@ class SessionStore:
         return opened
 
     def free(self) -> int:
-        """How many sessions can be opened now."""
+        """Returns how many sessions can be opened now."""
         return self.limits.capacity - len(self._sessions)
 
     def _check_limit(self, owner: str, count: int) -> None:
@@ -179,11 +183,11 @@ class SessionStore:
         return ServerSession(name, ttl_s, self._clock() + ttl_s, group_id, caller, caller.tenant)
 
     def of(self, tenant: str | None) -> list[ServerSession]:
-        """The sessions of a tenant."""
+        """Returns the sessions of a tenant."""
         return [session for session in self._sessions.values() if session.tenant == tenant]
 
     def get(self, session_id: str, tenant: str | None = None) -> ServerSession:
-        """The tenant's session; its idle time is reset.
+        """Returns a session of the tenant and restarts the time until the session expires.
 
         Raises:
             ApiError: 404, also for a session of another tenant.
@@ -195,11 +199,11 @@ class SessionStore:
         return session
 
     def touch(self, session: ServerSession) -> None:
-        """Reset the idle time."""
+        """Restart the time until the session expires."""
         session.expires_at = self._clock() + session.ttl_s
 
     def shorten(self, session: ServerSession, seconds: float) -> None:
-        """Let the session end in at most `seconds`, unless somebody touches it."""
+        """Let the session expire in at most `seconds`, unless it is used before."""
         session.expires_at = min(session.expires_at, self._clock() + seconds)
 
     def close(self, session_id: str, tenant: str | None = None) -> None:
@@ -219,22 +223,22 @@ class SessionStore:
             self._sessions.pop(session.id, None)
 
     def _expired(self, session: ServerSession) -> bool:
-        # An operation under way is no idleness, however long it takes.
+        # A session never expires while an operation runs.
         return session.expires_at <= self._clock() and not session.lock.locked()
 
     def reap(self) -> None:
-        """End the sessions whose idle time is over."""
+        """End all expired sessions."""
         idle = [session for session in self._sessions.values() if self._expired(session)]
         if idle:
             self.discard(idle)
             self._on_expired(idle)
 
     def lease_expires_at(self, session: ServerSession) -> float:
-        """Unix time (seconds) at which the session ends without use."""
+        """Returns the Unix time (seconds) at which the session expires if nobody uses it."""
         return self._wall() + session.expires_at - self._clock()
 
     def describe(self, session: ServerSession, result: StepResult | None = None) -> OpenedSession:
-        """The session as the API shows it."""
+        """Returns the description of a session for a reply. `result`: the first observation, if there is one."""
         return OpenedSession(
             session_id=session.id,
             lease_expires_at=self.lease_expires_at(session),

@@ -1,6 +1,6 @@
-"""The tasks of an environment, listed: OpenEnv's task routes.
+"""Lists of an environment's tasks, for OpenEnv's task routes.
 
-A split without an end (`size` None in `/v1/info`) counts as `ENDLESS` tasks here, for OpenEnv knows finite ones alone.
+OpenEnv has only finite splits. So an endless split (`size` None in `/v1/info`) has `ENDLESS` tasks here.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from arlarena.environment.protocols import EnvironmentFactory, TaskError
 from arlarena.proto.env_api import ResetSpec, Split
 from arlarena.proto.env_api_tasks import TaskRef
 
-# Indices are used as seeds by some clients, which keep them in 32 signed bits.
+# Some clients use the index of a task as a seed in a signed 32-bit integer.
 ENDLESS = 2**31 - 1
 
 
 def split_named(factory: EnvironmentFactory, name: str) -> Split:
-    """A split.
+    """Returns the split `name` of an environment.
 
     Raises:
-        ApiError: 422, with the known names.
+        ApiError: 422, the environment has no such split. The message lists the known splits.
     """
     splits = {split.name: split for split in factory.info.splits}
     if name not in splits:
@@ -27,15 +27,15 @@ def split_named(factory: EnvironmentFactory, name: str) -> Split:
 
 
 def count(split: Split) -> int:
-    """How many tasks it has."""
+    """Returns the number of tasks in a split, `ENDLESS` for an endless split."""
     return ENDLESS if split.size is None else split.size
 
 
 def task_at(factory: EnvironmentFactory, split: Split, index: int) -> TaskRef:
-    """One task, by its index.
+    """Returns task `index` of a split.
 
     Raises:
-        ApiError: 400 for an index outside the split, as OpenEnv's server answers.
+        ApiError: 400 for an index outside the split, as in OpenEnv's server. 422 if the environment refuses the task.
     """
     if not 0 <= index < count(split):
         raise ApiError(400, "invalid_index", f"split {split.name!r} has tasks 0 to {count(split) - 1}, not {index}")
@@ -48,7 +48,7 @@ def task_at(factory: EnvironmentFactory, split: Split, index: int) -> TaskRef:
 def task_range(
     factory: EnvironmentFactory, split: Split, start: int | None, stop: int | None, limit: int
 ) -> list[TaskRef]:
-    """Tasks `start` (default 0) to `stop` (exclusive, default the end).
+    """Returns the tasks from `start` (default 0) to `stop` (exclusive; default: the end of the split).
 
     Raises:
         ApiError: 400 for bounds outside the split, 422 for more than `limit` tasks.

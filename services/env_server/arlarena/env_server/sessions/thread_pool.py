@@ -1,4 +1,4 @@
-"""Threads for work that may take long, and a cheap way back: results that are ready together wake the loop once."""
+"""A pool of threads for long work. Results that are ready at the same time wake the event loop only once."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class _Job(Generic[T]):
 
 
 class WorkPool:
-    """`size` threads that serve one event loop.
+    """`size` threads that work for one event loop.
 
-    `ThreadPoolExecutor` wakes the loop for every result: beside a step of 10 us that is dear when a batch begins many
-    episodes. The threads are daemons, so that work which never ends does not keep the process from ending.
+    `ThreadPoolExecutor` would wake the event loop for every result, which is slow when a batch begins many episodes.
+    The threads are daemons, so the process can end even if some work never ends.
     """
 
     def __init__(self, size: int, name: str) -> None:
@@ -31,7 +31,7 @@ class WorkPool:
         self._ready: deque[tuple[asyncio.Future[Any], Any, BaseException | None]] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waking = False
-        self._running: dict[int, _Job[Any]] = {}  # by thread
+        self._running: dict[int, _Job[Any]] = {}  # by thread number
         self._threads = [
             threading.Thread(target=self._serve, args=(number,), name=f"{name}-{number}", daemon=True)
             for number in range(size)
@@ -41,33 +41,35 @@ class WorkPool:
 
     @property
     def size(self) -> int:
-        """How many threads there are."""
+        """The number of threads."""
         return len(self._threads)
 
     @property
     def lost(self) -> int:
-        """Number of threads that still run work whose caller has timed out."""
+        """The number of lost threads. A lost thread still runs work whose caller has stopped waiting."""
         return sum(job.future.done() for job in tuple(self._running.values()))
 
     @property
     def free(self) -> bool:
-        """Whether a thread is not lost, so that waiting work will run."""
+        """True if at least one thread is not lost. Then waiting work will run."""
         return self.lost < len(self._threads)
 
     @property
     def waiting(self) -> int:
-        """About how many wait for a thread."""
+        """The approximate number of jobs that wait for a thread."""
         return self._jobs.qsize()
 
     def submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """The result or exception of `work`. Work whose future is cancelled while it waits does not run."""
+        """Queue `work` for a thread. Returns a future with the result or the exception of `work`. If the future is
+        cancelled before a thread takes the work, the work does not run.
+        """
         self._loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = self._loop.create_future()
         self._jobs.put(_Job(work, future))
         return future
 
     def close(self) -> None:
-        """Let each thread end after the work that it has begun."""
+        """End each thread after the work that is running or queued. Does not wait."""
         for _ in self._threads:
             self._jobs.put(None)
 
@@ -85,7 +87,7 @@ class WorkPool:
             self._wake()
 
     def _wake(self) -> None:
-        # Reading the flag after the append is enough: `_deliver` lowers it before it looks.
+        # No result is missed: `_deliver` clears the flag before it reads the queue, and the append came before this.
         if not self._waking and self._loop is not None:
             self._waking = True
             try:

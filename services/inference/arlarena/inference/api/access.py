@@ -14,8 +14,9 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """`tokens`: a request must carry one of them; if empty, no token is needed. `token_error`: message of the 401.
-    `allow_cross_site`: whether pages of other sites may call; `allow_same_site`: whether pages of this site may.
+    """Who may use a route. `tokens`: a request must have one of these tokens; if empty, no token is needed.
+    `token_error`: the message of a 401. `allow_cross_site`: whether web pages of other sites may send requests.
+    `allow_same_site`: whether web pages of the same site may send requests.
     """
 
     tokens: tuple[str, ...] = ()
@@ -24,10 +25,10 @@ class Access:
     allow_same_site: bool = True
 
     def check(self, headers: Headers) -> None:
-        """Refuse a request.
+        """Refuse a request that has no access.
 
         Raises:
-            RequestError: 401 without a valid token, 403 for a page in a browser.
+            RequestError: 401 without a valid token, 403 for a request of a web page that is not allowed.
         """
         given = dict(headers)
         site = given.get(b"sec-fetch-site", b"")
@@ -40,7 +41,7 @@ class Access:
             raise RequestError(self.token_error, status=401)
 
     def _has_token(self, authorization: bytes) -> bool:
-        """Whether the header carries a valid token. Compares all tokens, each in constant time."""
+        """True if the header has a valid token. Compares all tokens, each in constant time."""
         scheme, _, token = authorization.partition(b" ")
         same = [hmac.compare_digest(token.strip(), known.encode()) for known in self.tokens]
         return scheme.lower() == b"bearer" and any(same)
@@ -50,8 +51,8 @@ EVERYBODY = Access()
 
 
 def model_access(settings: InferenceSettings) -> Access:
-    """Access to the model routes: the API key or the administrator's token. Without a key, pages of other sites are
-    refused, because a browser sends their requests to loopback addresses too.
+    """Returns the access to the model routes. A request needs the API key or the administrator's token. Without an API
+    key, web pages of other sites are refused, because a browser also sends their requests to loopback addresses.
     """
     key, admin = secret(settings.api_key), secret(settings.admin_token)
     if key is None:
@@ -64,7 +65,7 @@ def model_access(settings: InferenceSettings) -> Access:
 
 
 def admin_access(settings: InferenceSettings) -> Access:
-    """Access to the routes that change the weights in service."""
+    """Returns the access to the routes that change the weights in service."""
     token = secret(settings.admin_token)
     message = (
         "this route needs the administrator's token (admin_token): send the header `authorization: Bearer TOKEN`, in "

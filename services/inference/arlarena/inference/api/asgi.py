@@ -1,4 +1,4 @@
-"""A thin ASGI layer: a request in; a response, an event stream or a relayed response out."""
+"""A thin ASGI layer. A handler gets a request and returns a response, an event stream or a relayed response."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
-    """One request. After the body, `receive` reports the client's disconnect."""
+    """One request. After the body has been read, `receive` returns when the client disconnects."""
 
     method: str
     path: str
@@ -36,7 +36,7 @@ class ApiRequest:
     path_params: dict[str, str] = field(default_factory=dict)
 
     def header(self, name: bytes) -> str | None:
-        """A header's value; `name` in lower case."""
+        """Returns the value of a header, or None. `name`: in lower case."""
         for key, value in self.headers:
             if key == name:
                 return value.decode("latin-1")
@@ -44,12 +44,12 @@ class ApiRequest:
 
     @property
     def query(self) -> dict[str, str]:
-        """Query parameters."""
+        """The query parameters."""
         return dict(parse_qsl(self.query_string.decode("latin-1"), keep_blank_values=True))
 
     @property
     def timeout_s(self) -> float | None:
-        """The client's time limit of this request, in seconds.
+        """The client's time limit of this request, in seconds. None without a limit.
 
         Raises:
             RequestError: the header is malformed.
@@ -78,7 +78,7 @@ class ApiResponse:
 
 @dataclass(frozen=True, slots=True)
 class EventStream:
-    """Server-sent events; `events` yields the data of each event."""
+    """A response of server-sent events. `events`: yields the data of each event."""
 
     events: AsyncIterator[bytes]
     headers: Headers = ()
@@ -86,7 +86,7 @@ class EventStream:
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """Another server's response, relayed as it arrives. An error while relaying is sent as the last event."""
+    """The response of another server, whose parts are sent when they arrive. An error is sent as the last event."""
 
     status: int
     headers: Headers
@@ -98,10 +98,10 @@ Handler = Callable[[ApiRequest], Awaitable[Answer]]
 
 
 class Endpoint:
-    """An ASGI application around one handler: reads the body, sends the answer, turns errors into JSON."""
+    """An ASGI application with one handler. It reads the body, sends the answer, and turns errors into JSON."""
 
     def __init__(self, handler: Handler, max_body: int | None, log: Logger, access: Access = EVERYBODY) -> None:
-        """`max_body` in bytes; None: the handler reads the body."""
+        """`max_body`: the largest body in bytes. None: the handler reads the body."""
         self._handler = handler
         self._max_body = max_body
         self._log = log
@@ -135,7 +135,9 @@ class Endpoint:
         return RequestError(f"internal error: {type(error).__name__}; see the server's log", status=500)
 
     async def _stream(self, stream: EventStream, send: Send) -> None:
-        """An error before the first event is an ordinary response; a later error is sent as the last event."""
+        """Send a stream of events. An error before the first event is sent as an ordinary response. A later error is
+        sent as the last event.
+        """
         first = await anext(stream.events)
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
         await send({"type": "http.response.start", "status": 200, "headers": headers + list(stream.headers)})
@@ -180,7 +182,11 @@ def _error_reply(error: RequestError) -> ApiResponse:
 
 
 def _check_encoding(scope: Scope) -> None:
-    """Refuse a compressed body: no route decompresses."""
+    """Refuse a compressed body.
+
+    Raises:
+        RequestError: the body is compressed.
+    """
     coding = dict(scope["headers"]).get(b"content-encoding", b"").decode("latin-1").strip().lower()
     if coding not in ("", "identity"):
         message = f"the body is encoded with {coding!r} (Content-Encoding): send it uncompressed, without that header"
@@ -195,7 +201,7 @@ async def send_reply(send: Send, reply: ApiResponse) -> None:
 
 
 async def body_chunks(receive: Receive) -> AsyncIterator[bytes]:
-    """Yield the body in chunks as they arrive.
+    """Yields the chunks of the body when they arrive.
 
     Raises:
         ClientGone: the client disconnected before the end.
@@ -210,7 +216,7 @@ async def body_chunks(receive: Receive) -> AsyncIterator[bytes]:
 
 
 async def read_body(receive: Receive, limit: int) -> bytes:
-    """The complete body.
+    """Returns the complete body.
 
     Raises:
         ClientGone: the client disconnected before the end.

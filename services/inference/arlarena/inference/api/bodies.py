@@ -1,4 +1,4 @@
-"""Reading JSON bodies. An error names the cause, the field and the fix."""
+"""Reads JSON bodies. An error message contains the cause, the field and the fix."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import msgspec
 
 from arlarena.inference.api.errors import RequestError
 
-_SHOWN = 40  # characters of a value that an error quotes
+_SHOWN = 40  # most characters of a value in an error message
 _GZIP = b"\x1f\x8b"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_DIGITS = 308  # digits of the largest integer that a float can hold
-_MAX_MARKS = 200_000  # lists, objects and fields, at 2 µs of decoding each; marks inside strings count too
-_MAX_EXPLAINED_BYTES = 1 << 18  # larger bodies get a short error: locating the fault takes 20 times as long as decoding
+_MAX_MARKS = 200_000  # most characters "[", "{" and ":" in a body; each costs about 2 µs of decoding
+_MAX_EXPLAINED_BYTES = 1 << 18  # a larger body gets a short error; finding the fault is 20 times as slow as decoding
 
 
 @dataclass(frozen=True, slots=True)
 class _Unreadable:
-    """Replaces a number that cannot be represented."""
+    """Takes the place of a number that cannot be represented. `why`: the reason."""
 
     why: str
 
@@ -33,8 +33,8 @@ def read_json(body: bytes) -> Any:
     """Decode a JSON body.
 
     Raises:
-        RequestError: 400, the body is not UTF-8, not JSON, nested too deep or holds a value that cannot be
-            represented; 413, it has too many lists, objects and fields.
+        RequestError: 400, the body is not UTF-8, not JSON, nested too deeply or contains a value that cannot be
+            represented. 413, the body has too many lists, objects and fields.
     """
     if len(body) > _MAX_MARKS and sum(map(body.count, (b"[", b"{", b":"))) > _MAX_MARKS:
         raise RequestError(f"the body has more than {_MAX_MARKS} brackets, braces and colons", status=413)
@@ -63,12 +63,14 @@ def _unreadable(body: bytes, fallback: str) -> RequestError:
 
 
 def param_of(path: str) -> str | None:
-    """A field's path as `param` of an error, without `sampling_params.`: names are the same on every route."""
+    """Returns a field's path for `param` of an error. The prefix `sampling_params.` is removed, so that a parameter has
+    the same name on every route.
+    """
     return path.removeprefix("sampling_params.") or None
 
 
 def _not_utf8(body: bytes) -> str:
-    """Why the bytes are not JSON text in UTF-8; "" if they may be."""
+    """Returns why the body is not text in UTF-8, or "" without a problem."""
     if not body.strip():
         return "is empty: send a JSON object"
     if body.startswith(_GZIP):
@@ -101,7 +103,7 @@ def _int(text: str) -> int | _Unreadable:
 
 
 def _problems(value: Any) -> Iterator[tuple[str, str]]:
-    """Yield (path of the field, problem) in document order."""
+    """Yields (path of the field, problem) in the order of the document."""
     stack = [("", value)]
     while stack:
         path, node = stack.pop()

@@ -30,12 +30,12 @@ LOADING_RETRY_S = 30
 
 
 class ClientGone(Exception):
-    """The client closed its connection before the response."""
+    """The client closed the connection before the response."""
 
 
 class RequestError(Exception):
-    """An error response. `param` names the invalid field; `code` defaults to the code of the status.
-    `retry_after_s` is sent with status 503.
+    """An error response. `param`: the name of the invalid field. `code`: by default the code of the status.
+    `retry_after_s`: sent only with status 503.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class RequestError(Exception):
         self.retry_after_s = retry_after_s
 
     def headers(self) -> dict[str, str]:
-        """Headers that the status requires."""
+        """Returns the headers that the status requires."""
         if self.status == 503:
             return {"retry-after": str(self.retry_after_s)}
         return {"www-authenticate": "Bearer"} if self.status == 401 else {}
 
     def body(self) -> bytes:
-        """The JSON body."""
+        """Returns the error as a JSON body."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         return msgspec.json.encode(ErrorResponse(ErrorInfo(self.message, kind, self.param, self.code)))

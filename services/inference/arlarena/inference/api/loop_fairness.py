@@ -1,4 +1,4 @@
-"""Spreads a burst of requests over several turns of the event loop, so that it polls other sockets in between."""
+"""Spreads a burst of requests over several turns of the event loop. The loop polls other sockets between the turns."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _RELEASED = 8  # waiting requests that a turn releases
 
 
 class Turns:
-    """Asyncio runs all ready callbacks before it polls sockets, so a thousand ready requests would block them for
-    seconds.
+    """Spreads requests over turns of the event loop. Asyncio runs all ready callbacks before it polls sockets, so a
+    thousand ready requests would block other sockets for seconds.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -21,7 +21,7 @@ class Turns:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def wait(self) -> None:
-        """Return at once, or in a later turn if this turn has lasted `TURN_S`."""
+        """Return immediately. If this turn has lasted `TURN_S` or other requests wait, return in a later turn."""
         now = time.monotonic()
         if self._began is None:
             self._began = now
@@ -32,7 +32,9 @@ class Turns:
             await waiter
 
     def _end(self) -> None:
-        """Called after all callbacks that were ready when the turn began."""
+        """End the turn, and release some waiting requests in the next turn. The event loop calls this function after
+        all callbacks that were ready when the turn began.
+        """
         self._began = None
         for _ in range(min(_RELEASED, len(self._waiting))):
             waiter = self._waiting.popleft()

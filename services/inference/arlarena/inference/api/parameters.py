@@ -1,4 +1,4 @@
-"""Decodes a JSON body to a typed request. An unimplemented parameter is refused unless its value has no effect.
+"""Decodes a JSON body to a typed request. An unimplemented parameter is an error unless its value has no effect.
 
 Ignoring a parameter would sample from another distribution than requested and corrupt training unnoticed. The names
 are those of OpenAI's chat completions and completions (Python SDK 3.57) and of vLLM 0.32.
@@ -20,18 +20,18 @@ T = TypeVar("T")
 Fields = dict[str, Any]
 Neutral = Callable[[Any, Fields], bool]
 
-_SHOWN = 100  # characters of a refused value in the message
+_SHOWN = 100  # most characters of a refused value in an error message
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _FIELD = re.compile(r"(?:unknown|required) field `(.*?)`")
 
 
 def _is(*values: Any) -> Neutral:
-    """One of `values`; 0 is not False, and 1 is not True."""
+    """Returns a check that a value is one of `values`. The check distinguishes 0 from False and 1 from True."""
     return lambda value, _: any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in values)
 
 
 def _anything(value: Any, fields: Fields) -> bool:
-    """For labels and hints, which have no effect on the response."""
+    """Accept any value. Used for labels and hints, which have no effect on the response."""
     return True
 
 
@@ -50,7 +50,7 @@ _TEXT = "the model reads and writes text only"
 _REPEAT = "send several requests with seeds, or n"
 _TEMPLATE = "chat_template_kwargs passes options to the chat template"
 
-# Unimplemented parameters: (whether a value has no effect, what to do instead). None has no effect for any of them.
+# Unimplemented parameters: (a check that a value has no effect, what to do instead). The value None is always accepted.
 UNSUPPORTED: dict[str, tuple[Neutral, str]] = {
     # labels and hints
     "cache_salt": (_anything, ""),
@@ -135,7 +135,12 @@ def parse(body: bytes, kind: type[T]) -> T:
 
 
 def _implemented(fields: Fields) -> Fields:
-    """Remove parameters that have no effect, also within `sampling_params` and `stream_options`."""
+    """Returns the fields without parameters that have no effect, including those in `sampling_params` and
+    `stream_options`.
+
+    Raises:
+        RequestError: a parameter is not implemented.
+    """
     kept: Fields = {}
     for name, value in fields.items():
         if value is None:
@@ -165,7 +170,7 @@ def _unsupported(name: str, value: Any, instead: str) -> RequestError:
 
 
 def shown(value: Any) -> str:
-    """A value of a request as JSON, shortened for a message."""
+    """Returns a value of a request as JSON, shortened for an error message."""
     if isinstance(value, str):
         value = value[: _SHOWN + 1]
     text = ""
@@ -177,7 +182,7 @@ def shown(value: Any) -> str:
 
 
 def _malformed(why: str) -> RequestError:
-    """Convert a validation error of msgspec; `param` is the field that it names."""
+    """Convert a validation error of msgspec to an error response with the name of the invalid field as `param`."""
     path, field = _PATH.search(why), _FIELD.search(why)
     names = [match[1] for match in (path, field) if match and match[1]]
     param = param_of(".".join(names))

@@ -1,6 +1,6 @@
 """Limits of one request, checked on the decoded body before it is rendered, tokenised or queued.
 
-Every error names the field, the limit and, where a user can raise it, the setting.
+Every error message contains the field and the limit. If a setting can raise the limit, the message names this setting.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from arlarena.inference.api.errors import CONTEXT_LENGTH, RequestError
 from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.policy import SamplingParams
 
-CHARS_PER_TOKEN = 16  # upper bound of a text's average; about 4 are usual
+CHARS_PER_TOKEN = 16  # upper bound for the average of a text; about 4 characters are usual
 MIN_TEXT_CHARS = 1 << 18
 _VALUES_PER_MESSAGE = 16  # fields, content parts, tool calls and their arguments
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """Limits of one request. `sequences`: how many the server runs and queues at once."""
+    """The limits of one request. `sequences`: how many sequences the server runs and queues at the same time."""
 
     sequences: int
     text_chars: int
@@ -30,7 +30,7 @@ class RequestLimits:
 
     @classmethod
     def of(cls, settings: InferenceSettings, slots: int, max_length: int) -> RequestLimits:
-        """The limits in the settings, for a model with a context of `max_length` tokens."""
+        """Returns the limits for a model with a context of `max_length` tokens. `slots`: most running sequences."""
         return cls(
             settings.max_waiting + slots,
             settings.max_text_chars or max(MIN_TEXT_CHARS, CHARS_PER_TOKEN * max_length),
@@ -40,7 +40,7 @@ class RequestLimits:
         )
 
     def check_sequences(self, prompts: int, n: int) -> None:
-        """Refuse more sequences than the server holds.
+        """Refuse a request with more sequences than the server can run and queue.
 
         Raises:
             RequestError: 400.
@@ -79,7 +79,7 @@ class RequestLimits:
             )
 
     def check_logprobs(self, params: SamplingParams, prompt_tokens: int, sampled_tokens: int) -> None:
-        """Refuse a response with too many log-probs. `sampled_tokens`: the maximum of all choices together.
+        """Refuse a request for too many log-probs. `sampled_tokens`: the largest possible total of all choices.
 
         Raises:
             RequestError: 400.
@@ -94,8 +94,8 @@ class RequestLimits:
             )
 
     def check_body(self, body: bytes) -> None:
-        """Check the body of a model route for an engine that does not check it. Fields of an unexpected type are left
-        to the engine.
+        """Check the body of a model route for an engine that does not check these limits. A field of an unexpected type
+        is not checked, because the engine refuses it.
 
         Raises:
             RequestError: 400; 413 for too many brackets, see `read_json`.
@@ -117,7 +117,7 @@ class RequestLimits:
             self.check_conversation(messages, options if isinstance(options, dict) else None)
 
     def count_prompts(self, prompt: str | list[Any]) -> int:
-        """Number of prompts in `prompt`: a text, token ids, a list of texts or a list of id lists.
+        """Returns the number of prompts in `prompt`, which is a text, token ids, a list of texts or a list of id lists.
 
         Raises:
             RequestError: 400, the prompts have too many tokens.
@@ -130,8 +130,8 @@ class RequestLimits:
         return len(prompt)
 
     def check_conversation(self, messages: list[dict[str, Any]], options: dict[str, Any] | None) -> int:
-        """Refuse a conversation or chat-template options with too many parts or characters. Returns the sum of parts
-        and characters.
+        """Refuse a conversation or chat-template options with too many parts or characters. Returns the number of parts
+        plus the number of characters.
 
         Raises:
             RequestError: 400.
@@ -156,7 +156,7 @@ class RequestLimits:
 
 
 def json_size(value: Any) -> tuple[int, int]:
-    """Size of a JSON value: (items of lists and dicts, characters of strings and names)."""
+    """Returns the size of a JSON value: (number of items in lists and dicts, characters in strings and names)."""
     items = chars = 0
     stack = [value]
     while stack:

@@ -1,4 +1,6 @@
-"""Routes that receive and serve weights (`arlarena.proto.versions.directory`), of an engine or a gateway."""
+"""The routes of an engine or a gateway that receive weights and bring weights into service. The format of weights is
+described in `arlarena.proto.versions.directory`.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +21,25 @@ _encoder = msgspec.json.Encoder()
 
 
 class WeightRoutes:
-    """Handlers of the weight routes. `serve` brings a version into service."""
+    """The handlers of the weight routes."""
 
     def __init__(self, store: Store, serve: Callable[[Source], Awaitable[ServedVersion]]) -> None:
         self._store, self._serve = store, serve
         self._lock = asyncio.Lock()
 
     async def announce(self, call: ApiRequest) -> Answer:
-        """`PUT /weights/{directory}`."""
+        """Handle `PUT /weights/{directory}`, which announces a version."""
         return await self._respond(asyncio.to_thread(self._store.announce, call.path_params["directory"], call.body))
 
     async def receive(self, call: ApiRequest) -> Answer:
-        """`PUT /weights/{directory}/{file}?base=…`; the body goes to disk as it comes."""
+        """Handle `PUT /weights/{directory}/{file}?base=…`. The body is written to disk while it arrives."""
         directory, name = call.path_params["directory"], call.path_params["file"]
         chunks = body_chunks(call.receive)
         await self._respond(self._store.receive(directory, name, chunks, call.query.get("base")))
         return ApiResponse(b"{}")
 
     async def serve(self, call: ApiRequest) -> Answer:
-        """`POST /serve_weights`."""
+        """Handle `POST /serve_weights`, which brings a version into service."""
         wanted = parse(call.body, ServeWeights)
         async with self._lock:
             return await self._respond(self._serve_version(wanted))

@@ -1,4 +1,4 @@
-"""Reads a Hugging Face `config.json` and refuses models that the embedded engine does not run."""
+"""Reads a Hugging Face `config.json` and refuses models that the embedded engine does not support."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 from arlarena.proto.text.files import read_text
 
-# model_type -> (queries and keys are normalised, query/key/value projections have a bias)
+# For each model_type: (whether queries and keys are normalised, whether their projections have a bias).
 FAMILIES = {"qwen3": (True, False), "qwen2": (False, True), "llama": (False, False)}
 
 
 class UnsupportedModelError(ValueError):
-    """The embedded engine does not run this model; the message gives the reason and the alternative."""
+    """The embedded engine does not support this model. The message contains the reason and an alternative."""
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Shape of a decoder with grouped-query attention, rotary positions, RMS norms and a SwiGLU feed-forward."""
+    """The shape of a decoder with grouped-query attention, rotary positions, RMS norms and SwiGLU layers."""
 
     model_type: str
     vocab_size: int
@@ -38,7 +38,7 @@ class Architecture:
 
     @property
     def group(self) -> int:
-        """Query heads that share one key head."""
+        """The number of query heads that share one key head."""
         return self.heads // self.kv_heads
 
 
@@ -90,12 +90,16 @@ def _from_config(config: dict[str, Any], qk_norm: bool, qkv_bias: bool) -> Archi
 
 
 def _rope(config: dict[str, Any]) -> dict[str, Any]:
-    """Rotary settings: `rope_parameters` since transformers 5, `rope_scaling` before."""
+    """Returns the rotary settings: `rope_parameters` since transformers 5, `rope_scaling` before."""
     return config.get("rope_parameters") or config.get("rope_scaling") or {}
 
 
 def _refuse_variants(path: Path, config: dict[str, Any]) -> None:
-    """Refuse variants that the forward pass would compute wrongly."""
+    """Refuse variants of an architecture that the forward pass would compute wrongly.
+
+    Raises:
+        UnsupportedModelError: the model is such a variant.
+    """
     rope = _rope(config)
     kind = rope.get("rope_type") or rope.get("type") or "default"
     heads, kv_heads = config.get("num_attention_heads", 1), config.get("num_key_value_heads") or 1

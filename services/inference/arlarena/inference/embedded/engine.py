@@ -1,8 +1,9 @@
-"""The engine's thread owns the model. It runs steps while there is work and handles messages between steps.
+"""The engine and its thread, which owns the model. The thread runs steps while there is work. Between two steps the
+thread handles messages of other threads. A sequence has these states:
 
     submit(sequences)  ->  waiting  ->  prompt computed (or cached)  ->  slot  ->  finished, delivered
 
-Other threads use only `submit`, `cancel`, `call` and `stop`.
+Other threads may use only `submit`, `cancel`, `call`, `stop` and the properties.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SWEEP_S = 0.05  # seconds between checks of deadlines and cancelled sequences
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """Sizes of an engine. `max_length` counts prompt and response tokens of one sequence."""
+    """The sizes of an engine. `max_length`: most tokens of one sequence, prompt and response together."""
 
     max_length: int
     slots: int = 256
@@ -41,16 +42,16 @@ class EngineLimits:
     prefill_tokens: int = 2048
 
     def affordable_slots(self, arch: Architecture) -> int:
-        """How many slots fit into `kv_bytes`: at most `slots`, at least 1."""
+        """Returns how many slots fit into `kv_bytes`. The number is at least 1 and at most `slots`."""
         return max(1, min(self.slots, self.kv_bytes // (self.max_length * position_bytes(arch))))
 
 
 class EngineDeadError(RuntimeError):
-    """The engine's thread has ended; the message gives the reason."""
+    """The engine's thread has ended. The message contains the reason."""
 
 
 class Engine:
-    """Samples sequences. `version` labels the weights in service.
+    """Samples sequences. `version`: the label of the weights in service.
 
     After a step, `deliver` is called on the engine's thread with the sequences that finished and the streamed sequences
     that grew. `on_death` is called there if an error ends the thread.
@@ -93,7 +94,9 @@ class Engine:
         self._thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """End the thread after the current step; sequences in flight end as `abort`. A second call does nothing."""
+        """End the thread after the current step. Unfinished sequences end with the reason `abort`. A second call does
+        nothing.
+        """
         try:
             self._post(self._begin_stop)
         except EngineDeadError:
@@ -110,12 +113,12 @@ class Engine:
         self._post(lambda: self._scheduler.add(sequences))
 
     def cancel(self, sequence: Sequence) -> None:
-        """End a sequence whose client has disconnected; it is delivered as `abort`."""
+        """End a sequence whose client has disconnected. The sequence is delivered with the reason `abort`."""
         sequence.cancelled = True
         self._wake.set()
 
     def call(self, function: Callable[[], T]) -> Future[T]:
-        """Run `function` on the engine's thread, between two steps.
+        """Run `function` on the engine's thread, between two steps. Returns a future of the result.
 
         Raises:
             EngineDeadError: the engine's thread has ended.
@@ -133,7 +136,7 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread runs."""
+        """True while the thread runs."""
         return self._thread.is_alive() and not self._closed
 
     @property
@@ -148,22 +151,22 @@ class Engine:
 
     @property
     def running(self) -> int:
-        """Sequences in slots."""
+        """The number of sequences in slots."""
         return len(self._scheduler.running)
 
     @property
     def waiting(self) -> int:
-        """Sequences that wait for a slot or for their prompt."""
+        """The number of sequences that wait for a slot or for the computation of their prompt."""
         return self._scheduler.waiting
 
     @property
     def slots(self) -> int:
-        """How many sequences can run at once."""
+        """How many sequences can run at the same time."""
         return self._scheduler.slots.count
 
     @property
     def cached_prompts(self) -> int:
-        """Prompts in the prefix cache."""
+        """The number of token sequences in the prefix cache."""
         return len(self._scheduler.cache)
 
     # --- on the engine's thread, through `call` ---
@@ -173,7 +176,9 @@ class Engine:
         self._scheduler.forget_prompts()
 
     def swap(self, parameters: Parameters, version: str) -> None:
-        """Use other weights from the next step on; running sequences keep their keys and values."""
+        """Use other weights from the next step on. Running sequences keep their keys and values. `version`: the label
+        of the new weights.
+        """
         self._model.parameters = parameters
         self._scheduler.version = version
         self._scheduler.forget_prompts()

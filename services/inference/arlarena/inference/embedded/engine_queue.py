@@ -1,4 +1,4 @@
-"""Connects the event loop with the engine's thread: requests submit sequences and wait for them."""
+"""Connects the event loop with the engine's thread. Requests submit sequences and wait for the results."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Waiter:
     __slots__ = ("unfinished", "updated")
 
     def __init__(self, count: int, updated: asyncio.Future[None]) -> None:
-        self.unfinished = count  # sequences
-        self.updated = updated  # done once a sequence has finished or grown
+        self.unfinished = count  # the number of unfinished sequences
+        self.updated = updated  # done as soon as a sequence has finished or grown
 
 
 class Bridge:
-    """Submits sequences and waits for them; a client that disconnects frees its slots."""
+    """Submits sequences to the engine and waits for their results. If a client disconnects, its sequences end."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, max_waiting: int) -> None:
         self.loop = loop
@@ -33,11 +33,11 @@ class Bridge:
         self._open = 0  # sequences submitted and not yet delivered
 
     def attach(self, engine: Engine) -> None:
-        """Use this engine, which must call `self.deliver`."""
+        """Use this engine. The engine must call `self.deliver`."""
         self._engine = engine
 
     def deliver(self, updated: list[Sequence]) -> None:
-        """Called on the engine's thread: passes all updates of a step to the event loop by one callback."""
+        """Pass all updates of a step to the event loop, with one callback. Called on the engine's thread."""
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self._delivered, updated)
 
@@ -58,7 +58,8 @@ class Bridge:
         check_finished(sequences)
 
     async def grow(self, sequences: list[Sequence], receive: Receive) -> AsyncIterator[None]:
-        """Submit `sequences` and yield whenever some of them grew or finished, until all have finished.
+        """Submit `sequences`. Yields after each update, in which some sequences grew or finished, until all have
+        finished.
 
         Raises:
             ClientGone, RequestError: see `complete`.
@@ -82,7 +83,7 @@ class Bridge:
         """Refuse `count` more sequences if the queue is full.
 
         Raises:
-            RequestError: 503.
+            RequestError: 503, the queue is full.
         """
         assert self._engine is not None
         if self._open + count > self._max_waiting + self._engine.slots:
@@ -121,7 +122,11 @@ class Bridge:
 
 
 async def _updated_or_disconnected(waiter: Waiter, disconnected: asyncio.Future[Any]) -> None:
-    """Wait for an update of the sequences; raise `ClientGone` if the client disconnects first."""
+    """Wait for an update of the sequences.
+
+    Raises:
+        ClientGone: the client disconnected first.
+    """
     await asyncio.wait((waiter.updated, disconnected), return_when=asyncio.FIRST_COMPLETED)
     if not waiter.updated.done():
         raise ClientGone

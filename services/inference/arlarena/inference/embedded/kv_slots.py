@@ -1,4 +1,4 @@
-"""Storage of keys and values, with a slot for every running sequence."""
+"""Memory for keys and values, with one slot for every running sequence."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from torch import Tensor
 from arlarena.inference.embedded.architecture import Architecture
 
 FLOAT_BYTES = 4
-PADDING = 16  # positions; a row stride of a power of two would map all rows to a few sets of the CPU cache
+PADDING = 16  # positions; with a row length of a power of two, all rows would compete for the same CPU cache lines
 
 
 @dataclass(frozen=True, slots=True)
 class KeysValues:
-    """Keys and values of P positions in each layer and head. `...` stands for optional dimensions, such as slots.
+    """Keys and values of P positions in each layer and head. K is the number of key heads, D the size of a head. `...`
+    stands for optional dimensions, such as slots.
 
     keys: float32 [layers, ..., K, D, P]; positions are last, so that the product for scores needs no packing
     values: float32 [layers, ..., K, P, D]
@@ -27,18 +28,18 @@ class KeysValues:
 
     @classmethod
     def zeros(cls, arch: Architecture, positions: int, *more: int) -> KeysValues:
-        """All zero. `np.zeros` maps pages lazily: memory is used only once it is written."""
+        """Returns keys and values that are all zero. With `np.zeros`, memory is used only after it has been written."""
         shape = (arch.layers, *more, arch.kv_heads)
         keys = np.zeros((*shape, arch.head_dim, positions + PADDING), np.float32)
         values = np.zeros((*shape, positions, arch.head_dim), np.float32)
         return cls(torch.from_numpy(keys)[..., :positions], torch.from_numpy(values))
 
     def span(self, begin: int, end: int) -> KeysValues:
-        """A view of positions [begin, end)."""
+        """Returns a view of the positions [begin, end)."""
         return KeysValues(self.keys[..., begin:end], self.values[..., begin:end, :])
 
     def copy(self, source: KeysValues) -> None:
-        """Copy all positions of `source`, which has the same number."""
+        """Overwrite all positions with those of `source`, which must have the same number of positions."""
         self.keys.copy_(source.keys)
         self.values.copy_(source.values)
 
@@ -57,7 +58,7 @@ class Slots:
         self.kv = KeysValues.zeros(arch, length, count)
 
     def __getitem__(self, slot: int) -> KeysValues:
-        """Keys [layers, K, D, L] and values [layers, K, L, D] of a slot."""
+        """Returns a view of the keys [layers, K, D, L] and values [layers, K, L, D] of a slot of L positions."""
         return KeysValues(self.kv.keys[:, slot], self.kv.values[:, slot])
 
     def copy(self, source: int, target: int, length: int) -> None:
@@ -65,11 +66,11 @@ class Slots:
         self[target].span(0, length).copy(self[source].span(0, length))
 
     def clear(self, slot: int) -> None:
-        """Zero a slot that holds numbers that are not finite."""
+        """Set a slot to zero, because it contains numbers that are not finite."""
         self.kv.keys[:, slot] = 0.0
         self.kv.values[:, slot] = 0.0
 
 
 def position_bytes(arch: Architecture) -> int:
-    """Bytes of the keys and values of one position."""
+    """Returns the number of bytes of the keys and values of one position."""
     return arch.layers * 2 * arch.kv_heads * arch.head_dim * FLOAT_BYTES

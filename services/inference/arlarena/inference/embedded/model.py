@@ -1,7 +1,9 @@
-"""The forward pass: packed prompts, continuation of one prompt, and one token for every running sequence.
+"""The forward pass of the model. It computes new prompts, continues partly computed prompts, and computes one token for
+every running sequence.
 
-Shape legend: T tokens of all prompts, P of one prompt, B running sequences, N prompts, E hidden, H query heads, K key
-heads, D head_dim, F ffn, V vocabulary, S slots, L positions of a slot.
+Letters in shapes: T is the number of tokens of all prompts together, P the number of tokens of one prompt, N of
+prompts, B of running sequences, H of query heads, K of key heads, S of slots, L of positions in a slot. E is the hidden
+size, D the size of a head, F the size of the feed-forward layer, V the size of the vocabulary.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ from arlarena.inference.embedded.architecture import Architecture
 from arlarena.inference.embedded.kv_slots import KeysValues
 from arlarena.inference.embedded.weights.parameters import Layer, Parameters
 
-QUERIES = 64  # queries per block of attention
+QUERIES = 64  # how many queries attention computes at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The next `length` tokens of a prompt whose first `start` positions are in `kv`, which has room for them."""
+    """The next `length` tokens of a prompt. `start`: the number of tokens that are already computed. `kv`: the keys and
+    values of these tokens, with room for the piece.
+    """
 
     start: int
     length: int
@@ -30,12 +34,14 @@ class Piece:
 
     @property
     def stop(self) -> int:
-        """Number of computed positions after this piece."""
+        """The number of computed tokens after this piece."""
         return self.start + self.length
 
 
 class Model:
-    """A decoder. A weight update replaces `parameters` between two calls."""
+    """A decoder model. A weight update replaces `parameters` between two calls. `max_length`: most tokens of a
+    sequence.
+    """
 
     def __init__(self, arch: Architecture, parameters: Parameters, max_length: int) -> None:
         self.arch = arch
@@ -44,17 +50,18 @@ class Model:
         half = torch.arange(0, arch.head_dim, 2, dtype=torch.float32) / arch.head_dim
         angles = torch.outer(torch.arange(max_length, dtype=torch.float32), 1.0 / arch.rope_theta**half)
         self._rotations = torch.polar(torch.ones_like(angles), angles).unsqueeze(1)  # [max_length, 1, D / 2]
-        self._later = torch.full((QUERIES, QUERIES), float("-inf")).triu_(1)  # positions that a query must not see
+        self._later = torch.full((QUERIES, QUERIES), float("-inf")).triu_(1)  # masks the positions after each query
 
     @torch.inference_mode()
     def prefill(self, ids: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
-        """Run N new prompts, concatenated without padding.
+        """Compute N new prompts, which are concatenated without padding.
 
-        The last layer computes queries and the feed-forward only for the last position of each prompt.
+        The last layer computes queries and the feed-forward layer only for the last position of each prompt.
 
         Args:
-            ids: token ids, int64 [T]
-            lengths: of the prompts, in order; adjacent prompts of equal length share one call of attention
+            ids: token ids of all prompts, int64 [T]
+            lengths: the number of tokens of each prompt. Adjacent prompts of equal length share one call of attention,
+                so sorted lengths are fastest.
 
         Returns:
             logits after each prompt's last token, float32 [N, V]; keys and values, float32 [layers, 2, T, K, D]
@@ -77,11 +84,11 @@ class Model:
 
     @torch.inference_mode()
     def extend(self, ids: Tensor, piece: Piece) -> Tensor:
-        """Compute a piece of one prompt; write its keys and values.
+        """Compute a piece of one prompt and write the piece's keys and values into `piece.kv`.
 
         Args:
             ids: token ids of the piece, int64 [P]
-            piece: their positions
+            piece: the positions of these tokens, and the memory for keys and values
 
         Returns:
             the last layer's output at the P positions, float32 [P, E]
@@ -96,13 +103,15 @@ class Model:
 
     @torch.inference_mode()
     def continue_(self, ids: Tensor, pieces: list[Piece]) -> Tensor:
-        """Run the remaining tokens of N prompts, concatenated; write their keys and values.
+        """Compute the remaining tokens of N partly computed prompts. Write the keys and values of these tokens into
+        the `kv` of each piece.
 
-        As in `prefill`, the last layer computes queries and the feed-forward only for the last positions.
+        As in `prefill`, the last layer computes queries and the feed-forward layer only for the last position of each
+        prompt.
 
         Args:
-            ids: token ids of all pieces, int64 [T]
-            pieces: in the order of their tokens
+            ids: token ids of all pieces, concatenated without padding, int64 [T]
+            pieces: the remaining tokens of each prompt, in the order of `ids`
 
         Returns:
             logits after each prompt's last token, float32 [N, V]
@@ -128,18 +137,18 @@ class Model:
 
     @torch.inference_mode()
     def decode(self, ids: Tensor, positions: list[int], kv: KeysValues) -> Tensor:
-        """Run one token for each of the first B slots.
+        """Compute one token for each of the B running sequences, which are in the first B slots.
 
         Args:
             ids: the newest token of each sequence, int64 [B]
-            positions: of these tokens, B of them
-            kv: all slots: keys [layers, S, K, D, L], values [layers, S, K, L, D]; position `positions[b]` of slot b is
-                written
+            positions: the position of this token in each sequence
+            kv: keys [layers, S, K, D, L] and values [layers, S, K, L, D] of all slots. The call writes position
+                `positions[b]` of slot b.
 
         Returns:
-            logits, float32 [B, V]
+            logits after these tokens, float32 [B, V]
         """
-        a, b, live = self.arch, ids.shape[0], max(positions) + 1  # attention reads no further
+        a, b, live = self.arch, ids.shape[0], max(positions) + 1  # attention reads the first `live` positions
         rows, at = torch.arange(b), torch.tensor(positions)
         rotations = self._rotations[at]
         bias = None
@@ -160,22 +169,26 @@ class Model:
 
     @torch.inference_mode()
     def logits(self, x: Tensor) -> Tensor:
-        """Final norm and output head: [N, E] -> [N, V]."""
+        """Apply the final norm and the output head: [N, E] -> [N, V]."""
         return torch.mm(self._normed(x), self.parameters.head)
 
     def _normed(self, x: Tensor) -> Tensor:
-        """The RMS norm without the factor sqrt(E), which is folded into the next matrix."""
+        """Divide vectors by their length. This is the RMS norm without the factor sqrt(E), which `parameters` has
+        multiplied into the next matrix.
+        """
         return x / _length(x, self.arch.norm_eps)
 
     def _project(self, layer: Layer, x: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [T, H, D], keys and values [T, K, D], with rotary positions applied."""
+        """Returns queries [T, H, D], keys [T, K, D] and values [T, K, D]. Rotary positions are applied to queries and
+        keys.
+        """
         a = self.arch
         qkv = _linear(self._normed(x), layer.qkv, layer.qkv_bias).view(x.shape[0], -1, a.head_dim)
         self._rotate(layer.qk_gain, qkv[:, : a.heads + a.kv_heads], rotations)
         return qkv[:, : a.heads], qkv[:, a.heads : a.heads + a.kv_heads], qkv[:, a.heads + a.kv_heads :]
 
     def _project_last(self, layer: Layer, x: Tensor, rotations: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Like `_project`, with queries [N, H, D] only for the positions `last`."""
+        """Returns the same as `_project`, but with queries [N, H, D] only for the positions `last` [N]."""
         a = self.arch
         cut, gain, bias = a.heads * a.head_dim, layer.qk_gain, layer.qkv_bias
         normed = self._normed(x)
@@ -188,13 +201,17 @@ class Model:
         return q, kv[:, : a.kv_heads], kv[:, a.kv_heads :]
 
     def _rotate(self, gain: Tensor | None, heads: Tensor, rotations: Tensor) -> None:
-        """Norm (where the model has one) and rotary positions of queries or keys [T, heads, D], in place."""
+        """Apply rotary positions to queries or keys [T, heads, D], in place. If `gain` is given, apply the norm of
+        queries and keys first.
+        """
         if gain is not None:
             heads.div_(_length(heads, self.arch.norm_eps)).mul_(gain)
         torch.view_as_complex(heads.view(*heads.shape[:-1], -1, 2)).mul_(rotations)
 
     def _attend_packed(self, q: Tensor, k: Tensor, v: Tensor, groups: list[tuple[int, int]]) -> Tensor:
-        """Causal attention within each prompt: [T, H, D] -> [T, H D]. `groups`: (length, number of prompts)."""
+        """Compute causal attention within each prompt: queries [T, H, D] -> [T, H D]. `groups`: for adjacent prompts of
+        equal length, their length and their number.
+        """
         a = self.arch
         merged = torch.empty(q.shape[0], q.shape[1] * q.shape[2])
         begin = 0
@@ -207,7 +224,9 @@ class Model:
         return merged
 
     def _attend_last(self, q: Tensor, k: Tensor, v: Tensor, groups: list[tuple[int, int]]) -> Tensor:
-        """Attention of each prompt's last query to its whole prompt: q [N, H, D] -> [N, H D]."""
+        """Compute the attention of each prompt's last query to the whole prompt: q [N, H, D] -> [N, H D]. `groups`: see
+        `_attend_packed`.
+        """
         a = self.arch
         out = []
         begin = row = 0
@@ -221,9 +240,10 @@ class Model:
         return torch.cat(out)
 
     def _attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Causal attention of one prompt's last P queries: [P, H, D] to keys [K, D, L], values [K, L, D] -> [P, H D].
+        """Compute causal attention of one prompt's last P positions: q [P, H, D] -> [P, H D]. `keys` [K, D, L] and
+        `values` [K, L, D] are of all L positions of the prompt.
 
-        `QUERIES` queries at a time, over the keys that they see: scores of a long piece would not fit the CPU cache.
+        `QUERIES` queries are computed at a time, because the scores of more queries would not fit the CPU cache.
         """
         count, a = q.shape[0], self.arch
         heads = q.view(count, a.kv_heads, a.group, a.head_dim).permute(1, 2, 0, 3)  # [K, H / K, P, D]
@@ -239,13 +259,15 @@ class Model:
         return merged.view(count, -1)
 
     def _feed_forward(self, layer: Layer, x: Tensor) -> Tensor:
-        """The SwiGLU block with its norm and residual: [T, E] -> [T, E]."""
+        """Apply the norm and the SwiGLU feed-forward layer, and add the input: [T, E] -> [T, E]."""
         gate, up = torch.mm(self._normed(x), layer.gate_up).chunk(2, dim=-1)
         return torch.addmm(x, F.silu(gate).mul_(up), layer.down)
 
 
 def _length(x: Tensor, eps: float) -> Tensor:
-    """sqrt(sum(x^2) + n eps) over the last dimension of n: the root mean square times sqrt(n)."""
+    """Returns sqrt(sum(x^2) + n eps) over the last dimension, which has n elements. This is the root mean square (with
+    eps) times sqrt(n).
+    """
     norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return norm.hypot_(torch.tensor((x.shape[-1] * eps) ** 0.5))
 
@@ -255,8 +277,8 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _write(piece: Piece, index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Write keys and values [P, K, D] of one layer. Returns all of the prompt's: keys [K, D, stop], values
-    [K, stop, D].
+    """Write the keys and values [P, K, D] of a piece in layer `index`. Returns the layer's keys [K, D, stop] and values
+    [K, stop, D] of the whole prompt up to `piece.stop`.
     """
     keys, values = piece.kv.keys[index, ..., : piece.stop], piece.kv.values[index, :, : piece.stop]
     keys[..., piece.start :], values[:, piece.start :] = k.permute(1, 2, 0), v.transpose(0, 1)

@@ -1,4 +1,6 @@
-"""Computes prompts: each distinct prompt once, long prompts in pieces, shared prefixes from the cache."""
+"""Computes prompts. Equal prompts are computed only once. Long prompts are computed in pieces. Cached prefixes are used
+again.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,14 @@ from arlarena.inference.embedded.model import Model, Piece
 from arlarena.inference.embedded.prefix_cache import MIN_SHARED, CachedPrefix, PrefixCache
 from arlarena.inference.embedded.sequence import Score, Sequence, pack_key
 
-HEAD_ROWS = 512  # positions scored at a time: limits the memory of the logits
+HEAD_ROWS = 512  # how many positions are scored at a time; limits the memory of the logits
 
 
 @dataclass(slots=True)
 class PrefillJob:
-    """A prompt to compute, and the sequences that wait for it. Its first `done` tokens are in `kv`, or in `source`."""
+    """A prompt to compute, and the sequences that wait for this prompt. The first `done` tokens are already computed.
+    Their keys and values are in `kv`, or in the cached sequence `source` until `kv` is set.
+    """
 
     key: bytes
     ids: list[int]
@@ -29,23 +33,23 @@ class PrefillJob:
 
     @property
     def left(self) -> int:
-        """Tokens still to compute."""
+        """The number of tokens that remain to be computed."""
         return len(self.ids) - self.done
 
     def forget(self) -> None:
-        """Start again after a weight update."""
+        """Discard the computed tokens after a weight update."""
         self.source, self.kv, self.done = None, None, 0
 
 
 class Prompts:
-    """Computes prompts: their keys, values and the logits after the last token."""
+    """Computes the keys and values of prompts, and the logits after their last tokens."""
 
     def __init__(self, model: Model, cache: PrefixCache) -> None:
         self.model = model
         self.cache = cache
 
     def plan(self, key: bytes, ids: list[int]) -> PrefillJob:
-        """A job for the tokens that no cached text covers."""
+        """Returns a job for a prompt. The job begins after the prefix that the cache has."""
         job = PrefillJob(key, ids)
         shared = self.cache.longest(key)
         if shared is not None:
@@ -53,14 +57,18 @@ class Prompts:
         return job
 
     def place(self, job: PrefillJob, kv: KeysValues, slot: int | None = None) -> None:
-        """Give a job `kv` for all its positions and copy its cached prefix there, before the cache drops it."""
+        """Give a job the memory `kv` for all positions and copy the cached prefix into `kv`. `slot`: the slot of `kv`,
+        if any.
+        """
         job.kv, job.slot = kv, slot
         if job.source is not None:
             self.cache.load(job.source, job.done, kv)
             job.source = None
 
     def complete(self, jobs: list[PrefillJob]) -> list[tuple[PrefillJob, Tensor]]:
-        """Compute placed prompts to their ends: new prompts in one batch, continued prompts in another."""
+        """Compute the rest of prompts that have been placed. New prompts form one batch, continued prompts another.
+        Returns the jobs with their logits [V].
+        """
         fresh, continued = ([job for job in jobs if bool(job.done) is started] for started in (False, True))
         return [*(self._fresh(fresh) if fresh else ()), *(self._continued(continued) if continued else ())]
 
@@ -80,12 +88,14 @@ class Prompts:
         return self._cached(jobs, self.model.continue_(ids, [_rest(job, job.left) for job in jobs]))
 
     def keep_response(self, sequence: Sequence, kv: KeysValues) -> None:
-        """Cache a prompt with its response, whose keys and values are still in a slot."""
+        """Put a prompt with its response into the cache. `kv`: the keys and values in the sequence's slot."""
         if sequence.length >= MIN_SHARED:
-            self.cache.put(sequence.key + pack_key(sequence.tokens[:-1]), kv, None)  # the newest token is not computed
+            self.cache.put(sequence.key + pack_key(sequence.tokens[:-1]), kv, None)  # the last token has no keys yet
 
     def advance(self, job: PrefillJob, tokens: int) -> Tensor | None:
-        """Compute up to `tokens` more tokens of a placed prompt. Returns the logits [V] once it is complete."""
+        """Compute up to `tokens` more tokens of a placed prompt. Returns the logits [V] if the prompt is complete, else
+        None.
+        """
         piece = _rest(job, min(tokens, job.left))
         x = self.model.extend(torch.tensor(job.ids[piece.start : piece.stop]), piece)
         job.done = piece.stop
@@ -94,12 +104,12 @@ class Prompts:
         return self._cached([job], self.model.logits(x[-1:]))[0][1]
 
     def score(self, ids: list[int], top: int, kv: KeysValues) -> tuple[Tensor, Score]:
-        """The logits [V] after a prompt, and the scores of its tokens. Does not use the cache."""
+        """Compute a prompt without the cache. Returns the logits [V] after the prompt and the scores of its tokens."""
         x = self.model.extend(torch.tensor(ids), Piece(0, len(ids), kv))
         return self.model.logits(x[-1:])[0], score(self.model, x, ids, top)
 
     def _cached(self, jobs: list[PrefillJob], logits: Tensor) -> list[tuple[PrefillJob, Tensor]]:
-        """Cache computed prompts. Returns them with their logits [V]."""
+        """Put computed prompts into the cache. Returns the jobs with their logits [V]."""
         computed = [(job, row.clone()) for job, row in zip(jobs, logits, strict=True)]
         for job, row in computed:
             assert job.kv is not None
@@ -113,13 +123,17 @@ def _rest(job: PrefillJob, tokens: int) -> Piece:
 
 
 def log_probs(model: Model, ids: list[int]) -> list[float]:
-    """Log-probs of ids 1 … P-1 given those before, at temperature 1."""
+    """Returns the log-probs of the tokens 1 … P-1, each given all tokens before it, at temperature 1. P: the number of
+    tokens.
+    """
     x = model.extend(torch.tensor(ids), Piece(0, len(ids), KeysValues.zeros(model.arch, len(ids))))
     return score(model, x, ids, 0).logprobs
 
 
 def score(model: Model, x: Tensor, ids: list[int], top: int) -> Score:
-    """Scores of a prompt's tokens, from the last layer's output `x` [P, E]."""
+    """Returns the scores of a prompt's P tokens, from the last layer's output `x` [P, hidden size]. `top`: how many
+    likeliest tokens are reported.
+    """
     logprobs: list[float] = []
     ranks: list[int] = []
     top_ids: list[list[int]] = []

@@ -1,7 +1,8 @@
-"""Prefix cache: computed texts, reused by the same prompt or by an episode's next turn.
+"""The prefix cache. It stores the keys and values of token sequences for later prompts with the same beginning, such as
+the same prompt again or the next turn of an episode.
 
-A text is stored in blocks of `BLOCK` positions and shares full blocks with texts that have the same prefix. So an
-episode, or a group of episodes, takes memory only for what differs, and adding a turn copies only its new tokens.
+The keys and values are stored in blocks of `BLOCK` token positions. Sequences with the same prefix share the blocks
+that are full. So a new turn of an episode, or another episode of a group, needs memory only for its new tokens.
 """
 
 from __future__ import annotations
@@ -17,15 +18,16 @@ from torch import Tensor
 from arlarena.inference.embedded.architecture import Architecture
 from arlarena.inference.embedded.kv_slots import FLOAT_BYTES, KeysValues, position_bytes
 
-BLOCK = 16  # positions; texts are looked up and shared in multiples of this
-MIN_SHARED = 64  # tokens; finding and continuing a shorter prefix costs as much as computing it
+BLOCK = 16  # token positions per block
+MIN_SHARED = 64  # tokens; a shorter prefix takes as long to find and copy as to compute
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CachedPrefix:
-    """A computed text. `key`: ids as packed int32. `blocks`: indices of its blocks. `logits` [V]: after its last token.
+    """A cached token sequence. `key`: the token ids as packed int32. `blocks`: indices of the sequence's blocks.
+    `logits` [V]: the logits after the last token; V is the size of the vocabulary.
 
-    A prompt has logits. A prompt with its response has none: it can only be continued.
+    A cached prompt has logits. A cached prompt with its response has None, and only a longer prompt can reuse it.
     """
 
     key: bytes
@@ -37,11 +39,12 @@ class CachedPrefix:
 
 
 class PrefixCache:
-    """Computed texts by their exact ids, with LRU eviction.
+    """The keys and values of token sequences, by their exact token ids. The least recently used sequences are evicted.
 
-    A prompt reuses a cached text if their common prefix has at least `MIN_SHARED` tokens and half of the prompt's
-    length; it is computed from the first token that differs. Among texts that share the same full blocks, a text that
-    is a prefix of the prompt is preferred, else the newest. A weight update clears the cache.
+    A prompt reuses a cached sequence if their common prefix has at least `MIN_SHARED` tokens and at least half of the
+    prompt's length. The prompt is then computed from the first token that differs. If several cached sequences share
+    the same full blocks with the prompt, one that is a prefix of the prompt is preferred, and otherwise the newest. A
+    weight update clears the cache.
     """
 
     def __init__(self, arch: Architecture, capacity_bytes: int) -> None:
@@ -50,8 +53,8 @@ class PrefixCache:
         self.blocks = capacity_bytes // self._block_bytes
         self._kv = KeysValues.zeros(arch, self.blocks * BLOCK)
         self._texts: OrderedDict[bytes, CachedPrefix] = OrderedDict()
-        self._prefixes: dict[int, dict[bytes, None]] = {}  # chained hash of the first n blocks -> keys of these texts
-        self._refcounts = [0] * self.blocks  # texts that use each block
+        self._prefixes: dict[int, dict[bytes, None]] = {}  # hash of the first n blocks -> keys that begin with them
+        self._refcounts = [0] * self.blocks  # for each block, how many cached sequences use it
         self._free = list(range(self.blocks - 1, -1, -1))
         self._logits_bytes = 0
 
@@ -60,11 +63,11 @@ class PrefixCache:
 
     @property
     def used(self) -> int:
-        """Bytes in use."""
+        """The number of bytes in use."""
         return (self.blocks - len(self._free)) * self._block_bytes + self._logits_bytes
 
     def prompt(self, key: bytes) -> CachedPrefix | None:
-        """The cached prompt with exactly these ids."""
+        """Returns the cached prompt with exactly this key, or None. Marks the prompt as recently used."""
         text = self._texts.get(key)
         if text is None or text.logits is None:
             return None
@@ -72,7 +75,10 @@ class PrefixCache:
         return text
 
     def longest(self, key: bytes) -> tuple[CachedPrefix, int] | None:
-        """The text to continue, and the length of the common prefix in tokens: always less than the prompt's length."""
+        """Returns the cached sequence that a prompt reuses, and the length of their common prefix in tokens. Returns
+        None if no sequence qualifies. The length is always less than the prompt's, so at least one token is computed.
+        `key`: the prompt's token ids as packed int32.
+        """
         match = self._longest_match(key[:-4])
         if match is None or match[1] * BLOCK < max(MIN_SHARED, (len(key) // 4 + 1) // 2):
             return None
@@ -81,12 +87,14 @@ class PrefixCache:
         return text, _common(text.key, key[:-4])
 
     def load(self, text: CachedPrefix, length: int, target: KeysValues) -> None:
-        """Copy a text's first `length` positions to those of `target`."""
+        """Copy the keys and values of a cached sequence's first `length` positions to the start of `target`."""
         for begin, end, at in self._runs(text.blocks, 0, length):
             target.span(begin, end).copy(self._kv.span(at, at + end - begin))
 
     def put(self, key: bytes, kv: KeysValues, logits: Tensor | None) -> None:
-        """Store a text, whose positions are the first of `kv`, unless it is larger than the cache."""
+        """Store the keys and values of a token sequence, which are in the first positions of `kv`. Evicts other
+        sequences if necessary. Does nothing if the sequence is larger than the cache or is already stored.
+        """
         known = self._texts.get(key)
         if known is not None and (logits is None or known.logits is not None):
             return
@@ -97,7 +105,7 @@ class PrefixCache:
         match = self._longest_match(key)
         blocks = [] if match is None else match[0].blocks[: match[1]]
         shared = len(blocks) * BLOCK
-        for block in blocks:  # before `_allocate`, which may evict their text
+        for block in blocks:  # before `_allocate`, which may evict the sequence that has these blocks
             self._refcounts[block] += 1
         new = self._allocate(count - len(blocks), size)
         for begin, end, at in self._runs(blocks + new, shared, length):
@@ -110,7 +118,7 @@ class PrefixCache:
             self._prefixes.setdefault(value, {})[key] = None
 
     def clear(self) -> None:
-        """Drop everything."""
+        """Remove all cached sequences."""
         self._texts.clear()
         self._prefixes.clear()
         self._refcounts = [0] * self.blocks
@@ -118,7 +126,9 @@ class PrefixCache:
         self._logits_bytes = 0
 
     def _allocate(self, count: int, size: int) -> list[int]:
-        """Allocate `count` blocks and leave `size` bytes free, by evicting the least recently used texts."""
+        """Allocate `count` blocks and return their indices. The least recently used sequences are evicted until `size`
+        more bytes would fit.
+        """
         while len(self._free) < count or self.used + count * self._block_bytes + size > self.capacity:
             self._forget(next(iter(self._texts.values())))
         taken = [self._free.pop() for _ in range(count)]
@@ -127,7 +137,9 @@ class PrefixCache:
         return taken
 
     def _longest_match(self, key: bytes) -> tuple[CachedPrefix, int] | None:
-        """The text that shares the most full leading blocks with `key`, and their number."""
+        """Returns the cached sequence that shares the most full blocks with the beginning of `key`, and the number of
+        these blocks. Returns None if no block is shared.
+        """
         hashes = _block_hashes(key)
         for n in range(len(hashes), 0, -1):
             newest = next(reversed(self._prefixes.get(hashes[n - 1], {})), b"")
@@ -136,8 +148,9 @@ class PrefixCache:
         return None
 
     def _continued(self, key: bytes, blocks: int) -> CachedPrefix | None:
-        """The longest text that is a prefix of `key` and ends within the block after the first `blocks`. Responses to
-        the same prompt may differ in that block only; this is the response that `key` continues.
+        """Returns the longest cached sequence that is a prefix of `key` and ends within the block after the first
+        `blocks` blocks, or None. Several responses to one prompt may differ only in that block. The result is the
+        response that `key` continues.
         """
         for length in range(min((blocks + 1) * BLOCK, len(key) // 4) - 1, blocks * BLOCK, -1):
             if (text := self._texts.get(key[: length * 4])) is not None:
@@ -145,7 +158,9 @@ class PrefixCache:
         return None
 
     def _runs(self, blocks: list[int], begin: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Contiguous runs of positions [begin, end), as (begin, end, offset in the store). `begin`: a block's first."""
+        """Split the positions [begin, end) of a sequence into runs that are contiguous in the cache's memory. Yields
+        (first position, end, first position in the cache). `begin` must be the first position of a block.
+        """
         first, last = begin // BLOCK, -(-end // BLOCK)
         breaks = [i for i in range(first + 1, last) if blocks[i] != blocks[i - 1] + 1]
         for a, b in pairwise([first, *breaks, last]):
@@ -154,7 +169,7 @@ class PrefixCache:
 
     def _forget(self, text: CachedPrefix) -> None:
         del self._texts[text.key]
-        for block in reversed(text.blocks):  # reversed, so that they are allocated again in ascending order
+        for block in reversed(text.blocks):  # reversed, so that the next allocation gets ascending blocks
             self._refcounts[block] -= 1
             if not self._refcounts[block]:
                 self._free.append(block)
@@ -167,14 +182,16 @@ class PrefixCache:
 
 
 def _common(a: bytes, b: bytes) -> int:
-    """Tokens in the common prefix of two packed texts."""
+    """Returns the length, in tokens, of the common prefix of two keys."""
     size = min(len(a), len(b))
     differs = np.frombuffer(a[:size], np.int32) != np.frombuffer(b[:size], np.int32)
     return int(differs.argmax()) if differs.any() else size // 4
 
 
 def _block_hashes(key: bytes) -> list[int]:
-    """Chained hashes after each full block; none for texts too short to be shared."""
+    """Returns a hash for each full block of a key. The hash covers all tokens from the first one to the end of the
+    block. Returns an empty list for a key with fewer than `MIN_SHARED` tokens.
+    """
     if len(key) < MIN_SHARED * 4:
         return []
     hashes: list[int] = []

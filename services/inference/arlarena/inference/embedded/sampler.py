@@ -1,10 +1,11 @@
-"""Samples tokens from logits, in one call for the batch.
+"""Samples tokens from logits, in one call for the whole batch. Each row of the batch is one running sequence.
 
-The reported log-prob is log_softmax(logits / T) over the full vocabulary, before top-k and top-p: the value that a
-trainer recomputes. At temperature 0 the likeliest token is taken and T counts as 1.
+The reported log-prob of a token is log_softmax(logits / T) over the full vocabulary, before top-k and top-p. T is the
+temperature. A trainer recomputes the same value. At temperature 0 the likeliest token is chosen, and the log-prob is
+computed with T = 1.
 
-A token is drawn by inverting the cumulative distribution at a uniform number: a hash of (seed, index of the token in
-its response). There is no state, so a request's draws do not depend on the rest of the batch or on the time.
+The sampler hashes the seed and the index of the token in its response to a uniform number. The token is the value of
+the inverse cumulative distribution at this number. So the tokens of a request do not depend on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # constants of SplitMix64 (Steele, Lea,
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
-GREEDY_BELOW = 1e-5  # temperatures below this are greedy, as in vLLM
+GREEDY_BELOW = 1e-5  # at a temperature below this the likeliest token is chosen, as in vLLM
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """How one row is sampled. `top_k=0` and `top_p=1` are off; `top_logprobs`: number of likeliest tokens to report."""
+    """How the token of one row is sampled. `top_k`: 0 means no limit. `top_p`: 1 means no limit. `top_logprobs`: how
+    many of the likeliest tokens are reported.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -35,18 +38,20 @@ class Draw:
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is taken."""
+        """True if the likeliest token is chosen without randomness."""
         return self.temperature < GREEDY_BELOW
 
     @property
     def truncated(self) -> bool:
-        """Whether tokens are excluded before the draw."""
+        """True if top-k or top-p excludes tokens."""
         return not self.greedy and (self.top_p < 1.0 or self.top_k > 0)
 
 
 @dataclass(frozen=True, slots=True)
 class SampledTokens:
-    """One token a row: id, log-prob in nats, rank (1 is the likeliest), and (ids, log-probs) of the likeliest."""
+    """One token for each row. `logprobs`: natural logarithms. `ranks`: 1 for the likeliest token. `top`: the ids and
+    log-probs of the likeliest tokens of each row, None if no row asks for them.
+    """
 
     tokens: list[int]
     logprobs: list[float]
@@ -55,7 +60,7 @@ class SampledTokens:
 
 
 def mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """SplitMix64's finaliser: a bijection of 64-bit words whose outputs look independent."""
+    """Hash 64-bit words with the last step of SplitMix64. Different words have different hashes."""
     with np.errstate(over="ignore"):
         values = (values ^ (values >> np.uint64(30))) * _MIX_1
         values = (values ^ (values >> np.uint64(27))) * _MIX_2
@@ -63,14 +68,16 @@ def mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def uniforms(seeds: npt.NDArray[np.uint64], indices: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """A number in [0, 1 - 2**-52] for each (seed, index of the token in its response)."""
+    """Returns a pseudo-random number in [0, 1 - 2**-52] for each pair of a seed and a token's index in its response."""
     with np.errstate(over="ignore"):
         words = mix(mix(seeds + _GOLDEN) + (indices + np.uint64(1)) * _GOLDEN)
     return (words >> np.uint64(12)).astype(np.float64) * 2.0**-52
 
 
 def choice_seed(seed: int, choice: int) -> int:
-    """The seed of the n-th response to a request, unsigned 64 bits. The first response has the request's seed."""
+    """Returns the seed of response number `choice` (from 0) to a request, as an unsigned 64-bit integer. Response 0 has
+    the request's own seed.
+    """
     word = np.uint64(seed & 0xFFFF_FFFF_FFFF_FFFF)
     if choice == 0:
         return int(word)
@@ -79,12 +86,12 @@ def choice_seed(seed: int, choice: int) -> int:
 
 @torch.inference_mode()
 def sample(logits: Tensor, draws: list[Draw], indices: list[int]) -> SampledTokens:
-    """Draw one token for each row.
+    """Sample one token for each of B rows from a vocabulary of V tokens.
 
     Args:
         logits: float32 [B, V]
-        draws: how to sample each row
-        indices: of the token to draw, within its response
+        draws: how the token of each row is sampled
+        indices: for each row, the index of the new token in its response
     """
     logprobs = torch.log_softmax(_tempered(logits, draws), dim=-1)
     if all(draw.greedy for draw in draws):
@@ -109,8 +116,10 @@ def _tempered(logits: Tensor, draws: list[Draw]) -> Tensor:
 
 
 def _invert_cdf(logprobs: Tensor, draws: list[Draw], indices: list[int]) -> Tensor:
-    """Ids [B, 1]: the first token whose cumulative probability exceeds the row's uniform number."""
-    probs = logprobs.double().exp_()  # float64: a float32 sum would round away the last tokens
+    """Returns token ids [B, 1]. The token of a row is the first one whose cumulative probability exceeds the row's
+    uniform number. For a greedy row it is the likeliest token.
+    """
+    probs = logprobs.double().exp_()  # float64, because a float32 sum would lose tokens of small probability
     truncated = [row for row, draw in enumerate(draws) if draw.truncated]
     if truncated:
         probs[truncated] = _truncate(probs[truncated], [draws[row] for row in truncated])
@@ -125,7 +134,9 @@ def _invert_cdf(logprobs: Tensor, draws: list[Draw], indices: list[int]) -> Tens
 
 
 def _truncate(probs: Tensor, draws: list[Draw]) -> Tensor:
-    """Top-k, then top-p: of the k likeliest, the smallest set with a share p of their probability. Others become 0."""
+    """Apply top-k, then top-p. Top-k keeps the k likeliest tokens. Top-p then keeps the fewest likeliest tokens that
+    have at least the fraction p of the remaining probability. Returns `probs` with 0 for all other tokens.
+    """
     size = probs.shape[1]
     ordered, ids = probs.sort(dim=-1, descending=True)
     limits = torch.tensor([draw.top_k if draw.top_k > 0 else size for draw in draws]).unsqueeze(1)

@@ -1,7 +1,7 @@
 """Schedules sequences: first come, first served, with a budget of prompt tokens per step.
 
 A step computes at most `prefill_tokens` tokens of prompts, so that a queue of prompts delays running sequences little.
-Identical prompts are computed once. Not thread-safe: only the engine's thread uses it.
+Identical prompts are computed only once. The scheduler is not thread-safe. Only the engine's thread uses the scheduler.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A sequence whose prompt is computed in `slot`. Several may share a slot. `logits` [V]: after the prompt."""
+    """A sequence whose prompt has been computed. `slot`: the slot of the prompt, which several sequences may share.
+    `logits` [V]: the logits after the prompt.
+    """
 
     sequence: Sequence
     logits: Tensor
@@ -43,7 +45,9 @@ class Ready:
 
 
 class Scheduler:
-    """The sequences in flight. `version` labels the weights in service; `updated`: those that finished or grew."""
+    """All unfinished sequences. `version`: the label of the weights in service. `updated`: the sequences that have
+    finished or grown since the last delivery.
+    """
 
     def __init__(self, model: Model, slots: Slots, cache: PrefixCache, prefill_tokens: int, version: str) -> None:
         self.model = model
@@ -56,12 +60,12 @@ class Scheduler:
         self.running: list[Sequence] = []  # the n-th is in slot n
         self._waiting: deque[Sequence] = deque()
         self._chunked: PrefillJob | None = None  # the only prompt that is computed in pieces
-        self._next_slot = 0  # for the next prompt of this step
+        self._next_slot = 0  # the slot of the next prompt in this step
         self._prompts = Prompts(model, cache)
 
     @property
     def waiting(self) -> int:
-        """Sequences that wait for a slot or for their prompt."""
+        """The number of sequences that wait for a slot or for the computation of their prompt."""
         return len(self._waiting) + (len(self._chunked.waiting) if self._chunked else 0)
 
     def add(self, sequences: list[Sequence]) -> None:
@@ -69,7 +73,7 @@ class Scheduler:
         self._waiting.extend(sequences)
 
     def step(self) -> bool:
-        """Admit prompts, then decode one token for each running sequence. Returns whether there was work."""
+        """Compute prompts, then sample one token for each running sequence. Returns True if there was work."""
         worked = self._admit()
         if self.running:
             self._decode()
@@ -77,13 +81,13 @@ class Scheduler:
         return worked
 
     def forget_prompts(self) -> None:
-        """Drop all computed prompts, after a weight update."""
+        """Remove all computed prompts. Called after a weight update."""
         self.cache.clear()
         if self._chunked is not None:
             self._chunked.forget()
 
     def end_all(self, reason: FinishReason) -> None:
-        """End every sequence in flight."""
+        """End all unfinished sequences with the given reason."""
         for sequence in [*self.running, *self._waiting, *(self._chunked.waiting if self._chunked else ())]:
             self._end(sequence, reason)
         self.running.clear()
@@ -91,7 +95,7 @@ class Scheduler:
         self._chunked = None
 
     def sweep(self, now: float) -> None:
-        """End sequences that are cancelled or past their deadline; `now` is in seconds of `time.monotonic`."""
+        """End sequences that are cancelled or past their deadline. `now`: in seconds of `time.monotonic`."""
         self._release([row for row, sequence in enumerate(self.running) if self._expired(sequence, now)])
         if self._waiting:
             self._waiting = deque(sequence for sequence in self._waiting if not self._expired(sequence, now))
@@ -103,7 +107,7 @@ class Scheduler:
     # --- admission ---
 
     def _admit(self) -> bool:
-        """Compute prompts up to the budget and give their sequences slots. Returns whether there was work."""
+        """Compute prompts up to the budget and give their sequences slots. Returns True if there was work."""
         budget = self.prefill_tokens
         ready: list[Ready] = []
         jobs: dict[bytes, PrefillJob] = {}
@@ -115,7 +119,7 @@ class Scheduler:
             sequence = self._waiting[0]
             budget -= self._place(sequence, jobs, ready, budget)
             if self._waiting and self._waiting[0] is sequence:
-                break  # it exceeds the budget left, or must wait for the chunked prompt
+                break  # this sequence exceeds the remaining budget or must wait for the chunked prompt
             free -= 1
         if self._chunked is not None and budget > 0:
             self._advance(budget, ready)
@@ -128,8 +132,9 @@ class Scheduler:
         return bool(ready) or self._chunked is not None
 
     def _place(self, sequence: Sequence, jobs: dict[bytes, PrefillJob], ready: list[Ready], budget: int) -> int:
-        """Dequeue the first waiting sequence; take its prompt from a job or the cache, or plan a job. Returns the cost
-        in tokens. The sequence stays queued if its prompt exceeds the budget.
+        """Take the first waiting sequence from the queue. The sequence joins the job of an equal prompt, or uses the
+        cached prompt, or gets a new job. If the prompt exceeds `budget`, the sequence stays in the queue. Returns how
+        many prompt tokens will be computed.
         """
         key, size = sequence.key, len(sequence.prompt)
         if sequence.score is not None:
@@ -163,7 +168,7 @@ class Scheduler:
         return self._advance(budget, ready)
 
     def _new_slot(self) -> int:
-        """The next free slot after those of the running sequences."""
+        """Returns the next free slot after the slots of the running sequences, and marks the slot as used."""
         self._next_slot += 1
         return self._next_slot - 1
 
@@ -178,7 +183,7 @@ class Scheduler:
         """Compute the next piece of the chunked prompt. Returns its number of tokens."""
         job = self._chunked
         assert job is not None
-        if job.kv is None:  # not in a slot: slots are reassigned meanwhile
+        if job.kv is None:  # this prompt has memory of its own, because slots change between steps
             self._prompts.place(job, KeysValues.zeros(self.model.arch, len(job.ids)))
         assert job.kv is not None
         piece = min(budget, job.left)
@@ -192,7 +197,7 @@ class Scheduler:
         return piece
 
     def _begin_responses(self, ready: list[Ready]) -> None:
-        """Sample first tokens; unfinished sequences continue in a slot."""
+        """Sample the first token of each sequence. Unfinished sequences get a slot."""
         if not ready:
             return
         logits = torch.stack([item.logits for item in ready])
@@ -239,13 +244,13 @@ class Scheduler:
                 self._end(running[row], "nonfinite")
                 self.slots.clear(row)
             self._release(bad)
-            return  # the next step repeats this one for the others, with the same keys and values
+            return  # the next step repeats this step for the other sequences
         indices = [len(sequence.tokens) for sequence in running]
         drawn = sample(logits, [sequence.draw for sequence in running], indices)
         finished = [row for row, sequence in enumerate(running) if self._append(sequence, drawn, row)]
         for row in finished:
             sequence = running[row]
-            if sequence.starts[0][0] == self.version and sequence.score is None:  # not after a weight update
+            if sequence.starts[0][0] == self.version and sequence.score is None:  # one version computed the sequence
                 self._prompts.keep_response(sequence, self.slots[row])
         self._release(finished)
 
@@ -260,7 +265,7 @@ class Scheduler:
         return finished
 
     def _release(self, rows: list[int]) -> None:
-        """Free slots; the last running sequences move into the gaps."""
+        """Free slots. The last running sequences move into the gaps. `rows`: slot numbers in ascending order."""
         for row in reversed(rows):
             last = self.running.pop()
             if row < len(self.running):
@@ -281,6 +286,8 @@ class Scheduler:
 
 
 def _not_finite(logits: Tensor) -> list[int]:
-    """Rows of logits [B, V] that are not finite, ascending. They mean that the policy has diverged."""
+    """Returns the rows of logits [B, V] with numbers that are not finite, in ascending order. Such numbers mean that
+    the weights have diverged.
+    """
     finite = torch.isfinite(logits).all(dim=1)
     return [] if finite.all() else (~finite).nonzero().squeeze(1).tolist()

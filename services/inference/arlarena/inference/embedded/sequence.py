@@ -12,13 +12,15 @@ from arlarena.inference.embedded.sampler import Draw
 
 FinishReason = Literal["stop", "length", "abort", "deadline", "nonfinite", "error"]
 
-# Called with all response tokens; returns the stop string that the newest token completes, if any.
+# A function of all response tokens. It returns the stop string that the newest token completes, or None.
 StopCheck = Callable[[list[int]], str | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Log-probs of a prompt's tokens 1 … P-1 given those before, at temperature 1; ranks; the likeliest tokens."""
+    """The scores of a prompt's tokens 1 … P-1. P is the number of tokens. Each token is scored given all tokens before
+    it, at temperature 1. `ranks`: 1 for the likeliest token. `top`: ids and log-probs of the likeliest tokens.
+    """
 
     logprobs: list[float]
     ranks: list[int]
@@ -27,10 +29,11 @@ class Score:
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A prompt, how to continue it, and what has been sampled.
+    """A prompt, the sampling parameters, and the response sampled so far.
 
-    Only the engine's thread writes. Other threads read `tokens` and `logprobs`, which only grow, and all fields once
-    `finish_reason` is set. `starts`: (weight version, index of its first token). `deadline`: `time.monotonic` seconds.
+    Only the engine's thread changes a sequence. Other threads may read `tokens` and `logprobs`, which only grow. They
+    may read all fields after `finish_reason` is set. `starts`: pairs of a weight version and the index of the first
+    response token sampled with this version. `deadline`: in seconds of `time.monotonic`.
     """
 
     prompt: list[int]
@@ -40,10 +43,10 @@ class Sequence:
     eos_ids: frozenset[int]
     deadline: float
     stop_check: StopCheck | None = None
-    score: int | None = None  # report prompt log-probs and this many likeliest tokens
+    score: int | None = None  # None: do not score the prompt; n: score the prompt and report the n likeliest tokens
     stream: bool = False
-    owner: Any = None  # the request that waits for it
-    key: bytes = b""  # of the prompt; choices share it
+    owner: Any = None  # the request that waits for this sequence
+    key: bytes = b""  # the prompt's token ids as packed int32; all choices of a prompt share this object
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -54,18 +57,20 @@ class Sequence:
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     cancelled: bool = False
-    delivered: bool = False  # the owner has counted it as finished
+    delivered: bool = False  # the owner has counted this sequence as finished
 
     def __post_init__(self) -> None:
         self.key = self.key or pack_key(self.prompt)
 
     @property
     def length(self) -> int:
-        """Positions with keys and values after the next step: the prompt and all response tokens but the newest."""
+        """The number of positions that have keys and values: all of the prompt, and of the response all except the
+        newest token.
+        """
         return len(self.prompt) + len(self.tokens) - 1
 
     def append(self, token: int, logprob: float, rank: int, version: str) -> bool:
-        """Append a sampled token. Returns whether the response is complete."""
+        """Append a sampled token. Returns True if the response is now complete."""
         if not self.starts or self.starts[-1][0] != version:
             self.starts.append((version, len(self.tokens)))
         self.tokens.append(token)
@@ -82,11 +87,11 @@ class Sequence:
         return self.finish_reason is not None
 
     def spans(self) -> list[tuple[str, int, int]]:
-        """(version, start, end) over the response tokens, without gaps."""
+        """Returns (version, start, end) for each range of response tokens that one version has sampled."""
         ends = [start for _, start in self.starts[1:]] + [len(self.tokens)]
         return [(version, start, end) for (version, start), end in zip(self.starts, ends, strict=True)]
 
 
 def pack_key(ids: Items[int]) -> bytes:
-    """Token ids as packed int32; prompts are compared by this key."""
+    """Returns token ids as packed int32. Equal prompts have equal keys."""
     return array("i", ids).tobytes()

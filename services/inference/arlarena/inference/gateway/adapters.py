@@ -1,4 +1,4 @@
-"""LoRA adapters, by vLLM's routes: loaded on every replica, and again on a replica that was restarted."""
+"""LoRA adapters, with vLLM's routes. An adapter is loaded on every replica. A restarted replica gets all adapters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _AdapterName(msgspec.Struct):
 
 
 class Adapters:
-    """The loaded adapters: name -> body of the request that loaded it."""
+    """The loaded adapters. For each name, the body of the request that loaded the adapter is stored."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
@@ -32,14 +32,14 @@ class Adapters:
             replica.prepare = self.restore
 
     async def load(self, call: ApiRequest) -> Answer:
-        """`POST /v1/load_lora_adapter {"lora_name": …, "lora_path": …}`."""
+        """Handle `POST /v1/load_lora_adapter {"lora_name": …, "lora_path": …}`."""
         name, reply = self._name(call), await self._post_to_all(call)
         if reply.status == 200:
             self._loaded[name] = call.body
         return reply
 
     async def unload(self, call: ApiRequest) -> Answer:
-        """`POST /v1/unload_lora_adapter {"lora_name": …}`."""
+        """Handle `POST /v1/unload_lora_adapter {"lora_name": …}`."""
         self._loaded.pop(self._name(call), None)
         return await self._post_to_all(call)
 
@@ -56,7 +56,7 @@ class Adapters:
         return parse(call.body, _AdapterName).lora_name
 
     async def _post_to_all(self, call: ApiRequest) -> ApiResponse:
-        """The last replica's response, or the first that is not 200."""
+        """Send a request to the replicas. Returns the first response with an error, or else the last response."""
         reply: ApiResponse | None = None
         for replica in self._fleet.replicas:
             if replica.open:

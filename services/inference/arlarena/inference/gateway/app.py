@@ -1,4 +1,6 @@
-"""The gateway's ASGI application: it forwards model routes, receives weights and hides the engines' admin routes."""
+"""The gateway's ASGI application. Model routes are forwarded to replicas. The gateway handles the weight routes itself.
+Clients cannot reach the engines' admin routes.
+"""
 
 from __future__ import annotations
 
@@ -31,12 +33,12 @@ from arlarena.inference.weights.versions import read_manifest
 from arlarena.proto.policy import WeightInfo
 from arlarena.proto.telemetry import Logger
 
-DEFAULT_CONTEXT = 131_072  # tokens; limits texts if max_model_len is not set
+DEFAULT_CONTEXT = 131_072  # tokens; the limit of a text if max_model_len is not set
 _encoder = msgspec.json.Encoder()
 
 
 class Gateway:
-    """State of the process."""
+    """The state of the gateway process."""
 
     def __init__(self, settings: InferenceSettings, fleet: Fleet, engines: list[LocalEngine], log: Logger) -> None:
         """`engines`: the local engines, in the order of the fleet's replicas; empty if all replicas are remote."""
@@ -54,10 +56,10 @@ class Gateway:
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        """Start the engines and monitor them."""
+        """Start the engines, monitor the replicas, and stop the engines at shutdown."""
         versions = intact_versions(self.settings.weights_root)
         newest = await asyncio.to_thread(next, versions, None)
-        if newest is not None:  # before the first check of a replica, which may serve another version
+        if newest is not None:  # must be set before the first check of a replica
             self.fleet.target = Target(read_manifest(newest).label, newest)
         tasks = [asyncio.create_task(self.fleet.maintain())]
         if newest is not None:
@@ -74,12 +76,12 @@ class Gateway:
             await asyncio.gather(*(replica.session.close() for replica in self.fleet.replicas))
 
     async def health(self, call: ApiRequest) -> Answer:
-        """200 once any replica has been ready; from then on the gateway restarts or reconnects replicas itself."""
+        """Returns 200 if any replica is ready or was ready before, because the gateway restarts failed replicas."""
         self._served = self._served or self._ready
         return self._state(self._served)
 
     async def readiness(self, call: ApiRequest) -> Answer:
-        """200 while at least one replica serves the target version."""
+        """Returns 200 while at least one replica serves the target version."""
         return self._state(self._ready)
 
     @property
@@ -95,7 +97,7 @@ class Gateway:
         return ApiResponse(_encoder.encode({"status": "ok", "weight_version": wanted, "replicas": replicas}))
 
     async def weight_info(self, call: ApiRequest) -> Answer:
-        """The target version, else the version of the first ready replica."""
+        """Returns the target version, or without a target the version of the first ready replica."""
         versions = [replica.version for replica in self.fleet.replicas if replica.open and replica.version]
         label = self.fleet.target.label if self.fleet.target else next(iter(versions), None)
         if label is None:
@@ -103,15 +105,15 @@ class Gateway:
         return ApiResponse(_encoder.encode(WeightInfo(label)))
 
     async def version(self, call: ApiRequest) -> Answer:
-        """The version of this server."""
+        """Returns the version of this server."""
         return ApiResponse(_encoder.encode({"version": VERSION, "engine": self.settings.engine}))
 
     async def exposition(self, call: ApiRequest) -> Answer:
-        """Prometheus metrics of the gateway itself."""
+        """Returns the Prometheus metrics of the gateway."""
         return ApiResponse(self.metrics.exposition(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
     def measured(self, path: str) -> Handler:
-        """A handler that forwards to a replica and records metrics."""
+        """Returns a handler that forwards requests to a replica and records metrics. `path`: the route's path."""
 
         async def handler(call: ApiRequest) -> Answer:
             began, status = time.perf_counter(), 500

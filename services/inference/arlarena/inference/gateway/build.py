@@ -20,17 +20,17 @@ from arlarena.inference.settings import InferenceSettings, secret
 from arlarena.inference.vllm import server as vllm
 from arlarena.proto.telemetry import Logger
 
-LOCAL = "http://engine"  # with a Unix socket, the host is used only in the header
+LOCAL = "http://engine"  # requests go to a Unix socket, so this host is used only in the header Host
 
 
 class Sockets:
-    """A private folder for the engines' sockets. Its path is short, since socket paths are limited to ~100 bytes."""
+    """A private folder for the engines' sockets. The path is short, because socket paths have at most ~100 bytes."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="arlarena-"))
 
     def path(self, name: str) -> Path:
-        """The socket of an engine."""
+        """Returns the path of an engine's socket."""
         return self.folder / f"{name}.sock"
 
     def close(self) -> None:
@@ -39,7 +39,7 @@ class Sockets:
 
 
 def remote(settings: InferenceSettings, log: Logger) -> Gateway:
-    """A gateway for remote policy servers. Needs a running event loop."""
+    """Returns a gateway for remote policy servers. Needs a running event loop."""
     replicas = []
     for url in settings.replica_urls:
         session = _session(aiohttp.TCPConnector(limit=0), secret(settings.api_key))
@@ -49,8 +49,8 @@ def remote(settings: InferenceSettings, log: Logger) -> Gateway:
 
 
 def local(settings: InferenceSettings, flags: Sequence[str], sockets: Sockets, log: Logger) -> Gateway:
-    """A gateway with local engines. `flags`: command line of this process, passed on to embedded engines. Needs a
-    running event loop.
+    """Returns a gateway with local engines. `flags`: the command line of this process, which embedded engines also get.
+    Needs a running event loop.
 
     Raises:
         ConfigError: vLLM is not installed, or there is no model to serve.

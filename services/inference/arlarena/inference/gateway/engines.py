@@ -1,4 +1,6 @@
-"""Local engines of a gateway: each listens on a socket in a private folder and is restarted if it ends."""
+"""The local engines of a gateway. Each engine is a process that listens on a socket in a private folder. An engine that
+has ended is restarted.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ from arlarena.proto.telemetry import Logger
 
 PARENT_DEATH = Path(__file__).with_name("parent_death.py")
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.2, 10.0
-PAUSE_RESET_AFTER_S = 60.0  # uptime after which the restart pause is reset
-HELPERS_S = 5.0  # time for an engine's helper processes to end
+PAUSE_RESET_AFTER_S = 60.0  # an engine that has run this many seconds restarts with the shortest pause
+HELPERS_S = 5.0  # seconds for an engine's helper processes to end
 
 
 class LocalEngine:
@@ -31,8 +33,8 @@ class LocalEngine:
         grace_s: float,
         log: Logger,
     ) -> None:
-        """`command` is called at each start, since the newest version may differ. `grace_s`: from SIGTERM to
-        SIGKILL.
+        """`command`: returns the command line; called at each start, because the newest version may have changed.
+        `grace_s`: seconds from SIGTERM to SIGKILL.
         """
         self.name, self.socket = name, socket
         self._command, self._environment, self._grace_s, self._log = command, environment, grace_s, log
@@ -40,7 +42,7 @@ class LocalEngine:
         self._process: asyncio.subprocess.Process | None = None
 
     async def run(self, on_exit: Callable[[], None]) -> None:
-        """Run the engine and restart it until `stop`. `on_exit` is called each time it has ended."""
+        """Run the engine and restart it after each end, until `stop`. `on_exit`: called after each end."""
         pause = FIRST_PAUSE_S
         while not self._stopping:
             began = time.monotonic()
@@ -62,17 +64,17 @@ class LocalEngine:
             *self._command(),
             env=dict(self._environment),
             stdin=asyncio.subprocess.PIPE,
-            stdout=sys.stderr,  # stdout of the gateway is for its parent
+            stdout=sys.stderr,  # the gateway's stdout is read by the gateway's parent
             start_new_session=True,
         )
         self._log.info("engine_started", engine=self.name, pid=self._process.pid)
         try:
             return await self._process.wait()
         finally:
-            self._signal(signal.SIGKILL)  # the rest of its process group, if the wrapper was killed
+            self._signal(signal.SIGKILL)  # ends the process group if the wrapper was killed
 
     def restart(self) -> None:
-        """Kill the engine; `run` starts it again."""
+        """Kill the engine. `run` then starts the engine again."""
         self._log.error("engine_restarted", engine=self.name)
         self._signal(signal.SIGKILL)
 

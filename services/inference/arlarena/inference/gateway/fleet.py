@@ -1,4 +1,6 @@
-"""The replicas of a gateway: chooses one for each request, and brings all to the target version."""
+"""The replicas of a gateway. The fleet chooses a replica for each request and updates all replicas to the target
+version (the version of the weights that every replica must serve).
+"""
 
 from __future__ import annotations
 
@@ -14,25 +16,27 @@ from arlarena.inference.weights.versions import ProbeError, Source, VersionError
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.versions.directory import ServedVersion, push_limit_s
 
-MAX_SESSIONS = 100_000  # sessions whose replica is remembered, with LRU eviction
+MAX_SESSIONS = 100_000  # the gateway stores the replica of this many recently used sessions
 
 
 class Fleet:
     """The replicas of a gateway."""
 
     def __init__(self, replicas: list[Replica], slack: int, log: Logger) -> None:
-        """`slack`: how many more requests than the least busy replica a session's replica may have."""
+        """`slack`: a session moves to the least busy replica if the session's replica has over `slack` more running
+        requests than that replica.
+        """
         self.replicas = replicas
         self.target: Target | None = None
         self._slack, self._log = slack, log
         self._count = 0
         self._sessions: OrderedDict[str, Replica] = OrderedDict()
-        self._change = asyncio.Event()  # set, and replaced, at every change of a replica's state
+        self._change = asyncio.Event()  # every change of a replica's state sets this event and makes a new one
         for replica in replicas:
             replica.changed = self._changed
 
     async def maintain(self) -> None:
-        """Monitor all replicas; never returns."""
+        """Monitor all replicas. Runs until cancelled."""
         async with asyncio.TaskGroup() as group:
             for replica in self.replicas:
                 group.create_task(replica.maintain(lambda: self.target))
@@ -40,7 +44,8 @@ class Fleet:
     # --- requests ---
 
     async def pick(self, session: str | None, avoid: set[Replica], wait_s: float) -> Replica:
-        """The replica for a request: its session's replica, else the least busy one.
+        """Choose the replica for a request: the replica of the request's session, or else the least busy replica. Waits
+        while no replica is available. `avoid`: replicas that must not be chosen. `wait_s`: most seconds to wait.
 
         Raises:
             RequestError: 503, no replica became available within `wait_s`.
@@ -72,15 +77,16 @@ class Fleet:
     # --- weights ---
 
     async def serve(self, source: Source) -> ServedVersion:
-        """Bring every reachable replica to a version. An unreachable replica gets the version before its next request.
-        If a replica refuses the version, all replicas return to the previous version.
+        """Make a version the target and wait until every reachable replica serves the version. An unreachable replica
+        gets the version before its next request. If a replica refuses the version, all replicas return to the previous
+        version.
 
         Raises:
-            ProbeError: a replica computes other log-probs. VersionError: the version is damaged or cannot be loaded.
-            RequestError: 503, no replica served the version in time.
+            ProbeError: a replica's log-probs differ from the trainer's. VersionError: the version is damaged or cannot
+                be loaded. RequestError: 503, no replica served the version in time.
         """
         if isinstance(source, Path):
-            manifest = await asyncio.to_thread(verify, source)  # if it fails, the old version stays in service
+            manifest = await asyncio.to_thread(verify, source)  # on an error the old version stays in service
         else:
             manifest = source.manifest
         target, before = Target(manifest.label, source), self.target
@@ -99,7 +105,7 @@ class Fleet:
         return ServedVersion(target.label, max(differences, default=None))
 
     async def restore(self, versions: Iterator[Path]) -> None:
-        """Serve the first of `versions` that the replicas accept, unless another version is pushed meanwhile."""
+        """Serve the first of `versions` that the replicas accept. Stops if another version is pushed meanwhile."""
         while (directory := await asyncio.to_thread(next, versions, None)) is not None:
             while True:
                 try:
@@ -118,14 +124,17 @@ class Fleet:
             replica.wake()
 
     def _roll_back(self, target: Target, before: Target | None) -> None:
-        """Return to the previous version. Without a previous version, clear the target only if all replicas probe
-        before serving: otherwise some replicas already use the refused weights, and stay refused.
+        """Make the previous version the target again. Without a previous version, clear the target if all replicas
+        probe weights before serving. Otherwise some replicas already use the refused weights. Then the target stays the
+        same, and these replicas stay refused.
         """
         if self.target is target and (before or all(replica.driver.probes_before_serving for replica in self.replicas)):
             self._set_target(before)
 
     def _reached(self, target: Target) -> bool:
-        """Whether at least one replica serves or has refused the target, and the others are down."""
+        """True if at least one replica serves or has refused the target and all other replicas have done so or are
+        down.
+        """
         settled = [
             bool(replica.failed(target)) or (replica.state == "ready" and replica.version == target.label)
             for replica in self.replicas
@@ -141,7 +150,11 @@ class Fleet:
         change.set()
 
     async def _wait(self, deadline: float, why: str) -> None:
-        """Wait for a change of any replica's state."""
+        """Wait until the state of any replica changes.
+
+        Raises:
+            RequestError: 503 with the message `why`, the deadline (in seconds of `time.monotonic`) has passed.
+        """
         try:
             await asyncio.wait_for(self._change.wait(), deadline - time.monotonic())
         except TimeoutError:

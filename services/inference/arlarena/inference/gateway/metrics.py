@@ -35,11 +35,11 @@ class GatewayMetrics:
         self.registry.register(self)
 
     def exposition(self) -> bytes:
-        """The text that Prometheus reads."""
+        """Returns the metrics as the text that Prometheus reads."""
         return generate_latest(self.registry)
 
     def collect(self) -> Iterator[Metric]:
-        """Metrics read from the replicas."""
+        """Yields metrics that are read from the replicas at each scrape."""
         flight = GaugeMetricFamily(
             f"{_PREFIX}_requests_in_flight", "Requests in flight at a replica", labels=["replica"]
         )

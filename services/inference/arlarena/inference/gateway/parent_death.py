@@ -1,9 +1,11 @@
-"""Wraps an engine: stops all its processes when the engine ends or when the parent process ends, even by SIGKILL.
+"""Runs an engine, and stops all processes of the engine when the engine or the parent process ends. The parent may end
+in any way, even by SIGKILL.
 
     python parent_death.py GRACE_S COMMAND …
 
-Standard input is a pipe that the parent holds open and never writes to; end of file means that the parent has ended.
-Needs only the standard library and works on any Unix. Must lead its own process group, in which the engine runs.
+The standard input of this process is a pipe. The parent holds the pipe open and never writes to it. The end of the file
+means that the parent has ended. This process must lead a new process group, which also contains the engine. The module
+needs only the standard library and works on any Unix.
 """
 
 from __future__ import annotations
@@ -16,14 +18,16 @@ import threading
 
 
 def watch(process: subprocess.Popen[bytes], grace_s: float) -> None:
-    """Wait until the pipe closes, then stop the engine."""
+    """Wait until the pipe closes, then stop the engine with `end`."""
     while os.read(0, 1024):
         pass
     end(process, grace_s)
 
 
 def end(process: subprocess.Popen[bytes], grace_s: float) -> None:
-    """Send SIGTERM to the group (this process ignores it), and SIGKILL after the grace period."""
+    """Send SIGTERM to the process group. (This process ignores SIGTERM.) Send SIGKILL to the group if the engine still
+    runs after `grace_s` seconds.
+    """
     os.killpg(0, signal.SIGTERM)
     try:
         process.wait(grace_s)
@@ -32,14 +36,16 @@ def end(process: subprocess.Popen[bytes], grace_s: float) -> None:
 
 
 def main() -> int:
-    """Run the command. Returns its exit code, or 128 plus the number of the signal that ended it."""
+    """Run the command until its end. Returns the command's exit code, or 128 plus the number of the signal that ended
+    the command.
+    """
     grace_s, command = float(sys.argv[1]), sys.argv[2:]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to the group, so the engine gets it too
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the engine gets the signal too, because it is sent to the group
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=watch, args=(process, grace_s), daemon=True).start()
     code = process.wait()
-    os.killpg(0, signal.SIGTERM)  # helpers that the engine left behind
+    os.killpg(0, signal.SIGTERM)  # stops helper processes that the engine left behind
     return code if code >= 0 else 128 - code
 
 

@@ -1,4 +1,6 @@
-"""Forwards a request to a replica within its deadline, and to another replica on failure: sampling can be repeated."""
+"""Forwards a request to a replica until the request's deadline. If the replica fails, another replica gets the request,
+because sampling can be repeated.
+"""
 
 from __future__ import annotations
 
@@ -21,20 +23,22 @@ from arlarena.inference.gateway.replica import Replica
 from arlarena.proto.policy import DEADLINE_HEADER, SESSION_HEADER, VERSIONS_HEADER, ErrorResponse
 from arlarena.proto.telemetry import Logger
 
-MAX_ATTEMPTS = 3  # a request that crashes engines must not crash all of them
+MAX_ATTEMPTS = 3  # limits how many engines one bad request can crash
 SAMPLING_PATHS = frozenset(("/inference/v1/generate", "/v1/completions", "/v1/chat/completions"))
-_MAX_RESPONSE = 256 << 20  # bytes; a million log-probs as JSON take half of it
+_MAX_RESPONSE = 256 << 20  # bytes; a million log-probs as JSON take half of this
 _SEPARATOR = ", "
 _OUT_OF_TIME = "the request ran out of time (request_timeout_s)"
 
 
 class _Failed(Exception):
-    """A replica did not answer; another may."""
+    """A replica did not answer. Another replica may answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingRequest:
-    """A request in progress. `disconnected` is done when its client has disconnected."""
+    """A running request. `deadline`: in seconds of `time.monotonic`. `disconnected`: done after the client has
+    disconnected.
+    """
 
     call: ApiRequest
     deadline: float
@@ -63,14 +67,14 @@ class Proxy:
         log: Logger,
         limits: RequestLimits | None = None,
     ) -> None:
-        """`limit_s`: time limit of a request. `wait_s`: how long it waits for an available replica. `limits`: checked
-        here for replicas that do not check them (vLLM).
+        """`limit_s`: most seconds for a request. `wait_s`: most seconds that a request waits for an available replica.
+        `limits`: limits that the gateway checks for replicas without such checks (vLLM), None for other replicas.
         """
         self._fleet, self._limit_s, self._wait_s = fleet, limit_s, wait_s
         self._metrics, self._log, self._limits = metrics, log, limits
 
     async def forward(self, call: ApiRequest) -> Answer:
-        """Get a replica's response.
+        """Forward a request to a replica and return the replica's response. Tries at most `MAX_ATTEMPTS` replicas.
 
         Raises:
             ClientGone: the client disconnected. RequestError: 503 no replica is available, 504 the deadline has passed,
@@ -114,7 +118,12 @@ class Proxy:
                 pending.disconnected.cancel()
 
     async def _ask(self, replica: Replica, pending: PendingRequest) -> Answer:
-        """One attempt."""
+        """Send the request to one replica.
+
+        Raises:
+            _Failed: the replica did not answer, or its response is not valid. ClientGone: the client disconnected.
+            RequestError: 504, the deadline has passed.
+        """
         queued = pending.call.path in SAMPLING_PATHS
         try:
             await _unless_disconnected(asyncio.wait_for(replica.enter(queued), pending.left_s), pending.disconnected)
@@ -151,13 +160,18 @@ class Proxy:
         call, left_s = pending.call, max(0.001, pending.left_s)
         headers = {"content-type": "application/json", DEADLINE_HEADER: f"{left_s:.3f}"}
         timeout = aiohttp.ClientTimeout(total=left_s)
-        url = replica.url + quote(call.path)  # the server has decoded it; a model's name may contain any character
+        url = replica.url + quote(call.path)  # `call.path` is decoded, and a model's name may contain any character
         return await replica.session.request(
             call.method, url, data=call.body, headers=headers, timeout=timeout, allow_redirects=False
         )
 
     def _check_stamp(self, replica: Replica, mark: int, reply: aiohttp.ClientResponse) -> None:
-        """Refuse a response sampled by an unknown version: the replica was restarted without the gateway."""
+        """Refuse a response that was sampled by an unexpected version, because somebody else has restarted the replica.
+        `mark`: the position in `replica.history` of the version at the start of the request.
+
+        Raises:
+            _Failed: the version is unexpected.
+        """
         stamp = reply.headers.get(VERSIONS_HEADER)
         if stamp and not set(stamp.split(_SEPARATOR)) <= set(replica.history[mark:]):
             reply.close()
@@ -167,7 +181,7 @@ class Proxy:
     async def _relay(
         self, replica: Replica, pending: PendingRequest, reply: aiohttp.ClientResponse, queued: bool
     ) -> AsyncIterator[bytes]:
-        """Yield the events of a stream as they arrive."""
+        """Yields the events of a stream when they arrive. Ends the request in the replica's count."""
         try:
             async with reply:
                 while chunk := await _unless_disconnected(reply.content.readany(), pending.disconnected):
@@ -199,7 +213,11 @@ async def _read(reply: aiohttp.ClientResponse) -> bytes:
 
 
 async def _unless_disconnected(work: Any, disconnected: asyncio.Future[Any]) -> Any:
-    """The result of `work`; if the client disconnects first, cancel it and raise ClientGone."""
+    """Returns the result of `work`. If the client disconnects first, cancels `work`.
+
+    Raises:
+        ClientGone: the client disconnected.
+    """
     task = asyncio.ensure_future(work)
     try:
         await asyncio.wait((task, disconnected), return_when=asyncio.FIRST_COMPLETED)
@@ -211,7 +229,9 @@ async def _unless_disconnected(work: Any, disconnected: asyncio.Future[Any]) -> 
 
 
 def _openai_error(body: bytes, status: int) -> bytes:
-    """Convert a vLLM error to OpenAI's format: vLLM's `code` is the status, and FastAPI's errors differ entirely."""
+    """Convert a vLLM error to OpenAI's format. The field `code` of a vLLM error is the status. Some errors come from
+    FastAPI and have another format.
+    """
     try:
         error = msgspec.json.decode(body, type=ErrorResponse).error
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -223,8 +243,9 @@ def _openai_error(body: bytes, status: int) -> bytes:
 
 
 def _headers(reply: aiohttp.ClientResponse, replica: Replica, mark: int) -> Headers:
-    """Response headers: the versions reported by the replica, else those that may have sampled; with 503, retry-after.
-    For a stream, these are the versions at its start.
+    """Returns the response headers. They contain the versions that sampled the response. If the replica does not report
+    versions, they are all versions since the start of the request (`mark`). For a stream only the versions at the start
+    are known. A response with status 503 also has the header retry-after.
     """
     content: Headers = ((b"content-type", reply.headers["content-type"].encode()),) if _streams(reply) else ()
     if reply.status == 503:

@@ -1,4 +1,4 @@
-"""One replica: its state, the version that it serves, and how it is brought to the target version."""
+"""One replica of a gateway: its state, its version of the weights, and its update to the target version."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from arlarena.inference.gateway.weight_drivers import TRANSIENT, Driver, Restart
 from arlarena.inference.weights.versions import ProbeError, Source, VersionError
 from arlarena.proto.telemetry import Logger
 
-# down: does not answer. behind: answers, but must get the target version first. pushing: gets a new version while it
-# serves. ready: serves the target version. refused: failed its probe and gets no more requests.
+# down: the replica does not answer. behind: the replica answers but does not have the target version. pushing: the
+# replica gets the target version and serves requests meanwhile. ready: the replica serves the target version. refused:
+# the replica failed the probe of the target version and gets no requests.
 State = Literal["down", "behind", "pushing", "ready", "refused"]
 
-FIRST_PAUSE_DOWN_S = 0.1  # between the first two checks of a replica that is down; doubles with each check
+FIRST_PAUSE_DOWN_S = 0.1  # seconds between the first two checks of a replica that is down; each later pause doubles
 _MAX_DOUBLINGS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The version that every replica must serve."""
+    """The version of the weights that every replica must serve."""
 
     label: str
     source: Source
 
 
 class Replica:
-    """A policy server behind the gateway. `history`: versions that it may have sampled with, oldest first."""
+    """A policy server behind the gateway. `history`: the versions that the replica may have used, oldest first."""
 
     def __init__(
         self,
@@ -43,20 +44,20 @@ class Replica:
         log: Logger,
         max_requests: int | None = None,
     ) -> None:
-        """`interval_s`: between two checks of a healthy replica. `max_requests`: sampling requests sent at once; more
-        requests wait here. None: no limit.
+        """`interval_s`: seconds between two checks of a healthy replica. `max_requests`: how many sampling requests the
+        replica gets at the same time, None for no limit. More requests wait in the gateway.
         """
         self.name, self.url, self.session, self.driver = name, url, session, driver
         self.state: State = "down"
         self.history: list[str] = []
         self.difference: float | None = None
         self.checked: str | None = None  # the version that has passed its probe since this replica started
-        self.failure: tuple[Target, str] | None = None  # the target that it did not accept, and the reason
+        self.failure: tuple[Target, str] | None = None  # the target that the replica did not accept, and the reason
         self.in_flight = self.asked = 0  # requests: current and total
         self.asked_last = 0  # the fleet's request count at this replica's last request
         self.changed: Callable[[], None] = lambda: None
-        self.prepare: Callable[[Replica], Awaitable[None]] | None = None  # called before its first request
-        self.restart: Callable[[], None] | None = None  # only for local engines
+        self.prepare: Callable[[Replica], Awaitable[None]] | None = None  # called before the replica's first request
+        self.restart: Callable[[], None] | None = None  # restarts the engine; None for a remote replica
         self._capacity = asyncio.Semaphore(max_requests) if max_requests else None
         self._failures = 0
         self._interval_s, self._log = interval_s, log
@@ -71,16 +72,18 @@ class Replica:
 
     @property
     def open(self) -> bool:
-        """Whether it may get requests."""
+        """True if the replica may get requests."""
         return self.state in ("ready", "pushing")
 
     def report(self) -> dict[str, object]:
-        """Its entry in `/health`."""
+        """Returns the replica's entry in `/health`."""
         report = {"name": self.name, "state": self.state, "weight_version": self.version}
         return report | {"in_flight": self.in_flight, "asked": self.asked}
 
     async def enter(self, queued: bool) -> None:
-        """Begin a request; a `queued` request waits for capacity. Call `leave` when it has ended."""
+        """Count a new request. A `queued` request then waits until the replica has fewer than `max_requests` queued
+        requests. Call `leave` after the request.
+        """
         self.in_flight += 1
         self.asked += 1
         if queued and self._capacity is not None:
@@ -91,33 +94,37 @@ class Replica:
                 raise
 
     def leave(self, queued: bool) -> None:
-        """End a request."""
+        """Count the end of a request. `queued`: as for `enter`."""
         self.in_flight -= 1
         if queued and self._capacity is not None:
             self._capacity.release()
 
     async def settled(self) -> bool:
-        """Wait for the end of a running push. Returns whether responses sampled meanwhile are valid."""
+        """Wait for the end of a running push. Returns True if the responses that were sampled meanwhile are valid."""
         await self._settled.wait()
         return self.open
 
     def suspect(self) -> None:
-        """It failed to answer or has ended: it gets no requests until the next check, and must be probed again."""
+        """Mark a replica that did not answer or has ended as down. The replica gets no requests until the next check
+        and must pass the probe again.
+        """
         self.checked = None
         if self.failure is None:
             self._set_state("down", "it did not answer")
         self._wake.set()
 
     def wake(self) -> None:
-        """Check it now, because the target has changed."""
+        """Check the replica now, because the target has changed."""
         self._wake.set()
 
     def failed(self, target: Target) -> str | None:
-        """Why it did not accept this target, or None."""
+        """Returns why the replica did not accept this target. Returns None if there was no such failure."""
         return self.failure[1] if self.failure is not None and self.failure[0] is target else None
 
     async def maintain(self, target: Callable[[], Target | None]) -> None:
-        """Check it at intervals and bring it to the target; never returns."""
+        """Check the replica at intervals and push the target to it. `target`: returns the present target. Runs until
+        cancelled.
+        """
         while True:
             self._wake.clear()
             wanted = target()
@@ -134,7 +141,7 @@ class Replica:
 
     async def _check(self, target: Target | None) -> None:
         if target is not None and self.failed(target):
-            return  # until the target changes or is pushed again
+            return  # the replica has refused this target
         self.failure = None
         try:
             version = await self.driver.version()
@@ -151,7 +158,7 @@ class Replica:
         except VersionError as error:
             assert target is not None
             self._fail(target, "behind", str(error))
-        except Exception as error:  # no response of a replica may end `maintain`
+        except Exception as error:  # `maintain` must go on after any response of a replica
             self._failures += 1
             if not isinstance(error, TRANSIENT):
                 self._log.error("replica_check_failed", replica=self.name, error=repr(error))
@@ -162,7 +169,7 @@ class Replica:
             self._settled.set()
 
     async def _push(self, target: Target) -> None:
-        """Push the target. A replica that was ready keeps getting requests meanwhile."""
+        """Push the target to the replica. A replica that was ready gets requests during the push."""
         self._set_state("pushing" if self.open else "behind")
         self._settled.clear()
         self._record(target.label)
@@ -179,7 +186,7 @@ class Replica:
         self._log.error("replica_refused", replica=self.name, version=target.label, reason=reason)
         self.failure = (target, reason)
         self._set_state(state)
-        self.changed()  # also if the state stays the same: waiters must learn of the failure
+        self.changed()  # wakes those who wait for the failure, even if the state is the same as before
 
     def _record(self, version: str) -> None:
         if self.version != version:

@@ -1,4 +1,6 @@
-"""How a replica gets new weights: ARLArena's policy servers in one request, vLLM in its own phases."""
+"""Sends new weights to a replica. An ARLArena policy server needs one request for an update, after missing files have
+been sent. A vLLM server needs several requests, one for each phase of an update.
+"""
 
 from __future__ import annotations
 
@@ -14,39 +16,44 @@ from arlarena.client.weights import PushError, PushRefused, Sender, WeightsClien
 from arlarena.inference.weights.versions import ProbeError, Source, VersionError, check_probe, read_manifest
 from arlarena.proto.versions.directory import Manifest, push_limit_s
 
-_INFO_S = 5.0  # time limit of a request that needs no computation
-_TOP_PRIORITY = -1000  # before all requests that wait for a slot
-_PERMANENT = (400, 404, 413)  # statuses that mean that the version itself is invalid
+_INFO_S = 5.0  # seconds; time limit of a request that needs no computation
+_TOP_PRIORITY = -1000  # a request with this priority runs before all waiting requests
+_PERMANENT = (400, 404, 413)  # a push with one of these statuses failed because the version is invalid
 TRANSIENT = (aiohttp.ClientError, OSError, TimeoutError, PushError)  # a later push may succeed
 
 
 class RestartNeeded(PushError):
-    """A push failed half-way, so the replica's weights are unknown: it must be restarted."""
+    """A push failed half-way. The replica's weights are unknown, so the replica must be restarted."""
 
 
 class Driver(Protocol):
-    """Controls one replica's weights. `probes_before_serving`: weights are probed before they sample."""
+    """Controls the weights of one replica. A probe compares the log-probs that new weights compute with the trainer's.
+    `probes_before_serving`: whether the replica probes new weights before it samples with them.
+    """
 
     probes_before_serving: bool
 
     async def version(self) -> str:
-        """The version in service.
+        """Returns the version in service.
 
         Raises:
             aiohttp.ClientError, TimeoutError, PushError: the replica gave no valid response.
         """
 
     async def push(self, source: Source) -> float | None:
-        """Bring a version into service. Returns the probe's largest |Δ log-prob|.
+        """Bring a version into service. Returns the largest absolute difference of a log-prob in the probe, or None
+        without a probe.
 
         Raises:
-            ProbeError: the replica computes other log-probs. VersionError: the directory cannot be read.
-            aiohttp.ClientError, TimeoutError, PushError: the push failed. RestartNeeded: see there.
+            ProbeError: a log-prob differs too much from the trainer's. VersionError: the version cannot be read.
+            aiohttp.ClientError, TimeoutError, PushError: the push failed. RestartNeeded: the replica must be restarted.
         """
 
 
 class ServiceDriver:
-    """A policy server of ARLArena: it gets the files that it lacks, and probes new weights before it swaps."""
+    """Controls an ARLArena policy server. A push sends only the files that the server lacks. The server probes new
+    weights before it samples with them.
+    """
 
     probes_before_serving = True
 
@@ -78,7 +85,9 @@ class ServiceDriver:
 
 
 class VllmDriver:
-    """vLLM's server on this machine, by its own phases. It can be probed only once it samples again."""
+    """Controls a vLLM server on this machine. New weights are probed only after the server samples with them, because
+    the probe is an ordinary request.
+    """
 
     probes_before_serving = False
 
@@ -92,7 +101,7 @@ class VllmDriver:
         return str(answer["weight_version"])
 
     async def push(self, source: Source) -> float | None:
-        """See `Driver`. A replica that fails its probe is paused, and its running requests are aborted."""
+        """See `Driver`. After a failed probe the replica is paused and its running requests are aborted."""
         manifest = _manifest(source)
         limit_s = push_limit_s(manifest.bytes)
         deadline = time.monotonic() + limit_s
@@ -133,7 +142,7 @@ def _manifest(source: Source) -> Manifest:
 
 
 def _update(source: Source, label: str, limit_s: float) -> dict[str, object]:
-    """The fields of `extension.Source`."""
+    """Returns the body of `/update_weights`, with the fields of `vllm.extension.Source`."""
     if isinstance(source, Path):
         return {"path": str(source.resolve())}
     where = {"host": source.host, "port": source.port, "backend": source.backend}

@@ -1,11 +1,11 @@
-"""Code that runs inside vLLM: a weight transfer engine for version directories. Only vLLM's workers import it.
+"""A weight transfer engine for version directories. Only vLLM's worker processes import this module.
 
-vLLM's own transfer engines need a GPU and vLLM in the trainer. This engine reads safetensors from a directory, on any
-device, or receives tensors that a trainer broadcasts (keys of the store: `Broadcast` in
-`arlarena.proto.versions.directory`). It uses vLLM's layerwise reload.
+vLLM's own transfer engines need a GPU, and vLLM in the trainer. This engine works on any device. It reads safetensors
+from a directory, or receives tensors that a trainer broadcasts (see `arlarena.proto.versions.directory.Broadcast`). The
+engine uses vLLM's layerwise reload.
 
-vLLM's CPU backend packs the output head once, and a reload does not reach a head that is tied to the embedding.
-`finish_weight_update` packs it again; otherwise the old head would stay in use after a successful push.
+vLLM's CPU backend converts the output head to a packed format at the start. A reload does not update the packed head of
+a model whose head is tied to the embedding. So `finish_weight_update` packs the head again.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ BACKEND = "safetensors"
 
 @dataclass
 class NoInit(WeightTransferInitInfo):
-    """No parameters are needed."""
+    """The parameters of the engine's start. There are none."""
 
 
 @dataclass
 class Source(WeightTransferUpdateInfo):
-    """Where the new weights come from: a directory or a sender. `group`: a name unique to this update."""
+    """The source of new weights: a directory (`path`) or a sender (`host`, `port`). `group`: a unique name of this
+    update; empty for a directory. `limit_s`: most seconds for the transfer.
+    """
 
     path: str = ""
     host: str = ""
@@ -54,27 +56,27 @@ class Source(WeightTransferUpdateInfo):
 
 
 class VersionsEngine(WeightTransferEngine[NoInit, Source]):
-    """Loads all tensors of a version."""
+    """Loads all tensors of a version into vLLM's model."""
 
     init_info_cls = NoInit
     update_info_cls = Source
 
     def init_transfer_engine(self, init_info: NoInit) -> None:
-        """Nothing to do."""
+        """Do nothing. vLLM requires this method."""
 
     def start_weight_update(self) -> None:
         """Prepare all layers for new weights."""
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Like vLLM's method, without the synchronisation that needs a GPU."""
+        """Receive the new weights. vLLM's own method would also synchronise a GPU."""
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: Source) -> None:
         """Load the tensors one after another.
 
         Raises:
-            FileNotFoundError: a directory holds no tensors. RuntimeError: the sender has another version or has ended.
+            FileNotFoundError: the directory has no tensors. RuntimeError: the sender has another version or has ended.
         """
         if update_info.group:
             self.model.load_weights(self._received(update_info))
@@ -82,10 +84,12 @@ class VersionsEngine(WeightTransferEngine[NoInit, Source]):
             self._read(update_info)
 
     def _received(self, source: Source) -> Iterator[tuple[str, torch.Tensor]]:
-        """Join a group of the sender and all workers of this replica. Yields the tensors that the sender broadcasts."""
+        """Join the process group of the sender and all workers of this replica. Yields the name and value of each
+        tensor that the sender broadcasts.
+        """
         limit, config = timedelta(seconds=source.limit_s), self.parallel_config
         store = TCPStore(source.host, source.port, is_master=False, wait_for_workers=False, timeout=limit)
-        rank = config.data_parallel_index * config.world_size + config.rank  # among the workers
+        rank = config.data_parallel_index * config.world_size + config.rank  # this worker's rank among all workers
         size = config.data_parallel_size * config.world_size + 1
         if rank == 0:
             number = store.add("requests", 1)
@@ -106,7 +110,7 @@ class VersionsEngine(WeightTransferEngine[NoInit, Source]):
         """Read the files one after another.
 
         Raises:
-            FileNotFoundError: the directory holds none.
+            FileNotFoundError: the directory has no safetensors files.
         """
         files = sorted(Path(source.path).glob("*.safetensors"))
         if not files:
@@ -117,7 +121,7 @@ class VersionsEngine(WeightTransferEngine[NoInit, Source]):
                 self.model.load_weights((name, tensors.get_tensor(name).to(self.device)) for name in names)
 
     def finish_weight_update(self) -> None:
-        """Finish the reload, and pack tied heads again."""
+        """Finish the reload. Pack the output head again if the head is tied to the embedding."""
         finalize_layerwise_reload(self.model, self.model_config)
         if current_platform.is_cpu():
             for module in self.model.modules():
@@ -125,11 +129,11 @@ class VersionsEngine(WeightTransferEngine[NoInit, Source]):
                     module.quant_method.process_weights_after_loading(module)
 
     def shutdown(self) -> None:
-        """Nothing to release."""
+        """Do nothing. vLLM requires this method."""
 
 
 def _process_group(backend: str, store: PrefixStore, rank: int, size: int, limit: timedelta) -> Any:
-    """A process group separate from vLLM's groups."""
+    """Returns a new process group, which is separate from vLLM's groups."""
     if backend == "gloo":
         return dist.ProcessGroupGloo(store, rank, size, limit)
     options = dist.ProcessGroupNCCL.Options()
@@ -142,4 +146,4 @@ if BACKEND not in WeightTransferEngineFactory._registry:
 
 
 class Extension:
-    """vLLM mixes this into its worker class. It is empty: importing this module registers the engine."""
+    """An empty class that vLLM adds to its worker class. The import of this module registers the engine."""

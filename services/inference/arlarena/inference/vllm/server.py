@@ -2,9 +2,9 @@
 
     .venv-vllm/bin/python -m vllm.entrypoints.openai.api_server --model DIR --uds SOCKET …
 
-It runs in a separate Python environment (`make setup EXTRA=vllm`), since vLLM pins torch, transformers and FastAPI. It
-is controlled by its own routes and options; only `extension.py` runs inside it. It listens on a socket in a private
-folder, because its weight routes need no token.
+vLLM runs in a separate Python environment (`make setup EXTRA=vllm`), because vLLM pins torch, transformers and FastAPI.
+The gateway controls vLLM by vLLM's own routes and options. Only `extension.py` runs inside vLLM. The server listens on
+a socket in a private folder, because vLLM's weight routes need no token.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from arlarena.inference.weights.store import newest_intact
 from arlarena.proto.config import ConfigError
 from arlarena.proto.text.redaction import is_secret
 
-# Slots beyond those that the gateway fills, so that the probe of new weights need not wait. If requests of several
-# sequences fill this slot too, the probe gets the next free slot.
+# Additional slots that the gateway leaves free, so that the probe of new weights can run immediately. Requests with
+# several sequences may fill this slot. The probe then gets the next free slot.
 SPARE = 1
-# Defaults of sampling parameters are neutral, as in the embedded engine, instead of the model author's.
+# Default sampling parameters, which change nothing, as in the embedded engine. The model author's are not used.
 NEUTRAL = '{"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}'
 EXTENSION = "arlarena.inference.vllm.extension.Extension"
 SOURCES = Path(__file__).resolve().parents[3]
 
 
 def check(settings: InferenceSettings) -> None:
-    """Check before the start that vLLM is installed and there is a model.
+    """Check that vLLM is installed and that there is a model. Runs before the start of the server.
 
     Raises:
         ConfigError: vLLM is not installed, or there is no model to serve.
@@ -39,10 +39,10 @@ def check(settings: InferenceSettings) -> None:
 
 
 def model_to_serve(settings: InferenceSettings) -> Path:
-    """The newest version that is intact, else the model of the settings.
+    """Returns the newest intact version directory, or without one the model of the settings.
 
     Raises:
-        ConfigError: neither exists.
+        ConfigError: there is neither a version nor a model.
     """
     model = newest_intact(settings.weights_root) or settings.model
     if model is None:
@@ -51,13 +51,13 @@ def model_to_serve(settings: InferenceSettings) -> Path:
 
 
 def command(settings: InferenceSettings, socket: Path) -> list[str]:
-    """The command line of vLLM's server."""
+    """Returns the command line of vLLM's server."""
     arguments = [
         "--model", str(model_to_serve(settings)), "--served-model-name", settings.served_model_name,
         "--uds", str(socket), "--enable-scale-out", "--weight-transfer-config", '{"backend": "safetensors"}',
         "--worker-extension-cls", EXTENSION, "--max-num-seqs", str(settings.max_slots + SPARE),
         "--scheduling-policy", "priority", "--no-enable-log-requests", "--disable-uvicorn-access-log",
-        "--logprobs-mode", "processed_logprobs",  # at the temperature of the request
+        "--logprobs-mode", "processed_logprobs",  # log-probs at the temperature of the request
         "--override-generation-config", NEUTRAL,
     ]  # fmt: skip
     if settings.vllm_lora:
@@ -74,8 +74,8 @@ def command(settings: InferenceSettings, socket: Path) -> list[str]:
 
 
 def variables(settings: InferenceSettings) -> dict[str, str]:
-    """Environment variables of vLLM's server: the sources of the extension, the weight routes, no usage reports. Other
-    ARLARENA_ variables and secrets are removed, since the gateway checks tokens and the model is a directory.
+    """Returns the environment variables of vLLM's server. They set the path of the extension, enable the weight routes
+    and disable usage reports. Other ARLARENA_ variables and secrets are removed, because the server does not need them.
     """
     path = os.pathsep.join(filter(None, [str(SOURCES), os.environ.get("PYTHONPATH", "")]))
     given = {

@@ -1,4 +1,6 @@
-"""The version directories of this server: shared with the trainer, or uploaded by it."""
+"""The version directories of this server. Each contains one version of the weights. The trainer shares the folder or
+uploads the files.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ from arlarena.proto.versions.directory import (
     version_directory_name,
 )
 
-_DELTA_SLACK = 1 << 20  # bytes by which a delta may exceed the file's size
+_DELTA_SLACK = 1 << 20  # bytes; a delta may be larger than the complete file by this much
 
 
 class UnknownVersion(VersionError):
@@ -39,18 +41,21 @@ class UnknownVersion(VersionError):
 
 
 class Store:
-    """A folder of version directories. An upload is in a hidden directory until it is complete and verified:
+    """A folder of version directories. An upload has these steps:
 
-    announce(directory, manifest) -> receive(directory, file, …) for each missing file -> find(label) commits it
-    -> accepted(directory) once it serves, or refused(directory)
+    1. `announce(directory, manifest)` creates a hidden directory and returns the missing files.
+    2. `receive(directory, file, …)` stores one missing file in the hidden directory.
+    3. `find(label)` verifies the complete upload and commits it: the hidden directory becomes a version directory.
+    4. `accepted(directory)` removes old versions after the new version is in service, or `refused(directory)` removes
+       the new version.
 
-    Older versions are removed only once the new version serves, so a restarted server always finds a valid version.
+    Old versions stay until the new version is in service, so a restarted server always finds a valid version.
     """
 
     def __init__(self, root: Path | None, keep: int) -> None:
-        """`keep`: how many of the newest versions stay after an uploaded version is accepted."""
+        """`root`: the folder. `keep`: how many of the newest versions stay after an uploaded version is accepted."""
         self._root, self._keep = root, keep
-        self._sent: set[Path] = set()  # uploads that `find` has committed, not yet accepted or refused
+        self._sent: set[Path] = set()  # committed uploads that are neither accepted nor refused yet
 
     @property
     def root(self) -> Path:
@@ -64,10 +69,10 @@ class Store:
         return self._root
 
     def find(self, label: str) -> Path:
-        """The directory of a version; a new upload is verified and committed first.
+        """Returns the directory of a version. If the version is an upload, verifies and commits the upload first.
 
         Raises:
-            UnknownVersion: the version is not here. VersionError: the upload is incomplete or damaged.
+            UnknownVersion: this server does not have the version. VersionError: the upload is incomplete or damaged.
         """
         try:
             version = PolicyVersion.parse(label)
@@ -85,7 +90,8 @@ class Store:
         return directory
 
     def announce(self, directory: str, text: bytes) -> PushTarget:
-        """Begin or resume the upload of the version of this manifest. Returns the missing files.
+        """Begin or resume the upload of a version. Removes other unfinished uploads. `text`: the manifest. Returns the
+        names of the missing files, and the newest version here, to which the trainer may send deltas.
 
         Raises:
             VersionError: the manifest is malformed or belongs to another directory.
@@ -105,10 +111,12 @@ class Store:
         return PushTarget(missing, stored[0].name if stored else None)
 
     async def receive(self, directory: str, name: str, body: AsyncIterator[bytes], base: str | None) -> None:
-        """Receive a file of an announced version, or a delta to the file of the same name in `base`.
+        """Receive and store a file of an announced version. `base`: the version directory with the same file, if `body`
+        is a delta to this file; otherwise None.
 
         Raises:
-            VersionError: the file was not announced, or does not match its checksum.
+            VersionError: the file is not in an announced manifest, is too large, does not match its checksum, or is a
+                delta that cannot be applied.
         """
         upload = self._upload_directory(directory)
         if not (upload / MANIFEST_FILE).is_file():
@@ -126,8 +134,9 @@ class Store:
         part.rename(upload / name)
 
     def accepted(self, directory: Path) -> None:
-        """Called once the version serves. If it was uploaded, remove older versions except `keep`, and later versions,
-        which belong to a run that was rolled back.
+        """Remove other versions after an uploaded version is in service. This version and the `keep` - 1 versions
+        before this version stay. Newer versions belong to a run that was rolled back and are also removed. Does nothing
+        for a version that was not uploaded.
         """
         if directory not in self._sent:
             return
@@ -140,7 +149,7 @@ class Store:
             _remove(other)
 
     def refused(self, directory: Path) -> None:
-        """Called if the version cannot be served: remove it if it was uploaded. A trainer's directory stays."""
+        """Remove an uploaded version that cannot be served. Does nothing for a version that was not uploaded."""
         if directory in self._sent:
             self._sent.remove(directory)
             _remove(directory)
@@ -159,36 +168,42 @@ class Store:
         return restored
 
     def _reuse(self, name: str, manifest: Manifest, upload: Path, stored: list[Path]) -> bool:
-        """Whether the file is already here, from an earlier attempt or linked from another version."""
+        """True if the upload has the file from an earlier attempt, or if another version has the same file. In the
+        second case the file is linked into the upload.
+        """
         wanted = manifest.files[name]
         target = upload / name
         if _matches(target, wanted):
             return True
         target.unlink(missing_ok=True)
         for directory in stored:
-            with contextlib.suppress(VersionError, FileNotFoundError):  # it has another schema, or is being removed
+            with contextlib.suppress(VersionError, FileNotFoundError):  # a version of another schema, or being removed
                 if read_manifest(directory).files.get(name) == wanted and _matches(directory / name, wanted):
                     _link(directory / name, target)
                     return True
         return False
 
     def _commit(self, upload: Path, directory: Path) -> None:
-        """Verify an upload and make it a committed version."""
+        """Verify an upload and make it a committed version.
+
+        Raises:
+            VersionError: the upload is incomplete or damaged. A damaged upload is removed.
+        """
         missing = [name for name in self._manifest(upload).files if not (upload / name).is_file()]
         if missing:
             raise VersionError(f"{directory.name} is incomplete: {', '.join(missing)} was not uploaded")
         try:
             verify_files(upload, self._manifest(upload))
         except VersionError:
-            shutil.rmtree(upload)  # all checksums matched on arrival: the manifest or the disk is at fault
+            shutil.rmtree(upload)  # each file matched its checksum on arrival, so the manifest or the disk is bad
             raise
-        _remove(directory)  # equal weights of another incarnation, or the rest of a crash
+        _remove(directory)  # the same weights from another run, or files that a crash left
         upload.rename(directory)
         (directory / COMMITTED_FILE).touch()
         self._sent.add(directory)
 
     def _remove_uploads(self, all_but: Path) -> None:
-        """Remove unfinished uploads except `all_but`, and any link, even at `all_but`."""
+        """Remove all unfinished uploads except `all_but`. A symbolic link or file is removed even at `all_but`."""
         for other in self.root.glob(".incoming-*"):
             if other.is_symlink() or not other.is_dir():
                 other.unlink()
@@ -203,7 +218,7 @@ class Store:
 
 
 def intact_versions(root: Path | None) -> Iterator[Path]:
-    """Committed versions whose files match their checksums, the newest first."""
+    """Yields the committed versions whose files match their checksums, newest first."""
     for directory in committed_versions(root) if root else []:
         with contextlib.suppress(VersionError):
             verify(directory)
@@ -211,12 +226,12 @@ def intact_versions(root: Path | None) -> Iterator[Path]:
 
 
 def newest_intact(root: Path | None) -> Path | None:
-    """The newest of `intact_versions`, if any."""
+    """Returns the newest version of `intact_versions`, or None."""
     return next(intact_versions(root), None)
 
 
 def _matches(file: Path, wanted: ManifestFile) -> bool:
-    """Whether a file matches its manifest entry. A symbolic link does not."""
+    """True if a regular file has the size and checksum of its manifest entry. False for a symbolic link."""
     try:
         found = file.lstat()
     except OSError:
@@ -232,13 +247,13 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _remove(directory: Path) -> None:
-    """Remove a version; its marker is removed first, so that a partial version is never read."""
+    """Remove a version. The marker of a committed version is removed first, so nobody reads a partial version."""
     (directory / COMMITTED_FILE).unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
 
 
 def _create(path: Path, data: bytes) -> None:
-    """Write a new file. An existing symbolic or hard link is replaced, not written through."""
+    """Write a new file. An existing file or link at `path` is replaced, and the target of the link stays unchanged."""
     path.unlink(missing_ok=True)
     with path.open("xb") as file:
         file.write(data)

@@ -1,4 +1,6 @@
-"""Reads and verifies version directories, and compares the probe's log-probs with the trainer's."""
+"""Reads and verifies version directories. Also compares log-probs with those of the version's probe, which the trainer
+has computed.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,11 @@ from arlarena.proto.versions.directory import (
     safetensors_digest,
 )
 
-Source = Path | Broadcast  # of a version's weights: its directory, or the sender of its tensors
+Source = Path | Broadcast  # the source of a version's weights: a directory, or the sender of the tensors
 
 
 class VersionError(ValueError):
-    """A version directory must not be served; the message names the file and the problem."""
+    """A version directory cannot be served. The message contains the file and the problem."""
 
 
 class ProbeError(VersionError):
@@ -32,7 +34,7 @@ class ProbeError(VersionError):
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a committed directory.
+    """Returns the manifest of a committed version directory.
 
     Raises:
         VersionError: the directory is not committed, or its manifest is missing, malformed or newer than this code.
@@ -55,10 +57,10 @@ class _Schema(msgspec.Struct):
 
 
 def parse_manifest(text: bytes, name: str) -> Manifest:
-    """Decode a manifest. Errors call it `name`.
+    """Decode a manifest. `name`: the manifest's name in error messages.
 
     Raises:
-        VersionError: it is malformed, has another schema, or lists a name that is not a plain file name.
+        VersionError: the manifest is malformed, has another schema, or lists a name that is not a plain file name.
     """
     try:
         schema = msgspec.json.decode(text, type=_Schema).schema
@@ -67,7 +69,7 @@ def parse_manifest(text: bytes, name: str) -> Manifest:
         manifest = msgspec.json.decode(text, type=Manifest)
     except VersionError:
         raise
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # a ValueError: not UTF-8
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # a ValueError if `text` is not UTF-8
         raise VersionError(f"{name} cannot be read: {error}") from error
     for file in manifest.files:
         if Path(file).name != file or file in (MANIFEST_FILE, COMMITTED_FILE):
@@ -76,7 +78,7 @@ def parse_manifest(text: bytes, name: str) -> Manifest:
 
 
 def verify(directory: Path) -> Manifest:
-    """Read the manifest of a committed directory and check the files against it.
+    """Check the files of a committed version directory. Returns the manifest.
 
     Raises:
         VersionError: see `read_manifest` and `verify_files`.
@@ -87,14 +89,14 @@ def verify(directory: Path) -> Manifest:
 
 
 def verify_files(directory: Path, manifest: Manifest) -> None:
-    """Compare the tensors with the digest, every other file with its checksum, and all sizes.
+    """Check the digest of the tensors, the checksum of every other file, and the size of all files.
 
     Raises:
         VersionError: a file is missing, truncated or altered, or the digest differs.
     """
     try:
         _verify(directory, manifest)
-    except (OSError, SafetensorsError) as error:  # OSError: a file was removed meanwhile
+    except (OSError, SafetensorsError) as error:  # an OSError if a file was removed meanwhile
         raise VersionError(f"{directory} cannot be read: {error}") from error
 
 
@@ -117,7 +119,7 @@ def _verify(directory: Path, manifest: Manifest) -> None:
 
 
 def committed_versions(root: Path) -> list[Path]:
-    """Committed version directories, the newest first: by step, then by commit time."""
+    """Returns the committed version directories, newest first. They are sorted by step and then by commit time."""
     found = []
     for marker in root.glob(f"v*/{COMMITTED_FILE}"):
         step = marker.parent.name[1:].split("-")[0]
@@ -128,7 +130,7 @@ def committed_versions(root: Path) -> list[Path]:
 
 
 def check_probe(directory: Path | str, probe: ManifestProbe, served: list[float]) -> float:
-    """The largest |Δ log-prob| between the `served` log-probs and the probe's.
+    """Returns the largest absolute difference between the log-probs `served` and the log-probs of the probe.
 
     Raises:
         ProbeError: the difference is above the tolerance.

@@ -1,4 +1,4 @@
-"""Builds response bodies from sequences."""
+"""Builds the bodies of responses from sequences."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from arlarena.proto.policy import (
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Writes the responses to one request. `sequences` are the choices in order, `n` of them per prompt."""
+    """Builds the response to one request. `sequences`: all choices in order. Each prompt has `n` choices."""
 
     identity: str
     model: str
@@ -48,7 +48,7 @@ class Writer:
 
     @property
     def size(self) -> int:
-        """Number of tokens and log-probs in the response."""
+        """The number of tokens and log-probs in the response."""
         sampled = sum(len(s.tokens) for s in self.sequences) * (1 + (self.plan.params.logprobs or 0))
         scored = sum(len(s.prompt) for s in self.sequences if s.scored) * (1 + (self.plan.params.prompt_logprobs or 0))
         return sampled + scored
@@ -56,7 +56,7 @@ class Writer:
     # --- /inference/v1/generate ---
 
     def generate(self, *, return_ids: bool) -> GenerateResponse:
-        """The complete response of the token route."""
+        """Returns the complete response of the token route. `return_ids`: add the token ids of the prompt."""
         first = self.sequences[0]
         return GenerateResponse(
             request_id=self.identity,
@@ -69,7 +69,9 @@ class Writer:
         )
 
     def generate_choice(self, index: int, s: Sequence, begin: int, end: int, *, final: bool) -> GenerateChoice:
-        """Tokens [begin, end) of one choice."""
+        """Returns the tokens [begin, end) of one choice. `index`: the number of the choice. `final`: this is the last
+        part.
+        """
         logprobs = None
         if self.plan.params.logprobs is not None:
             logprobs = GenerateLogprobs([self._token_logprob(s, i) for i in range(begin, end)])
@@ -90,7 +92,7 @@ class Writer:
     # --- /v1/completions ---
 
     def completion(self, *, return_ids: bool) -> CompletionResponse:
-        """The complete response of the completions route."""
+        """Returns the complete response of the completions route. `return_ids`: add token ids."""
         choices = [
             CompletionChoice(
                 index=i,
@@ -122,7 +124,9 @@ class Writer:
         return lists
 
     def _by_text(self, sampled: str, top: list[tuple[int, float]]) -> dict[str, float]:
-        """Candidates by their text, the sampled token first. A candidate with a duplicate text is `token_id:ID`."""
+        """Returns the log-probs of candidate tokens by text, first the sampled token. If two candidates have the same
+        text, the second has the name `token_id:ID`.
+        """
         candidates: dict[str, float] = {sampled: top[0][1]}
         for token, value in top[1:]:
             text = self.text.piece(token)
@@ -132,7 +136,7 @@ class Writer:
     # --- /v1/chat/completions ---
 
     def chat(self, *, return_ids: bool) -> ChatResponse:
-        """The complete response of the chat route."""
+        """Returns the complete response of the chat route. `return_ids`: add token ids."""
         choices = [
             ChatChoice(
                 index=i,
@@ -162,7 +166,7 @@ class Writer:
         content = []
         for i, text in enumerate(texts, start=begin):
             sampled = ChatTopLogprob(text.token, finite(s.logprobs[i]), list(text.raw))
-            ids, values = s.top[i] if s.top else ((), ())  # by log-prob, descending
+            ids, values = s.top[i] if s.top else ((), ())  # in descending order of log-prob
             top = [
                 sampled if token == s.tokens[i] else self._candidate(token, value)
                 for token, value in zip(ids, values, strict=True)
@@ -177,7 +181,7 @@ class Writer:
     # --- shared ---
 
     def token_texts(self, s: Sequence) -> list[TokenText] | None:
-        """The texts of a response's tokens, cut off at a stop string like its text; None without log-probs."""
+        """Returns the texts of a response's tokens up to a stop string. Returns None if no log-probs are requested."""
         if self.plan.params.logprobs is None:
             return None
         texts = self.text.token_texts(skip_special=self.plan.params.skip_special_tokens)
@@ -187,20 +191,22 @@ class Writer:
         return texts.tokens
 
     def final_text(self, s: Sequence) -> str:
-        """The response as text, without the stop string unless requested."""
+        """Returns the text of a response. The stop string is included only if the request asks for it."""
         p = self.plan.params
         text = self.text.decode(s.tokens, skip_special=p.skip_special_tokens)
         stop = s.stop_reason if isinstance(s.stop_reason, str) else None
         return cut(text, stop, include=p.include_stop_str_in_output)
 
     def usage(self) -> Usage:
-        """Token counts: each prompt counts once, and all choices."""
+        """Returns the token counts. Each prompt is counted once, and the tokens of all choices are counted."""
         prompt = sum(len(s.prompt) for s in self.sequences[:: self.plan.params.n])
         response = sum(len(s.tokens) for s in self.sequences)
         return Usage(prompt, prompt + response, response)
 
     def prompt_logprobs(self, s: Sequence) -> PromptLogprobs | None:
-        """Scores of the prompt, with None first. Only the first choice of a prompt has them, if requested."""
+        """Returns the scores of the prompt's tokens, with None for the first token. Returns None without a request for
+        scores, and for all choices of a prompt except the first.
+        """
         scored = s.scored
         if scored is None:
             return None
@@ -218,7 +224,9 @@ class Writer:
 
 
 def _candidates(s: Sequence, i: int) -> list[tuple[int, float, int]]:
-    """(id, log-prob, rank) of the sampled token at position `i`, then of the likeliest others by rank."""
+    """Returns (id, log-prob, rank) of the sampled token at position `i`, and then of the other likeliest tokens in the
+    order of their ranks.
+    """
     sampled = (s.tokens[i], s.logprobs[i], s.ranks[i])
     if not s.top:
         return [sampled]
@@ -228,5 +236,5 @@ def _candidates(s: Sequence, i: int) -> list[tuple[int, float, int]]:
 
 
 def new_identity(kind: str) -> str:
-    """An id for a response, for example `cmpl-6f0c…`."""
+    """Returns a random id for a response, for example `cmpl-6f0c…`."""
     return f"{kind}-{secrets.token_hex(8)}"

@@ -1,4 +1,4 @@
-"""OpenAI's chat messages on the wire, with vLLM's additions."""
+"""The JSON types of OpenAI's chat routes, with vLLM's additions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from arlarena.proto.policy import PromptLogprobs, TextRequest, Usage
 
 
 class ChatRequest(TextRequest, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A conversation to continue, with the parameters that the embedded engine implements. `top_logprobs`: number of
-    likeliest tokens to report.
+    """A conversation to continue, with the parameters that the embedded engine implements. `top_logprobs`: how many of
+    the likeliest tokens are reported.
     """
 
     messages: list[dict[str, Any]]
@@ -24,7 +24,7 @@ class ChatRequest(TextRequest, kw_only=True, omit_defaults=True, forbid_unknown_
 
 
 class ChatTopLogprob(msgspec.Struct):
-    """One candidate as text; `bytes` are its UTF-8 bytes."""
+    """One candidate token. `token`: its text. `bytes`: the UTF-8 bytes of the text."""
 
     token: str
     logprob: float
@@ -32,15 +32,15 @@ class ChatTopLogprob(msgspec.Struct):
 
 
 class ChatTokenLogprob(ChatTopLogprob):
-    """The sampled token of one position. `top_logprobs`: the likeliest tokens there by log-prob, descending. They
-    include the sampled token only if it is among the likeliest.
+    """The sampled token of one position. `top_logprobs`: the likeliest tokens of this position, in descending order.
+    They include the sampled token only if it is among the likeliest.
     """
 
     top_logprobs: list[ChatTopLogprob] = []
 
 
 class ChatLogprobs(msgspec.Struct):
-    """One entry per generated token."""
+    """The log-probs of a reply. `content` has one entry per generated token."""
 
     content: list[ChatTokenLogprob]
 

@@ -1,4 +1,4 @@
-"""A conversation's messages, checked before they reach the chat template. Errors name `messages[i].FIELD`."""
+"""Checks the messages of a conversation before the chat template gets them. Errors contain `messages[i].FIELD`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")
 
 
 def plain_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Messages whose content is text: text parts are joined, and null or empty fields are left out (clients send
-    replies back with `refusal` null and `tool_calls` []).
+    """Returns the messages with text as content. Text parts are joined. Null and empty fields are removed, because
+    clients return replies with `refusal` null and `tool_calls` [].
 
     Raises:
         RequestError: there is no message, a role is unknown, or content is missing or is not text.

@@ -34,11 +34,11 @@ class InferenceMetrics:
         self.registry.register(self)
 
     def exposition(self) -> bytes:
-        """The text that Prometheus reads."""
+        """Returns the metrics as the text that Prometheus reads."""
         return generate_latest(self.registry)
 
     def collect(self) -> Iterator[Metric]:
-        """Metrics read from the engine and the push."""
+        """Yields metrics that are read from the engine and the weight push at each scrape."""
         e, c = self._engine, self._engine.counters
         for name, help_, value in (
             ("requests_running", "Sequences in slots", e.running),

@@ -1,4 +1,4 @@
-"""Checks requests and turns them into sequences."""
+"""Checks requests and converts them to sequences."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_REQUEST_ID = 1024
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """The served model's limits, for checking requests. `max_length` counts prompt and response tokens."""
+    """The served model and the limits of requests. `max_length`: most tokens of prompt and response together."""
 
     name: str
     vocab_size: int
@@ -38,7 +38,7 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class SamplingPlan:
-    """How the choices of one request are sampled and written."""
+    """How the choices of one request are sampled and returned. `deadline`: in seconds of `time.monotonic`."""
 
     params: SamplingParams
     stops: tuple[str, ...]
@@ -46,14 +46,14 @@ class SamplingPlan:
     deadline: float
 
 
-_SHOWN_NAME = 200  # characters of a model's name in an error
+_SHOWN_NAME = 200  # most characters of a model's name in an error message
 
 
 def check_model(name: str | None, served: ServedModel) -> None:
     """Refuse a model that is not served.
 
     Raises:
-        RequestError: 404, as in vLLM.
+        RequestError: 404, the model is not served (as in vLLM).
     """
     if name is not None and name != served.name:
         message = f"model {name[:_SHOWN_NAME]!r} does not exist; this server serves {served.name!r}"
@@ -61,7 +61,7 @@ def check_model(name: str | None, served: ServedModel) -> None:
 
 
 def plan(params: SamplingParams, served: ServedModel, *, stream: bool, timeout_s: float | None) -> SamplingPlan:
-    """Check sampling parameters.
+    """Check the sampling parameters and return a plan. `timeout_s`: the client's time limit in seconds.
 
     Raises:
         RequestError: a value is out of range.
@@ -109,7 +109,7 @@ def check_ids(ids: Iterable[int], served: ServedModel, param: str) -> None:
     """Refuse ids outside the vocabulary.
 
     Raises:
-        RequestError: names the first such id.
+        RequestError: an id is outside the vocabulary.
     """
     for token in ids:
         if not 0 <= token < served.vocab_size:
@@ -119,10 +119,11 @@ def check_ids(ids: Iterable[int], served: ServedModel, param: str) -> None:
 
 
 def check_prompt(ids: list[int], served: ServedModel, param: str, max_tokens: int | None = None) -> None:
-    """Refuse a prompt that is empty, holds unknown ids, or leaves no room for a response (of `max_tokens`).
+    """Refuse a prompt that is empty, contains unknown ids, or leaves no room in the context for `max_tokens` response
+    tokens (default 1).
 
     Raises:
-        RequestError: names the problem.
+        RequestError: the prompt is refused.
     """
     if not ids:
         raise RequestError(f"{param} is empty", param=param)
@@ -139,10 +140,10 @@ def check_prompt(ids: list[int], served: ServedModel, param: str, max_tokens: in
 
 
 def check_request_id(request_id: str | None) -> None:
-    """Refuse a long id, since every event of a stream repeats it.
+    """Refuse a long request id, because every event of a stream repeats the id.
 
     Raises:
-        RequestError: 400.
+        RequestError: 400, the id is too long.
     """
     if request_id is not None and len(request_id) > MAX_REQUEST_ID:
         raise RequestError(f"request_id takes up to {MAX_REQUEST_ID} characters", param="request_id")
@@ -155,7 +156,7 @@ def check_time(deadline: float) -> None:
 
 
 def sequences(ids: list[int], plan: SamplingPlan, served: ServedModel, text: TextCodec) -> list[Sequence]:
-    """The `n` sequences of one checked prompt. Without `max_tokens` a response may fill the context."""
+    """Returns the `n` sequences of one checked prompt. Without `max_tokens` a response may fill the context."""
     p = plan.params
     seed = p.seed if p.seed is not None else secrets.randbits(63)
     room = served.max_length - len(ids)
@@ -181,7 +182,7 @@ def sequences(ids: list[int], plan: SamplingPlan, served: ServedModel, text: Tex
 
 
 def sampling_params(request: CompletionRequest | ChatRequest) -> SamplingParams:
-    """Sampling parameters of a text request. Defaults are neutral, not those of the model's `generation_config.json`.
+    """Returns the sampling parameters of a text request. The defaults ignore the model's `generation_config.json`.
 
     Raises:
         RequestError: `top_logprobs` without `logprobs`.
@@ -197,8 +198,8 @@ def sampling_params(request: CompletionRequest | ChatRequest) -> SamplingParams:
 
 
 def prompts(prompt: str | list[Any], text: TextCodec, *, special: bool) -> Iterator[list[int]]:
-    """Token ids of each prompt of a completion request: text, ids, a list of texts or a list of id lists. Texts are
-    tokenised one after another.
+    """Yields the token ids of each prompt of a completion request. `prompt`: a text, token ids, a list of texts or a
+    list of lists of ids. Texts are tokenised one after another. `special`: add the tokenizer's begin and end tokens.
 
     Raises:
         RequestError: `prompt` has another type or is empty.

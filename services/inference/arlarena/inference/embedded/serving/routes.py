@@ -51,7 +51,7 @@ from arlarena.proto.text.files import read_text
 
 _encoder = msgspec.json.Encoder()
 
-DEFAULT_MAX_LENGTH = 4096  # upper limit of the default max_model_len, by which slots are sized
+DEFAULT_MAX_LENGTH = 4096  # the largest default of max_model_len, which is the size of a slot in tokens
 
 
 class Serving:
@@ -108,7 +108,9 @@ class Serving:
     # --- sampling ---
 
     async def generate(self, call: ApiRequest) -> Answer:
-        """Tokens in, tokens out. `max_tokens` beyond the context ends with `length`, as in vLLM."""
+        """Sample responses to a prompt of token ids. If `max_tokens` exceeds the context, a response ends at the end of
+        the context with the reason `length`, as in vLLM.
+        """
         r = await self.reader.parse(call.body, GenerateRequest)
         contract.check_model(r.model, self.served)
         contract.check_prompt(r.token_ids, self.served, "token_ids")
@@ -123,7 +125,7 @@ class Serving:
         return await self._written(lambda: writer.generate(return_ids=bool(r.return_token_ids)), writer)
 
     async def completions(self, call: ApiRequest) -> Answer:
-        """OpenAI's completions, of text or token ids."""
+        """Answer a request of OpenAI's completions route. Prompts are texts or token ids."""
         r = await self.reader.parse(call.body, CompletionRequest)
         contract.check_model(r.model, self.served)
         plan = self._plan(call, contract.sampling_params(r), stream=r.stream)
@@ -137,7 +139,7 @@ class Serving:
         return await self._written(lambda: writer.completion(return_ids=bool(r.return_token_ids)), writer)
 
     async def chat(self, call: ApiRequest) -> Answer:
-        """OpenAI's chat completions through the tokenizer's chat template."""
+        """Answer a request of OpenAI's chat completions route, with the tokenizer's chat template."""
         r = await self.reader.parse(call.body, ChatRequest)
         contract.check_model(r.model, self.served)
         plan = self._plan(call, contract.sampling_params(r), stream=r.stream)
@@ -153,12 +155,16 @@ class Serving:
         return await self._written(lambda: writer.chat(return_ids=bool(r.return_token_ids)), writer)
 
     def _admit(self, prompts: int, plan: SamplingPlan) -> None:
-        """Refuse more sequences than the server can hold, or can hold now, before they are built."""
+        """Refuse a request with more sequences than the server can run and queue, or than the queue has room for now.
+
+        Raises:
+            RequestError: 400 for too many sequences, 503 for a full queue.
+        """
         self.limits.check_sequences(prompts, plan.params.n)
         self.bridge.check_room(prompts * plan.params.n)
 
     def _sequences(self, prompts: list[list[int]], plan: SamplingPlan) -> list[Sequence]:
-        """The sequences of checked prompts."""
+        """Returns the sequences of prompts that have been checked."""
         self._admit(len(prompts), plan)
         params, context = plan.params, self.served.max_length
         sampled = sum(min(params.max_tokens or context, context - len(ids)) for ids in prompts) * params.n
@@ -166,7 +172,9 @@ class Serving:
         return [s for ids in prompts for s in contract.sequences(ids, plan, self.served, self.text)]
 
     async def _written(self, write: Callable[[], object], writer: Writer) -> ApiResponse:
-        """The response, with the versions that sampled it. A long response is written in a thread."""
+        """Encode the result of `write` as a response with the weight versions in a header. A long response is encoded
+        in a thread.
+        """
         sequences = writer.sequences
         if writer.size <= LONG_ANSWER:
             body = _encoder.encode(write())
@@ -190,11 +198,11 @@ class Serving:
     # --- text and information ---
 
     async def models(self, call: ApiRequest) -> ApiResponse:
-        """The served model, as a list."""
+        """Returns a list that contains the served model."""
         return _json({"object": "list", "data": [self._card()]})
 
     async def model(self, call: ApiRequest) -> ApiResponse:
-        """The served model, by its name."""
+        """Returns the served model if the path contains its name."""
         contract.check_model(call.path_params["model"], self.served)
         return _json(self._card())
 
@@ -210,7 +218,7 @@ class Serving:
         }
 
     async def tokenize(self, call: ApiRequest) -> ApiResponse:
-        """Token ids of a text or of a conversation."""
+        """Returns the token ids of a text or of a conversation."""
         r = await self.reader.parse(call.body, TokenizeRequest)
         contract.check_model(r.model, self.served)
         if (r.prompt is None) == (r.messages is None):
@@ -218,23 +226,23 @@ class Serving:
         return ApiResponse(await self.reader.tokenize(r, time.monotonic() + (call.timeout_s or math.inf)))
 
     async def detokenize(self, call: ApiRequest) -> ApiResponse:
-        """Text of token ids, special tokens included."""
+        """Returns the text of token ids, including special tokens."""
         r = await self.reader.parse(call.body, DetokenizeRequest)
         contract.check_model(r.model, self.served)
         return ApiResponse(await self.reader.detokenize(r, time.monotonic() + (call.timeout_s or math.inf)))
 
     async def exposition(self, call: ApiRequest) -> ApiResponse:
-        """Prometheus metrics."""
+        """Returns the Prometheus metrics."""
         return ApiResponse(self.metrics.exposition(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
     # --- weights ---
 
     async def weight_info(self, call: ApiRequest) -> ApiResponse:
-        """The version in service."""
+        """Returns the version in service."""
         return ApiResponse(_encoder.encode(WeightInfo(self.engine.version)))
 
     async def reset_prefix_cache(self, call: ApiRequest) -> ApiResponse:
-        """Empty the prefix cache; a weight update empties it too."""
+        """Empty the prefix cache. (A weight update also empties the cache.)"""
         await asyncio.wrap_future(self.engine.call(self.engine.forget_prompts))
         return _json({"success": True})
 
@@ -270,7 +278,9 @@ def _include_usage(options: StreamOptions | None) -> bool:
 
 
 def _eos_ids(directory: Path, text: TextCodec) -> frozenset[int]:
-    """Ids that end a response: from `generation_config.json`, `config.json` and the tokenizer."""
+    """Returns the token ids that end a response. They come from `generation_config.json`, `config.json` and the
+    tokenizer.
+    """
     tokenizer_id = text.eos_id()
     ids: set[int] = set() if tokenizer_id is None else {tokenizer_id}
     for name in ("generation_config.json", "config.json"):
@@ -282,10 +292,10 @@ def _eos_ids(directory: Path, text: TextCodec) -> frozenset[int]:
 
 
 def choose_weights(settings: InferenceSettings, log: Logger) -> LoadedVersion:
-    """The newest committed version that is intact, else the configured model.
+    """Load the newest intact version, or without one the configured model.
 
     Raises:
-        VersionError: neither exists.
+        VersionError: there is neither a version nor a model.
     """
     if settings.weights_root is not None:
         for directory in committed_versions(settings.weights_root):
@@ -303,7 +313,7 @@ def choose_weights(settings: InferenceSettings, log: Logger) -> LoadedVersion:
 def open_serving(
     settings: InferenceSettings, loop: asyncio.AbstractEventLoop, log: Logger, on_death: OnDeath
 ) -> Serving:
-    """Load the model and start its engine. Takes seconds: run it in a thread.
+    """Load the model and start its engine. This takes seconds, so call this function in a thread.
 
     Raises:
         VersionError: the weights cannot be served.

@@ -1,4 +1,4 @@
-"""Streamed responses: one server-sent event for each step in which a choice grew."""
+"""Streamed responses. After each step of the engine, a choice that has grown gets one server-sent event."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _encoder = msgspec.json.Encoder()
 
 @dataclass(slots=True)
 class StreamCursor:
-    """How much of one choice has been sent. `begin` and `end`: tokens of the current piece."""
+    """How much of one choice has been sent. The current piece has the tokens [`begin`, `end`)."""
 
     index: int
     sequence: Sequence
@@ -30,7 +30,9 @@ class StreamCursor:
     closed: bool = False
 
     def advance(self) -> bool:
-        """Move to the new tokens. Returns whether there is anything to send. The engine appends to `ranks` last."""
+        """Move to the new tokens. Returns True if there is anything to send. `ranks` has the number of complete tokens,
+        because the engine appends to `ranks` last.
+        """
         if self.closed:
             return False
         self.closed = self.sequence.delivered
@@ -40,16 +42,17 @@ class StreamCursor:
 
 @dataclass(slots=True)
 class SentTokens:
-    """How many tokens of one choice have been sent with log-probs: a token follows once its text has been sent.
-    `texts`: None without log-probs.
+    """How many tokens of one choice have been sent with log-probs. The log-probs of a token are sent after the token's
+    text. `texts`: None if no log-probs are requested.
     """
 
     texts: TokenTexts | None
     sent: int = 0
 
     def advance(self, cursor: StreamCursor, characters: int) -> tuple[int, list[TokenText] | None]:
-        """(index of the first new token, new tokens) once `characters` of the text have been sent. The last call
-        returns all remaining tokens, without bytes that a stop string has cut off.
+        """Returns (index of the first new token, new tokens). The new tokens are within the first `characters`
+        characters of the text, which have been sent. The last call returns all remaining tokens, without the bytes
+        after the end of the text.
         """
         begin, s = self.sent, cursor.sequence
         if self.texts is None:
@@ -63,7 +66,7 @@ class SentTokens:
 
 @dataclass(slots=True)
 class Stream:
-    """A stream in progress. `cursors`: how much of each choice has been sent."""
+    """A running stream. `cursors`: how much of each choice has been sent."""
 
     writer: Writer
     return_ids: bool
@@ -75,22 +78,22 @@ class Stream:
         self.cursors = [StreamCursor(index, sequence) for index, sequence in enumerate(self.writer.sequences)]
 
     def grown(self) -> Iterator[StreamCursor]:
-        """Choices that have something to send."""
+        """Yields the choices that have something to send."""
         return (cursor for cursor in self.cursors if cursor.advance())
 
     def first_prompt(self, cursor: StreamCursor) -> list[int] | None:
-        """The prompt's ids, only with a choice's first piece."""
+        """Returns the prompt's token ids for the first piece of a choice if they are requested, else None."""
         return cursor.sequence.prompt if self.return_ids and cursor.begin == 0 else None
 
     def sent_tokens(self) -> list[SentTokens]:
-        """One `SentTokens` for each choice."""
+        """Returns one `SentTokens` for each choice."""
         params, text = self.writer.plan.params, self.writer.text
         wanted = params.logprobs is not None
         skip = params.skip_special_tokens
         return [SentTokens(text.token_texts(skip_special=skip) if wanted else None) for _ in self.cursors]
 
     def growing_texts(self) -> list[GrowingText]:
-        """One `GrowingText` for each choice."""
+        """Returns one `GrowingText` for each choice."""
         plan = self.writer.plan
         return [
             GrowingText(
@@ -104,7 +107,7 @@ class Stream:
 
 
 async def generate_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterator[bytes]:
-    """Events of the token route. The last event of a choice has its weight versions."""
+    """Yields the events of the token route. The last event of a choice contains the choice's weight versions."""
     writer = stream.writer
     async for _ in steps:
         for cursor in stream.grown():
@@ -121,7 +124,7 @@ async def generate_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIt
 
 
 async def completion_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterator[bytes]:
-    """Events of the completions route."""
+    """Yields the events of the completions route."""
     writer, texts, sent = stream.writer, stream.growing_texts(), stream.sent_tokens()
 
     def event(choices: list[CompletionChoice], **extra: Any) -> bytes:
@@ -149,7 +152,7 @@ async def completion_events(stream: Stream, steps: AsyncIterator[None]) -> Async
 
 
 async def chat_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterator[bytes]:
-    """Events of the chat route: each choice's role, then its text."""
+    """Yields the events of the chat route. Each choice begins with an event for the role. The text follows."""
     writer, texts, sent = stream.writer, stream.growing_texts(), stream.sent_tokens()
 
     def event(choices: list[ChatChunkChoice], **extra: Any) -> bytes:

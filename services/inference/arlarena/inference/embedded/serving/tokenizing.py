@@ -1,4 +1,4 @@
-"""Tokenises texts and conversations, and detokenises ids, within limits and off the event loop."""
+"""Converts texts and conversations to token ids and back. Limits are checked, and long work runs in threads."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from arlarena.proto.policy import CompletionRequest
 
 T = TypeVar("T")
 
-_SHORT_TEXT = 4096  # characters and parts: some milliseconds, less than a thread costs while others run
+_SHORT_TEXT = 4096  # characters and parts; takes some milliseconds, less than the use of a thread
 _LONG_BODY = 1 << 16  # bytes; longer than most requests
-LONG_ANSWER = 20_000  # tokens and log-probs; writing them takes about 20 ms
+LONG_ANSWER = 20_000  # tokens and log-probs; encoding so many takes about 20 ms
 
 
 class Reader:
@@ -41,13 +41,13 @@ class Reader:
         self._text, self._served, self._limits, self._workers = text, served, limits, workers
 
     async def parse(self, body: bytes, kind: type[T]) -> T:
-        """Decode a JSON body to a request; a long body is decoded in a thread."""
+        """Decode a JSON body to a request. A long body is decoded in a thread."""
         if len(body) <= _LONG_BODY:
             return parse(body, kind)
         return await self._workers.run(lambda: parse(body, kind), math.inf)
 
     async def completion(self, r: CompletionRequest, deadline: float) -> list[list[int]]:
-        """Checked token ids of each prompt of a completion request."""
+        """Returns the checked token ids of each prompt of a completion request."""
 
         def read() -> list[list[int]]:
             prompts, tokens = [], 0
@@ -65,7 +65,7 @@ class Reader:
         return await self._workers.run(read, deadline)
 
     async def conversation(self, r: ChatRequest | TokenizeRequest, deadline: float) -> list[int]:
-        """Token ids of a conversation, through the chat template."""
+        """Returns the token ids of a conversation, which the chat template converts to text first."""
         messages = r.messages or []
         size = self._limits.check_conversation(messages, r.chat_template_kwargs)
         plain = plain_messages(messages)
@@ -84,7 +84,7 @@ class Reader:
         return work() if size <= _SHORT_TEXT else await self._workers.run(work, deadline)
 
     async def tokenize(self, r: TokenizeRequest, deadline: float) -> bytes:
-        """The response to a checked request."""
+        """Returns the response of the tokenize route to a request that has been checked."""
         if r.prompt is None:
             ids = await self.conversation(r, deadline)
         else:
@@ -99,7 +99,7 @@ class Reader:
         return await self._workers.run(write, deadline) if len(ids) > LONG_ANSWER else write()
 
     async def detokenize(self, r: DetokenizeRequest, deadline: float) -> bytes:
-        """The response to a request. Each token counts as a character."""
+        """Returns the response of the detokenize route. For the limit of a text, each token counts as a character."""
         if len(r.tokens) > self._limits.text_chars:
             raise RequestError(
                 f"tokens has {len(r.tokens)} ids, but this server takes {self._limits.text_chars} (max_text_chars)",

@@ -1,4 +1,4 @@
-"""The served model's tokenizer, stop strings, and the text of a response that grows token by token."""
+"""The tokenizer of the served model, stop strings, and the text of a response while tokens are added."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from arlarena.inference.embedded.sequence import StopCheck
 from arlarena.inference.embedded.text.token_bytes import TokenBytes, TokenTexts, printed
 from arlarena.proto.text.files import read_text
 
-if TYPE_CHECKING:  # importing transformers takes a second, and only chats need it
+if TYPE_CHECKING:  # the import of transformers takes a second, and only chats need transformers
     from transformers import PreTrainedTokenizerBase
 
 _STOP_SLACK = 32  # a stop string of n bytes is searched in the newest n + 32 tokens, as some tokens have no text
 _REQUEST_FIELDS = ("messages", "add_generation_prompt", "continue_final_message")
-_INCOMPLETE = "\ufffd"  # a decoder's output for the bytes of an incomplete character
+_INCOMPLETE = "\ufffd"  # the decoder returns this for the bytes of an incomplete character
 
 
 class TextCodec:
-    """A tokenizer. A model without a tokenizer can be served too; then the routes that need text refuse requests."""
+    """The tokenizer of a model. If the model has no tokenizer, the routes that need text refuse requests."""
 
     def __init__(self, tokenizer: Tokenizer | None, directory: Path | None = None) -> None:
         self._tokenizer = tokenizer
@@ -36,7 +36,7 @@ class TextCodec:
 
     @classmethod
     def load(cls, *directories: Path) -> TextCodec:
-        """The tokenizer of the first directory that has a `tokenizer.json`."""
+        """Load the tokenizer from the first directory that has a `tokenizer.json`."""
         for directory in directories:
             if (directory / "tokenizer.json").is_file():
                 tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
@@ -47,7 +47,7 @@ class TextCodec:
 
     @property
     def present(self) -> bool:
-        """Whether the model has a tokenizer."""
+        """True if the model has a tokenizer."""
         return self._tokenizer is not None
 
     @property
@@ -62,7 +62,7 @@ class TextCodec:
         return self._tokenizer
 
     def eos_id(self) -> int | None:
-        """The id of the tokenizer's end-of-sequence token, if `tokenizer_config.json` names one."""
+        """Returns the id of the end-of-sequence token in `tokenizer_config.json`, or None."""
         path = None if self._directory is None else self._directory / "tokenizer_config.json"
         if path is None or not path.is_file():
             return None
@@ -71,30 +71,30 @@ class TextCodec:
         return None if content is None else self.tokenizer.token_to_id(content)
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Token ids of `text`, with the tokenizer's begin and end tokens if `special`. Releases the GIL, which the
-        tokenizer's `encode` does not.
+        """Returns the token ids of `text`. `special`: add the tokenizer's begin and end tokens. Releases the GIL.
+        (The tokenizer's own method `encode` would hold the GIL.)
         """
         return list(self.tokenizer.encode_batch_fast([text], add_special_tokens=special)[0].ids)
 
     def decode(self, ids: list[int], *, skip_special: bool = True) -> str:
-        """Text of token ids."""
+        """Returns the text of token ids. `skip_special`: leave out special tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=skip_special))
 
     def decode_long(self, ids: list[int]) -> str:
-        """Text of token ids, special tokens included. Releases the GIL."""
+        """Returns the text of token ids, including special tokens. Releases the GIL."""
         return str(self.tokenizer.decode_batch([ids], skip_special_tokens=False)[0])
 
     def piece(self, token: int) -> str:
-        """Text of a token that follows others, special tokens included."""
+        """Returns the text of a token that follows other tokens. The token may be special."""
         return printed(self._bytes().following(token))
 
     def bytes_of(self, token: int, *, skip_special: bool) -> bytes:
-        """The bytes that a token adds to a text when it follows others."""
+        """Returns the bytes that a token adds to a text if the token follows other tokens."""
         skipped = skip_special and self._bytes().is_special(token)
         return b"" if skipped else self._bytes().following(token)
 
     def token_texts(self, *, skip_special: bool) -> TokenTexts:
-        """The (still empty) token texts of a new response."""
+        """Returns an empty `TokenTexts` for a new response."""
         return TokenTexts(self._bytes(), skip_special=skip_special)
 
     def _bytes(self) -> TokenBytes:
@@ -104,12 +104,12 @@ class TextCodec:
 
     @property
     def chat_ready(self) -> bool:
-        """Whether `render` runs without loading the chat template first."""
+        """True if `render` can run without first loading the chat template."""
         return self._chat is not None or not self.present
 
     def load_chat(self) -> None:
-        """Import transformers and read the chat template. This takes a second or more: call it in a thread. The lock
-        is needed because the lazy imports of transformers are not thread-safe.
+        """Import transformers and read the chat template. This takes a second or more, so call this method in a thread.
+        The lock is needed because the lazy imports of transformers are not thread-safe.
         """
         with self._chat_lock:
             if self._chat is None:
@@ -118,11 +118,12 @@ class TextCodec:
                 self._chat = AutoTokenizer.from_pretrained(self._directory, local_files_only=True)
 
     def render(self, messages: list[dict[str, Any]], options: dict[str, Any] | None = None, **flags: Any) -> str:
-        """Render a conversation with the tokenizer's chat template. `options`: variables of the template. `flags`:
-        parameters of transformers.
+        """Convert a conversation to text with the tokenizer's chat template. `options`: variables of the template.
+        `flags`: parameters of transformers.
 
         Raises:
-            RequestError: there is no template, it refuses the messages, or an option is not a template variable.
+            RequestError: there is no template, the template refuses the messages, or an option is not a variable of
+                the template.
         """
         if self._chat is None:
             _ = self.tokenizer
@@ -131,12 +132,14 @@ class TextCodec:
         _check_options(options or {}, inspect.signature(self._chat.apply_chat_template).parameters)
         try:
             rendered = self._chat.apply_chat_template(messages, tokenize=False, **(options or {}), **flags)
-        except Exception as error:  # a template is code of the model's author and may raise any error
+        except Exception as error:  # the template is code of the model's author and may raise any error
             raise RequestError(f"the chat template refused the messages: {error}", param="messages") from error
         return str(rendered)
 
     def stop_check(self, stops: tuple[str, ...], *, skip_special: bool) -> StopCheck | None:
-        """A check whether the newest token completes one of `stops`; it returns the earliest in the text."""
+        """Returns a function that checks if the newest token completes one of `stops`. The function returns the stop
+        string that is first in the text.
+        """
         if not stops:
             return None
         window = max(len(stop.encode()) for stop in stops) + _STOP_SLACK
@@ -150,7 +153,11 @@ class TextCodec:
 
 
 def _check_options(options: dict[str, Any], parameters: Iterable[str]) -> None:
-    """Refuse options that are parameters of transformers."""
+    """Refuse options that are parameters of transformers.
+
+    Raises:
+        RequestError: an option is such a parameter.
+    """
     for name in ({"messages", *parameters} - {"tools", "documents"}) & options.keys():
         hint = "it is a field of the request itself" if name in _REQUEST_FIELDS else "leave it out"
         raise RequestError(
@@ -160,7 +167,7 @@ def _check_options(options: dict[str, Any], parameters: Iterable[str]) -> None:
 
 
 def cut(text: str, stop: str | None, *, include: bool) -> str:
-    """`text` up to a stop string, which is kept if `include`."""
+    """Returns `text` up to a stop string. `include`: keep the stop string at the end."""
     at = -1 if stop is None else text.find(stop)
     if stop is None or at < 0:
         return text
@@ -168,9 +175,9 @@ def cut(text: str, stop: str | None, *, include: bool) -> str:
 
 
 class GrowingText:
-    """The text of a response while it grows. Text that `advance` has returned never changes.
+    """The text of a growing response. Text that `advance` has returned never changes.
 
-    Incomplete characters at the end are held back, and so is an end that may become a stop string.
+    `advance` does not return an incomplete character at the end, or an end that may become a stop string.
     """
 
     def __init__(self, text: TextCodec, stops: tuple[str, ...], *, skip_special: bool, include_stop: bool) -> None:
@@ -178,10 +185,10 @@ class GrowingText:
         self._stops = stops
         self._skip_special = skip_special
         self._include_stop = include_stop
-        self.sent = 0  # characters that `advance` has returned
+        self.sent = 0  # how many characters `advance` has returned
 
     def advance(self, tokens: list[int], *, finished: bool, stop: str | None) -> str:
-        """The text that is new since the last call."""
+        """Returns the text that is new since the last call. `tokens`: all tokens of the response."""
         text = self._text.decode(tokens, skip_special=self._skip_special)
         if finished:
             text = cut(text, stop, include=self._include_stop)

@@ -1,4 +1,4 @@
-"""Threads for slow work on texts (chat templates, tokenising, long responses), which would block the event loop."""
+"""Threads for slow work on texts, such as chat templates and tokenising, which would block the event loop."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class TextWorkers:
     """A few threads with a bounded queue. Threads cannot be stopped, so callers limit the size of the work."""
 
     def __init__(self, threads: int, limit_s: float, most_waiting: int) -> None:
-        """`limit_s`: time limit of a task, including its time in the queue. `most_waiting`: size of the queue."""
+        """`limit_s`: most seconds for a task, including the time in the queue. `most_waiting`: size of the queue."""
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="text")
         self._limit_s, self._most = limit_s, threads + most_waiting
         self._pending = 0
 
     async def run(self, work: Callable[[], T], deadline: float) -> T:
-        """The result of `work`; `deadline` is in seconds of `time.monotonic`.
+        """Run `work` in a thread and return its result. `deadline`: in seconds of `time.monotonic`.
 
         Raises:
             RequestError: 503 the queue is full, 504 a time limit has passed.

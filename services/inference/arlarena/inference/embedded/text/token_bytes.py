@@ -1,4 +1,4 @@
-"""The bytes that each token of a response adds to its text. Joined, the tokens in the log-probs give the text."""
+"""The bytes that each token of a response adds to the text. Together these bytes are the complete text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _INCOMPLETE = "\ufffd"
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The characters that stand for bytes in byte-level vocabularies (GPT-2's `bytes_to_unicode`)."""
+    """Returns the byte of each character in byte-level vocabularies (the reverse of GPT-2's `bytes_to_unicode`)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
@@ -26,15 +26,16 @@ _ALPHABET = _byte_alphabet()
 
 
 def printed(raw: bytes) -> str:
-    r"""A token as text; bytes of incomplete characters become `\xNN`, as in OpenAI's API."""
+    r"""Returns the bytes of a token as text. Bytes of incomplete characters become `\xNN`, as in OpenAI's API."""
     return raw.decode(errors="backslashreplace")
 
 
 class TokenBytes:
-    """The bytes of single tokens, as the tokenizer's decoder writes them after other tokens.
+    """The bytes of single tokens, in the form that the tokenizer's decoder returns after other tokens.
 
-    Byte-level vocabularies and byte tokens like `<0xE2>` (SentencePiece) are read from the vocabulary, since a decoder
-    gives U+FFFD for a part of a character. For other tokens, the bytes are what the decoder appends for them.
+    For byte-level vocabularies and for byte tokens like `<0xE2>` (SentencePiece), the bytes are read from the
+    vocabulary, because the decoder returns U+FFFD for a part of a character. For another token, the bytes are those
+    that the decoder adds to a text for this token.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -45,11 +46,11 @@ class TokenBytes:
         self._before = self._plain_token()
 
     def is_special(self, token: int) -> bool:
-        """Whether `skip_special_tokens` leaves the token out of the text."""
+        """True if `skip_special_tokens` leaves the token out of the text."""
         return token in self._special
 
     def following(self, token: int) -> bytes:
-        """The bytes of a token that follows others."""
+        """Returns the bytes of a token that follows other tokens."""
         raw = self._cache.get(token)
         if raw is None:
             raw = self._from_vocabulary(token)
@@ -57,12 +58,12 @@ class TokenBytes:
         return raw
 
     def first(self, token: int) -> bytes:
-        """The bytes of a text's first token, from which some decoders strip a space."""
+        """Returns the bytes of the first token of a text. Some decoders remove a space at the start of a text."""
         alone = self._decode([token])
         return self.following(token) if _INCOMPLETE in alone else alone.encode()
 
     def _from_vocabulary(self, token: int) -> bytes | None:
-        """The token's bytes, if the vocabulary encodes bytes."""
+        """Returns the token's bytes if the vocabulary encodes bytes, else None."""
         text = self._tokenizer.id_to_token(token) or ""
         if "ByteLevel" in self._kinds:
             known = all(character in _ALPHABET for character in text)
@@ -71,14 +72,14 @@ class TokenBytes:
         return bytes([int(byte[1], 16)]) if byte else None
 
     def _from_decoder(self, token: int) -> bytes:
-        """The bytes that the decoder appends for the token after another token."""
+        """Returns the bytes that the decoder adds for the token after another token."""
         if self._before is None:
             return self._decode([token]).encode()
         before = self._decode([self._before])
         return self._decode([self._before, token]).removeprefix(before).encode()
 
     def _plain_token(self) -> int | None:
-        """A token that the decoder writes as ordinary text."""
+        """Returns a token that the decoder converts to ordinary text, or None."""
         for token in range(self._tokenizer.get_vocab_size()):
             if token not in self._special and (self._tokenizer.id_to_token(token) or "").isalnum():
                 return token
@@ -89,7 +90,7 @@ class TokenBytes:
 
 
 def _decoder_kinds(tokenizer: Tokenizer) -> frozenset[str]:
-    """The types of the tokenizer's decoder and of its parts."""
+    """Returns the types of the tokenizer's decoder and of the decoder's parts."""
     state: Any = None if tokenizer.decoder is None else json.loads(tokenizer.decoder.__getstate__())
 
     def kinds(part: Any) -> Iterator[str]:
@@ -102,8 +103,8 @@ def _decoder_kinds(tokenizer: Tokenizer) -> frozenset[str]:
 
 
 class _Characters:
-    """Counts the characters of a text byte by byte. `complete`: number of complete characters; an invalid one counts
-    as U+FFFD.
+    """Counts the characters of a text byte by byte. `complete`: the number of complete characters. An invalid character
+    counts as U+FFFD.
     """
 
     def __init__(self) -> None:
@@ -111,7 +112,7 @@ class _Characters:
         self.complete = 0
 
     def take(self, byte: int) -> int:
-        """The index of the character that the next byte belongs to."""
+        """Add the next byte. Returns the index of the character that contains this byte."""
         self.complete += len(self._decoder.decode(bytes([byte])))
         incomplete = bool(self._decoder.getstate()[0])
         return self.complete if incomplete else self.complete - 1
@@ -119,7 +120,9 @@ class _Characters:
 
 @dataclass(slots=True)
 class TokenText:
-    """One token of a response. `raw`: the bytes that it adds to the text, at characters [begin, end)."""
+    """One token of a response. `raw`: the bytes that the token adds to the text. These bytes are in the characters
+    [begin, end) of the text.
+    """
 
     token: str
     raw: bytes
@@ -128,7 +131,7 @@ class TokenText:
 
 
 class TokenTexts:
-    """The token texts of one response, which may still grow."""
+    """The texts of all tokens of one response, which may grow."""
 
     def __init__(self, source: TokenBytes, *, skip_special: bool) -> None:
         self._source, self._skip_special = source, skip_special
@@ -137,7 +140,7 @@ class TokenTexts:
         self.tokens: list[TokenText] = []
 
     def extend(self, tokens: list[int]) -> None:
-        """Append the texts of the tokens that are new. `tokens`: all tokens of the response."""
+        """Add the texts of the new tokens. `tokens`: all tokens of the response."""
         for token in tokens[len(self.tokens) :]:
             self.tokens.append(self._text(token))
 
@@ -151,11 +154,11 @@ class TokenTexts:
         return TokenText(printed(raw), raw, places[0], places[-1] + bool(raw))
 
     def count_within(self, characters: int) -> int:
-        """How many tokens lie entirely within the first `characters` of the text."""
+        """Returns how many tokens are completely within the first `characters` characters of the text."""
         return next((i for i, text in enumerate(self.tokens) if text.end > characters), len(self.tokens))
 
     def cut(self, characters: int) -> None:
-        """Remove the bytes after the first `characters` of the text, which a stop string has cut off."""
+        """Remove all bytes after the first `characters` characters of the text. Used to remove a stop string."""
         count = _Characters()
         for text in self.tokens:
             text.raw = bytes(byte for byte in text.raw if count.take(byte) < characters)

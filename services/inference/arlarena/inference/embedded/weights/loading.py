@@ -22,7 +22,9 @@ from arlarena.proto.versions.directory import (
 
 @dataclass(frozen=True, slots=True)
 class LoadedVersion:
-    """Weights ready to serve, and their version label. `difference`: largest |Δ log-prob| of the version's probe."""
+    """Weights that are ready to serve, and their version label. `difference`: the largest absolute difference of a
+    log-prob in the version's probe.
+    """
 
     label: str
     parameters: Parameters
@@ -32,10 +34,11 @@ class LoadedVersion:
 
 
 def load_version(directory: Path, arch: Architecture | None = None) -> LoadedVersion:
-    """Verify, load and probe a version directory; if `arch` is given, its architecture must be equal.
+    """Verify, load and probe a version directory. If `arch` is given, the version must have this architecture.
 
     Raises:
-        VersionError: the directory is damaged, or its weights do not fit. ProbeError: see there.
+        VersionError: the directory is damaged, or the weights do not fit the architecture. ProbeError: the weights fail
+            the probe.
     """
     manifest = verify(directory)
     try:
@@ -50,7 +53,11 @@ def load_version(directory: Path, arch: Architecture | None = None) -> LoadedVer
 
 
 def _probe(directory: Path, probe: ManifestProbe, arch: Architecture, parameters: Parameters) -> float:
-    """The probe's largest |Δ log-prob|, within its tolerance."""
+    """Returns the largest absolute difference of a log-prob in the probe.
+
+    Raises:
+        ProbeError: the difference is above the tolerance.
+    """
     ids = probe.ids
     if len(probe.log_probs) != len(ids) - 1 or not all(0 <= token < arch.vocab_size for token in ids):
         raise VersionError(f"{directory / MANIFEST_FILE} has a malformed probe")

@@ -25,12 +25,12 @@ from arlarena.inference.embedded.architecture import Architecture
 
 
 class WeightsError(ValueError):
-    """Weights do not fit the model or cannot be read; the message names the tensor or file."""
+    """Weights do not fit the model or cannot be read. The message contains the name of the tensor or file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One decoder layer. H query heads, K key heads, D head_dim, E hidden, F ffn."""
+    """One decoder layer. In shapes: H query heads, K key heads, D head size, E hidden size, F feed-forward size."""
 
     qkv: Tensor  # [E, (H + 2K) D]
     qkv_bias: Tensor | None  # [(H + 2K) D]
@@ -42,7 +42,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """All weights, float32 and contiguous. V vocabulary, E hidden."""
+    """All weights, float32 and contiguous. In shapes: V size of the vocabulary, E hidden size."""
 
     embedding: Tensor  # [V, E]
     layers: tuple[Layer, ...]
@@ -50,7 +50,7 @@ class Parameters:
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
-    """All tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` lists, as float32.
+    """Returns all tensors of `model.safetensors`, or of the files listed in `model.safetensors.index.json`, as float32.
 
     Raises:
         WeightsError: a file is missing, cut short or not safetensors.
@@ -76,7 +76,7 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
 
 
 def expected_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor that a directory of this architecture must hold."""
+    """Returns the name and shape of every tensor that a directory of this architecture must have."""
     e, d, f, v = arch.hidden, arch.head_dim, arch.ffn, arch.vocab_size
     q, kv = arch.heads * d, arch.kv_heads * d
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (v, e), "model.norm.weight": (e,)}
@@ -121,13 +121,15 @@ def check_tensors(tensors: Mapping[str, Tensor], arch: Architecture) -> None:
 
 
 def _interleave(rows: Tensor, heads: int) -> Tensor:
-    """Reorder the rows of each head from (first half, second half) to pairs; the shape [heads D, ...] stays."""
+    """Reorder the rows of each head from (first half, second half) to pairs. The shape [heads D, ...] is unchanged."""
     per_head = rows.view(heads, 2, rows.shape[0] // heads // 2, -1)
     return per_head.transpose(1, 2).reshape(rows.shape)
 
 
 def _columns(*matrices: Tensor, gain: Tensor | None = None) -> Tensor:
-    """Concatenate matrices [outputs, inputs] of a checkpoint to [inputs, outputs]; `gain` [inputs] scales the rows."""
+    """Concatenate matrices [outputs, inputs] of a checkpoint to one matrix [inputs, outputs]. `gain` [inputs]: one
+    factor for each row of the result.
+    """
     fused = torch.empty(matrices[0].shape[1], sum(len(matrix) for matrix in matrices))
     begin = 0
     for matrix in matrices:

@@ -13,7 +13,7 @@ from arlarena.proto.versions.directory import ServedVersion
 
 
 class WeightPush:
-    """Brings versions into service, one at a time. `outcomes` counts pushes for `/metrics`."""
+    """Brings versions into service, one at a time. `outcomes`: counts of pushes for `/metrics`."""
 
     def __init__(self, engine: Engine, loaded: LoadedVersion, log: Logger) -> None:
         """`loaded`: the version in service."""
@@ -24,7 +24,7 @@ class WeightPush:
         self.outcomes = {"finished": 0, "failed": 0}
 
     async def serve(self, source: Source) -> ServedVersion:
-        """Load and probe a version while the old weights serve, then swap between two steps of the engine.
+        """Load and probe a version while the old weights stay in service. Then replace the weights between two steps.
 
         Raises:
             VersionError: the directory cannot be served. EngineDeadError: the engine has stopped.
