@@ -13,12 +13,12 @@ from arlarena.proto.env_api import LARGEST_INDEX
 
 
 def _scalar(value: Any) -> Any:
-    """The Python value of a numpy scalar or zero-dimensional array. Other values are returned unchanged."""
+    """Returns the Python value of a numpy scalar or zero-dimensional array. Other values are returned unchanged."""
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
 def text_of(name: str, value: Any) -> str:
-    """`value` as a `str`. Error messages begin with `name`.
+    """Returns `value` as a `str`. Error messages begin with `name`.
 
     Raises:
         TypeError: it is not a string.
@@ -36,7 +36,7 @@ def text_of(name: str, value: Any) -> str:
 
 
 def number_of(name: str, value: Any, least: int = 0) -> int:
-    """`value` as an `int` from `least` to `LARGEST_INDEX`. Error messages begin with `name`.
+    """Returns `value` as an `int` from `least` to `LARGEST_INDEX`. Error messages begin with `name`.
 
     Raises:
         TypeError: it is not an integer.
@@ -72,6 +72,6 @@ def seconds_of(name: str, value: Any, *, positive: bool = False) -> float:
 
 
 def shown(value: Any) -> str:
-    """A value and its type, for error messages."""
+    """Returns a value and its type, for error messages."""
     text = repr(value)
     return f"{text if len(text) <= 80 else text[:80] + '…'} ({type(value).__name__})"

@@ -31,7 +31,7 @@ class Batcher(Generic[Item, Result]):
         self.items = 0
 
     async def submit(self, item: Item) -> Result:
-        """The result for `item`. After a cancellation of the caller, the item may still be executed."""
+        """Returns the result for `item`. After a cancellation of the caller, the item may still be executed."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, future))

@@ -18,7 +18,7 @@ class AnswerRefused(aiohttp.ClientError):
 
 
 async def read_bounded(reply: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body of at most `limit` bytes.
+    """Returns the body of at most `limit` bytes.
 
     Raises:
         AnswerRefused: see the class. aiohttp.ClientError: the connection was lost.

@@ -71,7 +71,7 @@ class StepOutcome:
 
     @property
     def done(self) -> bool:
-        """Whether the episode is over."""
+        """True if the episode is over."""
         return self.observation.terminated or self.observation.truncated
 
     @property
@@ -158,7 +158,7 @@ class Session:
         return state
 
     async def expert(self) -> ExpertReply:
-        """The next reply of the environment's expert.
+        """Returns the next reply of the environment's expert.
 
         Raises:
             Refused: the environment has no expert, or the split is held out (403).
@@ -277,11 +277,11 @@ class EnvironmentClient(AsyncClosing):
         return StepOutcome(result.observation, result.metadata, 0.0)
 
     async def info(self) -> Info:
-        """The description of the environment. Errors as in `Session.reset`."""
+        """Returns the description of the environment. Errors as in `Session.reset`."""
         return _read(_accepted(await self._send("GET", "/v1/info", max_answer_bytes=MAX_INFO_BYTES)), Info)
 
     async def ready(self) -> bool:
-        """Whether `/ready` responds with 200. Sends one request."""
+        """True if `/ready` responds with 200. Sends one request."""
         try:
             answer = await self.transport.request("GET", "/ready", timeout_s=self.transport.timeouts.connect_s)
         except Unavailable:
@@ -314,7 +314,7 @@ class EnvironmentClient(AsyncClosing):
         return await self.transport.request(method, path, body, max_answer_bytes=max_answer_bytes, retries=self.retries)
 
     async def _send_batch(self, items: Sequence[BatchItem]) -> Sequence[StepOutcome | ServiceError | None]:
-        """The results of all items. Long texts are split into several requests."""
+        """Returns the results of all items. Long texts are split into several requests."""
         parts = await asyncio.gather(*map(self._send_part, _parts(items)))
         return [result for part in parts for result in part]
 
@@ -333,7 +333,7 @@ class EnvironmentClient(AsyncClosing):
         return [self._state(item, result) for item, result in zip(items, results, strict=True)]
 
     def _state(self, item: BatchItem, result: BatchResult) -> StepOutcome | ServiceError | None:
-        """The outcome or error of one item; None after a close."""
+        """Returns the outcome or error of one item; None after a close."""
         request = f"{item.op} of session {item.session_id} at {self.url}"
         if not result.ok or result.error is not None:
             return _session_error(request, result.error or _NO_REASON)

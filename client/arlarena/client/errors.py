@@ -21,7 +21,7 @@ class Unavailable(ServiceError):
 
     @property
     def answered(self) -> bool:
-        """Whether the server responded with an error. Without a response, the connection error is the cause."""
+        """True if the server responded with an error. Without a response, the connection error is the cause."""
         return self.__cause__ is None
 
 

@@ -43,7 +43,7 @@ class AnyText(gymnasium.Space[str]):
         self.examples = tuple(examples)
 
     def contains(self, x: Any) -> bool:
-        """Whether `x` is a string of Python or numpy."""
+        """True if `x` is a string of Python or numpy."""
         try:
             text_of("the action", x)
         except (TypeError, ValueError):
@@ -51,7 +51,7 @@ class AnyText(gymnasium.Space[str]):
         return True
 
     def sample(self, mask: Any | None = None, probability: Any | None = None) -> str:
-        """A random example."""
+        """Returns a random example."""
         return self.examples[int(self.np_random.integers(len(self.examples)))]
 
     def __eq__(self, other: object) -> bool:
@@ -62,19 +62,19 @@ class AnyText(gymnasium.Space[str]):
 
 
 def _info(state: StepOutcome) -> dict[str, Any]:
-    """The info dictionary: metadata, and the fields of the observation except the prompt."""
+    """Returns the info dictionary: metadata, and the fields of the observation except the prompt."""
     observation = state.observation
     names = ("text", "message", "admissible_actions", "step", "action_valid", "format_valid")
     return msgspec.structs.asdict(state.metadata) | {name: getattr(observation, name) for name in names}
 
 
 def _seed(seed: int | None) -> int | None:
-    """A seed for Gymnasium, which does not accept numpy scalars."""
+    """Returns a seed for Gymnasium, which does not accept numpy scalars."""
     return None if seed is None else number_of("seed", seed)
 
 
 def _options(given: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str, Any]:
-    """The options of a reset that are not None.
+    """Returns the options of a reset that are not None.
 
     Raises:
         TypeError, ValueError: they are not a dictionary, or a key is not in `known`.
@@ -90,7 +90,7 @@ def _options(given: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str,
 def _connect(
     url: str, count: int, split: str | None, token: str | None
 ) -> tuple[SyncEnvironments, list[SyncSession], Info, Split]:
-    """A client, its sessions, the description of the environment, and the split. An error closes the client.
+    """Returns a client, its sessions, the description of the environment, and the split. An error closes the client.
 
     Raises:
         ValueError: the environment has no such split.
@@ -208,7 +208,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
         self._environments.close()
 
     def _one_each(self, name: str, values: Any) -> list[Any]:
-        """`values` as a list with one value for each environment.
+        """Returns `values` as a list with one value for each environment.
 
         Raises:
             TypeError, ValueError: they are not a sequence, or their number is wrong.
@@ -220,7 +220,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
         return list(values)
 
     def _seeds(self, given: Any) -> list[int | None]:
-        """A seed for each environment; None keeps its generator."""
+        """Returns a seed for each environment; None keeps its generator."""
         if given is None:
             return [None] * self.num_envs
         if not hasattr(given, "__len__") or getattr(given, "ndim", 1) == 0:

@@ -165,7 +165,7 @@ def _generation(answer: Answer) -> Generation:
 
 
 def _too_long(answer: Answer) -> bool:
-    """Whether the prompt is too long. Both engines respond with 400 and a message about the context length."""
+    """True if the prompt is too long. Both engines respond with 400 and a message about the context length."""
     text = answer.body.lower()
     return answer.status in (400, 413, 422) and any(
         words in text
@@ -254,7 +254,7 @@ class PolicyClient(AsyncClosing):
         seed: int | None = None,
         timeout_s: float | None = None,
     ) -> ChatReply:
-        """A reply of `/v1/chat/completions`, for any server with OpenAI's API. Errors as in `generate`.
+        """Returns a reply of `/v1/chat/completions`, for any server with OpenAI's API. Errors as in `generate`.
 
         If a model requires `max_completion_tokens` instead of `max_tokens`, as newer models of OpenAI do, later
         requests use this name.
@@ -288,7 +288,7 @@ class PolicyClient(AsyncClosing):
         return await self._send("POST", "/v1/chat/completions", _encoder.encode(body), timeout_s)
 
     async def model(self) -> ModelInfo:
-        """The served model (`/v1/models`). Errors as in `generate`."""
+        """Returns the served model (`/v1/models`). Errors as in `generate`."""
         answer = await self._send("GET", "/v1/models")
         models = _read(answer, _Models)
         if not models.data:
@@ -296,11 +296,11 @@ class PolicyClient(AsyncClosing):
         return ModelInfo(models.data[0].id, models.data[0].max_model_len)
 
     async def version(self) -> PolicyVersion:
-        """The version of the served weights (`/weight_info`). Errors as in `generate`."""
+        """Returns the version of the served weights (`/weight_info`). Errors as in `generate`."""
         return read_version(_read(await self._send("GET", "/weight_info"), WeightInfo).weight_version)
 
     async def healthy(self) -> bool:
-        """Whether `/health` responds with 200. Sends one request."""
+        """True if `/health` responds with 200. Sends one request."""
         try:
             return (
                 await self.transport.request("GET", "/health", timeout_s=self.transport.timeouts.connect_s)

@@ -38,7 +38,7 @@ class BackgroundLoop:
 
     @property
     def alive(self) -> bool:
-        """Whether the loop is not stopped."""
+        """True if the loop is not stopped."""
         return not self._loop.is_closed()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -109,7 +109,7 @@ class SyncSession:
         return self._loop.run(self.asynchronous.step(text))
 
     def expert(self) -> ExpertReply:
-        """The next reply of the environment's expert."""
+        """Returns the next reply of the environment's expert."""
         return self._loop.run(self.asynchronous.expert())
 
     def fork(self, count: int = 1, *, ttl_s: float | None = None) -> list[SyncSession]:
@@ -148,7 +148,7 @@ class SyncEnvironments:
         self.close()
 
     def info(self) -> Info:
-        """The description of the environment."""
+        """Returns the description of the environment."""
         return self._loop.run(self._client.info())
 
     def open(self, count: int, *, ttl_s: float | None = None) -> list[SyncSession]:

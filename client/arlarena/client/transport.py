@@ -64,7 +64,7 @@ class Answer:
     service: Service | None = None
 
     def refusal(self) -> Refused:
-        """The error for this response. It tells the user if another kind of service sent the response."""
+        """Returns the error for this response. It tells the user if another kind of service sent the response."""
         actual = service_of(self.body)
         if self.service is not None and actual not in (None, self.service):
             names = {"environment server": "an environment server", "policy server": "a policy server"}
@@ -76,7 +76,7 @@ class Answer:
         return Refused(f"{self.request} was refused with {self.status}: {quote(self.body)}", self.status)
 
     def malformed(self, reason: object) -> ProtocolError:
-        """The error for a response that violates the API."""
+        """Returns the error for a response that violates the API."""
         return ProtocolError(f"{self.request} returned an invalid response ({reason}): {quote(self.body)}")
 
 
@@ -99,7 +99,7 @@ _FORMS: dict[Service, type] = {"environment server": _OfEnvironments, "policy se
 
 
 def service_of(error: bytes) -> Service | None:
-    """The kind of service that writes errors in the form of `error`; None if the form is unknown."""
+    """Returns the kind of service that writes errors in the form of `error`; None if the form is unknown."""
     for service, form in _FORMS.items():
         try:
             msgspec.json.decode(error, type=form)
@@ -110,13 +110,13 @@ def service_of(error: bytes) -> Service | None:
 
 
 def quote(body: bytes) -> str:
-    """The first characters of a body, for error messages."""
+    """Returns the first characters of a body, for error messages."""
     text = body[:QUOTE_CHARS].decode(errors="replace")
     return text + "…" if len(body) > QUOTE_CHARS else text
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds of a Retry-After header; 1 if it is not a number."""
+    """Returns the seconds of a Retry-After header; 1 if it is not a number."""
     try:
         return max(0.0, float(headers.get("Retry-After", "1")))
     except ValueError:

@@ -88,7 +88,7 @@ def _message(state: StepOutcome, default: str) -> str:
 def environment_factory(
     url: str, *, split: str | None = None, token: str | None = None
 ) -> Callable[[], TrlEnvironment]:
-    """A function that creates environments for TRL. All of them share one client.
+    """Returns a function that creates environments for TRL. All of them share one client.
 
     Raises:
         TypeError, ValueError: an argument is invalid; the message names it.

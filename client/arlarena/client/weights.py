@@ -69,7 +69,7 @@ class WeightsClient:
         self._headers = IDENTITY | ({"authorization": f"Bearer {token}"} if token else {})
 
     async def version(self) -> str:
-        """The served version. Errors as in `serve`."""
+        """Returns the served version. Errors as in `serve`."""
         return (await self._ask("GET", "/weight_info", None, _INFO_S, WeightInfo)).weight_version
 
     async def announce(self, directory: str, manifest: bytes, limit_s: float) -> PushTarget:
@@ -164,7 +164,7 @@ class Sender:
         return None
 
     async def _delta(self, base: Path, new: Path) -> Path:
-        """The file with the delta, which is computed once for all servers."""
+        """Returns the file with the delta, which is computed once for all servers."""
         if self._folder is None:
             _remove_stale_folders()
             self._folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))

@@ -52,7 +52,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """All tables of the file.
+    """Returns all tables of the file.
 
     Raises:
         ConfigError: the file is missing, is not TOML, or holds an unknown table.
@@ -81,7 +81,7 @@ def secrets_file(path: Path, table: str) -> Path:
 
 
 def read_table(path: Path, table: str) -> dict[str, Any]:
-    """One table of `path` with its secrets from the secrets file. Secrets of other tables are not read.
+    """Returns one table of `path` with its secrets from the secrets file. Secrets of other tables are not read.
 
     Raises:
         ConfigError: see `read_file`.
@@ -91,7 +91,7 @@ def read_table(path: Path, table: str) -> dict[str, Any]:
 
 
 def read_with_secrets(path: Path) -> dict[str, Any]:
-    """All tables of `path` with their secrets from the secrets files.
+    """Returns all tables of `path` with their secrets from the secrets files.
 
     Raises:
         ConfigError: see `read_file`.
@@ -118,7 +118,7 @@ def _hide_secrets(value: Any, name: str = "") -> None:
 
 
 def _given(model: type[BaseModel], key: str, value: Any) -> str:
-    """The text for an invalid value in an error; secrets are masked."""
+    """Returns the text for an invalid value in an error; secrets are masked."""
     last = key.rpartition(".")[2]
     field = model.model_fields.get(key.partition(".")[0])
     if is_secret_name(last) or (field is not None and "SecretStr" in str(field.annotation)):
@@ -127,7 +127,7 @@ def _given(model: type[BaseModel], key: str, value: Any) -> str:
 
 
 def _known_key(key: str, model: type[BaseModel]) -> str:
-    """The hint in an error about an unknown key: the key that replaces it, or the most similar key."""
+    """Returns the hint in an error about an unknown key: the key that replaces it, or the most similar key."""
     renamed = model.renamed if issubclass(model, Table) else {}
     return f"it was renamed to {renamed[key]!r}" if key in renamed else nearest(key, tuple(model.model_fields))
 
@@ -182,14 +182,14 @@ def load_part(path: Path | None, table: str, model: type[Model], *keys: str) -> 
 def variables_of(
     environment: Mapping[str, str], prefix: str, model: type[BaseModel], *, leave_out: Iterable[str] = ()
 ) -> dict[str, str]:
-    """The non-empty variables `<prefix><FIELD>` for the fields of `model` except `leave_out`, by field."""
+    """Returns the non-empty variables `<prefix><FIELD>` for the fields of `model` except `leave_out`, by field."""
     names = [name for name in model.model_fields if name not in leave_out]
     values = {name: environment.get(f"{prefix}{name.upper()}") for name in names}
     return {name: value for name, value in values.items() if value}
 
 
 def secret_from(environment: Mapping[str, str], variable: str) -> str | None:
-    """The secret in a variable, which messages and logs then mask; None if it is absent or empty."""
+    """Returns the secret in a variable, which messages and logs then mask; None if it is absent or empty."""
     value = environment.get(variable) or None
     hide(value)
     return value
@@ -211,7 +211,7 @@ def parse_assignment(text: str, form: str) -> tuple[str, Any]:
 
 
 def assigned(text: str) -> str:
-    """The argument `text` of `--set` for messages, without its value, which may be a secret."""
+    """Returns the argument `text` of `--set` for messages, without its value, which may be a secret."""
     key, equals, _ = text.partition("=")
     return f"{key}=…" if equals else text
 

@@ -34,7 +34,7 @@ RECORD_FIELDS = {"panel", "turns"}
 
 
 def renamed(value: Any) -> Any:
-    """`value` with its fields renamed at any depth. Other values and the order of fields do not change."""
+    """Returns `value` with its fields renamed at any depth. Other values and the order of fields do not change."""
     if isinstance(value, dict):
         return {RENAMED.get(key, key): renamed(item) for key, item in value.items()}
     return [renamed(item) for item in value] if isinstance(value, list) else value

@@ -236,5 +236,5 @@ class WeightInfo(msgspec.Struct):
 
 
 def finite(value: float, floor: float = -9999.0) -> float:
-    """A log-prob that JSON can represent: infinities and NaN become `floor`, as in vLLM."""
+    """Returns a log-prob that JSON can represent: infinities and NaN become `floor`, as in vLLM."""
     return value if math.isfinite(value) else floor

@@ -138,7 +138,7 @@ class Gpus(Table):
     inference: tuple[NonNegativeInt, ...] = Field(default=(), description="GPUs of the policy server; none: all")
 
     def environment(self, table: str) -> dict[str, str]:
-        """The environment variable that restricts a process to its GPUs."""
+        """Returns the environment variable that restricts a process to its GPUs."""
         gpus: tuple[int, ...] = getattr(self, table)
         return {"CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in gpus)} if gpus else {}
 
@@ -150,7 +150,7 @@ class ConsoleKeys(Table):
 
 
 def seed_from(environment: Mapping[str, str]) -> int | None:
-    """`ARLARENA_SEED`, which overrides `[run] seed`; None if it is not set.
+    """Returns `ARLARENA_SEED`, which overrides `[run] seed`; None if it is not set.
 
     Raises:
         ConfigError: it is not an integer in [0, 2**63).
@@ -164,7 +164,7 @@ def seed_from(environment: Mapping[str, str]) -> int | None:
 
 
 def run_seed(given: int | None, environment: Mapping[str, str], config: Path | None) -> int:
-    """The seed of the run: `given` (a flag), else `ARLARENA_SEED`, else `[run] seed`.
+    """Returns the seed of the run: `given` (a flag), else `ARLARENA_SEED`, else `[run] seed`.
 
     Raises:
         ConfigError: the variable or the file is invalid.

@@ -9,7 +9,7 @@ from arlarena.proto.text.wording import counted
 
 
 def find_split(info: Info, name: str, setting: str) -> Split:
-    """The split `name` of the environment. `setting`: the setting that contains the name, for the error.
+    """Returns the split `name` of the environment. `setting`: the setting that contains the name, for the error.
 
     Raises:
         ConfigError: the environment has no such split.

@@ -45,7 +45,7 @@ class TaskOrder:
             raise ValueError(f"split {self.split!r} has no tasks")
 
     def index(self, position: int) -> int:
-        """The index of the task at `position`, which counts from 0."""
+        """Returns the index of the task at `position`, which counts from 0."""
         if self.size is None:
             return self.start + (self.seed % SEED_BLOCKS) * SEED_STRIDE * self.blocks + position
         epoch, offset = divmod(position, self.size)
@@ -54,7 +54,7 @@ class TaskOrder:
 
 @lru_cache(maxsize=4)
 def _permutation(split: str, size: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of range(size) that does not depend on the version of numpy.
+    """Returns a permutation of range(size) that does not depend on the version of numpy.
 
     numpy keeps the raw stream of a bit generator across versions, but not `Generator.permutation`.
     """

@@ -31,7 +31,7 @@ _ANY_MARK = re.compile("|".join([_ANGLED, *map(re.escape, _OTHERS)]))
 
 
 def said_from(text: str) -> int | None:
-    """Position in `text` after its last thought; 0 if it has no thought; None if a thought is not closed.
+    """Returns the position in `text` after its last thought; 0 if it has no thought; None if a thought is not closed.
 
     A thought ends at the next closing mark of its kind; other marks within it are part of the thought. A closing mark
     without an opening mark ends a thought that began at the start of the text. The same holds if the opening mark

@@ -155,7 +155,7 @@ class Turn(msgspec.Struct):
         return np.frombuffer(self.response_ids, dtype="<i4")
 
     def behaviour_logprobs(self) -> FloatArray:
-        """Log-probs of the response tokens under the sampler, float32 [T], nats."""
+        """Returns the log-probs of the response tokens under the sampler, float32 [T], nats."""
         return np.frombuffer(self.logprobs, dtype="<f4")
 
     def mask(self) -> MaskArray:
@@ -191,7 +191,7 @@ class Trajectory(msgspec.Struct):
         return list(itertools.pairwise([*starts, len(self.turns)]))
 
     def prompts(self) -> list[IdArray]:
-        """The full prompt of each turn, int32. Prompts of one conversation share their memory."""
+        """Returns the full prompt of each turn, int32. Prompts of one conversation share their memory."""
         lengths, prompts = prompt_lengths(self.turns), list[IdArray]()
         for first, last in self.conversations():
             turns = self.turns[first:last]
@@ -206,7 +206,7 @@ class Trajectory(msgspec.Struct):
 
 
 def prompt_lengths(turns: Iterable[Turn]) -> list[int]:
-    """The length of the full prompt of each turn, in tokens. `turns`: all turns of an episode."""
+    """Returns the length of the full prompt of each turn, in tokens. `turns`: all turns of an episode."""
     lengths, end = list[int](), 0
     for turn in turns:
         lengths.append((0 if turn.reset else end) + len(turn.new_prompt_ids) // 4)
@@ -230,7 +230,7 @@ class Group(msgspec.Struct):
 
 
 def pack_ids(ids: Iterable[int]) -> bytes:
-    """Token ids as little-endian int32.
+    """Returns the token ids as little-endian int32.
 
     Raises:
         ValueError: an id is not an integer, or is outside [0, 2**31).
@@ -244,12 +244,12 @@ def pack_ids(ids: Iterable[int]) -> bytes:
 
 
 def pack_floats(values: Iterable[float]) -> bytes:
-    """Log-probs as little-endian float32."""
+    """Returns the log-probs as little-endian float32."""
     return np.asarray(values if isinstance(values, np.ndarray) else list(values), dtype="<f4").tobytes()
 
 
 def pack_mask(values: Iterable[int]) -> bytes:
-    """A loss mask as bytes of 0 and 1."""
+    """Returns a loss mask as bytes of 0 and 1."""
     return np.asarray(values if isinstance(values, np.ndarray) else list(values), dtype="u1").tobytes()
 
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 
 def service_url(url: str) -> str:
-    """`url` without surrounding blanks, trailing slashes and a final `/v1`: `http://host:8100` for
+    """Returns `url` without surrounding blanks, trailing slashes and a final `/v1`: `http://host:8100` for
     `http://host:8100/v1/`. OpenAI's clients need the `/v1`, but the routes in this code contain it.
 
     Raises:
@@ -28,7 +28,7 @@ def service_url(url: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that binds `host`, an address or a name."""
+    """True if only this machine can reach a server that binds `host`, an address or a name."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -90,7 +90,7 @@ class _Shared:
 
 
 def _is_private(transport: asyncio.BaseTransport) -> bool:
-    """Whether a connection uses a Unix socket."""
+    """True if a connection uses a Unix socket."""
     end = transport.get_extra_info("socket")
     return end is not None and end.family == socket.AF_UNIX
 

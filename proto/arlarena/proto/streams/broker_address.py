@@ -16,7 +16,7 @@ VARIABLE, FILE_VARIABLE = "REDIS_PASSWORD", "REDIS_PASSWORD_FILE"
 
 
 def broker_url(url: str, environment: Mapping[str, str], password_file: str = "") -> str:
-    """`url` with the password, if one is given.
+    """Returns `url` with the password, if one is given.
 
     Raises:
         ConfigError: the password file cannot be read or is empty.
@@ -32,7 +32,7 @@ def broker_url(url: str, environment: Mapping[str, str], password_file: str = ""
 
 
 def with_password(url: str, password: str) -> str:
-    """`url` with `password` in its user information."""
+    """Returns `url` with `password` in its user information."""
     hide(password)
     parts = urlsplit(url)
     user, _, host = parts.netloc.rpartition("@")
@@ -40,7 +40,7 @@ def with_password(url: str, password: str) -> str:
 
 
 def url_has_password(url: str) -> bool:
-    """Whether the URL contains a password."""
+    """True if the URL contains a password."""
     parts = urlsplit(url)
     return ":" in parts.netloc.rpartition("@")[0] or "password" in parse_qs(parts.query)
 

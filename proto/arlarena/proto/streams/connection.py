@@ -39,7 +39,7 @@ class BrokerFull(StreamError):
 
 
 def redact(url: str) -> str:
-    """`url` without its password, for messages and logs."""
+    """Returns `url` without its password, for messages and logs."""
     url = _PASSWORD_OPTION.sub(r"\1***", url)
     parts = urlsplit(url)
     if "@" not in parts.netloc and "@" in url:  # a password with an unquoted '/', '?' or '#'
@@ -146,7 +146,7 @@ class Link:
 
 
 def bad_url(url: str, error: Exception) -> StreamError:
-    """The error to raise for a URL that redis-py cannot parse."""
+    """Returns the error to raise for a URL that redis-py cannot parse."""
     hint = "write redis://HOST:PORT/0, rediss://… or unix://…"
     # redis-py quotes the supposed port in its message, which may be a part of an unquoted password.
     detail = "quote special characters in the password" if "@" in url else str(error)
@@ -154,7 +154,7 @@ def bad_url(url: str, error: Exception) -> StreamError:
 
 
 def explain(url: str, error: Exception) -> StreamError:
-    """The error to raise for `error` of redis-py. `url`: without password."""
+    """Returns the error to raise for `error` of redis-py. `url`: without password."""
     detail = str(error) or type(error).__name__
     if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):
         hint = "give its password by REDIS_PASSWORD or REDIS_PASSWORD_FILE, or correct the URL"
@@ -186,12 +186,12 @@ async def _cancellable(call: Callable[[], Awaitable[T]]) -> T:
 
 
 def is_network(error: Exception) -> bool:
-    """Whether the error is a network error, so that a retry may succeed."""
+    """True if the error is a network error, so that a retry may succeed."""
     if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):
         return False
     return isinstance(error, errors.ConnectionError | errors.TimeoutError | OSError)
 
 
 def is_full(error: Exception) -> bool:
-    """Whether the broker refused a command or a script because its memory is full."""
+    """True if the broker refused a command or a script because its memory is full."""
     return isinstance(error, errors.OutOfMemoryError) or "command not allowed when used memory" in str(error)

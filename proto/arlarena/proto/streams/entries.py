@@ -102,7 +102,7 @@ def check_run_name(run: str) -> None:
 
 
 def group_id_of(stream_id: bytes, fields: Fields) -> str:
-    """The group id of an entry, or a placeholder with its stream id if it has none."""
+    """Returns the group id of an entry, or a placeholder with its stream id if it has none."""
     return fields[b"id"].decode(errors="replace") if b"id" in fields else f"unknown-{stream_id.decode()}"
 
 

@@ -157,7 +157,7 @@ class Streams:
         return int(await self._script(scripts.ISSUE, *pairs))
 
     async def outstanding(self) -> set[str]:
-        """The ids of groups that are queued, leased, or published but not acknowledged."""
+        """Returns the ids of groups that are queued, leased, or published but not acknowledged."""
         return {group_id.decode() for group_id in await self._link.command("HKEYS", self._issued)}
 
     async def withdraw(self, group_ids: Iterable[str]) -> int:
@@ -169,7 +169,7 @@ class Streams:
         return sum([int(await self._script(scripts.WITHDRAW, *page)) for page in _pages(list(group_ids))])
 
     async def collect(self, *, consumer: str, count: int, block_s: float) -> list[GroupEntry]:
-        """Up to `count` new entries, oldest first. Waits up to `block_s` seconds for the first entry.
+        """Returns up to `count` new entries, oldest first. Waits up to `block_s` seconds for the first entry.
 
         An entry that cannot be decoded becomes a `DeadLetter` with the reason, and `dead` keeps a copy of its bytes,
         unless the broker is full. Entries stay pending for `consumer` until `acknowledge`.
@@ -186,7 +186,7 @@ class Streams:
             return self._deliver(entries)
 
     async def collect_pending(self, *, consumer: str) -> list[GroupEntry]:
-        """All delivered but unacknowledged entries of any consumer name, oldest first.
+        """Returns all delivered but unacknowledged entries of any consumer name, oldest first.
 
         A resumed trainer calls it first: entries of a dead trainer are reassigned to `consumer`. Later calls also
         return entries that the caller already holds, and the caller must ignore these.
@@ -218,12 +218,12 @@ class Streams:
         await self._script(scripts.CONDEMN, entry.stream_id, entry.group_id, reason)
 
     async def depth(self) -> Depth:
-        """The sizes of the streams, read atomically."""
+        """Returns the sizes of the streams, read atomically."""
         tasks, leased, groups, collected, dead = await self._script(scripts.DEPTH)
         return Depth(tasks - leased, leased, groups - collected, collected, dead)
 
     async def dead_letters(self, count: int = 100) -> list[DeadLetter]:
-        """The `count` newest dead letters, newest first."""
+        """Returns the `count` newest dead letters, newest first."""
         rows = await self._link.command("XREVRANGE", self._dead, "+", "-", "COUNT", count)
         return [dead_letter_of(stream_id, fields) for stream_id, fields in rows]
 

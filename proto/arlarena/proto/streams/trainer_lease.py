@@ -100,7 +100,7 @@ class Holder:
 
     @classmethod
     def of_this_process(cls, incarnation: str) -> Self:
-        """The calling process."""
+        """Returns the calling process."""
         pid = os.getpid()
         _, started = _stat(pid)
         return cls(incarnation, socket.gethostname(), _machine(), pid, started, uuid.uuid4().hex)
@@ -115,15 +115,15 @@ class Holder:
             return cls("unknown", "an unknown host", "unknown", 0, 0, "")
 
     def encode(self) -> bytes:
-        """The value of the key."""
+        """Returns the value of the key."""
         return json.dumps(asdict(self), sort_keys=True).encode()
 
     def is_here(self) -> bool:
-        """Whether the holder is on this machine and in this pid namespace, so that its pid is valid here."""
+        """True if the holder is on this machine and in this pid namespace, so that its pid is valid here."""
         return self.host == socket.gethostname() and self.machine == _machine()
 
     def is_alive(self) -> bool:
-        """Whether its process runs, if it `is_here`. Zombies do not run. False for this process: its lease is old."""
+        """True if its process runs, if it `is_here`. Zombies do not run. False for this process: its lease is old."""
         if self.pid == os.getpid():
             return False
         try:
@@ -280,7 +280,7 @@ class TrainerLease:
 
 
 def _machine() -> str:
-    """The boot id and the pid namespace; '' if the system provides neither."""
+    """Returns the boot id and the pid namespace; '' if the system provides neither."""
     parts = []
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())

@@ -28,7 +28,7 @@ class TextFileError(ValueError):
 
 
 def read_text(path: Path) -> str:
-    r"""The text of the file, with `\n` as line end.
+    r"""Returns the text of the file, with `\n` as line end.
 
     Raises:
         OSError: the file cannot be opened.
@@ -38,7 +38,7 @@ def read_text(path: Path) -> str:
 
 
 def decode_text(data: bytes, path: Path) -> str:
-    """`data`, the content of `path`, as text. Errors as in `read_text`."""
+    """Returns `data`, the content of `path`, as text. Errors as in `read_text`."""
     if data.startswith(_GZIP):
         raise TextFileError(f"{path}: is compressed with gzip; unpack it first: gunzip -k {shlex.quote(str(path))}")
     if wide := _wide_encoding(data):
@@ -56,7 +56,7 @@ def decode_text(data: bytes, path: Path) -> str:
 
 
 def _wide_encoding(data: bytes) -> str:
-    """The encoding of `data` if it is UTF-16 or UTF-32, with or without a byte-order mark; else ""."""
+    """Returns the encoding of `data` if it is UTF-16 or UTF-32, with or without a byte-order mark; else ""."""
     for mark, name in _WIDE_MARKS.items():
         if data.startswith(mark):
             return name

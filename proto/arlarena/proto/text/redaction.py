@@ -53,7 +53,7 @@ def hide(secret: str | None) -> None:
 
 
 def redact(text: str) -> str:
-    """`text` with `***` in place of hidden secrets, passwords in URLs and bearer tokens."""
+    """Returns `text` with `***` in place of hidden secrets, passwords in URLs and bearer tokens."""
     for secret in sorted(_hidden, key=len, reverse=True):
         text = text.replace(secret, MASK)
     if "://" in text or "=" in text or "earer" in text or "asic" in text:
@@ -63,7 +63,7 @@ def redact(text: str) -> str:
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a setting, field or variable of this name holds a secret: `admin_token`, `HF_TOKEN`, `apiKey`."""
+    """True if a setting, field or variable of this name holds a secret: `admin_token`, `HF_TOKEN`, `apiKey`."""
     words = [word.lower() for word in _SPLIT.split(name) if word]
     if not words:
         return False
@@ -71,7 +71,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def is_secret(name: str, value: object) -> bool:
-    """Whether the setting `name = value` contains a secret. Numbers are not secrets (`max_tokens = 64`)."""
+    """True if the setting `name = value` contains a secret. Numbers are not secrets (`max_tokens = 64`)."""
     if isinstance(value, str):
         return bool(value) and (is_secret_name(name) or redact(value) != value)
     if isinstance(value, Mapping):
@@ -82,13 +82,13 @@ def is_secret(name: str, value: object) -> bool:
 
 
 def _is_secret_option(item: object) -> bool:
-    """Whether `item` is a command-line option with a secret, or one whose next argument is a secret."""
+    """True if `item` is a command-line option with a secret, or one whose next argument is a secret."""
     option = _OPTION.match(item) if isinstance(item, str) else None
     return option is not None and is_secret_name(option["name"])
 
 
 def _masked_list(items: Sequence[Any], name: str) -> list[Any]:
-    """`items` with secrets masked. If it is a command line, the values of secret options are masked."""
+    """Returns `items` with secrets masked. If it is a command line, the values of secret options are masked."""
     result: list[Any] = []
     follows = False
     for item in items:
@@ -100,7 +100,7 @@ def _masked_list(items: Sequence[Any], name: str) -> list[Any]:
 
 
 def masked(value: Any, name: str = "") -> Any:
-    """`value`, of JSON types, with all secrets masked. `name`: the field of the value."""
+    """Returns `value`, of JSON types, with all secrets masked. `name`: the field of the value."""
     if isinstance(value, Mapping):
         return {key: masked(item, str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):

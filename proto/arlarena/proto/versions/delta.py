@@ -110,7 +110,7 @@ def _copy_header(source: BinaryIO, out: BinaryIO, target: Path, delta_size: int,
 
 
 def _header_of(file: Path, start: int) -> dict[str, Any]:
-    """The header of a file whose data are not written yet."""
+    """Returns the header of a file whose data are not written yet."""
     return read_safetensors_header(file, whole=False)[0] if start >= _LENGTH.size else {}
 
 
@@ -157,7 +157,7 @@ def _difference(old: bytes, new: bytes, width: int) -> bytes:
 
 
 def _sum(old: bytes, planes: bytes, width: int) -> bytes:
-    """The inverse of `_difference`."""
+    """Returns the inverse of `_difference`."""
     kind = np.dtype(f"<u{width}")
     rows = np.ascontiguousarray(np.frombuffer(planes, np.uint8).reshape(width, -1).T)
     folded: npt.NDArray[Any] = rows.view(kind).reshape(-1)

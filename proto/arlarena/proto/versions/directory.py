@@ -134,28 +134,28 @@ class ServedVersion(msgspec.Struct, frozen=True):
 
 
 def version_directory_name(step: int, digest: str) -> str:
-    """The name of a version directory, such as `v000012-0a1b2c3d4e5f`. Names sort by step."""
+    """Returns the name of a version directory, such as `v000012-0a1b2c3d4e5f`. Names sort by step."""
     return f"v{step:06d}-{digest[:12]}"
 
 
 def push_limit_s(size: int) -> float:
-    """The time limit in seconds of one request of a push of `size` bytes."""
+    """Returns the time limit in seconds of one request of a push of `size` bytes."""
     return _BASE_S + size / _SLOWEST_BYTES_PER_S
 
 
 def largest_difference(probe: ManifestProbe, served: Iterable[float]) -> float:
-    """Largest |Δ log-prob| between a probe and the values of a server; infinite if a value is NaN."""
+    """Returns the largest |Δ log-prob| between a probe and the values of a server; infinite if a value is NaN."""
     differences = [abs(a - b) for a, b in zip(probe.log_probs, served, strict=True)]
     return max((d if d == d else float("inf") for d in differences), default=0.0)
 
 
 def file_blake3(path: Path) -> str:
-    """Hex BLAKE3 of a file."""
+    """Returns the hex BLAKE3 of a file."""
     return blake3().update_mmap(path).hexdigest()
 
 
 def tensors_digest(tensors: Iterable[tuple[str, str, tuple[int, ...], bytes | memoryview]]) -> str:
-    """Hex BLAKE3, 128 bits, of named tensors, independent of their order.
+    """Returns the hex BLAKE3, 128 bits, of named tensors, independent of their order.
 
     Each tensor is (name, dtype as in safetensors, such as "F32", shape, little-endian row-major bytes). Directories
     with equal tensors have equal digests, even if their files differ otherwise.
@@ -180,7 +180,7 @@ class _Entry(msgspec.Struct):
 
 
 def read_safetensors_header(path: Path, *, whole: bool = True) -> tuple[dict[str, Any], int]:
-    """The header (tensor name -> dtype, shape, data_offsets) and the offset of the data.
+    """Returns the header (tensor name -> dtype, shape, data_offsets) and the offset of the data.
 
     `whole` False: the data may be missing.
 
@@ -214,7 +214,7 @@ def read_safetensors_header(path: Path, *, whole: bool = True) -> tuple[dict[str
 
 
 def safetensors_digest(*paths: Path) -> str:
-    """`tensors_digest` of all tensors in one or more safetensors files (the shards of one model).
+    """Returns `tensors_digest` of all tensors in one or more safetensors files (the shards of one model).
 
     Raises:
         SafetensorsError: a file is truncated or not a safetensors file.

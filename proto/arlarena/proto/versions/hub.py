@@ -25,12 +25,12 @@ _INDEX = "model.safetensors.index.json"
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether `name` has the form OWNER/NAME of a repository."""
+    """True if `name` has the form OWNER/NAME of a repository."""
     return _NAME.fullmatch(name) is not None
 
 
 def local_model(name_or_path: str | Path) -> Path:
-    """The directory of the model `name_or_path`.
+    """Returns the directory of the model `name_or_path`.
 
     It is, in this order, the directory of that name, a complete snapshot of the main branch in the local cache, or a
     new download. A cached snapshot is not compared with the Hub, so all services of a run read the same files;
@@ -62,7 +62,7 @@ def local_model(name_or_path: str | Path) -> Path:
 
 
 def _cached(name: str) -> Path | None:
-    """The snapshot in the local cache, if it is complete."""
+    """Returns the snapshot in the local cache, if it is complete."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
 
@@ -119,7 +119,7 @@ def _reason(name: str, error: Exception) -> str:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """The files of configuration and weights that `folder` lacks."""
+    """Returns the files of configuration and weights that `folder` lacks."""
     missing = [] if (folder / "config.json").is_file() else ["config.json"]
     try:
         shards = set(json.loads((folder / _INDEX).read_bytes())["weight_map"].values())

@@ -36,5 +36,5 @@ def _replace(table: Any, parts: Sequence[str], folder: Path) -> None:
 
 
 def without_dots(path: Path) -> Path:
-    """`path` without `.` and `..`. A path without them is returned unchanged, with its symbolic links."""
+    """Returns `path` without `.` and `..`. A path without them is returned unchanged, with its symbolic links."""
     return path.resolve() if ".." in path.parts or not path.name else path

@@ -56,7 +56,7 @@ Tables = dict[str, Any]
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:
-    """`trainer.lr=1e-4` as (["trainer", "lr"], 0.0001). A value that is not TOML is a string.
+    """Returns `trainer.lr=1e-4` as (["trainer", "lr"], 0.0001). A value that is not TOML is a string.
 
     Raises:
         ConfigError: the table, key or value is missing.
@@ -70,7 +70,7 @@ def parse_override(text: str) -> tuple[list[str], Any]:
 
 
 def masked_override(text: str) -> str:
-    """`text` with a secret value masked."""
+    """Returns `text` with a secret value masked."""
     try:
         parts, value = parse_override(text)
     except ConfigError:
@@ -178,15 +178,15 @@ class RunConfig:
 
     @property
     def clones(self) -> bool:
-        """Whether there is a table `[clone]`; without it, the initial policy is trained without cloning."""
+        """True if there is a table `[clone]`; without it, the initial policy is trained without cloning."""
         return "clone" in self.tables
 
     def part(self, table: str, model: type[Model], *keys: str) -> Model:
-        """Some keys of a table, see `parse_part`."""
+        """Returns some keys of a table, see `parse_part`."""
         return parse_part(f"{self.source}: [{table}]", self._table(table), model, *keys)
 
     def port(self, table: str) -> int:
-        """The fixed port of a service's table, or 0."""
+        """Returns the fixed port of a service's table, or 0."""
         part: EnvironmentKeys | InferenceKeys = (
             self.part(table, EnvironmentKeys, "port")
             if table == "environment"
@@ -205,7 +205,7 @@ class RunConfig:
         return RunConfig(self.source, tables)
 
     def threads(self, table: str) -> int:
-        """Threads of the process that `table` configures."""
+        """Returns the threads of the process that `table` configures."""
         return int(self._table(table).get("threads", 1))
 
     def write(self, path: Path) -> None:
@@ -256,7 +256,7 @@ def _public(tables: Tables) -> Tables:
 
 
 def _same(key: str, one: Any, other: Any) -> bool:
-    """Whether the values are equal. A relative and an absolute form of the same path are equal."""
+    """True if the values are equal. A relative and an absolute form of the same path are equal."""
     if key.startswith("environment.options.") and isinstance(one, str) and isinstance(other, str):
         return os.path.abspath(one) == os.path.abspath(other)
     return bool(one == other)
@@ -279,7 +279,7 @@ async def check_everywhere(config: RunConfig) -> None:
 
 
 async def objections(config: RunConfig, *, machine: bool = False) -> tuple[list[str], Info | None]:
-    """Problems found by the console and the services. `machine`: also check this machine, and return the
+    """Returns problems found by the console and the services. `machine`: also check this machine, and return the
     environment's description if it is available.
     """
     modules: dict[str, tuple[str, ...]] = {service: (f"arlarena.{service}.settings",) for service in SERVICES}

@@ -85,23 +85,23 @@ class RunDirectory:
         self._lock: int | None = None
 
     def log(self, service: str) -> Path:
-        """Log file of a service or stage."""
+        """Returns the log file of a service or stage."""
         return self.path / "logs" / f"{service}.log"
 
     def progress(self, stage: str) -> Path:
-        """Progress file of a stage."""
+        """Returns the progress file of a stage."""
         return self.path / "progress" / f"{stage}.jsonl"
 
     def step(self, stage: str) -> Path:
-        """File with the state of a stage's current step."""
+        """Returns the file with the state of a stage's current step."""
         return self.path / "progress" / f"{stage}-step.json"
 
     def eval_set(self, label: str) -> Path:
-        """Result file of an evaluation."""
+        """Returns the result file of an evaluation."""
         return self.path / "eval_sets" / f"{label}.json"
 
     def episodes(self, label: str) -> Path:
-        """Episodes file of an evaluation."""
+        """Returns the episodes file of an evaluation."""
         return self.path / "episodes" / f"{label}.jsonl"
 
     def read_state(self, *, any_schema: bool = False) -> RunState | None:

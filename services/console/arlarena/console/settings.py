@@ -34,7 +34,7 @@ class Threads(Table):
     inference: NonNegativeInt = Field(default=0, description="threads of the policy server; 0: half of the cores")
 
     def budget(self, cores: int) -> dict[str, int]:
-        """Threads by table.
+        """Returns the threads by table.
 
         Cloning runs alone. Trainer and policy server share the cores: two processes with two threads each on two
         cores are 4 to 18 times slower than with one thread each.
@@ -112,24 +112,24 @@ def seed_from_environment() -> int | None:
 
 
 def admin_token() -> str:
-    """The admin token of the policy server: from the environment variable, else a random one."""
+    """Returns the admin token of the policy server: from the environment variable, else a random one."""
     token = os.environ.get(ADMIN_TOKEN) or secrets.token_urlsafe(24)
     hide(token)
     return token
 
 
 def environment_token() -> str | None:
-    """The environment server's token from its environment variable, or None."""
+    """Returns the environment server's token from its environment variable, or None."""
     return secret_from(os.environ, ENVIRONMENT_TOKEN)
 
 
 def api_key() -> str | None:
-    """The policy server's API key from its environment variable, or None."""
+    """Returns the policy server's API key from its environment variable, or None."""
     return secret_from(os.environ, API_KEY)
 
 
 def external_broker_url(settings: BrokerSettings) -> str:
-    """URL of the user's Redis with its password: REDIS_URL, else `[redis] url`; empty for a local server.
+    """Returns the URL of the user's Redis with its password: REDIS_URL, else `[redis] url`; empty for a local server.
 
     Raises:
         ConfigError: the file with the password cannot be read.
@@ -144,12 +144,12 @@ def redis_url_from_environment() -> str:
 
 
 def inherited(service: str, extra: Sequence[str] = ()) -> dict[str, str]:
-    """The environment variables for a process of `service`; see `child_environment`."""
+    """Returns the environment variables for a process of `service`; see `child_environment`."""
     return child_environment(service, os.environ, extra)
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Returns the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -55,7 +55,7 @@ class Stage:
         self.seconds = time.monotonic() - self.began
 
     def steady(self, seconds_left: float | None) -> float | None:
-        """`seconds_left`, or the previous lower estimate if the difference is noise."""
+        """Returns `seconds_left`, or the previous lower estimate if the difference is noise."""
         old = self.seconds_left
         if seconds_left is None or old is None or not old < seconds_left < NOISE * old:
             self.seconds_left = seconds_left
@@ -87,7 +87,7 @@ class Figures:
     doing: str = ""
 
     def words(self) -> str:
-        """The progress as text."""
+        """Returns the progress as text."""
         parts = []
         if self.step is not None:
             parts.append(f"{self.step:,}" + (f" of {self.steps:,}" if self.steps else ""))
@@ -119,7 +119,7 @@ class _Step(msgspec.Struct):
     unsolved: int = 0
 
     def collected(self) -> str:
-        """`3 of 24 groups kept, 55 filtered (no member succeeded), 464 episodes`."""
+        """Returns `3 of 24 groups kept, 55 filtered (no member succeeded), 464 episodes`."""
         reason = ""
         if self.unsolved:
             where = "" if self.unsolved == self.filtered else f"in {self.unsolved:,} of them "
@@ -130,7 +130,7 @@ class _Step(msgspec.Struct):
 
 
 def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `2 m 05 s`, `1 h 10 m`."""
+    """Returns `0.4 s`, `12 s`, `2 m 05 s`, `1 h 10 m`."""
     if seconds < 9.95:
         return f"{max(0.0, seconds):.1f} s"
     whole = round(seconds)
@@ -146,7 +146,7 @@ def _number(value: Any) -> float | None:
 
 
 def read_figures(stage: Stage, now: float | None = None) -> Figures:
-    """The progress of `stage` at the time `now` (seconds since the epoch; default: this moment)."""
+    """Returns the progress of `stage` at the time `now` (seconds since the epoch; default: this moment)."""
     now = time.time() if now is None else now
     newest: dict[str, Any] = {}
     readings: list[Reading] = []
@@ -179,7 +179,7 @@ def read_figures(stage: Stage, now: float | None = None) -> Figures:
 
 
 def _doing(stage: Stage, now: float, done: int) -> str:
-    """`step 1: 7 of 24 groups kept, 96 episodes, 31 s`; empty if no step after `done` has started."""
+    """Returns `step 1: 7 of 24 groups kept, 96 episodes, 31 s`; empty if no step after `done` has started."""
     if stage.step_file is None:
         return ""
     try:
@@ -195,7 +195,7 @@ def _doing(stage: Stage, now: float, done: int) -> str:
 
 
 def time_left(readings: Sequence[Reading], now: float, least: float = 0.0) -> tuple[float, str] | None:
-    """Seconds until the first limit is reached, and the name of that limit ("": the steps).
+    """Returns the seconds until the first limit is reached, and the name of that limit ("": the steps).
 
     The estimate decreases between two readings. None: too few readings, or the stage has ended. `least`: the least
     share of a limit used between the readings.
@@ -220,7 +220,7 @@ def time_left(readings: Sequence[Reading], now: float, least: float = 0.0) -> tu
 
 
 def _progress(stage: Stage) -> Iterator[tuple[float, float | None, dict[str, Any]]]:
-    """(step, steps, record) of every progress record at the end of the stage's files."""
+    """Yields (step, steps, record) of every progress record at the end of the stage's files."""
     before = 0.0
     for path in stage.sources:
         step = None

@@ -274,7 +274,7 @@ async def _teacher(setup: Setup, args: argparse.Namespace, info: Info) -> AsyncI
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The event loop factory of uvloop if it is installed (not on Windows), else None: Python's default."""
+    """Returns the event loop factory of uvloop if it is installed (not on Windows), else None: Python's default."""
     try:
         import uvloop
     except ImportError:

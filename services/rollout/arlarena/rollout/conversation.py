@@ -54,7 +54,7 @@ class Conversations:
         self._of: WeakKeyDictionary[Session, Conversation] = WeakKeyDictionary()
 
     def for_turn(self, session: Session, state: StepOutcome, turn: int) -> Conversation:
-        """The conversation, extended by the message of `state`. Call it once a turn.
+        """Returns the conversation, extended by the message of `state`. Call it once a turn.
 
         A new conversation starts at turn 0. If the environment has no `message`, a new one starts at every turn.
         """

@@ -33,7 +33,7 @@ class Count:
 def demonstration_assignments(
     environment: str, split: str, indices: Sequence[int], seed: int, attempts: int = 1
 ) -> list[Assignment]:
-    """`attempts` assignments for each task of `indices`, in order. `seed`: the reset seed of the episodes."""
+    """Returns `attempts` assignments for each task of `indices`, in order. `seed`: the reset seed of the episodes."""
     return [
         Assignment(
             f"{split}-{index}-{attempt}",
@@ -68,7 +68,7 @@ def _key(episode: EpisodeRecord, same: Sameness) -> str:
 def _distinct(
     assignments: Sequence[Assignment], played: EvalResults, same: Sameness, min_score: float, count: Count
 ) -> Iterator[Group]:
-    """Groups in the order of `assignments`, without duplicates. `count` is updated."""
+    """Yields the groups in the order of `assignments`, without duplicates. `count` is updated."""
     seen: set[str] = set()
     for position, assignment in enumerate(assignments):
         episode = played.episodes.get(position)

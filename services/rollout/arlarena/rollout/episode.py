@@ -79,7 +79,7 @@ class EpisodeRecord:
 
 
 def turn_seed(key: str, turn: int) -> int:
-    """The sampling seed of one turn: 63 bits, equal on every machine."""
+    """Returns the sampling seed of one turn: 63 bits, equal on every machine."""
     return int.from_bytes(hashlib.blake2b(f"{key}/{turn}".encode(), digest_size=8).digest(), "little") >> 1
 
 
@@ -115,7 +115,7 @@ class Behaviour:
         self._keys.append(here)
 
     def metrics(self, turns: list[Turn]) -> dict[str, float]:
-        """The values for `Trajectory.metrics`."""
+        """Returns the values for `Trajectory.metrics`."""
         return {
             "turns": float(len(turns)),
             "repeated_actions": float(self.repeated_actions),
@@ -129,7 +129,7 @@ class Behaviour:
 
 
 def _turn(before: StepOutcome, response: Response, after: StepOutcome | None) -> Turn:
-    """The record of one turn. `after` is None if the environment rejected the reply."""
+    """Returns the record of one turn. `after` is None if the environment rejected the reply."""
     return Turn(
         new_prompt_ids=pack_ids(response.new_prompt_ids),
         response_ids=pack_ids(response.token_ids),

@@ -43,7 +43,7 @@ def eval_assignments(settings: EvaluationSettings, environment: str) -> list[Ass
 
 
 def eval_sampling(settings: EvaluationSettings) -> Sampling:
-    """The sampling parameters of an evaluation."""
+    """Returns the sampling parameters of an evaluation."""
     return Sampling(settings.temperature, settings.top_p, settings.top_k, settings.max_tokens)
 
 
@@ -59,7 +59,7 @@ def _turn_share(turns: Sequence[Turn], marks: Sequence[bool]) -> float | None:
 
 
 def _mean(pairs: Sequence[tuple[Assignment, EpisodeRecord]], values: Sequence[float]) -> dict[str, Any]:
-    """Mean over episodes and its interval clustered by task; null interval for a single task."""
+    """Returns the mean over episodes and its interval clustered by task; null interval for a single task."""
     tasks: dict[int, list[float]] = defaultdict(list)
     for (assignment, _), value in zip(pairs, values, strict=True):
         tasks[assignment.task.index].append(value)
@@ -88,7 +88,7 @@ def _difficulty_table(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> list
 
 
 def _kind_table(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> list[dict[str, Any]]:
-    """Success by kind of task; empty without kinds."""
+    """Returns the success by kind of task; empty without kinds."""
     kinds: dict[str, list[tuple[Assignment, EpisodeRecord]]] = defaultdict(list)
     for pair in pairs:
         kinds[pair[1].first.metadata.kind].append(pair)
@@ -100,7 +100,7 @@ def _kind_table(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> list[dict[
 
 
 def _eval_digest(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> str:
-    """Digest of the played tasks. Two results are comparable only if their digests are equal."""
+    """Returns the digest of the played tasks. Two results are comparable only if their digests are equal."""
     names = sorted(f"{assignment.task.id} {episode.content_key}" for assignment, episode in pairs)
     return hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest()
 
@@ -111,7 +111,7 @@ def _versions(trajectories: Sequence[Trajectory]) -> list[str]:
 
 
 def _behaviour(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Means over episodes of their metrics, and the share of episodes that each policy fault ended."""
+    """Returns the means over episodes of their metrics, and the share of episodes that each policy fault ended."""
     names = sorted({name for one in trajectories for name in one.metrics})
     return {
         name: round(sum(one.metrics.get(name, 0.0) for one in trajectories) / len(trajectories), 4) for name in names
@@ -159,7 +159,7 @@ def summarise(
 
 
 def _without_turns(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
-    """Number of episodes without a turn, and up to three of their reasons."""
+    """Returns the number of episodes without a turn, and up to three of their reasons."""
     reasons = [one.fault or OVER_AT_RESET for one in trajectories if not one.turns]
     return {"without_turns": len(reasons), "without_turns_reasons": sorted(set(reasons))[:3]}
 
@@ -203,7 +203,7 @@ def _figures(
 
 
 def describe(result: dict[str, Any]) -> str:
-    """A summary in one line, and one for each kind of task."""
+    """Returns a summary in one line, and one for each kind of task."""
     eval_set = result["eval_set"]
     what = f"{result['environment']} {eval_set['split']} n={eval_set['n']} k={eval_set['attempts']}"
     what += f" T={result['temperature']:g}"
@@ -230,7 +230,7 @@ def describe(result: dict[str, Any]) -> str:
 
 
 def episode_record(assignment: Assignment, episode: EpisodeRecord) -> dict[str, Any]:
-    """One episode as a record of the episodes file."""
+    """Returns one episode as a record of the episodes file."""
     one = episode.trajectory
     turns = [
         {

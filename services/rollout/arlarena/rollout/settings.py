@@ -112,19 +112,19 @@ class Addresses(Table):
 
 
 def load_rollout(path: Path | None) -> RolloutSettings:
-    """Table [rollout], with ARLARENA_ROLLOUT_* on top. Raises ConfigError."""
+    """Returns the table [rollout], with ARLARENA_ROLLOUT_* on top. Raises ConfigError."""
     return load_table(path, "rollout", RolloutSettings, variables_of(os.environ, "ARLARENA_ROLLOUT_", RolloutSettings))
 
 
 def load_evaluation(path: Path | None, flags: dict[str, Any] | None = None) -> EvaluationSettings:
-    """Table [evaluation], with ARLARENA_EVALUATION_* and then the flags on top. Raises ConfigError."""
+    """Returns the table [evaluation], with ARLARENA_EVALUATION_* and then the flags on top. Raises ConfigError."""
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     variables = variables_of(os.environ, "ARLARENA_EVALUATION_", EvaluationSettings)
     return load_table(path, "evaluation", EvaluationSettings, {**variables, **given})
 
 
 def load_addresses(flags: dict[str, str | None]) -> Addresses:
-    """Addresses from the flags, else from environment variables, else the defaults on 127.0.0.1."""
+    """Returns the addresses from the flags, else from environment variables, else the defaults on 127.0.0.1."""
     given = {key: value for key, value in flags.items() if value is not None}
     found = {**variables_of(os.environ, "ARLARENA_", Addresses), **given}
     if url := found.get("redis_url"):
@@ -133,7 +133,7 @@ def load_addresses(flags: dict[str, str | None]) -> Addresses:
 
 
 def load_seed(path: Path | None, flag: int | None = None) -> int:
-    """The run's seed: the flag, else ARLARENA_SEED, else `seed` of table [run], else 0. Raises ConfigError."""
+    """Returns the run's seed: the flag, else ARLARENA_SEED, else `seed` of table [run], else 0. Raises ConfigError."""
     return run_seed(flag, os.environ, path)
 
 
@@ -159,7 +159,7 @@ def tokenizer_source(path: Path | None, flag: str | None) -> str:
 
 
 def teacher_key(variable: str) -> str | None:
-    """The API key of a teacher, which the user keeps in the environment variable `variable`."""
+    """Returns the API key of a teacher, which the user keeps in the environment variable `variable`."""
     return secret_from(os.environ, variable)
 
 

@@ -33,7 +33,7 @@ async def check_environment(environments: EnvironmentClient, wanted: Environment
 
 
 def differing_options(info: Info, wanted: EnvironmentKeys) -> dict[str, dict[str, Any]]:
-    """Options whose value on the server differs from the configuration, with both values.
+    """Returns the options whose value on the server differs from the configuration, with both values.
 
     Only scalar values are compared; the server may report others in another form.
     """
@@ -46,7 +46,7 @@ def differing_options(info: Info, wanted: EnvironmentKeys) -> dict[str, dict[str
 
 
 def drawn_indices(split: Split, first: int, count: int, seed: int) -> Sequence[int]:
-    """Indices of `count` distinct tasks of a split.
+    """Returns the indices of `count` distinct tasks of a split.
 
     A split of fixed size is read in the seed's permutation (see `TaskOrder`) from position `first`, because the first
     tasks of a file may all be of one kind. The result is shorter if the split ends. An unbounded split is read by

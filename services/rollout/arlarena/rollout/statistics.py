@@ -96,7 +96,7 @@ def success_rate(outcomes: Mapping[Any, Sequence[bool]], level: float = LEVEL) -
 
 
 def student_quantile(probability: float, freedom: int) -> float:
-    """The quantile of Student's t at `probability` (0.5 to 1) with `freedom` degrees of freedom."""
+    """Returns the quantile of Student's t at `probability` (0.5 to 1) with `freedom` degrees of freedom."""
     if not 0.5 <= probability < 1 or freedom < 1:
         raise ValueError(f"no quantile at probability {probability} and {freedom} degrees of freedom")
     if freedom >= _NORMAL_FROM:

@@ -95,11 +95,11 @@ class Tokens:
 
     @property
     def is_fast(self) -> bool:
-        """Whether prompts of one user message are built without the template engine."""
+        """True if prompts of one user message are built without the template engine."""
         return self._wrap is not None
 
     def prompt(self, text: str) -> Sequence[int]:
-        """Token ids of one user message and the generation prompt, without an added system prompt.
+        """Returns the token ids of one user message and the generation prompt, without an added system prompt.
 
         Do not modify the result: it is cached, because the episodes of a group start with the same text.
         """
@@ -130,7 +130,7 @@ class Tokens:
         return ids[1:] if closed else ids
 
     def render(self, messages: Sequence[dict[str, Any]]) -> str:
-        """The chat template over `messages`, with the generation prompt."""
+        """Returns the chat template over `messages`, with the generation prompt."""
         rendered = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         return str(rendered)
 
@@ -140,12 +140,12 @@ class Tokens:
         return ids
 
     def text(self, ids: Sequence[int]) -> str:
-        """Text of a response without special tokens; the environment's tags stay."""
+        """Returns the text of a response without special tokens; the environment's tags stay."""
         shown = [i for i in ids if i not in self._hidden]
         return str(self._backend.decode(shown, skip_special_tokens=False))
 
     def reply(self, text: str) -> list[int]:
-        """Token ids of a demonstrated reply, ending with the end-of-sequence token."""
+        """Returns the token ids of a demonstrated reply, ending with the end-of-sequence token."""
         return [*self.encode(text), self.end_id]
 
     def _check_multi_turn(self) -> None:

@@ -27,7 +27,7 @@ PolicyFactory = Callable[[Sampling], Policy]
 
 
 def version_range(trajectories: Iterable[Trajectory]) -> tuple[PolicyVersion, PolicyVersion] | None:
-    """The oldest and the newest version by step that sampled a token, or None if no token was sampled."""
+    """Returns the oldest and the newest version by step that sampled a token, or None if no token was sampled."""
     versions = [span.version for one in trajectories for turn in one.turns for span in turn.spans]
     if not versions:
         return None
@@ -75,7 +75,7 @@ async def play_group(
 
 
 async def _current(inference: PolicyClient | None) -> tuple[PolicyVersion, PolicyVersion]:
-    """The served version, for a group without sampled tokens (every prompt was too long)."""
+    """Returns the served version, for a group without sampled tokens (every prompt was too long)."""
     version = await inference.version() if inference is not None else PolicyVersion("none", 0, "-")
     return version, version
 

@@ -41,13 +41,13 @@ Tables = Mapping[str, Sequence[Setting]]
 
 
 def read_tables() -> Tables:
-    """All tables by name. The options of environments have names such as "environment.options (sokoban)"."""
+    """Returns all tables by name. The options of environments have names such as "environment.options (sokoban)"."""
     data = files("arlarena.console").joinpath(DATA).read_bytes()
     return msgspec.json.decode(data, type=dict[str, list[Setting]])
 
 
 def describe(tables: Tables, name: str | None) -> str:
-    """The output of the command for one table, or for all tables if `name` is None.
+    """Returns the output of the command for one table, or for all tables if `name` is None.
 
     Raises:
         ConfigError: there is no such table; the message suggests similar names.

@@ -113,5 +113,5 @@ CHECKS: tuple[Callable[[], Finding], ...] = (_python, _cores, _memory, _torch, _
 
 
 def examine() -> list[Finding]:
-    """Every finding, in order."""
+    """Returns every finding, in order."""
     return [check() for check in CHECKS]

@@ -13,7 +13,7 @@ NAME = "arlarena"
 
 
 def command_line(words: Sequence[str], *, anywhere: bool = False) -> str:
-    """`arlarena WORDS…`, quoted for a shell, with the program as `program` gives it."""
+    """Returns `arlarena WORDS…`, quoted for a shell, with the program as `program` gives it."""
     return shlex.join([*program(sys.argv[0], anywhere=anywhere), *words])
 
 
@@ -34,5 +34,5 @@ def program(typed: str, *, anywhere: bool = False) -> list[str]:
 
 
 def module(name: str, *words: str) -> list[str]:
-    """The words that run a module with the current Python interpreter."""
+    """Returns the words that run a module with the current Python interpreter."""
     return [sys.executable, "-m", name, *words]

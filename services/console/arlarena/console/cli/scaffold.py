@@ -57,7 +57,7 @@ def _check_name(kind: str, name: str, folder: Path) -> None:
 
 
 def _templates(kind: str) -> Iterator[tuple[str, str]]:
-    """(file name, text) of each template."""
+    """Yields (file name, text) of each template."""
     for file in files("arlarena.console").joinpath("templates", kind).iterdir():
         if file.name.endswith(SUFFIX):
             yield file.name.removesuffix(SUFFIX), file.read_text(encoding="utf-8")

@@ -52,7 +52,7 @@ class BrokerError(RuntimeError):
 
 
 def find_server() -> Path:
-    """The server program to start.
+    """Returns the server program to start.
 
     Raises:
         BrokerError: there is none.
@@ -77,7 +77,7 @@ def find_server() -> Path:
 
 
 def _is_new_enough(server: str) -> bool:
-    """Whether `server --version` is a supported version. Every Valkey is (its first version is 7.2)."""
+    """True if `server --version` is a supported version. Every Valkey is (its first version is 7.2)."""
     try:
         said = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=_VERSION_TIMEOUT_S).stdout
     except (OSError, subprocess.TimeoutExpired):
@@ -123,7 +123,7 @@ class ExternalBroker:
 
     @property
     def running(self) -> bool:
-        """Whether it answers."""
+        """True if it answers."""
         try:
             self.start()
         except BrokerError:
@@ -173,7 +173,7 @@ class Broker:
 
     @property
     def running(self) -> bool:
-        """Whether the server process is running."""
+        """True if the server process is running."""
         return self.process is not None and self.process.poll() is None
 
     def start(self) -> None:
@@ -243,7 +243,7 @@ class Broker:
         return process
 
     def _read_or_make_password(self) -> str:
-        """The password of an earlier start, or a new one. A file that other users can read is replaced."""
+        """Returns the password of an earlier start, or a new one. A file that other users can read is replaced."""
         try:
             private = self.password_path.stat().st_mode & 0o077 == 0
             password = self.password_path.read_text(encoding="ascii").strip() if private else ""
@@ -306,7 +306,7 @@ class Broker:
 def provide_broker(
     url: str | None, directory: Path, *, fsync: Fsync = "everysec", timeout_s: float = 30.0
 ) -> Broker | ExternalBroker:
-    """The checked broker at `url`, or, without a URL, a started local broker in `directory`.
+    """Returns the checked broker at `url`, or, without a URL, a started local broker in `directory`.
 
     Raises:
         BrokerError: see `check_broker` and `Broker.start`.
@@ -322,7 +322,7 @@ def _client(url: str, timeout_s: float) -> redis.Redis:
 
 
 def _info(client: redis.Redis) -> dict[str, Any]:
-    """The server's INFO; empty without permission for the command."""
+    """Returns the server's INFO; empty without permission for the command."""
     client.ping()
     try:
         return dict(client.info())
@@ -340,7 +340,7 @@ def _open_private(path: Path, flags: int) -> BinaryIO:
 
 
 def _answering_pid(url: str) -> int | None:
-    """Process id of the server at `url`, or None while it does not answer or loads its data."""
+    """Returns the process id of the server at `url`, or None while it does not answer or loads its data."""
     try:
         with _client(url, timeout_s=1.0) as client:
             info = client.info("server")

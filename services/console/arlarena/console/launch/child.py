@@ -51,7 +51,7 @@ class ProcessSpec:
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """A function for the child between fork and exec; the kernel then kills the child when the launcher dies.
+    """Returns a function for the child between fork and exec; the kernel then kills the child when the launcher dies.
 
     Only Linux supports this; elsewhere the reaper ends the children.
     """
@@ -152,7 +152,7 @@ class Child:
                     self.address.set_result(address)
 
     async def wait(self) -> int:
-        """Exit status, negative for a signal. Remaining processes of its group are killed."""
+        """Returns the exit status, negative for a signal. Remaining processes of its group are killed."""
         code = await self.process.wait()
         if not self._ended:
             self._ended = True
@@ -184,7 +184,7 @@ class Child:
 
 
 async def _next_line(stream: asyncio.StreamReader) -> bytes:
-    """The next line, or a part of a line that is too long; empty at the end."""
+    """Returns the next line, or a part of a line that is too long; empty at the end."""
     try:
         return await stream.readuntil(b"\n")
     except asyncio.IncompleteReadError as error:
@@ -194,7 +194,7 @@ async def _next_line(stream: asyncio.StreamReader) -> bytes:
 
 
 def _launch_line(command: ProcessSpec) -> bytes:
-    """The command as a line for the log."""
+    """Returns the command as a line for the log."""
     record = {"ts": round(time.time(), 3), "level": "info", "service": "console", "event": "launch"}
     return msgspec.json.encode(record | {"argv": masked(command.argv)}) + b"\n"
 
@@ -206,7 +206,7 @@ class _Announcement(msgspec.Struct):
 
 
 def _announced(line: bytes) -> Address | None:
-    """The address in a `{"event":"listening","host":…,"port":…}` line."""
+    """Returns the address in a `{"event":"listening","host":…,"port":…}` line."""
     try:
         said = msgspec.json.decode(line, type=_Announcement)
     except msgspec.MsgspecError:

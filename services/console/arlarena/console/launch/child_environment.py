@@ -43,7 +43,7 @@ HOSTILE = {"env_server": ("ARLARENA_ENVIRONMENT_TOKEN",), "broker": (), "reaper"
 
 
 def child_environment(service: str, environment: Mapping[str, str], extra: Collection[str] = ()) -> dict[str, str]:
-    """The variables of `environment` that a process of `service` gets.
+    """Returns the variables of `environment` that a process of `service` gets.
 
     Args:
         service: a key of `SERVICES`.

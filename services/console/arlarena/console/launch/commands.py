@@ -27,7 +27,7 @@ HOST = "127.0.0.1"
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """Variables that limit every numerical library of a process to `threads`."""
+    """Returns the variables that limit every numerical library of a process to `threads`."""
     names = (
         "OMP_NUM_THREADS",
         "MKL_NUM_THREADS",
@@ -39,7 +39,7 @@ def thread_environment(threads: int) -> dict[str, str]:
 
 
 def _with_variable(command: ProcessSpec, name: str, value: str) -> ProcessSpec:
-    """`command` with a secret in its environment instead of its command line."""
+    """Returns `command` with a secret in its environment instead of its command line."""
     return ProcessSpec(command.argv, command.log, {**command.env, name: value})
 
 
@@ -88,11 +88,11 @@ class Commands:
         return self._python(log, threads, *arguments, "--config", self.run.config, "--host", HOST, "--port", port)
 
     def environment(self, address: Address | None, restarts: int) -> ProcessSpec:
-        """The environment server."""
+        """Returns the environment server."""
         return self._server("environment", 1, "environment", address, "arlarena.env_server", self.config.environment)
 
     def inference(self, address: Address | None, restarts: int) -> ProcessSpec:
-        """The policy server: the newest committed version, or the cloned policy while there is none."""
+        """Returns the policy server: the newest committed version, or the cloned policy while there is none."""
         arguments = ("arlarena.inference", "--model", self.start, "--weights-root", self.run.weights)
         command = self._server("inference", self.config.threads("inference"), "inference", address, *arguments)
         return self._with_token(self._on_gpus("inference", command))
@@ -150,7 +150,7 @@ class Commands:
         return _with_variable(command, BROKER_URL, redis_url)
 
     def train(self, resume: bool, environment: Address, inference: Address, redis_url: str) -> ProcessSpec:
-        """The trainer."""
+        """Returns the trainer."""
         command = self._python(
             "trainer", self.config.threads("trainer"), "arlarena.trainer", "train", "--config", self.run.config,
             "--model", self.start, "--run-dir", self.run.path, "--run-name", self.run.state.id,

@@ -43,7 +43,7 @@ def _tail(log: Path, start: int) -> list[str]:
 
 
 def _structured(line: str) -> str | None:
-    """`event key=value …` of an error event."""
+    """Returns `event key=value …` of an error event."""
     if not line.startswith("{"):
         return None
     try:
@@ -72,7 +72,7 @@ def last_error(log: Path, start: int = 0) -> str:
 
 
 def describe_exit(code: int) -> str:
-    """`exit status 3`, or the name of the signal."""
+    """Returns `exit status 3`, or the name of the signal."""
     if code >= 0:
         return f"exit status {code}"
     try:

@@ -70,7 +70,7 @@ class Activity:
         return None if silent < self.hang_timeout_s else f"no sign of work for {silent:.0f} s"
 
     def _state(self) -> list[tuple[int, int]]:
-        """Modification time and size of each existing file."""
+        """Returns the modification time and size of each existing file."""
         found = []
         for file in self.files:
             try:

@@ -89,7 +89,7 @@ def _refuse_another_experiment(run: RunDirectory, new: RunConfig) -> None:
 
 
 def resume_command(run: RunDirectory) -> str:
-    """The command that resumes a run. The run's configuration contains all overrides."""
+    """Returns the command that resumes a run. The run's configuration contains all overrides."""
     return command_line(["up", str(run.config), "--resume"])
 
 
@@ -163,7 +163,7 @@ async def _with_ticks(work: Awaitable[dict[str, Any]], view: View) -> dict[str, 
 
 
 def make_stages(config: RunConfig, run: RunDirectory) -> list[Stage]:
-    """The stages of a run, each with its progress files."""
+    """Returns the stages of a run, each with its progress files."""
     counts = config.demonstrations
     sources = {
         "demonstrations": (run.log("demonstrations"), run.log("validation")),
@@ -178,7 +178,7 @@ def make_stages(config: RunConfig, run: RunDirectory) -> list[Stage]:
 
 
 def describe(supervisor: Supervisor) -> dict[str, str]:
-    """State of every service, for the view."""
+    """Returns the state of every service, for the view."""
     return {
         name: service.state + (f" ({counted(service.restarts, 'restart')})" if service.restarts else "")
         for name, service in supervisor.services.items()
@@ -206,7 +206,7 @@ async def _run(request: LaunchRequest, console: Console) -> tuple[RunDirectory, 
 
 
 def up(request: LaunchRequest, console: Console) -> dict[str, Any]:
-    """`arlarena up`.
+    """Returns `arlarena up`.
 
     Raises:
         ConfigError: the configuration is invalid; nothing was started.

@@ -223,7 +223,7 @@ class Pipeline:
 
 
 def newest_version(weights: Path) -> str | None:
-    """Digest of the newest committed version, or None."""
+    """Returns the digest of the newest committed version, or None."""
     committed = sorted(path.parent for path in weights.glob("v*/COMMITTED"))
     if not committed:
         return None
@@ -232,7 +232,7 @@ def newest_version(weights: Path) -> str | None:
 
 
 async def served_version(inference: Address) -> str:
-    """Digest of the weights that the policy server serves.
+    """Returns the digest of the weights that the policy server serves.
 
     Raises:
         LaunchError: the server does not report it.

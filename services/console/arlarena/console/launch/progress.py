@@ -30,7 +30,7 @@ MARKS: dict[Status, tuple[str, str]] = {
 
 
 def shown(text: str) -> str:
-    """`text` without secrets and terminal control characters; it may quote output of services."""
+    """Returns `text` without secrets and terminal control characters; it may quote output of services."""
     return printable(redact(text))
 
 

@@ -19,7 +19,7 @@ POLL_S = 0.05
 
 
 def alive(group: int) -> bool:
-    """Whether the group has a process. A group of another user counts as gone: its number was reused."""
+    """True if the group has a process. A group of another user counts as gone: its number was reused."""
     try:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):

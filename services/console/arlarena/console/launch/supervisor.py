@@ -272,7 +272,7 @@ class Supervisor:
             await self.stop(name)
 
     async def race(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """The result of `work`, unless a service fails permanently before.
+        """Returns the result of `work`, unless a service fails permanently before.
 
         Raises:
             LaunchError: the failure of that service.

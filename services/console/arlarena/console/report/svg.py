@@ -49,7 +49,7 @@ class Scale:
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers from `low` to `high`, about `count`.
+    """Returns round numbers from `low` to `high`, about `count`.
 
     Raises:
         ValueError: not low < high.
@@ -64,7 +64,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def short(value: float) -> str:
-    """A number for an axis: `0.25`, `1.2k`, `3e-05`."""
+    """Returns a number for an axis: `0.25`, `1.2k`, `3e-05`."""
     if value == 0:
         return "0"
     size = abs(value)
@@ -86,7 +86,7 @@ def labels(values: Sequence[float]) -> list[str]:
 
 
 def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Centred moving mean."""
+    """Returns the centred moving mean."""
     half = max(1, round(len(points) * SMOOTHING / 2))
     found = []
     for index, (x, _) in enumerate(points):
@@ -152,7 +152,7 @@ def _curve(line: Line, index: int, x: Scale, y: Scale) -> list[str]:
 def line_chart(
     title: str, lines: Sequence[Line], marks: Sequence[Mark] = (), within: tuple[float, float] | None = None
 ) -> Markup | None:
-    """A small chart: faint line for the data, bold line for the moving mean. None if there is no data.
+    """Returns a small chart: faint line for the data, bold line for the moving mean. None if there is no data.
 
     At most two marks are drawn, the first labelled on the left, the second on the right.
     """
@@ -188,7 +188,7 @@ class Estimate:
 def interval_chart(
     title: str, classes: Sequence[str], series: Sequence[tuple[str, Sequence[Estimate | None]]]
 ) -> Markup | None:
-    """Estimates with intervals by class, the series next to each other. Values are in [0, 1].
+    """Returns estimates with intervals by class, the series next to each other. Values are in [0, 1].
 
     Classes are columns, or rows where a name is wider than a column.
     """
@@ -222,7 +222,7 @@ def _said(name: str, group: str, estimate: Estimate) -> str:
 def _interval_rows(
     title: str, classes: Sequence[str], series: Sequence[tuple[str, Sequence[Estimate | None]]]
 ) -> Markup:
-    """One row per class, with its name above its intervals."""
+    """Returns one row per class, with its name above its intervals."""
     bottom = TOP + ROW * len(classes)
     x = Scale(0.0, 1.0, RIGHT, WIDTH - 2 * RIGHT)
     parts = []
