@@ -1,6 +1,6 @@
 """Validates and converts arguments: numpy scalars and zero-dimensional arrays become Python values.
 
-Calls of many sessions share requests, so an invalid value must raise an error before it is added to a request.
+Calls of many sessions share a request. An invalid value must therefore raise an error before the request is built.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def text_of(name: str, value: Any) -> str:
     """Returns `value` as a `str`. Error messages begin with `name`.
 
     Raises:
-        TypeError: it is not a string.
-        ValueError: it contains a lone surrogate, which JSON cannot represent.
+        TypeError: `value` is not a string.
+        ValueError: `value` contains a lone surrogate, which JSON cannot represent.
     """
     value = _scalar(value)
     if not isinstance(value, str):
@@ -39,7 +39,7 @@ def number_of(name: str, value: Any, least: int = 0) -> int:
     """Returns `value` as an `int` from `least` to `LARGEST_INDEX`. Error messages begin with `name`.
 
     Raises:
-        TypeError: it is not an integer.
+        TypeError: `value` is not an integer.
         ValueError: it is out of range.
     """
     value = _scalar(value)
@@ -55,10 +55,10 @@ def number_of(name: str, value: Any, least: int = 0) -> int:
 
 
 def seconds_of(name: str, value: Any, *, positive: bool = False) -> float:
-    """`value` as a finite number of seconds, 0 or more, or above 0 if `positive`. Error messages begin with `name`.
+    """Returns `value` as a finite number of seconds, at least 0, or above 0 if `positive`. Errors begin with `name`.
 
     Raises:
-        TypeError: it is not a number.
+        TypeError: `value` is not a number.
         ValueError: it is out of range.
     """
     value = _scalar(value)

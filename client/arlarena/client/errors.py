@@ -21,7 +21,7 @@ class Unavailable(ServiceError):
 
     @property
     def answered(self) -> bool:
-        """True if the server responded with an error. Without a response, the connection error is the cause."""
+        """True if the server responded with an error, False if there was no response (see the exception's cause)."""
         return self.__cause__ is None
 
 
@@ -50,7 +50,7 @@ class PromptTooLong(Refused):
 
 
 class PolicyFault(Refused):
-    """The environment cannot continue because of the policy's reply. `code`: the kind of error."""
+    """The policy's reply made the environment fail. `code`: the kind of error."""
 
     def __init__(self, message: str, status: int, code: str) -> None:
         super().__init__(message, status)

@@ -236,5 +236,5 @@ class WeightInfo(msgspec.Struct):
 
 
 def finite(value: float, floor: float = -9999.0) -> float:
-    """Returns a log-prob that JSON can represent: infinities and NaN become `floor`, as in vLLM."""
+    """Returns `value`, or `floor` if `value` is infinite or NaN: JSON has no such numbers, and vLLM does the same."""
     return value if math.isfinite(value) else floor

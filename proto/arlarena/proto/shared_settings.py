@@ -1,7 +1,8 @@
 """Configuration keys that several services read. Each key is declared once, here or in the table of its owner.
 
-The owner of a table inherits from the class here and adds the keys that only it reads. Other services read single keys
-with `arlarena.proto.config.load_part`. Only the owner validates the complete table.
+Each table has an owner: the service that validates the complete table. The owner's settings class inherits from the
+class in this module and adds the keys that no other service reads. Other services read single keys with
+`arlarena.proto.config.load_part`.
 """
 
 from __future__ import annotations
@@ -153,7 +154,7 @@ def seed_from(environment: Mapping[str, str]) -> int | None:
     """Returns `ARLARENA_SEED`, which overrides `[run] seed`; None if it is not set.
 
     Raises:
-        ConfigError: it is not an integer in [0, 2**63).
+        ConfigError: the value is not an integer in [0, 2**63).
     """
     text = environment.get("ARLARENA_SEED", "").strip()
     if not text:

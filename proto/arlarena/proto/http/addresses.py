@@ -11,8 +11,8 @@ def service_url(url: str) -> str:
     `http://host:8100/v1/`. OpenAI's clients need the `/v1`, but the routes in this code contain it.
 
     Raises:
-        TypeError: it is not a string.
-        ValueError: it is not an http(s) URL with a host, or its port is not a number.
+        TypeError: `url` is not a string.
+        ValueError: `url` is not an http(s) URL with a host, or its port is not a number.
     """
     if not isinstance(url, str):
         raise TypeError(f"a service address must be a string like http://127.0.0.1:8000, not {url!r}")

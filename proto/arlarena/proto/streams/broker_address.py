@@ -1,6 +1,7 @@
-"""Adds the password to the URL of Redis. Users keep it out of the URL, in a file or an environment variable.
+"""Adds the password to the URL of Redis. Users may keep the password in a file or an environment variable instead.
 
-Order of precedence: the URL, `REDIS_PASSWORD`, the file named by `REDIS_PASSWORD_FILE`, the file of the settings.
+The first of these that contains a password is used: the URL, the variable `REDIS_PASSWORD`, the file that
+`REDIS_PASSWORD_FILE` names, the password file of the settings.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ VARIABLE, FILE_VARIABLE = "REDIS_PASSWORD", "REDIS_PASSWORD_FILE"
 
 
 def broker_url(url: str, environment: Mapping[str, str], password_file: str = "") -> str:
-    """Returns `url` with the password, if one is given.
+    """Returns `url` with the password. Without a password, `url` is returned unchanged.
 
     Raises:
         ConfigError: the password file cannot be read or is empty.

@@ -1,11 +1,11 @@
 """The Lua scripts of `queue.py`. Each script is one atomic transition of the queue.
 
-All scripts take the six keys of one run, in the order of `Streams.keys`. A script may be sent twice because the first
-reply was lost. Each script therefore first checks the state of the group or the lease, and is idempotent.
+All scripts take the six keys of one run, in the order of `Streams.keys`. A script is sent again if the first reply was
+lost. Each script therefore first checks the state of the group or the lease. A second run of a script has no effect.
 
-The bookkeeping hashes have a field for each outstanding group id: `issued` holds the id of its task entry, `done` the
-id of its entry in `groups` and a receipt, `reasons` its last failure. `reasons` also has a field 'condemned ENTRY' for
-each unacknowledged entry that was copied to `dead`.
+Three hashes have a field for each outstanding group id. `issued` contains the id of the task's entry. `done` contains
+the id of the group's entry in `groups`, and a receipt of the completion. `reasons` contains the last failure. `reasons`
+also has a field 'condemned ENTRY' for each unacknowledged entry that was copied to `dead`.
 
 A broker whose memory is full refuses a command that may need memory (flag `denyoom`), unless the same script has
 already written. ISSUE, COMPLETE and CONDEMN begin with XADD, so a full broker refuses them. All other scripts begin
@@ -13,7 +13,7 @@ with a command that frees memory or needs none, so they work on a full broker.
 """
 
 # Dead letters are kept for debugging. Failures repeat, so a limited number is enough: 300 groups of 50 KB are 15 MB.
-# Older letters are removed too, because their run is over or their cause is fixed.
+# Letters above this age are removed, because their run is over or their cause is fixed.
 DEAD_LETTERS_KEPT = 300
 DEAD_LETTER_AGE_S = 7 * 24 * 3600
 

@@ -2,9 +2,9 @@
 
     text = read_text(Path("run.toml"))
 
-Editors on Windows write a byte-order mark at the start of a file. It is removed, also at the start of a later line,
-where files were concatenated. For other encodings the error shows the invalid byte and the command that converts the
-file.
+Editors on Windows write a byte-order mark at the start of a file. `read_text` removes the mark. In concatenated files,
+marks at the start of later lines are removed as well. For other encodings the error message contains the invalid byte
+and the command that converts the file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _GZIP = b"\x1f\x8b"
 
 
 class TextFileError(ValueError):
-    """A file is not UTF-8 text. The message names the file, its encoding and the command that converts it."""
+    """A file is not UTF-8 text. The message contains the path, the encoding and the command that converts the file."""
 
 
 def read_text(path: Path) -> str:
@@ -32,13 +32,13 @@ def read_text(path: Path) -> str:
 
     Raises:
         OSError: the file cannot be opened.
-        TextFileError: it is not UTF-8.
+        TextFileError: the file is not UTF-8.
     """
     return decode_text(path.read_bytes(), path)
 
 
 def decode_text(data: bytes, path: Path) -> str:
-    """Returns `data`, the content of `path`, as text. Errors as in `read_text`."""
+    """Returns `data`, the content of `path`, as text. Raises the errors of `read_text`."""
     if data.startswith(_GZIP):
         raise TextFileError(f"{path}: is compressed with gzip; unpack it first: gunzip -k {shlex.quote(str(path))}")
     if wide := _wide_encoding(data):

@@ -3,8 +3,10 @@
     hide(token)                             # `redact` masks it from now on
     redact(f"GET {url}: {error}")           # masks tokens, and passwords in URLs, as ***
 
-A value is a secret by the name of its setting (`token`, `password`, `api_key`, …), by its form (a URL with credentials,
-an option `--api-key`), or because it was passed to `hide`.
+A value counts as a secret in three cases:
+- its setting has a name such as `token`, `password` or `api_key`;
+- it is a URL with credentials, or belongs to an option such as `--api-key`;
+- it was passed to `hide`.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ _hidden: set[str] = set()
 
 
 def hide(secret: str | None) -> None:
-    """Make `redact` mask `secret`, also in its forms in URLs and JSON. None and short texts are ignored."""
+    """Make `redact` mask `secret`, also if it is quoted for a URL or for JSON. Ignores None and short texts."""
     if secret is None or len(secret) < _SHORTEST_HIDDEN or secret in _hidden:
         return
     _hidden.update({secret, quote(secret, safe=""), unquote(secret), repr(secret)[1:-1]})
@@ -100,7 +102,7 @@ def _masked_list(items: Sequence[Any], name: str) -> list[Any]:
 
 
 def masked(value: Any, name: str = "") -> Any:
-    """Returns `value`, of JSON types, with all secrets masked. `name`: the field of the value."""
+    """Returns `value`, which consists of JSON types, with all secrets masked. `name`: the field of the value."""
     if isinstance(value, Mapping):
         return {key: masked(item, str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -124,7 +126,7 @@ def split_secrets(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two tables, also nested ones. Values of `second` win."""
+    """Merge two tables, including nested tables. If both have a key, the value of `second` is used."""
     result = dict(first)
     for key, value in second.items():
         inner = result.get(key)
