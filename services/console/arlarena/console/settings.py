@@ -1,4 +1,4 @@
-"""Settings of a run and its launcher. No other file of the console reads environment variables."""
+"""Settings of a run and its launcher. Of the console, only this file reads settings from environment variables."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Threads(Table):
     inference: NonNegativeInt = Field(default=0, description="threads of the policy server; 0: half of the cores")
 
     def budget(self, cores: int) -> dict[str, int]:
-        """Returns the threads by table.
+        """Returns the number of threads for each table.
 
-        Cloning runs alone. Trainer and policy server share the cores: two processes with two threads each on two
-        cores are 4 to 18 times slower than with one thread each.
+        Cloning runs without other processes and gets all cores. Trainer and policy server share the cores. On two
+        cores, two processes with two threads each are 4 to 18 times slower than two processes with one thread each.
         """
         half = max(1, cores // 2)
         return {
@@ -107,7 +107,7 @@ class BrokerSettings(Table):
 
 
 def seed_from_environment() -> int | None:
-    """ARLARENA_SEED. Raises ConfigError."""
+    """Returns ARLARENA_SEED, or None if the variable is not set. Raises ConfigError if the value is invalid."""
     return seed_from(os.environ)
 
 
@@ -129,7 +129,7 @@ def api_key() -> str | None:
 
 
 def external_broker_url(settings: BrokerSettings) -> str:
-    """Returns the URL of the user's Redis with its password: REDIS_URL, else `[redis] url`; empty for a local server.
+    """Returns REDIS_URL, else `[redis] url`, with the password. The URL is empty if the run starts a local server.
 
     Raises:
         ConfigError: the file with the password cannot be read.
@@ -139,12 +139,12 @@ def external_broker_url(settings: BrokerSettings) -> str:
 
 
 def redis_url_from_environment() -> str:
-    """REDIS_URL, or an empty string."""
+    """Returns REDIS_URL, or an empty string."""
     return os.environ.get("REDIS_URL", "").strip()
 
 
 def inherited(service: str, extra: Sequence[str] = ()) -> dict[str, str]:
-    """Returns the environment variables for a process of `service`; see `child_environment`."""
+    """Returns the environment variables for a process of `service` (see `child_environment`)."""
     return child_environment(service, os.environ, extra)
 
 

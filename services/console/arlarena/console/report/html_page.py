@@ -78,14 +78,14 @@ def _eval_set(path: Path) -> dict[str, Any]:
 
 
 def training_state(run: RunDirectory, steps: Records) -> str:
-    """Why training ended, or its current step; empty before the first step."""
+    """Returns why training ended, or the current step. The text is empty before the first step."""
     if ending := describe_ending(read_ending(run.training)):
         return ending
     return f"at step {int(steps[-1]['step']):,}; it is running, or its process was killed" if steps else ""
 
 
 def render(run: RunDirectory, summary: dict[str, Any] | None) -> str:
-    """Returns the page as text; `summary` is None for a run that has not finished."""
+    """Returns the page as text. `summary`: None for a run that has not finished."""
     environment = Environment(
         loader=PackageLoader("arlarena.console.report", "templates"),
         autoescape=True,

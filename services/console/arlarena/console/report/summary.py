@@ -22,7 +22,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object written by a stage.
 
     Raises:
-        LaunchError: it is missing or malformed.
+        LaunchError: the file is missing or malformed.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
@@ -31,7 +31,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines. A line truncated by a crash is skipped. Empty if the file is missing."""
+    """Read JSON lines. Skips a line that a crash has truncated. Returns an empty list if the file is missing."""
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
@@ -77,11 +77,12 @@ def summarise(
 ) -> dict[str, Any]:
     """Returns the summary of a finished run, from the files of its stages.
 
-    `groups` counts each group once: trained on, dropped by the filter, all members stale, no member with a turn,
-    update skipped, or dead letter. Groups in flight at the end of training are not counted.
+    `groups` counts each group in one of these classes: used for training, removed by the filter, all episodes too old,
+    no episode with a turn, optimiser update skipped, dead letter. Groups that were unfinished at the end of training
+    are not counted.
 
     Raises:
-        LaunchError: an evaluation is missing, or the two have different evaluation sets.
+        LaunchError: an evaluation is missing, or the two evaluations used different evaluation sets.
     """
     before, after = read_json(run.eval_set("before")), read_json(run.eval_set("after"))
     tasks, tasks_after = before["eval_set"], after["eval_set"]

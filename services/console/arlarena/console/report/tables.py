@@ -1,4 +1,4 @@
-"""The tables of a run's report: their rows and columns, on the page and in the terminal."""
+"""The tables of a run's report: rows and columns, for the page and for the terminal."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def class_rows(before: Score, after: Score, breakdown: str, key: str) -> list[Cl
 
 
 def scores_table(summary: dict[str, Any]) -> Table:
-    """Returns the table that ends a run in the terminal."""
+    """Returns the table that the terminal shows at the end of a run."""
     eval_set = summary["eval_set"]
     title = f"{summary['env']}, {describe_eval_set(summary)}, T = {eval_set.get('temperature', '?')}"
     said = describe_ending(summary.get("training")), describe_filtered(summary.get("groups", {}).get("filtered", 0))
