@@ -40,7 +40,7 @@ def number_of(name: str, value: Any, least: int = 0) -> int:
 
     Raises:
         TypeError: `value` is not an integer.
-        ValueError: it is out of range.
+        ValueError: `value` is out of range.
     """
     value = _scalar(value)
     if isinstance(value, bool):
@@ -59,7 +59,7 @@ def seconds_of(name: str, value: Any, *, positive: bool = False) -> float:
 
     Raises:
         TypeError: `value` is not a number.
-        ValueError: it is out of range.
+        ValueError: `value` is out of range.
     """
     value = _scalar(value)
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -1,5 +1,5 @@
-"""The checks of `arlarena up` before any start: every service's tables, their consistency, the environment's splits,
-and this machine.
+"""The checks of `arlarena up` before it starts a process: the tables of every service, the consistency of the tables,
+the environment's splits, and this machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ async def check_before_start(config: RunConfig, directory: Path) -> RunConfig:
     """Run all checks. Returns the configuration with absolute paths in the environment's options.
 
     Raises:
-        ConfigError: checks failed; one line per problem.
+        ConfigError: checks failed. The message has one line per problem.
         LaunchError: the only problems are ports in use (exit status 3).
     """
     if config.policy_path is not None:
@@ -56,7 +56,7 @@ async def check_before_start(config: RunConfig, directory: Path) -> RunConfig:
 
 
 def _fetch_policy(config: RunConfig) -> None:
-    """Download a policy from the Hub. The trainer reports a wrong name or directory."""
+    """Download the policy if its name is a repository of the Hub. The trainer reports a wrong name or directory."""
     try:
         local_model(config.policy_path or "")
     except ConfigError:
