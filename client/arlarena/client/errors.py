@@ -26,7 +26,7 @@ class Unavailable(ServiceError):
 
 
 class AtCapacity(Unavailable):
-    """The server has no free capacity; retry after `retry_after_s` seconds."""
+    """The server has no free capacity. Retry after `retry_after_s` seconds."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
@@ -58,4 +58,4 @@ class PolicyFault(Refused):
 
 
 class ProtocolError(ServiceError):
-    """The response cannot be decoded, or is inconsistent."""
+    """The response cannot be decoded, or its fields contradict each other."""

@@ -110,7 +110,7 @@ class ChatReply:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """The served model. `max_tokens`: the maximum length of prompt and response together; None if unknown."""
+    """The served model. `max_tokens`: the maximum length of prompt and response together, None if unknown."""
 
     name: str
     max_tokens: int | None

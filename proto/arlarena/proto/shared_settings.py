@@ -151,7 +151,7 @@ class ConsoleKeys(Table):
 
 
 def seed_from(environment: Mapping[str, str]) -> int | None:
-    """Returns `ARLARENA_SEED`, which overrides `[run] seed`; None if it is not set.
+    """Returns `ARLARENA_SEED`, or None if the variable is not set. The variable replaces `[run] seed`.
 
     Raises:
         ConfigError: the value is not an integer in [0, 2**63).

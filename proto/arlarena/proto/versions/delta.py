@@ -5,7 +5,7 @@
 If the base has the tensor with the same type and shape, the payload is the difference of the two bit patterns as
 integers, zigzag-coded, with the bytes grouped by significance and compressed with zstd. A small optimiser step changes
 only the low bits, so the high bytes are zeros. An unchanged tensor takes 9 bytes. Any other tensor is only compressed.
-The result equals the new file byte for byte; the caller verifies it by the checksum in the manifest.
+The result equals the new file byte for byte. The caller compares it with the checksum in the manifest.
 """
 
 from __future__ import annotations

@@ -57,8 +57,8 @@ class ManifestFile(msgspec.Struct, frozen=True):
 class ManifestProbe(msgspec.Struct, frozen=True):
     """Token ids and their log-probs by the trainer, with which a server checks the weights that it serves.
 
-    `log_probs`: of ids 1 … n-1 given the ids before them, in nats at temperature 1. `tolerance`: the largest permitted
-    |Δ log-prob|.
+    `log_probs`: the log-probs of ids 1 … n-1, each given the ids before it, in nats at temperature 1. `tolerance`: the
+    largest permitted |Δ log-prob|.
     """
 
     ids: list[int]

@@ -181,7 +181,7 @@ class RunConfig:
 
     @property
     def clones(self) -> bool:
-        """True if there is a table `[clone]`; without it, the initial policy is trained without cloning."""
+        """True if there is a table `[clone]`. Without this table, training starts without behaviour cloning."""
         return "clone" in self.tables
 
     def part(self, table: str, model: type[Model], *keys: str) -> Model:

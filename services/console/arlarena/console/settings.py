@@ -24,7 +24,7 @@ BROKER_URL = "ARLARENA_REDIS_URL"
 
 
 class Threads(Table):
-    """Table `[console.threads]`: threads of the compute processes; 0: chosen by `budget`.
+    """Table `[console.threads]`: the number of threads of each compute process. If 0, `budget` chooses the number.
 
     A service's own `threads` overrides it. Environment server, workers and evaluation have one thread each.
     """

@@ -92,7 +92,7 @@ class Commands:
         return self._server("environment", 1, "environment", address, "arlarena.env_server", self.config.environment)
 
     def inference(self, address: Address | None, restarts: int) -> ProcessSpec:
-        """Returns the policy server. It serves the newest committed version, or the initial policy if there is none."""
+        """Returns the command of the policy server. It serves the newest version, or the initial policy without one."""
         arguments = ("arlarena.inference", "--model", self.start, "--weights-root", self.run.weights)
         command = self._server("inference", self.config.threads("inference"), "inference", address, *arguments)
         return self._with_token(self._on_gpus("inference", command))

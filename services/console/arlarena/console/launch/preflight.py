@@ -72,7 +72,7 @@ def _split(info: Info, name: str, setting: str) -> Split | str:
 
 
 def split_problems(config: RunConfig, info: Info) -> Iterator[str]:
-    """Yields problems with splits: missing, too small, or without the expert that demonstrations need."""
+    """Yields an error message for each split that is missing, too small, or without the expert for demonstrations."""
     where = config.source
     expert_splits = config.part("environment", EnvironmentKeys, "expert_splits").expert_splits
     played = config.part("trainer", TrainerKeys, "task_split")
@@ -113,7 +113,7 @@ def _demonstration_problems(config: RunConfig, info: Info, expert_splits: tuple[
 
 
 def engine_problems(config: RunConfig) -> Iterator[str]:
-    """Yields engines and transports that are incompatible or not installed."""
+    """Yields an error message for each engine or transport that is incompatible or not installed."""
     where, server = config.source, config.part("inference", InferenceKeys, "engine", "vllm_python", "vllm_device")
     transport = config.part("trainer", TrainerKeys, "push_transport").push_transport
     if server.engine == "vllm" and not server.vllm_python.exists():
@@ -133,7 +133,7 @@ def engine_problems(config: RunConfig) -> Iterator[str]:
 
 
 def limit_problems(config: RunConfig) -> Iterator[str]:
-    """Yields limits of the environment server and the launcher that are too low for the workers."""
+    """Yields an error message for each limit of the environment server or launcher that is too low for the workers."""
     where, play, server = (
         config.source,
         config.part("rollout", RolloutKeys),
@@ -172,7 +172,7 @@ def limit_problems(config: RunConfig) -> Iterator[str]:
 
 
 def broker_problems(config: RunConfig) -> Iterator[str]:
-    """Yields a Redis that cannot be used, or no server program."""
+    """Yields an error message if the user's Redis cannot be used, or if there is no server program."""
     url = external_broker_url(config.broker)
     try:
         if url:
@@ -196,7 +196,7 @@ def directory_problems(directory: Path) -> list[str]:
 
 
 def port_problems(config: RunConfig) -> Iterator[str]:
-    """Yields fixed ports that are in use or are configured twice."""
+    """Yields an error message for each fixed port that is in use or is configured twice."""
     ports = {"environment": config.port("environment"), "inference": config.port("inference")}
     if not external_broker_url(config.broker):
         ports["redis"] = config.broker.port

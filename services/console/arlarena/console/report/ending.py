@@ -11,7 +11,7 @@ from arlarena.proto.text.wording import counted
 
 
 class RunEnding(msgspec.Struct):
-    """The fields of the record that the console reads; they are documented in the trainer's `Ending`."""
+    """The fields of the record that the console reads. The trainer's class `Ending` documents the fields."""
 
     ended_by: Literal["steps", "max_minutes", "max_environment_steps", "signal", "error"]
     step: int

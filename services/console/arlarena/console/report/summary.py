@@ -142,7 +142,7 @@ def describe_eval_set(summary: dict[str, Any]) -> str:
 
 
 def describe_filtered(groups: int) -> str:
-    """Returns `55 groups filtered`; empty for none."""
+    """Returns text such as `55 groups filtered`. The text is empty for 0 groups."""
     return f"{counted(groups, 'group')} filtered" if groups else ""
 
 

@@ -188,7 +188,7 @@ class Estimate:
 def interval_chart(
     title: str, classes: Sequence[str], series: Sequence[tuple[str, Sequence[Estimate | None]]]
 ) -> Markup | None:
-    """Returns estimates with intervals by class, the series next to each other. Values are in [0, 1].
+    """Draw an estimate and its interval for each class and each series. Values are in [0, 1].
 
     Each class is a column. If a name is wider than a column, each class is a row.
     """

@@ -25,7 +25,7 @@ Score = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A heading, and a function for the cell text of a row. `page_only`: not shown in the terminal."""
+    """A column: its heading, and a function that returns a row's text. `page_only`: not shown in the terminal."""
 
     heading: str
     cell: Callable[[Any], str]
@@ -97,7 +97,7 @@ def scores_table(summary: dict[str, Any]) -> Table:
 
 
 def kinds_table(summary: dict[str, Any]) -> Table | None:
-    """Returns the success by kind of task, before and after; None if the environment has no kinds."""
+    """Returns success before and after training for each kind of task, or None if the environment has no kinds."""
     rows = class_rows(summary["before"], summary["after"], "by_kind", "kind")
     if not rows:
         return None
