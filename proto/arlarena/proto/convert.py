@@ -41,7 +41,7 @@ def renamed(value: Any) -> Any:
 
 
 def segmented(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Convert turns of schema 2 to segments. Turns of schema 2 contain full prompts; segments only new tokens.
+    """Convert turns of schema 2, which contain full prompts, to segments, which contain only new tokens.
 
     A turn continues the turn before if its prompt begins with all tokens of that turn.
     """

@@ -67,7 +67,7 @@ class ManifestProbe(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`manifest.json` of a version directory. It lists all files except itself and the marker."""
+    """`manifest.json` of a version directory: lists all files except `manifest.json` and `COMMITTED`."""
 
     version: ManifestVersion
     files: dict[str, ManifestFile]

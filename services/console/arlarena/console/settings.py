@@ -26,7 +26,8 @@ BROKER_URL = "ARLARENA_REDIS_URL"
 class Threads(Table):
     """Table `[console.threads]`: the number of threads of each compute process. If 0, `budget` chooses the number.
 
-    A service's own `threads` overrides it. Environment server, workers and evaluation have one thread each.
+    If a service's own table sets `threads`, that value is used. Environment server, workers and evaluation have one
+    thread each.
     """
 
     clone: NonNegativeInt = Field(default=0, description="threads of cloning; 0: all cores")
@@ -165,7 +166,7 @@ def validate(path: Path) -> None:
 
 
 def main() -> int:
-    """`python -m arlarena.console.settings FILE`."""
+    """Check the file given on the command line: `python -m arlarena.console.settings FILE`."""
     if len(sys.argv) != 2:
         raise ConfigError("usage: python -m arlarena.console.settings FILE")
     validate(Path(sys.argv[1]))

@@ -98,7 +98,7 @@ class Tokens:
 
     @property
     def is_fast(self) -> bool:
-        """True if prompts of one user message are built without the template engine."""
+        """True if a prompt with one user message can be built from prefix and suffix, without the template engine."""
         return self._wrap is not None
 
     def prompt(self, text: str) -> Sequence[int]:

@@ -25,9 +25,9 @@ class Setting(msgspec.Struct, frozen=True):
     Attributes:
         key: the name of the key in the table.
         kind: type and range in words.
-        default: in TOML syntax.
-        unit: unit of a number.
-        description: effect of the setting.
+        default: the default value in TOML syntax.
+        unit: the unit of a number.
+        description: the effect of the setting.
     """
 
     key: str

@@ -150,7 +150,7 @@ class Broker:
     def __init__(
         self, directory: Path, *, port: int | None = None, fsync: Fsync = "everysec", timeout_s: float = 30.0
     ) -> None:
-        """Configure the broker; `start` starts it.
+        """Configure the broker. `start` starts the server.
 
         Args:
             directory: the folder for the append-only file and `broker.log`. The folder is created if it is missing.
