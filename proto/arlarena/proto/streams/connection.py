@@ -91,7 +91,7 @@ class Link:
         await self._redis.aclose()
 
     async def first_contact(self) -> None:
-        """Run `repair`. Raises an error at once if the broker is unreachable, but waits while it loads its data.
+        """Run `repair`. Waits while the broker loads its data. Does not wait for an unreachable broker.
 
         Raises:
             StreamError: the broker is unreachable or refuses the connection.

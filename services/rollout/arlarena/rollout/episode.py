@@ -76,7 +76,7 @@ class EpisodeRecord:
 
     @property
     def content_key(self) -> str:
-        """Identifies the task's content, whatever its index: the environment's key, else that of the first state."""
+        """The environment's `content_key`, else the `state_key` of the first state. Equal tasks have equal keys."""
         return self.first.metadata.content_key or self.first.metadata.state_key
 
 

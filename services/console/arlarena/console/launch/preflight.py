@@ -184,7 +184,7 @@ def broker_problems(config: RunConfig) -> Iterator[str]:
 
 
 def directory_problems(directory: Path) -> list[str]:
-    """Returns problems with writing to `directory`, which may not exist yet."""
+    """Returns an error message for each reason why `directory` cannot be written. It may not exist yet."""
     place = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if place == directory and not place.is_dir():
         return []  # RunDirectory.open reports it
