@@ -1,6 +1,6 @@
 """Validates and converts arguments: numpy scalars and zero-dimensional arrays become Python values.
 
-Calls of many sessions share requests, so an invalid value must raise an error before it is added to a request.
+Calls of many sessions share a request. An invalid value must therefore raise an error before the request is built.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from arlarena.proto.env_api import LARGEST_INDEX
 
 
 def _scalar(value: Any) -> Any:
-    """The Python value of a numpy scalar or zero-dimensional array. Other values are returned unchanged."""
+    """Returns the Python value of a numpy scalar or zero-dimensional array. Other values are returned unchanged."""
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
 def text_of(name: str, value: Any) -> str:
-    """`value` as a `str`. Error messages begin with `name`.
+    """Returns `value` as a `str`. Error messages begin with `name`.
 
     Raises:
-        TypeError: it is not a string.
-        ValueError: it contains a lone surrogate, which JSON cannot represent.
+        TypeError: `value` is not a string.
+        ValueError: `value` contains a lone surrogate, which JSON cannot represent.
     """
     value = _scalar(value)
     if not isinstance(value, str):
@@ -36,11 +36,11 @@ def text_of(name: str, value: Any) -> str:
 
 
 def number_of(name: str, value: Any, least: int = 0) -> int:
-    """`value` as an `int` from `least` to `LARGEST_INDEX`. Error messages begin with `name`.
+    """Returns `value` as an `int` from `least` to `LARGEST_INDEX`. Error messages begin with `name`.
 
     Raises:
-        TypeError: it is not an integer.
-        ValueError: it is out of range.
+        TypeError: `value` is not an integer.
+        ValueError: `value` is out of range.
     """
     value = _scalar(value)
     if isinstance(value, bool):
@@ -55,11 +55,11 @@ def number_of(name: str, value: Any, least: int = 0) -> int:
 
 
 def seconds_of(name: str, value: Any, *, positive: bool = False) -> float:
-    """`value` as a finite number of seconds, 0 or more, or above 0 if `positive`. Error messages begin with `name`.
+    """Returns `value` as a finite number of seconds, at least 0, or above 0 if `positive`. Errors begin with `name`.
 
     Raises:
-        TypeError: it is not a number.
-        ValueError: it is out of range.
+        TypeError: `value` is not a number.
+        ValueError: `value` is out of range.
     """
     value = _scalar(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -72,6 +72,6 @@ def seconds_of(name: str, value: Any, *, positive: bool = False) -> float:
 
 
 def shown(value: Any) -> str:
-    """A value and its type, for error messages."""
+    """Returns a value and its type, for error messages."""
     text = repr(value)
     return f"{text if len(text) <= 80 else text[:80] + '…'} ({type(value).__name__})"

@@ -1,7 +1,7 @@
 """Combines concurrent calls to the environment server into one `/v1/batch` request.
 
-A request costs a client about 0.3 ms regardless of its size. With 256 concurrent episodes this is most of the client's
-work. All results of a request arrive together, so use small batches if the duration of steps varies greatly.
+A request of any size costs a client about 0.3 ms. With 256 concurrent episodes, requests are most of the client's work.
+All results of a request arrive together. Use small batches if some steps take much longer than others.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ Result = TypeVar("Result")
 
 
 class Batcher(Generic[Item, Result]):
-    """Collects up to `size` items for at most `window_s` seconds (0: one tick of the event loop), then sends them."""
+    """Collects items and sends them together, as soon as `size` items have arrived or `window_s` seconds have passed.
+
+    With `window_s` 0 a batch is sent in the next iteration of the event loop.
+    """
 
     def __init__(
         self, send: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], *, window_s: float, size: int
     ) -> None:
-        """`send` returns one result for each item, in order. Its exceptions are raised in all callers of the batch."""
+        """`send`: a function that returns one result for each item, in order. All callers receive its exceptions."""
         if window_s < 0 or size < 1:
             raise ValueError(f"batch window_s must be 0 or more and batch size 1 or more, not {window_s} and {size}")
         self._send, self._window_s, self._size = send, window_s, size
@@ -31,7 +34,7 @@ class Batcher(Generic[Item, Result]):
         self.items = 0
 
     async def submit(self, item: Item) -> Result:
-        """The result for `item`. After a cancellation of the caller, the item may still be executed."""
+        """Send `item` in a batch. Returns its result. If the caller is cancelled, the item may still be executed."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, future))
@@ -43,7 +46,7 @@ class Batcher(Generic[Item, Result]):
         return await future
 
     async def close(self) -> None:
-        """Send all waiting items, and wait for their results."""
+        """Send all waiting items. Waits for the results."""
         self._flush()
         while self._sending:
             await asyncio.wait(set(self._sending))

@@ -14,14 +14,15 @@ IDENTITY = {"accept-encoding": "identity"}
 
 
 class AnswerRefused(aiohttp.ClientError):
-    """The response was not read, because it is too large, compressed, or a redirect."""
+    """The response is too large, compressed, or a redirect. Its body was not read."""
 
 
 async def read_bounded(reply: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body of at most `limit` bytes.
+    """Returns the body of at most `limit` bytes.
 
     Raises:
-        AnswerRefused: see the class. aiohttp.ClientError: the connection was lost.
+        AnswerRefused: the response is too large, compressed, or a redirect.
+        aiohttp.ClientError: the connection was lost.
     """
     if 300 <= reply.status < 400:
         raise AnswerRefused(f"{reply.url} redirects to {reply.headers.get('location')!r}: use that address")

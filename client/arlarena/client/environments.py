@@ -7,8 +7,8 @@
             state = await session.step("<think>…</think><action>up</action>")
         await session.close()
 
-Calls of concurrent sessions share requests (see `Batcher`). Each step has a `step_index`, so a request whose response
-was lost can be sent again without taking the step twice.
+Calls of concurrent sessions share requests (see `Batcher`). Each step has a `step_index`. If a response was lost, the
+request is sent again. The server uses the `step_index` to take the step only once.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ from arlarena.proto.env_api import (
     Snapshot,
 )
 
-# Above the server's limits of a step (75 s) and a reset (60 s), because the server's error names the slow operation.
+# Above the server's time limits of a step (75 s) and a reset (60 s): the server's error message states which operation
+# was slow, so the server's limit should end the request first.
 REQUEST_S = 90.0
 # Actions with this many characters take at most 3 MiB of JSON. Servers accept 4 MiB.
 MAX_CHARS = 1 << 19
@@ -62,7 +63,8 @@ T = TypeVar("T")
 class StepOutcome:
     """The result of a reset or a step.
 
-    `observation` is for the player, `metadata` for training and scoring. `reward`: of this step; 0 after a reset.
+    `observation` is for the player. `metadata` is for training and scoring. `reward` is the reward of this step, or 0
+    after a reset.
     """
 
     observation: Observation
@@ -71,7 +73,7 @@ class StepOutcome:
 
     @property
     def done(self) -> bool:
-        """Whether the episode is over."""
+        """True if the episode is over."""
         return self.observation.terminated or self.observation.truncated
 
     @property
@@ -127,10 +129,11 @@ class Session:
     ) -> StepOutcome:
         """Start an episode of the task given by `task_id`, by `index` and `split`, or by `seed` (see `ResetSpec`).
 
-        Default: the first training task. With an index or a task_id, `seed` is the random seed of the episode.
+        Without these arguments, the first training task is played. With an index or a task_id, `seed` is the random
+        seed of the episode. Returns the first state.
 
         Raises:
-            SessionLost: the server does not know this session; open another one.
+            SessionLost: the server does not know this session. Open another session.
             Unavailable: the server is unreachable or failing.
             Refused: the task does not exist.
             TypeError, ValueError: an argument is invalid.
@@ -150,7 +153,7 @@ class Session:
         return state
 
     async def step(self, text: str) -> StepOutcome:
-        """Take one step with a full reply or only an action. Errors as in `reset`."""
+        """Take one step with `text`: a full reply or only an action. Returns the new state. Errors as in `reset`."""
         state = await self._client.call(
             BatchItem(session_id=self.id, op="step", action=Action(text_of("the action", text)), step_index=self._step)
         )
@@ -158,7 +161,7 @@ class Session:
         return state
 
     async def expert(self) -> ExpertReply:
-        """The next reply of the environment's expert.
+        """Returns the next reply of the environment's expert.
 
         Raises:
             Refused: the environment has no expert, or the split is held out (403).
@@ -166,20 +169,26 @@ class Session:
         return await self._client.expert(self.id)
 
     async def fork(self, count: int = 1, *, ttl_s: float | None = None) -> list[Session]:
-        """Open `count` sessions with a copy of this state, all or none. Errors as in `open`; Refused before a reset."""
+        """Open `count` sessions with a copy of this state. If the server cannot open all, it opens none.
+
+        Raises the errors of `EnvironmentClient.open`, and Refused before the first reset.
+        """
         request = ForkRequest(number_of("count", count, least=1), ttl_s=_ttl(ttl_s))
         opened = await self._client.opened(f"/v1/sessions/{self.id}/fork", request)
         return [Session(self._client, session.session_id, session.step_count) for session in opened]
 
     async def snapshot(self) -> Snapshot:
-        """Save this state for `restore`, in this or another session. Errors as in `expert`."""
+        """Save this state on the server. Any session can `restore` the returned snapshot. Errors as in `expert`."""
         return await self._client.snapshot(self.id)
 
     async def restore(self, snapshot: Snapshot) -> StepOutcome:
-        """Restore a saved state, with reward 0. A snapshot can be restored several times.
+        """Replace this session's state by a saved state. Returns the saved state, with reward 0.
+
+        A snapshot can be restored several times.
 
         Raises:
-            Refused: the server does not have the snapshot any more. TypeError: `snapshot` is not a snapshot.
+            Refused: the server has deleted the snapshot.
+            TypeError: `snapshot` is not a `Snapshot`.
         """
         if not isinstance(snapshot, Snapshot):
             raise TypeError(f"restore needs a result of snapshot(), not {shown(snapshot)}")
@@ -188,7 +197,7 @@ class Session:
         return state
 
     async def close(self) -> None:
-        """Close the session. Errors are ignored, because an unreachable server closes it after its idle time."""
+        """Close the session. Errors are ignored, because the server also closes a session after its idle time."""
         try:
             await self._client.close_session(self.id)
         except ServiceError:
@@ -208,10 +217,12 @@ class EnvironmentClient(AsyncClosing):
         batch_size: int = 256,
         token: str | None = None,
     ) -> None:
-        """`retries`: of a request to an unavailable server. `batch_…`: see `Batcher`. `token`: bearer token.
+        """`retries`: how often a request is retried while the server is unavailable. `batch_…`: see `Batcher`.
+
+        `token`: bearer token.
 
         Raises:
-            TypeError, ValueError: an argument is invalid; the message names it.
+            TypeError, ValueError: an argument is invalid. The message contains its name.
         """
         self.transport = HttpTransport(
             url,
@@ -239,12 +250,12 @@ class EnvironmentClient(AsyncClosing):
         await self.transport.close()
 
     async def open(self, count: int, *, ttl_s: float | None = None, group_id: str | None = None) -> list[Session]:
-        """Open `count` sessions, all or none.
+        """Open `count` sessions. If the server cannot open all, it opens none.
 
         Raises:
             AtCapacity: the server has no capacity for that many sessions now.
             Unavailable: the server is unreachable or failing.
-            Refused: `count` or `ttl_s` is outside of the server's range.
+            Refused: `count` or `ttl_s` is outside the range that the server accepts.
             TypeError, ValueError: `count` or `ttl_s` is not a number, or out of range.
         """
         request = CreateSessions(
@@ -255,7 +266,7 @@ class EnvironmentClient(AsyncClosing):
         return [Session(self, session.session_id) for session in await self.opened("/v1/sessions", request)]
 
     async def opened(self, path: str, request: CreateSessions | ForkRequest) -> list[OpenedSession]:
-        """Send a request that opens sessions, all or none. Returns the sessions."""
+        """Send a request that opens sessions. Returns the opened sessions."""
         # No retry: after a lost response, the sessions of the first request would stay open until their idle time.
         answer = await self.transport.request("POST", path, self._encoder.encode(request))
         opened = _read(_accepted(answer), SessionList).sessions
@@ -277,11 +288,11 @@ class EnvironmentClient(AsyncClosing):
         return StepOutcome(result.observation, result.metadata, 0.0)
 
     async def info(self) -> Info:
-        """The description of the environment. Errors as in `Session.reset`."""
+        """Returns the description of the environment. Errors as in `Session.reset`."""
         return _read(_accepted(await self._send("GET", "/v1/info", max_answer_bytes=MAX_INFO_BYTES)), Info)
 
     async def ready(self) -> bool:
-        """Whether `/ready` responds with 200. Sends one request."""
+        """True if `/ready` responds with 200. Sends one request."""
         try:
             answer = await self.transport.request("GET", "/ready", timeout_s=self.transport.timeouts.connect_s)
         except Unavailable:
@@ -289,7 +300,7 @@ class EnvironmentClient(AsyncClosing):
         return answer.status == 200
 
     async def call(self, item: BatchItem) -> StepOutcome:
-        """Execute a reset or a step, in a request shared with other items."""
+        """Execute a reset or a step. Returns the outcome. Concurrent calls are sent in one request."""
         result = await self._batcher.submit(item)
         if isinstance(result, ServiceError):
             raise result
@@ -310,16 +321,19 @@ class EnvironmentClient(AsyncClosing):
     async def _send(
         self, method: str, path: str, body: bytes | None = None, max_answer_bytes: int | None = None
     ) -> Answer:
-        """Send an idempotent request, with retries while the server is unavailable."""
+        """Send an idempotent request, with retries while the server is unavailable. Returns the response."""
         return await self.transport.request(method, path, body, max_answer_bytes=max_answer_bytes, retries=self.retries)
 
     async def _send_batch(self, items: Sequence[BatchItem]) -> Sequence[StepOutcome | ServiceError | None]:
-        """The results of all items. Long texts are split into several requests."""
+        """Send all items, in several requests if their texts are long. Returns the results in the same order."""
         parts = await asyncio.gather(*map(self._send_part, _parts(items)))
         return [result for part in parts for result in part]
 
     async def _send_part(self, items: Sequence[BatchItem]) -> Sequence[StepOutcome | ServiceError | None]:
-        """Send items in one request. Retries are safe: resets and closes are idempotent, steps have a `step_index`."""
+        """Send items in one request. Returns the results in the same order.
+
+        Retries are safe, because resets and closes are idempotent and steps have a `step_index`.
+        """
         body = self._encoder.encode(
             BatchRequest(list(items), deadline_s=DEADLINE_SHARE * self.transport.timeouts.request_s)
         )
@@ -333,7 +347,7 @@ class EnvironmentClient(AsyncClosing):
         return [self._state(item, result) for item, result in zip(items, results, strict=True)]
 
     def _state(self, item: BatchItem, result: BatchResult) -> StepOutcome | ServiceError | None:
-        """The outcome or error of one item; None after a close."""
+        """Returns the outcome or the error of one item. Returns None for a close."""
         request = f"{item.op} of session {item.session_id} at {self.url}"
         if not result.ok or result.error is not None:
             return _session_error(request, result.error or _NO_REASON)
@@ -370,7 +384,7 @@ def _read(answer: Answer, kind: type[T]) -> T:
 
 
 def _accepted(answer: Answer) -> Answer:
-    """Return `answer` if it is a success, else raise its error."""
+    """Return `answer` if its status is a success. Otherwise raise the matching error."""
     if answer.status < 300:
         return answer
     try:

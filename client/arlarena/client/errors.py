@@ -21,12 +21,12 @@ class Unavailable(ServiceError):
 
     @property
     def answered(self) -> bool:
-        """Whether the server responded with an error. Without a response, the connection error is the cause."""
+        """True if the server responded with an error, False if there was no response (see the exception's cause)."""
         return self.__cause__ is None
 
 
 class AtCapacity(Unavailable):
-    """The server has no free capacity; retry after `retry_after_s` seconds."""
+    """The server has no free capacity. Retry after `retry_after_s` seconds."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
@@ -50,7 +50,7 @@ class PromptTooLong(Refused):
 
 
 class PolicyFault(Refused):
-    """The environment cannot continue because of the policy's reply. `code`: the kind of error."""
+    """The policy's reply made the environment fail. `code`: the kind of error."""
 
     def __init__(self, message: str, status: int, code: str) -> None:
         super().__init__(message, status)
@@ -58,4 +58,4 @@ class PolicyFault(Refused):
 
 
 class ProtocolError(ServiceError):
-    """The response cannot be decoded, or is inconsistent."""
+    """The response cannot be decoded, or its fields contradict each other."""

@@ -4,8 +4,9 @@
     observation, info = env.reset(options={"index": 7})
     observation, reward, terminated, truncated, info = env.step("up")
 
-Observations are prompts. Actions are full replies or only actions. `TextVectorEnv` plays many episodes with one request
-for each step; an environment whose episode has ended is reset at the next step (Gymnasium's next-step autoreset).
+Observations are prompts. An action is a full reply of a model or only the action in such a reply. `TextVectorEnv` plays
+many episodes at the same time. One request takes a step in all of these episodes. If an episode has ended, the next
+step resets its environment (Gymnasium's next-step autoreset).
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from arlarena.client.environments import StepOutcome
 from arlarena.client.sync import SyncEnvironments, SyncSession
 from arlarena.proto.env_api import Info, Split
 
-# Number of tasks to draw from in an endless split.
+# In a split without an end, tasks are drawn from this number of tasks.
 ENDLESS_TASKS = 2**31 - 1
-# Keys of `reset(options=…)`; None counts as absent.
+# Keys of `reset(options=…)`. A key with the value None is ignored.
 OPTIONS, VECTOR_OPTIONS = ("index", "split", "task_id", "episode_id"), ("indices",)
 
 Texts = npt.NDArray[np.object_]
@@ -36,14 +37,14 @@ Bools = npt.NDArray[np.bool_]
 
 
 class AnyText(gymnasium.Space[str]):
-    """The space of all texts. Samples are drawn from `examples`."""
+    """The Gymnasium space of all texts. `sample` draws from `examples`."""
 
     def __init__(self, examples: Sequence[str] = ("",)) -> None:
         super().__init__(shape=(), dtype=None)
         self.examples = tuple(examples)
 
     def contains(self, x: Any) -> bool:
-        """Whether `x` is a string of Python or numpy."""
+        """True if `x` is a Python string or a numpy string."""
         try:
             text_of("the action", x)
         except (TypeError, ValueError):
@@ -51,7 +52,7 @@ class AnyText(gymnasium.Space[str]):
         return True
 
     def sample(self, mask: Any | None = None, probability: Any | None = None) -> str:
-        """A random example."""
+        """Returns a random example."""
         return self.examples[int(self.np_random.integers(len(self.examples)))]
 
     def __eq__(self, other: object) -> bool:
@@ -62,22 +63,22 @@ class AnyText(gymnasium.Space[str]):
 
 
 def _info(state: StepOutcome) -> dict[str, Any]:
-    """The info dictionary: metadata, and the fields of the observation except the prompt."""
+    """Returns Gymnasium's info dictionary: the metadata, and all fields of the observation except the prompt."""
     observation = state.observation
     names = ("text", "message", "admissible_actions", "step", "action_valid", "format_valid")
     return msgspec.structs.asdict(state.metadata) | {name: getattr(observation, name) for name in names}
 
 
 def _seed(seed: int | None) -> int | None:
-    """A seed for Gymnasium, which does not accept numpy scalars."""
+    """Returns `seed` as a Python integer, because Gymnasium rejects numpy scalars."""
     return None if seed is None else number_of("seed", seed)
 
 
 def _options(given: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str, Any]:
-    """The options of a reset that are not None.
+    """Returns the options of a reset that are not None.
 
     Raises:
-        TypeError, ValueError: they are not a dictionary, or a key is not in `known`.
+        TypeError, ValueError: `given` is not a dictionary, or a key is not in `known`.
     """
     if given is not None and not isinstance(given, Mapping):
         raise TypeError(f"options must be a dictionary of {', '.join(known)}, not {shown(given)}")
@@ -90,10 +91,12 @@ def _options(given: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str,
 def _connect(
     url: str, count: int, split: str | None, token: str | None
 ) -> tuple[SyncEnvironments, list[SyncSession], Info, Split]:
-    """A client, its sessions, the description of the environment, and the split. An error closes the client.
+    """Connect to a server. Returns a client, its open sessions, the environment's description, and the split.
+
+    If an error occurs, the client is closed.
 
     Raises:
-        ValueError: the environment has no such split.
+        ValueError: the environment has no split of this name.
     """
     environments = SyncEnvironments(url, token=token)
     try:
@@ -121,7 +124,10 @@ class TextEnv(gymnasium.Env[str, str]):
         self.action_space = AnyText(info.actions or ("",))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Start an episode of the task in `options` (see `OPTIONS`), or of a task drawn by Gymnasium's generator."""
+        """Start an episode. Returns the first prompt and the info dictionary.
+
+        `options` selects the task (keys: see `OPTIONS`). Without `options`, Gymnasium's generator draws a task.
+        """
         super().reset(seed=_seed(seed))
         task = _options(options, OPTIONS)
         if "task_id" not in task:
@@ -131,7 +137,7 @@ class TextEnv(gymnasium.Env[str, str]):
         return state.prompt, _info(state)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Take a step with a full reply or only an action."""
+        """Take a step. `action`: a full reply or only the action. Returns Gymnasium's five values of a step."""
         state = self._session.step(action)
         observation = state.observation
         return state.prompt, state.reward, observation.terminated, observation.truncated, _info(state)
@@ -145,7 +151,7 @@ class TextEnv(gymnasium.Env[str, str]):
 
 
 class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
-    """Many episodes on an environment server, with one request for each step."""
+    """Several environments on one server. One request takes a step in all environments."""
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 (as in Gymnasium)
 
@@ -163,13 +169,14 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Texts, dict[str, Any]]:
-        """Start an episode in each environment: of `options["indices"]`, or drawn by its own seeded generator.
+        """Start an episode in each environment. Returns the first prompts and the infos.
 
-        `seed`: one for each environment, as in Gymnasium's vector environments. None keeps the generator, and a number
-        `s` means `s, s + 1, …`. An environment draws the same tasks as a `TextEnv` with its seed.
+        `options["indices"]`: one task index for each environment. Without this option, the random generator of each
+        environment draws a task. `seed`: one seed for each environment, or a number `s` for the seeds `s, s + 1, …`.
+        With None, the generators continue. With the same seed, a `TextEnv` draws the same tasks.
 
         Raises:
-            TypeError, ValueError: a seed or an option is invalid, or their number is wrong.
+            TypeError, ValueError: a seed or an option is invalid, or the number of seeds or indices is wrong.
         """
         seeds = self._seeds(seed)
         indices = _options(options, VECTOR_OPTIONS).get("indices")
@@ -185,7 +192,10 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
         return _prompts(states), _infos(states)
 
     def step(self, actions: Sequence[str]) -> tuple[Texts, Floats, Bools, Bools, dict[str, Any]]:
-        """Take a step in each environment. If its last step ended the episode, it is reset instead, with reward 0."""
+        """Take a step in each environment. Returns Gymnasium's five values, each as an array.
+
+        An environment whose episode ended at the previous step is reset instead. Its reward is then 0.
+        """
         actions = [text_of(f"action {i}", action) for i, action in enumerate(self._one_each("actions", actions))]
         states: list[StepOutcome | None] = [None] * self.num_envs
         ended = [i for i in range(self.num_envs) if self._over[i]]
@@ -208,10 +218,10 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
         self._environments.close()
 
     def _one_each(self, name: str, values: Any) -> list[Any]:
-        """`values` as a list with one value for each environment.
+        """Returns `values` as a list with one value for each environment.
 
         Raises:
-            TypeError, ValueError: they are not a sequence, or their number is wrong.
+            TypeError, ValueError: `values` is not a sequence, or its length is wrong.
         """
         if isinstance(values, str | bytes) or not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
             raise TypeError(f"{name} must be a sequence of {self.num_envs}, not {type(values).__name__}")
@@ -220,7 +230,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
         return list(values)
 
     def _seeds(self, given: Any) -> list[int | None]:
-        """A seed for each environment; None keeps its generator."""
+        """Returns one seed for each environment. The seed is None if the generator of the environment continues."""
         if given is None:
             return [None] * self.num_envs
         if not hasattr(given, "__len__") or getattr(given, "ndim", 1) == 0:
@@ -240,7 +250,7 @@ def _prompts(states: Sequence[StepOutcome]) -> Texts:
 
 
 def _infos(states: Sequence[StepOutcome]) -> dict[str, Any]:
-    """Infos in the form of Gymnasium's vector environments: an array of values and a mask for each key."""
+    """Returns infos in the form of Gymnasium's vector environments: for each key an array of values and a mask."""
     infos = [_info(state) for state in states]
     arrays: dict[str, Any] = {}
     for key in infos[0]:

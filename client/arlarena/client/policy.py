@@ -3,8 +3,8 @@
     async with PolicyClient("http://127.0.0.1:8001", Timeouts(request_s=60)) as policy:
         generation = await policy.generate(prompt_ids, Sampling(max_tokens=64), seed=7)
 
-Rollouts use the token route (`generate`): training uses exactly the sampled tokens, and the response contains the
-weight version of each token. `chat` is for evaluation of any model. Requests are idempotent, so they can be retried.
+Rollouts use the token route (`generate`). Its response contains the sampled tokens and the weight version of each
+token. `chat` is for evaluation of any model. All requests are idempotent, so a failed request can be retried.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Logprobs(msgspec.Struct):
 
 
 class _Choice(msgspec.Struct):
-    """The fields of a `GenerateChoice` that a rollout needs. Decoding only these is faster."""
+    """The fields of a `GenerateChoice` that a rollout needs. The other fields are not decoded, which saves time."""
 
     token_ids: list[int] | None = None
     finish_reason: str | None = None
@@ -88,7 +88,8 @@ class _Models(msgspec.Struct):
 class Generation:
     """One sampled response.
 
-    `logprobs`: one for each token, in nats, at the request's temperature. `spans` cover all tokens in order.
+    `logprobs`: one log-prob for each token, in nats, at the request's temperature. `spans`: the weight version of each
+    range of tokens. The ranges are in order and contain all tokens.
     """
 
     token_ids: list[int]
@@ -109,7 +110,7 @@ class ChatReply:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """The served model. `max_tokens`: the maximum length of prompt and response together; None if unknown."""
+    """The served model. `max_tokens`: the maximum length of prompt and response together, None if unknown."""
 
     name: str
     max_tokens: int | None
@@ -145,7 +146,7 @@ def _generation(answer: Answer) -> Generation:
 
     Raises:
         Unavailable: the server aborted the generation.
-        ProtocolError: ids, log-probs and versions are inconsistent.
+        ProtocolError: the token ids, log-probs and versions do not match.
     """
     try:
         choice = _generated.decode(answer.body).choices[0]
@@ -165,7 +166,7 @@ def _generation(answer: Answer) -> Generation:
 
 
 def _too_long(answer: Answer) -> bool:
-    """Whether the prompt is too long. Both engines respond with 400 and a message about the context length."""
+    """True if the prompt is too long. Both engines respond with 400 and a message about the context length."""
     text = answer.body.lower()
     return answer.status in (400, 413, 422) and any(
         words in text
@@ -185,10 +186,10 @@ class PolicyClient(AsyncClosing):
     def __init__(
         self, url: str, timeouts: Timeouts | None = None, *, retries: int = 2, token: str | None = None
     ) -> None:
-        """`retries`: of a request to an unavailable server. `token`: bearer token, such as the key of OpenAI's API.
+        """`retries`: how often a request is retried while the server is unavailable. `token`: bearer token or API key.
 
         Raises:
-            TypeError, ValueError: an argument is invalid; the message names it.
+            TypeError, ValueError: an argument is invalid. The message contains its name.
         """
         self.transport = HttpTransport(
             url, Timeouts() if timeouts is None else timeouts, token, service="policy server"
@@ -216,15 +217,16 @@ class PolicyClient(AsyncClosing):
         session: str | None = None,
         timeout_s: float | None = None,
     ) -> Generation:
-        """Sample one response to a prompt of token ids. It ends with the token that completes a stop string.
+        """Sample one response to a prompt of token ids. If a stop string occurs, its last token ends the response.
 
-        A gateway sends all requests of one `session` to the same replica, whose prefix cache has the earlier prompts.
+        `session`: a gateway sends all requests of one session to the same replica, because the prefix cache of this
+        replica contains the session's earlier prompts.
 
         Raises:
-            Unavailable: the server was unreachable, failed, or took longer than `timeout_s`, also in all retries.
+            Unavailable: in the request and all retries, the server was unreachable, failed or exceeded `timeout_s`.
             PromptTooLong: the prompt does not fit the model's context.
             Refused: the server rejected the request for another reason.
-            ProtocolError: ids, log-probs and versions of the response are inconsistent.
+            ProtocolError: the token ids, log-probs and versions of the response do not match.
         """
         request = GenerateRequest(
             token_ids=list(prompt_ids),
@@ -254,10 +256,10 @@ class PolicyClient(AsyncClosing):
         seed: int | None = None,
         timeout_s: float | None = None,
     ) -> ChatReply:
-        """A reply of `/v1/chat/completions`, for any server with OpenAI's API. Errors as in `generate`.
+        """Request a reply from `/v1/chat/completions` of any server with OpenAI's API. Raises the errors of `generate`.
 
-        If a model requires `max_completion_tokens` instead of `max_tokens`, as newer models of OpenAI do, later
-        requests use this name.
+        Newer models of OpenAI require the name `max_completion_tokens` instead of `max_tokens`. After the first such
+        error, the request is repeated with this name, and later requests use it as well.
         """
         body: dict[str, Any] = {
             "messages": list(messages),
@@ -288,7 +290,7 @@ class PolicyClient(AsyncClosing):
         return await self._send("POST", "/v1/chat/completions", _encoder.encode(body), timeout_s)
 
     async def model(self) -> ModelInfo:
-        """The served model (`/v1/models`). Errors as in `generate`."""
+        """Returns the served model (`/v1/models`). Raises the errors of `generate`."""
         answer = await self._send("GET", "/v1/models")
         models = _read(answer, _Models)
         if not models.data:
@@ -296,11 +298,11 @@ class PolicyClient(AsyncClosing):
         return ModelInfo(models.data[0].id, models.data[0].max_model_len)
 
     async def version(self) -> PolicyVersion:
-        """The version of the served weights (`/weight_info`). Errors as in `generate`."""
+        """Returns the version of the served weights (`/weight_info`). Raises the errors of `generate`."""
         return read_version(_read(await self._send("GET", "/weight_info"), WeightInfo).weight_version)
 
     async def healthy(self) -> bool:
-        """Whether `/health` responds with 200. Sends one request."""
+        """True if `/health` responds with 200. Sends one request."""
         try:
             return (
                 await self.transport.request("GET", "/health", timeout_s=self.transport.timeouts.connect_s)

@@ -6,8 +6,8 @@
         while not state.done:
             state = session.step("<think>…</think><action>up</action>")
 
-All sessions of a client use one event loop in a background thread. Calls from several threads therefore share requests,
-and `step_all` takes a step in many sessions with one request.
+All sessions of a client use one event loop in a background thread. Calls from several threads therefore share requests.
+`step_all` takes a step in many sessions with one request.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class BackgroundLoop:
 
     @property
     def alive(self) -> bool:
-        """Whether the loop is not stopped."""
+        """True if the loop is not stopped."""
         return not self._loop.is_closed()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` in the loop, and return its result or raise its exception.
+        """Run `work` in the loop and wait. Returns the result of `work`, or raises its exception.
 
         Raises:
             RuntimeError: the loop is stopped.
@@ -100,28 +100,28 @@ class SyncSession:
         task_id: str | None = None,
         episode_id: str | None = None,
     ) -> StepOutcome:
-        """Start an episode of a task, see `Session.reset`."""
+        """Start an episode of a task. Returns the first state. Arguments and errors: see `Session.reset`."""
         work = self.asynchronous.reset(split=split, index=index, seed=seed, task_id=task_id, episode_id=episode_id)
         return self._loop.run(work)
 
     def step(self, text: str) -> StepOutcome:
-        """Take one step with a full reply or only an action."""
+        """Take one step with `text`: a full reply or only an action. Returns the new state."""
         return self._loop.run(self.asynchronous.step(text))
 
     def expert(self) -> ExpertReply:
-        """The next reply of the environment's expert."""
+        """Returns the next reply of the environment's expert."""
         return self._loop.run(self.asynchronous.expert())
 
     def fork(self, count: int = 1, *, ttl_s: float | None = None) -> list[SyncSession]:
-        """Open `count` sessions with a copy of this state, all or none."""
+        """Open `count` sessions with a copy of this state. If the server cannot open all, it opens none."""
         return [SyncSession(self._loop, each) for each in self._loop.run(self.asynchronous.fork(count, ttl_s=ttl_s))]
 
     def snapshot(self) -> Snapshot:
-        """Save this state for `restore`."""
+        """Save this state on the server. Pass the returned snapshot to `restore`."""
         return self._loop.run(self.asynchronous.snapshot())
 
     def restore(self, snapshot: Snapshot) -> StepOutcome:
-        """Restore a saved state."""
+        """Replace this session's state by a saved state. Returns the saved state."""
         return self._loop.run(self.asynchronous.restore(snapshot))
 
     def close(self) -> None:
@@ -148,15 +148,18 @@ class SyncEnvironments:
         self.close()
 
     def info(self) -> Info:
-        """The description of the environment."""
+        """Returns the description of the environment."""
         return self._loop.run(self._client.info())
 
     def open(self, count: int, *, ttl_s: float | None = None) -> list[SyncSession]:
-        """Open `count` sessions, all or none."""
+        """Open `count` sessions. If the server cannot open all, it opens none."""
         return [SyncSession(self._loop, each) for each in self._loop.run(self._client.open(count, ttl_s=ttl_s))]
 
     def reset_all(self, sessions: Sequence[SyncSession], tasks: Sequence[dict[str, Any]]) -> list[StepOutcome]:
-        """Reset several sessions together, each with the arguments of its task. Raises the first error."""
+        """Reset several sessions with one request. `tasks`: the arguments of `SyncSession.reset` for each session.
+
+        Returns one state for each session. Raises the first error.
+        """
         _check_count("tasks", tasks, sessions)
         for task in tasks:
             _check_task(task)
@@ -168,7 +171,10 @@ class SyncEnvironments:
         return self._loop.run(gather())
 
     def step_all(self, sessions: Sequence[SyncSession], texts: Sequence[str]) -> list[StepOutcome]:
-        """Take one step in several sessions together. Raises the first error."""
+        """Take one step in several sessions with one request. Returns one state for each session.
+
+        Raises the first error.
+        """
         _check_count("texts", texts, sessions)
 
         async def gather() -> list[StepOutcome]:

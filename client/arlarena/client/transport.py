@@ -25,7 +25,7 @@ from arlarena.proto.http.addresses import service_url
 JSON_HEADERS = {"content-type": "application/json", **IDENTITY}
 # Twice the size of a batch response with 256 observations and a frame of 100 KB in each.
 MAX_ANSWER_BYTES = 64 << 20
-# Characters of a response that an error message quotes.
+# The number of characters of a response that an error message quotes.
 QUOTE_CHARS = 300
 # The first and the longest pause between two attempts of a request, in seconds.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
@@ -35,7 +35,7 @@ Service = Literal["environment server", "policy server"]
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Timeouts in seconds. `connect_s`: for opening a connection. `request_s`: for a request and its response."""
+    """Timeouts in seconds. `connect_s`: for opening a connection. `request_s`: for a request with its response."""
 
     connect_s: float = 5.0
     request_s: float = 60.0
@@ -64,7 +64,7 @@ class Answer:
     service: Service | None = None
 
     def refusal(self) -> Refused:
-        """The error for this response. It tells the user if another kind of service sent the response."""
+        """Returns the error for this response. If another kind of service has responded, the message states this."""
         actual = service_of(self.body)
         if self.service is not None and actual not in (None, self.service):
             names = {"environment server": "an environment server", "policy server": "a policy server"}
@@ -76,7 +76,7 @@ class Answer:
         return Refused(f"{self.request} was refused with {self.status}: {quote(self.body)}", self.status)
 
     def malformed(self, reason: object) -> ProtocolError:
-        """The error for a response that violates the API."""
+        """Returns the error for a response that violates the API."""
         return ProtocolError(f"{self.request} returned an invalid response ({reason}): {quote(self.body)}")
 
 
@@ -99,7 +99,7 @@ _FORMS: dict[Service, type] = {"environment server": _OfEnvironments, "policy se
 
 
 def service_of(error: bytes) -> Service | None:
-    """The kind of service that writes errors in the form of `error`; None if the form is unknown."""
+    """Returns the kind of service that uses the error format of `error`, or None if the format is unknown."""
     for service, form in _FORMS.items():
         try:
             msgspec.json.decode(error, type=form)
@@ -110,13 +110,13 @@ def service_of(error: bytes) -> Service | None:
 
 
 def quote(body: bytes) -> str:
-    """The first characters of a body, for error messages."""
+    """Returns the first characters of a body, for error messages."""
     text = body[:QUOTE_CHARS].decode(errors="replace")
     return text + "…" if len(body) > QUOTE_CHARS else text
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds of a Retry-After header; 1 if it is not a number."""
+    """Returns the seconds of a Retry-After header. Returns 1 if the value is not a number."""
     try:
         return max(0.0, float(headers.get("Retry-After", "1")))
     except ValueError:
@@ -140,7 +140,7 @@ class AsyncClosing(ABC):
 
 
 class HttpTransport(AsyncClosing):
-    """Requests to one base URL. Opens its pool on first use; close it with `close` or `async with`."""
+    """Sends requests to one base URL. The first request opens a connection pool; `close` or `async with` closes it."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class HttpTransport(AsyncClosing):
         `service`: the expected kind of service, for error messages.
 
         Raises:
-            TypeError, ValueError: an argument is invalid; the message names it.
+            TypeError, ValueError: an argument is invalid. The message contains its name.
         """
         if not isinstance(timeouts, Timeouts):
             raise TypeError(f"timeouts must be Timeouts(connect_s=…, request_s=…), not {timeouts!r}")
@@ -168,14 +168,14 @@ class HttpTransport(AsyncClosing):
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
-        """Close all connections; requests in flight fail as `Unavailable`."""
+        """Close all connections. Requests without a response raise `Unavailable`."""
         if self._session is not None:
             await self._session.close()
             self._session = None
 
     def _pool(self) -> aiohttp.ClientSession:
         if self._session is None:
-            # limit=0: with aiohttp's default of 100 connections, episode 101 would wait for another generation.
+            # limit=0: no limit. With aiohttp's limit of 100 connections, episode 101 would wait for another generation.
             connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
             self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
         return self._session
@@ -191,8 +191,10 @@ class HttpTransport(AsyncClosing):
         max_answer_bytes: int | None = None,
         retries: int = 0,
     ) -> Answer:
-        """Send a request. `max_answer_bytes`: overrides that of the transport. `retries`: number of further attempts
-        while the service is unavailable; use it only for idempotent requests.
+        """Send a request. Returns a response with a status below 500.
+
+        `max_answer_bytes`: replaces the limit of the transport. `retries`: how often the request is repeated while the
+        service is unavailable; use retries only for idempotent requests.
 
         Raises:
             AtCapacity: 503 or 429 with a Retry-After header.
@@ -215,7 +217,7 @@ class HttpTransport(AsyncClosing):
         headers: Mapping[str, str] | None,
         max_answer_bytes: int | None,
     ) -> Answer:
-        """Send a request without retries."""
+        """Send a request once. Returns and raises the same as `request`."""
         limit = self.timeouts.request_s if timeout_s is None else timeout_s
         request = f"{method} {self.url}{path}"
         timeout = aiohttp.ClientTimeout(total=limit, connect=self.timeouts.connect_s)

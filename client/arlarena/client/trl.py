@@ -2,9 +2,9 @@
 
     trainer = GRPOTrainer(…, environment_factory=environment_factory("http://127.0.0.1:8000"), train_dataset=…)
 
-The columns `split`, `index`, `seed` and `task_id` of the data set select the task of a row; other columns are ignored.
-This module does not import TRL. TRL 1 calls `reset` and `get_reward`, and offers every other public method to the model
-as a tool with its docstring.
+The columns `split`, `index`, `seed` and `task_id` of the data set select the task of a row. Other columns are ignored.
+This module does not import TRL. TRL 1 calls `reset` and `get_reward`. Every other public method becomes a tool of the
+model, with the docstring as its description.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TASK_COLUMNS = ("split", "index", "seed", "task_id")
 
 
 class TrlEnvironment:
-    """One episode at a time. The session is opened on first use, and opened again if the server has ended it."""
+    """Plays one episode at a time. The first use opens a session. If the server has ended it, a new one is opened."""
 
     def __init__(self, environments: SyncEnvironments, split: str | None = None) -> None:
         """`split`: the default for rows without a split."""
@@ -74,13 +74,13 @@ class TrlEnvironment:
             try:
                 return self._session.reset(**task)
             except SessionLost:
-                pass  # the session was idle for too long, so open another one
+                pass  # the session was idle for too long, so another session is opened below
         (self._session,) = self._environments.open(1)
         return self._session.reset(**task)
 
 
 def _message(state: StepOutcome, default: str) -> str:
-    """The environment's next message of the conversation, which TRL keeps; `default` if the environment has none."""
+    """Returns the environment's next message for the conversation that TRL keeps. Returns `default` without one."""
     message = state.observation.message
     return default if message is None else message
 
@@ -88,10 +88,10 @@ def _message(state: StepOutcome, default: str) -> str:
 def environment_factory(
     url: str, *, split: str | None = None, token: str | None = None
 ) -> Callable[[], TrlEnvironment]:
-    """A function that creates environments for TRL. All of them share one client.
+    """Returns a function that creates environments for TRL. All of them share one client.
 
     Raises:
-        TypeError, ValueError: an argument is invalid; the message names it.
+        TypeError, ValueError: an argument is invalid. The message contains its name.
     """
     if split is not None:
         text_of("split", split)

@@ -1,12 +1,12 @@
-"""Pushes weights to a policy server over HTTP: uploads a version directory and makes the server serve it.
+"""Pushes weights to a policy server over HTTP: uploads a version directory, and makes the server serve this version.
 
     async with aiohttp.ClientSession(auto_decompress=False) as session:
         server = WeightsClient(session, "http://10.0.0.7:8100", token)
         await Sender().deliver(Path("RUN/weights/v000012-0a1b2c3d4e5f"), server)
         served = await server.serve("d1f0:12:0a1b2c3d4e5f…", limit_s=60)
 
-The routes are those of `arlarena.proto.versions.directory`. All requests are idempotent. A server that reads the same
-version directories needs only the last call.
+`arlarena.proto.versions.directory` describes the routes. All requests are idempotent. If the server reads the version
+directories from a shared disk, only the last call is needed.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from arlarena.proto.versions.directory import (
 
 T = TypeVar("T")
 
-_INFO_S = 10.0  # timeout of a request that needs no computation
+_INFO_S = 10.0  # timeout of a request for information, in seconds
 _REFUSED = 409
-_FOLDER_PREFIX = "arlarena-push-"  # of temporary folders with deltas
-_STALE_S = 86_400.0  # age of an abandoned folder; no push takes so long
-_MAX_ANSWER = 1 << 20  # bytes of a response; the largest one lists the files of a model
+_FOLDER_PREFIX = "arlarena-push-"  # the names of temporary folders with deltas begin with this prefix
+_STALE_S = 86_400.0  # a temporary folder of this age (seconds) belongs to no running push
+_MAX_ANSWER = 1 << 20  # maximum bytes of a response; the largest response lists the files of a model
 
 
 class PushError(RuntimeError):
-    """A push to a policy server failed; a retry may succeed. `status`: of its response, if there is one."""
+    """A push to a policy server failed. A retry may succeed. `status`: HTTP status, None without a response."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -56,20 +56,23 @@ class PushError(RuntimeError):
 
 
 class PushRefused(PushError):
-    """A policy server's check of the weights failed, or it requested a foreign file. A retry does not help."""
+    """The server's check of the weights failed, or the server requested a file that is not part of the version.
+
+    A retry would fail in the same way.
+    """
 
 
 class WeightsClient:
-    """A client for the weights of one policy server or gateway. `limit_s`: the timeout of one request."""
+    """A client for the weights of one policy server or gateway. `limit_s`: the timeout of one request in seconds."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, token: str | None) -> None:
-        """`url`: see `service_url`, also for its errors. `token`: the server's admin token."""
+        """`url`: the server's base URL; raises the errors of `service_url`. `token`: the server's admin token."""
         self.url = service_url(url)
         self._session = session
         self._headers = IDENTITY | ({"authorization": f"Bearer {token}"} if token else {})
 
     async def version(self) -> str:
-        """The served version. Errors as in `serve`."""
+        """Returns the served version. Errors as in `serve`."""
         return (await self._ask("GET", "/weight_info", None, _INFO_S, WeightInfo)).weight_version
 
     async def announce(self, directory: str, manifest: bytes, limit_s: float) -> PushTarget:
@@ -77,16 +80,23 @@ class WeightsClient:
         return await self._ask("PUT", f"{WEIGHTS_ROUTE}/{directory}", manifest, limit_s, PushTarget)
 
     async def upload(self, directory: str, name: str, file: Path, base: str | None, limit_s: float) -> None:
-        """Send a file of a version or, with `base`, its delta to the file of that directory. Errors as in `serve`."""
+        """Send a file of the version `directory`. Errors as in `serve`.
+
+        `base`: None if `file` is the complete file. Otherwise `file` is a delta, and `base` is the version directory on
+        the server to which the delta is applied.
+        """
         query = f"?base={base}" if base else ""
         with file.open("rb") as body:
             await self._ask("PUT", f"{WEIGHTS_ROUTE}/{directory}/{name}{query}", body, limit_s, dict)
 
     async def serve(self, version: str, limit_s: float, broadcast: Broadcast | None = None) -> ServedVersion:
-        """Make the server serve a version that it has, or that `broadcast` sends.
+        """Make the server serve `version`. Returns the served version and the result of the server's probe.
+
+        The server loads the weights from its version directories, or receives them from `broadcast`.
 
         Raises:
-            PushRefused: the server's check of the weights failed. PushError: the status of the response is not 200.
+            PushRefused: the server's check of the weights failed.
+            PushError: the status of the response is not 200.
             aiohttp.ClientError, TimeoutError: the server did not respond.
         """
         body = msgspec.json.encode(ServeWeights(version, broadcast))
@@ -116,10 +126,10 @@ def _reason(answer: bytes) -> str:
 
 
 class Sender:
-    """Uploads the files that a server lacks. Weights are sent as deltas if both sides have an earlier version."""
+    """Uploads the files that a server lacks. Sends weights as deltas if both sides have an earlier version."""
 
     def __init__(self, full_every: int = 20) -> None:
-        """`full_every`: steps divisible by it send complete files, other steps send deltas; 1 sends no deltas."""
+        """`full_every`: optimiser steps divisible by `full_every` send complete files. Other steps send deltas."""
         self._full_every = full_every
         self._deltas: dict[tuple[Path, Path], asyncio.Task[Path]] = {}  # (base, new) -> delta
         self._folder: Path | None = None
@@ -134,7 +144,7 @@ class Sender:
         manifest = msgspec.json.decode(text, type=Manifest)
         limit_s, sent = push_limit_s(manifest.bytes), 0
         wanted = await server.announce(directory.name, text, limit_s)
-        # Send only files of the manifest: a server must not be able to read other files.
+        # Send only files of the manifest, so that a server cannot request other files of this machine.
         if foreign := set(wanted.files) - manifest.files.keys():
             raise PushRefused(
                 f"{server.url} requests {min(foreign)!r}, which the manifest of {directory.name} does not list. "
@@ -148,23 +158,23 @@ class Sender:
         return sent
 
     def forget(self) -> None:
-        """Remove the temporary deltas. Call it after all servers have the version."""
+        """Remove the temporary delta files. Call `forget` after all servers have received the version."""
         self._deltas.clear()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
     def _base(self, versions: Path, name: str | None, file: str, step: int) -> Path | None:
-        """The version directory `name` in `versions` as the base of a delta of `file`; None: send the complete file."""
+        """Returns the version directory `name` as base of a delta of `file`, or None to send the complete file."""
         if name is None or not file.endswith(".safetensors") or step % self._full_every == 0:
             return None
-        for directory in versions.iterdir():  # compare names, because the server may send any path
+        for directory in versions.iterdir():  # the server may send any path as `name`, so only compare names
             if directory.name == name and (directory / COMMITTED_FILE).is_file():
                 return directory if (directory / file).is_file() else None
         return None
 
     async def _delta(self, base: Path, new: Path) -> Path:
-        """The file with the delta, which is computed once for all servers."""
+        """Returns a file with the delta. The delta is computed at the first call and used for all servers."""
         if self._folder is None:
             _remove_stale_folders()
             self._folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))
@@ -176,7 +186,7 @@ class Sender:
 
 
 def _remove_stale_folders() -> None:
-    """Remove the deltas of killed processes, which may be as large as a model."""
+    """Remove the delta files of killed processes. Such a file may be as large as a model."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
         try:
             if time.time() - folder.stat().st_mtime > _STALE_S:

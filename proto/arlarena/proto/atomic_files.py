@@ -2,8 +2,8 @@
 
     write_json(run / "summary.json", summary)
 
-The content is written to a hidden file beside `path`, which is then renamed to `path`. After an error `path` keeps its
-old content.
+The content is written to a hidden file in the same folder. This file is then renamed to `path`. After an error `path`
+keeps its old content.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import msgspec
 
 @contextmanager
 def open_atomic(path: Path, *, private: bool = False, durable: bool = False) -> Iterator[BinaryIO]:
-    """Open a file for writing that replaces `path` at the end of the `with` block, unless the block raises.
+    """Open a hidden file for writing. If the `with` block raises no exception, the file replaces `path` at its end.
 
     Args:
-        path: its folder must exist.
+        path: the file to replace. Its folder must exist.
         private: only the owner can read the file (mode 0600).
         durable: fsync the content and the folder.
 
@@ -30,7 +30,7 @@ def open_atomic(path: Path, *, private: bool = False, durable: bool = False) -> 
         OSError: the file cannot be written.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.unlink(missing_ok=True)  # of a killed process with the same pid
+    partial.unlink(missing_ok=True)  # a killed process with the same pid may have left this file
     handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if private else 0o666)
     try:
         with os.fdopen(handle, "wb") as file:

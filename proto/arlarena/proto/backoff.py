@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 def pauses(first_s: float, longest_s: float) -> Iterator[float]:
-    """An endless sequence of pauses in seconds: `first_s`, doubled each time, up to `longest_s`."""
+    """Yields pauses in seconds, without end: first `first_s`, then always twice the last one, at most `longest_s`."""
     pause = first_s
     while True:
         yield min(pause, longest_s)

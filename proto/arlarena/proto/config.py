@@ -34,7 +34,7 @@ TABLES = (
 
 
 class ConfigError(ValueError):
-    """The configuration is invalid; the message tells the user what to change."""
+    """The configuration is invalid. The message states what the user has to change."""
 
 
 class Table(BaseModel):
@@ -52,10 +52,10 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """All tables of the file.
+    """Returns all tables of the file.
 
     Raises:
-        ConfigError: the file is missing, is not TOML, or holds an unknown table.
+        ConfigError: the file is missing, is not TOML, or contains an unknown table.
     """
     try:
         data = tomllib.loads(read_text(path))
@@ -76,12 +76,12 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def secrets_file(path: Path, table: str) -> Path:
-    """The path of the secrets of a table, if they are not in `path`: `run.secrets/TABLE.toml` beside `run.toml`."""
+    """Returns the path of the separate file with a table's secrets: `run.secrets/TABLE.toml` next to `run.toml`."""
     return path.with_suffix(".secrets") / f"{table}.toml"
 
 
 def read_table(path: Path, table: str) -> dict[str, Any]:
-    """One table of `path` with its secrets from the secrets file. Secrets of other tables are not read.
+    """Returns one table of `path` with its secrets from the secrets file. Secrets of other tables are not read.
 
     Raises:
         ConfigError: see `read_file`.
@@ -91,7 +91,7 @@ def read_table(path: Path, table: str) -> dict[str, Any]:
 
 
 def read_with_secrets(path: Path) -> dict[str, Any]:
-    """All tables of `path` with their secrets from the secrets files.
+    """Returns all tables of `path` with their secrets from the secrets files.
 
     Raises:
         ConfigError: see `read_file`.
@@ -118,7 +118,7 @@ def _hide_secrets(value: Any, name: str = "") -> None:
 
 
 def _given(model: type[BaseModel], key: str, value: Any) -> str:
-    """The text for an invalid value in an error; secrets are masked."""
+    """Returns the text for an invalid value in an error message. Secrets are masked."""
     last = key.rpartition(".")[2]
     field = model.model_fields.get(key.partition(".")[0])
     if is_secret_name(last) or (field is not None and "SecretStr" in str(field.annotation)):
@@ -127,7 +127,7 @@ def _given(model: type[BaseModel], key: str, value: Any) -> str:
 
 
 def _known_key(key: str, model: type[BaseModel]) -> str:
-    """The hint in an error about an unknown key: the key that replaces it, or the most similar key."""
+    """Returns the hint in an error about an unknown key: the key that replaces it, or the most similar key."""
     renamed = model.renamed if issubclass(model, Table) else {}
     return f"it was renamed to {renamed[key]!r}" if key in renamed else nearest(key, tuple(model.model_fields))
 
@@ -140,7 +140,7 @@ def _explain(where: str, error: ValidationError, model: type[BaseModel]) -> str:
             lines.append(f"{where} unknown key {key!r}; {_known_key(key, model)}")
         elif item["type"] == "missing":
             lines.append(f"{where} key {key!r} is required")
-        elif not key and item["type"] == "value_error":  # keys contradict each other; the message names them
+        elif not key and item["type"] == "value_error":  # two keys contradict each other; the message has their names
             lines.append(f"{where} {item['msg'].removeprefix('Value error, ')}")
         else:
             lines.append(f"{where} {key or 'table'} = {_given(model, key, item['input'])}: {item['msg']}")
@@ -174,7 +174,7 @@ def parse_part(where: str, values: Mapping[str, Any], model: type[Model], *keys:
 
 
 def load_part(path: Path | None, table: str, model: type[Model], *keys: str) -> Model:
-    """Read some keys of the table `table` of `path`, see `parse_part`. Errors as in `load_table`."""
+    """Read some keys of the table `table` of `path`, as `parse_part` does. Raises the errors of `load_table`."""
     values = read_table(path, table) if path is not None else {}
     return parse_part(f"{path or 'command line'}: [{table}]", values, model, *keys)
 
@@ -182,21 +182,24 @@ def load_part(path: Path | None, table: str, model: type[Model], *keys: str) -> 
 def variables_of(
     environment: Mapping[str, str], prefix: str, model: type[BaseModel], *, leave_out: Iterable[str] = ()
 ) -> dict[str, str]:
-    """The non-empty variables `<prefix><FIELD>` for the fields of `model` except `leave_out`, by field."""
+    """Returns the non-empty variables `<prefix><FIELD>` for the fields of `model` except `leave_out`, by field."""
     names = [name for name in model.model_fields if name not in leave_out]
     values = {name: environment.get(f"{prefix}{name.upper()}") for name in names}
     return {name: value for name, value in values.items() if value}
 
 
 def secret_from(environment: Mapping[str, str], variable: str) -> str | None:
-    """The secret in a variable, which messages and logs then mask; None if it is absent or empty."""
+    """Returns the secret in a variable, or None if the variable is absent or empty.
+
+    From then on, messages and logs mask the secret.
+    """
     value = environment.get(variable) or None
     hide(value)
     return value
 
 
 def parse_assignment(text: str, form: str) -> tuple[str, Any]:
-    """Parse the argument of `--set`: `lr=1e-4` gives ("lr", 0.0001). A value that is not TOML is a string.
+    """Parse the argument of `--set`: `lr=1e-4` becomes ("lr", 0.0001). A value that is not TOML is a string.
 
     Raises:
         ConfigError: the key or the value is missing. `form`: the correct form, for the message.
@@ -211,13 +214,13 @@ def parse_assignment(text: str, form: str) -> tuple[str, Any]:
 
 
 def assigned(text: str) -> str:
-    """The argument `text` of `--set` for messages, without its value, which may be a secret."""
+    """Returns the argument `text` of `--set` without the value, for messages. The value may be a secret."""
     key, equals, _ = text.partition("=")
     return f"{key}=…" if equals else text
 
 
 def load_table(path: Path | None, table: str, model: type[Model], overrides: Mapping[str, Any] | None = None) -> Model:
-    """The table `table` of `path` as a settings model. `overrides` (flags, environment) win unless they are None.
+    """Read the table `table` of `path` as a settings model. Values of `overrides` replace the file's unless None.
 
     Raises:
         ConfigError: see `read_file` and `parse_table`.
@@ -230,7 +233,7 @@ def load_table(path: Path | None, table: str, model: type[Model], overrides: Map
 def exit_on_config_error(main: Callable[[], int]) -> int:
     """Run a service's `main`, and return the exit status: 2 after a configuration error, 130 after Ctrl-C.
 
-    These two print no stack trace. Secrets in all output to stderr are masked.
+    After these two events no stack trace is printed. Secrets in all output to stderr are masked.
     """
     with redacted_stderr():
         try:

@@ -28,20 +28,20 @@ RENAMED = {
     "panel": "eval_set",
 }
 RECORD_SCHEMA = 2
-# A record with one of these fields is an evaluation, a summary or an episode. Other records, such as metrics, have
-# other schemas.
+# A record with one of these fields is an evaluation, a summary or an episode. Other records, such as metrics, are not
+# converted.
 RECORD_FIELDS = {"panel", "turns"}
 
 
 def renamed(value: Any) -> Any:
-    """`value` with its fields renamed at any depth. Other values and the order of fields do not change."""
+    """Returns a copy of `value` with the renamed fields of schema 2, at any depth. The order of fields is kept."""
     if isinstance(value, dict):
         return {RENAMED.get(key, key): renamed(item) for key, item in value.items()}
     return [renamed(item) for item in value] if isinstance(value, list) else value
 
 
 def segmented(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Convert turns of schema 2, which hold full prompts, to segments.
+    """Convert turns of schema 2, which contain full prompts, to segments, which contain only new tokens.
 
     A turn continues the turn before if its prompt begins with all tokens of that turn.
     """
@@ -58,7 +58,7 @@ def converted(record: Any) -> Any:
     """Convert a JSON record of schema 1 to schema 2.
 
     Raises:
-        ConfigError: its schema is not 1.
+        ConfigError: the schema of the record is not 1.
     """
     if not isinstance(record, dict) or "schema" not in record:
         return renamed(record)
@@ -71,7 +71,7 @@ def converted_message(message: Any) -> Any:
     """Convert a decoded group or group task of schema 1 or 2 to the current schema.
 
     Raises:
-        ConfigError: it is not such a message, or has another schema.
+        ConfigError: `message` is neither a group nor a group task, or its schema is neither 1 nor 2.
     """
     schema = message.get("schema") if isinstance(message, dict) else None
     if schema not in (1, 2):
@@ -86,10 +86,10 @@ def converted_message(message: Any) -> Any:
 
 
 def convert_groups(data: bytes) -> bytes:
-    """Convert the content of a file of groups. Each group is a 4-byte little-endian length and its MessagePack bytes.
+    """Convert the content of a file of groups (format: see `write_groups`). Returns the new content.
 
     Raises:
-        ConfigError: the file is truncated, does not hold groups, or its schema is neither 1 nor 2.
+        ConfigError: the file is truncated, contains other data than groups, or its schema is neither 1 nor 2.
     """
 
     def bodies() -> Iterator[bytes]:
@@ -112,7 +112,7 @@ def convert_json(text: str) -> str:
     """Convert a JSON document or JSON lines. The indentation of a document is kept.
 
     Raises:
-        ConfigError: the text is not JSON, or its schema is not 1.
+        ConfigError: the text is not JSON, or the schema of a record is not 1.
     """
     try:
         document = json.loads(text)

@@ -17,7 +17,7 @@ CHECKOUT_SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
 
 
 def rendered() -> dict[str, str]:
-    """The text of each schema file, by file name."""
+    """Returns the text of each schema file, by file name."""
     return {
         f"{name}.json": json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         for name, schema in json_schemas().items()
@@ -25,7 +25,7 @@ def rendered() -> dict[str, str]:
 
 
 def outdated(folder: Path) -> list[str]:
-    """Names of the schema files in `folder` that are missing or outdated."""
+    """Returns the names of the schema files in `folder` that are missing or outdated."""
 
     def current(name: str, text: str) -> bool:
         path = folder / name

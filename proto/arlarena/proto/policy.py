@@ -5,7 +5,7 @@
     GET  /weight_info             WeightInfo
 
 Field names and nesting are those of vLLM 0.32 (`entrypoints/scale_out/token_in_token_out/protocol.py`), so one client
-works with both engines. The structs hold the fields that ARLArena uses; other fields of vLLM's responses are ignored.
+works with both engines. The structs have the fields that ARLArena uses. Other fields of vLLM's responses are ignored.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ VERSIONS_HEADER = "x-weight-versions"  # in responses: all versions that may hav
 
 
 class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Sampling parameters. `max_tokens` None: up to the model's context.
+    """Sampling parameters. `max_tokens`: if None, the model's context is the only limit.
 
-    `logprobs`: None for none, or k for the sampled token and the k most likely tokens. The parameters of the second
-    block exist in vLLM; the embedded engine accepts only values that do not change the distribution.
+    `logprobs`: None for no log-probs, or k for those of the sampled token and of the k most likely tokens. The
+    parameters of the second block are vLLM's. The embedded engine accepts only values that do not change the
+    distribution.
     """
 
     n: int = 1
@@ -236,5 +237,5 @@ class WeightInfo(msgspec.Struct):
 
 
 def finite(value: float, floor: float = -9999.0) -> float:
-    """A log-prob that JSON can represent: infinities and NaN become `floor`, as in vLLM."""
+    """Returns `value`, or `floor` if `value` is infinite or NaN: JSON has no such numbers, and vLLM does the same."""
     return value if math.isfinite(value) else floor

@@ -1,7 +1,8 @@
 """Configuration keys that several services read. Each key is declared once, here or in the table of its owner.
 
-The owner of a table inherits from the class here and adds the keys that only it reads. Other services read single keys
-with `arlarena.proto.config.load_part`. Only the owner validates the complete table.
+Each table has an owner: the service that validates the complete table. The owner's settings class inherits from the
+class in this module and adds the keys that no other service reads. Other services read single keys with
+`arlarena.proto.config.load_part`.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ class Gpus(Table):
     inference: tuple[NonNegativeInt, ...] = Field(default=(), description="GPUs of the policy server; none: all")
 
     def environment(self, table: str) -> dict[str, str]:
-        """The environment variable that restricts a process to its GPUs."""
+        """Returns the environment variable that restricts a process to its GPUs."""
         gpus: tuple[int, ...] = getattr(self, table)
         return {"CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in gpus)} if gpus else {}
 
@@ -150,10 +151,10 @@ class ConsoleKeys(Table):
 
 
 def seed_from(environment: Mapping[str, str]) -> int | None:
-    """`ARLARENA_SEED`, which overrides `[run] seed`; None if it is not set.
+    """Returns `ARLARENA_SEED`, or None if the variable is not set. The variable replaces `[run] seed`.
 
     Raises:
-        ConfigError: it is not an integer in [0, 2**63).
+        ConfigError: the value is not an integer in [0, 2**63).
     """
     text = environment.get("ARLARENA_SEED", "").strip()
     if not text:
@@ -164,7 +165,7 @@ def seed_from(environment: Mapping[str, str]) -> int | None:
 
 
 def run_seed(given: int | None, environment: Mapping[str, str], config: Path | None) -> int:
-    """The seed of the run: `given` (a flag), else `ARLARENA_SEED`, else `[run] seed`.
+    """Returns the seed of the run: `given` (a flag), else `ARLARENA_SEED`, else `[run] seed`.
 
     Raises:
         ConfigError: the variable or the file is invalid.

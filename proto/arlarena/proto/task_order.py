@@ -3,9 +3,9 @@
     order = TaskOrder("train", size=3553, seed=0)
     order.index(0), order.index(1), ...        # each index once, then a new epoch in another order
 
-A finite split is drawn in epochs. Each epoch has its own seeded permutation, because official data are sorted by kind.
-An endless split is drawn by index. Each seed has its own block of indices, so runs with different seeds have no task in
-common.
+The tasks of a finite split are drawn in epochs. Each epoch has its own seeded permutation, because official data sets
+are sorted by kind of task. The tasks of an endless split are drawn in the order of their indices. Each seed has its own
+block of indices, so runs with different seeds have no task in common.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class TaskOrder:
             raise ValueError(f"split {self.split!r} has no tasks")
 
     def index(self, position: int) -> int:
-        """The index of the task at `position`, which counts from 0."""
+        """Returns the index of the task at `position`, which counts from 0."""
         if self.size is None:
             return self.start + (self.seed % SEED_BLOCKS) * SEED_STRIDE * self.blocks + position
         epoch, offset = divmod(position, self.size)
@@ -54,9 +54,9 @@ class TaskOrder:
 
 @lru_cache(maxsize=4)
 def _permutation(split: str, size: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of range(size) that does not depend on the version of numpy.
+    """Returns a permutation of range(size) that does not depend on the version of numpy.
 
-    numpy keeps the raw stream of a bit generator across versions, but not `Generator.permutation`.
+    The raw stream of a bit generator is the same in all versions of numpy. `Generator.permutation` may change.
     """
     digest = hashlib.blake2b(f"{seed}/{split}/{epoch}".encode(), digest_size=16).digest()
     keys = np.random.PCG64(int.from_bytes(digest, "little")).random_raw(size)

@@ -53,7 +53,7 @@ class Logger:
 
 
 def get_logger(service: str, level: str = "info") -> Logger:
-    """A logger for one service."""
+    """Returns a logger for one service."""
     return Logger(service, level)
 
 

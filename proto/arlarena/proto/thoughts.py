@@ -21,7 +21,8 @@ MARKS = {
 }
 _OPENING = {closing: opening for opening, closing in MARKS.items()}
 _EXACT = [*MARKS, *MARKS.values()]
-# Marks that are tags, in any case, with white space and attributes. An empty tag, `<think/>`, is not a mark.
+# Marks that are tags. Upper and lower case, white space and attributes are accepted. An empty tag, `<think/>`, is not a
+# mark.
 _TAG = r"(?i:\s*+(?P<slash>/?+)\s*+(?P<name>think|thinking|thought|reasoning)(?:\s[^<>/]*+)?+>)"
 # A search for a pattern with a fixed first character is ten times as fast as one with several possible characters.
 _ANGLED = "<(?:" + "|".join([_TAG, *(re.escape(mark[1:]) for mark in _EXACT if mark[0] == "<")]) + ")"
@@ -31,11 +32,11 @@ _ANY_MARK = re.compile("|".join([_ANGLED, *map(re.escape, _OTHERS)]))
 
 
 def said_from(text: str) -> int | None:
-    """Position in `text` after its last thought; 0 if it has no thought; None if a thought is not closed.
+    """Returns the position after the last thought in `text`, 0 without a thought, or None if a thought is not closed.
 
-    A thought ends at the next closing mark of its kind; other marks within it are part of the thought. A closing mark
-    without an opening mark ends a thought that began at the start of the text. The same holds if the opening mark
-    before it is of another kind and has text in front of it: the thought then only mentions that opening mark.
+    A thought ends at the next closing mark of its kind. Marks of other kinds inside a thought are part of the thought.
+    A closing mark without an opening mark ends a thought that began at the start of the text. An opening mark of
+    another kind before this closing mark is ignored if there is text in front of the opening mark.
     """
     start, thought, leads = 0, "", False
     marks = _ANY_MARK if any(mark in text for mark in _OTHERS) else _MARK

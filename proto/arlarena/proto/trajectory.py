@@ -7,7 +7,8 @@ All messages are msgspec Structs in MessagePack. Token ids, log-probs and masks 
 decoding a group takes microseconds. `schema` is the version of the message format. Adding a field with a default keeps
 the schema. Renaming a field increases it, and `convert.py` converts older files.
 
-A turn stores only prompt tokens that are new since the turn before, so a conversation of T turns has O(T) tokens.
+A turn stores only the prompt tokens that are new since the previous turn. A conversation of T turns therefore stores
+O(T) tokens.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ class Turn(msgspec.Struct):
             raise ValueError("a loss mask may contain only 0 and 1")
 
     def new_prompt(self) -> IdArray:
-        """Prompt token ids that are new since the turn before, int32. `Trajectory.prompts` gives the full prompt."""
+        """Returns the prompt's new token ids since the previous turn, int32. Full prompts: `Trajectory.prompts`."""
         return np.frombuffer(self.new_prompt_ids, dtype="<i4")
 
     def tokens(self) -> IdArray:
@@ -155,7 +156,7 @@ class Turn(msgspec.Struct):
         return np.frombuffer(self.response_ids, dtype="<i4")
 
     def behaviour_logprobs(self) -> FloatArray:
-        """Log-probs of the response tokens under the sampler, float32 [T], nats."""
+        """Returns the log-probs of the response tokens under the sampler, float32 [T], nats."""
         return np.frombuffer(self.logprobs, dtype="<f4")
 
     def mask(self) -> MaskArray:
@@ -186,12 +187,12 @@ class Trajectory(msgspec.Struct):
             raise ValueError("the first turn of an episode must have `reset`")
 
     def conversations(self) -> list[tuple[int, int]]:
-        """Ranges [first, end) of turns that continue each other. Each `reset` begins a new range."""
+        """Returns ranges [first, end) of turns. A turn with `reset` starts a new range."""
         starts = [number for number, turn in enumerate(self.turns) if turn.reset]
         return list(itertools.pairwise([*starts, len(self.turns)]))
 
     def prompts(self) -> list[IdArray]:
-        """The full prompt of each turn, int32. Prompts of one conversation share their memory."""
+        """Returns the full prompt of each turn, int32. Prompts of one conversation share their memory."""
         lengths, prompts = prompt_lengths(self.turns), list[IdArray]()
         for first, last in self.conversations():
             turns = self.turns[first:last]
@@ -206,7 +207,7 @@ class Trajectory(msgspec.Struct):
 
 
 def prompt_lengths(turns: Iterable[Turn]) -> list[int]:
-    """The length of the full prompt of each turn, in tokens. `turns`: all turns of an episode."""
+    """Returns the length of the full prompt of each turn, in tokens. `turns`: all turns of an episode."""
     lengths, end = list[int](), 0
     for turn in turns:
         lengths.append((0 if turn.reset else end) + len(turn.new_prompt_ids) // 4)
@@ -230,7 +231,7 @@ class Group(msgspec.Struct):
 
 
 def pack_ids(ids: Iterable[int]) -> bytes:
-    """Token ids as little-endian int32.
+    """Returns the token ids as little-endian int32.
 
     Raises:
         ValueError: an id is not an integer, or is outside [0, 2**31).
@@ -244,12 +245,12 @@ def pack_ids(ids: Iterable[int]) -> bytes:
 
 
 def pack_floats(values: Iterable[float]) -> bytes:
-    """Log-probs as little-endian float32."""
+    """Returns the log-probs as little-endian float32."""
     return np.asarray(values if isinstance(values, np.ndarray) else list(values), dtype="<f4").tobytes()
 
 
 def pack_mask(values: Iterable[int]) -> bytes:
-    """A loss mask as bytes of 0 and 1."""
+    """Returns a loss mask as bytes of 0 and 1."""
     return np.asarray(values if isinstance(values, np.ndarray) else list(values), dtype="u1").tobytes()
 
 
@@ -271,7 +272,7 @@ class SchemaError(ValueError):
 
 
 def encode(message: Group | GroupTask) -> bytes:
-    """MessagePack bytes of a group or a task."""
+    """Encode a group or a task as MessagePack."""
     return _encoder.encode(message)
 
 
@@ -315,7 +316,7 @@ def _decoded(kind: str, decoder: msgspec.msgpack.Decoder[_Message], data: bytes)
 
 
 def write_groups(path: Path, groups: Iterable[Group]) -> int:
-    """Write groups to a file, each as a 4-byte little-endian length and MessagePack bytes. Returns their number."""
+    """Write groups to a file: for each a 4-byte little-endian length and MessagePack. Returns the number of groups."""
     count = 0
     with open_atomic(path) as file:
         for group in groups:
@@ -326,10 +327,10 @@ def write_groups(path: Path, groups: Iterable[Group]) -> int:
 
 
 def read_groups(path: Path) -> list[Group]:
-    """Read a file of `write_groups`.
+    """Read a file that `write_groups` has written.
 
     Raises:
-        SchemaError: the file is truncated or does not hold groups.
+        SchemaError: the file is truncated or does not contain groups.
     """
     data = path.read_bytes()
     groups: list[Group] = []
@@ -345,5 +346,5 @@ def read_groups(path: Path) -> list[Group]:
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:
-    """JSON Schemas of the messages, by name. A test compares them with the files under proto/schemas."""
+    """Returns the JSON Schemas of the messages, by name. A test compares them with the files in proto/schemas."""
     return {kind.__name__: msgspec.json.schema(kind) for kind in (GroupTask, Group)}

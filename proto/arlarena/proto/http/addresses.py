@@ -7,12 +7,12 @@ from urllib.parse import urlsplit
 
 
 def service_url(url: str) -> str:
-    """`url` without surrounding blanks, trailing slashes and a final `/v1`: `http://host:8100` for
+    """Returns `url` without surrounding blanks, trailing slashes and a final `/v1`: `http://host:8100` for
     `http://host:8100/v1/`. OpenAI's clients need the `/v1`, but the routes in this code contain it.
 
     Raises:
-        TypeError: it is not a string.
-        ValueError: it is not an http(s) URL with a host, or its port is not a number.
+        TypeError: `url` is not a string.
+        ValueError: `url` is not an http(s) URL with a host, or its port is not a number.
     """
     if not isinstance(url, str):
         raise TypeError(f"a service address must be a string like http://127.0.0.1:8000, not {url!r}")
@@ -28,7 +28,7 @@ def service_url(url: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that binds `host`, an address or a name."""
+    """True if only this machine can reach a server that binds `host`, an address or a name."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -3,8 +3,8 @@
     uvicorn.Config(app, **bounded(HttpLimits(body_bytes=16 << 20)))
 
 Uvicorn does not limit the number of connections, the size and number of headers, the time in which a request arrives,
-or the total memory of unfinished requests, and an ASGI application cannot do so. Connections over a Unix socket come
-from the server's own processes and are not limited.
+or the total memory of unfinished requests. An ASGI application cannot limit them either. Connections over a Unix socket
+come from the server's own processes. They are not limited.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ _SPARE_DESCRIPTORS = 64  # file descriptors of a server that are not connections
 class HttpLimits:
     """Limits of one server process."""
 
-    body_bytes: int  # the application's limit of a body; the application streams longer bodies
-    held_bytes: int = 64 << 20  # all requests and frames without a response, together
-    frame_bytes: int = 1 << 20  # one WebSocket message
-    connections: int = 4096  # above it, the connection with the longest time without a request is closed
-    header_bytes: int = 64 << 10  # including the request target
+    body_bytes: int  # largest body that the application reads into memory; longer bodies are streamed
+    held_bytes: int = 64 << 20  # total size of all requests and frames that have no response yet
+    frame_bytes: int = 1 << 20  # largest WebSocket message
+    connections: int = 4096  # above this number, the connection that was idle for the longest time is closed
+    header_bytes: int = 64 << 10  # largest headers, including the request target
     headers: int = 128
     header_s: float = 10.0  # from the connection or the first byte of a request to the end of its headers
-    body_s: float = 10.0  # interval between checks of the progress of a body
+    body_s: float = 10.0  # interval between two checks of a body against `body_rate`
     body_rate: int = 1024  # minimum bytes per second of a body
     write_s: float = 120.0  # how long a client may leave a response unread
-    streamed: re.Pattern[bytes] | None = None  # paths whose bodies the application does not store, so they do not count
+    streamed: re.Pattern[bytes] | None = None  # paths with streamed bodies, which do not count towards `held_bytes`
     pipelined: int = 16  # requests or WebSocket messages that a client may send before their responses
-    fragments: int = 1024  # of one WebSocket message
+    fragments: int = 1024  # most fragments of one WebSocket message
 
 
 def bounded(limits: HttpLimits) -> dict[str, Any]:
-    """Arguments for `uvicorn.Config`. All connections of the server share the limits; make one call per server."""
+    """Returns arguments for `uvicorn.Config`. Call it for each server: the connections of one call share the limits."""
     shared = _Shared(limits)
     http = type("BoundedHttp", (_Http,), {"shared": shared})
     websocket = type("BoundedWebSocket", (_WebSocket,), {"shared": shared})
@@ -67,8 +67,8 @@ class _Shared:
     def hold(self, connection: _Http | _WebSocket, size: int) -> None:
         """Count received bytes.
 
-        Above the limit the connection with the largest incomplete request is closed, so that one client cannot use up
-        the limit.
+        If the total is above the limit, the connection with the largest incomplete request is closed. One client
+        therefore cannot use up the limit.
         """
         connection.held += size
         self.held += size
@@ -79,18 +79,18 @@ class _Shared:
             victim.close_overloaded()
 
     def release(self, connection: _Http | _WebSocket) -> None:
-        """Stop counting all bytes of a connection: its requests have responses, or it is closed."""
+        """Stop counting all bytes of a connection, after its last response or after the connection was closed."""
         self.give_back(connection, connection.held)
         self.arriving.pop(connection, None)
 
     def give_back(self, connection: _Http | _WebSocket, size: int) -> None:
-        """Stop counting `size` bytes of a connection: their request has a response."""
+        """Stop counting `size` bytes of a connection, after the response to their request."""
         self.held -= size
         connection.held -= size
 
 
 def _is_private(transport: asyncio.BaseTransport) -> bool:
-    """Whether a connection uses a Unix socket."""
+    """True if a connection uses a Unix socket."""
     end = transport.get_extra_info("socket")
     return end is not None and end.family == socket.AF_UNIX
 
@@ -98,8 +98,8 @@ def _is_private(transport: asyncio.BaseTransport) -> bool:
 def _limit_unread(transport: asyncio.BaseTransport, seconds: float) -> None:
     """Make the kernel close a connection whose client acknowledges no data for `seconds`.
 
-    The timers of this module start when the transport pauses writing. It does not pause for the last kilobytes of a
-    response, and a closing transport waits until the client has read them.
+    The timers of this module start when the transport pauses writing. The transport does not pause for the last
+    kilobytes of a response. A closing transport would wait for a client that never reads these kilobytes.
     """
     end = transport.get_extra_info("socket")
     if end is not None and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
@@ -107,7 +107,7 @@ def _limit_unread(transport: asyncio.BaseTransport, seconds: float) -> None:
 
 
 def _descriptors() -> int:
-    """Raise the limit of open files to the hard limit, and return it."""
+    """Raise this process's limit of open files to the hard limit. Returns the new limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # macOS reports more than it grants
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -116,7 +116,7 @@ def _descriptors() -> int:
 
 
 class _Http(HttpToolsProtocol):
-    """One connection. It waits for the headers of a request, or a request is being served."""
+    """One HTTP connection. The connection either waits for a request, or a request is being served."""
 
     shared: _Shared
 
@@ -177,7 +177,7 @@ class _Http(HttpToolsProtocol):
         self._set_timer(self.shared.limits.header_s, self._headers_late)
 
     def _mark_waiting(self) -> None:
-        """Allow this connection, which has no request, to be closed in favour of a new connection."""
+        """Mark this connection as idle. If the server has too many connections, idle connections are closed first."""
         if self._counted:
             self.shared.waiting[self] = None
 
@@ -266,7 +266,7 @@ class _Http(HttpToolsProtocol):
     # --- refusals ---
 
     def _refuse(self, status: int, message: str) -> None:
-        """Stop parsing the request; `send_400_response` then sends this error."""
+        """Stop parsing the request. Uvicorn then calls `send_400_response`, which sends this error."""
         self._refusal = (status, message)
         raise ValueError(message)
 
@@ -306,7 +306,7 @@ class _Http(HttpToolsProtocol):
 
 
 class _WebSocket(WebSocketsSansIOProtocol):
-    """One WebSocket. A message counts as held from its first byte until the application requests the next message."""
+    """One WebSocket. A message counts towards `held_bytes` until the application requests the next message."""
 
     shared: _Shared
 
@@ -314,7 +314,7 @@ class _WebSocket(WebSocketsSansIOProtocol):
         super().__init__(*args, **kwargs)
         self.held = 0
         self._private = False
-        self._unfinished = self._answering = 0  # bytes of the arriving message, and of the one in the application
+        self._unfinished = self._answering = 0  # bytes of the arriving message, and of the message being processed
         self._queued: deque[int] = deque()
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -327,7 +327,7 @@ class _WebSocket(WebSocketsSansIOProtocol):
         self.shared.open -= not self._private
         self.shared.release(self)
         self.frames = []
-        self.conn.reader.buffer.clear()  # free the memory now: the buffer belongs to a reference cycle
+        self.conn.reader.buffer.clear()  # the buffer is in a reference cycle, so its memory would be freed late
         if self._write_timer is not None:
             self._write_timer.cancel()
         super().connection_lost(exc)
@@ -358,7 +358,7 @@ class _WebSocket(WebSocketsSansIOProtocol):
         super().send_receive_event_to_app()
 
     async def receive(self) -> ASGIReceiveEvent:
-        """Return the next message. The application has then finished with the message before."""
+        """Return the next message. Stops counting the previous message, because the application has processed it."""
         self.shared.give_back(self, min(self._answering, self.held))
         self._answering = 0
         message = await super().receive()

@@ -1,6 +1,7 @@
-"""Adds the password to the URL of Redis. Users keep it out of the URL, in a file or an environment variable.
+"""Adds the password to the URL of Redis. Users may keep the password in a file or an environment variable instead.
 
-Order of precedence: the URL, `REDIS_PASSWORD`, the file named by `REDIS_PASSWORD_FILE`, the file of the settings.
+The first of these that contains a password is used: the URL, the variable `REDIS_PASSWORD`, the file that
+`REDIS_PASSWORD_FILE` names, the password file of the settings.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ VARIABLE, FILE_VARIABLE = "REDIS_PASSWORD", "REDIS_PASSWORD_FILE"
 
 
 def broker_url(url: str, environment: Mapping[str, str], password_file: str = "") -> str:
-    """`url` with the password, if one is given.
+    """Returns `url` with the password. Without a password, `url` is returned unchanged.
 
     Raises:
         ConfigError: the password file cannot be read or is empty.
@@ -32,7 +33,7 @@ def broker_url(url: str, environment: Mapping[str, str], password_file: str = ""
 
 
 def with_password(url: str, password: str) -> str:
-    """`url` with `password` in its user information."""
+    """Returns `url` with `password` in its user information."""
     hide(password)
     parts = urlsplit(url)
     user, _, host = parts.netloc.rpartition("@")
@@ -40,7 +41,7 @@ def with_password(url: str, password: str) -> str:
 
 
 def url_has_password(url: str) -> bool:
-    """Whether the URL contains a password."""
+    """True if the URL contains a password."""
     parts = urlsplit(url)
     return ":" in parts.netloc.rpartition("@")[0] or "password" in parse_qs(parts.query)
 

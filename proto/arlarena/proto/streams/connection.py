@@ -1,7 +1,7 @@
 """A connection to the broker that reconnects after the broker fails, with time limits and errors that name the fix.
 
-All commands through a `Link` may be sent twice: scripts are idempotent, and entries that were read stay pending. A
-command whose reply was lost is therefore repeated.
+A command whose reply was lost is sent again. This is safe: scripts are idempotent, and entries that were read stay
+pending.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LOST_GROUP = ("NOGROUP", "UNBLOCKED")
 
 
 class StreamError(RuntimeError):
-    """The broker cannot be reached or refuses a command; the message names its URL (without password) and the fix."""
+    """The broker cannot be reached or refuses a command. The message contains the URL (no password) and the fix."""
 
 
 class BrokerFull(StreamError):
@@ -39,7 +39,7 @@ class BrokerFull(StreamError):
 
 
 def redact(url: str) -> str:
-    """`url` without its password, for messages and logs."""
+    """Returns `url` without its password, for messages and logs."""
     url = _PASSWORD_OPTION.sub(r"\1***", url)
     parts = urlsplit(url)
     if "@" not in parts.netloc and "@" in url:  # a password with an unquoted '/', '?' or '#'
@@ -61,7 +61,7 @@ class Link:
         full_timeout_s: float,
         repair: Callable[[], Awaitable[None]],
     ) -> None:
-        """`timeout_s`: limit of connecting and of each reply.
+        """`timeout_s`: time limit of connecting, and of each reply.
 
         A call is retried for `reconnect_s` while the broker is unreachable, and for `full_timeout_s` while it is full.
 
@@ -91,7 +91,7 @@ class Link:
         await self._redis.aclose()
 
     async def first_contact(self) -> None:
-        """Run `repair`, which also shows whether the broker is reachable. Waits only while it loads its data.
+        """Run `repair`. Waits while the broker loads its data. Does not wait for an unreachable broker.
 
         Raises:
             StreamError: the broker is unreachable or refuses the connection.
@@ -113,7 +113,9 @@ class Link:
     async def script(
         self, source: str, keys: Sequence[str], args: Sequence[Any], *, full_timeout_s: float | None = None
     ) -> Any:
-        """Run a Lua script, which the broker caches by its hash. `full_timeout_s` overrides that of the connection.
+        """Run a Lua script, which the broker caches by its hash. Returns the result of the script.
+
+        `full_timeout_s`: replaces the `full_timeout_s` of the connection for this call.
 
         Raises:
             StreamError: as for `command`.
@@ -124,7 +126,7 @@ class Link:
     async def _repeat(
         self, call: Callable[[], Awaitable[T]], *, reconnect_s: float | None = None, full_timeout_s: float | None = None
     ) -> T:
-        """Await `call()`, and retry after a lost connection, while the broker is full, or after `repair`."""
+        """Await `call()`. Retry after a lost connection or after `repair`, and while the broker is full."""
         started, pause, broken = time.monotonic(), _FIRST_PAUSE_S, False
         reconnect_s = self._reconnect_s if reconnect_s is None else reconnect_s
         full_timeout_s = self._full_timeout_s if full_timeout_s is None else full_timeout_s
@@ -146,15 +148,15 @@ class Link:
 
 
 def bad_url(url: str, error: Exception) -> StreamError:
-    """The error to raise for a URL that redis-py cannot parse."""
+    """Returns the error to raise for a URL that redis-py cannot parse."""
     hint = "write redis://HOST:PORT/0, rediss://… or unix://…"
-    # redis-py quotes the supposed port in its message, which may be a part of an unquoted password.
+    # redis-py quotes the supposed port in its message. The quoted text may be a part of an unquoted password.
     detail = "quote special characters in the password" if "@" in url else str(error)
     return StreamError(f"{redact(url)!r} is not the URL of a Redis: {hint} ({detail})")
 
 
 def explain(url: str, error: Exception) -> StreamError:
-    """The error to raise for `error` of redis-py. `url`: without password."""
+    """Returns the error to raise for `error` of redis-py. `url`: without password."""
     detail = str(error) or type(error).__name__
     if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):
         hint = "give its password by REDIS_PASSWORD or REDIS_PASSWORD_FILE, or correct the URL"
@@ -173,8 +175,8 @@ def explain(url: str, error: Exception) -> StreamError:
 async def _cancellable(call: Callable[[], Awaitable[T]]) -> T:
     """Await `call()` without losing a cancellation.
 
-    redis-py writes under `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that arrives when the
-    write ends. A worker's renewal loop would then continue after its `cancel`.
+    redis-py writes under `asyncio.wait_for`. Before Python 3.12, `wait_for` loses a cancellation that arrives when the
+    write ends. A worker's renewal loop would then continue although it was cancelled.
     """
     task = asyncio.current_task()
     before = task.cancelling() if task else 0
@@ -186,12 +188,12 @@ async def _cancellable(call: Callable[[], Awaitable[T]]) -> T:
 
 
 def is_network(error: Exception) -> bool:
-    """Whether the error is a network error, so that a retry may succeed."""
+    """True if the error is a network error, so that a retry may succeed."""
     if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):
         return False
     return isinstance(error, errors.ConnectionError | errors.TimeoutError | OSError)
 
 
 def is_full(error: Exception) -> bool:
-    """Whether the broker refused a command or a script because its memory is full."""
+    """True if the broker refused a command or a script because its memory is full."""
     return isinstance(error, errors.OutOfMemoryError) or "command not allowed when used memory" in str(error)

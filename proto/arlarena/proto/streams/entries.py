@@ -19,12 +19,12 @@ class StreamLimits:
     """The limits of `Streams.connect`, with times in seconds.
 
     Attributes:
-        timeout_s: limit of connecting and of each reply. Blocking reads wait in shorter slices.
+        timeout_s: time limit of connecting, and of each reply. A blocking read is split into waits below this limit.
         reconnect_s: how long a call is retried while the broker is unreachable.
-        lease_ttl_s: a lease that is not renewed for this time is lost. All workers must use the same value, and renew
-            at a third of it.
+        lease_ttl_s: a lease that is not renewed for this time is lost. All workers must use the same value. They renew
+            their leases after a third of this time.
         max_deliveries: number of deliveries of a task before it becomes a dead letter.
-        retry_delay_s: pause before a failed task is delivered again; doubled with each delivery.
+        retry_delay_s: pause before a failed task is delivered again. The pause doubles with each delivery.
         full_timeout_s: how long a call is retried while the broker's memory is full.
     """
 
@@ -46,7 +46,7 @@ class StreamLimits:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A group that cannot be delivered: its task failed too often, or a message of it cannot be decoded."""
+    """A group that cannot be delivered: its task failed too often, or its task or group message cannot be decoded."""
 
     group_id: str
     reason: str
@@ -80,8 +80,9 @@ class GroupLease:
 class Depth:
     """The number of entries in a run's streams.
 
-    `tasks_queued`: not delivered yet. `tasks_leased`: leased, or given back and waiting for another worker.
-    `groups_waiting`: not collected yet. `groups_collected`: collected but not acknowledged. `dead`: kept dead letters.
+    `tasks_queued`: tasks that were never delivered. `tasks_leased`: tasks that a worker has leased, or that wait for
+    another worker. `groups_waiting`: groups that the trainer has not collected. `groups_collected`: groups that the
+    trainer has collected but not acknowledged. `dead`: dead letters.
     """
 
     tasks_queued: int
@@ -95,19 +96,19 @@ def check_run_name(run: str) -> None:
     """Check that `run` can be part of a key.
 
     Raises:
-        ValueError: it contains other characters, or is too long.
+        ValueError: `run` contains characters that are not permitted, or is too long.
     """
     if not _RUN_NAME.fullmatch(run):
         raise ValueError(f"run name {run!r}: use up to 100 letters, digits, '.', '_', '-', not beginning with a sign")
 
 
 def group_id_of(stream_id: bytes, fields: Fields) -> str:
-    """The group id of an entry, or a placeholder with its stream id if it has none."""
+    """Returns the group id of an entry. If the entry has no group id, returns a placeholder with the stream id."""
     return fields[b"id"].decode(errors="replace") if b"id" in fields else f"unknown-{stream_id.decode()}"
 
 
 def dead_letter_of(stream_id: bytes, fields: Fields) -> DeadLetter:
-    """Decode an entry of `dead`, or a tombstone in `groups`."""
+    """Decode a dead letter: an entry of `dead`, or the notice in `groups` that a group was given up."""
     reason = fields.get(b"reason", b"the entry has neither a group nor a reason").decode(errors="replace")
     deliveries = fields.get(b"deliveries", b"1")
     return DeadLetter(group_id_of(stream_id, fields), reason, int(deliveries) if deliveries.isdigit() else 1)

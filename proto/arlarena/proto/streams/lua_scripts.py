@@ -1,11 +1,11 @@
 """The Lua scripts of `queue.py`. Each script is one atomic transition of the queue.
 
-All scripts take the six keys of one run, in the order of `Streams.keys`. A script may be sent twice because the first
-reply was lost. Each script therefore first checks the state of the group or the lease, and is idempotent.
+All scripts take the six keys of one run, in the order of `Streams.keys`. A script is sent again if the first reply was
+lost. Each script therefore first checks the state of the group or the lease. A second run of a script has no effect.
 
-The bookkeeping hashes have a field for each outstanding group id: `issued` holds the id of its task entry, `done` the
-id of its entry in `groups` and a receipt, `reasons` its last failure. `reasons` also has a field 'condemned ENTRY' for
-each unacknowledged entry that was copied to `dead`.
+Three hashes have a field for each outstanding group id. `issued` contains the id of the task's entry. `done` contains
+the id of the group's entry in `groups`, and a receipt of the completion. `reasons` contains the last failure. `reasons`
+also has a field 'condemned ENTRY' for each unacknowledged entry that was copied to `dead`.
 
 A broker whose memory is full refuses a command that may need memory (flag `denyoom`), unless the same script has
 already written. ISSUE, COMPLETE and CONDEMN begin with XADD, so a full broker refuses them. All other scripts begin
@@ -13,7 +13,7 @@ with a command that frees memory or needs none, so they work on a full broker.
 """
 
 # Dead letters are kept for debugging. Failures repeat, so a limited number is enough: 300 groups of 50 KB are 15 MB.
-# Older letters are removed too, because their run is over or their cause is fixed.
+# Letters above this age are removed, because their run is over or their cause is fixed.
 DEAD_LETTERS_KEPT = 300
 DEAD_LETTER_AGE_S = 7 * 24 * 3600
 
@@ -97,7 +97,7 @@ return added
 )
 
 # ARGV: consumer, lease time in ms, maximum number of deliveries. Returns {stream id, group id, task bytes, deliveries}
-# of the oldest expired lease, or nil. Expired tasks without deliveries left become dead letters.
+# of the oldest expired lease, or nil. Expired tasks with the maximum number of deliveries become dead letters.
 RECLAIM = (
     _PRELUDE
     + """
@@ -122,7 +122,7 @@ end
 """
 )
 
-# ARGV: stream id, consumer, delivery number. JUSTID, because a renewal does not count as a delivery.
+# ARGV: stream id, consumer, delivery number. With JUSTID, a renewal does not count as a delivery.
 RENEW = (
     _PRELUDE
     + """
@@ -133,8 +133,8 @@ return 1
 )
 
 # ARGV: stream id, group id, group bytes, receipt. The first completion of a group is published, even if its lease was
-# lost. Nothing is published if the task was acknowledged, withdrawn or reset in the meantime, also if the same group
-# was issued again.
+# lost. Nothing is published if the task was acknowledged, withdrawn or reset after this worker leased it. This holds
+# even if the same group was issued again.
 COMPLETE = (
     _PRELUDE
     + """
@@ -157,8 +157,8 @@ return 1
 )
 
 # ARGV: stream id, consumer, delivery number, reason or '', idle time to set in ms, maximum number of deliveries,
-# whether this delivery counts. The entry is assigned to a placeholder consumer, and can be reclaimed after (lease time
-# - idle time).
+# whether this delivery counts. The entry is assigned to a placeholder consumer. Another worker can lease the task after
+# (lease time - idle time).
 GIVE_BACK = (
     _PRELUDE
     + """
@@ -177,11 +177,11 @@ return 1
 """
 )
 
-# ARGV: stream id of a task, reason, deliveries. For a task that cannot be decoded, which a retry would not change.
+# ARGV: stream id of a task, reason, deliveries. Used for a task that cannot be decoded, because a retry would not help.
 BURY = _PRELUDE + "bury(ARGV[1], ARGV[2], ARGV[3]) return 1"
 
-# ARGV: stream id of an entry of `groups`, group id, reason. Copies the bytes of the entry to `dead`, once. A tombstone
-# has no bytes, because its letter is already in `dead`.
+# ARGV: stream id of an entry of `groups`, group id, reason. Copies the bytes of the entry to `dead`, once. The notice
+# of a dead letter has no bytes and is not copied, because the letter is already in `dead`.
 CONDEMN = (
     _PRELUDE
     + """
@@ -194,8 +194,8 @@ return 1
 """
 )
 
-# ARGV: pairs of the stream id of an entry of `groups` and its group id. The bookkeeping of a group is removed only if
-# it refers to this entry, because the group may have been issued again after an earlier call or a withdrawal.
+# ARGV: pairs of the stream id of an entry of `groups` and its group id. The fields of a group in the three hashes are
+# removed only if they belong to this entry, because the group may have been issued again in the meantime.
 ACKNOWLEDGE = (
     _PRELUDE
     + """
@@ -229,8 +229,8 @@ return known
 """
 )
 
-# Returns the numbers of tasks, leased tasks, groups, collected groups and dead letters. A full Redis refuses MULTI, so
-# this is a script.
+# Returns the numbers of tasks, leased tasks, groups, collected groups and dead letters. This is a script, not a MULTI
+# transaction, because a full Redis refuses MULTI.
 DEPTH = (
     _PRELUDE
     + """

@@ -8,26 +8,28 @@ Guarantees, even if any process is killed at any time:
 - **Each issued group reaches the trainer once**, as a `Group` or as a `DeadLetter`. `complete` publishes the group,
   removes the task and records the id as done in one script. A second completion has no effect.
 - **A lease belongs to the worker that renews it.** If a lease is not renewed for `lease_ttl_s`, the task is delivered
-  to another worker. After `max_deliveries` it becomes a dead letter, and a tombstone in `groups` informs the trainer. A
-  worker that lost its lease may still complete the group: the first completion is published.
-- **Collected groups are not lost before `acknowledge`**, which the trainer calls after a durable checkpoint covers the
-  entry. After a crash `collect_pending` returns unacknowledged entries again, in order. The trainer ignores ids that
-  its checkpoint has settled, because it may have died between checkpoint and acknowledgement.
-- **`issue` restores lost tasks.** It is idempotent by group id and adds a task that the broker lost. After a long wait
-  the trainer issues all outstanding tasks again.
-- **An id can be used again after `acknowledge` or `withdraw`.** A worker that still plays the earlier task publishes
-  nothing.
-- **Tasks and groups are never trimmed** (no MAXLEN). The trainer's capacity bounds them. The bookkeeping holds only
-  outstanding groups. A limited number of dead letters is kept for debugging.
+  to another worker. After `max_deliveries` deliveries the task becomes a dead letter: the task is copied to `dead`, and
+  a notice in `groups` informs the trainer. A worker that lost its lease may still complete the group. The first
+  completion is published.
+- **Collected groups are not lost before `acknowledge`.** The trainer acknowledges an entry when a durable checkpoint
+  contains its effect. After a crash, `collect_pending` returns unacknowledged entries again, in order. The trainer
+  ignores group ids that its checkpoint already contains. Such entries exist if the trainer died between checkpoint and
+  acknowledgement.
+- **`issue` restores lost tasks.** A call adds only the tasks whose group id is not in the queue. After a long wait the
+  trainer issues all outstanding tasks again, so tasks that the broker lost are restored.
+- **A group id can be used again after `acknowledge` or `withdraw`.** A worker that still plays the earlier task
+  publishes nothing.
+- **Tasks and groups are never trimmed** (no MAXLEN). Their number is limited by the number of groups that the trainer
+  issues. A limited number of dead letters is kept for debugging.
 - **A broker whose memory is full refuses `issue`, `complete` and `condemn`** with `BrokerFull`, after `full_timeout_s`.
-  A refused call has changed nothing. All other calls work, so acknowledging can free memory.
+  A refused call changes nothing. All other calls work, so `acknowledge` can free memory.
 
-Durability depends on the broker's settings. With AOF `always` no acknowledged write is lost. With `everysec` the last
-one or two seconds may be lost, even if only the server process is killed. Only the newest writes are lost, so issuing
-tasks again and ignoring known group ids restores the state. Messages are MessagePack, never pickle.
+Durability depends on the broker's append-only file. With `appendfsync always` no acknowledged write is lost. With
+`everysec` the writes of the last one or two seconds may be lost. The trainer then restores the state by issuing the
+tasks again and ignoring known group ids. Messages are MessagePack.
 
-The keys of a run share the hash tag `{run}`, so they are in one slot of a cluster. A run has any number of workers and
-one trainer, which `trainer_lease` ensures.
+The keys of a run share the hash tag `{run}`, so a cluster stores them in one slot. A run has any number of workers and
+one trainer. `trainer_lease` ensures that there is only one trainer.
 """
 
 from __future__ import annotations
@@ -72,11 +74,12 @@ T = TypeVar("T")
 
 _WORKERS, _TRAINER = "rollout", "trainer"
 _KEYS = ("tasks", "groups", "dead", "done", "issued", "reasons")
-# The longest blocking read. Expired and returned tasks do not end it, so it is also the delay until they are noticed.
+# The longest blocking read. A task whose lease expired or that was given back does not end a blocking read, so workers
+# notice the task after this time.
 _SLICE_S = 0.5
-# Pending entries of one read: a few MB of groups.
+# The number of pending entries of one read: a few MB of groups.
 _PAGE = 100
-# Groups in one call of a script, which blocks the broker for about 10 ms.
+# The number of groups in one call of a script. Such a call blocks the broker for about 10 ms.
 _SCRIPT_PAGE = 250
 
 
@@ -103,7 +106,7 @@ class Streams:
         self._collecting = asyncio.Lock()
         self._backlog: deque[RawEntry] = deque()  # claimed, not yet delivered to the caller
         self._delivered: set[str] = set()  # delivered to the caller, not yet acknowledged
-        self._unsure = True  # whether entries may be claimed that are in neither of these
+        self._unsure = True  # True if claimed entries may exist that are in neither `_backlog` nor `_delivered`
 
     @classmethod
     async def connect(
@@ -157,21 +160,21 @@ class Streams:
         return int(await self._script(scripts.ISSUE, *pairs))
 
     async def outstanding(self) -> set[str]:
-        """The ids of groups that are queued, leased, or published but not acknowledged."""
+        """Returns the ids of groups that are queued, leased, or published but not acknowledged."""
         return {group_id.decode() for group_id in await self._link.command("HKEYS", self._issued)}
 
     async def withdraw(self, group_ids: Iterable[str]) -> int:
-        """Remove the tasks of groups and free their ids. Returns how many of them were outstanding.
+        """Remove the tasks of groups and free the group ids. Returns how many of these groups were outstanding.
 
-        A worker that plays such a task publishes nothing, and its `renew` returns False. A group that is already
-        published stays in `groups` until it is acknowledged; the trainer ignores it.
+        A worker that plays such a task publishes nothing, and `renew` returns False for this worker. A group that is
+        already published stays in `groups` until the trainer acknowledges it.
         """
         return sum([int(await self._script(scripts.WITHDRAW, *page)) for page in _pages(list(group_ids))])
 
     async def collect(self, *, consumer: str, count: int, block_s: float) -> list[GroupEntry]:
-        """Up to `count` new entries, oldest first. Waits up to `block_s` seconds for the first entry.
+        """Collect up to `count` new entries, oldest first. Waits up to `block_s` seconds for the first entry.
 
-        An entry that cannot be decoded becomes a `DeadLetter` with the reason, and `dead` keeps a copy of its bytes,
+        An entry that cannot be decoded is returned as a `DeadLetter` with the reason. Its bytes are copied to `dead`,
         unless the broker is full. Entries stay pending for `consumer` until `acknowledge`.
         """
         deadline = time.monotonic() + block_s
@@ -186,10 +189,10 @@ class Streams:
             return self._deliver(entries)
 
     async def collect_pending(self, *, consumer: str) -> list[GroupEntry]:
-        """All delivered but unacknowledged entries of any consumer name, oldest first.
+        """Collect all entries that any consumer has collected and not acknowledged, oldest first.
 
-        A resumed trainer calls it first: entries of a dead trainer are reassigned to `consumer`. Later calls also
-        return entries that the caller already holds, and the caller must ignore these.
+        The entries are assigned to `consumer`. A resumed trainer calls this method first. Later calls also return
+        entries that the caller already has. The caller must ignore these entries.
         """
         async with self._collecting:
             self._unsure = True
@@ -199,7 +202,7 @@ class Streams:
             return self._deliver(entries)
 
     async def acknowledge(self, entries: Mapping[str, str]) -> None:
-        """Remove entries ({stream id: group id}) that a durable checkpoint covers, and free their group ids.
+        """Remove entries ({stream id: group id}) and free their group ids. Save a durable checkpoint before this call.
 
         Unknown ids are ignored. A repeated call has no effect, even if the same group was issued again.
         """
@@ -208,22 +211,22 @@ class Streams:
             self._delivered.difference_update(stream_id for stream_id, _ in page)
 
     async def condemn(self, entry: GroupEntry, reason: str) -> None:
-        """Copy a group that cannot be trained on to `dead`, once. The caller must still `acknowledge` the entry.
+        """Copy a group to `dead` because it cannot be used for training. A second call makes no second copy.
 
-        Does nothing for an acknowledged entry or a dead letter.
+        The caller must still `acknowledge` the entry. Does nothing for an acknowledged entry or a dead letter.
 
         Raises:
-            BrokerFull: the group was not copied; call again later.
+            BrokerFull: the group was not copied. Call again later.
         """
         await self._script(scripts.CONDEMN, entry.stream_id, entry.group_id, reason)
 
     async def depth(self) -> Depth:
-        """The sizes of the streams, read atomically."""
+        """Returns the sizes of the streams, read atomically."""
         tasks, leased, groups, collected, dead = await self._script(scripts.DEPTH)
         return Depth(tasks - leased, leased, groups - collected, collected, dead)
 
     async def dead_letters(self, count: int = 100) -> list[DeadLetter]:
-        """The `count` newest dead letters, newest first."""
+        """Returns the `count` newest dead letters, newest first."""
         rows = await self._link.command("XREVRANGE", self._dead, "+", "-", "COUNT", count)
         return [dead_letter_of(stream_id, fields) for stream_id, fields in rows]
 
@@ -238,9 +241,10 @@ class Streams:
             self._backlog.clear()
 
     async def lease(self, *, consumer: str, block_s: float) -> GroupLease | None:
-        """Lease the oldest task that expired or was given back, else the oldest new task; None after `block_s` seconds.
+        """Lease a task. Returns None if there is no task for `block_s` seconds.
 
-        `consumer`: name of the worker process; it must be unique among the running processes.
+        A task whose lease expired or that was given back is preferred to a new task. Older tasks come first.
+        `consumer`: name of the worker process. The name must be unique among the running processes.
         """
         deadline = time.monotonic() + block_s
         while True:
@@ -254,17 +258,17 @@ class Streams:
                 return lease
 
     async def renew(self, lease: GroupLease) -> bool:
-        """Extend the lease by `lease_ttl_s`. False: another worker has the task, or the group is done."""
+        """Extend the lease by `lease_ttl_s`. Returns False if another worker has the task, or if the group is done."""
         return bool(await self._script(scripts.RENEW, lease.stream_id, lease.consumer, lease.deliveries))
 
     async def complete(self, lease: GroupLease, group: Group) -> bool:
         """Publish `group` and remove its task, in one script.
 
-        False: nothing was published, because the group is already completed or dead, its task was withdrawn, or the
-        run was reset.
+        Returns False if nothing was published. The reasons are: the group is already completed or a dead letter, the
+        task was withdrawn, or the run was reset.
 
         Raises:
-            BrokerFull: nothing was published, and the lease is still held; renew it and call again later.
+            BrokerFull: nothing was published. The lease is still held. Renew the lease and call again later.
             ValueError: `group` is not the leased group.
         """
         if group.id != lease.task.group_id:
@@ -276,15 +280,16 @@ class Streams:
     async def release(self, lease: GroupLease, *, counted: bool = True) -> None:
         """Give the task back at once. Has no effect if the lease is lost.
 
-        A worker that shuts down passes `counted=False`: the delivery then does not count towards `max_deliveries`.
+        A worker that shuts down passes `counted=False`. The delivery then does not count towards `max_deliveries`.
         """
         await self._give_back(lease, "", 0.0, counted)
 
     async def fail(self, lease: GroupLease, reason: str, *, final: bool = False) -> None:
         """Give the task back after an infrastructure failure. Has no effect if the lease is lost.
 
-        The task is delivered again after `retry_delay_s`, doubled with each delivery. After the last delivery, or if
-        the failure is `final` (a retry would fail in the same way), it becomes a dead letter with this reason.
+        The task is delivered again after `retry_delay_s`. This delay doubles with each delivery. After the last
+        delivery the task becomes a dead letter with this reason. `final`: a retry would fail in the same way, so the
+        task becomes a dead letter now.
         """
         delay_s = self.limits.retry_delay_s * 2.0 ** (lease.deliveries - 1)
         await self._give_back(lease, reason, delay_s, True, final=final)
@@ -305,7 +310,7 @@ class Streams:
         return await self._link.script(source, self.keys, args)
 
     async def _read(self, key: str, group: str, consumer: str, count: int, deadline: float) -> list[RawEntry]:
-        """New entries of a stream, after a wait of at most one slice. If the reply is lost, they stay pending."""
+        """Read new entries of a stream, after a wait of at most `_SLICE_S`. After a lost reply they stay pending."""
         wait_ms = int(min(_SLICE_S, self.limits.timeout_s / 2, deadline - time.monotonic()) * 1000)
         block = ("BLOCK", wait_ms) if wait_ms > 0 else ()  # BLOCK 0 would block forever
         reply = await self._link.command(
@@ -314,7 +319,7 @@ class Streams:
         return [entry for _, entries in reply for entry in entries]
 
     async def _pending(self, consumer: str) -> list[RawEntry]:
-        """Claim all unacknowledged entries of `groups` for `consumer`. Oldest first."""
+        """Claim all unacknowledged entries of `groups` for `consumer`. Returns the entries, oldest first."""
         claimed, cursor = list[RawEntry](), b"0-0"
         while True:
             cursor, entries, *_ = await self._link.command(
@@ -325,10 +330,10 @@ class Streams:
                 return claimed
 
     async def _fill_backlog(self, consumer: str, count: int, deadline: float) -> None:
-        """Fill the backlog with entries that are claimed but not delivered, or else with new entries.
+        """Fill the backlog with claimed entries that were not delivered. If there are none, use new entries.
 
-        An error, a cancellation or a lost reply may leave entries claimed that are not in the backlog. The next call
-        then reads the pending entries.
+        After an error, a cancellation or a lost reply, claimed entries may be missing in the backlog. The next call
+        then reads all pending entries.
         """
         if self._unsure:
             self._backlog = self._undelivered(await self._pending(consumer))
@@ -339,7 +344,7 @@ class Streams:
         self._unsure = self._link.losses != losses
 
     def _undelivered(self, raw: list[RawEntry]) -> deque[RawEntry]:
-        """`raw` without entries that the caller has: a broker that lost its newest writes may deliver them again."""
+        """Returns `raw` without entries that the caller already has. A broker may deliver an entry again."""
         return deque(entry for entry in raw if entry[0].decode() not in self._delivered)
 
     def _deliver(self, entries: list[GroupEntry]) -> list[GroupEntry]:
@@ -353,7 +358,7 @@ class Streams:
             return GroupEntry(stream_id.decode(), decode_group(fields[b"data"]))
         except SchemaError as error:
             entry = GroupEntry(stream_id.decode(), DeadLetter(group_id_of(stream_id, fields), str(error), 1))
-            # A full broker can store no copy. The trainer must continue, because its acknowledgements free memory.
+            # A full broker stores no copy. The trainer must still continue, because `acknowledge` frees memory.
             with contextlib.suppress(BrokerFull):
                 await self._link.script(
                     scripts.CONDEMN, self.keys, (entry.stream_id, entry.group_id, str(error)), full_timeout_s=0.0

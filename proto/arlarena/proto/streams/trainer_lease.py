@@ -4,13 +4,14 @@
         ...
         lease.check()       # before each write that must not happen twice
 
-Two trainers of one run would take each other's groups and overwrite each other's checkpoints. The lease is a key of the
-run with a time to live, which a thread renews. If a trainer was frozen for longer or disconnected from the broker, its
-next `check` reports whether another trainer has taken the run, even if that trainer has already finished.
+Two trainers of one run would take each other's groups and overwrite each other's checkpoints. The lease is a key on the
+broker with a time to live. A thread renews the key. A trainer that was frozen or disconnected may miss a renewal. The
+next `check` then raises `LeaseLost` if another trainer has taken the run, even if that trainer has already finished.
 
-The lease of a killed process on this machine is taken over at once; that of another machine after it expires.
+A lease of a killed process on this machine is taken over at once. A lease of another machine is taken over after it has
+expired.
 
-The calls are blocking, because the trainer computes for minutes on its event loop while the thread renews the lease.
+The lease uses a thread and blocking calls, because the trainer's event loop is blocked for minutes by computation.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ from arlarena.proto.streams.entries import check_run_name
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.5
 # `acquire` waits `ttl_s` plus this time for the lease of another machine to expire.
 _MARGIN_S = 1.0
-# Its poll interval, as a share of `ttl_s` and at most.
+# The poll interval of `acquire`: as a share of `ttl_s`, and its maximum.
 _POLL_SHARE, _LONGEST_POLL_S = 0.05, 0.2
-# How long the broker stores the last trainer: longer than a process may be frozen.
+# How long the broker stores the last trainer. This is longer than a process is expected to be frozen.
 _LAST_TRAINER_AGE_S = 7 * 24 * 3600
 
 # KEYS: the lease, the last trainer. ARGV: our value, time to live in ms, time to live of the last trainer in ms, the
@@ -71,7 +72,8 @@ redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
 
-# KEYS: the lease. ARGV: our value. The key of the last trainer stays, so that an earlier, frozen trainer can detect it.
+# KEYS: the lease. ARGV: our value. The key of the last trainer is kept, so that an earlier trainer that was frozen can
+# detect the later trainer.
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
 
@@ -80,15 +82,16 @@ class LeaseHeld(StreamError):
 
 
 class LeaseLost(StreamError):
-    """Another trainer has taken the lease; this one must not write any more."""
+    """Another trainer has taken the lease. The calling trainer must stop writing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
     """A process that holds or held a lease.
 
-    `machine`: boot id and pid namespace if available, because a pid is only valid within them. `started`: start time
-    of the process, to detect a later process with the same pid; 0 if unknown. `nonce`: new for each `acquire`.
+    `machine`: boot id and pid namespace if available. The pid is valid only on this machine. `started`: start time of
+    the process, 0 if unknown. It distinguishes the process from a later process with the same pid. `nonce`: a random
+    value, new for each `acquire`.
     """
 
     incarnation: str
@@ -100,7 +103,7 @@ class Holder:
 
     @classmethod
     def of_this_process(cls, incarnation: str) -> Self:
-        """The calling process."""
+        """Returns the calling process."""
         pid = os.getpid()
         _, started = _stat(pid)
         return cls(incarnation, socket.gethostname(), _machine(), pid, started, uuid.uuid4().hex)
@@ -115,15 +118,15 @@ class Holder:
             return cls("unknown", "an unknown host", "unknown", 0, 0, "")
 
     def encode(self) -> bytes:
-        """The value of the key."""
+        """Returns the value of the key."""
         return json.dumps(asdict(self), sort_keys=True).encode()
 
     def is_here(self) -> bool:
-        """Whether the holder is on this machine and in this pid namespace, so that its pid is valid here."""
+        """True if the holder is on this machine and in this pid namespace, so that its pid is valid here."""
         return self.host == socket.gethostname() and self.machine == _machine()
 
     def is_alive(self) -> bool:
-        """Whether its process runs, if it `is_here`. Zombies do not run. False for this process: its lease is old."""
+        """True if the holder `is_here` and its process runs. False for a zombie and for the calling process."""
         if self.pid == os.getpid():
             return False
         try:
@@ -179,10 +182,10 @@ class TrainerLease:
         timeout_s: float = 5.0,
         reconnect_s: float = 30.0,
     ) -> Self:
-        """Acquire the lease of `run`. Waits up to `ttl_s` for a lease that is not renewed to expire.
+        """Acquire the lease of `run`. If the lease of another holder is not renewed, waits until that lease expires.
 
-        `timeout_s`: limit of connecting and of each reply. This call does not wait for an unreachable broker; later
-        calls wait up to `reconnect_s`. `incarnation`: the name of this trainer in messages.
+        `timeout_s`: time limit of connecting, and of each reply. `reconnect_s`: how long later calls wait for an
+        unreachable broker; `acquire` does not wait. `incarnation`: the name of this trainer in messages.
 
         Raises:
             LeaseHeld: another trainer renews the lease, or runs on this machine.
@@ -200,7 +203,7 @@ class TrainerLease:
         return lease
 
     def check(self) -> None:
-        """Check that this process still holds the lease. Takes it again if it expired or the broker lost it.
+        """Check that this process still holds the lease. Takes a lease again that has expired or that the broker lost.
 
         Raises:
             LeaseLost: another trainer has taken the lease.
@@ -280,7 +283,7 @@ class TrainerLease:
 
 
 def _machine() -> str:
-    """The boot id and the pid namespace; '' if the system provides neither."""
+    """Returns the boot id and the pid namespace; '' if the system provides neither."""
     parts = []
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
@@ -290,7 +293,7 @@ def _machine() -> str:
 
 
 def _stat(pid: int) -> tuple[str, int]:
-    """State letter and start time (clock ticks since boot) of a process; ('', 0) if the system has no such data."""
+    """Returns the state letter and the start time (clock ticks since boot) of a process; ('', 0) if unknown."""
     try:
         # The command's name is in parentheses and may contain any character.
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()

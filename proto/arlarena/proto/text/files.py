@@ -2,9 +2,9 @@
 
     text = read_text(Path("run.toml"))
 
-Editors on Windows write a byte-order mark at the start of a file. It is removed, also at the start of a later line,
-where files were concatenated. For other encodings the error shows the invalid byte and the command that converts the
-file.
+Editors on Windows write a byte-order mark at the start of a file. `read_text` removes the mark. In concatenated files,
+marks at the start of later lines are removed as well. For other encodings the error message contains the invalid byte
+and the command that converts the file.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ _GZIP = b"\x1f\x8b"
 
 
 class TextFileError(ValueError):
-    """A file is not UTF-8 text. The message names the file, its encoding and the command that converts it."""
+    """A file is not UTF-8 text. The message contains the path, the encoding and the command that converts the file."""
 
 
 def read_text(path: Path) -> str:
-    r"""The text of the file, with `\n` as line end.
+    r"""Returns the text of the file, with `\n` as line end.
 
     Raises:
         OSError: the file cannot be opened.
-        TextFileError: it is not UTF-8.
+        TextFileError: the file is not UTF-8.
     """
     return decode_text(path.read_bytes(), path)
 
 
 def decode_text(data: bytes, path: Path) -> str:
-    """`data`, the content of `path`, as text. Errors as in `read_text`."""
+    """Returns `data`, the content of `path`, as text. Raises the errors of `read_text`."""
     if data.startswith(_GZIP):
         raise TextFileError(f"{path}: is compressed with gzip; unpack it first: gunzip -k {shlex.quote(str(path))}")
     if wide := _wide_encoding(data):
@@ -56,7 +56,7 @@ def decode_text(data: bytes, path: Path) -> str:
 
 
 def _wide_encoding(data: bytes) -> str:
-    """The encoding of `data` if it is UTF-16 or UTF-32, with or without a byte-order mark; else ""."""
+    """Returns the encoding of `data` if it is UTF-16 or UTF-32, with or without a byte-order mark; else ""."""
     for mark, name in _WIDE_MARKS.items():
         if data.startswith(mark):
             return name

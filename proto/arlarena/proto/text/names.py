@@ -7,19 +7,19 @@ from collections.abc import Iterable
 
 
 def suggestion(word: object, known: Iterable[str]) -> str:
-    """`did you mean 'step'?`, or "" if no name of `known` is similar to `word`."""
+    """Returns `did you mean 'step'?`, or "" if no name of `known` is similar to `word`."""
     close = difflib.get_close_matches(str(word), list(known), n=1)
     return f"did you mean {close[0]!r}?" if close else ""
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
-    """The most similar name of `known`, or all of them in alphabetical order: `known: close, reset, step`."""
+    """Returns the most similar name of `known`, or all of them in alphabetical order: `known: close, reset, step`."""
     known = list(known)
     return suggestion(word, known) or f"known: {', '.join(sorted(known)) or 'none'}"
 
 
 def known_names(word: object, known: Iterable[str]) -> str:
-    """All of `known` in their order, then the most similar name: `known: step, reset; did you mean 'step'?`."""
+    """Returns all of `known` in their order, then the most similar name: `known: step, reset; did you mean 'step'?`."""
     known = list(known)
     close = suggestion(word, known)
     return f"known: {', '.join(known) or 'none'}" + (f"; {close}" if close else "")

@@ -3,8 +3,10 @@
     hide(token)                             # `redact` masks it from now on
     redact(f"GET {url}: {error}")           # masks tokens, and passwords in URLs, as ***
 
-A value is a secret by the name of its setting (`token`, `password`, `api_key`, …), by its form (a URL with credentials,
-an option `--api-key`), or because it was passed to `hide`.
+A value counts as a secret in three cases:
+- its setting has a name such as `token`, `password` or `api_key`;
+- it is a URL with credentials, or belongs to an option such as `--api-key`;
+- it was passed to `hide`.
 """
 
 from __future__ import annotations
@@ -46,14 +48,14 @@ _hidden: set[str] = set()
 
 
 def hide(secret: str | None) -> None:
-    """Make `redact` mask `secret`, also in its forms in URLs and JSON. None and short texts are ignored."""
+    """Make `redact` mask `secret`, also if it is quoted for a URL or for JSON. Ignores None and short texts."""
     if secret is None or len(secret) < _SHORTEST_HIDDEN or secret in _hidden:
         return
     _hidden.update({secret, quote(secret, safe=""), unquote(secret), repr(secret)[1:-1]})
 
 
 def redact(text: str) -> str:
-    """`text` with `***` in place of hidden secrets, passwords in URLs and bearer tokens."""
+    """Returns `text` with `***` in place of hidden secrets, passwords in URLs and bearer tokens."""
     for secret in sorted(_hidden, key=len, reverse=True):
         text = text.replace(secret, MASK)
     if "://" in text or "=" in text or "earer" in text or "asic" in text:
@@ -63,7 +65,7 @@ def redact(text: str) -> str:
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a setting, field or variable of this name holds a secret: `admin_token`, `HF_TOKEN`, `apiKey`."""
+    """True if a setting, field or variable of this name holds a secret: `admin_token`, `HF_TOKEN`, `apiKey`."""
     words = [word.lower() for word in _SPLIT.split(name) if word]
     if not words:
         return False
@@ -71,7 +73,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def is_secret(name: str, value: object) -> bool:
-    """Whether the setting `name = value` contains a secret. Numbers are not secrets (`max_tokens = 64`)."""
+    """True if the setting `name = value` contains a secret. Numbers are not secrets (`max_tokens = 64`)."""
     if isinstance(value, str):
         return bool(value) and (is_secret_name(name) or redact(value) != value)
     if isinstance(value, Mapping):
@@ -82,13 +84,13 @@ def is_secret(name: str, value: object) -> bool:
 
 
 def _is_secret_option(item: object) -> bool:
-    """Whether `item` is a command-line option with a secret, or one whose next argument is a secret."""
+    """True if `item` is a command-line option with a secret, or one whose next argument is a secret."""
     option = _OPTION.match(item) if isinstance(item, str) else None
     return option is not None and is_secret_name(option["name"])
 
 
 def _masked_list(items: Sequence[Any], name: str) -> list[Any]:
-    """`items` with secrets masked. If it is a command line, the values of secret options are masked."""
+    """Returns `items` with secrets masked. If it is a command line, the values of secret options are masked."""
     result: list[Any] = []
     follows = False
     for item in items:
@@ -100,7 +102,7 @@ def _masked_list(items: Sequence[Any], name: str) -> list[Any]:
 
 
 def masked(value: Any, name: str = "") -> Any:
-    """`value`, of JSON types, with all secrets masked. `name`: the field of the value."""
+    """Returns `value`, which consists of JSON types, with all secrets masked. `name`: the field of the value."""
     if isinstance(value, Mapping):
         return {key: masked(item, str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -124,7 +126,7 @@ def split_secrets(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two tables, also nested ones. Values of `second` win."""
+    """Merge two tables, including nested tables. If both have a key, the value of `second` is used."""
     result = dict(first)
     for key, value in second.items():
         inner = result.get(key)

@@ -9,7 +9,7 @@ VARIABLE = "ARLARENA_PROGRAM"
 
 
 def program(module: str) -> str:
-    """The command that the user typed (`arlarena serve env`), or `python -m MODULE` if the module was started directly.
+    """Returns the command that the user typed: `arlarena serve env`, or `python -m MODULE`.
 
     `module`: including the subcommand, if there is one.
     """

@@ -14,17 +14,17 @@ _UNPRINTABLE = re.compile(
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """`1 step`, `2 steps`, `1,000 steps`. `plural`: for nouns whose plural is not formed with an s."""
+    """Returns `1 step`, `2 steps`, `1,000 steps`. `plural`: for nouns whose plural is not formed with an s."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def printable(text: str) -> str:
-    r"""`text` with all control characters escaped for a terminal, such as `\x1b` or `\u202e`."""
+    r"""Returns `text` with all control characters escaped for a terminal, such as `\x1b` or `\u202e`."""
     return _UNPRINTABLE.sub(_escape, text)
 
 
 def json_escaped(text: str) -> str:
-    """The JSON text with control characters escaped. Its value does not change."""
+    """Returns the JSON text with control characters escaped. Its value does not change."""
     return _UNPRINTABLE.sub(_json_escape, text)
 
 

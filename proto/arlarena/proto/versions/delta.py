@@ -5,7 +5,7 @@
 If the base has the tensor with the same type and shape, the payload is the difference of the two bit patterns as
 integers, zigzag-coded, with the bytes grouped by significance and compressed with zstd. A small optimiser step changes
 only the low bits, so the high bytes are zeros. An unchanged tensor takes 9 bytes. Any other tensor is only compressed.
-The result equals the new file byte for byte; the caller verifies it by the checksum in the manifest.
+The result equals the new file byte for byte. The caller compares it with the checksum in the manifest.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class DeltaError(ValueError):
 
 
 def write_delta(base: Path, new: Path, out: BinaryIO) -> int:
-    """Write the delta from `base` to `new` to `out`. Keeps one tensor in memory. Returns the size in bytes.
+    """Write the delta from `base` to `new` to `out`. Returns its size in bytes. At most one tensor is in memory.
 
     Raises:
-        SafetensorsError: a file is not safetensors.
+        SafetensorsError: `base` or `new` is not a safetensors file.
     """
     known, known_start = read_safetensors_header(base)
     header, start = read_safetensors_header(new)
@@ -63,7 +63,8 @@ def apply_delta(base: Path, delta: Path, target: Path, size: int) -> None:
     """Write the new file of `size` bytes from `base` and a delta. Never writes more than `size` bytes.
 
     Raises:
-        DeltaError: see the class. SafetensorsError: `base` is not safetensors.
+        DeltaError: the delta is truncated, malformed, or made for another base.
+        SafetensorsError: `base` is not a safetensors file.
     """
     known, known_start = read_safetensors_header(base)
     delta_size = delta.stat().st_size
@@ -93,7 +94,7 @@ def apply_delta(base: Path, delta: Path, target: Path, size: int) -> None:
 
 
 def _copy_header(source: BinaryIO, out: BinaryIO, target: Path, delta_size: int, size: int) -> dict[str, Any]:
-    """Copy the header into the new file.
+    """Copy the header into the new file. Returns the parsed header.
 
     A small delta can describe a huge file, so the described size is compared with `size` before data are written.
     """
@@ -110,7 +111,7 @@ def _copy_header(source: BinaryIO, out: BinaryIO, target: Path, delta_size: int,
 
 
 def _header_of(file: Path, start: int) -> dict[str, Any]:
-    """The header of a file whose data are not written yet."""
+    """Returns the header that begins at `start`. The file may still have no data."""
     return read_safetensors_header(file, whole=False)[0] if start >= _LENGTH.size else {}
 
 
@@ -149,7 +150,7 @@ def _width(dtype: str) -> int:
 
 
 def _difference(old: bytes, new: bytes, width: int) -> bytes:
-    """Zigzag coding of new - old, in byte planes."""
+    """Returns the zigzag coding of new - old, grouped by byte significance (byte planes)."""
     kind = np.dtype(f"<u{width}")
     moved = np.frombuffer(new, kind) - np.frombuffer(old, kind)  # modulo 2 ** bits
     folded = (moved << kind.type(1)) ^ (kind.type(0) - (moved >> kind.type(8 * width - 1)))
@@ -157,7 +158,7 @@ def _difference(old: bytes, new: bytes, width: int) -> bytes:
 
 
 def _sum(old: bytes, planes: bytes, width: int) -> bytes:
-    """The inverse of `_difference`."""
+    """Returns the inverse of `_difference`."""
     kind = np.dtype(f"<u{width}")
     rows = np.ascontiguousarray(np.frombuffer(planes, np.uint8).reshape(width, -1).T)
     folded: npt.NDArray[Any] = rows.view(kind).reshape(-1)

@@ -5,9 +5,9 @@
         manifest.json                                         the policy version, a probe, checksums and sizes
         COMMITTED                                             written last; marks the directory as complete
 
-The trainer writes version directories, the policy server reads them, and the routes below transfer them. This module
-does not need torch: the digest of the weights is computed from the safetensors bytes. Hashes are BLAKE3 for speed,
-because a large model is hashed twice on each side of a push.
+The trainer writes version directories, and the policy server reads them. The routes below transfer version directories.
+The digest of the weights is computed from the safetensors bytes, so this module does not need torch. Hashes are BLAKE3,
+which is fast, because a large model is hashed twice on each side of a push.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DIGEST_BYTES = 16
 #   GET  /weight_info                            WeightInfo, a route of vLLM
 WEIGHTS_ROUTE, SERVE_ROUTE = "/weights", "/serve_weights"
 
-# The time limit of a push: its size at the rate of a slow disk or a shared network, and a constant for the engine.
+# The time limit of a push: a constant for the engine, plus the size divided by the rate of a slow disk or network.
 _SLOWEST_BYTES_PER_S = 50e6
 _BASE_S = 30.0
 
@@ -57,8 +57,8 @@ class ManifestFile(msgspec.Struct, frozen=True):
 class ManifestProbe(msgspec.Struct, frozen=True):
     """Token ids and their log-probs by the trainer, with which a server checks the weights that it serves.
 
-    `log_probs`: of ids 1 … n-1 given the ids before them, in nats at temperature 1. `tolerance`: the largest permitted
-    |Δ log-prob|.
+    `log_probs`: the log-probs of ids 1 … n-1, each given the ids before it, in nats at temperature 1. `tolerance`: the
+    largest permitted |Δ log-prob|.
     """
 
     ids: list[int]
@@ -67,7 +67,7 @@ class ManifestProbe(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`manifest.json` of a version directory. It lists all files except itself and the marker."""
+    """`manifest.json` of a version directory: lists all files except `manifest.json` and `COMMITTED`."""
 
     version: ManifestVersion
     files: dict[str, ManifestFile]
@@ -92,7 +92,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PushTarget(msgspec.Struct, frozen=True):
-    """The files that a server lacks of an announced version. `base`: a directory that it has, as base of deltas."""
+    """The files of an announced version that a server needs. `base`: a version that the server has, for deltas."""
 
     files: list[str]
     base: str | None = None
@@ -119,7 +119,7 @@ class Broadcast(msgspec.Struct, frozen=True):
 class ServeWeights(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Body of `/serve_weights`: the version to serve. Has no effect if the server already serves it.
 
-    `broadcast`: the source of the tensors, if not the server's version directories.
+    `broadcast`: the source of the tensors. If None, the server loads the weights from its version directories.
     """
 
     version: str
@@ -127,38 +127,38 @@ class ServeWeights(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tru
 
 
 class ServedVersion(msgspec.Struct, frozen=True):
-    """Response of `/serve_weights`. `probe`: largest |Δ log-prob| of the version's probe; None without a probe."""
+    """Response of `/serve_weights`. `probe`: largest |Δ log-prob| of the version's probe, None without a probe."""
 
     version: str
     probe: float | None = None
 
 
 def version_directory_name(step: int, digest: str) -> str:
-    """The name of a version directory, such as `v000012-0a1b2c3d4e5f`. Names sort by step."""
+    """Returns the name of a version directory, such as `v000012-0a1b2c3d4e5f`. Names sort by step."""
     return f"v{step:06d}-{digest[:12]}"
 
 
 def push_limit_s(size: int) -> float:
-    """The time limit in seconds of one request of a push of `size` bytes."""
+    """Returns the time limit in seconds of one request of a push of `size` bytes."""
     return _BASE_S + size / _SLOWEST_BYTES_PER_S
 
 
 def largest_difference(probe: ManifestProbe, served: Iterable[float]) -> float:
-    """Largest |Δ log-prob| between a probe and the values of a server; infinite if a value is NaN."""
+    """Returns the largest |Δ log-prob| between a probe and a server's values. Returns infinity if a value is NaN."""
     differences = [abs(a - b) for a, b in zip(probe.log_probs, served, strict=True)]
     return max((d if d == d else float("inf") for d in differences), default=0.0)
 
 
 def file_blake3(path: Path) -> str:
-    """Hex BLAKE3 of a file."""
+    """Returns the hex BLAKE3 of a file."""
     return blake3().update_mmap(path).hexdigest()
 
 
 def tensors_digest(tensors: Iterable[tuple[str, str, tuple[int, ...], bytes | memoryview]]) -> str:
-    """Hex BLAKE3, 128 bits, of named tensors, independent of their order.
+    """Returns the hex BLAKE3, 128 bits, of named tensors, independent of their order.
 
-    Each tensor is (name, dtype as in safetensors, such as "F32", shape, little-endian row-major bytes). Directories
-    with equal tensors have equal digests, even if their files differ otherwise.
+    Each tensor is (name, dtype as in safetensors, such as "F32", shape, little-endian row-major bytes). Version
+    directories with equal tensors have equal digests, even if the tensors are distributed over other files.
     """
     digest = blake3()
     for name, dtype, shape, data in sorted(tensors, key=lambda tensor: tensor[0]):
@@ -180,9 +180,9 @@ class _Entry(msgspec.Struct):
 
 
 def read_safetensors_header(path: Path, *, whole: bool = True) -> tuple[dict[str, Any], int]:
-    """The header (tensor name -> dtype, shape, data_offsets) and the offset of the data.
+    """Returns the header (tensor name -> dtype, shape, data_offsets) and the offset of the data.
 
-    `whole` False: the data may be missing.
+    `whole`: if False, the file may end after the header.
 
     Raises:
         SafetensorsError: the file is truncated or not a safetensors file.
@@ -214,7 +214,7 @@ def read_safetensors_header(path: Path, *, whole: bool = True) -> tuple[dict[str
 
 
 def safetensors_digest(*paths: Path) -> str:
-    """`tensors_digest` of all tensors in one or more safetensors files (the shards of one model).
+    """Returns `tensors_digest` of all tensors in one or more safetensors files (the shards of one model).
 
     Raises:
         SafetensorsError: a file is truncated or not a safetensors file.

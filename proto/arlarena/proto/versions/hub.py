@@ -1,4 +1,4 @@
-"""Finds the local directory of a model, given by its directory or a repository of the Hugging Face Hub.
+"""Finds the local directory of a model. The model is given as a directory or as a repository of the Hugging Face Hub.
 
     local_model("runs/tiny/model")    this directory
     local_model("Qwen/Qwen3-0.6B")    the snapshot in the Hub's cache, which is downloaded if it is missing
@@ -25,19 +25,19 @@ _INDEX = "model.safetensors.index.json"
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether `name` has the form OWNER/NAME of a repository."""
+    """True if `name` has the form OWNER/NAME of a repository."""
     return _NAME.fullmatch(name) is not None
 
 
 def local_model(name_or_path: str | Path) -> Path:
-    """The directory of the model `name_or_path`.
+    """Returns the directory of the model `name_or_path`.
 
-    It is, in this order, the directory of that name, a complete snapshot of the main branch in the local cache, or a
-    new download. A cached snapshot is not compared with the Hub, so all services of a run read the same files;
-    `hf download NAME` updates it.
+    The first of these is returned: the directory with that name, a complete snapshot of the main branch in the local
+    cache, a new download. A cached snapshot is not compared with the Hub, so all services of a run read the same files.
+    `hf download NAME` updates the snapshot.
 
     Raises:
-        ConfigError: the directory does not exist, or the repository cannot be downloaded; the message has the reason.
+        ConfigError: the directory does not exist, or the repository cannot be downloaded.
     """
     path, name = Path(name_or_path), str(name_or_path)
     if path.is_dir():
@@ -62,7 +62,7 @@ def local_model(name_or_path: str | Path) -> Path:
 
 
 def _cached(name: str) -> Path | None:
-    """The snapshot in the local cache, if it is complete."""
+    """Returns the snapshot in the local cache, if it is complete."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
 
@@ -94,7 +94,7 @@ def _download(name: str) -> Path:
 
 
 def _reason(name: str, error: Exception) -> str:
-    """Why a repository cannot be downloaded, and the fix."""
+    """Returns why a repository cannot be downloaded, and what the user can do."""
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.GatedRepoError):
@@ -119,7 +119,7 @@ def _reason(name: str, error: Exception) -> str:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """The files of configuration and weights that `folder` lacks."""
+    """Returns the files of configuration and weights that `folder` lacks."""
     missing = [] if (folder / "config.json").is_file() else ["config.json"]
     try:
         shards = set(json.loads((folder / _INDEX).read_bytes())["weight_map"].values())

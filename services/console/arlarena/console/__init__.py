@@ -1,4 +1,5 @@
 """The user interface: the `arlarena` command, the launcher of local runs, and their reports.
 
-Other services are started as processes and never imported, so this part needs neither torch nor their dependencies.
+The console starts other services as processes and does not import their code. It therefore needs neither torch nor the
+dependencies of other services.
 """

@@ -1,4 +1,4 @@
-"""Paths in a configuration. Existing paths become absolute, so that the run's copy works in any folder."""
+"""Makes paths in a configuration absolute, so that the run's copy of the configuration works in any folder."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-# Keys with a path. Names on the Hub are not paths and stay unchanged. The environment's description lists its options
-# that are paths.
+# Keys whose value may be a path. Names on the Hub are not paths and stay unchanged. Which options of an environment are
+# paths is part of the environment's description.
 PATHS = (
     "redis.password_file",
     "policy.path",
@@ -36,5 +36,5 @@ def _replace(table: Any, parts: Sequence[str], folder: Path) -> None:
 
 
 def without_dots(path: Path) -> Path:
-    """`path` without `.` and `..`. A path without them is returned unchanged, with its symbolic links."""
+    """Returns `path` without `.` and `..`. A path without them is returned unchanged, with its symbolic links."""
     return path.resolve() if ".." in path.parts or not path.name else path

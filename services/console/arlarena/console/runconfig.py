@@ -1,4 +1,7 @@
-"""The configuration of one run: the user's file with overrides and thread counts, checked by every service."""
+"""The configuration of one run: the user's file, plus command-line overrides, plus computed thread counts.
+
+Before the run starts, the settings module of each service checks the configuration.
+"""
 
 from __future__ import annotations
 
@@ -50,13 +53,13 @@ from arlarena.proto.shared_settings import (
 from arlarena.proto.text.redaction import MASK, is_secret, split_secrets
 
 SERVICES = ("env_server", "inference", "rollout", "trainer")
-# One check takes 0.1 to 0.3 s; imports from a slow disk take longer.
+# One check takes 0.1 to 0.3 s, and longer if modules are imported from a slow disk.
 CHECK_TIMEOUT_S = 60.0
 Tables = dict[str, Any]
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:
-    """`trainer.lr=1e-4` as (["trainer", "lr"], 0.0001). A value that is not TOML is a string.
+    """Parse an override: `trainer.lr=1e-4` is (["trainer", "lr"], 0.0001). A value that is not TOML is a string.
 
     Raises:
         ConfigError: the table, key or value is missing.
@@ -70,7 +73,7 @@ def parse_override(text: str) -> tuple[list[str], Any]:
 
 
 def masked_override(text: str) -> str:
-    """`text` with a secret value masked."""
+    """Returns `text` with a secret value masked."""
     try:
         parts, value = parse_override(text)
     except ConfigError:
@@ -82,7 +85,7 @@ def override(tables: Tables, text: str) -> None:
     """Apply one override to `tables`.
 
     Raises:
-        ConfigError: it is malformed, or part of its key is not a table.
+        ConfigError: the override is malformed, or a part of its key is not a table.
     """
     parts, value = parse_override(text)
     if parts[0] not in TABLES:
@@ -158,35 +161,35 @@ class RunConfig:
 
     @property
     def demonstrations(self) -> CloneKeys:
-        """How many demonstrations to record."""
+        """The keys of table `[clone]` that set how many demonstrations are recorded."""
         return self.part("clone", CloneKeys)
 
     @property
     def environment(self) -> str:
-        """Which environment."""
+        """The name of the environment."""
         return self.part("environment", EnvironmentKeys, "name").name
 
     @property
     def method(self) -> str:
-        """Which recipe."""
+        """The name of the recipe."""
         return self.part("trainer", TrainerKeys, "recipe").recipe
 
     @property
     def policy_path(self) -> str | None:
-        """The initial policy; None: a tiny one is created."""
+        """The initial policy. If None, a tiny policy is created."""
         return self.part("policy", PolicyKeys, "path").path
 
     @property
     def clones(self) -> bool:
-        """Whether there is a table `[clone]`; without it, the initial policy is trained without cloning."""
+        """True if there is a table `[clone]`. Without this table, training starts without behaviour cloning."""
         return "clone" in self.tables
 
     def part(self, table: str, model: type[Model], *keys: str) -> Model:
-        """Some keys of a table, see `parse_part`."""
+        """Returns some keys of a table. Arguments and errors: see `parse_part`."""
         return parse_part(f"{self.source}: [{table}]", self._table(table), model, *keys)
 
     def port(self, table: str) -> int:
-        """The fixed port of a service's table, or 0."""
+        """Returns the fixed port of a service's table, or 0."""
         part: EnvironmentKeys | InferenceKeys = (
             self.part(table, EnvironmentKeys, "port")
             if table == "environment"
@@ -195,7 +198,7 @@ class RunConfig:
         return part.port if "port" in part.model_fields_set else 0
 
     def with_thread_budget(self, cores: int) -> RunConfig:
-        """With `threads` filled in for services whose table does not set it; see `settings.Threads`."""
+        """Returns a copy with `threads` added to the tables that do not set it (see `settings.Threads`)."""
         budget = self.console.threads.budget(cores)
         if not self.clones:
             del budget["clone"]
@@ -205,12 +208,13 @@ class RunConfig:
         return RunConfig(self.source, tables)
 
     def threads(self, table: str) -> int:
-        """Threads of the process that `table` configures."""
+        """Returns the number of threads of the process that reads `table`."""
         return int(self._table(table).get("threads", 1))
 
     def write(self, path: Path) -> None:
-        """Write the tables as TOML, atomically. Secrets go into separate files (see `secrets_file`), which `load` and
-        every service also read. The run's directory is made absolute.
+        """Write the tables as TOML, atomically. The path of the run's directory is written as an absolute path.
+
+        Secrets are written to separate files (see `secrets_file`). `load` and every service also read these files.
         """
         run = self._table("run")
         run |= {"directory": str(Path(run["directory"]).absolute())} if run.get("directory") else {}
@@ -229,13 +233,13 @@ class RunConfig:
         write_text(path, "".join(kept) + tomli_w.dumps(public), private=True)
 
     def with_absolute_options(self, names: Sequence[str]) -> RunConfig:
-        """With absolute paths in the environment's options. `names`: the options that are paths."""
+        """Returns a copy with absolute paths in the environment's options. `names`: the options that are paths."""
         tables = deepcopy(self.tables)
         make_absolute(tables, Path.cwd(), [f"environment.options.{name}" for name in names])
         return RunConfig(self.source, tables)
 
     def differences(self, other: RunConfig) -> list[str]:
-        """Keys that differ and define the experiment. Secrets and other keys that may change in a run are left out."""
+        """Returns the keys whose values differ. Ignores secrets and other keys that may change during a run."""
         mine, theirs = _flat(_public(self.tables)), _flat(_public(other.tables))
         keys = sorted(mine.keys() | theirs.keys())
         return [key for key in keys if not _same(key, mine.get(key), theirs.get(key)) and not _may_differ(key)]
@@ -256,7 +260,7 @@ def _public(tables: Tables) -> Tables:
 
 
 def _same(key: str, one: Any, other: Any) -> bool:
-    """Whether the values are equal. A relative and an absolute form of the same path are equal."""
+    """True if the values are equal. A relative and an absolute form of the same path are equal."""
     if key.startswith("environment.options.") and isinstance(one, str) and isinstance(other, str):
         return os.path.abspath(one) == os.path.abspath(other)
     return bool(one == other)
@@ -268,10 +272,10 @@ def _may_differ(key: str) -> bool:
 
 
 async def check_everywhere(config: RunConfig) -> None:
-    """Let the console and every service check their tables.
+    """Check the configuration: the console and every service check their own tables.
 
     Raises:
-        ConfigError: the problems, one line each.
+        ConfigError: a check failed. The message has one line for each problem.
     """
     lines, _ = await objections(config)
     if lines:
@@ -279,7 +283,7 @@ async def check_everywhere(config: RunConfig) -> None:
 
 
 async def objections(config: RunConfig, *, machine: bool = False) -> tuple[list[str], Info | None]:
-    """Problems found by the console and the services. `machine`: also check this machine, and return the
+    """Returns problems found by the console and the services. `machine`: also check this machine, and return the
     environment's description if it is available.
     """
     modules: dict[str, tuple[str, ...]] = {service: (f"arlarena.{service}.settings",) for service in SERVICES}
@@ -293,7 +297,7 @@ async def objections(config: RunConfig, *, machine: bool = False) -> tuple[list[
     with tempfile.TemporaryDirectory(prefix="arlarena-") as folder:
         file = Path(folder) / "config.toml"
         config.write(file)
-        # A TaskGroup, not `gather`: on cancellation it waits until all its processes have exited.
+        # After a cancellation, a TaskGroup waits until all processes have exited. `gather` would not wait.
         async with asyncio.TaskGroup() as group:
             checks = [
                 group.create_task(_check(service, file, inherited(service, passed), *modules[service]))
@@ -318,7 +322,7 @@ def _own_check(file: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """The problem found by a service, or "", and its output."""
+    """The problem that a service has found ("" if none), and the output of the service."""
 
     objection: str = ""
     output: str = ""
@@ -338,8 +342,8 @@ async def _check(service: str, file: Path, environment: dict[str, str], module: 
     try:
         output, errors = await asyncio.wait_for(process.communicate(), CHECK_TIMEOUT_S)
     except BaseException as error:
-        with contextlib.suppress(ProcessLookupError):  # Ctrl-C ended it too
-            os.kill(process.pid, signal.SIGKILL)  # not process.kill(), which may take the exit status from asyncio
+        with contextlib.suppress(ProcessLookupError):  # Ctrl-C may already have ended the process
+            os.kill(process.pid, signal.SIGKILL)  # process.kill() could read the exit status before asyncio does
         await process.wait()
         if isinstance(error, TimeoutError):
             return _Answer(f"{module} did not answer in {CHECK_TIMEOUT_S:g} s")

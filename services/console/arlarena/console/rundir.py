@@ -1,4 +1,4 @@
-"""The directory of one run: its paths, state and lock."""
+"""The directory of one run: paths, state and lock."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ GIT_TIMEOUT_S = 5.0
 
 
 def code_version(file: Path = Path(__file__)) -> str:
-    """`0.1.0`, or `0.1.0, commit 0a1b2c3d4e5f` where git tracks `file`; `+changes` follows if tracked files changed."""
+    """Returns the version, such as `0.1.0`. If git tracks `file`, the commit is added: `0.1.0, commit 0a1b2c3d4e5f`.
+
+    If tracked files have changes, `+changes` follows.
+    """
     found = version("arlarena-console")
     git = ("git", "-C", str(file.parent))
     try:
@@ -49,11 +52,11 @@ class ExistingRunPolicy(Enum):
 class RunState(msgspec.Struct):
     """`run.json`: marks a directory as a run of ARLArena.
 
-    `started`: UTC, ISO 8601. `code`: the versions of ARLArena that worked on the run, in order (see `code_version`).
+    `started`: UTC, ISO 8601. `code`: the versions of ARLArena that executed the run, in order (see `code_version`).
     `command`: the command line of the first start.
 
-    `id` is part of the stream names and unique per run, so that runs on one Redis are separate. `stages`: duration of
-    each finished stage in seconds. `wall_s`: total time of all starts of the launcher.
+    `id` is unique per run and part of the stream names, so runs on the same Redis are separate. `stages`: duration of
+    each finished stage in seconds. `wall_s`: total time in seconds in which the launcher ran.
     """
 
     id: str
@@ -85,27 +88,27 @@ class RunDirectory:
         self._lock: int | None = None
 
     def log(self, service: str) -> Path:
-        """Log file of a service or stage."""
+        """Returns the log file of a service or stage."""
         return self.path / "logs" / f"{service}.log"
 
     def progress(self, stage: str) -> Path:
-        """Progress file of a stage."""
+        """Returns the progress file of a stage."""
         return self.path / "progress" / f"{stage}.jsonl"
 
     def step(self, stage: str) -> Path:
-        """File with the state of a stage's current step."""
+        """Returns the file with the state of a stage's current step."""
         return self.path / "progress" / f"{stage}-step.json"
 
     def eval_set(self, label: str) -> Path:
-        """Result file of an evaluation."""
+        """Returns the result file of an evaluation."""
         return self.path / "eval_sets" / f"{label}.json"
 
     def episodes(self, label: str) -> Path:
-        """Episodes file of an evaluation."""
+        """Returns the episodes file of an evaluation."""
         return self.path / "episodes" / f"{label}.jsonl"
 
     def read_state(self, *, any_schema: bool = False) -> RunState | None:
-        """The state, or None if there is no run. `any_schema`: accept every schema, for a run that will be replaced.
+        """Returns the state, or None if there is no run. `any_schema`: accept a state of any schema.
 
         Raises:
             ConfigError: the state is unreadable or has another schema.
@@ -132,7 +135,7 @@ class RunDirectory:
         """Start a new run, or continue the existing one. `command`: the command line of a new run.
 
         Raises:
-            ConfigError: the directory is in use, or its content does not allow it. The message contains the fix.
+            ConfigError: another process uses the directory, or its content does not permit this start.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"{self.path} is a file: choose another --run-dir")

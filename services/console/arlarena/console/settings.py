@@ -1,4 +1,4 @@
-"""Settings of a run and its launcher. No other file of the console reads environment variables."""
+"""Settings of a run and its launcher. Of the console, only this file reads settings from environment variables."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ BROKER_URL = "ARLARENA_REDIS_URL"
 
 
 class Threads(Table):
-    """Table `[console.threads]`: threads of the compute processes; 0: chosen by `budget`.
+    """Table `[console.threads]`: the number of threads of each compute process. If 0, `budget` chooses the number.
 
-    A service's own `threads` overrides it. Environment server, workers and evaluation have one thread each.
+    If a service's own table sets `threads`, that value is used. Environment server, workers and evaluation have one
+    thread each.
     """
 
     clone: NonNegativeInt = Field(default=0, description="threads of cloning; 0: all cores")
@@ -34,10 +35,10 @@ class Threads(Table):
     inference: NonNegativeInt = Field(default=0, description="threads of the policy server; 0: half of the cores")
 
     def budget(self, cores: int) -> dict[str, int]:
-        """Threads by table.
+        """Returns the number of threads for each table.
 
-        Cloning runs alone. Trainer and policy server share the cores: two processes with two threads each on two
-        cores are 4 to 18 times slower than with one thread each.
+        Cloning runs without other processes and gets all cores. Trainer and policy server share the cores. On two
+        cores, two processes with two threads each are 4 to 18 times slower than two processes with one thread each.
         """
         half = max(1, cores // 2)
         return {
@@ -107,29 +108,29 @@ class BrokerSettings(Table):
 
 
 def seed_from_environment() -> int | None:
-    """ARLARENA_SEED. Raises ConfigError."""
+    """Returns ARLARENA_SEED, or None if the variable is not set. Raises ConfigError if the value is invalid."""
     return seed_from(os.environ)
 
 
 def admin_token() -> str:
-    """The admin token of the policy server: from the environment variable, else a random one."""
+    """Returns the admin token of the policy server: from the environment variable, else a random one."""
     token = os.environ.get(ADMIN_TOKEN) or secrets.token_urlsafe(24)
     hide(token)
     return token
 
 
 def environment_token() -> str | None:
-    """The environment server's token from its environment variable, or None."""
+    """Returns the environment server's token from its environment variable, or None."""
     return secret_from(os.environ, ENVIRONMENT_TOKEN)
 
 
 def api_key() -> str | None:
-    """The policy server's API key from its environment variable, or None."""
+    """Returns the policy server's API key from its environment variable, or None."""
     return secret_from(os.environ, API_KEY)
 
 
 def external_broker_url(settings: BrokerSettings) -> str:
-    """URL of the user's Redis with its password: REDIS_URL, else `[redis] url`; empty for a local server.
+    """Returns REDIS_URL, else `[redis] url`, with the password. The URL is empty if the run starts a local server.
 
     Raises:
         ConfigError: the file with the password cannot be read.
@@ -139,17 +140,17 @@ def external_broker_url(settings: BrokerSettings) -> str:
 
 
 def redis_url_from_environment() -> str:
-    """REDIS_URL, or an empty string."""
+    """Returns REDIS_URL, or an empty string."""
     return os.environ.get("REDIS_URL", "").strip()
 
 
 def inherited(service: str, extra: Sequence[str] = ()) -> dict[str, str]:
-    """The environment variables for a process of `service`; see `child_environment`."""
+    """Returns the environment variables for a process of `service` (see `child_environment`)."""
     return child_environment(service, os.environ, extra)
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Returns the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -165,7 +166,7 @@ def validate(path: Path) -> None:
 
 
 def main() -> int:
-    """`python -m arlarena.console.settings FILE`."""
+    """Check the file given on the command line: `python -m arlarena.console.settings FILE`."""
     if len(sys.argv) != 2:
         raise ConfigError("usage: python -m arlarena.console.settings FILE")
     validate(Path(sys.argv[1]))

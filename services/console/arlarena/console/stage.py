@@ -1,4 +1,4 @@
-"""One stage of a run: its state, and its progress read from files."""
+"""The state of one stage of a run, and the stage's progress, which is read from files."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ import msgspec
 from arlarena.proto.text.wording import counted
 
 TAIL_BYTES = 16 * 1024
-# Number of recent steps for the estimate of the time left: it averages noise and still follows changes.
+# The time left is estimated from this number of recent steps: enough to average noise, few enough to follow changes.
 WINDOW = 20
-# An increase of the estimate below this factor counts as noise and is not shown.
+# If the estimate increases by less than this factor, the increase counts as noise and is not shown.
 NOISE = 1.2
-# Tolerance for a system clock that is set back, in seconds.
+# Tolerance in seconds for records from before the start of the stage, in case the system clock was set back.
 CLOCK_STEP_S = 1.0
-# Share of parallel tasks that must finish before the speed is estimated: at first none finishes, then many at once.
+# The share of parallel tasks that must finish before the speed is estimated. At first no task finishes, and then many
+# finish at about the same time.
 LEAST_FINISHED = 0.1
 Status = Literal["waiting", "running", "done", "skipped", "stopped", "failed"]
 
 
 @dataclass(slots=True)
 class Stage:
-    """One line of the table.
+    """One stage: one line of the table of stages.
 
-    `sources`: files with progress records, in the order of writing. `total`: items of all sources, if each source
-    counts its own. `step_file`: state of the current step.
+    `sources`: files with progress records, in the order in which the stage writes them. `total`: the number of items of
+    all sources, if each source has its own count. `step_file`: file with the state of the current step.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Stage:
     seconds_left: float | None = None
 
     def begin(self) -> None:
-        """Start the clock. Records of earlier attempts are not read."""
+        """Start the clock. Progress records that already exist are ignored."""
         self.status, self.began, self.began_at, self.seconds_left = "running", time.monotonic(), time.time(), None
         self.offsets = {path: path.stat().st_size for path in self.sources if path.exists()}
 
@@ -55,7 +56,7 @@ class Stage:
         self.seconds = time.monotonic() - self.began
 
     def steady(self, seconds_left: float | None) -> float | None:
-        """`seconds_left`, or the previous lower estimate if the difference is noise."""
+        """Returns `seconds_left`. If it is only a little above the last returned estimate, returns that estimate."""
         old = self.seconds_left
         if seconds_left is None or old is None or not old < seconds_left < NOISE * old:
             self.seconds_left = seconds_left
@@ -64,7 +65,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Used shares (0 to 1) of the stage's limits at the time `at` (seconds since the epoch)."""
+    """One reading: the used share (0 to 1) of each limit of the stage at the time `at` (seconds since the epoch)."""
 
     at: float
     shares: dict[str, float]
@@ -72,8 +73,10 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The latest progress of a stage; unknown values are None. `share`: finished part, 0 to 1. `limit`: the setting
-    that will end the stage before its last step. `doing`: state and duration of the current step.
+    """The latest progress of a stage. Unknown values are None.
+
+    `share`: the finished share of the stage, 0 to 1. `limit`: the setting that will end the stage before its last step.
+    `doing`: state and duration of the current step.
     """
 
     step: int | None = None
@@ -87,7 +90,7 @@ class Figures:
     doing: str = ""
 
     def words(self) -> str:
-        """The progress as text."""
+        """Returns the progress as text."""
         parts = []
         if self.step is not None:
             parts.append(f"{self.step:,}" + (f" of {self.steps:,}" if self.steps else ""))
@@ -119,7 +122,7 @@ class _Step(msgspec.Struct):
     unsolved: int = 0
 
     def collected(self) -> str:
-        """`3 of 24 groups kept, 55 filtered (no member succeeded), 464 episodes`."""
+        """Returns text about the collected groups, such as `3 of 24 groups kept, 55 filtered (…), 464 episodes`."""
         reason = ""
         if self.unsolved:
             where = "" if self.unsolved == self.filtered else f"in {self.unsolved:,} of them "
@@ -130,7 +133,7 @@ class _Step(msgspec.Struct):
 
 
 def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `2 m 05 s`, `1 h 10 m`."""
+    """Returns a duration as text, such as `0.4 s`, `12 s`, `2 m 05 s` or `1 h 10 m`."""
     if seconds < 9.95:
         return f"{max(0.0, seconds):.1f} s"
     whole = round(seconds)
@@ -146,13 +149,13 @@ def _number(value: Any) -> float | None:
 
 
 def read_figures(stage: Stage, now: float | None = None) -> Figures:
-    """The progress of `stage` at the time `now` (seconds since the epoch; default: this moment)."""
+    """Returns the progress of `stage` at the time `now` (seconds since the epoch; default: the current time)."""
     now = time.time() if now is None else now
     newest: dict[str, Any] = {}
     readings: list[Reading] = []
     last_step = -1.0
     for step, steps, record in _progress(stage):
-        if step <= last_step:  # a restarted process
+        if step <= last_step:  # a restarted process repeats steps
             readings = []
         newest, last_step = record | {"step": step, "steps": steps}, step
         at = _number(record.get("ts"))
@@ -163,7 +166,7 @@ def read_figures(stage: Stage, now: float | None = None) -> Figures:
     shares = [newest["step"] / newest["steps"]] if newest["steps"] else []
     least = LEAST_FINISHED if "finished" in newest else 0.0
     left = time_left(readings, now, least)
-    if left is not None and left[0] <= 0:  # overdue: the estimate was too low
+    if left is not None and left[0] <= 0:  # the estimate was too low
         left = None
     return Figures(
         step=int(newest["step"]),
@@ -179,7 +182,7 @@ def read_figures(stage: Stage, now: float | None = None) -> Figures:
 
 
 def _doing(stage: Stage, now: float, done: int) -> str:
-    """`step 1: 7 of 24 groups kept, 96 episodes, 31 s`; empty if no step after `done` has started."""
+    """Returns text such as `step 1: 7 of 24 groups kept, 96 episodes, 31 s`. Empty if no step follows `done` yet."""
     if stage.step_file is None:
         return ""
     try:
@@ -195,12 +198,12 @@ def _doing(stage: Stage, now: float, done: int) -> str:
 
 
 def time_left(readings: Sequence[Reading], now: float, least: float = 0.0) -> tuple[float, str] | None:
-    """Seconds until the first limit is reached, and the name of that limit ("": the steps).
+    """Returns the seconds until the first limit is reached, and the name of this limit ("" for the number of steps).
 
-    The estimate decreases between two readings. None: too few readings, or the stage has ended. `least`: the least
-    share of a limit used between the readings.
+    The estimate decreases between two readings. Returns None if there are too few readings, or if the stage has ended.
+    `least`: the share of a limit that must be used between the readings before the time is estimated.
     """
-    if len(readings) > 2:  # skip the first step, which includes the start of processes
+    if len(readings) > 2:  # skip the first step, which contains the start of processes
         readings = readings[1:]
     readings = readings[-WINDOW - 1 :]
     if len(readings) < 2 or max(readings[-1].shares.values()) >= 1:
@@ -220,7 +223,7 @@ def time_left(readings: Sequence[Reading], now: float, least: float = 0.0) -> tu
 
 
 def _progress(stage: Stage) -> Iterator[tuple[float, float | None, dict[str, Any]]]:
-    """(step, steps, record) of every progress record at the end of the stage's files."""
+    """Yields (step, number of steps, record) for every progress record at the end of the stage's files."""
     before = 0.0
     for path in stage.sources:
         step = None

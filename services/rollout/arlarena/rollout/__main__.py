@@ -69,9 +69,9 @@ from arlarena.rollout.worker import Worker
 
 # 128 + SIGINT, the exit status of an interrupted command.
 EXIT_INTERRUPTED = 130
-# A service refused the request. A repetition would fail too, so the launcher does not restart the command.
+# A service refused the request. A retry would also fail, so the launcher does not restart the command.
 EXIT_REFUSED = 2
-# Least time between two progress lines, in seconds.
+# The minimum time between two progress lines, in seconds.
 PROGRESS_EVERY_S = 5.0
 
 
@@ -176,7 +176,7 @@ async def _worker(setup: Setup, run: str, name: str) -> int:
 
 
 async def _ready_or_stopped(runner: Runner, stop: asyncio.Event) -> bool:
-    """Wait for the services. Returns False if a signal arrives first."""
+    """Wait until the services are ready. Returns True then, or False if a signal arrives first."""
     ready, stopped = asyncio.ensure_future(runner.wait_ready()), asyncio.ensure_future(stop.wait())
     await asyncio.wait((ready, stopped), return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
@@ -258,7 +258,7 @@ async def _demonstrate(setup: Setup, args: argparse.Namespace, seed: int) -> int
 
 @asynccontextmanager
 async def _teacher(setup: Setup, args: argparse.Namespace, info: Info) -> AsyncIterator[Policy]:
-    """The policy to record: the served model of `--teacher-url` if it is given, else the environment's expert."""
+    """Open the policy to record: the served model of `--teacher-url` if given, else the environment's expert."""
     if args.teacher_url is None:
         yield ExpertPolicy(
             setup.tokens, args.expert_noise, train_on_noise=args.train_on_noise, action=info.parser.action
@@ -274,7 +274,7 @@ async def _teacher(setup: Setup, args: argparse.Namespace, info: Info) -> AsyncI
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """The event loop factory of uvloop if it is installed (not on Windows), else None: Python's default."""
+    """Returns uvloop's event loop factory, or None for Python's default loop if uvloop is not installed (Windows)."""
     try:
         import uvloop
     except ImportError:
@@ -292,7 +292,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _subcommand(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
-    """Add a subcommand with the options common to all."""
+    """Add a subcommand with the options that all subcommands have. Returns its parser."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=summary.capitalize() + ".", prog=program(f"arlarena.rollout {name}")
     )
@@ -377,7 +377,7 @@ def _command(args: argparse.Namespace) -> Coroutine[Any, Any, int]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Errors that the user can fix are printed as one line on stderr."""
+    """Run one command. Returns the exit status. Errors that the user can fix are printed as one line on stderr."""
     args = _parser().parse_args(argv)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as loop:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def int_at_least(minimum: int) -> Callable[[str], int]:
-    """A parser of integers of at least `minimum`."""
+    """Returns a parser of integers of at least `minimum`."""
 
     def parse(text: str) -> int:
         value = int(text)

@@ -1,9 +1,9 @@
-"""The token history of episodes whose environment sends one message a turn.
+"""The token history of an episode whose environment sends one message per turn.
 
     prompt of turn t + 1 = prompt of turn t + sampled response + template separator and next message
 
-Nothing is rendered or encoded twice. Each prompt extends the previous one, so a turn records only its new tokens. A
-template cannot rewrite earlier turns: sampled tokens stay as sampled.
+Each text is rendered and encoded once. Each prompt extends the previous prompt, so a turn records only its new tokens.
+The chat template cannot change earlier turns, so the history contains the tokens exactly as they were sampled.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Conversation:
     """The history of one episode.
 
     `prompt_ids`: all tokens before the next response. `new_prompt_ids`: the part of `prompt_ids` that no earlier turn
-    recorded. `reset`: True if no turn recorded any of it. `messages`: the prompt as messages of a chat API.
+    recorded. `reset`: True if no turn has recorded a token yet. `messages`: the prompt as messages of a chat API.
     """
 
     def __init__(self, tokens: Tokens, message: str) -> None:
@@ -30,7 +30,7 @@ class Conversation:
         self.messages = [{"role": "user", "content": message}]
 
     def add_response(self, ids: Sequence[int], text: str) -> None:
-        """Append the policy's response. `ids`: its tokens, as sampled."""
+        """Append the policy's response. `ids`: the sampled token ids. `text`: the response as text."""
         self._said = ids
         self.messages.append({"role": "assistant", "content": text})
 
@@ -47,14 +47,14 @@ class Conversation:
 
 
 class Conversations:
-    """The conversations of all sessions of one policy. A conversation is freed with its session."""
+    """The conversations of all sessions of one policy. When a session is deleted, its conversation is deleted."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
         self._of: WeakKeyDictionary[Session, Conversation] = WeakKeyDictionary()
 
     def for_turn(self, session: Session, state: StepOutcome, turn: int) -> Conversation:
-        """The conversation, extended by the message of `state`. Call it once a turn.
+        """Returns the session's conversation, extended by the message of `state`. Call this method once per turn.
 
         A new conversation starts at turn 0. If the environment has no `message`, a new one starts at every turn.
         """

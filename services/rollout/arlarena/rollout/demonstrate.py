@@ -1,6 +1,6 @@
-"""Demonstrations: successful episodes of the environment's expert or of a served model, as groups of size one.
+"""Records demonstrations: successful episodes of the environment's expert or of a served model, as groups of size 1.
 
-With a model, this is the sampling half of rejection fine-tuning: play, and keep episodes above a score.
+With a model, this is the sampling part of rejection fine-tuning: episodes are played, and those above a score are kept.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Count:
 def demonstration_assignments(
     environment: str, split: str, indices: Sequence[int], seed: int, attempts: int = 1
 ) -> list[Assignment]:
-    """`attempts` assignments for each task of `indices`, in order. `seed`: the reset seed of the episodes."""
+    """Returns `attempts` assignments for each task of `indices`, in order. `seed`: the random seed of the episodes."""
     return [
         Assignment(
             f"{split}-{index}-{attempt}",
@@ -47,7 +47,7 @@ def demonstration_assignments(
 
 def _group(assignment: Assignment, episode: EpisodeRecord) -> Group:
     version = episode.trajectory.turns[0].spans[0].version
-    # Replies of an expert are not sampled. `sampling` names the distribution that the clone will be sampled from.
+    # Replies of an expert are not sampled. `sampling` contains the parameters with which the cloned policy is sampled.
     return Group(
         id=f"demonstration-{assignment.id}",
         task=assignment.task,
@@ -61,14 +61,17 @@ def _group(assignment: Assignment, episode: EpisodeRecord) -> Group:
 
 
 def _key(episode: EpisodeRecord, same: Sameness) -> str:
-    # The state key includes the task, so equal rooms of two tasks differ in it.
+    # The state key includes the task, so equal rooms of two tasks have different state keys.
     return episode.content_key if same == "room" else episode.first.prompt
 
 
 def _distinct(
     assignments: Sequence[Assignment], played: EvalResults, same: Sameness, min_score: float, count: Count
 ) -> Iterator[Group]:
-    """Groups in the order of `assignments`, without duplicates. `count` is updated."""
+    """Yields one group for each episode with a score above `min_score`, in the order of `assignments`.
+
+    Skips missing episodes, episodes without turns, and duplicates. Updates `count`.
+    """
     seen: set[str] = set()
     for position, assignment in enumerate(assignments):
         episode = played.episodes.get(position)
@@ -91,8 +94,8 @@ def write_demonstrations(
 ) -> dict[str, Any]:
     """Write the distinct episodes with a score above `min_score` to `path`. Returns the counts.
 
-    `same`: episodes are duplicates if they have the same room (an environment may treat mirror images as equal), or
-    if they have the same first prompt.
+    `same`: which episodes are duplicates: those with the same room, or those with the same first prompt. Mirror images
+    are the same room if the environment treats them as equal.
     """
     count = Count(asked=len(assignments))
     path.parent.mkdir(parents=True, exist_ok=True)

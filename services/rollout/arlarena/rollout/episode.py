@@ -1,10 +1,10 @@
-"""One episode: prompt, response and step, until the environment is done or a prompt exceeds the context.
+"""Plays one episode: prompt, response and step, until the environment is done or a prompt exceeds the context.
 
     state = reset(task)
     while not done:   response = policy(state);   state = step(response.text);   record the turn
 
-A fault of the policy is recorded and the episode continues: a reply without an action is a no-op in the environment.
-A fault of a service is an exception, never a reward; `runner` decides whether to play again.
+If the policy's reply contains no action, the environment's state does not change and the episode continues. If a
+service fails, an exception is raised and the episode gets no reward. `runner` then decides whether to play it again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from arlarena.client.environments import Session, StepOutcome
 from arlarena.client.errors import PolicyFault, PromptTooLong
 from arlarena.proto.trajectory import Task, Trajectory, Turn, VersionSpan, pack_floats, pack_ids, prompt_lengths
 
-# Prefix of metrics for faults of the policy that ended an episode.
+# The names of metrics for policy faults that ended an episode begin with this prefix.
 FAULT = "fault:"
 # Fault: the prompt leaves no room for a response.
 PROMPT_TOO_LONG = "prompt_too_long"
@@ -42,11 +42,13 @@ class Response:
 
 
 class Policy(Protocol):
-    """Who plays."""
+    """Responds to the prompts of an episode."""
 
     async def respond(self, session: Session, state: StepOutcome, key: str, turn: int) -> Response:
-        """Respond at `turn` (from 0). `key` is the episode's key and seeds all sampling. The prompt is
-        `state.prompt`, or the conversation so far if the environment sends messages (`state.observation.message`).
+        """Respond at `turn` (from 0). `key`: the episode's key. Sampling seeds are computed from `key` and `turn`.
+
+        The prompt is `state.prompt`. If the environment sends messages (`state.observation.message`), the prompt is the
+        conversation so far.
 
         Raises:
             PromptTooLong: the prompt leaves no room for a response.
@@ -57,7 +59,7 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A task to play. `key` seeds the sampling: the same key and weights give the same episode."""
+    """A task to play. Sampling seeds are computed from `key`: equal keys and weights result in equal episodes."""
 
     id: str
     task: Task
@@ -66,7 +68,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeRecord:
-    """An episode's trajectory, and the environment's first and last outcome (reset and last step)."""
+    """The trajectory of an episode, the state after the reset, and the state after the last step."""
 
     trajectory: Trajectory
     first: StepOutcome
@@ -74,12 +76,12 @@ class EpisodeRecord:
 
     @property
     def content_key(self) -> str:
-        """Identifies the task's content, whatever its index: the environment's key, else that of the first state."""
+        """The environment's `content_key`, else the `state_key` of the first state. Equal tasks have equal keys."""
         return self.first.metadata.content_key or self.first.metadata.state_key
 
 
 def turn_seed(key: str, turn: int) -> int:
-    """The sampling seed of one turn: 63 bits, equal on every machine."""
+    """Returns the sampling seed of one turn, a number of 63 bits. The seed is the same on every machine."""
     return int.from_bytes(hashlib.blake2b(f"{key}/{turn}".encode(), digest_size=8).digest(), "little") >> 1
 
 
@@ -87,9 +89,9 @@ def turn_seed(key: str, turn: int) -> int:
 class Behaviour:
     """Counts of action patterns in one episode.
 
-    `repeated_actions`: the same action in the same state as an earlier turn. `back_and_forth`: steps that return to
-    the state before the previous one. `idle_turns`: steps that do not change the state. The last two need state keys.
-    `no_action_turns`: steps that the environment marks as no_action.
+    `repeated_actions`: turns with the same state and action as an earlier turn. `back_and_forth`: steps that return to
+    the state of two steps ago. `idle_turns`: steps that do not change the state. `back_and_forth` and `idle_turns` need
+    the state keys of the environment. `no_action_turns`: steps with `no_action` in the environment's metadata.
     """
 
     repeated_actions: int = 0
@@ -101,7 +103,7 @@ class Behaviour:
     _keys: list[str] = field(default_factory=list)
 
     def observe(self, before: StepOutcome, after: StepOutcome) -> None:
-        """Count one step."""
+        """Count one step. `before`: the state before the step. `after`: the state after the step."""
         here, there = before.metadata.state_key, after.metadata.state_key
         self.invalid_actions += not after.observation.action_valid
         self.no_action_turns += after.metadata.no_action
@@ -115,7 +117,7 @@ class Behaviour:
         self._keys.append(here)
 
     def metrics(self, turns: list[Turn]) -> dict[str, float]:
-        """The values for `Trajectory.metrics`."""
+        """Returns the values for `Trajectory.metrics`."""
         return {
             "turns": float(len(turns)),
             "repeated_actions": float(self.repeated_actions),
@@ -129,12 +131,12 @@ class Behaviour:
 
 
 def _turn(before: StepOutcome, response: Response, after: StepOutcome | None) -> Turn:
-    """The record of one turn. `after` is None if the environment rejected the reply."""
+    """Returns the record of one turn. `after` is None if the environment rejected the reply."""
     return Turn(
         new_prompt_ids=pack_ids(response.new_prompt_ids),
         response_ids=pack_ids(response.token_ids),
         logprobs=pack_floats(response.logprobs),
-        # All tokens were sampled, also an end-of-sequence token.
+        # All tokens were sampled, including an end-of-sequence token.
         loss_mask=(b"\x01" if response.learn else b"\x00") * len(response.token_ids),
         spans=response.spans,
         reward=after.reward if after else 0.0,
@@ -153,10 +155,10 @@ def _turn(before: StepOutcome, response: Response, after: StepOutcome | None) ->
 
 
 async def play(session: Session, assignment: Assignment, policy: Policy) -> EpisodeRecord:
-    """Reset `session` and play one episode.
+    """Reset `session` and play one episode. Returns its record.
 
     Raises:
-        ServiceError: the environment or policy server failed; the episode is discarded.
+        ServiceError: the environment server or the policy server failed. The episode is discarded.
     """
     started, task = time.monotonic(), assignment.task
     first = state = await session.reset(split=task.split, index=task.index, seed=task.seed, episode_id=assignment.id)

@@ -1,7 +1,7 @@
 """Evaluation on a fixed set: every policy gets the same tasks, order and sampling seeds.
 
-An episode is played again after a failure of a service. If that fails too, it counts as an error, not as a failure of
-the policy.
+After a failure of a service, the episode is played again. If all retries fail, the episode counts as an error and not
+as a failure of the policy.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from arlarena.rollout.statistics import clustered, success_rate
 from arlarena.rollout.worker import version_range
 
 SCHEMA = 2
-# The reason for an episode without a turn: the reset state was terminal.
+# The reason for an episode without a turn: the episode was finished directly after the reset.
 OVER_AT_RESET = "over at reset"
 
 
 def eval_assignments(settings: EvaluationSettings, environment: str) -> list[Assignment]:
-    """All attempts of all tasks. A sampling seed depends only on environment, split, seed, index and attempt."""
+    """Returns all attempts of all tasks. The sampling seed depends on environment, split, seed, index and attempt."""
     prefix = f"panel/{environment}/{settings.split}/{settings.seed}"
     return [
         Assignment(
@@ -43,7 +43,7 @@ def eval_assignments(settings: EvaluationSettings, environment: str) -> list[Ass
 
 
 def eval_sampling(settings: EvaluationSettings) -> Sampling:
-    """The sampling parameters of an evaluation."""
+    """Returns the sampling parameters of an evaluation."""
     return Sampling(settings.temperature, settings.top_p, settings.top_k, settings.max_tokens)
 
 
@@ -59,7 +59,7 @@ def _turn_share(turns: Sequence[Turn], marks: Sequence[bool]) -> float | None:
 
 
 def _mean(pairs: Sequence[tuple[Assignment, EpisodeRecord]], values: Sequence[float]) -> dict[str, Any]:
-    """Mean over episodes and its interval clustered by task; null interval for a single task."""
+    """Returns the mean over episodes and its interval, clustered by task. The interval is null for a single task."""
     tasks: dict[int, list[float]] = defaultdict(list)
     for (assignment, _), value in zip(pairs, values, strict=True):
         tasks[assignment.task.index].append(value)
@@ -88,7 +88,7 @@ def _difficulty_table(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> list
 
 
 def _kind_table(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> list[dict[str, Any]]:
-    """Success by kind of task; empty without kinds."""
+    """Returns the success rate for each kind of task. The list is empty if the environment has no kinds."""
     kinds: dict[str, list[tuple[Assignment, EpisodeRecord]]] = defaultdict(list)
     for pair in pairs:
         kinds[pair[1].first.metadata.kind].append(pair)
@@ -100,7 +100,7 @@ def _kind_table(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> list[dict[
 
 
 def _eval_digest(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> str:
-    """Digest of the played tasks. Two results are comparable only if their digests are equal."""
+    """Returns the digest of the played tasks. Two results are comparable only if their digests are equal."""
     names = sorted(f"{assignment.task.id} {episode.content_key}" for assignment, episode in pairs)
     return hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest()
 
@@ -111,7 +111,7 @@ def _versions(trajectories: Sequence[Trajectory]) -> list[str]:
 
 
 def _behaviour(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Means over episodes of their metrics, and the share of episodes that each policy fault ended."""
+    """Returns the mean of each metric over the episodes, and the share of episodes that ended by each policy fault."""
     names = sorted({name for one in trajectories for name in one.metrics})
     return {
         name: round(sum(one.metrics.get(name, 0.0) for one in trajectories) / len(trajectories), 4) for name in names
@@ -125,8 +125,10 @@ def summarise(
     played: EvalResults,
     wall_s: float,
 ) -> dict[str, Any]:
-    """The result as a JSON object. Shares are in [0, 1]. `ci95`: 95 % intervals. `errors`: attempts without a result.
-    `without_turns`: episodes that ended before the policy's first turn.
+    """Returns the result as a JSON object.
+
+    Shares are in [0, 1]. `ci95`: 95 % intervals. `errors`: attempts without a result. `without_turns`: episodes that
+    ended before the policy's first turn.
     """
     pairs = [(assignments[position], episode) for position, episode in sorted(played.episodes.items())]
     trajectories = [episode.trajectory for _, episode in pairs]
@@ -159,13 +161,13 @@ def summarise(
 
 
 def _without_turns(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
-    """Number of episodes without a turn, and up to three of their reasons."""
+    """Returns the number of episodes without a turn, and up to three reasons."""
     reasons = [one.fault or OVER_AT_RESET for one in trajectories if not one.turns]
     return {"without_turns": len(reasons), "without_turns_reasons": sorted(set(reasons))[:3]}
 
 
 def no_prompt_fits(played: EvalResults) -> str | None:
-    """An error message if no episode had a turn because every prompt exceeded the policy's context, else None."""
+    """Returns an error message if no episode had a turn because every prompt was too long. Otherwise returns None."""
     trajectories = [episode.trajectory for episode in played.episodes.values()]
     faults = [one.fault for one in trajectories if FAULT + PROMPT_TOO_LONG in one.metrics]
     if not faults or any(one.turns for one in trajectories):
@@ -203,7 +205,7 @@ def _figures(
 
 
 def describe(result: dict[str, Any]) -> str:
-    """A summary in one line, and one for each kind of task."""
+    """Returns a summary: one line for all tasks, and one line for each kind of task."""
     eval_set = result["eval_set"]
     what = f"{result['environment']} {eval_set['split']} n={eval_set['n']} k={eval_set['attempts']}"
     what += f" T={result['temperature']:g}"
@@ -230,7 +232,7 @@ def describe(result: dict[str, Any]) -> str:
 
 
 def episode_record(assignment: Assignment, episode: EpisodeRecord) -> dict[str, Any]:
-    """One episode as a record of the episodes file."""
+    """Returns one episode as a record of the episodes file."""
     one = episode.trajectory
     turns = [
         {
@@ -268,7 +270,7 @@ def episode_record(assignment: Assignment, episode: EpisodeRecord) -> dict[str, 
 
 
 def write_episodes(path: Path, assignments: Sequence[Assignment], played: EvalResults, count: int) -> int:
-    """Write the first `count` episodes of the evaluation set as JSON lines, atomically. Returns their number."""
+    """Write the first `count` episodes as JSON lines, atomically. Returns the number of written episodes."""
     chosen = sorted(played.episodes.items())[:count]
     lines = [msgspec.json.encode(episode_record(assignments[position], episode)) for position, episode in chosen]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Play many assignments on a fixed number of session slots; a free slot takes the next assignment."""
+"""Plays many assignments on a fixed number of session slots. A free slot takes the next assignment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from arlarena.rollout.runner import InfraFailure, Runner, ServicesDown, SessionS
 
 @dataclass(slots=True)
 class EvalResults:
-    """Episodes and errors by assignment position. Other positions were not played, because services were down."""
+    """Episodes and errors, by position in the list of assignments.
+
+    A position with neither was not played, because services were down.
+    """
 
     episodes: dict[int, EpisodeRecord] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
@@ -27,10 +30,12 @@ async def play_all(
     concurrency: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> EvalResults:
-    """Play all `assignments`, at most `concurrency` at a time. `progress(finished, total)` is called after each.
+    """Play all `assignments`, at most `concurrency` at a time. Returns the episodes and errors.
+
+    `progress(finished, total)` is called after each assignment.
 
     Raises:
-        Refused: a service rejects an assignment, for example an index outside the split.
+        Refused: a service rejects an assignment, for example because its index is outside the split.
         ServicesDown: no session could be opened.
     """
     slots = await runner.open_up_to(min(concurrency, len(assignments)))

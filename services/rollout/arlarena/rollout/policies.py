@@ -1,4 +1,4 @@
-"""Policies: a model behind an inference server, the environment's expert, and any model behind a chat API."""
+"""Policies: a model on an inference server, the environment's expert, and any model with a chat API."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ EXPERT = PolicyVersion("expert", 0, "-")
 
 
 class EnginePolicy:
-    """A policy behind an inference server's token route. `context`: most tokens of prompt plus response, None if the
-    server does not report it. `stop`: the environment's texts that end a response.
+    """A policy that uses the token route of an inference server.
+
+    `context`: maximum number of tokens of prompt and response together, None if the server does not report the number.
+    `stop`: the environment's texts that end a response.
     """
 
     def __init__(
@@ -33,7 +35,7 @@ class EnginePolicy:
         self._conversations = Conversations(tokens)
 
     async def respond(self, session: Session, state: StepOutcome, key: str, turn: int) -> Response:
-        """See `Policy`. `max_tokens` is lowered where the context has less room."""
+        """See `Policy`. Lowers `max_tokens` if the context has less room for the response."""
         conversation = self._conversations.for_turn(session, state, turn)
         generation = await self._client.generate(
             conversation.prompt_ids,
@@ -69,12 +71,11 @@ class EnginePolicy:
 
 
 class ExpertPolicy:
-    """The environment's expert. Its replies are encoded here, closed by the end-of-sequence token; their log-probs
-    are 0.
+    """The environment's expert. Its replies are encoded and end with the end-of-sequence token. All log-probs are 0.
 
     `expert_noise`: the fraction of turns at which the expert's action is replaced by another admissible action or by
-    an unparsable reply. The expert continues from the resulting state. Replaced turns have no loss, so a clone learns
-    to recover from mistakes. With `train_on_noise` they have a loss and are always admissible actions.
+    an invalid reply. The expert continues from the resulting state. Replaced turns have no loss, so a cloned policy
+    learns to recover from mistakes. With `train_on_noise`, replaced turns have a loss, and all are admissible actions.
 
     `action`: the environment's reply format for an action (`Parser.action`).
     """
@@ -88,7 +89,7 @@ class ExpertPolicy:
         self._plans: WeakKeyDictionary[Session, deque[str]] = WeakKeyDictionary()
 
     async def respond(self, session: Session, state: StepOutcome, key: str, turn: int) -> Response:
-        """See `Policy`. Requests the expert's plan once if it has one, else an action at each turn."""
+        """See `Policy`. Requests the expert's plan for the whole episode once. Without a plan, requests each action."""
         conversation = self._conversations.for_turn(session, state, turn)
         plan = self._plans.get(session)
         if turn == 0 or not plan:
@@ -103,7 +104,7 @@ class ExpertPolicy:
     def _with_noise(self, text: str, state: StepOutcome, random: Random) -> str:
         actions = state.observation.admissible_actions
         if not actions or not (self._train_on_noise or random.random() < 0.5):
-            return self._format_action("")  # unparsable
+            return self._format_action("")  # a reply without an action is invalid
         return text[: said_from(text) or 0] + self._format_action(random.choice(actions))
 
     def _format_action(self, action: str) -> str:
@@ -118,8 +119,8 @@ class ExpertPolicy:
 
 
 class ChatPolicy:
-    """Any model behind OpenAI's chat API, as a teacher. Its replies are texts. They are encoded with the student's
-    tokenizer and end with the end-of-sequence token; their log-probs are 0.
+    """A teacher: any model with OpenAI's chat API. Its replies are texts, which are encoded with the student's
+    tokenizer. The encoded replies end with the end-of-sequence token. All log-probs are 0.
     """
 
     def __init__(self, client: PolicyClient, model: str, tokens: Tokens, sampling: Sampling) -> None:
@@ -130,7 +131,7 @@ class ChatPolicy:
     async def respond(self, session: Session, state: StepOutcome, key: str, turn: int) -> Response:
         """See `Policy`. A truncated reply has finish reason `length` and no end-of-sequence token."""
         conversation = self._conversations.for_turn(session, state, turn)
-        seed = turn_seed(key, turn) >> 32  # servers accept 31 bits
+        seed = turn_seed(key, turn) >> 32  # servers accept seeds of 31 bits
         reply = await self._client.chat(conversation.messages, self._sampling, model=self._model, seed=seed)
         cut = reply.finish_reason == "length"
         ids = self._tokens.encode(reply.text) if cut else self._tokens.reply(reply.text)

@@ -1,7 +1,8 @@
-"""Opens sessions and plays episodes; restarts an episode after a failure of a service.
+"""Opens sessions, plays episodes, and restarts an episode after a failure of a service.
 
-A failure of the environment or inference server is never a result. The episode restarts on a new session when both
-services answer again. After a bounded number of restarts, `InfraFailure` tells the caller to return the work.
+If the environment server or the inference server fails, the episode is not counted as a result. The episode restarts in
+a new session when both servers respond again. After the maximum number of restarts, `InfraFailure` is raised, and the
+caller puts the task back in the queue.
 """
 
 from __future__ import annotations
@@ -24,23 +25,26 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
 
 
 class InfraFailure(RuntimeError):
-    """A service stayed unavailable for too long, or failed an episode too often. The episode is discarded."""
+    """A service was unavailable for too long, or an episode failed too often. The episode is discarded."""
 
 
 class ServicesDown(InfraFailure):
-    """A service stayed unavailable or full for `service_retry_timeout_s`; other episodes would fail too."""
+    """A service was unavailable or full for `service_retry_timeout_s`. Other episodes would also fail."""
 
 
 @dataclass(slots=True)
 class SessionSlot:
-    """A session that plays one episode at a time, reopened when it is lost. `restarts` counts restarted episodes."""
+    """A place for one session, which plays one episode at a time. A lost session is replaced by a new one.
+
+    `restarts`: the number of restarted episodes.
+    """
 
     session: Session | None = None
     restarts: int = 0
 
 
 class Runner:
-    """Plays episodes against an environment server and an inference server (None if no inference server is used)."""
+    """Plays episodes with an environment server and an inference server (None if no inference server is used)."""
 
     def __init__(
         self, environments: EnvironmentClient, inference: PolicyClient | None, settings: RolloutSettings, log: Logger
@@ -49,11 +53,11 @@ class Runner:
         self._abandoned: set[asyncio.Task[None]] = set()
 
     async def wait_ready(self) -> None:
-        """Wait until the services answer.
+        """Wait until the services are ready.
 
         Raises:
             ServicesDown: a service is not ready within `service_retry_timeout_s`.
-            Refused: a service answers 4xx, for example because another kind of service listens there.
+            Refused: a service responds with 4xx, for example because the URL belongs to another kind of service.
         """
         services = [("environment server", self.environments.transport, "/ready")]
         if self.inference is not None:
@@ -71,11 +75,11 @@ class Runner:
                 await asyncio.sleep(next(waits))
 
     async def open(self, count: int) -> list[SessionSlot]:
-        """Open `count` slots, all or none. Waits while the server is full or unavailable.
+        """Open `count` slots, or none if an error is raised. Waits while the server is full or unavailable.
 
         Raises:
             ServicesDown: no capacity within `service_retry_timeout_s`.
-            Refused: `count` is above the server's limits.
+            Refused: `count` is above a limit of the server.
         """
         deadline = time.monotonic() + self.settings.service_retry_timeout_s
         waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
@@ -92,7 +96,7 @@ class Runner:
             await asyncio.sleep(wait)
 
     async def open_up_to(self, count: int) -> list[SessionSlot]:
-        """Open as many slots as the server has room for, at least 1, at most `count`. Errors as in `open`."""
+        """Open between 1 and `count` slots, as many as the server has capacity for. Errors as in `open`."""
         while count > 1:
             try:
                 sessions = await self.environments.open(count, ttl_s=self.settings.session_ttl_s)
@@ -102,7 +106,7 @@ class Runner:
         return await self.open(1)
 
     async def close(self, slots: Sequence[SessionSlot]) -> None:
-        """Close the sessions of `slots` in one request; `connect_timeout_s` limits it for a server that is down."""
+        """Close the sessions of `slots` in one request. Returns after at most `connect_timeout_s`."""
         sessions = [slot.session for slot in slots if slot.session is not None]
         for slot in slots:
             slot.session = None
@@ -113,11 +117,11 @@ class Runner:
                 task.cancel()
 
     async def episode(self, slot: SessionSlot, assignment: Assignment, policy: Policy) -> EpisodeRecord:
-        """Play one episode on `slot`, from the start again after each failure of a service.
+        """Play one episode on `slot`. Restarts the episode after each failure of a service.
 
         Raises:
-            InfraFailure: it failed `episode_retries` + 1 times, or a service stayed unavailable.
-            Refused: a service rejects the request; a repetition would fail too.
+            InfraFailure: the episode failed `episode_retries` + 1 times, or a service was unavailable for too long.
+            Refused: a service rejects the request. A retry would also fail.
         """
         waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         for attempt in range(self.settings.episode_retries + 1):
@@ -140,7 +144,7 @@ class Runner:
         ) from failure
 
     def _abandon(self, slot: SessionSlot) -> None:
-        """Close a session of unknown state in the background: a hanging server must not delay the next attempt."""
+        """Close a session of unknown state in the background. A hanging server does not delay the next attempt."""
         task = asyncio.get_running_loop().create_task(self.close([SessionSlot(slot.session)]))
         slot.session = None
         self._abandoned.add(task)
@@ -151,7 +155,7 @@ async def _problem(transport: HttpTransport, path: str) -> Unavailable | None:
     """Send one readiness request. Returns the error, or None if the service is ready.
 
     Raises:
-        Refused: it answers 4xx, which is permanent.
+        Refused: the service responds with 4xx, which is permanent.
     """
     try:
         answer = await transport.request("GET", path, timeout_s=transport.timeouts.connect_s)

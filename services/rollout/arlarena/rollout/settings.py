@@ -1,4 +1,4 @@
-"""Settings of rollouts. No other file of this service reads environment variables or the configuration file.
+"""Settings of rollouts. Only this file of the service reads environment variables and the configuration file.
 
 `python -m arlarena.rollout.settings FILE` checks the tables [rollout] and [evaluation] of a file and the tokenizer of
 [policy].
@@ -112,19 +112,27 @@ class Addresses(Table):
 
 
 def load_rollout(path: Path | None) -> RolloutSettings:
-    """Table [rollout], with ARLARENA_ROLLOUT_* on top. Raises ConfigError."""
+    """Read table [rollout]. Variables ARLARENA_ROLLOUT_* replace its values.
+
+    Raises:
+        ConfigError: a value is invalid.
+    """
     return load_table(path, "rollout", RolloutSettings, variables_of(os.environ, "ARLARENA_ROLLOUT_", RolloutSettings))
 
 
 def load_evaluation(path: Path | None, flags: dict[str, Any] | None = None) -> EvaluationSettings:
-    """Table [evaluation], with ARLARENA_EVALUATION_* and then the flags on top. Raises ConfigError."""
+    """Read table [evaluation]. Variables ARLARENA_EVALUATION_* replace its values, and flags replace both.
+
+    Raises:
+        ConfigError: a value is invalid.
+    """
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     variables = variables_of(os.environ, "ARLARENA_EVALUATION_", EvaluationSettings)
     return load_table(path, "evaluation", EvaluationSettings, {**variables, **given})
 
 
 def load_addresses(flags: dict[str, str | None]) -> Addresses:
-    """Addresses from the flags, else from environment variables, else the defaults on 127.0.0.1."""
+    """Returns the addresses from the flags, else from environment variables, else the defaults on 127.0.0.1."""
     given = {key: value for key, value in flags.items() if value is not None}
     found = {**variables_of(os.environ, "ARLARENA_", Addresses), **given}
     if url := found.get("redis_url"):
@@ -133,21 +141,25 @@ def load_addresses(flags: dict[str, str | None]) -> Addresses:
 
 
 def load_seed(path: Path | None, flag: int | None = None) -> int:
-    """The run's seed: the flag, else ARLARENA_SEED, else `seed` of table [run], else 0. Raises ConfigError."""
+    """Returns the run's seed: the flag, else ARLARENA_SEED, else `seed` of table [run], else 0. Raises ConfigError."""
     return run_seed(flag, os.environ, path)
 
 
 def load_environment(path: Path | None) -> EnvironmentKeys:
-    """Name and options of table [environment], with ARLARENA_ENVIRONMENT_NAME on top. Raises ConfigError."""
+    """Read name and options of table [environment]. ARLARENA_ENVIRONMENT_NAME replaces the name.
+
+    Raises:
+        ConfigError: a value is invalid.
+    """
     chosen = load_part(path, "environment", EnvironmentKeys, "name", "options")
     return chosen.model_copy(update={"name": os.environ.get("ARLARENA_ENVIRONMENT_NAME") or chosen.name})
 
 
 def tokenizer_source(path: Path | None, flag: str | None) -> str:
-    """Directory or hub name of the tokenizer: the flag, else `tokenizer` of table [policy], else its `path`.
+    """Returns the tokenizer's directory or Hub name: the flag, else `tokenizer` of table [policy], else its `path`.
 
     Raises:
-        ConfigError: none of them is given.
+        ConfigError: neither the flag nor one of the keys is given.
     """
     if flag is not None:
         return flag
@@ -159,12 +171,12 @@ def tokenizer_source(path: Path | None, flag: str | None) -> str:
 
 
 def teacher_key(variable: str) -> str | None:
-    """The API key of a teacher, which the user keeps in the environment variable `variable`."""
+    """Returns the API key of a teacher from the environment variable `variable`. Messages and logs mask the key."""
     return secret_from(os.environ, variable)
 
 
 def main() -> int:
-    """Check the file named on the command line; prints ok."""
+    """Check the file given on the command line. Prints ok if the file is valid."""
     if len(sys.argv) != 2:
         raise ConfigError("usage: python -m arlarena.rollout.settings FILE")
     path = Path(sys.argv[1])

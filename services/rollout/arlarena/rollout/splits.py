@@ -1,4 +1,4 @@
-"""Checks of the environment and its splits before a command plays, and the order of tasks."""
+"""Checks the environment and its splits before a command plays episodes. Also defines the order of the tasks."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from arlarena.proto.text.wording import counted
 
 
 async def check_environment(environments: EnvironmentClient, wanted: EnvironmentKeys, log: Logger) -> Info:
-    """The server's description, checked against the environment that the configuration names. Options that differ
-    from the configured values are logged as a warning.
+    """Check that the server serves the configured environment. Returns the server's description.
+
+    Options with other values than in the configuration are logged as a warning.
 
     Raises:
-        ConfigError: the server plays another environment.
+        ConfigError: the server serves a different environment.
         ServiceError: see `EnvironmentClient.info`.
     """
     info, url = await environments.info(), environments.url
@@ -33,9 +34,9 @@ async def check_environment(environments: EnvironmentClient, wanted: Environment
 
 
 def differing_options(info: Info, wanted: EnvironmentKeys) -> dict[str, dict[str, Any]]:
-    """Options whose value on the server differs from the configuration, with both values.
+    """Returns the options whose value on the server differs from the configuration. Each has both values.
 
-    Only scalar values are compared; the server may report others in another form.
+    Only scalar values are compared, because the server may report other values in another form.
     """
     plain = (bool, int, float, str)
     return {
@@ -46,11 +47,11 @@ def differing_options(info: Info, wanted: EnvironmentKeys) -> dict[str, dict[str
 
 
 def drawn_indices(split: Split, first: int, count: int, seed: int) -> Sequence[int]:
-    """Indices of `count` distinct tasks of a split.
+    """Returns the indices of at most `count` different tasks of a split.
 
-    A split of fixed size is read in the seed's permutation (see `TaskOrder`) from position `first`, because the first
-    tasks of a file may all be of one kind. The result is shorter if the split ends. An unbounded split is read by
-    index from `first`.
+    The tasks of a finite split are in the order of `TaskOrder` for `seed`, starting at position `first`, because the
+    first tasks of a file may all be of one kind. If the split ends, fewer indices are returned. In a split without an
+    end, the indices start at `first`.
 
     Raises:
         ConfigError: `first` is not below the split's size.

@@ -1,7 +1,8 @@
 """Confidence intervals of success rates and means over episodes.
 
-`wilson` is for independent attempts, one per task. Several attempts of one task are correlated, so `clustered` takes
-the task as the unit. (At 30 tasks of 16 attempts, an interval for independent attempts was 2.9 times too narrow.)
+`wilson` is for independent attempts, one per task. Several attempts of one task are correlated. `clustered` therefore
+computes the variance between tasks. (With 30 tasks of 16 attempts, an interval for independent attempts was 2.9 times
+too narrow.)
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ class Interval:
 
 
 def wilson(successes: int, n: int, level: float = LEVEL) -> Interval:
-    """Wilson's score interval for a proportion (Wilson 1927). It lies in [0, 1] and has a positive width also at 0
-    and n successes.
+    """Returns Wilson's score interval for a proportion (Wilson 1927).
+
+    The interval lies in [0, 1]. Its width is positive even for 0 or n successes.
 
     Raises:
         ValueError: not 0 <= successes <= n, or n = 0.
@@ -47,18 +49,19 @@ def wilson(successes: int, n: int, level: float = LEVEL) -> Interval:
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    # At p = 0 and p = 1 a bound equals p; the rounding error must not exceed it.
+    # At p = 0 and p = 1 one bound equals p. `min` and `max` remove the rounding error.
     return Interval(p, max(0.0, min(centre - half, p)), min(1.0, max(centre + half, p)))
 
 
 def clustered(values: Mapping[Any, Sequence[float]], level: float = LEVEL) -> Interval:
-    """Mean over all attempts, with an interval whose unit is the task (cluster-robust variance, Student's t).
+    """Returns the mean over all attempts and its interval, clustered by task (cluster-robust variance, Student's t).
 
-    Var = C/(C-1) * sum_c (sum_i (x_ci - mean))^2 / N^2 over C tasks and N attempts. With equally many attempts per
-    task it is the t interval of the task means. For a single task the interval is unbounded.
+    Var = C/(C-1) * sum_c (sum_i (x_ci - mean))^2 / N^2. Here x_ci is the value of attempt i of task c, C is the number
+    of tasks and N the number of attempts. If all tasks have the same number of attempts, the interval equals the t
+    interval of the task means. For a single task the interval is unbounded.
 
     Args:
-        values: for each task, the values of its attempts. Tasks without attempts do not count.
+        values: for each task, the values of its attempts. Tasks without attempts are ignored.
         level: the confidence level.
 
     Raises:
@@ -79,9 +82,10 @@ def clustered(values: Mapping[Any, Sequence[float]], level: float = LEVEL) -> In
 
 
 def success_rate(outcomes: Mapping[Any, Sequence[bool]], level: float = LEVEL) -> tuple[Interval, str]:
-    """The success rate over tasks, and the method: Wilson if every task has one attempt, else clustered by task.
+    """Returns the success rate over tasks and the name of the method.
 
-    If all attempts agree, the clustered interval would have width 0. Wilson over the tasks is used instead.
+    The method is `wilson` if every task has one attempt, else `clustered`. If all attempts have the same outcome, the
+    clustered interval would have width 0. In this case Wilson's interval over the tasks is used.
     """
     tried = {task: attempts for task, attempts in outcomes.items() if attempts}
     flat = [bool(value) for attempts in tried.values() for value in attempts]
@@ -96,7 +100,7 @@ def success_rate(outcomes: Mapping[Any, Sequence[bool]], level: float = LEVEL) -
 
 
 def student_quantile(probability: float, freedom: int) -> float:
-    """The quantile of Student's t at `probability` (0.5 to 1) with `freedom` degrees of freedom."""
+    """Returns the quantile of Student's t at `probability` (0.5 to 1). `freedom`: degrees of freedom."""
     if not 0.5 <= probability < 1 or freedom < 1:
         raise ValueError(f"no quantile at probability {probability} and {freedom} degrees of freedom")
     if freedom >= _NORMAL_FROM:
@@ -109,7 +113,7 @@ def student_quantile(probability: float, freedom: int) -> float:
 
 
 def _student_below(angle: float, freedom: int) -> float:
-    """P(T < sqrt(freedom) tan(angle)). With this substitution the density is a power of the cosine."""
+    """Returns P(T < sqrt(freedom) tan(angle)). With this substitution the density of T is a power of the cosine."""
     x = angle / 2 * (_POINTS + 1)
     area = angle / 2 * float(np.sum(_WEIGHTS * np.cos(x) ** (freedom - 1)))
     scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)

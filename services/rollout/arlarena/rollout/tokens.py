@@ -1,6 +1,7 @@
 """The policy's tokenizer and chat template. Prompts are rendered and encoded; responses are only decoded.
 
-Training uses the sampled ids of a response. Its text goes to the environment and is never encoded again.
+Training uses the sampled ids of a response. The environment receives the response as text. This text is never encoded
+again.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from transformers import PreTrainedTokenizerFast
 
 from arlarena.proto.thoughts import END_THINK, MARKS, THINK
 
-# Markers of reasoning. Some tokenizers have them as special tokens; environments read them, so they stay in the text.
+# Marks of a thought. In some tokenizers these marks are special tokens. Environments need the marks, so decoded text
+# contains them.
 THOUGHT_TAGS = frozenset({THINK, END_THINK, *MARKS, *MARKS.values(), "<|channel|>", "<|message|>"})
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-# Prompts in the cache: a few times the number of episodes in flight of one worker.
+# The number of prompts in the cache: a few times the number of episodes that one worker plays at the same time.
 REMEMBERED = 1024
-# A placeholder that no template treats specially and that occurs in no prompt.
+# A placeholder for the user's text. No chat template changes this text, and no prompt contains it.
 SENTINEL = "arlarena-sentinel-7f3a"
-# Texts that the fast path must render like the template: whitespace at the ends, other scripts, markup, quotes, empty
-# text.
+# Texts for which the fast function must produce the same output as the template: whitespace at the ends, other scripts,
+# markup, quotes, empty text.
 PROBES = (
     "one line",
     "######\n#_P√_#\n######\nyou 1 2",
@@ -34,7 +36,7 @@ PROBES = (
 
 
 class TokenizerError(ValueError):
-    """The tokenizer cannot be loaded or used. The message names the directory and the missing part."""
+    """The tokenizer cannot be loaded or used. The message contains the directory and the missing part."""
 
 
 def _chat_message(role: str, text: str) -> dict[str, Any]:
@@ -54,8 +56,9 @@ class Tokens:
     """A policy's tokenizer and chat template."""
 
     def __init__(self, tokenizer: Any, source: str = "tokenizer", tags: Collection[str] = ()) -> None:
-        """`tokenizer`: a fast Hugging Face tokenizer with a chat template and an end-of-sequence token. `tags`: more
-        special tokens that stay in the text of responses.
+        """`tokenizer`: a fast Hugging Face tokenizer with a chat template and an end-of-sequence token.
+
+        `tags`: special tokens, in addition to `THOUGHT_TAGS`, that are kept in the decoded text.
         """
         if not getattr(tokenizer, "is_fast", False):
             raise TokenizerError(f"{source}: only fast tokenizers serve here; save one with a tokenizer.json")
@@ -76,10 +79,10 @@ class Tokens:
 
     @classmethod
     def load(cls, source: str | Path) -> Tokens:
-        """Load from a Hugging Face directory, or from the hub by name (`Qwen/Qwen3-4B`).
+        """Load a tokenizer from a Hugging Face directory, or from the Hub by name (`Qwen/Qwen3-4B`).
 
         Raises:
-            TokenizerError: no usable tokenizer is there.
+            TokenizerError: `source` contains no usable tokenizer.
         """
         if not Path(source).is_dir() and not HUB_NAME.fullmatch(str(source)):
             raise TokenizerError(f"{source}: no such directory; give the policy's directory, with its tokenizer.json")
@@ -90,16 +93,16 @@ class Tokens:
         return cls(tokenizer, str(source))
 
     def with_tags(self, tags: Collection[str]) -> Tokens:
-        """The same tokenizer, with the special tokens `tags` (an environment's `Parser.tags`) kept in the text."""
+        """Returns a copy that keeps the special tokens `tags` (an environment's `Parser.tags`) in decoded text."""
         return Tokens(self._tokenizer, self._source, tags)
 
     @property
     def is_fast(self) -> bool:
-        """Whether prompts of one user message are built without the template engine."""
+        """True if a prompt with one user message can be built from prefix and suffix, without the template engine."""
         return self._wrap is not None
 
     def prompt(self, text: str) -> Sequence[int]:
-        """Token ids of one user message and the generation prompt, without an added system prompt.
+        """Returns the token ids of one user message and the generation prompt, without an added system prompt.
 
         Do not modify the result: it is cached, because the episodes of a group start with the same text.
         """
@@ -110,52 +113,55 @@ class Tokens:
         return self.encode(rendered)
 
     def following(self, message: str, response_ids: Sequence[int]) -> list[int]:
-        """Token ids between two responses: the template's end of the assistant turn, `message` as the next user
-        message, and the generation prompt.
+        """Returns the token ids between two responses: the template's end of the assistant turn, `message` as the
+        next user message, and the generation prompt.
 
-        `response_ids`: ids of the response. They are not rendered, so a template that rewrites earlier turns cannot
-        change them (Qwen3's strips their thinking). The end-of-turn token is left out if the response ends with it.
-        It is added to a truncated response, and to a response that ends with another end token.
+        `response_ids`: the ids of the first response. These ids are not rendered, so the template cannot change them
+        (Qwen3's template removes thoughts from earlier turns). If the response already ends with the end-of-turn token,
+        the returned ids do not repeat this token.
 
         Raises:
-            TokenizerError: the template does not render messages in sequence.
+            TokenizerError: the template does not support conversations of several turns.
         """
         self._check_multi_turn()
         turns = (_chat_message("user", SENTINEL), _chat_message("assistant", SENTINEL), _chat_message("user", message))
         glue = self.render(turns).split(SENTINEL, 2)[2]
-        # The end token in front keeps tokenizers from adding a space as at the start of a text.
+        # Some tokenizers add a space at the start of a text. The end token in front prevents this.
         _, *ids = self.encode(self._tokenizer.eos_token + glue)
         first = ids[:1]
         closed = first == list(response_ids[-1:]) and self._atoms.issuperset(first)
         return ids[1:] if closed else ids
 
     def render(self, messages: Sequence[dict[str, Any]]) -> str:
-        """The chat template over `messages`, with the generation prompt."""
+        """Returns `messages` rendered with the chat template, followed by the generation prompt."""
         rendered = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         return str(rendered)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text. Names of special tokens in it become these tokens, as in a template's output."""
+        """Returns the token ids of `text`. Names of special tokens in `text` become special tokens."""
         ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
         return ids
 
     def text(self, ids: Sequence[int]) -> str:
-        """Text of a response without special tokens; the environment's tags stay."""
+        """Decode a response. Special tokens are removed, except the environment's tags."""
         shown = [i for i in ids if i not in self._hidden]
         return str(self._backend.decode(shown, skip_special_tokens=False))
 
     def reply(self, text: str) -> list[int]:
-        """Token ids of a demonstrated reply, ending with the end-of-sequence token."""
+        """Returns the token ids of a demonstrated reply, ending with the end-of-sequence token."""
         return [*self.encode(text), self.end_id]
 
     def _check_multi_turn(self) -> None:
-        """Check once that the template renders each message unchanged, exactly once, and every later turn alike."""
+        """Check that the template supports several turns. The check is done at the first call only.
+
+        The template must render each message unchanged and exactly once, and all later turns in the same form.
+        """
         if self._converses:
             return
         talk = [_chat_message(role, SENTINEL) for role in ("user", "assistant", "user", "assistant", "user")]
         try:
             parts, why = self.render(talk).split(SENTINEL), "does not render every message once, in sequence"
-        except Exception as error:  # a template is a program of the model's author and can raise any exception
+        except Exception as error:  # a template is a program from the model's author, so it may raise any exception
             parts, why = [], f"refuses a conversation ({error})"
         self._converses = len(parts) == len(talk) + 1 and parts[2] == parts[4]
         if not self._converses:
@@ -165,9 +171,10 @@ class Tokens:
             )
 
     def _fast_template(self) -> Callable[[str], str] | None:
-        """The template as prefix + text + suffix, with the text unchanged or stripped; None if both differ from it.
+        """Returns a function that builds the prompt as prefix + text + suffix, with the text unchanged or stripped.
 
-        A template with the current date is evaluated once, so the date stays equal during a run.
+        Returns None if neither form equals the output of the chat template. If the template inserts the current date,
+        prefix and suffix keep the date of this call for the whole run.
         """
         parts = self.render([_chat_message("user", SENTINEL)]).split(SENTINEL)
         if len(parts) != 2:

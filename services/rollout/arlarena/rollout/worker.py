@@ -1,7 +1,7 @@
 """The worker leases groups, plays their episodes concurrently in one event loop, and publishes complete groups.
 
-Leases are renewed while their groups are played. After a failure of a service, a group is returned to the queue
-without a score and delivered again. The leases of a killed worker expire, and its groups go to other workers.
+Leases are renewed while their groups are played. After a failure of a service, the group is returned to the queue
+without a score and delivered again. The leases of a killed worker expire. Other workers then play these groups.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from arlarena.rollout.episode import Assignment, Policy
 from arlarena.rollout.runner import InfraFailure, Runner
 from arlarena.rollout.settings import RolloutSettings
 
-# Renewals per lease time: a lease survives two lost renewals.
+# The number of renewals in one lease time. With 3, a lease is still valid after two failed renewals.
 RENEWALS_PER_TTL = 3
 PolicyFactory = Callable[[Sampling], Policy]
 
 
 def version_range(trajectories: Iterable[Trajectory]) -> tuple[PolicyVersion, PolicyVersion] | None:
-    """The oldest and the newest version by step that sampled a token, or None if no token was sampled."""
+    """Returns the oldest and the newest version by step that sampled a token, or None if no token was sampled."""
     versions = [span.version for one in trajectories for turn in one.turns for span in turn.spans]
     if not versions:
         return None
@@ -37,10 +37,12 @@ def version_range(trajectories: Iterable[Trajectory]) -> tuple[PolicyVersion, Po
 async def play_group(
     runner: Runner, policy: Policy, order: GroupTask, worker: str, finished: Callable[[], None] = lambda: None
 ) -> Group:
-    """Play all episodes of one group concurrently. `finished` is called after each episode's session is closed.
+    """Play all episodes of one group concurrently. Returns the group.
+
+    `finished` is called after each episode, when its session is closed.
 
     Raises:
-        InfraFailure, ServiceError: as in `Runner.episode`; the other episodes are cancelled.
+        InfraFailure, ServiceError: as in `Runner.episode`. The other episodes of the group are cancelled.
     """
     slots = await runner.open(order.size)
 
@@ -59,7 +61,7 @@ async def play_group(
         trajectories = tuple(await asyncio.gather(*playing))
     finally:
         await _cancel(playing)
-        await runner.close(slots)  # of episodes that were cancelled before they started
+        await runner.close(slots)  # the remaining slots belong to episodes that were cancelled before they started
     oldest, newest = version_range(trajectories) or await _current(runner.inference)
     return Group(
         id=order.group_id,
@@ -75,7 +77,7 @@ async def play_group(
 
 
 async def _current(inference: PolicyClient | None) -> tuple[PolicyVersion, PolicyVersion]:
-    """The served version, for a group without sampled tokens (every prompt was too long)."""
+    """Returns the served version, twice. It is used for a group without sampled tokens (every prompt was too long)."""
     version = await inference.version() if inference is not None else PolicyVersion("none", 0, "-")
     return version, version
 
@@ -97,8 +99,10 @@ class Tally:
 
 @dataclass(slots=True)
 class Play:
-    """A group being played. `left`: unfinished episodes. `settling`: the group is being published or returned, which
-    may take long while the broker's memory is full.
+    """A group that is being played. `left`: number of unfinished episodes.
+
+    `settling`: True while the group is being published or returned to the queue. This may take long while the broker's
+    memory is full.
     """
 
     lease: GroupLease
@@ -107,7 +111,7 @@ class Play:
 
 
 class Worker:
-    """One worker of a run. `policy_for` makes the policy for a group's sampling parameters."""
+    """One worker of a run. `policy_for` creates the policy for the sampling parameters of a group."""
 
     def __init__(
         self,
@@ -125,10 +129,10 @@ class Worker:
         self._progress = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Play until `stop`. Then finish groups in flight within `drain_s` and return the rest to the queue.
+        """Play groups until `stop` is set. Then finish the current groups within `drain_s`, and return the others.
 
         Raises:
-            StreamError: the connection to the broker is lost permanently.
+            StreamError: the broker is unreachable after all retries, or refuses a command.
         """
         self._log.info("ready", worker=self.name, groups_in_flight=self._settings.groups_in_flight)
         renewal = asyncio.ensure_future(self._renew_loop())
@@ -145,7 +149,8 @@ class Worker:
             self._log.info("stopped", worker=self.name, **self._figures())
 
     async def _lease_until(self, stop: asyncio.Event) -> None:
-        # One request for a task at a time. A blocked request is not cancelled, because it may already hold a task.
+        # Only one request for a task is open at a time. This request is not cancelled, because it may already have
+        # leased a task.
         while not stop.is_set():
             if self._load() > self._settings.groups_in_flight - 1:
                 await self._progress_or(stop)
@@ -157,8 +162,10 @@ class Worker:
             self._raise_broken()
 
     def _load(self) -> float:
-        """Unfinished episodes in units of groups, so a group that waits for its slowest episode leaves room for
-        others. An unpublished group counts as 1, which bounds the groups in memory while the broker is full.
+        """Returns the load of this worker in groups: a group counts as its share of unfinished episodes.
+
+        A group that waits for its slowest episode therefore leaves room for other groups. A group that is being
+        published counts as 1. This limits the number of groups in memory while the broker is full.
         """
         return sum(play.left / play.lease.task.size if play.left else 1.0 for play in self._playing.values())
 
@@ -176,14 +183,14 @@ class Worker:
         self._playing[task] = play
 
     def _raise_broken(self) -> None:
-        """Remove finished tasks; raise the exception of a failed one (broker error or bug)."""
+        """Remove finished asyncio tasks. If a task failed (broker error or bug), raise its exception."""
         for task in [task for task in self._playing if task.done()]:
             del self._playing[task]
             if not task.cancelled():
                 task.result()
 
     async def _serve(self, play: Play) -> None:
-        """Play and publish one group. The lease is always settled, also after failures of services."""
+        """Play and publish one group. After a failure of a service, return the group to the queue."""
         started, lease, order = time.monotonic(), play.lease, play.lease.task
 
         def finished() -> None:
@@ -228,20 +235,20 @@ class Worker:
             held = [(task, play) for task, play in self._playing.items() if not task.done()]
             kept = await asyncio.gather(*(self._streams.renew(play.lease) for _, play in held))
             for (task, play), still in zip(held, kept, strict=True):
-                # A group that was settled during the request has no lease either; it is not lost.
+                # A group that was published or returned during the request has no lease, but it is not lost.
                 if not (still or task.done() or play.settling):
                     self.tally.lost += 1
                     self._log.warning("lease_lost", group=play.lease.task.group_id)
                     task.cancel()
 
     async def _report_loop(self) -> None:
-        """Log the counters regularly, also without work."""
+        """Log the counters at regular intervals, even if the worker has no group."""
         while True:
             await asyncio.sleep(self._settings.report_every_s)
             self._log.info("working", worker=self.name, playing=len(self._playing), **self._figures())
 
     async def _drain(self) -> None:
-        """Wait up to `drain_s` for groups in flight; cancel the others and return them without counting a delivery."""
+        """Wait up to `drain_s` for the current groups. Return unfinished groups, without counting a delivery."""
         if self._playing:
             self._log.info("draining", groups=len(self._playing), seconds=self._settings.drain_s)
             await asyncio.wait(set(self._playing), timeout=self._settings.drain_s)

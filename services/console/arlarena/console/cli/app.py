@@ -21,7 +21,7 @@ from arlarena.proto.text.redaction import redact, redacted_stderr
 from arlarena.proto.text.usage_name import VARIABLE
 from arlarena.proto.text.wording import printable
 
-# Modules that one command needs are imported in it, so that `arlarena serve env` and `--help` start fast.
+# Each command imports the modules that no other command needs, so that `arlarena serve env` and `--help` start fast.
 
 app = typer.Typer(
     name="arlarena",
@@ -168,8 +168,8 @@ def doctor() -> None:
 
 
 def _exec(command: str, *arguments: str) -> NoReturn:
-    """Replace this process by `python -m …`, so that signals, output and exit status are those of the service.
-    `command`: the command for usage lines.
+    """Replace this process by a service. Signals then reach the service, and its exit status is that of this process.
+    `command`: the `arlarena` subcommand that the service shows in its usage text.
     """
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, "-m", *arguments], os.environ | {VARIABLE: f"arlarena {command}"})
@@ -225,7 +225,7 @@ def evaluate(context: typer.Context) -> None:
 
 
 def main() -> None:
-    """Entry point. Errors that the user can fix are printed without a stack trace."""
+    """Run the `arlarena` command. Errors that the user can fix are printed without a stack trace."""
     with redacted_stderr():
         try:
             app()

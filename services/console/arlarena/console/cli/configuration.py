@@ -1,7 +1,7 @@
 """`arlarena config`: every setting of a run's configuration, read from the package data `data/configuration.json`.
 
-`scripts/configuration_reference.py` writes that file from the settings of all services, which the console does not
-import, and a test compares them.
+The console does not import the services. `scripts/configuration_reference.py` therefore writes the file from the
+settings of the services. A test checks that the file is up to date.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Setting(msgspec.Struct, frozen=True):
     """One key of a table. All but `key` may be empty.
 
     Attributes:
-        key: its name in the table.
+        key: the name of the key in the table.
         kind: type and range in words.
-        default: in TOML syntax.
-        unit: unit of a number.
-        description: effect of the setting.
+        default: the default value in TOML syntax.
+        unit: the unit of a number.
+        description: the effect of the setting.
     """
 
     key: str
@@ -41,16 +41,16 @@ Tables = Mapping[str, Sequence[Setting]]
 
 
 def read_tables() -> Tables:
-    """All tables by name. The options of environments have names such as "environment.options (sokoban)"."""
+    """Returns all tables by name. The options of environments have names such as "environment.options (sokoban)"."""
     data = files("arlarena.console").joinpath(DATA).read_bytes()
     return msgspec.json.decode(data, type=dict[str, list[Setting]])
 
 
 def describe(tables: Tables, name: str | None) -> str:
-    """The output of the command for one table, or for all tables if `name` is None.
+    """Returns the output of the command for one table, or for all tables if `name` is None.
 
     Raises:
-        ConfigError: there is no such table; the message suggests similar names.
+        ConfigError: there is no table of this name. The message suggests similar names.
     """
     known = {title.partition(" ")[0] for title in tables}
     if name is not None and name.strip("[]") not in known:

@@ -22,7 +22,7 @@ from arlarena.proto.text.wording import counted
 
 Verdict = Literal["ok", "warning", "problem"]
 OLDEST_PYTHON = (3, 11)
-# The demo's processes together take about 2.5 GB; a run directory about 200 MB.
+# All processes of the demo together need about 2.5 GB of memory. A run directory needs about 200 MB.
 MEMORY_GB, DISK_GB = 4.0, 2.0
 TORCH_TIMEOUT_S = 120.0
 SERVICES = ("env_server", "inference", "rollout", "trainer")
@@ -30,7 +30,7 @@ SERVICES = ("env_server", "inference", "rollout", "trainer")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line."""
+    """The result of one check: one line of the output."""
 
     what: str
     verdict: Verdict
@@ -60,7 +60,7 @@ def _memory() -> Finding:
 
 
 def _torch() -> Finding:
-    """Import torch in a separate process: the console does not depend on it."""
+    """Check that torch can be imported. A separate process imports it, because the console does not depend on torch."""
     code = "import torch; print(torch.__version__, torch.get_num_threads(), torch.cuda.is_available())"
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TORCH_TIMEOUT_S)
@@ -113,5 +113,5 @@ CHECKS: tuple[Callable[[], Finding], ...] = (_python, _cores, _memory, _torch, _
 
 
 def examine() -> list[Finding]:
-    """Every finding, in order."""
+    """Run all checks. Returns the findings in the order of the output."""
     return [check() for check in CHECKS]

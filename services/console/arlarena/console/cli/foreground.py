@@ -21,7 +21,7 @@ async def serve_broker(directory: Path, port: int | None) -> None:
     """Start the broker, print its address, and wait for SIGINT or SIGTERM.
 
     Raises:
-        LaunchError: it does not start, or it exits unexpectedly.
+        LaunchError: the broker does not start, or exits unexpectedly.
     """
     try:
         await _serve(directory, port)

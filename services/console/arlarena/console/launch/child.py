@@ -1,4 +1,4 @@
-"""A child process in its own session, with a log, its announced address and a stop."""
+"""Starts a child process in its own POSIX session, writes its log, reads the announced address, and stops it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from arlarena.console.settings import inherited
 from arlarena.proto.text.redaction import masked
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# A longer line of output is split; announcements are far shorter.
+# Longer lines of output are split. Announcements are much shorter.
 LINE_LIMIT = 1 << 20
-# Longest wait for the end of stdout: a grandchild outside the group may hold it open.
+# The longest wait for the end of stdout, in seconds. A process that the child has started may keep stdout open.
 OUTPUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a service listens."""
+    """The address at which a service listens."""
 
     host: str
     port: int
@@ -41,8 +41,10 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """A process to start. `argv` is public: every user can see it, and it is written to `log`. Secrets go into `env`,
-    the complete environment. Output goes to `log`.
+    """A process to start.
+
+    `argv` must contain no secrets, because every user of the machine can see it and it is written to `log`. `env`: all
+    environment variables of the process, including secrets. `log`: the file for its output.
     """
 
     argv: tuple[str, ...]
@@ -51,9 +53,10 @@ class ProcessSpec:
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """A function for the child between fork and exec; the kernel then kills the child when the launcher dies.
+    """Returns a function that the child calls between fork and exec, or None.
 
-    Only Linux supports this; elsewhere the reaper ends the children.
+    After this call, the kernel kills the child when the launcher dies. Only Linux supports this. On other systems the
+    reaper stops the children.
     """
     if sys.platform != "linux":
         return None
@@ -61,14 +64,14 @@ def _die_with_parent() -> Callable[[], None] | None:
 
     def set_death_signal() -> None:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # the launcher died before prctl
+        if os.getppid() != parent:  # the launcher died before prctl was called
             os._exit(1)
 
     return set_death_signal
 
 
 class ProcessReaper:
-    """The launcher's end of the reaper process (see reaper.py). Start it before the first child."""
+    """Starts the reaper process and sends commands to it (see reaper.py). Create it before the first child."""
 
     def __init__(self, grace_s: float) -> None:
         self._process = subprocess.Popen(
@@ -82,16 +85,16 @@ class ProcessReaper:
     def _say(self, line: str) -> None:
         pipe = self._process.stdin
         assert pipe is not None
-        with contextlib.suppress(BrokenPipeError):  # the reaper was killed; the kernel's death signal remains
+        with contextlib.suppress(BrokenPipeError):  # the reaper was killed; on Linux the kernel kills the children
             pipe.write(line + "\n")
             pipe.flush()
 
     def add(self, group: int) -> None:
-        """A process group began."""
+        """Report to the reaper that a process group started."""
         self._say(f"+{group}")
 
     def remove(self, group: int) -> None:
-        """A process group ended."""
+        """Report to the reaper that a process group ended."""
         self._say(f"-{group}")
 
     def close(self) -> None:
@@ -103,7 +106,7 @@ class ProcessReaper:
 
 
 class Child:
-    """A running process, leader of its own session. Create it with `start`."""
+    """A running process, the leader of its own POSIX session. `start` creates it."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, command: ProcessSpec, reaper: ProcessReaper, log_start: int
@@ -116,7 +119,7 @@ class Child:
 
     @classmethod
     async def start(cls, command: ProcessSpec, reaper: ProcessReaper) -> Child:
-        """Start `command`.
+        """Start `command`. Returns the running process.
 
         Raises:
             OSError: the program cannot be executed, or the log cannot be written.
@@ -139,7 +142,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Process id, which is also the id of its group."""
+        """The process id. It is also the id of the process group."""
         return self.process.pid
 
     async def _read_output(self) -> None:
@@ -152,7 +155,7 @@ class Child:
                     self.address.set_result(address)
 
     async def wait(self) -> int:
-        """Exit status, negative for a signal. Remaining processes of its group are killed."""
+        """Wait for the exit, then kill the rest of the group. Returns the exit status, negative after a signal."""
         code = await self.process.wait()
         if not self._ended:
             self._ended = True
@@ -168,11 +171,11 @@ class Child:
             os.killpg(self.pid, number)
 
     def kill(self) -> None:
-        """SIGKILL to the whole group."""
+        """Send SIGKILL to the process group."""
         self._signal(signal.SIGKILL)
 
     async def stop(self, grace_s: float) -> int:
-        """SIGTERM to the process, SIGKILL to its group after `grace_s`. Its exit status."""
+        """Send SIGTERM to the process. After `grace_s`, send SIGKILL to the group. Returns the exit status."""
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.terminate()
@@ -184,7 +187,7 @@ class Child:
 
 
 async def _next_line(stream: asyncio.StreamReader) -> bytes:
-    """The next line, or a part of a line that is too long; empty at the end."""
+    """Returns the next line, or a part of a line that is too long. Returns b"" at the end."""
     try:
         return await stream.readuntil(b"\n")
     except asyncio.IncompleteReadError as error:
@@ -194,7 +197,7 @@ async def _next_line(stream: asyncio.StreamReader) -> bytes:
 
 
 def _launch_line(command: ProcessSpec) -> bytes:
-    """The command as a line for the log."""
+    """Returns the command as a line for the log."""
     record = {"ts": round(time.time(), 3), "level": "info", "service": "console", "event": "launch"}
     return msgspec.json.encode(record | {"argv": masked(command.argv)}) + b"\n"
 
@@ -206,7 +209,7 @@ class _Announcement(msgspec.Struct):
 
 
 def _announced(line: bytes) -> Address | None:
-    """The address in a `{"event":"listening","host":…,"port":…}` line."""
+    """Returns the address in a `{"event":"listening","host":…,"port":…}` line."""
     try:
         said = msgspec.json.decode(line, type=_Announcement)
     except msgspec.MsgspecError:

@@ -1,5 +1,7 @@
-"""The environment variables of the launcher's child processes: those that a service needs, and those that the user
-names. A process that runs programs of a model (the environment server) gets no secret except its own token.
+"""Selects the environment variables of the launcher's child processes.
+
+A service gets the variables that it needs and the variables that the user lists. The environment server runs programs
+that a model has written. It therefore gets only one secret: its own token.
 """
 
 from __future__ import annotations
@@ -8,8 +10,8 @@ from collections.abc import Collection, Mapping
 
 from arlarena.proto.text.redaction import is_secret
 
-# `NAME_*` stands for all variables that begin so. Every process: where programs, libraries and folders are, the
-# language, and certificates.
+# `NAME_*` matches all variables whose name begins with `NAME_`. Every process gets these variables: the locations of
+# programs, libraries and folders, the language, and certificates.
 COMMON = (
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_*", "TZ", "TMPDIR", "TEMP", "TMP",
     "PYTHON*", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_*", "MALLOC_*", "ASAN_OPTIONS",
@@ -23,7 +25,7 @@ COMPUTE = (
     "OMP_*", "MKL_*", "KMP_*", "GOMP_*", "OPENBLAS_*", "HIP_*", "ROCR_*", "ROCM_*", "HSA_*", "SAFETENSORS_*",
     "FLASHINFER_*", "RAY_*", "NVSHMEM_*", "FI_*", "RDMAV_*", "CC", "CXX", "CPATH", "LIBRARY_PATH",
 )  # fmt: skip
-# Per service: variables of its settings and of its libraries.
+# For each service: the variables of its settings and of its libraries.
 SERVICES: dict[str, tuple[str, ...]] = {
     "broker": (),
     "reaper": (),
@@ -38,18 +40,18 @@ SERVICES: dict[str, tuple[str, ...]] = {
     ),
     "trainer": (*PROXIES, *HUB, *COMPUTE, "ARLARENA_ENVIRONMENT_TOKEN"),
 }  # fmt: skip
-# Services that run programs of a model, with the secrets that they need.
+# Services that run programs written by a model, and the secrets that these services need.
 HOSTILE = {"env_server": ("ARLARENA_ENVIRONMENT_TOKEN",), "broker": (), "reaper": ()}
 
 
 def child_environment(service: str, environment: Mapping[str, str], extra: Collection[str] = ()) -> dict[str, str]:
-    """The variables of `environment` that a process of `service` gets.
+    """Returns the variables of `environment` that a process of `service` gets.
 
     Args:
         service: a key of `SERVICES`.
         environment: the launcher's environment.
-        extra: more names, or prefixes ending in `*` (`[console] pass_environment`). The environment server gets a
-        secret only if it is named in full.
+        extra: additional names, or prefixes ending in `*` (`[console] pass_environment`). The environment server gets
+        a secret only if `extra` contains its full name.
     """
     patterns = (*COMMON, *SERVICES[service], *extra)
     found = {name: value for name, value in environment.items() if _matches(name, patterns)}

@@ -1,4 +1,4 @@
-"""The command lines of a run's processes. Nothing here starts anything."""
+"""Builds the command lines of a run's processes. Other modules start the processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOST = "127.0.0.1"
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """Variables that limit every numerical library of a process to `threads`."""
+    """Returns the environment variables that limit each numerical library of a process to `threads` threads."""
     names = (
         "OMP_NUM_THREADS",
         "MKL_NUM_THREADS",
@@ -39,7 +39,7 @@ def thread_environment(threads: int) -> dict[str, str]:
 
 
 def _with_variable(command: ProcessSpec, name: str, value: str) -> ProcessSpec:
-    """`command` with a secret in its environment instead of its command line."""
+    """Returns `command` with a secret in its environment instead of its command line."""
     return ProcessSpec(command.argv, command.log, {**command.env, name: value})
 
 
@@ -49,7 +49,7 @@ class Commands:
 
     config: RunConfig
     run: RunDirectory
-    # The policy server requires this token for weight updates, so other programs on the machine cannot push weights.
+    # The policy server accepts weight updates only with this token. Other programs on the machine cannot push weights.
     admin_token: str = field(default_factory=admin_token)
 
     def _python(self, log: str, threads: int, *arguments: object, ranks: int = 1) -> ProcessSpec:
@@ -69,7 +69,7 @@ class Commands:
 
     @property
     def policy(self) -> str:
-        """Directory of the policy before cloning, including the tokenizer."""
+        """The directory of the policy before cloning. It also contains the tokenizer."""
         path = self.config.policy_path
         return str(local_model(path)) if path else str(self.run.policy)
 
@@ -88,11 +88,11 @@ class Commands:
         return self._python(log, threads, *arguments, "--config", self.run.config, "--host", HOST, "--port", port)
 
     def environment(self, address: Address | None, restarts: int) -> ProcessSpec:
-        """The environment server."""
+        """Returns the command of the environment server."""
         return self._server("environment", 1, "environment", address, "arlarena.env_server", self.config.environment)
 
     def inference(self, address: Address | None, restarts: int) -> ProcessSpec:
-        """The policy server: the newest committed version, or the cloned policy while there is none."""
+        """Returns the command of the policy server. It serves the newest version, or the initial policy without one."""
         arguments = ("arlarena.inference", "--model", self.start, "--weights-root", self.run.weights)
         command = self._server("inference", self.config.threads("inference"), "inference", address, *arguments)
         return self._with_token(self._on_gpus("inference", command))
@@ -104,14 +104,14 @@ class Commands:
         return ProcessSpec(command.argv, command.log, {**command.env, **self.config.console.gpus.environment(table)})
 
     def tiny(self, environment: Address) -> ProcessSpec:
-        """Creates the tiny policy with the environment's vocabulary."""
+        """Returns the command that creates the tiny policy with the environment's vocabulary."""
         return self._python(
             "policy", 1, "arlarena.trainer", "tiny", "--config", self.run.config,
             "--environment-url", environment.url, "--out", self.run.policy,
         )  # fmt: skip
 
     def demonstrate(self, environment: Address, split: str, count: int, out: Path) -> ProcessSpec:
-        """Records the expert on the first `count` tasks of `split`."""
+        """Returns the command that records the expert on the first `count` tasks of `split`."""
         counts = self.config.demonstrations
         return self._python(
             out.stem, 1, "arlarena.rollout", "demonstrate", "--config", self.run.config,
@@ -122,7 +122,7 @@ class Commands:
         )  # fmt: skip
 
     def clone(self) -> ProcessSpec:
-        """Behaviour cloning."""
+        """Returns the command of behaviour cloning."""
         command = self._python(
             "clone", self.config.threads("clone"), "arlarena.trainer", "clone", "--config", self.run.config,
             "--model", self.policy, "--demonstrations", self.run.demonstrations, "--validation", self.run.validation,
@@ -131,7 +131,7 @@ class Commands:
         return self._on_gpus("clone", command)
 
     def evaluate(self, label: str, environment: Address, inference: Address) -> ProcessSpec:
-        """Plays the fixed evaluation set with the served weights."""
+        """Returns the command that plays the fixed evaluation set with the served weights."""
         return self._python(
             f"evaluate-{label}", 1, "arlarena.rollout", "evaluate", "--config", self.run.config,
             "--environment-url", environment.url, "--inference-url", inference.url, "--tokenizer", self.tokenizer,
@@ -141,7 +141,10 @@ class Commands:
     def worker(
         self, index: int, restarts: int, environment: Address, inference: Address, redis_url: str
     ) -> ProcessSpec:
-        """A rollout worker. A restarted worker gets a new name, because it does not own the leases of the old one."""
+        """Returns the command of a rollout worker.
+
+        A restarted worker gets a new name, because the leases of the earlier process do not belong to it.
+        """
         command = self._python(
             f"rollout-{index}", 1, "arlarena.rollout", "worker", "--config", self.run.config,
             "--environment-url", environment.url, "--inference-url", inference.url,
@@ -150,7 +153,7 @@ class Commands:
         return _with_variable(command, BROKER_URL, redis_url)
 
     def train(self, resume: bool, environment: Address, inference: Address, redis_url: str) -> ProcessSpec:
-        """The trainer."""
+        """Returns the command of the trainer."""
         command = self._python(
             "trainer", self.config.threads("trainer"), "arlarena.trainer", "train", "--config", self.run.config,
             "--model", self.start, "--run-dir", self.run.path, "--run-name", self.run.state.id,

@@ -1,4 +1,4 @@
-"""The reason for a service's exit, taken from its log: the last structured error, never a stack trace."""
+"""Finds the reason for a service's exit in the service's log: the last structured error, never a stack trace."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from pathlib import Path
 import msgspec
 
 TAIL_BYTES = 64 * 1024
-# Lines without a reason: indented parts of stack traces, other structured events, progress bars.
+# Lines that contain no reason: indented parts of stack traces, other structured events, progress bars.
 NOISE = re.compile(r"[ \t{]|Traceback|.*\d%\|")
 FIELDS_LEFT_OUT = ("ts", "level", "service", "event", "traceback", "stack")
 
 
 class LaunchError(RuntimeError):
-    """The run cannot continue. The message is for the user. `code`: exit status of `arlarena up`. `final`: a retry
-    would fail in the same way.
+    """The run cannot continue. The message is written for the user.
+
+    `code`: exit status of `arlarena up`. `final`: True if a retry would fail in the same way.
     """
 
     def __init__(self, message: str, code: int = 1, *, final: bool = False) -> None:
@@ -25,7 +26,7 @@ class LaunchError(RuntimeError):
 
 
 class Stopped(LaunchError):
-    """The run was stopped by a signal. `code` is 128 + the signal's number."""
+    """A signal has stopped the run. `code` is 128 + the number of the signal."""
 
     def __init__(self, number: int, hint: str) -> None:
         key = " (Ctrl-C)" if number == signal.SIGINT else ""
@@ -43,7 +44,7 @@ def _tail(log: Path, start: int) -> list[str]:
 
 
 def _structured(line: str) -> str | None:
-    """`event key=value …` of an error event."""
+    """Returns `event key=value …` of an error event."""
     if not line.startswith("{"):
         return None
     try:
@@ -57,8 +58,10 @@ def _structured(line: str) -> str | None:
 
 
 def last_error(log: Path, start: int = 0) -> str:
-    """The most informative error line of `log` from byte `start` on: the last error event, else a line that starts
-    with `error:`, else the last line without indentation (in a stack trace, the exception).
+    """Returns the most informative error line of `log`, starting at byte `start`.
+
+    This is the last error event, else a line that starts with `error:`, else the last line without indentation (in a
+    stack trace, the exception).
     """
     lines = _tail(log, start)
     for line in reversed(lines):
@@ -72,7 +75,7 @@ def last_error(log: Path, start: int = 0) -> str:
 
 
 def describe_exit(code: int) -> str:
-    """`exit status 3`, or the name of the signal."""
+    """Returns `exit status 3`, or the name of the signal."""
     if code >= 0:
         return f"exit status {code}"
     try:

@@ -1,4 +1,4 @@
-"""Health checks of processes: an HTTP answer, or progress in files."""
+"""Health checks of processes, by an HTTP request or by progress in files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import aiohttp
 from arlarena.client.bounded import IDENTITY, read_bounded
 from arlarena.console.launch.child import Address
 
-# Answers of /health are a few hundred bytes.
+# Responses of /health have a few hundred bytes.
 MAX_ANSWER_BYTES = 1 << 20
 
 
@@ -21,12 +21,12 @@ class HealthCheck(Protocol):
     """One health check of a process."""
 
     async def __call__(self, address: Address | None, started: float, timeout_s: float) -> str | None:
-        """Returns None if healthy, else the problem. `started`: start time of the process, which identifies it."""
+        """Returns None if the process is healthy, else the problem. `started`: start time, to identify the process."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpHealth:
-    """`GET path` answers 200."""
+    """The process is healthy if `GET path` responds with status 200."""
 
     path: str = "/health"
 
@@ -50,9 +50,10 @@ class HttpHealth:
 
 @dataclass(slots=True)
 class Activity:
-    """Healthy if one of the files changed in the last `hang_timeout_s` seconds. Set `hang_timeout_s` above the time
-    of another service's restart, because a process that waits for it writes nothing. The monotonic clock is used, so
-    a change of the system clock has no effect.
+    """The process is healthy if one of the files changed in the last `hang_timeout_s` seconds.
+
+    Set `hang_timeout_s` above the time that a restart of another service takes, because a process that waits for this
+    service writes nothing. Times are from the monotonic clock, so changes of the system clock have no effect.
     """
 
     files: tuple[Path, ...]
@@ -70,12 +71,12 @@ class Activity:
         return None if silent < self.hang_timeout_s else f"no sign of work for {silent:.0f} s"
 
     def _state(self) -> list[tuple[int, int]]:
-        """Modification time and size of each existing file."""
+        """Returns the modification time and size of each existing file."""
         found = []
         for file in self.files:
             try:
                 status = file.stat()
             except OSError:
-                continue  # not written yet
+                continue  # the file is not written yet
             found.append((status.st_mtime_ns, status.st_size))
         return found

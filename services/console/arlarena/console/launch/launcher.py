@@ -1,6 +1,7 @@
-"""`arlarena up`: one run from its configuration to its report, every part a process of its own (stages: pipeline.py).
+"""`arlarena up`: executes one run, from the configuration to the report (stages: pipeline.py).
 
-`--resume` skips finished stages. A service that exits is restarted. In every case all processes are stopped at the end.
+Each service and each stage is a separate process. `--resume` skips finished stages. A service that exits is restarted.
+At the end all processes are stopped, even after an error.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from arlarena.proto.config import ConfigError, read_with_secrets
 from arlarena.proto.text.wording import counted, printable
 
 TICK_S = 0.25
-# Only the owner can read the files: a run contains secrets, prompts and weights.
+# Only the owner can read the files of a run, because they contain secrets, prompts and weights.
 PRIVATE = 0o077
 
 
@@ -61,10 +62,10 @@ class LaunchRequest:
 
 
 async def prepare(request: LaunchRequest) -> tuple[RunConfig, RunDirectory]:
-    """Check the configuration with every service, then open the run's directory.
+    """Check the configuration with every service, then open the run's directory. Returns both.
 
     Raises:
-        ConfigError, LaunchError: a check failed; nothing was started or changed.
+        ConfigError, LaunchError: a check failed. Nothing was started or changed.
     """
     config = RunConfig.load(request.config, request.overrides, request.seed, request.directory, request.plugins)
     run = RunDirectory(Path(config.run.directory))
@@ -89,12 +90,12 @@ def _refuse_another_experiment(run: RunDirectory, new: RunConfig) -> None:
 
 
 def resume_command(run: RunDirectory) -> str:
-    """The command that resumes a run. The run's configuration contains all overrides."""
+    """Returns the command that resumes a run. The run's configuration contains all overrides."""
     return command_line(["up", str(run.config), "--resume"])
 
 
 class StopSignals:
-    """SIGINT, SIGTERM and SIGHUP: the first one calls `stop`, each later one `kill`."""
+    """Handles SIGINT, SIGTERM and SIGHUP. The first signal calls `stop`. Each later signal calls `kill`."""
 
     def __init__(self, stop: Callable[[], object]) -> None:
         self.received: list[int] = []
@@ -107,7 +108,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
-        """Install the handlers in the running event loop."""
+        """Install the signal handlers in the running event loop. Remove them at the end of the `with` block."""
         loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         for number in numbers:
             loop.add_signal_handler(number, self._handle, number)
@@ -119,7 +120,7 @@ class StopSignals:
 
 
 async def launch(config: RunConfig, run: RunDirectory, console: Console, signals: StopSignals) -> dict[str, Any]:
-    """Run until the end or a signal, then stop all processes.
+    """Execute the run until its end or until a signal, then stop all processes. Returns the summary.
 
     Raises:
         LaunchError: the run failed.
@@ -163,7 +164,7 @@ async def _with_ticks(work: Awaitable[dict[str, Any]], view: View) -> dict[str, 
 
 
 def make_stages(config: RunConfig, run: RunDirectory) -> list[Stage]:
-    """The stages of a run, each with its progress files."""
+    """Returns the stages of a run with their progress files."""
     counts = config.demonstrations
     sources = {
         "demonstrations": (run.log("demonstrations"), run.log("validation")),
@@ -178,7 +179,7 @@ def make_stages(config: RunConfig, run: RunDirectory) -> list[Stage]:
 
 
 def describe(supervisor: Supervisor) -> dict[str, str]:
-    """State of every service, for the view."""
+    """Returns the state of every service, by name, for the view."""
     return {
         name: service.state + (f" ({counted(service.restarts, 'restart')})" if service.restarts else "")
         for name, service in supervisor.services.items()
@@ -206,14 +207,14 @@ async def _run(request: LaunchRequest, console: Console) -> tuple[RunDirectory, 
 
 
 def up(request: LaunchRequest, console: Console) -> dict[str, Any]:
-    """`arlarena up`.
+    """Run `arlarena up`. Returns the summary of the run.
 
     Raises:
-        ConfigError: the configuration is invalid; nothing was started.
+        ConfigError: the configuration is invalid. Nothing was started.
         LaunchError: the run failed.
         Stopped: a signal stopped it.
     """
-    os.umask(PRIVATE)  # applies to the files of all processes of the run
+    os.umask(PRIVATE)  # all processes of the run inherit this mask
     run, summary = asyncio.run(_run(request, console))
     console.print(scores_table(summary))
     if (kinds := kinds_table(summary)) is not None:

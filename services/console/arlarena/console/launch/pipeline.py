@@ -46,7 +46,7 @@ STAGES = (
 
 
 class Pipeline:
-    """One run. `execute` calls the stages in order; the other methods are its steps."""
+    """One run. `execute` runs the stages in order. Each other method is one stage or a part of a stage."""
 
     def __init__(self, config: RunConfig, run: RunDirectory, view: View, supervisor: Supervisor) -> None:
         self.config, self.run, self.view, self.supervisor = config, run, view, supervisor
@@ -87,7 +87,7 @@ class Pipeline:
         return result
 
     async def _once(self, name: str, work: Callable[[], Awaitable[Any]]) -> None:
-        """Run a stage whose result is on disk; --resume skips it."""
+        """Run a stage whose result is on disk. After `--resume`, skip the stage if it has finished."""
         if name in self.run.state.stages:
             self.view.end(name, "skipped")
             return
@@ -105,7 +105,7 @@ class Pipeline:
         self.run.save()
 
     async def _command(self, name: str, command: ProcessSpec) -> None:
-        """Run a one-shot command; its log and progress files are its health check."""
+        """Run a command that ends by itself. The command is healthy while its log or progress files change."""
         health = Activity((command.log, self.run.progress(name)), self.settings.hang_timeout_s)
         await self.supervisor.run(name, command, health, self.settings.stage_timeout_s)
 
@@ -202,7 +202,7 @@ class Pipeline:
         return Spec(f"rollout-{index}", command, health, listens=False)
 
     async def _evaluate_after(self) -> str:
-        """Evaluate the final weights. Restart the policy server if it does not serve them."""
+        """Evaluate the final weights. First restart the policy server if it serves other weights."""
         version = await asyncio.to_thread(newest_version, self.run.weights)
         if version and await served_version(self.inference) != version:
             self.view.notice("restarting the policy server, which does not serve the final weights")
@@ -223,7 +223,7 @@ class Pipeline:
 
 
 def newest_version(weights: Path) -> str | None:
-    """Digest of the newest committed version, or None."""
+    """Returns the digest of the newest committed version, or None."""
     committed = sorted(path.parent for path in weights.glob("v*/COMMITTED"))
     if not committed:
         return None
@@ -232,10 +232,10 @@ def newest_version(weights: Path) -> str | None:
 
 
 async def served_version(inference: Address) -> str:
-    """Digest of the weights that the policy server serves.
+    """Returns the digest of the weights that the policy server serves.
 
     Raises:
-        LaunchError: the server does not report it.
+        LaunchError: the server does not report the digest.
     """
     try:
         async with PolicyClient(inference.url) as client:

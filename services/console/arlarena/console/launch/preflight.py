@@ -1,5 +1,5 @@
-"""The checks of `arlarena up` before any start: every service's tables, their consistency, the environment's splits,
-and this machine.
+"""The checks of `arlarena up` before it starts a process: the tables of every service, the consistency of the tables,
+the environment's splits, and this machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ async def check_before_start(config: RunConfig, directory: Path) -> RunConfig:
     """Run all checks. Returns the configuration with absolute paths in the environment's options.
 
     Raises:
-        ConfigError: checks failed; one line per problem.
+        ConfigError: checks failed. The message has one line per problem.
         LaunchError: the only problems are ports in use (exit status 3).
     """
     if config.policy_path is not None:
@@ -56,7 +56,7 @@ async def check_before_start(config: RunConfig, directory: Path) -> RunConfig:
 
 
 def _fetch_policy(config: RunConfig) -> None:
-    """Download a policy from the Hub. The trainer reports a wrong name or directory."""
+    """Download the policy if its name is a repository of the Hub. The trainer reports a wrong name or directory."""
     try:
         local_model(config.policy_path or "")
     except ConfigError:
@@ -64,7 +64,7 @@ def _fetch_policy(config: RunConfig) -> None:
 
 
 def _split(info: Info, name: str, setting: str) -> Split | str:
-    """The split `name`, or an error message."""
+    """Returns the split `name`, or an error message."""
     try:
         return find_split(info, name, setting)
     except ConfigError as error:
@@ -72,7 +72,7 @@ def _split(info: Info, name: str, setting: str) -> Split | str:
 
 
 def split_problems(config: RunConfig, info: Info) -> Iterator[str]:
-    """Problems with splits: missing, too small, or without the expert that demonstrations need."""
+    """Yields an error message for each split that is missing, too small, or without the expert for demonstrations."""
     where = config.source
     expert_splits = config.part("environment", EnvironmentKeys, "expert_splits").expert_splits
     played = config.part("trainer", TrainerKeys, "task_split")
@@ -113,7 +113,7 @@ def _demonstration_problems(config: RunConfig, info: Info, expert_splits: tuple[
 
 
 def engine_problems(config: RunConfig) -> Iterator[str]:
-    """Engines and transports that are incompatible or not installed."""
+    """Yields an error message for each engine or transport that is incompatible or not installed."""
     where, server = config.source, config.part("inference", InferenceKeys, "engine", "vllm_python", "vllm_device")
     transport = config.part("trainer", TrainerKeys, "push_transport").push_transport
     if server.engine == "vllm" and not server.vllm_python.exists():
@@ -133,7 +133,7 @@ def engine_problems(config: RunConfig) -> Iterator[str]:
 
 
 def limit_problems(config: RunConfig) -> Iterator[str]:
-    """Limits of the environment server and the launcher that are too low for the workers."""
+    """Yields an error message for each limit of the environment server or launcher that is too low for the workers."""
     where, play, server = (
         config.source,
         config.part("rollout", RolloutKeys),
@@ -172,7 +172,7 @@ def limit_problems(config: RunConfig) -> Iterator[str]:
 
 
 def broker_problems(config: RunConfig) -> Iterator[str]:
-    """A Redis that cannot be used, or no server program."""
+    """Yields an error message if the user's Redis cannot be used, or if there is no server program."""
     url = external_broker_url(config.broker)
     try:
         if url:
@@ -184,7 +184,7 @@ def broker_problems(config: RunConfig) -> Iterator[str]:
 
 
 def directory_problems(directory: Path) -> list[str]:
-    """Problems with writing to `directory`, which may not exist yet."""
+    """Returns an error message for each reason why `directory` cannot be written. It may not exist yet."""
     place = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if place == directory and not place.is_dir():
         return []  # RunDirectory.open reports it
@@ -196,7 +196,7 @@ def directory_problems(directory: Path) -> list[str]:
 
 
 def port_problems(config: RunConfig) -> Iterator[str]:
-    """Fixed ports that are in use or are configured twice."""
+    """Yields an error message for each fixed port that is in use or is configured twice."""
     ports = {"environment": config.port("environment"), "inference": config.port("inference")}
     if not external_broker_url(config.broker):
         ports["redis"] = config.broker.port

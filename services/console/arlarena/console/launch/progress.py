@@ -1,4 +1,4 @@
-"""Progress output of a run: a live table on a terminal, plain lines elsewhere."""
+"""Prints the progress of a run: a live table on a terminal, plain lines if the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from arlarena.proto.text.redaction import redact
 from arlarena.proto.text.wording import printable
 
 REFRESH_HZ = 4
-# The plain view repeats the current stage after this many seconds without a line.
+# If the plain view has printed no line for this many seconds, it prints the current stage again.
 QUIET_S = 15.0
 MARKS: dict[Status, tuple[str, str]] = {
     "waiting": ("·", "dim"),
@@ -30,7 +30,7 @@ MARKS: dict[Status, tuple[str, str]] = {
 
 
 def shown(text: str) -> str:
-    """`text` without secrets and terminal control characters; it may quote output of services."""
+    """Returns `text` with secrets masked and control characters escaped, because it may quote output of services."""
     return printable(redact(text))
 
 
@@ -39,7 +39,7 @@ def _text(text: str, style: str | None = None) -> Text:
 
 
 class View:
-    """Shows the stages of a run; a context manager. Call `notice`, `begin` and `end` only inside it."""
+    """A context manager that shows the stages of a run. Call its methods only inside the `with` block."""
 
     def __init__(
         self,
@@ -80,13 +80,13 @@ class View:
         self._print(f"[{duration(self._elapsed())}] {text}", "yellow")
 
     def begin(self, name: str) -> None:
-        """A stage begins."""
+        """Show that a stage begins."""
         self._stages[name].begin()
         if not self._live:
             self._print(f"[{duration(self._elapsed())}] {name} …")
 
     def end(self, name: str, status: Status = "done", note: str = "") -> None:
-        """A stage has ended. `note`: its result."""
+        """Show that a stage has ended. `note`: the result of the stage."""
         stage = self._stages[name]
         stage.end(status) if stage.status == "running" else setattr(stage, "status", status)
         stage.note = note
@@ -95,8 +95,10 @@ class View:
             self._print(f"[{duration(self._elapsed())}] {name}: {what}{f', {note}' if note else ''}")
 
     def tick(self) -> None:
-        """Update the view; call it regularly. The plain view prints progress on a new record, and repeats the stage's
-        state after a time without output.
+        """Update the view. Call `tick` at regular intervals.
+
+        The plain view prints a line for each new progress record. After some time without output, it prints the state
+        of the stage again.
         """
         if self._live or time.monotonic() - self._last < self._interval:
             return

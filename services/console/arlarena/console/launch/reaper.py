@@ -1,9 +1,9 @@
-"""Stops the processes of a launcher that died, also by kill -9.
+"""Stops the child processes of a launcher that has died, even if the launcher was killed with kill -9.
 
-The reaper is a child process of the launcher. It reads commands from stdin, one a line: `+PGID` and `-PGID` for a
-process group that started or ended. At end of file the launcher has exited: the remaining groups get SIGTERM, and
-SIGKILL after the grace period. The reaper ignores SIGINT from the terminal, needs only the standard library and works
-on any Unix.
+The reaper is a child process of the launcher. It reads one command per line from stdin: `+PGID` for a process group
+that started, `-PGID` for a process group that ended. End of file means that the launcher has exited. The reaper then
+sends SIGTERM to the remaining groups, and SIGKILL after the grace period. The reaper ignores SIGINT from the terminal,
+needs only the standard library and works on any Unix.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ POLL_S = 0.05
 
 
 def alive(group: int) -> bool:
-    """Whether the group has a process. A group of another user counts as gone: its number was reused."""
+    """True if the group has a process. False for a group of another user, because its number was reused."""
     try:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):
@@ -28,13 +28,13 @@ def alive(group: int) -> bool:
 
 
 def send(group: int, number: int) -> None:
-    """Signal a group; no error if it is gone."""
+    """Send the signal `number` to a group. Does nothing if the group has no process."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
 
 
 def follow(lines: Iterable[str]) -> set[int]:
-    """Read commands until end of file. Returns the remaining groups."""
+    """Read commands until end of file. Returns the groups that started and did not end."""
     groups: set[int] = set()
     for line in lines:
         sign, number = line[:1], line[1:].strip()
@@ -48,7 +48,7 @@ def follow(lines: Iterable[str]) -> set[int]:
 
 
 def end(groups: set[int], grace_s: float) -> None:
-    """Send SIGTERM to every group, and SIGKILL to those left after `grace_s`."""
+    """Send SIGTERM to every group. After `grace_s`, send SIGKILL to the groups that still run."""
     for group in groups:
         send(group, signal.SIGTERM)
     deadline = time.monotonic() + grace_s
@@ -59,7 +59,7 @@ def end(groups: set[int], grace_s: float) -> None:
 
 
 def main() -> None:
-    """`python -m arlarena.console.launch.reaper GRACE_S`."""
+    """Run `python -m arlarena.console.launch.reaper GRACE_S`."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     end(follow(sys.stdin), float(sys.argv[1]))

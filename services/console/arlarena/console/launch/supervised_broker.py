@@ -1,4 +1,4 @@
-"""Supervision of the run's broker: a local server is restarted with its data, an external one is only checked."""
+"""Supervises the run's broker. A local server is restarted with its data. An external server is only checked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from arlarena.console.settings import ConsoleSettings
 
 
 class BrokerService:
-    """Watches a broker; see `supervisor.Supervised`."""
+    """Supervises a broker (see `supervisor.Supervised`)."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class BrokerService:
 
     @property
     def url(self) -> str:
-        """Address for the services."""
+        """The URL of the broker for the services."""
         return self._broker.url
 
     async def start(self) -> None:
@@ -51,12 +51,12 @@ class BrokerService:
     async def _start(self) -> None:
         await asyncio.to_thread(self._broker.start)
         if self._broker.process is not None:
-            self._group = self._broker.process.pid  # it leads a session of its own
+            self._group = self._broker.process.pid  # the server is the leader of its own session
             self._reaper.add(self._group)
         self.state = "up"
 
     async def stop(self) -> None:
-        """Stop watching, then stop the server, which flushes its data."""
+        """Stop the supervision, then stop the server. The server writes its data to disk first."""
         if self._watch is not None:
             self._watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""Starts services, checks their health, restarts services that exited or hang, and stops them in order."""
+"""Starts services, checks their health, restarts services that exited or hang, and stops services in order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from arlarena.proto.text.wording import counted
 State = Literal["starting", "up", "restarting", "done", "stopped", "failed"]
 Result = TypeVar("Result")
 
-# Exit statuses after which a restart would fail too: wrong configuration, port in use, permanent error.
+# Exit statuses after which a restart would also fail: wrong configuration, port in use, permanent error.
 EXIT_CONFIG, EXIT_PORT, EXIT_PERMANENT = 2, 3, 4
 
 
@@ -26,9 +26,10 @@ EXIT_CONFIG, EXIT_PORT, EXIT_PERMANENT = 2, 3, 4
 class Spec:
     """The specification of a supervised service.
 
-    `command` builds the command line from the first start's address (None at the first start), so that a restart
-    keeps the port, and from the number of restarts. `listens`: ready means announced and healthy. `completes`: exit
-    status 0 is success. `once`: a stage; it is restarted if a signal killed it, but not if it failed.
+    `command(address, restarts)` builds the command line. `address` is None at the first start. A restart gets the
+    address of the first start, so that the port does not change. `listens`: the service is ready when it has announced
+    its address and is healthy. `completes`: exit status 0 is a success. `once`: the service is a stage. A stage is
+    restarted if a signal killed it. A stage that failed is not restarted.
     """
 
     name: str
@@ -40,24 +41,24 @@ class Spec:
 
 
 class Supervised(Protocol):
-    """A supervised `Service` or broker. `done` ends with the error of a permanent failure."""
+    """A supervised `Service` or broker. After a permanent failure, `done` has the error."""
 
     state: State
     restarts: int
     done: asyncio.Future[None]
 
     async def start(self) -> None:
-        """Start and wait until ready."""
+        """Start the process and wait until it is ready."""
 
     async def stop(self) -> None:
-        """End it."""
+        """Stop the process and wait for its end."""
 
     def kill(self) -> None:
-        """Kill it."""
+        """Kill the process."""
 
 
 class Service:
-    """A supervised service. `restarts`: all restarts. `failures`: restarts since the counter was reset."""
+    """A supervised service. `restarts`: number of all restarts. `failures`: restarts since this counter was reset."""
 
     def __init__(
         self, spec: Spec, settings: ConsoleSettings, reaper: ProcessReaper, notice: Callable[[str], None]
@@ -72,10 +73,10 @@ class Service:
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start it and wait until it is ready.
+        """Start the service and wait until it is ready.
 
         Raises:
-            LaunchError: it does not become ready; the first start is not retried.
+            LaunchError: the service does not become ready. The first start is not retried.
         """
         try:
             await self._launch()
@@ -85,7 +86,7 @@ class Service:
         self._watch = asyncio.create_task(self._keep_running())
 
     async def stop(self) -> None:
-        """Stop watching, then end the process."""
+        """Stop the supervision, then stop the process."""
         if self._watch is not None:
             self._watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -100,7 +101,7 @@ class Service:
         """Wait until the service completes.
 
         Raises:
-            LaunchError: it failed.
+            LaunchError: the service failed.
         """
         await asyncio.shield(self.done)
 
@@ -143,7 +144,7 @@ class Service:
             await asyncio.sleep(min(0.1, self.settings.health_interval_s))
 
     async def _keep_running(self) -> None:
-        """Watch and restart the process until it completes or has no restarts left."""
+        """Watch the process and restart it, until it completes or the maximum number of restarts is reached."""
         while True:
             assert self.child is not None
             began = time.monotonic()
@@ -158,7 +159,7 @@ class Service:
                 problem = await self._restart(problem)
 
     async def _restart(self, problem: LaunchError) -> LaunchError | None:
-        """Restart once. Returns None if the service is ready again, else the problem."""
+        """Restart the service once. Returns None if it is ready again, else the problem."""
         self.state = "restarting"
         pause = min(self.settings.backoff_max_s, self.settings.backoff_s * 2**self.failures)
         self.failures += 1
@@ -186,7 +187,7 @@ class Service:
             self.done.set_exception(problem)
 
     async def _watch_child(self, child: Child) -> LaunchError | None:
-        """Wait until the child exits; kill it if it hangs. Returns None if it completed, else the problem."""
+        """Wait until the child exits, or kill it if it hangs. Returns None if the child completed, else the problem."""
         exited = asyncio.create_task(child.wait())
         hung = asyncio.create_task(self._wait_until_hung(child)) if self.spec.health else None
         try:
@@ -204,7 +205,7 @@ class Service:
                 hung.cancel()
 
     async def _wait_until_hung(self, child: Child) -> str:
-        """Returns the last problem after enough failed checks in a row."""
+        """Check the health at regular intervals. After enough failed checks in a row, returns the last problem."""
         assert self.spec.health is not None
         failed = 0
         while True:
@@ -216,7 +217,7 @@ class Service:
 
     def _death(self, child: Child, code: int) -> LaunchError:
         what = f"ended ({describe_exit(code)})"
-        # A process killed by a signal logs no final error, so its log tail is not the cause.
+        # A process killed by a signal logs no final error, so the last lines of the log do not contain the cause.
         message = self._report(child, what) if code >= 0 else f"{self.spec.name} {what} [log: {child.command.log}]"
         final = code in (EXIT_CONFIG, EXIT_PERMANENT) or (self.spec.once and code > 0)
         return LaunchError(message, code if code in (EXIT_CONFIG, EXIT_PORT) else 1, final=final)
@@ -235,31 +236,31 @@ class Supervisor:
         self._notice = notice
 
     async def start(self, spec: Spec) -> Service:
-        """Start a service and wait until it is ready. Errors as in `add`."""
+        """Start a service and wait until it is ready. Returns the service. Errors as in `add`."""
         service = Service(spec, self.settings, self.reaper, self._notice)
         await self.add(spec.name, service)
         return service
 
     async def add(self, name: str, service: Supervised) -> None:
-        """Start and supervise `service`.
+        """Start and supervise `service`. Waits until it is ready.
 
         Raises:
-            LaunchError: it does not become ready, or another service failed meanwhile.
+            LaunchError: the service does not become ready, or another service failed at the same time.
         """
         self.services[name] = service
         await self.race(service.start())
 
     async def stop(self, name: str) -> None:
-        """Stop one service if it runs. `kill` includes it until it has exited."""
+        """Stop one service if it runs. Until the service has exited, `kill` can still kill it."""
         if service := self.services.get(name):
             await service.stop()
             self.services.pop(name, None)
 
     async def run(self, name: str, command: ProcessSpec, health: HealthCheck | None, timeout_s: float) -> None:
-        """Run a one-shot command to its end.
+        """Run a command that ends by itself, and wait for its end.
 
         Raises:
-            LaunchError: it fails, hangs or takes longer than `timeout_s`, or a service fails meanwhile.
+            LaunchError: the command fails, hangs or takes longer than `timeout_s`, or a service fails.
         """
         spec = Spec(name, lambda address, restarts: command, health, listens=False, completes=True, once=True)
         once = Service(spec, self.settings, self.reaper, self._notice)
@@ -272,10 +273,10 @@ class Supervisor:
             await self.stop(name)
 
     async def race(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """The result of `work`, unless a service fails permanently before.
+        """Await `work` and return its result. If a service fails permanently first, cancel `work`.
 
         Raises:
-            LaunchError: the failure of that service.
+            LaunchError: a service has failed permanently.
         """
         task = asyncio.ensure_future(work)
         ends = [service.done for service in self.services.values() if not service.done.done()]

@@ -49,7 +49,7 @@ SHOWN_KEYS = {key for chart in CHARTS for key in chart.keys} | {"step", "schema"
 
 
 def series(records: Records, key: str, name: str, x: str = "step") -> Line:
-    """The points of the records where `key` is a number."""
+    """Returns the points of the records where `key` is a number."""
     points = [
         (float(record[x]), float(record[key]))
         for record in records
@@ -63,7 +63,7 @@ def _is_number(value: object) -> bool:
 
 
 def training_charts(steps: Records, summary: dict[str, Any] | None) -> list[Markup]:
-    """The main training charts."""
+    """Returns the main training charts."""
     found = []
     for chart in CHARTS:
         lines = [series(steps, key, name) for key, name in zip(chart.keys, chart.names, strict=True)]
@@ -76,14 +76,14 @@ def training_charts(steps: Records, summary: dict[str, Any] | None) -> list[Mark
 
 
 def other_charts(steps: Records) -> list[Markup]:
-    """Charts of the other metrics of the trainer."""
+    """Returns the charts of the other metrics of the trainer."""
     keys = dict.fromkeys(key for record in steps for key, value in record.items() if _is_number(value))
     charts = [line_chart(key, [series(steps, key, key)]) for key in keys if key not in SHOWN_KEYS]
     return [chart for chart in charts if chart]
 
 
 def cloning_charts(run: RunDirectory) -> list[Markup]:
-    """Charts of the cloning stage, from its progress records."""
+    """Returns the charts of the cloning stage, from its progress records."""
     records = read_records(run.progress("clone"))
     lines = [series(records, "loss", "training"), series(records, "validation_loss", "validation")]
     chart = line_chart("Cloning: loss (nats a token)", lines)
@@ -95,6 +95,6 @@ def _estimate(score: Score | None) -> Estimate | None:
 
 
 def class_chart(title: str, rows: Sequence[ClassRow]) -> Markup | None:
-    """Success before and after, by class."""
+    """Returns the success before and after, by class."""
     before, after = [_estimate(row.before) for row in rows], [_estimate(row.after) for row in rows]
     return interval_chart(title, [row.name for row in rows], [("before", before), ("after", after)])

@@ -11,7 +11,7 @@ from arlarena.proto.text.wording import counted
 
 
 class RunEnding(msgspec.Struct):
-    """The fields of the record that the console reads; they are documented in the trainer's `Ending`."""
+    """The fields of the record that the console reads. The trainer's class `Ending` documents the fields."""
 
     ended_by: Literal["steps", "max_minutes", "max_environment_steps", "signal", "error"]
     step: int
@@ -21,7 +21,7 @@ class RunEnding(msgspec.Struct):
 
 
 def read_ending(path: Path) -> dict[str, object] | None:
-    """The record. None if it is missing or unreadable: training has not ended, or its process was killed."""
+    """Returns the record, or None without a readable file: training has not ended, or its process was killed."""
     try:
         return msgspec.to_builtins(msgspec.json.decode(path.read_bytes(), type=RunEnding))  # type: ignore[no-any-return]
     except (OSError, msgspec.MsgspecError):
@@ -29,7 +29,7 @@ def read_ending(path: Path) -> dict[str, object] | None:
 
 
 def describe_ending(record: dict[str, object] | None) -> str:
-    """`finished after all 80 steps`, `ended by max_minutes = 9 after 53 of 80 steps`, …; empty for None."""
+    """Returns text such as `ended by max_minutes = 9 after 53 of 80 steps`. The text is empty if `record` is None."""
     if record is None:
         return ""
     ending = msgspec.convert(record, RunEnding)

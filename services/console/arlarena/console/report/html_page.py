@@ -42,7 +42,7 @@ class Breakdown:
 
 
 def breakdowns(before: dict[str, Any], after: dict[str, Any]) -> list[Breakdown]:
-    """Both evaluations by length of the shortest solution and by kind of task, if they have these classes."""
+    """Returns both evaluations by length of the shortest solution and by kind of task, if they have these classes."""
     columns, found = class_columns(counted_of_a_kind(before or after)), []
     for name, key, title, heading in (
         ("by_difficulty", "optimal_moves", "By difficulty", "least moves"),
@@ -55,7 +55,7 @@ def breakdowns(before: dict[str, Any], after: dict[str, Any]) -> list[Breakdown]
 
 
 def chosen_episodes(before: Records, after: Records) -> list[dict[str, Any]]:
-    """Pairs of episodes of the same task: first newly solved tasks, then one solved twice, then failures."""
+    """Returns pairs of episodes of the same task: first newly solved tasks, then one solved twice, then failures."""
     old = {episode.get("task"): episode for episode in before}
     pairs = [
         {"task": episode.get("task"), "before": old.get(episode.get("task")), "after": episode} for episode in after
@@ -78,14 +78,14 @@ def _eval_set(path: Path) -> dict[str, Any]:
 
 
 def training_state(run: RunDirectory, steps: Records) -> str:
-    """Why training ended, or its current step; empty before the first step."""
+    """Returns why training ended, or the current step. The text is empty before the first step."""
     if ending := describe_ending(read_ending(run.training)):
         return ending
     return f"at step {int(steps[-1]['step']):,}; it is running, or its process was killed" if steps else ""
 
 
 def render(run: RunDirectory, summary: dict[str, Any] | None) -> str:
-    """The page as text; `summary` is None for a run that has not finished."""
+    """Returns the page as text. `summary`: None for a run that has not finished."""
     environment = Environment(
         loader=PackageLoader("arlarena.console.report", "templates"),
         autoescape=True,

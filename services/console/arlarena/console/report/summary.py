@@ -22,7 +22,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object written by a stage.
 
     Raises:
-        LaunchError: it is missing or malformed.
+        LaunchError: the file is missing or malformed.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
@@ -31,7 +31,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines. A line truncated by a crash is skipped. Empty if the file is missing."""
+    """Read JSON lines. Skips a line that a crash has truncated. Returns an empty list if the file is missing."""
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
@@ -46,7 +46,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def read_steps(path: Path) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl by step. If a step was repeated, the later record counts."""
+    """Returns the records of metrics.jsonl by step. If a step was repeated, the later record counts."""
     steps = {record["step"]: record for record in read_records(path) if isinstance(record.get("step"), int)}
     return [steps[step] for step in sorted(steps)]
 
@@ -75,13 +75,14 @@ def _versions() -> dict[str, str]:
 def summarise(
     run: RunDirectory, environment: str, method: str, seed: int, training_split: str = "train"
 ) -> dict[str, Any]:
-    """The summary of a finished run, from the files of its stages.
+    """Returns the summary of a finished run, from the files of its stages.
 
-    `groups` counts each group once: trained on, dropped by the filter, all members stale, no member with a turn,
-    update skipped, or dead letter. Groups in flight at the end of training are not counted.
+    `groups` counts each group in one of these classes: used for training, removed by the filter, all episodes too old,
+    no episode with a turn, optimiser update skipped, dead letter. Groups that were unfinished at the end of training
+    are not counted.
 
     Raises:
-        LaunchError: an evaluation is missing, or the two have different evaluation sets.
+        LaunchError: an evaluation is missing, or the two evaluations used different evaluation sets.
     """
     before, after = read_json(run.eval_set("before")), read_json(run.eval_set("after"))
     tasks, tasks_after = before["eval_set"], after["eval_set"]
@@ -123,17 +124,17 @@ def write_summary(run: RunDirectory, summary: dict[str, Any]) -> None:
 
 
 def percent(share: float | None) -> str:
-    """`51.2`, or a dash."""
+    """Returns `51.2`, or a dash."""
     return "-" if share is None else f"{100 * share:.1f}"
 
 
 def interval(ci95: list[float]) -> str:
-    """`47.0 to 55.4`, in per cent."""
+    """Returns `47.0 to 55.4`, in per cent."""
     return f"{percent(ci95[0])} to {percent(ci95[1])}"
 
 
 def describe_eval_set(summary: dict[str, Any]) -> str:
-    """`512 unseen tasks of split test`, or `8 tasks of the training split train`."""
+    """Returns `512 unseen tasks of split test`, or `8 tasks of the training split train`."""
     count, split = summary["eval_set"]["n"], summary["eval_set"].get("split", "?")
     if split == summary.get("training_split"):
         return f"{counted(count, 'task')} of the training split {split}"
@@ -141,16 +142,16 @@ def describe_eval_set(summary: dict[str, Any]) -> str:
 
 
 def describe_filtered(groups: int) -> str:
-    """`55 groups filtered`; empty for none."""
+    """Returns text such as `55 groups filtered`. The text is empty for 0 groups."""
     return f"{counted(groups, 'group')} filtered" if groups else ""
 
 
 def counted_of_a_kind(record: dict[str, Any]) -> str:
-    """The unit of a record's counts: tasks, or attempts if a task has several."""
+    """Returns the unit of a record's counts: tasks, or attempts if a task has several."""
     return "attempts" if (record.get("eval_set") or {}).get("attempts", 1) > 1 else "tasks"
 
 
 def data_warning(record: dict[str, Any]) -> str | None:
-    """A warning if the tasks are not those of the official data set, else None."""
+    """Returns a warning if the tasks are not those of the official data set, else None."""
     data = record.get("data") or {}
     return f"Not comparable with published results: {data['description']}" if data.get("official") is False else None

@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 WIDTH, HEIGHT = 380, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 24
 MOST_POINTS = 400
-# Labels: mean width of a letter, and row height of a class whose name has its own line.
+# Mean width of a letter of a label, and height of a row whose class name has its own line, in pixels.
 LETTER, ROW = 5.6, 38
 # Window of the moving mean as a share of the points, wide enough to average the noise of single steps.
 SMOOTHING = 0.1
@@ -44,12 +44,12 @@ class Scale:
     end: float
 
     def __call__(self, value: float) -> float:
-        """Pixels of `value`."""
+        """Convert `value` to pixels."""
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers from `low` to `high`, about `count`.
+    """Returns round numbers from `low` to `high`, about `count`.
 
     Raises:
         ValueError: not low < high.
@@ -64,7 +64,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def short(value: float) -> str:
-    """A number for an axis: `0.25`, `1.2k`, `3e-05`."""
+    """Returns a number for an axis: `0.25`, `1.2k`, `3e-05`."""
     if value == 0:
         return "0"
     size = abs(value)
@@ -76,7 +76,7 @@ def short(value: float) -> str:
 
 
 def labels(values: Sequence[float]) -> list[str]:
-    """Axis labels with as many digits as it takes to tell evenly spaced values apart."""
+    """Returns axis labels for evenly spaced values, with enough digits that all labels differ."""
     largest = max((abs(value) for value in values), default=0.0)
     if len(values) < 2 or largest >= 1000 or largest < 1e-3:
         return [short(value) for value in values]
@@ -86,7 +86,7 @@ def labels(values: Sequence[float]) -> list[str]:
 
 
 def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Centred moving mean."""
+    """Returns the centred moving mean."""
     half = max(1, round(len(points) * SMOOTHING / 2))
     found = []
     for index, (x, _) in enumerate(points):
@@ -96,7 +96,7 @@ def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Reduce to about MOST_POINTS points; the last point is kept."""
+    """Reduce `points` to about MOST_POINTS points. The last point is always kept."""
     if len(points) <= MOST_POINTS:
         return list(points)
     every = math.ceil(len(points) / MOST_POINTS)
@@ -152,9 +152,9 @@ def _curve(line: Line, index: int, x: Scale, y: Scale) -> list[str]:
 def line_chart(
     title: str, lines: Sequence[Line], marks: Sequence[Mark] = (), within: tuple[float, float] | None = None
 ) -> Markup | None:
-    """A small chart: faint line for the data, bold line for the moving mean. None if there is no data.
+    """Returns a small chart: faint line for the data, bold line for the moving mean. None if there is no data.
 
-    At most two marks are drawn, the first labelled on the left, the second on the right.
+    At most two marks are drawn. The label of the first mark is on the left, the label of the second on the right.
     """
     drawn = [line for line in map(_finite, lines) if line.points]
     if not drawn:
@@ -188,9 +188,9 @@ class Estimate:
 def interval_chart(
     title: str, classes: Sequence[str], series: Sequence[tuple[str, Sequence[Estimate | None]]]
 ) -> Markup | None:
-    """Estimates with intervals by class, the series next to each other. Values are in [0, 1].
+    """Draw an estimate and its interval for each class and each series. Values are in [0, 1].
 
-    Classes are columns, or rows where a name is wider than a column.
+    Each class is a column. If a name is wider than a column, each class is a row.
     """
     if not classes or not any(estimate for _, estimates in series for estimate in estimates):
         return None
@@ -222,7 +222,7 @@ def _said(name: str, group: str, estimate: Estimate) -> str:
 def _interval_rows(
     title: str, classes: Sequence[str], series: Sequence[tuple[str, Sequence[Estimate | None]]]
 ) -> Markup:
-    """One row per class, with its name above its intervals."""
+    """Draw one row per class, with the class name above the intervals."""
     bottom = TOP + ROW * len(classes)
     x = Scale(0.0, 1.0, RIGHT, WIDTH - 2 * RIGHT)
     parts = []
@@ -255,4 +255,4 @@ def _figure(title: str, names: Sequence[str], parts: Sequence[str], height: int 
     return Markup(
         f"<figure><figcaption>{escape(title)}{legend}</figcaption>"
         f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg></figure>'
-    )  # all texts in it are escaped
+    )  # all texts in the figure are escaped

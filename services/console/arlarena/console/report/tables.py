@@ -1,4 +1,4 @@
-"""The tables of a run's report: their rows and columns, on the page and in the terminal."""
+"""The tables of a run's report: rows and columns, for the page and for the terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Score = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A heading, and a function for the cell text of a row. `page_only`: not shown in the terminal."""
+    """A column: its heading, and a function that returns a row's text. `page_only`: not shown in the terminal."""
 
     heading: str
     cell: Callable[[Any], str]
@@ -65,7 +65,7 @@ SCORE_COLUMNS = (  # one row each for the evaluations before and after training
 
 
 def class_columns(counted: str) -> tuple[Column, ...]:
-    """The columns of a table with one row per class of tasks. `counted`: unit of its counts."""
+    """Returns the columns of a table with one row per class of tasks. `counted`: unit of its counts."""
     return (
         Column(counted, lambda row: str(row.n)),
         Column("before %", lambda row: _share(row.before)),
@@ -76,7 +76,7 @@ def class_columns(counted: str) -> tuple[Column, ...]:
 
 
 def class_rows(before: Score, after: Score, breakdown: str, key: str) -> list[ClassRow]:
-    """Rows with both evaluations by class. `key`: field of the breakdown's records with the class name."""
+    """Returns rows with both evaluations by class. `key`: field of the breakdown's records with the class name."""
     old, new = ({record[key]: record for record in each.get(breakdown, [])} for each in (before, after))
     rows = []
     for name in sorted(old.keys() | new.keys()):
@@ -86,7 +86,7 @@ def class_rows(before: Score, after: Score, breakdown: str, key: str) -> list[Cl
 
 
 def scores_table(summary: dict[str, Any]) -> Table:
-    """The table that ends a run in the terminal."""
+    """Returns the table that the terminal shows at the end of a run."""
     eval_set = summary["eval_set"]
     title = f"{summary['env']}, {describe_eval_set(summary)}, T = {eval_set.get('temperature', '?')}"
     said = describe_ending(summary.get("training")), describe_filtered(summary.get("groups", {}).get("filtered", 0))
@@ -97,7 +97,7 @@ def scores_table(summary: dict[str, Any]) -> Table:
 
 
 def kinds_table(summary: dict[str, Any]) -> Table | None:
-    """Success by kind of task, before and after; None if the environment has no kinds."""
+    """Returns success before and after training for each kind of task, or None if the environment has no kinds."""
     rows = class_rows(summary["before"], summary["after"], "by_kind", "kind")
     if not rows:
         return None
@@ -117,5 +117,5 @@ def _terminal_table(title: str, columns: Sequence[Column], rows: Iterable[tuple[
 
 
 def _plain(text: str) -> str:
-    """A text of a service for rich: no markup, no control characters."""
+    """Returns a text of a service for rich: no markup, no control characters."""
     return escape(printable(text))
