@@ -176,7 +176,7 @@ class ContainerSandbox:
 
 
 def _ending(status: int, stopped: Ending | None) -> tuple[Ending, str]:
-    """The ending of a container, and the name of the signal that ended it."""
+    """Return the ending of a container, and the name of the signal that ended it."""
     number = status - KILLED
     if stopped is not None:
         return stopped, signal_name(number)

@@ -90,7 +90,7 @@ class Execution:
 
 
 def signal_name(number: int) -> str:
-    """The name of a signal: SIGKILL for 9."""
+    """Return the name of a signal: SIGKILL for 9."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -127,7 +127,7 @@ class Sandbox(Protocol):
         ...
 
     def health(self) -> SandboxHealth:
-        """The sandbox's current state."""
+        """Return the sandbox's current state."""
         ...
 
     def close(self) -> None:

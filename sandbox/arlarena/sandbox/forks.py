@@ -126,7 +126,7 @@ class ForkSandbox:
         return ZygoteProcess(self._work, self._settings.required, self._settings.start_s)
 
     def _live_zygote(self) -> ZygoteProcess:
-        """The zygote, replaced if it has died."""
+        """Return the zygote, replaced if it has died."""
         with self._replacing:
             if self._closed:
                 raise SandboxError("the sandbox is closed")
@@ -251,7 +251,7 @@ def _closing(stack: contextlib.ExitStack, descriptor: int) -> int:
 
 
 def _sealed(payload: bytes) -> int:
-    """A descriptor to read the payload from, sealed against writes."""
+    """Return a descriptor to read the payload from, sealed against writes."""
     descriptor = os.memfd_create("payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with os.fdopen(os.dup(descriptor), "wb") as file:
         file.write(payload)

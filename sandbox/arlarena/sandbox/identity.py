@@ -32,8 +32,9 @@ class Identity:
 
 
 def choose_identity(readable: Sequence[Path]) -> Identity:
-    """The user for forks. An ordinary user stays. Root becomes the first of these that can read the loaded libraries
-    below `readable`: user and group nobody; user nobody and the libraries' group; the libraries' owner and group.
+    """Return the user for forks. An ordinary user stays. Root becomes the first of these that can read the loaded
+    libraries below `readable`: user and group nobody; user nobody and the libraries' group; the libraries' owner and
+    group.
     """
     own = Identity(os.geteuid(), os.getegid())
     if own.uid != 0:
@@ -51,7 +52,7 @@ def choose_identity(readable: Sequence[Path]) -> Identity:
 
 
 def _problem(identity: Identity, readable: Sequence[Path]) -> str:
-    """Why forks cannot run as `identity`, found by a fork that tries; "" if they can."""
+    """Return why forks cannot run as `identity`, found by a fork that tries; "" if they can."""
     result, result_writer = os.pipe()
     release, release_writer = os.pipe()
     pid = os.fork()

@@ -27,7 +27,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def supported() -> bool:
-    """Whether this machine is supported."""
+    """Return whether this machine is supported."""
     return sys.platform == "linux" and MACHINE in NUMBERS
 
 

@@ -33,7 +33,7 @@ class _PathBeneath(ctypes.Structure):
 
 
 def version() -> int:
-    """The kernel's version of the interface; 0 without Landlock."""
+    """Return the kernel's version of the interface; 0 without Landlock."""
     try:
         return call(LANDLOCK_CREATE_RULESET, None, 0, VERSION_FLAG)
     except OSError:
@@ -41,9 +41,9 @@ def version() -> int:
 
 
 def ruleset(readable: Sequence[Path]) -> int:
-    """A descriptor of rules that allow only to read files at or below `readable`, and to list the parent folders, which
-    Python does before an import if such a folder has changed. If the kernel supports it, they also forbid TCP and
-    signals to other processes.
+    """Return a descriptor of rules that allow only to read files at or below `readable`, and to list the parent
+    folders, which Python does before an import if such a folder has changed. If the kernel supports it, they also
+    forbid TCP and signals to other processes.
 
     Raises:
         OSError: the kernel has no Landlock.

@@ -71,7 +71,7 @@ class _NullStream(io.TextIOBase):
 
 
 def _stream(descriptor: int) -> TextIO:
-    """A line-buffered text stream, so that output printed before a program is killed is not lost."""
+    """Return a line-buffered text stream, so that output printed before a program is killed is not lost."""
     return open(descriptor, "w", encoding="utf-8", errors="replace", closefd=False, buffering=1)
 
 
@@ -97,7 +97,7 @@ def _execute(program: str, namespace: dict[str, Any], reserve: list[bytearray]) 
 
 
 def _error_line(error: BaseException) -> str:
-    """An error's type and the first line of its message. Program code may compute the message, and may raise."""
+    """Return an error's type and the first line of its message. Program code may compute the message, and may raise."""
     kind = type(error)
     name, message = "an error without a name", ""
     with contextlib.suppress(BaseException):
@@ -113,7 +113,7 @@ def _error_line(error: BaseException) -> str:
 
 
 def _traceback(error: BaseException) -> str:
-    """The end of the traceback, from the program's first frame on; "" if it cannot be formatted."""
+    """Return the end of the traceback, from the program's first frame on; "" if it cannot be formatted."""
     with contextlib.suppress(BaseException):
         trace = error.__traceback__
         lines = traceback.format_exception(type(error), error, trace and trace.tb_next)

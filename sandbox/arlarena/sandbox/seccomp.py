@@ -38,8 +38,8 @@ class _Program(ctypes.Structure):
 
 
 def compile_filter(*, may_open: bool) -> bytes:
-    """The filter for this machine, as BPF instructions. `may_open`: whether files may be opened for reading; only safe
-    if Landlock restricts which.
+    """Return the filter for this machine, as BPF instructions. `may_open`: whether files may be opened for reading;
+    only safe if Landlock restricts which.
 
     Raises:
         SandboxUnavailable: libseccomp is not installed.

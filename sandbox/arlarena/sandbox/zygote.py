@@ -140,7 +140,7 @@ class Zygote:
 
 
 def prepare(required: frozenset[str], readable: Sequence[Path]) -> tuple[LockdownPlan, list[str]]:
-    """The plan for all forks, and the layers in force, tested in a fork.
+    """Return the plan for all forks, and the layers in force, tested in a fork.
 
     Raises:
         OSError: a required layer is not available or not effective.

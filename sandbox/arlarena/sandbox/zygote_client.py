@@ -166,7 +166,7 @@ class ZygoteProcess:
             future.set_exception(ZygoteDied(why))
 
     def _last_error_line(self) -> str:
-        """The last line of its standard error."""
+        """Return the last line of its standard error."""
         with contextlib.suppress(OSError, ValueError):
             self._errors.seek(0)
             lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()

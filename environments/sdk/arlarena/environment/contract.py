@@ -55,7 +55,7 @@ def _require(condition: object, message: str) -> None:
 
 
 def _specs(environment: EnvironmentFactory, count: int = TASKS) -> Iterator[ResetSpec]:
-    """The first tasks of each split."""
+    """Yield the first tasks of each split."""
     for split in environment.info.splits:
         for index in range(count if split.size is None else min(count, split.size)):
             yield ResetSpec(split=split.name, index=index)
@@ -66,7 +66,7 @@ def _start(environment: EnvironmentFactory, spec: ResetSpec) -> Episode:
 
 
 def _any_task(environment: EnvironmentFactory, index: int = 0) -> ResetSpec:
-    """A task of the default split."""
+    """Return a task of the default split."""
     size = environment.info.splits[0].size
     return ResetSpec(index=index if size is None else min(index, size - 1))
 
@@ -76,7 +76,7 @@ def _has_expert(environment: EnvironmentFactory) -> bool:
 
 
 def _plan(episode: Episode) -> list[str]:
-    """The expert's replies from here."""
+    """Return the expert's replies from here."""
     try:
         return episode.expert()
     except ExpertUnavailable as error:
@@ -93,7 +93,7 @@ def _some_replies(environment: EnvironmentFactory, spec: ResetSpec) -> list[str]
 
 
 def _transcript(episode: Episode, replies: Sequence[str]) -> list[StepResult]:
-    """All results until the episode or the replies end."""
+    """Return all results until the episode or the replies end."""
     results = [episode.observe()]
     for reply in replies:
         if episode.done:
@@ -283,7 +283,7 @@ CHECKS: dict[str, Check] = {
 
 
 def main() -> int:
-    """The command in the module's docstring."""
+    """Return the command in the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m arlarena.environment.contract", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("name", help="an installed environment, or a module with load(where, options)")

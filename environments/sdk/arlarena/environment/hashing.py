@@ -13,12 +13,12 @@ def digest(text: str) -> str:
 
 
 def seeded(*key: object) -> Random:
-    """A generator seeded by the text of `key`, the same in every process and on every machine."""
+    """Return a generator seeded by the text of `key`, the same in every process and on every machine."""
     return Random(int(digest("/".join(map(str, key))), 16))
 
 
 def split_of_digest(digest: str, shares: Mapping[str, int]) -> str:
-    """The split that a content belongs to; `shares` are parts of all contents by split, such as eighths."""
+    """Return the split that a content belongs to; `shares` are parts of all contents by split, such as eighths."""
     position = int(digest, 16) % sum(shares.values())
     for name, share in shares.items():
         if position < share:

@@ -54,7 +54,7 @@ class Episode(Protocol):
         ...
 
     def observe(self) -> StepResult:
-        """The current state, in the form of a reset's result: no reward, all validity marks True."""
+        """Return the current state, in the form of a reset's result: no reward, all validity marks True."""
         ...
 
     def step(self, text: str) -> StepResult:
@@ -67,7 +67,7 @@ class Episode(Protocol):
         ...
 
     def expert(self) -> list[str]:
-        """All replies of the expert from here to the end.
+        """Return all replies of the expert from here to the end.
 
         Raises:
             ExpertUnavailable: there is no solution, or none was found.
@@ -75,7 +75,7 @@ class Episode(Protocol):
         ...
 
     def fork(self) -> Self:
-        """An independent copy in the same state."""
+        """Return an independent copy in the same state."""
         ...
 
 
@@ -120,7 +120,7 @@ class EnvironmentFactory(Protocol):
         ...
 
     def task(self, spec: ResetSpec) -> Task:
-        """The task of a reset; fast.
+        """Return the task of a reset; fast.
 
         Raises:
             TaskError: the task does not exist.

@@ -60,14 +60,14 @@ class TextGame(ABC):
 
     @abstractmethod
     def text(self) -> str:
-        """The current observation, without history."""
+        """Return the current observation, without history."""
 
     @abstractmethod
     def state(self) -> str:
-        """The complete state in canonical form, without counters: equal states must be equal texts."""
+        """Return the complete state in canonical form, without counters: equal states must be equal texts."""
 
     def state_key(self, task: str) -> str:
-        """The key of the state for this task: 32 hex digits."""
+        """Return the key of the state for this task: 32 hex digits."""
         return digest(f"{task}\0{self.state()}")
 
     @abstractmethod
@@ -75,7 +75,7 @@ class TextGame(ABC):
         """Play an action, or None for an unreadable reply. Returns the reward, a finite number."""
 
     def copy(self) -> Self:
-        """An independent game in the same state. Override it if much of the game is immutable."""
+        """Return an independent game in the same state. Override it if much of the game is immutable."""
         return deepcopy(self)
 
     @property
@@ -89,19 +89,19 @@ class TextGame(ABC):
         return self.solved
 
     def frame(self) -> Frame | None:
-        """An image of the current observation, if available."""
+        """Return an image of the current observation, if available."""
         return None
 
     def actions(self) -> Sequence[str] | None:
-        """The admissible actions; None for any text."""
+        """Return the admissible actions; None for any text."""
         return None
 
     def offered(self) -> str:
-        """The admissible actions as text for the prompt; default: separated by commas."""
+        """Return the admissible actions as text for the prompt; default: separated by commas."""
         return ", ".join(self.actions() or ())
 
     def plan(self) -> list[str]:
-        """The expert's replies from here to the end.
+        """Return the expert's replies from here to the end.
 
         Raises:
             ExpertUnavailable: there is no expert, or it finds no plan.
@@ -135,7 +135,7 @@ class TextEpisode:
         return self._game.over or self._steps >= self._environment.horizon
 
     def observe(self) -> StepResult:
-        """The current state, in the form of a reset's result."""
+        """Return the current state, in the form of a reset's result."""
         return self._result(None, "", action_valid=True, format_valid=True)
 
     def step(self, text: str) -> StepResult:
@@ -157,7 +157,7 @@ class TextEpisode:
         )
 
     def expert(self) -> list[str]:
-        """The expert's replies from here.
+        """Return the expert's replies from here.
 
         Raises:
             ExpertUnavailable: see `TextGame.plan`.
@@ -165,7 +165,7 @@ class TextEpisode:
         return self._game.plan()
 
     def fork(self) -> Self:
-        """An independent copy in the same state."""
+        """Return an independent copy in the same state."""
         twin = type(self)(self._environment, self._task, self._game.copy())
         twin._past, twin._steps = self._past.copy(), self._steps
         return twin
@@ -240,7 +240,7 @@ class TextEnvironment(ABC):
 
     @abstractmethod
     def game(self, task: Task) -> TextGame:
-        """A new game of a task. May be slow, and must be thread-safe.
+        """Return a new game of a task. May be slow, and must be thread-safe.
 
         Raises:
             TaskError: the task does not exist.
@@ -266,7 +266,7 @@ class TextEnvironment(ABC):
         )
 
     def task(self, spec: ResetSpec) -> Task:
-        """The task of a reset. Errors as in `indexed_task`."""
+        """Return the task of a reset. Errors as in `indexed_task`."""
         return indexed_task(self.name, self.splits, spec)
 
     def start(self, task: Task) -> TextEpisode:

@@ -32,7 +32,7 @@ class LoadedGame:
 
 
 def loaded(rules: GameRules, kind: str = "") -> LoadedGame:
-    """A game with its goal, its kind of task (from its file or its goal) and its content hash."""
+    """Return a game with its goal, its kind of task (from its file or its goal) and its content hash."""
     try:
         goal = goal_of(rules.goal)
     except GameError:
@@ -41,7 +41,7 @@ def loaded(rules: GameRules, kind: str = "") -> LoadedGame:
 
 
 def content_of(rules: GameRules) -> str:
-    """All that a player can observe of a game. Games that differ only in ids and coordinates are equal."""
+    """Return all that a player can observe of a game. Games that differ only in ids and coordinates are equal."""
     house, start = rules.house, rules.house.start
     contents: dict[int, list[tuple[str, ...]]] = {}
     for receptacle, things in start.inside.items():

@@ -51,15 +51,15 @@ class Games(Protocol):
         ...
 
     def file(self, split: str, index: int) -> GameFile:
-        """The same game as the texts of its file. Errors as in `game`, except that any rules are accepted."""
+        """Return the same game as the texts of its file. Errors as in `game`, except that any rules are accepted."""
         ...
 
     def name(self, split: str, index: int) -> str:
-        """The game's name in task ids, or "" if only its index is used."""
+        """Return the game's name in task ids, or "" if only its index is used."""
         ...
 
     def index(self, split: str, name: str) -> int | None:
-        """The index of a name, which may be an index as text; None for an unknown game."""
+        """Return the index of a name, which may be an index as text; None for an unknown game."""
         ...
 
 
@@ -89,7 +89,7 @@ class AlfworldEnvironment(TextEnvironment):
         return msgspec.structs.replace(super().info, data=self.data)
 
     def task(self, spec: ResetSpec) -> Task:
-        """The task of a reset: by index, or by a game's name, `alfworld/<split>/<folder>/<trial>`."""
+        """Return the task of a reset: by index, or by a game's name, `alfworld/<split>/<folder>/<trial>`."""
         if spec.task_id is not None:
             _, _, rest = spec.task_id.partition("/")
             split, _, name = rest.partition("/")
@@ -100,7 +100,7 @@ class AlfworldEnvironment(TextEnvironment):
         return Task(task.environment, task.split, task.index, task.seed, self._games.name(task.split, task.index))
 
     def game(self, task: Task) -> TextGame:
-        """A game at its start. Takes milliseconds (less if cached), or seconds with the stock engine.
+        """Return a game at its start. Takes milliseconds (less if cached), or seconds with the stock engine.
 
         Raises:
             TaskError: its file is broken, or the options allow no game.
@@ -120,7 +120,7 @@ class AlfworldEnvironment(TextEnvironment):
 
 
 def load(where: str, values: Mapping[str, Any]) -> AlfworldEnvironment:
-    """The environment for a table of options.
+    """Return the environment for a table of options.
 
     Raises:
         ConfigError: see `read_options`; or the folder has no games, or the stock engine is not installed.

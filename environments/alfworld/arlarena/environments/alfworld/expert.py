@@ -70,7 +70,9 @@ class Expert:
         return f"put {goal.thing} in {goal.receptacle}", self._next(game, "putobject", -1, self._suited(game))
 
     def _next(self, game: Game, action: str, things: Mask, receptacles: Mask) -> str:
-        """The action if possible here; otherwise open a closed receptacle here, or go to the next of `receptacles`."""
+        """Return the action if possible here; otherwise open a closed receptacle here, or go to the next of
+        `receptacles`.
+        """
         moves = {move: command for command, move in game.commands.items()}
         for wanted in (action, "openobject"):
             for move, command in moves.items():
@@ -129,7 +131,7 @@ class Expert:
 
 
 def _of_kind(house: House, predicate: str, kind: str) -> Mask:
-    """The entities of a kind, as a mask."""
+    """Return the entities of a kind, as a mask."""
     return sum(1 << one for one, of in house.facts.get(predicate, ()) if house.ids[of] == f"{kind}type")
 
 

@@ -49,7 +49,7 @@ class AlfworldOptions(Table):
         return self
 
     def houses(self) -> HouseOptions:
-        """The options of generated games."""
+        """Return the options of generated games."""
         return HouseOptions(tuple(self.task_types), self.things, self.receptacles, self.instances)
 
 

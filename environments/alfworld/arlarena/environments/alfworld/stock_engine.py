@@ -99,7 +99,7 @@ class StockEngine:
         self._state, _, _ = self._env.step(command)
 
     def output(self) -> EngineOutput:
-        """The current output."""
+        """Return the current output."""
         state, now = self._state, frozenset(self._facts())
         changes = repr((sorted(now - self._start), sorted(self._start - now)))
         return EngineOutput(state.feedback, tuple(state["admissible_commands"]), bool(state["won"]), changes)
@@ -177,15 +177,15 @@ class TextWorldGame(HouseGame):
         pool.give(file, (), engine)
 
     def text(self) -> str:
-        """The last response; at the start, the room and the task."""
+        """Return the last response; at the start, the room and the task."""
         return self._text
 
     def state(self) -> str:
-        """The differences from the start, as TextWorld's facts."""
+        """Return the differences from the start, as TextWorld's facts."""
         return self._output.state
 
     def actions(self) -> Sequence[str]:
-        """The admissible commands."""
+        """Return the admissible commands."""
         return self._output.commands
 
     def play(self, action: str | None) -> float:
@@ -201,7 +201,7 @@ class TextWorldGame(HouseGame):
         return SUCCESS_REWARD * self.score
 
     def native(self) -> Game | None:
-        """The native engine after the same commands."""
+        """Return the native engine after the same commands."""
         if self._loaded is None:
             return None
         game = Game(self._loaded.rules)
@@ -210,12 +210,12 @@ class TextWorldGame(HouseGame):
         return game
 
     def copy(self) -> Self:
-        """A shallow copy: all attributes are immutable."""
+        """Return a shallow copy: all attributes are immutable."""
         return copy(self)
 
 
 def _task(file: GameFile) -> str:
-    """The sentence of the task; "" if the grammar cannot be read."""
+    """Return the sentence of the task; "" if the grammar cannot be read."""
     try:
         return read_grammar(file.grammar)[1]
     except GameError:

@@ -42,7 +42,7 @@ OPTIMUM_STATES = 10_000
 
 @lru_cache(maxsize=4096)
 def optimal_moves(room: Room) -> int | None:
-    """The length of the shortest solution, or None if a small search does not find it."""
+    """Return the length of the shortest solution, or None if a small search does not find it."""
     try:
         plan = least_moves(room, max_states=OPTIMUM_STATES)
     except SearchLimit:
@@ -62,26 +62,26 @@ class SokobanGame(TextGame):
         self.score = score_of(room, self.now)
 
     def _show(self) -> tuple[tuple[str, ...], str]:
-        """The grid's rows and the observation. Computed once per state, since a step uses them several times."""
+        """Return the grid's rows and the observation. Computed once per state, since a step uses them several times."""
         rows = tuple(render(self.room, self.now.player, self.now.boxes))
         return rows, observe(self.room, self.now, self._options.observation, rows)
 
     def text(self) -> str:
-        """The observation in the style of the options."""
+        """Return the observation in the style of the options."""
         return self._shown[1]
 
     def state(self) -> str:
-        """The grid, which determines the state."""
+        """Return the grid, which determines the state."""
         return "\n".join(self._shown[0])
 
     def frame(self) -> Frame | None:
-        """An image of the room, if the options request it."""
+        """Return an image of the room, if the options request it."""
         if not (self._options.frames or self._options.observation == "image"):
             return None
         return draw(self._shown[0])
 
     def actions(self) -> Sequence[str]:
-        """The five actions, always the same."""
+        """Return the five actions, always the same."""
         return ACTIONS
 
     def play(self, action: str | None) -> float:
@@ -97,7 +97,7 @@ class SokobanGame(TextGame):
         return reward_of(self.room, before, self.now)
 
     def plan(self) -> list[str]:
-        """The replies of an optimal plan from here.
+        """Return the replies of an optimal plan from here.
 
         Raises:
             ExpertUnavailable: the room can no longer be solved, or no plan was found.
@@ -110,7 +110,7 @@ class SokobanGame(TextGame):
         return expert.replies(self.room, self.now, self._plan, self._options.expert_think)
 
     def copy(self) -> Self:
-        """A shallow copy: all parts are immutable."""
+        """Return a shallow copy: all parts are immutable."""
         return copy(self)
 
 
@@ -139,7 +139,8 @@ class SokobanEnvironment(TextEnvironment):
         self.vocabulary = vocabulary(self._width())
 
     def game(self, task: Task) -> SokobanGame:
-        """A room at its start. Takes 0.1 ms for a small room, seconds for the first evaluation room of a large size.
+        """Return a room at its start. Takes 0.1 ms for a small room, seconds for the first evaluation room of a large
+        size.
 
         Raises:
             TaskError: the options allow no such room.
@@ -176,7 +177,7 @@ class SokobanEnvironment(TextEnvironment):
 
 
 def load(where: str, options: Mapping[str, Any]) -> SokobanEnvironment:
-    """The environment for a table of options.
+    """Return the environment for a table of options.
 
     Raises:
         ConfigError: see `read_options`.

@@ -30,17 +30,18 @@ class RoomState(msgspec.Struct, frozen=True, gc=False):
 
 @cache
 def offsets(width: int) -> Mapping[str, int]:
-    """The change of the cell number by each move."""
+    """Return the change of the cell number by each move."""
     return {"up": -width, "down": width, "left": -1, "right": 1}
 
 
 def start_of(room: Room) -> RoomState:
-    """The state at the start of an episode."""
+    """Return the state at the start of an episode."""
     return RoomState(room.player, room.boxes)
 
 
 def advance(room: Room, state: RoomState, action: str) -> RoomState:
-    """The state after `action`: a walk, a push, or `state` itself if the way is blocked or the action is `still`.
+    """Return the state after `action`: a walk, a push, or `state` itself if the way is blocked or the action is
+    `still`.
 
     Raises:
         ValueError: `action` is not one of `ACTIONS`.
@@ -62,7 +63,7 @@ def advance(room: Room, state: RoomState, action: str) -> RoomState:
 
 
 def reward_of(room: Room, before: RoomState, after: RoomState) -> float:
-    """The reward of one step from `before` to `after`."""
+    """Return the reward of one step from `before` to `after`."""
     gained = (after.boxes & room.targets).bit_count() - (before.boxes & room.targets).bit_count()
     reward = STEP_REWARD
     if gained > 0:
@@ -75,5 +76,5 @@ def reward_of(room: Room, before: RoomState, after: RoomState) -> float:
 
 
 def score_of(room: Room, state: RoomState) -> float:
-    """The share of boxes on targets, 0 to 1."""
+    """Return the share of boxes on targets, 0 to 1."""
     return (state.boxes & room.targets).bit_count() / room.targets.bit_count()

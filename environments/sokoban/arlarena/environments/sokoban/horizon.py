@@ -14,7 +14,7 @@ SAMPLE_STATES = 1_000  # limit of states per level, about 0.05 s
 
 
 def horizon_hint(levels: Levels, max_steps: int) -> str | None:
-    """A warning if most levels cannot be solved in `max_steps` moves, else None. Takes at most about 3 s.
+    """Return a warning if most levels cannot be solved in `max_steps` moves, else None. Takes at most about 3 s.
 
     A level counts as solvable in time only if a solution was found. The median is of solutions with the fewest pushes,
     which are a few moves longer than the shortest.

@@ -41,7 +41,7 @@ class Levels:
 
 
 def listed(left_out: tuple[str, ...]) -> str:
-    """The levels left out, as text for a message."""
+    """Return the levels left out, as text for a message."""
     more = len(left_out) - LISTED
     return "; ".join(left_out[:LISTED]) + (f"; and {more} more" if more > 0 else "")
 
@@ -78,7 +78,7 @@ def _read(file: Path) -> str:
 
 
 def _fault(room: Room, max_states: int) -> str:
-    """Why a room cannot be played; "" if it can, or if the search limit is reached."""
+    """Return why a room cannot be played; "" if it can, or if the search limit is reached."""
     if room.boxes == room.targets:
         return "it is solved at the start"
     try:
@@ -89,7 +89,7 @@ def _fault(room: Room, max_states: int) -> str:
 
 @lru_cache(maxsize=8)
 def load_levels(path: Path) -> Levels:
-    """The rooms of a file, or of every *.txt below a folder.
+    """Return the rooms of a file, or of every *.txt below a folder.
 
     Raises:
         LevelsError: a file cannot be read, or a split is empty.

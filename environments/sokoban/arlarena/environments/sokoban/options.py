@@ -76,12 +76,12 @@ class SokobanOptions(Table):
         return 0 if self.template == "compact" else 2
 
     def rooms(self) -> RoomOptions:
-        """The options of generated rooms."""
+        """Return the options of generated rooms."""
         height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
         return RoomOptions(height, width, self.boxes, self.min_moves, self.max_moves, self.min_pushes, self.max_pushes)
 
     def rooms_at(self, split: str, index: int) -> RoomOptions:
-        """The room options of a task, including the curriculum."""
+        """Return the room options of a task, including the curriculum."""
         rooms = self.rooms()
         if self.curriculum is None or split != "train" or rooms.max_pushes is None:
             return rooms

@@ -66,7 +66,7 @@ class Layout:
 
 @lru_cache(maxsize=64)
 def _stamps(height: int, width: int) -> tuple[tuple[int, ...], ...]:
-    """For each cell, the five masks around it as bit masks, clipped to the interior; empty for border cells."""
+    """Return for each cell, the five masks around it as bit masks, clipped to the interior; empty for border cells."""
     inside = interior(height, width)
     return tuple(
         tuple(inside & sum(1 << (cell + dy * width + dx) for dy, dx in mask) for mask in _MASKS)
@@ -78,7 +78,7 @@ def _stamps(height: int, width: int) -> tuple[tuple[int, ...], ...]:
 
 @lru_cache(maxsize=64)
 def _next_cells(height: int, width: int) -> tuple[tuple[int, ...], ...]:
-    """For each cell, the next cell in each direction, clamped to the interior."""
+    """Return for each cell, the next cell in each direction, clamped to the interior."""
     return tuple(
         tuple(max(min(y + dy, height - 2), 1) * width + max(min(x + dx, width - 2), 1) for dy, dx in _DIRECTIONS)
         for y in range(height)
@@ -87,7 +87,7 @@ def _next_cells(height: int, width: int) -> tuple[tuple[int, ...], ...]:
 
 
 def carve(random: Random, height: int, width: int) -> int:
-    """The floor of a room: a random walk with masks."""
+    """Return the floor of a room: a random walk with masks."""
     draw, stamps, next_cells = random.random, _stamps(height, width), _next_cells(height, width)
     direction = int(draw() * 4)
     # As in the original, the walk may start on the last row or column; the first step brings it back inside.
@@ -128,7 +128,7 @@ _Entry = tuple[_Boxes, int, tuple[int, ...], int, int, int]
 
 
 def play_backwards(layout: Layout) -> Room | None:
-    """The best room of reverse play, or None if no state scores above 0."""
+    """Return the best room of reverse play, or None if no state scores above 0."""
     return _ReversePlay(layout).run()
 
 
@@ -212,7 +212,7 @@ def _distance(a: int, b: int, width: int) -> int:
 
 
 def random_for(*key: object) -> Random:
-    """A random generator seeded by the text of `key`, equal in all processes and on all machines."""
+    """Return a random generator seeded by the text of `key`, equal in all processes and on all machines."""
     return seeded("sokoban-room", GENERATOR_VERSION, *key)
 
 
@@ -230,7 +230,7 @@ def check_size(height: int, width: int, boxes: int) -> None:
 
 
 def generate(height: int, width: int, boxes: int, seed: int) -> Room:
-    """The room of (height, width, boxes, seed), a pure function.
+    """Return the room of (height, width, boxes, seed), a pure function.
 
     Raises:
         ValueError: see `check_size`.

@@ -64,7 +64,7 @@ class RoomOptions:
                 raise ValueError(f"min_{unit} = {low}, max_{unit} = {high}: these bounds exclude all solutions")
 
     def accepts(self, room: Room) -> bool:
-        """Whether the optimal solutions are within the bounds. False if the search limit is reached."""
+        """Return whether the optimal solutions are within the bounds. False if the search limit is reached."""
         try:
             return self._moves_fit(room) and self._pushes_fit(room)
         except SearchLimit:
@@ -84,7 +84,7 @@ class RoomOptions:
 
 
 def split_of(room: Room) -> str:
-    """The split of a room."""
+    """Return the split of a room."""
     return split_of_digest(plan_hash(room), SHARES)
 
 
@@ -101,7 +101,7 @@ def check_split(split: str) -> None:
 # Small layouts recur, so this cache answers most drafts of an evaluation set.
 @lru_cache(maxsize=1 << 14)
 def _accepted(layout: Layout, split: str, options: RoomOptions) -> Room | None:
-    """The room of a layout, if it belongs to the split and the options accept it."""
+    """Return the room of a layout, if it belongs to the split and the options accept it."""
     if split_of_digest(plan_hash(layout), SHARES) != split:
         return None
     room = play_backwards(layout)
@@ -109,7 +109,7 @@ def _accepted(layout: Layout, split: str, options: RoomOptions) -> Room | None:
 
 
 def _find(split: str, index: int, options: RoomOptions, taken: frozenset[str] | set[str]) -> tuple[Room, str]:
-    """The first room drawn for an index whose hash is not in `taken`, and its hash."""
+    """Return the first room drawn for an index whose hash is not in `taken`, and its hash."""
     height, width, boxes = options.height, options.width, options.boxes
     random = random_for(height, width, boxes, split, index)
     for _ in range(MAX_DRAFTS):
@@ -157,7 +157,7 @@ def _training_room(split: str, index: int, options: RoomOptions) -> Room:
 
 
 def room_for(split: str, index: int, options: RoomOptions) -> Room:
-    """The room of (split, index, options), a pure function.
+    """Return the room of (split, index, options), a pure function.
 
     Raises:
         ValueError: the split is unknown, or the index is negative.

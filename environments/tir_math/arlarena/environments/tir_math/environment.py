@@ -83,7 +83,7 @@ class TirMathEnvironment:
         )
 
     def task(self, spec: ResetSpec) -> Task:
-        """The task of a reset. Errors as in `indexed_task`."""
+        """Return the task of a reset. Errors as in `indexed_task`."""
         return indexed_task(self.name, self._splits, spec)
 
     def start(self, task: Task) -> TirMathEpisode:
@@ -122,7 +122,7 @@ class TirMathEnvironment:
             raise ConfigError(f"[environment.options.sandbox]: {error}") from error
 
     def health(self) -> dict[str, Any]:
-        """The sandbox's protection layers and load, and how many listed problems are left out."""
+        """Return the sandbox's protection layers and load, and how many listed problems are left out."""
         details: dict[str, Any] = {"healthy": True, "sandbox": None}
         if isinstance(self._problems, ListedProblems):
             details["left_out"] = asdict(self._problems.left_out)
@@ -175,7 +175,7 @@ def _judge_settings(options: SandboxOptions) -> ForkSettings:
 
 
 def load(where: str, values: Mapping[str, Any]) -> TirMathEnvironment:
-    """The environment for a table of options.
+    """Return the environment for a table of options.
 
     Raises:
         ConfigError: see `read_options` and `problems_of`.

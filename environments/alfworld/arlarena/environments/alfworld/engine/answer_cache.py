@@ -40,7 +40,7 @@ class AnswerCache:
     by_key: dict[Key, str] = field(default_factory=dict)
 
     def answer(self, grammar: Grammar, command: str, move: Move, state: WorldState, new: WorldState) -> str:
-        """The response to a command, which is a move from `state` to `new`."""
+        """Return the response to a command, which is a move from `state` to `new`."""
         text = self.by_receptacle.get((command, new.changes.get(move.receptacle, 0))) or self.by_command.get(command)
         if text:
             return text
@@ -64,7 +64,7 @@ class AnswerCache:
 
 
 def _key(needs: int, command: str, state: WorldState, new: WorldState) -> Key:
-    """A command and the values of its dependencies. Those of the location include the receptacle."""
+    """Return a command and the values of its dependencies. Those of the location include the receptacle."""
     return (
         command,
         needs,
@@ -86,18 +86,18 @@ class FactRecorder:
         self._state, self._origin, self._receptacle, self.needs = state, origin, receptacle, 0
 
     def name(self, entity: int) -> str:
-        """The entity's name."""
+        """Return the entity's name."""
         if entity == self._origin:
             self.needs |= ORIGIN
         return self._state.name(entity)
 
     def holds(self, predicate: str, values: tuple[int, ...]) -> bool:
-        """Whether a fact holds."""
+        """Return whether a fact holds."""
         self.needs |= self._kind(predicate, values)
         return self._state.holds(predicate, values)
 
     def rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
-        """The facts that match a pattern, in order; None matches anything."""
+        """Yield the facts that match a pattern, in order; None matches anything."""
         self.needs |= self._kind(predicate, pattern)
         house = self._state.house
         for row in self._state.rows(predicate, pattern):
@@ -106,7 +106,7 @@ class FactRecorder:
             yield row
 
     def _kind(self, predicate: str, pattern: Pattern) -> int:
-        """The dependency that a read adds."""
+        """Return the dependency that a read adds."""
         origin = ORIGIN if self._origin in pattern else 0
         if predicate not in CHANGING and predicate != "not_inreceptacle":
             return origin

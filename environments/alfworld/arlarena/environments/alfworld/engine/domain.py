@@ -67,5 +67,5 @@ def _canonical(expression: Expression) -> object:
 
 
 def _without_values(variables: list[Expression]) -> bool:
-    """Whether a variable's type ends in a comma. ALFRED contains this once, and no object has such a type."""
+    """Return whether a variable's type ends in a comma. ALFRED contains this once, and no object has such a type."""
     return any(kind.endswith(",") for _, kind in typed(variables))

@@ -67,7 +67,7 @@ class GameRules:
     answers: AnswerCache = field(default_factory=AnswerCache)
 
     def menu(self, state: WorldState) -> Menu:
-        """The menu of a state."""
+        """Return the menu of a state."""
         menu_key = state.menu_key()
         menu = self.menus.get(menu_key)
         if menu is None:
@@ -77,7 +77,7 @@ class GameRules:
         return menu
 
     def decides(self, move: Move) -> bool:
-        """Whether a move may change whether the goal holds."""
+        """Return whether a move may change whether the goal holds."""
         if not self.watched & EFFECTS[move.action]:
             return False
         # A move on a thing changes only facts about this thing, and whether anything is held.
@@ -145,7 +145,7 @@ class Game:
         self.won, self.menu = rules.won(self.state), rules.menu(self.state)
 
     def copy(self) -> Self:
-        """An independent game in the same state."""
+        """Return an independent game in the same state."""
         return copy(self)
 
     @property

@@ -32,7 +32,7 @@ class PddlProblem:
 
 
 def read_expressions(text: str) -> list[Expression]:
-    """All expressions of a text: nested lists of lower-case words.
+    """Return all expressions of a text: nested lists of lower-case words.
 
     Raises:
         GameError: parentheses do not match, or the text exceeds the limits.
@@ -56,7 +56,7 @@ def read_expressions(text: str) -> list[Expression]:
 
 
 def read_problem(text: str) -> PddlProblem:
-    """A problem's objects, facts and goal.
+    """Return a problem's objects, facts and goal.
 
     Raises:
         GameError: the text is not a problem, or a required part is missing.

@@ -22,15 +22,15 @@ class Facts(Protocol):
     """The state's interface for grammars. Entities are numbers in the order of their ids."""
 
     def rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
-        """The facts that match a pattern, in order; None matches anything."""
+        """Return the facts that match a pattern, in order; None matches anything."""
         ...
 
     def holds(self, predicate: str, values: tuple[int, ...]) -> bool:
-        """Whether a fact holds."""
+        """Return whether a fact holds."""
         ...
 
     def name(self, entity: int) -> str:
-        """The entity's name."""
+        """Return the entity's name."""
         ...
 
 

@@ -70,7 +70,7 @@ class House:
 
 
 def bits(mask: Mask) -> Iterator[int]:
-    """The entities of a set, ascending."""
+    """Yield the entities of a set, ascending."""
     while mask:
         low = mask & -mask
         yield low.bit_length() - 1
@@ -78,7 +78,7 @@ def bits(mask: Mask) -> Iterator[int]:
 
 
 def build(problem: PddlProblem) -> House:
-    """The house of a problem.
+    """Return the house of a problem.
 
     Raises:
         GameError: the problem is contradictory or not supported by this engine.
@@ -112,12 +112,12 @@ def build(problem: PddlProblem) -> House:
 
 
 def _mask(rows: Rows, predicate: str) -> Mask:
-    """The entities for which a unary predicate holds."""
+    """Return the entities for which a unary predicate holds."""
     return sum(1 << row[0] for row in rows.get(predicate, ()))
 
 
 def _standing(rows: Rows) -> tuple[dict[int, int], dict[int, list[int]]]:
-    """The location of each receptacle, and the receptacles of each location."""
+    """Return the location of each receptacle, and the receptacles of each location."""
     location_of = dict(_pairs(rows, "receptacleatlocation"))
     if len(location_of) < len(rows.get("receptacleatlocation", ())):
         raise GameError("PDDL problem: a receptacle stands at two locations")
@@ -138,7 +138,7 @@ def _start(rows: Rows, location: int) -> InitialPlacement:
 
 
 def _only(rows: Rows, problem: PddlProblem) -> Pair:
-    """The agent and its location."""
+    """Return the agent and its location."""
     places = rows.get("atlocation", ())
     if len(places) != 1:
         raise GameError(f"PDDL problem: the agent must be at one location, not {len(places)}")

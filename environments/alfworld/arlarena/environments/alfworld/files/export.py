@@ -49,7 +49,7 @@ def _name(draft: Draft) -> str:
 
 
 def _trajectory(draft: Draft, index: int) -> dict[str, object]:
-    """The fields of ALFRED's task description that alfworld's tools read."""
+    """Return the fields of ALFRED's task description that alfworld's tools read."""
     goal, number = draft.goal, draft.room.number
     return {
         "task_id": f"trial_{index}",
@@ -66,13 +66,13 @@ def _trajectory(draft: Draft, index: int) -> dict[str, object]:
 
 
 def _walkthrough(made: LoadedGame) -> list[str]:
-    """The expert's commands."""
+    """Return the expert's commands."""
     assert made.goal is not None
     return [command for _, command in Expert(made.rules.house, made.goal).moves(Game(made.rules))]
 
 
 def main() -> int:
-    """The command in the module's docstring.
+    """Return the command in the module's docstring.
 
     Raises:
         ConfigError: a file or an option is invalid.

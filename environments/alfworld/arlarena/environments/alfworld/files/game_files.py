@@ -91,7 +91,7 @@ class FileGames:
         return {split: len(entries) for split, entries in self._splits.items()}
 
     def source(self) -> DataSource:
-        """The kind of games, from the name of the first game's PDDL problem."""
+        """Return the kind of games, from the name of the first game's PDDL problem."""
         first = next(entry for entries in self._splits.values() for entry in entries)
         try:
             problem = read_file(first.path).pddl_problem
@@ -112,7 +112,7 @@ class FileGames:
         return read_game(self._splits[split][index].path)
 
     def file(self, split: str, index: int) -> GameFile:
-        """The same game as the texts of its file. Errors as in `game`, but rules are not checked."""
+        """Return the same game as the texts of its file. Errors as in `game`, but rules are not checked."""
         return read_file(self._splits[split][index].path)
 
     def name(self, split: str, index: int) -> str:
@@ -120,7 +120,7 @@ class FileGames:
         return self._splits[split][index].name
 
     def index(self, split: str, name: str) -> int | None:
-        """The inverse of `name`, and the index itself as text."""
+        """Return the inverse of `name`, and the index itself as text."""
         number = index_of(name)
         return self._numbers.get(split, {}).get(name) if number is None else number
 
@@ -140,7 +140,7 @@ def read_game(path: Path) -> LoadedGame:
 
 
 def read_file(path: Path) -> GameFile:
-    """The texts of a file.
+    """Return the texts of a file.
 
     Raises:
         TaskError: the file cannot be read; the message names it.
@@ -169,7 +169,7 @@ def _decode(path: Path, kind: type[Content]) -> Content:
 
 
 def _type_of(path: Path) -> str:
-    """The kind of task: from `traj_data.json`, else from the folder's name, else ""."""
+    """Return the kind of task: from `traj_data.json`, else from the folder's name, else ""."""
     beside = path.with_name(TRAJECTORY)
     if beside.exists():
         try:
@@ -184,7 +184,7 @@ def _folder_type(path: Path) -> str:
 
 
 def _entries(folder: Path, types: Sequence[str]) -> list[GamePath]:
-    """The games below a folder, in the order of their names."""
+    """Return the games below a folder, in the order of their names."""
     return [
         GamePath(path, name)
         for path, name in sorted(_files(folder), key=lambda one: one[1])
@@ -207,7 +207,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _can_be_solved(path: Path) -> bool:
-    """Whether the file says so. A broken file is included: playing it raises an error that names it."""
+    """Return whether the file says so. A broken file is included: playing it raises an error that names it."""
     try:
         return _decode(path, Solvable).solvable is True
     except GameError:

@@ -41,7 +41,7 @@ class GeneratedGames:
         return _loaded(split, index, self._options, self._horizon)[1]
 
     def file(self, split: str, index: int) -> GameFile:
-        """The same game as the texts of a file. Errors as in `game`."""
+        """Return the same game as the texts of a file. Errors as in `game`."""
         return file_of(draft_of(split, index, self._options, self._horizon))
 
     def name(self, split: str, index: int) -> str:
@@ -49,12 +49,12 @@ class GeneratedGames:
         return ""
 
     def index(self, split: str, name: str) -> int | None:
-        """The inverse of `name`."""
+        """Return the inverse of `name`."""
         return index_of(name)
 
 
 def draft_of(split: str, index: int, options: HouseOptions, horizon: int) -> Draft:
-    """A game as text, for files.
+    """Return a game as text, for files.
 
     Raises:
         TaskError: the options allow no game.
@@ -78,7 +78,7 @@ def _loaded(split: str, index: int, options: HouseOptions, horizon: int) -> tupl
 
 
 def _solvable(made: LoadedGame, horizon: int) -> bool:
-    """Whether the task is not solved at the start, and the expert solves it within the horizon."""
+    """Return whether the task is not solved at the start, and the expert solves it within the horizon."""
     assert made.goal is not None
     game = Game(made.rules)
     if game.won:
@@ -91,5 +91,5 @@ def _solvable(made: LoadedGame, horizon: int) -> bool:
 
 
 def file_of(draft: Draft) -> GameFile:
-    """A game as the texts of its file."""
+    """Return a game as the texts of its file."""
     return GameFile(DOMAIN, GRAMMAR.replace(GOAL, draft.goal.sentence(draft.choice)), draft.text(MADE_PROBLEM))

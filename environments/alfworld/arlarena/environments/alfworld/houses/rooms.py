@@ -52,7 +52,7 @@ class HouseRoom:
     kinds: tuple[str, ...]
 
     def holders(self, thing: str) -> list[Fixture]:
-        """The fixtures that can hold a kind of thing."""
+        """Return the fixtures that can hold a kind of thing."""
         return [fixture for fixture in self.fixtures if thing in FITS.get(fixture.kind, ())]
 
 
@@ -63,7 +63,7 @@ UNSEEN = tuple(number for number in NUMBERS if number % 100 <= UNSEEN_UP_TO)
 
 @cache
 def room(number: int) -> HouseRoom:
-    """The room of a floor plan's number."""
+    """Return the room of a floor plan's number."""
     facts = FACTS["rooms"][str(number)]
     random = Random(number)
     fixtures = [
@@ -89,7 +89,7 @@ def _jammed(kind: str, random: Random) -> bool:
 
 
 def _added(kind: str, fixtures: list[Fixture], random: Random) -> Fixture:
-    """A fixture that the floor plan names without a position."""
+    """Return a fixture that the floor plan names without a position."""
     stands = [fixture for fixture in fixtures if fixture.kind in ON.get(kind, ())]
     if stands:
         place = random.choice(stands).place

@@ -81,7 +81,7 @@ class TirMathEpisode:
         return self.state.answer is not None or self.steps >= self.rules.horizon
 
     def observe(self) -> StepResult:
-        """The current state, in the form of a reset's result."""
+        """Return the current state, in the form of a reset's result."""
         return self._result(None, None)
 
     def step(self, text: str) -> StepResult:
@@ -103,7 +103,7 @@ class TirMathEpisode:
         return self._result(reply, SUCCESS_REWARD if self.state.right else 0.0)
 
     def expert(self) -> list[str]:
-        """The expert's reply: a program that computes the answer, or the answer.
+        """Return the expert's reply: a program that computes the answer, or the answer.
 
         Raises:
             ExpertUnavailable: the problem has no expert program.
@@ -116,14 +116,14 @@ class TirMathEpisode:
         return [f"```python\n{program.strip()}\n```", answer]
 
     def fork(self) -> Self:
-        """An independent copy in the same state."""
+        """Return an independent copy in the same state."""
         return replace(self)
 
     def _is_direct(self) -> bool:
         return int(digest(f"direct\0{self.problem.text}")[:8], 16) < self.rules.direct * 2**32
 
     def _after(self, text: str, reply: MathReply) -> MathState:
-        """The state after a reply."""
+        """Return the state after a reply."""
         before = self.state
         if reply.answer is not None:
             return self._answered(replace(before, turns=(*before.turns, (text, ""))), reply.answer)

@@ -90,7 +90,7 @@ class _Opening:
 
 
 def fenced(text: str) -> Iterator[Block]:
-    """The fenced blocks of a text, in order. Lines must end with a line feed.
+    """Yield the fenced blocks of a text, in order. Lines must end with a line feed.
 
     As in CommonMark, a block is opened by three or more backticks or tildes at the beginning of a line, which may be
     indented, and closed by at least as many. Extensions:
@@ -117,7 +117,7 @@ def fenced(text: str) -> Iterator[Block]:
 
 
 def _opened(text: str, found: re.Match[str], line_end: int) -> _Opening | None:
-    """The block that a fence opens, or None."""
+    """Return the block that a fence opens, or None."""
     inline, after, following = bool(found["inline"]), found.end(), min(line_end + 1, len(text))
     fence = found["inline"] or found["fence"]
     start = after - len(fence)
@@ -160,13 +160,13 @@ def _block(text: str, opening: _Opening) -> Block:
 
 
 def _closing(text: str, opening: _Opening) -> re.Match[str] | None:
-    """The fence that ends a block: at least as long as the opening fence, and at the end of a line."""
+    """Return the fence that ends a block: at least as long as the opening fence, and at the end of a line."""
     runs = _RUN.finditer(text, opening.body)
     return next((run for run in runs if run[0].startswith(opening.fence) and _BLANK.match(text, run.end())), None)
 
 
 def _closing_of_python(text: str, opening: _Opening) -> re.Match[str] | None:
-    """The fence that ends a block of Python: see `fenced`."""
+    """Return the fence that ends a block of Python: see `fenced`."""
     doubtful: re.Match[str] | None = None
     for token in _TOKEN.finditer(text, opening.body):
         if token["fence"]:
@@ -190,7 +190,7 @@ def _dedented(content: str, indent: int) -> str:
 
 
 def _without_prompts(content: str) -> str:
-    """The inputs of an interactive session, if the content begins with a prompt; other content unchanged."""
+    """Return the inputs of an interactive session, if the content begins with a prompt; other content unchanged."""
     if not _PROMPT.match(content.lstrip("\n")):
         return content
     lines = (_PROMPTED.match(line) for line in content.split("\n"))

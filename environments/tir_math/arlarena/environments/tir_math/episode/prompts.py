@@ -32,7 +32,7 @@ NO_ACTION = (
 
 
 def template(name: TemplateName, *, stateful: bool) -> PromptTemplate:
-    """The prompt template. A change of its text needs a new version."""
+    """Return the prompt template. A change of its text needs a new version."""
     if name == "compact":
         return PromptTemplate("compact", "1", _COMPACT)
     variant = "full-stateful" if stateful else "full"
@@ -40,7 +40,7 @@ def template(name: TemplateName, *, stateful: bool) -> PromptTemplate:
 
 
 def result(execution: Execution, max_chars: int) -> str:
-    """A program's output and error line in at most `max_chars` characters; the end of the output is cut off."""
+    """Return a program's output and error line in at most `max_chars` characters; the end of the output is cut off."""
     error = execution.error_line[:max_chars]
     printed = execution.stdout.strip("\n")
     room = max_chars - (len(error) + 1 if error else 0)
@@ -53,8 +53,8 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 def canonical(execution: Execution) -> str:
-    """A program's result in canonical form, so that equal results are equal texts: white space is normalised, numbers
-    are rounded to ten digits, and only the type of an error is kept.
+    """Return a program's result in canonical form, so that equal results are equal texts: white space is normalised,
+    numbers are rounded to ten digits, and only the type of an error is kept.
     """
     printed = _NUMBER.sub(lambda found: _ten_digits(found[0]), " ".join(execution.stdout.split()))
     if execution.ending == "ok":

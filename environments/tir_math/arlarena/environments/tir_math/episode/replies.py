@@ -46,7 +46,7 @@ class MathReply:
 
 
 def boxed(text: str) -> str | None:
-    r"""The content of the last \boxed{…} or \fbox{…} that is closed and not empty, with balanced braces.
+    r"""Return the content of the last \boxed{…} or \fbox{…} that is closed and not empty, with balanced braces.
 
     >>> boxed(r"so \boxed{\frac{1}{2}}.")
     '\\frac{1}{2}'

@@ -35,7 +35,7 @@ _INDEX = {"√": "", "∛": "[3]", "∜": "[4]"}
 
 
 def to_latex(text: str) -> str:
-    """The text with mathematical characters as LaTeX; other characters stay."""
+    """Return the text with mathematical characters as LaTeX; other characters stay."""
     if text.isascii():
         return text.replace('"', "")
     text = re.sub(r"(?:\d\u0305)+", lambda found: f"\\overline{{{found[0][::2]}}}", text).translate(_TRANSLATION)
@@ -59,7 +59,7 @@ def _rooted(found: re.Match[str]) -> str:
 
 
 def _converted(character: str) -> tuple[str, str]:
-    """A character's script (`^`, `_` or ""), and its LaTeX."""
+    """Return a character's script (`^`, `_` or ""), and its LaTeX."""
     if character.isascii():
         return "", character
     kind, *codes = unicodedata.decomposition(character).split() or [""]

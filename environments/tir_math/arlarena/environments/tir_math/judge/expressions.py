@@ -110,7 +110,7 @@ def read_expression(text: str) -> sympy.Expr:
 
 
 def same_expression(gold: str, answer: str) -> bool:
-    """Whether two normalised texts are formulas of equal value.
+    """Return whether two normalised texts are formulas of equal value.
 
     Raises:
         ValueError: a text is not a formula or must not be evaluated. sympy raises other errors if it cannot compute it.
@@ -132,8 +132,8 @@ def same_expression(gold: str, answer: str) -> bool:
 
 
 def same_relation(gold: tuple[str, str], answer: tuple[str, str], ordered: bool) -> bool:
-    """Whether two equations (inequalities, if `ordered`) are equivalent: the differences of their sides are equal up to
-    a constant factor, which is positive for inequalities.
+    """Return whether two equations (inequalities, if `ordered`) are equivalent: the differences of their sides are
+    equal up to a constant factor, which is positive for inequalities.
     """
     a, b = (read_expression(f"({left})-({right})") for left, right in (gold, answer))
     same = _precision(a, b)
@@ -155,7 +155,7 @@ def _values(a: sympy.Expr, b: sympy.Expr) -> Iterator[tuple[sympy.Expr, sympy.Ex
 
 
 def _value(node: sympy.Expr, point: dict[sympy.Basic, sympy.Rational], digits: int) -> sympy.Expr:
-    """The value of a formula at a point. An unknown function gets a pseudo-random value for each argument."""
+    """Return the value of a formula at a point. An unknown function gets a pseudo-random value for each argument."""
     unknown = sorted(node.atoms(AppliedUndef), key=lambda call: len(list(sympy.preorder_traversal(call))))
     values: dict[sympy.Basic, sympy.Expr] = {}
     for call in unknown:
@@ -167,7 +167,7 @@ def _value(node: sympy.Expr, point: dict[sympy.Basic, sympy.Rational], digits: i
 
 
 def _pseudo_random(seed: str, low: int, high: int) -> sympy.Rational:
-    """A pseudo-random number between `low` and `high`, determined by the seed."""
+    """Return a pseudo-random number between `low` and `high`, determined by the seed."""
     drawn = int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=4).digest(), "big")
     return sympy.Rational(low * 10**6 + drawn % ((high - low) * 10**6) + 1, 10**6 + 3)
 
@@ -180,17 +180,17 @@ def _digits(a: sympy.Expr, b: sympy.Expr) -> int:
 
 
 def _precision(a: sympy.Expr, b: sympy.Expr) -> sympy.Rational:
-    """The relative difference up to which computed values count as equal."""
+    """Return the relative difference up to which computed values count as equal."""
     return sympy.Rational(1, 10 ** (_digits(a, b) - SPARE))
 
 
 def _is_zero(value: sympy.Expr, same: sympy.Rational) -> bool:
-    """Whether a computed value is zero: exactly, or without a significant digit."""
+    """Return whether a computed value is zero: exactly, or without a significant digit."""
     return bool(value == 0 or (value.is_Float and value._prec <= 4 and abs(value) < same))
 
 
 def _same(a: sympy.Expr, b: sympy.Expr, same: sympy.Rational, decimal: bool) -> bool:
-    """Whether two computed values are equal. `decimal`: one of them was written with a decimal point."""
+    """Return whether two computed values are equal. `decimal`: one of them was written with a decimal point."""
     if _is_zero(a, same) or _is_zero(b, same):
         return bool(abs(a - b) < same)
     if abs(a - b) <= same * max(abs(a), abs(b)):

@@ -26,7 +26,7 @@ class Judge(Protocol):
     """Judges answers. Thread-safe."""
 
     def is_right(self, gold: str, answer: str, form: Form) -> bool:
-        """Whether `answer` equals `gold`, in the form that the problem requires (see `scoring`).
+        """Return whether `answer` equals `gold`, in the form that the problem requires (see `scoring`).
 
         Raises:
             SandboxError: judging failed for a reason other than the answer.
@@ -77,8 +77,8 @@ class ForkJudge:
         self._sandbox.close()
 
     def _judge(self, payload: bytes) -> bool:
-        """The verdict of a fork. If the fork was stopped, the answer is wrong only if it exceeded the CPU limit or
-        crashed the fork. A busy machine or lack of memory makes no answer wrong.
+        """Return the verdict of a fork. If the fork was stopped, the answer is wrong only if it exceeded the CPU limit
+        or crashed the fork. A busy machine or lack of memory makes no answer wrong.
         """
         execution = self._sandbox.run_payload(payload)
         if execution.ending == "ok":

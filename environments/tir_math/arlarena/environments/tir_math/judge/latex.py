@@ -86,13 +86,13 @@ class Malformed(ValueError):
 
 
 def readings(text: str) -> tuple[str, ...]:
-    """The possible meanings of a text: two if `log(` may be Python, or digits may be grouped as in India."""
+    """Return the possible meanings of a text: two if `log(` may be Python, or digits may be grouped as in India."""
     other = text.replace(",", "") if _INDIAN.fullmatch(text) else _PLAIN_LOG.sub("ln", text)
     return (text,) if other == text else (other, text)
 
 
 def normalize(text: str) -> str:
-    """The normalised text.
+    """Return the normalised text.
 
     Raises:
         Malformed: its braces do not match.
@@ -114,7 +114,7 @@ def normalize(text: str) -> str:
 
 
 def _bare(text: str) -> str:
-    """The text without surrounding boxes, dollar signs, emphasis and a full stop."""
+    """Return the text without surrounding boxes, dollar signs, emphasis and a full stop."""
     if "\\boxed" in text or "\\fbox" in text:
         text = boxed(text) or text
     before = ""
@@ -137,7 +137,7 @@ def _braces_match(text: str) -> bool:
 
 
 def closing(text: str, start: int) -> int:
-    """The position at which the bracket at `start`, of any kind, is closed; -1 if it is not closed.
+    """Return the position at which the bracket at `start`, of any kind, is closed; -1 if it is not closed.
 
     >>> closing("(0,1]+2", 0)
     4
@@ -173,8 +173,8 @@ def _arguments(text: str, command: str, count: int) -> str:
 
 
 def _argument(text: str, position: int, number: str) -> tuple[str, int]:
-    r"""The argument of a command at `position`, and its end. A missing argument is empty. In TeX, an argument without
-    braces is one digit; `number` matches longer numbers where models mean them: \sqrt12 is the root of 12.
+    r"""Return the argument of a command at `position`, and its end. A missing argument is empty. In TeX, an argument
+    without braces is one digit; `number` matches longer numbers where models mean them: \sqrt12 is the root of 12.
     """
     while position < len(text) and text[position].isspace():
         position += 1
@@ -211,10 +211,10 @@ def _without_spaces(text: str) -> str:
 
 
 def compact(text: str) -> str:
-    """A normalised text without spaces, except between digits."""
+    """Return a normalised text without spaces, except between digits."""
     return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
 
 
 def unwrap_text(text: str) -> str:
-    r"""The text with each \text{…} replaced by its content."""
+    r"""Return the text with each \text{…} replaced by its content."""
     return re.sub(r"\\text\{([^{}]*)\}", r"\1", text).strip()

@@ -81,7 +81,7 @@ def check_text(text: str) -> None:
 
 
 def _too_many(text: str) -> bool:
-    """Whether there are too many bars, functions or factorials, which are slow to parse."""
+    """Return whether there are too many bars, functions or factorials, which are slow to parse."""
     functions = sum(name in FUNCTIONS for name in _COMMAND.findall(text))
     factorials = text.count("!") + text.count("\\binom")
     return text.count("|") > MAX_BARS or functions > MAX_FUNCTIONS or factorials > MAX_FACTORIALS
@@ -98,7 +98,7 @@ def check_tree(node: Any) -> None:
 
 
 def size(node: sympy.Basic) -> float:
-    """An upper bound of the bits of every number in an exact evaluation.
+    """Return an upper bound of the bits of every number in an exact evaluation.
 
     Raises:
         UnsafeExpression: a node has an unknown type, or a number is too large.

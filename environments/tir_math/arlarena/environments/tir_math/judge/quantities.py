@@ -19,7 +19,7 @@ _TIME = re.compile(r"\d{1,2}(?::\d{2}){1,2}")
 
 
 def same_quantity(gold: str, answer: str) -> bool:
-    """Whether two numbers, ratios or formulas are equal, with their units."""
+    """Return whether two numbers, ratios or formulas are equal, with their units."""
     expected, given = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
     if expected or (given and _DIGITS.fullmatch(gold)):  # equal digits, and equal bases if both name a base
         digits = [_digits(text, found) for text, found in ((gold, expected), (answer, given))]

@@ -36,7 +36,7 @@ _DRESS = re.compile(r"\\(?:boxed|text|mathrm|mathtt|texttt|textbf|mathbf)|[${}\s
 
 
 def verdict(form: Form, gold: str, answer: str) -> bool:
-    """Whether an answer in this form is right. Never raises."""
+    """Return whether an answer in this form is right. Never raises."""
     if len(answer) > LIMIT:
         return False
     try:
@@ -47,12 +47,12 @@ def verdict(form: Form, gold: str, answer: str) -> bool:
 
 
 def _value(text: str) -> Fraction:
-    """The number in a text, without its name and unit."""
+    """Return the number in a text, without its name and unit."""
     return value_of(without_units(_NAME.sub("", normalize(text)))[0].replace("°", ""))
 
 
 def _number(gold: str, answer: str) -> bool:
-    """A single computed number: not a formula, not several numbers."""
+    """Return a single computed number: not a formula, not several numbers."""
     expected, given = read_number(normalize(gold)), read_number(without_units(_NAME.sub("", normalize(answer)))[0])
     return bool(expected and given and same_number(expected, given))
 
@@ -78,7 +78,7 @@ def _factors(gold: str, answer: str) -> bool:
 
 
 def _read_factors(text: str) -> list[int]:
-    """The sorted factors of a product, with powers expanded."""
+    """Return the sorted factors of a product, with powers expanded."""
     text = text.rpartition("=")[2] if text.count("=") == 1 else text
     factors: list[int] = []
     for part in split(normalize(re.sub(r"(?<=[\d\s}])[x\u00d7](?=[\d\s])", "*", text)), "*"):
@@ -102,7 +102,7 @@ def _point(gold: str, answer: str) -> bool:
 
 
 def _expression(gold: str, answer: str) -> bool:
-    """An expression of the same numbers with the same value."""
+    """Return an expression of the same numbers with the same value."""
     expected, numbers = evaluate(gold)
     text = re.sub(r"\\frac\{([^{}]*)\}\{([^{}]*)\}", r"((\1)/(\2))", normalize(answer))
     try:

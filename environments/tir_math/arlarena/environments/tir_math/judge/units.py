@@ -40,7 +40,7 @@ RADIANS = Unit("rad", 1)
 
 
 def without_units(text: str) -> tuple[str, Unit | None]:
-    r"""A normalised text without the words after it, unless they change its value; and their unit, if known.
+    r"""Return a normalised text without the words after it, unless they change its value; and their unit, if known.
 
     >>> without_units(r"12\text{ square inches}")
     ('12', Unit(name='in', power=2))

@@ -9,7 +9,7 @@ MAX_DRAFTS = 1_000  # of one game; about one in 10 has a target within the bound
 
 
 def fast(dataset: type[Any]) -> type[Any]:
-    """The generator class with fast drawing; its questions stay the same."""
+    """Return the generator class with fast drawing; its questions stay the same."""
     return type("FastCountdown", (dataset,), {"_generate_expression": lambda self, rng: draw(rng, self.config)})
 
 

@@ -10,7 +10,7 @@ Meta = Mapping[str, Any]
 
 
 def count_primes(meta: Meta) -> str:
-    """A sieve."""
+    """Return a sieve."""
     return (
         f"start, end = {meta['start']}, {meta['end']}\n"
         "prime = [False, False] + [True] * (end - 1)\n"
@@ -47,7 +47,7 @@ def base_conversion(meta: Meta) -> str:
 
 
 def polynomial_equations(meta: Meta) -> str:
-    """The real roots, each once."""
+    """Return the real roots, each once."""
     return (
         "from sympy import Symbol, real_roots\n\n"
         f'{meta["variable"]} = Symbol("{meta["variable"]}")\n'
@@ -87,12 +87,12 @@ def countdown(meta: Meta) -> str:
 
 
 def gcd(meta: Meta) -> str:
-    """The standard library's."""
+    """Return the standard library's."""
     return f"import math\n\nprint(math.gcd({', '.join(map(str, meta['numbers']))}))\n"
 
 
 def lcm(meta: Meta) -> str:
-    """The standard library's."""
+    """Return the standard library's."""
     return f"import math\n\nprint(math.lcm({', '.join(map(str, meta['numbers']))}))\n"
 
 

@@ -30,12 +30,12 @@ SOURCE = "reasoning-gym"
 
 
 def random_for(*key: object) -> Random:
-    """A random generator seeded by the text of `key`, equal in all processes and on all machines."""
+    """Return a random generator seeded by the text of `key`, equal in all processes and on all machines."""
     return seeded("tir-math", MAKER_VERSION, *key)
 
 
 def split_of(key: str) -> str:
-    """The split of a content key."""
+    """Return the split of a content key."""
     return split_of_digest(key, SHARES)
 
 
@@ -95,7 +95,7 @@ class GeneratedProblems:
         return self.draw("train", index, set())
 
     def draw(self, split: str, index: int, taken: set[str]) -> Problem:
-        """The first draft for an index that belongs to the split and whose content is not in `taken`.
+        """Return the first draft for an index that belongs to the split and whose content is not in `taken`.
 
         Raises:
             TaskError: no such problem in `MAX_DRAFTS` drafts.
@@ -113,7 +113,7 @@ class GeneratedProblems:
         )
 
     def _draft(self, name: str, seed: int) -> Problem | None:
-        """The problem of a seed; None if the generator fails or the problem is trivial."""
+        """Return the problem of a seed; None if the generator fails or the problem is trivial."""
         family = FAMILIES[name]
         try:
             entry = self._generators[name][seed]
@@ -163,5 +163,5 @@ def _weight(name: str, values: Mapping[str, Any]) -> float:
 
 
 def _options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The generator's options."""
+    """Return the generator's options."""
     return {key: value for key, value in values.items() if key != "weight"}

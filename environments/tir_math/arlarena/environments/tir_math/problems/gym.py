@@ -61,7 +61,7 @@ def _prepare(area: str) -> None:
 
 
 def generator(module: str, stem: str) -> tuple[type[Any], type[Any]]:
-    """The data set class of a module and its configuration dataclass, whose names begin with `stem`.
+    """Return the data set class of a module and its configuration dataclass, whose names begin with `stem`.
 
     >>> generator("algorithmic.count_primes", "CountPrimes")[0].__name__
     'CountPrimesDataset'
@@ -79,7 +79,7 @@ def generator(module: str, stem: str) -> tuple[type[Any], type[Any]]:
 
 
 def installed_version() -> str:
-    """The installed version of reasoning-gym."""
+    """Return the installed version of reasoning-gym."""
     try:
         return metadata.version("reasoning-gym")
     except metadata.PackageNotFoundError:

@@ -45,7 +45,7 @@ class LeftOut:
         self.tested += other.tested
 
     def reasons(self) -> str:
-        """A text such as "2 that repeat an earlier question, 1 that have no answer"."""
+        """Return a text such as "2 that repeat an earlier question, 1 that have no answer"."""
         counts = {
             "repeat an earlier question": self.repeated,
             "have no answer": self.unanswered,

@@ -37,7 +37,7 @@ class Problem:
     expert: str | None = None
 
     def right(self, answer: str) -> bool:
-        """Whether an answer is right. May take much time and memory: call it where both are limited."""
+        """Return whether an answer is right. May take much time and memory: call it where both are limited."""
         return verdict(self.form, self.answer, answer)
 
 
@@ -63,5 +63,5 @@ class Problems(Protocol):
 
 
 def text_key(text: str) -> str:
-    """The hash of a question, ignoring spaces and case."""
+    """Return the hash of a question, ignoring spaces and case."""
     return digest(re.sub(r"\s+", "", text).casefold())
