@@ -35,15 +35,15 @@ class Games(Protocol):
     """A source of games."""
 
     def sizes(self) -> dict[str, int | None]:
-        """Number of games in each split; None: unlimited."""
+        """Return the number of games in each split; None for unlimited splits."""
         ...
 
     def source(self) -> DataSource:
-        """Description of the games for `/v1/info`."""
+        """Describe the games for `/v1/info`."""
         ...
 
     def game(self, split: str, index: int) -> LoadedGame:
-        """One game.
+        """Return one game.
 
         Raises:
             TaskError: the game cannot be read or generated.
@@ -51,15 +51,17 @@ class Games(Protocol):
         ...
 
     def file(self, split: str, index: int) -> GameFile:
-        """Return the same game as the texts of its file. Errors as in `game`, except that any rules are accepted."""
+        """Return the texts of the game's file. Errors as in `game`, but a game with unsupported rules is no error."""
         ...
 
     def name(self, split: str, index: int) -> str:
-        """Return the game's name in task ids, or "" if only its index is used."""
+        """Return the game's name in task ids, or "" if a task id has only the index."""
         ...
 
     def index(self, split: str, name: str) -> int | None:
-        """Return the index of a name, which may be an index as text; None for an unknown game."""
+        """Return the index of the game with this name. The name may be an index as text. None if there is no
+        such game.
+        """
         ...
 
 
@@ -100,7 +102,7 @@ class AlfworldEnvironment(TextEnvironment):
         return Task(task.environment, task.split, task.index, task.seed, self._games.name(task.split, task.index))
 
     def game(self, task: Task) -> TextGame:
-        """Return a game at its start. Takes milliseconds (less if cached), or seconds with the stock engine.
+        """Return a game at its start. This takes milliseconds, or seconds with the stock engine.
 
         Raises:
             TaskError: its file is broken, or the options allow no game.

@@ -54,7 +54,7 @@ class AlfworldOptions(Table):
 
 
 def read_options(where: str, values: Mapping[str, Any]) -> AlfworldOptions:
-    """Validated options; error messages begin with `where`.
+    """Validate the options and return them. Error messages begin with `where`.
 
     Raises:
         ConfigError: an option is unknown, or a value is out of range.

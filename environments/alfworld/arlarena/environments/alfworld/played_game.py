@@ -19,7 +19,9 @@ SUCCESS_REWARD = 10.0  # as in the paper; there are no other rewards
 
 
 class HouseGame(TextGame):
-    """Base class of both engines' games. `made` is None if the native engine cannot play it; it has no expert then."""
+    """Base class of both engines' games. `made` is the game for the native engine; if it is None, the game has no
+    expert.
+    """
 
     def __init__(self, made: LoadedGame | None, think: bool) -> None:
         self._loaded, self._think = made, think

@@ -30,7 +30,9 @@ SENTENCES: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class TaskGoal:
-    """A task's goal by kinds of objects: `Potato`, `SinkBasin`, `DeskLamp`; "" for parts that it does not have."""
+    """A task's goal by kinds of objects, such as `Potato`, `SinkBasin`, `DeskLamp`. A part that the task does not need
+    is "".
+    """
 
     type: str
     thing: str

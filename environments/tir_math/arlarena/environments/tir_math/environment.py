@@ -42,8 +42,9 @@ PARSER = Parser(
 
 
 class TirMathEnvironment:
-    """TIR Math with its options. Implements `EnvironmentFactory` and `Resources`: a sandbox and a judge, started on
-    first use.
+    """The TIR Math environment with its options. Implements `EnvironmentFactory` and `Resources`.
+
+    The resources are a sandbox and a judge of answers. They are started on first use.
     """
 
     name = "tir_math"
@@ -122,7 +123,7 @@ class TirMathEnvironment:
             raise ConfigError(f"[environment.options.sandbox]: {error}") from error
 
     def health(self) -> dict[str, Any]:
-        """Return the sandbox's protection layers and load, and how many listed problems are left out."""
+        """Return the sandbox's protection layers, its load, and the number of listed problems that are left out."""
         details: dict[str, Any] = {"healthy": True, "sandbox": None}
         if isinstance(self._problems, ListedProblems):
             details["left_out"] = asdict(self._problems.left_out)
@@ -133,7 +134,7 @@ class TirMathEnvironment:
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings at the server's start: how many listed problems are left out."""
+        """Return the warnings for the start of the server: how many listed problems are left out."""
         if not isinstance(self._problems, ListedProblems):
             return []
         left_out = self._problems.left_out

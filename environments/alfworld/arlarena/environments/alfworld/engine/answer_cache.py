@@ -64,7 +64,9 @@ class AnswerCache:
 
 
 def _key(needs: int, command: str, state: WorldState, new: WorldState) -> Key:
-    """Return a command and the values of its dependencies. Those of the location include the receptacle."""
+    """Return a cache key: the command and the values of its dependencies. The dependency on a location includes that on
+    the receptacle.
+    """
     return (
         command,
         needs,
@@ -77,6 +79,10 @@ def _key(needs: int, command: str, state: WorldState, new: WorldState) -> Key:
 
 class FactRecorder:
     """A state that records which facts are read.
+
+    `origin` is the location before the command. It is the only argument that the command's text does not contain. A
+    response depends on `origin` if the grammar reads it or lists locations: different variables stand for different
+    entities, so a list of locations leaves it out.
 
     `origin` is the location before the command, the only argument that the command does not name. A response depends on
     it if it is read, or if locations are listed, because different variables stand for different entities.
@@ -106,7 +112,7 @@ class FactRecorder:
             yield row
 
     def _kind(self, predicate: str, pattern: Pattern) -> int:
-        """Return the dependency that a read adds."""
+        """Return the dependency (such as RECEPTACLE or HANDS) that reading these facts adds."""
         origin = ORIGIN if self._origin in pattern else 0
         if predicate not in CHANGING and predicate != "not_inreceptacle":
             return origin

@@ -29,7 +29,9 @@ __all__ = ["Game", "GameRules", "Move", "read_rules", "rules_of"]
 
 
 class Menu(NamedTuple):
-    """The admissible commands in alphabetical order. `offered`: all except `help`, as a sentence."""
+    """The admissible commands in alphabetical order. `offered`: all commands except `help`, as a text for the
+    prompt.
+    """
 
     commands: tuple[str, ...]
     offered: str
@@ -67,7 +69,7 @@ class GameRules:
     answers: AnswerCache = field(default_factory=AnswerCache)
 
     def menu(self, state: WorldState) -> Menu:
-        """Return the menu of a state."""
+        """Return the admissible commands of a state."""
         menu_key = state.menu_key()
         menu = self.menus.get(menu_key)
         if menu is None:
@@ -77,7 +79,7 @@ class GameRules:
         return menu
 
     def decides(self, move: Move) -> bool:
-        """Return whether a move may change whether the goal holds."""
+        """Return whether this move may change the result of the goal's test."""
         if not self.watched & EFFECTS[move.action]:
             return False
         # A move on a thing changes only facts about this thing, and whether anything is held.
@@ -154,7 +156,7 @@ class Game:
         return {command: self.rules.move_of[command] for command in self.menu.commands}
 
     def play(self, command: str) -> str:
-        """Play a command; an inadmissible command changes nothing. Returns the response."""
+        """Play a command and return the response. A command that is not admissible changes nothing."""
         command, rules, state = command.strip(), self.rules, self.state
         if command not in self.menu.commands:
             self.feedback = NOTHING_HAPPENS

@@ -39,7 +39,7 @@ Part = str | Callable[["Grammar", LimitedFacts, Binding], str]  # words, or a fu
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A text and its condition."""
+    """A text of the grammar, and the condition under which the text is used."""
 
     condition: Query
     parts: tuple[Part, ...]
@@ -51,7 +51,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """The command and the response of an action."""
+    """The texts of an action: the command, and the response to the command."""
 
     template: tuple[Part, ...]
     feedback: tuple[Part, ...]
@@ -59,7 +59,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """Rules by name, and commands by the lower-case name of their action."""
+    """A compiled grammar: rules by name, and commands by the lower-case name of their action."""
 
     rules: Mapping[str, Sequence[Rule]]
     commands: Mapping[str, Command]
@@ -90,7 +90,7 @@ class Grammar:
             raise GameError(f"grammar: a text uses a name that the game does not have: {error!r}") from error
 
     def derived(self, name: str, facts: LimitedFacts, binding: Binding) -> str:
-        """Return the text of a rule within another text."""
+        """Return the text of the rule `name`, for use within another text."""
         facts.count()
         for rule in self.rules[name]:
             if _applies(rule.condition, facts, binding):
@@ -113,7 +113,7 @@ def _applies(condition: Query, facts: Facts, binding: Binding) -> bool:
 
 
 def answers(facts: Facts, query: Query, binding: Binding) -> Iterator[Binding]:
-    """Yield all extensions of a binding that satisfy the query, in the order of the facts' ids."""
+    """Yield all extensions of a binding that satisfy the query, ordered by the ids of the entities."""
     if not query:
         yield binding
         return
@@ -253,7 +253,9 @@ def _nonterminal(name: str) -> Part:
 
 
 def _value(text: str) -> list[Part]:
-    """`o.indefinite + ' ' + o.name`; a bare variable, as in commands, stands for its name."""
+    """Parse an expression such as `o.indefinite + ' ' + o.name`. A variable without an attribute stands for its
+    name.
+    """
     terms: list[Part] = []
     for term in text.split("+"):
         found = _TERM.fullmatch(term)

@@ -28,7 +28,7 @@ def names_of(ids: Iterable[str]) -> dict[str, str]:
 
 
 def kind_of(one: str) -> str | None:
-    """`sink_bar_…_bar_sinkbasin` -> "sinkbasin"; None for an id that is not a thing in the room."""
+    """Return the kind of a thing: "sinkbasin" for `sink_bar_…_bar_sinkbasin`. None if the id is not that of a thing."""
     kind, bar, _ = one.partition(_BAR)
     if not bar:
         return None

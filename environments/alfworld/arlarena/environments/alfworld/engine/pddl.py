@@ -80,7 +80,7 @@ def read_problem(text: str) -> PddlProblem:
 
 
 def typed(words: list[Expression]) -> Iterator[tuple[str, str]]:
-    """`a b - type c` -> (a, type), (b, type), (c, object).
+    """Yield (name, type) for each name of a typed list: `a b - type c` gives (a, type), (b, type), (c, object).
 
     Raises:
         GameError: the list has another form.

@@ -156,7 +156,7 @@ class WorldState:
                 yield row
 
     def _rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
-        """Yield a superset of the facts that match."""
+        """Yield all facts that match the pattern. Other facts may be among them; the caller filters."""
         match predicate:
             case "atlocation":
                 yield self.house.agent, self.location

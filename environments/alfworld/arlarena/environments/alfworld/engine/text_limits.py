@@ -45,7 +45,7 @@ class LimitedFacts:
         self._facts, self._left, self._ends = facts, MAX_QUERIES, time.monotonic() + MAX_SECONDS
 
     def count(self) -> None:
-        """Count a query or a rule."""
+        """Count a read of facts, or the use of a rule."""
         self._left -= 1
         if self._left < 0 or time.monotonic() > self._ends:
             raise GameError(f"grammar: a text needs more than {MAX_QUERIES} queries or {MAX_SECONDS:g} s")
@@ -68,7 +68,7 @@ class LimitedFacts:
 
 
 def bounded_text(text: str) -> str:
-    """Return the text.
+    """Return the text unchanged, after a check of its length.
 
     Raises:
         GameError: the text is too long.

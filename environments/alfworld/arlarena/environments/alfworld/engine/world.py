@@ -70,7 +70,7 @@ class House:
 
 
 def bits(mask: Mask) -> Iterator[int]:
-    """Yield the entities of a set, ascending."""
+    """Yield the entities of a set in ascending order."""
     while mask:
         low = mask & -mask
         yield low.bit_length() - 1
@@ -138,7 +138,7 @@ def _start(rows: Rows, location: int) -> InitialPlacement:
 
 
 def _only(rows: Rows, problem: PddlProblem) -> Pair:
-    """Return the agent and its location."""
+    """Return the single agent of the problem, and the agent's location."""
     places = rows.get("atlocation", ())
     if len(places) != 1:
         raise GameError(f"PDDL problem: the agent must be at one location, not {len(places)}")

@@ -76,7 +76,9 @@ class HouseOptions:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A game as text: ids of things with their types, facts, the goal, and the index of its sentence (0 or 1)."""
+    """A game as text: the things' ids and types, the facts, the goal, and which of the goal's two sentences is used (0
+    or 1).
+    """
 
     room: HouseRoom
     goal: TaskGoal
@@ -85,13 +87,13 @@ class Draft:
     facts: list[tuple[str, ...]] = field(repr=False)
 
     def problem(self) -> PddlProblem:
-        """Return the problem for the engine."""
+        """Return the PDDL problem for the native engine."""
         objects = {pddl_name(one).lower(): kind for one, kind in self.objects.items()}
         facts = frozenset(tuple(pddl_name(word).lower() for word in fact) for fact in self.facts)
         return PddlProblem(objects, facts, read_expressions(self.goal.pddl())[0])
 
     def text(self, name: str) -> str:
-        """Return the problem in PDDL, as in a game's file."""
+        """Return the PDDL problem as text, for a game file."""
         objects = "\n".join(f"        {pddl_name(one)} - {kind}" for one, kind in self.objects.items())
         facts = "\n".join(f"        ({' '.join(pddl_name(word) for word in fact)})" for fact in self.facts)
         return (
@@ -101,19 +103,21 @@ class Draft:
 
 
 def pddl_name(name: str) -> str:
-    """`Apple|+01.59|…` as a valid PDDL name: `Apple_bar__plus_01_dot_59…`."""
+    """Convert an id to a valid PDDL name: `Apple|+01.59|…` to `Apple_bar__plus_01_dot_59…`."""
     for character, word in (("|", "_bar_"), ("+", "_plus_"), ("-", "_minus_"), (".", "_dot_"), (",", "_comma_")):
         name = name.replace(character, word)
     return name
 
 
 def random_for(*key: object) -> Random:
-    """Return a random generator seeded by the text of `key`, equal in all processes and on all machines."""
+    """Return a random generator seeded by the text of `key`. The generator is the same in all processes and on all
+    machines.
+    """
     return seeded("alfworld-house", MAKER_VERSION, *key)
 
 
 def rooms_of(split: str) -> Sequence[int]:
-    """Return the rooms of a split."""
+    """Return the numbers of the rooms of a split."""
     return UNSEEN if split == "valid_unseen" else SEEN
 
 
@@ -126,7 +130,7 @@ def belongs_to(content_key: str, split: str) -> bool:
 
 
 def draw(random: Random, split: str, options: HouseOptions) -> Draft | None:
-    """Draw a game; None if the drawn room does not allow the drawn task."""
+    """Draw a game. Return None if the task is not possible in the room."""
     kind = random.choice(options.types)
     homes = [number for number in rooms_of(split) if room(number).kind in FACTS["goals"][kind]]
     home = room(random.choice(homes))
@@ -191,7 +195,7 @@ def _limit_kinds(random: Random, needed: list[Fixture], rest: list[Fixture], ins
 
 
 def _furnish(random: Random, home: HouseRoom, goal: TaskGoal, options: HouseOptions) -> Draft:
-    """Place things in the room and write all facts."""
+    """Place things in the room, and return the game with all facts."""
     placements = _placements(random, home, goal, options)
     places = {fixture.place for fixture in home.fixtures}
     start = next(

@@ -22,7 +22,7 @@ RUN, ANSWER = "run", "answer"  # values of `Metadata.action`
 
 @dataclass(frozen=True, slots=True)
 class EpisodeRules:
-    """Shared by all episodes of an environment.
+    """The rules and services that all episodes of an environment share.
 
     Attributes:
         sandbox, judge: run programs and judge answers.
@@ -85,7 +85,7 @@ class TirMathEpisode:
         return self._result(None, None)
 
     def step(self, text: str) -> StepResult:
-        """Take a reply: an answer ends the episode, otherwise the program is run.
+        """Process a reply. An answer ends the episode; a program is run in the sandbox.
 
         Raises:
             EnvironmentFailure: the sandbox failed or is busy. The state is unchanged.
@@ -103,7 +103,7 @@ class TirMathEpisode:
         return self._result(reply, SUCCESS_REWARD if self.state.right else 0.0)
 
     def expert(self) -> list[str]:
-        """Return the expert's reply: a program that computes the answer, or the answer.
+        """Return the expert's reply. The reply is a program that computes the answer, or the answer itself.
 
         Raises:
             ExpertUnavailable: the problem has no expert program.

@@ -65,12 +65,12 @@ class Block:
 
     @property
     def names_code(self) -> bool:
-        """Whether it names Python or no language."""
+        """Whether the fence names Python or no language."""
         return self.language in (PYTHON, "")
 
     @property
     def is_code(self) -> bool:
-        """Whether it is a program: Python or no language, and not empty."""
+        """Whether the block is a program: the fence names Python or no language, and the block is not empty."""
         return self.names_code and bool(self.content.strip())
 
 
@@ -117,7 +117,7 @@ def fenced(text: str) -> Iterator[Block]:
 
 
 def _opened(text: str, found: re.Match[str], line_end: int) -> _Opening | None:
-    """Return the block that a fence opens, or None."""
+    """Return the block that the fence `found` opens, or None if the fence opens no block."""
     inline, after, following = bool(found["inline"]), found.end(), min(line_end + 1, len(text))
     fence = found["inline"] or found["fence"]
     start = after - len(fence)
@@ -166,7 +166,7 @@ def _closing(text: str, opening: _Opening) -> re.Match[str] | None:
 
 
 def _closing_of_python(text: str, opening: _Opening) -> re.Match[str] | None:
-    """Return the fence that ends a block of Python: see `fenced`."""
+    """Return the fence that ends a block of Python code, by the rules in `fenced`."""
     doubtful: re.Match[str] | None = None
     for token in _TOKEN.finditer(text, opening.body):
         if token["fence"]:
@@ -183,14 +183,16 @@ def _closing_of_python(text: str, opening: _Opening) -> re.Match[str] | None:
 
 
 def _dedented(content: str, indent: int) -> str:
-    """Content without the indentation that its first line shares with its fence."""
+    """Return the content without the indentation that the first line shares with its fence."""
     first = _INDENTED.search(content) if indent else None
     margin = min(indent, len(first[1])) if first else 0
     return re.sub(rf"^[ \t]{{1,{margin}}}", "", content, flags=re.MULTILINE) if margin else content
 
 
 def _without_prompts(content: str) -> str:
-    """Return the inputs of an interactive session, if the content begins with a prompt; other content unchanged."""
+    """Remove the prompts and outputs of an interactive session, if the content begins with a prompt. Return other
+    content unchanged.
+    """
     if not _PROMPT.match(content.lstrip("\n")):
         return content
     lines = (_PROMPTED.match(line) for line in content.split("\n"))

@@ -68,7 +68,7 @@ def boxed(text: str) -> str | None:
 
 
 def read_reply(text: str) -> MathReply:
-    """Parse a reply's text after the thought. An unclosed thought has no action."""
+    """Parse the text after the thought. If the thought is not closed, the reply has no action."""
     rest = after_thought(text)
     if rest is None:
         return MathReply(None, True, None, True, False)

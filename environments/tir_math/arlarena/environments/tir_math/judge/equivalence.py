@@ -120,7 +120,9 @@ def _in_any_order(golds: list[str], answers: list[str], nesting: int) -> bool:
 
 
 def _words_of(text: str) -> str | None:
-    r"""Return the letters and digits of a text of words: in \text{…}, or only letters. None for a formula."""
+    r"""Return the letters and digits of a text that consists of words: in \text{…}, or letters only. None for a
+    formula.
+    """
     if "\\text{" in text:
         outside = re.sub(r"\\text\{[^{}]*\}", "", text)
         if re.search(r"[^\s(),.;:]", outside):
@@ -205,7 +207,7 @@ def _entries(shape: Shape) -> list[str]:
 
 
 def _different(values: list[str], nesting: int) -> list[str]:
-    """Return the distinct values of a set."""
+    """Return the distinct values of a list."""
     distinct: list[str] = []
     for value in values[:MAX_PARTS]:
         if not any(equivalent(value, other, nesting) for other in distinct):
@@ -214,7 +216,7 @@ def _different(values: list[str], nesting: int) -> list[str]:
 
 
 def _as_union(parts: list[str]) -> str | None:
-    r"""`x<1, x>3` as the union of two intervals."""
+    r"""Return the intervals of `x<1, x>3` as a union. None if the parts are not such inequalities."""
     relations = [read_relation(part) for part in parts]
     intervals = [as_interval(relation) for relation in relations if relation]
     return (

@@ -34,7 +34,7 @@ class Number:
 
     @property
     def finite(self) -> bool:
-        """Whether it has a finite decimal form."""
+        """Whether the value has a finite decimal form."""
         rest = self.value.denominator
         return pow(10, rest.bit_length(), rest) == 0
 

@@ -61,7 +61,7 @@ class UnsafeExpression(ValueError):
 
 
 def check_text(text: str) -> None:
-    """Allow only short formulas to reach the parser.
+    """Raise if a text is not a short formula that the parser may read.
 
     Raises:
         UnsafeExpression: the text is not a short formula.
@@ -88,7 +88,7 @@ def _too_many(text: str) -> bool:
 
 
 def check_tree(node: Any) -> None:
-    """Allow only known functions of numbers and letters to be evaluated, if they are small enough to compute.
+    """Raise unless a parsed formula has only known functions of numbers and letters, and is small enough to compute.
 
     Raises:
         UnsafeExpression: the expression has other nodes or is too large.
@@ -144,5 +144,5 @@ def _power(node: sympy.Pow, base: float, exponent: float) -> float:
 
 
 def _raised(base: float, exponent: float) -> float:
-    """Bits of x**y for x of `base` bits and y of `exponent` bits."""
+    """Return the bits of x**y, for x of `base` bits and y of `exponent` bits."""
     return math.inf if exponent > 40 else base * 2.0**exponent

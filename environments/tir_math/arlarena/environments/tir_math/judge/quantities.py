@@ -43,7 +43,9 @@ def _digits(text: str, found: re.Match[str] | None) -> str:
 
 
 def _same_ratio(gold: str, answer: str) -> bool:
-    """Compare ratios as fractions, and times exactly. A time is recognised by not being in lowest terms."""
+    """Return whether two ratios are equal as fractions. Times of day must be equal texts; a ratio that is not in lowest
+    terms counts as a time.
+    """
     expected, given = ([value_of(part) for part in split(text, ":")] for text in (gold, answer))
     if expected == given:
         return True
@@ -54,7 +56,9 @@ def _same_ratio(gold: str, answer: str) -> bool:
 
 
 def _same_share(first: Number, share: bool, second_number: Number, part: bool) -> bool:
-    """Compare two numbers that may be percentages. The percent sign may be missing in either number."""
+    """Return whether two numbers, which may be percentages, are equal. The percent sign may be missing in either
+    number.
+    """
     if (share or not part or first.value >= 1) and same_number(first, second_number):
         return True
     hundredth = Fraction(1, 100)

@@ -53,7 +53,7 @@ class Relation:
 
     @property
     def is_equation(self) -> bool:
-        """Whether it states equality, exact or approximate."""
+        """Whether the relation is an equality, exact or approximate."""
         return set(self.signs) <= {"=", "\\approx", "\\equiv"}
 
 

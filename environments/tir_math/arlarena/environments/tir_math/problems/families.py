@@ -69,7 +69,9 @@ class GeneratedProblems:
         return f"made-{MAKER_VERSION}-{installed_version()}"
 
     def _check(self, name: str) -> None:
-        """Refuse options that the generator accepts but that give no problem."""
+        """Raise if no problem can be generated with the options of a family, although the generator accepts these
+        options.
+        """
         reason = "all of them are trivial"
         for seed in range(CHECKED):
             try:
@@ -80,11 +82,11 @@ class GeneratedProblems:
         raise ProblemsError(f"{name}: these options make no problem: {reason}")
 
     def sizes(self) -> dict[str, int | None]:
-        """Number of problems in each split; None: unlimited."""
+        """Return the number of problems in each split; None for unlimited splits."""
         return {split: None if split == "train" else self._panel_size for split in SPLITS}
 
     def problem(self, split: str, index: int) -> Problem:
-        """One problem. Takes about a millisecond, some milliseconds for the slowest families.
+        """Return one problem. This takes about a millisecond, or some milliseconds for the slowest families.
 
         Raises:
             TaskError: the family has too few problems.
@@ -146,7 +148,7 @@ class EvalProblems:
         self._lock = threading.Lock()
 
     def problem(self, index: int) -> Problem:
-        """Problem `index`. All problems before it are generated first, because it must differ from them."""
+        """Return problem `index`. It must differ from all problems before it, so these are generated first."""
         with self._lock:
             while len(self._problems) <= index:
                 problem = self._source.draw(self._split, len(self._problems), self._keys)

@@ -39,7 +39,7 @@ def _folder() -> Path:
 
 
 def _empty_package(name: str, folder: Path) -> ModuleType:
-    """Register an empty package for a folder."""
+    """Register an empty package whose modules are searched in a folder."""
     package = ModuleType(name)
     package.__path__ = [str(folder)]
     sys.modules[name] = package

@@ -17,7 +17,9 @@ TRAIN, VALIDATION = "train", "validation"
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of a set. `name`: the source of their problems; `place`: the set's name in errors."""
+    """The rows of a set of problems. `name`: the value of `Problem.source`; `place`: the set's name in error
+    messages.
+    """
 
     name: str
     place: str
@@ -26,7 +28,7 @@ class Rows:
 
 @dataclass(slots=True)
 class LeftOut:
-    """Number of rows left out, by reason.
+    """The number of rows left out, by reason.
 
     Attributes:
         repeated: the question occurred earlier in the set.
@@ -39,7 +41,7 @@ class LeftOut:
     tested: int = 0
 
     def add(self, other: LeftOut) -> None:
-        """Add the counts of another set."""
+        """Add the counts of another set to these counts."""
         self.repeated += other.repeated
         self.unanswered += other.unanswered
         self.tested += other.tested
@@ -55,7 +57,7 @@ class LeftOut:
 
 
 class ListedProblems:
-    """Problems of sets that are read at the start.
+    """Problems from sets that are read when this object is created.
 
     Args:
         train: the training set, or None
@@ -108,11 +110,11 @@ class ListedProblems:
         return f"listed-{digest(chr(10).join(lines))[:8]}"
 
     def sizes(self) -> dict[str, int | None]:
-        """Number of problems in each split."""
+        """Return the number of problems in each split."""
         return {split: len(problems) for split, problems in self._splits.items()}
 
     def problem(self, split: str, index: int) -> Problem:
-        """One problem.
+        """Return one problem.
 
         Raises:
             TaskError: the split has no such problem.
