@@ -60,7 +60,7 @@ class ContainerSandbox:
     """Runs programs in containers."""
 
     def __init__(self, settings: ContainerSettings) -> None:
-        """Check the engine and the image.
+        """Check that the engine and the image are available.
 
         Raises:
             SandboxUnavailable: the engine, the image or the package `docker` is missing.
@@ -176,7 +176,7 @@ class ContainerSandbox:
 
 
 def _ending(status: int, stopped: Ending | None) -> tuple[Ending, str]:
-    """Return the ending of a container, and the name of the signal that ended it."""
+    """Return how a container ended, and the name of the signal that ended it."""
     number = status - KILLED
     if stopped is not None:
         return stopped, signal_name(number)
@@ -186,8 +186,10 @@ def _ending(status: int, stopped: Ending | None) -> tuple[Ending, str]:
 
 
 def _read(raw: socket.socket, texts: dict[int, bytearray], deadline: float, max_bytes: int) -> Ending | None:
-    """Collect output until the container ends. Returns why it must be stopped, if it must. The engine sends frames:
-    the stream's number, three zeros, the length (4 bytes, big-endian), then the bytes.
+    """Collect output until the container ends or must be stopped. Return the reason for stopping it, or None.
+
+    The engine sends frames. A frame has the stream's number (1 byte), three zero bytes, the length (4 bytes,
+    big-endian), and the content.
     """
     buffer = bytearray()
     while (left_s := deadline - time.monotonic()) > 0:

@@ -28,7 +28,7 @@ REQUIRED = ("rlimits", "capabilities", "no_new_privs", "landlock", "seccomp")
 
 @dataclass(frozen=True, slots=True)
 class LockdownPlan:
-    """Prepared by the zygote for its forks.
+    """The values that the zygote prepares for the lockdown of its forks.
 
     Attributes:
         filter: the seccomp program.
@@ -114,7 +114,9 @@ def _limit(cpu_s: int, address_space: int) -> None:
 
 
 def isolate() -> bool:
-    """Move the zygote into namespaces without network, shared memory or message queues. Returns whether that worked."""
+    """Move the zygote into namespaces without network, shared memory and message queues. Return whether that was
+    possible.
+    """
     try:
         kernel.unshare(kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS)
     except OSError:
@@ -123,6 +125,6 @@ def isolate() -> bool:
 
 
 def address_space() -> int:
-    """Bytes that this process has mapped."""
+    """Return how many bytes of address space this process has mapped."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")

@@ -38,8 +38,9 @@ class _Program(ctypes.Structure):
 
 
 def compile_filter(*, may_open: bool) -> bytes:
-    """Return the filter for this machine, as BPF instructions. `may_open`: whether files may be opened for reading;
-    only safe if Landlock restricts which.
+    """Return the filter for this machine, as BPF instructions.
+
+    `may_open`: whether programs may open files for reading. This is safe only if Landlock restricts which files.
 
     Raises:
         SandboxUnavailable: libseccomp is not installed.
@@ -84,7 +85,7 @@ def compile_filter(*, may_open: bool) -> bytes:
 
 
 def load(program: bytes) -> None:
-    """Apply a compiled filter to this process irrevocably. Requires no_new_privs. Raises OSError."""
+    """Apply a compiled filter to this process irrevocably. Requires no_new_privs. Raises OSError if that fails."""
     instructions = ctypes.create_string_buffer(program, len(program))
     known = _Program(len(program) // 8, ctypes.cast(instructions, ctypes.c_void_p))
     call(NUMBERS[MACHINE]["seccomp"], SET_MODE_FILTER, 0, ctypes.byref(known))  # type: ignore[arg-type]

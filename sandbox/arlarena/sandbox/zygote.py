@@ -52,7 +52,7 @@ class Zygote:
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def serve(self) -> None:
-        """Fork and reap children until the server disconnects."""
+        """Fork a process for each request and report its end, until the server disconnects."""
         poll = select.poll()
         poll.register(self._server, select.POLLIN)
         poll.register(self._wakeup, select.POLLIN)
@@ -65,7 +65,7 @@ class Zygote:
             self._reap()
 
     def _handle_message(self) -> bool:
-        """Handle one message. Returns False once the server has disconnected."""
+        """Handle one message. Return False if the server has disconnected."""
         message, descriptors, _, _ = socket.recv_fds(self._server, MAX_MESSAGE, 3)
         if not message:
             return False
@@ -88,7 +88,7 @@ class Zygote:
         return True
 
     def _run_fork(self, descriptors: Sequence[int], request: dict[str, Any]) -> NoReturn:
-        """In the fork: lock down, write the header, do the work."""
+        """Lock down this fork, write the header, and do the work. Called only in the fork."""
         code = NOT_LOCKED
         try:
             signal.set_wakeup_fd(-1)
@@ -106,7 +106,9 @@ class Zygote:
             os._exit(code)
 
     def _redirect(self, descriptors: Sequence[int]) -> bytes:
-        """Read the payload; make /dev/null, standard output and standard error descriptors 0, 1 and 2."""
+        """Read the payload and return it. Then /dev/null, standard output and standard error become descriptors 0, 1
+        and 2.
+        """
         source, out, err = descriptors
         with os.fdopen(os.dup(source), "rb") as file:
             payload = file.read()
@@ -117,7 +119,7 @@ class Zygote:
         return payload
 
     def _reap(self) -> None:
-        """Reap ended forks and report them."""
+        """Collect the ended forks and report each to the server."""
         while self._running:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -140,7 +142,7 @@ class Zygote:
 
 
 def prepare(required: frozenset[str], readable: Sequence[Path]) -> tuple[LockdownPlan, list[str]]:
-    """Return the plan for all forks, and the layers in force, tested in a fork.
+    """Return the plan for all forks, and the layers that take effect. The layers are tested in a fork.
 
     Raises:
         OSError: a required layer is not available or not effective.
@@ -185,7 +187,7 @@ def _run_in_fork(work: Callable[[], dict[str, Any]]) -> bytes:
 
 
 def _verify(plan: LockdownPlan) -> dict[str, Any]:
-    """Lock down and verify each layer by forbidden calls."""
+    """Lock down this fork and try a forbidden call for each layer. Return the result."""
     layers = lock_down(plan, 10, 1 << 30)
     forbidden: list[tuple[str, Callable[[], object]]] = []
     if "seccomp" in layers:
@@ -214,7 +216,7 @@ def _map_writable_code(path: str) -> mmap.mmap:
 
 
 def main() -> int:
-    """Load, prepare, report readiness, serve."""
+    """Load the libraries, prepare the plan, report that the zygote is ready, and serve requests."""
     server = socket.socket(fileno=int(sys.argv[1]))
     settings = json.loads(sys.argv[2])
     work, readable = importlib.import_module(settings["work"]).load()

@@ -37,7 +37,7 @@ def indexed_task(name: str, splits: Sequence[Split], spec: ResetSpec) -> Task:
 
 
 def index_of(text: str) -> int | None:
-    """Return the index in a text; None for other text and for a number beyond `LARGEST_INDEX`."""
+    """Return the index in a text. None if the text is not a number, or the number is larger than `LARGEST_INDEX`."""
     if not (text.isascii() and text.isdigit()) or len(text.lstrip("0")) > len(str(LARGEST_INDEX)):
         return None
     index = int(text.lstrip("0") or "0")

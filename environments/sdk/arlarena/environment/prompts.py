@@ -52,7 +52,7 @@ class PromptTemplate:
 
 @cache
 def _pieces(text: str) -> list[tuple[str, str | None]]:
-    """Return the parsed template: (text before a field, name of the field); the last piece has no field."""
+    """Split a template into pairs (text before a field, name of the field). The last pair has no field."""
     return [(before, name) for before, name, _, _ in Formatter().parse(text)]
 
 

@@ -49,12 +49,12 @@ class ParsedReply(msgspec.Struct, frozen=True, gc=False):
 
 
 def reply(thought: str, action: str) -> str:
-    """Return a reply in the strict format."""
+    """Build a reply in the strict format."""
     return f"{THINK}{thought}{END_THINK}{ACTION.replace('{action}', action)}"
 
 
 def without_end_marks(text: str) -> str:
-    """Return a reply without trailing white space and end-of-turn tokens."""
+    """Remove white space and end-of-turn tokens from the end of a reply."""
     end, before = len(text), -1
     while end != before:
         before = end
@@ -65,7 +65,7 @@ def without_end_marks(text: str) -> str:
 
 
 def after_thought(text: str) -> str | None:
-    """Return the text after the thought, without end-of-turn tokens; None if the thought is not closed."""
+    """Return the text after the thought, without end-of-turn tokens. None if the thought is not closed."""
     text = without_end_marks(text)
     start = said_from(text)
     return None if start is None else text[start:]
@@ -108,7 +108,7 @@ def _match_action(written: str, actions: Collection[str] | None) -> str | None:
 
 
 def _is_one_thought(text: str) -> bool:
-    """Return whether a text is exactly one thought in the strict format; the opening tag may be missing."""
+    """Return whether a text is exactly one thought in the strict format. The opening tag may be missing."""
     marks = [mark[0] for mark in _THINK.finditer(text)]
     complete = marks == [THINK, END_THINK] and text.startswith(THINK)
     return text.endswith(END_THINK) and (complete or marks == [END_THINK])

@@ -72,10 +72,10 @@ class TextGame(ABC):
 
     @abstractmethod
     def play(self, action: str | None) -> float:
-        """Play an action, or None for an unreadable reply. Returns the reward, a finite number."""
+        """Play an action and return the reward, a finite number. `action` is None for an unreadable reply."""
 
     def copy(self) -> Self:
-        """Return an independent game in the same state. Override it if much of the game is immutable."""
+        """Return an independent game in the same state. Override this method if much of the game is immutable."""
         return deepcopy(self)
 
     @property
@@ -93,15 +93,15 @@ class TextGame(ABC):
         return None
 
     def actions(self) -> Sequence[str] | None:
-        """Return the admissible actions; None for any text."""
+        """Return the admissible actions. None if any text is an action."""
         return None
 
     def offered(self) -> str:
-        """Return the admissible actions as text for the prompt; default: separated by commas."""
+        """Return the admissible actions as text for the prompt. Default: separated by commas."""
         return ", ".join(self.actions() or ())
 
     def plan(self) -> list[str]:
-        """Return the expert's replies from here to the end.
+        """Return the expert's replies from the current state to the end.
 
         Raises:
             ExpertUnavailable: there is no expert, or it finds no plan.
@@ -139,7 +139,7 @@ class TextEpisode:
         return self._result(None, "", action_valid=True, format_valid=True)
 
     def step(self, text: str) -> StepResult:
-        """Play a reply. An unreadable reply costs a step and is marked.
+        """Play a reply. An unreadable reply takes a step and is marked as invalid.
 
         Raises:
             RuntimeError: the episode is over.
@@ -157,7 +157,7 @@ class TextEpisode:
         )
 
     def expert(self) -> list[str]:
-        """Return the expert's replies from here.
+        """Return the expert's replies from the current state to the end.
 
         Raises:
             ExpertUnavailable: see `TextGame.plan`.
@@ -240,7 +240,7 @@ class TextEnvironment(ABC):
 
     @abstractmethod
     def game(self, task: Task) -> TextGame:
-        """Return a new game of a task. May be slow, and must be thread-safe.
+        """Return a new game of a task. This may be slow, and must be thread-safe.
 
         Raises:
             TaskError: the task does not exist.

@@ -22,7 +22,9 @@ ACTIONS = (*MOVES, "still")
 
 
 class RoomState(msgspec.Struct, frozen=True, gc=False):
-    """The changing part of a room: the player's cell and the mask of boxes. Has no counter, so that states repeat."""
+    """The changing part of a room: the player's cell and the mask of boxes. No step count is stored, so equal positions
+    are equal states.
+    """
 
     player: int
     boxes: int
@@ -30,7 +32,7 @@ class RoomState(msgspec.Struct, frozen=True, gc=False):
 
 @cache
 def offsets(width: int) -> Mapping[str, int]:
-    """Return the change of the cell number by each move."""
+    """Return how much each move changes the number of the player's cell."""
     return {"up": -width, "down": width, "left": -1, "right": 1}
 
 

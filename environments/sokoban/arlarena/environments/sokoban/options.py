@@ -70,7 +70,7 @@ class SokobanOptions(Table):
 
     @property
     def window(self) -> int:
-        """Earlier turns in the prompt."""
+        """Number of earlier turns in the prompt."""
         if self.history is not None:
             return self.history
         return 0 if self.template == "compact" else 2
@@ -92,7 +92,7 @@ class SokobanOptions(Table):
 
 
 def read_options(where: str, values: Mapping[str, Any]) -> SokobanOptions:
-    """Validated options; error messages begin with `where`.
+    """Validate the options and return them. Error messages begin with `where`.
 
     Raises:
         ConfigError: an option is unknown, or a value is out of range.

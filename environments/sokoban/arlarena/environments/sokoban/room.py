@@ -29,7 +29,7 @@ _HAS_PLAYER = (PLAYER, PLAYER_ON_TARGET)
 
 
 class RoomError(ValueError):
-    """The room is invalid; the message says why."""
+    """The room is invalid. The message gives the reason."""
 
 
 def cells(mask: int) -> Iterator[int]:

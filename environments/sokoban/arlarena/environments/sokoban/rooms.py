@@ -66,7 +66,9 @@ class Layout:
 
 @lru_cache(maxsize=64)
 def _stamps(height: int, width: int) -> tuple[tuple[int, ...], ...]:
-    """Return for each cell, the five masks around it as bit masks, clipped to the interior; empty for border cells."""
+    """Return, for each cell, the five masks around the cell as bit masks, clipped to the interior. Border cells have
+    none.
+    """
     inside = interior(height, width)
     return tuple(
         tuple(inside & sum(1 << (cell + dy * width + dx) for dy, dx in mask) for mask in _MASKS)
@@ -78,7 +80,7 @@ def _stamps(height: int, width: int) -> tuple[tuple[int, ...], ...]:
 
 @lru_cache(maxsize=64)
 def _next_cells(height: int, width: int) -> tuple[tuple[int, ...], ...]:
-    """Return for each cell, the next cell in each direction, clamped to the interior."""
+    """Return, for each cell, the next cell in each direction, clamped to the interior."""
     return tuple(
         tuple(max(min(y + dy, height - 2), 1) * width + max(min(x + dx, width - 2), 1) for dy, dx in _DIRECTIONS)
         for y in range(height)
@@ -87,7 +89,7 @@ def _next_cells(height: int, width: int) -> tuple[tuple[int, ...], ...]:
 
 
 def carve(random: Random, height: int, width: int) -> int:
-    """Return the floor of a room: a random walk with masks."""
+    """Draw the floor of a room by a random walk that stamps masks."""
     draw, stamps, next_cells = random.random, _stamps(height, width), _next_cells(height, width)
     direction = int(draw() * 4)
     # As in the original, the walk may start on the last row or column; the first step brings it back inside.
@@ -102,7 +104,7 @@ def carve(random: Random, height: int, width: int) -> int:
 
 
 def draw_layout(random: Random, height: int, width: int, boxes: int) -> Layout | None:
-    """One draft, or None if the floor is too small for the boxes."""
+    """Draw one layout. Return None if the floor is too small for the boxes."""
     floor = carve(random, height, width)
     free = list(cells(floor))
     if len(free) <= boxes + 1:
@@ -133,7 +135,7 @@ def play_backwards(layout: Layout) -> Room | None:
 
 
 class _ReversePlay:
-    """The depth-first search of the module's docstring over one layout."""
+    """The depth-first search over one layout; see the module's docstring."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -159,7 +161,9 @@ class _ReversePlay:
         return found
 
     def run(self) -> Room | None:
-        """Run the search; the module's docstring gives the order, the limits and the score."""
+        """Run the search and return the best room. The module's docstring defines the order, the limits and the
+        score.
+        """
         layout, bits, targets = self.layout, self.bits, self.targets
         root = self._arrangement(targets, targets)
         stack: list[_Entry] = [(root, layout.player, layout.targets, 0, 0, MAX_DEPTH)]
@@ -181,7 +185,7 @@ class _ReversePlay:
         return Room(layout.height, layout.width, layout.floor, targets, best_boxes, best_player)
 
     def _push_next(self, stack: list[_Entry], entry: _Entry) -> None:
-        """Push the successors of `entry`, the last choice first: walking away from a box comes last."""
+        """Push the successors of `entry`, the last choice first. The last choice is to walk away from a box."""
         boxes, player, places, displacement, pulls, left = entry
         mask, visited, left, push = boxes.mask, boxes.visited, left - 1, stack.append
         choices = []
@@ -212,12 +216,14 @@ def _distance(a: int, b: int, width: int) -> int:
 
 
 def random_for(*key: object) -> Random:
-    """Return a random generator seeded by the text of `key`, equal in all processes and on all machines."""
+    """Return a random generator seeded by the text of `key`. The generator is the same in all processes and on all
+    machines.
+    """
     return seeded("sokoban-room", GENERATOR_VERSION, *key)
 
 
 def check_size(height: int, width: int, boxes: int) -> None:
-    """Refuse sizes that allow no room.
+    """Raise if a size allows no room.
 
     Raises:
         ValueError: fewer than 5 rows or columns, no box, or no space for the boxes, their targets and the player.
@@ -230,7 +236,7 @@ def check_size(height: int, width: int, boxes: int) -> None:
 
 
 def generate(height: int, width: int, boxes: int, seed: int) -> Room:
-    """Return the room of (height, width, boxes, seed), a pure function.
+    """Return the room of (height, width, boxes, seed). Equal arguments always give the same room.
 
     Raises:
         ValueError: see `check_size`.

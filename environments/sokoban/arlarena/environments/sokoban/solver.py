@@ -22,7 +22,7 @@ _UNREACHABLE = 1 << 20
 
 
 class SearchLimit(RuntimeError):
-    """The search reached its limit of states; the room may or may not be solvable."""
+    """The search reached its limit of states. It is unknown whether the room can be solved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,10 @@ class Solution:
 
 @lru_cache(maxsize=4096)
 def push_distances(height: int, width: int, floor: int, targets: int) -> tuple[int, ...]:
-    """Return for each cell, the fewest pushes that bring a single box from there to a target; `_UNREACHABLE` if
-    impossible.
+    """Return, for each cell, the fewest pushes that bring a single box from there to a target.
+
+    The value is `_UNREACHABLE` if no pushes do. The search assumes that the player reaches every cell that a push
+    needs, so the value is a lower bound.
 
     The player is assumed to reach every cell that a push needs, so this is a lower bound.
     """
@@ -55,7 +57,7 @@ def push_distances(height: int, width: int, floor: int, targets: int) -> tuple[i
 
 
 def _lower_bound(room: Room) -> Callable[[int], int]:
-    """Return the lower bound as a function of the mask of boxes."""
+    """Return a function that computes the lower bound from the mask of boxes."""
     distances = push_distances(room.height, room.width, room.floor, room.targets)
     known: dict[int, int] = {}
 
@@ -76,7 +78,7 @@ def _search(
     limit: int | None,
     max_states: int,
 ) -> list[RoomState] | None:
-    """A* with unit costs: the states from `start` to a state with boxes `goal`, or None.
+    """Search with A* and unit costs. Return the states from `start` to a state with the boxes `goal`, or None.
 
     Ties are broken by depth, then by order of discovery, so that the result does not depend on hashing.
     """
@@ -115,7 +117,7 @@ def _path(parents: dict[RoomState, tuple[RoomState | None, int]], last: RoomStat
 def least_moves(
     room: Room, state: RoomState | None = None, limit: int | None = None, max_states: int = MAX_STATES
 ) -> Solution | None:
-    """Yield a plan with the fewest moves, or None if there is none (of at most `limit` moves).
+    """Return a plan with the fewest moves. None if there is no plan of at most `limit` moves.
 
     Raises:
         SearchLimit: more than `max_states` states were visited.
@@ -145,7 +147,7 @@ def region(floor: int, width: int, player: int) -> int:
 
 
 def _pushes(room: Room, state: RoomState) -> Iterator[tuple[int, int, RoomState]]:
-    """Yield all possible pushes after any walk: (cell to walk to, step, state after)."""
+    """Yield all possible pushes, each after a walk: (cell to walk to, step, state after the push)."""
     free = room.floor & ~state.boxes
     reach = region(free, room.width, state.player)
     for box in cells(state.boxes):
@@ -155,7 +157,7 @@ def _pushes(room: Room, state: RoomState) -> Iterator[tuple[int, int, RoomState]
 
 
 def least_pushes(room: Room, state: RoomState | None = None, max_states: int = MAX_STATES) -> Solution | None:
-    """Yield a plan with the fewest pushes (and the fewest moves between them), or None if there is none.
+    """Return a plan with the fewest pushes, and the fewest moves between them. None if there is no plan.
 
     Raises:
         SearchLimit: more than `max_states` states were visited.
@@ -180,7 +182,7 @@ def least_pushes(room: Room, state: RoomState | None = None, max_states: int = M
 def _with_walks(
     room: Room, start: RoomState, path: list[RoomState], canonical: Callable[[RoomState], RoomState]
 ) -> Solution:
-    """Return all moves of the player for a sequence of pushes."""
+    """Insert the walks between the pushes of a path, and return the complete solution."""
     names = {step: move for move, step in offsets(room.width).items()}
     moves: list[str] = []
     current = start

@@ -89,7 +89,7 @@ def split_of(room: Room) -> str:
 
 
 def check_split(split: str) -> None:
-    """Refuse an unknown split.
+    """Raise if the split is unknown.
 
     Raises:
         ValueError: the split is unknown; the message lists the known names.
@@ -109,7 +109,7 @@ def _accepted(layout: Layout, split: str, options: RoomOptions) -> Room | None:
 
 
 def _find(split: str, index: int, options: RoomOptions, taken: frozenset[str] | set[str]) -> tuple[Room, str]:
-    """Return the first room drawn for an index whose hash is not in `taken`, and its hash."""
+    """Return the first room drawn for an index whose hash is not in `taken`, and this hash."""
     height, width, boxes = options.height, options.width, options.boxes
     random = random_for(height, width, boxes, split, index)
     for _ in range(MAX_DRAFTS):
@@ -137,7 +137,7 @@ class EvalRooms:
         self._lock = threading.Lock()
 
     def room(self, index: int) -> Room:
-        """Room `index`. All rooms before it are generated first, because it must differ from them."""
+        """Return room `index`. It must differ from all rooms before it, so these are generated first."""
         with self._lock:
             while len(self._rooms) <= index:
                 room, digest = _find(self._split, len(self._rooms), self._options, self._hashes)
@@ -157,7 +157,7 @@ def _training_room(split: str, index: int, options: RoomOptions) -> Room:
 
 
 def room_for(split: str, index: int, options: RoomOptions) -> Room:
-    """Return the room of (split, index, options), a pure function.
+    """Return the room of (split, index, options). Equal arguments always give the same room.
 
     Raises:
         ValueError: the split is unknown, or the index is negative.

@@ -59,12 +59,15 @@ def vocabulary(width: int) -> tuple[str, ...]:
 
 
 def template_for(name: TemplateName, style: ObservationStyle) -> PromptTemplate:
-    """Return the template of a name; if the room is shown as an image, a template without the legend of glyphs."""
+    """Return the template with this name. If the room is shown as an image, the template has no legend of glyphs."""
     return IMAGE_TEMPLATE if (name, style) == ("full", "image") else TEMPLATES[name]
 
 
 def coordinates(room: Room, state: RoomState) -> str:
-    """Return the line `you r c box r c goal r c`: rows and columns from 0, walls included, several in reading order."""
+    """Return the line `you r c box r c goal r c`.
+
+    Rows r and columns c are counted from 0, walls included. Several boxes or goals are listed in reading order.
+    """
 
     def place(name: str, cell: int) -> str:
         return f"{name} {cell // room.width} {cell % room.width}"
@@ -76,8 +79,9 @@ def coordinates(room: Room, state: RoomState) -> str:
 
 
 def surroundings(room: Room, state: RoomState, grid: Sequence[str]) -> str:
-    """Return the line `around you UDLR around box UDLR`: the cells above, below, left and right of each, as in the
-    grid.
+    """Return the line `around you UDLR around box UDLR`.
+
+    UDLR are the glyphs of the cells above, below, left and right of the player or of a box.
     """
 
     def around(cell: int) -> str:

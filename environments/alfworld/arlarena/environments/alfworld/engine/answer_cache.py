@@ -83,9 +83,6 @@ class FactRecorder:
     `origin` is the location before the command. It is the only argument that the command's text does not contain. A
     response depends on `origin` if the grammar reads it or lists locations: different variables stand for different
     entities, so a list of locations leaves it out.
-
-    `origin` is the location before the command, the only argument that the command does not name. A response depends on
-    it if it is read, or if locations are listed, because different variables stand for different entities.
     """
 
     def __init__(self, state: WorldState, origin: int, receptacle: int) -> None:

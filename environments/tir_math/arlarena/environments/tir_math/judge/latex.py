@@ -86,7 +86,10 @@ class Malformed(ValueError):
 
 
 def readings(text: str) -> tuple[str, ...]:
-    """Return the possible meanings of a text, normalised.
+    """Return the possible meanings of a text.
+
+    There are two meanings if `log(` may be Python's natural logarithm, or if digits may be grouped as in India
+    (1,00,000).
 
     There are two meanings if `log(` may be Python's natural logarithm, or if digits may be grouped as in India
     (1,00,000).

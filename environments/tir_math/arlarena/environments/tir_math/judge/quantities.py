@@ -43,8 +43,9 @@ def _digits(text: str, found: re.Match[str] | None) -> str:
 
 
 def _same_ratio(gold: str, answer: str) -> bool:
-    """Return whether two ratios are equal as fractions. Times of day must be equal texts; a ratio that is not in lowest
-    terms counts as a time.
+    """Return whether two ratios are equal as fractions.
+
+    A gold text such as 2:30, which is not in lowest terms, is a time of day: the answer must then have equal parts.
     """
     expected, given = ([value_of(part) for part in split(text, ":")] for text in (gold, answer))
     if expected == given:
