@@ -19,9 +19,6 @@ def horizon_hint(levels: Levels, max_steps: int) -> str | None:
     This takes at most about 3 s. A level counts as solvable within the horizon only if a solution was found. The
     warning names the median length of solutions with the fewest pushes, which are a few moves longer than the shortest
     solutions.
-
-    A level counts as solvable in time only if a solution was found. The median is of solutions with the fewest pushes,
-    which are a few moves longer than the shortest.
     """
     rooms = [room for members in levels.splits.values() for room in members]
     sample = rooms[:: math.ceil(len(rooms) / SAMPLE)]

@@ -39,8 +39,6 @@ def push_distances(height: int, width: int, floor: int, targets: int) -> tuple[i
 
     The value is `_UNREACHABLE` if no pushes do. The search assumes that the player reaches every cell that a push
     needs, so the value is a lower bound.
-
-    The player is assumed to reach every cell that a push needs, so this is a lower bound.
     """
     out = [_UNREACHABLE] * (height * width)
     queue = deque(cells(targets))
