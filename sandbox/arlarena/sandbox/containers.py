@@ -1,5 +1,7 @@
-"""The container sandbox: runs each program in its own container, by the Docker engine. It is two orders of magnitude
-slower than forks, and meant for machines without Landlock or rules that require containers.
+"""The container sandbox: the Docker engine runs each program in its own container.
+
+A container is about a hundred times slower than a fork. Use this sandbox if the machine has no Landlock, or if
+containers are required.
 """
 
 from __future__ import annotations
@@ -42,9 +44,9 @@ class ContainerSettings:
 
     Attributes:
         image: a local image with Python, numpy, scipy and sympy.
-        limits: defaults of an execution. Here `memory_mb` limits the container as a whole, libraries included.
-        max_running, max_waiting: executions at a time, and executions that wait.
-        runtime: the engine's runtime, such as runsc for gVisor; None for its default.
+        limits: the default limits of an execution. Here `memory_mb` also includes the memory of the libraries.
+        max_running, max_waiting: how many executions may run at a time, and how many may wait.
+        runtime: the engine's runtime, such as runsc for gVisor; None for the engine's default runtime.
         start_s: seconds that the engine may take to start or to end a container.
     """
 
@@ -80,7 +82,7 @@ class ContainerSandbox:
         except self._errors as error:
             raise SandboxUnavailable(f"no Docker engine answers (DOCKER_HOST): {error}") from error
         self._admission = Admission(settings.max_running, settings.max_waiting, max(1.0, settings.limits.wall_s / 2))
-        self._names: set[str] = set()  # of existing containers
+        self._names: set[str] = set()  # names of existing containers
         self._closed = False
 
     def run(self, program: str, before: Sequence[str] = (), limits: ExecutionLimits | None = None) -> Execution:
@@ -92,7 +94,7 @@ class ContainerSandbox:
                 execution = self._run(payload, limits or self._settings.limits)
             except (self._errors, OSError) as error:
                 raise SandboxError(f"the engine failed: {error}") from error
-            self._check_open()  # `close` may have killed it
+            self._check_open()  # `close` may have killed the container
             return execution
 
     def health(self) -> SandboxHealth:
@@ -144,7 +146,7 @@ class ContainerSandbox:
             raise SandboxError("the sandbox is closed")
 
     def _remove(self, name: str) -> None:
-        with contextlib.suppress(self._errors):  # it may have been removed already
+        with contextlib.suppress(self._errors):  # the container may have been removed already
             self._client.api.remove_container(name, force=True)
         self._names.discard(name)
 

@@ -48,12 +48,13 @@ class Execution:
     """The result of a program.
 
     Attributes:
-        ending: `ok`; `error`: it raised or exited with another code than 0; `timeout`: of wall-clock or CPU time;
-            `output`: it wrote too much; `killed`: by the signal that `detail` names.
-        stdout, stderr: its output as text, truncated at the limit.
-        detail: a sentence on an ending other than `ok` and `error`, else "".
-        used: resources used.
-        hit_cpu_limit: whether a `timeout` was of CPU time.
+        ending: how the program ended. `ok`: with exit code 0; `error`: with an exception or another exit code;
+            `timeout`: the limit of wall-clock or CPU time was reached; `output`: the program wrote too much;
+            `killed`: a signal ended the program.
+        stdout, stderr: the program's output as text, truncated at the limit.
+        detail: for `timeout`, `output` and `killed`, a sentence that describes the ending; else "".
+        used: the resources that the program used.
+        hit_cpu_limit: whether the limit of CPU time was reached.
     """
 
     ending: Ending
@@ -100,8 +101,13 @@ def signal_name(number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SandboxHealth:
-    """State of a sandbox. `layers`: protection layers in force, as tested from inside; `alive`: whether it can run
-    programs now; `uid`: the user that programs run as; `warning`: why that is root and how to change it, else "".
+    """State of a sandbox.
+
+    Attributes:
+        layers: the protection layers that were found effective by a test inside the sandbox.
+        alive: whether the sandbox can run programs now.
+        uid: the user that programs run as.
+        warning: if programs run as root, the reason and how to change this; else "".
     """
 
     backend: str

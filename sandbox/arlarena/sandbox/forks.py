@@ -41,14 +41,14 @@ class ForkSettings:
     """Settings of a `ForkSandbox`. Times are in seconds.
 
     Attributes:
-        limits: defaults of an execution.
-        max_running: executions at a time; others wait.
-        max_waiting: executions that may wait; others are refused.
+        limits: the default limits of an execution.
+        max_running: how many executions run at a time. Other executions wait.
+        max_waiting: how many executions may wait. Other executions are refused.
         required: layers of `lockdown.LAYERS` without which no program is run.
-        start_s: time limit of the zygote's start.
-        begin_s: time limit of a fork's lockdown; beyond it, the zygote is considered broken.
-        patience: limit of an execution's wall-clock time, CPU wait included, as a multiple of its `wall_s`. Beyond
-            it, the machine is overloaded, and the execution raises `SandboxError`.
+        start_s: time limit for the start of the zygote.
+        begin_s: time limit for the lockdown of a fork. After a longer time, the zygote counts as broken.
+        patience: an execution may take `patience * wall_s` of wall-clock time, including time spent waiting for a CPU.
+            After a longer time, the machine counts as overloaded, and the execution raises `SandboxError`.
     """
 
     limits: ExecutionLimits = field(default_factory=ExecutionLimits)
@@ -177,7 +177,7 @@ class _Run:
                 if not chunk:
                     poll.unregister(descriptor)
                     del open_ends[descriptor]
-            if not open_ends:  # it has ended, or has closed its streams and still runs
+            if not open_ends:  # the program has ended, or has closed its streams and still runs
                 with contextlib.suppress(TimeoutError):
                     future.exception(max(0.0, deadline - time.monotonic()))
             if not self._began and len(self._out) >= HEADER and self._out.startswith(READY):
@@ -204,7 +204,7 @@ class _Run:
         program ends.
 
         Raises:
-            SandboxError: it has waited for a CPU for too long.
+            SandboxError: the program has waited for a CPU for too long.
         """
         if not self._began:
             return 0.0
@@ -221,7 +221,7 @@ class _Run:
         try:
             ended = future.result(self._begin_s)
         except TimeoutError:
-            self._zygote.close()  # its forks end with it
+            self._zygote.close()  # this also ends all forks
             raise SandboxError(f"an execution did not end within {self._begin_s:g} s after SIGKILL") from None
         if not self._began:
             error = self._err.decode("utf-8", "replace").strip()

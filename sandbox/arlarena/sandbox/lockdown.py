@@ -1,8 +1,14 @@
 """The restrictions that a fork of the zygote applies to itself before it reads a program. They are irrevocable.
 
-Each layer alone stops most attacks: another user if the server is root; no capabilities; resource limits; Landlock
-(files, TCP, signals); no executable memory except libraries (MDWE, Linux 6.3); seccomp (system calls). None needs
-privileges.
+There are several layers, and each layer stops most attacks:
+* another user, if the server runs as root;
+* no capabilities;
+* resource limits;
+* Landlock (files, TCP, signals);
+* no executable memory except libraries (MDWE, Linux 6.3);
+* seccomp (system calls).
+
+No layer needs privileges.
 """
 
 from __future__ import annotations

@@ -2,11 +2,15 @@
 
     python -m arlarena.sandbox.zygote FD '{"work": "arlarena.sandbox.run_program", "required": []}'
 
-The server talks to it over the socket FD (sequenced packets). `{"id", "cpu_s", "memory_mb"}` with three descriptors
-(payload, standard output, standard error) starts an execution; `{"id", "kill": true}` kills it. The zygote answers
-`{"id", "failed"}` or, at the end of the process, `{"id", "status", "cpu_s", "memory_mb"}`. Only the fork reads the
-payload, so no execution starts with data of another in its memory. `work` is a module whose `load()` loads the
-libraries and returns the function that forks run on a payload, and the files that they may read.
+The server and the zygote exchange messages over the socket FD (sequenced packets):
+* `{"id", "cpu_s", "memory_mb"}`, with three descriptors (payload, standard output, standard error), starts a fork.
+* `{"id", "kill": true}` kills the fork.
+* The zygote answers `{"id", "failed"}` if the fork could not start.
+* At the end of the fork, the zygote sends `{"id", "status", "cpu_s", "memory_mb"}`.
+
+Only the fork reads the payload, so the memory of a new fork has no data of other executions. `work` is a module with a
+function `load()`. This function loads the libraries. It returns the function that forks call with the payload, and the
+files that forks may read.
 """
 
 from __future__ import annotations
@@ -34,11 +38,11 @@ from arlarena.sandbox.lockdown import (
     lock_down,
 )
 
-READY = b"\x06"  # first byte of standard output: the fork is locked down. The program's output follows the header.
-PID_BYTES = 4  # after READY: the fork's process id, little-endian
+READY = b"\x06"  # first byte of standard output: the fork is locked down
+PID_BYTES = 4  # READY is followed by the fork's process id (little-endian), and then by the program's output
 HEADER = len(READY) + PID_BYTES
 NOT_LOCKED = 97  # exit code of a fork that failed to lock itself down
-MAX_MESSAGE = 4096  # bytes
+MAX_MESSAGE = 4096  # bytes of one message
 
 
 class Zygote:
@@ -73,7 +77,7 @@ class Zygote:
         if request.get("kill"):
             for pid, number in self._running.items():
                 if number == request["id"]:
-                    os.kill(pid, signal.SIGKILL)  # not reaped yet, so the id is not reused
+                    os.kill(pid, signal.SIGKILL)  # the process is not reaped yet, so no other process has its id
             return True
         try:
             pid = os.fork()

@@ -45,8 +45,10 @@ class ZygoteDied(SandboxError):
 
 
 class ZygoteProcess:
-    """One zygote. `layers`: layers in force in its forks; `uid`: the user that they run as; `warning`: why that is
-    root, or "".
+    """A zygote process, as seen by the server.
+
+    `layers`: the protection layers of the forks. `uid`: the user that forks run as. `warning`: why forks run as root,
+    or "".
     """
 
     def __init__(self, work: str, required: Sequence[str], start_s: float) -> None:
@@ -54,7 +56,7 @@ class ZygoteProcess:
 
         Raises:
             SandboxUnavailable: a required layer is not available on this machine.
-            SandboxError: it did not start within `start_s` seconds, or ended.
+            SandboxError: the zygote ended, or did not start within `start_s` seconds.
         """
         self._socket, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `close`)
@@ -156,7 +158,7 @@ class ZygoteProcess:
                     future.set_exception(SandboxError(f"no process could be started: {answer['failed']}"))
                 else:
                     future.set_result(ForkExit(answer["status"], answer["cpu_s"], answer["memory_mb"]))
-        self._process.kill()  # its socket is closed, so it is of no use
+        self._process.kill()  # without its socket, the zygote is of no use
         self._process.wait()
         self._fail(f"the zygote died: {self._last_error_line()}")
 

@@ -1,6 +1,7 @@
-"""Parses replies: the text after the thought, the action in it, and whether the format is strict.
+"""Parses replies: finds the text after the thought and the action, and checks whether the format is strict.
 
-All environments read the text given by `after_thought`; `parse` finds the action of a text game in it.
+All environments use `after_thought` to get the text after the thought. Text games use `parse` to find the action in
+this text.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _THINK = re.compile(r"<\s*+/?+\s*+think(?:\s[^<>/]*+)?+>", re.IGNORECASE)
 
 
 class ParsedReply(msgspec.Struct, frozen=True, gc=False):
-    """A parsed reply. `action`: the action to play, or None; `written`: the text in the action's place."""
+    """A parsed reply. `action`: the action to play, or None. `written`: the text at the position of the action."""
 
     action: str | None
     written: str
@@ -74,11 +75,12 @@ def after_thought(text: str) -> str | None:
 def parse(text: str, actions: Collection[str] | None = None) -> ParsedReply:
     """Parse a complete reply or a bare action.
 
-    Only the text after the thought is read. If it has exactly one `<action>…</action>`, its content is the action.
-    Without an `<action>` tag, the text is the action. Otherwise the reply is unreadable. If `actions` is given, the
-    action must be one of them; case and surrounding white space are ignored. The format is valid if the reply is
-    `<think>…</think><action>…</action>` or, if the chat template has opened the thought, `…</think><action>…</action>`,
-    with each tag spelled exactly so and only white space around the elements.
+    Only the text after the thought is read. If this text has exactly one `<action>…</action>`, the action is its
+    content. If the text has no `<action>` tag, the action is the whole text. Other replies are unreadable. If
+    `actions` is given, the action must be in `actions`. Case and surrounding white space are ignored.
+
+    `format_valid` is True if the reply is exactly `<think>…</think><action>…</action>`, with only white space between
+    and around the elements. If the chat template has opened the thought, `<think>` may be missing.
     """
     text = without_end_marks(text)
     start = said_from(text)

@@ -11,8 +11,8 @@ The distribution is that of gym-sokoban 0.0.6 (M. Schrader, MIT), which the pape
 The search visits the same states in the same order as the original. It is fast because the visited player cells of an
 arrangement of boxes are a bit mask, so that walking needs no hashing and no copies of the grid.
 
-A room is a pure function of (height, width, boxes, seed). Only `random.Random.random()` is used, whose sequence for an
-integer seed is guaranteed not to change between Python versions.
+Equal (height, width, boxes, seed) always give the same room. The only source of randomness is `random.Random.random()`:
+Python guarantees that its sequence for an integer seed does not change between versions.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ STEPS_PER_SIDE = 1.7
 TURN_PROBABILITY = 0.35
 MAX_DEPTH = 299
 MAX_STATES = 300_000
-# After this many failed drafts a size counts as impossible; at 5x5 with 4 boxes, about one draft in three succeeds.
+# After this many failed drafts, a size counts as impossible. At 5x5 with 4 boxes, about one draft in three succeeds.
 MAX_DRAFTS = 10_000
 
 _DIRECTIONS = ((1, 0), (0, 1), (-1, 0), (0, -1))
-# Cells (row, column) of each mask relative to the walk's position. All contain it, so the floor is connected.
+# Cells (row, column) of each mask, relative to the walker. All masks contain its cell, so the floor is connected.
 _MASKS = (
     ((0, -1), (0, 0), (0, 1)),
     ((-1, 0), (0, 0), (1, 0)),
@@ -226,7 +226,8 @@ def check_size(height: int, width: int, boxes: int) -> None:
     """Raise if a size allows no room.
 
     Raises:
-        ValueError: fewer than 5 rows or columns, no box, or no space for the boxes, their targets and the player.
+        ValueError: there are fewer than 5 rows or columns, or there is no box, or the floor cannot hold the boxes,
+            their targets and the player.
     """
     if height < 5 or width < 5:
         raise ValueError(f"a room needs at least 5 rows and 5 columns, including walls; got {height}x{width}")

@@ -1,7 +1,8 @@
-"""A cache of responses. The grammar comes from the game's file, so a response's dependencies are found by recording.
+"""A cache of responses.
 
-A response is a function of the command's arguments and of the facts that the grammar reads. If the cache key covers all
-these facts, an equal key implies the same reads, the same facts and so the same response, for any grammar.
+A response depends only on the command's arguments and on the facts that the grammar reads. Which facts these are is
+recorded while the response is computed, because each game's file has its own grammar. The cache key contains the values
+of all recorded facts. So states with equal keys have equal responses, for any grammar.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from arlarena.environments.alfworld.engine.state import WorldState
 from arlarena.environments.alfworld.engine.text_limits import Pattern
 from arlarena.environments.alfworld.engine.world import CHANGING, MARKS
 
-MAX_ANSWERS = 4096  # per game; about 250 bytes each
+MAX_ANSWERS = 4096  # cached responses per game; a response takes about 250 bytes
 # Dependencies of a response: the command's receptacle and its contents; everything else at the location; the held
 # thing; conditions (clean, …); the location of origin; anything else.
 RECEPTACLE, PLACE, HANDS, CONDITION, ORIGIN, BEYOND = 1, 2, 4, 8, 16, 32

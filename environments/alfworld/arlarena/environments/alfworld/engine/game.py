@@ -1,6 +1,6 @@
-"""Playing a game: admissible commands and responses, exactly as in TextWorld.
+"""Plays a game: computes the admissible commands and the responses, exactly as TextWorld does.
 
-The episodes of a game share a cache of menus and responses.
+A menu is the list of admissible commands in a state. The episodes of a game share a cache of menus and responses.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from arlarena.environments.alfworld.engine.world import House, Mask, build
 from arlarena.environments.alfworld.errors import GameError
 
 NOTHING_HAPPENS = "Nothing happens."
-MAX_MENUS = 1024  # per game; about 1 KB each
+MAX_MENUS = 1024  # cached menus per game; a menu takes about 1 KB
 
 __all__ = ["Game", "GameRules", "Move", "read_rules", "rules_of"]
 
@@ -42,15 +42,15 @@ class GameRules:
     """A game's definition and the caches that its episodes share.
 
     Attributes:
-        intro: text at the start.
-        task: sentence of the task.
+        intro: the text shown at the start.
+        task: the sentence that states the task.
         has_help: whether the game has `help`, added in ALFWorld 0.4.
         watched: predicates of the goal that can change.
         goal_entities: entities that the goal can refer to.
-        command_of, move_of: commands by move and moves by command, filled on use.
-        ways: (location, command to go there).
-        menus: menus by `WorldState.menu_key`.
-        answers: cached responses.
+        command_of, move_of: commands by move, and moves by command. Entries are added when they are first needed.
+        ways: pairs (location, command to go to this location).
+        menus: cached menus by `WorldState.menu_key`.
+        answers: the cache of responses.
     """
 
     house: House

@@ -25,7 +25,7 @@ CHANGING = frozenset((*PLACES, *MARKS, "ison", "checked", "examined", "wasinrece
 
 @dataclass(frozen=True, slots=True)
 class InitialPlacement:
-    """The placement of things at the start. `inside`: by receptacle; `at`: by location."""
+    """The placement of things at the start. `inside`: things by receptacle; `at`: things by location."""
 
     location: int
     opened: Mask
@@ -39,13 +39,13 @@ class House:
     """The static part of a game, and its start.
 
     Attributes:
-        ids, names: of the entities.
-        agent: the player.
-        receptacles: receptacles by location; `standing`: the same as masks.
+        ids, names: the ids and the names of the entities.
+        agent: the entity that is the player.
+        receptacles: receptacles by location. `standing` has the same content as masks.
         location_of: the location of each receptacle.
         fits: the receptacles that each object can be put into.
-        tools: for each action, the receptacles that clean, heat or cool.
-        facts: static facts by predicate, in order; `known`: the same as sets.
+        tools: for each of the actions that clean, heat or cool, the receptacles in which the action is possible.
+        facts: static facts by predicate, in order. `known` has the same content as sets.
     """
 
     ids: tuple[str, ...]
@@ -81,7 +81,7 @@ def build(problem: PddlProblem) -> House:
     """Return the house of a problem.
 
     Raises:
-        GameError: the problem is contradictory or not supported by this engine.
+        GameError: the problem contradicts itself, or this engine does not support the problem.
     """
     mentioned = {argument for fact in problem.facts for argument in fact[1:]}
     ids = tuple(sorted(mentioned))

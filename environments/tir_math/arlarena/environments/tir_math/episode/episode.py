@@ -1,4 +1,4 @@
-"""An episode on one problem: programs in replies are run, and an answer ends it."""
+"""Runs an episode on one problem. Programs in replies are run, and an answer ends the episode."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class EpisodeRules:
         sandbox, judge: run programs and judge answers.
         template: template of the prompt.
         horizon: maximum number of turns.
-        output_chars: maximum characters shown of a program's output.
+        output_chars: how many characters of a program's output are shown at most.
         stateful: whether a program can use definitions of earlier programs.
-        direct: share of problems, by their hash, that the expert answers directly.
+        direct: share of problems that the expert answers without a program. A problem's hash decides.
     """
 
     sandbox: Sandbox
@@ -49,9 +49,10 @@ class MathState:
     Attributes:
         turns: (reply, response) of each turn.
         programs: programs that were run and can be run again, in order.
-        findings: their results in canonical form; they determine the state key by which turns are compared.
-        answer: the answer given, or None.
-        right: whether it is right.
+        findings: the results of the programs in canonical form. Methods with step-level advantages compare turns whose
+            states have equal findings.
+        answer: the answer, or None before an answer.
+        right: whether the answer is right.
     """
 
     turns: tuple[tuple[str, str], ...] = ()
@@ -132,7 +133,7 @@ class TirMathEpisode:
         earlier = before.programs if self.rules.stateful else ()
         execution = self.rules.sandbox.run(reply.code, earlier)
         response = RESULT + result(execution, self.rules.output_chars)
-        # A program that was stopped is not run again: it would be stopped again.
+        # A program that was stopped is not repeated before later programs, because it would be stopped again.
         repeatable = execution.ending in ("ok", "error")
         after = replace(
             before,

@@ -1,4 +1,4 @@
-"""The work of the judge's forks: judge one answer."""
+"""Judges one answer in a fork of the judge's zygote."""
 
 from __future__ import annotations
 

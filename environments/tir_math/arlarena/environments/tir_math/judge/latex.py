@@ -3,8 +3,8 @@ r"""Normalises LaTeX, plain text and Python, so that equal meanings get equal te
     normalize(r"$\left(\dfrac12, \; 3\right)$")    # "(\frac{1}{2},3)"
     normalize("sqrt(2)/2 + x**2")                  # "\sqrt{2}/2+x^{2}"
 
-In the result, products are `*`, degrees `°`, percent `%` and words `\text{…}`; other spaces are removed. Texts are
-short (see `equivalence.LIMIT`), so quadratic time is acceptable.
+In the result, products are written `*`, degrees `°`, percent `%` and words `\text{…}`. Other spaces are removed.
+Texts are short (see `equivalence.LIMIT`), so quadratic time is acceptable.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _FONTS = "(?:text|math)(?:normal|bf|it|rm|sf|tt)|[mh]box|boldsymbol|operatorname
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?!\d| ?/|,\d{3}(?!\d))|\.\d{3}(?: \d{3})*(?: \d{1,3})(?![\d/])")
 _GAP = "\ue000"  # a private-use character that marks a space to keep
 
-# (pattern, replacement), applied in order. `(?![A-Za-z])` ends a command's name; `(?<!\\)` skips matrix row ends.
+# Pairs (pattern, replacement), applied in order. `(?![A-Za-z])` ends a command's name. `(?<!\\)` skips ends of rows.
 _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -76,7 +76,7 @@ _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
         (r"(?<![A-Za-z])(?:Immutable)?(?:Dense)?Matrix\(\s*(\[\[.*\]\])\s*\)", r"\1"),
     )
 )
-# `\log` without a base is decimal in LaTeX; `log` is natural in Python.
+# `\log` without a base is the decimal logarithm in LaTeX. `log` is the natural logarithm in Python.
 _PLAIN_LOG = re.compile(r"(?<![\\A-Za-z])log(?=\s*\()")
 _INDIAN = re.compile(r"[^\d([{]*\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?\D*")
 
@@ -102,7 +102,7 @@ def normalize(text: str) -> str:
     """Return the normalised text.
 
     Raises:
-        Malformed: its braces do not match.
+        Malformed: the braces of the text do not match.
     """
     text = to_latex(_bare(text))
     if not _braces_match(text):

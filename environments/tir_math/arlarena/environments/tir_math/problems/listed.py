@@ -1,4 +1,4 @@
-"""Problems from files or data sets: a training set, part of which is for validation, and named test sets."""
+"""Problems from files or data sets: a training set and named test sets. Part of the training set is for validation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class LeftOut:
     Attributes:
         repeated: the question occurred earlier in the set.
         unanswered: the answer is empty.
-        tested: the question of a training row is in a test set.
+        tested: the question of a training problem also occurs in a test set.
     """
 
     repeated: int = 0
