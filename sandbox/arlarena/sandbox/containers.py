@@ -33,9 +33,9 @@ from arlarena.sandbox.slots import Admission
 LAYERS = ("container", "user", "capabilities", "no_new_privs", "network", "read_only", "memory", "pids")
 COMMAND = inspect.getsource(program) + "\nsys.exit(run(sys.stdin.buffer.read()))\n"
 MAX_PIDS = 32
-OUT, ERR = 1, 2  # stream numbers in the engine's frames
+OUT, ERR = 1, 2  # numbers of the streams in the engine's frames
 CHUNK = 1 << 16
-KILLED = 128  # an exit code above it is 128 plus a signal
+KILLED = 128  # an exit code above 128 is 128 plus the number of a signal
 
 
 @dataclass(frozen=True, slots=True)

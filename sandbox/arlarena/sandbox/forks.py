@@ -31,9 +31,9 @@ from arlarena.sandbox.zygote import HEADER, READY
 from arlarena.sandbox.zygote_client import ForkExit, ZygoteDied, ZygoteProcess
 
 PROGRAM = "arlarena.sandbox.run_program"
-TRIES = 3  # a program is run again if the zygote died meanwhile: it had no visible effect
+TRIES = 3  # if the zygote dies, its programs are run again; this is safe, as they have no side effects
 CHUNK = 1 << 16
-RECHECK_S = 0.05  # between checks of how long a program has waited for a CPU
+RECHECK_S = 0.05  # time between checks of how long a program has waited for a CPU
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 It uses only the goal, the current location's contents and the admissible commands, and has no memory. It searches the
 receptacles that can hold the thing in a fixed order, starting at the current location. So a policy that sees the last
-one or two steps can imitate it. It finishes every generated game within the horizon.
+one or two steps can imitate the expert. The expert solves every generated game within the horizon.
 """
 
 from __future__ import annotations

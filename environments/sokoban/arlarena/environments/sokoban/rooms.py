@@ -1,15 +1,19 @@
-"""Generates rooms by reverse play: a random walk carves the floor; boxes start on their targets and are pulled away.
+"""Generates rooms by reverse play: the boxes start on their targets and are pulled away.
 
-The distribution is that of gym-sokoban 0.0.6 (M. Schrader, MIT), which the paper uses, reimplemented for speed:
+Rooms have the same distribution as in gym-sokoban 0.0.6 (M. Schrader, MIT), which the paper uses; this module is
+faster. A room is made in three stages:
 
-* topology: 1.7 (height + width) steps of a walk that turns with probability 0.35 and stamps one of five 3x3 masks;
-* placement: the player, then the boxes, uniformly on distinct floor cells; the boxes' cells are the targets;
-* reverse play: a depth-first search over (player, boxes, boxes never pulled yet), pulls before walks, at most 299 moves
-  deep and 300,000 states wide. A state scores (pulls on the path that found it) x (sum of the boxes' distances from
-  their own targets), and 0 while anything covers a target. The first state with the highest score is the room.
+* Floor: a random walk of 1.7 (height + width) steps. Each step turns with probability 0.35, and then makes floor of the
+  cells in one of five 3x3 masks.
+* Placement: the player and then the boxes are put on different floor cells, drawn uniformly. The cells of the boxes are
+  the targets.
+* Reverse play: a depth-first search over states (player, boxes, boxes that were never pulled). Pulls are tried before
+  walks. The search is at most 299 moves deep and visits at most 300,000 states. The score of a state is the number of
+  pulls on its path, multiplied by the sum of the boxes' distances from their own targets. The score is 0 while a box or
+  the player is on a target. The room is the first state with the highest score.
 
-The search visits the same states in the same order as the original. It is fast because the visited player cells of an
-arrangement of boxes are a bit mask, so that walking needs no hashing and no copies of the grid.
+The search visits the same states in the same order as gym-sokoban. For each arrangement of boxes, one bit mask has the
+player cells that were visited, so a walk needs no hashing and no copy of the grid.
 
 Equal (height, width, boxes, seed) always give the same room. The only source of randomness is `random.Random.random()`:
 Python guarantees that its sequence for an integer seed does not change between versions.

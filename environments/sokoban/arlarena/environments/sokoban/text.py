@@ -93,8 +93,10 @@ def surroundings(room: Room, state: RoomState, grid: Sequence[str]) -> str:
 
 
 def observe(room: Room, state: RoomState, style: ObservationStyle, rows: Sequence[str] | None = None) -> str:
-    """Return the observation: the grid; plus one line for `grid+coordinates`, two for `grid+surroundings`; for `image`,
-    a text that refers to the image. No trailing newline. `rows`: the rendered grid, if available.
+    """Return the observation in a style, without a newline at the end. `rows`: the rendered grid, if available.
+
+    All styles except `image` show the grid. `grid+coordinates` adds one line, and `grid+surroundings` adds two lines.
+    For `image`, the text refers to the image.
     """
     if style == "image":
         return IMAGE_TEXT
