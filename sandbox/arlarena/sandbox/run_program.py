@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TextIO
 import numpy
 
 NAME = "<program>"
-MAX_TRACEBACK, MAX_LINE = 8192, 1000  # characters, so that an error with a large formula stays below the output limit
+MAX_TRACEBACK, MAX_LINE = 8192, 1000  # most characters, so that an error with a large formula fits the output limit
 RESERVE = 8 << 20  # bytes of address space, freed to report an error after memory has run out
 
 

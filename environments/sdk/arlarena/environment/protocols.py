@@ -5,7 +5,7 @@
     while not episode.done:
         result = episode.step(reply)
 
-Prompt template, parser and expert belong to the environment, so no other part of the system depends on its rules.
+The prompt template, the parser and the expert belong to the environment. No other part depends on its rules.
 `registry` finds environments.
 """
 

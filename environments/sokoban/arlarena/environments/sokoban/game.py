@@ -1,6 +1,7 @@
 """The rules: effects and rewards of moves.
 
-Rewards as in the paper: -0.1 per step, +1 if one more box is on a target, -1 if one fewer is, +10 if all are.
+The rewards are those of the paper: -0.1 per step, +1 for a box pushed onto a target, -1 for a box pushed off a target,
+and +10 if all boxes are on targets.
 """
 
 from __future__ import annotations

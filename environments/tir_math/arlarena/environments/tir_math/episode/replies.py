@@ -33,9 +33,9 @@ class MathReply:
         code: content of the first Python block.
         closed: whether the block has a closing fence; True without a block.
         answer: the last \boxed before that block, or in the reply if there is no block.
-        no_action: whether there is neither code nor an answer.
-        format_valid: whether there is either a program or an answer, not both. The program must be in one closed block
-            that ends the reply, with its fences on separate lines.
+        no_action: whether the reply has neither code nor an answer.
+        format_valid: whether the reply has either a program or an answer, but not both. A program must be in one closed
+            block at the end of the reply, and its fences must be on separate lines.
     """
 
     code: str | None
