@@ -160,8 +160,8 @@ def push(transport: str) -> Iterator[Measure]:
 
 
 def publisher_of(bench: Any, url: str, transport: Any) -> Any:
-    """Return the publisher of the side's checkout. It is made by that checkout's benchmark, or here for older
-    checkouts.
+    """Return the publisher of the side's checkout. The benchmark of that checkout makes the publisher, unless it is too
+    old.
     """
     if hasattr(bench, "publisher_of"):
         return bench.publisher_of(url, transport, TOKEN)

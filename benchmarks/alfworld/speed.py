@@ -70,6 +70,8 @@ async def rate(url: str, seconds: float, number: int) -> float:
 async def batches(session: aiohttp.ClientSession, url: str, walks: str, ends: float) -> int:
     """Step a share of the sessions together until the time is over, and return the number of steps.
 
+    Ended episodes are reset, and the resets take part of the time.
+
     When an episode ends, it is reset, and the reset takes part of the time.
     """
     walk, count, steps = random.Random(walks), SESSIONS // BATCHES, 0

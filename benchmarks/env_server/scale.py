@@ -96,7 +96,7 @@ async def hold(url: str, process: psutil.Process, sessions: int, seconds: float)
 
 
 async def settled(process: psutil.Process) -> float:
-    """Return the resident memory when it no longer falls. The server frees memory when it next looks for idle
+    """Return the resident memory when it no longer falls. The server frees memory in its next search for idle
     sessions.
     """
     least, since = megabytes(process), time.monotonic()

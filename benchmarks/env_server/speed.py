@@ -79,6 +79,8 @@ async def answering(url: str, process: subprocess.Popen[bytes]) -> None:
 async def websocket_rate(url: str, sessions: int, seconds: float) -> float:
     """Return the steps per second with one socket per session.
 
+    Ended episodes are reset, and the resets take part of the time on both sides.
+
     When an episode ends, it is reset, and the reset takes part of the time on both sides.
     """
     connector = aiohttp.TCPConnector(limit=0)

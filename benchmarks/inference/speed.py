@@ -156,7 +156,7 @@ class Generate:
 
 
 def answer_batches(model: Path) -> int:
-    """Serve `Generate`: read a batch of prompts of one length from each line, and answer it."""
+    """Serve `Generate`: read a batch of prompts of one length from each line, and answer the batch."""
     torch.set_num_threads(1)
     policy: Any = Qwen3ForCausalLM.from_pretrained(model, dtype=torch.float32)
     for line in sys.stdin:

@@ -54,7 +54,7 @@ class LockdownPlan:
 
 
 def lock_down(plan: LockdownPlan, cpu_s: int, memory_bytes: int) -> list[str]:
-    """Apply all layers. Descriptors 0, 1 and 2 stay open; all others are closed.
+    """Apply all layers. Descriptors 0, 1 and 2 stay open; all other descriptors are closed.
 
     Returns:
         the layers in force.

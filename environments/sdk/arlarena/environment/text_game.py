@@ -80,12 +80,12 @@ class TextGame(ABC):
 
     @property
     def solved(self) -> bool:
-        """Whether the task is solved; default: whether the score is 1."""
+        """Whether the task is solved. Default: whether the score is 1."""
         return self.score >= 1.0
 
     @property
     def over(self) -> bool:
-        """Whether the game has ended: won, lost or drawn; default: whether it is solved."""
+        """Whether the game has ended: won, lost or drawn. Default: whether the game is solved."""
         return self.solved
 
     def frame(self) -> Frame | None:

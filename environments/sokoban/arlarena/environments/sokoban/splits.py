@@ -137,7 +137,7 @@ class EvalRooms:
         self._lock = threading.Lock()
 
     def room(self, index: int) -> Room:
-        """Return room `index`. It must differ from all rooms before it, so these are generated first."""
+        """Return room `index`. All earlier rooms are generated first, because this room must differ from them."""
         with self._lock:
             while len(self._rooms) <= index:
                 room, digest = _find(self._split, len(self._rooms), self._options, self._hashes)

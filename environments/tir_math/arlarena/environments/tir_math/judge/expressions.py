@@ -179,6 +179,9 @@ def _pseudo_random(seed: str, low: int, high: int) -> sympy.Rational:
 def _digits(a: sympy.Expr, b: sympy.Expr) -> int:
     """Return the number of digits to compute.
 
+    The number suffices to tell 2^{1000} from its successor. For factorials of non-integers, which are slow, fewer
+    digits are computed.
+
     The number is large enough to tell 2^{1000} from its successor. It is smaller for factorials of non-integers, which
     are slow.
     """

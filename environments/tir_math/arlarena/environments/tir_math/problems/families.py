@@ -148,7 +148,9 @@ class EvalProblems:
         self._lock = threading.Lock()
 
     def problem(self, index: int) -> Problem:
-        """Return problem `index`. It must differ from all problems before it, so these are generated first."""
+        """Return problem `index`. All earlier problems are generated first, because this problem must differ
+        from them.
+        """
         with self._lock:
             while len(self._problems) <= index:
                 problem = self._source.draw(self._split, len(self._problems), self._keys)
