@@ -43,7 +43,7 @@ Measure = Callable[[], float]
 
 
 def either(*names: str) -> Any:
-    """The first of these modules that the side's checkout has: modules have moved between checkouts."""
+    """Import the first of these modules that the side's checkout has. Modules have moved between checkouts."""
     for name in names:
         with contextlib.suppress(ModuleNotFoundError):
             module = import_module(name)
@@ -54,7 +54,7 @@ def either(*names: str) -> Any:
 
 @contextlib.contextmanager
 def environment(way: str) -> Iterator[Measure]:
-    """Steps a second over plain HTTP, HTTP batches or WebSockets."""
+    """Measure the steps per second over plain HTTP, HTTP batches or WebSockets."""
     from benchmarks.env_server import speed
 
     rate, sessions = {
@@ -67,7 +67,7 @@ def environment(way: str) -> Iterator[Measure]:
 
 
 async def http_rate(url: str, sessions: int, seconds: float) -> float:
-    """Steps a second of sessions that each send one request at a time."""
+    """Return the steps per second of sessions that each send one request at a time."""
     import aiohttp
 
     from benchmarks.env_server.speed import post
@@ -95,7 +95,7 @@ async def http_rate(url: str, sessions: int, seconds: float) -> float:
 
 @contextlib.contextmanager
 def rollout() -> Iterator[Measure]:
-    """Tokens a second of a rollout worker."""
+    """Measure the tokens per second of a rollout worker."""
     import uvloop
 
     settings = either("arlarena.trainer.policy_settings", "arlarena.trainer.settings")
@@ -125,7 +125,7 @@ def rollout() -> Iterator[Measure]:
 
 @contextlib.contextmanager
 def push(transport: str) -> Iterator[Measure]:
-    """Pushes a second of a model of 17 MB."""
+    """Measure the pushes per second of a model of 17 MB."""
     import aiohttp
 
     bench = either("benchmarks.weights.speed", "weight_push")
@@ -160,7 +160,9 @@ def push(transport: str) -> Iterator[Measure]:
 
 
 def publisher_of(bench: Any, url: str, transport: Any) -> Any:
-    """The publisher of the side's checkout, whose benchmark makes it unless it is one of the older ones."""
+    """Return the publisher of the side's checkout. The benchmark of that checkout makes the publisher, unless it is too
+    old.
+    """
     if hasattr(bench, "publisher_of"):
         return bench.publisher_of(url, transport, TOKEN)
     return bench.Publisher([url], transport, token=TOKEN, patience_s=30, log=bench.Logger("bench"))
@@ -168,7 +170,7 @@ def publisher_of(bench: Any, url: str, transport: Any) -> Any:
 
 @contextlib.contextmanager
 def sandbox() -> Iterator[Measure]:
-    """Executions a second, two at a time."""
+    """Measure the executions per second, two at a time."""
     from benchmarks.sandbox.program import PROGRAM, rate
 
     module = either("arlarena.sandbox.forks", "arlarena.env_server.sandbox.forks")
@@ -178,7 +180,7 @@ def sandbox() -> Iterator[Measure]:
 
 @contextlib.contextmanager
 def update() -> Iterator[Measure]:
-    """Optimiser steps a second over rows of unequal length."""
+    """Measure the optimiser steps per second over rows of unequal length."""
     bench = either("benchmarks.trainer.speed", "trainer")
     learner, rows = bench.Ours(bench.model_of(bench.VOCABULARY)), bench.rows_of("uniform")
     yield lambda: 1 / bench.timed(lambda: learner.update(rows))
@@ -197,7 +199,7 @@ PARTS: dict[str, Callable[[], contextlib.AbstractContextManager[Measure]]] = {
 
 
 def answer(part: str) -> None:
-    """The process of one side: one measurement and its rate on a line, for each line of standard input."""
+    """Measure once for each line of standard input, and print the rate. This is the process of one side."""
     import torch
 
     import arlarena.proto.config as package
@@ -213,7 +215,7 @@ def answer(part: str) -> None:
 
 @contextlib.contextmanager
 def side(tree: Path, part: str) -> Iterator[Measure]:
-    """The process that measures a checkout.
+    """Start the process that measures a checkout.
 
     Raises:
         SystemExit: it fails, or its packages are those of another checkout.
@@ -247,7 +249,7 @@ def side(tree: Path, part: str) -> Iterator[Measure]:
 
 
 def compare(old: Path, part: str, pairs: int) -> dict[str, Any]:
-    """The ratios of one part and the interval of their median."""
+    """Return the ratios of one part, and the interval of their median."""
     with side(old, part) as before, side(ROOT, part) as after:
         ratios = []
         for number in range(pairs):

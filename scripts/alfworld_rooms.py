@@ -21,7 +21,7 @@ TABLES = ("VAL_RECEPTACLE_OBJECTS", "VAL_ACTION_OBJECTS", "OPENABLE_CLASS_LIST",
 
 
 def tables(constants: Path) -> dict[str, Any]:
-    """The constants, without running their module, which needs more than the wheel."""
+    """Read the constants without running their module, which would need packages besides the wheel."""
     found = {}
     for node in ast.parse(constants.read_text()).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in TABLES:
@@ -30,12 +30,14 @@ def tables(constants: Path) -> dict[str, Any]:
 
 
 def plain(things: set[str]) -> list[str]:
-    """Without sliced things: ALFWorld has no game with them."""
+    """Leave out sliced things, because no game of ALFWorld has them."""
     return sorted(thing for thing in things if not thing.endswith("Sliced"))
 
 
 def room(layouts: Path, number: int) -> dict[str, Any]:
-    """Receptacles with the place from which they are reached: id, column, row, quarter turns, degrees down."""
+    """Return the receptacles of a floor plan, with the place of a player who uses them: id, column, row, quarter turns,
+    degrees down.
+    """
     reached = json.loads((layouts / f"FloorPlan{number}-openable.json").read_text())
     kinds = json.loads((layouts / f"FloorPlan{number}-objects.json").read_text())
     return {

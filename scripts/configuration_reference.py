@@ -96,13 +96,13 @@ BOUNDS = {"gt": "> {}", "ge": "≥ {}", "lt": "< {}", "le": "≤ {}"}
 
 
 def tables() -> Tables:
-    """Every table with its settings."""
+    """Return every table with its settings."""
     found = {name: list(_settings(model)) for name, model in TABLES.items()}
     return found | {OVERRIDES: list(_overrides())}
 
 
 def page(tables: Tables) -> str:
-    """The text of the page."""
+    """Return the text of the page."""
     parts = [HEAD]
     for name, settings in tables.items():
         parts += [f"\n## {_title(name)}\n", RECIPE if name == OVERRIDES else "", "\n"]
@@ -131,7 +131,7 @@ def _settings(model: type[Table]) -> Iterator[Setting]:
 
 
 def _overrides() -> Iterator[Setting]:
-    """The choices of recipes, and the hyperparameters of clips after `clip`."""
+    """Yield the choices of recipes, and the hyperparameters that depend on the choice of `clip`."""
     for field in fields(Recipe):
         if field.name == "clip_options":
             yield from _hyperparameters_of_clips()
@@ -174,7 +174,7 @@ def _meaning(field: FieldInfo) -> str:
 
 
 def _kind(annotation: Any, metadata: Any = ()) -> str:
-    """Type and range, in words."""
+    """Return the type and range of a setting in words."""
     origin, inside = get_origin(annotation), get_args(annotation)
     bounds = "".join(f", {text}" for text in _bounds(metadata))
     if origin is Annotated:
@@ -202,7 +202,7 @@ def _bounds(metadata: Any) -> Iterator[str]:
 
 
 def _value(value: Any) -> str:
-    """As TOML has it; empty where there is none."""
+    """Return a value in TOML, or "" if there is none."""
     if value is None or value is PydanticUndefined or value is MISSING or isinstance(value, Table):
         return ""
     if isinstance(value, bool):
@@ -221,7 +221,7 @@ def _cell(text: str) -> str:
 
 
 def _data(tables: Tables) -> str:
-    """JSON with one setting a line."""
+    """Return JSON with one setting per line."""
     parts = []
     for name, settings in tables.items():
         lines = ",\n".join(f"  {msgspec.json.encode(each).decode()}" for each in settings)
@@ -230,7 +230,7 @@ def _data(tables: Tables) -> str:
 
 
 def main() -> int:
-    """The command of the module's docstring."""
+    """Run the command in the module's docstring."""
     found = tables()
     wanted = {PAGE: page(found), CONSOLE / DATA: _data(found)}
     return update(wanted)

@@ -8,12 +8,12 @@ from latex2mathml.converter import convert
 
 
 def formula(source: str, *_: Any, **__: Any) -> str:
-    """The HTML of a formula in LaTeX."""
+    """Convert a formula in LaTeX to HTML."""
     return f'<div class="formula">{convert(source, display="block")}</div>'
 
 
 def on_config(config: Any) -> Any:
-    """Give the extension for fenced blocks the language `math`."""
+    """Register the language `math` in the extension for fenced blocks."""
     fences = config.mdx_configs.setdefault("pymdownx.superfences", {}).setdefault("custom_fences", [])
     fences.append({"name": "math", "class": "formula", "format": formula})
     return config

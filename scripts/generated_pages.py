@@ -8,7 +8,10 @@ from pathlib import Path
 
 
 def update(wanted: Mapping[Path, str]) -> int:
-    """Write the files that differ from their wanted text; with the flag `--check` only name them. The exit status."""
+    """Write the files that differ from their wanted text, and return the exit status.
+
+    With the flag `--check`, only print the names of these files.
+    """
     wrong = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv[1:]:
         for path in wrong:

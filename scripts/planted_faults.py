@@ -52,7 +52,9 @@ _FAILED = re.compile(r"^(?:FAILED|ERROR) (\S*::.*)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A mistake: `text`, which occurs once in `file`, becomes `fault`; one of `tests` (files or node ids) must fail."""
+    """A mistake to plant. `text`, which occurs once in `file`, is replaced by `fault`. Then one of `tests` (files or
+    node ids) must fail.
+    """
 
     name: str
     file: str
@@ -62,12 +64,12 @@ class Fault:
 
     @property
     def module(self) -> str:
-        """The name of the module that has the mistake."""
+        """The name of the module in which the mistake is planted."""
         return self.file[self.file.index("arlarena/") :].removesuffix(".py").replace("/", ".")
 
 
 def read_faults(root: Path = ROOT) -> list[Fault]:
-    """The faults of the list, in its order."""
+    """Return the faults of the list, in order."""
     tables = tomllib.loads((root / FAULTS_FILE).read_text())
     return [
         Fault(name, table["file"], table["text"], table["fault"], tuple(table["tests"]))
@@ -76,7 +78,7 @@ def read_faults(root: Path = ROOT) -> list[Fault]:
 
 
 def copy_checkout(target: Path) -> None:
-    """Copy what is tracked, and what could be, to `target`."""
+    """Copy the files to `target` that are tracked or could be tracked."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
@@ -92,7 +94,9 @@ def copy_checkout(target: Path) -> None:
 
 
 def environment_of(root: Path) -> dict[str, str]:
-    """Variables with which Python takes our packages from the copy at `root`, and keeps its bytecode there."""
+    """Return the environment variables for Python: it imports our packages, and keeps bytecode, in the copy at
+    `root`.
+    """
     paths = os.pathsep.join(str(root / distribution) for distribution in DISTRIBUTIONS)
     own = {"PYTHONPATH": paths, "PYTHONPYCACHEPREFIX": str(root / ".bytecode"), "OMP_NUM_THREADS": "1"}
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | own
@@ -100,7 +104,7 @@ def environment_of(root: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def planted(root: Path, fault: Fault) -> Iterator[None]:
-    """The fault in the copy at `root`, for as long as the context lasts.
+    """Plant a fault in the copy at `root` while the context lasts.
 
     Raises:
         ValueError: its text does not occur exactly once.
@@ -117,7 +121,7 @@ def planted(root: Path, fault: Fault) -> Iterator[None]:
 
 
 def run_tests(root: Path, module: str, tests: Sequence[str], *flags: str, timeout_s: float) -> tuple[int, str]:
-    """Run tests of the copy at `root`. Returns pytest's exit status (-1: they took too long) and output."""
+    """Run tests of the copy at `root`. Return pytest's exit status (-1 after a timeout) and its output."""
     command = [sys.executable, "-c", DRIVER, module, str(root), *PYTEST, *flags, *tests]
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
@@ -141,7 +145,7 @@ def run_tests(root: Path, module: str, tests: Sequence[str], *flags: str, timeou
 
 
 def verdict_of(code: int, output: str) -> tuple[bool, str]:
-    """Whether a fault was caught, and by which test or why not."""
+    """Return whether a fault was caught, and by which test or why not."""
     failed = _FAILED.search(output)
     if code == 1 and failed:
         return True, failed[1]
@@ -151,7 +155,7 @@ def verdict_of(code: int, output: str) -> tuple[bool, str]:
 
 
 def check_all(root: Path, faults: Sequence[Fault]) -> int:
-    """Check `faults` in the copy at `root`. Returns the exit status."""
+    """Check `faults` in the copy at `root`, and return the exit status."""
     tests = list(dict.fromkeys(test for fault in faults for test in fault.tests))
     began = time.monotonic()
     code, output = run_tests(root, "arlarena.proto.config", tests, timeout_s=len(tests) * TIMEOUT_S)
@@ -172,7 +176,7 @@ def check_all(root: Path, faults: Sequence[Fault]) -> int:
 
 
 def main(names: Sequence[str]) -> int:
-    """Check the faults that are named, or all."""
+    """Check the named faults, or all faults."""
     faults = read_faults()
     known = [fault.name for fault in faults]
     if unknown := sorted(set(names) - set(known)):

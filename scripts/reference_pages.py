@@ -96,7 +96,7 @@ What `/metrics` of each server reports. Counters end in `_total`, histograms hav
 
 
 def help_of(command: str) -> str:
-    """The help text of a command line such as `arlarena serve env`."""
+    """Return the help text of a command line such as `arlarena serve env`."""
     program, *words = command.split()
     if program == "arlarena":
         program, words = "arlarena.console", words
@@ -111,12 +111,12 @@ def help_of(command: str) -> str:
 
 
 def subcommands(text: str) -> list[str]:
-    """The names below `Commands:` in a help text."""
+    """Return the names below `Commands:` in a help text."""
     return re.findall(r"^  ([a-z]+) ", text.partition("\nCommands:\n")[2], re.MULTILINE)
 
 
 def command_pages() -> dict[str, str]:
-    """The help text of every command, by the command."""
+    """Return the help text of every command, by the name of the command."""
     found: dict[str, str] = {}
     wanted = ["arlarena", *MODULES]
     with ThreadPoolExecutor(2) as pool:
@@ -129,7 +129,7 @@ def command_pages() -> dict[str, str]:
 
 
 def command_line() -> str:
-    """The page of the command line."""
+    """Return the page about the command line."""
     found = command_pages()
     names = sorted(name for name in found if name not in MODULES) + list(MODULES)
     titles = [name if name not in MODULES else f"python -m {name}" for name in names]
@@ -138,7 +138,7 @@ def command_line() -> str:
 
 
 def openapi() -> dict[str, Any]:
-    """The document of a server of the environment `guess`."""
+    """Return the OpenAPI document of a server with the environment `guess`."""
     call = [sys.executable, "-m", "arlarena.env_server", "guess", "--port", "0"]
     with subprocess.Popen(call, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:
@@ -152,7 +152,7 @@ def openapi() -> dict[str, Any]:
 
 
 def kind(schema: dict[str, Any]) -> str:
-    """A schema in words, with links to the types of this page."""
+    """Describe a schema in words, with links to the types on this page."""
     if "$ref" in schema:
         name = schema["$ref"].rsplit("/", 1)[1]
         return f"[{name}](#{name.lower()})"
@@ -169,7 +169,7 @@ def kind(schema: dict[str, Any]) -> str:
 
 
 def _content(part: dict[str, Any]) -> str:
-    """What a body or a response holds."""
+    """Describe the content of a request's or a response's body."""
     schemas = [each.get("schema", {}) for each in part.get("content", {}).values()]
     return kind(schemas[0]) if schemas and schemas[0] else ""
 
@@ -194,7 +194,7 @@ def _fields(schema: dict[str, Any]) -> Iterator[str]:
 
 
 def http_api() -> str:
-    """The page of the HTTP API."""
+    """Return the page about the HTTP API."""
     document = openapi()
     parts = [HTTP_HEAD, "\n## Routes\n\n| route | meaning | body | answer |\n|---|---|---|---|\n"]
     for path, operations in document["paths"].items():
@@ -211,7 +211,7 @@ def http_api() -> str:
 
 
 def registries() -> dict[str, CollectorRegistry]:
-    """The registry of each server, without a server behind it."""
+    """Return the metrics registry of each server. No server is started."""
     numbers = dict.fromkeys(("running", "waiting", "slots", "cached_prompts"), 0)
     engine = SimpleNamespace(**numbers, version="", counters=Counters())
     push = SimpleNamespace(outcomes={})
@@ -223,7 +223,7 @@ def registries() -> dict[str, CollectorRegistry]:
 
 
 def metrics() -> str:
-    """The glossary of metrics."""
+    """Return the glossary of metrics."""
     parts = [METRICS_HEAD]
     for section, entries in tomllib.loads(METRICS.read_text(encoding="utf-8")).items():
         parts.append(f"\n{METRICS_SECTIONS[section]}\n| metric | unit | definition | module |\n|---|---|---|---|\n")
@@ -244,7 +244,7 @@ PAGES = {
 
 
 def main() -> int:
-    """The command of the module's docstring."""
+    """Run the command in the module's docstring."""
     wanted = {path: write() for path, write in PAGES.items()}
     return update(wanted)
 

@@ -45,7 +45,7 @@ STEPS = 6
 
 
 class Extra:
-    """An optional environment: `requirements/NAME.txt` in `.venv-NAME`, or, where it is `shared`, in .venv."""
+    """An optional environment: `requirements/NAME.txt` in `.venv-NAME`, or in .venv if `shared`."""
 
     def __init__(self, what, options=(), without=(), shared=False):
         self.what, self.options, self.without, self.shared = what, list(options), list(without), shared
@@ -69,19 +69,19 @@ COMPILED_LATER = r"[/\\](torch|transformers|tests?|pip)[/\\]"
 
 
 def fail(message):
-    """Say what is wrong and end."""
+    """Print what is wrong, and exit."""
     sys.stderr.write(f"error: {message}\n")
     sys.exit(1)
 
 
 def works(path):
-    """Whether this is a Python that is new enough; a shim on PATH may have nothing behind it."""
+    """Return whether the file at `path` is a Python that is new enough. A shim on PATH may have no Python behind it."""
     code = "import sys; sys.exit(sys.version_info < (3, 11))"
     return subprocess.call([path, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
 
 
 def use_new_enough_python():
-    """Go on in a Python of 3.11 or newer, if this is an older one."""
+    """If this Python is older than 3.11, run this script again in a newer Python."""
     if sys.version_info >= OLDEST:
         return
     for name in NEWER:
@@ -96,7 +96,7 @@ def use_new_enough_python():
 
 
 def fingerprint(files):
-    """Of files of this checkout, of this Python, and of the index of torch."""
+    """Return a hash of these files, of this Python, and of torch's package index."""
     digest = hashlib.sha256()
     for name in files:
         with open(os.path.join(ROOT, name), "rb") as file:
@@ -107,7 +107,7 @@ def fingerprint(files):
 
 
 def up_to_date(stamp, wanted, python):
-    """Whether the last installation there was this one."""
+    """Return whether the last installation had this fingerprint."""
     try:
         with open(stamp) as file:
             return file.read() == wanted and os.path.exists(python)
@@ -116,13 +116,13 @@ def up_to_date(stamp, wanted, python):
 
 
 def write_stamp(stamp, wanted):
-    """Remember that this is installed."""
+    """Record the fingerprint of a finished installation."""
     with open(stamp, "w") as file:
         file.write(wanted)
 
 
 def run(step, what, command):
-    """One step; its output is shown, its failure is the end."""
+    """Run one step and show its output. If the step fails, exit."""
     print(f"[setup {step}/{STEPS}] {what} ...")
     sys.stdout.flush()
     started = time.time()
@@ -132,13 +132,13 @@ def run(step, what, command):
 
 
 def pip(*arguments):
-    """A pip command of the new environment."""
+    """Return the pip command of the new environment with these arguments."""
     options = ["--disable-pip-version-check", "--no-input", "--no-compile"]
     return [VENV_PYTHON, "-m", "pip", "install", *options, *arguments]
 
 
 def pinned(name):
-    """`name==version`, as constraints.txt has it."""
+    """Return `name==version`, with the version from constraints.txt."""
     with open(os.path.join(ROOT, "constraints.txt")) as file:
         for line in file:
             if line.split("==")[0].strip().lower() == name:
@@ -147,13 +147,13 @@ def pinned(name):
 
 
 def packages_folder():
-    """Where the new environment's packages are."""
+    """Return the folder of the new environment's packages."""
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     return subprocess.check_output([VENV_PYTHON, "-c", code]).decode().strip()
 
 
 def install():
-    """All steps."""
+    """Run all steps of the installation."""
     index = os.environ.get("ARLARENA_TORCH_INDEX", "").strip()
     from_index = ["--index-url", index] if index else []
     editable = [part for name in DISTRIBUTIONS for part in ("-e", "./" + name)]
@@ -169,7 +169,7 @@ def install():
 
 
 def set_up():
-    """Make .venv, unless that is done."""
+    """Create .venv, unless it is up to date."""
     files = ["constraints.txt", os.path.join("scripts", "setup.py")]
     wanted = fingerprint(files + [os.path.join(name.split("[")[0], "pyproject.toml") for name in DISTRIBUTIONS])
     if up_to_date(STAMP, wanted, VENV_PYTHON):
@@ -185,7 +185,7 @@ def set_up():
 
 
 def set_up_extra(name):
-    """Make an optional environment, unless that is done."""
+    """Create an optional environment, unless it is up to date."""
     extra, file = EXTRAS[name], os.path.join("requirements", name + ".txt")
     folder = VENV if extra.shared else os.path.join(ROOT, ".venv-" + name)
     python, stamp, wanted = (
@@ -210,7 +210,7 @@ def set_up_extra(name):
 
 
 def main():
-    """Set up, with the extras that are named."""
+    """Set up .venv and the named optional environments."""
     for name in sys.argv[1:]:
         if name not in EXTRAS:
             fail(

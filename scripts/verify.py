@@ -14,7 +14,7 @@ RESULTS = "benchmarks/results"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What is run for a part, in order, with the optional environments that it needs."""
+    """The commands of a part, in order, and the optional environments that the commands need."""
 
     what: str
     commands: tuple[tuple[str, ...], ...]
@@ -22,12 +22,12 @@ class Part:
 
 
 def tests(*paths: str) -> tuple[str, ...]:
-    """A run of tests."""
+    """Return the command that runs these tests."""
     return ("-m", "pytest", "-q", "-rs", *paths)
 
 
 def benchmark(module: str, result: str, *flags: str) -> tuple[str, ...]:
-    """A module of `benchmarks` that writes its result."""
+    """Return the command that runs a module of `benchmarks` and writes its result."""
     return ("-m", f"benchmarks.{module}", *flags, "--out", f"{RESULTS}/{result}.json")
 
 
@@ -86,7 +86,7 @@ PARTS = {
 
 
 def main() -> int:
-    """Run the parts that are named."""
+    """Run the named parts."""
     names = sys.argv[1:]
     if not names or set(names) - set(PARTS):
         print("usage: make verify PART=NAME, where NAME is one of")

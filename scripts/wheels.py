@@ -27,7 +27,7 @@ def build(out: Path) -> int:
 
 
 def main() -> int:
-    """The command of the module's docstring."""
+    """Run the command in the module's docstring."""
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         print("usage: .venv/bin/python scripts/wheels.py OUT", file=sys.stderr)
         return 2

@@ -28,7 +28,7 @@ Facts = list[Fact]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A game. `recipe`: what it is made from, as JSON can hold it; `kind`: made, mutated, a variant, or real."""
+    """A game. `recipe`: how the game was made, as JSON; `kind`: made, mutated, a variant, or real."""
 
     name: str
     kind: str
@@ -37,7 +37,7 @@ class Case:
 
 
 def made(split: str, type_: str, size: HouseOptions, index: int) -> tuple[Draft, dict[str, object]]:
-    """A made game of a kind, and its recipe."""
+    """Generate a game of a kind. Return the game and its recipe."""
     options = replace(size, types=(type_,))
     recipe: dict[str, object] = {
         "split": split,
@@ -48,7 +48,9 @@ def made(split: str, type_: str, size: HouseOptions, index: int) -> tuple[Draft,
 
 
 def cases(games: int, seed: int, real: Path | None, stock: Path) -> Iterator[Case]:
-    """So many made games, evenly of all kinds and splits, every third of them mutated; some variants; the real one.
+    """Yield `games` generated games, then variants, then the real game.
+
+    All kinds and splits occur equally often. Every third generated game is mutated.
 
     Args:
         games: how many are made.
@@ -84,7 +86,7 @@ PUT = {
 
 
 def _varied(draft: Draft, stock: Path, variant: str) -> GameFile:
-    """A made game as another version of alfworld would write it.
+    """Return the texts of a generated game in the form of another version of alfworld.
 
     Games of json_2.1.1, which most papers play, know no `help`, put things "in/on" and call the place of an arrival by
     its location's name. A patch of alfworld's own brings them up to date, in its way.
@@ -125,7 +127,7 @@ def _replaced(text: str, words: dict[str, str]) -> str:
 
 
 def mutated(draft: Draft, recipe: dict[str, object], random: Random) -> tuple[Draft, dict[str, object]]:
-    """Some mutations on top of one another, and the facts that they added and removed."""
+    """Apply several mutations to a game. Return the game, and its recipe with the facts that were added and removed."""
     facts = list(draft.facts)
     names = random.sample(sorted(MUTATIONS), random.randint(3, 7))
     for name in names:
@@ -167,7 +169,7 @@ def _opened_that_does_not_open(facts: Facts, random: Random) -> Facts:
 
 
 def _together(facts: Facts, random: Random) -> Facts:
-    """Several receptacles at one location, and what is in them with them."""
+    """Move several receptacles, with the things in them, to one location."""
     chosen = random.sample(sorted(_of(facts, "receptacleAtLocation")), min(4, len(_of(facts, "receptacleAtLocation"))))
     place = {receptacle: chosen[0][2] for _, receptacle, _ in chosen}
     moved = {thing: place[holder] for _, thing, holder in _of(facts, "inReceptacle") if holder in place}
@@ -183,13 +185,13 @@ def _together(facts: Facts, random: Random) -> Facts:
 
 
 def _also_in(facts: Facts, random: Random) -> Facts:
-    """Things in a second receptacle, wherever that is."""
+    """Put things into a second receptacle at any location."""
     receptacles = sorted(fact[1] for fact in _of(facts, "receptacleAtLocation"))
     return facts + [("inReceptacle", thing, random.choice(receptacles)) for thing in _some(random, _things(facts), 5)]
 
 
 def _also_beside(facts: Facts, random: Random) -> Facts:
-    """Things in a second receptacle at the same location, where there is one."""
+    """Put things into a second receptacle at the same location, if there is one."""
     where = {receptacle: place for _, receptacle, place in _of(facts, "receptacleAtLocation")}
     pairs = sorted(
         (thing, other)
@@ -201,7 +203,7 @@ def _also_beside(facts: Facts, random: Random) -> Facts:
 
 
 def _elsewhere(facts: Facts, random: Random) -> Facts:
-    """Things whose location is not that of their receptacle."""
+    """Give things another location than that of their receptacle."""
     places = sorted({fact[2] for fact in _of(facts, "receptacleAtLocation")})
     moved = set(_some(random, _things(facts), 5))
     return [
@@ -211,7 +213,7 @@ def _elsewhere(facts: Facts, random: Random) -> Facts:
 
 
 def _nowhere(facts: Facts, random: Random) -> Facts:
-    """Things without a location."""
+    """Remove the location of things."""
     moved = set(_some(random, _things(facts), 5))
     return [fact for fact in facts if not (fact[0] == "objectAtLocation" and fact[1] in moved)]
 
@@ -222,13 +224,13 @@ def _in_two_places(facts: Facts, random: Random) -> Facts:
 
 
 def _before_a_receptacle(facts: Facts, random: Random) -> Facts:
-    """The player starts there."""
+    """Let the player start at a receptacle."""
     place = random.choice(sorted({fact[2] for fact in _of(facts, "receptacleAtLocation")}))
     return [(*fact[:2], place) if fact[0] == "atLocation" else fact for fact in facts]
 
 
 def _bowls(facts: Facts, random: Random) -> Facts:
-    """Things in bowls, boxes, …"""
+    """Put things into bowls, boxes and other things that can contain them."""
     holders = sorted(fact[1] for fact in _of(facts, "isReceptacleObject"))
     if not holders:
         return facts
@@ -237,7 +239,7 @@ def _bowls(facts: Facts, random: Random) -> Facts:
 
 
 def _kitchenware(facts: Facts, random: Random) -> Facts:
-    """A knife and something to slice on a table, if nothing else is: few rooms have both."""
+    """Put a knife and a thing to slice on a table, if the room has none. Few rooms have both."""
     kinds = {fact[2]: fact[1] for fact in _of(facts, "objectType")}
     knives = [thing for kind, thing in kinds.items() if kind in ("KnifeType", "ButterKnifeType")]
     if knives or len(_of(facts, "inReceptacle")) < 4:
@@ -248,12 +250,12 @@ def _kitchenware(facts: Facts, random: Random) -> Facts:
 
 
 def _aimed(facts: Facts) -> list[str]:
-    """Things of which there are fewest kinds: the task may need them."""
+    """Return the things that can be switched on. The task may need them."""
     return [fact[1] for fact in _of(facts, "toggleable")]
 
 
 def _notes(facts: Facts, random: Random) -> Facts:
-    """What ALFRED writes down and no rule asks for."""
+    """Add facts that ALFRED writes but that no rule reads."""
     receptacles = sorted(fact[1] for fact in _of(facts, "receptacleAtLocation"))
     held = random.sample(sorted(_of(facts, "inReceptacle")), 2)
     return [
@@ -266,7 +268,7 @@ def _notes(facts: Facts, random: Random) -> Facts:
 
 
 def _of_two_types(facts: Facts, random: Random) -> Facts:
-    """A sink that heats, a shelf that cools, …"""
+    """Give receptacles a second type: a sink that heats, a shelf that cools, …"""
     receptacles = sorted(fact[1] for fact in _of(facts, "receptacleAtLocation"))
     return facts + [
         ("receptacleType", random.choice(receptacles), f"{kind}Type") for kind in ("SinkBasin", "Microwave", "Fridge")
@@ -274,19 +276,23 @@ def _of_two_types(facts: Facts, random: Random) -> Facts:
 
 
 def _things_of_two_types(facts: Facts, random: Random) -> Facts:
-    """Things that count as knives, and fit wherever those do."""
+    """Let things also count as knives, and fit into all receptacles of knives."""
     return facts + [("objectType", thing, "KnifeType") for thing in _some(random, _things(facts))]
 
 
 def _all_in_one_place(facts: Facts, random: Random) -> Facts:
-    """Every receptacle, so there is nowhere to go but there."""
+    """Move all receptacles to one location, so that the player cannot go anywhere else."""
     place = random.choice(_of(facts, "receptacleAtLocation"))[2]
     moved = ("receptacleAtLocation", "objectAtLocation")
     return [(*fact[:2], place) if fact[0] in moved else fact for fact in facts]
 
 
 def _one_nowhere(facts: Facts, random: Random) -> Facts:
-    """A receptacle without a location, and what is in it out of reach. An empty one, else the task might be."""
+    """Remove the location of an empty receptacle, and put things into it.
+
+    These things are out of reach. A receptacle that is empty at the start is taken, because the task may need the
+    others.
+    """
     full = {fact[2] for fact in _of(facts, "inReceptacle")}
     empty = sorted({fact[1] for fact in _of(facts, "receptacleAtLocation")} - full)[:1]
     facts = [fact for fact in facts if not (fact[0] == "receptacleAtLocation" and fact[1] in empty)]
@@ -294,12 +300,12 @@ def _one_nowhere(facts: Facts, random: Random) -> Facts:
 
 
 def _sliceable(facts: Facts, random: Random) -> Facts:
-    """Anything may be sliced, a knife by itself even."""
+    """Let anything be sliceable, even a knife."""
     return facts + [("sliceable", thing) for thing in _things(facts)]
 
 
 def _fixed(facts: Facts, random: Random) -> Facts:
-    """Things that cannot be picked up any more: of each kind, all but two, which the task may need."""
+    """Make things impossible to pick up. Of each kind, two things stay as they are, because the task may need them."""
     left = Counter(fact[2] for fact in _of(facts, "objectType"))
     gone = set()
     for _, thing, kind in _of(facts, "objectType"):

@@ -32,19 +32,19 @@ OURS_PER_THEIRS = 40
 
 
 def resident() -> int:
-    """Bytes of this process that are in memory."""
+    """Return the bytes of this process that are in memory."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096
 
 
 def texts(index: int) -> dict[str, Any]:
-    """A made game, as in its file."""
+    """Return the texts of a generated game's file."""
     game: dict[str, Any] = msgspec.to_builtins(file_of(draft_of("train", index, HouseOptions(), 50)))
     return game
 
 
 def ours(game: dict[str, Any]) -> Game:
-    """A game of our engine, from its texts."""
+    """Start a game in our engine from its texts."""
     return Game(read_rules(game["pddl_domain"], game["grammar"], game["pddl_problem"]))
 
 
@@ -64,14 +64,14 @@ class Theirs:
 
 
 def timed(work: Any) -> tuple[float, Any]:
-    """Seconds, and what came of it."""
+    """Call `work` and return the seconds it took, with its result."""
     began = time.perf_counter()
     result = work()
     return time.perf_counter() - began, result
 
 
 def speed() -> dict[str, dict[str, list[float]]]:
-    """Seconds of every reset and step of both, along the same walks."""
+    """Return the seconds of every reset and step of both engines, on the same walks."""
     seconds: dict[str, dict[str, list[float]]] = {name: {"reset": [], "step": []} for name in ("ours", "textworld")}
     for index in range(GAMES):
         game, walk = texts(index), random.Random(index)
@@ -95,7 +95,10 @@ def speed() -> dict[str, dict[str, list[float]]]:
 
 
 def memory() -> dict[str, float]:
-    """Bytes of a game that is being played: the growth of the process while it holds many different ones."""
+    """Return the bytes of memory of a running game in each engine.
+
+    This is the growth of the process while it holds many different games, divided by their number.
+    """
     found = {}
     for name, make, count in (
         ("ours", ours, KEPT * OURS_PER_THEIRS),
@@ -119,7 +122,7 @@ def memory() -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the result as JSON."""
     output, sys.stdout = sys.stdout, sys.stderr  # the planner's translator prints
     result: dict[str, Any] = {"memory_bytes": memory()}
     for engine, kinds in speed().items():

@@ -42,7 +42,7 @@ DISTINCT = 50  # games that the files of the folder are made from
 
 
 def played(count: int) -> list[dict[str, Any]]:
-    """Each game's content, its kind, and how the expert fared."""
+    """Return each game's content and kind, and whether the expert solved the game."""
     options, found = AlfworldOptions.model_validate({}), []
     games = GeneratedGames(options.houses(), options.max_steps, options.panel_size)
     for split in SPLITS:
@@ -68,7 +68,7 @@ def played(count: int) -> list[dict[str, Any]]:
 
 
 def made_games(count: int) -> dict[str, Any]:
-    """What is so of the games that we make."""
+    """Check the generated games and return the results."""
     runs = []
     for seed in ("1", "2"):
         command = [sys.executable, "-m", "benchmarks.alfworld.games", "--play", str(count)]
@@ -88,7 +88,7 @@ def made_games(count: int) -> dict[str, Any]:
 
 
 def folder(count: int) -> dict[str, Any]:
-    """How long a folder of so many games takes."""
+    """Measure how long a folder of `count` games takes to load."""
     with tempfile.TemporaryDirectory(prefix="arlarena-bench-") as where:
         root, options = Path(where), AlfworldOptions.model_validate({})
         origins = [export(root, "train", index, options) for index in range(DISTINCT)]
@@ -114,7 +114,7 @@ def folder(count: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Check, and write what was found."""
+    """Check the games and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--games", type=int, default=1000, help="games to make")
     parser.add_argument("--files", type=int, default=3553, help="games of the folder; ALFWorld's train has 3,553")

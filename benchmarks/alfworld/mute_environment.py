@@ -19,7 +19,7 @@ from benchmarks.alfworld.noop_environment import Nothing, NothingEnvironment
 
 
 class Mute(Nothing):
-    """A place in a house of ALFWorld, whatever is done there."""
+    """A location in a house of ALFWorld. Actions change nothing."""
 
     def __init__(self) -> None:
         game = Game(GeneratedGames(HouseOptions(), 50, 1).game("train", 0).rules)
@@ -37,7 +37,7 @@ class Mute(Nothing):
 
 
 class MuteEnvironment(NothingEnvironment):
-    """The same, with answers of ALFWorld's length."""
+    """An environment without effect, whose answers have the length of ALFWorld's."""
 
     name, template = "mute", TEMPLATES["full"]
     place = Mute()

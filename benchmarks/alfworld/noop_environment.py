@@ -16,7 +16,7 @@ from arlarena.proto.trajectory import Task
 
 
 class Nothing(TextGame):
-    """No rules."""
+    """A game without rules."""
 
     score = 0.0
 

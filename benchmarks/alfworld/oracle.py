@@ -48,12 +48,12 @@ RECORDED = {"made": {"planned": 25, "adversarial": 10}, "mutated": {"errands": 2
 
 
 class Different(Exception):
-    """The engines disagree."""
+    """The two engines gave different results."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """What was compared."""
+    """Counts of what was compared."""
 
     games: Counter[str] = field(default_factory=Counter)
     types: Counter[str] = field(default_factory=Counter)
@@ -82,7 +82,7 @@ class Pair:
         self.answers = [self._compared(stock.output())]
 
     def play(self, command: str) -> None:
-        """Type a command in both.
+        """Give a command to both engines and compare the results.
 
         Raises:
             Different: they disagree.
@@ -97,7 +97,7 @@ class Pair:
         self.answers.append(self._compared(self._stock.output()))
 
     def play_again(self) -> None:
-        """The whole walk once more in our engine alone, which now knows each step, and in a copy of each position.
+        """Repeat the whole walk in our engine, whose cache now has each step. Each step is made in a copy of the game.
 
         Raises:
             Different: an answer is another than the first time.
@@ -146,7 +146,7 @@ def play(stock: StockEngine, case: Case, steps: int, seed: int, tally: Tally) ->
 
 
 def compare(args: argparse.Namespace, stock_data: Path) -> dict[str, Any]:
-    """All games; the figures."""
+    """Compare the engines on all games and return the counts."""
     tally, begin = Tally(), time.perf_counter()
     real = args.real if args.real.exists() else None
     different, stock = "", StockEngine()
@@ -182,7 +182,7 @@ def compare(args: argparse.Namespace, stock_data: Path) -> dict[str, Any]:
 
 
 def recorded_cases(seed: int) -> Iterator[Case]:
-    """Two games of each kind of task; the second is mutated."""
+    """Yield two games of each kind of task. The second game is mutated."""
     for number, kind in enumerate(TASK_TYPES):
         for second in (0, 1):
             split = SPLITS[(number + second) % len(SPLITS)]
@@ -195,7 +195,7 @@ def recorded_cases(seed: int) -> Iterator[Case]:
 
 
 def record(folder: Path, seed: int) -> None:
-    """Write what TextWorld answers in some games."""
+    """Write the answers of TextWorld in some games."""
     folder.mkdir(parents=True, exist_ok=True)
     stock, tally = StockEngine(), Tally()
     for number, case in enumerate(recorded_cases(seed)):
@@ -219,7 +219,7 @@ def record(folder: Path, seed: int) -> None:
 
 
 def problem_digest(problem: PddlProblem) -> str:
-    """What tells a problem from any other, however it is written down."""
+    """Return a hash of a problem that does not depend on the order of its facts."""
     return digest(repr((sorted(problem.objects.items()), sorted(problem.facts), problem.goal)))
 
 
@@ -228,7 +228,7 @@ def _said(seen: EngineOutput) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Compare or record."""
+    """Compare the engines, or record transcripts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--games", type=int, default=108, help="how many are made")
     parser.add_argument(

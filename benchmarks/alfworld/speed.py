@@ -37,13 +37,13 @@ SEEDS = 64  # different games of all sessions: groups of four
 
 
 class EngineOutput(msgspec.Struct):
-    """What the player reads of an observation."""
+    """The fields of an observation that the player reads."""
 
     admissible_actions: list[str] | None = None
 
 
 class Item(msgspec.Struct):
-    """What it reads of a batch's result."""
+    """The fields of one result in a batch that the player reads."""
 
     ok: bool
     done: bool | None = None
@@ -51,7 +51,7 @@ class Item(msgspec.Struct):
 
 
 class Reply(msgspec.Struct):
-    """What it reads of a batch's reply."""
+    """The fields of a batch's reply that the player reads."""
 
     results: list[Item]
 
@@ -60,7 +60,7 @@ ENCODE, DECODER = msgspec.json.encode, msgspec.json.Decoder(Reply)
 
 
 async def rate(url: str, seconds: float, number: int) -> float:
-    """Steps a second of one round, whose walks are its own."""
+    """Return the steps per second of one round. Each round has its own walks."""
     async with aiohttp.ClientSession() as session:
         ends = time.perf_counter() + seconds
         counts = await asyncio.gather(*(batches(session, url, f"{number}/{part}", ends) for part in range(BATCHES)))
@@ -68,7 +68,12 @@ async def rate(url: str, seconds: float, number: int) -> float:
 
 
 async def batches(session: aiohttp.ClientSession, url: str, walks: str, ends: float) -> int:
-    """Step a share of the sessions together until the time is over; a finished episode is reset within it."""
+    """Step a share of the sessions together until the time is over, and return the number of steps.
+
+    Ended episodes are reset, and the resets take part of the time.
+
+    When an episode ends, it is reset, and the reset takes part of the time.
+    """
     walk, count, steps = random.Random(walks), SESSIONS // BATCHES, 0
     seeds = [seed % SEEDS for seed in range(count)]
     opened = await post(session, url + "/v1/sessions", {"count": count, "reset": [{"seed": seed} for seed in seeds]})
@@ -95,7 +100,7 @@ async def batches(session: aiohttp.ClientSession, url: str, walks: str, ends: fl
 
 
 def served(seconds: float, rounds: int) -> dict[str, list[float]]:
-    """Steps a second of the servers, round by round."""
+    """Return the steps per second of each server and round."""
     found: dict[str, list[float]] = {"alfworld": [], "mute": [], "noop": []}
     ports = {name: free_port() for name in found}
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
@@ -116,7 +121,7 @@ def served(seconds: float, rounds: int) -> dict[str, list[float]]:
 
 
 def main() -> int:
-    """Measure, judge, write."""
+    """Measure, judge and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each round of a server")
     parser.add_argument("--rounds", type=int, default=5)

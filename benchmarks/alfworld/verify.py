@@ -16,7 +16,7 @@ from benchmarks.support.training_runs import Claim, Plan, make
 
 
 def main() -> int:
-    """Make the runs, judge them, write and show the result."""
+    """Make the runs, judge them, and write and show the result."""
     args = arguments(__doc__, "alfworld-tiny.toml", "alfworld_tiny.json")
     runs: dict[str, dict[str, Any]] = {}
     claims: list[Claim] = []

@@ -24,7 +24,7 @@ EFFECTS = ("take", "move", "put", "open", "close", "use", "heat", "cool", "clean
 
 
 def planned(game: Game, made: LoadedGame, random: Random) -> Walk:
-    """What the expert does, until the task is done."""
+    """Yield the expert's commands until the task is solved."""
     if made.goal is None:
         return
     expert = Expert(made.rules.house, made.goal)
@@ -38,7 +38,7 @@ def planned(game: Game, made: LoadedGame, random: Random) -> Walk:
 
 
 def wandering(game: Game, made: LoadedGame, random: Random) -> Walk:
-    """Anything that may be typed, mostly what changes something."""
+    """Yield random admissible commands, mostly commands that change something."""
     while True:
         commands = list(game.commands)
         changing = [command for command in commands if command.startswith(EFFECTS)]
@@ -46,7 +46,10 @@ def wandering(game: Game, made: LoadedGame, random: Random) -> Walk:
 
 
 def adversarial(game: Game, made: LoadedGame, random: Random) -> Walk:
-    """What a careless or a malicious player types: nonsense, other spellings, what worked elsewhere, the same again."""
+    """Yield commands of a careless or malicious player.
+
+    These are nonsense, other spellings, commands that were admissible elsewhere, and repetitions.
+    """
     known: set[str] = set()
     usual, last = wandering(game, made, random), "look"
     while True:
@@ -67,7 +70,7 @@ def adversarial(game: Game, made: LoadedGame, random: Random) -> Walk:
 
 
 def _otherwise(command: str, random: Random) -> str:
-    """Another spelling of a command; white space around it is the only one that works."""
+    """Return another spelling of a command. Of these, only added white space is accepted by the engines."""
     return random.choice(
         [
             command.upper(),
@@ -91,7 +94,10 @@ def _renumbered(command: str, random: Random) -> str:
 
 
 def errands(game: Game, made: LoadedGame, random: Random) -> Walk:
-    """Slicing, lamps, treatments in a row, and moving things about where receptacles share a location."""
+    """Yield commands that random walks seldom combine.
+
+    They slice things, use lamps, clean, heat and cool repeatedly, and move things between receptacles at one location.
+    """
     ways = [slicing, lamps, treatments, neighbours, thing_in_hand]
     random.shuffle(ways)
     for way in ways:
@@ -99,7 +105,7 @@ def errands(game: Game, made: LoadedGame, random: Random) -> Walk:
 
 
 def _type(game: Game, move: Move) -> Walk:
-    """The command of a move, if it is possible."""
+    """Yield the command of a move, if the move is possible."""
     for command, one in game.commands.items():
         if one == move:
             yield command
@@ -107,13 +113,13 @@ def _type(game: Game, move: Move) -> Walk:
 
 
 def _go(game: Game, receptacle: int) -> Walk:
-    """Before a receptacle, and open it."""
+    """Go to a receptacle and open it."""
     yield from _type(game, Move("gotolocation", receptacle=receptacle))
     yield from _type(game, Move("openobject", receptacle=receptacle))
 
 
 def _drop(game: Game, random: Random) -> Walk:
-    """Put down what is in the hand, somewhere."""
+    """Put the held thing into some receptacle."""
     if game.state.held == NOTHING:
         return
     places = [one for one in bits(game.rules.house.fits.get(game.state.held, 0)) if one in game.rules.house.location_of]
@@ -124,7 +130,7 @@ def _drop(game: Game, random: Random) -> Walk:
 
 
 def _fetch(game: Game, things: Mask, random: Random) -> Walk:
-    """Have one of these things in the hand."""
+    """Take one of these things."""
     if game.state.held != NOTHING and things >> game.state.held & 1:
         return
     yield from _drop(game, random)
@@ -141,13 +147,13 @@ def _fetch(game: Game, things: Mask, random: Random) -> Walk:
 
 
 def _looks(game: Game, random: Random) -> Walk:
-    """Look at all that is here and in the hand."""
+    """Look, and examine everything at this location and in the hand."""
     yield from ("look", "inventory")
     yield from [command for command in game.commands if command.startswith("examine")][:5]
 
 
 def slicing(game: Game, random: Random) -> Walk:
-    """Slice twice what can be sliced, look at it, and put it somewhere."""
+    """Slice a thing twice, look at it, and put it into some receptacle."""
     house = game.rules.house
     if not house.knives or not house.sliceable:
         return
@@ -170,7 +176,7 @@ def slicing(game: Game, random: Random) -> Walk:
 
 
 def _treated(game: Game, random: Random) -> Walk:
-    """Clean, heat and cool what is in the hand, in any order and again, with a look at it each time."""
+    """Clean, heat and cool the held thing, in any order and repeatedly, with a look after each."""
     tools = [(action, one) for action, mask in game.rules.house.tools.items() for one in bits(mask)]
     for action, tool in random.sample(tools, len(tools)) + random.sample(tools, min(2, len(tools))):
         yield from _go(game, tool)
@@ -179,7 +185,7 @@ def _treated(game: Game, random: Random) -> Walk:
 
 
 def treatments(game: Game, random: Random) -> Walk:
-    """The same for some thing that can be treated."""
+    """Take a thing that can be cleaned, heated or cooled, and do so repeatedly."""
     house = game.rules.house
     for able in (house.cleanable, house.heatable, house.coolable & ~house.heatable):
         yield from _fetch(game, able, random)
@@ -188,7 +194,7 @@ def treatments(game: Game, random: Random) -> Walk:
 
 
 def lamps(game: Game, random: Random) -> Walk:
-    """Use lamps again and again, with empty hands and with something in them; take one along where that is possible."""
+    """Use lamps repeatedly, with empty hands and with a thing in hand. Take a lamp along if that is possible."""
     house, state = game.rules.house, game.state
     lit = [
         (lamp, place)
@@ -207,7 +213,7 @@ def lamps(game: Game, random: Random) -> Walk:
 
 
 def neighbours(game: Game, random: Random) -> Walk:
-    """Where several receptacles share a location: from one into the other and back, with a look each time."""
+    """Move things between receptacles that share a location, with a look after each move."""
     house = game.rules.house
     shared = [receptacles for receptacles in house.receptacles.values() if len(receptacles) > 1]
     for receptacles in random.sample(shared, min(2, len(shared))):
@@ -232,7 +238,7 @@ def _moved(game: Game, receptacles: tuple[int, ...], random: Random) -> Walk:
 
 
 def thing_in_hand(game: Game, random: Random) -> Walk:
-    """Take something, carry it about, put it down and take it again."""
+    """Take a thing, carry it to other places, put it down and take it again."""
     yield from _fetch(game, game.rules.house.pickupable, random)
     for _ in range(3):
         held = game.state.held

@@ -66,7 +66,7 @@ SMALL = (
 
 @dataclass
 class Chaos:
-    """One run and what is done to it."""
+    """One run, and the faults that are caused in it."""
 
     run: Path
     launcher: asyncio.subprocess.Process
@@ -80,12 +80,12 @@ class Chaos:
     full: bool = False
 
     def done(self) -> int:
-        """Steps that were taken."""
+        """Number of steps that the trainer has taken."""
         lines = json_lines(self.run / "metrics.jsonl")
         return int(lines[-1]["step"]) if lines else 0
 
     async def until(self, condition: Callable[[], object]) -> bool:
-        """Wait for `condition`; False where the run ended before."""
+        """Wait for `condition`. Return False if the run ended first."""
         while not condition():
             if self.launcher.returncode is not None:
                 return False
@@ -93,7 +93,7 @@ class Chaos:
         return True
 
     def find(self, name: str) -> psutil.Process | None:
-        """The process of that name, if it runs now."""
+        """Return the running process with this name, or None."""
         with contextlib.suppress(psutil.Error):
             for child in psutil.Process(self.launcher.pid).children(recursive=True):
                 with contextlib.suppress(psutil.Error):
@@ -104,14 +104,14 @@ class Chaos:
         return None
 
     async def kill(self, name: str) -> None:
-        """SIGKILL, once the process is there."""
+        """Wait until the process exists, and kill it with SIGKILL."""
         if await self.until(lambda: self.find(name)) and (victim := self.find(name)) is not None:
             with contextlib.suppress(psutil.Error):
                 victim.kill()
                 self.killed[name] += 1
 
     async def kills(self, count: int) -> None:
-        """Everybody in turn, then at random; one at a time, evenly over the steps."""
+        """Kill each process once, then random processes, spread evenly over the steps."""
         names = list(VICTIMS) + self.dice.choices(list(VICTIMS), k=max(0, count - len(VICTIMS)))
         self.dice.shuffle(names)
         for number, name in enumerate(names[:count]):
@@ -121,7 +121,9 @@ class Chaos:
             await self.kill(name)
 
     async def damages(self) -> None:
-        """Cut the newest checkpoint's weights short and kill the trainer, which must not miss that."""
+        """Truncate the newest checkpoint's weights and kill the trainer. The restarted trainer must notice the
+        damage.
+        """
         for share in (0.3, 0.75):
             await self.reach(share)
             for _ in range(100):  # the trainer may have removed it meanwhile
@@ -134,7 +136,7 @@ class Chaos:
                     break
 
     async def fill_redis(self) -> None:
-        """No memory for some time."""
+        """Fill the memory of Redis for some time."""
         await self.reach(0.45)
         password = (self.run / "broker" / "password").read_text().strip()
         self.full = True
@@ -154,7 +156,7 @@ class Chaos:
             await asyncio.sleep(0.2)
 
     async def errors(self, name: str, share: float) -> None:
-        """A window of failing requests."""
+        """Let requests to a service fail for some time."""
         await self.reach(share)
         self.proxies[name].share, began = SHARE, time.monotonic()
         await self.until(lambda: time.monotonic() - began >= WINDOW_S)
@@ -162,12 +164,12 @@ class Chaos:
         self.windows[f"errors of {name}"] = time.monotonic() - began
 
     async def reach(self, share: float) -> None:
-        """Wait for a part of the steps."""
+        """Wait until this share of the steps has been taken."""
         await self.until(lambda: self.done() >= max(1, share * self.steps))
 
 
 async def torment(arguments: argparse.Namespace, folder: Path) -> tuple[Chaos, dict[str, Any]]:
-    """Run it, with all faults; what was done, and how it ended."""
+    """Run the demo with all faults. Return the faults, and how the run ended."""
     dice, run = random.Random(arguments.seed), folder / "run"
     ports = {"environment": free_port(), "inference": free_port(), "redis": free_port()}
     proxies = {name: Proxy(ports[name], random.Random(dice.random())) for name in ("environment", "inference")}
@@ -196,7 +198,7 @@ async def torment(arguments: argparse.Namespace, folder: Path) -> tuple[Chaos, d
 
 
 def judge(arguments: argparse.Namespace, chaos: Chaos, ended: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """All checks."""
+    """Make all checks and return their results."""
     problems = [] if ended["exit"] == 0 else [f"exit status {ended['exit']}: {_tail(folder / 'up.log')}"]
     outcomes = played = Counter[str]()
     if ended["exit"] == 0:
@@ -231,7 +233,7 @@ def _tail(log: Path) -> str:
 
 
 def launch(words: list[str]) -> None:
-    """`arlarena WORDS…`, with workers that reach the services by the proxies."""
+    """Run `arlarena WORDS…`. Its workers reach the services through the proxies."""
     ports = [int(port) for port in os.environ[PROXIES].split(",")]
     environment, inference = (Address("127.0.0.1", port) for port in ports)
 
@@ -249,7 +251,7 @@ def launch(words: list[str]) -> None:
 
 
 def main() -> int:
-    """Entry point."""
+    """Run the command in the module's docstring."""
     if sys.argv[1:2] == ["--launch"]:
         launch(sys.argv[2:])
         return 0

@@ -15,7 +15,7 @@ from arlarena.proto.trajectory import Task, Trajectory, read_groups
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a JSON Lines file; none where the file does not exist."""
+    """Return the complete lines of a JSON Lines file, or none if the file does not exist."""
     found = []
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):
@@ -24,14 +24,14 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def strict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON lets a key stand twice; a lineage must not."""
+    """Build an object from JSON pairs. Raise if a key occurs twice, which JSON allows."""
     if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
         raise ValueError(f"twice in one object: {twice}")
     return dict(pairs)
 
 
 def lineage_problems(run: Path, steps: int) -> tuple[list[str], Counter[str]]:
-    """Groups that are missing or occur twice, in the lineage or in the recorded steps."""
+    """Find the groups that are missing or occur twice in the lineage or in the recorded steps."""
     newest = sorted(path.parent for path in run.glob("checkpoints/step-*/COMMITTED"))[-1]
     state = json.loads((newest / "state.json").read_text(), object_pairs_hook=strict)
     ledger, problems = state["ledger"], []
@@ -56,7 +56,7 @@ def lineage_problems(run: Path, steps: int) -> tuple[list[str], Counter[str]]:
 
 
 def reward_problems(run: Path) -> tuple[list[str], Counter[str]]:
-    """Recorded episodes that the environment, asked again, answers otherwise."""
+    """Play recorded episodes again, and find those for which the environment now returns something else."""
     table = tomllib.loads((run / "config.toml").read_text())["environment"]
     factory = load("[environment]", table["name"], table.get("options", {}))
     problems, counts = [], Counter[str]()
@@ -71,7 +71,7 @@ def reward_problems(run: Path) -> tuple[list[str], Counter[str]]:
 
 
 def _played_again(factory: EnvironmentFactory, task: Task, trajectory: Trajectory) -> str:
-    """What differs, or nothing."""
+    """Play an episode again. Return the first difference from the recording, or ""."""
     if trajectory.outcome != "ok":
         return "" if trajectory.fault and trajectory.score == 0 else "a policy's error with a score or without a reason"
     episode = factory.start(task)

@@ -16,7 +16,7 @@ HOP = {"host", "content-length", "transfer-encoding", "connection"}  # headers t
 
 
 class Proxy:
-    """Passes requests on to a service on this machine; while `share` is above 0, that share of them fails."""
+    """Forwards requests to a service on this machine. While `share` is above 0, this share of the requests fails."""
 
     def __init__(self, port: int, dice: random.Random) -> None:
         self.target, self.port = f"http://127.0.0.1:{port}", free_port()
@@ -26,7 +26,7 @@ class Proxy:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Listen."""
+        """Listen while the context lasts."""
         app = web.Application(client_max_size=1 << 28)
         app.router.add_route("*", "/{path:.*}", self._handle)
         runner = web.AppRunner(app, access_log=None)

@@ -41,12 +41,12 @@ BUDGET_SLACK = 0.1
 
 
 def budget(environment_steps: int) -> tuple[str, ...]:
-    """Train for as many environment steps, whatever that takes in optimiser steps and minutes."""
+    """Return the options to train for this number of environment steps. Other limits are too high to matter."""
     return (f"trainer.max_environment_steps={environment_steps}", "trainer.steps=1000000", "trainer.max_minutes=120.0")
 
 
 def claims_of_the_demo(name: str, run: dict[str, Any]) -> list[Claim]:
-    """What every seed promises."""
+    """Return the claims that are made for every seed."""
     eval_set, gain, well_formed = run["eval_set"], run["gain"], run["well_formed"]["before"] or 0.0
     overlap = "overlap" if run["intervals_overlap"] else "do not overlap"
     return [
@@ -70,13 +70,15 @@ def claims_of_the_demo(name: str, run: dict[str, Any]) -> list[Claim]:
 
 
 def is_full(eval_set: dict[str, Any]) -> bool:
-    """Whether the evaluation set is as large and sampled as promised."""
+    """Return whether the evaluation set has the promised size and sampling."""
     return bool(eval_set["n"] >= LEAST_TASKS and eval_set["temperature"] == 1.0)
 
 
 def claims_of_the_controls(runs: dict[str, dict[str, Any]]) -> list[Claim]:
-    """Without advantages nothing is gained, and by the pull to the clone alone nothing changes; equal steps are
-    equal.
+    """Return the claims about the control runs.
+
+    Without advantages, the policy gains nothing. With only the pull to the clone, nothing changes. The numbers of
+    environment steps are equal.
     """
     found = []
     for name in ("zero-0", "pull-0"):
@@ -97,7 +99,7 @@ def claims_of_the_controls(runs: dict[str, dict[str, Any]]) -> list[Claim]:
 
 
 def write_results(runs: dict[str, dict[str, Any]], claims: Sequence[Claim], complete: bool) -> None:
-    """Write everything that is known so far, whole or not at all."""
+    """Write all results so far, in one atomic write."""
     demo = [run["gain"] for name, run in runs.items() if name.startswith("sampo")]
     result = {
         "schema": 1,
@@ -118,7 +120,7 @@ def write_results(runs: dict[str, dict[str, Any]], claims: Sequence[Claim], comp
 
 
 def main() -> int:
-    """Make the runs, judge them, write and show the result."""
+    """Make the runs, judge them, and write and show the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "demo.toml")
     parser.add_argument("--reuse", action="store_true", help="keep finished runs in runs/verify")

@@ -49,13 +49,13 @@ FAULTS = re.compile(r'^arlarena_env_errors_total\{code="internal".*\} (\S+)$', r
 
 
 def metrics(url: str) -> str:
-    """What the server says of itself."""
+    """Return the server's metrics as text."""
     with urllib.request.urlopen(url + "/metrics", timeout=10) as reply:
         return str(reply.read().decode())
 
 
 def statuses(url: str) -> Counter[str]:
-    """Requests by status, as the server counts them."""
+    """Return the number of requests by status, as counted by the server."""
     counts: Counter[str] = Counter()
     for status, count in COUNTED.findall(metrics(url)):
         counts[status] += int(float(count))
@@ -63,12 +63,16 @@ def statuses(url: str) -> Counter[str]:
 
 
 def internal_errors(url: str) -> int:
-    """Faults of its own, by the server's count: those within frames included."""
+    """Return the number of the server's internal errors, as counted by the server. Errors in WebSocket frames count as
+    well.
+    """
     return sum(int(float(count)) for count in FAULTS.findall(metrics(url)))
 
 
 def fuzz_http(url: str, requests: int, examples: int, seed: int) -> list[dict[str, Any]]:
-    """Rounds of schemathesis until the server has had so many requests; each round's end."""
+    """Run schemathesis repeatedly until the server has received `requests` requests. Return the result of each
+    round.
+    """
     rounds = []
     while sum(statuses(url).values()) < requests:
         with tempfile.TemporaryDirectory() as folder:
@@ -95,13 +99,13 @@ def fuzz_http(url: str, requests: int, examples: int, seed: int) -> list[dict[st
 
 
 class Frames:
-    """Random frames: valid ones, mutilated ones, JSON of any kind, bytes of any kind."""
+    """Random frames: valid frames, damaged frames, JSON of any kind, bytes of any kind."""
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
 
     def frame(self) -> str | bytes:
-        """The next one."""
+        """Return the next random frame."""
         kind = self._rng.randrange(6)
         if kind == 0:
             return json.dumps(self._valid())
@@ -140,13 +144,13 @@ class Frames:
         return {str(self._rng.choice(leaves)): self._json(depth + 1) for _ in range(self._rng.randrange(4))}
 
     def raw(self) -> bytes:
-        """Bytes that need not be a frame at all: wrong lengths, opcodes, masks."""
+        """Return random bytes. They may have wrong lengths, opcodes or masks."""
         head = bytes([self._rng.randrange(256), self._rng.randrange(256)])
         return head + self._rng.randbytes(self._rng.randrange(300))
 
 
 async def fuzz_socket(url: str, frames: int, seed: int) -> dict[str, int]:
-    """Frames over ordinary sockets, each of which has to be answered, or the socket closed."""
+    """Send frames over WebSockets. The server must answer each frame or close the socket."""
     source, counts = Frames(seed), Counter[str]()
     async with aiohttp.ClientSession() as session:
         while counts["frames"] < frames:
@@ -165,7 +169,7 @@ async def fuzz_socket(url: str, frames: int, seed: int) -> dict[str, int]:
 
 
 async def answer_to(one: aiohttp.ClientWebSocketResponse, frame: str | bytes) -> str:
-    """The type of the reply to a frame, or `closed`."""
+    """Return the type of the reply to a frame, or `closed`."""
     if isinstance(frame, bytes):
         await one.send_bytes(frame)
     else:
@@ -177,7 +181,7 @@ async def answer_to(one: aiohttp.ClientWebSocketResponse, frame: str | bytes) ->
 
 
 async def fuzz_raw(url: str, connections: int, seed: int) -> dict[str, int]:
-    """Garbage after a proper handshake: the server has to close, or to go on listening."""
+    """Send random bytes after a proper handshake. The server must close the connection or continue to listen."""
     source, counts = Frames(seed), Counter[str]()
     host, port = url.removeprefix("http://").split(":")
     for _ in range(connections):
@@ -194,7 +198,7 @@ async def fuzz_raw(url: str, connections: int, seed: int) -> dict[str, int]:
 
 
 def judged(url: str, http: list[dict[str, Any]], sockets: dict[str, int], raw: dict[str, int]) -> dict[str, Any]:
-    """What the server counted, and whether that is all right."""
+    """Return the server's counts, and whether all checks passed."""
     since = time.monotonic()
     while open_sessions(url) and time.monotonic() - since < 3 * LIMITS["max_session_ttl_s"]:
         time.sleep(0.1)
@@ -220,7 +224,7 @@ def judged(url: str, http: list[dict[str, Any]], sockets: dict[str, int], raw: d
 
 
 def main() -> int:
-    """Fuzz, judge, write."""
+    """Fuzz the server, judge and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--examples", type=int, default=300, help="of each operation in a round")

@@ -14,14 +14,14 @@ LIVES_S = 1.5  # shorter than the session_ttl_s of fuzz.py
 
 
 class Living:
-    """A session and a snapshot that exist, made anew before they end of themselves."""
+    """A session and a snapshot that exist. They are replaced before the server ends them."""
 
     def __init__(self):
         self.random = random.Random(0)
         self._names, self._until = {}, 0.0
 
     def names(self, base):
-        """The values of path parameters that mean something."""
+        """Return values of path parameters for which a session or snapshot exists."""
         if time.monotonic() > self._until:
             session = self._post(base + "/v1/sessions", {"reset": [{}]})["sessions"][0]["session_id"]
             snapshot = self._post(f"{base}/v1/sessions/{session}/snapshot", {})["snapshot_id"]
@@ -30,7 +30,7 @@ class Living:
         return self._names
 
     def forget(self):
-        """Make new ones next time: somebody may have closed these."""
+        """Create a new session and snapshot next time, because a request may have closed the present ones."""
         self._until = 0.0
 
     @staticmethod
@@ -45,7 +45,7 @@ LIVING = Living()
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """Put living names in the place of random ones, in path and body."""
+    """Replace random names in path and body by names that exist."""
     if LIVING.random.random() < 0.33:
         return
     try:

@@ -32,7 +32,7 @@ SETTLE_S = 8.0  # longer than the server's reap_interval_s
 
 
 class Players:
-    """What all players saw."""
+    """What the players measured together."""
 
     def __init__(self) -> None:
         self.latencies: list[float] = []
@@ -58,12 +58,12 @@ class Players:
 
 
 def megabytes(process: psutil.Process) -> float:
-    """Resident memory."""
+    """Return the resident memory of a process in MB."""
     return float(process.memory_info().rss) / 2**20
 
 
 async def hold(url: str, process: psutil.Process, sessions: int, seconds: float) -> dict[str, Any]:
-    """Open, play, close, and look at the server before, while and after."""
+    """Open sessions, play and close them. Measure the server before, meanwhile and afterwards."""
     players = Players()
     async with EnvironmentClient(url, Timeouts(request_s=60.0), retries=0) as client:
         await warm(client)
@@ -96,7 +96,9 @@ async def hold(url: str, process: psutil.Process, sessions: int, seconds: float)
 
 
 async def settled(process: psutil.Process) -> float:
-    """Resident memory once it falls no more: the server gives memory back when it next looks for idle sessions."""
+    """Return the resident memory when it no longer falls. The server frees memory in its next search for idle
+    sessions.
+    """
     least, since = megabytes(process), time.monotonic()
     while time.monotonic() - since < SETTLE_S:
         await asyncio.sleep(0.1)
@@ -106,7 +108,7 @@ async def settled(process: psutil.Process) -> float:
 
 
 async def warm(client: EnvironmentClient) -> None:
-    """Let caches and pools fill: they are no part of a session's memory."""
+    """Fill caches and pools, whose memory does not belong to a session."""
     opened = await client.open(CHUNK)
     for start in range(0, 512, CHUNK):
         await asyncio.gather(*(one.reset(split="train", index=start + i) for i, one in enumerate(opened)))
@@ -116,8 +118,10 @@ async def warm(client: EnvironmentClient) -> None:
 
 
 def main() -> int:
-    """Measure, show, write. Exit status 1 after any error, a session that stayed, or memory that was not given back:
-    more than half of what the sessions took.
+    """Measure, show and write the result.
+
+    The exit status is 1 after any error, if a session is left, or if the server keeps more than half of the memory that
+    the sessions took.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=4096)

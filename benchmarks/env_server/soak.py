@@ -41,7 +41,9 @@ FAREWELL_S = 30.0  # a socket waits for its peer's farewell for some 10 s
 
 
 async def vanish(url: str, seed: int, way: str) -> None:
-    """The client: play until something happens to this process; `cut` does it to itself after a while."""
+    """Play as a client until this process is killed or frozen. A `cut` client cuts its own connections after a
+    while.
+    """
     rng = random.Random(seed)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         sockets = [await session.ws_connect(url + "/ws") for _ in range(EACH)]
@@ -65,7 +67,7 @@ async def vanish(url: str, seed: int, way: str) -> None:
 
 
 def can_cut() -> bool:
-    """Whether this process may close a connection without a word."""
+    """Return whether this process may use TCP_REPAIR to close a connection without telling the peer."""
     with socket.socket() as probe:
         try:
             probe.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
@@ -84,7 +86,7 @@ class Crowd:
         self._frozen: list[subprocess.Popen[str]] = []
 
     async def wave(self) -> None:
-        """Start clients, let them play, make them vanish."""
+        """Start clients, let them play, and make them vanish."""
         await asyncio.gather(*(self._one(way) for way in self.ways for _ in range(CLIENTS)))
 
     async def _one(self, way: str) -> None:
@@ -108,14 +110,14 @@ class Crowd:
         self.counts[way] += 1
 
     def end(self) -> None:
-        """End the frozen ones."""
+        """End the frozen clients."""
         for process in self._frozen:
             process.kill()
             process.wait()
 
 
 class Honest:
-    """A client that behaves, and is to notice nothing."""
+    """A client that behaves well. It must not notice the other clients."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -124,7 +126,7 @@ class Honest:
         self.slowest_s = 0.0
 
     async def run(self, session: aiohttp.ClientSession) -> None:
-        """Open, play and close for ever."""
+        """Open sessions, play and close them in an endless loop."""
         while True:
             begun = time.monotonic()
             await asyncio.gather(self._by_http(session), self._by_socket(session))
@@ -159,7 +161,7 @@ class Honest:
 
 
 async def soak(url: str, server: psutil.Process, seconds: float, seed: int) -> dict[str, Any]:
-    """The waves, and what is left of them."""
+    """Run all waves, and return what the server still holds afterwards."""
     crowd, honest, most = Crowd(url, seed), Honest(url), 0
     async with aiohttp.ClientSession() as session:
         playing = asyncio.create_task(honest.run(session))
@@ -207,7 +209,7 @@ async def soak(url: str, server: psutil.Process, seconds: float, seed: int) -> d
 
 
 async def forgotten(server: psutil.Process) -> int:
-    """The server's connections, once it has had the time to give up on silent peers."""
+    """Return the server's connections, after the time in which the server gives up on silent peers."""
     since = time.monotonic()
     while (left := connections_of(server)) and time.monotonic() - since < FAREWELL_S:
         await asyncio.sleep(0.1)
@@ -215,13 +217,13 @@ async def forgotten(server: psutil.Process) -> int:
 
 
 def connections_of(server: psutil.Process) -> int:
-    """How many connections the server's processes hold, those of listening sockets aside."""
+    """Return how many connections the server's processes hold, without their listening sockets."""
     everything = [one for process in (server, *server.children()) for one in process.net_connections("tcp")]
     return sum(one.status != psutil.CONN_LISTEN for one in everything)
 
 
 def main() -> int:
-    """Soak, judge, write."""
+    """Run the waves, judge and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--workers", type=int, default=1)

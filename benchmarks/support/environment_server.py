@@ -18,7 +18,7 @@ import psutil
 
 @contextlib.contextmanager
 def environment_server(*flags: str, **settings: float) -> Iterator[tuple[str, psutil.Process]]:
-    """Our Sokoban on a free port, with numbers of [environment]; yields its URL and its process.
+    """Start a Sokoban server on a free port, with these settings of [environment]. Yield its URL and its process.
 
     Raises:
         SystemExit: it does not start.
@@ -44,7 +44,7 @@ def environment_server(*flags: str, **settings: float) -> Iterator[tuple[str, ps
 
 
 def ask(url: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
-    """Status and JSON of a GET, or of a POST of `body`."""
+    """Send a GET, or a POST of `body`. Return the status and the JSON of the answer."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
@@ -55,5 +55,5 @@ def ask(url: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
 
 
 def open_sessions(url: str) -> int:
-    """How many sessions the server has."""
+    """Return the number of sessions on the server."""
     return int(ask(url + "/v1/capacity")[1]["active_sessions"])

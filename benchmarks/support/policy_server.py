@@ -20,7 +20,8 @@ START_S = 120.0
 
 @contextlib.contextmanager
 def policy_server(folder: Path, **settings: Any) -> Iterator[tuple[str, psutil.Process]]:
-    """Our service on a free port, with these keys of [inference]; yields its URL and its process once it serves.
+    """Start a policy server on a free port, with these keys of [inference]. Yield its URL and its process when it is
+    ready.
 
     Raises:
         SystemExit: it does not start.
@@ -47,7 +48,7 @@ def policy_server(folder: Path, **settings: Any) -> Iterator[tuple[str, psutil.P
 
 
 def write_config(file: Path, settings: Mapping[str, Any]) -> None:
-    """A configuration with these keys of [inference]."""
+    """Write a configuration with these keys of [inference]."""
     file.write_text("[inference]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
 
 

@@ -4,7 +4,7 @@ import socket
 
 
 def free_port() -> int:
-    """A port on which no process listens at the time of the call."""
+    """Return a port on which no process listens at the time of the call."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

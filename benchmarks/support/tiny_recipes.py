@@ -18,7 +18,7 @@ LEAST_TASKS, AIM, MOST_SECONDS = 256, 0.15, 60 * 60
 
 
 def arguments(description: str | None, config: str, out: str) -> argparse.Namespace:
-    """The command line, with the recipe's file and that of the results."""
+    """Parse the command line. The defaults are the files of the recipe and of the results."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / config)
     parser.add_argument("--reuse", action="store_true", help="keep finished runs in runs/verify")
@@ -28,7 +28,7 @@ def arguments(description: str | None, config: str, out: str) -> argparse.Namesp
 
 
 def claims_of(name: str, run: dict[str, Any], split: str) -> list[Claim]:
-    """What every seed promises: a gain on a large evaluation set of a split, soon."""
+    """Return the claims that are made for every seed: an early gain on a large evaluation set of a split."""
     eval_set, (low, high) = run["eval_set"], run["paired_gain_ci95"]
     gain = f"{100 * run['gain']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
     return [
@@ -42,7 +42,7 @@ def claims_of(name: str, run: dict[str, Any], split: str) -> list[Claim]:
 
 
 def conclude(runs: Mapping[str, dict[str, Any]], claims: Sequence[Claim], seeds: Sequence[str], out: Path) -> int:
-    """Show and write it all; the exit status. `seeds`: the runs of the recipe itself."""
+    """Show and write all results, and return the exit status. `seeds`: the runs of the unchanged recipe."""
     show(dict(runs), list(claims))
     for run in runs.values():
         Console().print(kinds_table(run))

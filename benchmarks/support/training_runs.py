@@ -23,7 +23,7 @@ Z95 = 1.959964
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One run."""
+    """A training run to make."""
 
     name: str
     seed: int
@@ -32,7 +32,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What is promised of one run, and whether it held."""
+    """A promise about a run, and whether it held."""
 
     run: str
     what: str
@@ -41,7 +41,7 @@ class Claim:
 
 
 def make(plan: Plan, config: Path, reuse: bool) -> dict[str, Any]:
-    """Make a run, or take over the one that is there, and read what it left.
+    """Make a run, or use the finished run if `reuse` is set. Return what the run recorded.
 
     Raises:
         SystemExit: it failed.
@@ -64,7 +64,10 @@ def make(plan: Plan, config: Path, reuse: bool) -> dict[str, Any]:
 
 
 def paired_gain(directory: Path) -> list[float]:
-    """95 % interval of the gain: the same tasks were played before and after, so their differences are what varies."""
+    """Return the 95 % interval of the gain.
+
+    The same tasks were played before and after training, so the interval is that of the differences per task.
+    """
     eval_sets = [json.loads((directory / "eval_sets" / f"{label}.json").read_text()) for label in ("before", "after")]
     outcomes: list[dict[int, list[int]]] = []
     for eval_set in eval_sets:
@@ -81,12 +84,12 @@ def paired_gain(directory: Path) -> list[float]:
 
 
 def mean(values: Sequence[float]) -> float:
-    """The mean of at least one value."""
+    """Return the mean of at least one value."""
     return sum(values) / len(values)
 
 
 def show(runs: dict[str, dict[str, Any]], claims: Sequence[Claim]) -> None:
-    """The tables."""
+    """Print the tables of runs and claims."""
     console = Console(highlight=False)
     table = Table(title="Runs: success in % on the same unseen tasks", title_justify="left")
     for heading in ("run", "before", "after", "gain", "95 % interval of it", "environment steps", "minutes"):

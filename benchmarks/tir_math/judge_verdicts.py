@@ -41,7 +41,7 @@ FRACTION = re.compile(r"(-?)\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A gold answer, an answer, and whether that is right; `group` is the set and the kind."""
+    """A gold answer, an answer, and whether this answer is right. `group`: the set and the kind."""
 
     group: tuple[str, str]
     gold: str
@@ -61,7 +61,7 @@ class Tally:
 
 @dataclass(slots=True)
 class Group:
-    """What both judges did on the pairs of one kind."""
+    """The counts of all judges on the pairs of one kind."""
 
     pairs: int = 0
     stock: Tally = field(default_factory=Tally)
@@ -70,7 +70,7 @@ class Group:
 
 
 def stock(gold: str, answer: str) -> bool:
-    """The verdict of math-verify as its documentation calls it."""
+    """Return the verdict of math-verify, called as in its documentation."""
     try:
         return bool(verify(parse(f"${gold}$"), parse(f"\\boxed{{{answer}}}")))
     except Exception:  # as a caller would have to
@@ -78,7 +78,7 @@ def stock(gold: str, answer: str) -> bool:
 
 
 def tidied(gold: str, answer: str) -> bool:
-    """The verdict of math-verify on the text that our own rules get."""
+    """Return the verdict of math-verify on texts normalised by our rules."""
     try:
         return bool(verify(parse(f"${normalize(gold)}$"), parse(f"${normalize(answer)}$")))
     except Exception:  # a text that is no LaTeX among them
@@ -86,7 +86,7 @@ def tidied(gold: str, answer: str) -> bool:
 
 
 def written() -> Iterator[Pair]:
-    """The pairs that people wrote."""
+    """Yield the pairs that people wrote."""
     kind = ""
     for line in (GOLDEN / "verdicts.tsv").read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
@@ -103,7 +103,7 @@ def written() -> Iterator[Pair]:
 
 
 def made(golds: list[str]) -> Iterator[Pair]:
-    """Golds in other forms of themselves, and changed."""
+    """Yield pairs made from gold answers: other forms of the same value, and changed values."""
     for gold in golds:
         for kind, answer, right in (*_same(gold), *_changed(gold)):
             if answer != gold or right:
@@ -136,7 +136,7 @@ def _changed(gold: str) -> Iterator[tuple[str, str, bool]]:
 
 
 def note(tally: Tally, judged: Callable[[str, str], bool], pair: Pair) -> bool:
-    """Judge a pair and count; whether the verdict is the known one."""
+    """Judge a pair and count the result. Return whether the verdict is right."""
     start = time.process_time()
     said = judged(pair.gold, pair.answer)
     seconds = time.process_time() - start
@@ -147,7 +147,9 @@ def note(tally: Tally, judged: Callable[[str, str], bool], pair: Pair) -> bool:
 
 
 def show(groups: dict[tuple[str, str], Group]) -> None:
-    """Print a table for people, in Markdown: in each cell wrong answers paid, and right ones refused."""
+    """Print a Markdown table. Each cell has the wrong answers that were accepted and the right answers that were
+    refused.
+    """
     print("| set | kind | pairs | stock | tidied | ours |")
     print("|---|---|---:|---:|---:|---:|")
     for name in dict.fromkeys(name for name, _ in groups):
@@ -169,7 +171,7 @@ def _cells(groups: list[Group]) -> Iterator[str]:
 
 
 def main() -> int:
-    """Judge all pairs with both, print the table and what ours gets wrong."""
+    """Judge all pairs, print the table, and list the pairs that our judge gets wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--golds", nargs="*", type=Path, default=[], help="files of problems with answers")
     parser.add_argument("--every", type=int, default=1, help="take each so-many-th different gold answer")

@@ -27,7 +27,7 @@ ZERO = ("trainer.advantage_scale=0.0",)
 
 
 def main() -> int:
-    """Make the runs, judge them, write and show the result."""
+    """Make the runs, judge them, and write and show the result."""
     args = arguments(__doc__, "tir-math-tiny.toml", "tir_math_tiny.json")
     runs: dict[str, dict[str, Any]] = {}
     claims: list[Claim] = []

@@ -40,7 +40,7 @@ VOCABULARY = 4096
 
 
 def in_trl_environment() -> None:
-    """Run this file again with TRL's packages and our sources, where that is not so yet."""
+    """Run this file again with TRL's packages and our sources, unless it already runs so."""
     if os.environ.get("ARLARENA_BENCHMARK") == "trainer":
         return
     if not TRL.exists():
@@ -61,7 +61,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM 
 
 
 def model_of(vocabulary: int, hidden: int = 256, layers: int = 4) -> Qwen3ForCausalLM:
-    """A Qwen3 of a few million parameters."""
+    """Build a Qwen3 of a few million parameters."""
     torch.manual_seed(0)
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": hidden // 4}
     config = Qwen3Config(
@@ -72,7 +72,7 @@ def model_of(vocabulary: int, hidden: int = 256, layers: int = 4) -> Qwen3ForCau
 
 
 def lengths(shape: str) -> list[int]:
-    """Response lengths of all rows, at least one of them RESPONSE."""
+    """Return the response lengths of all rows. At least one of them is RESPONSE."""
     rng = np.random.default_rng(7)
     if shape in ("equal", "shared"):
         return [RESPONSE] * ROWS
@@ -81,7 +81,9 @@ def lengths(shape: str) -> list[int]:
 
 
 def rows_of(shape: str) -> list[Any]:
-    """Rows as our trainer has them, each an episode of one turn; siblings share a prompt in `shared` alone."""
+    """Return training sequences for our trainer, each an episode of one turn. Only in `shared` do siblings have the
+    same prompt.
+    """
     from arlarena.trainer.batching.packing import TrainingSample
 
     rng, rows, prompt = np.random.default_rng(1), [], np.zeros(0, dtype=np.int32)
@@ -96,7 +98,7 @@ def rows_of(shape: str) -> list[Any]:
 
 
 class Ours:
-    """Our learner, as a run makes it."""
+    """Our learner, built as in a training run."""
 
     def __init__(self, model: Qwen3ForCausalLM) -> None:
         from arlarena.trainer.learning.learner import Learner
@@ -110,12 +112,12 @@ class Ours:
         self.learner = Learner(prepare(model.eval()), None, recipe("sampo"), settings)
 
     def update(self, rows: list[Any]) -> None:
-        """One optimiser step."""
+        """Take one optimiser step."""
         self.learner.update([rows], 1e-6)
 
 
 class Theirs:
-    """TRL's trainer, whose dataset is never read."""
+    """TRL's trainer. Its dataset is never read."""
 
     def __init__(self, model: Qwen3ForCausalLM, folder: Path) -> None:
         import copy
@@ -142,7 +144,9 @@ class Theirs:
         self.optimizer = torch.optim.AdamW(self.trainer.model.parameters(), lr=1e-6)
 
     def padded(self, rows: list[Any]) -> dict[str, Tensor]:
-        """The generation batch: prompts padded on the left, responses on the right, both to the longest."""
+        """Return the generation batch. Prompts are padded on the left and responses on the right, both to the
+        longest.
+        """
         wide, long = max(len(row.prompt) for row in rows), max(len(row.response) for row in rows)
         names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
         columns: dict[str, list[Any]] = {name: [] for name in names}
@@ -157,7 +161,7 @@ class Theirs:
         return batch
 
     def update(self, rows: list[Any]) -> None:
-        """One optimiser step, as TRL's loop takes it."""
+        """Take one optimiser step as in TRL's training loop."""
         trainer, batch = self.trainer, self.padded(rows)
         trainer.model.train()
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
@@ -176,13 +180,13 @@ class Theirs:
 
 
 class Raw:
-    """The bare model over rows of one length: the same passes, the sum of the log-probs as loss, all logits at once."""
+    """The bare model over rows of one length. It makes the same passes, with the sum of all log-probs as the loss."""
 
     def __init__(self, model: Qwen3ForCausalLM) -> None:
         self.model = model.eval()
 
     def update(self, rows: list[Any]) -> None:
-        """Two passes without gradient, one with."""
+        """Make two passes without gradient and one with gradient."""
         ids = torch.tensor(np.stack([np.concatenate([row.prompt, row.response]) for row in rows]).astype(np.int64))
         for part in ids.split(AT_ONCE):
             with torch.no_grad():
@@ -192,21 +196,21 @@ class Raw:
         self.model.zero_grad()
 
     def log_probs(self, ids: Tensor) -> Tensor:
-        """Of the responses."""
+        """Return the log-probs of the response tokens."""
         hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state[:, PROMPT - 1 : -1]
         log_p = torch.log_softmax(self.model.lm_head(hidden), -1)
         return log_p.gather(-1, ids[:, PROMPT:, None])
 
 
 def timed(work: Callable[[], None]) -> float:
-    """Seconds."""
+    """Return the seconds that a call of `work` takes."""
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
 
 
 def speeds(rounds: int, folder: Path) -> dict[str, dict[str, list[float]]]:
-    """Seconds of an update, by shape and side."""
+    """Return the seconds of an update, by shape and side."""
     ours, theirs, raw = Ours(model_of(VOCABULARY)), Theirs(model_of(VOCABULARY), folder), Raw(model_of(VOCABULARY))
     found: dict[str, dict[str, list[float]]] = {}
     for shape in ("equal", "uniform", "long_tail", "shared"):
@@ -224,7 +228,7 @@ def speeds(rounds: int, folder: Path) -> dict[str, dict[str, list[float]]]:
 
 
 def memory(side: str) -> float:
-    """Peak MB of a process that takes one update at a vocabulary of 50,000, all that it needs included."""
+    """Return the peak memory in MB of a process that takes one update at a vocabulary of 50,000 tokens."""
     from arlarena.trainer.learning.learner import Learner
     from arlarena.trainer.model.attention import prepare
     from arlarena.trainer.objectives import recipe
@@ -240,7 +244,7 @@ def memory(side: str) -> float:
 
 
 def memories() -> dict[str, float]:
-    """Both sides, each in a process of its own."""
+    """Measure the peak memory of each side in its own process."""
     found = {}
     for side in ("dense", "chunked"):
         done = subprocess.run(
@@ -251,7 +255,7 @@ def memories() -> dict[str, float]:
 
 
 def main() -> int:
-    """Measure, judge, write."""
+    """Measure, judge and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())

@@ -56,7 +56,9 @@ SIZES = {"admin_token": TOKEN, "max_model_len": 256, "max_slots": 32, "health_in
 
 
 def policy(said: int) -> Qwen3ForCausalLM:
-    """A policy that says one token: its layers add nothing, and the head has one row that answers."""
+    """Build a policy that always samples one token. Its layers add nothing, and its head has one row that is
+    not zero.
+    """
     torch.manual_seed(said)
     config = Qwen3Config(
         vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=2,
@@ -75,7 +77,7 @@ def policy(said: int) -> Qwen3ForCausalLM:
 
 
 def log_probs(model: Qwen3ForCausalLM, prompt: list[int], response: list[int]) -> list[float]:
-    """What transformers computes."""
+    """Compute the response's log-probs with transformers."""
     with torch.inference_mode():
         logits = model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
     found: list[float] = torch.log_softmax(logits, -1)[range(len(response)), response].tolist()
@@ -83,13 +85,13 @@ def log_probs(model: Qwen3ForCausalLM, prompt: list[int], response: list[int]) -
 
 
 def save_tokenizer(folder: Path) -> None:
-    """A vocabulary of numbers: servers want one to be there."""
+    """Write a tokenizer of numbers, because servers require one."""
     inner = Tokenizer(models.WordLevel({str(i): i for i in range(VOCABULARY)}, unk_token="0"))
     PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="0").save_pretrained(folder)
 
 
 class Soak:
-    """What is known while it runs."""
+    """The state of the run."""
 
     def __init__(self, url: str, seed: int) -> None:
         self.url, self.rng = url, random.Random(seed)
@@ -101,12 +103,12 @@ class Soak:
         self.done = False
 
     async def client(self, session: aiohttp.ClientSession, name: int) -> None:
-        """Ask until it is over."""
+        """Send requests until the run is over."""
         while not self.done:
             await self.ask(session, f"session-{name}-{self.rng.randrange(3)}", stream=self.rng.random() < 0.2)
 
     async def ask(self, session: aiohttp.ClientSession, name: str, *, stream: bool) -> None:
-        """One request, and everything that is checked of its answer."""
+        """Send one request and check the answer."""
         limit, over, began = self.rng.uniform(3.0, 8.0), self.over, time.monotonic()
         body = {
             "token_ids": [self.rng.randrange(VOCABULARY) for _ in range(PROMPT)],
@@ -128,7 +130,7 @@ class Soak:
         self.judge(*(_events(text) if stream else _whole(text)), over)
 
     def judge(self, ids: list[int], spans: list[dict[str, Any]] | None, over: int) -> None:
-        """Compare what was said with who is said to have said it."""
+        """Check that each token is that of the version in its span."""
         if spans is None:
             self.counts["stream cut by a kill"] += 1  # and said so: an event with an error was its last
             return
@@ -161,7 +163,7 @@ def _events(text: str) -> tuple[list[int], list[dict[str, Any]] | None]:
 
 
 async def push_all(soak: Soak, store: VersionStore, publisher: Publisher, pushes: int, pause_s: float) -> list[float]:
-    """Write and push versions one after another; the seconds of each push."""
+    """Write and push versions one after another. Return the seconds of each push."""
     probe, seconds = Probe.spread(VOCABULARY, 1e-3), []
     for step in range(1, pushes + 1):
         version = write(store, probe, step)
@@ -175,7 +177,7 @@ async def push_all(soak: Soak, store: VersionStore, publisher: Publisher, pushes
 
 
 def write(store: VersionStore, probe: Probe, step: int) -> Version:
-    """The version directory of one step."""
+    """Write the version directory of a step."""
     model = policy(step % VOCABULARY)
 
     def found() -> ManifestProbe:
@@ -185,13 +187,13 @@ def write(store: VersionStore, probe: Probe, step: int) -> Version:
 
 
 class Engines:
-    """Engines that the gateway starts itself, on one disk with the trainer."""
+    """Engines that the gateway starts itself. They share a disk with the trainer."""
 
     def __init__(self, weights: Path) -> None:
         self.settings = {"weights_root": str(weights), "replicas": REPLICAS}
 
     def kill(self, rng: random.Random, gateway: psutil.Process) -> bool:
-        """Kill one of them, or the wrapper that holds it; whether there was one."""
+        """Kill an engine, or the wrapper process that holds the engine. Return whether there was one to kill."""
         found = [process for process in gateway.children(recursive=True) if "--uds" in _words(process)]
         if not found:
             return False
@@ -201,7 +203,7 @@ class Engines:
 
 
 class Pods:
-    """Policy servers elsewhere, each with a disk of its own; a killed one comes back at once, and its disk is empty."""
+    """Policy servers elsewhere, each with its own disk. A killed server restarts at once, with an empty disk."""
 
     def __init__(self, folder: Path, weights: Path, first: Path, log: TextIO) -> None:
         self._folder, self._first, self._log = folder, first, log
@@ -213,7 +215,7 @@ class Pods:
         }
 
     def kill(self, rng: random.Random, gateway: psutil.Process) -> bool:
-        """Kill one of them and start it again."""
+        """Kill one of the servers and start it again."""
         index = rng.randrange(REPLICAS)
         self._running[index].kill()
         self._running[index].wait()
@@ -221,7 +223,7 @@ class Pods:
         return True
 
     def stop(self) -> None:
-        """End them."""
+        """Stop the servers."""
         for process in self._running:
             process.terminate()
         for process in self._running:
@@ -238,7 +240,7 @@ class Pods:
 
 
 async def kill_some(soak: Soak, kill: Callable[[random.Random], bool], kills: int, every_s: float) -> int:
-    """Kill a replica now and then; how many were killed."""
+    """Kill a random replica about every `every_s` seconds. Return the number of kills."""
     killed = 0
     while killed < kills and not soak.done:
         await asyncio.sleep(soak.rng.uniform(0.5, 1.5) * every_s)
@@ -254,7 +256,7 @@ def _words(process: psutil.Process) -> list[str]:
 
 
 async def until_ready(session: aiohttp.ClientSession, url: str, version: str | None, limit_s: float = 120.0) -> None:
-    """Wait until every replica is ready, with this version."""
+    """Wait until every replica is ready and serves this version."""
     deadline = time.monotonic() + limit_s
     while True:
         async with session.get(f"{url}/ready") as reply:
@@ -269,7 +271,7 @@ async def until_ready(session: aiohttp.ClientSession, url: str, version: str | N
 
 
 async def soak_service(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Everything at once."""
+    """Run the pushes, the clients and the kills at the same time."""
     first, theirs = folder / "first", folder / "weights"
     ours = folder / "sent" if args.transport == "http" else theirs
     for path in (first, theirs):
@@ -312,7 +314,7 @@ def report(
     wall_s: float,
     children: list[psutil.Process],
 ) -> dict[str, Any]:
-    """What it came to."""
+    """Return the result of the run."""
     _, alive = psutil.wait_procs(children, timeout=5.0)
     failed = sum(count for what, count in soak.counts.items() if what.startswith(("status", "no answer")))
     checks = {
@@ -339,7 +341,7 @@ def report(
 
 
 def main() -> int:
-    """Run, judge, write."""
+    """Run, judge and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pushes", type=int, default=200)
     parser.add_argument("--kills", type=int, default=20)

@@ -43,7 +43,7 @@ RATE = 1e-6
 
 
 def make_model(directory: Path, hidden: int) -> Qwen3ForCausalLM:
-    """A tied Qwen3 of four layers with a tokenizer of numbers, saved as servers want it."""
+    """Save a tied Qwen3 of four layers, with a tokenizer of numbers, in the form that servers need."""
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=VOCABULARY, hidden_size=hidden, num_hidden_layers=4, num_attention_heads=hidden // 32,
@@ -58,7 +58,7 @@ def make_model(directory: Path, hidden: int) -> Qwen3ForCausalLM:
 
 
 def bare(weights: dict[str, Tensor], file: Path) -> float:
-    """Seconds to write the weights and read them again."""
+    """Write the weights and read them again. Return the seconds."""
     began = time.perf_counter()
     save_file(weights, file)
     copies = {name: value.clone() for name, value in load_file(file).items()}
@@ -68,7 +68,7 @@ def bare(weights: dict[str, Tensor], file: Path) -> float:
 
 
 class Trainer:
-    """As much of a trainer as a push needs."""
+    """The parts of a trainer that a push needs."""
 
     def __init__(self, model: Qwen3ForCausalLM, store: VersionStore, publisher: Publisher) -> None:
         self.model, self.store, self.publisher = model, store, publisher
@@ -76,14 +76,14 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
 
     def learn(self, seed: int) -> None:
-        """One step on noise, after two that bring the moments to where they would be."""
+        """Take one optimiser step with random gradients."""
         generator = torch.Generator().manual_seed(seed)
         for parameter in self.model.parameters():
             parameter.grad = torch.randn(parameter.shape, generator=generator)
         self.optimizer.step()
 
     def log_probs(self, prompt: Any, response: Any) -> list[float]:
-        """What the trainer computes of the probe."""
+        """Return the probe's log-probs as the trainer computes them."""
         ids = torch.tensor([[*prompt, *response]])
         with torch.inference_mode():
             table = torch.log_softmax(self.model(ids).logits[0, len(prompt) - 1 : -1], -1)
@@ -91,18 +91,18 @@ class Trainer:
         return found
 
     def write(self, step: int) -> Version:
-        """The version directory."""
+        """Write the version directory of a step."""
         weights = {name: value.detach() for name, value in self.model.state_dict().items()}
         return self.store.write(self.model, weights, step, lambda: self.probe.of(self.log_probs))
 
 
 def publisher_of(url: str, transport: Transport, token: str | None = None) -> Publisher:
-    """The trainer's publisher for one policy server; `benchmarks.old_and_new` uses it too."""
+    """Return the trainer's publisher for one policy server. `benchmarks.old_and_new` uses this function."""
     return Publisher([url], transport, token=token, patience_s=30, log=Logger("bench"))
 
 
 async def first_token(session: aiohttp.ClientSession, url: str, version: str) -> None:
-    """Ask for one token; it has to be of this version."""
+    """Request one token and check that this version sampled it."""
     body = {"token_ids": [random.randrange(100) for _ in range(8)], "sampling_params": {"max_tokens": 1}}
     async with session.post(f"{url}/inference/v1/generate", json=body) as reply:
         (choice,) = (await reply.json())["choices"]
@@ -110,7 +110,7 @@ async def first_token(session: aiohttp.ClientSession, url: str, version: str) ->
 
 
 async def measure(model: Qwen3ForCausalLM, folder: Path, rounds: int) -> dict[str, Any]:
-    """Pushes and bare ones by turns."""
+    """Measure pushes, and bare writes and reads, in turns."""
     names = {name for name, _ in model.named_parameters()}  # a tied head once, as in the file of a version
     store = VersionStore(folder / "weights", folder / "model", "bench", keep=3)
     pushed, plain, parts = [], [], []
@@ -145,7 +145,7 @@ async def measure(model: Qwen3ForCausalLM, folder: Path, rounds: int) -> dict[st
 
 
 def deltas(model: Qwen3ForCausalLM, trainer: Trainer, folder: Path) -> dict[str, Any]:
-    """Bytes of one step's delta beside those of the file, by the type of the weights."""
+    """Return the bytes of one step's delta and of the full file, by the type of the weights."""
     found = {}
     before = {name: value.detach().clone() for name, value in model.state_dict().items()}
     trainer.learn(999)
@@ -160,7 +160,7 @@ def deltas(model: Qwen3ForCausalLM, trainer: Trainer, folder: Path) -> dict[str,
 
 
 def main() -> int:
-    """Measure every size, judge, write."""
+    """Measure every size, judge and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--hidden", type=int, nargs="+", default=[128, 256, 512])

@@ -1,5 +1,7 @@
-"""The container sandbox: runs each program in its own container, by the Docker engine. It is two orders of magnitude
-slower than forks, and meant for machines without Landlock or rules that require containers.
+"""The container sandbox: the Docker engine runs each program in its own container.
+
+A container is about a hundred times slower than a fork. Use this sandbox if the machine has no Landlock, or if
+containers are required.
 """
 
 from __future__ import annotations
@@ -31,9 +33,9 @@ from arlarena.sandbox.slots import Admission
 LAYERS = ("container", "user", "capabilities", "no_new_privs", "network", "read_only", "memory", "pids")
 COMMAND = inspect.getsource(program) + "\nsys.exit(run(sys.stdin.buffer.read()))\n"
 MAX_PIDS = 32
-OUT, ERR = 1, 2  # stream numbers in the engine's frames
+OUT, ERR = 1, 2  # numbers of the streams in the engine's frames
 CHUNK = 1 << 16
-KILLED = 128  # an exit code above it is 128 plus a signal
+KILLED = 128  # an exit code above 128 is 128 plus the number of a signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +44,9 @@ class ContainerSettings:
 
     Attributes:
         image: a local image with Python, numpy, scipy and sympy.
-        limits: defaults of an execution. Here `memory_mb` limits the container as a whole, libraries included.
-        max_running, max_waiting: executions at a time, and executions that wait.
-        runtime: the engine's runtime, such as runsc for gVisor; None for its default.
+        limits: the default limits of an execution. Here `memory_mb` also includes the memory of the libraries.
+        max_running, max_waiting: how many executions may run at a time, and how many may wait.
+        runtime: the engine's runtime, such as runsc for gVisor; None for the engine's default runtime.
         start_s: seconds that the engine may take to start or to end a container.
     """
 
@@ -60,7 +62,7 @@ class ContainerSandbox:
     """Runs programs in containers."""
 
     def __init__(self, settings: ContainerSettings) -> None:
-        """Check the engine and the image.
+        """Check that the engine and the image are available.
 
         Raises:
             SandboxUnavailable: the engine, the image or the package `docker` is missing.
@@ -80,7 +82,7 @@ class ContainerSandbox:
         except self._errors as error:
             raise SandboxUnavailable(f"no Docker engine answers (DOCKER_HOST): {error}") from error
         self._admission = Admission(settings.max_running, settings.max_waiting, max(1.0, settings.limits.wall_s / 2))
-        self._names: set[str] = set()  # of existing containers
+        self._names: set[str] = set()  # names of existing containers
         self._closed = False
 
     def run(self, program: str, before: Sequence[str] = (), limits: ExecutionLimits | None = None) -> Execution:
@@ -92,7 +94,7 @@ class ContainerSandbox:
                 execution = self._run(payload, limits or self._settings.limits)
             except (self._errors, OSError) as error:
                 raise SandboxError(f"the engine failed: {error}") from error
-            self._check_open()  # `close` may have killed it
+            self._check_open()  # `close` may have killed the container
             return execution
 
     def health(self) -> SandboxHealth:
@@ -144,7 +146,7 @@ class ContainerSandbox:
             raise SandboxError("the sandbox is closed")
 
     def _remove(self, name: str) -> None:
-        with contextlib.suppress(self._errors):  # it may have been removed already
+        with contextlib.suppress(self._errors):  # the container may have been removed already
             self._client.api.remove_container(name, force=True)
         self._names.discard(name)
 
@@ -176,7 +178,7 @@ class ContainerSandbox:
 
 
 def _ending(status: int, stopped: Ending | None) -> tuple[Ending, str]:
-    """The ending of a container, and the name of the signal that ended it."""
+    """Return how a container ended, and the name of the signal that ended it."""
     number = status - KILLED
     if stopped is not None:
         return stopped, signal_name(number)
@@ -186,8 +188,10 @@ def _ending(status: int, stopped: Ending | None) -> tuple[Ending, str]:
 
 
 def _read(raw: socket.socket, texts: dict[int, bytearray], deadline: float, max_bytes: int) -> Ending | None:
-    """Collect output until the container ends. Returns why it must be stopped, if it must. The engine sends frames:
-    the stream's number, three zeros, the length (4 bytes, big-endian), then the bytes.
+    """Collect output until the container ends or must be stopped. Return the reason for stopping it, or None.
+
+    The engine sends frames. A frame has the stream's number (1 byte), three zero bytes, the length (4 bytes,
+    big-endian), and the content.
     """
     buffer = bytearray()
     while (left_s := deadline - time.monotonic()) > 0:

@@ -13,7 +13,7 @@ Ending = Literal["ok", "error", "timeout", "output", "killed"]
 
 
 class SandboxError(RuntimeError):
-    """The sandbox itself failed, so the program's result is unknown. A retry may help."""
+    """The sandbox failed, so the result of the program is unknown. A retry may help."""
 
 
 class SandboxBusy(SandboxError):
@@ -28,13 +28,14 @@ class SandboxBusy(SandboxError):
 
 
 class SandboxUnavailable(SandboxError):
-    """This machine cannot provide the required protection; the message names what is missing."""
+    """This machine cannot provide the required protection. The message names the missing protection."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceUsage:
-    """Resources used by an execution: wall-clock seconds, CPU seconds, and peak memory in MiB, libraries included.
-    None: unknown to the sandbox.
+    """The resources that an execution used: wall-clock seconds, CPU seconds, and peak memory in MiB.
+
+    The memory includes that of the libraries. A value is None if the sandbox cannot measure it.
     """
 
     wall_s: float
@@ -47,12 +48,13 @@ class Execution:
     """The result of a program.
 
     Attributes:
-        ending: `ok`; `error`: it raised or exited with another code than 0; `timeout`: of wall-clock or CPU time;
-            `output`: it wrote too much; `killed`: by the signal that `detail` names.
-        stdout, stderr: its output as text, truncated at the limit.
-        detail: a sentence on an ending other than `ok` and `error`, else "".
-        used: resources used.
-        hit_cpu_limit: whether a `timeout` was of CPU time.
+        ending: how the program ended. `ok`: with exit code 0; `error`: with an exception or another exit code;
+            `timeout`: the limit of wall-clock or CPU time was reached; `output`: the program wrote too much;
+            `killed`: a signal ended the program.
+        stdout, stderr: the program's output as text, truncated at the limit.
+        detail: for `timeout`, `output` and `killed`, a sentence that describes the ending; else "".
+        used: the resources that the program used.
+        hit_cpu_limit: whether the limit of CPU time was reached.
     """
 
     ending: Ending
@@ -82,7 +84,7 @@ class Execution:
 
     @property
     def error_line(self) -> str:
-        """The error's type and the first line of its message, or `detail`; "" for `ok`."""
+        """The error's type and the first line of its message. For other endings, `detail`; "" for `ok`."""
         if self.ending == "ok":
             return ""
         lines = self.stderr.strip().splitlines()
@@ -90,7 +92,7 @@ class Execution:
 
 
 def signal_name(number: int) -> str:
-    """The name of a signal: SIGKILL for 9."""
+    """Return the name of a signal, such as SIGKILL for 9."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -99,8 +101,13 @@ def signal_name(number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SandboxHealth:
-    """State of a sandbox. `layers`: protection layers in force, as tested from inside; `alive`: whether it can run
-    programs now; `uid`: the user that programs run as; `warning`: why that is root and how to change it, else "".
+    """State of a sandbox.
+
+    Attributes:
+        layers: the protection layers that were found effective by a test inside the sandbox.
+        alive: whether the sandbox can run programs now.
+        uid: the user that programs run as.
+        warning: if programs run as root, the reason and how to change this; else "".
     """
 
     backend: str
@@ -117,8 +124,9 @@ class Sandbox(Protocol):
     """Runs programs, each in its own process. Thread-safe."""
 
     def run(self, program: str, before: Sequence[str] = (), limits: ExecutionLimits | None = None) -> Execution:
-        """Run a program in an interpreter that first runs the programs `before`. Their output and errors are dropped;
-        their time counts.
+        """Run a program in a new interpreter, after the programs in `before`.
+
+        Output and errors of the programs in `before` are dropped. Their time counts towards the limits.
 
         Raises:
             SandboxBusy: too many programs are waiting.
@@ -127,9 +135,9 @@ class Sandbox(Protocol):
         ...
 
     def health(self) -> SandboxHealth:
-        """The sandbox's current state."""
+        """Return the current state of the sandbox."""
         ...
 
     def close(self) -> None:
-        """End all running programs. Callers that wait get a `SandboxError`."""
+        """End all running programs. Each caller that waits for a program gets a `SandboxError`."""
         ...

@@ -31,9 +31,9 @@ from arlarena.sandbox.zygote import HEADER, READY
 from arlarena.sandbox.zygote_client import ForkExit, ZygoteDied, ZygoteProcess
 
 PROGRAM = "arlarena.sandbox.run_program"
-TRIES = 3  # a program is run again if the zygote died meanwhile: it had no visible effect
+TRIES = 3  # if the zygote dies, its programs are run again; this is safe, as they have no side effects
 CHUNK = 1 << 16
-RECHECK_S = 0.05  # between checks of how long a program has waited for a CPU
+RECHECK_S = 0.05  # time between checks of how long a program has waited for a CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +41,14 @@ class ForkSettings:
     """Settings of a `ForkSandbox`. Times are in seconds.
 
     Attributes:
-        limits: defaults of an execution.
-        max_running: executions at a time; others wait.
-        max_waiting: executions that may wait; others are refused.
+        limits: the default limits of an execution.
+        max_running: how many executions run at a time. Other executions wait.
+        max_waiting: how many executions may wait. Other executions are refused.
         required: layers of `lockdown.LAYERS` without which no program is run.
-        start_s: time limit of the zygote's start.
-        begin_s: time limit of a fork's lockdown; beyond it, the zygote is considered broken.
-        patience: limit of an execution's wall-clock time, CPU wait included, as a multiple of its `wall_s`. Beyond
-            it, the machine is overloaded, and the execution raises `SandboxError`.
+        start_s: time limit for the start of the zygote.
+        begin_s: time limit for the lockdown of a fork. After a longer time, the zygote counts as broken.
+        patience: an execution may take `patience * wall_s` of wall-clock time, including time spent waiting for a CPU.
+            After a longer time, the machine counts as overloaded, and the execution raises `SandboxError`.
     """
 
     limits: ExecutionLimits = field(default_factory=ExecutionLimits)
@@ -61,10 +61,10 @@ class ForkSettings:
 
 
 class ForkSandbox:
-    """Runs programs in forks of a zygote, which is replaced when it dies."""
+    """Runs programs in forks of a zygote. If the zygote dies, a new zygote is started."""
 
     def __init__(self, settings: ForkSettings | None = None, work: str = PROGRAM) -> None:
-        """Start the zygote, which takes some seconds.
+        """Start the zygote. This takes some seconds.
 
         Raises:
             SandboxUnavailable: this machine does not support the required layers.
@@ -88,7 +88,7 @@ class ForkSandbox:
         return self.run_payload(json.dumps([*before, program]).encode("utf-8", "surrogatepass"), limits)
 
     def run_payload(self, payload: bytes, limits: ExecutionLimits | None = None) -> Execution:
-        """Run the zygote's `work` function on a payload. Raises the errors of `run`."""
+        """Run the zygote's `work` function on a payload and return the result. Raises the same errors as `run`."""
         with self._admission.slot():
             for _ in range(TRIES - 1):
                 with contextlib.suppress(ZygoteDied):
@@ -126,7 +126,7 @@ class ForkSandbox:
         return ZygoteProcess(self._work, self._settings.required, self._settings.start_s)
 
     def _live_zygote(self) -> ZygoteProcess:
-        """The zygote, replaced if it has died."""
+        """Return the zygote. If the zygote has died, start a new one."""
         with self._replacing:
             if self._closed:
                 raise SandboxError("the sandbox is closed")
@@ -137,7 +137,7 @@ class ForkSandbox:
 
 
 class _Run:
-    """One execution."""
+    """One execution of a program."""
 
     def __init__(self, zygote: ZygoteProcess, payload: bytes, limits: ExecutionLimits, settings: ForkSettings) -> None:
         self._zygote, self._payload, self._limits, self._begin_s = zygote, payload, limits, settings.begin_s
@@ -147,7 +147,7 @@ class _Run:
         self._pid = 0
 
     def execution(self) -> Execution:
-        """Fork, read until the end or a limit, and build the result."""
+        """Fork the zygote, read output until the end or a limit, and build the result."""
         with contextlib.ExitStack() as own:
             with contextlib.ExitStack() as of_fork:
                 given, ends = [_closing(of_fork, _sealed(self._payload))], {}
@@ -165,7 +165,7 @@ class _Run:
             return self._result(self._exit_of(future), stopped)
 
     def _read(self, ends: dict[int, bytearray], future: Future[ForkExit]) -> Ending | None:
-        """Collect output until the program ends. Returns why it must be stopped, if it must."""
+        """Collect output until the program ends or must be stopped. Return the reason for stopping it, or None."""
         deadline, open_ends = time.monotonic() + self._begin_s, dict(ends)
         poll = select.poll()
         for descriptor in open_ends:
@@ -177,7 +177,7 @@ class _Run:
                 if not chunk:
                     poll.unregister(descriptor)
                     del open_ends[descriptor]
-            if not open_ends:  # it has ended, or has closed its streams and still runs
+            if not open_ends:  # the program has ended, or has closed its streams and still runs
                 with contextlib.suppress(TimeoutError):
                     future.exception(max(0.0, deadline - time.monotonic()))
             if not self._began and len(self._out) >= HEADER and self._out.startswith(READY):
@@ -193,16 +193,18 @@ class _Run:
         return None
 
     def _begin(self) -> None:
-        """Start the clock: the fork is locked down."""
+        """Start the clock. Called when the fork is locked down."""
         self._pid = int.from_bytes(self._out[len(READY) : HEADER], "little")
         self._began, self._waited = time.monotonic(), kernel.cpu_wait_s(self._pid)
 
     def _remaining(self) -> float:
-        """Seconds left of the wall-clock limit. Time spent waiting for a CPU does not count, so that a program ends in
-        the same way on a busy machine.
+        """Return the seconds left of the wall-clock limit.
+
+        Time that the program spends waiting for a CPU does not count, so that a busy machine does not change how a
+        program ends.
 
         Raises:
-            SandboxError: it has waited for a CPU for too long.
+            SandboxError: the program has waited for a CPU for too long.
         """
         if not self._began:
             return 0.0
@@ -219,7 +221,7 @@ class _Run:
         try:
             ended = future.result(self._begin_s)
         except TimeoutError:
-            self._zygote.close()  # its forks end with it
+            self._zygote.close()  # this also ends all forks
             raise SandboxError(f"an execution did not end within {self._begin_s:g} s after SIGKILL") from None
         if not self._began:
             error = self._err.decode("utf-8", "replace").strip()
@@ -245,13 +247,13 @@ class _Run:
 
 
 def _closing(stack: contextlib.ExitStack, descriptor: int) -> int:
-    """Have the stack close the descriptor; returns it."""
+    """Let the exit stack close the descriptor, and return the descriptor."""
     stack.callback(os.close, descriptor)
     return descriptor
 
 
 def _sealed(payload: bytes) -> int:
-    """A descriptor to read the payload from, sealed against writes."""
+    """Return a descriptor from which the payload can be read. The content is sealed against writes."""
     descriptor = os.memfd_create("payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with os.fdopen(os.dup(descriptor), "wb") as file:
         file.write(payload)

@@ -18,22 +18,24 @@ FIX = (
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user and a group. `warning`: why forks run as root and how to change that; "" if they do not."""
+    """A user and a group. `warning`: why forks run as root and how to change this; "" if forks run as another user."""
 
     uid: int
     gid: int
     warning: str = ""
 
     def assume(self) -> None:
-        """Become this user irrevocably, without supplementary groups. Raises OSError."""
+        """Become this user irrevocably, without supplementary groups. Raises OSError if that fails."""
         os.setgroups([])
         os.setresgid(self.gid, self.gid, self.gid)
         os.setresuid(self.uid, self.uid, self.uid)
 
 
 def choose_identity(readable: Sequence[Path]) -> Identity:
-    """The user for forks. An ordinary user stays. Root becomes the first of these that can read the loaded libraries
-    below `readable`: user and group nobody; user nobody and the libraries' group; the libraries' owner and group.
+    """Return the user for forks.
+
+    An ordinary user stays the same. Root becomes the first of these users that can read the loaded libraries below
+    `readable`: user and group nobody; user nobody with the libraries' group; the libraries' owner and group.
     """
     own = Identity(os.geteuid(), os.getegid())
     if own.uid != 0:
@@ -51,7 +53,7 @@ def choose_identity(readable: Sequence[Path]) -> Identity:
 
 
 def _problem(identity: Identity, readable: Sequence[Path]) -> str:
-    """Why forks cannot run as `identity`, found by a fork that tries; "" if they can."""
+    """Return why forks cannot run as `identity`, or "". The check is made in a fork that becomes this user."""
     result, result_writer = os.pipe()
     release, release_writer = os.pipe()
     pid = os.fork()
@@ -78,7 +80,7 @@ def _problem(identity: Identity, readable: Sequence[Path]) -> str:
 
 
 def _try(identity: Identity, readable: Sequence[Path]) -> str:
-    """Become `identity` in a fork. Returns `OK` or the problem."""
+    """Become `identity` and check the access to the libraries, in a fork. Return `OK` or the problem."""
     try:
         identity.assume()
     except OSError as error:

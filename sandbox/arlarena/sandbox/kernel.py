@@ -27,7 +27,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def supported() -> bool:
-    """Whether this machine is supported."""
+    """Return whether this module supports the machine."""
     return sys.platform == "linux" and MACHINE in NUMBERS
 
 
@@ -42,13 +42,13 @@ def call(number: int, *arguments: ctypes._SimpleCData | ctypes._Pointer | int | 
 
 
 def prctl(option: int, *arguments: int) -> int:
-    """`prctl(2)`. Errors as in `call`."""
+    """Call `prctl(2)`. Errors as in `call`."""
     words = [ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:4]]
     return _checked(_libc.prctl(ctypes.c_int(option), *words))
 
 
 def unshare(flags: int) -> None:
-    """`unshare(2)`. Errors as in `call`."""
+    """Call `unshare(2)`. Errors as in `call`."""
     _checked(_libc.unshare(ctypes.c_int(flags)))
 
 
@@ -61,8 +61,9 @@ def close_from(first: int) -> None:
 
 
 def cpu_wait_s(pid: int) -> float:
-    """Seconds that a single-threaded process has been runnable and waited for a CPU; 0 if the kernel does not report
-    it.
+    """Return the seconds for which a single-threaded process was ready to run but had no CPU.
+
+    Returns 0 if the kernel does not report this time.
     """
     try:
         with open(f"/proc/{pid}/schedstat") as file:
@@ -72,8 +73,10 @@ def cpu_wait_s(pid: int) -> float:
 
 
 def protect_code() -> None:
-    """Make all executable memory of this process non-executable that can be written, directly or through a shared
-    mapping of the same file. Old versions of libffi leave both kinds behind. Errors as in `call`.
+    """Make all executable memory that can also be written non-executable.
+
+    Memory can be written directly, or through a shared mapping of the same file. Old versions of libffi leave memory of
+    both kinds. Errors as in `call`.
     """
     with open("/proc/self/maps") as file:
         regions = [line.split() for line in file]
@@ -86,8 +89,9 @@ def protect_code() -> None:
 
 
 def use_huge_pages() -> None:
-    """Move this process's memory into pages of 2 MiB, if the kernel supports them: copying the page table takes half
-    of a fork's time.
+    """Move this process's memory into pages of 2 MiB, if the kernel supports such pages.
+
+    Forks are then faster: with small pages, half of a fork's time goes into copying the page table.
     """
     with open("/proc/self/maps") as file:
         regions = [line.split() for line in file]

@@ -33,7 +33,7 @@ class _PathBeneath(ctypes.Structure):
 
 
 def version() -> int:
-    """The kernel's version of the interface; 0 without Landlock."""
+    """Return the kernel's version of the Landlock interface, or 0 without Landlock."""
     try:
         return call(LANDLOCK_CREATE_RULESET, None, 0, VERSION_FLAG)
     except OSError:
@@ -41,9 +41,10 @@ def version() -> int:
 
 
 def ruleset(readable: Sequence[Path]) -> int:
-    """A descriptor of rules that allow only to read files at or below `readable`, and to list the parent folders, which
-    Python does before an import if such a folder has changed. If the kernel supports it, they also forbid TCP and
-    signals to other processes.
+    """Return a descriptor of rules that allow programs only to read files at or below `readable`.
+
+    Listing the parent folders is also allowed: Python lists a changed folder before an import. If the kernel supports
+    it, the rules also forbid TCP and signals to other processes.
 
     Raises:
         OSError: the kernel has no Landlock.
@@ -73,5 +74,5 @@ def _allow(rules: int, path: Path, rights: int) -> None:
 
 
 def restrict(rules: int) -> None:
-    """Apply the rules to this process irrevocably. Requires no_new_privs. Raises OSError."""
+    """Apply the rules to this process irrevocably. Requires no_new_privs. Raises OSError if that fails."""
     call(LANDLOCK_RESTRICT_SELF, rules, 0)

@@ -45,8 +45,10 @@ def preload() -> None:
 
 
 def readable() -> Iterator[Path]:
-    """Files and folders that imports may read: the standard library without third-party folders, and the folders of
-    the packages and of their shared libraries.
+    """Yield the files and folders that imports may read.
+
+    These are the standard library without third-party folders, and the folders of the packages and of their shared
+    libraries.
     """
     paths = sysconfig.get_paths()
     for folder in {paths["stdlib"], paths["platstdlib"], os.path.dirname(os.__file__)}:

@@ -10,11 +10,10 @@ class ExecutionLimits:
     """Resource limits of an execution.
 
     Attributes:
-        wall_s: seconds from the first instruction to the end. Time spent waiting for a CPU does not count in forks; it
-            counts in containers.
+        wall_s: seconds from the first instruction to the end. Time spent waiting for a CPU counts only in containers.
         cpu_s: seconds of CPU time, rounded up to whole seconds.
-        memory_mb: MiB beyond the memory of the libraries.
-        output_bytes: bytes of standard output and standard error together; more bytes end the program.
+        memory_mb: MiB in addition to the memory of the libraries.
+        output_bytes: bytes of standard output and standard error together. A program that writes more is stopped.
     """
 
     wall_s: float = 10.0

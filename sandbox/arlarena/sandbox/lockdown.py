@@ -1,8 +1,14 @@
 """The restrictions that a fork of the zygote applies to itself before it reads a program. They are irrevocable.
 
-Each layer alone stops most attacks: another user if the server is root; no capabilities; resource limits; Landlock
-(files, TCP, signals); no executable memory except libraries (MDWE, Linux 6.3); seccomp (system calls). None needs
-privileges.
+There are several layers, and each layer stops most attacks:
+* another user, if the server runs as root;
+* no capabilities;
+* resource limits;
+* Landlock (files, TCP, signals);
+* no executable memory except libraries (MDWE, Linux 6.3);
+* seccomp (system calls).
+
+No layer needs privileges.
 """
 
 from __future__ import annotations
@@ -28,7 +34,7 @@ REQUIRED = ("rlimits", "capabilities", "no_new_privs", "landlock", "seccomp")
 
 @dataclass(frozen=True, slots=True)
 class LockdownPlan:
-    """Prepared by the zygote for its forks.
+    """The values that the zygote prepares for the lockdown of its forks.
 
     Attributes:
         filter: the seccomp program.
@@ -48,7 +54,7 @@ class LockdownPlan:
 
 
 def lock_down(plan: LockdownPlan, cpu_s: int, memory_bytes: int) -> list[str]:
-    """Apply all layers. Descriptors 0, 1 and 2 stay open; all others are closed.
+    """Apply all layers. Descriptors 0, 1 and 2 stay open; all other descriptors are closed.
 
     Returns:
         the layers in force.
@@ -114,7 +120,9 @@ def _limit(cpu_s: int, address_space: int) -> None:
 
 
 def isolate() -> bool:
-    """Move the zygote into namespaces without network, shared memory or message queues. Returns whether that worked."""
+    """Move the zygote into namespaces without network, shared memory and message queues. Return whether that was
+    possible.
+    """
     try:
         kernel.unshare(kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS)
     except OSError:
@@ -123,6 +131,6 @@ def isolate() -> bool:
 
 
 def address_space() -> int:
-    """Bytes that this process has mapped."""
+    """Return how many bytes of address space this process has mapped."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")

@@ -20,12 +20,12 @@ from typing import Any, NamedTuple, TextIO
 import numpy
 
 NAME = "<program>"
-MAX_TRACEBACK, MAX_LINE = 8192, 1000  # characters, so that an error with a large formula stays below the output limit
+MAX_TRACEBACK, MAX_LINE = 8192, 1000  # most characters, so that an error with a large formula fits the output limit
 RESERVE = 8 << 20  # bytes of address space, freed to report an error after memory has run out
 
 
 def load() -> tuple[Callable[[bytes], int], list[Path]]:
-    """See `zygote`."""
+    """Return `run` and the files that forks may read. See `arlarena.sandbox.zygote`."""
     from arlarena.sandbox import libraries
 
     sys.dont_write_bytecode = True
@@ -34,7 +34,7 @@ def load() -> tuple[Callable[[bytes], int], list[Path]]:
 
 
 def run(payload: bytes) -> int:
-    """Run a JSON list of programs in one namespace. Returns the exit code of the last."""
+    """Run a JSON list of programs in one namespace. Return the exit code of the last program."""
     *before, program = json.loads(payload)
     main = ModuleType("__main__")
     main.__dict__["final_answer"] = final_answer
@@ -59,24 +59,24 @@ def run(payload: bytes) -> int:
 
 
 def final_answer(answer: object) -> None:
-    r"""Give the answer: print it as \boxed{…}, which ends the episode."""
+    r"""Print the answer as \boxed{…}. The environment then ends the episode."""
     print(f"\\boxed{{{answer}}}")
 
 
 class _NullStream(io.TextIOBase):
-    """Discards text."""
+    """A stream that discards all text."""
 
     def write(self, text: str) -> int:
         return len(text)
 
 
 def _stream(descriptor: int) -> TextIO:
-    """A line-buffered text stream, so that output printed before a program is killed is not lost."""
+    """Return a line-buffered text stream, so that output printed before a program is killed is not lost."""
     return open(descriptor, "w", encoding="utf-8", errors="replace", closefd=False, buffering=1)
 
 
 class _Ended(NamedTuple):
-    """How a program ended. `error`: one line that names its error, or ""."""
+    """How a program ended. `error`: one line with the error's type and message, or "" without an error."""
 
     code: int
     error: str = ""
@@ -97,7 +97,9 @@ def _execute(program: str, namespace: dict[str, Any], reserve: list[bytearray]) 
 
 
 def _error_line(error: BaseException) -> str:
-    """An error's type and the first line of its message. Program code may compute the message, and may raise."""
+    """Return an error's type and the first line of its message. The program's own code may compute the message, so an
+    exception raised there is caught.
+    """
     kind = type(error)
     name, message = "an error without a name", ""
     with contextlib.suppress(BaseException):
@@ -113,7 +115,9 @@ def _error_line(error: BaseException) -> str:
 
 
 def _traceback(error: BaseException) -> str:
-    """The end of the traceback, from the program's first frame on; "" if it cannot be formatted."""
+    """Return the end of the traceback, from the program's first frame on. Return "" if the traceback cannot be
+    formatted.
+    """
     with contextlib.suppress(BaseException):
         trace = error.__traceback__
         lines = traceback.format_exception(type(error), error, trace and trace.tb_next)
@@ -122,7 +126,7 @@ def _traceback(error: BaseException) -> str:
 
 
 def _write_error(ended: _Ended) -> None:
-    """Write the traceback so that its last line is `error`, and close standard error."""
+    """Write the traceback to standard error, with `error` as the last line. Then close standard error."""
     text = ended.traceback.rstrip()
     if text.rpartition("\n")[2] != ended.error:
         text = f"{text}\n{ended.error}"

@@ -1,7 +1,7 @@
-"""seccomp: the system calls that a program may make. Other calls fail with EPERM, and calls of another architecture
-(32 bits, x32) kill it.
+"""Restricts the system calls of a program with seccomp.
 
-libseccomp knows the numbers of each machine. It compiles the filter once; each execution only loads it.
+A call that is not allowed fails with EPERM. A call of another architecture (32 bits, x32) kills the program. libseccomp
+compiles the filter once for this machine. Each execution only loads the compiled filter.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ ALLOWED = """
 """
 # C libraries and Python fall back to other calls after these errors, but not after EPERM.
 FALLBACK_ERRORS = {"clone3": errno.ENOSYS, "ioctl": errno.ENOTTY, "readlink": errno.EINVAL, "readlinkat": errno.EINVAL}
-FCNTL = (0, 1, 2, 3, 1030)  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC: no signals and no locks
+# F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC. Other commands could set signals or locks.
+FCNTL = (0, 1, 2, 3, 1030)
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | (os.O_TMPFILE & ~os.O_DIRECTORY)
 
 
@@ -38,8 +39,9 @@ class _Program(ctypes.Structure):
 
 
 def compile_filter(*, may_open: bool) -> bytes:
-    """The filter for this machine, as BPF instructions. `may_open`: whether files may be opened for reading; only safe
-    if Landlock restricts which.
+    """Return the filter for this machine, as BPF instructions.
+
+    `may_open`: whether programs may open files for reading. This is safe only if Landlock restricts which files.
 
     Raises:
         SandboxUnavailable: libseccomp is not installed.
@@ -63,9 +65,9 @@ def compile_filter(*, may_open: bool) -> bytes:
         rule(scmp.ERRNO(number), name)
     for command in FCNTL:
         rule(scmp.ALLOW, "fcntl", scmp.Arg(1, scmp.EQ, command))
-    # A program may read its own limits, and set none.
+    # A program may read its own limits. It may not change limits.
     rule(scmp.ALLOW, "prlimit64", scmp.Arg(0, scmp.EQ, 0), scmp.Arg(2, scmp.EQ, 0))
-    # Memory cannot be made executable. Only files can be mapped as executable: privately, and not writable.
+    # Memory cannot be made executable later. Executable mappings must be of files, private and not writable.
     rule(scmp.ALLOW, "mprotect", scmp.Arg(2, scmp.MASKED_EQ, mmap.PROT_EXEC, 0))
     rule(scmp.ALLOW, "mmap", scmp.Arg(2, scmp.MASKED_EQ, mmap.PROT_EXEC, 0))
     rule(
@@ -84,7 +86,7 @@ def compile_filter(*, may_open: bool) -> bytes:
 
 
 def load(program: bytes) -> None:
-    """Apply a compiled filter to this process irrevocably. Requires no_new_privs. Raises OSError."""
+    """Apply a compiled filter to this process irrevocably. Requires no_new_privs. Raises OSError if that fails."""
     instructions = ctypes.create_string_buffer(program, len(program))
     known = _Program(len(program) // 8, ctypes.cast(instructions, ctypes.c_void_p))
     call(NUMBERS[MACHINE]["seccomp"], SET_MODE_FILTER, 0, ctypes.byref(known))  # type: ignore[arg-type]

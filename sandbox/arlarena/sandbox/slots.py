@@ -10,7 +10,7 @@ from arlarena.sandbox.execution import SandboxBusy
 
 
 class Admission:
-    """`max_running` slots, and a queue of at most `max_waiting`."""
+    """Limits the programs: `max_running` run at a time, and at most `max_waiting` wait in a queue."""
 
     def __init__(self, max_running: int, max_waiting: int, retry_after_s: float) -> None:
         self._max_running, self._max_waiting, self._retry_after_s = max_running, max_waiting, retry_after_s
@@ -19,7 +19,7 @@ class Admission:
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Hold a slot; wait for a free slot in first-come order.
+        """Hold a slot while the context lasts. If none is free, wait in first-come order.
 
         Raises:
             SandboxBusy: the queue is full.

@@ -2,11 +2,15 @@
 
     python -m arlarena.sandbox.zygote FD '{"work": "arlarena.sandbox.run_program", "required": []}'
 
-The server talks to it over the socket FD (sequenced packets). `{"id", "cpu_s", "memory_mb"}` with three descriptors
-(payload, standard output, standard error) starts an execution; `{"id", "kill": true}` kills it. The zygote answers
-`{"id", "failed"}` or, at the end of the process, `{"id", "status", "cpu_s", "memory_mb"}`. Only the fork reads the
-payload, so no execution starts with data of another in its memory. `work` is a module whose `load()` loads the
-libraries and returns the function that forks run on a payload, and the files that they may read.
+The server and the zygote exchange messages over the socket FD (sequenced packets):
+* `{"id", "cpu_s", "memory_mb"}`, with three descriptors (payload, standard output, standard error), starts a fork.
+* `{"id", "kill": true}` kills the fork.
+* The zygote answers `{"id", "failed"}` if the fork could not start.
+* At the end of the fork, the zygote sends `{"id", "status", "cpu_s", "memory_mb"}`.
+
+Only the fork reads the payload, so the memory of a new fork has no data of other executions. `work` is a module with a
+function `load()`. This function loads the libraries. It returns the function that forks call with the payload, and the
+files that forks may read.
 """
 
 from __future__ import annotations
@@ -34,11 +38,11 @@ from arlarena.sandbox.lockdown import (
     lock_down,
 )
 
-READY = b"\x06"  # first byte of standard output: the fork is locked down. The program's output follows the header.
-PID_BYTES = 4  # after READY: the fork's process id, little-endian
+READY = b"\x06"  # first byte of standard output: the fork is locked down
+PID_BYTES = 4  # READY is followed by the fork's process id (little-endian), and then by the program's output
 HEADER = len(READY) + PID_BYTES
 NOT_LOCKED = 97  # exit code of a fork that failed to lock itself down
-MAX_MESSAGE = 4096  # bytes
+MAX_MESSAGE = 4096  # bytes of one message
 
 
 class Zygote:
@@ -52,7 +56,7 @@ class Zygote:
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def serve(self) -> None:
-        """Fork and reap children until the server disconnects."""
+        """Fork a process for each request and report its end, until the server disconnects."""
         poll = select.poll()
         poll.register(self._server, select.POLLIN)
         poll.register(self._wakeup, select.POLLIN)
@@ -65,7 +69,7 @@ class Zygote:
             self._reap()
 
     def _handle_message(self) -> bool:
-        """Handle one message. Returns False once the server has disconnected."""
+        """Handle one message. Return False if the server has disconnected."""
         message, descriptors, _, _ = socket.recv_fds(self._server, MAX_MESSAGE, 3)
         if not message:
             return False
@@ -73,7 +77,7 @@ class Zygote:
         if request.get("kill"):
             for pid, number in self._running.items():
                 if number == request["id"]:
-                    os.kill(pid, signal.SIGKILL)  # not reaped yet, so the id is not reused
+                    os.kill(pid, signal.SIGKILL)  # the process is not reaped yet, so no other process has its id
             return True
         try:
             pid = os.fork()
@@ -88,7 +92,7 @@ class Zygote:
         return True
 
     def _run_fork(self, descriptors: Sequence[int], request: dict[str, Any]) -> NoReturn:
-        """In the fork: lock down, write the header, do the work."""
+        """Lock down this fork, write the header, and do the work. Called only in the fork."""
         code = NOT_LOCKED
         try:
             signal.set_wakeup_fd(-1)
@@ -106,7 +110,9 @@ class Zygote:
             os._exit(code)
 
     def _redirect(self, descriptors: Sequence[int]) -> bytes:
-        """Read the payload; make /dev/null, standard output and standard error descriptors 0, 1 and 2."""
+        """Read the payload and return it. Then /dev/null, standard output and standard error become descriptors 0, 1
+        and 2.
+        """
         source, out, err = descriptors
         with os.fdopen(os.dup(source), "rb") as file:
             payload = file.read()
@@ -117,7 +123,7 @@ class Zygote:
         return payload
 
     def _reap(self) -> None:
-        """Reap ended forks and report them."""
+        """Collect the ended forks and report each to the server."""
         while self._running:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -140,7 +146,7 @@ class Zygote:
 
 
 def prepare(required: frozenset[str], readable: Sequence[Path]) -> tuple[LockdownPlan, list[str]]:
-    """The plan for all forks, and the layers in force, tested in a fork.
+    """Return the plan for all forks, and the layers that take effect. The layers are tested in a fork.
 
     Raises:
         OSError: a required layer is not available or not effective.
@@ -185,7 +191,7 @@ def _run_in_fork(work: Callable[[], dict[str, Any]]) -> bytes:
 
 
 def _verify(plan: LockdownPlan) -> dict[str, Any]:
-    """Lock down and verify each layer by forbidden calls."""
+    """Lock down this fork and try a forbidden call for each layer. Return the result."""
     layers = lock_down(plan, 10, 1 << 30)
     forbidden: list[tuple[str, Callable[[], object]]] = []
     if "seccomp" in layers:
@@ -214,7 +220,7 @@ def _map_writable_code(path: str) -> mmap.mmap:
 
 
 def main() -> int:
-    """Load, prepare, report readiness, serve."""
+    """Load the libraries, prepare the plan, report that the zygote is ready, and serve requests."""
     server = socket.socket(fileno=int(sys.argv[1]))
     settings = json.loads(sys.argv[2])
     work, readable = importlib.import_module(settings["work"]).load()

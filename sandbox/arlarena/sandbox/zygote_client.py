@@ -33,7 +33,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class ForkExit:
-    """The exit of a fork. `status`: its exit code, or the negative number of the signal that ended it."""
+    """The end of a fork. `status`: the exit code, or the negative number of the signal that ended the fork."""
 
     status: int
     cpu_s: float
@@ -41,12 +41,14 @@ class ForkExit:
 
 
 class ZygoteDied(SandboxError):
-    """The zygote has died, and its forks with it."""
+    """The zygote has died. Its forks have died with it."""
 
 
 class ZygoteProcess:
-    """One zygote. `layers`: layers in force in its forks; `uid`: the user that they run as; `warning`: why that is
-    root, or "".
+    """A zygote process, as seen by the server.
+
+    `layers`: the protection layers of the forks. `uid`: the user that forks run as. `warning`: why forks run as root,
+    or "".
     """
 
     def __init__(self, work: str, required: Sequence[str], start_s: float) -> None:
@@ -54,7 +56,7 @@ class ZygoteProcess:
 
         Raises:
             SandboxUnavailable: a required layer is not available on this machine.
-            SandboxError: it did not start within `start_s` seconds, or ended.
+            SandboxError: the zygote ended, or did not start within `start_s` seconds.
         """
         self._socket, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `close`)
@@ -83,17 +85,19 @@ class ZygoteProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether it accepts requests."""
+        """Whether the zygote accepts requests."""
         return not self._dead
 
     @property
     def pid(self) -> int:
-        """Process id."""
+        """Process id of the zygote."""
         return self._process.pid
 
     def fork(self, descriptors: Sequence[int], limits: ExecutionLimits) -> tuple[int, Future[ForkExit]]:
-        """Start an execution with descriptors of its payload, standard output and standard error. Returns its number
-        and a future of its exit.
+        """Start an execution.
+
+        `descriptors`: for the payload, standard output and standard error. Returns the execution's number, and a future
+        of the fork's exit.
 
         Raises:
             ZygoteDied: the zygote has died.
@@ -114,7 +118,7 @@ class ZygoteProcess:
         return number, future
 
     def kill(self, number: int) -> None:
-        """Kill an execution, if it still runs; its future completes once it has ended."""
+        """Kill an execution if it still runs. The future of the execution completes when the fork has ended."""
         with contextlib.suppress(OSError):
             self._socket.send(json.dumps({"id": number, "kill": True}).encode())
 
@@ -154,7 +158,7 @@ class ZygoteProcess:
                     future.set_exception(SandboxError(f"no process could be started: {answer['failed']}"))
                 else:
                     future.set_result(ForkExit(answer["status"], answer["cpu_s"], answer["memory_mb"]))
-        self._process.kill()  # its socket is closed, so it is of no use
+        self._process.kill()  # without its socket, the zygote is of no use
         self._process.wait()
         self._fail(f"the zygote died: {self._last_error_line()}")
 
@@ -166,7 +170,7 @@ class ZygoteProcess:
             future.set_exception(ZygoteDied(why))
 
     def _last_error_line(self) -> str:
-        """The last line of its standard error."""
+        """Return the last line that the zygote wrote to standard error."""
         with contextlib.suppress(OSError, ValueError):
             self._errors.seek(0)
             lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()

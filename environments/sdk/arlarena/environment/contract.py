@@ -42,11 +42,11 @@ NOTHING = "nothing of use"  # a reply that changes no state
 
 
 class ContractError(AssertionError):
-    """An environment violates the contract; the message says how."""
+    """The environment violates the contract. The message describes the violation."""
 
 
 class NotApplicable(Exception):
-    """A check does not apply to this environment; the message says why."""
+    """The check does not apply to this environment. The message gives the reason."""
 
 
 def _require(condition: object, message: str) -> None:
@@ -55,7 +55,7 @@ def _require(condition: object, message: str) -> None:
 
 
 def _specs(environment: EnvironmentFactory, count: int = TASKS) -> Iterator[ResetSpec]:
-    """The first tasks of each split."""
+    """Yield the first `count` tasks of each split."""
     for split in environment.info.splits:
         for index in range(count if split.size is None else min(count, split.size)):
             yield ResetSpec(split=split.name, index=index)
@@ -66,7 +66,7 @@ def _start(environment: EnvironmentFactory, spec: ResetSpec) -> Episode:
 
 
 def _any_task(environment: EnvironmentFactory, index: int = 0) -> ResetSpec:
-    """A task of the default split."""
+    """Return a task of the default split."""
     size = environment.info.splits[0].size
     return ResetSpec(index=index if size is None else min(index, size - 1))
 
@@ -76,7 +76,7 @@ def _has_expert(environment: EnvironmentFactory) -> bool:
 
 
 def _plan(episode: Episode) -> list[str]:
-    """The expert's replies from here."""
+    """Return the expert's replies from the current state to the end."""
     try:
         return episode.expert()
     except ExpertUnavailable as error:
@@ -87,13 +87,15 @@ def _plan(episode: Episode) -> list[str]:
 
 
 def _some_replies(environment: EnvironmentFactory, spec: ResetSpec) -> list[str]:
-    """Unreadable replies, with replies of the expert (if any) in between, which change the state."""
+    """Return unreadable replies and, if there is an expert, its replies in between. The expert's replies change the
+    state.
+    """
     plan = _plan(_start(environment, spec)) if _has_expert(environment) else []
     return [*UNREADABLE[:2], *plan[: len(plan) // 2], f"<think>x</think><action>{NOTHING}</action>", *UNREADABLE[2:]]
 
 
 def _transcript(episode: Episode, replies: Sequence[str]) -> list[StepResult]:
-    """All results until the episode or the replies end."""
+    """Play the replies and return all results. Stops at the end of the episode."""
     results = [episode.observe()]
     for reply in replies:
         if episode.done:
@@ -103,7 +105,9 @@ def _transcript(episode: Episode, replies: Sequence[str]) -> list[StepResult]:
 
 
 def describes_itself(environment: EnvironmentFactory) -> None:
-    """`info` is complete: versions, texts, a horizon, a training split first, and at least one evaluation split."""
+    """Check that `info` has versions, texts and a horizon. The first split must be for training, and one split for
+    evaluation.
+    """
     info = environment.info
     for name, text in (
         ("name", info.name), ("version", info.version), ("description", info.description),
@@ -120,7 +124,7 @@ def describes_itself(environment: EnvironmentFactory) -> None:
 
 
 def names_its_tasks(environment: EnvironmentFactory) -> None:
-    """A task is found by its id, and by its id with its split and index."""
+    """Check that a task is found by its id, and by its id together with its split and index."""
     for spec in _specs(environment):
         task = environment.task(spec)
         for same in (ResetSpec(task_id=task.id), ResetSpec(task_id=task.id, split=spec.split, index=spec.index)):
@@ -128,7 +132,7 @@ def names_its_tasks(environment: EnvironmentFactory) -> None:
 
 
 def keeps_evaluation_tasks_out_of_training(environment: EnvironmentFactory) -> None:
-    """No content key of an evaluation split occurs in a training split."""
+    """Check that no content key of an evaluation split occurs in a training split."""
     keys: dict[bool, set[str]] = {True: set(), False: set()}
     evaluation = {split.name: split.evaluation for split in environment.info.splits}
     for spec in _specs(environment, DISJOINT_TASKS):
@@ -143,7 +147,7 @@ def keeps_evaluation_tasks_out_of_training(environment: EnvironmentFactory) -> N
 
 
 def repeats_transcripts(environment: EnvironmentFactory) -> None:
-    """The same task and the same replies give equal results."""
+    """Check that the same task and the same replies give equal results."""
     for spec in _specs(environment):
         replies = _some_replies(environment, spec)
         once, again = (_transcript(_start(environment, spec), replies) for _ in range(2))
@@ -151,7 +155,9 @@ def repeats_transcripts(environment: EnvironmentFactory) -> None:
 
 
 def begins_with_an_observation(environment: EnvironmentFactory) -> None:
-    """The first result has a text that is in the prompt, keys, no reward, and both validity marks True."""
+    """Check the first result: a text that is in the prompt, keys, no reward, and both `format_valid` and `action_valid`
+    True.
+    """
     for spec in _specs(environment):
         first = _start(environment, spec).observe()
         seen, metadata = first.observation, first.metadata
@@ -169,7 +175,7 @@ def begins_with_an_observation(environment: EnvironmentFactory) -> None:
 
 
 def ends_at_the_horizon(environment: EnvironmentFactory) -> None:
-    """An episode ends after at most `horizon` steps, and a step after the end raises RuntimeError."""
+    """Check that an episode ends after at most `horizon` steps, and that a further step raises RuntimeError."""
     episode, results = _start(environment, _any_task(environment, 1)), list[StepResult]()
     while not episode.done:
         results.append(episode.step(NOTHING))
@@ -187,7 +193,7 @@ def ends_at_the_horizon(environment: EnvironmentFactory) -> None:
 
 
 def offers_actions_until_the_end(environment: EnvironmentFactory) -> None:
-    """An episode with admissible actions continues only while there is one: lost and drawn games must end."""
+    """Check that every state of a running episode has an admissible action. Lost and drawn games must end."""
     for turn in range(LISTED_ACTIONS):
         episode = _start(environment, _any_task(environment, 1))
         offered = episode.observe().observation.admissible_actions
@@ -201,7 +207,7 @@ def offers_actions_until_the_end(environment: EnvironmentFactory) -> None:
 
 
 def marks_unreadable_replies(environment: EnvironmentFactory) -> None:
-    """An unreadable reply costs a step, has a reward, and is marked as invalid."""
+    """Check that an unreadable reply takes a step, has a reward, and is marked as invalid."""
     for reply in UNREADABLE:
         result = _start(environment, _any_task(environment, 1)).step(reply)
         marks = (result.observation.step, result.observation.format_valid)
@@ -211,7 +217,7 @@ def marks_unreadable_replies(environment: EnvironmentFactory) -> None:
 
 
 def knows_the_strict_format(environment: EnvironmentFactory) -> None:
-    """A reply of the expert is in the strict format; with a character added it is not."""
+    """Check that the expert's reply is in the strict format, and that the same reply with an added character is not."""
     _need_expert(environment)
     episode = _start(environment, _any_task(environment, 1))
     strict = _plan(episode)[0]
@@ -220,7 +226,7 @@ def knows_the_strict_format(environment: EnvironmentFactory) -> None:
 
 
 def has_an_expert_that_solves_it(environment: EnvironmentFactory) -> None:
-    """The expert's replies solve every task in the strict format, and its plan does not change meanwhile."""
+    """Check that the expert's replies solve every task in the strict format. The plan must stay the same on the way."""
     _need_expert(environment)
     for spec in _specs(environment):
         episode = _start(environment, spec)
@@ -236,7 +242,7 @@ def has_an_expert_that_solves_it(environment: EnvironmentFactory) -> None:
 
 
 def forks(environment: EnvironmentFactory) -> None:
-    """A fork is in the same state, and neither episode changes the other."""
+    """Check that a fork is in the same state, and that neither episode changes the other."""
     for spec in _specs(environment, 2):
         episode, replies = _start(environment, spec), _some_replies(environment, spec)
         _transcript(episode, replies[:2])
@@ -249,7 +255,7 @@ def forks(environment: EnvironmentFactory) -> None:
 
 
 def has_keys_of_states(environment: EnvironmentFactory) -> None:
-    """A step that changes nothing does not change the keys, and different tasks have different keys.
+    """Check that a step without effect leaves the keys unchanged, and that different tasks have different keys.
 
     Methods with step-level advantages compare turns with equal states; with a counter in the key, none would be equal.
     """
@@ -283,7 +289,7 @@ CHECKS: dict[str, Check] = {
 
 
 def main() -> int:
-    """The command in the module's docstring."""
+    """Run the command in the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m arlarena.environment.contract", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("name", help="an installed environment, or a module with load(where, options)")

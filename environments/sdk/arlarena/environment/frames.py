@@ -20,6 +20,6 @@ class Frame:
     height: int
 
     def inline(self) -> Image:
-        """The image for an observation, with the file as base64."""
+        """Return the image for an observation, with the file as base64."""
         digest = hashlib.sha256(self.png).hexdigest()
         return Image(PNG, digest, self.width, self.height, data=base64.b64encode(self.png).decode())

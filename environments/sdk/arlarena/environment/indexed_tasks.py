@@ -12,8 +12,8 @@ SHOWN_CHARS = 80  # characters of a task_id that an error quotes
 
 
 def indexed_task(name: str, splits: Sequence[Split], spec: ResetSpec) -> Task:
-    """The task given by `task_id`, by `split` and `index`, or by `split` and `seed`. Default: the first task of the
-    first split.
+    """Return the task given by `task_id`, by `split` and `index`, or by `split` and `seed`. Default: the first task of
+    the first split.
 
     Raises:
         TaskError: the split is unknown, the index is out of range, or the fields contradict each other.
@@ -37,7 +37,7 @@ def indexed_task(name: str, splits: Sequence[Split], spec: ResetSpec) -> Task:
 
 
 def index_of(text: str) -> int | None:
-    """The index in a text; None for other text and for a number beyond `LARGEST_INDEX`."""
+    """Return the index in a text. None if the text is not a number, or the number is larger than `LARGEST_INDEX`."""
     if not (text.isascii() and text.isdigit()) or len(text.lstrip("0")) > len(str(LARGEST_INDEX)):
         return None
     index = int(text.lstrip("0") or "0")

@@ -34,7 +34,7 @@ class PromptTemplate:
     text: str
 
     def render(self, scene: Scene) -> str:
-        """The user message of one turn."""
+        """Return the user message of one turn."""
         fields = {
             "task": scene.task,
             "observation": scene.observation,
@@ -46,13 +46,13 @@ class PromptTemplate:
         return "".join([before + fields[name] if name else before for before, name in _pieces(self.text)])
 
     def describe(self) -> Template:
-        """The template as `/v1/info` shows it."""
+        """Return the template as `/v1/info` shows it."""
         return Template(self.name, self.version, self.text)
 
 
 @cache
 def _pieces(text: str) -> list[tuple[str, str | None]]:
-    """The parsed template: (text before a field, name of the field); the last piece has no field."""
+    """Split a template into pairs (text before a field, name of the field). The last pair has no field."""
     return [(before, name) for before, name, _, _ in Formatter().parse(text)]
 
 

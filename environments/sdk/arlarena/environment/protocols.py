@@ -5,7 +5,7 @@
     while not episode.done:
         result = episode.step(reply)
 
-Prompt template, parser and expert belong to the environment, so no other part of the system depends on its rules.
+The prompt template, the parser and the expert belong to the environment. No other part depends on its rules.
 `registry` finds environments.
 """
 
@@ -18,11 +18,11 @@ from arlarena.proto.trajectory import Task
 
 
 class TaskError(ValueError):
-    """The requested task does not exist; the message names the valid tasks."""
+    """The requested task does not exist. The message names the valid tasks."""
 
 
 class ExpertUnavailable(RuntimeError):
-    """The expert has no reply in this state; the message says why."""
+    """The expert has no reply in this state. The message gives the reason."""
 
 
 class EnvironmentFailure(RuntimeError):
@@ -36,7 +36,7 @@ class EnvironmentFailure(RuntimeError):
 
 
 class Episode(Protocol):
-    """One episode, from its first observation to its end. Not thread-safe; the server locks."""
+    """One episode, from its first observation to its end. Not thread-safe: the server uses a lock."""
 
     @property
     def task(self) -> Task:
@@ -54,12 +54,16 @@ class Episode(Protocol):
         ...
 
     def observe(self) -> StepResult:
-        """The current state, in the form of a reset's result: no reward, all validity marks True."""
+        """Return the current state as after a reset: without reward, and with `format_valid` and `action_valid`
+        True.
+        """
         ...
 
     def step(self, text: str) -> StepResult:
-        """Play a reply. Called only while not `done`. An unreadable reply is a marked no-op, never an error. The reward
-        must be finite and the score in [0, 1]; other values are reported as a failure of the environment.
+        """Play a reply. The server calls `step` only while the episode is not `done`.
+
+        An unreadable reply changes nothing and is marked as invalid; it is no error. The reward must be finite, and the
+        score must be in [0, 1]. The server reports other values as a failure of the environment.
 
         Raises:
             EnvironmentFailure: a resource of the environment failed.
@@ -67,7 +71,7 @@ class Episode(Protocol):
         ...
 
     def expert(self) -> list[str]:
-        """All replies of the expert from here to the end.
+        """Return all replies of the expert from the current state to the end.
 
         Raises:
             ExpertUnavailable: there is no solution, or none was found.
@@ -75,7 +79,7 @@ class Episode(Protocol):
         ...
 
     def fork(self) -> Self:
-        """An independent copy in the same state."""
+        """Return an independent copy in the same state."""
         ...
 
 
@@ -92,7 +96,7 @@ class Resources(Protocol):
         ...
 
     def health(self) -> dict[str, Any]:
-        """Their state for `/health`: `healthy`, and further details."""
+        """Return the state of the processes for `/health`: `healthy`, and further details."""
         ...
 
     def close(self) -> None:
@@ -116,11 +120,11 @@ class EnvironmentFactory(Protocol):
 
     @property
     def info(self) -> Info:
-        """Name, versions, template, splits: the body of `/v1/info`."""
+        """Return the body of `/v1/info`: name, versions, template, splits."""
         ...
 
     def task(self, spec: ResetSpec) -> Task:
-        """The task of a reset; fast.
+        """Return the task of a reset. This must be fast.
 
         Raises:
             TaskError: the task does not exist.
@@ -128,7 +132,7 @@ class EnvironmentFactory(Protocol):
         ...
 
     def start(self, task: Task) -> Episode:
-        """Start an episode. May be slow: the server calls it outside its event loop.
+        """Start an episode. This may be slow: the server calls `start` outside its event loop.
 
         Raises:
             TaskError: the task does not exist.
@@ -137,5 +141,5 @@ class EnvironmentFactory(Protocol):
 
 
 def warnings_of(factory: EnvironmentFactory) -> list[str]:
-    """Messages for the server's operator. Computing them may take some seconds."""
+    """Return the messages for the server's operator. This may take some seconds."""
     return list(getattr(factory, "warnings", ()))

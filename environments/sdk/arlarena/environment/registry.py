@@ -1,6 +1,7 @@
-"""Finds environments by name: installed environments by their entry points, others by the name of their module.
+"""Finds environments by name. The name is that of an entry point of an installed environment, or of a Python module.
 
-A distribution offers an environment in its pyproject.toml, as a function `load(where, options)` that makes its factory:
+A distribution declares its environment as an entry point in pyproject.toml. The entry point is a function
+`load(where, options)` that returns the environment's factory:
 
     [project.entry-points."arlarena.environments"]
     sokoban = "arlarena.environments.sokoban.environment:load"
@@ -30,7 +31,7 @@ Loader = Callable[[str, Mapping[str, Any]], EnvironmentFactory]
 
 
 def installed() -> dict[str, EntryPoint]:
-    """The entry points of the installed environments, by name in alphabetical order."""
+    """Return the entry points of the installed environments, by name in alphabetical order."""
     return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
 
 
@@ -38,14 +39,14 @@ def load(where: str, name: str, options: Mapping[str, Any]) -> EnvironmentFactor
     """Load the factory of an environment.
 
     Args:
-        where: The beginning of error messages, such as "FILE: [environment]". In errors of the options, the table is
-            `[environment.options]`.
+        where: The beginning of error messages, such as "FILE: [environment]". Messages about an option begin with
+            "FILE: [environment.options]".
         name: The name of an installed environment, or of a module with a function `load(where, options)`.
         options: The environment's own options.
 
     Raises:
-        ConfigError: The name is unknown, the module cannot be imported, its `load` takes other arguments, fails or
-            returns no environment, or an option is invalid.
+        ConfigError: The name is unknown, the module cannot be imported, or an option is invalid. Also raised if the
+            function `load` takes other arguments, raises an exception, or does not return an environment.
     """
     table = f"{where[:-1]}.options]" if where.endswith("]") else f"{where} [options]"
     place = f"{where} name = {name!r}"
@@ -64,9 +65,10 @@ def load(where: str, name: str, options: Mapping[str, Any]) -> EnvironmentFactor
 
 
 def info_of(factory: EnvironmentFactory, name: str) -> Info:
-    """The environment's description, with the name by which it was loaded unless `name` is "".
+    """Return the environment's description. Its field `name` is replaced by the argument `name`, unless that is "".
 
-    The names differ if a module was named. Clients compare this name with that of their configuration.
+    `name` is the name in the server's configuration; clients compare it with the name in their own configuration. It
+    differs from the environment's own name if the configuration gives a module.
     """
     return msgspec.structs.replace(factory.info, name=name) if name else factory.info
 
@@ -97,7 +99,10 @@ def _loader(where: str, name: str) -> Loader:
 
 
 def _from_module(name: str) -> Any:
-    """The function `load` of a module, or None without such a module or function. Raises errors of the import."""
+    """Return the function `load` of a module; None if the module or the function does not exist.
+
+    An exception that the module raises at import is not caught.
+    """
     if not all(part.isidentifier() for part in name.split(".")):
         return None  # such as "", "./file" or "tic-tac-toe"
     try:
@@ -109,7 +114,7 @@ def _from_module(name: str) -> Any:
 
 
 def _fix(point: EntryPoint | None) -> str:
-    """The last part of an error about an entry point without its function."""
+    """Return the end of the error message for an environment whose function `load` was not found: how to fix it."""
     if point is None:
         return ""
     distribution = f" of {point.dist.name}" if point.dist is not None else ""
@@ -117,7 +122,7 @@ def _fix(point: EntryPoint | None) -> str:
 
 
 def _takes_two(loader: Any) -> bool:
-    """Whether `loader` can be called with two arguments."""
+    """Return whether `loader` can be called with two arguments."""
     if not callable(loader):
         return False
     try:
@@ -130,7 +135,7 @@ def _takes_two(loader: Any) -> bool:
 
 
 def _problem_of(factory: Any) -> str:
-    """Why `factory` is not an environment, or "". Raises errors of its `info`."""
+    """Return why `factory` is not an environment, or "". An exception raised by `factory.info()` is not caught."""
     if isinstance(factory, type):
         return f"it returns the class {factory.__name__}: return an instance of it"
     lacking = [name for name in ("info", "blocking", "task", "start") if not _has(factory, name)]
@@ -143,12 +148,12 @@ def _problem_of(factory: Any) -> str:
 
 
 def _has(factory: Any, name: str) -> bool:
-    """Whether an attribute exists, without evaluating a property."""
+    """Return whether `factory` has an attribute. A property is not evaluated."""
     return hasattr(type(factory), name) or hasattr(factory, name)
 
 
 def _described(error: BaseException) -> str:
-    """`NameError: name 'x' is not defined (my_module.py, line 3)`: the exception and the line that raised it."""
+    """Describe an exception and its line: `NameError: name 'x' is not defined (my_module.py, line 3)`."""
     message = f"{type(error).__name__}: {error}"
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, ImportError | SyntaxError) or not frames:

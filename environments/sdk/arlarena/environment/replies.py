@@ -1,6 +1,7 @@
-"""Parses replies: the text after the thought, the action in it, and whether the format is strict.
+"""Parses replies: finds the text after the thought and the action, and checks whether the format is strict.
 
-All environments read the text given by `after_thought`; `parse` finds the action of a text game in it.
+All environments use `after_thought` to get the text after the thought. Text games use `parse` to find the action in
+this text.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _THINK = re.compile(r"<\s*+/?+\s*+think(?:\s[^<>/]*+)?+>", re.IGNORECASE)
 
 
 class ParsedReply(msgspec.Struct, frozen=True, gc=False):
-    """A parsed reply. `action`: the action to play, or None; `written`: the text in the action's place."""
+    """A parsed reply. `action`: the action to play, or None. `written`: the text at the position of the action."""
 
     action: str | None
     written: str
@@ -49,12 +50,12 @@ class ParsedReply(msgspec.Struct, frozen=True, gc=False):
 
 
 def reply(thought: str, action: str) -> str:
-    """A reply in the strict format."""
+    """Build a reply in the strict format."""
     return f"{THINK}{thought}{END_THINK}{ACTION.replace('{action}', action)}"
 
 
 def without_end_marks(text: str) -> str:
-    """A reply without trailing white space and end-of-turn tokens."""
+    """Remove white space and end-of-turn tokens from the end of a reply."""
     end, before = len(text), -1
     while end != before:
         before = end
@@ -65,7 +66,7 @@ def without_end_marks(text: str) -> str:
 
 
 def after_thought(text: str) -> str | None:
-    """The text after the thought, without end-of-turn tokens; None if the thought is not closed."""
+    """Return the text after the thought, without end-of-turn tokens. None if the thought is not closed."""
     text = without_end_marks(text)
     start = said_from(text)
     return None if start is None else text[start:]
@@ -74,11 +75,12 @@ def after_thought(text: str) -> str | None:
 def parse(text: str, actions: Collection[str] | None = None) -> ParsedReply:
     """Parse a complete reply or a bare action.
 
-    Only the text after the thought is read. If it has exactly one `<action>…</action>`, its content is the action.
-    Without an `<action>` tag, the text is the action. Otherwise the reply is unreadable. If `actions` is given, the
-    action must be one of them; case and surrounding white space are ignored. The format is valid if the reply is
-    `<think>…</think><action>…</action>` or, if the chat template has opened the thought, `…</think><action>…</action>`,
-    with each tag spelled exactly so and only white space around the elements.
+    Only the text after the thought is read. If this text has exactly one `<action>…</action>`, the action is its
+    content. If the text has no `<action>` tag, the action is the whole text. Other replies are unreadable. If
+    `actions` is given, the action must be in `actions`. Case and surrounding white space are ignored.
+
+    `format_valid` is True if the reply is exactly `<think>…</think><action>…</action>`, with only white space between
+    and around the elements. If the chat template has opened the thought, `<think>` may be missing.
     """
     text = without_end_marks(text)
     start = said_from(text)
@@ -108,7 +110,7 @@ def _match_action(written: str, actions: Collection[str] | None) -> str | None:
 
 
 def _is_one_thought(text: str) -> bool:
-    """Whether a text is exactly one thought in the strict format; the opening tag may be missing."""
+    """Return whether a text is exactly one thought in the strict format. The opening tag may be missing."""
     marks = [mark[0] for mark in _THINK.finditer(text)]
     complete = marks == [THINK, END_THINK] and text.startswith(THINK)
     return text.endswith(END_THINK) and (complete or marks == [END_THINK])

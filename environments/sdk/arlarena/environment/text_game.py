@@ -60,48 +60,48 @@ class TextGame(ABC):
 
     @abstractmethod
     def text(self) -> str:
-        """The current observation, without history."""
+        """Return the current observation, without history."""
 
     @abstractmethod
     def state(self) -> str:
-        """The complete state in canonical form, without counters: equal states must be equal texts."""
+        """Return the complete state in canonical form, without counters: equal states must be equal texts."""
 
     def state_key(self, task: str) -> str:
-        """The key of the state for this task: 32 hex digits."""
+        """Return the key of the state for this task: 32 hex digits."""
         return digest(f"{task}\0{self.state()}")
 
     @abstractmethod
     def play(self, action: str | None) -> float:
-        """Play an action, or None for an unreadable reply. Returns the reward, a finite number."""
+        """Play an action and return the reward, a finite number. `action` is None for an unreadable reply."""
 
     def copy(self) -> Self:
-        """An independent game in the same state. Override it if much of the game is immutable."""
+        """Return an independent game in the same state. Override this method if much of the game is immutable."""
         return deepcopy(self)
 
     @property
     def solved(self) -> bool:
-        """Whether the task is solved; default: whether the score is 1."""
+        """Whether the task is solved. Default: whether the score is 1."""
         return self.score >= 1.0
 
     @property
     def over(self) -> bool:
-        """Whether the game has ended: won, lost or drawn; default: whether it is solved."""
+        """Whether the game has ended: won, lost or drawn. Default: whether the game is solved."""
         return self.solved
 
     def frame(self) -> Frame | None:
-        """An image of the current observation, if available."""
+        """Return an image of the current observation, if available."""
         return None
 
     def actions(self) -> Sequence[str] | None:
-        """The admissible actions; None for any text."""
+        """Return the admissible actions. None if any text is an action."""
         return None
 
     def offered(self) -> str:
-        """The admissible actions as text for the prompt; default: separated by commas."""
+        """Return the admissible actions as text for the prompt. Default: separated by commas."""
         return ", ".join(self.actions() or ())
 
     def plan(self) -> list[str]:
-        """The expert's replies from here to the end.
+        """Return the expert's replies from the current state to the end.
 
         Raises:
             ExpertUnavailable: there is no expert, or it finds no plan.
@@ -135,11 +135,11 @@ class TextEpisode:
         return self._game.over or self._steps >= self._environment.horizon
 
     def observe(self) -> StepResult:
-        """The current state, in the form of a reset's result."""
+        """Return the current state, in the form of a reset's result."""
         return self._result(None, "", action_valid=True, format_valid=True)
 
     def step(self, text: str) -> StepResult:
-        """Play a reply. An unreadable reply costs a step and is marked.
+        """Play a reply. An unreadable reply takes a step and is marked as invalid.
 
         Raises:
             RuntimeError: the episode is over.
@@ -157,7 +157,7 @@ class TextEpisode:
         )
 
     def expert(self) -> list[str]:
-        """The expert's replies from here.
+        """Return the expert's replies from the current state to the end.
 
         Raises:
             ExpertUnavailable: see `TextGame.plan`.
@@ -165,7 +165,7 @@ class TextEpisode:
         return self._game.plan()
 
     def fork(self) -> Self:
-        """An independent copy in the same state."""
+        """Return an independent copy in the same state."""
         twin = type(self)(self._environment, self._task, self._game.copy())
         twin._past, twin._steps = self._past.copy(), self._steps
         return twin
@@ -240,7 +240,7 @@ class TextEnvironment(ABC):
 
     @abstractmethod
     def game(self, task: Task) -> TextGame:
-        """A new game of a task. May be slow, and must be thread-safe.
+        """Return a new game of a task. This may be slow, and must be thread-safe.
 
         Raises:
             TaskError: the task does not exist.
@@ -266,7 +266,7 @@ class TextEnvironment(ABC):
         )
 
     def task(self, spec: ResetSpec) -> Task:
-        """The task of a reset. Errors as in `indexed_task`."""
+        """Return the task of a reset. Errors as in `indexed_task`."""
         return indexed_task(self.name, self.splits, spec)
 
     def start(self, task: Task) -> TextEpisode:

@@ -23,7 +23,9 @@ class GameFile(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class LoadedGame:
-    """A game ready to be played. `goal` is None if it is none of the six kinds of tasks; then there is no expert."""
+    """A game ready to be played. `goal` is None if the goal is none of the six kinds of tasks; such a game has no
+    expert.
+    """
 
     rules: GameRules
     goal: TaskGoal | None
@@ -32,7 +34,7 @@ class LoadedGame:
 
 
 def loaded(rules: GameRules, kind: str = "") -> LoadedGame:
-    """A game with its goal, its kind of task (from its file or its goal) and its content hash."""
+    """Return a game with its goal, its kind of task (from its file or its goal) and its content hash."""
     try:
         goal = goal_of(rules.goal)
     except GameError:
@@ -41,7 +43,9 @@ def loaded(rules: GameRules, kind: str = "") -> LoadedGame:
 
 
 def content_of(rules: GameRules) -> str:
-    """All that a player can observe of a game. Games that differ only in ids and coordinates are equal."""
+    """Return a text of everything that a player can observe of a game. Ids and coordinates are not part of this
+    text.
+    """
     house, start = rules.house, rules.house.start
     contents: dict[int, list[tuple[str, ...]]] = {}
     for receptacle, things in start.inside.items():

@@ -35,15 +35,15 @@ class Games(Protocol):
     """A source of games."""
 
     def sizes(self) -> dict[str, int | None]:
-        """Number of games in each split; None: unlimited."""
+        """Return the number of games in each split; None for unlimited splits."""
         ...
 
     def source(self) -> DataSource:
-        """Description of the games for `/v1/info`."""
+        """Describe the games for `/v1/info`."""
         ...
 
     def game(self, split: str, index: int) -> LoadedGame:
-        """One game.
+        """Return one game.
 
         Raises:
             TaskError: the game cannot be read or generated.
@@ -51,15 +51,17 @@ class Games(Protocol):
         ...
 
     def file(self, split: str, index: int) -> GameFile:
-        """The same game as the texts of its file. Errors as in `game`, except that any rules are accepted."""
+        """Return the texts of the game's file. Errors as in `game`, but a game with unsupported rules is no error."""
         ...
 
     def name(self, split: str, index: int) -> str:
-        """The game's name in task ids, or "" if only its index is used."""
+        """Return the game's name in task ids, or "" if a task id has only the index."""
         ...
 
     def index(self, split: str, name: str) -> int | None:
-        """The index of a name, which may be an index as text; None for an unknown game."""
+        """Return the index of the game with this name. The name may be an index as text. None if there is no
+        such game.
+        """
         ...
 
 
@@ -89,7 +91,7 @@ class AlfworldEnvironment(TextEnvironment):
         return msgspec.structs.replace(super().info, data=self.data)
 
     def task(self, spec: ResetSpec) -> Task:
-        """The task of a reset: by index, or by a game's name, `alfworld/<split>/<folder>/<trial>`."""
+        """Return the task of a reset: by index, or by a game's name, `alfworld/<split>/<folder>/<trial>`."""
         if spec.task_id is not None:
             _, _, rest = spec.task_id.partition("/")
             split, _, name = rest.partition("/")
@@ -100,7 +102,7 @@ class AlfworldEnvironment(TextEnvironment):
         return Task(task.environment, task.split, task.index, task.seed, self._games.name(task.split, task.index))
 
     def game(self, task: Task) -> TextGame:
-        """A game at its start. Takes milliseconds (less if cached), or seconds with the stock engine.
+        """Return a game at its start. This takes milliseconds, or seconds with the stock engine.
 
         Raises:
             TaskError: its file is broken, or the options allow no game.
@@ -120,7 +122,7 @@ class AlfworldEnvironment(TextEnvironment):
 
 
 def load(where: str, values: Mapping[str, Any]) -> AlfworldEnvironment:
-    """The environment for a table of options.
+    """Return the environment for a table of options.
 
     Raises:
         ConfigError: see `read_options`; or the folder has no games, or the stock engine is not installed.

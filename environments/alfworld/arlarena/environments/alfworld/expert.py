@@ -2,7 +2,7 @@
 
 It uses only the goal, the current location's contents and the admissible commands, and has no memory. It searches the
 receptacles that can hold the thing in a fixed order, starting at the current location. So a policy that sees the last
-one or two steps can imitate it. It finishes every generated game within the horizon.
+one or two steps can imitate the expert. The expert solves every generated game within the horizon.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Expert:
         self._order = sorted(house.location_of, key=lambda one: _name_order(house.names[one]))
 
     def moves(self, game: Game) -> Iterator[tuple[str, str]]:
-        """Yield (thought, command) from here to the end, played on a copy.
+        """Yield (thought, command) from the current state to the end. The commands are played on a copy of the game.
 
         Raises:
             NoPlan: there is no next command, or no end after `MAX_MOVES`.
@@ -49,7 +49,7 @@ class Expert:
         raise NoPlan(f"the expert is not done after {MAX_MOVES} steps")
 
     def choose(self, game: Game) -> tuple[str, str]:
-        """(thought, next command).
+        """Return the thought and the next command.
 
         Raises:
             NoPlan: there is no next command.
@@ -70,7 +70,9 @@ class Expert:
         return f"put {goal.thing} in {goal.receptacle}", self._next(game, "putobject", -1, self._suited(game))
 
     def _next(self, game: Game, action: str, things: Mask, receptacles: Mask) -> str:
-        """The action if possible here; otherwise open a closed receptacle here, or go to the next of `receptacles`."""
+        """Return the command for `action` if the action is possible here. Otherwise open a closed receptacle here, or
+        go to the next of `receptacles`.
+        """
         moves = {move: command for command, move in game.commands.items()}
         for wanted in (action, "openobject"):
             for move, command in moves.items():
@@ -84,7 +86,7 @@ class Expert:
         raise NoPlan("there is nowhere to go for what the task needs")
 
     def _route(self, here: int, receptacles: Mask) -> list[int]:
-        """One receptacle of each location, in cyclic order of names, starting after the current location."""
+        """Return one receptacle of each location, in cyclic order of names, starting after the current location."""
         first: dict[int, int] = {}
         for one in self._order:
             if receptacles >> one & 1:
@@ -96,7 +98,9 @@ class Expert:
     # --- things and receptacles ---
 
     def _wanted(self, game: Game) -> Mask:
-        """Things to take. For a task of two things, a thing that is already in place is excluded."""
+        """Return the things that the task needs. For a task of two things, a thing that is already in place is left
+        out.
+        """
         wanted = self._things
         if self._goal.type == TWO:
             for target in bits(self._targets):
@@ -105,7 +109,9 @@ class Expert:
         return wanted
 
     def _suited(self, game: Game) -> Mask:
-        """Where to put the thing. For a task of two things, the second goes to the receptacle of the first."""
+        """Return the receptacles for the thing. For a task of two things, the second thing goes where the first
+        one is.
+        """
         targets = self._targets & self._house.fits.get(game.state.held, 0)
         if self._goal.type == TWO:
             begun = [
@@ -118,7 +124,7 @@ class Expert:
         return targets
 
     def _holders(self) -> Mask:
-        """Receptacles that can hold the thing; all receptacles if none can."""
+        """Return the receptacles that can hold the thing, or all receptacles if no receptacle can."""
         fits = 0
         for thing in bits(self._things):
             fits |= self._house.fits.get(thing, 0)
@@ -129,7 +135,7 @@ class Expert:
 
 
 def _of_kind(house: House, predicate: str, kind: str) -> Mask:
-    """The entities of a kind, as a mask."""
+    """Return the entities of a kind, as a mask."""
     return sum(1 << one for one, of in house.facts.get(predicate, ()) if house.ids[of] == f"{kind}type")
 
 

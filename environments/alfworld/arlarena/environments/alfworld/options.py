@@ -49,12 +49,12 @@ class AlfworldOptions(Table):
         return self
 
     def houses(self) -> HouseOptions:
-        """The options of generated games."""
+        """Return the options of generated games."""
         return HouseOptions(tuple(self.task_types), self.things, self.receptacles, self.instances)
 
 
 def read_options(where: str, values: Mapping[str, Any]) -> AlfworldOptions:
-    """Validated options; error messages begin with `where`.
+    """Validate the options and return them. Error messages begin with `where`.
 
     Raises:
         ConfigError: an option is unknown, or a value is out of range.

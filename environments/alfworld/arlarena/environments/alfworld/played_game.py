@@ -19,7 +19,9 @@ SUCCESS_REWARD = 10.0  # as in the paper; there are no other rewards
 
 
 class HouseGame(TextGame):
-    """Base class of both engines' games. `made` is None if the native engine cannot play it; it has no expert then."""
+    """Base class of both engines' games. `made` is the game for the native engine; if it is None, the game has no
+    expert.
+    """
 
     def __init__(self, made: LoadedGame | None, think: bool) -> None:
         self._loaded, self._think = made, think
@@ -28,18 +30,18 @@ class HouseGame(TextGame):
 
     @abstractmethod
     def actions(self) -> Sequence[str]:
-        """The admissible commands."""
+        """Return the admissible commands."""
 
     @abstractmethod
     def native(self) -> Game | None:
-        """The game in the native engine, in the same state; None if that engine cannot play it."""
+        """Return the game in the native engine, in the same state; None if that engine cannot play it."""
 
     def offered(self) -> str:
-        """The admissible commands except `help`, as in the paper."""
+        """Return the admissible commands except `help`, as in the paper."""
         return ", ".join([command for command in self.actions() if command != "help"])
 
     def plan(self) -> list[str]:
-        """The expert's replies from here.
+        """Return the expert's replies from here.
 
         Raises:
             ExpertUnavailable: the goal is none of the six kinds, or the expert finds no plan.
@@ -63,21 +65,21 @@ class AlfworldGame(HouseGame):
         self.score = float(self._game.won)
 
     def text(self) -> str:
-        """The last response; at the start, the room and the task."""
+        """Return the last response; at the start, the room and the task."""
         return self._game.feedback
 
     def state(self) -> str:
-        """A hash of the world state, without the last response."""
+        """Return a hash of the world state, without the last response."""
         return f"{self._game.state.key:032x}"
 
     def state_key(self, task: str) -> str:
-        """A hash of the state and the task."""
+        """Return a hash of the state and the task."""
         if self._names[0] != task:
             self._names = task, int(digest(task), 16)
         return f"{self._game.state.key ^ self._names[1]:032x}"
 
     def actions(self) -> Sequence[str]:
-        """The admissible commands."""
+        """Return the admissible commands."""
         return self._game.menu.commands
 
     def offered(self) -> str:
@@ -94,11 +96,11 @@ class AlfworldGame(HouseGame):
         return SUCCESS_REWARD * self.score
 
     def native(self) -> Game:
-        """The game."""
+        """Return the game."""
         return self._game
 
     def copy(self) -> Self:
-        """An independent copy, which shares the immutable rules."""
+        """Return an independent copy, which shares the immutable rules."""
         twin = copy(self)
         twin._game = self._game.copy()
         return twin

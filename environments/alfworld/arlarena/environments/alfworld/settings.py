@@ -10,14 +10,16 @@ from pathlib import Path
 
 
 def alfworld_data() -> Path | None:
-    """ALFWORLD_DATA: the folder in which ALFWorld's tools store games. None if it is not set."""
+    """Return ALFWORLD_DATA, the folder in which ALFWorld's tools store games. None if the variable is not set."""
     value = os.environ.get("ALFWORLD_DATA")
     return Path(value).expanduser() if value else None
 
 
 @contextmanager
 def alfworld_import() -> Iterator[None]:
-    """Context for importing alfworld, which otherwise creates a folder in the user's home and sets ALFWORLD_DATA."""
+    """Prevent side effects while alfworld is imported. alfworld creates a folder in the user's home and sets
+    ALFWORLD_DATA.
+    """
     before = os.environ.get("ALFWORLD_DATA")
     os.environ["ALFWORLD_DATA"] = before or tempfile.gettempdir()
     try:

@@ -66,8 +66,9 @@ def _packages() -> tuple[Any, Any, Any]:
 
 
 class StockEngine:
-    """TextWorld's engine. It can load one game after another. It must not be destroyed: its unloaded library crashes
-    the process at exit.
+    """TextWorld's engine. One engine can load several games in turn.
+
+    An engine must never be destroyed: unloading its library crashes the process at exit.
     """
 
     def __init__(self) -> None:
@@ -99,13 +100,13 @@ class StockEngine:
         self._state, _, _ = self._env.step(command)
 
     def output(self) -> EngineOutput:
-        """The current output."""
+        """Return the current output."""
         state, now = self._state, frozenset(self._facts())
         changes = repr((sorted(now - self._start), sorted(self._start - now)))
         return EngineOutput(state.feedback, tuple(state["admissible_commands"]), bool(state["won"]), changes)
 
     def _facts(self) -> Iterator[str]:
-        """Yield the facts that can affect the game, as text."""
+        """Yield all facts that can affect the game, as text."""
         facts = self._state["_facts"]
         where = {
             fact.arguments[0].name: fact.arguments[1].name for fact in facts if fact.name == "receptacleatlocation"
@@ -134,7 +135,9 @@ class EnginePool:
         self._lock = Lock()
 
     def take(self, file: GameFile, played: tuple[str, ...]) -> StockEngine:
-        """Take an engine in this state out of the pool. Errors as in `StockEngine.load`."""
+        """Take an engine in this state out of the pool. If there is none, create it by loading and replaying. Errors as
+        in `StockEngine.load`.
+        """
         with self._lock:
             at = next((at for at, (place, _) in enumerate(self._engines) if place == (file, played)), None)
             if at is not None:
@@ -177,15 +180,15 @@ class TextWorldGame(HouseGame):
         pool.give(file, (), engine)
 
     def text(self) -> str:
-        """The last response; at the start, the room and the task."""
+        """Return the last response; at the start, the room and the task."""
         return self._text
 
     def state(self) -> str:
-        """The differences from the start, as TextWorld's facts."""
+        """Return the facts that differ from the start, in TextWorld's notation."""
         return self._output.state
 
     def actions(self) -> Sequence[str]:
-        """The admissible commands."""
+        """Return the admissible commands."""
         return self._output.commands
 
     def play(self, action: str | None) -> float:
@@ -201,7 +204,7 @@ class TextWorldGame(HouseGame):
         return SUCCESS_REWARD * self.score
 
     def native(self) -> Game | None:
-        """The native engine after the same commands."""
+        """Replay the commands in the native engine and return that game."""
         if self._loaded is None:
             return None
         game = Game(self._loaded.rules)
@@ -210,12 +213,12 @@ class TextWorldGame(HouseGame):
         return game
 
     def copy(self) -> Self:
-        """A shallow copy: all attributes are immutable."""
+        """Return a shallow copy: all attributes are immutable."""
         return copy(self)
 
 
 def _task(file: GameFile) -> str:
-    """The sentence of the task; "" if the grammar cannot be read."""
+    """Return the sentence of the task; "" if the grammar cannot be read."""
     try:
         return read_grammar(file.grammar)[1]
     except GameError:

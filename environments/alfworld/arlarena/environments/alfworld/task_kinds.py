@@ -30,7 +30,9 @@ SENTENCES: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class TaskGoal:
-    """A task's goal by kinds of objects: `Potato`, `SinkBasin`, `DeskLamp`; "" for parts that it does not have."""
+    """A task's goal by kinds of objects, such as `Potato`, `SinkBasin`, `DeskLamp`. A part that the task does not need
+    is "".
+    """
 
     type: str
     thing: str
@@ -38,12 +40,12 @@ class TaskGoal:
     lamp: str = ""
 
     def sentence(self, choice: int) -> str:
-        """The task in words, in one of two wordings."""
+        """Return the task in words, in one of two wordings."""
         words = {"thing": self.thing.lower(), "receptacle": self.receptacle.lower(), "lamp": self.lamp.lower()}
         return f"Your task is to: {SENTENCES[self.type][choice].format(**words)}."
 
     def pddl(self) -> str:
-        """The goal in PDDL."""
+        """Return the goal in PDDL."""
         kinds = f"(objectType ?o {self.thing}Type) (receptacleType ?r {self.receptacle}Type)"
         if self.type == LIGHT:
             return (
@@ -88,7 +90,7 @@ def goal_of(goal: Expression) -> TaskGoal:
 
 
 def _atoms(goal: Expression) -> Iterator[tuple[str, ...]]:
-    """All predicates with their terms, at any depth."""
+    """Yield all predicates with their terms, at any depth."""
     if not isinstance(goal, list) or not goal:
         return
     words = [word for word in goal if isinstance(word, str)]

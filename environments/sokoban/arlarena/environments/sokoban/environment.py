@@ -42,7 +42,7 @@ OPTIMUM_STATES = 10_000
 
 @lru_cache(maxsize=4096)
 def optimal_moves(room: Room) -> int | None:
-    """The length of the shortest solution, or None if a small search does not find it."""
+    """Return the length of the shortest solution. None if a small search does not find a solution."""
     try:
         plan = least_moves(room, max_states=OPTIMUM_STATES)
     except SearchLimit:
@@ -51,7 +51,10 @@ def optimal_moves(room: Room) -> int | None:
 
 
 class SokobanGame(TextGame):
-    """A room, its state, and the expert's plan while it is followed. The score is the share of boxes on targets."""
+    """A room, its state, and the expert's plan.
+
+    The plan is kept while the player follows it. The score is the share of boxes on targets.
+    """
 
     def __init__(self, room: Room, options: SokobanOptions) -> None:
         self.room, self.now = room, start_of(room)
@@ -62,30 +65,30 @@ class SokobanGame(TextGame):
         self.score = score_of(room, self.now)
 
     def _show(self) -> tuple[tuple[str, ...], str]:
-        """The grid's rows and the observation. Computed once per state, since a step uses them several times."""
+        """Return the grid's rows and the observation. They are computed only once for each state."""
         rows = tuple(render(self.room, self.now.player, self.now.boxes))
         return rows, observe(self.room, self.now, self._options.observation, rows)
 
     def text(self) -> str:
-        """The observation in the style of the options."""
+        """Return the observation in the style of the options."""
         return self._shown[1]
 
     def state(self) -> str:
-        """The grid, which determines the state."""
+        """Return the grid, which determines the state."""
         return "\n".join(self._shown[0])
 
     def frame(self) -> Frame | None:
-        """An image of the room, if the options request it."""
+        """Return an image of the room, if the options request it."""
         if not (self._options.frames or self._options.observation == "image"):
             return None
         return draw(self._shown[0])
 
     def actions(self) -> Sequence[str]:
-        """The five actions, always the same."""
+        """Return the five actions, always the same."""
         return ACTIONS
 
     def play(self, action: str | None) -> float:
-        """Walk, push or stand still; an unreadable reply stands still."""
+        """Walk, push or stand still, and return the reward. An unreadable reply means to stand still."""
         before: RoomState = self.now
         self.now = advance(self.room, before, action or "still")
         if self.now == before:
@@ -97,7 +100,7 @@ class SokobanGame(TextGame):
         return reward_of(self.room, before, self.now)
 
     def plan(self) -> list[str]:
-        """The replies of an optimal plan from here.
+        """Return the replies of an optimal plan from the current state.
 
         Raises:
             ExpertUnavailable: the room can no longer be solved, or no plan was found.
@@ -110,7 +113,7 @@ class SokobanGame(TextGame):
         return expert.replies(self.room, self.now, self._plan, self._options.expert_think)
 
     def copy(self) -> Self:
-        """A shallow copy: all parts are immutable."""
+        """Return a shallow copy. This suffices because all parts are immutable."""
         return copy(self)
 
 
@@ -139,7 +142,9 @@ class SokobanEnvironment(TextEnvironment):
         self.vocabulary = vocabulary(self._width())
 
     def game(self, task: Task) -> SokobanGame:
-        """A room at its start. Takes 0.1 ms for a small room, seconds for the first evaluation room of a large size.
+        """Return a room at its start.
+
+        This takes 0.1 ms for a small room, and seconds for the first evaluation room of a large size.
 
         Raises:
             TaskError: the options allow no such room.
@@ -154,7 +159,9 @@ class SokobanEnvironment(TextEnvironment):
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings at the server's start: levels that are left out, and a horizon that is too short."""
+        """Return the warnings for the start of the server: levels that are left out, and a horizon that is too
+        short.
+        """
         if self._levels is None:
             return []
         hint, left_out = horizon_hint(self._levels, self.horizon), self._levels.left_out
@@ -162,7 +169,7 @@ class SokobanEnvironment(TextEnvironment):
         return skipped + ([f"levels: {hint}"] if hint else [])
 
     def _width(self) -> int:
-        """Width of the rooms in cells; for level files, of the first room, since most files have one size."""
+        """Return the width of the rooms in cells. For level files, return the width of the first room."""
         if self._levels is None:
             return self._settings.rooms().width
         return self._levels.splits["train"][0].width
@@ -176,7 +183,7 @@ class SokobanEnvironment(TextEnvironment):
 
 
 def load(where: str, options: Mapping[str, Any]) -> SokobanEnvironment:
-    """The environment for a table of options.
+    """Return the environment for a table of options.
 
     Raises:
         ConfigError: see `read_options`.

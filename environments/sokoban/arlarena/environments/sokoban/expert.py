@@ -18,7 +18,8 @@ class NoSolution(RuntimeError):
 
 
 def plan_for(room: Room, state: RoomState) -> Solution:
-    """The plan with the fewest moves; if the room is too large for that search, the plan with the fewest pushes.
+    """Return the plan with the fewest moves. If the room is too large for this search, return the plan with the fewest
+    pushes.
 
     Raises:
         NoSolution: see there.
@@ -36,7 +37,7 @@ def plan_for(room: Room, state: RoomState) -> Solution:
 
 
 def next_push(room: Room, state: RoomState, moves: Iterable[str]) -> str:
-    """The direction of the first push among `moves`, played from `state`.
+    """Return the direction of the first push when `moves` are played from `state`.
 
     Raises:
         NoSolution: no move pushes a box.
@@ -50,7 +51,7 @@ def next_push(room: Room, state: RoomState, moves: Iterable[str]) -> str:
 
 
 def replies(room: Room, state: RoomState, moves: Sequence[str], think: ThinkStyle) -> list[str]:
-    """The expert's replies, one per move, in the strict format: the next push as thought, then the move."""
+    """Return the expert's replies, one per move, in the strict format. The thought names the next push."""
     out = []
     for position, move in enumerate(moves):
         thought = f"push {next_push(room, state, moves[position:])}" if think == "push" else ""

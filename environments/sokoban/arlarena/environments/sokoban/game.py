@@ -1,6 +1,7 @@
 """The rules: effects and rewards of moves.
 
-Rewards as in the paper: -0.1 per step, +1 if one more box is on a target, -1 if one fewer is, +10 if all are.
+The rewards are those of the paper: -0.1 per step, +1 for a box pushed onto a target, -1 for a box pushed off a target,
+and +10 if all boxes are on targets.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ ACTIONS = (*MOVES, "still")
 
 
 class RoomState(msgspec.Struct, frozen=True, gc=False):
-    """The changing part of a room: the player's cell and the mask of boxes. Has no counter, so that states repeat."""
+    """The changing part of a room: the player's cell and the mask of boxes. No step count is stored, so equal positions
+    are equal states.
+    """
 
     player: int
     boxes: int
@@ -30,17 +33,18 @@ class RoomState(msgspec.Struct, frozen=True, gc=False):
 
 @cache
 def offsets(width: int) -> Mapping[str, int]:
-    """The change of the cell number by each move."""
+    """Return how much each move changes the number of the player's cell."""
     return {"up": -width, "down": width, "left": -1, "right": 1}
 
 
 def start_of(room: Room) -> RoomState:
-    """The state at the start of an episode."""
+    """Return the state at the start of an episode."""
     return RoomState(room.player, room.boxes)
 
 
 def advance(room: Room, state: RoomState, action: str) -> RoomState:
-    """The state after `action`: a walk, a push, or `state` itself if the way is blocked or the action is `still`.
+    """Return the state after `action`: a walk, a push, or `state` itself if the way is blocked or the action is
+    `still`.
 
     Raises:
         ValueError: `action` is not one of `ACTIONS`.
@@ -62,7 +66,7 @@ def advance(room: Room, state: RoomState, action: str) -> RoomState:
 
 
 def reward_of(room: Room, before: RoomState, after: RoomState) -> float:
-    """The reward of one step from `before` to `after`."""
+    """Return the reward of one step from `before` to `after`."""
     gained = (after.boxes & room.targets).bit_count() - (before.boxes & room.targets).bit_count()
     reward = STEP_REWARD
     if gained > 0:
@@ -75,5 +79,5 @@ def reward_of(room: Room, before: RoomState, after: RoomState) -> float:
 
 
 def score_of(room: Room, state: RoomState) -> float:
-    """The share of boxes on targets, 0 to 1."""
+    """Return the share of boxes on targets, 0 to 1."""
     return (state.boxes & room.targets).bit_count() / room.targets.bit_count()

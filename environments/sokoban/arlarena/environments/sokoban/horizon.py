@@ -14,10 +14,11 @@ SAMPLE_STATES = 1_000  # limit of states per level, about 0.05 s
 
 
 def horizon_hint(levels: Levels, max_steps: int) -> str | None:
-    """A warning if most levels cannot be solved in `max_steps` moves, else None. Takes at most about 3 s.
+    """Return a warning if most levels of a sample cannot be solved in `max_steps` moves, else None.
 
-    A level counts as solvable in time only if a solution was found. The median is of solutions with the fewest pushes,
-    which are a few moves longer than the shortest.
+    This takes at most about 3 s. A level counts as solvable within the horizon only if a solution was found. The
+    warning names the median length of solutions with the fewest pushes, which are a few moves longer than the shortest
+    solutions.
     """
     rooms = [room for members in levels.splits.values() for room in members]
     sample = rooms[:: math.ceil(len(rooms) / SAMPLE)]
@@ -37,7 +38,10 @@ def horizon_hint(levels: Levels, max_steps: int) -> str | None:
 
 
 def _solution_length(room: Room, max_steps: int) -> float:
-    """Moves of a solution: of the shortest if that decides whether `max_steps` suffices; inf if none is found."""
+    """Return the number of moves of a solution, or inf if no solution is found.
+
+    The shortest solution is searched only if it decides whether `max_steps` suffices.
+    """
     length = math.inf
     try:
         plan = least_pushes(room, max_states=SAMPLE_STATES)

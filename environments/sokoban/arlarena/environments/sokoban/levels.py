@@ -24,7 +24,7 @@ LISTED = 10  # levels that a message lists
 
 
 class LevelsError(ValueError):
-    """A level file cannot be used; the message names it and the level."""
+    """A level file cannot be used. The message names the file and the level."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,13 @@ class Levels:
 
 
 def listed(left_out: tuple[str, ...]) -> str:
-    """The levels left out, as text for a message."""
+    """Return the levels left out, as text for a message."""
     more = len(left_out) - LISTED
     return "; ".join(left_out[:LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def blocks(text: str) -> list[tuple[int, str]]:
-    """(number of the first line, grid) of each level. A level ends at an empty line or at the next `;`."""
+    """Return (number of the first line, grid) for each level. A level ends at an empty line or at the next `;`."""
     found: list[tuple[int, list[str]]] = []
     inside = False
     for number, line in enumerate(text.splitlines(), start=1):
@@ -78,7 +78,7 @@ def _read(file: Path) -> str:
 
 
 def _fault(room: Room, max_states: int) -> str:
-    """Why a room cannot be played; "" if it can, or if the search limit is reached."""
+    """Return why a room cannot be played. "" if the room can be played, or if the search limit is reached."""
     if room.boxes == room.targets:
         return "it is solved at the start"
     try:
@@ -89,7 +89,7 @@ def _fault(room: Room, max_states: int) -> str:
 
 @lru_cache(maxsize=8)
 def load_levels(path: Path) -> Levels:
-    """The rooms of a file, or of every *.txt below a folder.
+    """Return the rooms of a file, or of every *.txt below a folder.
 
     Raises:
         LevelsError: a file cannot be read, or a split is empty.

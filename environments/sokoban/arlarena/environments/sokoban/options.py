@@ -70,18 +70,18 @@ class SokobanOptions(Table):
 
     @property
     def window(self) -> int:
-        """Earlier turns in the prompt."""
+        """Number of earlier turns in the prompt."""
         if self.history is not None:
             return self.history
         return 0 if self.template == "compact" else 2
 
     def rooms(self) -> RoomOptions:
-        """The options of generated rooms."""
+        """Return the options of generated rooms."""
         height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
         return RoomOptions(height, width, self.boxes, self.min_moves, self.max_moves, self.min_pushes, self.max_pushes)
 
     def rooms_at(self, split: str, index: int) -> RoomOptions:
-        """The room options of a task, including the curriculum."""
+        """Return the room options of a task, including the curriculum."""
         rooms = self.rooms()
         if self.curriculum is None or split != "train" or rooms.max_pushes is None:
             return rooms
@@ -92,7 +92,7 @@ class SokobanOptions(Table):
 
 
 def read_options(where: str, values: Mapping[str, Any]) -> SokobanOptions:
-    """Validated options; error messages begin with `where`.
+    """Validate the options and return them. Error messages begin with `where`.
 
     Raises:
         ConfigError: an option is unknown, or a value is out of range.

@@ -29,11 +29,11 @@ _HAS_PLAYER = (PLAYER, PLAYER_ON_TARGET)
 
 
 class RoomError(ValueError):
-    """The room is invalid; the message says why."""
+    """The room is invalid. The message gives the reason."""
 
 
 def cells(mask: int) -> Iterator[int]:
-    """The cell numbers of `mask`, in reading order."""
+    """Yield the cell numbers of `mask`, in reading order."""
     while mask:
         lowest = mask & -mask
         yield lowest.bit_length() - 1
@@ -41,7 +41,7 @@ def cells(mask: int) -> Iterator[int]:
 
 
 def interior(height: int, width: int) -> int:
-    """The mask of all cells except the border."""
+    """Return the mask of all cells except the border."""
     row = (1 << (width - 1)) - 2
     return sum(row << (y * width) for y in range(1, height - 1))
 
@@ -100,12 +100,12 @@ class Room:
         return cls(len(lines), width, floor, targets, boxes, players[0])
 
     def rows(self) -> list[str]:
-        """The room at the start, one string per row, in this module's glyphs."""
+        """Return the room at the start, one string per row, in this module's glyphs."""
         return render(self, self.player, self.boxes)
 
 
 def _outside(height: int, width: int, floor: int, things: int) -> int:
-    """The blank cells outside a room's walls, which XSB files have if the outline is not a rectangle.
+    """Return the blank cells outside a room's walls, which XSB files have if the outline is not a rectangle.
 
     Raises:
         RoomError: some of `things` are outside, so a wall is open.
@@ -122,13 +122,13 @@ def _outside(height: int, width: int, floor: int, things: int) -> int:
 
 
 def _column(height: int, width: int, x: int) -> int:
-    """The mask of a column."""
+    """Return the mask of a column."""
     return sum(1 << (y * width + x) for y in range(height))
 
 
 @lru_cache(maxsize=4096)
 def _empty(cell_count: int, floor: int, targets: int) -> str:
-    """The letters of walls, floor and targets, in reading order."""
+    """Return the letters of walls, floor and targets, in reading order."""
     letters = [WALL] * cell_count
     for cell in cells(floor):
         letters[cell] = TARGET if targets >> cell & 1 else FLOOR
@@ -136,7 +136,7 @@ def _empty(cell_count: int, floor: int, targets: int) -> str:
 
 
 def render(room: Room, player: int, boxes: int) -> list[str]:
-    """The room with the given player and boxes, one string per row."""
+    """Return the room with the given player and boxes, one string per row."""
     width = room.width
     letters = list(_empty(room.height * width, room.floor, room.targets))
     letters[player] = PLAYER_ON_TARGET if letters[player] == TARGET else PLAYER

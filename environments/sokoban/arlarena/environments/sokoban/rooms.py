@@ -1,18 +1,22 @@
-"""Generates rooms by reverse play: a random walk carves the floor; boxes start on their targets and are pulled away.
+"""Generates rooms by reverse play: the boxes start on their targets and are pulled away.
 
-The distribution is that of gym-sokoban 0.0.6 (M. Schrader, MIT), which the paper uses, reimplemented for speed:
+Rooms have the same distribution as in gym-sokoban 0.0.6 (M. Schrader, MIT), which the paper uses; this module is
+faster. A room is made in three stages:
 
-* topology: 1.7 (height + width) steps of a walk that turns with probability 0.35 and stamps one of five 3x3 masks;
-* placement: the player, then the boxes, uniformly on distinct floor cells; the boxes' cells are the targets;
-* reverse play: a depth-first search over (player, boxes, boxes never pulled yet), pulls before walks, at most 299 moves
-  deep and 300,000 states wide. A state scores (pulls on the path that found it) x (sum of the boxes' distances from
-  their own targets), and 0 while anything covers a target. The first state with the highest score is the room.
+* Floor: a random walk of 1.7 (height + width) steps. Each step turns with probability 0.35, and then makes floor of the
+  cells in one of five 3x3 masks.
+* Placement: the player and then the boxes are put on different floor cells, drawn uniformly. The cells of the boxes are
+  the targets.
+* Reverse play: a depth-first search over states (player, boxes, boxes that were never pulled). Pulls are tried before
+  walks. The search is at most 299 moves deep and visits at most 300,000 states. The score of a state is the number of
+  pulls on its path, multiplied by the sum of the boxes' distances from their own targets. The score is 0 while a box or
+  the player is on a target. The room is the first state with the highest score.
 
-The search visits the same states in the same order as the original. It is fast because the visited player cells of an
-arrangement of boxes are a bit mask, so that walking needs no hashing and no copies of the grid.
+The search visits the same states in the same order as gym-sokoban. For each arrangement of boxes, one bit mask has the
+player cells that were visited, so a walk needs no hashing and no copy of the grid.
 
-A room is a pure function of (height, width, boxes, seed). Only `random.Random.random()` is used, whose sequence for an
-integer seed is guaranteed not to change between Python versions.
+Equal (height, width, boxes, seed) always give the same room. The only source of randomness is `random.Random.random()`:
+Python guarantees that its sequence for an integer seed does not change between versions.
 """
 
 from __future__ import annotations
@@ -30,11 +34,11 @@ STEPS_PER_SIDE = 1.7
 TURN_PROBABILITY = 0.35
 MAX_DEPTH = 299
 MAX_STATES = 300_000
-# After this many failed drafts a size counts as impossible; at 5x5 with 4 boxes, about one draft in three succeeds.
+# After this many failed drafts, a size counts as impossible. At 5x5 with 4 boxes, about one draft in three succeeds.
 MAX_DRAFTS = 10_000
 
 _DIRECTIONS = ((1, 0), (0, 1), (-1, 0), (0, -1))
-# Cells (row, column) of each mask relative to the walk's position. All contain it, so the floor is connected.
+# Cells (row, column) of each mask, relative to the walker. All masks contain its cell, so the floor is connected.
 _MASKS = (
     ((0, -1), (0, 0), (0, 1)),
     ((-1, 0), (0, 0), (1, 0)),
@@ -66,7 +70,9 @@ class Layout:
 
 @lru_cache(maxsize=64)
 def _stamps(height: int, width: int) -> tuple[tuple[int, ...], ...]:
-    """For each cell, the five masks around it as bit masks, clipped to the interior; empty for border cells."""
+    """Return, for each cell, the five masks around the cell as bit masks, clipped to the interior. Border cells have
+    none.
+    """
     inside = interior(height, width)
     return tuple(
         tuple(inside & sum(1 << (cell + dy * width + dx) for dy, dx in mask) for mask in _MASKS)
@@ -78,7 +84,7 @@ def _stamps(height: int, width: int) -> tuple[tuple[int, ...], ...]:
 
 @lru_cache(maxsize=64)
 def _next_cells(height: int, width: int) -> tuple[tuple[int, ...], ...]:
-    """For each cell, the next cell in each direction, clamped to the interior."""
+    """Return, for each cell, the next cell in each direction, clamped to the interior."""
     return tuple(
         tuple(max(min(y + dy, height - 2), 1) * width + max(min(x + dx, width - 2), 1) for dy, dx in _DIRECTIONS)
         for y in range(height)
@@ -87,7 +93,7 @@ def _next_cells(height: int, width: int) -> tuple[tuple[int, ...], ...]:
 
 
 def carve(random: Random, height: int, width: int) -> int:
-    """The floor of a room: a random walk with masks."""
+    """Draw the floor of a room by a random walk that stamps masks."""
     draw, stamps, next_cells = random.random, _stamps(height, width), _next_cells(height, width)
     direction = int(draw() * 4)
     # As in the original, the walk may start on the last row or column; the first step brings it back inside.
@@ -102,7 +108,7 @@ def carve(random: Random, height: int, width: int) -> int:
 
 
 def draw_layout(random: Random, height: int, width: int, boxes: int) -> Layout | None:
-    """One draft, or None if the floor is too small for the boxes."""
+    """Draw one layout. Return None if the floor is too small for the boxes."""
     floor = carve(random, height, width)
     free = list(cells(floor))
     if len(free) <= boxes + 1:
@@ -128,12 +134,12 @@ _Entry = tuple[_Boxes, int, tuple[int, ...], int, int, int]
 
 
 def play_backwards(layout: Layout) -> Room | None:
-    """The best room of reverse play, or None if no state scores above 0."""
+    """Return the best room of reverse play, or None if no state scores above 0."""
     return _ReversePlay(layout).run()
 
 
 class _ReversePlay:
-    """The depth-first search of the module's docstring over one layout."""
+    """The depth-first search over one layout; see the module's docstring."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
@@ -159,7 +165,9 @@ class _ReversePlay:
         return found
 
     def run(self) -> Room | None:
-        """Run the search; the module's docstring gives the order, the limits and the score."""
+        """Run the search and return the best room. The module's docstring defines the order, the limits and the
+        score.
+        """
         layout, bits, targets = self.layout, self.bits, self.targets
         root = self._arrangement(targets, targets)
         stack: list[_Entry] = [(root, layout.player, layout.targets, 0, 0, MAX_DEPTH)]
@@ -181,7 +189,7 @@ class _ReversePlay:
         return Room(layout.height, layout.width, layout.floor, targets, best_boxes, best_player)
 
     def _push_next(self, stack: list[_Entry], entry: _Entry) -> None:
-        """Push the successors of `entry`, the last choice first: walking away from a box comes last."""
+        """Push the successors of `entry`, the last choice first. The last choice is to walk away from a box."""
         boxes, player, places, displacement, pulls, left = entry
         mask, visited, left, push = boxes.mask, boxes.visited, left - 1, stack.append
         choices = []
@@ -212,15 +220,18 @@ def _distance(a: int, b: int, width: int) -> int:
 
 
 def random_for(*key: object) -> Random:
-    """A random generator seeded by the text of `key`, equal in all processes and on all machines."""
+    """Return a random generator seeded by the text of `key`. The generator is the same in all processes and on all
+    machines.
+    """
     return seeded("sokoban-room", GENERATOR_VERSION, *key)
 
 
 def check_size(height: int, width: int, boxes: int) -> None:
-    """Refuse sizes that allow no room.
+    """Raise if a size allows no room.
 
     Raises:
-        ValueError: fewer than 5 rows or columns, no box, or no space for the boxes, their targets and the player.
+        ValueError: there are fewer than 5 rows or columns, or there is no box, or the floor cannot hold the boxes,
+            their targets and the player.
     """
     if height < 5 or width < 5:
         raise ValueError(f"a room needs at least 5 rows and 5 columns, including walls; got {height}x{width}")
@@ -230,7 +241,7 @@ def check_size(height: int, width: int, boxes: int) -> None:
 
 
 def generate(height: int, width: int, boxes: int, seed: int) -> Room:
-    """The room of (height, width, boxes, seed), a pure function.
+    """Return the room of (height, width, boxes, seed). Equal arguments always give the same room.
 
     Raises:
         ValueError: see `check_size`.

@@ -22,7 +22,7 @@ _UNREACHABLE = 1 << 20
 
 
 class SearchLimit(RuntimeError):
-    """The search reached its limit of states; the room may or may not be solvable."""
+    """The search reached its limit of states. It is unknown whether the room can be solved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,10 @@ class Solution:
 
 @lru_cache(maxsize=4096)
 def push_distances(height: int, width: int, floor: int, targets: int) -> tuple[int, ...]:
-    """For each cell, the fewest pushes that bring a single box from there to a target; `_UNREACHABLE` if impossible.
+    """Return, for each cell, the fewest pushes that bring a single box from there to a target.
 
-    The player is assumed to reach every cell that a push needs, so this is a lower bound.
+    The value is `_UNREACHABLE` if no pushes do. The search assumes that the player reaches every cell that a push
+    needs, so the value is a lower bound.
     """
     out = [_UNREACHABLE] * (height * width)
     queue = deque(cells(targets))
@@ -54,7 +55,7 @@ def push_distances(height: int, width: int, floor: int, targets: int) -> tuple[i
 
 
 def _lower_bound(room: Room) -> Callable[[int], int]:
-    """The lower bound as a function of the mask of boxes."""
+    """Return a function that computes the lower bound from the mask of boxes."""
     distances = push_distances(room.height, room.width, room.floor, room.targets)
     known: dict[int, int] = {}
 
@@ -75,7 +76,7 @@ def _search(
     limit: int | None,
     max_states: int,
 ) -> list[RoomState] | None:
-    """A* with unit costs: the states from `start` to a state with boxes `goal`, or None.
+    """Search with A* and unit costs. Return the states from `start` to a state with the boxes `goal`, or None.
 
     Ties are broken by depth, then by order of discovery, so that the result does not depend on hashing.
     """
@@ -114,7 +115,7 @@ def _path(parents: dict[RoomState, tuple[RoomState | None, int]], last: RoomStat
 def least_moves(
     room: Room, state: RoomState | None = None, limit: int | None = None, max_states: int = MAX_STATES
 ) -> Solution | None:
-    """A plan with the fewest moves, or None if there is none (of at most `limit` moves).
+    """Return a plan with the fewest moves. None if there is no plan of at most `limit` moves.
 
     Raises:
         SearchLimit: more than `max_states` states were visited.
@@ -135,7 +136,7 @@ def least_moves(
 
 
 def region(floor: int, width: int, player: int) -> int:
-    """The mask of cells that the player can reach; `floor` excludes cells with boxes."""
+    """Return the mask of cells that the player can reach; `floor` excludes cells with boxes."""
     reached, new = 0, 1 << player
     while new:
         reached |= new
@@ -144,7 +145,7 @@ def region(floor: int, width: int, player: int) -> int:
 
 
 def _pushes(room: Room, state: RoomState) -> Iterator[tuple[int, int, RoomState]]:
-    """All possible pushes after any walk: (cell to walk to, step, state after)."""
+    """Yield all possible pushes, each after a walk: (cell to walk to, step, state after the push)."""
     free = room.floor & ~state.boxes
     reach = region(free, room.width, state.player)
     for box in cells(state.boxes):
@@ -154,7 +155,7 @@ def _pushes(room: Room, state: RoomState) -> Iterator[tuple[int, int, RoomState]
 
 
 def least_pushes(room: Room, state: RoomState | None = None, max_states: int = MAX_STATES) -> Solution | None:
-    """A plan with the fewest pushes (and the fewest moves between them), or None if there is none.
+    """Return a plan with the fewest pushes, and the fewest moves between them. None if there is no plan.
 
     Raises:
         SearchLimit: more than `max_states` states were visited.
@@ -179,7 +180,7 @@ def least_pushes(room: Room, state: RoomState | None = None, max_states: int = M
 def _with_walks(
     room: Room, start: RoomState, path: list[RoomState], canonical: Callable[[RoomState], RoomState]
 ) -> Solution:
-    """All moves of the player for a sequence of pushes."""
+    """Insert the walks between the pushes of a path, and return the complete solution."""
     names = {step: move for move, step in offsets(room.width).items()}
     moves: list[str] = []
     current = start
@@ -195,7 +196,7 @@ def _with_walks(
 
 
 def _walk(room: Room, state: RoomState, goal: int) -> tuple[str, ...]:
-    """The shortest walk of the player to a reachable cell, without pushes."""
+    """Return the shortest walk of the player to a reachable cell, without pushes."""
     free = room.floor & ~state.boxes
     walks: dict[int, tuple[str, ...]] = {state.player: ()}
     queue = deque([state.player])

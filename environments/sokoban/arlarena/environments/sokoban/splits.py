@@ -64,7 +64,7 @@ class RoomOptions:
                 raise ValueError(f"min_{unit} = {low}, max_{unit} = {high}: these bounds exclude all solutions")
 
     def accepts(self, room: Room) -> bool:
-        """Whether the optimal solutions are within the bounds. False if the search limit is reached."""
+        """Return whether the optimal solutions are within the bounds. False if the search limit is reached."""
         try:
             return self._moves_fit(room) and self._pushes_fit(room)
         except SearchLimit:
@@ -84,12 +84,12 @@ class RoomOptions:
 
 
 def split_of(room: Room) -> str:
-    """The split of a room."""
+    """Return the split of a room."""
     return split_of_digest(plan_hash(room), SHARES)
 
 
 def check_split(split: str) -> None:
-    """Refuse an unknown split.
+    """Raise if the split is unknown.
 
     Raises:
         ValueError: the split is unknown; the message lists the known names.
@@ -101,7 +101,7 @@ def check_split(split: str) -> None:
 # Small layouts recur, so this cache answers most drafts of an evaluation set.
 @lru_cache(maxsize=1 << 14)
 def _accepted(layout: Layout, split: str, options: RoomOptions) -> Room | None:
-    """The room of a layout, if it belongs to the split and the options accept it."""
+    """Return the room of a layout, if it belongs to the split and the options accept it."""
     if split_of_digest(plan_hash(layout), SHARES) != split:
         return None
     room = play_backwards(layout)
@@ -109,7 +109,7 @@ def _accepted(layout: Layout, split: str, options: RoomOptions) -> Room | None:
 
 
 def _find(split: str, index: int, options: RoomOptions, taken: frozenset[str] | set[str]) -> tuple[Room, str]:
-    """The first room drawn for an index whose hash is not in `taken`, and its hash."""
+    """Return the first room drawn for an index whose hash is not in `taken`, and this hash."""
     height, width, boxes = options.height, options.width, options.boxes
     random = random_for(height, width, boxes, split, index)
     for _ in range(MAX_DRAFTS):
@@ -137,7 +137,7 @@ class EvalRooms:
         self._lock = threading.Lock()
 
     def room(self, index: int) -> Room:
-        """Room `index`. All rooms before it are generated first, because it must differ from them."""
+        """Return room `index`. All earlier rooms are generated first, because this room must differ from them."""
         with self._lock:
             while len(self._rooms) <= index:
                 room, digest = _find(self._split, len(self._rooms), self._options, self._hashes)
@@ -157,7 +157,7 @@ def _training_room(split: str, index: int, options: RoomOptions) -> Room:
 
 
 def room_for(split: str, index: int, options: RoomOptions) -> Room:
-    """The room of (split, index, options), a pure function.
+    """Return the room of (split, index, options). Equal arguments always give the same room.
 
     Raises:
         ValueError: the split is unknown, or the index is negative.

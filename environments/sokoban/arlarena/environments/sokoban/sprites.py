@@ -72,7 +72,7 @@ def _alien(draw: ImageDraw.ImageDraw) -> None:
 
 @cache
 def sprite(glyph: str) -> Image.Image:
-    """The image of a cell."""
+    """Return the image of a cell."""
     image = Image.new("RGB", (SIZE, SIZE))
     draw = ImageDraw.Draw(image)
     if glyph == WALL:

@@ -23,7 +23,7 @@ def transpose(rows: Sequence[str]) -> Grid:
 
 
 def crop(rows: Sequence[str]) -> Grid:
-    """The grid without the rows and columns of wall around its floor."""
+    """Remove the rows and columns of wall around the floor of a grid."""
 
     def trimmed(lines: Sequence[str]) -> Grid:
         inhabited = [number for number, line in enumerate(lines) if line.strip(WALL)]
@@ -33,7 +33,7 @@ def crop(rows: Sequence[str]) -> Grid:
 
 
 def images(rows: Sequence[str]) -> tuple[Grid, ...]:
-    """The 8 images of a grid under rotation and mirroring; some are equal when the grid is symmetric."""
+    """Return the 8 images of a grid under rotation and mirroring. Some images of a symmetric grid are equal."""
     out = []
     for base in (tuple(rows), transpose(rows)):
         mirrored = tuple(row[::-1] for row in base)
@@ -42,17 +42,19 @@ def images(rows: Sequence[str]) -> tuple[Grid, ...]:
 
 
 def canonical(rows: Sequence[str]) -> str:
-    """The canonical text of a grid: the smallest of its images."""
+    """Return the canonical text of a grid: the smallest of its 8 images."""
     return min("\n".join(image) for image in images(rows))
 
 
 def room_hash(room: Room) -> str:
-    """The hash of a room, equal for all its images."""
+    """Return the hash of a room. All rotations and mirror images of a room have the same hash."""
     return digest(canonical(room.rows()))
 
 
 def plan_hash(plan: Room | Layout) -> str:
-    """The hash of a room's plan, equal for all its images at any position in the frame."""
+    """Return the hash of a room's plan. Rotations, mirror images and other positions in the frame of wall have the same
+    hash.
+    """
     targets = plan.targets if isinstance(plan, Room) else plan.target_mask
     return _plan_hash(plan.height, plan.width, plan.floor, targets)
 

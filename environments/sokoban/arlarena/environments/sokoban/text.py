@@ -59,12 +59,15 @@ def vocabulary(width: int) -> tuple[str, ...]:
 
 
 def template_for(name: TemplateName, style: ObservationStyle) -> PromptTemplate:
-    """The template of a name; if the room is shown as an image, a template without the legend of glyphs."""
+    """Return the template with this name. If the room is shown as an image, the template has no legend of glyphs."""
     return IMAGE_TEMPLATE if (name, style) == ("full", "image") else TEMPLATES[name]
 
 
 def coordinates(room: Room, state: RoomState) -> str:
-    """The line `you r c box r c goal r c`: rows and columns from 0, walls included, several in reading order."""
+    """Return the line `you r c box r c goal r c`.
+
+    Rows r and columns c are counted from 0, walls included. Several boxes or goals are listed in reading order.
+    """
 
     def place(name: str, cell: int) -> str:
         return f"{name} {cell // room.width} {cell % room.width}"
@@ -76,7 +79,10 @@ def coordinates(room: Room, state: RoomState) -> str:
 
 
 def surroundings(room: Room, state: RoomState, grid: Sequence[str]) -> str:
-    """The line `around you UDLR around box UDLR`: the cells above, below, left and right of each, as in the grid."""
+    """Return the line `around you UDLR around box UDLR`.
+
+    UDLR are the glyphs of the cells above, below, left and right of the player or of a box.
+    """
 
     def around(cell: int) -> str:
         row, column = divmod(cell, room.width)
@@ -87,8 +93,10 @@ def surroundings(room: Room, state: RoomState, grid: Sequence[str]) -> str:
 
 
 def observe(room: Room, state: RoomState, style: ObservationStyle, rows: Sequence[str] | None = None) -> str:
-    """The observation: the grid; plus one line for `grid+coordinates`, two for `grid+surroundings`; for `image`, a text
-    that refers to the image. No trailing newline. `rows`: the rendered grid, if available.
+    """Return the observation in a style, without a newline at the end. `rows`: the rendered grid, if available.
+
+    All styles except `image` show the grid. `grid+coordinates` adds one line, and `grid+surroundings` adds two lines.
+    For `image`, the text refers to the image.
     """
     if style == "image":
         return IMAGE_TEXT

@@ -42,8 +42,9 @@ PARSER = Parser(
 
 
 class TirMathEnvironment:
-    """TIR Math with its options. Implements `EnvironmentFactory` and `Resources`: a sandbox and a judge, started on
-    first use.
+    """The TIR Math environment with its options. Implements `EnvironmentFactory` and `Resources`.
+
+    The resources are a sandbox and a judge of answers. They are started on first use.
     """
 
     name = "tir_math"
@@ -83,7 +84,7 @@ class TirMathEnvironment:
         )
 
     def task(self, spec: ResetSpec) -> Task:
-        """The task of a reset. Errors as in `indexed_task`."""
+        """Return the task of a reset. Errors as in `indexed_task`."""
         return indexed_task(self.name, self._splits, spec)
 
     def start(self, task: Task) -> TirMathEpisode:
@@ -122,7 +123,7 @@ class TirMathEnvironment:
             raise ConfigError(f"[environment.options.sandbox]: {error}") from error
 
     def health(self) -> dict[str, Any]:
-        """The sandbox's protection layers and load, and how many listed problems are left out."""
+        """Return the sandbox's protection layers, its load, and the number of listed problems that are left out."""
         details: dict[str, Any] = {"healthy": True, "sandbox": None}
         if isinstance(self._problems, ListedProblems):
             details["left_out"] = asdict(self._problems.left_out)
@@ -133,7 +134,7 @@ class TirMathEnvironment:
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings at the server's start: how many listed problems are left out."""
+        """Return the warnings for the start of the server: how many listed problems are left out."""
         if not isinstance(self._problems, ListedProblems):
             return []
         left_out = self._problems.left_out
@@ -175,7 +176,7 @@ def _judge_settings(options: SandboxOptions) -> ForkSettings:
 
 
 def load(where: str, values: Mapping[str, Any]) -> TirMathEnvironment:
-    """The environment for a table of options.
+    """Return the environment for a table of options.
 
     Raises:
         ConfigError: see `read_options` and `problems_of`.

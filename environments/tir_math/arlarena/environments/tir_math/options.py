@@ -19,7 +19,7 @@ from arlarena.sandbox.lockdown import LAYERS, REQUIRED
 
 
 def _source(value: object) -> object:
-    """Parse a table as a data set, so that errors name its keys; other values stay."""
+    """Parse a table as a data set, so that error messages name the keys of the table. Other values stay unchanged."""
     if isinstance(value, Mapping):
         return parse_table("as a data set:", value, HubOptions)
     if not isinstance(value, str | Path | HubOptions):
@@ -120,7 +120,7 @@ class TirMathOptions(Table):
 
 
 def read_options(where: str, values: Mapping[str, Any]) -> TirMathOptions:
-    """Validated options; error messages begin with `where`.
+    """Validate the options and return them. Error messages begin with `where`.
 
     Raises:
         ConfigError: an option is unknown, or a value is out of range.

@@ -7,6 +7,8 @@ from pathlib import Path
 
 
 def tir_math_data() -> Path | None:
-    """TIR_MATH_DATA: a folder with train.jsonl and a file for each test split. None if it is not set."""
+    """Return TIR_MATH_DATA, a folder with train.jsonl and a file for each test split. None if the variable is
+    not set.
+    """
     value = os.environ.get("TIR_MATH_DATA")
     return Path(value).expanduser() if value else None

@@ -32,12 +32,12 @@ class Move(NamedTuple):
 
 
 def ways(house: House) -> list[tuple[int, Move]]:
-    """(location, move to a receptacle there) for all receptacles."""
+    """Return (location, move that goes to a receptacle at this location) for all receptacles."""
     return [(location, Move("gotolocation", receptacle=one)) for one, location in house.location_of.items()]
 
 
 def moves(state: WorldState) -> Iterator[Move]:
-    """All possible moves except going elsewhere and `help`, which not all games have."""
+    """Yield all possible moves, except the moves to other receptacles and `help`."""
     house = state.house
     yield from (Move("look"), Move("inventory"))
     for receptacle in house.receptacles.get(state.location, ()):
@@ -52,7 +52,7 @@ def moves(state: WorldState) -> Iterator[Move]:
 
 
 def _moves_at(state: WorldState, receptacle: int) -> Iterator[Move]:
-    """The possible moves at a receptacle of the current location."""
+    """Yield the possible moves at a receptacle of the current location."""
     house = state.house
     held, contents, accessible = state.held, state.inside.get(receptacle, ()), state.open_to_hands(receptacle)
     yield Move("examinereceptacle", receptacle=receptacle)
@@ -77,7 +77,7 @@ def _moves_at(state: WorldState, receptacle: int) -> Iterator[Move]:
 
 
 def after(state: WorldState, move: Move) -> WorldState:
-    """The state after a move; the given state if the move changes nothing."""
+    """Return the state after a move. If the move changes nothing, return the given state."""
     action, thing, receptacle = move
     if action not in EFFECTS:
         return state
@@ -107,7 +107,9 @@ def after(state: WorldState, move: Move) -> WorldState:
 
 
 def binding(state: WorldState, move: Move) -> dict[str, int]:
-    """A move's arguments by their variable names in the domain. `state`: before the move."""
+    """Return the arguments of a move, by the names of the variables in the domain. `state`: the state before
+    the move.
+    """
     house, (action, thing, receptacle) = state.house, move
     match action:
         case "look":

@@ -1,7 +1,8 @@
-"""A cache of responses. The grammar comes from the game's file, so a response's dependencies are found by recording.
+"""A cache of responses.
 
-A response is a function of the command's arguments and of the facts that the grammar reads. If the cache key covers all
-these facts, an equal key implies the same reads, the same facts and so the same response, for any grammar.
+A response depends only on the command's arguments and on the facts that the grammar reads. Which facts these are is
+recorded while the response is computed, because each game's file has its own grammar. The cache key contains the values
+of all recorded facts. So states with equal keys have equal responses, for any grammar.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from arlarena.environments.alfworld.engine.state import WorldState
 from arlarena.environments.alfworld.engine.text_limits import Pattern
 from arlarena.environments.alfworld.engine.world import CHANGING, MARKS
 
-MAX_ANSWERS = 4096  # per game; about 250 bytes each
+MAX_ANSWERS = 4096  # cached responses per game; a response takes about 250 bytes
 # Dependencies of a response: the command's receptacle and its contents; everything else at the location; the held
 # thing; conditions (clean, …); the location of origin; anything else.
 RECEPTACLE, PLACE, HANDS, CONDITION, ORIGIN, BEYOND = 1, 2, 4, 8, 16, 32
@@ -40,7 +41,7 @@ class AnswerCache:
     by_key: dict[Key, str] = field(default_factory=dict)
 
     def answer(self, grammar: Grammar, command: str, move: Move, state: WorldState, new: WorldState) -> str:
-        """The response to a command, which is a move from `state` to `new`."""
+        """Return the response to a command, which is a move from `state` to `new`."""
         text = self.by_receptacle.get((command, new.changes.get(move.receptacle, 0))) or self.by_command.get(command)
         if text:
             return text
@@ -64,7 +65,9 @@ class AnswerCache:
 
 
 def _key(needs: int, command: str, state: WorldState, new: WorldState) -> Key:
-    """A command and the values of its dependencies. Those of the location include the receptacle."""
+    """Return a cache key: the command and the values of its dependencies. The dependency on a location includes that on
+    the receptacle.
+    """
     return (
         command,
         needs,
@@ -78,26 +81,27 @@ def _key(needs: int, command: str, state: WorldState, new: WorldState) -> Key:
 class FactRecorder:
     """A state that records which facts are read.
 
-    `origin` is the location before the command, the only argument that the command does not name. A response depends on
-    it if it is read, or if locations are listed, because different variables stand for different entities.
+    `origin` is the location before the command. It is the only argument that the command's text does not contain. A
+    response depends on `origin` if the grammar reads it or lists locations: different variables stand for different
+    entities, so a list of locations leaves it out.
     """
 
     def __init__(self, state: WorldState, origin: int, receptacle: int) -> None:
         self._state, self._origin, self._receptacle, self.needs = state, origin, receptacle, 0
 
     def name(self, entity: int) -> str:
-        """The entity's name."""
+        """Return the entity's name."""
         if entity == self._origin:
             self.needs |= ORIGIN
         return self._state.name(entity)
 
     def holds(self, predicate: str, values: tuple[int, ...]) -> bool:
-        """Whether a fact holds."""
+        """Return whether a fact holds."""
         self.needs |= self._kind(predicate, values)
         return self._state.holds(predicate, values)
 
     def rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
-        """The facts that match a pattern, in order; None matches anything."""
+        """Yield the facts that match a pattern, in order; None matches anything."""
         self.needs |= self._kind(predicate, pattern)
         house = self._state.house
         for row in self._state.rows(predicate, pattern):
@@ -106,7 +110,7 @@ class FactRecorder:
             yield row
 
     def _kind(self, predicate: str, pattern: Pattern) -> int:
-        """The dependency that a read adds."""
+        """Return the dependency (such as RECEPTACLE or HANDS) that reading these facts adds."""
         origin = ORIGIN if self._origin in pattern else 0
         if predicate not in CHANGING and predicate != "not_inreceptacle":
             return origin

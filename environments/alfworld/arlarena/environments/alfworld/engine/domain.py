@@ -42,7 +42,7 @@ def check_domain(text: str) -> frozenset[str]:
 
 
 def _actions(text: str) -> dict[str, object]:
-    """Actions by name, in canonical form: equivalent definitions are equal."""
+    """Return the actions of a domain by name, in canonical form: equivalent definitions are equal."""
     definition = next((one for one in read_expressions(text) if isinstance(one, list) and one[:1] == ["define"]), None)
     if not isinstance(definition, list):
         raise GameError("PDDL domain: no (define …)")
@@ -67,5 +67,7 @@ def _canonical(expression: Expression) -> object:
 
 
 def _without_values(variables: list[Expression]) -> bool:
-    """Whether a variable's type ends in a comma. ALFRED contains this once, and no object has such a type."""
+    """Return whether a variable's type ends in a comma. No object has such a type. ALFRED's domain has one such
+    variable.
+    """
     return any(kind.endswith(",") for _, kind in typed(variables))

@@ -1,6 +1,6 @@
-"""Playing a game: admissible commands and responses, exactly as in TextWorld.
+"""Plays a game: computes the admissible commands and the responses, exactly as TextWorld does.
 
-The episodes of a game share a cache of menus and responses.
+A menu is the list of admissible commands in a state. The episodes of a game share a cache of menus and responses.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from arlarena.environments.alfworld.engine.world import House, Mask, build
 from arlarena.environments.alfworld.errors import GameError
 
 NOTHING_HAPPENS = "Nothing happens."
-MAX_MENUS = 1024  # per game; about 1 KB each
+MAX_MENUS = 1024  # cached menus per game; a menu takes about 1 KB
 
 __all__ = ["Game", "GameRules", "Move", "read_rules", "rules_of"]
 
 
 class Menu(NamedTuple):
-    """The admissible commands in alphabetical order. `offered`: all except `help`, as a sentence."""
+    """The admissible commands in alphabetical order. `offered`: all commands except `help`, as a text for the
+    prompt.
+    """
 
     commands: tuple[str, ...]
     offered: str
@@ -40,15 +42,15 @@ class GameRules:
     """A game's definition and the caches that its episodes share.
 
     Attributes:
-        intro: text at the start.
-        task: sentence of the task.
+        intro: the text shown at the start.
+        task: the sentence that states the task.
         has_help: whether the game has `help`, added in ALFWorld 0.4.
         watched: predicates of the goal that can change.
         goal_entities: entities that the goal can refer to.
-        command_of, move_of: commands by move and moves by command, filled on use.
-        ways: (location, command to go there).
-        menus: menus by `WorldState.menu_key`.
-        answers: cached responses.
+        command_of, move_of: commands by move, and moves by command. Entries are added when they are first needed.
+        ways: pairs (location, command to go to this location).
+        menus: cached menus by `WorldState.menu_key`.
+        answers: the cache of responses.
     """
 
     house: House
@@ -67,7 +69,7 @@ class GameRules:
     answers: AnswerCache = field(default_factory=AnswerCache)
 
     def menu(self, state: WorldState) -> Menu:
-        """The menu of a state."""
+        """Return the admissible commands of a state."""
         menu_key = state.menu_key()
         menu = self.menus.get(menu_key)
         if menu is None:
@@ -77,7 +79,7 @@ class GameRules:
         return menu
 
     def decides(self, move: Move) -> bool:
-        """Whether a move may change whether the goal holds."""
+        """Return whether this move may change the result of the goal's test."""
         if not self.watched & EFFECTS[move.action]:
             return False
         # A move on a thing changes only facts about this thing, and whether anything is held.
@@ -145,7 +147,7 @@ class Game:
         self.won, self.menu = rules.won(self.state), rules.menu(self.state)
 
     def copy(self) -> Self:
-        """An independent game in the same state."""
+        """Return an independent game in the same state."""
         return copy(self)
 
     @property
@@ -154,7 +156,7 @@ class Game:
         return {command: self.rules.move_of[command] for command in self.menu.commands}
 
     def play(self, command: str) -> str:
-        """Play a command; an inadmissible command changes nothing. Returns the response."""
+        """Play a command and return the response. A command that is not admissible changes nothing."""
         command, rules, state = command.strip(), self.rules, self.state
         if command not in self.menu.commands:
             self.feedback = NOTHING_HAPPENS

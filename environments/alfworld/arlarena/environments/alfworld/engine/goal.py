@@ -9,14 +9,17 @@ from arlarena.environments.alfworld.engine.state import WorldState, check_predic
 from arlarena.environments.alfworld.engine.world import CHANGING, House, Mask
 from arlarena.environments.alfworld.errors import GameError
 
-MAX_TRIES = 100_000  # variable bindings tried in one test; ALFWorld's goals need a few hundred
+MAX_TRIES = 100_000  # most variable bindings tried in one test; ALFWorld's goals need a few hundred
 
 Scope = dict[str, int]
 Test = Callable[[WorldState, Scope], bool]
 
 
 def compile_goal(goal: Expression, house: House, types: Mapping[str, str]) -> tuple[Callable[[WorldState], bool], Mask]:
-    """The test of a goal expression, and the entities that it can refer to. `types`: types of all objects, by id.
+    """Compile a goal expression. `types`: the type of each object, by the object's id.
+
+    Returns:
+        a function that tests whether the goal holds in a state, and the mask of the entities that the goal can name.
 
     Raises:
         GameError: the expression is not supported.
@@ -32,7 +35,7 @@ def compile_goal(goal: Expression, house: House, types: Mapping[str, str]) -> tu
 
 
 def changing_predicates(goal: Expression) -> frozenset[str]:
-    """The predicates of a goal that can change. While they do not change, the test's result does not change."""
+    """Return the predicates of a goal whose facts can change during a game. Only these facts can change the result."""
     if isinstance(goal, str):
         return frozenset()
     own = frozenset(word for word in goal[:1] if isinstance(word, str) and word in CHANGING)
@@ -69,8 +72,10 @@ class _Compiler:
         raise GameError(f"PDDL goal: {goal!r} is not understood")
 
     def _exists(self, variables: list[Expression], body: Expression) -> Test:
-        """Backtracking search: variables with the fewest candidates first; each part of the body is tested as soon as
-        all its variables are bound.
+        """Return a test whether some binding of the variables satisfies the body, by a backtracking search.
+
+        Variables with the fewest candidates are bound first. Each part of the body is tested as soon as all variables
+        of the part are bound.
         """
         kinds, parts = _merged(dict(typed(variables)), body)
         domains = {name: self._candidates(name, kind, parts) for name, kind in kinds.items()}
@@ -99,7 +104,9 @@ class _Compiler:
         return lambda state, scope: all(test(state, scope) for test in always) and search(state, dict(scope), 0)
 
     def _candidates(self, name: str, kind: str, parts: list[Expression]) -> list[int]:
-        """The candidates of a variable: entities of its type that satisfy the static conditions on it in `parts`."""
+        """Return the candidates of the variable `name`: the entities of type `kind` that satisfy the conditions in
+        `parts` which cannot change.
+        """
         # `object` is the root of PDDL's types and matches every entity.
         found = list(range(len(self._house.ids))) if kind == "object" else self._of_type.get(kind, [])
         for part in parts:
@@ -131,7 +138,7 @@ class _Compiler:
 
 
 def _merged(kinds: dict[str, str], body: Expression) -> tuple[dict[str, str], list[Expression]]:
-    """The variables and parts of a conjunction, merged with inner `exists` that do not reuse a variable's name."""
+    """Return the variables and parts of a conjunction. Merge each inner `exists` whose variable names are new."""
     parts: list[Expression] = []
     for part in _conjuncts(body):
         match part:
@@ -144,14 +151,14 @@ def _merged(kinds: dict[str, str], body: Expression) -> tuple[dict[str, str], li
 
 
 def _conjuncts(body: Expression) -> list[Expression]:
-    """The parts of a conjunction, nested conjunctions flattened; another expression is its only part."""
+    """Return the parts of a conjunction, with nested conjunctions flattened. Another expression is returned alone."""
     if isinstance(body, list) and body[:1] == ["and"]:
         return [one for part in body[1:] for one in _conjuncts(part)]
     return [body]
 
 
 def _variables(part: Expression) -> set[str]:
-    """All variables in an expression."""
+    """Return all variables in an expression."""
     if isinstance(part, str):
         return {part} if part.startswith("?") else set()
     return set().union(*(_variables(one) for one in part))

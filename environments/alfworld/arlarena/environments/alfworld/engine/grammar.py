@@ -39,19 +39,19 @@ Part = str | Callable[["Grammar", LimitedFacts, Binding], str]  # words, or a fu
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A text and its condition."""
+    """A text of the grammar, and the condition under which the text is used."""
 
     condition: Query
     parts: tuple[Part, ...]
 
     def text(self, grammar: Grammar, facts: LimitedFacts, binding: Binding) -> str:
-        """The text."""
+        """Return the text."""
         return _joined(self.parts, grammar, facts, binding)
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """The command and the response of an action."""
+    """The texts of an action: the command, and the response to the command."""
 
     template: tuple[Part, ...]
     feedback: tuple[Part, ...]
@@ -59,18 +59,18 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """Rules by name, and commands by the lower-case name of their action."""
+    """A compiled grammar: rules by name, and commands by the lower-case name of their action."""
 
     rules: Mapping[str, Sequence[Rule]]
     commands: Mapping[str, Command]
     predicates: frozenset[str]
 
     def derive(self, name: str, facts: Facts, binding: Binding) -> str:
-        """The text of a rule. Errors as in `command`."""
+        """Return the text of a rule. Errors as in `command`."""
         return self._text([_nonterminal(name)], facts, binding)
 
     def command(self, action: str, facts: Facts, binding: Binding) -> str:
-        """The command of an action.
+        """Return the command of an action.
 
         Raises:
             GameError: the grammar has no such text, or the text is too long or takes too long.
@@ -78,7 +78,7 @@ class Grammar:
         return self._text(self.commands[action].template, facts, binding)
 
     def feedback(self, action: str, facts: Facts, binding: Binding) -> str:
-        """The response after an action. Errors as in `command`."""
+        """Return the response after an action. Errors as in `command`."""
         return self._text(self.commands[action].feedback, facts, binding)
 
     def _text(self, parts: Sequence[Part], facts: Facts, binding: Binding) -> str:
@@ -90,7 +90,7 @@ class Grammar:
             raise GameError(f"grammar: a text uses a name that the game does not have: {error!r}") from error
 
     def derived(self, name: str, facts: LimitedFacts, binding: Binding) -> str:
-        """The text of a rule within another text."""
+        """Return the text of the rule `name`, for use within another text."""
         facts.count()
         for rule in self.rules[name]:
             if _applies(rule.condition, facts, binding):
@@ -113,7 +113,7 @@ def _applies(condition: Query, facts: Facts, binding: Binding) -> bool:
 
 
 def answers(facts: Facts, query: Query, binding: Binding) -> Iterator[Binding]:
-    """All extensions of a binding that satisfy the query, in the order of the facts' ids."""
+    """Yield all extensions of a binding that satisfy the query, ordered by the ids of the entities."""
     if not query:
         yield binding
         return
@@ -142,7 +142,7 @@ _TASK = re.compile(r'("task"\s*:\s*\[\s*\{\s*"rhs"\s*:\s*)"((?:[^"\\]|\\.)*)"')
 
 
 def read_grammar(text: str) -> tuple[Grammar, str]:
-    """A game's grammar and its task sentence. Games that differ only in the task share the compiled grammar.
+    """Return a game's grammar and its task sentence. Games that differ only in the task share the compiled grammar.
 
     Raises:
         GameError: the text is not a grammar, or uses unsupported features.
@@ -253,7 +253,9 @@ def _nonterminal(name: str) -> Part:
 
 
 def _value(text: str) -> list[Part]:
-    """`o.indefinite + ' ' + o.name`; a bare variable, as in commands, stands for its name."""
+    """Parse an expression such as `o.indefinite + ' ' + o.name`. A variable without an attribute stands for its
+    name.
+    """
     terms: list[Part] = []
     for term in text.split("+"):
         found = _TERM.fullmatch(term)

@@ -1,6 +1,7 @@
 """Names of things: `Apple_bar__plus_01_dot_59…` is "apple 2".
 
-The rule is ALFWorld's: of the things of a kind, the first by id has the highest number.
+As in ALFWorld, the things of one kind are numbered in descending order of their ids: the first id has the highest
+number.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ _BAR = "_bar_"
 
 
 def names_of(ids: Iterable[str]) -> dict[str, str]:
-    """The name of each id. An id that is not a thing in the room (a type, the agent) stays, followed by a space."""
+    """Return the name of each id. The name of a type or of the agent is the id itself, followed by a space."""
     ordered = sorted(set(ids))
     left = Counter(kind for one in ordered if (kind := kind_of(one)) is not None)
     names = {}
@@ -27,7 +28,7 @@ def names_of(ids: Iterable[str]) -> dict[str, str]:
 
 
 def kind_of(one: str) -> str | None:
-    """`sink_bar_…_bar_sinkbasin` -> "sinkbasin"; None for an id that is not a thing in the room."""
+    """Return the kind of a thing: "sinkbasin" for `sink_bar_…_bar_sinkbasin`. None if the id is not that of a thing."""
     kind, bar, _ = one.partition(_BAR)
     if not bar:
         return None

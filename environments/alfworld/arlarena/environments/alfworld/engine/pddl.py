@@ -32,7 +32,7 @@ class PddlProblem:
 
 
 def read_expressions(text: str) -> list[Expression]:
-    """All expressions of a text: nested lists of lower-case words.
+    """Return all expressions of a text: nested lists of lower-case words.
 
     Raises:
         GameError: parentheses do not match, or the text exceeds the limits.
@@ -56,7 +56,7 @@ def read_expressions(text: str) -> list[Expression]:
 
 
 def read_problem(text: str) -> PddlProblem:
-    """A problem's objects, facts and goal.
+    """Return a problem's objects, facts and goal.
 
     Raises:
         GameError: the text is not a problem, or a required part is missing.
@@ -80,7 +80,7 @@ def read_problem(text: str) -> PddlProblem:
 
 
 def typed(words: list[Expression]) -> Iterator[tuple[str, str]]:
-    """`a b - type c` -> (a, type), (b, type), (c, object).
+    """Yield (name, type) for each name of a typed list: `a b - type c` gives (a, type), (b, type), (c, object).
 
     Raises:
         GameError: the list has another form.

@@ -16,15 +16,16 @@ PREDICATES = frozenset((*PLACES, *MARKS, "not_inreceptacle"))
 
 
 class WorldState:
-    """The changing part of a game. Sets of entities are bit masks. `inside`, `at`, `marks` and `changes` are replaced,
-    never mutated, so that copies share them.
+    """The changing part of a game. Sets of entities are bit masks.
+
+    `inside`, `at`, `marks` and `changes` are replaced and never mutated, so a state and its copies can share them.
 
     Attributes:
-        key: a Zobrist hash: the XOR of a hash of each fact that differs from the start. Equal states have equal keys,
-            independent of the path to them, and a step updates the key by the facts that it changes.
-        changes: the same for each receptacle, and for each location with all that is there.
-        removed: (object, receptacle) pairs: the object was taken from there and not put back. The text of `look` needs
-            them. They are kept only where receptacles share a location, since elsewhere they have no effect.
+        key: a Zobrist hash of the state, the XOR of the hashes of all facts that differ from the start. Equal states
+            have equal keys. A step updates the key only for the facts that the step changes.
+        changes: one such hash for each receptacle, and one for each location with everything at the location.
+        removed: (object, receptacle) pairs for objects that were taken from the receptacle and not put back. The text
+            of `look` depends on these pairs if several receptacles share a location. Other pairs are not kept.
     """
 
     __slots__ = ("at", "changes", "held", "house", "inside", "key", "location", "marks", "opened", "removed")
@@ -38,7 +39,7 @@ class WorldState:
         self.changes: dict[int, int] = {}
 
     def copy(self) -> Self:
-        """An independent state."""
+        """Return an independent state."""
         twin: Self = object.__new__(type(self))
         twin.house, twin.location, twin.held, twin.opened = self.house, self.location, self.held, self.opened
         twin.inside, twin.at, twin.marks, twin.removed = self.inside, self.at, self.marks, self.removed
@@ -46,21 +47,21 @@ class WorldState:
         return twin
 
     def location_key(self) -> tuple[int, int]:
-        """A key of the current location and everything there: open receptacles, contents, removals."""
+        """Return a key of the current location: its open receptacles, their contents, and the removed objects."""
         return self.location, self.changes.get(self.location, 0)
 
     def menu_key(self) -> tuple[int, ...]:
-        """A key of everything that the possible moves depend on. With a thing in hand, contents hardly matter."""
+        """Return a key of all facts that decide which moves are possible."""
         here, held, house = self.location, self.held, self.house
         if held == NOTHING or house.knives >> held & 1 or house.toggleable & house.pickupable:
             return here, held, self.changes.get(here, 0)
         return here, held, self.opened & house.standing.get(here, 0)
 
     def open_to_hands(self, receptacle: int) -> bool:
-        """Whether things can be put into and taken from the receptacle."""
+        """Return whether things can be put into and taken from the receptacle."""
         return not self.house.openable >> receptacle & 1 or bool(self.opened >> receptacle & 1)
 
-    # --- actions; the caller must check that they are possible ---
+    # --- actions; the caller must check that the action is possible ---
 
     def go(self, location: int) -> None:
         """Go to a location."""
@@ -102,7 +103,7 @@ class WorldState:
                 self.marks[one] ^= 1 << thing
 
     def _changed(self, sign: int, *places: int) -> None:
-        """Update the keys for a changed fact about places: receptacles and their location."""
+        """Update the keys after a fact changed. `places`: the receptacles and locations that the fact is about."""
         self.key ^= sign
         self.changes = self.changes | {place: self.changes.get(place, 0) ^ sign for place in places}
 
@@ -123,11 +124,11 @@ class WorldState:
     # --- facts ---
 
     def name(self, entity: int) -> str:
-        """The entity's name."""
+        """Return the entity's name."""
         return self.house.names[entity]
 
     def holds(self, predicate: str, values: tuple[int, ...]) -> bool:
-        """Whether a fact holds."""
+        """Return whether a fact holds."""
         if predicate not in CHANGING:
             if predicate == "not_inreceptacle":
                 return values in self.removed
@@ -145,7 +146,7 @@ class WorldState:
         return next(self.rows(predicate, values), None) is not None
 
     def rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
-        """The facts that match a pattern, in order; None matches anything."""
+        """Yield the facts that match a pattern, in order; None matches anything."""
         if predicate == "inreceptacle" and pattern[0] is None and pattern[1] is not None:  # the most frequent query
             receptacle = pattern[1]
             yield from [(thing, receptacle) for thing in self.inside.get(receptacle, ())]
@@ -155,7 +156,7 @@ class WorldState:
                 yield row
 
     def _rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
-        """A superset of the facts that match."""
+        """Yield all facts that match the pattern. Other facts may be among them; the caller filters."""
         match predicate:
             case "atlocation":
                 yield self.house.agent, self.location
@@ -181,7 +182,7 @@ def check_predicates(predicates: frozenset[str], where: str) -> None:
     """Refuse texts and goals with predicates that the state does not track.
 
     Raises:
-        GameError: names the predicate.
+        GameError: a predicate is not tracked; the message names the predicate.
     """
     for name in sorted(predicates):
         # No fact ever states `not_istoggled`, so such a condition never holds.
@@ -192,12 +193,12 @@ def check_predicates(predicates: frozenset[str], where: str) -> None:
 
 @lru_cache(1 << 15)
 def _fact_hash(what: str, *entities: int) -> int:
-    """The hash of a fact, 128 bits, equal in all processes."""
+    """Return the hash of a fact, 128 bits, equal in all processes."""
     return int(digest(repr((what, *entities))), 16)
 
 
 def _pairs(by_place: Contents, pattern: Pattern) -> Iterator[tuple[int, int]]:
-    """(thing, place) in order."""
+    """Yield the pairs (thing, place) that match the pattern, in order."""
     if len(pattern) == 2 and pattern[1] is not None:
         yield from ((thing, pattern[1]) for thing in by_place.get(pattern[1], ()))
     else:

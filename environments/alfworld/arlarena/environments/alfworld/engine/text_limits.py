@@ -22,15 +22,15 @@ class Facts(Protocol):
     """The state's interface for grammars. Entities are numbers in the order of their ids."""
 
     def rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
-        """The facts that match a pattern, in order; None matches anything."""
+        """Return the facts that match a pattern, in order; None matches anything."""
         ...
 
     def holds(self, predicate: str, values: tuple[int, ...]) -> bool:
-        """Whether a fact holds."""
+        """Return whether a fact holds."""
         ...
 
     def name(self, entity: int) -> str:
-        """The entity's name."""
+        """Return the entity's name."""
         ...
 
 
@@ -45,7 +45,7 @@ class LimitedFacts:
         self._facts, self._left, self._ends = facts, MAX_QUERIES, time.monotonic() + MAX_SECONDS
 
     def count(self) -> None:
-        """Count a query or a rule."""
+        """Count a read of facts, or the use of a rule."""
         self._left -= 1
         if self._left < 0 or time.monotonic() > self._ends:
             raise GameError(f"grammar: a text needs more than {MAX_QUERIES} queries or {MAX_SECONDS:g} s")
@@ -68,7 +68,7 @@ class LimitedFacts:
 
 
 def bounded_text(text: str) -> str:
-    """Return the text.
+    """Return the text unchanged, after a check of its length.
 
     Raises:
         GameError: the text is too long.

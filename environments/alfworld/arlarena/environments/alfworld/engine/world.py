@@ -25,7 +25,7 @@ CHANGING = frozenset((*PLACES, *MARKS, "ison", "checked", "examined", "wasinrece
 
 @dataclass(frozen=True, slots=True)
 class InitialPlacement:
-    """The placement of things at the start. `inside`: by receptacle; `at`: by location."""
+    """The placement of things at the start. `inside`: things by receptacle; `at`: things by location."""
 
     location: int
     opened: Mask
@@ -39,13 +39,13 @@ class House:
     """The static part of a game, and its start.
 
     Attributes:
-        ids, names: of the entities.
-        agent: the player.
-        receptacles: receptacles by location; `standing`: the same as masks.
+        ids, names: the ids and the names of the entities.
+        agent: the entity that is the player.
+        receptacles: receptacles by location. `standing` has the same content as masks.
         location_of: the location of each receptacle.
         fits: the receptacles that each object can be put into.
-        tools: for each action, the receptacles that clean, heat or cool.
-        facts: static facts by predicate, in order; `known`: the same as sets.
+        tools: for each of the actions that clean, heat or cool, the receptacles in which the action is possible.
+        facts: static facts by predicate, in order. `known` has the same content as sets.
     """
 
     ids: tuple[str, ...]
@@ -70,7 +70,7 @@ class House:
 
 
 def bits(mask: Mask) -> Iterator[int]:
-    """The entities of a set, ascending."""
+    """Yield the entities of a set in ascending order."""
     while mask:
         low = mask & -mask
         yield low.bit_length() - 1
@@ -78,10 +78,10 @@ def bits(mask: Mask) -> Iterator[int]:
 
 
 def build(problem: PddlProblem) -> House:
-    """The house of a problem.
+    """Return the house of a problem.
 
     Raises:
-        GameError: the problem is contradictory or not supported by this engine.
+        GameError: the problem contradicts itself, or this engine does not support the problem.
     """
     mentioned = {argument for fact in problem.facts for argument in fact[1:]}
     ids = tuple(sorted(mentioned))
@@ -112,12 +112,12 @@ def build(problem: PddlProblem) -> House:
 
 
 def _mask(rows: Rows, predicate: str) -> Mask:
-    """The entities for which a unary predicate holds."""
+    """Return the entities for which a unary predicate holds."""
     return sum(1 << row[0] for row in rows.get(predicate, ()))
 
 
 def _standing(rows: Rows) -> tuple[dict[int, int], dict[int, list[int]]]:
-    """The location of each receptacle, and the receptacles of each location."""
+    """Return the location of each receptacle, and the receptacles of each location."""
     location_of = dict(_pairs(rows, "receptacleatlocation"))
     if len(location_of) < len(rows.get("receptacleatlocation", ())):
         raise GameError("PDDL problem: a receptacle stands at two locations")
@@ -138,7 +138,7 @@ def _start(rows: Rows, location: int) -> InitialPlacement:
 
 
 def _only(rows: Rows, problem: PddlProblem) -> Pair:
-    """The agent and its location."""
+    """Return the single agent of the problem, and the agent's location."""
     places = rows.get("atlocation", ())
     if len(places) != 1:
         raise GameError(f"PDDL problem: the agent must be at one location, not {len(places)}")

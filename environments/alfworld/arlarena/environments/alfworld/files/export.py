@@ -26,7 +26,7 @@ from arlarena.proto.config import ConfigError, exit_on_config_error, read_table
 
 
 def export(out: Path, split: str, index: int, options: AlfworldOptions) -> Path:
-    """Write one game. Returns its folder. The files of a game are always the same bytes.
+    """Write the files of one game and return the folder. The same arguments always give the same bytes.
 
     Raises:
         TaskError: the options allow no game.
@@ -49,7 +49,7 @@ def _name(draft: Draft) -> str:
 
 
 def _trajectory(draft: Draft, index: int) -> dict[str, object]:
-    """The fields of ALFRED's task description that alfworld's tools read."""
+    """Return the fields of ALFRED's task description that alfworld's tools read."""
     goal, number = draft.goal, draft.room.number
     return {
         "task_id": f"trial_{index}",
@@ -66,13 +66,13 @@ def _trajectory(draft: Draft, index: int) -> dict[str, object]:
 
 
 def _walkthrough(made: LoadedGame) -> list[str]:
-    """The expert's commands."""
+    """Return the commands with which the expert solves the game."""
     assert made.goal is not None
     return [command for _, command in Expert(made.rules.house, made.goal).moves(Game(made.rules))]
 
 
 def main() -> int:
-    """The command in the module's docstring.
+    """Run the command in the module's docstring.
 
     Raises:
         ConfigError: a file or an option is invalid.

@@ -38,7 +38,9 @@ Content = TypeVar("Content", bound=msgspec.Struct)
 
 
 class Solvable(msgspec.Struct):
-    """The field that the index reads. As in ALFWorld, a game without it is left out."""
+    """The field that is read from each game file when the folder is listed. As in ALFWorld, games without this field
+    are left out.
+    """
 
     solvable: bool | None = None
 
@@ -87,11 +89,11 @@ class FileGames:
         self._numbers = {s: {entry.name: at for at, entry in enumerate(es)} for s, es in self._splits.items()}
 
     def sizes(self) -> dict[str, int | None]:
-        """Number of games in each split."""
+        """Return the number of games in each split."""
         return {split: len(entries) for split, entries in self._splits.items()}
 
     def source(self) -> DataSource:
-        """The kind of games, from the name of the first game's PDDL problem."""
+        """Return whether the games are official or generated, judged by the name of the first game's PDDL problem."""
         first = next(entry for entries in self._splits.values() for entry in entries)
         try:
             problem = read_file(first.path).pddl_problem
@@ -104,7 +106,7 @@ class FileGames:
         return DataSource(f"games from {self.root}")
 
     def game(self, split: str, index: int) -> LoadedGame:
-        """One game.
+        """Return one game.
 
         Raises:
             TaskError: the file is broken; the message names it.
@@ -112,15 +114,15 @@ class FileGames:
         return read_game(self._splits[split][index].path)
 
     def file(self, split: str, index: int) -> GameFile:
-        """The same game as the texts of its file. Errors as in `game`, but rules are not checked."""
+        """Return the texts of the game's file. Errors as in `game`, but the game's rules are not checked."""
         return read_file(self._splits[split][index].path)
 
     def name(self, split: str, index: int) -> str:
-        """`<folder>/<trial>`."""
+        """Return the game's name, `<folder>/<trial>`."""
         return self._splits[split][index].name
 
     def index(self, split: str, name: str) -> int | None:
-        """The inverse of `name`, and the index itself as text."""
+        """Return the index of the game with this name. The name may be an index as text."""
         number = index_of(name)
         return self._numbers.get(split, {}).get(name) if number is None else number
 
@@ -140,7 +142,7 @@ def read_game(path: Path) -> LoadedGame:
 
 
 def read_file(path: Path) -> GameFile:
-    """The texts of a file.
+    """Return the texts of a file.
 
     Raises:
         TaskError: the file cannot be read; the message names it.
@@ -169,7 +171,7 @@ def _decode(path: Path, kind: type[Content]) -> Content:
 
 
 def _type_of(path: Path) -> str:
-    """The kind of task: from `traj_data.json`, else from the folder's name, else ""."""
+    """Return the kind of task from `traj_data.json`, or from the folder's name, or "" if neither names a kind."""
     beside = path.with_name(TRAJECTORY)
     if beside.exists():
         try:
@@ -184,7 +186,7 @@ def _folder_type(path: Path) -> str:
 
 
 def _entries(folder: Path, types: Sequence[str]) -> list[GamePath]:
-    """The games below a folder, in the order of their names."""
+    """Return the games below a folder, in the order of their names."""
     return [
         GamePath(path, name)
         for path, name in sorted(_files(folder), key=lambda one: one[1])
@@ -207,7 +209,9 @@ def _files(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _can_be_solved(path: Path) -> bool:
-    """Whether the file says so. A broken file is included: playing it raises an error that names it."""
+    """Return whether the file is marked as solvable. A broken file counts as solvable, so that playing the game raises
+    an error with the file's name.
+    """
     try:
         return _decode(path, Solvable).solvable is True
     except GameError:

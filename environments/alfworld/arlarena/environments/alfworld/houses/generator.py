@@ -1,8 +1,10 @@
-"""Generates games: a room of ALFWorld, things in it and a task, all determined by a seed.
+"""Generates games. A seed determines the room of ALFWorld, the things in the room, and the task.
 
-Drafts are drawn until one is valid: its content belongs to the split, its task is not solved at the start, and the
-expert solves it within the horizon. As in ALFWorld, `train` and `valid_seen` share rooms, but not games: the hash of a
-game's content determines the split. The rooms of `valid_unseen` occur in no other split.
+Random games (drafts) are drawn until a draft is valid. A draft is valid if its content belongs to the split, its task
+is not solved at the start, and the expert solves the task within the horizon.
+
+As in ALFWorld, `train` and `valid_seen` have the same rooms. The hash of a game's content determines whether the game
+belongs to `train` or to `valid_seen`. The rooms of `valid_unseen` occur in no other split.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from arlarena.environments.alfworld.task_kinds import CLEAN, COOL, HEAT, LIGHT, 
 
 MAKER_VERSION = 1
 SPLITS = ("train", "valid_seen", "valid_unseen")
-TRAIN_SHARE = 7, 8  # of the contents of seen rooms
+TRAIN_SHARE = 7, 8  # 7 of 8 games in seen rooms belong to `train`, by the hash of their contents
 TOOL_OF = {CLEAN: "SinkBasin", HEAT: "Microwave", COOL: "Fridge"}
 STANDING = frozenset(
     {"Chair", "LightSwitch", "Mirror", "Sink", "Window", "Television", "Painting", "HousePlant", "Bathtub"}
@@ -45,15 +47,19 @@ SURFACE_WEIGHT = 4  # relative probability of a surface compared with another re
 ALSO_ON = (
     0.5  # probability that a thing in a coffee machine or on a burner is also on the receptacle that these stand on
 )
-MAX_INSTANCES = 3  # of a kind, as in ALFRED
+MAX_INSTANCES = 3  # most things of one kind in a room, as in ALFRED
 MAX_TARGETS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class HouseOptions:
-    """Options of generated games. `things`: minimum and maximum of portable things in a room. `receptacles`: maximum in
-    a room, None: all. `instances`: maximum of either per kind, None: as in ALFRED. The task's own things and
-    receptacles may exceed it.
+    """Options of generated games.
+
+    Attributes:
+        things: minimum and maximum number of portable things in a room.
+        receptacles: maximum number of receptacles in a room; None for all receptacles of the floor plan.
+        instances: maximum number of things, and of receptacles, of one kind; None for ALFRED's limits. The things and
+            receptacles that the task needs may exceed this limit.
     """
 
     types: tuple[str, ...] = TASK_TYPES
@@ -62,13 +68,17 @@ class HouseOptions:
     instances: int | None = None
 
     def key(self) -> str:
-        """The part of a game's seed that depends on the options. Unlike repr, it is stable when an option is added."""
+        """Return the part of a game's seed that depends on the options. New options with default values do not change
+        this text.
+        """
         return " ".join(f"{name}={value}" for name, value in asdict(self).items() if value is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A game as text: ids of things with their types, facts, the goal, and the index of its sentence (0 or 1)."""
+    """A game as text: the things' ids and types, the facts, the goal, and which of the goal's two sentences is used (0
+    or 1).
+    """
 
     room: HouseRoom
     goal: TaskGoal
@@ -77,13 +87,13 @@ class Draft:
     facts: list[tuple[str, ...]] = field(repr=False)
 
     def problem(self) -> PddlProblem:
-        """The problem for the engine."""
+        """Return the PDDL problem for the native engine."""
         objects = {pddl_name(one).lower(): kind for one, kind in self.objects.items()}
         facts = frozenset(tuple(pddl_name(word).lower() for word in fact) for fact in self.facts)
         return PddlProblem(objects, facts, read_expressions(self.goal.pddl())[0])
 
     def text(self, name: str) -> str:
-        """The problem in PDDL, as in a game's file."""
+        """Return the PDDL problem as text, for a game file."""
         objects = "\n".join(f"        {pddl_name(one)} - {kind}" for one, kind in self.objects.items())
         facts = "\n".join(f"        ({' '.join(pddl_name(word) for word in fact)})" for fact in self.facts)
         return (
@@ -93,24 +103,26 @@ class Draft:
 
 
 def pddl_name(name: str) -> str:
-    """`Apple|+01.59|…` as a valid PDDL name: `Apple_bar__plus_01_dot_59…`."""
+    """Convert an id to a valid PDDL name: `Apple|+01.59|…` to `Apple_bar__plus_01_dot_59…`."""
     for character, word in (("|", "_bar_"), ("+", "_plus_"), ("-", "_minus_"), (".", "_dot_"), (",", "_comma_")):
         name = name.replace(character, word)
     return name
 
 
 def random_for(*key: object) -> Random:
-    """A random generator seeded by the text of `key`, equal in all processes and on all machines."""
+    """Return a random generator seeded by the text of `key`. The generator is the same in all processes and on all
+    machines.
+    """
     return seeded("alfworld-house", MAKER_VERSION, *key)
 
 
 def rooms_of(split: str) -> Sequence[int]:
-    """The rooms of a split."""
+    """Return the numbers of the rooms of a split."""
     return UNSEEN if split == "valid_unseen" else SEEN
 
 
 def belongs_to(content_key: str, split: str) -> bool:
-    """Whether a game with this content belongs to the split, apart from its room."""
+    """Return whether the content key belongs to the split. The room of the game is not checked."""
     if split == "valid_unseen":
         return True
     share, of = TRAIN_SHARE
@@ -118,7 +130,7 @@ def belongs_to(content_key: str, split: str) -> bool:
 
 
 def draw(random: Random, split: str, options: HouseOptions) -> Draft | None:
-    """Draw a game; None if the drawn room does not allow the drawn task."""
+    """Draw a game. Return None if the task is not possible in the room."""
     kind = random.choice(options.types)
     homes = [number for number in rooms_of(split) if room(number).kind in FACTS["goals"][kind]]
     home = room(random.choice(homes))
@@ -153,7 +165,7 @@ def _goal(random: Random, kind: str, home: HouseRoom) -> TaskGoal | None:
 
 
 def _chosen_fixtures(random: Random, home: HouseRoom, goal: TaskGoal, options: HouseOptions) -> tuple[Fixture, ...]:
-    """The fixtures of a game: all, or a random subset that includes those needed by the task."""
+    """Return the fixtures of a game: all of the room, or a random subset with all fixtures that the task needs."""
     limit = len(home.fixtures) if options.receptacles is None else options.receptacles
     if len(home.fixtures) <= limit and options.instances is None:
         return home.fixtures
@@ -173,7 +185,7 @@ def _chosen_fixtures(random: Random, home: HouseRoom, goal: TaskGoal, options: H
 
 
 def _limit_kinds(random: Random, needed: list[Fixture], rest: list[Fixture], instances: int) -> list[Fixture]:
-    """A random subset of `rest` such that, together with `needed`, each kind occurs at most `instances` times."""
+    """Return a random subset of `rest`. In this subset and `needed`, each kind occurs at most `instances` times."""
     counts, kept = Counter(fixture.kind for fixture in set(needed)), []
     for fixture in random.sample(rest, len(rest)):
         counts[fixture.kind] += 1
@@ -183,7 +195,7 @@ def _limit_kinds(random: Random, needed: list[Fixture], rest: list[Fixture], ins
 
 
 def _furnish(random: Random, home: HouseRoom, goal: TaskGoal, options: HouseOptions) -> Draft:
-    """Place things in the room and write all facts."""
+    """Place things in the room, and return the game with all facts."""
     placements = _placements(random, home, goal, options)
     places = {fixture.place for fixture in home.fixtures}
     start = next(
@@ -240,7 +252,7 @@ def _placements(random: Random, home: HouseRoom, goal: TaskGoal, options: HouseO
     ids: set[str] = set()
     for kind, count in counts.items():
         holders = home.holders(kind)
-        if kind == goal.thing and goal.type in (PICK, TWO):  # otherwise the task may be solved at the start
+        if kind == goal.thing and goal.type in (PICK, TWO):  # so that the task is not solved at the start
             holders = [fixture for fixture in holders if fixture.kind != goal.receptacle]
         for _ in range(count):
             if holders:
@@ -283,7 +295,7 @@ def check_options(options: HouseOptions) -> None:
     """Refuse options that allow no game.
 
     Raises:
-        ValueError: names the option.
+        ValueError: no game is possible; the message names the option to change.
     """
     unknown = sorted(set(options.types) - set(TASK_TYPES)) or ([] if options.types else ["(none)"])
     if unknown:

@@ -25,15 +25,15 @@ class GeneratedGames:
         self._options, self._horizon, self._panel_size = options, horizon, panel_size
 
     def sizes(self) -> dict[str, int | None]:
-        """Number of games in each split; None: unlimited."""
+        """Return the number of games in each split; None for unlimited splits."""
         return {split: None if split == "train" else self._panel_size for split in SPLITS}
 
     def source(self) -> DataSource:
-        """Description of the games: not official."""
+        """Describe the games for `/v1/info`: the games are not official."""
         return DataSource("games made by this server, not ALFWorld's official ones (set ALFWORLD_DATA)", official=False)
 
     def game(self, split: str, index: int) -> LoadedGame:
-        """One game.
+        """Return one game.
 
         Raises:
             TaskError: the options allow no game.
@@ -41,20 +41,20 @@ class GeneratedGames:
         return _loaded(split, index, self._options, self._horizon)[1]
 
     def file(self, split: str, index: int) -> GameFile:
-        """The same game as the texts of a file. Errors as in `game`."""
+        """Return the texts of the game's file. Errors as in `game`."""
         return file_of(draft_of(split, index, self._options, self._horizon))
 
     def name(self, split: str, index: int) -> str:
-        """Generated games have no name."""
+        """Return "": generated games have no name."""
         return ""
 
     def index(self, split: str, name: str) -> int | None:
-        """The inverse of `name`."""
+        """Return the index that the name states."""
         return index_of(name)
 
 
 def draft_of(split: str, index: int, options: HouseOptions, horizon: int) -> Draft:
-    """A game as text, for files.
+    """Return a game as text, for files.
 
     Raises:
         TaskError: the options allow no game.
@@ -78,7 +78,7 @@ def _loaded(split: str, index: int, options: HouseOptions, horizon: int) -> tupl
 
 
 def _solvable(made: LoadedGame, horizon: int) -> bool:
-    """Whether the task is not solved at the start, and the expert solves it within the horizon."""
+    """Return whether the task is not solved at the start, and the expert solves it within the horizon."""
     assert made.goal is not None
     game = Game(made.rules)
     if game.won:
@@ -91,5 +91,5 @@ def _solvable(made: LoadedGame, horizon: int) -> bool:
 
 
 def file_of(draft: Draft) -> GameFile:
-    """A game as the texts of its file."""
+    """Return a game as the texts of its file."""
     return GameFile(DOMAIN, GRAMMAR.replace(GOAL, draft.goal.sentence(draft.choice)), draft.text(MADE_PROBLEM))

@@ -34,7 +34,7 @@ Place = tuple[int, int, int, int]  # column, row, quarter turns, degrees down
 
 @dataclass(frozen=True, slots=True)
 class Fixture:
-    """A receptacle and the location from which it is reached."""
+    """A receptacle, and the location of a player who uses the receptacle."""
 
     id: str
     kind: str
@@ -52,7 +52,7 @@ class HouseRoom:
     kinds: tuple[str, ...]
 
     def holders(self, thing: str) -> list[Fixture]:
-        """The fixtures that can hold a kind of thing."""
+        """Return the fixtures that can hold a kind of thing."""
         return [fixture for fixture in self.fixtures if thing in FITS.get(fixture.kind, ())]
 
 
@@ -63,7 +63,7 @@ UNSEEN = tuple(number for number in NUMBERS if number % 100 <= UNSEEN_UP_TO)
 
 @cache
 def room(number: int) -> HouseRoom:
-    """The room of a floor plan's number."""
+    """Return the room of a floor plan's number."""
     facts = FACTS["rooms"][str(number)]
     random = Random(number)
     fixtures = [
@@ -79,7 +79,7 @@ def room(number: int) -> HouseRoom:
 
 
 def _kind(name: str) -> str:
-    """`Sink|-01.90|+00.97|-01.50|SinkBasin` -> SinkBasin."""
+    """Return the kind of a receptacle: SinkBasin for `Sink|-01.90|+00.97|-01.50|SinkBasin`."""
     parts = name.split("|")
     return parts[4] if len(parts) > 4 else parts[0]
 
@@ -89,7 +89,7 @@ def _jammed(kind: str, random: Random) -> bool:
 
 
 def _added(kind: str, fixtures: list[Fixture], random: Random) -> Fixture:
-    """A fixture that the floor plan names without a position."""
+    """Return a receptacle for which the floor plan has no position, with the fixed position from this module."""
     stands = [fixture for fixture in fixtures if fixture.kind in ON.get(kind, ())]
     if stands:
         place = random.choice(stands).place
@@ -106,5 +106,5 @@ def _somewhere(random: Random) -> Place:
 
 
 def thing_id(kind: str, x: float, y: float, z: float) -> str:
-    """`Apple|+01.59|+00.97|-01.29`."""
+    """Return an id in ALFRED's form: `Apple|+01.59|+00.97|-01.29`."""
     return "|".join([kind, *(f"{'-' if value < 0 else '+'}{abs(value):05.2f}" for value in (x, y, z))])

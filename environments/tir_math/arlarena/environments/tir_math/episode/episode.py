@@ -1,4 +1,4 @@
-"""An episode on one problem: programs in replies are run, and an answer ends it."""
+"""Runs an episode on one problem. Programs in replies are run, and an answer ends the episode."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ RUN, ANSWER = "run", "answer"  # values of `Metadata.action`
 
 @dataclass(frozen=True, slots=True)
 class EpisodeRules:
-    """Shared by all episodes of an environment.
+    """The rules and services that all episodes of an environment share.
 
     Attributes:
         sandbox, judge: run programs and judge answers.
         template: template of the prompt.
         horizon: maximum number of turns.
-        output_chars: maximum characters shown of a program's output.
+        output_chars: how many characters of a program's output are shown at most.
         stateful: whether a program can use definitions of earlier programs.
-        direct: share of problems, by their hash, that the expert answers directly.
+        direct: share of problems that the expert answers without a program. A problem's hash decides.
     """
 
     sandbox: Sandbox
@@ -49,9 +49,10 @@ class MathState:
     Attributes:
         turns: (reply, response) of each turn.
         programs: programs that were run and can be run again, in order.
-        findings: their results in canonical form; they determine the state key by which turns are compared.
-        answer: the answer given, or None.
-        right: whether it is right.
+        findings: the results of the programs in canonical form. Methods with step-level advantages compare turns whose
+            states have equal findings.
+        answer: the answer, or None before an answer.
+        right: whether the answer is right.
     """
 
     turns: tuple[tuple[str, str], ...] = ()
@@ -81,11 +82,11 @@ class TirMathEpisode:
         return self.state.answer is not None or self.steps >= self.rules.horizon
 
     def observe(self) -> StepResult:
-        """The current state, in the form of a reset's result."""
+        """Return the current state, in the form of a reset's result."""
         return self._result(None, None)
 
     def step(self, text: str) -> StepResult:
-        """Take a reply: an answer ends the episode, otherwise the program is run.
+        """Process a reply. An answer ends the episode; a program is run in the sandbox.
 
         Raises:
             EnvironmentFailure: the sandbox failed or is busy. The state is unchanged.
@@ -103,7 +104,7 @@ class TirMathEpisode:
         return self._result(reply, SUCCESS_REWARD if self.state.right else 0.0)
 
     def expert(self) -> list[str]:
-        """The expert's reply: a program that computes the answer, or the answer.
+        """Return the expert's reply. The reply is a program that computes the answer, or the answer itself.
 
         Raises:
             ExpertUnavailable: the problem has no expert program.
@@ -116,14 +117,14 @@ class TirMathEpisode:
         return [f"```python\n{program.strip()}\n```", answer]
 
     def fork(self) -> Self:
-        """An independent copy in the same state."""
+        """Return an independent copy in the same state."""
         return replace(self)
 
     def _is_direct(self) -> bool:
         return int(digest(f"direct\0{self.problem.text}")[:8], 16) < self.rules.direct * 2**32
 
     def _after(self, text: str, reply: MathReply) -> MathState:
-        """The state after a reply."""
+        """Return the state after a reply."""
         before = self.state
         if reply.answer is not None:
             return self._answered(replace(before, turns=(*before.turns, (text, ""))), reply.answer)
@@ -132,7 +133,7 @@ class TirMathEpisode:
         earlier = before.programs if self.rules.stateful else ()
         execution = self.rules.sandbox.run(reply.code, earlier)
         response = RESULT + result(execution, self.rules.output_chars)
-        # A program that was stopped is not run again: it would be stopped again.
+        # A program that was stopped is not repeated before later programs, because it would be stopped again.
         repeatable = execution.ending in ("ok", "error")
         after = replace(
             before,

@@ -65,12 +65,12 @@ class Block:
 
     @property
     def names_code(self) -> bool:
-        """Whether it names Python or no language."""
+        """Whether the fence names Python or no language."""
         return self.language in (PYTHON, "")
 
     @property
     def is_code(self) -> bool:
-        """Whether it is a program: Python or no language, and not empty."""
+        """Whether the block is a program: the fence names Python or no language, and the block is not empty."""
         return self.names_code and bool(self.content.strip())
 
 
@@ -90,7 +90,7 @@ class _Opening:
 
 
 def fenced(text: str) -> Iterator[Block]:
-    """The fenced blocks of a text, in order. Lines must end with a line feed.
+    """Yield the fenced blocks of a text, in order. Lines must end with a line feed.
 
     As in CommonMark, a block is opened by three or more backticks or tildes at the beginning of a line, which may be
     indented, and closed by at least as many. Extensions:
@@ -117,7 +117,7 @@ def fenced(text: str) -> Iterator[Block]:
 
 
 def _opened(text: str, found: re.Match[str], line_end: int) -> _Opening | None:
-    """The block that a fence opens, or None."""
+    """Return the block that the fence `found` opens, or None if the fence opens no block."""
     inline, after, following = bool(found["inline"]), found.end(), min(line_end + 1, len(text))
     fence = found["inline"] or found["fence"]
     start = after - len(fence)
@@ -160,13 +160,13 @@ def _block(text: str, opening: _Opening) -> Block:
 
 
 def _closing(text: str, opening: _Opening) -> re.Match[str] | None:
-    """The fence that ends a block: at least as long as the opening fence, and at the end of a line."""
+    """Return the fence that ends a block: at least as long as the opening fence, and at the end of a line."""
     runs = _RUN.finditer(text, opening.body)
     return next((run for run in runs if run[0].startswith(opening.fence) and _BLANK.match(text, run.end())), None)
 
 
 def _closing_of_python(text: str, opening: _Opening) -> re.Match[str] | None:
-    """The fence that ends a block of Python: see `fenced`."""
+    """Return the fence that ends a block of Python code, by the rules in `fenced`."""
     doubtful: re.Match[str] | None = None
     for token in _TOKEN.finditer(text, opening.body):
         if token["fence"]:
@@ -183,14 +183,16 @@ def _closing_of_python(text: str, opening: _Opening) -> re.Match[str] | None:
 
 
 def _dedented(content: str, indent: int) -> str:
-    """Content without the indentation that its first line shares with its fence."""
+    """Return the content without the indentation that the first line shares with its fence."""
     first = _INDENTED.search(content) if indent else None
     margin = min(indent, len(first[1])) if first else 0
     return re.sub(rf"^[ \t]{{1,{margin}}}", "", content, flags=re.MULTILINE) if margin else content
 
 
 def _without_prompts(content: str) -> str:
-    """The inputs of an interactive session, if the content begins with a prompt; other content unchanged."""
+    """Remove the prompts and outputs of an interactive session, if the content begins with a prompt. Return other
+    content unchanged.
+    """
     if not _PROMPT.match(content.lstrip("\n")):
         return content
     lines = (_PROMPTED.match(line) for line in content.split("\n"))

@@ -32,7 +32,7 @@ NO_ACTION = (
 
 
 def template(name: TemplateName, *, stateful: bool) -> PromptTemplate:
-    """The prompt template. A change of its text needs a new version."""
+    """Return the prompt template. When the text of a template changes, its version must change."""
     if name == "compact":
         return PromptTemplate("compact", "1", _COMPACT)
     variant = "full-stateful" if stateful else "full"
@@ -40,7 +40,9 @@ def template(name: TemplateName, *, stateful: bool) -> PromptTemplate:
 
 
 def result(execution: Execution, max_chars: int) -> str:
-    """A program's output and error line in at most `max_chars` characters; the end of the output is cut off."""
+    """Return a program's output and error line in at most `max_chars` characters. If both are longer, the end of the
+    output is cut off.
+    """
     error = execution.error_line[:max_chars]
     printed = execution.stdout.strip("\n")
     room = max_chars - (len(error) + 1 if error else 0)
@@ -53,8 +55,9 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 def canonical(execution: Execution) -> str:
-    """A program's result in canonical form, so that equal results are equal texts: white space is normalised, numbers
-    are rounded to ten digits, and only the type of an error is kept.
+    """Return a program's result in canonical form, so that equal results are equal texts.
+
+    White space is normalised, numbers are rounded to ten digits, and of an error only the type is kept.
     """
     printed = _NUMBER.sub(lambda found: _ten_digits(found[0]), " ".join(execution.stdout.split()))
     if execution.ending == "ok":

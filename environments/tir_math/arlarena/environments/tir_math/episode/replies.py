@@ -33,9 +33,9 @@ class MathReply:
         code: content of the first Python block.
         closed: whether the block has a closing fence; True without a block.
         answer: the last \boxed before that block, or in the reply if there is no block.
-        no_action: whether there is neither code nor an answer.
-        format_valid: whether there is either a program or an answer, not both. The program must be in one closed block
-            that ends the reply, with its fences on separate lines.
+        no_action: whether the reply has neither code nor an answer.
+        format_valid: whether the reply has either a program or an answer, but not both. A program must be in one closed
+            block at the end of the reply, and its fences must be on separate lines.
     """
 
     code: str | None
@@ -46,7 +46,7 @@ class MathReply:
 
 
 def boxed(text: str) -> str | None:
-    r"""The content of the last \boxed{…} or \fbox{…} that is closed and not empty, with balanced braces.
+    r"""Return the content of the last \boxed{…} or \fbox{…} that is closed and not empty, with balanced braces.
 
     >>> boxed(r"so \boxed{\frac{1}{2}}.")
     '\\frac{1}{2}'
@@ -68,7 +68,7 @@ def boxed(text: str) -> str | None:
 
 
 def read_reply(text: str) -> MathReply:
-    """Parse a reply's text after the thought. An unclosed thought has no action."""
+    """Parse the text after the thought. If the thought is not closed, the reply has no action."""
     rest = after_thought(text)
     if rest is None:
         return MathReply(None, True, None, True, False)

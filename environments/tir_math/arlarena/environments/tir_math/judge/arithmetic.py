@@ -17,7 +17,7 @@ class NoArithmetic(ValueError):
 
 
 def evaluate(text: str) -> tuple[Fraction, list[int]]:
-    """The value of an expression of + - * / and parentheses, and its numbers in order.
+    """Return the value of an expression of + - * / and parentheses, and the numbers in it in order.
 
     >>> evaluate("(3 + 4) * 2")
     (Fraction(14, 1), [3, 4, 2])

@@ -35,7 +35,7 @@ _INDEX = {"√": "", "∛": "[3]", "∜": "[4]"}
 
 
 def to_latex(text: str) -> str:
-    """The text with mathematical characters as LaTeX; other characters stay."""
+    """Replace mathematical characters by LaTeX. Other characters stay unchanged."""
     if text.isascii():
         return text.replace('"', "")
     text = re.sub(r"(?:\d\u0305)+", lambda found: f"\\overline{{{found[0][::2]}}}", text).translate(_TRANSLATION)
@@ -59,7 +59,9 @@ def _rooted(found: re.Match[str]) -> str:
 
 
 def _converted(character: str) -> tuple[str, str]:
-    """A character's script (`^`, `_` or ""), and its LaTeX."""
+    """Return the LaTeX of a character, and whether the character is a superscript (`^`), a subscript (`_`) or neither
+    ("").
+    """
     if character.isascii():
         return "", character
     kind, *codes = unicodedata.decomposition(character).split() or [""]

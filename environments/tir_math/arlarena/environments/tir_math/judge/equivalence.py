@@ -4,12 +4,12 @@ r"""Decides whether an answer is mathematically equal to the gold answer.
     judge(r"(1,2]", r"1 < x \le 2")                 # True
     judge(r"\pi", "3.14")                           # False
 
-Both are normalised (`latex`) and split into lists, tuples, intervals and relations (`structures`). Their parts are
-compared as words or as quantities (`quantities`): as numbers (`numbers.same_number`) or as formulas, which
-`parser_guard` must allow.
+The gold answer and the given answer are normalised (`latex`) and split into lists, tuples, intervals and relations
+(`structures`). The parts are compared as words or as quantities (`quantities`). Quantities are numbers
+(`numbers.same_number`) or formulas. A formula is parsed only if `parser_guard` allows it.
 
-An answer is untrusted text of a model and is never evaluated as a program. Judging it may take much time and memory,
-so call this where both are limited.
+An answer is untrusted text of a model and is never evaluated as a program. Judging an answer may take much time and
+memory, so call `judge` only in a process with limits.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from arlarena.environments.tir_math.judge.structures import (
 
 logger = logging.getLogger(__name__)
 
-# Maximum characters of a parsed answer. 8,583 golds have at most 159, except 2^{4950} with 1,491 digits.
+# Maximum characters of a parsed answer. Of 8,583 gold answers, one (2^{4950}) has 1,491 characters, the others at most
+# 159.
 LIMIT = 2_000
-MAX_NESTING = 6  # levels, such as lists in tuples in unions
-MAX_PARTS = 64  # of one list, since each part is compared with each other part
+MAX_NESTING = 6  # levels of nested parts, such as a list in a tuple in a union
+MAX_PARTS = 64  # parts of one list: the time of a comparison grows with the square of this number
 
 _SETS_IN_WORDS = {"allrealnumbers": r"\mathbb{R}", "emptyset": r"\emptyset", "nosolution": r"\emptyset"}
 _NAME = re.compile(
@@ -58,7 +59,7 @@ _CURRENCY = re.compile(
 
 
 def judge(gold: str, answer: str) -> bool:
-    """Whether the answer is right. Never raises: an unreadable answer is wrong, unless it equals the gold text."""
+    """Return whether the answer is right. Never raises. An unreadable answer is right only if it is the gold text."""
     gold, answer = gold.strip(), answer.strip()
     if gold == answer:
         return True
@@ -75,7 +76,7 @@ def judge(gold: str, answer: str) -> bool:
 
 
 def equivalent(gold: str, answer: str, nesting: int = 0) -> bool:
-    """Whether two normalised texts mean the same. An unreadable text is equivalent only to itself."""
+    """Return whether two normalised texts mean the same. An unreadable text is equivalent only to itself."""
     try:
         return _equivalent(gold, answer, nesting)
     except Exception:  # also RecursionError and MemoryError, since the answer is untrusted
@@ -103,7 +104,10 @@ def _pairwise(golds: list[str], answers: list[str], nesting: int) -> bool:
 
 
 def _in_any_order(golds: list[str], answers: list[str], nesting: int) -> bool:
-    """Whether each gold value matches a different answer. Equivalence is transitive, so greedy matching suffices."""
+    """Return whether each gold value matches a different answer, in any order.
+
+    Each gold value takes the first answer that matches. This is correct because equivalence is transitive.
+    """
     if len(golds) != len(answers) or len(golds) > MAX_PARTS:
         return False
     remaining = list(answers)
@@ -116,7 +120,9 @@ def _in_any_order(golds: list[str], answers: list[str], nesting: int) -> bool:
 
 
 def _words_of(text: str) -> str | None:
-    r"""The letters and digits of a text of words: in \text{…}, or only letters. None for a formula."""
+    r"""Return the letters and digits of a text that consists of words: in \text{…}, or letters only. None for a
+    formula.
+    """
     if "\\text{" in text:
         outside = re.sub(r"\\text\{[^{}]*\}", "", text)
         if re.search(r"[^\s(),.;:]", outside):
@@ -128,13 +134,19 @@ def _words_of(text: str) -> str | None:
 
 
 def _option(text: str) -> tuple[str, str] | None:
-    """An option's letter and the text after it, which must not name another option: `C. 12`, `(C) 12`, `C`."""
+    """Split an answer to a multiple-choice question, such as `C. 12`, `(C) 12` or `C`, into letter and text.
+
+    Returns None if the text does not begin with an option's letter, or if another option's letter follows.
+    """
     found = _OPTION.fullmatch(unwrap_text(text))
     return None if found is None or _OTHER.search(found[2] or "") else (found[1], found[2] or "")
 
 
 def by_words(gold: str, answer: str, nesting: int) -> bool | None:
-    """Compare words and letters of options. None if undecided: different words may be equal products of letters."""
+    """Compare words, or the letters of multiple-choice options. Returns None if the comparison decides nothing.
+
+    Two different words may still be equal: as products of letters, `ab` equals `ba`.
+    """
     expected, given = _words_of(gold), _words_of(answer)
     option, choice = _option(gold), _option(answer)
     if option and choice and (expected is None or len(expected) == 1):
@@ -155,8 +167,9 @@ def by_words(gold: str, answer: str, nesting: int) -> bool | None:
 
 
 def by_parts(gold: str, answer: str, nesting: int) -> bool | None:
-    """Compare lists, tuples, matrices, sets, intervals and unions. Only lists, sets and unions ignore the order. None
-    for single values.
+    """Compare lists, tuples, matrices, sets, intervals and unions. Returns None if both texts are single values.
+
+    The order of the parts does not matter in lists, sets and unions.
     """
     if any("\\text{" in text and "," in text and _words_of(text) for text in (gold, answer)):
         gold, answer = unwrap_text(gold), unwrap_text(answer)
@@ -189,12 +202,12 @@ def by_parts(gold: str, answer: str, nesting: int) -> bool | None:
 
 
 def _entries(shape: Shape) -> list[str]:
-    """The entries of a tuple or a row vector; the rows of other matrices."""
+    """Return the entries of a tuple or of a matrix with one row. For other matrices, return the rows."""
     return list(read_shape(shape.items[0]).items if len(shape.items) == 1 else shape.items)
 
 
 def _different(values: list[str], nesting: int) -> list[str]:
-    """The distinct values of a set."""
+    """Return the distinct values of a list."""
     distinct: list[str] = []
     for value in values[:MAX_PARTS]:
         if not any(equivalent(value, other, nesting) for other in distinct):
@@ -203,7 +216,7 @@ def _different(values: list[str], nesting: int) -> list[str]:
 
 
 def _as_union(parts: list[str]) -> str | None:
-    r"""`x<1, x>3` as the union of two intervals."""
+    r"""Return the intervals of `x<1, x>3` as a union. None if the parts are not such inequalities."""
     relations = [read_relation(part) for part in parts]
     intervals = [as_interval(relation) for relation in relations if relation]
     return (
@@ -214,7 +227,7 @@ def _as_union(parts: list[str]) -> str | None:
 
 
 def by_relations(gold: str, answer: str, nesting: int) -> bool | None:
-    """Compare equations, inequalities, and values with a name."""
+    """Compare equations, inequalities, and named values such as `x=2`. Returns None for other texts."""
     expected, given = read_relation(gold), read_relation(answer)
     if expected is None and given is None:
         return None
@@ -234,7 +247,7 @@ def by_relations(gold: str, answer: str, nesting: int) -> bool | None:
 
 
 def _values(relation: Relation) -> list[str]:
-    """The values in an equation: `x=2` has 2, `0.5=50%` has both, `x+y=2` has none."""
+    """Return the values in an equation: 2 for `x=2`, 0.5 and 50% for `0.5=50%`, none for `x+y=2`."""
     parts = list(relation.parts)
     if _NAME.fullmatch(parts[-1]) and not _NAME.fullmatch(parts[0]):
         parts.reverse()
@@ -244,7 +257,10 @@ def _values(relation: Relation) -> list[str]:
 
 
 def _exact(relation: Relation) -> list[str]:
-    """The exact values in an equation, all of which must be right; without any, the last approximate value."""
+    """Return the exact values in an equation. Without exact values, return only the last approximate value.
+
+    All returned values must be right.
+    """
     values = _values(relation)
     rough = {part for part, sign in zip(relation.parts[1:], relation.signs, strict=True) if sign == "\\approx"}
     return [value for value in values if value not in rough] or values[-1:]

@@ -85,7 +85,7 @@ def _letters(found: re.Match[str]) -> str:
 
 @lru_cache(maxsize=64)
 def read_expression(text: str) -> sympy.Expr:
-    """Parse a normalised text as an unevaluated formula.
+    """Parse a normalised text as a formula. The formula is not evaluated.
 
     Raises:
         UnsafeExpression: the formula must not be evaluated.
@@ -110,7 +110,7 @@ def read_expression(text: str) -> sympy.Expr:
 
 
 def same_expression(gold: str, answer: str) -> bool:
-    """Whether two normalised texts are formulas of equal value.
+    """Return whether two normalised texts are formulas of equal value.
 
     Raises:
         ValueError: a text is not a formula or must not be evaluated. sympy raises other errors if it cannot compute it.
@@ -132,8 +132,10 @@ def same_expression(gold: str, answer: str) -> bool:
 
 
 def same_relation(gold: tuple[str, str], answer: tuple[str, str], ordered: bool) -> bool:
-    """Whether two equations (inequalities, if `ordered`) are equivalent: the differences of their sides are equal up to
-    a constant factor, which is positive for inequalities.
+    """Return whether two equations are equivalent; two inequalities if `ordered`.
+
+    For each relation, take the difference of its sides. The relations are equivalent if the differences are equal up to
+    a constant factor. For inequalities, the factor must be positive.
     """
     a, b = (read_expression(f"({left})-({right})") for left, right in (gold, answer))
     same = _precision(a, b)
@@ -145,7 +147,7 @@ def same_relation(gold: tuple[str, str], answer: tuple[str, str], ordered: bool)
 
 
 def _values(a: sympy.Expr, b: sympy.Expr) -> Iterator[tuple[sympy.Expr, sympy.Expr]]:
-    """Yield both values at each point where both are numbers."""
+    """Yield the values of both formulas at each point at which both values are numbers."""
     symbols, digits = a.free_symbols, _digits(a, b)
     for number, (low, high) in enumerate(POINTS if symbols else POINTS[:1]):
         point = {symbol: _pseudo_random(f"{symbol}/{number}", low, high) for symbol in symbols}
@@ -155,7 +157,9 @@ def _values(a: sympy.Expr, b: sympy.Expr) -> Iterator[tuple[sympy.Expr, sympy.Ex
 
 
 def _value(node: sympy.Expr, point: dict[sympy.Basic, sympy.Rational], digits: int) -> sympy.Expr:
-    """The value of a formula at a point. An unknown function gets a pseudo-random value for each argument."""
+    """Return the value of a formula at a point. Functions without a definition get a pseudo-random value for each
+    argument.
+    """
     unknown = sorted(node.atoms(AppliedUndef), key=lambda call: len(list(sympy.preorder_traversal(call))))
     values: dict[sympy.Basic, sympy.Expr] = {}
     for call in unknown:
@@ -167,30 +171,39 @@ def _value(node: sympy.Expr, point: dict[sympy.Basic, sympy.Rational], digits: i
 
 
 def _pseudo_random(seed: str, low: int, high: int) -> sympy.Rational:
-    """A pseudo-random number between `low` and `high`, determined by the seed."""
+    """Return a pseudo-random number between `low` and `high`, determined by the seed."""
     drawn = int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=4).digest(), "big")
     return sympy.Rational(low * 10**6 + drawn % ((high - low) * 10**6) + 1, 10**6 + 3)
 
 
 def _digits(a: sympy.Expr, b: sympy.Expr) -> int:
-    """Digits to compute: enough to tell 2^{1000} from its successor; fewer for slow factorials of non-integers."""
+    """Return the number of digits to compute.
+
+    The number suffices to tell 2^{1000} from its successor. For factorials of non-integers, which are slow, fewer
+    digits are computed.
+
+    The number is large enough to tell 2^{1000} from its successor. It is smaller for factorials of non-integers, which
+    are slow.
+    """
     if any(not part.args[0].is_Integer for node in (a, b) for part in node.atoms(*_GAMMAS)):
         return DIGITS
     return DIGITS + int(max(size(a), size(b)) * log10(2))
 
 
 def _precision(a: sympy.Expr, b: sympy.Expr) -> sympy.Rational:
-    """The relative difference up to which computed values count as equal."""
+    """Return the relative difference up to which computed values count as equal."""
     return sympy.Rational(1, 10 ** (_digits(a, b) - SPARE))
 
 
 def _is_zero(value: sympy.Expr, same: sympy.Rational) -> bool:
-    """Whether a computed value is zero: exactly, or without a significant digit."""
+    """Return whether a computed value is zero, or so small that no digit is significant."""
     return bool(value == 0 or (value.is_Float and value._prec <= 4 and abs(value) < same))
 
 
 def _same(a: sympy.Expr, b: sympy.Expr, same: sympy.Rational, decimal: bool) -> bool:
-    """Whether two computed values are equal. `decimal`: one of them was written with a decimal point."""
+    """Return whether two computed values are equal. `decimal`: whether a decimal point occurs in one of the
+    formulas.
+    """
     if _is_zero(a, same) or _is_zero(b, same):
         return bool(abs(a - b) < same)
     if abs(a - b) <= same * max(abs(a), abs(b)):

@@ -26,7 +26,7 @@ class Judge(Protocol):
     """Judges answers. Thread-safe."""
 
     def is_right(self, gold: str, answer: str, form: Form) -> bool:
-        """Whether `answer` equals `gold`, in the form that the problem requires (see `scoring`).
+        """Return whether `answer` equals `gold`, in the form that the problem requires (see `scoring`).
 
         Raises:
             SandboxError: judging failed for a reason other than the answer.
@@ -35,8 +35,9 @@ class Judge(Protocol):
 
 
 class ForkJudge:
-    """Judges each answer in a locked-down fork of a zygote that has loaded math-verify. Verdicts are cached, since the
-    episodes of a group often give the same answer.
+    """Judges each answer in a locked-down fork of a zygote that has loaded math-verify.
+
+    Verdicts are cached, because the episodes of a group often give the same answer.
     """
 
     def __init__(self, settings: ForkSettings) -> None:
@@ -57,7 +58,7 @@ class ForkJudge:
                 )
 
     def is_right(self, gold: str, answer: str, form: Form) -> bool:
-        """See `Judge`. An answer that exceeds the CPU limit is wrong."""
+        """See `Judge`. An answer is wrong if judging takes more CPU time than the limit."""
         if gold.strip() == answer.strip():
             return True
         key = form, gold, answer
@@ -77,8 +78,10 @@ class ForkJudge:
         self._sandbox.close()
 
     def _judge(self, payload: bytes) -> bool:
-        """The verdict of a fork. If the fork was stopped, the answer is wrong only if it exceeded the CPU limit or
-        crashed the fork. A busy machine or lack of memory makes no answer wrong.
+        """Return the verdict of a fork.
+
+        If the fork did not finish, the answer is wrong only if the fork crashed or exceeded the CPU limit. Other
+        causes, such as a lack of memory, raise SandboxError.
         """
         execution = self._sandbox.run_payload(payload)
         if execution.ending == "ok":

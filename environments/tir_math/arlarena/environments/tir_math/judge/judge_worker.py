@@ -1,4 +1,4 @@
-"""The work of the judge's forks: judge one answer."""
+"""Judges one answer in a fork of the judge's zygote."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ WARM = (
 
 
 def load() -> tuple[Callable[[bytes], int], list[Path]]:
-    """See `arlarena.sandbox.zygote`."""
+    """Return `run` and the files that forks may read, after judging the pairs in WARM. See
+    `arlarena.sandbox.zygote`.
+    """
     sys.dont_write_bytecode = True
     for gold, answer in WARM:
         verdict("math", gold, answer)
@@ -41,7 +43,9 @@ def load() -> tuple[Callable[[bytes], int], list[Path]]:
 
 
 def run(payload: bytes) -> int:
-    """Judge a JSON list of form, gold answer and given answer."""
+    """Judge the payload, a JSON list of form, gold answer and given answer. Print the verdict and return the
+    exit code.
+    """
     form, gold, answer = json.loads(payload)
     os.write(1, RIGHT.encode() if verdict(form, gold, answer) else b"wrong")
     return 0

@@ -3,8 +3,8 @@ r"""Normalises LaTeX, plain text and Python, so that equal meanings get equal te
     normalize(r"$\left(\dfrac12, \; 3\right)$")    # "(\frac{1}{2},3)"
     normalize("sqrt(2)/2 + x**2")                  # "\sqrt{2}/2+x^{2}"
 
-In the result, products are `*`, degrees `°`, percent `%` and words `\text{…}`; other spaces are removed. Texts are
-short (see `equivalence.LIMIT`), so quadratic time is acceptable.
+In the result, products are written `*`, degrees `°`, percent `%` and words `\text{…}`. Other spaces are removed.
+Texts are short (see `equivalence.LIMIT`), so quadratic time is acceptable.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _FONTS = "(?:text|math)(?:normal|bf|it|rm|sf|tt)|[mh]box|boldsymbol|operatorname
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?!\d| ?/|,\d{3}(?!\d))|\.\d{3}(?: \d{3})*(?: \d{1,3})(?![\d/])")
 _GAP = "\ue000"  # a private-use character that marks a space to keep
 
-# (pattern, replacement), applied in order. `(?![A-Za-z])` ends a command's name; `(?<!\\)` skips matrix row ends.
+# Pairs (pattern, replacement), applied in order. `(?![A-Za-z])` ends a command's name. `(?<!\\)` skips ends of rows.
 _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -76,7 +76,7 @@ _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...]
         (r"(?<![A-Za-z])(?:Immutable)?(?:Dense)?Matrix\(\s*(\[\[.*\]\])\s*\)", r"\1"),
     )
 )
-# `\log` without a base is decimal in LaTeX; `log` is natural in Python.
+# `\log` without a base is the decimal logarithm in LaTeX. `log` is the natural logarithm in Python.
 _PLAIN_LOG = re.compile(r"(?<![\\A-Za-z])log(?=\s*\()")
 _INDIAN = re.compile(r"[^\d([{]*\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?\D*")
 
@@ -86,16 +86,23 @@ class Malformed(ValueError):
 
 
 def readings(text: str) -> tuple[str, ...]:
-    """The possible meanings of a text: two if `log(` may be Python, or digits may be grouped as in India."""
+    """Return the possible meanings of a text.
+
+    There are two meanings if `log(` may be Python's natural logarithm, or if digits may be grouped as in India
+    (1,00,000).
+
+    There are two meanings if `log(` may be Python's natural logarithm, or if digits may be grouped as in India
+    (1,00,000).
+    """
     other = text.replace(",", "") if _INDIAN.fullmatch(text) else _PLAIN_LOG.sub("ln", text)
     return (text,) if other == text else (other, text)
 
 
 def normalize(text: str) -> str:
-    """The normalised text.
+    """Return the normalised text.
 
     Raises:
-        Malformed: its braces do not match.
+        Malformed: the braces of the text do not match.
     """
     text = to_latex(_bare(text))
     if not _braces_match(text):
@@ -114,7 +121,7 @@ def normalize(text: str) -> str:
 
 
 def _bare(text: str) -> str:
-    """The text without surrounding boxes, dollar signs, emphasis and a full stop."""
+    """Remove boxes, dollar signs, emphasis and a full stop around the text."""
     if "\\boxed" in text or "\\fbox" in text:
         text = boxed(text) or text
     before = ""
@@ -137,7 +144,7 @@ def _braces_match(text: str) -> bool:
 
 
 def closing(text: str, start: int) -> int:
-    """The position at which the bracket at `start`, of any kind, is closed; -1 if it is not closed.
+    """Return the position of the bracket that closes the bracket at `start`, or -1 if that bracket is not closed.
 
     >>> closing("(0,1]+2", 0)
     4
@@ -151,7 +158,7 @@ def closing(text: str, start: int) -> int:
 
 
 def _round_to_braces(text: str, command: str) -> str:
-    r"""`\sqrt(2)` as `\sqrt{2}`, `2^(1/3)` as `2^{1/3}`."""
+    r"""Replace parentheses after a command by braces: `\sqrt(2)` becomes `\sqrt{2}`, `2^(1/3)` becomes `2^{1/3}`."""
     for found in reversed(list(re.finditer(rf"({command})\s*\(", text))):
         end = closing(text, found.end() - 1)
         if end > 0 and text[end] == ")":
@@ -160,7 +167,7 @@ def _round_to_braces(text: str, command: str) -> str:
 
 
 def _arguments(text: str, command: str, count: int) -> str:
-    r"""`\frac12` as `\frac{1}{2}`, `\sqrt3` as `\sqrt{3}`: arguments in braces."""
+    r"""Put braces around the arguments of a command: `\frac12` becomes `\frac{1}{2}`, `\sqrt3` becomes `\sqrt{3}`."""
     for found in reversed(list(re.finditer(re.escape(command) + r"(?![A-Za-z])", text))):
         position, made = found.end(), command
         if command == "\\sqrt" and (root := re.match(r"\s*\[[^\[\]]*\]", text[position:])):
@@ -173,8 +180,10 @@ def _arguments(text: str, command: str, count: int) -> str:
 
 
 def _argument(text: str, position: int, number: str) -> tuple[str, int]:
-    r"""The argument of a command at `position`, and its end. A missing argument is empty. In TeX, an argument without
-    braces is one digit; `number` matches longer numbers where models mean them: \sqrt12 is the root of 12.
+    r"""Return the argument of a command at `position`, and the position after the argument. A missing argument is "".
+
+    In TeX, an argument without braces is one digit. The pattern `number` matches more digits, because models write
+    \sqrt12 for the root of 12.
     """
     while position < len(text) and text[position].isspace():
         position += 1
@@ -189,7 +198,9 @@ _SCRIPT = re.compile(r"([\^_])\s*([-+]?\d+(?:\.\d+)?|\\frac\{[^{}]*\}\{[^{}]*\}|
 
 
 def _scripts(text: str) -> str:
-    """`x^10` as `x^{10}`: exponents and indices in braces. Of several letters only the first is taken, as in TeX."""
+    """Put braces around exponents and indices: `x^10` becomes `x^{10}`. Of several letters, only the first is the
+    exponent, as in TeX.
+    """
 
     def braced(found: re.Match[str]) -> str:
         sign, body = found[1], found[2]
@@ -202,7 +213,7 @@ def _scripts(text: str) -> str:
 
 
 def _without_spaces(text: str) -> str:
-    r"""Remove spaces except inside \text{…}, between a command and a letter, and between digits."""
+    r"""Remove spaces. Spaces inside \text{…}, between a command and a letter, and between digits stay."""
     parts = re.split(r"(\\text\{[^{}]*\})", text)
     for number in range(0, len(parts), 2):
         part = re.sub(r"(?<=\d)\s+(?=\d)|(?<=[a-zA-Z])\s+(?=[a-zA-Z])|(?<=\d)\s+(?=[a-zA-Z]{2})", _GAP, parts[number])
@@ -211,10 +222,10 @@ def _without_spaces(text: str) -> str:
 
 
 def compact(text: str) -> str:
-    """A normalised text without spaces, except between digits."""
+    """Remove the spaces from a normalised text. Spaces between digits stay."""
     return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
 
 
 def unwrap_text(text: str) -> str:
-    r"""The text with each \text{…} replaced by its content."""
+    r"""Return the text with each \text{…} replaced by its content."""
     return re.sub(r"\\text\{([^{}]*)\}", r"\1", text).strip()

@@ -34,7 +34,7 @@ class Number:
 
     @property
     def finite(self) -> bool:
-        """Whether it has a finite decimal form."""
+        """Whether the value has a finite decimal form."""
         rest = self.value.denominator
         return pow(10, rest.bit_length(), rest) == 0
 
@@ -57,7 +57,7 @@ def read_number(text: str) -> Number | None:
 
 
 def value_of(text: str) -> Fraction:
-    """The value of a normalised text.
+    """Return the value of a normalised text.
 
     Raises:
         ValueError: the text is not a number.
@@ -97,7 +97,7 @@ def _decimal(text: str) -> Fraction:
 
 
 def same_number(first: Number, second: Number) -> bool:
-    """Whether two numbers are equal, or one is a decimal that approximates the other."""
+    """Return whether two numbers are equal, or one is a decimal that approximates the other."""
     if first.value == second.value:
         return True
     if not (first.digits or second.digits):
@@ -108,7 +108,7 @@ def same_number(first: Number, second: Number) -> bool:
 
 
 def approximates(first: Fraction, second: Fraction) -> bool:
-    """Whether a decimal is close enough to a number without finite decimal form."""
+    """Return whether a decimal is close enough to a number without finite decimal form."""
     distance = abs(first - second)
     return (distance <= PLACES and _near(first, second, DIGITS)) or _near(first, second, NOISE / 1000)
 

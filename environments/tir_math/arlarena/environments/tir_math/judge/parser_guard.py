@@ -61,7 +61,7 @@ class UnsafeExpression(ValueError):
 
 
 def check_text(text: str) -> None:
-    """Allow only short formulas to reach the parser.
+    """Raise if a text is not a short formula that the parser may read.
 
     Raises:
         UnsafeExpression: the text is not a short formula.
@@ -81,14 +81,14 @@ def check_text(text: str) -> None:
 
 
 def _too_many(text: str) -> bool:
-    """Whether there are too many bars, functions or factorials, which are slow to parse."""
+    """Return whether there are too many bars, functions or factorials, which are slow to parse."""
     functions = sum(name in FUNCTIONS for name in _COMMAND.findall(text))
     factorials = text.count("!") + text.count("\\binom")
     return text.count("|") > MAX_BARS or functions > MAX_FUNCTIONS or factorials > MAX_FACTORIALS
 
 
 def check_tree(node: Any) -> None:
-    """Allow only known functions of numbers and letters to be evaluated, if they are small enough to compute.
+    """Raise unless a parsed formula has only known functions of numbers and letters, and is small enough to compute.
 
     Raises:
         UnsafeExpression: the expression has other nodes or is too large.
@@ -98,7 +98,7 @@ def check_tree(node: Any) -> None:
 
 
 def size(node: sympy.Basic) -> float:
-    """An upper bound of the bits of every number in an exact evaluation.
+    """Return an upper bound of the bits of every number in an exact evaluation.
 
     Raises:
         UnsafeExpression: a node has an unknown type, or a number is too large.
@@ -144,5 +144,5 @@ def _power(node: sympy.Pow, base: float, exponent: float) -> float:
 
 
 def _raised(base: float, exponent: float) -> float:
-    """Bits of x**y for x of `base` bits and y of `exponent` bits."""
+    """Return the bits of x**y, for x of `base` bits and y of `exponent` bits."""
     return math.inf if exponent > 40 else base * 2.0**exponent

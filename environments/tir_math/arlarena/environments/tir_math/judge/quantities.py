@@ -19,7 +19,7 @@ _TIME = re.compile(r"\d{1,2}(?::\d{2}){1,2}")
 
 
 def same_quantity(gold: str, answer: str) -> bool:
-    """Whether two numbers, ratios or formulas are equal, with their units."""
+    """Return whether two numbers, ratios or formulas are equal, with their units."""
     expected, given = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
     if expected or (given and _DIGITS.fullmatch(gold)):  # equal digits, and equal bases if both name a base
         digits = [_digits(text, found) for text, found in ((gold, expected), (answer, given))]
@@ -43,7 +43,10 @@ def _digits(text: str, found: re.Match[str] | None) -> str:
 
 
 def _same_ratio(gold: str, answer: str) -> bool:
-    """Compare ratios as fractions, and times exactly. A time is recognised by not being in lowest terms."""
+    """Return whether two ratios are equal as fractions.
+
+    A gold text such as 2:30, which is not in lowest terms, is a time of day: the answer must then have equal parts.
+    """
     expected, given = ([value_of(part) for part in split(text, ":")] for text in (gold, answer))
     if expected == given:
         return True
@@ -54,7 +57,9 @@ def _same_ratio(gold: str, answer: str) -> bool:
 
 
 def _same_share(first: Number, share: bool, second_number: Number, part: bool) -> bool:
-    """Compare two numbers that may be percentages. The percent sign may be missing in either number."""
+    """Return whether two numbers, which may be percentages, are equal. The percent sign may be missing in either
+    number.
+    """
     if (share or not part or first.value >= 1) and same_number(first, second_number):
         return True
     hundredth = Fraction(1, 100)

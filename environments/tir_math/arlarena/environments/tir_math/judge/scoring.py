@@ -36,7 +36,7 @@ _DRESS = re.compile(r"\\(?:boxed|text|mathrm|mathtt|texttt|textbf|mathbf)|[${}\s
 
 
 def verdict(form: Form, gold: str, answer: str) -> bool:
-    """Whether an answer in this form is right. Never raises."""
+    """Return whether an answer in this form is right. Never raises."""
     if len(answer) > LIMIT:
         return False
     try:
@@ -47,12 +47,12 @@ def verdict(form: Form, gold: str, answer: str) -> bool:
 
 
 def _value(text: str) -> Fraction:
-    """The number in a text, without its name and unit."""
+    """Return the number in a text, without its name and unit."""
     return value_of(without_units(_NAME.sub("", normalize(text)))[0].replace("°", ""))
 
 
 def _number(gold: str, answer: str) -> bool:
-    """A single computed number: not a formula, not several numbers."""
+    """Return whether the answer is the gold number. The answer must be one computed number, not a formula."""
     expected, given = read_number(normalize(gold)), read_number(without_units(_NAME.sub("", normalize(answer)))[0])
     return bool(expected and given and same_number(expected, given))
 
@@ -62,7 +62,7 @@ def _near(gold: str, answer: str, distance: Fraction) -> bool:
 
 
 def _digits(gold: str, answer: str) -> bool:
-    """Digits in a number base, which may be named as in 0xff or ff_{16}."""
+    """Return whether the digits in a number base are equal. The answer may name the base, as in 0xff or ff_{16}."""
     return _bare_digits(gold) == _bare_digits(answer)
 
 
@@ -78,7 +78,7 @@ def _factors(gold: str, answer: str) -> bool:
 
 
 def _read_factors(text: str) -> list[int]:
-    """The sorted factors of a product, with powers expanded."""
+    """Return the factors of a product in ascending order. A power gives its base several times."""
     text = text.rpartition("=")[2] if text.count("=") == 1 else text
     factors: list[int] = []
     for part in split(normalize(re.sub(r"(?<=[\d\s}])[x\u00d7](?=[\d\s])", "*", text)), "*"):
@@ -90,7 +90,7 @@ def _read_factors(text: str) -> list[int]:
 
 
 def _roots(gold: str, answer: str) -> bool:
-    """Several decimals in any order."""
+    """Return whether several decimals are equal, in any order."""
     given = sorted(_value(text) for text in read_shape(_NAME.sub("", normalize(answer))).items)
     expected = sorted(Fraction(text.strip()) for text in gold.split(","))
     return all(abs(a - b) <= ROOTS for a, b in zip(expected, given, strict=True))
@@ -102,7 +102,7 @@ def _point(gold: str, answer: str) -> bool:
 
 
 def _expression(gold: str, answer: str) -> bool:
-    """An expression of the same numbers with the same value."""
+    """Return whether the answer is an expression with the same numbers and the same value as the gold expression."""
     expected, numbers = evaluate(gold)
     text = re.sub(r"\\frac\{([^{}]*)\}\{([^{}]*)\}", r"((\1)/(\2))", normalize(answer))
     try:

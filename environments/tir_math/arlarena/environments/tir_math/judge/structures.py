@@ -31,8 +31,8 @@ class Shape:
     r"""A text and its parts.
 
     Attributes:
-        kind: `interval` only if unambiguous, as (1,2]; (1,2) and [1,2] are tuples. The items of a matrix are its rows.
-        items: the texts of the parts, or the text itself if it has no parts
+        kind: the kind of text. Only (1,2] and [1,2) are an `interval`; (1,2) and [1,2] are a `tuple`.
+        items: the texts of the parts; for a matrix, the rows. A text without parts is its own only item.
         brackets: the surrounding brackets, such as "(]"
     """
 
@@ -43,19 +43,22 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    r"""`a < b \le c`: its parts, and the signs between them. Inequalities are turned to `<` and `\le`."""
+    r"""A chain of relations such as `a < b \le c`: the parts a, b, c and the signs between them.
+
+    Inequalities with `>` and `\ge` are reversed, so the signs are `<` and `\le`.
+    """
 
     parts: tuple[str, ...]
     signs: tuple[str, ...]
 
     @property
     def is_equation(self) -> bool:
-        """Whether it states equality, exact or approximate."""
+        """Whether the relation is an equality, exact or approximate."""
         return set(self.signs) <= {"=", "\\approx", "\\equiv"}
 
 
 def read_shape(text: str, thousands: bool = True) -> Shape:
-    """Split a text into parts. `thousands`: whether `15,600` is one value. Brackets around one value are dropped."""
+    """Split a text into parts. `thousands`: whether `15,600` is one value. Brackets around one value are removed."""
     if len(values := read_list(text, thousands)) != 1:
         return Shape("list", tuple(values))
     text = values[0]
@@ -85,7 +88,7 @@ def _read_brackets(text: str) -> Shape:
 
 
 def split(text: str, separators: str) -> list[str]:
-    """Split a text at separators outside brackets; empty parts are dropped."""
+    """Split a text at the separators outside brackets. Empty parts are left out."""
     parts, depth, start = [], 0, 0
     for position, character in enumerate(text):
         depth += (character in "([{") - (character in ")]}")
@@ -97,7 +100,7 @@ def split(text: str, separators: str) -> list[str]:
 
 
 def read_list(text: str, thousands: bool = True) -> list[str]:
-    r"""The values of a list; `\pm` gives two values. `thousands`: whether `15,600` is one value."""
+    r"""Return the values of a list; `\pm` gives two values. `thousands`: whether `15,600` is one value."""
     if thousands and _THOUSANDS.fullmatch(text):
         return [text]
     return [value for part in split(text, ",;") for value in _with_signs(part)]
@@ -136,7 +139,7 @@ def read_relation(text: str) -> Relation | None:
 
 
 def as_set(text: str) -> str:
-    r"""`x\in S` and `\{x|x>3\}` as the set that they describe, real numbers as intervals; other texts unchanged."""
+    r"""Rewrite `x\in S` and `\{x|x>3\}` as the set itself: an interval for real numbers. Other texts stay unchanged."""
     if found := _BUILDER.fullmatch(text) or _MEMBER.fullmatch(text):
         text = found["set"]
     if not (found := _REALS.fullmatch(text)):
@@ -147,7 +150,7 @@ def as_set(text: str) -> str:
 
 
 def as_interval(relation: Relation) -> str | None:
-    r"""An inequality of one letter as an interval: `1<x\le 2` as `(1,2]`, `x\ne 2` as a union; otherwise None."""
+    r"""Convert an inequality of one letter to an interval or a union: `1<x\le 2` to `(1,2]`. Return None for others."""
     parts, signs = relation.parts, relation.signs
     if signs == ("\\ne",):
         return f"(-\\infty,{parts[1]})\\cup({parts[1]},\\infty)"

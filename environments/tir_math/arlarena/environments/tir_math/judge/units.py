@@ -40,7 +40,9 @@ RADIANS = Unit("rad", 1)
 
 
 def without_units(text: str) -> tuple[str, Unit | None]:
-    r"""A normalised text without the words after it, unless they change its value; and their unit, if known.
+    r"""Remove the words after a number from a normalised text, and return the unit if the words name a known unit.
+
+    Words that change the value, such as "million", are not removed.
 
     >>> without_units(r"12\text{ square inches}")
     ('12', Unit(name='in', power=2))

@@ -58,7 +58,7 @@ class Family:
     is_trivial: Callable[[Meta], bool] = lambda meta: False
 
     def form_of(self, meta: Meta) -> Form:
-        """How answers to one problem are compared."""
+        """Return how answers to one problem are compared."""
         return self.form(meta) if callable(self.form) else self.form
 
 
@@ -68,13 +68,13 @@ def _of_triangle(meta: Meta) -> Form:
 
 
 def _triangle(meta: Meta) -> object:
-    """The vertices, sorted as far as their order does not change the question."""
+    """Return the vertices, sorted as far as their order does not change the question."""
     apex = meta["B"] if meta["task_type"] == "angle_measure" else None
     return meta["task_type"], apex, sorted(meta[name] for name in "ABC")
 
 
 def _polynomial(meta: Meta) -> object:
-    """The polynomial, independent of its variable's name."""
+    """Return the polynomial, independent of its variable's name."""
     return re.sub(rf"\b{meta['variable']}\b", "x", meta["polynomial_expr"])
 
 
@@ -130,7 +130,7 @@ FAMILIES = {
 
 
 def prepare(name: str, values: Mapping[str, Any]) -> Any:
-    """The generator of a family; `values` override the family's defaults.
+    """Return the generator of a family; `values` override the family's defaults.
 
     Raises:
         ProblemsError: the family or an option is unknown, or the generator refuses a value.

@@ -9,12 +9,12 @@ MAX_DRAFTS = 1_000  # of one game; about one in 10 has a target within the bound
 
 
 def fast(dataset: type[Any]) -> type[Any]:
-    """The generator class with fast drawing; its questions stay the same."""
+    """Return a generator class that draws games faster. The wording of its questions is unchanged."""
     return type("FastCountdown", (dataset,), {"_generate_expression": lambda self, rng: draw(rng, self.config)})
 
 
 def draw(random: Random, config: Any) -> tuple[str, list[int], int]:
-    """(expression, numbers, target); the target is within the bounds of `config`.
+    """Draw a game. Return the expression, the numbers, and the target, which is within the bounds of `config`.
 
     As in reasoning-gym, operators are applied from left to right, and division only without remainder.
 

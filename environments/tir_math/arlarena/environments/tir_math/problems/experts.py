@@ -10,7 +10,7 @@ Meta = Mapping[str, Any]
 
 
 def count_primes(meta: Meta) -> str:
-    """A sieve."""
+    """Write a program that counts primes with a sieve."""
     return (
         f"start, end = {meta['start']}, {meta['end']}\n"
         "prime = [False, False] + [True] * (end - 1)\n"
@@ -22,7 +22,7 @@ def count_primes(meta: Meta) -> str:
 
 
 def prime_factorization(meta: Meta) -> str:
-    """Trial division by sympy."""
+    """Write a program that factorises with sympy."""
     return (
         "from sympy import factorint\n\n"
         f"factors = factorint({meta['number']})\n"
@@ -31,12 +31,12 @@ def prime_factorization(meta: Meta) -> str:
 
 
 def products(meta: Meta) -> str:
-    """Print the product."""
+    """Write a program that prints the product."""
     return f"print({meta['expression']})\n"
 
 
 def base_conversion(meta: Meta) -> str:
-    """Digits by division."""
+    """Write a program that finds the digits by division."""
     return (
         f'number, digits = int("{meta["source_repr"]}", {meta["source_base"]}), ""\n'
         "while number:\n"
@@ -47,7 +47,7 @@ def base_conversion(meta: Meta) -> str:
 
 
 def polynomial_equations(meta: Meta) -> str:
-    """The real roots, each once."""
+    """Write a program that prints the distinct real roots."""
     return (
         "from sympy import Symbol, real_roots\n\n"
         f'{meta["variable"]} = Symbol("{meta["variable"]}")\n'
@@ -76,33 +76,33 @@ _GEOMETRY = {
 
 
 def advanced_geometry(meta: Meta) -> str:
-    """Vectors in numpy."""
+    """Write a program that computes with vectors in numpy."""
     points = ", ".join(f"np.array([{', '.join(meta[name])}])" for name in "ABC")
     return f"import numpy as np\n\nA, B, C = {points}\n{_GEOMETRY[meta['task_type']]}"
 
 
 def countdown(meta: Meta) -> str:
-    """Check the generator's expression and print it."""
+    """Write a program that checks the generator's expression and prints it."""
     return f'answer = "{meta["expression"]}"\nassert eval(answer) == {meta["target"]}\nprint(answer)\n'
 
 
 def gcd(meta: Meta) -> str:
-    """The standard library's."""
+    """Write a program that calls `math.gcd`."""
     return f"import math\n\nprint(math.gcd({', '.join(map(str, meta['numbers']))}))\n"
 
 
 def lcm(meta: Meta) -> str:
-    """The standard library's."""
+    """Write a program that calls `math.lcm`."""
     return f"import math\n\nprint(math.lcm({', '.join(map(str, meta['numbers']))}))\n"
 
 
 def count_bits(meta: Meta) -> str:
-    """Binary digits."""
+    """Write a program that counts the binary digits that are 1."""
     return f'print(bin({meta["number"]}).count("1"))\n'
 
 
 def dice(meta: Meta) -> str:
-    """Count the ways to get each total."""
+    """Write a program that counts the ways to get each total."""
     puzzle = meta["puzzle"]
     sides = ", ".join(re.findall(r"1d(\d+)", puzzle["dice_str"]))
     return (
@@ -120,11 +120,11 @@ def dice(meta: Meta) -> str:
 
 
 def bitwise_arithmetic(meta: Meta) -> str:
-    """Evaluate the expression, which is valid Python."""
+    """Write a program that evaluates the expression, which is valid Python."""
     return f"print(hex({meta['problem']}))\n"
 
 
 def decimal_chain_sum(meta: Meta) -> str:
-    """Exact decimals."""
+    """Write a program that computes with exact decimals."""
     terms = re.sub(r"-?\d+\.?\d*", lambda found: f'Decimal("{found[0]}")', meta["expression"])
     return f"from decimal import Decimal\n\nprint({terms})\n"

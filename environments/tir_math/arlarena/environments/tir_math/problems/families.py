@@ -30,12 +30,12 @@ SOURCE = "reasoning-gym"
 
 
 def random_for(*key: object) -> Random:
-    """A random generator seeded by the text of `key`, equal in all processes and on all machines."""
+    """Return a random generator seeded by the text of `key`, equal in all processes and on all machines."""
     return seeded("tir-math", MAKER_VERSION, *key)
 
 
 def split_of(key: str) -> str:
-    """The split of a content key."""
+    """Return the split of a content key."""
     return split_of_digest(key, SHARES)
 
 
@@ -69,7 +69,9 @@ class GeneratedProblems:
         return f"made-{MAKER_VERSION}-{installed_version()}"
 
     def _check(self, name: str) -> None:
-        """Refuse options that the generator accepts but that give no problem."""
+        """Raise if no problem can be generated with the options of a family, although the generator accepts these
+        options.
+        """
         reason = "all of them are trivial"
         for seed in range(CHECKED):
             try:
@@ -80,11 +82,11 @@ class GeneratedProblems:
         raise ProblemsError(f"{name}: these options make no problem: {reason}")
 
     def sizes(self) -> dict[str, int | None]:
-        """Number of problems in each split; None: unlimited."""
+        """Return the number of problems in each split; None for unlimited splits."""
         return {split: None if split == "train" else self._panel_size for split in SPLITS}
 
     def problem(self, split: str, index: int) -> Problem:
-        """One problem. Takes about a millisecond, some milliseconds for the slowest families.
+        """Return one problem. This takes about a millisecond, or some milliseconds for the slowest families.
 
         Raises:
             TaskError: the family has too few problems.
@@ -95,7 +97,7 @@ class GeneratedProblems:
         return self.draw("train", index, set())
 
     def draw(self, split: str, index: int, taken: set[str]) -> Problem:
-        """The first draft for an index that belongs to the split and whose content is not in `taken`.
+        """Return the first draft for an index that belongs to the split and whose content is not in `taken`.
 
         Raises:
             TaskError: no such problem in `MAX_DRAFTS` drafts.
@@ -113,7 +115,7 @@ class GeneratedProblems:
         )
 
     def _draft(self, name: str, seed: int) -> Problem | None:
-        """The problem of a seed; None if the generator fails or the problem is trivial."""
+        """Return the problem of a seed; None if the generator fails or the problem is trivial."""
         family = FAMILIES[name]
         try:
             entry = self._generators[name][seed]
@@ -146,7 +148,9 @@ class EvalProblems:
         self._lock = threading.Lock()
 
     def problem(self, index: int) -> Problem:
-        """Problem `index`. All problems before it are generated first, because it must differ from them."""
+        """Return problem `index`. All earlier problems are generated first, because this problem must differ
+        from them.
+        """
         with self._lock:
             while len(self._problems) <= index:
                 problem = self._source.draw(self._split, len(self._problems), self._keys)
@@ -163,5 +167,5 @@ def _weight(name: str, values: Mapping[str, Any]) -> float:
 
 
 def _options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The generator's options."""
+    """Return the generator's options."""
     return {key: value for key, value in values.items() if key != "weight"}

@@ -15,7 +15,7 @@ _decoder = msgspec.json.Decoder(ProblemRow)
 
 
 def read_file(path: Path) -> Iterator[LocatedRow]:
-    """The rows of a file; empty lines are skipped.
+    """Yield the rows of a file. Empty lines are skipped.
 
     Raises:
         ProblemsError: the file cannot be read, or a line is not a row; the message names file and line.

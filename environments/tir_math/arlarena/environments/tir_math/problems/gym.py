@@ -39,7 +39,7 @@ def _folder() -> Path:
 
 
 def _empty_package(name: str, folder: Path) -> ModuleType:
-    """Register an empty package for a folder."""
+    """Register an empty package whose modules are searched in a folder."""
     package = ModuleType(name)
     package.__path__ = [str(folder)]
     sys.modules[name] = package
@@ -61,7 +61,7 @@ def _prepare(area: str) -> None:
 
 
 def generator(module: str, stem: str) -> tuple[type[Any], type[Any]]:
-    """The data set class of a module and its configuration dataclass, whose names begin with `stem`.
+    """Return the data set class of a module and its configuration dataclass, whose names begin with `stem`.
 
     >>> generator("algorithmic.count_primes", "CountPrimes")[0].__name__
     'CountPrimesDataset'
@@ -79,7 +79,7 @@ def generator(module: str, stem: str) -> tuple[type[Any], type[Any]]:
 
 
 def installed_version() -> str:
-    """The installed version of reasoning-gym."""
+    """Return the installed version of reasoning-gym."""
     try:
         return metadata.version("reasoning-gym")
     except metadata.PackageNotFoundError:

@@ -31,7 +31,7 @@ class HubOptions(Table):
 
 
 def read_hub(options: HubOptions) -> Iterator[LocatedRow]:
-    """The rows of a data set.
+    """Yield the rows of a data set.
 
     Raises:
         ProblemsError: `datasets` is not installed, the data set cannot be loaded, or a column is missing.

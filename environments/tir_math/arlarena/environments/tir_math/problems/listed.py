@@ -1,4 +1,4 @@
-"""Problems from files or data sets: a training set, part of which is for validation, and named test sets."""
+"""Problems from files or data sets: a training set and named test sets. Part of the training set is for validation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ TRAIN, VALIDATION = "train", "validation"
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of a set. `name`: the source of their problems; `place`: the set's name in errors."""
+    """The rows of a set of problems. `name`: the value of `Problem.source`; `place`: the set's name in error
+    messages.
+    """
 
     name: str
     place: str
@@ -26,12 +28,12 @@ class Rows:
 
 @dataclass(slots=True)
 class LeftOut:
-    """Number of rows left out, by reason.
+    """The number of rows left out, by reason.
 
     Attributes:
         repeated: the question occurred earlier in the set.
         unanswered: the answer is empty.
-        tested: the question of a training row is in a test set.
+        tested: the question of a training problem also occurs in a test set.
     """
 
     repeated: int = 0
@@ -39,13 +41,13 @@ class LeftOut:
     tested: int = 0
 
     def add(self, other: LeftOut) -> None:
-        """Add the counts of another set."""
+        """Add the counts of another set to these counts."""
         self.repeated += other.repeated
         self.unanswered += other.unanswered
         self.tested += other.tested
 
     def reasons(self) -> str:
-        """A text such as "2 that repeat an earlier question, 1 that have no answer"."""
+        """Return a text such as "2 that repeat an earlier question, 1 that have no answer"."""
         counts = {
             "repeat an earlier question": self.repeated,
             "have no answer": self.unanswered,
@@ -55,7 +57,7 @@ class LeftOut:
 
 
 class ListedProblems:
-    """Problems of sets that are read at the start.
+    """Problems from sets that are read when this object is created.
 
     Args:
         train: the training set, or None
@@ -108,11 +110,11 @@ class ListedProblems:
         return f"listed-{digest(chr(10).join(lines))[:8]}"
 
     def sizes(self) -> dict[str, int | None]:
-        """Number of problems in each split."""
+        """Return the number of problems in each split."""
         return {split: len(problems) for split, problems in self._splits.items()}
 
     def problem(self, split: str, index: int) -> Problem:
-        """One problem.
+        """Return one problem.
 
         Raises:
             TaskError: the split has no such problem.

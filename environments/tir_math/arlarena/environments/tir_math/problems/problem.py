@@ -37,7 +37,9 @@ class Problem:
     expert: str | None = None
 
     def right(self, answer: str) -> bool:
-        """Whether an answer is right. May take much time and memory: call it where both are limited."""
+        """Return whether an answer is right. This may take much time and memory, so call it only in a process with
+        limits.
+        """
         return verdict(self.form, self.answer, answer)
 
 
@@ -50,11 +52,11 @@ class Problems(Protocol):
         ...
 
     def sizes(self) -> dict[str, int | None]:
-        """Number of problems in each split; None: unlimited."""
+        """Return the number of problems in each split; None for unlimited splits."""
         ...
 
     def problem(self, split: str, index: int) -> Problem:
-        """One problem, determined by split and index alone.
+        """Return one problem. Split and index determine the problem.
 
         Raises:
             TaskError: the problem does not exist.
@@ -63,5 +65,5 @@ class Problems(Protocol):
 
 
 def text_key(text: str) -> str:
-    """The hash of a question, ignoring spaces and case."""
+    """Return the hash of a question, ignoring spaces and case."""
     return digest(re.sub(r"\s+", "", text).casefold())

@@ -12,7 +12,7 @@ from arlarena.environments.tir_math.problems.problem import Problem, text_key
 
 
 class ProblemRow(msgspec.Struct, frozen=True):
-    """The fields that are read; others are ignored. Without `id`, the row's number is used."""
+    """The fields that are read. Other fields are ignored. Without `id`, the row's number is the id."""
 
     problem: str
     answer: str | int | float
@@ -32,7 +32,7 @@ class LocatedRow:
 
 
 def problem_of(located: LocatedRow, source: str) -> Problem | None:
-    """The problem of a row; None if its answer is empty, as in two rows of MATH.
+    """Return the problem of a row, or None if the answer is empty. (Two rows of MATH have no answer.)
 
     Raises:
         ProblemsError: the question is empty; the message names the place.
@@ -55,13 +55,15 @@ def problem_of(located: LocatedRow, source: str) -> Problem | None:
 
 
 def gold_of(text: str) -> str:
-    r"""The answer in a text that may be a full solution: after #### (GSM8K), or in the last \boxed{…} (MATH)."""
+    r"""Return the answer in a text. The text is an answer, or a solution with the answer after #### (GSM8K) or in the
+    last \boxed{…} (MATH).
+    """
     if "####" in text:
         return text.rpartition("####")[2].strip()
     return boxed(text) or text.strip() if "\\boxed" in text else text.strip()
 
 
 def _level(level: str | int | None) -> int | None:
-    """The number of a level: 5 for 5 and "Level 5"."""
+    """Return a level as a number: 5 for 5 and for "Level 5"."""
     digits = str(level).split()[-1:] if level is not None else []
     return int(digits[0]) if digits and digits[0].isascii() and digits[0].isdigit() else None

@@ -17,7 +17,8 @@ LISTED = 8  # names of files in an error
 
 
 def problems_of(where: str, options: TirMathOptions) -> GeneratedProblems | ListedProblems:
-    """The source of problems; listed problems are read. Error messages begin with `where`.
+    """Return the source of problems that the options select. Listed problems are read. Error messages begin with
+    `where`.
 
     Raises:
         ConfigError: the problems cannot be read or generated; the message names the reason and the fix.
@@ -36,7 +37,7 @@ def problems_of(where: str, options: TirMathOptions) -> GeneratedProblems | List
 
 
 def with_data_folder(options: TirMathOptions) -> TirMathOptions:
-    """The options, with the files of the folder TIR_MATH_DATA if it is set and the options name no problems.
+    """Return the options. If they name no problems and TIR_MATH_DATA is set, add the files of that folder.
 
     Raises:
         ConfigError: the folder does not exist, or has no train.jsonl.
@@ -48,7 +49,9 @@ def with_data_folder(options: TirMathOptions) -> TirMathOptions:
 
 
 def _from_folder(folder: Path, options: TirMathOptions) -> TirMathOptions:
-    """The options with the files of a folder: train.jsonl, and every other file as the test split of its name.
+    """Return the options with the files of a folder.
+
+    The file train.jsonl is the training set. Every other file is a test set, with the file's name as its split.
 
     Raises:
         ConfigError: it has no train.jsonl. Then no file is used as a test set, since one may be the training set.
