@@ -62,8 +62,8 @@ class Episode(Protocol):
     def step(self, text: str) -> StepResult:
         """Play a reply. The server calls `step` only while the episode is not `done`.
 
-        An unreadable reply changes nothing and is marked as invalid; it is no error. The reward must be finite, and the
-        score must be in [0, 1]. The server reports other values as a failure of the environment.
+        An unreadable reply is marked as invalid and has no effect. It raises no error. The reward must be finite, and
+        the score must be in [0, 1]. The server reports other values as a failure of the environment.
 
         Raises:
             EnvironmentFailure: a resource of the environment failed.

@@ -105,7 +105,7 @@ class AlfworldEnvironment(TextEnvironment):
         """Return a game at its start. This takes milliseconds, or seconds with the stock engine.
 
         Raises:
-            TaskError: its file is broken, or the options allow no game.
+            TaskError: the game's file is broken, or the options allow no game.
         """
         think = self._settings.expert_think == "plan"
         if not self.blocking:

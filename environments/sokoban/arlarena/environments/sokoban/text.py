@@ -51,7 +51,7 @@ _WORDS = (
 def vocabulary(width: int) -> tuple[str, ...]:
     """Tokens of a tiny policy: the borders of a room `width` cells wide (top, between two rows, bottom), and words.
 
-    A cell is one token too. So a room of this width always has the same number of tokens, and each cell has a fixed
+    Each cell is also one token. So a room of this width always has the same number of tokens, and each cell has a fixed
     position, from which a small model can learn. Borders of other widths are not included, as they would also match
     rows of wall.
     """

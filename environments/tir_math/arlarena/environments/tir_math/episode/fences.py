@@ -52,8 +52,8 @@ class Block:
         language: the first word after the fence in lower case, `python` for all names of Python, "" without one.
         content: text of the block, without the indentation of its fence.
         start, end: positions in the text, fences included.
-        closed: whether it has a closing fence.
-        on_lines: whether its fences are alone on their lines.
+        closed: whether the block has a closing fence.
+        on_lines: whether nothing else is on the lines of the fences.
     """
 
     language: str

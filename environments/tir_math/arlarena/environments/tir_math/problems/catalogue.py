@@ -43,7 +43,7 @@ class Family:
         weight: share in the default mix.
         defaults: options that differ from the generator's defaults, because policies have Python.
         limits: like `LIMITS`, for this family.
-        is_trivial: whether the problem can be solved by guessing; it is then not used.
+        is_trivial: whether a problem can be solved by guessing. Such problems are not used.
     """
 
     name: str
