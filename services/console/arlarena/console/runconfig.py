@@ -269,17 +269,6 @@ def _may_differ(key: str) -> bool:
     return table in ("console", "redis") or key == "run.directory" or name in ("threads", "port", "host")
 
 
-async def check_everywhere(config: RunConfig) -> None:
-    """Let the console and every service check their tables, before anything starts.
-
-    Raises:
-        ConfigError: all that they object to, one line each.
-    """
-    lines, _ = await objections(config)
-    if lines:
-        raise ConfigError("\n".join(lines))
-
-
 async def objections(config: RunConfig, *, machine: bool = False) -> tuple[list[str], Info | None]:
     """What the console and the services object to. `machine`: also whether the run can go on here; then with what the
     environment plays, if it can be told.

@@ -117,17 +117,8 @@ class ExternalBroker:
     """A broker that somebody else runs. It has the same face as `Broker`, but we neither start nor stop it."""
 
     url: str
-    timeout_s: float = 5.0
+    timeout_s: float
     process: None = None
-
-    @property
-    def running(self) -> bool:
-        """Whether it answers."""
-        try:
-            self.start()
-        except BrokerError:
-            return False
-        return True
 
     def start(self) -> None:
         """Make sure that it is there.
@@ -297,19 +288,6 @@ class Broker:
     def _last_words(self) -> str:
         lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
         return " / ".join(line.strip() for line in lines if line.strip()) or "it said nothing"
-
-
-def provide_broker(
-    url: str | None, directory: Path, *, fsync: Fsync = "everysec", timeout_s: float = 30.0
-) -> Broker | ExternalBroker:
-    """The broker at `url`, checked; without a URL one of our own in `directory`, started.
-
-    Raises:
-        BrokerError: see `check_broker` and `Broker.start`.
-    """
-    broker = ExternalBroker(url) if url else Broker(directory, fsync=fsync, timeout_s=timeout_s)
-    broker.start()
-    return broker
 
 
 def _client(url: str, timeout_s: float) -> redis.Redis:
