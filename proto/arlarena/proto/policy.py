@@ -234,6 +234,6 @@ class WeightInfo(msgspec.Struct):
     weight_version: str
 
 
-def finite(value: float, floor: float = -9999.0) -> float:
-    """A log-prob that JSON can represent: infinities and NaN become `floor`, as in vLLM."""
-    return value if math.isfinite(value) else floor
+def finite(value: float) -> float:
+    """A log-prob that JSON can represent: infinities and NaN become -9999, as in vLLM."""
+    return value if math.isfinite(value) else -9999.0
