@@ -52,14 +52,14 @@ def write_bytes(path: Path, data: bytes, *, private: bool = False, durable: bool
         file.write(data)
 
 
-def write_text(path: Path, text: str, *, private: bool = False, durable: bool = False) -> None:
+def write_text(path: Path, text: str, *, private: bool = False) -> None:
     """Replace `path` by a file with `text` in UTF-8. Arguments and errors as in `open_atomic`."""
-    write_bytes(path, text.encode(), private=private, durable=durable)
+    write_bytes(path, text.encode(), private=private)
 
 
-def write_json(path: Path, value: Any, *, indent: int = 1) -> None:
+def write_json(path: Path, value: Any) -> None:
     """Replace `path` by a file with `value` as JSON, encoded by msgspec. Errors as in `open_atomic`."""
-    write_bytes(path, msgspec.json.format(msgspec.json.encode(value), indent=indent) + b"\n")
+    write_bytes(path, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
 
 
 def sync_directory(path: Path) -> None:

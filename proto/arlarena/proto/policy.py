@@ -236,6 +236,6 @@ class WeightInfo(msgspec.Struct):
     weight_version: str
 
 
-def finite(value: float, floor: float = -9999.0) -> float:
-    """Returns `value`, or `floor` if `value` is infinite or NaN: JSON has no such numbers, and vLLM does the same."""
-    return value if math.isfinite(value) else floor
+def finite(value: float) -> float:
+    """Returns `value`, or -9999 if it is infinite or NaN: JSON has no such numbers, and vLLM does the same."""
+    return value if math.isfinite(value) else -9999.0

@@ -249,11 +249,6 @@ def pack_floats(values: Iterable[float]) -> bytes:
     return np.asarray(values if isinstance(values, np.ndarray) else list(values), dtype="<f4").tobytes()
 
 
-def pack_mask(values: Iterable[int]) -> bytes:
-    """Returns a loss mask as bytes of 0 and 1."""
-    return np.asarray(values if isinstance(values, np.ndarray) else list(values), dtype="u1").tobytes()
-
-
 class _Header(msgspec.Struct):
     """The fields that messages of all schemas have."""
 

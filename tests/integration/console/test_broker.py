@@ -18,7 +18,6 @@ from arlarena.console.launch.broker import (
     ExternalBroker,
     check_broker,
     find_server,
-    provide_broker,
 )
 
 
@@ -193,31 +192,22 @@ def test_a_broken_data_file_is_an_error_with_the_servers_own_words(tmp_path: Pat
     assert "format" in str(caught.value)
 
 
-def test_a_url_wins_and_is_left_alone(tmp_path: Path, redis_url: str) -> None:
-    external = provide_broker(redis_url, tmp_path / "unused")
-    assert external.url == redis_url
-    assert external.process is None
-    assert external.running
+def test_stop_leaves_an_external_broker_running(redis_url: str) -> None:
+    external = ExternalBroker(redis_url, timeout_s=5.0)
+    external.start()
     external.stop()
-    assert external.running
-    assert not (tmp_path / "unused").exists()
+    check_broker(redis_url)
 
 
-def test_without_a_url_one_is_started(tmp_path: Path) -> None:
-    own = provide_broker(None, tmp_path)
-    try:
-        assert isinstance(own, Broker)
-        assert own.running
+def test_a_second_stop_is_no_error(tmp_path: Path) -> None:
+    with Broker(tmp_path) as own:
         check_broker(own.url)
-    finally:
         own.stop()
-    own.stop()
 
 
 def test_an_external_broker_that_is_away_or_evicts_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BrokerError, match=r"no Redis at redis://u:\*\*\*@127.0.0.1:1/0: start one, or unset REDIS_URL"):
-        provide_broker("redis://u:secret@127.0.0.1:1/0", tmp_path)
-    assert not ExternalBroker("redis://127.0.0.1:1/0").running
+        ExternalBroker("redis://u:secret@127.0.0.1:1/0", timeout_s=5.0).start()
     with Broker(tmp_path) as own, redis.Redis.from_url(own.url) as client:
         client.config_set("maxmemory", "100mb")
         check_broker(own.url)

@@ -18,7 +18,6 @@ from arlarena.proto.trajectory import (
     VersionSpan,
     pack_floats,
     pack_ids,
-    pack_mask,
 )
 from arlarena.trainer.collector import Collector, Interrupted, RunError
 from arlarena.trainer.objectives import recipe
@@ -35,7 +34,7 @@ def played(task, wins=1, version=NOW):
             pack_ids([3, 4]),
             pack_ids([5, 2]),
             pack_floats([-0.1, -0.1]),
-            pack_mask([1, 1]),
+            bytes([1, 1]),
             (VersionSpan(0, 2, version),),
             10.9 if won else -0.1,
             "s",

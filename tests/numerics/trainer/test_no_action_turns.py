@@ -6,7 +6,7 @@ import msgspec
 import pytest
 import torch
 
-from arlarena.proto.trajectory import PolicyVersion, pack_floats, pack_mask
+from arlarena.proto.trajectory import PolicyVersion, pack_floats
 from arlarena.trainer.batching.scoring import score, training_samples
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.learning.learner import Learner
@@ -47,7 +47,7 @@ def masked(groups):
         for one in group.trajectories:
             if any(turn.no_action for turn in one.turns):
                 for turn in one.turns:
-                    turn.loss_mask, turn.no_action = pack_mask([0] * len(turn.loss_mask)), False
+                    turn.loss_mask, turn.no_action = bytes([0] * len(turn.loss_mask)), False
     return result
 
 

@@ -18,7 +18,6 @@ from arlarena.proto.trajectory import (
     VersionSpan,
     pack_floats,
     pack_ids,
-    pack_mask,
 )
 from arlarena.trainer.batching.packing import TrainingSample
 from arlarena.trainer.model.policy import load_policy
@@ -45,7 +44,7 @@ def make_turn(prompt: list[int], response: list[int], version: PolicyVersion, re
         new_prompt_ids=pack_ids(prompt),
         response_ids=pack_ids(response),
         logprobs=pack_floats([-0.5] * len(response)),
-        loss_mask=pack_mask([1] * len(response)),
+        loss_mask=bytes([1] * len(response)),
         spans=(VersionSpan(0, len(response), version),),
         reward=reward,
         state_key=state,

@@ -15,8 +15,10 @@ def test_a_file_gets_new_content_and_nothing_else_stays(tmp_path):
     write_bytes(path, b"old")
     write_json(path, {"é": [1, 0.5, None]})
     assert json.loads(path.read_text(encoding="utf-8")) == {"é": [1, 0.5, None]}
-    write_text(path, "né\n", durable=True)
+    write_text(path, "né\n")
     assert path.read_bytes() == "né\n".encode()
+    write_bytes(path, b"new", durable=True)
+    assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
 
 

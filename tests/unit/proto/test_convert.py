@@ -23,7 +23,6 @@ from arlarena.proto.trajectory import (
     encode,
     pack_floats,
     pack_ids,
-    pack_mask,
     read_groups,
 )
 
@@ -38,7 +37,7 @@ def group_of(name: str) -> Group:
             new_prompt_ids=pack_ids(new),
             response_ids=pack_ids([2, 3]),
             logprobs=pack_floats([-0.5, -1.0]),
-            loss_mask=pack_mask([1, 1]),
+            loss_mask=bytes([1, 1]),
             spans=(VersionSpan(0, 2, version),),
             reward=0.5,
             state_key="s",

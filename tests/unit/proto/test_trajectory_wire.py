@@ -24,7 +24,6 @@ from arlarena.proto.trajectory import (
     encode,
     pack_floats,
     pack_ids,
-    pack_mask,
     prompt_lengths,
     read_groups,
     write_groups,
@@ -50,7 +49,7 @@ def random_turn(rng: random.Random, *, reset: bool = True) -> Turn:
         new_prompt_ids=pack_ids(rng.randrange(INT32) for _ in range(rng.randrange(50))),
         response_ids=pack_ids(rng.choice([0, INT32, rng.randrange(INT32)]) for _ in range(length)),
         logprobs=pack_floats(rng.choice([*AWKWARD_FLOATS, -rng.random() * 20]) for _ in range(length)),
-        loss_mask=pack_mask(rng.randrange(2) for _ in range(length)),
+        loss_mask=bytes(rng.randrange(2) for _ in range(length)),
         spans=(VersionSpan(0, cut, random_version(rng)), VersionSpan(cut, length, random_version(rng))),
         reward=rng.choice([-0.1, 1e300, rng.uniform(-1, 1)]),
         state_key=random_text(rng),
@@ -118,7 +117,7 @@ def test_packed_arrays_keep_their_exact_values() -> None:
         random_turn(random.Random(0)),
         response_ids=pack_ids(ids),
         logprobs=pack_floats(logprobs),
-        loss_mask=pack_mask([1] * n),
+        loss_mask=bytes([1] * n),
     )
     back = msgspec.msgpack.decode(msgspec.msgpack.encode(turn), type=Turn)
     assert back.tokens().tolist() == ids.tolist()
@@ -136,7 +135,7 @@ def test_a_turn_with_arrays_of_different_lengths_is_refused(logprobs: int, mask:
     arrays = {
         "response_ids": pack_ids(range(3)),
         "logprobs": pack_floats([-1.0] * logprobs),
-        "loss_mask": pack_mask([1] * mask),
+        "loss_mask": bytes([1] * mask),
     }
     with pytest.raises(ValueError, match=rf"3 response tokens has {logprobs} log-probs and a loss mask of {mask}"):
         msgspec.structs.replace(turn, **arrays)
@@ -151,7 +150,7 @@ def test_a_turn_with_arrays_of_different_lengths_is_refused(logprobs: int, mask:
 def conversation(rng: random.Random, turns: int) -> Trajectory:
     """An episode whose prompts contain the full history: 60 tokens for each turn, half of them sampled."""
     turn = random_turn(rng)
-    arrays = {"logprobs": pack_floats([-1.0] * 30), "loss_mask": pack_mask([1] * 30)}
+    arrays = {"logprobs": pack_floats([-1.0] * 30), "loss_mask": bytes([1] * 30)}
     spans = (VersionSpan(0, 30, random_version(rng)),)
 
     def ids() -> bytes:

@@ -13,9 +13,9 @@ _UNPRINTABLE = re.compile(
 )
 
 
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """Returns `1 step`, `2 steps`, `1,000 steps`. `plural`: for nouns whose plural is not formed with an s."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+def counted(number: int, noun: str) -> str:
+    """Returns `1 step`, `2 steps`, `1,000 steps`."""
+    return f"{number:,} {noun if number == 1 else noun + 's'}"
 
 
 def printable(text: str) -> str:

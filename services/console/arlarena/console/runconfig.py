@@ -271,17 +271,6 @@ def _may_differ(key: str) -> bool:
     return table in ("console", "redis") or key == "run.directory" or name in ("threads", "port", "host")
 
 
-async def check_everywhere(config: RunConfig) -> None:
-    """Check the configuration: the console and every service check their own tables.
-
-    Raises:
-        ConfigError: a check failed. The message has one line for each problem.
-    """
-    lines, _ = await objections(config)
-    if lines:
-        raise ConfigError("\n".join(lines))
-
-
 async def objections(config: RunConfig, *, machine: bool = False) -> tuple[list[str], Info | None]:
     """Returns problems found by the console and the services. `machine`: also check this machine, and return the
     environment's description if it is available.

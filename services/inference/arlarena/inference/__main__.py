@@ -39,7 +39,7 @@ SWITCH_INTERVAL_S = 0.0005
 _UPLOAD = re.compile(f"{WEIGHTS_ROUTE}/[^/?]+/".encode())
 
 
-def read_flags(arguments: list[str] | None = None) -> argparse.Namespace:
+def read_flags() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog=program("arlarena.inference"), description="Serve a policy.")
     parser.add_argument("--config", type=Path, help="the run's TOML file; table [inference] is read")
@@ -53,7 +53,7 @@ def read_flags(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--host", help="address to bind (default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="0 takes a free port")
     parser.add_argument("--uds", type=Path, help="run one engine on this Unix socket; used by the gateway")
-    return parser.parse_args(arguments)
+    return parser.parse_args()
 
 
 def bind(host: str, port: int, path: Path | None = None) -> socket.socket:

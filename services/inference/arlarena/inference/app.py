@@ -129,8 +129,8 @@ class InferenceServer:
         return _json({"version": VERSION, "engine": "embedded"})
 
 
-def _json(value: object, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
+def _json(value: object) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
 
 
 async def request_error(request: Request, error: Exception) -> Response:

@@ -81,7 +81,7 @@ def clustered(values: Mapping[Any, Sequence[float]], level: float = LEVEL) -> In
     return Interval(mean, mean - half, mean + half)
 
 
-def success_rate(outcomes: Mapping[Any, Sequence[bool]], level: float = LEVEL) -> tuple[Interval, str]:
+def success_rate(outcomes: Mapping[Any, Sequence[bool]]) -> tuple[Interval, str]:
     """Returns the success rate over tasks and the name of the method.
 
     The method is `wilson` if every task has one attempt, else `clustered`. If all attempts have the same outcome, the
@@ -90,12 +90,12 @@ def success_rate(outcomes: Mapping[Any, Sequence[bool]], level: float = LEVEL) -
     tried = {task: attempts for task, attempts in outcomes.items() if attempts}
     flat = [bool(value) for attempts in tried.values() for value in attempts]
     if all(len(attempts) == 1 for attempts in tried.values()):
-        return wilson(sum(flat), len(flat), level), "wilson"
+        return wilson(sum(flat), len(flat)), "wilson"
     if len(tried) == 1 or all(flat) or not any(flat):
         n = len(tried)
-        interval = wilson(round(n * sum(flat) / len(flat)), n, level)
+        interval = wilson(round(n * sum(flat) / len(flat)), n)
         return Interval(sum(flat) / len(flat), interval.low, interval.high), "wilson over tasks"
-    interval = clustered({task: [float(value) for value in attempts] for task, attempts in tried.items()}, level)
+    interval = clustered({task: [float(value) for value in attempts] for task, attempts in tried.items()})
     return Interval(interval.mean, max(0.0, interval.low), min(1.0, interval.high)), "clustered by task"
 
 

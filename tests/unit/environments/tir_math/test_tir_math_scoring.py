@@ -1,12 +1,13 @@
 """Answers in the forms that generated problems require."""
 
 from fractions import Fraction
+from typing import get_args
 
 import pytest
 
 from arlarena.environments.tir_math.judge.arithmetic import NoArithmetic, evaluate
 from arlarena.environments.tir_math.judge.equivalence import LIMIT
-from arlarena.environments.tir_math.judge.scoring import FORMS, verdict
+from arlarena.environments.tir_math.judge.scoring import Form, verdict
 
 TIMES, DOT = "\u00d7", "\u00b7"
 VERDICTS = [
@@ -112,10 +113,10 @@ def test_verdict(form, gold, answer, right):
 
 
 def test_every_form_has_a_case():
-    assert {form for form, *_ in VERDICTS} | {"math"} == set(FORMS)
+    assert {form for form, *_ in VERDICTS} | {"math"} == set(get_args(Form))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", get_args(Form))
 @pytest.mark.parametrize(
     "answer",
     [

@@ -4,7 +4,7 @@ on."""
 import msgspec
 import pytest
 
-from arlarena.proto.trajectory import PolicyVersion, pack_floats, pack_ids, pack_mask
+from arlarena.proto.trajectory import PolicyVersion, pack_floats, pack_ids
 from arlarena.trainer.batching.scoring import ScoredGroup, group_rewards, score, training_samples
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.objectives import GroupAdvantages, recipe
@@ -17,7 +17,7 @@ def turn(make_group, new_prompt, response, mask=None, version=NOW, reset=False):
     shape = make_group("g", [True], version, turns=1).trajectories[0].turns[0]
     return msgspec.structs.replace(
         shape, new_prompt_ids=pack_ids(new_prompt), response_ids=pack_ids(response), reset=reset,
-        logprobs=pack_floats([-0.1 * token for token in response]), loss_mask=pack_mask(mask or [1] * len(response)),
+        logprobs=pack_floats([-0.1 * token for token in response]), loss_mask=bytes(mask or [1] * len(response)),
     )  # fmt: skip
 
 

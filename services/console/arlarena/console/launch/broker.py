@@ -120,17 +120,8 @@ class ExternalBroker:
     """A broker of the user, with the interface of `Broker`. The launcher neither starts nor stops this broker."""
 
     url: str
-    timeout_s: float = 5.0
+    timeout_s: float
     process: None = None
-
-    @property
-    def running(self) -> bool:
-        """True if the broker responds."""
-        try:
-            self.start()
-        except BrokerError:
-            return False
-        return True
 
     def start(self) -> None:
         """Check the broker.
@@ -305,19 +296,6 @@ class Broker:
     def _last_lines(self) -> str:
         lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
         return " / ".join(line.strip() for line in lines if line.strip()) or "no output"
-
-
-def provide_broker(
-    url: str | None, directory: Path, *, fsync: Fsync = "everysec", timeout_s: float = 30.0
-) -> Broker | ExternalBroker:
-    """Check the broker at `url`, or start a local broker in `directory` if `url` is empty. Returns the broker.
-
-    Raises:
-        BrokerError: see `check_broker` and `Broker.start`.
-    """
-    broker = ExternalBroker(url) if url else Broker(directory, fsync=fsync, timeout_s=timeout_s)
-    broker.start()
-    return broker
 
 
 def _client(url: str, timeout_s: float) -> redis.Redis:

@@ -48,12 +48,12 @@ CHARTS = (
 SHOWN_KEYS = {key for chart in CHARTS for key in chart.keys} | {"step", "schema"}
 
 
-def series(records: Records, key: str, name: str, x: str = "step") -> Line:
+def series(records: Records, key: str, name: str) -> Line:
     """Returns the points of the records where `key` is a number."""
     points = [
-        (float(record[x]), float(record[key]))
+        (float(record["step"]), float(record[key]))
         for record in records
-        if _is_number(record.get(x)) and _is_number(record.get(key))
+        if _is_number(record.get("step")) and _is_number(record.get(key))
     ]
     return Line(name, tuple(points))
 

@@ -13,7 +13,7 @@ import logging
 import re
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Literal, get_args
+from typing import Literal
 
 from arlarena.environments.tir_math.judge.arithmetic import NoArithmetic, evaluate
 from arlarena.environments.tir_math.judge.equivalence import LIMIT, judge
@@ -123,4 +123,3 @@ _FORMS: dict[Form, Callable[[str, str], bool]] = {
     "angle": lambda gold, answer: _near(gold, answer, ANGLES),
     "expression": _expression,
 }
-FORMS: tuple[Form, ...] = get_args(Form)
