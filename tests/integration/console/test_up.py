@@ -323,7 +323,7 @@ def test_final_weights_that_a_server_lost_are_loaded_before_the_last_evaluation(
     (up.flags / "forgetful").write_text("a restarted server that nobody pushed to")
     code, said = up.up()
     assert code == 0, said
-    assert "does not have the final weights" in said
+    assert "does not serve the final weights" in said
     assert len(up.started("inference")) == 2
 
 

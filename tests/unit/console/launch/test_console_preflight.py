@@ -68,7 +68,7 @@ def test_demonstrations_need_an_expert(tmp_path: Path) -> None:
         ('[trainer]\npush_transport = "nccl"', 'push_transport = "nccl" needs [inference] engine = "vllm"'),
         (
             '[trainer]\npush_transport = "nccl"\n[inference]\nengine = "vllm"\nvllm_device = "cpu"\nvllm_python = "/"',
-            'vllm_device = "cpu"; take "gloo"',
+            'vllm_device = "cpu"; use "gloo"',
         ),
     ],
 )
@@ -81,7 +81,7 @@ def test_engines_and_transports_must_go_together(tmp_path: Path, text: str, said
     ("text", "said"),
     [
         ("[environment]\ncapacity = 4", "capacity = 4 must be at least [trainer] group_size = 8"),
-        ("[environment]\nmax_sessions_per_client = 7", "max_sessions_per_client = 7 has no room"),
+        ("[environment]\nmax_sessions_per_client = 7", "max_sessions_per_client = 7 must be at least"),
         ("[environment]\nmax_batch = 100", "[rollout] batch_size = 256 is above [environment] max_batch = 100"),
         ("[environment]\nmax_session_ttl_s = 60", "session_ttl_s = 180 is above [environment] max_session_ttl_s = 60"),
         (
