@@ -160,10 +160,10 @@ def pods_of(settings: EnvironmentSettings) -> Pods | None:
 
 
 def as_pod(settings: EnvironmentSettings) -> EnvironmentSettings:
-    """Settings with the number and the shard of this pod, where there are pods.
+    """Settings with this pod's number and shard, if pods are configured.
 
     Raises:
-        ConfigError: this pod's number is neither given nor at the end of the host's name.
+        ConfigError: the number is neither configured nor a suffix of the host name.
     """
     if settings.pods is None:
         return settings

@@ -25,7 +25,7 @@ _PLACE = re.compile(r"\.(?P<field>\w+)|\[[^\]]*\]")
 
 
 def known(word: object, names: Iterable[str]) -> str:
-    """The end of an error about a name that is not among `names`: all of them, and the nearest."""
+    """The end of an error about an unknown name: all known `names`, and the most similar one."""
     names = list(names)
     close = difflib.get_close_matches(str(word), names, n=1)
     return f"known: {', '.join(names)}" + (f"; did you mean {close[0]!r}?" if close else "")

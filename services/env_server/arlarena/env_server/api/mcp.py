@@ -309,13 +309,11 @@ async def answer(
     caller: Caller = UNKNOWN_CALLER,
     header: str | None = None,
 ) -> dict[str, Any]:
-    """The reply to one JSON-RPC request, whatever was sent. A request without an id is answered with the id null, as
-    OpenEnv's server does.
-    """
+    """The reply to one JSON-RPC request, valid or not. Without a request id, the reply has the id null, as in OpenEnv."""
     number: Id = None
     try:
         try:
-            request = parse(raw or b" ", McpRequest)  # nothing is no request
+            request = parse(raw or b" ", McpRequest)  # an empty body is not a request
         except ApiError as error:
             if error.code == "invalid_json":
                 raise RpcError(PARSE_ERROR, f"parse error: {error}") from error

@@ -199,7 +199,7 @@ class SessionStore:
         session.expires_at = self._clock() + session.ttl_s
 
     def shorten(self, session: ServerSession, seconds: float) -> None:
-        """Let the session end in at most `seconds`, unless somebody touches it."""
+        """Reduce the session's remaining time to at most `seconds`; the next use resets it."""
         session.expires_at = min(session.expires_at, self._clock() + seconds)
 
     def close(self, session_id: str, tenant: str | None = None) -> None:
