@@ -309,7 +309,7 @@ async def answer(
     caller: Caller = UNKNOWN_CALLER,
     header: str | None = None,
 ) -> dict[str, Any]:
-    """The reply to one JSON-RPC request, valid or not. Without a request id, the reply has the id null, as in OpenEnv."""
+    """The reply to one JSON-RPC request, valid or not. It has the id null if the request has none, as in OpenEnv."""
     number: Id = None
     try:
         try:
