@@ -88,7 +88,7 @@ def test_a_second_run_is_refused_unless_fresh_which_keeps_the_first(up: Up) -> N
     assert up.up()[0] == 0
     code, said = up.up()
     assert code == 2
-    assert "holds a finished run" in said
+    assert "contains a finished run" in said
     assert "--fresh" in said
     code, said = up.up("--fresh", "--seed", "5")
     assert code == 0, said
@@ -329,5 +329,5 @@ def test_final_weights_that_a_server_lost_are_loaded_before_the_last_evaluation(
 
 def test_there_is_no_report_of_what_is_no_run(up: Up) -> None:
     process = up.start("report", str(up.folder))
-    assert "holds no ARLArena run" in process.communicate(timeout=30)[0]
+    assert "is not a run directory" in process.communicate(timeout=30)[0]
     assert process.returncode == 2
