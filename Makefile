@@ -25,7 +25,7 @@ setup: ## make .venv with the pinned versions; EXTRA="trl vllm" makes optional e
 demo: setup ## clone a small policy, train it with SAMPO on Sokoban, compare before and after: about 10 minutes on 2 cores
 	@$(BIN)/arlarena up configs/demo.toml --fresh
 
-test: ## the quick tests: about ten minutes on 2 cores; TEST_PROCESSES=4 for more cores
+test: ## the quick tests: about eleven minutes on 2 cores; TEST_PROCESSES=4 for more cores
 	@$(PYTHON) scripts/setup.py openenv
 	@$(PYTEST) -m "not slow"
 

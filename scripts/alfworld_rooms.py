@@ -21,7 +21,7 @@ TABLES = ("VAL_RECEPTACLE_OBJECTS", "VAL_ACTION_OBJECTS", "OPENABLE_CLASS_LIST",
 
 
 def tables(constants: Path) -> dict[str, Any]:
-    """Read the constants without running their module, which would need packages besides the wheel."""
+    """Read the constants without running their module, which would import packages that are not in the wheel."""
     found = {}
     for node in ast.parse(constants.read_text()).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in TABLES:

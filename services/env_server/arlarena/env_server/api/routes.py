@@ -332,7 +332,7 @@ ROUTES = (
     Route("GET", "/v1/sessions/{session_id}", show_session, "One session", gives=env.OpenedSession, errors=(404,)),
     Route("DELETE", "/v1/sessions/{session_id}", close_session, "End a session", errors=(404,)),
     Route(
-        "POST", "/v1/sessions/{session_id}/heartbeat", heartbeat, "Begin a session's idle time anew",
+        "POST", "/v1/sessions/{session_id}/heartbeat", heartbeat, "Restart the idle timer of a session",
         gives=env.Lease, errors=(404,),
     ),
     Route(

@@ -28,6 +28,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from arlarena.proto.atomic_files import sync_directory
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.versions.directory import COMMITTED_FILE, file_blake3
 from arlarena.trainer.state.ledger import Ledger
@@ -124,15 +125,6 @@ def _write_weights(weights: Mapping[str, Tensor], path: Path, written: Path | No
             return
     names = {id(weights[name]): name for name in reversed(list(weights))}
     _write({name: weights[name].contiguous().clone() for name in names.values()}, path)
-
-
-def sync_directory(path: Path) -> None:
-    """Fsync the directory `path`, so that the names of its files are durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class Checkpoints:

@@ -31,7 +31,7 @@ _LATEX = LatexExtractionConfig(
         basic_latex=False, units=False, malformed_operators=False, nits=False, boxed="none", equations=False
     )
 )
-DIGITS, SPARE = 30, 10  # digits computed (besides those before the point), and how many of them are not compared
+DIGITS, SPARE = 30, 10  # computed digits after the decimal point, and how many of them are not compared
 # The range of all letters at each point: first positive ranges, where roots and logarithms are real, then others.
 POINTS = ((0, 1), (1, 3), (2, 5), (12, 30), (30, 60), (-2, 2), (-3, 0))
 _GAMMAS = (sympy.factorial, sympy.binomial)

@@ -48,7 +48,7 @@ class Problems(Protocol):
 
     @property
     def version(self) -> str:
-        """Identifies everything besides the options that the problems depend on."""
+        """Identifies the inputs of the problems other than options: files, and the version of the generator."""
         ...
 
     def sizes(self) -> dict[str, int | None]:
