@@ -1,5 +1,7 @@
 """Entries of the stream are acknowledged only after a durable checkpoint covers them."""
 
+from types import SimpleNamespace
+
 import msgspec
 import pytest
 import torch
@@ -7,7 +9,7 @@ from safetensors.torch import load_file
 from support.trainer.trainer_support import policy, tiny_directory
 
 from arlarena.proto.streams.queue import Streams
-from arlarena.proto.streams.trainer_lease import TrainerLease
+from arlarena.proto.streams.trainer_lease import LeaseLost, TrainerLease
 from arlarena.proto.task_order import TaskOrder
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import PolicyVersion
@@ -81,3 +83,19 @@ async def test_a_checkpoint_between_an_update_and_its_version_holds_the_updated_
     saved, before, present = load_file(checkpoint), load_file(published), trainer.learner.weights()
     assert all(torch.equal(value, present[name]) for name, value in saved.items())
     assert not all(torch.equal(value, before[name]) for name, value in saved.items())
+
+
+async def test_an_error_of_a_trainer_that_lost_its_lease_is_reported_as_the_lost_lease(
+    trainer, redis_url, run_name, tmp_path
+):
+    others = []
+
+    def write(*_):
+        others.append(TrainerLease.acquire(redis_url, run_name, "other"))
+        raise FileNotFoundError("a file that the other trainer removed")
+
+    trainer.versions = SimpleNamespace(write=write)
+    with pytest.raises(LeaseLost, match="lost run"):
+        await trainer.train(resumed=False)
+    others[0].release()
+    assert list(tmp_path.iterdir()) == []  # neither a checkpoint nor training.json

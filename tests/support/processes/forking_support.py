@@ -5,6 +5,7 @@ The imports of a service take one to ten seconds. Everything else is as in a pro
 pytest session (`-n`) share one forking process.
 """
 
+import asyncio
 import atexit
 import functools
 import json
@@ -46,11 +47,27 @@ class Forked:
                 answer = self._connection.recv(8)
             except (TimeoutError, BlockingIOError):
                 raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0) from None
-            if not answer:
-                raise RuntimeError(f"the process that waits for process {self.pid} has ended")
-            self.returncode = int.from_bytes(answer, "big", signed=True)
-            self._connection.close()
+            return self._ended_with(answer)
         return self.returncode
+
+    def _ended_with(self, answer: bytes) -> int:
+        if not answer:
+            raise RuntimeError(f"the process that waits for process {self.pid} has ended")
+        self.returncode = int.from_bytes(answer, "big", signed=True)
+        self._connection.close()
+        return self.returncode
+
+    async def ended(self) -> int:
+        """The exit status, as from `wait`. If the caller is cancelled, for example at the end of its test, the process is
+        killed.
+        """
+        self._connection.setblocking(False)
+        try:
+            answer = await asyncio.get_running_loop().sock_recv(self._connection, 8)
+        except asyncio.CancelledError:
+            os.kill(self.pid, signal.SIGKILL)
+            raise
+        return self._ended_with(answer)
 
     def communicate(self, timeout: float) -> tuple[str, None]:
         """Its output up to its end."""

@@ -20,11 +20,16 @@ ENDED = (-signal.SIGKILL, -signal.SIGTERM, 143)
 
 
 async def start_trainer(arguments, log):
-    """The pid of a new trainer process, and a future of its exit status, negative for a signal."""
+    """The pid of a new trainer process, and a task whose result is its exit status, negative for a signal.
+
+    The trainer is killed if it has not ended at the end of the test.
+    """
     command = ["arlarena.trainer", *map(str, arguments)]
     with log.open("a") as file:
         process = forking_support.popen(command, stdout=file, stderr=subprocess.STDOUT)
-    return process.pid, asyncio.ensure_future(asyncio.to_thread(process.wait))
+    ended = asyncio.create_task(process.ended())
+    await asyncio.sleep(0)  # a task that is cancelled before it begins would not kill the process
+    return process.pid, ended
 
 
 def train_arguments(run, name, policy, redis_url, *more):
@@ -64,8 +69,8 @@ async def train_with_ends(redis_url, name, run, policy, player, ends, before_res
                 assert status in ENDED, (run / "log").read_text()[-3000:]
                 before_resume()
         finally:
-            if ended is not None and not ended.done():
-                os.kill(pid, signal.SIGKILL)
+            if ended is not None:
+                ended.cancel()
             feeding.cancel()
             await asyncio.gather(feeding, return_exceptions=True)
 

@@ -81,7 +81,8 @@ class Trainer:
     async def train(self, *, resumed: bool) -> None:
         """Train until `steps` or a limit of time or experience is reached. Write the reason to training.json.
 
-        After an error or a signal, save a checkpoint and raise the error again. If the lease is lost, write nothing.
+        After an error or a signal, save a checkpoint and raise the error again. If the lease is lost, write nothing and
+        raise `LeaseLost`, because the error may be a consequence: the other trainer removes old files of the run.
         """
         self.collector.free_broker_memory, self.collector.on_progress = self.free_broker_memory, self._show_collecting
         ending = EndingFile(self.run)
@@ -263,9 +264,14 @@ class Trainer:
             await self.save()
 
     async def _save_before_end(self) -> None:
-        """Save the steps since the last checkpoint. Errors are only logged and do not replace the run's own error."""
+        """Save the steps since the last checkpoint.
+
+        An error is only logged and does not replace the run's own error, except `LeaseLost`.
+        """
         try:
             await self.save()
+        except LeaseLost:
+            raise
         except (StreamError, RunError, OSError) as error:
             self.log.error("not_saved", step=self.state.step, reason=str(error))
         else:
