@@ -38,10 +38,12 @@ class EnvironmentSettings(EnvironmentKeys):
     require_token: bool = Field(True, description="true: without a token, the server starts only on a loopback address")
     trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
         (),
-        description="addresses or networks of proxies; requests from them have the client's address in X-Forwarded-For",
+        description="addresses or networks of proxies; the header X-Forwarded-For of their requests names the client",
     )
     session_ttl_s: PositiveFloat = Field(900.0, description="default idle time after which a session ends")
-    frames: Literal["url", "data"] = Field("url", description="observations have the URL of an image, or its data")
+    frames: Literal["url", "data"] = Field(
+        "url", description="url: an observation has the URL of its image; data: it contains the image"
+    )
     frame_cache_bytes: PositiveInt = Field(64 << 20, description="maximum total size of the stored images")
     max_snapshots: PositiveInt = Field(1024, description="maximum number of stored snapshots")
     snapshot_ttl_s: PositiveFloat = Field(900.0, description="time after which an unused snapshot is deleted")
@@ -57,7 +59,7 @@ class EnvironmentSettings(EnvironmentKeys):
     lost_threads_timeout_s: PositiveFloat = Field(
         60.0,
         description="a thread is lost while it runs work that has timed out; if all threads are lost for this time, "
-        "/health answers 503, and one of several workers exits and is restarted",
+        "/health answers 503; with several workers, the affected worker exits and is restarted",
     )
     max_waiting: PositiveInt = Field(4096, description="maximum number of calls that wait for a thread; others get 429")
     reset_timeout_s: PositiveFloat = Field(60.0, description="time limit of a reset")
@@ -79,7 +81,7 @@ class EnvironmentSettings(EnvironmentKeys):
     header_timeout_s: PositiveFloat = Field(10.0, description="time limit for receiving the headers of a request")
     write_timeout_s: PositiveFloat = Field(120.0, description="how long a client may leave a reply unread")
     max_action_chars: PositiveInt = Field(
-        1 << 18, description="maximum length of an action; in JSON, a character has at most 12 bytes"
+        1 << 18, description="maximum length of an action, which as JSON has at most 12 bytes per character"
     )
     retry_after_s: PositiveFloat = Field(1.0, description="value of the header Retry-After when the server is full")
     websocket_ping_s: NonNegativeFloat = Field(
@@ -96,7 +98,9 @@ class EnvironmentSettings(EnvironmentKeys):
     pod: NonNegativeInt | None = Field(
         None, description="number of this pod; default: the number at the end of the host name"
     )
-    shard: str = Field("0", pattern=r"^[A-Za-z0-9]{1,16}$", description="prefix of session ids, for routers")
+    shard: str = Field(
+        "0", pattern=r"^[A-Za-z0-9]{1,16}$", description="prefix of session ids, by which a router can find the server"
+    )
 
 
 def load_settings(path: Path | None, flags: Mapping[str, Any] | None = None) -> EnvironmentSettings:

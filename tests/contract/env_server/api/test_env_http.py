@@ -52,7 +52,7 @@ async def test_a_wrong_method_says_which_are_right(api):
         ("POST", "/v1/sesions", 404, ["no route /v1/sesions", "/v1/batch", "did you mean '/v1/sessions'?"]),
         ("GET", "/v2/anything/at/all", 404, ["no route /v2/anything/at/all", "/reset", "/v1/sessions", "/docs"]),
         ("GET", "/", 404, ["no route /", "/reset"]),
-        ("GET", "/ws", 404, ["/ws is a WebSocket: connect to it with ws://"]),
+        ("GET", "/ws", 404, ["/ws is a WebSocket: connect with ws://"]),
         ("GET", "/reset", 405, ["/reset supports POST, not GET"]),
         ("PUT", "/sokoban/splits", 405, ["/sokoban/splits supports GET, HEAD, not PUT"]),
     ],
@@ -141,8 +141,14 @@ async def test_a_batch_with_mixed_errors(api):
         ({"op": "close", "split": "train"}, "op 'close' has no split: it belongs to op 'reset'"),
         ({"op": "state", "episode_id": "a"}, "op 'state' has no episode_id: it belongs to op 'reset'"),
         ({"op": "reset", "step_index": 0}, "op 'reset' has no step_index: it belongs to op 'step'"),
-        ({"op": "state", "action": {"text": "up"}}, "op 'step' needs an action, such as {text: 'up'}, and no other op"),
-        ({"op": "close", "action": {"text": "up"}}, "op 'step' needs an action, such as {text: 'up'}, and no other op"),
+        (
+            {"op": "state", "action": {"text": "up"}},
+            "op 'step' needs an action, such as {text: 'up'}, and all other ops",
+        ),
+        (
+            {"op": "close", "action": {"text": "up"}},
+            "op 'step' needs an action, such as {text: 'up'}, and all other ops",
+        ),
     ],
 )
 async def test_a_field_of_another_operation_is_the_items_error_and_nothing_is_done(api, item, message):
@@ -181,7 +187,7 @@ async def test_the_errors_of_a_step(api):
         ("/reset", {"episode_id": "x" * 256}, "$.episode_id"),
         ("/v1/sessions", {"count": 0}, "$.count"),
         ("/v1/sessions", {"ttl_s": -1}, "$.ttl_s"),
-        ("/v1/sessions", {"ttl_s": 1e9}, "limit"),
+        ("/v1/sessions", {"ttl_s": 1e9}, "above this server's maximum"),
         ("/v1/batch", {"items": [{"session_id": "a", "op": "jump"}]}, "$.items[0].op"),
         ("/v1/batch", {"items": [{"session_id": "a", "op": "jump"}]}, "known: close, reset, state, step"),
         ("/v1/batch", {"items": [{"session_id": "a", "op": "Step"}]}, "did you mean 'step'?"),

@@ -25,7 +25,7 @@ class EnvServerMetrics:
         )
         self.expired = Counter(labelled("sessions_expired"), "Sessions that expired", registry=self.registry)
         self.repeated = Counter(
-            labelled("steps_repeated"), "Steps answered with the stored reply", registry=self.registry
+            labelled("steps_repeated"), "Requests that repeat the last step", registry=self.registry
         )
         self.episodes = Counter(labelled("episodes"), "Episodes that ended", ["outcome"], registry=self.registry)
         self.requests = Counter(labelled("requests"), "HTTP requests", ["route", "status"], registry=self.registry)
