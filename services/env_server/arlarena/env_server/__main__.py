@@ -57,8 +57,8 @@ class AnnouncingServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle SIGTERM and SIGINT inside the `with` block. The first signal starts the drain,
-        the second ends it at once.
+        """Handle SIGTERM and SIGINT inside the `with` block. The first signal starts the drain. The second signal ends
+        the wait for open sessions.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -120,7 +120,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, help="port to bind, 0 for a free port (default 8000)")
     parser.add_argument("--capacity", type=int, help="maximum number of sessions (default 1024)")
     parser.add_argument("--workers", type=int, help="number of processes that share the port (default 1)")
-    for flag, kind in (("--worker", int), ("--of", int), ("--peers", Path), ("--listener", int)):  # internal
+    # The parent process of several workers gives these options to its workers.
+    for flag, kind in (("--worker", int), ("--of", int), ("--peers", Path), ("--listener", int)):
         parser.add_argument(flag, type=kind, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 

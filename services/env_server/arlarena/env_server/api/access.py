@@ -22,7 +22,7 @@ from arlarena.proto.text.files import TextFileError, read_text
 
 # Paths that need no token, because orchestrators probe them.
 OPEN_PATHS = frozenset({"/health", "/ready"})
-# Methods that are refused if the request comes from a web page of another origin. WebSockets are refused, too.
+# Methods that are refused if the request comes from a web page of another origin. WebSockets are checked, too.
 CHANGING_METHODS = frozenset({"POST", "DELETE", "PUT", "PATCH"})
 _LINE = re.compile(r"(?:(?P<name>[A-Za-z0-9_.-]{1,64}):)?(?P<token>[\x21-\x7e]+)")
 _TENANT_OF_SETTING = "token"  # the tenant of the setting `token`

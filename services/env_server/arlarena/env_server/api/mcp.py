@@ -35,7 +35,7 @@ SERVER_ERROR = -32000
 
 # Supported versions of MCP, newest first: https://modelcontextprotocol.io/specification
 PROTOCOL_VERSIONS = ("2025-11-25", "2025-06-18", "2025-03-26")
-NOTIFICATIONS = "notifications/"  # prefix of the methods that get no reply
+NOTIFICATIONS = "notifications/"  # prefix of the methods that need no reply
 INSTRUCTIONS = (
     "Call start_episode to begin an episode and to get its task. Then call act, once for each action, until the result "
     "says that the episode is over. To begin the next episode, call start_episode again."

@@ -40,8 +40,8 @@ from arlarena.proto.env_api_tasks import (
 @dataclass(frozen=True, slots=True)
 class RouteCall:
     """One request. `body`: the decoded body, None if the route has no body. `path`, `query`: the parameters in the path
-    and the query. `caller`: the client. `peers`, `pods`: the other workers and the other pods to which the handler may
-    forward; None if there are none, or if the request has already been forwarded by a worker or a pod.
+    and the query. `caller`: the client. `peers`: the other workers, None if a worker has forwarded the request. `pods`:
+    the other pods, None if a worker or a pod has forwarded the request. A server without workers or pods has None.
     """
 
     service: EnvironmentService
@@ -108,9 +108,8 @@ async def metadata(call: RouteCall) -> env.OpenEnvMetadata:
 
 async def schema(call: RouteCall) -> env.Schemas:
     """Returns the JSON Schemas of action, observation and state."""
-    action = schema_of(env.Action) | {
-        "title": "TextAction"
-    }  # the package verifiers takes the title "Action" for an MCP server
+    # The package verifiers takes an action with the title "Action" for that of an MCP server.
+    action = schema_of(env.Action) | {"title": "TextAction"}
     return env.Schemas(action, schema_of(env.Observation), schema_of(env.State))
 
 

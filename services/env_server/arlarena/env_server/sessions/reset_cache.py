@@ -14,8 +14,8 @@ Start = tuple[Episode, StepResult]
 class ResetCache:
     """The starts of the `capacity` most recently used tasks.
 
-    All episodes of a group have the same task, and an evaluation repeats its tasks. Starting an episode may take
-    seconds. The start depends only on the task, so a copy is equal to a new start.
+    All episodes of a group have the same task, and all evaluations of a run have the same tasks. Starting an episode
+    may take seconds. The start depends only on the task, so a copy is equal to a new start.
     """
 
     def __init__(self, capacity: int) -> None:
