@@ -70,8 +70,7 @@ MCP_PATH = "/mcp"
 @dataclass(frozen=True, slots=True)
 class Route:
     """One route. `takes`: the type of the request body; for RAW, the handler gets the bytes. `gives`: the type of the
-    reply; for None, the handler returns a Response. `errors`: the possible error statuses. `query`: the names of the
-    query parameters.
+    reply; for None, the handler returns a Response. `errors`: the possible error statuses.
     """
 
     method: str
@@ -161,9 +160,7 @@ def _check_environment(call: RouteCall) -> None:
     """
     name, known = call.path["env"], call.service.info.name
     if name.lower() != known.lower():
-        raise errors.ApiError(
-            404, "unknown_environment", f"no environment {name!r} on this server, which serves {known!r}"
-        )
+        raise errors.ApiError(404, "unknown_environment", f"no environment {name!r}; this server serves {known!r}")
 
 
 async def list_splits(call: RouteCall) -> list[SplitRef]:
@@ -367,9 +364,7 @@ ROUTES = (
 def session_or_snapshot_id(
     route: Route, body: Any, path: dict[str, str], query: dict[str, str], headers: Mapping[str, str]
 ) -> str | None:
-    """Returns the id of the session or snapshot to which a request refers, or None. The id may be in the path, the
-    query, the body or, for MCP, a header.
-    """
+    """Returns the id of the session or snapshot to which a request refers, or None if the request has no such id."""
     if route.path == MCP_PATH:
         return mcp_http.session_id_of(body or b"", headers)
     found = path.get("session_id") or path.get("snapshot_id") or query.get("session_id")
