@@ -83,7 +83,7 @@ async def test_a_step_that_takes_too_long_has_moved_nothing(service):
 async def test_a_batch_waits_for_all_of_them_side_by_side(service):
     sessions = await opened(service, 2)
     items = [BatchItem(session_id=one.id, op="step", action=Action(text)) for text in ("50", "49") for one in sessions]
-    batch = asyncio.ensure_future(batches.carry_out(service, BatchRequest(items)))
+    batch = asyncio.ensure_future(batches.run_batch(service, BatchRequest(items)))
     await begun()
     SlowGuess.allowed.set()
     results = await batch

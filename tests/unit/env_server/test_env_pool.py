@@ -83,14 +83,14 @@ def test_the_start_that_was_used_least_recently_gives_up_its_place():
     tasks = [Task("guess", "train", index) for index in range(3)]
     for task in tasks[:2]:
         episode = environment.start(task)
-        kept.keep((episode, episode.observe()))
+        kept.add((episode, episode.observe()))
     assert kept.fork(tasks[0]) is not None
     episode = environment.start(tasks[2])
-    kept.keep((episode, episode.observe()))
+    kept.add((episode, episode.observe()))
     assert [kept.fork(task) is not None for task in tasks] == [True, False, True]
 
 
 def test_no_start_is_kept_where_none_is_wanted():
     kept, episode = ResetCache(0), GuessEnvironment().start(Task("guess", "train", 0))
-    kept.keep((episode, episode.observe()))
+    kept.add((episode, episode.observe()))
     assert kept.fork(episode.task) is None

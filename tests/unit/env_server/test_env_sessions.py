@@ -8,7 +8,7 @@ import pytest
 from arlarena.env_server.api import batches
 from arlarena.env_server.errors import ApiError
 from arlarena.env_server.sessions.service import EnvironmentService
-from arlarena.env_server.sessions.store import SessionStore, StoreLimits
+from arlarena.env_server.sessions.store import SessionStore, StoreSettings
 from arlarena.env_server.settings import EnvironmentSettings
 from arlarena.environment.registry import load
 from arlarena.proto.env_api import Action, BatchItem, BatchRequest, CreateSessions, ResetSpec
@@ -36,8 +36,8 @@ def expired():
 
 @pytest.fixture
 def store(clock, expired):
-    limits = StoreLimits(3, default_ttl_s=10, max_ttl_s=100, retry_after_s=2)
-    return SessionStore(limits, clock, wall=lambda: 5e9, on_expired=expired.extend)
+    settings = StoreSettings(3, default_ttl_s=10, max_ttl_s=100, retry_after_s=2)
+    return SessionStore(settings, clock, wall_clock=lambda: 5e9, on_expired=expired.extend)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def service(clock):
 
 def test_all_or_nothing(store):
     store.open(2)
-    with pytest.raises(ApiError, match="2 sessions asked for, 1 of 3 free") as caught:
+    with pytest.raises(ApiError, match="2 sessions requested, 1 of 3 free") as caught:
         store.open(2)
     assert (caught.value.status, caught.value.retry_after_s, caught.value.blame) == (503, 2, "infra")
     assert caught.value.retryable
@@ -65,7 +65,7 @@ def test_who_is_idle_for_too_long_gives_up_the_place_at_once(store, clock, expir
     new = store.open(2)
     assert expired == old
     assert list(store) == new
-    with pytest.raises(ApiError, match="2 sessions asked for, 1 of 3 free"):
+    with pytest.raises(ApiError, match="2 sessions requested, 1 of 3 free"):
         store.open(2)
 
 
@@ -115,7 +115,7 @@ def test_a_lost_socket_shortens_the_lease_and_never_lengthens_it(store, clock):
 
 
 def test_ttl_has_a_limit(store):
-    with pytest.raises(ApiError, match="beyond this server's limit of 100 s"):
+    with pytest.raises(ApiError, match="above this server's maximum of 100 s"):
         store.open(1, ttl_s=101)
     assert len(store) == 0
 
@@ -127,7 +127,7 @@ def test_a_draining_store_opens_nothing(store):
 
 
 def test_session_ids_name_their_shard():
-    store = SessionStore(StoreLimits(1, 1, 1, 1, shard="eu7"))
+    store = SessionStore(StoreSettings(1, 1, 1, 1, id_prefix="eu7"))
     assert store.open(1)[0].id.startswith("eu7-")
 
 
@@ -191,7 +191,7 @@ async def test_one_reset_serves_a_whole_group(service):
     assert [one.group_id for one in opened] == ["g"] * 3
     with pytest.raises(ApiError, match="2 entries for 1 sessions"):
         await service.open(CreateSessions(1, [ResetSpec(), ResetSpec()]))
-    with pytest.raises(ApiError, match="more than this server ever has"):
+    with pytest.raises(ApiError, match="more than this server's capacity of"):
         await service.open(CreateSessions(10**15, [ResetSpec()]))
 
 
@@ -215,7 +215,7 @@ async def test_batch_errors_are_per_item_and_order_is_kept(service):
         BatchItem(session_id=second.id, op="state"),
         BatchItem(session_id=second.id, op="close"),
     ]
-    results = await batches.carry_out(service, BatchRequest(items))
+    results = await batches.run_batch(service, BatchRequest(items))
     assert [result.session_id for result in results] == [item.session_id for item in items]
     assert [result.error.code if result.error else None for result in results] == [
         None, "unknown_session", "not_reset", "invalid_request", "invalid_request", None, None, None,
@@ -228,7 +228,7 @@ async def test_batch_errors_are_per_item_and_order_is_kept(service):
 
 async def test_too_many_items_are_refused_at_once(service):
     with pytest.raises(ApiError, match="9 items are more than this server's max_batch of 8"):
-        await batches.carry_out(service, BatchRequest([BatchItem(session_id="x", op="state")] * 9))
+        await batches.run_batch(service, BatchRequest([BatchItem(session_id="x", op="state")] * 9))
 
 
 class StuckFactory:
@@ -255,7 +255,7 @@ async def test_a_reset_that_takes_too_long_is_given_up_and_harms_nothing():
         await service.reset(session, ResetSpec(index=1))
     assert (caught.value.status, caught.value.blame, caught.value.retryable) == (504, "infra", True)
     items = [BatchItem(session_id=session.id, op="reset"), BatchItem(session_id=session.id, op="state")]
-    results = await batches.carry_out(service, BatchRequest(items, 0.04))
+    results = await batches.run_batch(service, BatchRequest(items, 0.04))
     assert [result.error.code for result in results] == ["deadline", "deadline"]
     factory.allowed.set()
     assert service.state(session).task_id is None

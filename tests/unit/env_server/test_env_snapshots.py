@@ -4,7 +4,7 @@ import pytest
 
 from arlarena.env_server.errors import ApiError
 from arlarena.env_server.sessions.snapshots import SnapshotStore
-from arlarena.env_server.sessions.store import SessionStore, StoreLimits
+from arlarena.env_server.sessions.store import SessionStore, StoreSettings
 from arlarena.environment.registry import load
 from arlarena.proto.env_api import ResetSpec
 
@@ -23,7 +23,7 @@ def clock():
 
 @pytest.fixture
 def session(clock):
-    store = SessionStore(StoreLimits(3, default_ttl_s=10, max_ttl_s=100, retry_after_s=2), clock)
+    store = SessionStore(StoreSettings(3, default_ttl_s=10, max_ttl_s=100, retry_after_s=2), clock)
     (session,) = store.open(1)
     factory = load("test", "sokoban", {})
     session.episode = factory.start(factory.task(ResetSpec(index=3)))
@@ -54,7 +54,7 @@ def test_a_snapshot_is_untouched_by_what_is_played_from_it(clock, session):
     kept = store.save(session, session.episode)
     before = session.episode.observe()
     session.episode.step("up")
-    kept.put_into(session)
+    kept.copy_into(session)
     session.episode.step("left")
-    kept.put_into(session)
+    kept.copy_into(session)
     assert session.episode.observe() == before

@@ -1,6 +1,7 @@
 """`python -m arlarena.env_server NAME --config FILE --host H --port P`: serve one environment.
 
-Exit codes: 0 after SIGTERM or Ctrl-C, 2 for a wrong configuration, 3 for an address that cannot be bound.
+Exit codes: 0 after SIGTERM or Ctrl-C, 1 if a worker cannot start, 2 for an invalid configuration, 3 if the address
+cannot be bound.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from arlarena.proto.text.usage_name import program
 
 EXIT_ADDRESS = 3
 BACKLOG = 2048
-DRAIN_LOOK_S = 0.02  # how often a stop looks whether the last session has ended
+DRAIN_POLL_S = 0.02  # interval at which a stopping server checks for open sessions
 
 
 class AnnouncingServer(uvicorn.Server):
@@ -47,7 +48,7 @@ class AnnouncingServer(uvicorn.Server):
         self._draining: asyncio.Future[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then announce the address."""
+        """Start the server, then announce its address on stdout."""
         await super().startup(sockets=sockets)
         if self.started and sockets:
             host, port = sockets[0].getsockname()[:2]
@@ -56,7 +57,9 @@ class AnnouncingServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle SIGTERM and SIGINT inside the `with` block. The first signal begins a graceful stop."""
+        """Handle SIGTERM and SIGINT inside the `with` block. The first signal starts the drain. The second signal ends
+        the wait for open sessions.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
@@ -76,11 +79,11 @@ class AnnouncingServer(uvicorn.Server):
         self._draining = asyncio.ensure_future(self._drain())
 
     async def _drain(self) -> None:
-        """Wait at most `drain_s` seconds until all sessions have ended. Then close the remaining sockets and stop."""
+        """Wait until all sessions have ended, at most `drain_s` seconds. Then close the remaining sockets and stop."""
         store, loop = self._service.store, asyncio.get_running_loop()
         ends = loop.time() + self._service.settings.drain_s
         while len(store) and loop.time() < ends and not self.should_exit:
-            await asyncio.sleep(DRAIN_LOOK_S)
+            await asyncio.sleep(DRAIN_POLL_S)
             store.reap()
         self._log.info("drained", sessions=len(store))
         await self._service.disconnect_all()
@@ -88,10 +91,10 @@ class AnnouncingServer(uvicorn.Server):
 
 
 def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """Returns a listening socket. `shared`: other sockets may listen on the same port (SO_REUSEPORT).
+    """Returns a listening socket. If `shared` is true, other sockets can listen on the same port (SO_REUSEPORT).
 
     Raises:
-        OSError: the address is in use, forbidden or unknown.
+        OSError: the address is in use, not permitted or unknown.
     """
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)
@@ -111,13 +114,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Returns the parsed command line."""
     parser = argparse.ArgumentParser(prog=program("arlarena.env_server"), description="Serve one environment.")
     known = ", ".join(installed())
-    parser.add_argument("name", nargs="?", help=f"environment ({known}); default: the file's [environment] name")
-    parser.add_argument("--config", type=Path, help="TOML file; its table [environment] is read")
+    parser.add_argument("name", nargs="?", help=f"environment ({known}); default: [environment] name of the file")
+    parser.add_argument("--config", type=Path, help="TOML file with a table [environment]")
     parser.add_argument("--host", help="address to bind (default 127.0.0.1)")
-    parser.add_argument("--port", type=int, help="port to bind, 0 for a free one (default 8000)")
-    parser.add_argument("--capacity", type=int, help="most sessions at a time (default 1024)")
-    parser.add_argument("--workers", type=int, help="processes that share the port (default 1)")
-    for flag, kind in (("--worker", int), ("--of", int), ("--peers", Path), ("--listener", int)):  # from the parent
+    parser.add_argument("--port", type=int, help="port to bind, 0 for a free port (default 8000)")
+    parser.add_argument("--capacity", type=int, help="maximum number of sessions (default 1024)")
+    parser.add_argument("--workers", type=int, help="number of processes that share the port (default 1)")
+    # The parent process of several workers gives these options to its workers.
+    for flag, kind in (("--worker", int), ("--of", int), ("--peers", Path), ("--listener", int)):
         parser.add_argument(flag, type=kind, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
@@ -133,16 +137,16 @@ def serve(settings: EnvironmentSettings, service: EnvironmentService, log: Logge
         ws_ping_interval=settings.websocket_ping_s or None,
         ws_ping_timeout=settings.websocket_ping_s or None,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
-        **bounded(limits_of(settings)),
+        **bounded(http_limits(settings)),
     )
-    gc.freeze()  # exclude the present objects from garbage collection, because they live until the end
+    gc.freeze()  # exclude the existing objects from garbage collection, because they live as long as the process
     gc.set_threshold(20_000, 20, 20)  # collect rarely: a batch creates thousands of objects that live until the reply
     AnnouncingServer(config, service, log).run(sockets=sockets)
     log.info("stopped")
     return 0
 
 
-def limits_of(settings: EnvironmentSettings) -> HttpLimits:
+def http_limits(settings: EnvironmentSettings) -> HttpLimits:
     """Returns the HTTP limits of one process."""
     return HttpLimits(
         body_bytes=settings.max_body_bytes,
@@ -159,8 +163,8 @@ def pods_of(settings: EnvironmentSettings) -> Pods | None:
     return None if settings.pods is None or settings.pod is None else Pods(settings.pods, settings.pod)
 
 
-def as_pod(settings: EnvironmentSettings) -> EnvironmentSettings:
-    """Returns the settings with the number and the shard of this pod. Without pods the settings stay as they are.
+def with_pod_number(settings: EnvironmentSettings) -> EnvironmentSettings:
+    """Returns the settings with `pod` and `shard` of this pod. If `pods` is not set, the settings do not change.
 
     Raises:
         ConfigError: the pod's number is not set, and the host name does not end in a number.
@@ -171,25 +175,25 @@ def as_pod(settings: EnvironmentSettings) -> EnvironmentSettings:
     found = re.search(r"(\d+)$", name)
     if settings.pod is None and found is None:
         raise ConfigError(
-            f"[environment] pods is set, but no pod, and the host's name {name!r} does not end in a number"
+            f"[environment] pods is set, but the host name {name!r} does not end in a number: set pod, the pod's number"
         )
     pod = settings.pod if settings.pod is not None else int(found.group(1)) if found else 0
     return settings.model_copy(update={"pod": pod, "shard": f"p{pod}"})
 
 
-def serve_part(settings: EnvironmentSettings, arguments: argparse.Namespace, factory: EnvironmentFactory) -> int:
-    """Serve as one of several workers. The worker listens on a socket of the parent process and on a Unix socket for
-    the other workers. Returns the exit code.
+def serve_worker(settings: EnvironmentSettings, arguments: argparse.Namespace, factory: EnvironmentFactory) -> int:
+    """Serve as one of several workers. Clients connect to a socket that the parent process has opened, other workers to
+    a Unix socket. Returns the exit code.
     """
     shard = shard_of(settings.shard, arguments.worker)
     capacity = math.ceil(settings.capacity / arguments.of)
     mine = settings.model_copy(update={"shard": shard, "capacity": capacity})
     peers = Peers(settings.shard, arguments.worker, arguments.of, arguments.peers)
     log = get_logger("env_server")
-    opened(factory)
+    open_resources(factory)
     public = socket.socket(fileno=arguments.listener)
     path = socket_path(arguments.peers, arguments.worker)
-    path.unlink(missing_ok=True)  # a worker that died leaves its socket file
+    path.unlink(missing_ok=True)  # if this worker died before, its socket file still exists
     private = socket.socket(socket.AF_UNIX)
     private.bind(str(path))
     private.listen(BACKLOG)
@@ -197,7 +201,7 @@ def serve_part(settings: EnvironmentSettings, arguments: argparse.Namespace, fac
     return serve(mine, service, log, [public, private])
 
 
-def opened(factory: EnvironmentFactory) -> None:
+def open_resources(factory: EnvironmentFactory) -> None:
     """Start the environment's external processes, if it has any.
 
     Raises:
@@ -221,31 +225,31 @@ def listeners(settings: EnvironmentSettings) -> list[socket.socket]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command of the module's docstring. Returns the exit code.
+    """Serve the environment that the command line names. Returns the exit code.
 
     Raises:
-        ConfigError: the configuration cannot be used.
+        ConfigError: the configuration is invalid.
     """
     arguments = parse_arguments(argv)
     flags = {key: getattr(arguments, key) for key in ("name", "host", "port", "capacity", "workers")}
-    settings = as_pod(load_settings(arguments.config, flags))
-    where = f"{arguments.config or 'command line'}: [environment]"
-    factory = load(where, settings.name, settings.options)
+    settings = with_pod_number(load_settings(arguments.config, flags))
+    error_prefix = f"{arguments.config or 'command line'}: [environment]"
+    factory = load(error_prefix, settings.name, settings.options)
     if arguments.worker is not None:
-        return serve_part(settings, arguments, factory)
+        return serve_worker(settings, arguments, factory)
     if settings.tokens_file is not None:
-        read_tokens(settings.tokens_file)  # report errors of the file before anything starts
+        read_tokens(settings.tokens_file)  # an invalid file is reported before anything starts
     log = get_logger("env_server")
     for message in warnings_of(factory):
         log.warning("environment_warning", environment=settings.name, message=message)
     try:
         sockets = listeners(settings)
     except OSError as error:
-        where = f"{settings.host}:{settings.port}"
-        print(f"error: cannot listen on {where}: {error.strerror}; choose another --host or --port", file=sys.stderr)
+        address = f"{settings.host}:{settings.port}"
+        print(f"error: cannot listen on {address}: {error.strerror}; choose another --host or --port", file=sys.stderr)
         return EXIT_ADDRESS
     if settings.workers == 1:
-        opened(factory)
+        open_resources(factory)
         return serve(settings, EnvironmentService(factory, settings, log, pods=pods_of(settings)), log, sockets)
     try:
         return asyncio.run(Workers(argv if argv is not None else sys.argv[1:], sockets, log).run())

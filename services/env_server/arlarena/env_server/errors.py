@@ -1,12 +1,12 @@
-"""Errors of the API. Each error has a code, the party that caused the error, and whether a retry can help. The
-functions of this module return errors. The caller raises them.
+"""Errors of the API. Each error has a code. The error also says who caused it (`blame`) and whether a retry can help
+(`retryable`). The functions of this module return errors, and their callers raise the errors.
 """
 
 from __future__ import annotations
 
 from arlarena.proto.env_api import Blame, Error, ErrorReply
 
-_BEGIN = "begin one by a reset (MCP: start_episode)"
+_BEGIN = "begin an episode by a reset (MCP: start_episode)"
 
 
 class ApiError(Exception):
@@ -32,15 +32,15 @@ class ApiError(Exception):
         self.retryable = retryable
         self.retry_after_s = retry_after_s
 
-    def again(self) -> ApiError:
-        """Returns a copy, which can be kept and raised later. A raised exception would keep its stack frames alive."""
+    def copy(self) -> ApiError:
+        """Returns a copy for storing. An exception that was raised would keep its stack frames in memory."""
         return ApiError(self.status, self.code, self.message, self.blame, self.retryable, self.retry_after_s)
 
-    def item(self) -> Error:
+    def to_item(self) -> Error:
         """Returns the error as part of a batch reply."""
         return Error(self.code, self.message, self.blame, self.retryable)
 
-    def reply(self) -> ErrorReply:
+    def to_reply(self) -> ErrorReply:
         """Returns the error as the body of an HTTP reply."""
         detail = [{"loc": ["body"], "msg": self.message, "type": self.code}]
         return ErrorReply(self.code, self.message, self.blame, self.retryable, detail)
@@ -68,38 +68,38 @@ def unknown_snapshot(snapshot_id: str) -> ApiError:
 
 
 def unknown_frame(digest: str) -> ApiError:
-    """Returns the error for a frame (an image) that does not exist or was dropped."""
-    return ApiError(404, "unknown_frame", f"no frame {digest!r}: it was never shown by this server, or long ago")
+    """Returns the error for a frame (an image) that is not stored or was never shown to the client."""
+    return ApiError(404, "unknown_frame", f"no frame {digest!r}: it was never shown to this client, or was deleted")
 
 
 def snapshots_full(limit: int) -> ApiError:
-    """Returns the error for a new snapshot while the store is full."""
+    """Returns the error for a new snapshot while the store of snapshots is full."""
     message = f"all {limit} snapshots are in use: delete some, wait, or raise [environment] max_snapshots"
     return ApiError(503, "snapshots_full", message, "infra", True, 1.0)
 
 
 def at_capacity(asked: int, free: int, limit: int, retry_after_s: float) -> ApiError:
     """Returns the error for new sessions while the server is full."""
-    message = f"{asked} sessions asked for, {free} of {limit} free: close some, wait, or raise [environment] capacity"
+    message = f"{asked} sessions requested, {free} of {limit} free: close some, wait, or raise [environment] capacity"
     return ApiError(503, "capacity", message, "infra", True, retry_after_s)
 
 
-def client_at_limit(owner: str, asked: int, held: int, limit: int, retry_after_s: float) -> ApiError:
+def client_at_limit(client: str, asked: int, held: int, limit: int, retry_after_s: float) -> ApiError:
     """Returns the error for a client that would exceed its limit of sessions."""
     message = (
-        f"{owner} holds {held} sessions and asks for {asked}, with {limit} for one client at most: close some, wait, "
-        "or raise [environment] max_sessions_per_client"
+        f"{client} has {held} sessions and requests {asked} more, but a client may have {limit}: close some, wait, or "
+        "raise [environment] max_sessions_per_client"
     )
     return ApiError(429, "client_limit", message, "client", True, retry_after_s)
 
 
 def draining() -> ApiError:
     """Returns the error for new sessions while the server is shutting down."""
-    return ApiError(503, "draining", "this server is shutting down: use another one", "infra", True, 1.0)
+    return ApiError(503, "draining", "this server is shutting down: use another server", "infra", True, 1.0)
 
 
 def not_reset(session_id: str) -> ApiError:
-    """Returns the error for an operation that needs an episode, before the first reset."""
+    """Returns the error for a session that has no episode, because it was never reset."""
     return ApiError(409, "not_reset", f"session {session_id!r} has no episode yet: {_BEGIN}")
 
 
@@ -118,12 +118,14 @@ def step_index_conflict(session_id: str, index: int, count: int) -> ApiError:
         409,
         "step_index_conflict",
         f"session {session_id!r} has taken {count} steps: step_index {index} is neither the next step ({count}) nor a "
-        f"repetition of the last one with the same action",
+        f"repetition of the last step with the same action",
     )
 
 
 def failed(message: str, retry_after_s: float) -> ApiError:
-    """Returns the error for a failed dependency of the environment. The episode is unchanged."""
+    """Returns the error for a dependency of the environment, such as a sandbox, that has failed. The episode is
+    unchanged.
+    """
     return ApiError(503, "environment_failed", message, "infra", True, retry_after_s)
 
 
@@ -134,19 +136,19 @@ def invalid_result(message: str) -> ApiError:
     return ApiError(500, "invalid_result", message, "infra")
 
 
-def internal(what: str, error: Exception) -> ApiError:
+def internal(operation: str, error: Exception) -> ApiError:
     """Returns the error for an unexpected exception. The reply omits the exception's message, which may contain private
     data.
     """
-    message = f"{what} failed: {type(error).__name__}; the server's log has the details"
+    message = f"{operation} failed: {type(error).__name__}; the server's log has the details"
     return ApiError(500, "internal", message, "infra", True)
 
 
 def busy(message: str, retry_after_s: float) -> ApiError:
-    """Returns the error for an overloaded server. The episode is unchanged."""
+    """Returns the error for a server or a dependency that is overloaded. The episode is unchanged."""
     return ApiError(429, "busy", message, "infra", True, retry_after_s)
 
 
-def timed_out(what: str, seconds: float) -> ApiError:
+def timed_out(operation: str, seconds: float) -> ApiError:
     """Returns the error for work that took longer than its time limit."""
-    return ApiError(504, "deadline", f"{what} took longer than {seconds:g} s", "infra", True, 1.0)
+    return ApiError(504, "deadline", f"{operation} took longer than {seconds:g} s", "infra", True, 1.0)

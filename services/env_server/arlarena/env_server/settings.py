@@ -1,8 +1,8 @@
 """The settings of an environment server: the table [environment]. No other file of this service reads environment
 variables.
 
-`python -m arlarena.env_server.settings FILE` checks a file. The command prints "ok", or prints an error and exits with
-the code 2.
+`python -m arlarena.env_server.settings FILE` checks a configuration file. If the file is valid, the command prints
+"ok". Otherwise it prints an error and exits with the code 2.
 """
 
 from __future__ import annotations
@@ -32,87 +32,98 @@ class EnvironmentSettings(EnvironmentKeys):
     host: str = Field("127.0.0.1", description="address to bind")
     tokens_file: Path | None = Field(
         None,
-        description="file of further tokens, one a line, as TOKEN or NAME:TOKEN; sessions belong to the token, or to "
-        "the name, that opened them; read again when it changes",
+        description="file with further tokens, one per line, as TOKEN or NAME:TOKEN; tokens with the same name share "
+        "their sessions; the server reads the file again when it changes",
     )
-    require_token: bool = Field(True, description="refuse to start beyond loopback without a token")
+    require_token: bool = Field(True, description="true: without a token, the server starts only on a loopback address")
     trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
-        (), description="addresses or networks of proxies whose X-Forwarded-For names the client"
+        (),
+        description="addresses or networks of proxies; the header X-Forwarded-For of their requests names the client",
     )
-    session_ttl_s: PositiveFloat = Field(900.0, description="idle time after which a session is closed, by default")
-    frames: Literal["url", "data"] = Field("url", description="frames by URL, or within each observation")
-    frame_cache_bytes: PositiveInt = Field(64 << 20, description="how much of the frames is kept for their URLs")
-    max_snapshots: PositiveInt = Field(1024, description="most snapshots at a time")
-    snapshot_ttl_s: PositiveFloat = Field(900.0, description="time after which an unused snapshot is given up")
-    reap_interval_s: PositiveFloat = Field(5.0, description="how often idle sessions are looked for")
-    reattach_grace_s: PositiveFloat = Field(60.0, description="how long a session outlives a lost socket")
-    reset_cache_size: NonNegativeInt = Field(1024, description="tasks whose next player begins at once; 0: none")
+    session_ttl_s: PositiveFloat = Field(900.0, description="default idle time after which a session ends")
+    frames: Literal["url", "data"] = Field(
+        "url", description="url: an observation has the URL of its image; data: it contains the image"
+    )
+    frame_cache_bytes: PositiveInt = Field(64 << 20, description="maximum total size of the stored images")
+    max_snapshots: PositiveInt = Field(1024, description="maximum number of stored snapshots")
+    snapshot_ttl_s: PositiveFloat = Field(900.0, description="time after which an unused snapshot is deleted")
+    reap_interval_s: PositiveFloat = Field(5.0, description="interval at which expired sessions are ended")
+    reattach_grace_s: PositiveFloat = Field(60.0, description="how long a session stays open after its socket is lost")
+    reset_cache_size: NonNegativeInt = Field(
+        1024, description="number of tasks whose start is cached, so that a reset copies the start; 0: no cache"
+    )
     pool_threads: PositiveInt | None = Field(
         None,
-        description="threads for resets, the expert, and blocking steps; default: 2, or the environment's own number",
+        description="threads for resets, the expert and blocking steps; default: the environment's own number, or 2",
     )
     lost_threads_timeout_s: PositiveFloat = Field(
         60.0,
-        description="how long all threads may be lost to work that has timed out, until /health answers 503; a worker "
-        "process then ends, and is started again",
+        description="a thread is lost while it runs work that has timed out; if all threads are lost for this time, "
+        "/health answers 503; with several workers, the affected worker exits and is restarted",
     )
-    max_waiting: PositiveInt = Field(4096, description="calls that may wait for a thread; one more is answered 429")
-    reset_timeout_s: PositiveFloat = Field(60.0, description="limit of one reset")
+    max_waiting: PositiveInt = Field(4096, description="maximum number of calls that wait for a thread; others get 429")
+    reset_timeout_s: PositiveFloat = Field(60.0, description="time limit of a reset")
     step_timeout_s: PositiveFloat = Field(
         75.0,
-        description="limit of one step, where the environment's steps block; above the 60 s (6 times the sandbox's "
-        "wall_s) that a program may take on a busy machine",
+        description="time limit of a step if the environment's steps block; a program of TIR Math may take 60 s on a "
+        "busy machine (6 times the sandbox's wall_s)",
     )
-    expert_timeout_s: PositiveFloat = Field(60.0, description="limit of one question to the expert")
+    expert_timeout_s: PositiveFloat = Field(60.0, description="time limit of a request for the expert's replies")
     batch_deadline_s: PositiveFloat = Field(
-        90.0, description="limit of a batch that names no deadline_s; above step_timeout_s"
+        90.0, description="time limit of a batch without deadline_s; should be above step_timeout_s"
     )
-    max_listed: PositiveInt = Field(10_000, description="most tasks that one request lists")
-    max_body_bytes: PositiveInt = Field(4 << 20, description="largest body of a request, and largest WebSocket message")
+    max_listed: PositiveInt = Field(10_000, description="maximum number of tasks that one request lists")
+    max_body_bytes: PositiveInt = Field(4 << 20, description="maximum size of a request body or a WebSocket message")
     max_pending_bytes: PositiveInt = Field(
-        32 << 20, description="all bodies and messages together that are not answered yet"
+        32 << 20, description="maximum total size of all bodies and messages that have no reply yet"
     )
-    max_connections: PositiveInt = Field(4096, description="most connections at a time")
-    header_timeout_s: PositiveFloat = Field(10.0, description="time in which a request's headers have to arrive")
-    write_timeout_s: PositiveFloat = Field(120.0, description="how long a client may leave an answer unread")
+    max_connections: PositiveInt = Field(4096, description="maximum number of open connections")
+    header_timeout_s: PositiveFloat = Field(10.0, description="time limit for receiving the headers of a request")
+    write_timeout_s: PositiveFloat = Field(120.0, description="how long a client may leave a reply unread")
     max_action_chars: PositiveInt = Field(
-        1 << 18, description="longest reply that a step reads; as JSON it takes at most 12 bytes a character"
+        1 << 18, description="maximum length of an action, which as JSON has at most 12 bytes per character"
     )
-    retry_after_s: PositiveFloat = Field(1.0, description="value of Retry-After when the server is full")
+    retry_after_s: PositiveFloat = Field(1.0, description="value of the header Retry-After when the server is full")
     websocket_ping_s: NonNegativeFloat = Field(
-        0.0, description="interval of keep-alive pings; 0: none, since a client that generates for long answers none"
+        0.0,
+        description="interval of keep-alive pings; 0: none, because a client that is generating may not answer them",
     )
-    drain_s: NonNegativeFloat = Field(5.0, description="how long a stop waits for open sessions to end")
-    shutdown_timeout_s: PositiveFloat = Field(10.0, description="how long a stop waits for requests under way")
+    drain_s: NonNegativeFloat = Field(5.0, description="how long a stopping server waits for open sessions to end")
+    shutdown_timeout_s: PositiveFloat = Field(10.0, description="how long a stopping server waits for running requests")
     pods: str | None = Field(
-        None, pattern=r"\{pod\}", description="URL of each pod of a StatefulSet: http://sokoban-{pod}.sokoban:8000"
+        None,
+        pattern=r"\{pod\}",
+        description="URL of the pods of a StatefulSet, such as http://sokoban-{pod}.sokoban:8000",
     )
     pod: NonNegativeInt | None = Field(
-        None, description="this pod's number; default: that at the end of the host's name"
+        None, description="number of this pod; default: the number at the end of the host name"
     )
-    shard: str = Field("0", pattern=r"^[A-Za-z0-9]{1,16}$", description="prefix of session ids, for routing")
+    shard: str = Field(
+        "0", pattern=r"^[A-Za-z0-9]{1,16}$", description="prefix of session ids, by which a router can find the server"
+    )
 
 
 def load_settings(path: Path | None, flags: Mapping[str, Any] | None = None) -> EnvironmentSettings:
     """Returns the settings. Flags override environment variables, which override the table [environment] of `path`.
 
     Raises:
-        ConfigError: see `arlarena.proto.config.load_table`. Also if other machines could connect without a token.
+        ConfigError: the table is invalid (see `arlarena.proto.config.load_table`), or other machines could connect
+            without a token.
     """
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     variables = variables_of(os.environ, "ARLARENA_ENVIRONMENT_", EnvironmentSettings, leave_out=TABLES)
     settings = load_table(path, "environment", EnvironmentSettings, {**variables, **given})
     if settings.require_token and not (settings.token or settings.tokens_file or is_loopback(settings.host)):
         raise ConfigError(
-            f"[environment] host = {settings.host!r} lets other machines in: set token, best by the environment "
-            "variable ARLARENA_ENVIRONMENT_TOKEN, or tokens_file; or, where everybody who reaches this server may use "
-            "it, require_token = false"
+            f"[environment] host = {settings.host!r} is open to other machines: set token (preferably by the "
+            "environment variable ARLARENA_ENVIRONMENT_TOKEN) or tokens_file. If everyone who can connect may use the "
+            "server, set require_token = false instead"
         )
     return settings
 
 
 def check(path: Path) -> None:
-    """Validate a configuration file, including the options of the environment.
+    """Validate the table [environment] of a file, including the options of the environment.
 
     Raises:
         ConfigError: the file is invalid.
@@ -126,7 +137,7 @@ def check(path: Path) -> None:
 
 
 def main() -> int:
-    """Run the command of the module's docstring. Returns the exit code."""
+    """Check the file that the command line names. Returns the exit code."""
     if len(sys.argv) != 2:
         print("usage: python -m arlarena.env_server.settings FILE", file=sys.stderr)
         return 2

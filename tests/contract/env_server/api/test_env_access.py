@@ -53,7 +53,7 @@ async def test_one_client_cannot_take_every_place(tmp_path, monkeypatch, start_s
     with start_server(tmp_path) as (address, _):
         async with EnvironmentClient(address, retries=0) as client:
             opened = await client.open(2)
-            with pytest.raises(AtCapacity, match="holds 2 sessions and asks for 2"):
+            with pytest.raises(AtCapacity, match="has 2 sessions and requests 2 more"):
                 await client.open(2)
             await opened[0].close()
             assert len(await client.open(2)) == 2

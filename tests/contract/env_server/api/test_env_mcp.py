@@ -48,7 +48,7 @@ async def test_whatever_is_sent_is_answered_in_the_protocols_form(api, raw, code
 async def test_an_episode_by_tools(api):
     session = (await rpc(api, "openenv/session/create"))["result"]["session_id"]
     act = {"name": "act", "arguments": {"text": "still"}, "session_id": session}
-    assert is_error(await rpc(api, "tools/call", act), -32000, "begin one by a reset")
+    assert is_error(await rpc(api, "tools/call", act), -32000, "begin an episode by a reset")
     start = {"name": "start_episode", "arguments": {"split": "train", "index": 3}, "session_id": session}
     first = (await rpc(api, "tools/call", start))["result"]
     assert first["data"] == first["structuredContent"]
@@ -82,7 +82,7 @@ async def test_a_socket_speaks_it_too_and_its_session_ends_when_told(api):
         started = await ask("tools/call", {"name": "start_episode", "arguments": {"index": 2}})
         assert started["result"]["data"]["metadata"]["task_id"] == "sokoban/train/2"
         assert (await ask("openenv/session/create", {}))["result"] == {"session_id": session}
-        assert is_error(await ask("openenv/session/close", {"session_id": session}), -32600, "ends with its socket")
+        assert is_error(await ask("openenv/session/close", {"session_id": session}), -32600, "belongs to this socket")
         closing = (await rpc(api, "openenv/session/close", {"session_id": session}))["result"]
         assert closing == {"session_id": session, "closed": False, "closing": True}
         assert (await ask("tools/list", {}))["result"]["tools"]

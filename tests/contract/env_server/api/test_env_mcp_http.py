@@ -75,7 +75,7 @@ async def test_an_episode_by_the_header_and_its_end(api):
         return (await send(api.session, api.base, message, Mcp_Session_Id=session))[2]
 
     assert await ask(request("ping", number="p")) == {"jsonrpc": "2.0", "id": "p", "result": {}}
-    assert "begin one by a reset" in (await ask(call("act", text="up")))["error"]["message"]
+    assert "begin an episode by a reset" in (await ask(call("act", text="up")))["error"]["message"]
     first = (await ask(call("start_episode", index=5)))["result"]
     assert first["structuredContent"]["metadata"]["task_id"] == "sokoban/train/5"
     assert len(first["content"]) == 1
@@ -95,7 +95,7 @@ async def test_an_episode_by_the_header_and_its_end(api):
 async def test_a_tool_without_a_session_is_an_error_that_says_how_to_get_one(api, tool):
     status, _, body = await send(api.session, api.base, tool)
     assert (status, body["error"]["code"]) == (200, -32602)
-    for words in ("'initialize'", "Mcp-Session-Id", "'openenv/session/create'", "session_id in params"):
+    for words in ("'initialize'", "Mcp-Session-Id", "'openenv/session/create'", "session_id of the reply in params"):
         assert words in body["error"]["message"]
     assert (await api("GET", "/v1/capacity"))[1]["active_sessions"] == 0
 

@@ -1,1 +1,1 @@
-"""HTTP, WebSocket and MCP: reading requests, writing replies."""
+"""The transports HTTP, WebSocket and MCP: they read requests and write replies."""

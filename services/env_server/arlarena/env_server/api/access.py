@@ -1,5 +1,5 @@
-"""Access control: bearer tokens, tenants and client addresses. Every token belongs to a tenant. Sessions, snapshots
-and frames belong to the tenant that created them.
+"""Access control: bearer tokens, tenants and client addresses. A tenant is a user of the server. Each tenant has one
+token or several tokens. Sessions, snapshots and frames belong to the tenant that created them.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from arlarena.proto.config import ConfigError
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.text.files import TextFileError, read_text
 
-# Paths that an orchestrator probes without a token.
+# Paths that need no token, because orchestrators probe them.
 OPEN_PATHS = frozenset({"/health", "/ready"})
-# Methods that web pages of another origin must not use. A WebSocket starts with GET and is checked like these methods.
+# Methods that are refused if the request comes from a web page of another origin. WebSockets are checked, too.
 CHANGING_METHODS = frozenset({"POST", "DELETE", "PUT", "PATCH"})
 _LINE = re.compile(r"(?:(?P<name>[A-Za-z0-9_.-]{1,64}):)?(?P<token>[\x21-\x7e]+)")
-_FIRST = "token"  # the tenant of the setting `token`
+_TENANT_OF_SETTING = "token"  # the tenant of the setting `token`
 
 
 def _digest(token: str) -> bytes:
@@ -33,10 +33,11 @@ def _digest(token: str) -> bytes:
 
 
 def read_tokens(path: Path) -> dict[bytes, str]:
-    """Returns the tenants of a token file, by token hash. A token without a name forms a tenant of its own.
+    """Returns the tenants in a token file, by the SHA-256 of each token. Tokens with the same name belong to one
+    tenant. Each token without a name belongs to a tenant of its own.
 
     Raises:
-        ConfigError: the file is unreadable, has no token, or has an invalid line. The message contains no token.
+        ConfigError: the file cannot be read, has no token, or has an invalid line. The message contains no token.
     """
     try:
         lines = read_text(path).splitlines()
@@ -47,7 +48,7 @@ def read_tokens(path: Path) -> dict[bytes, str]:
         if not line.strip() or line.startswith("#"):
             continue
         if (found := _LINE.fullmatch(line.strip())) is None:
-            raise ConfigError(f"[environment] tokens_file: {path}, line {number}: neither TOKEN nor NAME:TOKEN")
+            raise ConfigError(f"[environment] tokens_file: {path}, line {number} is neither TOKEN nor NAME:TOKEN")
         digest = _digest(found["token"])
         tenants[digest] = found["name"] or digest.hex()[:12]
     if not tenants:
@@ -56,7 +57,7 @@ def read_tokens(path: Path) -> dict[bytes, str]:
 
 
 class TenantTokens:
-    """The tokens of one server.
+    """The tokens of one server, from the settings `token` and `tokens_file`.
 
     Raises:
         ConfigError: see `read_tokens`.
@@ -66,35 +67,36 @@ class TenantTokens:
         self._log = log
         self._path = settings.tokens_file
         given = settings.token.get_secret_value() if settings.token else None
-        self._given = {} if given is None else {_digest(given): _FIRST}
-        self._stamp = self._file_stamp()
-        self._tenants = self._given | ({} if self._path is None else read_tokens(self._path))
+        self._from_setting = {} if given is None else {_digest(given): _TENANT_OF_SETTING}
+        self._file_version = self._current_file_version()
+        self._tenants = self._from_setting | ({} if self._path is None else read_tokens(self._path))
 
     def refresh(self) -> None:
-        """Read the token file again if the file has changed. An invalid file is logged and ignored."""
-        if self._path is None or (stamp := self._file_stamp()) == self._stamp:
+        """Read the token file again if it has changed. If it is now invalid, log the error and keep the old tokens."""
+        if self._path is None or (version := self._current_file_version()) == self._file_version:
             return
-        self._stamp = stamp
+        self._file_version = version
         try:
-            self._tenants = self._given | read_tokens(self._path)
+            self._tenants = self._from_setting | read_tokens(self._path)
         except ConfigError as error:
             self._log.error("tokens_not_read", error=str(error))
         else:
             self._log.info("tokens_read", count=len(self._tenants))
 
-    def _file_stamp(self) -> tuple[int, int, int] | None:
+    def _current_file_version(self) -> tuple[int, int, int] | None:
+        """Returns the modification time, size and inode of the token file, or None if there is no file."""
         try:
-            found = self._path.stat() if self._path else None
+            status = self._path.stat() if self._path else None
         except OSError:
             return None
-        return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino)
+        return None if status is None else (status.st_mtime_ns, status.st_size, status.st_ino)
 
     def caller(self, connection: HTTPConnection) -> Caller:
-        """Returns the caller of a request. For a request that another worker forwarded, the caller is in the headers,
-        because that worker has already checked the token.
+        """Returns the caller of a request. If another worker has forwarded the request, that worker has checked the
+        token, and the caller is in the headers CLIENT and TENANT.
 
         Raises:
-            ApiError: 401 for a missing or wrong token, 403 for a page of another origin.
+            ApiError: 401 if the token is missing or wrong, 403 if a web page of another origin sent the request.
         """
         if is_hop(connection):
             headers = connection.headers
@@ -107,17 +109,18 @@ class TenantTokens:
         scheme, _, given = authorization.partition(" ")
         tenant = self._tenants.get(_digest(given.strip())) if scheme.lower() == "bearer" else None
         if tenant is None:
-            message = "this server asks for a token: send the header Authorization: Bearer <token>"
+            message = "this server requires a token: send the header Authorization: Bearer <token>"
             raise ApiError(401, "unauthorized", message)
         return Caller(address, tenant, authorization)
 
     def _check_origin(self, connection: HTTPConnection) -> None:
-        """Refuse requests from web pages of another origin, because a browser can send them to a loopback address. Only
-        browsers send the header Origin. On a server without tokens, Host must be an IP address or localhost, because
-        an attacker's host name may resolve to this server (DNS rebinding).
+        """Refuse requests from web pages of another origin. Any web page can send requests to the loopback address of
+        the browser's machine. Only browsers send the header Origin. If the server has no tokens, the header Host of a
+        browser's request must be an IP address or localhost, because an attacker's host name may resolve to this
+        server (DNS rebinding).
 
         Raises:
-            ApiError: 403.
+            ApiError: 403 if the request is refused.
         """
         origin = connection.headers.get("origin")
         if origin is None or connection.scope.get("method", "POST") not in CHANGING_METHODS:
@@ -125,12 +128,12 @@ class TenantTokens:
         host = connection.headers.get("host", "").lower()
         own = origin.lower() in (f"http://{host}", f"https://{host}")
         if not own or not (self._tenants or _is_address(host)):
-            message = f"a page of {origin[:100]!r} asks, and this server takes requests of its own pages alone (Origin)"
+            message = f"this server refuses requests from web pages of other origins (header Origin): {origin[:100]!r}"
             raise ApiError(403, "cross_origin", message)
 
 
 def _is_address(host: str) -> bool:
-    """True if a Host header is an IP address or localhost."""
+    """True if the value of a Host header is an IP address or localhost."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
         return name == "localhost" or bool(ipaddress.ip_address(name))

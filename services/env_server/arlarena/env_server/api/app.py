@@ -1,4 +1,4 @@
-"""The ASGI application: routes, WebSocket, error replies, and a background task that closes expired sessions."""
+"""The ASGI application: routes, WebSocket, error replies, and a background task that ends expired sessions."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from arlarena.env_server.sessions.service import EnvironmentService
 from arlarena.proto.text.names import known_names
 
 SOCKET_PATH = "/ws"
-PLAYING = ("/step", "/reset", "/v1/batch")
+FREQUENT_PATHS = ("/step", "/reset", "/v1/batch")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def _endpoint(route: Route, service: EnvironmentService) -> Endpoint:
-    """Returns the Starlette endpoint of a route. The endpoint counts errors and turns errors into replies."""
+    """Returns the Starlette endpoint of a route. It counts requests and errors, and turns errors into error replies."""
 
     async def endpoint(request: Request) -> Response:
         try:
@@ -50,7 +50,7 @@ def _endpoint(route: Route, service: EnvironmentService) -> Endpoint:
 
 
 def _unexpected(service: EnvironmentService, route: Route, error: Exception) -> Response:
-    """Count and log an unexpected error with its stack trace. Returns an error reply without the stack trace."""
+    """Count an unexpected error and log it with its stack trace. Returns an error reply without the stack trace."""
     service.metrics.errors.labels("internal").inc()
     service.log.error("request_failed", route=route.path, error=repr(error), stack=traceback.format_exc())
     message = f"{route.method} {route.path} failed: {type(error).__name__}; the server's log has the details"
@@ -58,7 +58,7 @@ def _unexpected(service: EnvironmentService, route: Route, error: Exception) -> 
 
 
 def _allowed(request: Request) -> str:
-    """Returns the methods of the request's path, for the header Allow (RFC 9110, section 10.2.1)."""
+    """Returns the methods that the request's path supports, for the header Allow (RFC 9110, section 10.2.1)."""
     methods: set[str] = set()
     for route in request.app.router.routes:
         if isinstance(route, StarletteRoute) and route.matches(request.scope)[0] is Match.PARTIAL:
@@ -67,31 +67,32 @@ def _allowed(request: Request) -> str:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """Returns the error reply for an unknown path or a wrong method, in the format of all errors."""
+    """Returns the error reply for an HTTP error of Starlette, such as an unknown path, in the format of all errors."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     path = request.url.path
     if status == 404 and path == SOCKET_PATH:
-        return error_reply(ApiError(404, "not_found", f"{path} is a WebSocket: connect to it with ws:// or wss://"))
+        return error_reply(ApiError(404, "not_found", f"{path} is a WebSocket: connect with ws:// or wss://"))
     if status == 404:
         paths = known_names(path, [*dict.fromkeys(route.path for route in ROUTES), SOCKET_PATH])
         return error_reply(ApiError(404, "not_found", f"no route {path}; {paths}; described at /docs"))
     if status == 405:
         allowed = _allowed(request)
-        message = f"{path} takes {allowed}, not {request.method}"
+        message = f"{path} supports {allowed}, not {request.method}"
         response = error_reply(ApiError(405, "method_not_allowed", message))
         response.headers["Allow"] = allowed
         return response
     return error_reply(ApiError(status, "http_error", str(getattr(error, "detail", error))))
 
 
-async def _reap(service: EnvironmentService) -> None:
+async def _maintain(service: EnvironmentService) -> None:
+    """Every `reap_interval_s` seconds: end what has expired, read changed tokens, check the threads, release memory."""
     peak = PeakTracker()
     while True:
         await asyncio.sleep(service.settings.reap_interval_s)
         service.store.reap()
         service.snapshots.reap()
         service.access.refresh()
-        if service.health.exhausted() and service.peers is not None and not service.store.draining:
+        if service.health.needs_restart() and service.peers is not None and not service.store.draining:
             service.log.error("threads_lost", **service.health.threads())
             os.kill(os.getpid(), signal.SIGTERM)  # the parent restarts this worker
         if peak.has_dropped(len(service.store)):
@@ -103,9 +104,9 @@ def create_app(service: EnvironmentService) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        reaper = asyncio.create_task(_reap(service))
+        maintenance = asyncio.create_task(_maintain(service))
         yield
-        reaper.cancel()
+        maintenance.cancel()
         service.close()
         for members in (service.peers, service.pods):
             if members is not None:
@@ -117,8 +118,8 @@ def create_app(service: EnvironmentService) -> FastAPI:
     for route in ROUTES:
         app.router.add_route(route.path, _endpoint(route, service), methods=[route.method], include_in_schema=False)
     app.router.add_websocket_route(SOCKET_PATH, serve)
-    # Routes are matched in order, so the most frequent ones come first.
-    app.router.routes.sort(key=lambda route: getattr(route, "path", None) not in PLAYING)
+    # Routes are matched in order, so the most frequent routes come first.
+    app.router.routes.sort(key=lambda route: getattr(route, "path", None) not in FREQUENT_PATHS)
     app.add_exception_handler(HTTPException, _http_error)
 
     def openapi() -> dict[str, Any]:

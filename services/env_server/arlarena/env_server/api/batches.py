@@ -1,8 +1,14 @@
 """`/v1/batch`: many operations (items) in one request. Each item has its own result or error.
 
-Items that can be answered immediately run first, in one pass. An item waits if it begins a new episode, if the
-environment's steps block, or if its session is busy. Sessions with waiting items run concurrently. The items of one
-session always run in their order.
+Items that need no thread run first, in one pass on the event loop. An item must wait until the end of this pass
+
+- if it starts an episode of a task that is not in the reset cache,
+- if it is a step and the environment's steps block,
+- if its session is busy, or
+- if an earlier item of its session must wait.
+
+Then the waiting items run. Items of different sessions run concurrently. The items of one session always run in their
+order.
 """
 
 from __future__ import annotations
@@ -23,31 +29,31 @@ if TYPE_CHECKING:
 RESET_FIELDS = ResetSpec.__struct_fields__
 _reset_of = attrgetter(*RESET_FIELDS)
 _NO_RESET = (None,) * len(RESET_FIELDS)
-# The event loop serves other requests after this many items. 64 steps take about a millisecond.
+# After this number of items, the event loop serves other requests. 64 steps take about a millisecond.
 YIELD_EVERY = 64
 
 
-async def carry_out(
+async def run_batch(
     service: EnvironmentService, request: BatchRequest, caller: Caller = UNKNOWN_CALLER
 ) -> list[BatchResult]:
     """Run all items. Returns the results in the order of the items.
 
     Raises:
-        ApiError: 422 for too many items.
+        ApiError: 422 if the batch has too many items.
     """
     check_size(service, request)
     return await _Batch(service, request, caller.tenant).run()
 
 
 def check_size(service: EnvironmentService, request: BatchRequest) -> None:
-    """Refuse a batch that is too long.
+    """Refuse a batch with more than `max_batch` items.
 
     Raises:
-        ApiError: 422.
+        ApiError: 422 if the batch is refused.
     """
-    most = service.settings.max_batch
-    if len(request.items) > most:
-        raise invalid(f"{len(request.items)} items are more than this server's max_batch of {most}")
+    maximum = service.settings.max_batch
+    if len(request.items) > maximum:
+        raise invalid(f"{len(request.items)} items are more than this server's max_batch of {maximum}")
 
 
 class _Batch:
@@ -57,32 +63,32 @@ class _Batch:
         self._service, self._items, self._tenant = service, request.items, tenant
         self._limit_s = request.deadline_s or service.settings.batch_deadline_s
         self._clock = asyncio.get_running_loop().time
-        self._ends = self._clock() + self._limit_s
+        self._deadline = self._clock() + self._limit_s
         self._results: list[BatchResult | None] = [None] * len(request.items)
 
     async def run(self) -> list[BatchResult]:
-        """Run the items that need no waiting, then the other items concurrently. Returns the results in order."""
+        """Run the items that need not wait, then the waiting items. Returns the results in the order of the items."""
         waiting: dict[str, list[int]] = defaultdict(list)
         for number, item in enumerate(self._items):
             if number % YIELD_EVERY == YIELD_EVERY - 1:
                 await asyncio.sleep(0)
-            if item.session_id in waiting or not self._at_once(number, item):
+            if item.session_id in waiting or not self._try_now(number, item):
                 waiting[item.session_id].append(number)
         if waiting:
-            await asyncio.gather(*(self._in_turn(numbers) for numbers in waiting.values()))
+            await asyncio.gather(*(self._run_waiting(numbers) for numbers in waiting.values()))
         return [result for result in self._results if result is not None]
 
-    def _at_once(self, number: int, item: BatchItem) -> bool:
-        """Run an item and store its result or error. Returns False, without a result, if the item must wait."""
+    def _try_now(self, number: int, item: BatchItem) -> bool:
+        """Run an item and store its result or error. If the item must wait, return False and store nothing."""
         try:
-            self._results[number] = self._now(item)
+            self._results[number] = self._result_now(item)
         except Exception as error:
-            self._results[number] = self._failed(item, error)
+            self._results[number] = self._error_result(item, error)
         return self._results[number] is not None
 
-    def _now(self, item: BatchItem) -> BatchResult | None:
-        """Run an item without waiting. Returns None if the item must wait."""
-        if self._clock() >= self._ends:
+    def _result_now(self, item: BatchItem) -> BatchResult | None:
+        """Run an item on the event loop and return its result. Returns None if the item must wait."""
+        if self._clock() >= self._deadline:
             raise errors.timed_out("the batch", self._limit_s)
         session = self._service.store.get(item.session_id, self._tenant)
         _check_fields(item)
@@ -95,57 +101,58 @@ class _Batch:
             return None
         if item.action is None:
             result = self._service.reset_now(session, item)
-            return None if result is None else _stepped(item, result)
+            return None if result is None else _item_result(item, result)
         if self._service.factory.blocking:
             return None
-        return _stepped(item, self._service.step_now(session, item.action.text, item.step_index))
+        return _item_result(item, self._service.step_now(session, item.action.text, item.step_index))
 
-    async def _in_turn(self, numbers: list[int]) -> None:
-        """Run the waiting items of one session in order. `numbers`: their positions in the batch."""
+    async def _run_waiting(self, numbers: list[int]) -> None:
+        """Run the waiting items of one session in their order. `numbers`: the positions of the items in the batch."""
         for number in numbers:
             item = self._items[number]
-            if self._at_once(number, item):
+            if self._try_now(number, item):
                 continue
             try:
-                self._results[number] = await self._waited(item)
+                self._results[number] = await self._await_result(item)
             except Exception as error:
-                self._results[number] = self._failed(item, error)
+                self._results[number] = self._error_result(item, error)
 
-    async def _waited(self, item: BatchItem) -> BatchResult:
+    async def _await_result(self, item: BatchItem) -> BatchResult:
+        """Run an item that must wait, until the deadline of the batch."""
         session = self._service.store.get(item.session_id, self._tenant)
         try:
-            async with asyncio.timeout_at(self._ends):
+            async with asyncio.timeout_at(self._deadline):
                 if item.action is not None:
                     result = await self._service.step(session, item.action.text, item.step_index)
                 else:
                     result = await self._service.reset(session, item)
         except TimeoutError as error:
             raise errors.timed_out("the batch", self._limit_s) from error
-        return _stepped(item, result)
+        return _item_result(item, result)
 
-    def _failed(self, item: BatchItem, error: Exception) -> BatchResult:
-        """Count an error and return it as the result of the item."""
-        known = error if isinstance(error, ApiError) else self._service.unexpected(f"the {item.op}", error)
-        self._service.metrics.errors.labels(known.code).inc()
-        return BatchResult(item.session_id, False, item.request_id, error=known.item())
+    def _error_result(self, item: BatchItem, error: Exception) -> BatchResult:
+        """Count an error and return the item's result with this error."""
+        api_error = error if isinstance(error, ApiError) else self._service.unexpected(f"the {item.op}", error)
+        self._service.metrics.errors.labels(api_error.code).inc()
+        return BatchResult(item.session_id, False, item.request_id, error=api_error.to_item())
 
 
 def _check_fields(item: BatchItem) -> None:
     """Refuse an item with a field that belongs to another operation.
 
     Raises:
-        ApiError: 422.
+        ApiError: 422 if the item is refused.
     """
     if (item.op == "step") != (item.action is not None):
-        raise invalid("op 'step' needs an action, such as {text: 'up'}, and no other op takes one")
+        raise invalid("op 'step' needs an action, such as {text: 'up'}, and all other ops must not have one")
     if item.op != "step" and item.step_index is not None:
-        raise invalid(f"op {item.op!r} takes no step_index: that is of op 'step'")
+        raise invalid(f"op {item.op!r} has no step_index: it belongs to op 'step'")
     if item.op != "reset" and (given := _reset_of(item)) != _NO_RESET:
         name = next(name for name, value in zip(RESET_FIELDS, given, strict=True) if value is not None)
-        raise invalid(f"op {item.op!r} takes no {name}: that is of op 'reset'")
+        raise invalid(f"op {item.op!r} has no {name}: it belongs to op 'reset'")
 
 
-def _stepped(item: BatchItem, result: StepResult) -> BatchResult:
+def _item_result(item: BatchItem, result: StepResult) -> BatchResult:
     return BatchResult(
         item.session_id, True, item.request_id, result.observation, result.reward, result.done, result.metadata
     )

@@ -1,7 +1,8 @@
-"""Error messages for invalid values. A message is msgspec's message plus the valid names.
+"""Error messages for invalid JSON values. Each message is msgspec's message and a list of valid names.
 
-An unknown value or field gets the list of known names (`known: close, reset, state, step; did you mean 'step'?`). A
-missing field, or a value in the place of an object, gets the list of the object's fields.
+For an unknown field or an unknown value of an enumeration, the list has the known names (`known: close, reset, state,
+step; did you mean 'step'?`). For a missing field, or for another value where an object is expected, the list has the
+fields of the object.
 """
 
 from __future__ import annotations
@@ -21,22 +22,22 @@ _NO_OBJECT = re.compile(
     r"(?:Expected `object(?: \| null)?`, got .*?|Object missing required field .*?)(?: - at `(?P<path>[^`]*)`)?$",
     re.DOTALL,
 )
-_PLACE = re.compile(r"\.(?P<field>\w+)|\[[^\]]*\]")
+_PATH_STEP = re.compile(r"\.(?P<field>\w+)|\[[^\]]*\]")
 
 
-def explained(error: msgspec.ValidationError, kind: Any) -> str:
-    """Returns the error's message with the valid names or values added. `kind`: the type that could not be decoded."""
+def explain(error: msgspec.ValidationError, kind: Any) -> str:
+    """Returns the message of `error` and the list of valid names. `kind`: the type as which the JSON was decoded."""
     message = str(error)
-    if found := _UNKNOWN_FIELD.match(message):
-        names = _fields(kind, found["path"])
-    elif found := _UNKNOWN_VALUE.match(message):
-        parts = _place(kind, found["path"])
-        names = [str(value) for part in parts if isinstance(part, inspect.LiteralType) for value in part.values]
+    if match := _UNKNOWN_FIELD.match(message):
+        names = _fields(kind, match["path"])
+    elif match := _UNKNOWN_VALUE.match(message):
+        types = _types_at(kind, match["path"])
+        names = [str(value) for each in types if isinstance(each, inspect.LiteralType) for value in each.values]
     else:
-        found = _NO_OBJECT.match(message)
-        names = _fields(kind, found["path"]) if found else []
+        match = _NO_OBJECT.match(message)
+        names = _fields(kind, match["path"]) if match else []
         return f"{message}; its fields: {', '.join(names)}" if names else message
-    return f"{message}; {known_names(found['word'].strip(chr(39)), names)}" if names else message
+    return f"{message}; {known_names(match['word'].strip(chr(39)), names)}" if names else message
 
 
 @cache
@@ -46,15 +47,16 @@ def _type_info(kind: Any) -> inspect.Type:
 
 def _fields(kind: Any, path: str | None) -> list[str]:
     """Returns the field names of the objects that are allowed at `path`."""
-    return [field.encode_name for part in _place(kind, path) for field in getattr(part, "fields", ())]
+    return [field.encode_name for each in _types_at(kind, path) for field in getattr(each, "fields", ())]
 
 
-def _place(kind: Any, path: str | None) -> list[inspect.Type]:
+def _types_at(kind: Any, path: str | None) -> list[inspect.Type]:
     """Returns the types that a value at `path` may have. `path`: in msgspec's notation, such as `$.items[0].op`."""
-    found = _alternatives(_type_info(kind))
-    for step in _PLACE.finditer(path or ""):
-        found = [one for part in found for inner in _inside(part, step["field"]) for one in _alternatives(inner)]
-    return found
+    types = _alternatives(_type_info(kind))
+    for step in _PATH_STEP.finditer(path or ""):
+        inner_types = [inner for outer in types for inner in _inside(outer, step["field"])]
+        types = [each for inner in inner_types for each in _alternatives(inner)]
+    return types
 
 
 def _alternatives(kind: inspect.Type) -> list[inspect.Type]:
@@ -62,7 +64,7 @@ def _alternatives(kind: inspect.Type) -> list[inspect.Type]:
 
 
 def _inside(kind: inspect.Type, field: str | None) -> list[inspect.Type]:
-    """Returns the types of a field. If `field` is None, returns the types of the items."""
+    """Returns the types of a field of an object. If `field` is None, returns the types of a collection's items."""
     if isinstance(kind, inspect.StructType):
-        return [one.type for one in kind.fields if one.encode_name == field]
+        return [each.type for each in kind.fields if each.encode_name == field]
     return [cast(inspect.Type, getattr(kind, name)) for name in ("item_type", "value_type") if hasattr(kind, name)]

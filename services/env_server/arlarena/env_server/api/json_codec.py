@@ -1,4 +1,4 @@
-"""Decodes and encodes JSON with msgspec. Each request type has a decoder. All replies have one encoder."""
+"""Decodes and encodes JSON with msgspec. Each request type has its own decoder. All replies use one encoder."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from arlarena.env_server.api.explanations import explained
+from arlarena.env_server.api.explanations import explain
 from arlarena.env_server.errors import ApiError, invalid
 
 T = TypeVar("T")
 
-# The largest number of values in one request's JSON, including lists and objects. A batch of 4096 items has about ten
-# values per item. The limit bounds memory, because an object of three bytes may need a hundred bytes when decoded.
-MOST_VALUES = 1 << 16
-_MARK = re.compile(rb'[^"\[{,]*+(?:[\[{,]|"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|\Z)', re.DOTALL)
+# Maximum number of values in the JSON of one request, including lists and objects. A batch of 4096 items has about ten
+# values per item. The limit bounds memory, because a decoded object may need a hundred bytes for three bytes of JSON.
+MAX_VALUES = 1 << 16
+# Each match ends at a comma or an opening bracket outside strings, or at the end of a string.
+_PIECE = re.compile(rb'[^"\[{,]*+(?:[\[{,]|"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|\Z)', re.DOTALL)
 
 _encoder = msgspec.json.Encoder()
 
@@ -46,32 +47,33 @@ def parse(body: bytes, kind: type[T]) -> T:
         decoder: msgspec.json.Decoder[T] = _decoder(cast(Hashable, kind))
         return decoder.decode(body or b"{}")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _unreadable(body, error, kind) from error
+        raise _decode_error(body, error, kind) from error
 
 
 def check_values(body: bytes) -> None:
-    """Check the number of values in a JSON text without decoding the text. Punctuation in strings is not counted.
+    """Check the number of values in a JSON text without decoding the text. The check counts strings, and the commas and
+    opening brackets outside strings. Each value adds at most three: its key, the value and a comma.
 
     Raises:
-        ApiError: 413, the text has more than `MOST_VALUES` values.
+        ApiError: 413 if the count is above three times `MAX_VALUES`.
     """
-    if len(body) <= MOST_VALUES or sum(map(body.count, (b",", b"[", b"{"))) <= MOST_VALUES:
+    if len(body) <= MAX_VALUES or sum(map(body.count, (b",", b"[", b"{"))) <= MAX_VALUES:
         return
-    if next(islice(_MARK.finditer(body), 3 * MOST_VALUES, None), None) is not None:
-        raise ApiError(413, "too_large", f"the body has more than {MOST_VALUES} values")
+    if next(islice(_PIECE.finditer(body), 3 * MAX_VALUES, None), None) is not None:
+        raise ApiError(413, "too_large", f"the body has more than {MAX_VALUES} values")
 
 
-def _unreadable(body: bytes, error: Exception, kind: Any) -> ApiError:
-    """Returns the error for an invalid body. Invalid UTF-8 is reported first, with its offset in the body."""
+def _decode_error(body: bytes, error: Exception, kind: Any) -> ApiError:
+    """Returns the error for an invalid body. If the body is not UTF-8, the error names the first invalid byte."""
     try:
         body.decode()
     except UnicodeDecodeError as undecodable:
-        place = f"byte 0x{body[undecodable.start]:02x} at offset {undecodable.start}"
-        return ApiError(422, "invalid_json", f"the body is not UTF-8: {place}")
+        position = f"byte 0x{body[undecodable.start]:02x} at offset {undecodable.start}"
+        return ApiError(422, "invalid_json", f"the body is not UTF-8: {position}")
     if isinstance(error, msgspec.ValidationError):
-        return invalid(explained(error, kind))
-    why = "it is nested too deeply" if isinstance(error, RecursionError) else error
-    return ApiError(422, "invalid_json", f"the body is not valid JSON: {why}")
+        return invalid(explain(error, kind))
+    reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+    return ApiError(422, "invalid_json", f"the body is not valid JSON: {reason}")
 
 
 def encode(value: Any) -> bytes:
@@ -87,14 +89,14 @@ def reply(value: Any, status: int = 200, headers: dict[str, str] | None = None) 
 def error_reply(error: ApiError) -> Response:
     """Returns the HTTP reply for an error."""
     headers = None if error.retry_after_s is None else {"Retry-After": str(max(1, round(error.retry_after_s)))}
-    return reply(error.reply(), error.status, headers)
+    return reply(error.to_reply(), error.status, headers)
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """Read the complete body.
+    """Returns the complete body.
 
     Raises:
-        ApiError: 413 as soon as the body exceeds `limit` bytes, 422 for a compressed body.
+        ApiError: 413 as soon as the body exceeds `limit` bytes, 422 if the body is compressed.
     """
     if (coding := request.headers.get("content-encoding", "identity").strip().lower()) not in ("", "identity"):
         raise invalid(f"the body is encoded with {coding!r} (Content-Encoding): send it as plain JSON")

@@ -1,4 +1,4 @@
-"""JSON Schemas of wire types. Each schema includes the definitions that it refers to."""
+"""JSON Schemas of wire types. Each schema contains all definitions to which it refers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import msgspec
 
 
 def schema_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """Returns the JSON Schema of `kind`. The top level describes the object, as OpenEnv's clients expect. The other
-    types are in `$defs`.
+    """Returns the JSON Schema of `kind`. The top level describes the object itself, as OpenEnv's clients expect. All
+    other types are in `$defs`.
     """
     (root,), definitions = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
     name = root["$ref"].rsplit("/", 1)[-1]

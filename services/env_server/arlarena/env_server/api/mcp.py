@@ -5,9 +5,10 @@
     < {"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":…}],"data":{"observation":…,"reward":…}}}
 
 Every environment has two tools: `start_episode` and `act`. Each call of a tool needs a session. MCP clients use the
-session that `initialize` opened, and send its id in a header. OpenEnv's clients send the id in `params.session_id`. A
-call without a session is an error. (OpenEnv's server would use a new environment and lose its state after the reply.)
-OpenEnv's client reads the field `data` of a result. Other clients read `content` and `structuredContent`.
+session that `initialize` opened, and send the session's id in a header. OpenEnv's clients send the id in
+`params.session_id`. A call without a session is an error. (OpenEnv's server would use a new environment for this call
+and lose its state after the reply.) OpenEnv's client reads the field `data` of a result. Other clients read `content`
+and `structuredContent`.
 """
 
 from __future__ import annotations
@@ -28,22 +29,22 @@ from arlarena.env_server.sessions.store import UNKNOWN_CALLER, Caller, ServerSes
 from arlarena.proto.env_api import Action, CreateSessions, ResetSpec, StepResult
 from arlarena.proto.text.names import known_names
 
-# JSON-RPC 2.0, section 5.1. -32000 is the first code that the server may define.
+# Error codes of JSON-RPC 2.0, section 5.1. A server may define the codes from -32000 to -32099.
 PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS, INTERNAL_ERROR = -32700, -32600, -32601, -32602, -32603
 SERVER_ERROR = -32000
 
 # Supported versions of MCP, newest first: https://modelcontextprotocol.io/specification
 PROTOCOL_VERSIONS = ("2025-11-25", "2025-06-18", "2025-03-26")
-NOTIFICATIONS = "notifications/"  # a method with this prefix gets no reply
+NOTIFICATIONS = "notifications/"  # prefix of the methods that need no reply
 INSTRUCTIONS = (
-    "Call start_episode to begin and read the task. Then call act, one action at a time, until the result says that "
-    "the episode is over. Another start_episode begins another episode."
+    "Call start_episode to begin an episode and to get its task. Then call act, once for each action, until the result "
+    "says that the episode is over. To begin the next episode, call start_episode again."
 )
 NO_SESSION = (
-    "tools/call needs a session, which holds the episode: send 'initialize' and repeat the header Mcp-Session-Id of "
-    "its reply, or call 'openenv/session/create' and pass its session_id in params"
+    "tools/call needs a session. Send 'initialize', then send the header Mcp-Session-Id of the reply with every "
+    "request. Or call 'openenv/session/create', then send the session_id of the reply in params"
 )
-EPISODE_OVER = "The episode is over. Its score is {score:g} of 1. Call start_episode to begin another."
+EPISODE_OVER = "The episode is over. Its score is {score:g} of 1. Call start_episode to begin the next episode."
 
 Id = int | float | str | None
 
@@ -52,7 +53,7 @@ _ABSENT = msgspec.Raw(b"null")
 
 
 class Params(msgspec.Struct):
-    """The parameters of a request that this server reads. The values are raw JSON until their type is known."""
+    """The `params` of a request. The values stay raw JSON until the method decodes them."""
 
     name: msgspec.Raw = _ABSENT
     arguments: msgspec.Raw = _ABSENT
@@ -79,13 +80,13 @@ class RpcError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class McpCall:
-    """One request. `own`: the session of the WebSocket that sent the request, None over HTTP. `caller`: the client that
-    sent the request. `header`: the session id in the request's header.
+    """One request. `socket_session`: the session of the WebSocket that sent the request, None over HTTP. `caller`: the
+    client that sent the request. `header`: the session id in the request's header.
     """
 
     service: EnvironmentService
     params: Params
-    own: ServerSession | None
+    socket_session: ServerSession | None
     caller: Caller
     header: str | None = None
 
@@ -93,31 +94,31 @@ class McpCall:
         """Returns the parameter `name`, which must be a string that is not empty.
 
         Raises:
-            RpcError: the parameter is missing, empty or no string.
+            RpcError: the parameter is missing, is empty or is not a string.
         """
         value = _text(getattr(self.params, name))
         if not value:
-            raise RpcError(INVALID_PARAMS, f"params.{_WIRE_NAMES[name]} must be a text")
+            raise RpcError(INVALID_PARAMS, f"params.{_WIRE_NAMES[name]} must be a string that is not empty")
         return value
 
     def session(self) -> ServerSession | None:
-        """Returns the session of the request: the session of the WebSocket, or else the session that `session_id` or
-        the header names. Returns None if the request names no session.
+        """Returns the session of the request. On a WebSocket, this is the socket's own session. Over HTTP, it is the
+        session that `session_id` names, or else the session that the header names. Returns None if no session is named.
 
         Raises:
-            RpcError: `session_id` is not a string.
+            RpcError: `session_id` is not a string, or is empty.
             ApiError: the session does not exist.
         """
-        if self.own is not None:
-            return self.service.store.get(self.own.id, self.own.tenant)
+        if self.socket_session is not None:
+            return self.service.store.get(self.socket_session.id, self.socket_session.tenant)
         named = self.header if bytes(self.params.session_id) == b"null" else self.text("session_id")
         return None if named is None else self.service.store.get(named, self.caller.tenant)
 
-    def needed_session(self) -> ServerSession:
+    def require_session(self) -> ServerSession:
         """Returns the session of the request, as `session` does.
 
         Raises:
-            RpcError: the request names no session. The message explains how to open a session.
+            RpcError: the request names no session. The message says how to open a session.
             ApiError: the session does not exist.
         """
         if (session := self.session()) is None:
@@ -128,7 +129,7 @@ class McpCall:
         """Open a session and return its id. If this worker is full, another worker opens the session.
 
         Raises:
-            ApiError: all workers are full.
+            ApiError: see `SessionStore.open`.
         """
         if self.service.peers is not None:
             opened = await shared.open_sessions(self.service, self.service.peers, CreateSessions(), self.caller)
@@ -140,7 +141,7 @@ _WIRE_NAMES = dict(zip(Params.__struct_fields__, Params.__struct_encode_fields__
 
 
 def _text(raw: msgspec.Raw) -> str | None:
-    """Returns a JSON string as `str`. Returns None for a value of another type."""
+    """Returns a JSON string as `str`. Returns None if the value is not a string."""
     try:
         return parse(bytes(raw), str)
     except ApiError:
@@ -156,16 +157,16 @@ def _arguments(given: msgspec.Raw, kind: type[msgspec.Struct]) -> Any:
 
 
 async def _start_episode(call: McpCall, arguments: ResetSpec) -> StepResult:
-    return await call.service.reset(call.needed_session(), arguments)
+    return await call.service.reset(call.require_session(), arguments)
 
 
 async def _act(call: McpCall, arguments: Action) -> StepResult:
-    return await call.service.step(call.needed_session(), arguments.text)
+    return await call.service.step(call.require_session(), arguments.text)
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A tool. `takes`: the type of its arguments. `work`: the function that runs the tool."""
+    """An MCP tool. `takes`: the type of its arguments. `work`: the function that runs the tool."""
 
     description: str
     takes: type[msgspec.Struct]
@@ -173,16 +174,16 @@ class Tool:
 
 
 TOOLS = {
-    "start_episode": Tool("Begin an episode and read its first observation.", ResetSpec, _start_episode),
-    "act": Tool("Say something to the environment, a whole reply or a bare action: one step.", Action, _act),
+    "start_episode": Tool("Begin an episode and get its first observation.", ResetSpec, _start_episode),
+    "act": Tool("Take one step: send a complete reply, or only an action, to the environment.", Action, _act),
 }
 
 
 async def _initialize(call: McpCall) -> Any:
-    """Returns the reply to the handshake. This function opens no session: `mcp_http` does that."""
-    asked, info = call.text("protocol_version"), call.service.info
+    """Returns the reply to the handshake. The module `mcp_http` opens the session."""
+    version, info = call.text("protocol_version"), call.service.info
     return {
-        "protocolVersion": asked if asked in PROTOCOL_VERSIONS else PROTOCOL_VERSIONS[0],
+        "protocolVersion": version if version in PROTOCOL_VERSIONS else PROTOCOL_VERSIONS[0],
         "capabilities": {"tools": {}},
         "serverInfo": {"name": f"arlarena-{info.name}", "title": info.description, "version": info.version},
         "instructions": INSTRUCTIONS,
@@ -194,7 +195,7 @@ async def _ping(call: McpCall) -> Any:
 
 
 async def _tools_list(call: McpCall) -> Any:
-    call.session()  # raises for an unknown session
+    call.session()  # raises an error if the session does not exist
     tools = [
         {"name": name, "description": tool.description, "inputSchema": schema_of(tool.takes)}
         for name, tool in TOOLS.items()
@@ -215,13 +216,13 @@ async def _tools_call(call: McpCall) -> Any:
 
 
 async def _session_create(call: McpCall) -> Any:
-    return {"session_id": call.own.id if call.own else await call.open_session()}
+    return {"session_id": call.socket_session.id if call.socket_session else await call.open_session()}
 
 
 async def _session_close(call: McpCall) -> Any:
     session = call.service.store.get(call.text("session_id"), call.caller.tenant)
-    if session is call.own:
-        raise RpcError(INVALID_REQUEST, "this session ends with its socket: send a close frame")
+    if session is call.socket_session:
+        raise RpcError(INVALID_REQUEST, "this session belongs to this socket: to end the session, send a close frame")
     if session.attached:
         session.closing = True
         return {"session_id": session.id, "closed": False, "closing": True}
@@ -240,7 +241,7 @@ METHODS: dict[str, Callable[[McpCall], Awaitable[Any]]] = {
 
 
 def rpc_error(service: EnvironmentService, error: ApiError) -> RpcError:
-    """Count an API error and return it as a JSON-RPC error. Status 404 and 422 become the code for invalid params."""
+    """Count an API error and return it as a JSON-RPC error. Statuses 404 and 422 become the code `INVALID_PARAMS`."""
     service.metrics.errors.labels(error.code).inc()
     data: dict[str, Any] = {"code": error.code, "blame": error.blame, "retryable": error.retryable}
     if error.code == "capacity":
@@ -251,7 +252,7 @@ def rpc_error(service: EnvironmentService, error: ApiError) -> RpcError:
 async def _result(call: McpCall, method: str) -> Any:
     service = call.service
     if method.startswith(NOTIFICATIONS):
-        return {}  # a notification, such as notifications/initialized, needs no work
+        return {}  # notifications, such as notifications/initialized, are ignored
     if method not in METHODS:
         raise RpcError(METHOD_NOT_FOUND, f"method not found: {method!r}; {known_names(method, METHODS)}")
     try:
@@ -263,74 +264,74 @@ async def _result(call: McpCall, method: str) -> Any:
     except Exception as error:
         service.metrics.errors.labels("internal").inc()
         service.log.error("rpc_failed", method=method, error=repr(error), stack=traceback.format_exc())
-        message = f"{method} failed: {type(error).__name__}; the server's log has more"
+        message = f"{method} failed: {type(error).__name__}; the server's log has the details"
         raise RpcError(INTERNAL_ERROR, message) from error
 
 
-class _Outline(msgspec.Struct):
-    """The fields that are read of a request before it is validated. Each value may have any type."""
+class _UncheckedRequest(msgspec.Struct):
+    """The fields of a request that has not been validated. Each value may have any type."""
 
     method: msgspec.Raw = _ABSENT
     params: msgspec.Raw = _ABSENT
     id: msgspec.Raw = _ABSENT
 
     def session_id(self) -> str | None:
-        """Returns the session id in the params. Returns None if the params have no valid session id."""
+        """Returns the session id in the params, or None if the params have no valid session id."""
         try:
             return _text(parse(bytes(self.params), Params).session_id)
         except ApiError:
             return None
 
-    def number(self) -> Id:
-        """Returns the id of the request. Returns None if the type of the id is invalid."""
+    def request_id(self) -> Id:
+        """Returns the id of the request, or None if the type of the id is invalid."""
         try:
             return cast(Id, parse(bytes(self.id), cast(type, Id)))
         except ApiError:
             return None
 
 
-def _outline(raw: bytes) -> _Outline:
+def _unchecked(raw: bytes) -> _UncheckedRequest:
     try:
-        return parse(raw, _Outline)
+        return parse(raw, _UncheckedRequest)
     except ApiError:
-        return _Outline()
+        return _UncheckedRequest()
 
 
-def outline(raw: bytes) -> tuple[str, str | None]:
-    """Returns the method of a request and the session id in its params. An unreadable method becomes "", an unreadable
-    session id becomes None.
+def method_and_session(raw: bytes) -> tuple[str, str | None]:
+    """Returns the method of a request and the session id in its params. The method is "" and the session id is None if
+    they are missing or invalid.
     """
-    found = _outline(raw)
-    return _text(found.method) or "", found.session_id()
+    request = _unchecked(raw)
+    return _text(request.method) or "", request.session_id()
 
 
 async def answer(
     service: EnvironmentService,
     raw: bytes,
-    own: ServerSession | None = None,
+    socket_session: ServerSession | None = None,
     caller: Caller = UNKNOWN_CALLER,
     header: str | None = None,
 ) -> dict[str, Any]:
-    """Returns the reply to one JSON-RPC request. An invalid request gets an error reply. The reply to a request without
-    an id has the id null, as in OpenEnv's server.
+    """Returns the reply to one JSON-RPC request, also if the request is invalid. If the request has no id, the id of
+    the reply is null, as in OpenEnv's server. `raw`: the request. Other arguments: see `McpCall`.
     """
-    number: Id = None
+    request_id: Id = None
     try:
         try:
-            request = parse(raw or b" ", McpRequest)  # `parse` would accept an empty body as {}; a blank is invalid
+            request = parse(raw or b" ", McpRequest)  # `parse` accepts an empty body as {}, but not a blank
         except ApiError as error:
             if error.code == "invalid_json":
                 raise RpcError(PARSE_ERROR, f"parse error: {error}") from error
-            number = _outline(raw).number()
+            request_id = _unchecked(raw).request_id()
             raise RpcError(INVALID_REQUEST, f"invalid request: {error}") from error
-        number = request.id
-        call = McpCall(service, request.params, own, caller, header)
-        return {"jsonrpc": "2.0", "id": number, "result": await _result(call, request.method)}
+        request_id = request.id
+        call = McpCall(service, request.params, socket_session, caller, header)
+        return {"jsonrpc": "2.0", "id": request_id, "result": await _result(call, request.method)}
     except RpcError as error:
-        return error_reply(number, error)
+        return error_reply(request_id, error)
 
 
-def error_reply(number: Id, error: RpcError) -> dict[str, Any]:
-    """Returns the JSON-RPC error reply. `number`: the id of the request."""
+def error_reply(request_id: Id, error: RpcError) -> dict[str, Any]:
+    """Returns the JSON-RPC error reply to the request with this id."""
     body = {"code": error.code, "message": error.message, "data": error.data}
-    return {"jsonrpc": "2.0", "id": number, "error": body}
+    return {"jsonrpc": "2.0", "id": request_id, "error": body}

@@ -1,12 +1,12 @@
 """MCP over HTTP: the Streamable HTTP transport without server-initiated messages.
 
     POST   /mcp   one JSON-RPC message. A request is answered with 200 and JSON, a notification with 202 and no body.
-    DELETE /mcp   ends the session that the header names.
-    GET    /mcp   405: the server offers no stream.
+    DELETE /mcp   ends the session that the header `Mcp-Session-Id` names.
+    GET    /mcp   405, because the server does not offer a stream.
 
 `initialize` opens a session of the environment. The reply has the session's id in the header `Mcp-Session-Id`. Clients
-send this header with every later request. If the session has ended, the reply is 404. The client then has to send
-`initialize` again. OpenEnv's clients do not send these headers.
+send this header with every later request. If the session has ended, the reply is 404, and the client must send
+`initialize` again. OpenEnv's clients do not send this header (see `mcp`).
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from arlarena.env_server.sessions.store import Caller
 SESSION_HEADER, VERSION_HEADER = "mcp-session-id", "mcp-protocol-version"
 
 
-def session_meant(raw: bytes, headers: Mapping[str, str]) -> str | None:
-    """Returns the session id in the params of a request, or else the session id in its header."""
-    return mcp.outline(raw)[1] or headers.get(SESSION_HEADER)
+def session_id_of(raw: bytes, headers: Mapping[str, str]) -> str | None:
+    """Returns the session id in the params of a request. If there is none, returns the session id in the header."""
+    return mcp.method_and_session(raw)[1] or headers.get(SESSION_HEADER)
 
 
 async def post(service: EnvironmentService, raw: bytes, headers: Mapping[str, str], caller: Caller) -> Response:
     """Handle one message and return the HTTP response."""
     version, session_id = headers.get(VERSION_HEADER), headers.get(SESSION_HEADER)
-    method, named = mcp.outline(raw)
+    method, id_in_params = mcp.method_and_session(raw)
     if version is not None and version not in mcp.PROTOCOL_VERSIONS:
-        message = f"{VERSION_HEADER}: {version!r} is not spoken here; known: {', '.join(mcp.PROTOCOL_VERSIONS)}"
+        message = f"{VERSION_HEADER}: {version!r} is not supported; known: {', '.join(mcp.PROTOCOL_VERSIONS)}"
         return reply(mcp.error_reply(None, mcp.RpcError(mcp.INVALID_REQUEST, message)), 400)
     if method == "initialize":
         return await _initialize(service, raw, caller)
-    if session_id is not None and named is None:
+    if session_id is not None and id_in_params is None:
         try:
             service.store.get(session_id, caller.tenant)
         except ApiError as error:
@@ -50,7 +50,7 @@ async def post(service: EnvironmentService, raw: bytes, headers: Mapping[str, st
 
 
 async def _initialize(service: EnvironmentService, raw: bytes, caller: Caller) -> Response:
-    """Answer the handshake and open a session. The reply has the session's id in a header."""
+    """Answer the handshake and open a session. The reply has the session's id in the header `Mcp-Session-Id`."""
     answer = await mcp.answer(service, raw, caller=caller)
     if "result" not in answer:
         return reply(answer)
@@ -62,14 +62,12 @@ async def _initialize(service: EnvironmentService, raw: bytes, caller: Caller) -
 
 
 def close(service: EnvironmentService, headers: Mapping[str, str], caller: Caller) -> Response:
-    """End the session that the header names.
+    """End the session that the header `Mcp-Session-Id` names.
 
     Raises:
-        ApiError: 404 if the session has ended, 422 if the header is missing.
+        ApiError: 404 if the session does not exist, 422 if the header is missing.
     """
     if (session_id := headers.get(SESSION_HEADER)) is None:
-        raise invalid(
-            f"DELETE /mcp ends the session that the header {SESSION_HEADER} names, and there is no such header"
-        )
+        raise invalid(f"DELETE /mcp needs the header {SESSION_HEADER}, which names the session to end")
     service.end(session_id, caller.tenant)
     return Response(status_code=204)

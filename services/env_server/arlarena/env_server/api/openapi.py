@@ -1,4 +1,4 @@
-"""The OpenAPI document, made from the table of routes and the wire types."""
+"""Generates the OpenAPI document from the table of routes and the wire types."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from arlarena.env_server.api.routes import RAW, Route
 from arlarena.proto.env_api import ErrorReply
 
 API_VERSION = "1.0.0"
-# Error statuses of every route: a missing token, an unknown query parameter, an internal error.
+# Error statuses that every route can have: missing token, unknown query parameter, internal error.
 ALWAYS_POSSIBLE = (401, 422, 500)
 _REFERENCE = "#/components/schemas/{name}"
 
@@ -46,12 +46,12 @@ def _operation(route: Route, references: dict[Any, dict[str, Any]]) -> dict[str,
 
 
 def _has_required_fields(kind: Any) -> bool:
-    """True if the body has required fields. Then an empty body, which counts as `{}`, is invalid."""
+    """True if the body has required fields. If so, an empty body, which counts as `{}`, is invalid."""
     return kind is not RAW and any(field.required for field in msgspec.structs.fields(kind))
 
 
 def document(title: str, routes: Sequence[Route]) -> dict[str, Any]:
-    """Returns an OpenAPI 3.1 document. The API version begins with "1.", as OpenEnv's validator requires."""
+    """Returns an OpenAPI 3.1 document. OpenEnv's validator requires a version that begins with "1."."""
     named = (kind for route in routes for kind in (route.takes, route.gives, ErrorReply) if kind and kind is not RAW)
     kinds = list(dict.fromkeys(named))
     schemas, components = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)

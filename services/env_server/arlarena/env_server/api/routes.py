@@ -1,7 +1,7 @@
-"""The table of HTTP routes. An entry has the types of request and reply, and the function that handles requests.
+"""The table of HTTP routes. Each entry has the type of the request body, the type of the reply, and the handler.
 
-The routes are Starlette endpoints with msgspec, because FastAPI's validation would take longer than a step. `openapi`
-generates the OpenAPI document from the same table.
+The routes are Starlette endpoints that decode with msgspec, because FastAPI's validation would take longer than a step.
+The module `openapi` generates the OpenAPI document from the same table.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from arlarena.proto.env_api_tasks import (
 
 @dataclass(frozen=True, slots=True)
 class RouteCall:
-    """One request. `body`: the decoded body, None if the route takes no body. `path`, `query`: the parameters of path
-    and query. `caller`: the client. `peers`, `pods`: the other workers and pods, None without them. For a forwarded
-    request, the group that has forwarded the request is None.
+    """One request. `body`: the decoded body, None if the route has no body. `path`, `query`: the parameters in the path
+    and the query. `caller`: the client. `peers`: the other workers, None if a worker has forwarded the request. `pods`:
+    the other pods, None if a worker or a pod has forwarded the request. A server without workers or pods has None.
     """
 
     service: EnvironmentService
@@ -57,7 +57,7 @@ class RouteCall:
         """Returns a session of the caller.
 
         Raises:
-            ApiError: 404, the caller has no such session.
+            ApiError: 404 if the caller has no such session.
         """
         return self.service.store.get(session_id, self.caller.tenant)
 
@@ -69,8 +69,8 @@ MCP_PATH = "/mcp"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route. `takes`: the type of the body; RAW: the handler gets the bytes. `gives`: the type of the reply; None:
-    the handler returns a Response. `errors`: the possible error statuses.
+    """One route. `takes`: the type of the request body; for RAW, the handler gets the bytes. `gives`: the type of the
+    reply; for None, the handler returns a Response. `errors`: the possible error statuses.
     """
 
     method: str
@@ -85,12 +85,12 @@ class Route:
 
 async def health(call: RouteCall) -> Response:
     """Returns the server's health, with status 503 if the server is unhealthy."""
-    found = call.service.health.report()
-    return reply(found, 503 if found.status == "unhealthy" else 200)
+    report = call.service.health.report()
+    return reply(report, 503 if report.status == "unhealthy" else 200)
 
 
 async def ready(call: RouteCall) -> Response:
-    """Returns 200 while the server accepts new sessions and has threads to start episodes, 503 otherwise."""
+    """Returns 200 if the server opens new sessions and not all of its threads are lost. Returns 503 otherwise."""
     service = call.service
     if service.store.draining:
         return reply(env.Health("draining"), 503)
@@ -107,7 +107,8 @@ async def metadata(call: RouteCall) -> env.OpenEnvMetadata:
 
 async def schema(call: RouteCall) -> env.Schemas:
     """Returns the JSON Schemas of action, observation and state."""
-    action = schema_of(env.Action) | {"title": "TextAction"}  # for verifiers, the title "Action" means an MCP server
+    # The package verifiers takes an action with the title "Action" for that of an MCP server.
+    action = schema_of(env.Action) | {"title": "TextAction"}
     return env.Schemas(action, schema_of(env.Observation), schema_of(env.State))
 
 
@@ -118,7 +119,7 @@ async def state(call: RouteCall) -> env.State:
 
 
 async def reset(call: RouteCall) -> env.StepResult:
-    """Start an episode in a session. Without `session_id`, the episode ends with this reply."""
+    """Start an episode in a session. Without `session_id`, the new episode is dropped after its first observation."""
     body = cast(env.ResetRequest, call.body)
     if body.session_id is not None:
         return await call.service.reset(call.session(body.session_id), body)
@@ -126,7 +127,7 @@ async def reset(call: RouteCall) -> env.StepResult:
 
 
 async def step(call: RouteCall) -> env.StepResult:
-    """Take a step in a session. Without `session_id`, take the first step of a new episode of task train/0."""
+    """Take a step in a session. Without `session_id`, start an episode of the default task and take its first step."""
     body = cast(env.StepRequest, call.body)
     service = call.service
     if body.session_id is not None:
@@ -152,14 +153,14 @@ async def list_environments(call: RouteCall) -> list[str]:
 
 
 def _check_environment(call: RouteCall) -> None:
-    """Check that the path names the served environment.
+    """Check that the path names the environment of this server.
 
     Raises:
-        ApiError: 404, the path names another environment.
+        ApiError: 404 if the path names another environment.
     """
     name, known = call.path["env"], call.service.info.name
     if name.lower() != known.lower():
-        raise errors.ApiError(404, "unknown_environment", f"no environment {name!r} here; this server plays {known!r}")
+        raise errors.ApiError(404, "unknown_environment", f"no environment {name!r}; this server serves {known!r}")
 
 
 async def list_splits(call: RouteCall) -> list[SplitRef]:
@@ -199,7 +200,7 @@ async def list_task_range(call: RouteCall) -> TaskRange:
 
 
 async def open_sessions(call: RouteCall) -> env.SessionList:
-    """Open sessions. On an error no session is opened."""
+    """Open sessions. If an error occurs, no session is opened."""
     if call.peers is not None:
         return env.SessionList(await shared.open_sessions(call.service, call.peers, call.body, call.caller))
     return env.SessionList(await call.service.open(call.body, call.caller))
@@ -214,7 +215,7 @@ async def list_sessions(call: RouteCall) -> env.SessionList:
 
 
 async def show_session(call: RouteCall) -> env.OpenedSession:
-    """Returns the description of one session. The time until the session expires continues."""
+    """Returns the description of one session. This request does not restart the session's idle time."""
     store = call.service.store
     session_id = call.path["session_id"]
     found = next((session for session in store.of(call.caller.tenant) if session.id == session_id), None)
@@ -240,7 +241,7 @@ async def snapshot(call: RouteCall) -> env.Snapshot:
 
 
 async def restore(call: RouteCall) -> env.OpenedSession:
-    """Restore a stored state."""
+    """Restore a stored state in an existing session or a new session."""
     return await call.service.restore(call.path["snapshot_id"], call.body, call.caller)
 
 
@@ -264,23 +265,23 @@ async def show_frame(call: RouteCall) -> Response:
 
 
 async def heartbeat(call: RouteCall) -> env.Lease:
-    """Restart the time until a session expires."""
+    """Restart the idle time of a session. Returns the time at which the session expires."""
     store = call.service.store
     session = call.session(call.path["session_id"])
     return env.Lease(session.id, store.lease_expires_at(session))
 
 
 async def expert(call: RouteCall) -> env.ExpertReply:
-    """Returns the expert's next reply, and all of the expert's replies to the end of the episode."""
+    """Returns the expert's next reply, and all its replies from the current state to the end of the episode."""
     return await call.service.expert(call.session(call.path["session_id"]))
 
 
 async def batch(call: RouteCall) -> env.BatchReply:
     """Run many operations in one request. Each operation has its own result or error."""
-    members = [one for one in (call.pods, call.peers) if one is not None]
+    members = [group for group in (call.pods, call.peers) if group is not None]
     if members:
         return env.BatchReply(await shared.batch(call.service, members, call.body, call.caller))
-    return env.BatchReply(await batches.carry_out(call.service, call.body, call.caller))
+    return env.BatchReply(await batches.run_batch(call.service, call.body, call.caller))
 
 
 async def info(call: RouteCall) -> env.Info:
@@ -296,7 +297,7 @@ async def capacity(call: RouteCall) -> env.Capacity:
 
 
 async def metrics(call: RouteCall) -> Response:
-    """Returns the metrics in the format of Prometheus."""
+    """Returns the metrics as Prometheus text."""
     service = call.service
     service.metrics.sessions.set(len(service.store))
     service.metrics.lost_threads.set(service.pool.lost)
@@ -306,29 +307,29 @@ async def metrics(call: RouteCall) -> Response:
 
 
 ROUTES = (
-    Route("GET", "/health", health, "The process answers", gives=env.Health, errors=(503,)),
-    Route("GET", "/ready", ready, "New sessions are taken", errors=(503,)),
-    Route("GET", "/metadata", metadata, "Name and description, in OpenEnv's form", gives=env.OpenEnvMetadata),
+    Route("GET", "/health", health, "Health of the server", gives=env.Health, errors=(503,)),
+    Route("GET", "/ready", ready, "Whether the server opens new sessions", errors=(503,)),
+    Route("GET", "/metadata", metadata, "Name and description, in OpenEnv's format", gives=env.OpenEnvMetadata),
     Route("GET", "/schema", schema, "JSON Schemas of action, observation and state", gives=env.Schemas),
-    Route("GET", "/state", state, "Where an episode stands", gives=env.State, errors=(404,), query=("session_id",)),
+    Route("GET", "/state", state, "State of a session", gives=env.State, errors=(404,), query=("session_id",)),
     Route("POST", "/reset", reset, "Begin an episode", env.ResetRequest, env.StepResult, (404, 422, 504)),
     Route("POST", "/step", step, "Take a step", env.StepRequest, env.StepResult, (404, 409, 422, 504)),
     Route("POST", MCP_PATH, rpc, "MCP, as JSON-RPC 2.0", takes=RAW, errors=(400, 404)),
     Route("DELETE", MCP_PATH, close_rpc, "End the session of an MCP client", errors=(404,)),
-    Route("GET", "/list_environments", list_environments, "The environment served here", gives=list[str]),
-    Route("GET", "/{env}/splits", list_splits, "Its splits", gives=list[SplitRef], errors=(404,)),
-    Route("POST", "/{env}/tasks", list_tasks, "A split's tasks", SplitRequest, TaskList, (404, 422)),
-    Route("POST", "/{env}/num_tasks", count_tasks, "Their number", SplitRequest, TaskCount, (404, 422)),
+    Route("GET", "/list_environments", list_environments, "Name of the served environment", gives=list[str]),
+    Route("GET", "/{env}/splits", list_splits, "Splits of the environment", gives=list[SplitRef], errors=(404,)),
+    Route("POST", "/{env}/tasks", list_tasks, "Tasks of a split", SplitRequest, TaskList, (404, 422)),
+    Route("POST", "/{env}/num_tasks", count_tasks, "Number of tasks", SplitRequest, TaskCount, (404, 422)),
     Route("POST", "/{env}/task", show_task, "One task", TaskRequest, TaskReply, (400, 404, 422)),
     Route(
-        "POST", "/{env}/task_range", list_task_range, "Some tasks", TaskRangeRequest, TaskRange,
+        "POST", "/{env}/task_range", list_task_range, "Range of tasks", TaskRangeRequest, TaskRange,
         (400, 404, 422),
     ),
     Route(
         "POST", "/v1/sessions", open_sessions, "Open sessions, all or none", env.CreateSessions, env.SessionList,
         (422, 429, 503, 504),
     ),
-    Route("GET", "/v1/sessions", list_sessions, "The caller's open sessions", gives=env.SessionList),
+    Route("GET", "/v1/sessions", list_sessions, "Open sessions of the caller", gives=env.SessionList),
     Route("GET", "/v1/sessions/{session_id}", show_session, "One session", gives=env.OpenedSession, errors=(404,)),
     Route("DELETE", "/v1/sessions/{session_id}", close_session, "End a session", errors=(404,)),
     Route(
@@ -336,45 +337,45 @@ ROUTES = (
         gives=env.Lease, errors=(404,),
     ),
     Route(
-        "POST", "/v1/sessions/{session_id}/fork", fork, "Open sessions in the state of this one",
+        "POST", "/v1/sessions/{session_id}/fork", fork, "Open sessions with copies of this session's episode",
         env.ForkRequest, env.SessionList, (404, 409, 422, 429, 503),
     ),
     Route(
-        "POST", "/v1/sessions/{session_id}/snapshot", snapshot, "Keep a session's state",
+        "POST", "/v1/sessions/{session_id}/snapshot", snapshot, "Store a session's state",
         gives=env.Snapshot, errors=(404, 409, 503),
     ),
     Route(
-        "POST", "/v1/snapshots/{snapshot_id}/restore", restore, "Go back to a kept state",
+        "POST", "/v1/snapshots/{snapshot_id}/restore", restore, "Restore a stored state",
         env.RestoreRequest, env.OpenedSession, (404, 422, 429, 503),
     ),
-    Route("DELETE", "/v1/snapshots/{snapshot_id}", forget_snapshot, "Give up a snapshot", errors=(404,)),
+    Route("DELETE", "/v1/snapshots/{snapshot_id}", forget_snapshot, "Delete a snapshot", errors=(404,)),
     Route(
-        "GET", "/v1/sessions/{session_id}/expert", expert, "The expert's replies from here", gives=env.ExpertReply,
+        "GET", "/v1/sessions/{session_id}/expert", expert, "The expert's replies to the end", gives=env.ExpertReply,
         errors=(403, 404, 409, 504),
     ),
-    Route("POST", "/v1/batch", batch, "Many operations, errors per item", env.BatchRequest, env.BatchReply, (422,)),
-    Route("GET", "/v1/frames/{digest}.png", show_frame, "A frame, by its SHA-256", errors=(404,)),
-    Route("GET", "/v1/info", info, "What is being played", gives=env.Info),
-    Route("GET", "/v1/capacity", capacity, "Sessions open and possible", gives=env.Capacity),
-    Route("GET", "/metrics", metrics, "Prometheus"),
+    Route("POST", "/v1/batch", batch, "Many operations in one request", env.BatchRequest, env.BatchReply, (422,)),
+    Route("GET", "/v1/frames/{digest}.png", show_frame, "A frame (image), by its SHA-256", errors=(404,)),
+    Route("GET", "/v1/info", info, "Description of the environment", gives=env.Info),
+    Route("GET", "/v1/capacity", capacity, "Open and free sessions", gives=env.Capacity),
+    Route("GET", "/metrics", metrics, "Metrics as Prometheus text"),
 )  # fmt: skip
 
 
-def meant(
+def session_or_snapshot_id(
     route: Route, body: Any, path: dict[str, str], query: dict[str, str], headers: Mapping[str, str]
 ) -> str | None:
-    """Returns the id of the session or snapshot in a request's path, query, body or headers (MCP), or None."""
+    """Returns the id of the session or snapshot to which a request refers, or None if the request has no such id."""
     if route.path == MCP_PATH:
-        return mcp_http.session_meant(body or b"", headers)
-    named = path.get("session_id") or path.get("snapshot_id") or query.get("session_id")
-    return named or getattr(body, "session_id", None)
+        return mcp_http.session_id_of(body or b"", headers)
+    found = path.get("session_id") or path.get("snapshot_id") or query.get("session_id")
+    return found or getattr(body, "session_id", None)
 
 
 async def answer(route: Route, service: EnvironmentService, request: Request) -> Response:
     """Handle one request and return the response. If another worker or pod holds the session, the request is forwarded.
 
     Raises:
-        ApiError: the request is invalid, or the handler raised an error.
+        ApiError: the request is invalid or not permitted, or the handler has raised this error.
     """
     caller = service.access.caller(request)
     body: Any = None
@@ -386,10 +387,10 @@ async def answer(route: Route, service: EnvironmentService, request: Request) ->
     path = cast(dict[str, str], request.path_params)
     query = dict(request.query_params) if request.scope["query_string"] else {}
     peers = None if is_hop(request) else service.peers
-    named = meant(route, body, path, query, request.headers)
+    target_id = session_or_snapshot_id(route, body, path, query, request.headers)
     pods = None if is_hop(request) or is_pod_hop(request) else service.pods
     for members in (pods, peers):
-        if members is not None and (holder := members.holder(named)) is not None:
+        if members is not None and (holder := members.holder(target_id)) is not None:
             return await members.forward(holder, request, raw, caller)
     call = RouteCall(service, body, path, query, request.headers, caller, peers, pods)
     if call.query and (unknown := set(call.query) - set(route.query)):

@@ -1,15 +1,16 @@
-"""The WebSocket route, with OpenEnv's frames. Each socket has one session. Each request frame gets one reply frame,
-except `close`.
+"""The WebSocket route, with OpenEnv's frames (JSON messages). Each socket has one session. Each frame of the client,
+except `close`, gets one reply frame.
 
     > {"type":"reset","data":{"seed":3}}      < {"type":"observation","data":{"observation":…,"reward":null,…}}
     > {"type":"step","data":{"text":"up"}}    > {"type":"state"}    > {"type":"close"}
 
-After an error the socket stays open. If no session could be opened, the server closes the socket.
+After an error reply the socket stays open. But if the socket gets no session, the server sends an error and closes the
+socket.
 
-If the client closes the socket, the server closes the session that was opened for the socket. If the connection is
-lost, this session stays open for `reattach_grace_s` seconds, but never for longer than its ttl without a message. In
-this time the client can reconnect with `/ws?session_id=…`. If a session ends while its socket is open, the server sends
-an error and closes the socket.
+If the client closes the socket, the server ends the session that was opened for the socket. If the connection is lost,
+this session stays open for `reattach_grace_s` seconds, or until its `ttl_s` ends if that is earlier. During this time
+the client can reconnect with `/ws?session_id=…`. If a session expires while its socket is open, or if the server shuts
+down, the server sends an error and closes the socket.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ CLOSE_GOING_AWAY = 1001
 CLOSE_UNEXPECTED = 1011
 CLOSE_TRY_LATER = 1013
 
-# Most seconds for the closing handshake. A client that does not read would block it.
-HANG_UP_S = 5.0
-# Most seconds that a new socket waits for the previous socket to release the session.
-RELEASE_S = 1.0
+# Maximum seconds for sending an error and closing a socket. A client that does not read could block this.
+HANG_UP_TIMEOUT_S = 5.0
+# Maximum seconds that a new socket of a session waits until the previous socket is closed.
+DETACH_TIMEOUT_S = 1.0
 
 
 class SocketFrame(msgspec.Struct):
-    """A frame from the client. `data` stays raw JSON, because its type depends on `type`."""
+    """A frame of the client. `data` stays raw JSON until it is decoded as the type that belongs to `type`."""
 
     type: str
     data: msgspec.Raw = msgspec.Raw(b"{}")
@@ -52,10 +53,10 @@ def _error(code: str, message: str, **fields: Any) -> bytes:
     return encode({"type": "error", "data": {"message": message, "code": code, **fields}})
 
 
-def _refusal(error: ApiError) -> bytes:
-    """Returns the error frame for a failed request. The socket stays open."""
+def _error_of(error: ApiError) -> bytes:
+    """Returns the error frame for a request that has failed."""
     if error.status == 422:
-        return _error("VALIDATION_ERROR", error.message, errors=error.reply().detail)
+        return _error("VALIDATION_ERROR", error.message, errors=error.to_reply().detail)
     return _error("EXECUTION_ERROR", error.message, errors=[{"type": error.code, "msg": error.message}])
 
 
@@ -68,10 +69,10 @@ class SocketSession:
         self._session = session
 
     async def run(self) -> None:
-        """Answer frames until the client closes the socket.
+        """Answer frames until the client sends the frame `close`.
 
         Raises:
-            WebSocketDisconnect: the socket was lost.
+            WebSocketDisconnect: the client has closed the socket without this frame, or the connection is lost.
         """
         while True:
             message = await self._socket.receive()
@@ -84,9 +85,9 @@ class SocketSession:
             await self._socket.send_text(answer.decode())
 
     async def hang_up(self, message: str) -> None:
-        """Send the error `message` and close the socket. Stops after `HANG_UP_S` seconds."""
+        """Send the error `message` and close the socket. Gives up after `HANG_UP_TIMEOUT_S` seconds."""
         try:
-            async with asyncio.timeout(HANG_UP_S):
+            async with asyncio.timeout(HANG_UP_TIMEOUT_S):
                 await self._socket.send_text(_error("SESSION_ERROR", message).decode())
                 await self._socket.close(CLOSE_GOING_AWAY)
         except (TimeoutError, RuntimeError, OSError, WebSocketDisconnect) as error:
@@ -107,11 +108,12 @@ class SocketSession:
             return encode(await self._carry_out(frame))
         except ApiError as error:
             self._service.metrics.errors.labels(error.code).inc()
-            return _refusal(error)
+            return _error_of(error)
         except Exception as error:
             self._service.metrics.errors.labels("internal").inc()
             self._service.log.error("frame_failed", type=frame.type, error=repr(error), stack=traceback.format_exc())
-            return _error("EXECUTION_ERROR", f"{frame.type} failed: {type(error).__name__}; the server's log has more")
+            message = f"{frame.type} failed: {type(error).__name__}; the server's log has the details"
+            return _error("EXECUTION_ERROR", message)
 
     async def _carry_out(self, frame: SocketFrame) -> dict[str, Any]:
         service = self._service
@@ -130,36 +132,36 @@ class SocketSession:
         return {"type": "observation", "data": result}
 
 
-async def _wait_for_release(session: ServerSession) -> None:
-    """Wait until the session has no socket. The closing frame of the previous socket may still be on its way.
+async def _wait_until_detached(session: ServerSession) -> None:
+    """Wait until no socket uses the session. The close frame of the previous socket may arrive after the new socket.
 
     Raises:
-        ApiError: 409, the session still has a socket after `RELEASE_S` seconds.
+        ApiError: 409 if a socket still uses the session after `DETACH_TIMEOUT_S` seconds.
     """
     try:
-        async with asyncio.timeout(RELEASE_S):
-            while session.attached:  # another waiting socket may have taken the session first
+        async with asyncio.timeout(DETACH_TIMEOUT_S):
+            while session.attached:  # another waiting socket may have attached to the session first
                 await session.detached.wait()
     except TimeoutError:
-        raise ApiError(409, "attached", f"session {session.id!r} already has a socket") from None
+        raise ApiError(409, "attached", f"session {session.id!r} is already used by another socket") from None
 
 
 async def _attach(socket: WebSocket, service: EnvironmentService, caller: Caller) -> ServerSession | None:
-    """Attach a session to the socket and return the session. The session is new unless the URL names a session. On an
-    error, send an error frame, close the socket and return None.
+    """Attach a session to the socket and return the session. It is the session in the URL, or else a new session. If an
+    error occurs, send an error frame, close the socket and return None.
     """
-    wanted = socket.query_params.get("session_id")
+    session_id = socket.query_params.get("session_id")
     try:
-        if wanted:
-            session = service.store.get(wanted, caller.tenant)
+        if session_id:
+            session = service.store.get(session_id, caller.tenant)
         else:
             (session,) = service.store.open(1, caller=caller)
-        await _wait_for_release(session)
+        await _wait_until_detached(session)
     except ApiError as error:
         service.metrics.errors.labels(error.code).inc()
-        full = {"active_sessions": len(service.store), "max_sessions": service.settings.capacity}
+        counts = {"active_sessions": len(service.store), "max_sessions": service.settings.capacity}
         if error.status in (429, 503):
-            await socket.send_text(_error("CAPACITY_REACHED", error.message, **full).decode())
+            await socket.send_text(_error("CAPACITY_REACHED", error.message, **counts).decode())
             await socket.close(CLOSE_TRY_LATER)
         else:
             await socket.send_text(_error("SESSION_ERROR", error.message).decode())
@@ -170,32 +172,32 @@ async def _attach(socket: WebSocket, service: EnvironmentService, caller: Caller
     return session
 
 
-async def _elsewhere(socket: WebSocket, service: EnvironmentService) -> tuple[ClusterMembers, int] | None:
-    """Returns the pod or worker that must serve this socket, or None for this process. The session's own pod or worker
-    comes first. For a new session, while this worker is full, it is a worker with free capacity.
+async def _other_member(socket: WebSocket, service: EnvironmentService) -> tuple[ClusterMembers, int] | None:
+    """Returns the other pod or worker that must serve this socket: the holder of the session or, for a new session if
+    this worker is full, a worker that is not full. Returns None if this process must serve the socket.
     """
     if is_hop(socket):
         return None
-    wanted = socket.query_params.get("session_id")
+    session_id = socket.query_params.get("session_id")
     pods, peers = None if is_pod_hop(socket) else service.pods, service.peers
     for members in (pods, peers):
-        if members is not None and (holder := members.holder(wanted)) is not None:
+        if members is not None and (holder := members.holder(session_id)) is not None:
             return members, holder
-    if peers is None or wanted or service.store.free():
+    if peers is None or session_id or service.store.free():
         return None
-    free = (worker for worker, free in zip(peers.others, await peers.room(), strict=True) if free)
+    free = (worker for worker, free in zip(peers.others, await peers.free_capacity(), strict=True) if free)
     return next(((peers, worker) for worker in free), None)
 
 
 async def serve(socket: WebSocket) -> None:
-    """Serve one socket of /ws until it is closed. The socket is forwarded if another worker or pod must serve it."""
+    """Serve one socket of /ws until it is closed. If another worker or pod must serve it, pass its frames on."""
     service = cast(EnvironmentService, socket.app.state.service)
     await socket.accept()
     try:
-        caller = service.access.caller(socket)  # checked before forwarding, because a peer worker does not check again
-        if (place := await _elsewhere(socket, service)) is not None:
-            members, number = place
-            await members.carry(number, socket, caller)
+        caller = service.access.caller(socket)  # before forwarding, because other workers do not check the token again
+        if (member := await _other_member(socket, service)) is not None:
+            members, number = member
+            await members.forward_socket(number, socket, caller)
             return
     except (ApiError, aiohttp.ClientError, OSError) as error:
         message = str(error) if isinstance(error, ApiError) else f"the session's worker does not answer: {error}"
@@ -205,10 +207,10 @@ async def serve(socket: WebSocket) -> None:
     session = await _attach(socket, service, caller)
     if session is None:
         return
-    conversation = SocketSession(socket, service, session)
-    session.hang_up = conversation.hang_up
+    socket_session = SocketSession(socket, service, session)
+    session.hang_up = socket_session.hang_up
     try:
-        await conversation.run()
+        await socket_session.run()
     except WebSocketDisconnect as left:
         if "session_id" not in socket.query_params:  # the session was opened for this socket
             if left.code == CLOSE_NORMAL:

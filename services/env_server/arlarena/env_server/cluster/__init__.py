@@ -1,1 +1,1 @@
-"""Several worker processes and several pods that share sessions."""
+"""Several worker processes of one server, and several pods of one deployment, that share their sessions."""

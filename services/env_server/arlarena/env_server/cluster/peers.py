@@ -1,11 +1,14 @@
-"""The other workers of a server and the other pods of a deployment. Both are called members here. Each session is held
-by one member. A request about a session is forwarded to the member that holds the session.
+"""The other workers of a server and the other pods of a deployment. Workers and pods are both called members here. Each
+session is held by one member. A request about a session is forwarded to the member that holds the session.
 
-A session's id begins with the name of its member: `0w1-…` is worker 1 of the server with shard 0, `p3-…` is pod 3. So
-the members need no shared table of sessions. Members send each other requests to the public HTTP routes. Workers
-connect through Unix sockets in a private folder. The header `HOP` marks a request that another worker has forwarded.
-Such a request is not forwarded again. Pods connect through their public addresses and mark a forwarded request with the
-header `POD_HOP`. A client may also send `POD_HOP`, so this header proves nothing about the sender.
+A session's id begins with the name of its member: `0w1-…` is worker 1 of the server with the setting `shard` = 0, and
+`p3-…` is pod 3. So the members need no shared table of sessions. They forward requests to each other's public HTTP
+routes:
+
+- Workers connect through Unix sockets in a private folder. A forwarded request has the header `HOP` and is not
+  forwarded again.
+- Pods connect through their public addresses. A forwarded request has the header `POD_HOP`. A client could also send
+  this header, so the receiving pod checks the token again.
 """
 
 from __future__ import annotations
@@ -26,14 +29,16 @@ from arlarena.env_server.errors import ApiError
 from arlarena.env_server.sessions.store import UNKNOWN_CALLER, Caller
 from arlarena.proto.env_api import Capacity, Error
 
+# Headers of forwarded requests. CLIENT and TENANT describe the client that sent the original request to a worker.
 HOP, POD_HOP = "x-arlarena-hop", "x-arlarena-pod-hop"
 CLIENT, TENANT = "x-arlarena-client", "x-arlarena-tenant"
-KEPT_HEADERS = ("Retry-After", "ETag", "Cache-Control", "Mcp-Session-Id")
-PASSED_HEADERS = ("Mcp-Session-Id", "Mcp-Protocol-Version")
-# Seconds to wait for the complete answer of a peer. A peer that takes longer is treated as unavailable.
+# The headers of a reply, and of a request, that are passed on when a request is forwarded.
+REPLY_HEADERS = ("Retry-After", "ETag", "Cache-Control", "Mcp-Session-Id")
+REQUEST_HEADERS = ("Mcp-Session-Id", "Mcp-Protocol-Version")
+# Maximum seconds for a complete reply of another member. A member that takes longer is treated as unavailable.
 ANSWER_S = 120.0
 CONNECT_S = 10.0
-# Bytes. A batch reply of some 100 KB fits. A larger reply would make the reader pause and resume.
+# Bytes. A batch reply of a few 100 KB fits. A reply that does not fit is slower: reading pauses and resumes.
 READ_BUFFER = 4 << 20
 
 T = TypeVar("T")
@@ -45,29 +50,29 @@ def socket_path(directory: Path, worker: int) -> Path:
 
 
 def shard_of(base: str, worker: int) -> str:
-    """Returns the shard of a worker, which is the beginning of its session ids. `base`: the shard of the server."""
+    """Returns the `shard` of a worker: the beginning of its session ids. `base`: the setting `shard` of the server."""
     return f"{base}w{worker}"
 
 
 class ClusterMembers:
-    """A group of numbered members. Each member holds some of the sessions."""
+    """A group of members (workers or pods), by number. Each member holds some of the sessions."""
 
     kind = "server"
 
-    def __init__(self, shape: str, index: int) -> None:
-        """`shape`: a regular expression for the beginning of a session id. Its first group is the number of the member
-        that holds the session. `index`: the number of this process's own member.
+    def __init__(self, id_pattern: str, index: int) -> None:
+        """`id_pattern`: a regular expression for the beginning of a session id. The first group of this expression is
+        the number of the member that holds the session. `index`: the number of the member that this process belongs to.
         """
         self.index = index
-        self._shape = re.compile(shape)
+        self._id_pattern = re.compile(id_pattern)
         self._sessions: dict[int, aiohttp.ClientSession] = {}
 
     def holder(self, name: str | None) -> int | None:
-        """Returns the number of the member that holds a session or snapshot. Returns None for an id of this member, for
-        an id of another group, and without an id. `name`: the id.
+        """Returns the number of the other member that holds a session or snapshot. `name`: the id. Returns None if this
+        member holds it, if the id does not have the form of this group's ids, or if `name` is None.
         """
-        found = self._shape.match(name or "")
-        return int(found.group(1)) if found and int(found.group(1)) != self.index else None
+        match = self._id_pattern.match(name or "")
+        return int(match.group(1)) if match and int(match.group(1)) != self.index else None
 
     def _url(self, number: int) -> str:
         """Returns the base URL of a member."""
@@ -77,8 +82,8 @@ class ClusterMembers:
         """Returns the HTTP client for requests to a member."""
         raise NotImplementedError
 
-    def on_behalf(self, caller: Caller) -> dict[str, str]:
-        """Returns the headers that identify the caller to a member."""
+    def caller_headers(self, caller: Caller) -> dict[str, str]:
+        """Returns the headers that tell another member who the caller is."""
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -90,31 +95,33 @@ class ClusterMembers:
     async def send(
         self, worker: int, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
     ) -> Response:
-        """Send a request to a peer. Returns its response, whatever the status.
+        """Send a request to another member. Returns the response, also if its status is an error.
 
         Raises:
-            ApiError: 503, the peer does not answer. If the peer has died, its sessions are lost.
+            ApiError: 503 if the member does not answer. Its sessions are lost if it has died.
         """
         try:
             async with self._session(worker).request(
                 method, self._url(worker) + path, data=body, headers=headers
             ) as reply:
-                kept = {name: reply.headers[name] for name in KEPT_HEADERS if name in reply.headers}
+                headers_kept = {name: reply.headers[name] for name in REPLY_HEADERS if name in reply.headers}
                 content_type = reply.headers.get("Content-Type")
-                return Response(await reply.read(), reply.status, kept, content_type)
+                return Response(await reply.read(), reply.status, headers_kept, content_type)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise self._away(worker, error) from error
+            raise self._unavailable(worker, error) from error
 
-    def _away(self, number: int, error: BaseException) -> ApiError:
-        who = f"{self.kind} {number} of this server"
-        message = f"{who} does not answer ({type(error).__name__}); a session that it held may be lost"
+    def _unavailable(self, number: int, error: BaseException) -> ApiError:
+        member = f"{self.kind} {number}"
+        message = f"{member} does not answer ({type(error).__name__}); the sessions of this {self.kind} may be lost"
         return ApiError(503, f"{self.kind}_away", message, "infra", True, 1.0)
 
     async def forward(self, worker: int, request: Request, body: bytes, caller: Caller) -> Response:
-        """Send a client's request to a peer and return the peer's response."""
+        """Send a client's request to another member and return the response."""
         query = f"?{request.url.query}" if request.url.query else ""
-        passed = {name: request.headers[name] for name in PASSED_HEADERS if name in request.headers}
-        return await self.send(worker, request.method, request.url.path + query, body, passed | self.on_behalf(caller))
+        passed = {name: request.headers[name] for name in REQUEST_HEADERS if name in request.headers}
+        return await self.send(
+            worker, request.method, request.url.path + query, body, passed | self.caller_headers(caller)
+        )
 
     async def ask(
         self,
@@ -125,27 +132,30 @@ class ClusterMembers:
         body: bytes = b"",
         headers: dict[str, str] | None = None,
     ) -> T:
-        """Send a request to a peer and return its reply as a value of type `kind`.
+        """Send a request to another member and return the reply as a value of type `kind`.
 
         Raises:
-            ApiError: the error that the peer replies with, or 503 if the peer does not answer.
+            ApiError: the error in the reply, or 503 if the member does not answer.
         """
         reply = await self.send(worker, method, path, body, headers)
         if reply.status_code >= 400:
             try:
                 error = msgspec.json.decode(reply.body, type=Error)
-            except msgspec.MsgspecError as unreadable:  # such as the HTTP protocol's own refusals
-                raise self._away(worker, unreadable) from unreadable
+            except msgspec.MsgspecError as unreadable:  # such as an error reply of uvicorn, which is not JSON
+                raise self._unavailable(worker, unreadable) from unreadable
             raise ApiError(reply.status_code, error.code, error.message, error.blame, error.retryable)
         return msgspec.json.decode(reply.body, type=kind)
 
-    async def carry(self, worker: int, socket: WebSocket, caller: Caller) -> None:
-        """Pass frames between a client's socket and a peer until the client or the peer closes the connection."""
+    async def forward_socket(self, worker: int, socket: WebSocket, caller: Caller) -> None:
+        """Pass frames between a client's socket and another member until one of them closes the connection."""
         path = socket.url.path + (f"?{socket.url.query}" if socket.url.query else "")
         async with self._session(worker).ws_connect(
-            self._url(worker) + path, headers=self.on_behalf(caller), max_msg_size=0, timeout=_CLOSE
+            self._url(worker) + path, headers=self.caller_headers(caller), max_msg_size=0, timeout=_CLOSE
         ) as peer:
-            pumps = [asyncio.ensure_future(_inwards(socket, peer)), asyncio.ensure_future(_outwards(peer, socket))]
+            pumps = [
+                asyncio.ensure_future(_client_to_peer(socket, peer)),
+                asyncio.ensure_future(_peer_to_client(peer, socket)),
+            ]
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -155,7 +165,7 @@ class ClusterMembers:
 
 
 class Peers(ClusterMembers):
-    """The workers of one server. `index`: the number of this process's worker. `count`: the number of workers."""
+    """The workers of one server. `index`: the number of this worker. `count`: the number of workers."""
 
     kind = "worker"
 
@@ -166,13 +176,13 @@ class Peers(ClusterMembers):
 
     @property
     def others(self) -> list[int]:
-        """The numbers of all other workers, starting after this worker's own number. So full workers try different
-        workers first.
+        """The numbers of all other workers. The list begins after this worker's own number, so that full workers do not
+        all try the same worker first.
         """
         return [(self.index + step) % self.count for step in range(1, self.count)]
 
     def holder(self, name: str | None) -> int | None:
-        """See `ClusterMembers`. Returns None for the number of a worker that does not exist."""
+        """See `ClusterMembers`. Returns None also if the worker in the id does not exist."""
         worker = super().holder(name)
         return worker if worker is not None and worker < self.count else None
 
@@ -187,27 +197,27 @@ class Peers(ClusterMembers):
             )
         return self._sessions[number]
 
-    def on_behalf(self, caller: Caller) -> dict[str, str]:
+    def caller_headers(self, caller: Caller) -> dict[str, str]:
         """See `ClusterMembers`."""
         return {CLIENT: caller.address} | ({} if caller.tenant is None else {TENANT: caller.tenant})
 
     async def ask_all(self, path: str, kind: type[T], caller: Caller = UNKNOWN_CALLER) -> list[T]:
-        """Send a GET request to all other workers and return their replies. Workers that fail are left out."""
-        headers = self.on_behalf(caller)
+        """Send a GET request to all other workers. Returns the replies of the workers that answer without an error."""
+        headers = self.caller_headers(caller)
         asked = (self.ask(worker, "GET", path, kind, headers=headers) for worker in self.others)
-        found = await asyncio.gather(*asked, return_exceptions=True)
-        return [answer for answer in found if not isinstance(answer, BaseException)]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
 
-    async def room(self) -> list[int]:
-        """Returns how many sessions each of `others` can open now, 0 for a worker that does not answer."""
+    async def free_capacity(self) -> list[int]:
+        """Returns the number of sessions that each of `others` can open now, 0 if a worker does not answer."""
         asked = (self.ask(worker, "GET", "/v1/capacity", Capacity) for worker in self.others)
-        found = await asyncio.gather(*asked, return_exceptions=True)
-        return [one.available if isinstance(one, Capacity) else 0 for one in found]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        return [answer.available if isinstance(answer, Capacity) else 0 for answer in answers]
 
 
 class Pods(ClusterMembers):
-    """The pods of one deployment. A load balancer may send a request to any pod, which forwards the request to the
-    session's pod.
+    """The pods of one deployment. A load balancer may send a request to any pod. That pod forwards the request to the
+    pod that holds the session.
     """
 
     kind = "pod"
@@ -223,7 +233,7 @@ class Pods(ClusterMembers):
         return self._template.format(pod=number)
 
     def _session(self, number: int) -> aiohttp.ClientSession:
-        if not self._sessions:  # one client for all pods: ids come from callers and may contain any number
+        if not self._sessions:  # one HTTP client for all pods, because an id from a caller may contain any pod number
             self._sessions[0] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0),
                 timeout=_TOTAL,
@@ -232,8 +242,8 @@ class Pods(ClusterMembers):
             )
         return self._sessions[0]
 
-    def on_behalf(self, caller: Caller) -> dict[str, str]:
-        """See `ClusterMembers`. Passes the caller's token on, because all pods accept the same tokens."""
+    def caller_headers(self, caller: Caller) -> dict[str, str]:
+        """See `ClusterMembers`. Returns the caller's token, because all pods have the same tokens."""
         return {} if caller.authorization is None else {"Authorization": caller.authorization}
 
 
@@ -241,9 +251,9 @@ _CLOSE = aiohttp.ClientWSTimeout(ws_close=5.0)
 _TOTAL = aiohttp.ClientTimeout(total=ANSWER_S, sock_connect=CONNECT_S)
 
 
-async def _inwards(socket: WebSocket, peer: aiohttp.ClientWebSocketResponse) -> None:
-    """Pass frames from the client to the peer until the client disconnects. If the client's connection was lost, the
-    peer connection is aborted, so that the peer keeps the session open for a reconnect.
+async def _client_to_peer(socket: WebSocket, peer: aiohttp.ClientWebSocketResponse) -> None:
+    """Pass frames from the client to the peer until the client disconnects. If the client's connection is lost, abort
+    the connection to the peer. Then the peer, too, sees a lost connection and keeps the session open for a reconnect.
     """
     while True:
         message = await socket.receive()
@@ -258,8 +268,8 @@ async def _inwards(socket: WebSocket, peer: aiohttp.ClientWebSocketResponse) -> 
             await peer.send_bytes(message.get("bytes") or b"")
 
 
-async def _outwards(peer: aiohttp.ClientWebSocketResponse, socket: WebSocket) -> None:
-    """Pass frames from the peer to the client until the peer closes. The close code is passed on."""
+async def _peer_to_client(peer: aiohttp.ClientWebSocketResponse, socket: WebSocket) -> None:
+    """Pass frames from the peer to the client until the peer closes. Then close the client's socket with this code."""
     async for message in peer:
         await socket.send_text(message.data)
     try:
@@ -269,27 +279,27 @@ async def _outwards(peer: aiohttp.ClientWebSocketResponse, socket: WebSocket) ->
 
 
 def is_hop(connection: HTTPConnection) -> bool:
-    """True if another worker forwarded this request. Such a request has the header `HOP` and came through the Unix
-    socket, whose server address has no port. The client's address proves nothing, because a client that has reset its
-    connection has no address.
+    """True if another worker forwarded this request. Such a request has the header `HOP`. It also came through the Unix
+    socket, so the server's address has no port. The client's address cannot be used for this check: it is also missing
+    if a client on TCP has reset its connection.
     """
     server = connection.scope.get("server")
     return server is not None and server[1] is None and HOP in connection.headers
 
 
 def is_pod_hop(connection: HTTPConnection) -> bool:
-    """True if the request has the header of a request that another pod forwarded."""
+    """True if the request has the header `POD_HOP`."""
     return POD_HOP in connection.headers
 
 
-def slices(values: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:
-    """Split `values` into consecutive parts of the given sizes. If `values` has fewer than two elements, each part is a
-    copy of all `values`.
+def split_by_size(values: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:
+    """Split `values` into consecutive parts of the given sizes. If `values` has no element or one, each part is a copy
+    of `values`.
     """
     if len(values) < 2:
         return [list(values)] * len(sizes)
-    out, start = [], 0
+    parts, start = [], 0
     for size in sizes:
-        out.append(list(values[start : start + size]))
+        parts.append(list(values[start : start + size]))
         start += size
-    return out
+    return parts

@@ -1,8 +1,8 @@
 """Several worker processes behind one port.
 
 The parent process binds one socket per worker to the port. With SO_REUSEPORT the kernel distributes connections among
-these sockets. The parent starts the workers and announces the address as soon as all workers listen. It restarts a
-worker that has died. The parent keeps the sockets open, so connections wait during a restart and are not refused.
+these sockets. The parent starts the workers and announces the address when all workers listen. If a worker dies, the
+parent restarts it. The parent keeps the sockets open, so new connections wait during a restart and are not refused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from arlarena.proto.telemetry import Logger, announce
 
-# Seconds. A worker that dies less than SHORT_LIFE_S after its start is restarted after a pause of PAUSE_S.
+# Seconds. If a worker dies within SHORT_LIFE_S after its start, it is restarted after a pause of PAUSE_S.
 SHORT_LIFE_S, PAUSE_S = 2.0, 1.0
 
 
@@ -26,7 +26,7 @@ class WorkerError(RuntimeError):
 
 
 class Workers:
-    """The worker processes of one server, one per socket. `argv`: the arguments of the server's command."""
+    """The worker processes of one server, one per socket. `argv`: the arguments of `python -m arlarena.env_server`."""
 
     def __init__(self, argv: list[str], sockets: list[socket.socket], log: Logger) -> None:
         self._argv, self._sockets, self._log = argv, sockets, log
@@ -37,7 +37,7 @@ class Workers:
         """Run the workers until SIGTERM or SIGINT. Returns the exit code 0.
 
         Raises:
-            WorkerError: a worker ended before it could serve.
+            WorkerError: a worker ended before it could serve requests.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -48,7 +48,9 @@ class Workers:
                 host, port = self._sockets[0].getsockname()[:2]
                 self._log.info("listening", host=host, port=port, workers=len(self._sockets))
                 announce(host, port)
-                await asyncio.gather(*(self._keep(worker, Path(folder)) for worker in range(len(self._sockets))))
+                await asyncio.gather(
+                    *(self._keep_running(worker, Path(folder)) for worker in range(len(self._sockets)))
+                )
             finally:
                 await self._end_all()
         self._log.info("stopped")
@@ -58,21 +60,22 @@ class Workers:
         """Start a worker and wait until it listens.
 
         Raises:
-            WorkerError: the worker ended before it could serve.
+            WorkerError: the worker ended before it could serve requests.
         """
         listener = self._sockets[worker]
-        part = ["--worker", str(worker), "--of", str(len(self._sockets)), "--peers", str(folder)]
+        options = ["--worker", str(worker), "--of", str(len(self._sockets)), "--peers", str(folder)]
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "arlarena.env_server", *self._argv, *part, "--listener", str(listener.fileno()),
+            sys.executable, "-m", "arlarena.env_server", *self._argv, *options, "--listener", str(listener.fileno()),
             stdout=asyncio.subprocess.PIPE, pass_fds=(listener.fileno(),), start_new_session=True,
         )  # fmt: skip
         self._processes[worker] = process
         assert process.stdout is not None
         if not await process.stdout.readline():
-            raise WorkerError(f"worker {worker} ended with exit status {await process.wait()} before it could serve")
+            status = await process.wait()
+            raise WorkerError(f"worker {worker} ended with exit status {status} before it could serve requests")
 
-    async def _keep(self, worker: int, folder: Path) -> None:
-        """Restart a worker whenever it dies. Returns when the server is being stopped."""
+    async def _keep_running(self, worker: int, folder: Path) -> None:
+        """Restart a worker whenever it dies. Returns when the server is stopping and the worker has ended."""
         while True:
             began = time.monotonic()
             code = await self._processes[worker].wait()

@@ -1,1 +1,1 @@
-"""Sessions and their operations, independent of the transport (HTTP, WebSocket or MCP)."""
+"""Sessions and their operations. This package does not depend on the transport (HTTP, WebSocket or MCP)."""

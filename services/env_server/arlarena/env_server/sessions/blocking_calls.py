@@ -1,5 +1,5 @@
-"""Runs long work of an environment in the pool of threads. The time and the number of waiting calls are limited.
-Failures become API errors.
+"""Runs long work of an environment in a pool of threads. The duration of the work and the number of calls that wait for
+a thread are limited. Failures of the environment become API errors.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from arlarena.environment.protocols import EnvironmentFailure
 T = TypeVar("T")
 
 
-async def carry_out(
-    pool: WorkPool, settings: EnvironmentSettings, what: str, limit_s: float, work: Callable[[], T]
+async def run_in_pool(
+    pool: WorkPool, settings: EnvironmentSettings, operation: str, limit_s: float, work: Callable[[], T]
 ) -> T:
-    """Run `work` in the pool and return its result. `what`: the name of the work in error messages.
+    """Run `work` in a thread of the pool and return its result. `operation`: the name of the work in error messages.
 
     Raises:
-        ApiError: 504 after `limit_s` seconds. The result of the thread is then dropped. 429 while too many calls wait,
-            429 or 503 if a dependency of the environment is busy or fails.
+        ApiError: 504 after `limit_s` seconds; the thread continues, and its result is dropped. 429 if `max_waiting`
+            calls already wait for a thread, or if a dependency of the environment is busy. 503 if a dependency fails.
     """
     if pool.waiting >= settings.max_waiting:
-        message = f"{pool.waiting} calls wait already: come back later, or raise [environment] max_waiting"
+        message = f"{pool.waiting} calls already wait for a thread: retry later, or raise [environment] max_waiting"
         raise errors.busy(message, settings.retry_after_s)
     try:
         async with asyncio.timeout(limit_s):
             return await pool.submit(work)
     except TimeoutError as error:
-        raise errors.timed_out(what, limit_s) from error
+        raise errors.timed_out(operation, limit_s) from error
     except EnvironmentFailure as error:
-        raise refusal(what, error) from error
+        raise dependency_error(operation, error) from error
 
 
-def refusal(what: str, failure: EnvironmentFailure) -> ApiError:
-    """Returns the error for a failed dependency of the environment: 429 if the dependency is busy, 503 otherwise."""
-    refuse = errors.busy if failure.busy else errors.failed
-    return refuse(f"{what} failed: {failure}", failure.retry_after_s)
+def dependency_error(operation: str, failure: EnvironmentFailure) -> ApiError:
+    """Returns the API error for a failed dependency of the environment: 429 if it is busy, 503 otherwise."""
+    error_of = errors.busy if failure.busy else errors.failed
+    return error_of(f"{operation} failed: {failure}", failure.retry_after_s)

@@ -1,5 +1,5 @@
-"""Starts episodes. If the reset cache has a start of the same task, the new episode is a copy (fork) of this start.
-Otherwise the environment starts the episode in a thread.
+"""Starts episodes. If the reset cache has the task, the new episode is a copy (fork) of the cached start. Otherwise the
+environment starts the episode in a thread.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 
 from arlarena.env_server.errors import invalid
-from arlarena.env_server.sessions.blocking_calls import carry_out
+from arlarena.env_server.sessions.blocking_calls import run_in_pool
 from arlarena.env_server.sessions.metrics import EnvServerMetrics
 from arlarena.env_server.sessions.reset_cache import ResetCache, Start
 from arlarena.env_server.sessions.result_check import check_result
@@ -19,7 +19,7 @@ from arlarena.proto.trajectory import Task
 
 
 class EpisodeStarts:
-    """Starts episodes of one environment. The caller puts an episode into a session."""
+    """Starts episodes of one environment. The caller of `start` puts the new episode into a session."""
 
     def __init__(
         self, factory: EnvironmentFactory, settings: EnvironmentSettings, metrics: EnvServerMetrics, pool: WorkPool
@@ -31,24 +31,25 @@ class EpisodeStarts:
         """Returns a new episode and its first observation.
 
         Raises:
-            ApiError: 422 for a task that does not exist, 504 if the start takes too long. Also see `carry_out`.
+            ApiError: 422 if the task does not exist, 504 if the start takes longer than `reset_timeout_s`. Other errors
+                are listed at `run_in_pool`.
         """
         task = self.task(spec)
-        return self.cached(task) or await self._made(task)
+        return self.from_cache(task) or await self._start_in_thread(task)
 
     def task(self, spec: ResetSpec) -> Task:
         """Returns the task that a reset request names.
 
         Raises:
-            ApiError: 422 for a task that does not exist.
+            ApiError: 422 if the task does not exist.
         """
         try:
             return self._factory.task(spec)
         except TaskError as error:
             raise invalid(str(error)) from error
 
-    def cached(self, task: Task) -> Start | None:
-        """Returns a copy of the cached start of a task, or None if the cache does not have the task."""
+    def from_cache(self, task: Task) -> Start | None:
+        """Returns a copy of the cached start of a task, or None if the task is not in the cache."""
         begun = time.perf_counter()
         start = self._reset_cache.fork(task)
         if start is None:
@@ -56,9 +57,11 @@ class EpisodeStarts:
         self._metrics.reset_seconds.observe(time.perf_counter() - begun)
         return start
 
-    async def _made(self, task: Task) -> Start:
-        """Start an episode in a thread. If the environment is non-blocking, the reset cache keeps the start. Errors as
-        in `start`.
+    async def _start_in_thread(self, task: Task) -> Start:
+        """Start an episode in a thread. If the environment is non-blocking, put the start into the reset cache.
+
+        Raises:
+            ApiError: as in `start`.
         """
         begun = time.perf_counter()
 
@@ -67,12 +70,12 @@ class EpisodeStarts:
             return episode, check_result(task.id, episode.observe(), stepped=False)
 
         try:
-            what, limit_s = f"the reset of {task.id}", self._settings.reset_timeout_s
-            start = await carry_out(self._pool, self._settings, what, limit_s, work)
+            operation, limit_s = f"the reset of {task.id}", self._settings.reset_timeout_s
+            start = await run_in_pool(self._pool, self._settings, operation, limit_s, work)
         except TaskError as error:
             raise invalid(str(error)) from error
         finally:
             self._metrics.reset_seconds.observe(time.perf_counter() - begun)
         if not self._factory.blocking:
-            self._reset_cache.keep(start)
+            self._reset_cache.add(start)
         return start

@@ -1,4 +1,4 @@
-"""Stores frames (images) by their hash. The image behind a URL never changes, so clients may cache the image."""
+"""Stores frames (images) by their SHA-256. A URL contains the hash, so clients may cache its image forever."""
 
 from __future__ import annotations
 
@@ -13,46 +13,47 @@ from arlarena.proto.env_api import Image, Observation
 
 
 @dataclass(slots=True)
-class _Kept:
-    """A PNG file and the tenants to whom this frame was shown."""
+class _StoredFrame:
+    """A PNG file and the tenants who may read it, because an observation showed it to them."""
 
     png: bytes
     tenants: set[str | None]
 
 
 class FrameStore:
-    """The most recently used frames, up to `capacity_bytes` of PNG files. A tenant can read only frames that were shown
-    to this tenant.
+    """The most recently used frames, with a total size of at most `capacity_bytes`. A tenant (see `api.access`) can
+    read only frames that were shown to this tenant.
     """
 
     def __init__(self, capacity_bytes: int) -> None:
         self._capacity = capacity_bytes
         self._used = 0
-        self._frames: OrderedDict[str, _Kept] = OrderedDict()
+        self._frames: OrderedDict[str, _StoredFrame] = OrderedDict()
 
-    def by_url(self, seen: Observation, tenant: str | None = None) -> Observation:
+    def by_url(self, observation: Observation, tenant: str | None = None) -> Observation:
         """Store the frames of an observation. Returns the observation with URLs in the place of the frames."""
-        return msgspec.structs.replace(seen, images=[self._keep(image, tenant) for image in seen.images])
+        images = [self._store(image, tenant) for image in observation.images]
+        return msgspec.structs.replace(observation, images=images)
 
     def get(self, digest: str, tenant: str | None = None) -> bytes:
-        """Returns the PNG file of a frame. `digest`: the frame's hash.
+        """Returns the PNG file of a frame. `digest`: the SHA-256 of the file, in hexadecimal.
 
         Raises:
-            ApiError: 404, the frame is not stored or was not shown to the tenant.
+            ApiError: 404 if the frame is not stored or was not shown to the tenant.
         """
-        kept = self._frames.get(digest)
-        if kept is None or tenant not in kept.tenants:
+        frame = self._frames.get(digest)
+        if frame is None or tenant not in frame.tenants:
             raise unknown_frame(digest)
         self._frames.move_to_end(digest)
-        return kept.png
+        return frame.png
 
-    def _keep(self, image: Image, tenant: str | None) -> Image:
+    def _store(self, image: Image, tenant: str | None) -> Image:
         if image.data is None:
             return image
         if image.sha256 in self._frames:
             self._frames.move_to_end(image.sha256)
         else:
-            self._frames[image.sha256] = _Kept(base64.b64decode(image.data), set())
+            self._frames[image.sha256] = _StoredFrame(base64.b64decode(image.data), set())
             self._used += len(self._frames[image.sha256].png)
             while self._used > self._capacity and len(self._frames) > 1:
                 self._used -= len(self._frames.popitem(last=False)[1].png)

@@ -1,10 +1,10 @@
-"""Prometheus metrics of /metrics. Each application has its own registry, so tests do not share counters."""
+"""Prometheus metrics of the route /metrics. Each server object has its own registry, so tests do not share counters."""
 
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-# Seconds. A step takes some 50 us, a reset 0.1 ms to seconds.
+# Seconds. A step takes about 50 us, a reset from 0.1 ms to several seconds.
 _BUCKETS = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 2e-2, 0.1, 0.5, 2.0, 10.0, 60.0)
 
 
@@ -18,22 +18,29 @@ class EnvServerMetrics:
             return f"arlarena_env_{name}"
 
         self.sessions = Gauge(labelled("sessions"), "Open sessions", registry=self.registry)
-        self.capacity = Gauge(labelled("capacity"), "Most sessions at a time", registry=self.registry)
+        self.capacity = Gauge(labelled("capacity"), "Maximum number of sessions", registry=self.registry)
         self.threads = Gauge(labelled("threads"), "Threads for resets and blocking steps", registry=self.registry)
         self.lost_threads = Gauge(
-            labelled("threads_lost"), "Threads still busy with work that has timed out", registry=self.registry
+            labelled("threads_lost"), "Threads that still run work that has timed out", registry=self.registry
         )
-        self.expired = Counter(labelled("sessions_expired"), "Sessions closed for idleness", registry=self.registry)
+        self.expired = Counter(labelled("sessions_expired"), "Sessions that expired", registry=self.registry)
         self.repeated = Counter(
-            labelled("steps_repeated"), "Steps answered from the last reply", registry=self.registry
+            labelled("steps_repeated"), "Requests that repeat the last step", registry=self.registry
         )
-        self.episodes = Counter(labelled("episodes"), "Episodes ended", ["outcome"], registry=self.registry)
+        self.episodes = Counter(labelled("episodes"), "Episodes that ended", ["outcome"], registry=self.registry)
         self.requests = Counter(labelled("requests"), "HTTP requests", ["route", "status"], registry=self.registry)
-        self.errors = Counter(labelled("errors"), "Errors, batch items included", ["code"], registry=self.registry)
+        self.errors = Counter(
+            labelled("errors"), "Errors, including those of batch items", ["code"], registry=self.registry
+        )
         self.step_seconds = Histogram(
-            labelled("step_seconds"), "Time of one step", buckets=_BUCKETS, registry=self.registry
+            labelled("step_seconds"), "Duration of one step", buckets=_BUCKETS, registry=self.registry
         )
         self.reset_seconds = Histogram(
-            labelled("reset_seconds"), "Time of one reset, waiting included", buckets=_BUCKETS, registry=self.registry
+            labelled("reset_seconds"),
+            "Duration of one reset, with the wait for a thread",
+            buckets=_BUCKETS,
+            registry=self.registry,
         )
-        Gauge(labelled("info"), "The environment", ["name"], registry=self.registry).labels(environment).set(1)
+        Gauge(labelled("info"), "The environment; always 1", ["name"], registry=self.registry).labels(environment).set(
+            1
+        )

@@ -6,12 +6,12 @@ import ctypes
 import gc
 
 # The smallest drop in the number of sessions after which memory is released. A release takes a few milliseconds.
-CROWD = 256
+MIN_DROP = 256
 
 
 def release() -> None:
-    """Collect garbage and return free memory to the system. glibc returns fragmented pages only after a call of
-    `malloc_trim`. Other C libraries do not have this function.
+    """Collect garbage and return free memory to the system. glibc needs a call of `malloc_trim` to return fragmented
+    pages. Other C libraries do not have this function, and then it is not called.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -26,11 +26,11 @@ class PeakTracker:
         self._peak = 0
 
     def has_dropped(self, sessions: int) -> bool:
-        """True if the number of sessions has dropped by at least half of the peak and by at least `CROWD`. The peak is
-        the largest number since the last True. `sessions`: the present number. True sets the peak to this number.
+        """True if the number of sessions has dropped by at least half of its peak and by at least `MIN_DROP`. A result
+        of True resets the peak to `sessions`. `sessions`: the current number.
         """
         self._peak = max(self._peak, sessions)
-        if self._peak - sessions < max(CROWD, self._peak / 2):
+        if self._peak - sessions < max(MIN_DROP, self._peak / 2):
             return False
         self._peak = sessions
         return True

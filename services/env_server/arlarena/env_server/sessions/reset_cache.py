@@ -1,4 +1,4 @@
-"""A cache of episode starts by task. The next episode of the same task is a copy (fork) of the cached start."""
+"""A cache of episode starts, by task. Later episodes of the same task are copies (forks) of the cached start."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Start = tuple[Episode, StepResult]
 class ResetCache:
     """The starts of the `capacity` most recently used tasks.
 
-    Groups and evaluations start the same task many times, and a start may take long. A start depends only on its task,
-    so a copy equals a new start.
+    All episodes of a group have the same task, and all evaluations of a run have the same tasks. Starting an episode
+    may take seconds. The start depends only on the task, so a copy is equal to a new start.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -23,15 +23,15 @@ class ResetCache:
         self._starts: OrderedDict[Task, Start] = OrderedDict()
 
     def fork(self, task: Task) -> Start | None:
-        """Returns a new episode of a task and its first observation, or None if the task is not cached."""
+        """Returns a new episode of a task and its first observation, or None if the task is not in the cache."""
         start = self._starts.get(task)
         if start is None:
             return None
         self._starts.move_to_end(task)
         return start[0].fork(), start[1]
 
-    def keep(self, start: Start) -> None:
-        """Store a copy of an episode that has just begun. A full cache drops the least recently used start."""
+    def add(self, start: Start) -> None:
+        """Store a copy of an episode that has just started. A full cache drops the least recently used task."""
         episode, result = start
         if self._capacity:
             self._starts[episode.task] = (episode.fork(), result)

@@ -1,5 +1,5 @@
-"""Checks the environment's result of a reset or step. For example, a NaN would become null in JSON, and a client may
-read null as 0. So an invalid result becomes an error reply without observation and reward.
+"""Checks the result of the environment's reset or step. An invalid result becomes an error reply, which has no
+observation and no reward. Without the check, a reward of NaN would become null in JSON, which a client may read as 0.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _LARGEST = sys.float_info.max
 
 
 def check_result(task: str, result: StepResult, *, stepped: bool) -> StepResult:
-    """Returns `result` if it is valid. `task`: the task's name for the error. `stepped`: the result is from a step.
+    """Returns `result` if it is valid. `task`: the id of the task, for the error message. `stepped`: True for a step,
+    False for a reset.
 
-    The reward of a step must be a finite number. The score must be in [0, 1]. `success` and the marks of the end of an
-    episode must be bool, text and prompt must be str. Numbers of other libraries, such as numpy, are converted to
-    float.
+    The reward of a step must be a finite number, and the score a number in [0, 1]. `success`, `done`, `terminated` and
+    `truncated` must be bool. `text` and `prompt` must be str. Numbers of other types, such as numpy's, become float.
 
     Raises:
-        ApiError: 500, the result is invalid.
+        ApiError: 500 if the result is invalid.
     """
     if stepped or result.reward is not None:
         result.reward = _number(task, "reward", result.reward, -_LARGEST, _LARGEST, "a finite number")
@@ -39,26 +39,27 @@ def check_result(task: str, result: StepResult, *, stepped: bool) -> StepResult:
     return result
 
 
-def _number(task: str, name: str, value: Any, least: float, most: float, wanted: str) -> float:
-    """Returns `value` as a float if it is in [least, most]. NaN and bool are errors. `wanted`: text for the error."""
-    if type(value) is float and least <= value <= most:  # the usual case, ten times as fast as the rest
+def _number(task: str, name: str, value: Any, low: float, high: float, expected: str) -> float:
+    """Returns `value` as a float if it is in [low, high]. NaN and bool are errors. `expected`: text for the error."""
+    if type(value) is float and low <= value <= high:  # the usual case, ten times as fast as the code below
         return value
     if isinstance(value, Real) and not isinstance(value, bool):
         try:
             number = float(value)
         except OverflowError:  # the int is larger than any float
             number = math.inf
-        if least <= number <= most:
+        if low <= number <= high:
             return number
-    raise _broken(task, name, value, wanted)
+    raise _invalid_value(task, name, value, expected)
 
 
 def _check_type(task: str, name: str, value: Any, kind: type) -> None:
     if not isinstance(value, kind):
-        raise _broken(task, name, value, f"a {kind.__name__}")
+        raise _invalid_value(task, name, value, f"a {kind.__name__}")
 
 
-def _broken(task: str, name: str, value: Any, wanted: str) -> ApiError:
+def _invalid_value(task: str, name: str, value: Any, expected: str) -> ApiError:
     text = repr(value)
     shown = text if len(text) <= 80 else f"{text[:80]}…"
-    return invalid_result(f"{task}: the environment's {name} must be {wanted}, and is {shown} ({type(value).__name__})")
+    found = f"{shown} ({type(value).__name__})"
+    return invalid_result(f"{task}: the environment's {name} must be {expected}, and is {found}")

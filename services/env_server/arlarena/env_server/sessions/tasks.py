@@ -1,6 +1,7 @@
-"""Lists of an environment's tasks, for OpenEnv's task routes.
+"""Lists the tasks of an environment, for OpenEnv's task routes.
 
-OpenEnv has only finite splits. So an endless split (`size` None in `/v1/info`) has `ENDLESS` tasks here.
+A split of OpenEnv is finite. These routes therefore report `ENDLESS_SIZE` tasks for an endless split (`size` null in
+`/v1/info`).
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ from arlarena.environment.protocols import EnvironmentFactory, TaskError
 from arlarena.proto.env_api import ResetSpec, Split
 from arlarena.proto.env_api_tasks import TaskRef
 
-# Some clients use the index of a task as a seed in a signed 32-bit integer.
-ENDLESS = 2**31 - 1
+# The largest signed 32-bit integer, because some clients store the index of a task in this type, as a seed.
+ENDLESS_SIZE = 2**31 - 1
 
 
 def split_named(factory: EnvironmentFactory, name: str) -> Split:
     """Returns the split `name` of an environment.
 
     Raises:
-        ApiError: 422, the environment has no such split. The message lists the known splits.
+        ApiError: 422 if the environment has no such split. The message lists the known splits.
     """
     splits = {split.name: split for split in factory.info.splits}
     if name not in splits:
@@ -27,15 +28,16 @@ def split_named(factory: EnvironmentFactory, name: str) -> Split:
 
 
 def count(split: Split) -> int:
-    """Returns the number of tasks in a split, `ENDLESS` for an endless split."""
-    return ENDLESS if split.size is None else split.size
+    """Returns the number of tasks in a split, `ENDLESS_SIZE` for an endless split."""
+    return ENDLESS_SIZE if split.size is None else split.size
 
 
 def task_at(factory: EnvironmentFactory, split: Split, index: int) -> TaskRef:
-    """Returns task `index` of a split.
+    """Returns the task with this index in a split.
 
     Raises:
-        ApiError: 400 for an index outside the split, as in OpenEnv's server. 422 if the environment refuses the task.
+        ApiError: 400 if the index is outside the split, as in OpenEnv's server. 422 if the environment cannot make the
+            task.
     """
     if not 0 <= index < count(split):
         raise ApiError(400, "invalid_index", f"split {split.name!r} has tasks 0 to {count(split) - 1}, not {index}")
@@ -51,17 +53,17 @@ def task_range(
     """Returns the tasks from `start` (default 0) to `stop` (exclusive; default: the end of the split).
 
     Raises:
-        ApiError: 400 for bounds outside the split, 422 for more than `limit` tasks.
+        ApiError: 400 if a bound is outside the split, 422 if the range has more than `limit` tasks.
     """
     first, end = start or 0, count(split) if stop is None else stop
     if not 0 <= first <= end <= count(split):
         message = (
-            f"split {split.name!r} has tasks 0 to {count(split) - 1}: {first} to {end} (exclusive) is no range of it"
+            f"split {split.name!r} has tasks 0 to {count(split) - 1}: {first} to {end} (exclusive) is not a valid range"
         )
         raise ApiError(400, "invalid_index", message)
     if end - first > limit:
         raise invalid(
-            f"{end - first} tasks are more than this server lists at a time ({limit}, [environment] max_listed): ask "
-            "/task_range for a part"
+            f"{end - first} tasks are more than one request lists ({limit}, [environment] max_listed): request smaller "
+            "ranges from /task_range"
         )
     return [task_at(factory, split, index) for index in range(first, end)]

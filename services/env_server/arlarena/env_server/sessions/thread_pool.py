@@ -1,4 +1,4 @@
-"""A pool of threads for long work. Results that are ready at the same time wake the event loop only once."""
+"""A pool of threads for long work. If several results are ready at the same time, the event loop is woken only once."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class _Job(Generic[T]):
 
 
 class WorkPool:
-    """`size` threads that work for one event loop.
+    """`size` threads that run work for one event loop.
 
-    `ThreadPoolExecutor` would wake the event loop for every result, which is slow when a batch begins many episodes.
-    The threads are daemons, so the process can end even if some work never ends.
+    `ThreadPoolExecutor` is slower when a batch starts many episodes, because it wakes the event loop for every result.
+    The threads are daemons, so the process can exit while some work still runs.
     """
 
     def __init__(self, size: int, name: str) -> None:
@@ -33,7 +33,7 @@ class WorkPool:
         self._waking = False
         self._running: dict[int, _Job[Any]] = {}  # by thread number
         self._threads = [
-            threading.Thread(target=self._serve, args=(number,), name=f"{name}-{number}", daemon=True)
+            threading.Thread(target=self._run_jobs, args=(number,), name=f"{name}-{number}", daemon=True)
             for number in range(size)
         ]
         for thread in self._threads:
@@ -46,12 +46,14 @@ class WorkPool:
 
     @property
     def lost(self) -> int:
-        """The number of lost threads. A lost thread still runs work whose caller has stopped waiting."""
+        """The number of lost threads. A thread is lost while it runs work whose caller has stopped waiting, for example
+        after a timeout.
+        """
         return sum(job.future.done() for job in tuple(self._running.values()))
 
     @property
     def free(self) -> bool:
-        """True if at least one thread is not lost. Then waiting work will run."""
+        """True if at least one thread is not lost, so that waiting work will run."""
         return self.lost < len(self._threads)
 
     @property
@@ -60,8 +62,8 @@ class WorkPool:
         return self._jobs.qsize()
 
     def submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Queue `work` for a thread. Returns a future with the result or the exception of `work`. If the future is
-        cancelled before a thread takes the work, the work does not run.
+        """Queue `work` for a thread. Returns a future for its result or exception. If the future is cancelled before a
+        thread starts the work, the work does not run.
         """
         self._loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = self._loop.create_future()
@@ -69,25 +71,25 @@ class WorkPool:
         return future
 
     def close(self) -> None:
-        """End each thread after the work that is running or queued. Does not wait."""
+        """Let the threads finish all queued work and then end. Returns immediately."""
         for _ in self._threads:
             self._jobs.put(None)
 
-    def _serve(self, number: int) -> None:
+    def _run_jobs(self, number: int) -> None:
         while (job := self._jobs.get()) is not None:
             if job.future.cancelled():
                 continue
             self._running[number] = job
             try:
-                found: tuple[asyncio.Future[Any], Any, BaseException | None] = job.future, job.work(), None
+                outcome: tuple[asyncio.Future[Any], Any, BaseException | None] = job.future, job.work(), None
             except BaseException as error:
-                found = job.future, None, error
+                outcome = job.future, None, error
             del self._running[number]
-            self._ready.append(found)
+            self._ready.append(outcome)
             self._wake()
 
     def _wake(self) -> None:
-        # No result is missed: `_deliver` clears the flag before it reads the queue, and the append came before this.
+        # No result is missed: it is appended before this check, and `_deliver` clears the flag before it reads.
         if not self._waking and self._loop is not None:
             self._waking = True
             try:
