@@ -19,12 +19,12 @@ import msgspec
 
 @contextmanager
 def open_atomic(path: Path, *, private: bool = False, durable: bool = False) -> Iterator[BinaryIO]:
-    """Open a hidden file for writing. If the `with` block raises no exception, the file replaces `path` at its end.
+    """Open a hidden file for writing. If the `with` block raises no exception, the hidden file then replaces `path`.
 
     Args:
         path: the file to replace. Its folder must exist.
         private: only the owner can read the file (mode 0600).
-        durable: fsync the content and the folder.
+        durable: fsync the content and the folder, so that the new content survives a power failure.
 
     Raises:
         OSError: the file cannot be written.

@@ -18,7 +18,7 @@ from arlarena.proto.text.names import nearest
 from arlarena.proto.text.redaction import MASK, hide, is_secret_name, masked, merged, redact, redacted_stderr
 from arlarena.proto.text.wording import printable
 
-# All tables of a configuration file. Each service reads its own tables; other names are typing errors.
+# All tables of a configuration file. Each service reads its own tables. Any other table name is an error.
 TABLES = (
     "run",
     "redis",
@@ -40,7 +40,7 @@ class ConfigError(ValueError):
 class Table(BaseModel):
     """Base of all settings tables: unknown keys, NaN and infinity are errors, and values are frozen.
 
-    `renamed`: new key by old key, for the error about an old key.
+    `renamed` maps old keys to new keys. The error about an old key names the new key.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {}
@@ -63,7 +63,7 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such configuration file") from error
     except TextFileError as error:
         raise ConfigError(str(error)) from error
-    except (ValueError, RecursionError) as error:  # a number of too many digits, or brackets nested too deep
+    except (ValueError, RecursionError) as error:  # a number with too many digits, or brackets nested too deep
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
@@ -97,12 +97,12 @@ def read_with_secrets(path: Path) -> dict[str, Any]:
         ConfigError: see `read_file`.
     """
     tables = read_file(path)
-    kept = [table for table in TABLES if os.path.exists(secrets_file(path, table))]
-    return tables | {table: read_table(path, table) for table in kept}
+    with_secrets = [table for table in TABLES if os.path.exists(secrets_file(path, table))]
+    return tables | {table: read_table(path, table) for table in with_secrets}
 
 
 def _hide_secrets(value: Any, name: str = "") -> None:
-    """Register the secrets in settings, so that messages and logs do not show them."""
+    """Register the secrets in settings, so that messages and logs mask them."""
     if isinstance(value, BaseModel):
         value = {key: getattr(value, key) for key in type(value).model_fields}
     if isinstance(value, SecretStr):
@@ -117,8 +117,8 @@ def _hide_secrets(value: Any, name: str = "") -> None:
         hide(value)
 
 
-def _given(model: type[BaseModel], key: str, value: Any) -> str:
-    """Returns the text for an invalid value in an error message. Secrets are masked."""
+def _value_text(model: type[BaseModel], key: str, value: Any) -> str:
+    """Returns an invalid value as text for an error message. Secrets are masked."""
     last = key.rpartition(".")[2]
     field = model.model_fields.get(key.partition(".")[0])
     if is_secret_name(last) or (field is not None and "SecretStr" in str(field.annotation)):
@@ -127,28 +127,29 @@ def _given(model: type[BaseModel], key: str, value: Any) -> str:
 
 
 def _known_key(key: str, model: type[BaseModel]) -> str:
-    """Returns the hint in an error about an unknown key: the key that replaces it, or the most similar key."""
+    """Returns the hint in an error about an unknown key: its new name, or the most similar key."""
     renamed = model.renamed if issubclass(model, Table) else {}
     return f"it was renamed to {renamed[key]!r}" if key in renamed else nearest(key, tuple(model.model_fields))
 
 
-def _explain(where: str, error: ValidationError, model: type[BaseModel]) -> str:
+def _error_text(prefix: str, error: ValidationError, model: type[BaseModel]) -> str:
+    """Returns one line for each invalid key. Each line starts with `prefix`."""
     lines = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            lines.append(f"{where} unknown key {key!r}; {_known_key(key, model)}")
+            lines.append(f"{prefix} unknown key {key!r}; {_known_key(key, model)}")
         elif item["type"] == "missing":
-            lines.append(f"{where} key {key!r} is required")
-        elif not key and item["type"] == "value_error":  # two keys contradict each other; the message has their names
-            lines.append(f"{where} {item['msg'].removeprefix('Value error, ')}")
+            lines.append(f"{prefix} key {key!r} is required")
+        elif not key and item["type"] == "value_error":  # two keys contradict each other, and the message names them
+            lines.append(f"{prefix} {item['msg'].removeprefix('Value error, ')}")
         else:
-            lines.append(f"{where} {key or 'table'} = {_given(model, key, item['input'])}: {item['msg']}")
+            lines.append(f"{prefix} {key or 'table'} = {_value_text(model, key, item['input'])}: {item['msg']}")
     return "\n".join(lines)
 
 
-def parse_table(where: str, values: Mapping[str, Any], model: type[Model]) -> Model:
-    """Validate `values` as `model`. `where`: the start of each line of the error.
+def parse_table(prefix: str, values: Mapping[str, Any], model: type[Model]) -> Model:
+    """Validate `values` as `model`. `prefix`: the start of each line of the error message.
 
     Raises:
         ConfigError: a key is unknown or missing, or a value has the wrong type or range.
@@ -157,24 +158,24 @@ def parse_table(where: str, values: Mapping[str, Any], model: type[Model]) -> Mo
     try:
         settings = model.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError(_explain(where, error, model)) from error
+        raise ConfigError(_error_text(prefix, error, model)) from error
     _hide_secrets(settings)
     return settings
 
 
-def parse_part(where: str, values: Mapping[str, Any], model: type[Model], *keys: str) -> Model:
-    """Read `keys` (default: all of `model`) of a table that another service validates. Other keys are ignored.
+def parse_part(prefix: str, values: Mapping[str, Any], model: type[Model], *keys: str) -> Model:
+    """Read `keys` (default: all fields of `model`) of a table that another service validates. Ignores other keys.
 
     Raises:
         ConfigError: see `parse_table`.
     """
     _hide_secrets(values)
     wanted = keys or tuple(model.model_fields)
-    return parse_table(where, {key: values[key] for key in wanted if key in values}, model)
+    return parse_table(prefix, {key: values[key] for key in wanted if key in values}, model)
 
 
 def load_part(path: Path | None, table: str, model: type[Model], *keys: str) -> Model:
-    """Read some keys of the table `table` of `path`, as `parse_part` does. Raises the errors of `load_table`."""
+    """Read `keys` of the table `table` from `path`, as `parse_part` does. Raises the errors of `load_table`."""
     values = read_table(path, table) if path is not None else {}
     return parse_part(f"{path or 'command line'}: [{table}]", values, model, *keys)
 
@@ -182,7 +183,10 @@ def load_part(path: Path | None, table: str, model: type[Model], *keys: str) -> 
 def variables_of(
     environment: Mapping[str, str], prefix: str, model: type[BaseModel], *, leave_out: Iterable[str] = ()
 ) -> dict[str, str]:
-    """Returns the non-empty variables `<prefix><FIELD>` for the fields of `model` except `leave_out`, by field."""
+    """Returns the values of the environment variables `<prefix><FIELD>` for the fields of `model`, keyed by field.
+
+    Empty variables and the fields in `leave_out` are skipped.
+    """
     names = [name for name in model.model_fields if name not in leave_out]
     values = {name: environment.get(f"{prefix}{name.upper()}") for name in names}
     return {name: value for name, value in values.items() if value}
@@ -191,7 +195,7 @@ def variables_of(
 def secret_from(environment: Mapping[str, str], variable: str) -> str | None:
     """Returns the secret in a variable, or None if the variable is absent or empty.
 
-    From then on, messages and logs mask the secret.
+    Messages and logs mask the secret from then on.
     """
     value = environment.get(variable) or None
     hide(value)
@@ -201,8 +205,10 @@ def secret_from(environment: Mapping[str, str], variable: str) -> str | None:
 def parse_assignment(text: str, form: str) -> tuple[str, Any]:
     """Parse the argument of `--set`: `lr=1e-4` becomes ("lr", 0.0001). A value that is not TOML is a string.
 
+    `form`: the correct form of the argument, for the error message.
+
     Raises:
-        ConfigError: the key or the value is missing. `form`: the correct form, for the message.
+        ConfigError: the key or the `=` is missing.
     """
     key, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not key:
@@ -214,13 +220,15 @@ def parse_assignment(text: str, form: str) -> tuple[str, Any]:
 
 
 def assigned(text: str) -> str:
-    """Returns the argument `text` of `--set` without the value, for messages. The value may be a secret."""
+    """Returns the argument `text` of `--set` for messages. Omits the value, because it may be a secret."""
     key, equals, _ = text.partition("=")
     return f"{key}=…" if equals else text
 
 
 def load_table(path: Path | None, table: str, model: type[Model], overrides: Mapping[str, Any] | None = None) -> Model:
-    """Read the table `table` of `path` as a settings model. Values of `overrides` replace the file's unless None.
+    """Read the table `table` from the file `path` as a settings model.
+
+    A value in `overrides` that is not None replaces the value in the file.
 
     Raises:
         ConfigError: see `read_file` and `parse_table`.
@@ -231,9 +239,10 @@ def load_table(path: Path | None, table: str, model: type[Model], overrides: Map
 
 
 def exit_on_config_error(main: Callable[[], int]) -> int:
-    """Run a service's `main`, and return the exit status: 2 after a configuration error, 130 after Ctrl-C.
+    """Run a service's `main`. Returns its exit status.
 
-    After these two events no stack trace is printed. Secrets in all output to stderr are masked.
+    Returns 2 after a `ConfigError`, 130 after Ctrl-C, and 1 after any other exception. Only other exceptions print a
+    stack trace. Secrets in all output to stderr are masked.
     """
     with redacted_stderr():
         try:

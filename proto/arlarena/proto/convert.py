@@ -3,7 +3,7 @@
 OLD is a file of groups of schema 1 or 2 (see `write_groups`), or a JSON or JSON-lines file of schema 1: an evaluation,
 a summary, episodes or a transcript. Only single files are converted, because runs of an older schema cannot be resumed.
 
-Schema 2 renamed fields. Schema 3 of groups and tasks stores each turn as a segment.
+Schema 2 renamed fields. Schema 3 of groups and tasks stores only the new prompt tokens of each turn.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def renamed(value: Any) -> Any:
 def segmented(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Convert turns of schema 2, which contain full prompts, to segments, which contain only new tokens.
 
-    A turn continues the turn before if its prompt begins with all tokens of that turn.
+    A turn continues the previous turn if its prompt begins with all tokens of the previous turn.
     """
     segments, before = list[dict[str, Any]](), b""
     for turn in turns:

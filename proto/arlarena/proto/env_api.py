@@ -3,8 +3,8 @@
     POST /v1/sessions   CreateSessions -> SessionList        POST /reset  ResetRequest -> StepResult
     POST /v1/batch      BatchRequest   -> BatchReply         POST /step   StepRequest  -> StepResult
 
-Unknown fields in requests are errors, so a misspelt key is not ignored. Replies may gain fields. Frequent messages have
-`gc=False`: they hold no reference cycles, so the garbage collector can skip them.
+Unknown fields in requests are errors, so a misspelt key is not ignored. New releases may add fields to replies.
+Frequent messages have `gc=False`, so the garbage collector skips them. They contain no reference cycles.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import msgspec
 Blame = Literal["policy", "infra", "client"]
 Operation = Literal["reset", "step", "state", "close"]
 
-LARGEST_INDEX = 2**63 - 1  # of a task, a seed or a step: the largest signed 64-bit integer
+LARGEST_INDEX = 2**63 - 1  # largest task index, seed or step index: the largest signed 64-bit integer
 Index = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_INDEX)]
-EPISODE_ID_CHARS = 255  # OpenEnv's bound
+EPISODE_ID_CHARS = 255  # OpenEnv's limit
 EpisodeId = Annotated[str, msgspec.Meta(max_length=EPISODE_ID_CHARS)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -28,14 +28,14 @@ class Ignored(msgspec.Struct, frozen=True, gc=False):
 
 
 class Action(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A player's reply: the full text of a model, or only an action. `metadata` exists in OpenEnv and is ignored."""
+    """A player's reply: the full reply of a model, or only the action. `metadata` exists in OpenEnv and is ignored."""
 
     text: str
     metadata: Ignored = Ignored()
 
 
 class Image(msgspec.Struct, gc=False):
-    """A frame, inline as base64 `data` or by `url`. `width` and `height` are in pixels."""
+    """An image of the state, as base64 in `data` or at `url`. `width` and `height` are in pixels."""
 
     mime: str
     sha256: str
@@ -48,11 +48,12 @@ class Image(msgspec.Struct, gc=False):
 class Observation(msgspec.Struct, gc=False):
     """The state as the player sees it after a reset or a step.
 
-    `text`: the current observation, without history. `prompt`: the user message from the environment's template, with
-    history, for players that keep no conversation. `message`: the next message of the environment in a conversation
-    that keeps all turns (the problem, then each tool's result); None if each prompt is independent.
-    `admissible_actions`: None if any text is allowed. `action_valid`, `format_valid`: whether the last reply was
-    valid; True after a reset. `step`: steps taken. `remaining_steps`: steps until truncation.
+    `text`: the current observation, without history. `prompt`: the user message for players that keep no conversation;
+    it contains the history and follows the environment's template. `message`: the next user message for players that
+    keep all turns (first the problem, then the result of each tool call); None if the environment is not a
+    conversation. `admissible_actions`: None if any text is allowed. `action_valid`, `format_valid`: whether the action
+    and the format of the last reply were valid; True after a reset. `step`: the number of steps taken.
+    `remaining_steps`: the number of steps until truncation.
     """
 
     text: str
@@ -72,10 +73,10 @@ class Metadata(msgspec.Struct, gc=False):
     """Data for the trainer. It must not appear in a prompt.
 
     `state_key`: hash of task and simulator state, without counters. `observation_key`: hash of task and observation
-    text. `score`: in [0, 1]. `action`: the action read from the reply, "" if none. `content_key`: hash of the task's
-    content, independent of its index. `optimal_moves`: length of the shortest solution at the start, None if unknown.
-    `kind`: the kind of the task if the environment has several, else "". `no_action`: the last step had no action,
-    such as a reply with neither code nor an answer.
+    text. `score`: progress on the task, in [0, 1]. `action`: the action parsed from the reply, "" if there is none.
+    `content_key`: hash of the task's content, independent of its index. `optimal_moves`: length of the shortest
+    solution from the start, None if unknown. `kind`: the kind of the task if the environment has several kinds,
+    else "". `no_action`: whether the last reply contained no action, for example neither code nor an answer.
     """
 
     task_id: str
@@ -91,7 +92,7 @@ class Metadata(msgspec.Struct, gc=False):
 
 
 class StepResult(msgspec.Struct, gc=False):
-    """The result of a reset (`reward` None) or a step. `done`: terminated or truncated."""
+    """The result of a reset or a step. `reward` is None after a reset. `done`: terminated or truncated."""
 
     observation: Observation
     reward: float | None
@@ -100,7 +101,10 @@ class StepResult(msgspec.Struct, gc=False):
 
 
 class ResetSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """Selects a task by `task_id`, by `split` and `index`, or by `seed`, an index of the split (default: train)."""
+    """Selects a task by `task_id`, or by `split` (default: train) and `index`.
+
+    Without `index`, `seed` is the index. With `task_id` or `index`, `seed` is the random seed of the episode.
+    """
 
     seed: Index | None = None
     split: str | None = None
@@ -110,13 +114,13 @@ class ResetSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 class ResetRequest(ResetSpec, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /reset`. Without `session_id` no session is kept."""
+    """`POST /reset`. Without `session_id`, the server keeps no session."""
 
     session_id: str | None = None
 
 
 class StepRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /step`. Without `session_id` it is the first step of a new episode. `step_index`: see `BatchItem`."""
+    """`POST /step`. Without `session_id`, it is the first step of a new episode. `step_index`: see `BatchItem`."""
 
     action: Action
     session_id: str | None = None
@@ -126,7 +130,7 @@ class StepRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
 
 
 class State(msgspec.Struct):
-    """`GET /state`: the state of an episode. Without an episode, all fields but `step_count` are None."""
+    """`GET /state`: the state of an episode. Without an episode, fields are None and `step_count` is 0."""
 
     episode_id: str | None = None
     step_count: int = 0
@@ -136,9 +140,10 @@ class State(msgspec.Struct):
 
 
 class CreateSessions(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /v1/sessions`: creates all `count` sessions or none.
+    """`POST /v1/sessions`: creates `count` sessions. If the server cannot create all, it creates none.
 
-    `reset`: empty, one for all sessions, or one for each. `ttl_s`: idle time until a session ends.
+    `reset`: an empty list (no reset), one reset for all sessions, or one reset for each session. `ttl_s`: idle time in
+    seconds after which a session ends.
     """
 
     count: Annotated[int, msgspec.Meta(ge=1)] = 1
@@ -148,7 +153,7 @@ class CreateSessions(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
 
 
 class OpenedSession(msgspec.Struct, omit_defaults=True):
-    """A session. `lease_expires_at`: when it ends without further requests, in Unix seconds."""
+    """A session. `lease_expires_at`: Unix time at which it ends if no further request arrives."""
 
     session_id: str
     lease_expires_at: float
@@ -165,14 +170,17 @@ class SessionList(msgspec.Struct):
 
 
 class Lease(msgspec.Struct):
-    """`POST /v1/sessions/{id}/heartbeat`: the new end of the session, in Unix seconds."""
+    """Reply of `POST /v1/sessions/{id}/heartbeat`. `lease_expires_at`: see `OpenedSession`."""
 
     session_id: str
     lease_expires_at: float
 
 
 class ForkRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /v1/sessions/{id}/fork`: creates all `count` sessions with a copy of the state, or none."""
+    """`POST /v1/sessions/{id}/fork`: creates `count` sessions with a copy of the state.
+
+    If the server cannot create all, it creates none.
+    """
 
     count: Annotated[int, msgspec.Meta(ge=1)] = 1
     group_id: str | None = None
@@ -180,7 +188,10 @@ class ForkRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
 
 
 class Snapshot(msgspec.Struct):
-    """`POST /v1/sessions/{id}/snapshot`: a saved state. `expires_at`: its end if it is not used, in Unix seconds."""
+    """Reply of `POST /v1/sessions/{id}/snapshot`: a saved state.
+
+    `expires_at`: Unix time at which the server deletes the snapshot if no request restores it before.
+    """
 
     snapshot_id: str
     expires_at: float
@@ -189,7 +200,7 @@ class Snapshot(msgspec.Struct):
 
 
 class RestoreRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /v1/snapshots/{id}/restore`: restores into `session_id`, or into a new session without it."""
+    """`POST /v1/snapshots/{id}/restore`: replaces the state of `session_id`. Without it, opens a new session."""
 
     session_id: str | None = None
     group_id: str | None = None
@@ -197,10 +208,10 @@ class RestoreRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
 
 
 class BatchItem(ResetSpec, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False):
-    """One operation of a batch. The fields of `ResetSpec` belong to `reset`, `action` and `step_index` to `step`.
+    """One operation of a batch. The fields of `ResetSpec` are for `reset`. `action` and `step_index` are for `step`.
 
-    `step_index` must equal the session's step count. With the index and action of the last step, the server repeats
-    its last reply and takes no step, so a request whose reply was lost can be retried.
+    `step_index` must equal the session's step count. A step whose reply was lost can be sent again: if `step_index` and
+    `action` are those of the last step, the server repeats its last reply and takes no step.
     """
 
     session_id: str
@@ -211,14 +222,14 @@ class BatchItem(ResetSpec, forbid_unknown_fields=True, omit_defaults=True, kw_on
 
 
 class BatchRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /v1/batch`. Items of one session are executed in order. `deadline_s`: for all items together."""
+    """`POST /v1/batch`. Items of one session are executed in order. `deadline_s`: time limit for all items together."""
 
     items: list[BatchItem]
     deadline_s: Seconds | None = None
 
 
 class Error(msgspec.Struct):
-    """An error, the party that caused it (`blame`), and whether a retry may succeed."""
+    """An error. `blame`: the party that caused it. `retryable`: whether a retry may succeed."""
 
     code: str
     message: str
@@ -253,14 +264,14 @@ class BatchReply(msgspec.Struct):
 
 
 class ExpertReply(msgspec.Struct):
-    """`text`: the expert's next reply. `plan`: this reply and all later ones until the end of the episode."""
+    """`text`: the expert's next reply. `plan`: this reply and all later replies until the end of the episode."""
 
     text: str
     plan: list[str]
 
 
 class Split(msgspec.Struct):
-    """A set of tasks. `size` None: any index is valid. `evaluation`: held out, so without an expert by default."""
+    """A set of tasks. If `size` is None, any index is valid. `evaluation`: held out; by default without an expert."""
 
     name: str
     type: Literal["train", "validation", "test"]
@@ -280,8 +291,9 @@ class Parser(msgspec.Struct):
     """How replies are parsed: version and description.
 
     `tags`: texts with a meaning in a reply, such as "<action>". They are plain text even if a tokenizer has them as
-    special tokens, and become one token each in a tiny policy. `action`: the form of an action in a reply, after the
-    thought, with the placeholder `{action}`; a reply with an empty action is invalid. "": replies are free text.
+    special tokens. The tokenizer of a tiny policy (a small new model) has one token for each tag. `action`: the form of
+    the part of a reply after the thought, with the placeholder `{action}`; a reply with an empty action is invalid. If
+    the form is "", replies are free text.
     """
 
     version: str
@@ -294,7 +306,7 @@ class DataSource(msgspec.Struct):
     """The source of the tasks.
 
     `description`: one line for display, such as "generated by this server" or "files of /data". `official`: whether
-    they are the data set of published results; None if this is unknown or there is no such data set.
+    the tasks are the data set of published results; None if this is unknown or there is no such data set.
     """
 
     description: str
@@ -304,10 +316,10 @@ class DataSource(msgspec.Struct):
 class Info(msgspec.Struct):
     """`GET /v1/info`: the description of the environment, sufficient to decide whether two results are comparable.
 
-    `stop`: stop strings for samplers; text after them is ignored. `data`: the source of the tasks, None if unknown.
-    `vocabulary`: frequent parts of observations and replies, which become one token each in a tiny policy. `paths`:
-    names of the options that are paths of files or folders; the star in "tests.*" matches each key of the table
-    `tests`.
+    `stop`: stop strings for samplers; text after a stop string is ignored. `data`: the source of the tasks, None if
+    unknown. `vocabulary`: frequent parts of observations and replies; the tokenizer of a tiny policy has one token for
+    each part. `paths`: names of the options that are paths of files or folders; the star in "tests.*" matches each key
+    of the table `tests`.
     """
 
     name: str
@@ -328,7 +340,7 @@ class Info(msgspec.Struct):
 
 
 class Capacity(msgspec.Struct):
-    """`GET /v1/capacity`, in sessions."""
+    """`GET /v1/capacity`: numbers of sessions. `draining`: whether the server is shutting down."""
 
     max_sessions: int
     active_sessions: int

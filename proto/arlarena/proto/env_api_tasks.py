@@ -8,7 +8,7 @@ import msgspec
 
 
 class TaskRef(msgspec.Struct):
-    """A reference to a task. A reset accepts its fields."""
+    """A reference to a task. A reset request accepts these fields."""
 
     task_id: str
     split: str
@@ -29,7 +29,7 @@ class TaskRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TaskRangeRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """`POST /{env}/task_range`: from `start` (default 0) to `stop` (exclusive; default: the end)."""
+    """`POST /{env}/task_range`: tasks from `start` (default 0) to `stop` (exclusive; default: all)."""
 
     split: str
     start: int | None = None

@@ -44,7 +44,7 @@ def export(folder: Path) -> list[Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command. Returns 0 after writing or if all files are current, 1 if `--check` found a difference."""
+    """Run the command. Returns 1 if `--check` found a missing or outdated file, else 0."""
     parser = argparse.ArgumentParser(prog="python -m arlarena.proto.export_schemas", description="Export JSON Schemas.")
     parser.add_argument("folder", nargs="?", type=Path, help="output folder (default: proto/schemas of the checkout)")
     parser.add_argument("--check", action="store_true", help="only compare; exit 1 if a file is not current")

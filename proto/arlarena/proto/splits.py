@@ -9,7 +9,7 @@ from arlarena.proto.text.wording import counted
 
 
 def find_split(info: Info, name: str, setting: str) -> Split:
-    """Returns the split `name` of the environment. `setting`: the setting that contains the name, for the error.
+    """Returns the split `name` of the environment. `setting`: the setting with this name, for the error message.
 
     Raises:
         ConfigError: the environment has no such split.
@@ -24,10 +24,10 @@ def find_split(info: Info, name: str, setting: str) -> Split:
 def check_tasks(info: Info, name: str, first: int, count: int, table: str) -> None:
     """Check that a split has the tasks from `first` to `first` + `count` - 1.
 
-    `table`: the table of the configuration that contains these numbers, for the error.
+    `table`: the table of the configuration that contains these numbers, for the error message.
 
     Raises:
-        ConfigError: the split is unknown, or has fewer tasks.
+        ConfigError: the split is unknown or has too few tasks.
     """
     split = find_split(info, name, f"{table} split")
     if split.size is not None and first + count > split.size:

@@ -1,4 +1,4 @@
-"""The order of tasks in a run, as a function of the position, so that a run can be resumed and repeated exactly.
+"""The order of tasks in a run. Each task depends only on its position, so a run can be resumed and repeated exactly.
 
     order = TaskOrder("train", size=3553, seed=0)
     order.index(0), order.index(1), ...        # each index once, then a new epoch in another order
@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import numpy as np
 
-# Size of one seed's block of indices in an endless split. No run draws as many tasks.
+# Size of one seed's block of indices in an endless split. A run draws fewer tasks.
 SEED_STRIDE = 1_000_000
 # Number of blocks. Indices stay below 2**32, because some task generators use the index as a 32-bit seed.
 SEED_BLOCKS = 4_000
@@ -30,8 +30,8 @@ class TaskOrder:
         split: name of the split.
         size: number of tasks; None for an endless split, where any index is valid.
         seed: the run's seed.
-        start: endless splits: the first index of seed 0.
-        blocks: endless splits: whether each seed has its own block of `SEED_STRIDE` indices.
+        start: the first index of seed 0; only for endless splits.
+        blocks: whether each seed has its own block of `SEED_STRIDE` indices; only for endless splits.
     """
 
     split: str
@@ -56,7 +56,8 @@ class TaskOrder:
 def _permutation(split: str, size: int, seed: int, epoch: int) -> np.ndarray:
     """Returns a permutation of range(size) that does not depend on the version of numpy.
 
-    The raw stream of a bit generator is the same in all versions of numpy. `Generator.permutation` may change.
+    The raw stream of a bit generator is the same in all versions of numpy. The result of `Generator.permutation` may
+    differ between versions.
     """
     digest = hashlib.blake2b(f"{seed}/{split}/{epoch}".encode(), digest_size=16).digest()
     keys = np.random.PCG64(int.from_bytes(digest, "little")).random_raw(size)

@@ -36,19 +36,19 @@ class Logger:
         stream.flush()
 
     def debug(self, event: str, **fields: Any) -> None:
-        """Details for developers."""
+        """Log details for developers."""
         self._write("debug", event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
-        """A normal event."""
+        """Log a normal event."""
         self._write("info", event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
-        """A problem that the service has handled."""
+        """Log a problem that the service has handled."""
         self._write("warning", event, fields)
 
     def error(self, event: str, **fields: Any) -> None:
-        """A problem that needs attention."""
+        """Log a problem that needs attention."""
         self._write("error", event, fields)
 
 

@@ -1,4 +1,4 @@
-"""Finds the end of a model's thought in a reply. The text after it is the answer.
+"""Finds the end of a model's thought in a reply. The text after the thought is the answer.
 
     said_from("<think>left or up?</think><action>up</action>")   26
     said_from("left or up?</think><action>up</action>")          19: the opening mark is in the chat template
@@ -38,7 +38,7 @@ def said_from(text: str) -> int | None:
     A closing mark without an opening mark ends a thought that began at the start of the text. An opening mark of
     another kind before this closing mark is ignored if there is text in front of the opening mark.
     """
-    start, thought, leads = 0, "", False
+    start, thought, leads = 0, "", False  # `leads`: no text precedes the opening mark of the thought
     marks = _ANY_MARK if any(mark in text for mark in _OTHERS) else _MARK
     for mark in marks.finditer(text):
         name = mark["name"]

@@ -5,7 +5,7 @@
 
 All messages are msgspec Structs in MessagePack. Token ids, log-probs and masks are packed little-endian arrays, so
 decoding a group takes microseconds. `schema` is the version of the message format. Adding a field with a default keeps
-the schema. Renaming a field increases it, and `convert.py` converts older files.
+the schema. Renaming a field increases `schema`, and `convert.py` converts older files.
 
 A turn stores only the prompt tokens that are new since the previous turn. A conversation of T turns therefore stores
 O(T) tokens.
@@ -36,7 +36,7 @@ Outcome = Literal["ok", "policy_error"]
 
 
 class PolicyVersion(msgspec.Struct, frozen=True):
-    """Identifies weights by the run's incarnation, the optimiser step and a digest of the weights.
+    """Identifies weights by a random id of the trainer process (`incarnation`), the optimiser step and their digest.
 
     The step alone is ambiguous: after a crash between push and checkpoint, two policies may have the same step.
     """
@@ -70,7 +70,10 @@ class VersionSpan(msgspec.Struct, frozen=True):
 
 
 class Sampling(msgspec.Struct, frozen=True):
-    """Sampling parameters. Training needs top_p 1 and top_k 0 (off): other values sample from another distribution."""
+    """Sampling parameters.
+
+    Training needs top_p 1 and top_k 0 (off). With other values, tokens are not sampled from the policy's distribution.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -79,8 +82,9 @@ class Sampling(msgspec.Struct, frozen=True):
 
 
 class Task(msgspec.Struct, frozen=True):
-    """One task of an environment, selected by `split` and `index`. `seed`: of the episode. `name`: its name in the
-    environment, if it has one besides the index.
+    """One task of an environment, selected by `split` and `index`.
+
+    `seed`: random seed of the episode. `name`: the task's name, if the environment names its tasks; else "".
     """
 
     environment: str
@@ -91,7 +95,7 @@ class Task(msgspec.Struct, frozen=True):
 
     @property
     def id(self) -> str:
-        """Readable and stable, for example `sokoban/train/17`."""
+        """A readable and stable id, for example `sokoban/train/17`."""
         return f"{self.environment}/{self.split}/{self.name or self.index}"
 
 
@@ -109,12 +113,14 @@ class GroupTask(msgspec.Struct, frozen=True):
 class Turn(msgspec.Struct):
     """One prompt and one response, as a segment of the episode's tokens.
 
-    With `reset` the prompt is `new_prompt_ids`. Without it the prompt is the prompt and the response of the turn before
-    and then `new_prompt_ids`. `reset` is set on the first turn and on turns whose prompt rewrites earlier tokens.
+    If `reset` is true, the full prompt is `new_prompt_ids`. Otherwise the full prompt consists of the previous turn's
+    full prompt, its response, and `new_prompt_ids`. `reset` is true for the first turn and for each turn whose prompt
+    changes earlier tokens.
 
-    `new_prompt_ids`, `response_ids`: packed int32. `logprobs`: packed float32, one per response token, in nats, of the
-    sampling distribution at the task's temperature. `loss_mask`: packed uint8, 1 on tokens that the policy sampled.
-    `no_action`: the response contains no action.
+    `new_prompt_ids`, `response_ids`: packed int32. `logprobs`: log-probs of the response tokens in nats, under the
+    sampling distribution at the task's temperature; packed float32. `loss_mask`: packed uint8, 1 for tokens that the
+    policy sampled. `spans`: the weight version of each range of response tokens. `no_action`: the response contains no
+    action.
     """
 
     new_prompt_ids: bytes
@@ -148,11 +154,11 @@ class Turn(msgspec.Struct):
             raise ValueError("a loss mask may contain only 0 and 1")
 
     def new_prompt(self) -> IdArray:
-        """Returns the prompt's new token ids since the previous turn, int32. Full prompts: `Trajectory.prompts`."""
+        """Returns the prompt tokens that the previous turn lacks, int32. `Trajectory.prompts` returns full prompts."""
         return np.frombuffer(self.new_prompt_ids, dtype="<i4")
 
     def tokens(self) -> IdArray:
-        """Response token ids, int32 [T]."""
+        """Returns the response token ids, int32 [T]."""
         return np.frombuffer(self.response_ids, dtype="<i4")
 
     def behaviour_logprobs(self) -> FloatArray:
@@ -160,14 +166,14 @@ class Turn(msgspec.Struct):
         return np.frombuffer(self.logprobs, dtype="<f4")
 
     def mask(self) -> MaskArray:
-        """Loss mask of the response tokens, uint8 [T]."""
+        """Returns the loss mask of the response tokens, uint8 [T]."""
         return np.frombuffer(self.loss_mask, dtype="u1")
 
 
 class Trajectory(msgspec.Struct):
-    """One episode. `outcome` `policy_error`: the policy caused an error, and the score is 0.
+    """One episode. `outcome` is `policy_error` if the policy caused an error. The score is then 0.
 
-    `fault`: the message of this error, such as "a prompt of 900 tokens leaves no room in a context of 512".
+    `fault`: the message of the error, such as "a prompt of 900 tokens leaves no room in a context of 512".
     """
 
     id: str
@@ -216,7 +222,10 @@ def prompt_lengths(turns: Iterable[Turn]) -> list[int]:
 
 
 class Group(msgspec.Struct):
-    """G episodes of one task: the unit of transport, filtering, scoring and training."""
+    """All episodes of one task that are sent, filtered, scored and trained on together.
+
+    `size`: the number of episodes. `oldest`, `newest`: the first and the last weight version that sampled a token.
+    """
 
     id: str
     task: Task
@@ -303,7 +312,7 @@ def _decoded(kind: str, decoder: msgspec.msgpack.Decoder[_Message], data: bytes)
     try:
         message = decoder.decode(data)
     except (msgspec.MsgspecError, ValueError) as error:
-        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):  # first report another schema
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):  # report a schema mismatch first
             _check_schema(kind, _header_decoder.decode(data).schema)
         raise SchemaError(f"not a {kind}: {error}") from error
     _check_schema(kind, message.schema)
@@ -311,7 +320,10 @@ def _decoded(kind: str, decoder: msgspec.msgpack.Decoder[_Message], data: bytes)
 
 
 def write_groups(path: Path, groups: Iterable[Group]) -> int:
-    """Write groups to a file: for each a 4-byte little-endian length and MessagePack. Returns the number of groups."""
+    """Write groups to a file. Returns the number of groups.
+
+    Each group is stored as its length in bytes (4 bytes, little-endian) and its MessagePack.
+    """
     count = 0
     with open_atomic(path) as file:
         for group in groups:

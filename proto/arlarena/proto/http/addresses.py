@@ -7,8 +7,10 @@ from urllib.parse import urlsplit
 
 
 def service_url(url: str) -> str:
-    """Returns `url` without surrounding blanks, trailing slashes and a final `/v1`: `http://host:8100` for
-    `http://host:8100/v1/`. OpenAI's clients need the `/v1`, but the routes in this code contain it.
+    """Returns `url` without surrounding blanks, trailing slashes and a final `/v1`.
+
+    `http://host:8100/v1/` becomes `http://host:8100`. Base URLs for OpenAI's clients end with `/v1`, but in this code
+    the `/v1` is part of each route.
 
     Raises:
         TypeError: `url` is not a string.
@@ -28,7 +30,7 @@ def service_url(url: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """True if only this machine can reach a server that binds `host`, an address or a name."""
+    """True if only this machine can reach a server that binds `host` (an address or a name)."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -3,8 +3,8 @@
     uvicorn.Config(app, **bounded(HttpLimits(body_bytes=16 << 20)))
 
 Uvicorn does not limit the number of connections, the size and number of headers, the time in which a request arrives,
-or the total memory of unfinished requests. An ASGI application cannot limit them either. Connections over a Unix socket
-come from the server's own processes. They are not limited.
+or the total memory of unfinished requests. An ASGI application cannot limit these quantities either. Connections over a
+Unix socket are not limited, because they come from the server's own processes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 _CLOSE_TIMEOUT_S = 5.0  # for sending the last bytes of a closed connection
-_SPARE_DESCRIPTORS = 64  # file descriptors of a server that are not connections
+_SPARE_DESCRIPTORS = 64  # file descriptors reserved for files and sockets that are not connections
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +35,18 @@ class HttpLimits:
     frame_bytes: int = 1 << 20  # largest WebSocket message
     connections: int = 4096  # above this number, the connection that was idle for the longest time is closed
     header_bytes: int = 64 << 10  # largest headers, including the request target
-    headers: int = 128
+    headers: int = 128  # maximum number of headers
     header_s: float = 10.0  # from the connection or the first byte of a request to the end of its headers
     body_s: float = 10.0  # interval between two checks of a body against `body_rate`
     body_rate: int = 1024  # minimum bytes per second of a body
     write_s: float = 120.0  # how long a client may leave a response unread
     streamed: re.Pattern[bytes] | None = None  # paths with streamed bodies, which do not count towards `held_bytes`
     pipelined: int = 16  # requests or WebSocket messages that a client may send before their responses
-    fragments: int = 1024  # most fragments of one WebSocket message
+    fragments: int = 1024  # maximum number of fragments of one WebSocket message
 
 
 def bounded(limits: HttpLimits) -> dict[str, Any]:
-    """Returns arguments for `uvicorn.Config`. Call it for each server: the connections of one call share the limits."""
+    """Returns arguments for `uvicorn.Config`. Call it once per server. Its connections then share the limits."""
     shared = _Shared(limits)
     http = type("BoundedHttp", (_Http,), {"shared": shared})
     websocket = type("BoundedWebSocket", (_WebSocket,), {"shared": shared})
@@ -89,34 +89,35 @@ class _Shared:
         connection.held -= size
 
 
-def _is_private(transport: asyncio.BaseTransport) -> bool:
+def _is_unix_socket(transport: asyncio.BaseTransport) -> bool:
     """True if a connection uses a Unix socket."""
-    end = transport.get_extra_info("socket")
-    return end is not None and end.family == socket.AF_UNIX
+    connection = transport.get_extra_info("socket")
+    return connection is not None and connection.family == socket.AF_UNIX
 
 
 def _limit_unread(transport: asyncio.BaseTransport, seconds: float) -> None:
     """Make the kernel close a connection whose client acknowledges no data for `seconds`.
 
-    The timers of this module start when the transport pauses writing. The transport does not pause for the last
-    kilobytes of a response. A closing transport would wait for a client that never reads these kilobytes.
+    The write timers of this module start when the transport pauses writing. The transport does not pause for the last
+    kilobytes of a response. Without this limit of the kernel, a closing transport would wait for a client that never
+    reads these kilobytes.
     """
-    end = transport.get_extra_info("socket")
-    if end is not None and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
-        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(1000 * seconds)))
+    connection = transport.get_extra_info("socket")
+    if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(1000 * seconds)))
 
 
 def _descriptors() -> int:
     """Raise this process's limit of open files to the hard limit. Returns the new limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):  # macOS reports more than it grants
+    with contextlib.suppress(ValueError, OSError):  # macOS may report a hard limit that it does not grant
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 1 << 30 if soft == resource.RLIM_INFINITY else soft
 
 
 class _Http(HttpToolsProtocol):
-    """One HTTP connection. The connection either waits for a request, or a request is being served."""
+    """One HTTP connection."""
 
     shared: _Shared
 
@@ -125,24 +126,24 @@ class _Http(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None  # for the headers or the body of a request
         self._write_timer: asyncio.TimerHandle | None = None
         self._refusal = (400, "Invalid HTTP request received.")
-        self._unparsed = 0  # bytes since the start of a request or the last part of its body
+        self._unparsed = 0  # bytes received since the start of the request or since the last part of its body
         self._body = self._body_seen = 0
         self._streamed = False
         self._in_body = False  # the headers are complete, but the body is not
-        self._left = False  # the connection is closed or became a WebSocket
+        self._unregistered = False  # the connection is closed or became a WebSocket
         self.held = 0
         self._counted = True  # whether this connection counts in `_Shared.open`
-        self._private = False
+        self._unix_socket = False
 
     # --- connection ---
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         shared = self.shared
-        self._private = _is_private(transport)
-        self._counted = not self._private
+        self._unix_socket = _is_unix_socket(transport)
+        self._counted = not self._unix_socket
         shared.open += self._counted
-        if not self._private:
+        if not self._unix_socket:
             _limit_unread(transport, shared.limits.write_s)
         if shared.open > shared.connections:
             victim = next(iter(shared.waiting), self)
@@ -153,15 +154,16 @@ class _Http(HttpToolsProtocol):
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._leave()
+        self._unregister()
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self) -> None:
-        self._leave()
+        self._unregister()
         super().handle_websocket_upgrade()
 
-    def _leave(self) -> None:
-        self._left = True
+    def _unregister(self) -> None:
+        """Stop all timers, and remove this connection from the shared state."""
+        self._unregistered = True
         self._set_timer(None)
         self.shared.release(self)
         if self._write_timer is not None:
@@ -195,8 +197,8 @@ class _Http(HttpToolsProtocol):
         limits = self.shared.limits
         self._unparsed += len(data)
         super().data_received(data)
-        incomplete = self._in_body or self._unparsed  # most requests arrive at once and need no timer
-        if incomplete and self._timer is None and not self._left and not self.transport.is_closing():
+        incomplete = self._in_body or self._unparsed  # most requests arrive in one piece and need no timer
+        if incomplete and self._timer is None and not self._unregistered and not self.transport.is_closing():
             if self._in_body:
                 self._set_timer(limits.body_s, self._check_body)
             else:
@@ -212,7 +214,7 @@ class _Http(HttpToolsProtocol):
         limits = self.shared.limits
         if len(self.headers) > limits.headers:
             self._refuse(431, f"there are more than {limits.headers} headers")
-        if self._unparsed > limits.header_bytes:  # may include bytes of the body, so count the headers exactly
+        if self._unparsed > limits.header_bytes:  # may include the body, so count the headers exactly
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
             if size > limits.header_bytes:
                 self._refuse(431, f"the request target and headers are larger than {limits.header_bytes} bytes")
@@ -220,7 +222,7 @@ class _Http(HttpToolsProtocol):
             self._refuse(400, f"more than {limits.pipelined} requests were sent before their responses")
         self._unparsed = 0
         self._streamed = limits.streamed is not None and limits.streamed.match(self.url) is not None
-        self._streamed |= self._private
+        self._streamed |= self._unix_socket
         self.shared.waiting.pop(self, None)
         if self._timer is not None:
             self._set_timer(None)
@@ -275,7 +277,7 @@ class _Http(HttpToolsProtocol):
         self._close_with(*self._refusal)
 
     def _close_with(self, status: int, message: str) -> None:
-        """Send an error response, unless a response has started, and close the connection."""
+        """Close the connection. If no response has started, send an error response first."""
         if self.transport.is_closing():
             return
         started = self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete
@@ -292,7 +294,7 @@ class _Http(HttpToolsProtocol):
         self.transport.close()
         self.loop.call_later(_CLOSE_TIMEOUT_S, self.transport.abort)  # for a client that does not read
 
-    # --- answer ---
+    # --- response ---
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -313,18 +315,18 @@ class _WebSocket(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.held = 0
-        self._private = False
-        self._unfinished = self._answering = 0  # bytes of the arriving message, and of the message being processed
+        self._unix_socket = False
+        self._unfinished = self._processing = 0  # bytes of the arriving message, and of the message being processed
         self._queued: deque[int] = deque()
         self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._private = _is_private(transport)
-        self.shared.open += not self._private
+        self._unix_socket = _is_unix_socket(transport)
+        self.shared.open += not self._unix_socket
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.shared.open -= not self._private
+        self.shared.open -= not self._unix_socket
         self.shared.release(self)
         self.frames = []
         self.conn.reader.buffer.clear()  # the buffer is in a reference cycle, so its memory would be freed late
@@ -333,13 +335,13 @@ class _WebSocket(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.handshake_initiated and not self._private:
+        if self.handshake_initiated and not self._unix_socket:
             self._unfinished += len(data)
             self.shared.hold(self, len(data))
         super().data_received(data)
         if len(self.frames) > self.shared.limits.fragments:
             self.transport.abort()
-        elif not self.frames and not self.conn.reader.buffer:  # only pings and pongs
+        elif not self.frames and not self.conn.reader.buffer:  # no incomplete message: the rest were pings and pongs
             self.shared.give_back(self, min(self._unfinished, self.held))
             self._unfinished = 0
             self.shared.arriving.pop(self, None)
@@ -359,11 +361,11 @@ class _WebSocket(WebSocketsSansIOProtocol):
 
     async def receive(self) -> ASGIReceiveEvent:
         """Return the next message. Stops counting the previous message, because the application has processed it."""
-        self.shared.give_back(self, min(self._answering, self.held))
-        self._answering = 0
+        self.shared.give_back(self, min(self._processing, self.held))
+        self._processing = 0
         message = await super().receive()
         if message["type"] == "websocket.receive":
-            self._answering = self._queued.popleft()
+            self._processing = self._queued.popleft()
         return message
 
     def pause_writing(self) -> None:

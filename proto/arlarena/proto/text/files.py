@@ -60,7 +60,7 @@ def _wide_encoding(data: bytes) -> str:
     for mark, name in _WIDE_MARKS.items():
         if data.startswith(mark):
             return name
-    # All formats here begin with an ASCII character, so the other bytes of the character are zero.
+    # All text formats here begin with an ASCII character. In UTF-16 and UTF-32 its other bytes are zero.
     zeros = "".join("0" if byte == 0 else "x" for byte in data[:4])
     return {"x0x0": "UTF-16LE", "0x0x": "UTF-16BE", "x000": "UTF-32LE", "000x": "UTF-32BE"}.get(zeros, "")
 

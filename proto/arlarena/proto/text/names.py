@@ -13,13 +13,13 @@ def suggestion(word: object, known: Iterable[str]) -> str:
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
-    """Returns the most similar name of `known`, or all of them in alphabetical order: `known: close, reset, step`."""
+    """Returns the most similar name of `known`, or all names in alphabetical order: `known: close, reset, step`."""
     known = list(known)
     return suggestion(word, known) or f"known: {', '.join(sorted(known)) or 'none'}"
 
 
 def known_names(word: object, known: Iterable[str]) -> str:
-    """Returns all of `known` in their order, then the most similar name: `known: step, reset; did you mean 'step'?`."""
+    """Returns all names in the order of `known`, and the most similar: `known: step, reset; did you mean 'step'?`."""
     known = list(known)
     close = suggestion(word, known)
     return f"known: {', '.join(known) or 'none'}" + (f"; {close}" if close else "")

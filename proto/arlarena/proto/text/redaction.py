@@ -18,7 +18,7 @@ from typing import Any, TextIO, cast
 from urllib.parse import quote, unquote
 
 MASK = "***"
-# Shorter texts would also match in ordinary messages.
+# Shorter secrets are not masked, because they would also match in ordinary messages.
 _SHORTEST_HIDDEN = 6
 _WORDS = frozenset(
     ("token", "tokens", "secret", "secrets", "password", "passwords", "passwd", "passphrase", "credential",
@@ -29,7 +29,7 @@ _SPLIT = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
 _OPTION = re.compile(r"--?(?P<name>[A-Za-z][\w.-]*)(?:=|$)")
 
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*://"
-# A number that ends at / or ? is a port. A password may contain any other character, quoted or not.
+# A number that ends at / or ? is a port, not a password. A password may contain any other character, quoted or not.
 _URL_PASSWORD = re.compile(rf"({_SCHEME}[^/\s:@'\"]*):(?!\d{{1,5}}(?:[/?#\s]|$))[^\s'\"]*@")
 _WEB_USER = re.compile(r"(https?://)[^/\s@'\"]+@", re.IGNORECASE)
 _QUERY = re.compile(
@@ -48,14 +48,14 @@ _hidden: set[str] = set()
 
 
 def hide(secret: str | None) -> None:
-    """Make `redact` mask `secret`, also if it is quoted for a URL or for JSON. Ignores None and short texts."""
+    """Register `secret`. `redact` then masks it, also if quoted for a URL or for JSON. Ignores None and short texts."""
     if secret is None or len(secret) < _SHORTEST_HIDDEN or secret in _hidden:
         return
     _hidden.update({secret, quote(secret, safe=""), unquote(secret), repr(secret)[1:-1]})
 
 
 def redact(text: str) -> str:
-    """Returns `text` with `***` in place of hidden secrets, passwords in URLs and bearer tokens."""
+    """Returns `text` with `***` in place of registered secrets, passwords in URLs and bearer tokens."""
     for secret in sorted(_hidden, key=len, reverse=True):
         text = text.replace(secret, MASK)
     if "://" in text or "=" in text or "earer" in text or "asic" in text:
@@ -84,20 +84,20 @@ def is_secret(name: str, value: object) -> bool:
 
 
 def _is_secret_option(item: object) -> bool:
-    """True if `item` is a command-line option with a secret, or one whose next argument is a secret."""
+    """True if `item` is a command-line option for a secret, such as `--api-key` or `--api-key=…`."""
     option = _OPTION.match(item) if isinstance(item, str) else None
     return option is not None and is_secret_name(option["name"])
 
 
 def _masked_list(items: Sequence[Any], name: str) -> list[Any]:
-    """Returns `items` with secrets masked. If it is a command line, the values of secret options are masked."""
+    """Returns `items` with secrets masked, including the values of command-line options such as `--api-key`."""
     result: list[Any] = []
-    follows = False
+    next_is_secret = False
     for item in items:
         option, equals, _ = item.partition("=") if _is_secret_option(item) else ("", "", "")
         shown = f"{option}{equals}{MASK if equals else ''}"
-        result.append(shown if option else MASK if follows else masked(item, name))
-        follows = bool(option) and not equals
+        result.append(shown if option else MASK if next_is_secret else masked(item, name))
+        next_is_secret = bool(option) and not equals
     return result
 
 
@@ -126,7 +126,7 @@ def split_secrets(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge two tables, including nested tables. If both have a key, the value of `second` is used."""
+    """Merge two tables, including nested tables. If both tables have a key, the value of `second` is used."""
     result = dict(first)
     for key, value in second.items():
         inner = result.get(key)

@@ -11,6 +11,6 @@ VARIABLE = "ARLARENA_PROGRAM"
 def program(module: str) -> str:
     """Returns the command that the user typed: `arlarena serve env`, or `python -m MODULE`.
 
-    `module`: including the subcommand, if there is one.
+    `module`: the module, followed by the subcommand if there is one.
     """
     return os.environ.get(VARIABLE) or f"python -m {module}"
