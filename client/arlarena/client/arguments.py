@@ -1,6 +1,6 @@
 """Validates and converts arguments: numpy scalars and zero-dimensional arrays become Python values.
 
-Calls of many sessions share a request. An invalid value must therefore raise an error before the request is built.
+Many sessions share a request. An invalid value must therefore raise an error before the request is built.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def _scalar(value: Any) -> Any:
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
-def text_of(name: str, value: Any) -> str:
+def valid_text(name: str, value: Any) -> str:
     """Returns `value` as a `str`. Error messages begin with `name`.
 
     Raises:
@@ -35,7 +35,7 @@ def text_of(name: str, value: Any) -> str:
     return str(value)
 
 
-def number_of(name: str, value: Any, least: int = 0) -> int:
+def valid_integer(name: str, value: Any, least: int = 0) -> int:
     """Returns `value` as an `int` from `least` to `LARGEST_INDEX`. Error messages begin with `name`.
 
     Raises:
@@ -54,8 +54,10 @@ def number_of(name: str, value: Any, least: int = 0) -> int:
     return number
 
 
-def seconds_of(name: str, value: Any, *, positive: bool = False) -> float:
-    """Returns `value` as a finite number of seconds, at least 0, or above 0 if `positive`. Errors begin with `name`.
+def valid_seconds(name: str, value: Any, *, positive: bool = False) -> float:
+    """Returns `value` as a finite number of seconds. Error messages begin with `name`.
+
+    The number must be at least 0, or above 0 if `positive`.
 
     Raises:
         TypeError: `value` is not a number.

@@ -14,7 +14,7 @@ IDENTITY = {"accept-encoding": "identity"}
 
 
 class AnswerRefused(aiohttp.ClientError):
-    """The response is too large, compressed, or a redirect. Its body was not read."""
+    """The response is too large, compressed, or a redirect."""
 
 
 async def read_bounded(reply: aiohttp.ClientResponse, limit: int) -> bytes:

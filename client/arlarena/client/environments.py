@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import msgspec
 
-from arlarena.client.arguments import number_of, seconds_of, shown, text_of
+from arlarena.client.arguments import shown, valid_integer, valid_seconds, valid_text
 from arlarena.client.batcher import Batcher
 from arlarena.client.errors import PolicyFault, ProtocolError, Refused, ServiceError, SessionLost, Unavailable
 from arlarena.client.transport import Answer, AsyncClosing, HttpTransport, Timeouts
@@ -45,13 +45,14 @@ from arlarena.proto.env_api import (
     Snapshot,
 )
 
-# Above the server's time limits of a step (75 s) and a reset (60 s): the server's error message states which operation
-# was slow, so the server's limit should end the request first.
+# Above the server's time limits of a step (75 s) and a reset (60 s). The server's limit should end the request first,
+# because the server's error message states which operation was slow.
 REQUEST_S = 90.0
 # Actions with this many characters take at most 3 MiB of JSON. Servers accept 4 MiB.
 MAX_CHARS = 1 << 19
-MAX_INFO_BYTES = 1 << 20  # the options may be large, and each value may take 100 bytes in memory
-DEADLINE_SHARE = 0.95  # of the request timeout, so that the server's response arrives before the client's timeout
+MAX_INFO_BYTES = 1 << 20  # maximum size of the environment's description; a decoded value may take 100 bytes
+# The server's deadline as a fraction of the request timeout. The response then arrives before the client's timeout.
+DEADLINE_SHARE = 0.95
 UNKNOWN_SESSION = "unknown_session"  # the server's error code for an unknown or ended session
 
 _NO_REASON = Error("unknown", "no reason given", "infra", False)
@@ -83,16 +84,16 @@ class StepOutcome:
 
     @property
     def images(self) -> tuple[str, ...]:
-        """Hashes of the frames."""
+        """Hashes of the images."""
         return tuple(image.sha256 for image in self.observation.images)
 
 
 def _ttl(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds_of("ttl_s", seconds, positive=True)
+    return None if seconds is None else valid_seconds("ttl_s", seconds, positive=True)
 
 
 def _episode_id(value: str) -> str:
-    episode_id = text_of("episode_id", value)
+    episode_id = valid_text("episode_id", value)
     if len(episode_id) > EPISODE_ID_CHARS:
         raise ValueError(f"episode_id has {len(episode_id)} characters; the maximum is {EPISODE_ID_CHARS}")
     return episode_id
@@ -127,10 +128,10 @@ class Session:
         task_id: str | None = None,
         episode_id: str | None = None,
     ) -> StepOutcome:
-        """Start an episode of the task given by `task_id`, by `index` and `split`, or by `seed` (see `ResetSpec`).
+        """Start an episode of a task. Returns the first state.
 
-        Without these arguments, the first training task is played. With an index or a task_id, `seed` is the random
-        seed of the episode. Returns the first state.
+        The task is given by `task_id`, or by `split` and `index`. Without `index`, `seed` is the index. With an index
+        or a task_id, `seed` is the random seed of the episode. Without arguments, the first training task is played.
 
         Raises:
             SessionLost: the server does not know this session. Open another session.
@@ -142,10 +143,10 @@ class Session:
             BatchItem(
                 session_id=self.id,
                 op="reset",
-                split=None if split is None else text_of("split", split),
-                index=None if index is None else number_of("index", index),
-                seed=None if seed is None else number_of("seed", seed),
-                task_id=None if task_id is None else text_of("task_id", task_id),
+                split=None if split is None else valid_text("split", split),
+                index=None if index is None else valid_integer("index", index),
+                seed=None if seed is None else valid_integer("seed", seed),
+                task_id=None if task_id is None else valid_text("task_id", task_id),
                 episode_id=None if episode_id is None else _episode_id(episode_id),
             )
         )
@@ -155,7 +156,9 @@ class Session:
     async def step(self, text: str) -> StepOutcome:
         """Take one step with `text`: a full reply or only an action. Returns the new state. Errors as in `reset`."""
         state = await self._client.call(
-            BatchItem(session_id=self.id, op="step", action=Action(text_of("the action", text)), step_index=self._step)
+            BatchItem(
+                session_id=self.id, op="step", action=Action(valid_text("the action", text)), step_index=self._step
+            )
         )
         self._step += 1
         return state
@@ -171,9 +174,9 @@ class Session:
     async def fork(self, count: int = 1, *, ttl_s: float | None = None) -> list[Session]:
         """Open `count` sessions with a copy of this state. If the server cannot open all, it opens none.
 
-        Raises the errors of `EnvironmentClient.open`, and Refused before the first reset.
+        Raises the errors of `EnvironmentClient.open`. Raises Refused if the session has not been reset.
         """
-        request = ForkRequest(number_of("count", count, least=1), ttl_s=_ttl(ttl_s))
+        request = ForkRequest(valid_integer("count", count, least=1), ttl_s=_ttl(ttl_s))
         opened = await self._client.opened(f"/v1/sessions/{self.id}/fork", request)
         return [Session(self._client, session.session_id, session.step_count) for session in opened]
 
@@ -182,7 +185,7 @@ class Session:
         return await self._client.snapshot(self.id)
 
     async def restore(self, snapshot: Snapshot) -> StepOutcome:
-        """Replace this session's state by a saved state. Returns the saved state, with reward 0.
+        """Replace this session's state by the state in `snapshot`. Returns this state, with reward 0.
 
         A snapshot can be restored several times.
 
@@ -230,11 +233,11 @@ class EnvironmentClient(AsyncClosing):
             token,
             service="environment server",
         )
-        self.retries = number_of("retries", retries)
+        self.retries = valid_integer("retries", retries)
         self._batcher: Batcher[BatchItem, StepOutcome | ServiceError | None] = Batcher(
             self._send_batch,
-            window_s=seconds_of("batch_window_s", batch_window_s),
-            size=number_of("batch_size", batch_size, least=1),
+            window_s=valid_seconds("batch_window_s", batch_window_s),
+            size=valid_integer("batch_size", batch_size, least=1),
         )
         self._encoder = msgspec.json.Encoder()
         self._results = msgspec.json.Decoder(BatchReply)
@@ -259,9 +262,9 @@ class EnvironmentClient(AsyncClosing):
             TypeError, ValueError: `count` or `ttl_s` is not a number, or out of range.
         """
         request = CreateSessions(
-            count=number_of("count", count, least=1),
+            count=valid_integer("count", count, least=1),
             ttl_s=_ttl(ttl_s),
-            group_id=None if group_id is None else text_of("group_id", group_id),
+            group_id=None if group_id is None else valid_text("group_id", group_id),
         )
         return [Session(self, session.session_id) for session in await self.opened("/v1/sessions", request)]
 
@@ -347,7 +350,7 @@ class EnvironmentClient(AsyncClosing):
         return [self._state(item, result) for item, result in zip(items, results, strict=True)]
 
     def _state(self, item: BatchItem, result: BatchResult) -> StepOutcome | ServiceError | None:
-        """Returns the outcome or the error of one item. Returns None for a close."""
+        """Returns the outcome or the error of one item. Returns None for the operation `close`."""
         request = f"{item.op} of session {item.session_id} at {self.url}"
         if not result.ok or result.error is not None:
             return _session_error(request, result.error or _NO_REASON)

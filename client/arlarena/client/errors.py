@@ -2,7 +2,7 @@
 
 Unavailable      the service is unreachable, slow or failing: retry later
 ├─ AtCapacity    the server has no free capacity: retry after `retry_after_s`
-└─ SessionLost   the session has ended (server restarted, lease expired): open a new one
+└─ SessionLost   the session has ended (server restarted, lease expired): open another session
 Refused          the request is invalid: a retry does not help
 ├─ PromptTooLong the prompt does not fit the model's context
 └─ PolicyFault   the policy's reply caused the error
@@ -21,7 +21,7 @@ class Unavailable(ServiceError):
 
     @property
     def answered(self) -> bool:
-        """True if the server responded with an error, False if there was no response (see the exception's cause)."""
+        """True if the server responded with an error. False if there was no response; `__cause__` is then set."""
         return self.__cause__ is None
 
 
@@ -34,7 +34,7 @@ class AtCapacity(Unavailable):
 
 
 class SessionLost(Unavailable):
-    """The environment server does not know the session, or it has ended."""
+    """The session has ended, or the environment server does not know it."""
 
 
 class Refused(ServiceError):

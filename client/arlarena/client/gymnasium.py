@@ -1,11 +1,11 @@
-"""Gymnasium environments on an environment server. docs/how-to/use-a-client.md describes the installation.
+"""Gymnasium environments on an environment server. `docs/how-to/use-a-client.md` describes the installation.
 
     env = TextEnv("http://127.0.0.1:8000", split="train")
     observation, info = env.reset(options={"index": 7})
     observation, reward, terminated, truncated, info = env.step("up")
 
 Observations are prompts. An action is a full reply of a model or only the action in such a reply. `TextVectorEnv` plays
-many episodes at the same time. One request takes a step in all of these episodes. If an episode has ended, the next
+many episodes at the same time, and takes a step in all episodes with one request. If an episode has ended, the next
 step resets its environment (Gymnasium's next-step autoreset).
 """
 
@@ -21,12 +21,12 @@ import numpy.typing as npt
 from gymnasium.utils.seeding import np_random
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from arlarena.client.arguments import number_of, shown, text_of
+from arlarena.client.arguments import shown, valid_integer, valid_text
 from arlarena.client.environments import StepOutcome
 from arlarena.client.sync import SyncEnvironments, SyncSession
 from arlarena.proto.env_api import Info, Split
 
-# In a split without an end, tasks are drawn from this number of tasks.
+# In an endless split, task indices are drawn from 0 to this number.
 ENDLESS_TASKS = 2**31 - 1
 # Keys of `reset(options=…)`. A key with the value None is ignored.
 OPTIONS, VECTOR_OPTIONS = ("index", "split", "task_id", "episode_id"), ("indices",)
@@ -46,7 +46,7 @@ class AnyText(gymnasium.Space[str]):
     def contains(self, x: Any) -> bool:
         """True if `x` is a Python string or a numpy string."""
         try:
-            text_of("the action", x)
+            valid_text("the action", x)
         except (TypeError, ValueError):
             return False
         return True
@@ -71,7 +71,7 @@ def _info(state: StepOutcome) -> dict[str, Any]:
 
 def _seed(seed: int | None) -> int | None:
     """Returns `seed` as a Python integer, because Gymnasium rejects numpy scalars."""
-    return None if seed is None else number_of("seed", seed)
+    return None if seed is None else valid_integer("seed", seed)
 
 
 def _options(given: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _connect(
     try:
         info = environments.info()
         splits = {each.name: each for each in info.splits}
-        name = info.splits[0].name if split is None else text_of("split", split)
+        name = info.splits[0].name if split is None else valid_text("split", split)
         if name not in splits:
             raise ValueError(f"split {name!r}: {info.name} at {url} has no such split; it has {', '.join(splits)}")
         return environments, environments.open(count), info, splits[name]
@@ -156,14 +156,14 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 (as in Gymnasium)
 
     def __init__(self, url: str, num_envs: int, *, split: str | None = None, token: str | None = None) -> None:
-        self.num_envs = num_envs = number_of("num_envs", num_envs, least=1)
+        self.num_envs = num_envs = valid_integer("num_envs", num_envs, least=1)
         self._environments, self._sessions, info, chosen = _connect(url, num_envs, split, token)
         self.split, self._tasks = chosen.name, chosen.size or ENDLESS_TASKS
         self.single_observation_space = AnyText()
         self.single_action_space = AnyText(info.actions or ("",))
         self.observation_space = gymnasium.spaces.Tuple([self.single_observation_space] * num_envs)
         self.action_space = gymnasium.spaces.Tuple([self.single_action_space] * num_envs)
-        self._over = np.zeros(num_envs, dtype=bool)
+        self._ended = np.zeros(num_envs, dtype=bool)
         self._generators = [np_random()[0] for _ in range(num_envs)]
 
     def reset(
@@ -173,7 +173,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
 
         `options["indices"]`: one task index for each environment. Without this option, the random generator of each
         environment draws a task. `seed`: one seed for each environment, or a number `s` for the seeds `s, s + 1, …`.
-        With None, the generators continue. With the same seed, a `TextEnv` draws the same tasks.
+        With the seed None, a generator continues. A `TextEnv` with the same seed draws the same tasks.
 
         Raises:
             TypeError, ValueError: a seed or an option is invalid, or the number of seeds or indices is wrong.
@@ -186,9 +186,9 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
         if indices is None:
             tasks = [self._draw(i) for i in range(self.num_envs)]
         else:
-            tasks = [{"split": self.split, "index": index} for index in self._one_each("indices", indices)]
+            tasks = [{"split": self.split, "index": index} for index in self._one_per_environment("indices", indices)]
         states = self._environments.reset_all(self._sessions, tasks)
-        self._over[:] = False
+        self._ended[:] = False
         return _prompts(states), _infos(states)
 
     def step(self, actions: Sequence[str]) -> tuple[Texts, Floats, Bools, Bools, dict[str, Any]]:
@@ -196,18 +196,20 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
 
         An environment whose episode ended at the previous step is reset instead. Its reward is then 0.
         """
-        actions = [text_of(f"action {i}", action) for i, action in enumerate(self._one_each("actions", actions))]
+        actions = [
+            valid_text(f"action {i}", action) for i, action in enumerate(self._one_per_environment("actions", actions))
+        ]
         states: list[StepOutcome | None] = [None] * self.num_envs
-        ended = [i for i in range(self.num_envs) if self._over[i]]
-        going = [i for i in range(self.num_envs) if not self._over[i]]
+        ended = [i for i in range(self.num_envs) if self._ended[i]]
+        running = [i for i in range(self.num_envs) if not self._ended[i]]
         reset = self._environments.reset_all([self._sessions[i] for i in ended], [self._draw(i) for i in ended])
-        stepped = self._environments.step_all([self._sessions[i] for i in going], [actions[i] for i in going])
-        for i, state in zip((*ended, *going), (*reset, *stepped), strict=True):
+        stepped = self._environments.step_all([self._sessions[i] for i in running], [actions[i] for i in running])
+        for i, state in zip((*ended, *running), (*reset, *stepped), strict=True):
             states[i] = state
         outcomes = [state for state in states if state is not None]
         terminated = np.array([state.observation.terminated for state in outcomes])
         truncated = np.array([state.observation.truncated for state in outcomes])
-        self._over = terminated | truncated
+        self._ended = terminated | truncated
         rewards = np.array([state.reward for state in outcomes], dtype=np.float64)
         return _prompts(outcomes), rewards, terminated, truncated, _infos(outcomes)
 
@@ -217,7 +219,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
             session.close()
         self._environments.close()
 
-    def _one_each(self, name: str, values: Any) -> list[Any]:
+    def _one_per_environment(self, name: str, values: Any) -> list[Any]:
         """Returns `values` as a list with one value for each environment.
 
         Raises:
@@ -230,15 +232,15 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
         return list(values)
 
     def _seeds(self, given: Any) -> list[int | None]:
-        """Returns one seed for each environment. The seed is None if the generator of the environment continues."""
+        """Returns one seed for each environment. With the seed None, the generator of the environment continues."""
         if given is None:
             return [None] * self.num_envs
         if not hasattr(given, "__len__") or getattr(given, "ndim", 1) == 0:
-            first = number_of("seed", given)
+            first = valid_integer("seed", given)
             return [first + i for i in range(self.num_envs)]
         return [
-            None if seed is None else number_of(f"seed {i}", seed)
-            for i, seed in enumerate(self._one_each("seeds", given))
+            None if seed is None else valid_integer(f"seed {i}", seed)
+            for i, seed in enumerate(self._one_per_environment("seeds", given))
         ]
 
     def _draw(self, i: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import msgspec
 
-from arlarena.client.arguments import number_of
+from arlarena.client.arguments import valid_integer
 from arlarena.client.errors import PromptTooLong, Refused, Unavailable
 from arlarena.client.transport import Answer, AsyncClosing, HttpTransport, Timeouts
 from arlarena.proto.policy import (
@@ -29,7 +29,7 @@ from arlarena.proto.policy import (
 )
 from arlarena.proto.trajectory import PolicyVersion, Sampling, VersionSpan
 
-NEWER_LENGTH_NAME = "max_completion_tokens"
+NEWER_MAX_TOKENS_FIELD = "max_completion_tokens"
 
 T = TypeVar("T")
 FinishReason = Literal["stop", "length", "abort"]
@@ -116,12 +116,12 @@ class ModelInfo:
     max_tokens: int | None
 
 
-_generated = msgspec.json.Decoder(_Generated)
+_generated_decoder = msgspec.json.Decoder(_Generated)
 _encoder = msgspec.json.Encoder()
 
 
 def read_version(label: str) -> PolicyVersion:
-    """Parse a version label. A label in another form, such as that of stock vLLM, becomes `unlabelled:0:<label>`."""
+    """Parse a version label. Another label, such as that of unmodified vLLM, becomes `unlabelled:0:<label>`."""
     try:
         return PolicyVersion.parse(label)
     except ValueError:
@@ -149,7 +149,7 @@ def _generation(answer: Answer) -> Generation:
         ProtocolError: the token ids, log-probs and versions do not match.
     """
     try:
-        choice = _generated.decode(answer.body).choices[0]
+        choice = _generated_decoder.decode(answer.body).choices[0]
     except (msgspec.MsgspecError, IndexError) as error:
         raise answer.malformed(error) from error
     if choice.finish_reason == "abort":
@@ -194,8 +194,8 @@ class PolicyClient(AsyncClosing):
         self.transport = HttpTransport(
             url, Timeouts() if timeouts is None else timeouts, token, service="policy server"
         )
-        self.retries = number_of("retries", retries)
-        self._length_name = "max_tokens"
+        self.retries = valid_integer("retries", retries)
+        self._max_tokens_field = "max_tokens"
 
     @property
     def url(self) -> str:
@@ -217,13 +217,13 @@ class PolicyClient(AsyncClosing):
         session: str | None = None,
         timeout_s: float | None = None,
     ) -> Generation:
-        """Sample one response to a prompt of token ids. If a stop string occurs, its last token ends the response.
+        """Sample one response to a prompt of token ids. The response ends with the token that completes a stop string.
 
         `session`: a gateway sends all requests of one session to the same replica, because the prefix cache of this
         replica contains the session's earlier prompts.
 
         Raises:
-            Unavailable: in the request and all retries, the server was unreachable, failed or exceeded `timeout_s`.
+            Unavailable: the server was unreachable, failed or exceeded `timeout_s`, in the request and in all retries.
             PromptTooLong: the prompt does not fit the model's context.
             Refused: the server rejected the request for another reason.
             ProtocolError: the token ids, log-probs and versions of the response do not match.
@@ -258,8 +258,8 @@ class PolicyClient(AsyncClosing):
     ) -> ChatReply:
         """Request a reply from `/v1/chat/completions` of any server with OpenAI's API. Raises the errors of `generate`.
 
-        Newer models of OpenAI require the name `max_completion_tokens` instead of `max_tokens`. After the first such
-        error, the request is repeated with this name, and later requests use it as well.
+        Newer models of OpenAI require the field `max_completion_tokens` instead of `max_tokens`. After the first error
+        about this field, the request is repeated with `max_completion_tokens`. Later requests also use this field.
         """
         body: dict[str, Any] = {
             "messages": list(messages),
@@ -267,14 +267,14 @@ class PolicyClient(AsyncClosing):
             "top_p": sampling.top_p,
         }
         body |= {key: value for key, value in (("model", model), ("seed", seed)) if value is not None}
-        name = self._length_name  # concurrent requests may change it
+        field = self._max_tokens_field  # concurrent requests may change the attribute
         try:
-            answer = await self._chat(body | {name: sampling.max_tokens}, timeout_s)
+            answer = await self._chat(body | {field: sampling.max_tokens}, timeout_s)
         except Refused as error:
-            if name == NEWER_LENGTH_NAME or NEWER_LENGTH_NAME not in str(error):
+            if field == NEWER_MAX_TOKENS_FIELD or NEWER_MAX_TOKENS_FIELD not in str(error):
                 raise
-            self._length_name = NEWER_LENGTH_NAME
-            answer = await self._chat(body | {NEWER_LENGTH_NAME: sampling.max_tokens}, timeout_s)
+            self._max_tokens_field = NEWER_MAX_TOKENS_FIELD
+            answer = await self._chat(body | {NEWER_MAX_TOKENS_FIELD: sampling.max_tokens}, timeout_s)
         reply = _read(answer, _Chat)
         if not reply.choices:
             raise answer.malformed("no choices")

@@ -6,7 +6,7 @@
         while not state.done:
             state = session.step("<think>…</think><action>up</action>")
 
-All sessions of a client use one event loop in a background thread. Calls from several threads therefore share requests.
+All sessions of a client use one event loop in a background thread. Calls from several threads can share requests.
 `step_all` takes a step in many sessions with one request.
 """
 
@@ -38,7 +38,7 @@ class BackgroundLoop:
 
     @property
     def alive(self) -> bool:
-        """True if the loop is not stopped."""
+        """True until the loop is stopped."""
         return not self._loop.is_closed()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -121,7 +121,7 @@ class SyncSession:
         return self._loop.run(self.asynchronous.snapshot())
 
     def restore(self, snapshot: Snapshot) -> StepOutcome:
-        """Replace this session's state by a saved state. Returns the saved state."""
+        """Replace this session's state by the state in `snapshot`. Returns this state."""
         return self._loop.run(self.asynchronous.restore(snapshot))
 
     def close(self) -> None:

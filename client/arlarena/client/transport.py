@@ -16,14 +16,14 @@ from typing import Literal, Self
 import aiohttp
 import msgspec
 
-from arlarena.client.arguments import number_of, seconds_of, text_of
+from arlarena.client.arguments import valid_integer, valid_seconds, valid_text
 from arlarena.client.bounded import IDENTITY, AnswerRefused, read_bounded
 from arlarena.client.errors import AtCapacity, ProtocolError, Refused, Unavailable
 from arlarena.proto.backoff import pauses
 from arlarena.proto.http.addresses import service_url
 
 JSON_HEADERS = {"content-type": "application/json", **IDENTITY}
-# Twice the size of a batch response with 256 observations and a frame of 100 KB in each.
+# Twice the size of a batch response with 256 observations that each contain an image of 100 KB.
 MAX_ANSWER_BYTES = 64 << 20
 # The number of characters of a response that an error message quotes.
 QUOTE_CHARS = 300
@@ -46,8 +46,8 @@ class Timeouts:
         Raises:
             TypeError, ValueError: a timeout is not a number above 0.
         """
-        seconds_of("connect_s", self.connect_s, positive=True)
-        seconds_of("request_s", self.request_s, positive=True)
+        valid_seconds("connect_s", self.connect_s, positive=True)
+        valid_seconds("request_s", self.request_s, positive=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def service_of(error: bytes) -> Service | None:
 
 
 def quote(body: bytes) -> str:
-    """Returns the first characters of a body, for error messages."""
+    """Returns the first `QUOTE_CHARS` characters of a body, for error messages."""
     text = body[:QUOTE_CHARS].decode(errors="replace")
     return text + "…" if len(body) > QUOTE_CHARS else text
 
@@ -159,11 +159,11 @@ class HttpTransport(AsyncClosing):
         if not isinstance(timeouts, Timeouts):
             raise TypeError(f"timeouts must be Timeouts(connect_s=…, request_s=…), not {timeouts!r}")
         if token is not None:
-            text_of("token", token)
+            valid_text("token", token)
         self.url = service_url(url)
         self.timeouts = timeouts
         self.service: Service | None = service
-        self.max_answer_bytes = number_of("max_answer_bytes", max_answer_bytes, least=1)
+        self.max_answer_bytes = valid_integer("max_answer_bytes", max_answer_bytes, least=1)
         self._headers = JSON_HEADERS | ({"authorization": f"Bearer {token}"} if token else {})
         self._session: aiohttp.ClientSession | None = None
 
@@ -175,7 +175,7 @@ class HttpTransport(AsyncClosing):
 
     def _pool(self) -> aiohttp.ClientSession:
         if self._session is None:
-            # limit=0: no limit. With aiohttp's limit of 100 connections, episode 101 would wait for another generation.
+            # limit=0: no limit. aiohttp's default is 100 connections; the 101st concurrent generation would wait.
             connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
             self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
         return self._session

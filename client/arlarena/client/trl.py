@@ -4,7 +4,7 @@
 
 The columns `split`, `index`, `seed` and `task_id` of the data set select the task of a row. Other columns are ignored.
 This module does not import TRL. TRL 1 calls `reset` and `get_reward`. Every other public method becomes a tool of the
-model, with the docstring as its description.
+model, and the docstring of the method is the description of the tool.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import atexit
 from collections.abc import Callable
 from typing import Any
 
-from arlarena.client.arguments import text_of
+from arlarena.client.arguments import valid_text
 from arlarena.client.environments import StepOutcome
 from arlarena.client.errors import SessionLost
 from arlarena.client.sync import SyncEnvironments, SyncSession
@@ -22,10 +22,10 @@ TASK_COLUMNS = ("split", "index", "seed", "task_id")
 
 
 class TrlEnvironment:
-    """Plays one episode at a time. The first use opens a session. If the server has ended it, a new one is opened."""
+    """Plays one episode at a time. Opens a session at the first reset, and again if the session has ended."""
 
     def __init__(self, environments: SyncEnvironments, split: str | None = None) -> None:
-        """`split`: the default for rows without a split."""
+        """`split`: the split of rows that name no split."""
         self._environments, self._split = environments, split
         self._session: SyncSession | None = None
         self._state: StepOutcome | None = None
@@ -49,7 +49,7 @@ class TrlEnvironment:
         Returns:
             What the environment shows afterwards.
         """
-        text_of("action", action)
+        valid_text("action", action)
         if self._session is None or self._state is None:
             raise ValueError("no episode has started: call reset first")
         if self._state.done:
@@ -80,7 +80,7 @@ class TrlEnvironment:
 
 
 def _message(state: StepOutcome, default: str) -> str:
-    """Returns the environment's next message for the conversation that TRL keeps. Returns `default` without one."""
+    """Returns the next user message for the conversation that TRL keeps. Returns `default` if there is no message."""
     message = state.observation.message
     return default if message is None else message
 
@@ -94,7 +94,7 @@ def environment_factory(
         TypeError, ValueError: an argument is invalid. The message contains its name.
     """
     if split is not None:
-        text_of("split", split)
+        valid_text("split", split)
     environments = SyncEnvironments(url, token=token)
     created: list[TrlEnvironment] = []
 

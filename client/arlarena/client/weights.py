@@ -43,7 +43,7 @@ T = TypeVar("T")
 _INFO_S = 10.0  # timeout of a request for information, in seconds
 _REFUSED = 409
 _FOLDER_PREFIX = "arlarena-push-"  # the names of temporary folders with deltas begin with this prefix
-_STALE_S = 86_400.0  # a temporary folder of this age (seconds) belongs to no running push
+_STALE_S = 86_400.0  # no push runs for so many seconds, so an older temporary folder is unused
 _MAX_ANSWER = 1 << 20  # maximum bytes of a response; the largest response lists the files of a model
 
 
@@ -63,7 +63,10 @@ class PushRefused(PushError):
 
 
 class WeightsClient:
-    """A client for the weights of one policy server or gateway. `limit_s`: the timeout of one request in seconds."""
+    """A client for the weights of one policy server or gateway.
+
+    `limit_s` is always the timeout of one request in seconds. `version_name` is the name of a version directory.
+    """
 
     def __init__(self, session: aiohttp.ClientSession, url: str, token: str | None) -> None:
         """`url`: the server's base URL; raises the errors of `service_url`. `token`: the server's admin token."""
@@ -75,19 +78,19 @@ class WeightsClient:
         """Returns the served version. Errors as in `serve`."""
         return (await self._ask("GET", "/weight_info", None, _INFO_S, WeightInfo)).weight_version
 
-    async def announce(self, directory: str, manifest: bytes, limit_s: float) -> PushTarget:
+    async def announce(self, version_name: str, manifest: bytes, limit_s: float) -> PushTarget:
         """Announce a version. Returns the files that the server needs. Errors as in `serve`."""
-        return await self._ask("PUT", f"{WEIGHTS_ROUTE}/{directory}", manifest, limit_s, PushTarget)
+        return await self._ask("PUT", f"{WEIGHTS_ROUTE}/{version_name}", manifest, limit_s, PushTarget)
 
-    async def upload(self, directory: str, name: str, file: Path, base: str | None, limit_s: float) -> None:
-        """Send a file of the version `directory`. Errors as in `serve`.
+    async def upload(self, version_name: str, file_name: str, file: Path, base: str | None, limit_s: float) -> None:
+        """Send a file of a version. Errors as in `serve`.
 
-        `base`: None if `file` is the complete file. Otherwise `file` is a delta, and `base` is the version directory on
-        the server to which the delta is applied.
+        `base`: None if `file` is the complete file. Otherwise `file` is a delta, and `base` is the name of the version
+        directory to which the server applies the delta.
         """
         query = f"?base={base}" if base else ""
         with file.open("rb") as body:
-            await self._ask("PUT", f"{WEIGHTS_ROUTE}/{directory}/{name}{query}", body, limit_s, dict)
+            await self._ask("PUT", f"{WEIGHTS_ROUTE}/{version_name}/{file_name}{query}", body, limit_s, dict)
 
     async def serve(self, version: str, limit_s: float, broadcast: Broadcast | None = None) -> ServedVersion:
         """Make the server serve `version`. Returns the served version and the result of the server's probe.
@@ -126,10 +129,10 @@ def _reason(answer: bytes) -> str:
 
 
 class Sender:
-    """Uploads the files that a server lacks. Sends weights as deltas if both sides have an earlier version."""
+    """Uploads the files that a server lacks. Sends weights as deltas if both sides have the same earlier version."""
 
     def __init__(self, full_every: int = 20) -> None:
-        """`full_every`: optimiser steps divisible by `full_every` send complete files. Other steps send deltas."""
+        """`full_every`: at optimiser steps divisible by `full_every`, complete files are sent instead of deltas."""
         self._full_every = full_every
         self._deltas: dict[tuple[Path, Path], asyncio.Task[Path]] = {}  # (base, new) -> delta
         self._folder: Path | None = None
@@ -186,7 +189,7 @@ class Sender:
 
 
 def _remove_stale_folders() -> None:
-    """Remove the delta files of killed processes. Such a file may be as large as a model."""
+    """Remove the temporary folders of killed processes. A delta file may be as large as a model."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER_PREFIX}*"):
         try:
             if time.time() - folder.stat().st_mtime > _STALE_S:

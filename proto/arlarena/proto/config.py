@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from arlarena.proto.text.files import TextFileError, read_text
 from arlarena.proto.text.names import nearest
-from arlarena.proto.text.redaction import MASK, hide, is_secret_name, masked, merged, redact, redacted_stderr
+from arlarena.proto.text.redaction import MASK, is_secret_name, masked, merged, redact, redacted_stderr, register_secret
 from arlarena.proto.text.wording import printable
 
 # All tables of a configuration file. Each service reads its own tables. Any other table name is an error.
@@ -106,7 +106,7 @@ def _hide_secrets(value: Any, name: str = "") -> None:
     if isinstance(value, BaseModel):
         value = {key: getattr(value, key) for key in type(value).model_fields}
     if isinstance(value, SecretStr):
-        hide(value.get_secret_value())
+        register_secret(value.get_secret_value())
     elif isinstance(value, Mapping):
         for key, item in value.items():
             _hide_secrets(item, str(key))
@@ -114,7 +114,7 @@ def _hide_secrets(value: Any, name: str = "") -> None:
         for item in value:
             _hide_secrets(item, name)
     elif isinstance(value, str) and is_secret_name(name):
-        hide(value)
+        register_secret(value)
 
 
 def _value_text(model: type[BaseModel], key: str, value: Any) -> str:
@@ -198,7 +198,7 @@ def secret_from(environment: Mapping[str, str], variable: str) -> str | None:
     Messages and logs mask the secret from then on.
     """
     value = environment.get(variable) or None
-    hide(value)
+    register_secret(value)
     return value
 
 

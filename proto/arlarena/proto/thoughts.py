@@ -1,8 +1,8 @@
 """Finds the end of a model's thought in a reply. The text after the thought is the answer.
 
-    said_from("<think>left or up?</think><action>up</action>")   26
-    said_from("left or up?</think><action>up</action>")          19: the opening mark is in the chat template
-    said_from("<think>left or up?")                              None: the thought is not closed
+    answer_start("<think>left or up?</think><action>up</action>")   26
+    answer_start("left or up?</think><action>up</action>")          19: the opening mark is in the chat template
+    answer_start("<think>left or up?")                              None: the thought is not closed
 
 The time is linear in the length of the text.
 """
@@ -31,7 +31,7 @@ _MARK = re.compile(_ANGLED)
 _ANY_MARK = re.compile("|".join([_ANGLED, *map(re.escape, _OTHERS)]))
 
 
-def said_from(text: str) -> int | None:
+def answer_start(text: str) -> int | None:
     """Returns the position after the last thought in `text`, 0 without a thought, or None if a thought is not closed.
 
     A thought ends at the next closing mark of its kind. Marks of other kinds inside a thought are part of the thought.

@@ -18,7 +18,15 @@ from arlarena.proto.config import (
 from arlarena.proto.streams.broker_address import broker_url
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.text import redaction
-from arlarena.proto.text.redaction import hide, is_secret, masked, merged, redact, redacted_stderr, split_secrets
+from arlarena.proto.text.redaction import (
+    is_secret,
+    masked,
+    merged,
+    redact,
+    redacted_stderr,
+    register_secret,
+    split_secrets,
+)
 from arlarena.proto.text.wording import json_escaped, printable
 
 SECRET = "s3cr3t-Value/with+signs"
@@ -65,10 +73,10 @@ def test_a_text_without_credentials_is_unchanged(text):
 
 
 def test_a_hidden_secret_is_masked_in_all_its_forms():
-    hide(SECRET)
+    register_secret(SECRET)
     for written in (SECRET, "s3cr3t-Value%2Fwith%2Bsigns", f"prefix{SECRET}suffix"):
         assert "s3cr3t" not in redact(written)
-    hide("abc")
+    register_secret("abc")
     assert redact("abc") == "abc"
 
 
@@ -117,7 +125,7 @@ def test_options_of_a_command_are_masked():
 def test_log_values_hold_no_secrets_and_no_control_characters():
     stream = io.StringIO()
     log = Logger("test", "debug", stream)
-    hide("known-secret")
+    register_secret("known-secret")
     value = {
         "url": f"redis://:{SECRET}@h/0",
         "reason": ValueError("known-secret \x9b31m \u202e \x1b]52;c;x\x07 \U000e0041"),
@@ -151,7 +159,7 @@ def test_escaped_json_has_the_same_value():
 
 
 def test_library_output_to_stderr_is_redacted(capsys):
-    hide("known-secret")
+    register_secret("known-secret")
     with redacted_stderr():
         logging.lastResort.handle(logging.LogRecord("lib", 40, "f", 1, "sent %s", ("known-secret",), None))
         print("direct known-secret", file=sys.stderr)
@@ -162,7 +170,7 @@ def test_library_output_to_stderr_is_redacted(capsys):
 
 def test_a_stack_trace_is_redacted_and_printable(capsys):
     def fail():
-        hide("known-secret")
+        register_secret("known-secret")
         raise RuntimeError("known-secret \x1b[2J")
 
     assert exit_on_config_error(fail) == 1

@@ -12,7 +12,7 @@ from collections.abc import Collection
 import msgspec
 
 from arlarena.proto.env_api import Parser
-from arlarena.proto.thoughts import END_THINK, THINK, said_from
+from arlarena.proto.thoughts import END_THINK, THINK, answer_start
 
 # The tags of replies, and the form of an action in a reply.
 TAGS = (THINK, END_THINK, "<action>", "</action>")
@@ -68,7 +68,7 @@ def without_end_marks(text: str) -> str:
 def after_thought(text: str) -> str | None:
     """Return the text after the thought, without end-of-turn tokens. None if the thought is not closed."""
     text = without_end_marks(text)
-    start = said_from(text)
+    start = answer_start(text)
     return None if start is None else text[start:]
 
 
@@ -83,7 +83,7 @@ def parse(text: str, actions: Collection[str] | None = None) -> ParsedReply:
     and around the elements. If the chat template has opened the thought, `<think>` may be missing.
     """
     text = without_end_marks(text)
-    start = said_from(text)
+    start = answer_start(text)
     if start is None:
         return ParsedReply(None, "", format_valid=False)
     said = text[start:].strip()

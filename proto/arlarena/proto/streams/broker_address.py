@@ -1,6 +1,6 @@
-"""Adds the password to the URL of Redis. Users may keep the password in a file or an environment variable instead.
+"""Adds the password to the URL of Redis. Users may keep the password in a file or an environment variable.
 
-The first of these that contains a password is used: the URL, the variable `REDIS_PASSWORD`, the file that
+The password is taken from the first source that has one: the URL, the variable `REDIS_PASSWORD`, the file that
 `REDIS_PASSWORD_FILE` names, the password file of the settings.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 from arlarena.proto.config import ConfigError
-from arlarena.proto.text.redaction import hide
+from arlarena.proto.text.redaction import register_secret
 
 VARIABLE, FILE_VARIABLE = "REDIS_PASSWORD", "REDIS_PASSWORD_FILE"
 
@@ -27,14 +27,14 @@ def broker_url(url: str, environment: Mapping[str, str], password_file: str = ""
     password = environment.get(VARIABLE) or ""
     file = environment.get(FILE_VARIABLE) or password_file
     if not password and file:
-        where = FILE_VARIABLE if environment.get(FILE_VARIABLE) else "[redis] password_file"
-        password = _read(Path(file).expanduser(), where)
+        setting = FILE_VARIABLE if environment.get(FILE_VARIABLE) else "[redis] password_file"
+        password = _read(Path(file).expanduser(), setting)
     return with_password(url, password) if password else url
 
 
 def with_password(url: str, password: str) -> str:
     """Returns `url` with `password` in its user information."""
-    hide(password)
+    register_secret(password)
     parts = urlsplit(url)
     user, _, host = parts.netloc.rpartition("@")
     return urlunsplit(parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}"))
@@ -46,12 +46,12 @@ def url_has_password(url: str) -> bool:
     return ":" in parts.netloc.rpartition("@")[0] or "password" in parse_qs(parts.query)
 
 
-def _read(path: Path, where: str) -> str:
+def _read(path: Path, setting: str) -> str:
     try:
         password = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError(f"{where}: {path} cannot be read: {reason}") from error
+        raise ConfigError(f"{setting}: {path} cannot be read: {reason}") from error
     if not password:
-        raise ConfigError(f"{where}: {path} is empty; write the password of Redis into it")
+        raise ConfigError(f"{setting}: {path} is empty; write the password of Redis into it")
     return password

@@ -1,7 +1,7 @@
 """A connection to the broker that reconnects after the broker fails, with time limits and errors that name the fix.
 
-A command whose reply was lost is sent again. This is safe: scripts are idempotent, and entries that were read stay
-pending.
+A command whose reply was lost is sent again. This is safe, because scripts are idempotent and the entries of a lost
+reply stay pending.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 
 T = TypeVar("T")
 
-# Each blocked reader needs a connection. No worker has as many slots.
+# Each blocked reader needs a connection. A process has fewer readers than this.
 _MAX_CONNECTIONS = 4096
 # The first and the longest pause between two attempts, in seconds.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
@@ -61,9 +61,10 @@ class Link:
         full_timeout_s: float,
         repair: Callable[[], Awaitable[None]],
     ) -> None:
-        """`timeout_s`: time limit of connecting, and of each reply.
+        """`timeout_s`: time limit of connecting and of each reply.
 
-        A call is retried for `reconnect_s` while the broker is unreachable, and for `full_timeout_s` while it is full.
+        `reconnect_s`: how long a call is retried while the broker is unreachable. `full_timeout_s`: how long a call is
+        retried while the broker's memory is full.
 
         Raises:
             StreamError: `url` is not a Redis URL.
@@ -84,14 +85,14 @@ class Link:
                 retry=Retry(NoBackoff(), 0),
             )
         except ValueError as error:
-            raise bad_url(url, error) from error
+            raise bad_url_error(url, error) from error
 
     async def close(self) -> None:
         """Close the connections."""
         await self._redis.aclose()
 
     async def first_contact(self) -> None:
-        """Run `repair`. Waits while the broker loads its data. Does not wait for an unreachable broker.
+        """Run `repair`. Retries while the broker loads its data, but not if the broker is unreachable.
 
         Raises:
             StreamError: the broker is unreachable or refuses the connection.
@@ -113,9 +114,9 @@ class Link:
     async def script(
         self, source: str, keys: Sequence[str], args: Sequence[Any], *, full_timeout_s: float | None = None
     ) -> Any:
-        """Run a Lua script, which the broker caches by its hash. Returns the result of the script.
+        """Run a Lua script, which the broker caches by its hash. Returns its result.
 
-        `full_timeout_s`: replaces the `full_timeout_s` of the connection for this call.
+        `full_timeout_s`: how long this call is retried while the broker's memory is full. Default: as in `__init__`.
 
         Raises:
             StreamError: as for `command`.
@@ -126,28 +127,28 @@ class Link:
     async def _repeat(
         self, call: Callable[[], Awaitable[T]], *, reconnect_s: float | None = None, full_timeout_s: float | None = None
     ) -> T:
-        """Await `call()`. Retry after a lost connection or after `repair`, and while the broker is full."""
-        started, pause, broken = time.monotonic(), _FIRST_PAUSE_S, False
+        """Await `call()`. Retries after a lost connection or consumer group, and while the broker is full."""
+        started, pause, group_lost = time.monotonic(), _FIRST_PAUSE_S, False
         reconnect_s = self._reconnect_s if reconnect_s is None else reconnect_s
         full_timeout_s = self._full_timeout_s if full_timeout_s is None else full_timeout_s
         while True:
             try:
-                if broken:
+                if group_lost:
                     await _cancellable(self._repair)
                 return await _cancellable(call)
             except (errors.RedisError, OSError) as error:
                 self.losses += 1
-                broken = any(word in str(error) for word in _LOST_GROUP)
+                group_lost = any(word in str(error) for word in _LOST_GROUP)
                 loading, full = isinstance(error, errors.BusyLoadingError), is_full(error)
-                limit = full_timeout_s if full else self._reconnect_s if loading or broken else reconnect_s
-                temporary = broken or full or is_network(error)
+                limit = full_timeout_s if full else self._reconnect_s if loading or group_lost else reconnect_s
+                temporary = group_lost or full or is_network(error)
                 if not temporary or time.monotonic() - started + pause > limit:
-                    raise explain(self.url, error) from error
+                    raise stream_error(self.url, error) from error
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
-def bad_url(url: str, error: Exception) -> StreamError:
+def bad_url_error(url: str, error: Exception) -> StreamError:
     """Returns the error to raise for a URL that redis-py cannot parse."""
     hint = "write redis://HOST:PORT/0, rediss://… or unix://…"
     # redis-py quotes the supposed port in its message. The quoted text may be a part of an unquoted password.
@@ -155,8 +156,8 @@ def bad_url(url: str, error: Exception) -> StreamError:
     return StreamError(f"{redact(url)!r} is not the URL of a Redis: {hint} ({detail})")
 
 
-def explain(url: str, error: Exception) -> StreamError:
-    """Returns the error to raise for `error` of redis-py. `url`: without password."""
+def stream_error(url: str, error: Exception) -> StreamError:
+    """Returns the error to raise for the error `error` of redis-py. `url`: without password."""
     detail = str(error) or type(error).__name__
     if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):
         hint = "give its password by REDIS_PASSWORD or REDIS_PASSWORD_FILE, or correct the URL"

@@ -19,10 +19,10 @@ class StreamLimits:
     """The limits of `Streams.connect`, with times in seconds.
 
     Attributes:
-        timeout_s: time limit of connecting, and of each reply. A blocking read is split into waits below this limit.
+        timeout_s: time limit of connecting and of each reply. A blocking read is split into waits below this limit.
         reconnect_s: how long a call is retried while the broker is unreachable.
-        lease_ttl_s: a lease that is not renewed for this time is lost. All workers must use the same value. They renew
-            their leases after a third of this time.
+        lease_ttl_s: a lease that is not renewed for this time is lost. All workers must use the same value. Workers
+            renew their leases after a third of this time.
         max_deliveries: number of deliveries of a task before it becomes a dead letter.
         retry_delay_s: pause before a failed task is delivered again. The pause doubles with each delivery.
         full_timeout_s: how long a call is retried while the broker's memory is full.
@@ -55,7 +55,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class GroupEntry:
-    """One entry of `groups`. `acknowledge` takes `stream_id` and `group_id`."""
+    """One entry of the stream `groups`. Pass its `stream_id` and `group_id` to `Streams.acknowledge`."""
 
     stream_id: str
     item: Group | DeadLetter
@@ -68,7 +68,10 @@ class GroupEntry:
 
 @dataclass(frozen=True, slots=True)
 class GroupLease:
-    """A worker's right to play one group. It ends `lease_ttl_s` after the last renewal. `deliveries` counts from 1."""
+    """A worker's right to play one group. The lease ends `lease_ttl_s` after the last renewal.
+
+    `deliveries`: the number of counted deliveries of the task, including this one.
+    """
 
     stream_id: str
     task: GroupTask
@@ -81,7 +84,7 @@ class Depth:
     """The number of entries in a run's streams.
 
     `tasks_queued`: tasks that were never delivered. `tasks_leased`: tasks that a worker has leased, or that wait for
-    another worker. `groups_waiting`: groups that the trainer has not collected. `groups_collected`: groups that the
+    the next worker. `groups_waiting`: groups that the trainer has not collected. `groups_collected`: groups that the
     trainer has collected but not acknowledged. `dead`: dead letters.
     """
 
@@ -99,7 +102,7 @@ def check_run_name(run: str) -> None:
         ValueError: `run` contains characters that are not permitted, or is too long.
     """
     if not _RUN_NAME.fullmatch(run):
-        raise ValueError(f"run name {run!r}: use up to 100 letters, digits, '.', '_', '-', not beginning with a sign")
+        raise ValueError(f"run name {run!r}: use up to 100 letters, digits, '.', '_' or '-', first a letter or a digit")
 
 
 def group_id_of(stream_id: bytes, fields: Fields) -> str:
@@ -108,7 +111,7 @@ def group_id_of(stream_id: bytes, fields: Fields) -> str:
 
 
 def dead_letter_of(stream_id: bytes, fields: Fields) -> DeadLetter:
-    """Decode a dead letter: an entry of `dead`, or the notice in `groups` that a group was given up."""
+    """Decode a dead letter: an entry of `dead`, or the notice of a dead letter in `groups`."""
     reason = fields.get(b"reason", b"the entry has neither a group nor a reason").decode(errors="replace")
     deliveries = fields.get(b"deliveries", b"1")
     return DeadLetter(group_id_of(stream_id, fields), reason, int(deliveries) if deliveries.isdigit() else 1)

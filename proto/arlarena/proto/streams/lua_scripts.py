@@ -4,16 +4,16 @@ All scripts take the six keys of one run, in the order of `Streams.keys`. A scri
 lost. Each script therefore first checks the state of the group or the lease. A second run of a script has no effect.
 
 Three hashes have a field for each outstanding group id. `issued` contains the id of the task's entry. `done` contains
-the id of the group's entry in `groups`, and a receipt of the completion. `reasons` contains the last failure. `reasons`
-also has a field 'condemned ENTRY' for each unacknowledged entry that was copied to `dead`.
+the id of the group's entry in `groups`, and a receipt (worker name and random id) of the completion. `reasons` contains
+the last failure. `reasons` also has a field 'condemned ENTRY' for each unacknowledged entry that CONDEMN copied.
 
 A broker whose memory is full refuses a command that may need memory (flag `denyoom`), unless the same script has
 already written. ISSUE, COMPLETE and CONDEMN begin with XADD, so a full broker refuses them. All other scripts begin
 with a command that frees memory or needs none, so they work on a full broker.
 """
 
-# Dead letters are kept for debugging. Failures repeat, so a limited number is enough: 300 groups of 50 KB are 15 MB.
-# Letters above this age are removed, because their run is over or their cause is fixed.
+# Dead letters are kept for debugging. Failures repeat, so a limited number is enough. 300 groups of 50 KB are 15 MB.
+# Older dead letters are removed, because their run is over or their cause is fixed.
 DEAD_LETTERS_KEPT = 300
 DEAD_LETTER_AGE_S = 7 * 24 * 3600
 
@@ -43,7 +43,7 @@ local function forget(group_id)
 end
 
 local function drop_old_letters()
-  -- Formatted here: the broker would write a round number as 1.8e+12.
+  -- Format the number here, because the broker would write a round number as 1.8e+12.
   redis.call('XTRIM', dead, 'MINID', '=', string.format('%.0f', (redis.call('TIME')[1] - dead_age_s) * 1000))
 end
 
@@ -52,7 +52,7 @@ local function keep_letter(...)
   drop_old_letters()
 end
 
--- Remove a task, keep a copy in `dead`, and add a tombstone to `groups` for the trainer. A task that does not exist was
+-- Remove a task, keep a copy in `dead`, and add a notice to `groups` for the trainer. A task that does not exist was
 -- completed or withdrawn. The task is removed first, so that the script works on a full broker.
 local function bury(id, reason, deliveries)
   local fields = fields_of(id)
@@ -77,7 +77,7 @@ end
 """
 )
 
-# ARGV: pairs of group id and task bytes. Returns the number of added tasks. A group that was issued, but is neither
+# ARGV: pairs of group id and task bytes. Returns the number of added tasks. A task that was issued, but is neither
 # done nor in the stream, was lost by the broker and is added again.
 ISSUE = (
     _PRELUDE
@@ -85,8 +85,8 @@ ISSUE = (
 local added = 0
 for i = 1, #ARGV, 2 do
   local known = redis.call('HGET', issued, ARGV[i])
-  local settled = redis.call('HEXISTS', done, ARGV[i]) == 1
-  if not settled and not (known and fields_of(known)) then
+  local is_done = redis.call('HEXISTS', done, ARGV[i]) == 1
+  if not is_done and not (known and fields_of(known)) then
     local id = redis.call('XADD', tasks, '*', 'id', ARGV[i], 'data', ARGV[i + 1])
     redis.call('HSET', issued, ARGV[i], id)
     added = added + 1
@@ -180,8 +180,8 @@ return 1
 # ARGV: stream id of a task, reason, deliveries. Used for a task that cannot be decoded, because a retry would not help.
 BURY = _PRELUDE + "bury(ARGV[1], ARGV[2], ARGV[3]) return 1"
 
-# ARGV: stream id of an entry of `groups`, group id, reason. Copies the bytes of the entry to `dead`, once. The notice
-# of a dead letter has no bytes and is not copied, because the letter is already in `dead`.
+# ARGV: stream id of an entry of `groups`, group id, reason. Copies a group that cannot be used to `dead`, once. The
+# notice of a dead letter is not copied, because the letter is already in `dead`.
 CONDEMN = (
     _PRELUDE
     + """

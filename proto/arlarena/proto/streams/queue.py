@@ -12,9 +12,9 @@ Guarantees, even if any process is killed at any time:
   a notice in `groups` informs the trainer. A worker that lost its lease may still complete the group. The first
   completion is published.
 - **Collected groups are not lost before `acknowledge`.** The trainer acknowledges an entry when a durable checkpoint
-  contains its effect. After a crash, `collect_pending` returns unacknowledged entries again, in order. The trainer
-  ignores group ids that its checkpoint already contains. Such entries exist if the trainer died between checkpoint and
-  acknowledgement.
+  contains its effect. After a crash, `collect_pending` returns unacknowledged entries again, in order. If the trainer
+  died between checkpoint and acknowledgement, its checkpoint already contains some of these groups. The trainer ignores
+  them.
 - **`issue` restores lost tasks.** A call adds only the tasks whose group id is not in the queue. After a long wait the
   trainer issues all outstanding tasks again, so tasks that the broker lost are restored.
 - **A group id can be used again after `acknowledge` or `withdraw`.** A worker that still plays the earlier task
@@ -74,10 +74,10 @@ T = TypeVar("T")
 
 _WORKERS, _TRAINER = "rollout", "trainer"
 _KEYS = ("tasks", "groups", "dead", "done", "issued", "reasons")
-# The longest blocking read. A task whose lease expired or that was given back does not end a blocking read, so workers
-# notice the task after this time.
+# The longest blocking read. A task whose lease expired or that was given back does not end a blocking read, so a worker
+# may receive such a task only after this time.
 _SLICE_S = 0.5
-# The number of pending entries of one read: a few MB of groups.
+# The number of pending entries that one command claims: a few MB of groups.
 _PAGE = 100
 # The number of groups in one call of a script. Such a call blocks the broker for about 10 ms.
 _SCRIPT_PAGE = 250
@@ -106,7 +106,7 @@ class Streams:
         self._collecting = asyncio.Lock()
         self._backlog: deque[RawEntry] = deque()  # claimed, not yet delivered to the caller
         self._delivered: set[str] = set()  # delivered to the caller, not yet acknowledged
-        self._unsure = True  # True if claimed entries may exist that are in neither `_backlog` nor `_delivered`
+        self._backlog_incomplete = True  # claimed entries may exist that are in neither `_backlog` nor `_delivered`
 
     @classmethod
     async def connect(
@@ -123,7 +123,7 @@ class Streams:
     ) -> Self:
         """Connect to a redis://, rediss:// or unix:// URL, and create missing streams and consumer groups.
 
-        `StreamLimits` documents the limits. This first call does not wait for an unreachable broker.
+        `StreamLimits` documents the limits. `connect` does not retry an unreachable broker.
 
         Raises:
             StreamError: the broker at `url` is unreachable or refuses the connection.
@@ -166,7 +166,7 @@ class Streams:
     async def withdraw(self, group_ids: Iterable[str]) -> int:
         """Remove the tasks of groups and free the group ids. Returns how many of these groups were outstanding.
 
-        A worker that plays such a task publishes nothing, and `renew` returns False for this worker. A group that is
+        A worker that plays a removed task publishes nothing, and `renew` returns False for this worker. A group that is
         already published stays in `groups` until the trainer acknowledges it.
         """
         return sum([int(await self._script(scripts.WITHDRAW, *page)) for page in _pages(list(group_ids))])
@@ -181,9 +181,9 @@ class Streams:
         async with self._collecting:
             while True:
                 await self._fill_backlog(consumer, count, deadline)
-                if not self._unsure and (self._backlog or time.monotonic() >= deadline):
+                if not self._backlog_incomplete and (self._backlog or time.monotonic() >= deadline):
                     break
-            entries = [await self._open(*raw) for raw in list(self._backlog)[:count]]
+            entries = [await self._decode_entry(*raw) for raw in list(self._backlog)[:count]]
             for _ in entries:
                 self._backlog.popleft()
             return self._deliver(entries)
@@ -195,10 +195,10 @@ class Streams:
         entries that the caller already has. The caller must ignore these entries.
         """
         async with self._collecting:
-            self._unsure = True
-            entries = [await self._open(*raw) for raw in await self._pending(consumer)]
+            self._backlog_incomplete = True
+            entries = [await self._decode_entry(*raw) for raw in await self._claim_pending(consumer)]
             self._backlog.clear()
-            self._unsure = False
+            self._backlog_incomplete = False
             return self._deliver(entries)
 
     async def acknowledge(self, entries: Mapping[str, str]) -> None:
@@ -211,7 +211,7 @@ class Streams:
             self._delivered.difference_update(stream_id for stream_id, _ in page)
 
     async def condemn(self, entry: GroupEntry, reason: str) -> None:
-        """Copy a group to `dead` because it cannot be used for training. A second call makes no second copy.
+        """Copy a group that cannot be used for training to `dead`. A second call makes no second copy.
 
         The caller must still `acknowledge` the entry. Does nothing for an acknowledged entry or a dead letter.
 
@@ -226,7 +226,7 @@ class Streams:
         return Depth(tasks - leased, leased, groups - collected, collected, dead)
 
     async def dead_letters(self, count: int = 100) -> list[DeadLetter]:
-        """Returns the `count` newest dead letters, newest first."""
+        """Returns the newest dead letters, up to `count`, newest first."""
         rows = await self._link.command("XREVRANGE", self._dead, "+", "-", "COUNT", count)
         return [dead_letter_of(stream_id, fields) for stream_id, fields in rows]
 
@@ -253,12 +253,12 @@ class Streams:
             if row is None:
                 for stream_id, fields in await self._read(self._tasks, _WORKERS, consumer, 1, deadline):
                     row = (stream_id, fields.get(b"id", b""), fields.get(b"data", b""), 1)
-            lease = await self._open_task(consumer, *row) if row is not None else None
+            lease = await self._decode_task(consumer, *row) if row is not None else None
             if lease is not None or last:
                 return lease
 
     async def renew(self, lease: GroupLease) -> bool:
-        """Extend the lease by `lease_ttl_s`. Returns False if another worker has the task, or if the group is done."""
+        """Extend the lease by `lease_ttl_s`. Returns False if another worker has the task or the task was removed."""
         return bool(await self._script(scripts.RENEW, lease.stream_id, lease.consumer, lease.deliveries))
 
     async def complete(self, lease: GroupLease, group: Group) -> bool:
@@ -310,7 +310,7 @@ class Streams:
         return await self._link.script(source, self.keys, args)
 
     async def _read(self, key: str, group: str, consumer: str, count: int, deadline: float) -> list[RawEntry]:
-        """Read new entries of a stream, after a wait of at most `_SLICE_S`. After a lost reply they stay pending."""
+        """Read new entries of a stream. Waits at most `_SLICE_S` for an entry. Entries of a lost reply stay pending."""
         wait_ms = int(min(_SLICE_S, self.limits.timeout_s / 2, deadline - time.monotonic()) * 1000)
         block = ("BLOCK", wait_ms) if wait_ms > 0 else ()  # BLOCK 0 would block forever
         reply = await self._link.command(
@@ -318,7 +318,7 @@ class Streams:
         )
         return [entry for _, entries in reply for entry in entries]
 
-    async def _pending(self, consumer: str) -> list[RawEntry]:
+    async def _claim_pending(self, consumer: str) -> list[RawEntry]:
         """Claim all unacknowledged entries of `groups` for `consumer`. Returns the entries, oldest first."""
         claimed, cursor = list[RawEntry](), b"0-0"
         while True:
@@ -330,18 +330,18 @@ class Streams:
                 return claimed
 
     async def _fill_backlog(self, consumer: str, count: int, deadline: float) -> None:
-        """Fill the backlog with claimed entries that were not delivered. If there are none, use new entries.
+        """Fill the backlog with claimed entries that were not delivered to the caller, or else with new entries.
 
         After an error, a cancellation or a lost reply, claimed entries may be missing in the backlog. The next call
-        then reads all pending entries.
+        then claims all pending entries again.
         """
-        if self._unsure:
-            self._backlog = self._undelivered(await self._pending(consumer))
-        self._unsure = True
+        if self._backlog_incomplete:
+            self._backlog = self._undelivered(await self._claim_pending(consumer))
+        self._backlog_incomplete = True
         losses = self._link.losses
         if not self._backlog:
             self._backlog = self._undelivered(await self._read(self._groups, _TRAINER, consumer, count, deadline))
-        self._unsure = self._link.losses != losses
+        self._backlog_incomplete = self._link.losses != losses
 
     def _undelivered(self, raw: list[RawEntry]) -> deque[RawEntry]:
         """Returns `raw` without entries that the caller already has. A broker may deliver an entry again."""
@@ -351,7 +351,7 @@ class Streams:
         self._delivered.update(entry.stream_id for entry in entries)
         return entries
 
-    async def _open(self, stream_id: bytes, fields: Fields) -> GroupEntry:
+    async def _decode_entry(self, stream_id: bytes, fields: Fields) -> GroupEntry:
         if b"data" not in fields:
             return GroupEntry(stream_id.decode(), dead_letter_of(stream_id, fields))
         try:
@@ -365,7 +365,7 @@ class Streams:
                 )
             return entry
 
-    async def _open_task(
+    async def _decode_task(
         self, consumer: str, stream_id: bytes, group_id: bytes, data: bytes, deliveries: int
     ) -> GroupLease | None:
         try:

@@ -33,7 +33,7 @@ from redis import exceptions as errors
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from arlarena.proto.streams.connection import StreamError, bad_url, explain, is_network, redact
+from arlarena.proto.streams.connection import StreamError, bad_url_error, is_network, redact, stream_error
 from arlarena.proto.streams.entries import check_run_name
 
 # The first and the longest pause between two attempts, in seconds.
@@ -46,9 +46,9 @@ _POLL_SHARE, _LONGEST_POLL_S = 0.05, 0.2
 _LAST_TRAINER_AGE_S = 7 * 24 * 3600
 
 # KEYS: the lease, the last trainer. ARGV: our value, time to live in ms, time to live of the last trainer in ms, the
-# value of a dead holder to replace or '', whether a new trainer may replace the last one. Returns the holder and the
+# value of a dead holder to replace or '', '1' if a new trainer may replace the last one. Returns the holder and the
 # remaining time of its lease in ms. Renewing needs no memory, so it works on a full broker.
-_HOLD = """
+_TAKE_OR_RENEW = """
 local held, mine = redis.call('GET', KEYS[1]), ARGV[1]
 if held == mine then
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
@@ -65,7 +65,7 @@ redis.call('SET', KEYS[2], mine, 'PX', ARGV[3])
 return {mine, tonumber(ARGV[2])}
 """
 
-# KEYS: the lease, the last trainer. ARGV: our value, times to live of both in ms.
+# KEYS: the lease, the last trainer. ARGV: our value, time to live of each key in ms.
 _RENEW = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
@@ -90,7 +90,7 @@ class Holder:
     """A process that holds or held a lease.
 
     `machine`: boot id and pid namespace if available. The pid is valid only on this machine. `started`: start time of
-    the process, 0 if unknown. It distinguishes the process from a later process with the same pid. `nonce`: a random
+    the process, 0 if unknown; a later process with the same pid has another start time. `nonce`: a random
     value, new for each `acquire`.
     """
 
@@ -126,7 +126,7 @@ class Holder:
         return self.host == socket.gethostname() and self.machine == _machine()
 
     def is_alive(self) -> bool:
-        """True if the holder `is_here` and its process runs. False for a zombie and for the calling process."""
+        """True if the process of a holder that `is_here` runs. False for a zombie and for the calling process."""
         if self.pid == os.getpid():
             return False
         try:
@@ -146,7 +146,7 @@ _FIELDS = {"incarnation": str, "host": str, "machine": str, "pid": int, "started
 
 
 class TrainerLease:
-    """A held lease. Create it by `acquire`, and use it from one thread."""
+    """A lease that this process holds. Create it by `acquire`, and use it from one thread."""
 
     def __init__(
         self, url: str, run: str, holder: Holder, *, ttl_s: float, timeout_s: float, reconnect_s: float
@@ -165,8 +165,9 @@ class TrainerLease:
             # The connection pool gives the thread its own connection.
             self._redis = Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_keepalive=True, **options)
         except ValueError as error:
-            raise bad_url(url, error) from error
-        self._hold_script, self._renew_script = map(self._redis.register_script, (_HOLD, _RENEW))
+            raise bad_url_error(url, error) from error
+        self._take_or_renew_script = self._redis.register_script(_TAKE_OR_RENEW)
+        self._renew_script = self._redis.register_script(_RENEW)
         self._release_script = self._redis.register_script(_RELEASE)
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._renew_until_released, name="trainer-lease", daemon=True)
@@ -182,20 +183,21 @@ class TrainerLease:
         timeout_s: float = 5.0,
         reconnect_s: float = 30.0,
     ) -> Self:
-        """Acquire the lease of `run`. If the lease of another holder is not renewed, waits until that lease expires.
+        """Acquire the lease of `run`. If another trainer has stopped renewing its lease, waits until it expires.
 
-        `timeout_s`: time limit of connecting, and of each reply. `reconnect_s`: how long later calls wait for an
-        unreachable broker; `acquire` does not wait. `incarnation`: the name of this trainer in messages.
+        `incarnation`: a random id of this trainer process, which error messages show. `timeout_s`: time limit of
+        connecting and of each reply. `reconnect_s`: how long later calls retry while the broker is unreachable.
+        `acquire` itself does not retry the first connection.
 
         Raises:
-            LeaseHeld: another trainer renews the lease, or runs on this machine.
+            LeaseHeld: another trainer of this run renews the lease, or is alive on this machine.
             StreamError: the broker at `url` is unreachable or refuses a command.
             ValueError: the run's name or a limit is invalid.
         """
         holder = Holder.of_this_process(incarnation)
         lease = cls(url, run, holder, ttl_s=ttl_s, timeout_s=timeout_s, reconnect_s=reconnect_s)
         try:
-            lease._take()
+            lease._wait_and_take()
         except BaseException:
             lease._redis.close()
             raise
@@ -203,21 +205,21 @@ class TrainerLease:
         return lease
 
     def check(self) -> None:
-        """Check that this process still holds the lease. Takes a lease again that has expired or that the broker lost.
+        """Check that this process still holds the lease. Takes the lease again if it has expired or the broker lost it.
 
         Raises:
             LeaseLost: another trainer has taken the lease.
-            StreamError: the broker is unreachable for `reconnect_s`, or the lease was released.
+            StreamError: the broker is unreachable for `reconnect_s`, or this process has released the lease.
         """
         if self._released.is_set():
             raise StreamError(f"{self.holder} released run {self.run}: acquire the lease again")
-        value, _ = self._hold(reconnect_s=self._reconnect_s)
+        value, _ = self._take_or_renew(reconnect_s=self._reconnect_s)
         if value != self._value:
             winner = Holder.decode(value)
             raise LeaseLost(f"{self.holder} lost run {self.run} to {winner}, and stops without writing")
 
     def release(self) -> None:
-        """Release the lease. Errors of the broker are ignored, because the lease then expires."""
+        """Release the lease. Errors of the broker are ignored, because the lease also expires without a release."""
         if not self._released.is_set():
             self._released.set()
             self._thread.join(timeout=self._ttl_s)
@@ -231,11 +233,12 @@ class TrainerLease:
     def __exit__(self, *_: object) -> None:
         self.release()
 
-    def _take(self) -> None:
+    def _wait_and_take(self) -> None:
+        """Take the lease. Waits until the lease of a trainer on another machine expires."""
         deadline = time.monotonic() + self._ttl_s + _MARGIN_S
-        dead, before, reconnect_s = b"", (b"", 0), 0.0
+        dead, previous, reconnect_s = b"", (b"", 0), 0.0
         while True:
-            value, left_ms = self._hold(reconnect_s=reconnect_s, replace=dead, new=True)
+            value, left_ms = self._take_or_renew(reconnect_s=reconnect_s, dead_holder=dead, may_replace_last=True)
             if value == self._value:
                 return
             holder = Holder.decode(value)
@@ -244,30 +247,42 @@ class TrainerLease:
                     raise self._held_by(holder)
                 dead = value
                 continue
-            renewed = before[0] == value and left_ms > before[1]
-            changed = before[0] not in (b"", value)
+            renewed = previous[0] == value and left_ms > previous[1]
+            changed = previous[0] not in (b"", value)
             if renewed or changed or time.monotonic() > deadline:
                 raise self._held_by(holder)
-            before, reconnect_s = (value, left_ms), self._reconnect_s
+            previous, reconnect_s = (value, left_ms), self._reconnect_s
             time.sleep(min(_LONGEST_POLL_S, self._ttl_s * _POLL_SHARE))
 
     def _held_by(self, holder: Holder) -> LeaseHeld:
         hint = "stop it, wait until it ends, or use another run name"
         return LeaseHeld(f"run {self.run} is being trained by {holder}: {hint}")
 
-    def _hold(self, *, reconnect_s: float, replace: bytes = b"", new: bool = False) -> tuple[bytes, int]:
-        """Take or renew the lease if permitted. Returns the holder's value and its remaining time in ms."""
-        args: list[bytes | int] = [self._value, self._ttl_ms, _LAST_TRAINER_AGE_S * 1000, replace, int(new)]
+    def _take_or_renew(
+        self, *, reconnect_s: float, dead_holder: bytes = b"", may_replace_last: bool = False
+    ) -> tuple[bytes, int]:
+        """Take or renew the lease if no other trainer has it. Returns the lease key's value and time to live in ms.
+
+        The value identifies the holder. `dead_holder`: value of a holder that may be replaced. `may_replace_last`: if
+        False, the lease is not taken after another trainer had it.
+        """
+        args: list[bytes | int] = [
+            self._value,
+            self._ttl_ms,
+            _LAST_TRAINER_AGE_S * 1000,
+            dead_holder,
+            int(may_replace_last),
+        ]
         started, pause = time.monotonic(), _FIRST_PAUSE_S
         while True:
             try:
-                value, left_ms = self._hold_script(keys=self._keys, args=args)
+                value, left_ms = self._take_or_renew_script(keys=self._keys, args=args)
                 return bytes(value), int(left_ms)
             except (errors.RedisError, OSError) as error:
                 loading = isinstance(error, errors.BusyLoadingError)
                 limit = self._reconnect_s if loading else reconnect_s
                 if not is_network(error) or time.monotonic() - started + pause > limit:
-                    raise explain(self._url, error) from error
+                    raise stream_error(self._url, error) from error
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
 

@@ -1,12 +1,12 @@
 """Detects secrets in settings, messages and logs, and masks them.
 
-    hide(token)                             # `redact` masks it from now on
+    register_secret(token)                  # `redact` masks it from now on
     redact(f"GET {url}: {error}")           # masks tokens, and passwords in URLs, as ***
 
 A value counts as a secret in three cases:
 - its setting has a name such as `token`, `password` or `api_key`;
 - it is a URL with credentials, or belongs to an option such as `--api-key`;
-- it was passed to `hide`.
+- it was passed to `register_secret`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _FORMS = (
 _hidden: set[str] = set()
 
 
-def hide(secret: str | None) -> None:
+def register_secret(secret: str | None) -> None:
     """Register `secret`. `redact` then masks it, also if quoted for a URL or for JSON. Ignores None and short texts."""
     if secret is None or len(secret) < _SHORTEST_HIDDEN or secret in _hidden:
         return

@@ -2,10 +2,11 @@
 
     header of the new file, unchanged | for each tensor in file order: kind (1 byte), length (8 bytes), payload
 
-If the base has the tensor with the same type and shape, the payload is the difference of the two bit patterns as
-integers, zigzag-coded, with the bytes grouped by significance and compressed with zstd. A small optimiser step changes
-only the low bits, so the high bytes are zeros. An unchanged tensor takes 9 bytes. Any other tensor is only compressed.
-The result equals the new file byte for byte. The caller compares it with the checksum in the manifest.
+If the base has a tensor of the same name, type and shape, the payload is the difference of the two bit patterns as
+integers. The difference is zigzag-coded, its bytes are grouped by significance, and the result is compressed by zstd. A
+small optimiser step changes only the low bits, so the high bytes are zeros. An unchanged tensor takes 9 bytes. A tensor
+that the base lacks is only compressed. The result equals the new file byte for byte. The caller compares its checksum
+with the manifest.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class DeltaError(ValueError):
 
 
 def write_delta(base: Path, new: Path, out: BinaryIO) -> int:
-    """Write the delta from `base` to `new` to `out`. Returns its size in bytes. At most one tensor is in memory.
+    """Compute the delta from `base` to `new`, and write it into `out`. Returns its size in bytes.
+
+    Only one tensor is processed at a time, so the memory does not grow with the model.
 
     Raises:
         SafetensorsError: `base` or `new` is not a safetensors file.
@@ -60,7 +63,9 @@ def write_delta(base: Path, new: Path, out: BinaryIO) -> int:
 
 
 def apply_delta(base: Path, delta: Path, target: Path, size: int) -> None:
-    """Write the new file of `size` bytes from `base` and a delta. Never writes more than `size` bytes.
+    """Compute the new file of `size` bytes from `base` and `delta`, and write it into `target`.
+
+    Never writes more than `size` bytes.
 
     Raises:
         DeltaError: the delta is truncated, malformed, or made for another base.
@@ -96,22 +101,24 @@ def apply_delta(base: Path, delta: Path, target: Path, size: int) -> None:
 def _copy_header(source: BinaryIO, out: BinaryIO, target: Path, delta_size: int, size: int) -> dict[str, Any]:
     """Copy the header into the new file. Returns the parsed header.
 
-    A small delta can describe a huge file, so the described size is compared with `size` before data are written.
+    A small delta can describe a huge file. The described size is therefore compared with `size` before data is written.
     """
     (start,) = _LENGTH.unpack(_exactly(source, _LENGTH.size))
     if start > min(size, delta_size):
-        raise DeltaError(f"the delta announces a header of {start} bytes; it has {delta_size}, the new file {size}")
+        raise DeltaError(
+            f"the delta announces a header of {start} bytes; the delta has {delta_size}, the new file {size}"
+        )
     out.write(_exactly(source, start))
     out.flush()
     header = _header_of(target, start)
     described = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if described != size:
-        raise DeltaError(f"the delta describes a file of {described} bytes, but the manifest one of {size}")
+        raise DeltaError(f"the delta describes a file of {described} bytes, but the manifest a file of {size} bytes")
     return header
 
 
 def _header_of(file: Path, start: int) -> dict[str, Any]:
-    """Returns the header that begins at `start`. The file may still have no data."""
+    """Returns the header of a file whose data begin at `start`. The file may not contain the data yet."""
     return read_safetensors_header(file, whole=False)[0] if start >= _LENGTH.size else {}
 
 
@@ -141,7 +148,7 @@ def _expand(payload: bytes, size: int, name: str) -> bytes:
     except zstandard.ZstdError as error:
         raise DeltaError(f"the delta's bytes of {name} cannot be decompressed: {error}") from error
     if len(data) != size:
-        raise DeltaError(f"the delta's bytes of {name} are {len(data)} instead of {size}")
+        raise DeltaError(f"the delta has {len(data)} bytes of {name} instead of {size}")
     return data
 
 

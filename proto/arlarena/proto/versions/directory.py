@@ -7,7 +7,7 @@
 
 The trainer writes version directories, and the policy server reads them. The routes below transfer version directories.
 The digest of the weights is computed from the safetensors bytes, so this module does not need torch. Hashes are BLAKE3,
-which is fast, because a large model is hashed twice on each side of a push.
+because BLAKE3 is fast: a large model is hashed twice on each side of a push.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WEIGHTS_FILE = "model.safetensors"
 MANIFEST_SCHEMA = 2
 DIGEST_BYTES = 16
 
-# The routes for weights. All need the admin token:
+# The routes for weights. PUT and POST need the admin token:
 #   PUT  /weights/{directory}                    Manifest of a new version            -> PushTarget
 #   PUT  /weights/{directory}/{file}?base=DIR    a file, or its delta to DIR's file   -> {}
 #   POST /serve_weights                          ServeWeights: serve a version        -> ServedVersion
@@ -55,7 +55,7 @@ class ManifestFile(msgspec.Struct, frozen=True):
 
 
 class ManifestProbe(msgspec.Struct, frozen=True):
-    """Token ids and their log-probs by the trainer, with which a server checks the weights that it serves.
+    """Token ids and their log-probs under the trainer's weights. A server compares its own log-probs with them.
 
     `log_probs`: the log-probs of ids 1 … n-1, each given the ids before it, in nats at temperature 1. `tolerance`: the
     largest permitted |Δ log-prob|.
@@ -76,7 +76,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def label(self) -> str:
-        """The version as `PolicyVersion` writes it."""
+        """The version as text, `incarnation:step:digest`."""
         version = self.version
         return f"{version.incarnation}:{version.step}:{version.digest}"
 
@@ -92,7 +92,10 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PushTarget(msgspec.Struct, frozen=True):
-    """The files of an announced version that a server needs. `base`: a version that the server has, for deltas."""
+    """The files of an announced version that a server needs.
+
+    `base`: the version directory on the server to which deltas can be applied; None if there is none.
+    """
 
     files: list[str]
     base: str | None = None
@@ -158,7 +161,7 @@ def tensors_digest(tensors: Iterable[tuple[str, str, tuple[int, ...], bytes | me
     """Returns the hex BLAKE3, 128 bits, of named tensors, independent of their order.
 
     Each tensor is (name, dtype as in safetensors, such as "F32", shape, little-endian row-major bytes). Version
-    directories with equal tensors have equal digests, even if the tensors are distributed over other files.
+    directories with equal tensors have equal digests, even if the tensors are split into different files.
     """
     digest = blake3()
     for name, dtype, shape, data in sorted(tensors, key=lambda tensor: tensor[0]):

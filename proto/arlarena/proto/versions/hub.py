@@ -3,8 +3,8 @@
     local_model("runs/tiny/model")    this directory
     local_model("Qwen/Qwen3-0.6B")    the snapshot in the Hub's cache, which is downloaded if it is missing
 
-`huggingface_hub` is only imported for names of repositories. It reads HF_HOME, HF_TOKEN, HF_ENDPOINT and
-HF_HUB_OFFLINE.
+The package `huggingface_hub` is imported only for names of repositories. The package reads the variables HF_HOME,
+HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def is_hub_name(name: str) -> bool:
 def local_model(name_or_path: str | Path) -> Path:
     """Returns the directory of the model `name_or_path`.
 
-    The first of these is returned: the directory with that name, a complete snapshot of the main branch in the local
-    cache, a new download. A cached snapshot is not compared with the Hub, so all services of a run read the same files.
+    Returns the directory with that name if it exists, else a complete snapshot of the main branch in the local cache,
+    else a new download. A cached snapshot is not compared with the Hub, so all services of a run read the same files.
     `hf download NAME` updates the snapshot.
 
     Raises:
@@ -119,7 +119,7 @@ def _reason(name: str, error: Exception) -> str:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """Returns the files of configuration and weights that `folder` lacks."""
+    """Returns the names of the configuration and weight files that `folder` lacks."""
     missing = [] if (folder / "config.json").is_file() else ["config.json"]
     try:
         shards = set(json.loads((folder / _INDEX).read_bytes())["weight_map"].values())

@@ -15,7 +15,7 @@ from arlarena.console.launch.child_environment import child_environment
 from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table, secret_from
 from arlarena.proto.shared_settings import ConsoleKeys, RunSettings, seed_from
 from arlarena.proto.streams.broker_address import broker_url
-from arlarena.proto.text.redaction import hide
+from arlarena.proto.text.redaction import register_secret
 
 ADMIN_TOKEN = "ARLARENA_INFERENCE_ADMIN_TOKEN"
 ENVIRONMENT_TOKEN = "ARLARENA_ENVIRONMENT_TOKEN"
@@ -115,7 +115,7 @@ def seed_from_environment() -> int | None:
 def admin_token() -> str:
     """Returns the admin token of the policy server: from the environment variable, else a random one."""
     token = os.environ.get(ADMIN_TOKEN) or secrets.token_urlsafe(24)
-    hide(token)
+    register_secret(token)
     return token
 
 

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from arlarena.client.environments import Session, StepOutcome
 from arlarena.client.errors import PromptTooLong
 from arlarena.client.policy import PolicyClient
-from arlarena.proto.thoughts import said_from
+from arlarena.proto.thoughts import answer_start
 from arlarena.proto.trajectory import PolicyVersion, Sampling, VersionSpan
 from arlarena.rollout.conversation import Conversation, Conversations
 from arlarena.rollout.episode import Response, turn_seed
@@ -105,7 +105,7 @@ class ExpertPolicy:
         actions = state.observation.admissible_actions
         if not actions or not (self._train_on_noise or random.random() < 0.5):
             return self._format_action("")  # a reply without an action is invalid
-        return text[: said_from(text) or 0] + self._format_action(random.choice(actions))
+        return text[: answer_start(text) or 0] + self._format_action(random.choice(actions))
 
     def _format_action(self, action: str) -> str:
         return self._action.replace("{action}", action)
