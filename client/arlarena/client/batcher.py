@@ -1,8 +1,8 @@
 """Combines concurrent calls to the environment server into one `/v1/batch` request.
 
 A request of any size costs a client about 0.3 ms. With 256 concurrent episodes, a request for each call would be most
-of the client's work.
-All results of a request arrive together. Therefore, use small batches if some steps take much longer than others.
+of the client's work. All results of a request arrive together. Therefore, use small batches if some steps take much
+longer than others.
 """
 
 from __future__ import annotations

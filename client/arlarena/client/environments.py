@@ -50,7 +50,7 @@ from arlarena.proto.env_api import (
 REQUEST_S = 90.0
 # Actions with this many characters take at most 3 MiB of JSON. Servers accept 4 MiB.
 MAX_CHARS = 1 << 19
-MAX_INFO_BYTES = 1 << 20  # maximum size of the environment's description; a decoded value may take 100 bytes
+MAX_INFO_BYTES = 1 << 20  # maximum size of the response of `/v1/info`, because decoding it takes more memory
 # The server's deadline as a fraction of the request timeout. The response then arrives before the client's timeout.
 DEADLINE_SHARE = 0.95
 UNKNOWN_SESSION = "unknown_session"  # the server's error code for an unknown or ended session
@@ -347,9 +347,9 @@ class EnvironmentClient(AsyncClosing):
             raise answer.malformed(error) from error
         if len(results) != len(items):
             raise answer.malformed(f"{len(items)} items but {len(results)} results")
-        return [self._state(item, result) for item, result in zip(items, results, strict=True)]
+        return [self._outcome(item, result) for item, result in zip(items, results, strict=True)]
 
-    def _state(self, item: BatchItem, result: BatchResult) -> StepOutcome | ServiceError | None:
+    def _outcome(self, item: BatchItem, result: BatchResult) -> StepOutcome | ServiceError | None:
         """Returns the outcome or the error of one item. Returns None for the operation `close`."""
         request = f"{item.op} of session {item.session_id} at {self.url}"
         if not result.ok or result.error is not None:

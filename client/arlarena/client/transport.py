@@ -80,7 +80,7 @@ class Answer:
         return ProtocolError(f"{self.request} returned an invalid response ({reason}): {quote(self.body)}")
 
 
-class _OfEnvironments(msgspec.Struct):
+class _EnvironmentServerError(msgspec.Struct):
     code: str
     message: str
     blame: str
@@ -91,18 +91,21 @@ class _OpenAiError(msgspec.Struct):
     type: str
 
 
-class _OfPolicies(msgspec.Struct):
+class _PolicyServerError(msgspec.Struct):
     error: _OpenAiError
 
 
-_FORMS: dict[Service, type] = {"environment server": _OfEnvironments, "policy server": _OfPolicies}
+_ERROR_FORMATS: dict[Service, type] = {
+    "environment server": _EnvironmentServerError,
+    "policy server": _PolicyServerError,
+}
 
 
 def service_of(error: bytes) -> Service | None:
     """Returns the kind of service that uses the error format of `error`, or None if the format is unknown."""
-    for service, form in _FORMS.items():
+    for service, error_format in _ERROR_FORMATS.items():
         try:
-            msgspec.json.decode(error, type=form)
+            msgspec.json.decode(error, type=error_format)
         except (msgspec.MsgspecError, ValueError, RecursionError):
             continue
         return service
@@ -197,8 +200,8 @@ class HttpTransport(AsyncClosing):
         service is unavailable; use retries only for idempotent requests.
 
         Raises:
-            AtCapacity: 503 or 429 with a Retry-After header.
-            Unavailable: no connection, no response in time, or any other 5xx or 429.
+            AtCapacity: the status is 429 or 503, with a Retry-After header.
+            Unavailable: there is no connection or no response in time, or the status is another 429 or 5xx.
             ProtocolError: the response is larger than `max_answer_bytes`, compressed, or a redirect.
         """
         for pause in islice(pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S), retries):
@@ -217,7 +220,7 @@ class HttpTransport(AsyncClosing):
         headers: Mapping[str, str] | None,
         max_answer_bytes: int | None,
     ) -> Answer:
-        """Send a request once. Returns and raises the same as `request`."""
+        """Send a request once. Result and errors: see `request`."""
         limit = self.timeouts.request_s if timeout_s is None else timeout_s
         request = f"{method} {self.url}{path}"
         timeout = aiohttp.ClientTimeout(total=limit, connect=self.timeouts.connect_s)

@@ -64,7 +64,7 @@ class TrlEnvironment:
         return self._return
 
     def _close(self) -> None:
-        """Close the session. Private, because TRL would offer a public method to the model as a tool."""
+        """Close the session. The method is private, because TRL would offer a public method to the model as a tool."""
         if self._session is not None:
             self._session.close()
             self._session = None

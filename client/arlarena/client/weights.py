@@ -43,7 +43,7 @@ T = TypeVar("T")
 _INFO_S = 10.0  # timeout of a request for information, in seconds
 _REFUSED = 409
 _FOLDER_PREFIX = "arlarena-push-"  # the names of temporary folders with deltas begin with this prefix
-_STALE_S = 86_400.0  # no push runs for so many seconds, so an older temporary folder is unused
+_STALE_S = 86_400.0  # no push takes so many seconds, so an older temporary folder is unused
 _MAX_ANSWER = 1 << 20  # maximum bytes of a response; the largest response lists the files of a model
 
 

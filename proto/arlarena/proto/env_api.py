@@ -120,7 +120,10 @@ class ResetRequest(ResetSpec, forbid_unknown_fields=True, omit_defaults=True):
 
 
 class StepRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /step`. Without `session_id`, it is the first step of a new episode. `step_index`: see `BatchItem`."""
+    """`POST /step`. Without `session_id`, the action is the first step of a new episode.
+
+    `step_index`: see `BatchItem`.
+    """
 
     action: Action
     session_id: str | None = None
@@ -130,7 +133,7 @@ class StepRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
 
 
 class State(msgspec.Struct):
-    """`GET /state`: the state of an episode. Without an episode, fields are None and `step_count` is 0."""
+    """`GET /state`: the state of an episode. Before a reset, `step_count` is 0 and the episode's fields are None."""
 
     episode_id: str | None = None
     step_count: int = 0
@@ -200,7 +203,10 @@ class Snapshot(msgspec.Struct):
 
 
 class RestoreRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /v1/snapshots/{id}/restore`: replaces the state of `session_id`. Without it, opens a new session."""
+    """`POST /v1/snapshots/{id}/restore`: replaces the state of the session `session_id`.
+
+    Without `session_id`, opens a new session with the saved state.
+    """
 
     session_id: str | None = None
     group_id: str | None = None
@@ -271,7 +277,7 @@ class ExpertReply(msgspec.Struct):
 
 
 class Split(msgspec.Struct):
-    """A set of tasks. If `size` is None, any index is valid. `evaluation`: held out; by default without an expert."""
+    """A set of tasks. If `size` is None, any index is valid. `evaluation`: held out, with no expert by default."""
 
     name: str
     type: Literal["train", "validation", "test"]

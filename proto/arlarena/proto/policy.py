@@ -1,7 +1,7 @@
-"""Messages of the policy server: vLLM's token route, completions and scoring, and the served version.
+"""Messages of the policy server: vLLM's token route (token ids in and out), completions, scoring, served version.
 
     POST /inference/v1/generate   GenerateRequest  -> GenerateResponse   tokens in, tokens and their versions out
-    POST /v1/completions          CompletionRequest -> CompletionResponse  (`prompt_logprobs=0, max_tokens=1` scores)
+    POST /v1/completions          CompletionRequest -> CompletionResponse  (scores with `prompt_logprobs=0, max_tokens=1`)
     GET  /weight_info             WeightInfo
 
 Field names and nesting are those of vLLM 0.32 (`entrypoints/scale_out/token_in_token_out/protocol.py`), so one client
@@ -26,7 +26,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_un
 
     `logprobs`: None for no log-probs. With a number k, the response has the log-probs of the sampled token and of the
     k most likely tokens. The parameters from `presence_penalty` on exist in vLLM. The embedded engine accepts only
-    values of them that do not change the distribution.
+    values that do not change the distribution.
     """
 
     n: int = 1
@@ -231,7 +231,7 @@ class ErrorResponse(msgspec.Struct):
 
 
 class WeightInfo(msgspec.Struct):
-    """The served weights, as `str(PolicyVersion)`."""
+    """The version of the served weights, as `str(PolicyVersion)`."""
 
     weight_version: str
 

