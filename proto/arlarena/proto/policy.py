@@ -1,7 +1,7 @@
 """Messages of the policy server: vLLM's token route (token ids in and out), completions, scoring, served version.
 
     POST /inference/v1/generate   GenerateRequest  -> GenerateResponse   tokens in, tokens and their versions out
-    POST /v1/completions          CompletionRequest -> CompletionResponse  (scores with `prompt_logprobs=0, max_tokens=1`)
+    POST /v1/completions          CompletionRequest -> CompletionResponse (`prompt_logprobs=0, max_tokens=1`: scores)
     GET  /weight_info             WeightInfo
 
 Field names and nesting are those of vLLM 0.32 (`entrypoints/scale_out/token_in_token_out/protocol.py`), so one client
