@@ -25,10 +25,10 @@ class Mute(Nothing):
     def __init__(self) -> None:
         game = Game(GeneratedGames(HouseOptions(), 50, 1).game("train", 0).rules)
         self.task = game.rules.task
-        self._said, self._menu = game.play(game.menu.commands[0]), game.menu
+        self._response, self._menu = game.play(game.menu.commands[0]), game.menu
 
     def text(self) -> str:
-        return self._said
+        return self._response
 
     def actions(self) -> Sequence[str]:
         return self._menu.commands

@@ -181,7 +181,7 @@ async def answer_to(one: aiohttp.ClientWebSocketResponse, frame: str | bytes) ->
 
 
 async def fuzz_raw(url: str, connections: int, seed: int) -> dict[str, int]:
-    """Send random bytes after a valid WebSocket handshake, then close the connection. Repeat this `connections` times."""
+    """Send random bytes after a valid WebSocket handshake, on `connections` connections one after the other."""
     source, counts = Frames(seed), Counter[str]()
     host, port = url.removeprefix("http://").split(":")
     for _ in range(connections):

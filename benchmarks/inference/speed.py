@@ -163,7 +163,10 @@ class Generate:
 
 
 def answer_batches(model: Path) -> int:
-    """Run the process of `Generate`: for each line of standard input, a batch of equally long prompts, call `generate`."""
+    """Run the process of `Generate`: generate responses to the batch of prompts in each line of standard input.
+
+    The prompts of a batch are equally long.
+    """
     torch.set_num_threads(1)
     policy: Any = Qwen3ForCausalLM.from_pretrained(model, dtype=torch.float32)
     for line in sys.stdin:
@@ -336,8 +339,8 @@ async def peers(folder: Path, model: Path, scale: Scale) -> AsyncIterator[Bench]
     embedded = {"engine": "embedded", "model": str(model), "max_model_len": MAX_LENGTH, "threads": 1}
     limits: dict[str, Any] = {
         "timeout": aiohttp.ClientTimeout(total=REQUEST_S),
-        # vLLM closes connections that are idle for 5 s. Closing them here after 1 s avoids that vLLM closes a connection
-        # just as a request is sent.
+        # vLLM closes a connection after 5 idle seconds, possibly just as a request is sent. So the client closes idle
+        # connections after 1 s.
         "connector": aiohttp.TCPConnector(limit=0, keepalive_timeout=1.0),
     }
     async with aiohttp.ClientSession(**limits) as session:

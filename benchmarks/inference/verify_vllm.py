@@ -3,8 +3,8 @@
     make verify PART=vllm
 
 Starts `arlarena up configs/demo.toml` with `engine = "vllm"` on the CPU, for a few steps and with a short evaluation.
-Then reads the metrics of the run: for responses that one version of the weights has sampled, the log-probs of vLLM must
-be equal to those of the trainer, up to `MAX_MISMATCH`.
+Then reads the metrics of the run: for tokens that vLLM and the trainer computed with the same weights, the log-probs
+must differ by less than `MAX_MISMATCH`.
 """
 
 from __future__ import annotations
