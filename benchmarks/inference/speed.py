@@ -2,20 +2,16 @@
 
     make setup EXTRA=vllm && python -m benchmarks.inference.speed --out benchmarks/results/inference.json
 
-All engines use one torch thread, float32 and the same models with random weights. Each engine is a separate process.
-
-* `embedded`: our policy server with the embedded engine.
-* `vllm`: vLLM's server with the options that our policy server uses on a CPU. It runs eagerly, so nothing is compiled.
-* `vllm_tuned`: vLLM's server with the options that made it fastest on this machine. They need a C++ compiler (`TUNED`).
+Each engine is a separate process with one torch thread, float32 and the same model with random weights:
+* `embedded`: our policy server.
+* `vllm`: vLLM's server with the options that our policy server uses on a CPU. Nothing is compiled.
+* `vllm_tuned`: vLLM's server with the options in `TUNED`. They need a C++ compiler.
 * `transformers`: `generate`, which gets complete batches over a pipe.
 
-The servers get the same requests over the route for token ids, which returns token ids and their log-probs. Workloads:
-
-* `requests_N`: prompts of 200 random tokens and responses of 32 tokens, with N = 1, 16 or 64 concurrent requests. All
-  prompts differ.
-* `trace_N`: the requests of N concurrent episodes, in groups of 8 that start with the same prompt. The prompt of a turn
-  is the prompt of the turn before, its response (24 tokens) and an observation (60 tokens). An episode starts a turn as
-  soon as the turn before has ended.
+The servers get token ids, and return token ids and their log-probs. Workloads:
+* `requests_N`: N concurrent requests with different prompts of 200 random tokens and responses of 32 tokens.
+* `trace_N`: the requests of N concurrent episodes in groups of 8. A group starts with the same prompt. The prompt of a
+  turn is the prompt of the turn before, its response (24 tokens) and an observation (60 tokens).
 
 In each round of a workload, all engines run one after the other with the same prompts. A first round is not counted.
 Results are medians over the rounds and ratios of these medians.
@@ -73,10 +69,9 @@ VARIABLES = {
     "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error",
 }  # fmt: skip
 EAGER = ("--enforce-eager",)
-# The options that made vLLM 0.32 fastest on this machine: compilation (1.4 times the speed of eager mode with one
-# concurrent request), blocks of 32 instead of 128 tokens (1.3 times on the trace), and the worker in the process of the
-# engine (1.15 times; a separate worker also uses a third of a core when idle). These options made no difference beyond
-# the noise: binding to a core, async scheduling (which vLLM turns off on CPUs), no tokenizer, steps of other sizes.
+# The options that made vLLM 0.32 fastest on this machine: compilation (1.4 times the speed of eager mode), blocks of 32
+# instead of 128 tokens (1.3 times), and the worker in the engine's process (1.15 times; a separate worker also uses a
+# third of a core when idle). No effect: binding to a core, async scheduling, no tokenizer, steps of other sizes.
 TUNED = ("--block-size", "32", "--distributed-executor-backend", "uni")
 TUNED_VARIABLES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
@@ -101,9 +96,7 @@ class Server:
         self._url, self._session = url + GENERATE_ROUTE, session
 
     async def respond(self, prompt: list[int], new: int) -> list[int]:
-        """Request and return `new` sampled tokens.
-
-        The request has no seed, because vLLM 0.32 crashes on a request with a seed whose prompt it computes in chunks.
+        """Request and return `new` sampled tokens. No seed: vLLM 0.32 crashes if a seeded prompt is computed in chunks.
 
         Raises:
             RuntimeError: the server did not return `new` tokens with their log-probs.
@@ -163,10 +156,7 @@ class Generate:
 
 
 def answer_batches(model: Path) -> int:
-    """Run the process of `Generate`: generate responses to the batch of prompts in each line of standard input.
-
-    The prompts of a batch are equally long.
-    """
+    """Run the process of `Generate`. Each line of standard input is a batch of prompts of equal length."""
     torch.set_num_threads(1)
     policy: Any = Qwen3ForCausalLM.from_pretrained(model, dtype=torch.float32)
     for line in sys.stdin:
@@ -195,10 +185,7 @@ class Outcome:
     seconds: dict[str, list[float]]
 
     def summary(self) -> dict[str, Any]:
-        """Return the medians of each engine over the rounds.
-
-        `times` is the ratio of an engine's median time to that of the embedded engine.
-        """
+        """Return each engine's medians over the rounds. `times`: its median time divided by that of `embedded`."""
         median = {peer: statistics.median(values) for peer, values in self.seconds.items()}
         return {
             "output_tokens": self.tokens,
@@ -214,10 +201,7 @@ class Outcome:
 
 
 async def in_turns(rounds: int, calls: Mapping[str, Callable[[int], Awaitable[None]]]) -> dict[str, list[float]]:
-    """Return the seconds of each round, by engine. In each round, the engines run one after the other.
-
-    `calls`: for each engine, a function that does the work of the round with the given number.
-    """
+    """Return the seconds of each round, by engine. `calls`: for each engine, a function of the round's number."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 1):
         for name, work in calls.items():
@@ -335,12 +319,11 @@ def transformers_process(folder: Path, model: Path) -> Iterator[Generate]:
 
 @contextlib.asynccontextmanager
 async def peers(folder: Path, model: Path, scale: Scale) -> AsyncIterator[Bench]:
-    """Start all engines with one model. Idle engines keep running, because they use no processor time."""
+    """Start all engines with one model. They run at the same time, because idle engines use no processor time."""
     embedded = {"engine": "embedded", "model": str(model), "max_model_len": MAX_LENGTH, "threads": 1}
     limits: dict[str, Any] = {
         "timeout": aiohttp.ClientTimeout(total=REQUEST_S),
-        # vLLM closes a connection after 5 idle seconds, possibly just as a request is sent. So the client closes idle
-        # connections after 1 s.
+        # vLLM closes a connection after 5 idle seconds, possibly during a request. So the client closes it after 1 s.
         "connector": aiohttp.TCPConnector(limit=0, keepalive_timeout=1.0),
     }
     async with aiohttp.ClientSession(**limits) as session:
