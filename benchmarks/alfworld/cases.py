@@ -254,9 +254,9 @@ def _fill_bowls(facts: Facts, random: Random) -> Facts:
 
 
 def _add_knife(facts: Facts, random: Random) -> Facts:
-    """If the room has no knife, turn one thing into a knife and make another thing sliceable.
+    """If the room has no knife and at least four placed things, add a knife and a sliceable thing.
 
-    Few generated rooms have a knife and sliceable things.
+    One of the placed things becomes a knife, and another thing becomes sliceable. Few generated rooms have both.
     """
     kinds = {fact[2]: fact[1] for fact in _facts(facts, "objectType")}
     knives = [thing for kind, thing in kinds.items() if kind in ("KnifeType", "ButterKnifeType")]

@@ -116,7 +116,10 @@ class Chaos:
                 self.killed[name] += 1
 
     async def kills(self, count: int) -> None:
-        """Cause `count` kills, spread evenly over the steps: at least one of each process, in random order."""
+        """Cause `count` kills in random order, spread evenly over the steps.
+
+        If `count` is large enough, each process is killed at least once.
+        """
         names = list(VICTIMS) + self.rng.choices(list(VICTIMS), k=max(0, count - len(VICTIMS)))
         self.rng.shuffle(names)
         for number, name in enumerate(names[:count]):
