@@ -102,7 +102,7 @@ class Soak:
         last_push: number of the last push that has ended.
         counts: number of responses and failed requests, by kind.
         wrong: descriptions of wrong responses.
-        max_delay_s: maximum time from the deadline of a request to its end; negative while all ended before it.
+        max_delay_s: maximum time by which a request ended after its deadline; 0 if all ended in time.
         done: whether the clients must stop.
     """
 
@@ -317,9 +317,8 @@ async def soak_service(args: argparse.Namespace, folder: Path) -> dict[str, Any]
             await until_ready(session, url, None)
             began = time.monotonic()
             async with asyncio.TaskGroup() as group:
-                await push_all(
-                    soak, store, publisher, 1, 0.0
-                )  # clients start later, since the initial weights belong to no push
+                # The clients start after the first push, because the initial weights belong to no push.
+                await push_all(soak, store, publisher, 1, 0.0)
                 soak.last_push = 1
                 tasks = [group.create_task(soak.client(session, name)) for name in range(CLIENTS)]
                 killer = group.create_task(kill_some(soak, kill, args.kills, args.pushes * args.pause / args.kills))
