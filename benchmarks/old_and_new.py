@@ -1,19 +1,22 @@
-"""This checkout beside an older one, in interleaved pairs: the ratio of their speeds, with its 95 % interval.
+"""Compares the speed of this checkout with that of an older checkout: the ratio, with its 95 % confidence interval.
 
     git worktree add ../old COMMIT && python -m benchmarks.old_and_new ../old [--part sandbox …] [--pairs 15]
 
-Each side is a process of its own with one thread, whose `arlarena` packages come from its checkout alone. The benchmark
-modules of the parts in OWN_MODULES come from the side's checkout too, since they call Python interfaces that differ
-between checkouts; the others come from this checkout, so that both sides get the same load. A side starts what its part
-needs and measures once whenever it is asked. The two sides are asked in turn, and the first of a pair alternates. A
-ratio is the rate of this checkout over that of the older one. The interval is that of the median of the ratios, by
-bootstrap.
+Each checkout is measured by a separate process with one thread, called a side. A side imports only the `arlarena`
+packages of its own checkout. For the parts in `OWN_MODULES` it also imports the benchmark modules of its own checkout,
+because these modules call Python interfaces that differ between checkouts. For the other parts, both sides use the
+benchmark modules of this checkout, so they get the same load.
 
-* `environment-http`, `-batch`, `-websocket`: steps a second of a Sokoban server.
-* `rollout`: new tokens a second of a worker with a real broker, environment and policy server.
-* `push-shared`, `push-http`: from the optimiser's step to the first token of the new version.
-* `sandbox`: executions a second of a program that uses numpy and sympy.
-* `update`: optimiser steps a second of the learner.
+In each pair, one side measures and then the other side. The order alternates from pair to pair. The ratio of a pair is
+the rate of this checkout divided by the rate of the older checkout. The result is the median of the ratios, with its
+interval by bootstrap. The parts:
+
+* `environment-http`, `-batch`, `-websocket`: steps per second of a Sokoban server.
+* `rollout`: new tokens per second of a worker with a real broker, environment server and policy server.
+* `push-shared`, `push-http`: pushes per second; a push lasts from the optimiser step to the first token of the new
+  version.
+* `sandbox`: executions per second of a program that uses numpy and sympy.
+* `update`: optimiser steps per second of the learner.
 """
 
 from __future__ import annotations
@@ -38,22 +41,28 @@ ROOT = Path(__file__).resolve().parent.parent
 LEAST_RATIO = 0.90
 OWN_MODULES = ("rollout", "push-shared", "push-http", "update")
 TOKEN = "token of the benchmark"
-TREE = "ARLARENA_BENCHMARK_TREE"  # environment variable of a side: its checkout
+TREE = "ARLARENA_BENCHMARK_TREE"  # environment variable that gives a side the folder of its checkout
 Measure = Callable[[], float]
 
 
-def either(*names: str) -> Any:
-    """Import the first of these modules that the side's checkout has. Modules have moved between checkouts."""
+def import_first(*names: str) -> Any:
+    """Import the first of these modules that the side's checkout has.
+
+    Older checkouts have some modules under other names.
+
+    Raises:
+        SystemExit: the checkout has none of these modules.
+    """
     for name in names:
         with contextlib.suppress(ModuleNotFoundError):
             module = import_module(name)
             if Path(str(module.__file__)).is_relative_to(os.environ[TREE]):
                 return module
-    raise SystemExit(f"error: {os.environ[TREE]} has none of {', '.join(names)}")
+    raise SystemExit(f"error: {os.environ[TREE]} has none of these modules: {', '.join(names)}")
 
 
 @contextlib.contextmanager
-def environment(way: str) -> Iterator[Measure]:
+def environment(protocol: str) -> Iterator[Measure]:
     """Measure the steps per second over plain HTTP, HTTP batches or WebSockets."""
     from benchmarks.env_server import speed
 
@@ -61,13 +70,13 @@ def environment(way: str) -> Iterator[Measure]:
         "http": (http_rate, 16),
         "batch": (speed.batch_rate, 256),
         "websocket": (speed.websocket_rate, 64),
-    }[way]
+    }[protocol]
     with speed.our_server(1) as url:
         yield lambda: asyncio.run(rate(url, sessions, 1.5))
 
 
 async def http_rate(url: str, sessions: int, seconds: float) -> float:
-    """Return the steps per second of sessions that each send one request at a time."""
+    """Return the steps per second over plain HTTP. Each session sends one request at a time."""
     import aiohttp
 
     from benchmarks.env_server.speed import post
@@ -98,14 +107,14 @@ def rollout() -> Iterator[Measure]:
     """Measure the tokens per second of a rollout worker."""
     import uvloop
 
-    settings = either("arlarena.trainer.policy_settings", "arlarena.trainer.settings")
-    bench = either("benchmarks.rollout.speed", "rollout_throughput")
-    tiny = either("arlarena.trainer.model.tiny", "arlarena.trainer.tiny")
-    broker_class = either("arlarena.console.launch.broker", "arlarena.console.broker").Broker
+    settings = import_first("arlarena.trainer.policy_settings", "arlarena.trainer.settings")
+    bench = import_first("benchmarks.rollout.speed", "rollout_throughput")
+    tiny = import_first("arlarena.trainer.model.tiny", "arlarena.trainer.tiny")
+    broker_class = import_first("arlarena.console.launch.broker", "arlarena.console.broker").Broker
     flags = SimpleNamespace(in_flight=16, trace=False)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        vocabulary = {}  # of the environment; older checkouts have Sokoban's in the trainer
+        vocabulary = {}  # in older checkouts, the trainer contains the vocabulary of Sokoban
         if hasattr(tiny, "pieces_of"):
             from arlarena.environment.registry import load
 
@@ -125,27 +134,27 @@ def rollout() -> Iterator[Measure]:
 
 @contextlib.contextmanager
 def push(transport: str) -> Iterator[Measure]:
-    """Measure the pushes per second of a model of 17 MB."""
+    """Measure the pushes per second of a model of 17 MB, from the optimiser step to the first token."""
     import aiohttp
 
-    bench = either("benchmarks.weights.speed", "weight_push")
-    policy_server = either("benchmarks.support.policy_server", "inference_processes").policy_server
-    transports = either("arlarena.trainer.weights.transports", "arlarena.trainer.transports")
-    versions = either("arlarena.trainer.weights.versions", "arlarena.trainer.versions")
+    bench = import_first("benchmarks.weights.speed", "weight_push")
+    policy_server = import_first("benchmarks.support.policy_server", "inference_processes").policy_server
+    transports = import_first("arlarena.trainer.weights.transports", "arlarena.trainer.transports")
+    versions = import_first("arlarena.trainer.weights.versions", "arlarena.trainer.versions")
 
     with tempfile.TemporaryDirectory() as name, asyncio.Runner() as loop:
         folder = Path(name)
-        theirs = folder / "weights" if transport == "shared" else folder / "received"
-        theirs.mkdir()
+        server_folder = folder / "weights" if transport == "shared" else folder / "received"
+        server_folder.mkdir()
         model = bench.make_model(folder / "model", 256)
         store = versions.VersionStore(folder / "weights", folder / "model", "bench", keep=3)
-        settings = {"model": str(folder / "model"), "weights_root": str(theirs), "admin_token": TOKEN}
+        settings = {"model": str(folder / "model"), "weights_root": str(server_folder), "admin_token": TOKEN}
         with policy_server(folder, **settings) as (url, _):
-            way = transports.SharedDirectory() if transport == "shared" else transports.Http(full_every=20)
-            publisher = publisher_of(bench, url, way)
+            carrier = transports.SharedDirectory() if transport == "shared" else transports.Http(full_every=20)
+            publisher = publisher_of(bench, url, carrier)
             trainer, steps = bench.Trainer(model, store, publisher), iter(range(1, 10_000))
 
-            async def once() -> float:
+            async def seconds_of_push() -> float:
                 step = next(steps)
                 trainer.learn(step)
                 begun = time.perf_counter()
@@ -156,12 +165,13 @@ def push(transport: str) -> Iterator[Measure]:
                 store.forget_old()
                 return time.perf_counter() - begun
 
-            yield lambda: 3 / sum(loop.run(once()) for _ in range(3))
+            yield lambda: 3 / sum(loop.run(seconds_of_push()) for _ in range(3))
 
 
 def publisher_of(bench: Any, url: str, transport: Any) -> Any:
-    """Return the publisher of the side's checkout. The benchmark of that checkout makes the publisher, unless it is too
-    old.
+    """Create a publisher with the benchmark module `bench` of the side's checkout.
+
+    Older modules have no `publisher_of`, so the publisher is then created here.
     """
     if hasattr(bench, "publisher_of"):
         return bench.publisher_of(url, transport, TOKEN)
@@ -170,18 +180,18 @@ def publisher_of(bench: Any, url: str, transport: Any) -> Any:
 
 @contextlib.contextmanager
 def sandbox() -> Iterator[Measure]:
-    """Measure the executions per second, two at a time."""
+    """Measure the executions per second of the program, two at a time."""
     from benchmarks.sandbox.program import PROGRAM, rate
 
-    module = either("arlarena.sandbox.forks", "arlarena.env_server.sandbox.forks")
+    module = import_first("arlarena.sandbox.forks", "arlarena.env_server.sandbox.forks")
     with contextlib.closing(module.ForkSandbox(module.ForkSettings())) as forks:
         yield lambda: rate(lambda: forks.run(PROGRAM).stdout, 2.0, 2)
 
 
 @contextlib.contextmanager
 def update() -> Iterator[Measure]:
-    """Measure the optimiser steps per second over rows of unequal length."""
-    bench = either("benchmarks.trainer.speed", "trainer")
+    """Measure the optimiser steps per second on rows of different lengths."""
+    bench = import_first("benchmarks.trainer.speed", "trainer")
     learner, rows = bench.Ours(bench.model_of(bench.VOCABULARY)), bench.rows_of("uniform")
     yield lambda: 1 / bench.timed(lambda: learner.update(rows))
 
@@ -198,8 +208,11 @@ PARTS: dict[str, Callable[[], contextlib.AbstractContextManager[Measure]]] = {
 }
 
 
-def answer(part: str) -> None:
-    """Measure once for each line of standard input, and print the rate. This is the process of one side."""
+def run_side(part: str) -> None:
+    """Run the process of one side: for each line of standard input, measure once and print the rate.
+
+    The first line of output is the file of an imported `arlarena` module.
+    """
     import torch
 
     import arlarena.proto.config as package
@@ -207,7 +220,7 @@ def answer(part: str) -> None:
     answers, sys.stdout = sys.stdout, sys.stderr
     torch.set_num_threads(1)
     with PARTS[part]() as measure:
-        measure()  # not counted: connections, caches, imports
+        measure()  # warm-up of connections, caches and imports; not counted
         print(package.__file__, file=answers, flush=True)
         for _ in sys.stdin:
             print(measure(), file=answers, flush=True)
@@ -215,14 +228,14 @@ def answer(part: str) -> None:
 
 @contextlib.contextmanager
 def side(tree: Path, part: str) -> Iterator[Measure]:
-    """Start the process that measures a checkout.
+    """Start the process that measures the checkout `tree`.
 
     Raises:
-        SystemExit: it fails, or its packages are those of another checkout.
+        SystemExit: the process fails, or it imports packages of another checkout.
     """
     packages = [str(one.parent) for one in tree.glob("**/pyproject.toml") if (one.parent / "arlarena").is_dir()]
     modules = tree if part in OWN_MODULES else ROOT
-    # Older checkouts have their benchmarks in one folder, as modules without a package.
+    # In older checkouts, the benchmarks are top-level modules in the folder `benchmarks`.
     path = os.pathsep.join([*packages, str(modules), *([] if modules == ROOT else [str(tree / "benchmarks")])])
     variables = os.environ | {TREE: str(tree), "PYTHONPATH": path}
     command = [sys.executable, "-P", __file__, "--answer", part]
@@ -233,9 +246,9 @@ def side(tree: Path, part: str) -> Iterator[Measure]:
         stdin, stdout = process.stdin, process.stdout
 
         def line() -> str:
-            if not (found := stdout.readline().strip()):
-                raise SystemExit(f"error: {part} of {tree} ended with status {process.wait()}")
-            return found
+            if not (text := stdout.readline().strip()):
+                raise SystemExit(f"error: {part} of {tree} ended with exit status {process.wait()}")
+            return text
 
         def measure() -> float:
             stdin.write("\n")
@@ -243,13 +256,13 @@ def side(tree: Path, part: str) -> Iterator[Measure]:
             return float(line())
 
         if not Path(origin := line()).is_relative_to(tree):
-            raise SystemExit(f"error: the side of {tree} imported {origin}")
+            raise SystemExit(f"error: the process for {tree} imported {origin}, which is not in that checkout")
         yield measure
         stdin.close()
 
 
 def compare(old: Path, part: str, pairs: int) -> dict[str, Any]:
-    """Return the ratios of one part, and the interval of their median."""
+    """Return the median ratio of one part, and its interval."""
     with side(old, part) as before, side(ROOT, part) as after:
         ratios = []
         for number in range(pairs):
@@ -266,7 +279,7 @@ def compare(old: Path, part: str, pairs: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure the parts and judge the lower ends of their intervals."""
+    """Measure the parts, and check that the lower bound of each interval is at least `LEAST_RATIO`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=Path, nargs="?", help="the older checkout")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
@@ -275,10 +288,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     flags = parser.parse_args()
     if flags.answer:
-        answer(flags.answer)
+        run_side(flags.answer)
         return 0
     if not flags.old or not (flags.old / "proto").is_dir():
-        parser.error("name the folder of an older checkout")
+        parser.error("the argument must be the folder of an older checkout")
     from benchmarks.support.results import finish
 
     results = {}

@@ -1,9 +1,9 @@
-"""An environment over plain HTTP, with nothing but Python's standard library.
+"""Plays episodes over plain HTTP, with only Python's standard library.
 
     .venv/bin/arlarena serve env sokoban --port 8000
     python examples/plain_http.py http://127.0.0.1:8000 --episodes 3
 
-Opens one session, plays training tasks by asking the environment's expert, and closes the session.
+Opens one session, plays training tasks with the actions of the environment's expert, and closes the session.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import urllib.request
 
 
 def call(url: str, method: str, path: str, body: dict | None = None) -> dict:
-    """One request; an error of the server is raised with its message."""
+    """Send one request and return the JSON of the reply. If the server reports an error, exit with its message."""
     data = json.dumps(body).encode() if body is not None else None
     request = urllib.request.Request(url + path, data, {"Content-Type": "application/json"}, method=method)
     try:
@@ -23,23 +23,23 @@ def call(url: str, method: str, path: str, body: dict | None = None) -> dict:
 
 
 def play(url: str, session: str, index: int) -> dict:
-    """One episode; the last reply of the server."""
+    """Play one episode. Return the last reply of the server."""
     result = call(url, "POST", "/reset", {"session_id": session, "split": "train", "index": index})
     print(f"\n{result['metadata']['task_id']}\n{result['observation']['text']}")
     while not result["done"]:
-        said = call(url, "GET", f"/v1/sessions/{session}/expert")["text"]
-        # step_index makes it safe to send this again, should the answer be lost
-        step = {"session_id": session, "action": {"text": said}, "step_index": result["observation"]["step"]}
+        action = call(url, "GET", f"/v1/sessions/{session}/expert")["text"]
+        # With step_index, the same step can be sent again if its reply is lost. The server does not play it twice.
+        step = {"session_id": session, "action": {"text": action}, "step_index": result["observation"]["step"]}
         result = call(url, "POST", "/step", step)
         print(f"{result['metadata']['action']:>6}  reward {result['reward']:+.1f}")
     return result
 
 
 def main() -> None:
-    """Play some episodes."""
+    """Play the episodes, and print how many are solved."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("url")
-    parser.add_argument("--episodes", type=int, default=3)
+    parser.add_argument("url", help="URL of the environment server")
+    parser.add_argument("--episodes", type=int, default=3, help="number of episodes")
     args = parser.parse_args()
     session = call(args.url, "POST", "/v1/sessions", {"count": 1})["sessions"][0]["session_id"]
     try:

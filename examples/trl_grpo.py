@@ -1,12 +1,12 @@
-"""GRPO with TRL on one of our environments.
+"""Trains a model with TRL's GRPO on an environment of this repository.
 
     .venv/bin/arlarena serve env sokoban --port 8000
     pip install "trl>=1.16" ./proto ./client
     python examples/trl_grpo.py http://127.0.0.1:8000 --model Qwen/Qwen3-0.6B
 
-TRL calls `environment_factory` for each rollout that it needs at a time; the model plays by the tool `act`, and the
-environment pays what TRL calls its own reward. `--dry-run` needs neither TRL nor a model: it goes through the motions
-that TRL would go through, with players that say the same thing every time.
+TRL creates an environment for each concurrent rollout with `environment_factory`. The model plays with the tool `act`,
+and TRL gets the reward from the environment. `--dry-run` needs neither TRL nor a model: it makes the calls that TRL
+would make, with fixed actions.
 """
 
 import argparse
@@ -17,13 +17,13 @@ INSTRUCTION = "Play the game below with the tool `act`, one action a call, until
 
 
 def rows(count: int) -> list[dict]:
-    """The data set: one training task a row, named by its index."""
+    """Return the data set. Each row has the index of one training task."""
     prompt = [{"role": "user", "content": INSTRUCTION + "\n\n"}]
     return [{"prompt": prompt, "split": "train", "index": index} for index in range(count)]
 
 
 def train(url: str, model: str, tasks: int, steps: int = 100) -> list[dict]:
-    """Hand everything to TRL; its log of every step."""
+    """Train with TRL. Return TRL's log of all steps."""
     import torch
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
@@ -50,12 +50,12 @@ def train(url: str, model: str, tasks: int, steps: int = 100) -> list[dict]:
 
 
 def dry_run(url: str, tasks: int) -> None:
-    """What TRL does with the factory, without TRL."""
+    """Make the calls that TRL makes to the factory and its environments, without TRL."""
     factory = environment_factory(url)
     group = [factory() for _ in range(4)]
     for row in rows(tasks):
-        firsts = {member.reset(**row) for member in group}
-        assert len(firsts) == 1, "the members of a group begin alike"
+        prompts = {member.reset(**row) for member in group}
+        assert len(prompts) == 1, "all members of a group start with the same prompt"
         for member, action in zip(group, ("up", "down", "left", "right"), strict=True):
             member.act(action)
             member.act(action)
@@ -64,12 +64,12 @@ def dry_run(url: str, tasks: int) -> None:
 
 
 def main() -> None:
-    """Train, or go through the motions."""
+    """Train, or make a dry run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("url")
-    parser.add_argument("--model", default="Qwen/Qwen3-0.6B")
-    parser.add_argument("--tasks", type=int, default=1000)
-    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("url", help="URL of the environment server")
+    parser.add_argument("--model", default="Qwen/Qwen3-0.6B", help="name or folder of the model")
+    parser.add_argument("--tasks", type=int, default=1000, help="number of training tasks")
+    parser.add_argument("--dry-run", action="store_true", help="make TRL's calls without TRL and a model")
     args = parser.parse_args()
     if args.dry_run:
         dry_run(args.url, args.tasks)

@@ -1,7 +1,8 @@
-"""Games on which the oracle compares two engines: made ones of all kinds, some of them mutated, and a real one.
+"""Games on which the oracle compares two engines: generated games of all task types, and one real game.
 
-A mutation changes what a made game's `:init` says. ALFRED's own games hold such facts (what lies in a fridge is cool,
-lamps are on, a thing is in two receptacles), in more combinations than we make.
+Some generated games are mutated: facts of the PDDL problem's `:init` are added, changed or removed. ALFRED's own games
+have such facts (things in a fridge are cool, lamps are on, a thing is in two receptacles) in more combinations than the
+generator makes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,12 @@ Facts = list[Fact]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A game. `recipe`: how the game was made, as JSON; `kind`: made, mutated, a variant, or real."""
+    """A game to compare.
+
+    Attributes:
+        kind: "made" (generated), "mutated", "real", or a value of `VARIANTS`.
+        recipe: how the game was made; can be written as JSON.
+    """
 
     name: str
     kind: str
@@ -37,7 +43,7 @@ class Case:
 
 
 def made(split: str, type_: str, size: HouseOptions, index: int) -> tuple[Draft, dict[str, object]]:
-    """Generate a game of a kind. Return the game and its recipe."""
+    """Generate a game of the task type `type_`. Return the game and its recipe."""
     options = replace(size, types=(type_,))
     recipe: dict[str, object] = {
         "split": split,
@@ -48,15 +54,16 @@ def made(split: str, type_: str, size: HouseOptions, index: int) -> tuple[Draft,
 
 
 def cases(games: int, seed: int, real: Path | None, stock: Path) -> Iterator[Case]:
-    """Yield `games` generated games, then variants, then the real game.
+    """Yield `games` generated games, then the real game if `real` is given.
 
-    All kinds and splits occur equally often. Every third generated game is mutated.
+    The generated games go through all splits and task types in turn. About a third of them are mutated. Some of the
+    others are written in the form of another version of alfworld (`VARIANTS`).
 
     Args:
-        games: how many are made.
-        seed: of everything that is drawn.
-        real: a game's file, if there is one.
-        stock: the folder with alfworld's own `alfred.pddl` and `alfred.twl2`.
+        games: number of generated games.
+        seed: seed of the generated games and of the mutations.
+        real: file of the real game, or None.
+        stock: folder with alfworld's own `alfred.pddl` and `alfred.twl2`.
     """
     combinations = [(split, kind) for split in SPLITS for kind in TASK_TYPES]
     for number in range(games):
@@ -69,7 +76,7 @@ def cases(games: int, seed: int, real: Path | None, stock: Path) -> Iterator[Cas
             yield Case(name, "mutated", file_of(draft), recipe)
         elif number % 3 == 0:
             variant = VARIANTS[number // 3 % len(VARIANTS)]
-            yield Case(name, variant, _varied(draft, stock, variant), recipe)
+            yield Case(name, variant, _as_variant(draft, stock, variant), recipe)
         else:
             yield Case(name, "made", file_of(draft), recipe)
     if real is not None:
@@ -85,17 +92,18 @@ PUT = {
 }
 
 
-def _varied(draft: Draft, stock: Path, variant: str) -> GameFile:
+def _as_variant(draft: Draft, stock: Path, variant: str) -> GameFile:
     """Return the texts of a generated game in the form of another version of alfworld.
 
-    Games of json_2.1.1, which most papers play, know no `help`, put things "in/on" and call the place of an arrival by
-    its location's name. A patch of alfworld's own brings them up to date, in its way.
+    Most papers use the games of json_2.1.1. These games have no command `help`, and "put … in/on …" instead of "move …
+    to …". Their response to `go to` contains the name of the location instead of the receptacle. A patch in alfworld
+    updates such games: it adds `help` to the domain and to the grammar.
     """
     file = file_of(draft)
     if variant == "older wording of put":
-        return GameFile(file.pddl_domain, _replaced(file.grammar, PUT), file.pddl_problem)
+        return GameFile(file.pddl_domain, _replace_all(file.grammar, PUT), file.pddl_problem)
     domain = (stock / "alfred.pddl").read_text()
-    grammar = _replaced((stock / "alfred.twl2").read_text(), {GOAL: draft.goal.sentence(draft.choice)})
+    grammar = _replace_all((stock / "alfred.twl2").read_text(), {GOAL: draft.goal.sentence(draft.choice)})
     if "json_2.1.1" in variant:
         domain = f"{domain[: domain.index('(:action help')]})"
         begin = grammar.index("action help {")
@@ -103,7 +111,7 @@ def _varied(draft: Draft, stock: Path, variant: str) -> GameFile:
         grammar = grammar[:begin]
         if "patched" not in variant:
             arrival = {"You arrive at {r.name}.": "You arrive at {lend.name}."}
-            return GameFile(domain, _replaced(grammar, {**PUT, **arrival}), file.pddl_problem)
+            return GameFile(domain, _replace_all(grammar, {**PUT, **arrival}), file.pddl_problem)
         before, after = domain.rsplit(")", 1)
         domain = f"{before}{HELP_ACTION}){after}"
         grammar += f'\naction help {{\n    template :: "help";\n    feedback :: "{text}";\n}}\n'
@@ -116,9 +124,9 @@ HELP_ACTION = (
 )
 
 
-def _replaced(text: str, words: dict[str, str]) -> str:
+def _replace_all(text: str, words: dict[str, str]) -> str:
     for old, new in words.items():
-        assert old in text, f"{old!r} is not there to be replaced"
+        assert old in text, f"the text does not contain {old!r}"
         text = text.replace(old, new)
     return text
 
@@ -127,7 +135,10 @@ def _replaced(text: str, words: dict[str, str]) -> str:
 
 
 def mutated(draft: Draft, recipe: dict[str, object], random: Random) -> tuple[Draft, dict[str, object]]:
-    """Apply several mutations to a game. Return the game, and its recipe with the facts that were added and removed."""
+    """Apply several mutations to a game. Return the mutated game and its recipe.
+
+    The recipe lists the mutations, and the facts that they added and removed.
+    """
     facts = list(draft.facts)
     names = random.sample(sorted(MUTATIONS), random.randint(3, 7))
     for name in names:
@@ -142,37 +153,41 @@ def mutated(draft: Draft, recipe: dict[str, object], random: Random) -> tuple[Dr
     return replace(draft, facts=facts), {**recipe, **changes}
 
 
-def _of(facts: Facts, predicate: str) -> list[Fact]:
+def _facts(facts: Facts, predicate: str) -> list[Fact]:
     return [fact for fact in facts if fact[0] == predicate]
 
 
-def _some(random: Random, of: Sequence[str], most: int = 3) -> list[str]:
-    return random.sample(sorted(of), min(len(of), random.randint(1, most)))
+def _sample(random: Random, names: Sequence[str], limit: int = 3) -> list[str]:
+    """Return 1 to `limit` random names."""
+    return random.sample(sorted(names), min(len(names), random.randint(1, limit)))
 
 
 def _things(facts: Facts, kinds: frozenset[str] = PORTABLE) -> list[str]:
-    return [fact[1] for fact in _of(facts, "objectType") if fact[2].removesuffix("Type") in kinds]
+    return [fact[1] for fact in _facts(facts, "objectType") if fact[2].removesuffix("Type") in kinds]
 
 
-def _marked(mark: str, kinds: frozenset[str]) -> Callable[[Facts, Random], Facts]:
-    return lambda facts, random: facts + [(mark, thing) for thing in _some(random, _things(facts, kinds), 6)]
+def _add_property(predicate: str, kinds: frozenset[str]) -> Callable[[Facts, Random], Facts]:
+    """Return a mutation that adds `predicate` to things of these kinds."""
+    return lambda facts, random: facts + [(predicate, thing) for thing in _sample(random, _things(facts, kinds), 6)]
 
 
-def _opened(facts: Facts, random: Random) -> Facts:
-    return facts + [("opened", one) for one in _some(random, [fact[1] for fact in _of(facts, "openable")])]
+def _open_receptacles(facts: Facts, random: Random) -> Facts:
+    return facts + [("opened", one) for one in _sample(random, [fact[1] for fact in _facts(facts, "openable")])]
 
 
-def _opened_that_does_not_open(facts: Facts, random: Random) -> Facts:
-    openable = {fact[1] for fact in _of(facts, "openable")}
-    others = [fact[1] for fact in _of(facts, "receptacleType") if fact[1] not in openable]
-    return facts + [("opened", one) for one in _some(random, others)]
+def _open_unopenable_receptacles(facts: Facts, random: Random) -> Facts:
+    openable = {fact[1] for fact in _facts(facts, "openable")}
+    others = [fact[1] for fact in _facts(facts, "receptacleType") if fact[1] not in openable]
+    return facts + [("opened", one) for one in _sample(random, others)]
 
 
-def _together(facts: Facts, random: Random) -> Facts:
-    """Move several receptacles, with the things in them, to one location."""
-    chosen = random.sample(sorted(_of(facts, "receptacleAtLocation")), min(4, len(_of(facts, "receptacleAtLocation"))))
+def _gather_receptacles(facts: Facts, random: Random) -> Facts:
+    """Move up to four receptacles, with the things in them, to the same location."""
+    chosen = random.sample(
+        sorted(_facts(facts, "receptacleAtLocation")), min(4, len(_facts(facts, "receptacleAtLocation")))
+    )
     place = {receptacle: chosen[0][2] for _, receptacle, _ in chosen}
-    moved = {thing: place[holder] for _, thing, holder in _of(facts, "inReceptacle") if holder in place}
+    moved = {thing: place[holder] for _, thing, holder in _facts(facts, "inReceptacle") if holder in place}
     new: Facts = []
     for fact in facts:
         if fact[0] == "receptacleAtLocation" and fact[1] in place:
@@ -184,80 +199,86 @@ def _together(facts: Facts, random: Random) -> Facts:
     return new
 
 
-def _also_in(facts: Facts, random: Random) -> Facts:
-    """Put things into a second receptacle at any location."""
-    receptacles = sorted(fact[1] for fact in _of(facts, "receptacleAtLocation"))
-    return facts + [("inReceptacle", thing, random.choice(receptacles)) for thing in _some(random, _things(facts), 5)]
+def _add_second_receptacle(facts: Facts, random: Random) -> Facts:
+    """Put things also into a random receptacle, at any location."""
+    receptacles = sorted(fact[1] for fact in _facts(facts, "receptacleAtLocation"))
+    return facts + [("inReceptacle", thing, random.choice(receptacles)) for thing in _sample(random, _things(facts), 5)]
 
 
-def _also_beside(facts: Facts, random: Random) -> Facts:
-    """Put things into a second receptacle at the same location, if there is one."""
-    where = {receptacle: place for _, receptacle, place in _of(facts, "receptacleAtLocation")}
+def _add_receptacle_at_same_location(facts: Facts, random: Random) -> Facts:
+    """Put things also into a second receptacle at the same location, if there is a second receptacle."""
+    location_of = {receptacle: place for _, receptacle, place in _facts(facts, "receptacleAtLocation")}
     pairs = sorted(
         (thing, other)
-        for _, thing, holder in _of(facts, "inReceptacle")
-        for other, place in where.items()
-        if other != holder and place == where.get(holder)
+        for _, thing, holder in _facts(facts, "inReceptacle")
+        for other, place in location_of.items()
+        if other != holder and place == location_of.get(holder)
     )
     return facts + [("inReceptacle", *pair) for pair in random.sample(pairs, min(5, len(pairs)))]
 
 
-def _elsewhere(facts: Facts, random: Random) -> Facts:
-    """Give things another location than that of their receptacle."""
-    places = sorted({fact[2] for fact in _of(facts, "receptacleAtLocation")})
-    moved = set(_some(random, _things(facts), 5))
+def _change_location(facts: Facts, random: Random) -> Facts:
+    """Move the location of things to that of a random receptacle. The facts about their own receptacle stay."""
+    places = sorted({fact[2] for fact in _facts(facts, "receptacleAtLocation")})
+    moved = set(_sample(random, _things(facts), 5))
     return [
         (*fact[:2], random.choice(places)) if fact[0] == "objectAtLocation" and fact[1] in moved else fact
         for fact in facts
     ]
 
 
-def _nowhere(facts: Facts, random: Random) -> Facts:
+def _remove_location(facts: Facts, random: Random) -> Facts:
     """Remove the location of things."""
-    moved = set(_some(random, _things(facts), 5))
+    moved = set(_sample(random, _things(facts), 5))
     return [fact for fact in facts if not (fact[0] == "objectAtLocation" and fact[1] in moved)]
 
 
-def _in_two_places(facts: Facts, random: Random) -> Facts:
-    places = sorted({fact[2] for fact in _of(facts, "receptacleAtLocation")})
-    return facts + [("objectAtLocation", thing, random.choice(places)) for thing in _some(random, _things(facts), 4)]
+def _add_second_location(facts: Facts, random: Random) -> Facts:
+    places = sorted({fact[2] for fact in _facts(facts, "receptacleAtLocation")})
+    return facts + [("objectAtLocation", thing, random.choice(places)) for thing in _sample(random, _things(facts), 4)]
 
 
-def _before_a_receptacle(facts: Facts, random: Random) -> Facts:
-    """Let the player start at a receptacle."""
-    place = random.choice(sorted({fact[2] for fact in _of(facts, "receptacleAtLocation")}))
+def _start_at_receptacle(facts: Facts, random: Random) -> Facts:
+    """Move the start of the player to the location of a random receptacle."""
+    place = random.choice(sorted({fact[2] for fact in _facts(facts, "receptacleAtLocation")}))
     return [(*fact[:2], place) if fact[0] == "atLocation" else fact for fact in facts]
 
 
-def _bowls(facts: Facts, random: Random) -> Facts:
-    """Put things into bowls, boxes and other things that can contain them."""
-    holders = sorted(fact[1] for fact in _of(facts, "isReceptacleObject"))
+def _fill_bowls(facts: Facts, random: Random) -> Facts:
+    """Put things into other things that can contain something, such as bowls and boxes."""
+    holders = sorted(fact[1] for fact in _facts(facts, "isReceptacleObject"))
     if not holders:
         return facts
-    inner = [(thing, random.choice(holders)) for thing in _some(random, _things(facts), 4)]
+    inner = [(thing, random.choice(holders)) for thing in _sample(random, _things(facts), 4)]
     return facts + [("inReceptacleObject", *pair) for pair in inner if pair[0] != pair[1]]
 
 
-def _kitchenware(facts: Facts, random: Random) -> Facts:
-    """Put a knife and a thing to slice on a table, if the room has none. Few rooms have both."""
-    kinds = {fact[2]: fact[1] for fact in _of(facts, "objectType")}
+def _add_knife(facts: Facts, random: Random) -> Facts:
+    """If the room has no knife and at least four placed things, add a knife and a sliceable thing.
+
+    One of the placed things becomes a knife, and another thing becomes sliceable. Few generated rooms have both.
+    """
+    kinds = {fact[2]: fact[1] for fact in _facts(facts, "objectType")}
     knives = [thing for kind, thing in kinds.items() if kind in ("KnifeType", "ButterKnifeType")]
-    if knives or len(_of(facts, "inReceptacle")) < 4:
+    if knives or len(_facts(facts, "inReceptacle")) < 4:
         return facts
-    knife, food = random.sample(sorted({fact[1] for fact in _of(facts, "inReceptacle")} - set(_aimed(facts))), 2)
+    # Lamps are excluded, because the task may need them.
+    knife, food = random.sample(
+        sorted({fact[1] for fact in _facts(facts, "inReceptacle")} - set(_toggleable(facts))), 2
+    )
     facts = [(*fact[:2], "KnifeType") if fact[0] == "objectType" and fact[1] == knife else fact for fact in facts]
     return [*facts, ("sliceable", food)]
 
 
-def _aimed(facts: Facts) -> list[str]:
-    """Return the things that can be switched on. The task may need them."""
-    return [fact[1] for fact in _of(facts, "toggleable")]
+def _toggleable(facts: Facts) -> list[str]:
+    """Return the things that can be switched on."""
+    return [fact[1] for fact in _facts(facts, "toggleable")]
 
 
-def _notes(facts: Facts, random: Random) -> Facts:
-    """Add facts that ALFRED writes but that no rule reads."""
-    receptacles = sorted(fact[1] for fact in _of(facts, "receptacleAtLocation"))
-    held = random.sample(sorted(_of(facts, "inReceptacle")), 2)
+def _add_unused_facts(facts: Facts, random: Random) -> Facts:
+    """Add facts that occur in ALFRED's games but do not affect any command or response."""
+    receptacles = sorted(fact[1] for fact in _facts(facts, "receptacleAtLocation"))
+    held = random.sample(sorted(_facts(facts, "inReceptacle")), 2)
     return [
         *facts,
         *[("wasInReceptacle", *fact[1:]) for fact in held],
@@ -267,48 +288,48 @@ def _notes(facts: Facts, random: Random) -> Facts:
     ]
 
 
-def _of_two_types(facts: Facts, random: Random) -> Facts:
-    """Give receptacles a second type: a sink that heats, a shelf that cools, …"""
-    receptacles = sorted(fact[1] for fact in _of(facts, "receptacleAtLocation"))
+def _add_receptacle_types(facts: Facts, random: Random) -> Facts:
+    """Give random receptacles a second type: sink, microwave or fridge. So a shelf may cool things."""
+    receptacles = sorted(fact[1] for fact in _facts(facts, "receptacleAtLocation"))
     return facts + [
         ("receptacleType", random.choice(receptacles), f"{kind}Type") for kind in ("SinkBasin", "Microwave", "Fridge")
     ]
 
 
-def _things_of_two_types(facts: Facts, random: Random) -> Facts:
-    """Let things also count as knives, and fit into all receptacles of knives."""
-    return facts + [("objectType", thing, "KnifeType") for thing in _some(random, _things(facts))]
+def _add_knife_type(facts: Facts, random: Random) -> Facts:
+    """Give things the second type "knife". So they can slice, and fit into all receptacles for knives."""
+    return facts + [("objectType", thing, "KnifeType") for thing in _sample(random, _things(facts))]
 
 
-def _all_in_one_place(facts: Facts, random: Random) -> Facts:
+def _gather_all_receptacles(facts: Facts, random: Random) -> Facts:
     """Move all receptacles to one location, so that the player cannot go anywhere else."""
-    place = random.choice(_of(facts, "receptacleAtLocation"))[2]
+    place = random.choice(_facts(facts, "receptacleAtLocation"))[2]
     moved = ("receptacleAtLocation", "objectAtLocation")
     return [(*fact[:2], place) if fact[0] in moved else fact for fact in facts]
 
 
-def _one_nowhere(facts: Facts, random: Random) -> Facts:
-    """Remove the location of an empty receptacle, and put things into it.
+def _remove_receptacle_location(facts: Facts, random: Random) -> Facts:
+    """Remove the location of an empty receptacle, and put things also into this receptacle.
 
-    These things are out of reach. A receptacle that is empty at the start is taken, because the task may need the
-    others.
+    The player cannot reach this receptacle. It is one that is empty at the start, because the task may need the other
+    receptacles.
     """
-    full = {fact[2] for fact in _of(facts, "inReceptacle")}
-    empty = sorted({fact[1] for fact in _of(facts, "receptacleAtLocation")} - full)[:1]
+    full = {fact[2] for fact in _facts(facts, "inReceptacle")}
+    empty = sorted({fact[1] for fact in _facts(facts, "receptacleAtLocation")} - full)[:1]
     facts = [fact for fact in facts if not (fact[0] == "receptacleAtLocation" and fact[1] in empty)]
-    return facts + [("inReceptacle", thing, one) for one in empty for thing in _some(random, _things(facts))]
+    return facts + [("inReceptacle", thing, one) for one in empty for thing in _sample(random, _things(facts))]
 
 
-def _sliceable(facts: Facts, random: Random) -> Facts:
-    """Let anything be sliceable, even a knife."""
+def _make_all_sliceable(facts: Facts, random: Random) -> Facts:
+    """Make all portable things sliceable, even knives."""
     return facts + [("sliceable", thing) for thing in _things(facts)]
 
 
-def _fixed(facts: Facts, random: Random) -> Facts:
-    """Make things impossible to pick up. Of each kind, two things stay as they are, because the task may need them."""
-    left = Counter(fact[2] for fact in _of(facts, "objectType"))
+def _make_most_fixed(facts: Facts, random: Random) -> Facts:
+    """Of each kind, leave at most two things that can be picked up. The task may need two things of a kind."""
+    left = Counter(fact[2] for fact in _facts(facts, "objectType"))
     gone = set()
-    for _, thing, kind in _of(facts, "objectType"):
+    for _, thing, kind in _facts(facts, "objectType"):
         if left[kind] > 2:
             left[kind] -= 1
             gone.add(thing)
@@ -317,28 +338,28 @@ def _fixed(facts: Facts, random: Random) -> Facts:
 
 COOLABLE_ONLY = ABLE["coolable"] - ABLE["heatable"]
 MUTATIONS: dict[str, Callable[[Facts, Random], Facts]] = {
-    "opened": _opened,
-    "opened, not openable": _opened_that_does_not_open,
-    "clean": _marked("isClean", PORTABLE),
-    "hot": _marked("isHot", PORTABLE),
-    "cool": _marked("isCool", PORTABLE),
-    "cool, never hot": _marked("isCool", COOLABLE_ONLY),
-    "sliced": _marked("isSliced", PORTABLE),
-    "toggled": _marked("isToggled", ABLE["toggleable"]),
-    "together": _together,
-    "in two receptacles": _also_in,
-    "in two receptacles side by side": _also_beside,
-    "elsewhere": _elsewhere,
-    "nowhere": _nowhere,
-    "in two places": _in_two_places,
-    "starts before a receptacle": _before_a_receptacle,
-    "in bowls": _bowls,
-    "a knife": _kitchenware,
-    "notes": _notes,
-    "receptacles of two types": _of_two_types,
-    "things of two types": _things_of_two_types,
-    "all in one place": _all_in_one_place,
-    "a receptacle nowhere": _one_nowhere,
-    "anything is sliced": _sliceable,
-    "cannot be picked up": _fixed,
+    "opened": _open_receptacles,
+    "opened, not openable": _open_unopenable_receptacles,
+    "clean": _add_property("isClean", PORTABLE),
+    "hot": _add_property("isHot", PORTABLE),
+    "cool": _add_property("isCool", PORTABLE),
+    "cool, never hot": _add_property("isCool", COOLABLE_ONLY),
+    "sliced": _add_property("isSliced", PORTABLE),
+    "toggled": _add_property("isToggled", ABLE["toggleable"]),
+    "together": _gather_receptacles,
+    "in two receptacles": _add_second_receptacle,
+    "in two receptacles side by side": _add_receptacle_at_same_location,
+    "elsewhere": _change_location,
+    "nowhere": _remove_location,
+    "in two places": _add_second_location,
+    "starts before a receptacle": _start_at_receptacle,
+    "in bowls": _fill_bowls,
+    "a knife": _add_knife,
+    "notes": _add_unused_facts,
+    "receptacles of two types": _add_receptacle_types,
+    "things of two types": _add_knife_type,
+    "all in one place": _gather_all_receptacles,
+    "a receptacle nowhere": _remove_receptacle_location,
+    "anything is sliced": _make_all_sliceable,
+    "cannot be picked up": _make_most_fixed,
 }

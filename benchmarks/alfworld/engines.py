@@ -1,12 +1,12 @@
-"""Our ALFWorld engine and TextWorld, side by side in one process: seconds of a reset and of a step, memory of a game.
+"""Compares our ALFWorld engine with TextWorld in one process: time of a reset and of a step, and memory of a game.
 
     make setup EXTRA=alfworld
     PYTHONPATH=proto:environments/sdk:environments/alfworld .venv-alfworld/bin/python -m benchmarks.alfworld.engines
 
-Both play the same games of our making, from the same texts, along the same random walks, game by game, each a whole
-walk at a time. A reset is what an episode costs whose game was not played lately: with TextWorld the reset alone, with
-ours reading the texts too. A step is the answer and the commands that work then. Prints JSON; `speed.py`
-starts it and judges.
+The engines play the same generated games from the same texts. In each game, TextWorld plays a complete random walk, and
+then our engine plays the same commands. The time of a reset is that of a game which is not cached: for our engine it
+includes reading the texts; for TextWorld, loading the game is not counted. A step computes the response and the
+admissible commands. The result is printed as JSON. `speed.py` starts this program and judges the result.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from arlarena.environments.alfworld.houses.generator import HouseOptions
 from arlarena.environments.alfworld.houses.made_games import draft_of, file_of
 
 GAMES, STEPS = 12, 25
-KEPT = 8  # games of each engine that are held while memory is measured; of ours so many times more
-OURS_PER_THEIRS = 40
+TEXTWORLD_GAMES = 8  # games that TextWorld has in memory during the measurement of memory
+OUR_GAMES = 40 * TEXTWORLD_GAMES  # the same for our engine; more, because a game takes less memory
 
 
 def resident() -> int:
-    """Return the bytes of this process that are in memory."""
+    """Return the resident memory of this process in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096
 
@@ -48,8 +48,8 @@ def ours(game: dict[str, Any]) -> Game:
     return Game(read_rules(game["pddl_domain"], game["grammar"], game["pddl_problem"]))
 
 
-class Theirs:
-    """TextWorld's environment with alfworld's names, as ALFWorld plays it."""
+class TextWorldGame:
+    """A game in TextWorld, with the names of things that alfworld sets."""
 
     def __init__(self, game: dict[str, Any]) -> None:
         from alfworld.agents.utils.misc import Demangler
@@ -64,48 +64,54 @@ class Theirs:
 
 
 def timed(work: Any) -> tuple[float, Any]:
-    """Call `work` and return the seconds it took, with its result."""
+    """Call `work`. Return its duration in seconds, and its result."""
     began = time.perf_counter()
     result = work()
     return time.perf_counter() - began, result
 
 
 def speed() -> dict[str, dict[str, list[float]]]:
-    """Return the seconds of every reset and step of both engines, on the same walks."""
+    """Return the duration in seconds of every reset and step, for each engine. The engines play the same walks."""
     seconds: dict[str, dict[str, list[float]]] = {name: {"reset": [], "step": []} for name in ("ours", "textworld")}
     for index in range(GAMES):
         game, walk = texts(index), random.Random(index)
-        env = Theirs(game).env
-        took, state = timed(env.reset)
-        seconds["textworld"]["reset"].append(took)
-        took, mine = timed(lambda game=game: ours(game))
-        seconds["ours"]["reset"].append(took)
-        told = []
+        env = TextWorldGame(game).env
+        seconds_taken, state = timed(env.reset)
+        seconds["textworld"]["reset"].append(seconds_taken)
+        seconds_taken, our_game = timed(lambda game=game: ours(game))
+        seconds["ours"]["reset"].append(seconds_taken)
+        played = []
         for _ in range(STEPS):
             command = walk.choice(state["admissible_commands"])
-            took, (state, _, _) = timed(lambda env=env, command=command: env.step(command))
-            seconds["textworld"]["step"].append(took)
-            told.append((command, (state.feedback, state["admissible_commands"], state["won"])))
-        for command, answer in told:
-            took, shown = timed(lambda mine=mine, command=command: (mine.play(command), list(mine.commands), mine.won))
-            seconds["ours"]["step"].append(took)
+            seconds_taken, (state, _, _) = timed(lambda env=env, command=command: env.step(command))
+            seconds["textworld"]["step"].append(seconds_taken)
+            played.append((command, (state.feedback, state["admissible_commands"], state["won"])))
+        for command, answer in played:
+            seconds_taken, shown = timed(
+                lambda our_game=our_game, command=command: (
+                    our_game.play(command),
+                    list(our_game.commands),
+                    our_game.won,
+                )
+            )
+            seconds["ours"]["step"].append(seconds_taken)
             if shown != answer:
                 raise SystemExit(f"error: game {index} differs after {command!r}: {shown}")
     return seconds
 
 
 def memory() -> dict[str, float]:
-    """Return the bytes of memory of a running game in each engine.
+    """Return the memory of a running game in bytes, for each engine.
 
-    This is the growth of the process while it holds many different games, divided by their number.
+    This is the growth of the process while it creates many different games, divided by the number of games.
     """
-    found = {}
+    results = {}
     for name, make, count in (
-        ("ours", ours, KEPT * OURS_PER_THEIRS),
-        ("textworld", lambda game: Theirs(game).env, KEPT),
+        ("ours", ours, OUR_GAMES),
+        ("textworld", lambda game: TextWorldGame(game).env, TEXTWORLD_GAMES),
     ):
         games = [texts(1000 + index) for index in range(count + 2)]
-        held = [make(game) for game in games[:2]]  # what the first ones load is not theirs
+        held = [make(game) for game in games[:2]]  # not counted: the first games load shared data
         for one in held if name == "textworld" else ():
             one.reset()
         gc.collect()
@@ -117,13 +123,13 @@ def memory() -> dict[str, float]:
             else:
                 held[-1].commands  # noqa: B018
         gc.collect()
-        found[name] = (resident() - before) / count
-    return found
+        results[name] = (resident() - before) / count
+    return results
 
 
 def main() -> None:
     """Measure, and print the result as JSON."""
-    output, sys.stdout = sys.stdout, sys.stderr  # the planner's translator prints
+    output, sys.stdout = sys.stdout, sys.stderr  # the translator of Fast Downward prints to stdout
     result: dict[str, Any] = {"memory_bytes": memory()}
     for engine, kinds in speed().items():
         for kind, values in kinds.items():

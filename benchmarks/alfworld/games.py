@@ -1,10 +1,14 @@
-"""Checks the games themselves, without TextWorld: those that we make, and a folder as large as ALFWorld's training set.
+"""Checks generated games, and a folder of games as large as ALFWorld's training set. TextWorld is not needed.
 
     python -m benchmarks.alfworld.games --out benchmarks/results/alfworld_games.json
 
-* `made`: games of all splits, made in two processes with different hash seeds: the same to the byte, each solved by the
-  expert on our engine within the horizon, of all six kinds, and no content twice between splits;
-* `folder`: that many games as files, each different: seconds until the environment is ready, and its memory then.
+The result has two parts:
+
+* `made`: two processes with different hash seeds generate games of all splits. The games must be the same to the byte.
+  The expert must solve each game on our engine within the horizon, all six task types must occur, and no content may
+  occur in two splits.
+* `folder`: the environment loads a folder of game files. The time until the environment is ready and the growth of its
+  memory are measured.
 """
 
 from __future__ import annotations
@@ -37,13 +41,13 @@ from arlarena.proto.env_api import ResetSpec
 from benchmarks.support.results import finish
 
 SHARES = {"train": 0.5, "valid_seen": 0.25, "valid_unseen": 0.25}
-MOST_SECONDS = 5.0
-DISTINCT = 50  # games that the files of the folder are made from
+MAX_SECONDS = 5.0
+DISTINCT = 50  # different games in the folder; the other games are copies of these
 
 
-def played(count: int) -> list[dict[str, Any]]:
-    """Return each game's content and kind, and whether the expert solved the game."""
-    options, found = AlfworldOptions.model_validate({}), []
+def play_games(count: int) -> list[dict[str, Any]]:
+    """Let the expert play `count` generated games of all splits. Return a record of each game."""
+    options, records = AlfworldOptions.model_validate({}), []
     games = GeneratedGames(options.houses(), options.max_steps, options.panel_size)
     for split in SPLITS:
         for index in range(round(count * SHARES[split])):
@@ -54,7 +58,7 @@ def played(count: int) -> list[dict[str, Any]]:
             commands = [command for _, command in Expert(made.rules.house, made.goal).moves(game)]
             for command in commands:
                 game.play(command)
-            found.append(
+            records.append(
                 {
                     "split": split,
                     "content": made.content_key,
@@ -64,11 +68,11 @@ def played(count: int) -> list[dict[str, Any]]:
                     "solved": game.won and len(commands) <= options.max_steps,
                 }
             )
-    return found
+    return records
 
 
-def made_games(count: int) -> dict[str, Any]:
-    """Check the generated games and return the results."""
+def check_generated_games(count: int) -> dict[str, Any]:
+    """Generate and play the games in two processes with different hash seeds, and return a summary."""
     runs = []
     for seed in ("1", "2"):
         command = [sys.executable, "-m", "benchmarks.alfworld.games", "--play", str(count)]
@@ -87,10 +91,10 @@ def made_games(count: int) -> dict[str, Any]:
     }
 
 
-def folder(count: int) -> dict[str, Any]:
-    """Measure how long a folder of `count` games takes to load."""
-    with tempfile.TemporaryDirectory(prefix="arlarena-bench-") as where:
-        root, options = Path(where), AlfworldOptions.model_validate({})
+def measure_folder(count: int) -> dict[str, Any]:
+    """Measure the time and the memory that it takes to load a folder of `count` games."""
+    with tempfile.TemporaryDirectory(prefix="arlarena-bench-") as games_folder:
+        root, options = Path(games_folder), AlfworldOptions.model_validate({})
         origins = [export(root, "train", index, options) for index in range(DISTINCT)]
         for number in range(count - DISTINCT):
             origin = origins[number % DISTINCT]
@@ -100,7 +104,7 @@ def folder(count: int) -> dict[str, Any]:
                 shutil.copyfile(origin / name, copy / name)
         process, size = psutil.Process(), sum(path.stat().st_size for path in root.rglob("*.tw-pddl"))
         before, began = process.memory_info().rss, time.perf_counter()
-        environment = load("[environment.options]", {"games": where})
+        environment = load("[environment.options]", {"games": games_folder})
         seconds, grown = time.perf_counter() - began, process.memory_info().rss - before
         last = environment.start(environment.task(ResetSpec(split="train", index=count - 1))).observe()
         assert "Your task is to" in last.observation.prompt
@@ -116,21 +120,23 @@ def folder(count: int) -> dict[str, Any]:
 def main() -> int:
     """Check the games and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--games", type=int, default=1000, help="games to make")
-    parser.add_argument("--files", type=int, default=3553, help="games of the folder; ALFWorld's train has 3,553")
+    parser.add_argument("--games", type=int, default=1000, help="number of generated games")
+    parser.add_argument(
+        "--files", type=int, default=3553, help="number of games in the folder; ALFWorld's train has 3,553"
+    )
     parser.add_argument("--play", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.play:
-        print(json.dumps(played(args.play)))
+        print(json.dumps(play_games(args.play)))
         return 0
-    made, files = made_games(args.games), folder(args.files)
+    made, files = check_generated_games(args.games), measure_folder(args.files)
     claims = {
         "all are solved by the expert": made["solved"] == made["games"] == args.games,
         "all six kinds": set(made["kinds"]) == set(TASK_TYPES),
         "the same in two processes": made["same_in_two_processes"],
         "no content in two splits": made["contents_of_two_splits"] == 0,
-        f"the folder is ready within {MOST_SECONDS:.0f} s": files["seconds"] < MOST_SECONDS,
+        f"the folder is ready within {MAX_SECONDS:.0f} s": files["seconds"] < MAX_SECONDS,
         "the folder is not in memory": files["games"] == args.files
         and 10 * files["megabytes_in_memory"] < files["megabytes"],
     }

@@ -1,4 +1,5 @@
-"""An environment that does nothing and answers each step with the same prompt of ALFWorld, of the usual length.
+"""An environment without rules, which answers each step with the same ALFWorld observation. The prompts have the usual
+length.
 
 python -m arlarena.env_server benchmarks.alfworld.mute_environment --port 8000
 """
@@ -19,15 +20,15 @@ from benchmarks.alfworld.noop_environment import Nothing, NothingEnvironment
 
 
 class Mute(Nothing):
-    """A location in a house of ALFWorld. Actions change nothing."""
+    """The first observation at a receptacle of an ALFWorld game. Actions change nothing."""
 
     def __init__(self) -> None:
         game = Game(GeneratedGames(HouseOptions(), 50, 1).game("train", 0).rules)
         self.task = game.rules.task
-        self._said, self._menu = game.play(game.menu.commands[0]), game.menu
+        self._response, self._menu = game.play(game.menu.commands[0]), game.menu
 
     def text(self) -> str:
-        return self._said
+        return self._response
 
     def actions(self) -> Sequence[str]:
         return self._menu.commands
@@ -37,7 +38,7 @@ class Mute(Nothing):
 
 
 class MuteEnvironment(NothingEnvironment):
-    """An environment without effect, whose answers have the length of ALFWorld's."""
+    """An environment in which actions have no effect. Its responses are as long as those of ALFWorld."""
 
     name, template = "mute", TEMPLATES["full"]
     place = Mute()
@@ -48,5 +49,5 @@ class MuteEnvironment(NothingEnvironment):
 
 def load(where: str, options: Mapping[str, Any]) -> MuteEnvironment:
     """See `arlarena.environment.registry`."""
-    parse_table(where, options, Table)  # refuses any option: there are none
+    parse_table(where, options, Table)  # this environment has no options, so any option is an error
     return MuteEnvironment()

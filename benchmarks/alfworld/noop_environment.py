@@ -1,4 +1,4 @@
-"""An environment that does nothing and answers with one word: what the server alone costs.
+"""An environment without rules, which answers with one word. It measures the cost of the server alone.
 
 python -m arlarena.env_server benchmarks.alfworld.noop_environment --port 8000
 """
@@ -16,7 +16,7 @@ from arlarena.proto.trajectory import Task
 
 
 class Nothing(TextGame):
-    """A game without rules."""
+    """A game that never changes."""
 
     score = 0.0
 
@@ -34,7 +34,7 @@ class Nothing(TextGame):
 
 
 class NothingEnvironment(TextEnvironment):
-    """Episodes of 50 steps."""
+    """An environment whose episodes have 50 steps without effect."""
 
     name, version, description, horizon, expert = "noop", "1", "Nothing happens.", 50, False
     template = PromptTemplate("full", "1", "{history}{observation}")
@@ -47,5 +47,5 @@ class NothingEnvironment(TextEnvironment):
 
 def load(where: str, options: Mapping[str, Any]) -> NothingEnvironment:
     """See `arlarena.environment.registry`."""
-    parse_table(where, options, Table)  # refuses any option: there are none
+    parse_table(where, options, Table)  # this environment has no options, so any option is an error
     return NothingEnvironment()

@@ -1,14 +1,16 @@
-"""Our ALFWorld engine beside TextWorld's: after every step the same answer, commands and end, to the character.
+"""Compares our ALFWorld engine with TextWorld after every step: responses, admissible commands and wins must be equal.
 
     make verify PART=alfworld
 
-Both engines play made games of all kinds and splits, mutated ones, some under alfworld's own domain and grammar, and a
-real one where there is one. Each is walked in four ways, one after the other: what the expert does, errands (slicing,
-lamps, treatments, moving things about), anything that changes something, and what a careless or malicious player types;
-every other game in the opposite order, so that walks go on beyond the win, too. A difference is shown with all that
-led to it, and ends the run with 1.
+The engines play the games of `cases.py`: generated games of all task types and splits, mutated games, games with the
+domain and grammar of other versions of alfworld, and one real game if its file exists. In each game they follow four
+walks (`walks.py`), one after the other: the commands of the expert, errands, random commands, and the commands of a
+careless or malicious player. In every other game the order of the walks is reversed, so that some walks begin after the
+task is solved. The first difference is printed with the game's recipe and all commands, and ends the run with exit
+status 1.
 
-`--record FOLDER` writes short transcripts of TextWorld's answers instead, which `make test` compares with our engine.
+`--record FOLDER` does not compare. It writes short transcripts of TextWorld's responses, which `make test` compares
+with our engine.
 """
 
 from __future__ import annotations
@@ -41,9 +43,14 @@ from benchmarks.alfworld.walks import WALKS
 from benchmarks.support.paths import ROOT
 
 REAL = ROOT.parent / "shared/data/alfworld/real_single_game.tw-pddl"
-SHARES = {"planned": 1.0, "errands": 1.0, "wandering": 0.5, "adversarial": 0.5}  # of --steps, at most, of each walk
+SHARES = {
+    "planned": 1.0,
+    "errands": 1.0,
+    "wandering": 0.5,
+    "adversarial": 0.5,
+}  # maximum length of each walk, as a share of --steps
 ENGINE = "textworld 1.7.0, alfworld 0.4.2"
-# The walks of a transcript, with the most steps of each: of a made game, and of a mutated one.
+# The walks of a transcript, with the maximum number of steps of each, by the kind of the game.
 RECORDED = {"made": {"planned": 25, "adversarial": 10}, "mutated": {"errands": 22, "adversarial": 8, "planned": 20}}
 
 
@@ -53,7 +60,7 @@ class Different(Exception):
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of what was compared."""
+    """Counts of the games and steps that were compared."""
 
     games: Counter[str] = field(default_factory=Counter)
     types: Counter[str] = field(default_factory=Counter)
@@ -79,13 +86,13 @@ class Pair:
         self.made: LoadedGame = loaded(read_rules(case.file.pddl_domain, case.file.grammar, case.file.pddl_problem))
         self.game = Game(self.made.rules)
         self.typed: list[str] = []
-        self.answers = [self._compared(stock.output())]
+        self.answers = [self._compare(stock.output())]
 
     def play(self, command: str) -> None:
         """Give a command to both engines and compare the results.
 
         Raises:
-            Different: they disagree.
+            Different: the results differ.
         """
         tally, move = self.tally, self.game.commands.get(command.strip())
         tally.actions[move.action if move else "nothing happens"] += 1
@@ -94,21 +101,21 @@ class Pair:
         self.typed.append(command)
         self.game.play(command)
         self._stock.play(command)
-        self.answers.append(self._compared(self._stock.output()))
+        self.answers.append(self._compare(self._stock.output()))
 
     def play_again(self) -> None:
-        """Repeat the whole walk in our engine, whose cache now has each step. Each step is made in a copy of the game.
+        """Repeat all commands in our engine, whose cache now has the responses. Each command is played in a new copy.
 
         Raises:
-            Different: an answer is another than the first time.
+            Different: a result differs from that of the first time.
         """
         self.game = Game(self.made.rules)
         for command, (text, commands, won) in zip(self.typed, self.answers[1:], strict=True):
             self.game = self.game.copy()
             self.game.play(command)
-            self._compared(EngineOutput(text, commands, won, ""))
+            self._compare(EngineOutput(text, commands, won, ""))
 
-    def _compared(self, seen: EngineOutput) -> Answer:
+    def _compare(self, seen: EngineOutput) -> Answer:
         ours = (self.game.feedback, tuple(self.game.commands), self.game.won)
         theirs = (seen.text, seen.commands, seen.won)
         if ours != theirs:
@@ -118,16 +125,16 @@ class Pair:
 
 def _difference(pair: Pair, ours: Answer, theirs: Answer) -> str:
     lines = [f"DIFFERENT: {pair.case.kind} game {pair.case.name}", json.dumps(pair.case.recipe), *map(repr, pair.typed)]
-    for what, one, other in zip(("answer", "commands", "won"), ours, theirs, strict=True):
-        if one != other:
-            lines += [f"{what}, ours:      {one!r}", f"{what}, TextWorld: {other!r}"]
-            if what == "commands":
-                lines.append(f"in one alone: {sorted(set(one) ^ set(other))}")
+    for field_name, our, their in zip(("response", "commands", "won"), ours, theirs, strict=True):
+        if our != their:
+            lines += [f"{field_name}, ours:      {our!r}", f"{field_name}, TextWorld: {their!r}"]
+            if field_name == "commands":
+                lines.append(f"commands of only one engine: {sorted(set(our) ^ set(their))}")
     return "\n".join(lines)
 
 
 def play(stock: StockEngine, case: Case, steps: int, seed: int, tally: Tally) -> None:
-    """All walks over one game. Errors as in `Pair.play`."""
+    """Play all walks in one game. Errors as in `Pair.play`."""
     pair = Pair(stock, case, tally)
     names = list(WALKS) if seed % 2 else list(reversed(WALKS))
     won = False
@@ -158,7 +165,7 @@ def compare(args: argparse.Namespace, stock_data: Path) -> dict[str, Any]:
             print(different, flush=True)
             break
         total = sum(tally.walks.values())
-        print(f"{number + 1}: {case.kind} {case.name}: the same; {total} steps so far", flush=True)
+        print(f"{number + 1}: {case.kind} {case.name}: no difference; {total} steps so far", flush=True)
     steps = sum(tally.walks.values())
     return {
         "games": sum(tally.games.values()),
@@ -195,23 +202,23 @@ def recorded_cases(seed: int) -> Iterator[Case]:
 
 
 def record(folder: Path, seed: int) -> None:
-    """Write the answers of TextWorld in some games."""
+    """Write transcripts of TextWorld's responses, one file for each game of `recorded_cases`."""
     folder.mkdir(parents=True, exist_ok=True)
     stock, tally = StockEngine(), Tally()
     for number, case in enumerate(recorded_cases(seed)):
         pair = Pair(stock, case, tally)
-        said = [_said(stock.output())]
-        for name, most in RECORDED[case.kind].items():
+        outputs = [_output_record(stock.output())]
+        for name, limit in RECORDED[case.kind].items():
             walk = WALKS[name](pair.game, pair.made, Random(f"{seed}/{number}/{name}"))
-            for command in islice(walk, most):
+            for command in islice(walk, limit):
                 pair.play(command)
-                said.append({"command": command, **_said(stock.output())})
+                outputs.append({"command": command, **_output_record(stock.output())})
         transcript = {
             "engine": ENGINE,
             "horizon": HORIZON,
             **case.recipe,
             "problem_digest": problem_digest(read_problem(case.file.pddl_problem)),
-            "said": said,
+            "said": outputs,
         }
         path = folder / f"{case.name}.json"
         path.write_text(json.dumps(transcript, indent=1) + "\n")
@@ -223,20 +230,20 @@ def problem_digest(problem: PddlProblem) -> str:
     return digest(repr((sorted(problem.objects.items()), sorted(problem.facts), problem.goal)))
 
 
-def _said(seen: EngineOutput) -> dict[str, Any]:
+def _output_record(seen: EngineOutput) -> dict[str, Any]:
     return {"observation": seen.text, "won": seen.won, "commands": "; ".join(seen.commands)}
 
 
 def main() -> int:
     """Compare the engines, or record transcripts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--games", type=int, default=108, help="how many are made")
+    parser.add_argument("--games", type=int, default=108, help="number of generated games")
     parser.add_argument(
-        "--steps", type=int, default=46, help="of a walk in each game, at most; of some walks half of it"
+        "--steps", type=int, default=46, help="maximum number of steps of a walk; wandering and adversarial: half"
     )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--real", type=Path, default=REAL, help="a game's file; left out where it is not there")
-    parser.add_argument("--record", type=Path, help="write transcripts into this folder instead")
+    parser.add_argument("--real", type=Path, default=REAL, help="file of a real game; ignored if it does not exist")
+    parser.add_argument("--record", type=Path, help="do not compare, but write transcripts into this folder")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     check_packages()

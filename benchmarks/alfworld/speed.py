@@ -1,11 +1,11 @@
-"""Our ALFWorld beside TextWorld, and its server beside one that plays nothing, in one run.
+"""Compares our ALFWorld engine with TextWorld, and the ALFWorld server with servers without a game.
 
     make setup EXTRA=alfworld && python -m benchmarks.alfworld.speed --out benchmarks/results/alfworld_speed.json
 
-* `engines`: reset, step and memory of both engines in one process (`engines.py`), on the same games and walks;
-* `server`: steps a second over `/v1/batch`, 256 sessions, two batches in flight, beside two servers whose environment
-  does nothing: `mute` answers as ALFWorld does, at the same length, `noop` with one word. Actions are drawn from the
-  commands that work. Rounds alternate; medians are compared.
+* `engines`: time of a reset and of a step, and memory of a game, of our engine and of TextWorld (`engines.py`);
+* `steps_per_s`: steps per second of a server over `/v1/batch`, with 256 sessions and two concurrent batches. The
+  environments are `alfworld`, `mute` (always the same ALFWorld observation) and `noop` (always one word). Actions are
+  random admissible commands. The servers are measured in alternating rounds, and the medians are compared.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from benchmarks.support.results import finish
 STOCK = ROOT / ".venv-alfworld" / "bin" / "python"
 SESSIONS = 256
 WARM_S = 15.0
-SEEDS = 64  # different games of all sessions: groups of four
+SEEDS = 64  # number of different games; sessions share them, as the episodes of a group do
 
 
 class EngineOutput(msgspec.Struct):
@@ -60,7 +60,7 @@ ENCODE, DECODER = msgspec.json.encode, msgspec.json.Decoder(Reply)
 
 
 async def rate(url: str, seconds: float, number: int) -> float:
-    """Return the steps per second of one round. Each round has its own walks."""
+    """Return the steps per second of one round. Each round has its own random actions."""
     async with aiohttp.ClientSession() as session:
         ends = time.perf_counter() + seconds
         counts = await asyncio.gather(*(batches(session, url, f"{number}/{part}", ends) for part in range(BATCHES)))
@@ -68,11 +68,9 @@ async def rate(url: str, seconds: float, number: int) -> float:
 
 
 async def batches(session: aiohttp.ClientSession, url: str, walks: str, ends: float) -> int:
-    """Step a share of the sessions together until the time is over, and return the number of steps.
+    """Step the sessions of one batch until the time `ends`, and return the number of steps.
 
-    Ended episodes are reset, and the resets take part of the time.
-
-    When an episode ends, it is reset, and the reset takes part of the time.
+    An episode that has ended is reset. Resets take part of the time, but are not counted as steps.
     """
     walk, count, steps = random.Random(walks), SESSIONS // BATCHES, 0
     seeds = [seed % SEEDS for seed in range(count)]
@@ -99,10 +97,10 @@ async def batches(session: aiohttp.ClientSession, url: str, walks: str, ends: fl
     return steps
 
 
-def served(seconds: float, rounds: int) -> dict[str, list[float]]:
-    """Return the steps per second of each server and round."""
-    found: dict[str, list[float]] = {"alfworld": [], "mute": [], "noop": []}
-    ports = {name: free_port() for name in found}
+def measure_servers(seconds: float, rounds: int) -> dict[str, list[float]]:
+    """Return the steps per second of each server in each round."""
+    rates: dict[str, list[float]] = {"alfworld": [], "mute": [], "noop": []}
+    ports = {name: free_port() for name in rates}
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     options = ["--capacity", "1024", "--port"]
     serve = [sys.executable, "-m", "arlarena.env_server"]
@@ -115,34 +113,34 @@ def served(seconds: float, rounds: int) -> dict[str, list[float]]:
         for number in range(rounds + 1):
             for name, url in urls.items():
                 speed = asyncio.run(rate(url, seconds if number else WARM_S, number))
-                if number:  # the first makes the games
-                    found[name].append(speed)
-    return found
+                if number:  # round 0 is not counted, because it generates the games
+                    rates[name].append(speed)
+    return rates
 
 
 def main() -> int:
-    """Measure, judge and write the result."""
+    """Measure, compare and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each round of a server")
+    parser.add_argument("--seconds", type=float, default=4.0, help="duration of each round of a server")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if not STOCK.exists():
         raise SystemExit("error: TextWorld is not installed: `make setup EXTRA=alfworld`")
-    rates = served(args.seconds, args.rounds)
+    rates = measure_servers(args.seconds, args.rounds)
     command = [str(STOCK), "-m", "benchmarks.alfworld.engines"]
     path = os.pathsep.join(str(ROOT / part) for part in (".", "proto", "environments/sdk", "environments/alfworld"))
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, check=True, stdout=subprocess.PIPE)
     engines: dict[str, Any] = json.loads(done.stdout)
-    medians = {name: round(statistics.median(found), 1) for name, found in rates.items()}
+    medians = {name: round(statistics.median(values), 1) for name, values in rates.items()}
 
-    def times(figure: str) -> float:
-        return round(engines[figure]["textworld"] / engines[figure]["ours"], 1)
+    def ratio(measurement: str) -> float:
+        return round(engines[measurement]["textworld"] / engines[measurement]["ours"], 1)
 
     claims = [
-        ("a step, times as fast as TextWorld's", times("step_s"), 300.0),
-        ("a reset, times as fast as TextWorld's", times("reset_s"), 100.0),
-        ("games in the memory of one of TextWorld's", times("memory_bytes"), 20.0),
+        ("a step, times as fast as TextWorld's", ratio("step_s"), 300.0),
+        ("a reset, times as fast as TextWorld's", ratio("reset_s"), 100.0),
+        ("games in the memory of one of TextWorld's", ratio("memory_bytes"), 20.0),
         ("batches at 256 sessions, of the rate without a game", round(medians["alfworld"] / medians["noop"], 3), 0.5),
     ]
     return finish(
@@ -150,9 +148,9 @@ def main() -> int:
             "engines": engines,
             "steps_per_s": medians,
             "of_the_rate_with_equal_answers": round(medians["alfworld"] / medians["mute"], 3),
-            "rounds": {name: [round(one, 1) for one in found] for name, found in rates.items()},
-            "claims": [{"claim": what, "is": found, "wanted": least} for what, found, least in claims],
-            "passed": all(found >= least for _, found, least in claims),
+            "rounds": {name: [round(value, 1) for value in values] for name, values in rates.items()},
+            "claims": [{"claim": claim, "is": value, "wanted": least} for claim, value, least in claims],
+            "passed": all(value >= least for _, value, least in claims),
         },
         args.out,
     )

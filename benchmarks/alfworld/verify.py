@@ -1,9 +1,9 @@
-"""Checks what configs/alfworld-tiny.toml promises, on three seeds, and writes benchmarks/results/alfworld_tiny.json.
+"""Checks the claims about configs/alfworld-tiny.toml on three seeds, and writes benchmarks/results/alfworld_tiny.json.
 
     python -m benchmarks.alfworld.verify             repeat all runs, half an hour each
-    python -m benchmarks.alfworld.verify --reuse     keep runs that are finished, go on with those that are not
+    python -m benchmarks.alfworld.verify --reuse     keep finished runs, and resume the others
 
-Runs are in runs/verify/alfworld-<seed>. Exit status 0: every claim holds, 1: one fails, 2: a run could not be made.
+Runs are in runs/verify/alfworld-<seed>. Exit status: 0 if every claim holds, 1 if a claim fails, 2 if a run failed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from benchmarks.support.training_runs import Claim, Plan, make
 
 
 def main() -> int:
-    """Make the runs, judge them, and write and show the result."""
+    """Do the runs, check the claims, and write and show the result."""
     args = arguments(__doc__, "alfworld-tiny.toml", "alfworld_tiny.json")
     runs: dict[str, dict[str, Any]] = {}
     claims: list[Claim] = []

@@ -1,6 +1,7 @@
-"""Ways to walk through a game: what to type next, given what may be typed and our engine's own view of the house.
+"""Walks: strategies that choose the next command of a game.
 
-A walk looks at our engine only to choose: whatever it chooses, both engines are asked, and compared.
+A walk reads the admissible commands and the state from our engine. The oracle then gives each chosen command to both
+engines and compares the results.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def planned(game: Game, made: LoadedGame, random: Random) -> Walk:
 
 
 def wandering(game: Game, made: LoadedGame, random: Random) -> Walk:
-    """Yield random admissible commands, mostly commands that change something."""
+    """Yield random admissible commands. Most of them change the state."""
     while True:
         commands = list(game.commands)
         changing = [command for command in commands if command.startswith(EFFECTS)]
@@ -46,9 +47,10 @@ def wandering(game: Game, made: LoadedGame, random: Random) -> Walk:
 
 
 def adversarial(game: Game, made: LoadedGame, random: Random) -> Walk:
-    """Yield commands of a careless or malicious player.
+    """Yield the commands of a careless or malicious player.
 
-    These are nonsense, other spellings, commands that were admissible elsewhere, and repetitions.
+    About half of the commands are nonsense, misspelled commands, commands that were admissible in an earlier state, and
+    repetitions. The others are those of `wandering`.
     """
     known: set[str] = set()
     usual, last = wandering(game, made, random), "look"
@@ -59,7 +61,7 @@ def adversarial(game: Game, made: LoadedGame, random: Random) -> Walk:
         elsewhere = random.choice(sorted(known - set(commands)) or commands)
         odd = (
             random.choice(NONSENSE),
-            _otherwise(one, random),
+            _misspelled(one, random),
             elsewhere,
             last,
             random.choice(IDLE),
@@ -69,8 +71,12 @@ def adversarial(game: Game, made: LoadedGame, random: Random) -> Walk:
         yield last
 
 
-def _otherwise(command: str, random: Random) -> str:
-    """Return another spelling of a command. Of these, only added white space is accepted by the engines."""
+def _misspelled(command: str, random: Random) -> str:
+    """Return a command with another spelling.
+
+    The engines accept white space at both ends of a command. Any other spelling does nothing, unless the result is
+    another admissible command: "open drawer 1" may become "open drawer 11".
+    """
     return random.choice(
         [
             command.upper(),
@@ -90,22 +96,23 @@ def _renumbered(command: str, random: Random) -> str:
     return "".join(random.choice("0123456789") if letter.isdigit() else letter for letter in command)
 
 
-# --- errands: what chance seldom brings about ---
+# --- errands: sequences of commands that are rare in random walks ---
 
 
 def errands(game: Game, made: LoadedGame, random: Random) -> Walk:
-    """Yield commands that random walks seldom combine.
+    """Yield all errands in random order.
 
-    They slice things, use lamps, clean, heat and cool repeatedly, and move things between receptacles at one location.
+    The errands slice things, use lamps, clean, heat and cool things repeatedly, move things between receptacles at the
+    same location, and carry things around.
     """
-    ways = [slicing, lamps, treatments, neighbours, thing_in_hand]
-    random.shuffle(ways)
-    for way in ways:
-        yield from way(game, random)
+    kinds = [slicing, lamps, treatments, neighbours, thing_in_hand]
+    random.shuffle(kinds)
+    for errand in kinds:
+        yield from errand(game, random)
 
 
-def _type(game: Game, move: Move) -> Walk:
-    """Yield the command of a move, if the move is possible."""
+def _try(game: Game, move: Move) -> Walk:
+    """Yield the command of a move if the move is possible, else nothing."""
     for command, one in game.commands.items():
         if one == move:
             yield command
@@ -113,24 +120,24 @@ def _type(game: Game, move: Move) -> Walk:
 
 
 def _go(game: Game, receptacle: int) -> Walk:
-    """Go to a receptacle and open it."""
-    yield from _type(game, Move("gotolocation", receptacle=receptacle))
-    yield from _type(game, Move("openobject", receptacle=receptacle))
+    """Go to a receptacle, and open it if it is closed."""
+    yield from _try(game, Move("gotolocation", receptacle=receptacle))
+    yield from _try(game, Move("openobject", receptacle=receptacle))
 
 
 def _drop(game: Game, random: Random) -> Walk:
-    """Put the held thing into some receptacle."""
+    """Put the held thing into a random receptacle."""
     if game.state.held == NOTHING:
         return
     places = [one for one in bits(game.rules.house.fits.get(game.state.held, 0)) if one in game.rules.house.location_of]
     if places:
         place = random.choice(places)
         yield from _go(game, place)
-        yield from _type(game, Move("putobject", game.state.held, place))
+        yield from _try(game, Move("putobject", game.state.held, place))
 
 
 def _fetch(game: Game, things: Mask, random: Random) -> Walk:
-    """Take one of these things."""
+    """Take one of these things, if none of them is already held. Another held thing is put down first."""
     if game.state.held != NOTHING and things >> game.state.held & 1:
         return
     yield from _drop(game, random)
@@ -143,17 +150,17 @@ def _fetch(game: Game, things: Mask, random: Random) -> Walk:
     if found:
         thing, receptacle = random.choice(found)
         yield from _go(game, receptacle)
-        yield from _type(game, Move("pickupobject", thing, receptacle))
+        yield from _try(game, Move("pickupobject", thing, receptacle))
 
 
-def _looks(game: Game, random: Random) -> Walk:
-    """Look, and examine everything at this location and in the hand."""
+def _look_around(game: Game, random: Random) -> Walk:
+    """Look, show the inventory, and use up to five of the admissible `examine` commands."""
     yield from ("look", "inventory")
     yield from [command for command in game.commands if command.startswith("examine")][:5]
 
 
 def slicing(game: Game, random: Random) -> Walk:
-    """Slice a thing twice, look at it, and put it into some receptacle."""
+    """Two times: take a knife, slice a thing twice, take the thing, then clean, heat and cool it."""
     house = game.rules.house
     if not house.knives or not house.sliceable:
         return
@@ -168,33 +175,39 @@ def slicing(game: Game, random: Random) -> Walk:
         place, thing = random.choice(food)
         yield from _go(game, house.receptacles[place][0])
         for _ in range(2):
-            yield from _type(game, Move("sliceobject", thing, game.state.held))
-        yield from _looks(game, random)
+            yield from _try(game, Move("sliceobject", thing, game.state.held))
+        yield from _look_around(game, random)
         yield from _fetch(game, 1 << thing, random)
-        yield from _looks(game, random)
-        yield from _treated(game, random)
+        yield from _look_around(game, random)
+        yield from _treat(game, random)
 
 
-def _treated(game: Game, random: Random) -> Walk:
-    """Clean, heat and cool the held thing, in any order and repeatedly, with a look after each."""
+def _treat(game: Game, random: Random) -> Walk:
+    """Clean, heat and cool the held thing with each tool in random order, and repeat this with up to two tools.
+
+    The thing is examined after each action.
+    """
     tools = [(action, one) for action, mask in game.rules.house.tools.items() for one in bits(mask)]
     for action, tool in random.sample(tools, len(tools)) + random.sample(tools, min(2, len(tools))):
         yield from _go(game, tool)
-        yield from _type(game, Move(action, game.state.held, tool))
-        yield from _type(game, Move("examineobject", game.state.held))
+        yield from _try(game, Move(action, game.state.held, tool))
+        yield from _try(game, Move("examineobject", game.state.held))
 
 
 def treatments(game: Game, random: Random) -> Walk:
-    """Take a thing that can be cleaned, heated or cooled, and do so repeatedly."""
+    """Take a thing and clean, heat and cool it as far as possible.
+
+    This is done with a cleanable thing, with a heatable thing, and with a thing that is coolable but not heatable.
+    """
     house = game.rules.house
     for able in (house.cleanable, house.heatable, house.coolable & ~house.heatable):
         yield from _fetch(game, able, random)
-        yield from _looks(game, random)
-        yield from _treated(game, random)
+        yield from _look_around(game, random)
+        yield from _treat(game, random)
 
 
 def lamps(game: Game, random: Random) -> Walk:
-    """Use lamps repeatedly, with empty hands and with a thing in hand. Take a lamp along if that is possible."""
+    """Use each of up to two lamps three times, pick up the lamp if this is possible, and use the lamp again."""
     house, state = game.rules.house, game.state
     lit = [
         (lamp, place)
@@ -205,15 +218,15 @@ def lamps(game: Game, random: Random) -> Walk:
     for lamp, place in random.sample(lit, min(2, len(lit))):
         yield from _go(game, place)
         for _ in range(3):
-            yield from _type(game, Move("toggleobject", lamp, place))
-        yield from _looks(game, random)
-        yield from _type(game, Move("pickupobject", lamp, place))
-        yield from _looks(game, random)
-        yield from _type(game, Move("toggleobject", lamp, place))
+            yield from _try(game, Move("toggleobject", lamp, place))
+        yield from _look_around(game, random)
+        yield from _try(game, Move("pickupobject", lamp, place))
+        yield from _look_around(game, random)
+        yield from _try(game, Move("toggleobject", lamp, place))
 
 
 def neighbours(game: Game, random: Random) -> Walk:
-    """Move things between receptacles that share a location, with a look after each move."""
+    """Move things between receptacles that share a location, and look after each move."""
     house = game.rules.house
     shared = [receptacles for receptacles in house.receptacles.values() if len(receptacles) > 1]
     for receptacles in random.sample(shared, min(2, len(shared))):
@@ -221,20 +234,21 @@ def neighbours(game: Game, random: Random) -> Walk:
         for one in receptacles:
             yield from _go(game, one)
         for _ in range(3):
-            yield from _moved(game, receptacles, random)
+            yield from _move_between(game, receptacles, random)
 
 
-def _moved(game: Game, receptacles: tuple[int, ...], random: Random) -> Walk:
+def _move_between(game: Game, receptacles: tuple[int, ...], random: Random) -> Walk:
+    """Take a random thing from one of these receptacles, and put it into the first of them that admits the thing."""
     full = [one for one in receptacles if game.state.inside.get(one)]
     if not full:
         return
     source = random.choice(full)
     thing = random.choice(game.state.inside[source])
-    yield from _type(game, Move("pickupobject", thing, source))
-    yield from _looks(game, random)
+    yield from _try(game, Move("pickupobject", thing, source))
+    yield from _look_around(game, random)
     for target in random.sample(receptacles, len(receptacles)):
-        yield from _type(game, Move("putobject", thing, target))
-    yield from _looks(game, random)
+        yield from _try(game, Move("putobject", thing, target))
+    yield from _look_around(game, random)
 
 
 def thing_in_hand(game: Game, random: Random) -> Walk:
@@ -242,7 +256,7 @@ def thing_in_hand(game: Game, random: Random) -> Walk:
     yield from _fetch(game, game.rules.house.pickupable, random)
     for _ in range(3):
         held = game.state.held
-        yield from _looks(game, random)
+        yield from _look_around(game, random)
         yield from _drop(game, random)
         yield from ("look",)
         if held != NOTHING:

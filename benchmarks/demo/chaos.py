@@ -1,19 +1,23 @@
-"""The demo's loop, small, under faults of every kind: it ends, accounts for every group once, and no reward is false.
+"""Trains a small version of the demo while faults are injected, and checks that no group and no reward is wrong.
 
     python -m benchmarks.demo.chaos --steps 120 --kills 30 --out benchmarks/results/chaos.json
 
-`arlarena up` trains with two workers, which reach the environment and the policy server by proxies of this script.
-While it trains:
+`arlarena up` trains with two workers. They reach the environment server and the policy server through proxies of this
+script. During the training:
 
-* processes are killed with SIGKILL, at random: broker, environment, policy server, workers, trainer (`--kills`);
-* two times the newest checkpoint is damaged and the trainer killed, so that it has to go on from an older one;
+* random processes are killed with SIGKILL: broker, environment server, policy server, workers, trainer (`--kills`);
+* two times, the newest checkpoint is damaged and the trainer is killed, so it must resume from an older checkpoint;
 * the memory of Redis is full for some time (`maxmemory`);
-* for a minute each, 30 % of the requests to the environment and to the policy server fail: refused, broken off, or
-  carried out with the answer lost.
+* 30 % of the workers' requests to the environment server fail for a minute, and later 30 % of those to the policy
+  server: with an error status, with a closed connection, or with a closed connection after the server has executed the
+  request.
 
-Afterwards: the run's exit status is 0; every group that was issued is in the lineage once; the groups of all steps
-together are those that the lineage calls trained, each once; and every recorded episode, played again in the
-environment, has the same rewards, marks, score and end.
+Afterwards these claims are checked:
+
+* The exit status of the run is 0.
+* The lineage has every issued group once.
+* The recorded steps have every group with the outcome "trained" in the lineage once, and no other group.
+* Every recorded episode, played again in the environment, has the same rewards, validity marks, score and end.
 """
 
 from __future__ import annotations
@@ -46,7 +50,8 @@ from benchmarks.support.results import finish
 
 PROXIES = "ARLARENA_CHAOS_PROXIES"  # ports of this script's proxies, for the launcher: environment, policy server
 CONFIG = ROOT / "configs" / "demo.toml"
-SHARE, WINDOW_S, FULL_S, DAMAGES = 0.3, 60.0, 15.0, 2
+# Share of failing requests, and its duration; how long Redis is full; number of damaged checkpoints.
+FAULT_RATE, WINDOW_S, FULL_S, DAMAGES = 0.3, 60.0, 15.0, 2
 VICTIMS = {
     "broker": ("--appendonly",),
     "environment": ("arlarena.env_server",),
@@ -66,21 +71,21 @@ SMALL = (
 
 @dataclass
 class Chaos:
-    """One run, and the faults that are caused in it."""
+    """A run, and the faults that are injected into it."""
 
     run: Path
     launcher: asyncio.subprocess.Process
     steps: int
     redis_port: int
     proxies: dict[str, Proxy]
-    dice: random.Random
+    rng: random.Random
     killed: Counter[str] = field(default_factory=Counter)
     damaged: list[str] = field(default_factory=list)
     windows: dict[str, float] = field(default_factory=dict)
     full: bool = False
 
     def done(self) -> int:
-        """Number of steps that the trainer has taken."""
+        """Return the number of steps that the trainer has taken."""
         lines = json_lines(self.run / "metrics.jsonl")
         return int(lines[-1]["step"]) if lines else 0
 
@@ -104,19 +109,22 @@ class Chaos:
         return None
 
     async def kill(self, name: str) -> None:
-        """Wait until the process exists, and kill it with SIGKILL."""
+        """Wait until a process with this name runs, and kill it with SIGKILL."""
         if await self.until(lambda: self.find(name)) and (victim := self.find(name)) is not None:
             with contextlib.suppress(psutil.Error):
                 victim.kill()
                 self.killed[name] += 1
 
     async def kills(self, count: int) -> None:
-        """Kill each process once, then random processes, spread evenly over the steps."""
-        names = list(VICTIMS) + self.dice.choices(list(VICTIMS), k=max(0, count - len(VICTIMS)))
-        self.dice.shuffle(names)
+        """Cause `count` kills in random order, spread evenly over the steps.
+
+        If `count` is large enough, each process is killed at least once.
+        """
+        names = list(VICTIMS) + self.rng.choices(list(VICTIMS), k=max(0, count - len(VICTIMS)))
+        self.rng.shuffle(names)
         for number, name in enumerate(names[:count]):
             await self.reach((number + 1) / (count + 2))
-            if name == "broker" and self.full:  # a new broker would have room
+            if name == "broker" and self.full:  # a restarted broker would not be full
                 await self.until(lambda: not self.full)
             await self.kill(name)
 
@@ -126,7 +134,7 @@ class Chaos:
         """
         for share in (0.3, 0.75):
             await self.reach(share)
-            for _ in range(100):  # the trainer may have removed it meanwhile
+            for _ in range(100):  # again if the trainer has just removed this checkpoint
                 folders = sorted(marker.parent for marker in self.run.glob("checkpoints/step-*/COMMITTED"))
                 with contextlib.suppress(OSError):
                     file = folders[-1] / "model.safetensors"
@@ -156,11 +164,11 @@ class Chaos:
             await asyncio.sleep(0.2)
 
     async def errors(self, name: str, share: float) -> None:
-        """Let requests to a service fail for some time."""
+        """Let a share of the requests to a service fail for `WINDOW_S`, once the share `share` of the steps is done."""
         await self.reach(share)
-        self.proxies[name].share, began = SHARE, time.monotonic()
+        self.proxies[name].fault_rate, began = FAULT_RATE, time.monotonic()
         await self.until(lambda: time.monotonic() - began >= WINDOW_S)
-        self.proxies[name].share = 0.0
+        self.proxies[name].fault_rate = 0.0
         self.windows[f"errors of {name}"] = time.monotonic() - began
 
     async def reach(self, share: float) -> None:
@@ -168,11 +176,11 @@ class Chaos:
         await self.until(lambda: self.done() >= max(1, share * self.steps))
 
 
-async def torment(arguments: argparse.Namespace, folder: Path) -> tuple[Chaos, dict[str, Any]]:
-    """Run the demo with all faults. Return the faults, and how the run ended."""
-    dice, run = random.Random(arguments.seed), folder / "run"
+async def run_with_faults(arguments: argparse.Namespace, folder: Path) -> tuple[Chaos, dict[str, Any]]:
+    """Run the demo with all faults. Return the injected faults, and the exit status and duration of the run."""
+    rng, run = random.Random(arguments.seed), folder / "run"
     ports = {"environment": free_port(), "inference": free_port(), "redis": free_port()}
-    proxies = {name: Proxy(ports[name], random.Random(dice.random())) for name in ("environment", "inference")}
+    proxies = {name: Proxy(ports[name], random.Random(rng.random())) for name in ("environment", "inference")}
     command = [sys.executable, "-m", "benchmarks.demo.chaos", "--launch", "up", str(CONFIG), "--run-dir", str(run)]
     overrides = (*SMALL, f"trainer.steps={arguments.steps}", *(f"{name}.port={port}" for name, port in ports.items()))
     command += [word for text in overrides for word in ("--set", text)]
@@ -184,7 +192,7 @@ async def torment(arguments: argparse.Namespace, folder: Path) -> tuple[Chaos, d
             await stack.enter_async_context(proxy.running())
         with (folder / "up.log").open("wb") as log:
             launcher = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log, env=clean)
-        chaos = Chaos(run, launcher, arguments.steps, ports["redis"], proxies, dice)
+        chaos = Chaos(run, launcher, arguments.steps, ports["redis"], proxies, rng)
         try:
             faults = (chaos.kills(arguments.kills), chaos.damages(), chaos.fill_redis(),
                       chaos.errors("environment", 0.1), chaos.errors("inference", 0.55))  # fmt: skip
@@ -198,21 +206,21 @@ async def torment(arguments: argparse.Namespace, folder: Path) -> tuple[Chaos, d
 
 
 def judge(arguments: argparse.Namespace, chaos: Chaos, ended: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Make all checks and return their results."""
+    """Check all claims and return the result."""
     problems = [] if ended["exit"] == 0 else [f"exit status {ended['exit']}: {_tail(folder / 'up.log')}"]
     outcomes = played = Counter[str]()
     if ended["exit"] == 0:
         problems, outcomes = lineage_problems(chaos.run, arguments.steps)
-        false, played = reward_problems(chaos.run)
-        problems += false[:20]
+        wrong_rewards, played = reward_problems(chaos.run)
+        problems += wrong_rewards[:20]
     missing = [name for name in VICTIMS if arguments.kills >= len(VICTIMS) and not chaos.killed[name]]
     if sum(chaos.killed.values()) < arguments.kills + DAMAGES or missing:
         problems.append(f"the run ended before all kills: {dict(chaos.killed)}")
     if len(chaos.damaged) < DAMAGES:
-        problems.append(f"the run ended before all damages: {chaos.damaged}")
+        problems.append(f"the run ended before all checkpoints were damaged: {chaos.damaged}")
     short = [name for name, seconds in chaos.windows.items() if seconds < (FULL_S if "Redis" in name else WINDOW_S)]
     if short or len(chaos.windows) < 3:
-        problems.append(f"the run ended during {short or 'a window that did not begin'}")
+        problems.append(f"the run ended during {short or 'a fault that had not begun'}")
     return {
         "passed": not problems, "problems": problems, **ended, "steps": arguments.steps, "seed": arguments.seed,
         "killed": dict(chaos.killed), "damaged": chaos.damaged, "damage_noticed": _noticed(chaos.run),
@@ -232,8 +240,8 @@ def _tail(log: Path) -> str:
     return log.read_text(errors="replace")[-1500:]
 
 
-def launch(words: list[str]) -> None:
-    """Run `arlarena WORDS…`. Its workers reach the services through the proxies."""
+def launch(arguments: list[str]) -> None:
+    """Run `arlarena ARGUMENTS…`. Its workers reach the services through the proxies."""
     ports = [int(port) for port in os.environ[PROXIES].split(",")]
     environment, inference = (Address("127.0.0.1", port) for port in ports)
 
@@ -246,27 +254,29 @@ def launch(words: list[str]) -> None:
     setattr(pipeline, "Commands", Proxied)  # noqa: B010
     from arlarena.console.cli.app import main as command
 
-    sys.argv = ["arlarena", *words]
+    sys.argv = ["arlarena", *arguments]
     command()
 
 
 def main() -> int:
-    """Run the command in the module's docstring."""
+    """Run the demo with faults, check the claims and write the result."""
     if sys.argv[1:2] == ["--launch"]:
         launch(sys.argv[2:])
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=120, help="of training; faults are spread over them")
-    parser.add_argument("--kills", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0, help="of the faults")
-    parser.add_argument("--minutes", type=float, default=30, help="limit of the whole")
+    parser.add_argument(
+        "--steps", type=int, default=120, help="number of training steps; the faults are spread over them"
+    )
+    parser.add_argument("--kills", type=int, default=30, help="number of kills")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the faults")
+    parser.add_argument("--minutes", type=float, default=30, help="time limit of the run")
     parser.add_argument("--out", type=Path, help="file for the result")
-    parser.add_argument("--keep", type=Path, help="folder for the run, which is kept")
+    parser.add_argument("--keep", type=Path, help="keep the files of the run in this folder")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="arlarena-chaos-") as temporary:
         folder = arguments.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        chaos, ended = asyncio.run(torment(arguments, folder))
+        chaos, ended = asyncio.run(run_with_faults(arguments, folder))
         return int(finish(judge(arguments, chaos, ended, folder), arguments.out))
 
 

@@ -1,4 +1,4 @@
-"""What a run under faults has to have kept: each group once, and rewards that the environment gives again."""
+"""Checks a run with injected faults: no group is lost or counted twice, and all rewards can be reproduced."""
 
 from __future__ import annotations
 
@@ -24,23 +24,30 @@ def json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def strict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object from JSON pairs. Raise if a key occurs twice, which JSON allows."""
+    """Build an object from JSON pairs.
+
+    Raises:
+        ValueError: a key occurs twice. JSON allows this, but a lineage must not have it.
+    """
     if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
-        raise ValueError(f"twice in one object: {twice}")
+        raise ValueError(f"keys that occur twice in a JSON object: {twice}")
     return dict(pairs)
 
 
 def lineage_problems(run: Path, steps: int) -> tuple[list[str], Counter[str]]:
-    """Find the groups that are missing or occur twice in the lineage or in the recorded steps."""
+    """Return descriptions of the groups that are missing or occur twice in the lineage or in the recorded steps.
+
+    Also returns the number of groups in the lineage by outcome.
+    """
     newest = sorted(path.parent for path in run.glob("checkpoints/step-*/COMMITTED"))[-1]
     state = json.loads((newest / "state.json").read_text(), object_pairs_hook=strict)
     ledger, problems = state["ledger"], []
     if sorted(ledger["lineage"]) != [f"g{index:06d}" for index in range(ledger["next_index"])]:
-        problems.append("the lineage lacks groups that were issued")
+        problems.append("the groups in the lineage are not the issued groups")
     if ledger["open"]:
         problems.append(f"groups without an outcome: {sorted(ledger['open'])}")
     if [record["step"] for record in json_lines(run / "metrics.jsonl")] != list(range(1, steps + 1)):
-        problems.append("metrics.jsonl has not every step once")
+        problems.append("metrics.jsonl does not have each step once")
     trained = {group: at for group, (outcome, at) in ledger["lineage"].items() if outcome == "trained"}
     recorded = Counter(
         (group.id, int(file.stem.removeprefix("step-")) - 1)
@@ -48,15 +55,19 @@ def lineage_problems(run: Path, steps: int) -> tuple[list[str], Counter[str]]:
         for group in read_groups(file)
     )
     problems += [
-        f"{group} was trained on {count} times at {at}" for (group, at), count in recorded.items() if count > 1
+        f"{group} was trained on {count} times at step {at}" for (group, at), count in recorded.items() if count > 1
     ]
     if set(recorded) != set(trained.items()):
-        problems.append(f"recorded and trained differ: {sorted(set(recorded) ^ set(trained.items()))[:10]}")
+        difference = sorted(set(recorded) ^ set(trained.items()))
+        problems.append(f"recorded groups and groups with outcome 'trained' differ: {difference[:10]}")
     return problems, Counter(outcome for outcome, _ in ledger["lineage"].values())
 
 
 def reward_problems(run: Path) -> tuple[list[str], Counter[str]]:
-    """Play recorded episodes again, and find those for which the environment now returns something else."""
+    """Play all recorded episodes again. Return a description of each episode with another result.
+
+    Also returns the number of episodes by outcome, and the number of turns.
+    """
     table = tomllib.loads((run / "config.toml").read_text())["environment"]
     factory = load("[environment]", table["name"], table.get("options", {}))
     problems, counts = [], Counter[str]()
@@ -65,25 +76,26 @@ def reward_problems(run: Path) -> tuple[list[str], Counter[str]]:
             for trajectory in group.trajectories:
                 counts[trajectory.outcome] += 1
                 counts["turns"] += len(trajectory.turns)
-                if problem := _played_again(factory, group.task, trajectory):
+                if problem := _play_again(factory, group.task, trajectory):
                     problems.append(f"{file.name} {group.id} {trajectory.id}: {problem}")
     return problems, counts
 
 
-def _played_again(factory: EnvironmentFactory, task: Task, trajectory: Trajectory) -> str:
+def _play_again(factory: EnvironmentFactory, task: Task, trajectory: Trajectory) -> str:
     """Play an episode again. Return the first difference from the recording, or ""."""
     if trajectory.outcome != "ok":
-        return "" if trajectory.fault and trajectory.score == 0 else "a policy's error with a score or without a reason"
+        return "" if trajectory.fault and trajectory.score == 0 else "a failed episode has a score or no reason"
     episode = factory.start(task)
     last = episode.observe()
     for number, turn in enumerate(trajectory.turns):
         if episode.done:
-            return f"turn {number} is after the end"
+            return f"the episode ended before turn {number}"
         last = episode.step(turn.response)
-        seen = (last.reward, last.observation.action_valid, last.observation.format_valid)
-        if seen != (turn.reward, turn.action_valid, turn.format_valid):
-            return f"turn {number} was {turn.reward, turn.action_valid, turn.format_valid} and is {seen}"
+        now = (last.reward, last.observation.action_valid, last.observation.format_valid)
+        recorded = (turn.reward, turn.action_valid, turn.format_valid)
+        if now != recorded:
+            return f"turn {number}: recorded {recorded}, now {now}"
     assert last.metadata is not None
-    ends = (last.observation.terminated, last.observation.truncated, last.metadata.score, last.metadata.success)
-    recorded = (trajectory.terminated, trajectory.truncated, trajectory.score, trajectory.success)
-    return "" if ends == recorded and episode.done else f"the end was {recorded} and is {ends}"
+    end = (last.observation.terminated, last.observation.truncated, last.metadata.score, last.metadata.success)
+    recorded_end = (trajectory.terminated, trajectory.truncated, trajectory.score, trajectory.success)
+    return "" if end == recorded_end and episode.done else f"end: recorded {recorded_end}, now {end}"

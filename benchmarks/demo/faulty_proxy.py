@@ -1,4 +1,8 @@
-"""An HTTP proxy in front of a service, which lets a share of the requests fail in four ways."""
+"""An HTTP proxy in front of a service, which makes a share of the requests fail.
+
+Four kinds of faults are equally likely: status 503 ("refused"), status 500 ("error"), a closed connection before the
+request reaches the service ("broken"), and a closed connection after the service has executed the request ("lost").
+"""
 
 from __future__ import annotations
 
@@ -16,17 +20,17 @@ HOP = {"host", "content-length", "transfer-encoding", "connection"}  # headers t
 
 
 class Proxy:
-    """Forwards requests to a service on this machine. While `share` is above 0, this share of the requests fails."""
+    """Forwards requests to a service on this machine. `fault_rate`: share of the requests that fail, 0 at the start."""
 
-    def __init__(self, port: int, dice: random.Random) -> None:
+    def __init__(self, port: int, rng: random.Random) -> None:
         self.target, self.port = f"http://127.0.0.1:{port}", free_port()
-        self.share, self.failed, self.passed = 0.0, Counter[str](), 0
-        self._dice = dice
+        self.fault_rate, self.failed, self.passed = 0.0, Counter[str](), 0
+        self._rng = rng
         self._session: aiohttp.ClientSession
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Listen while the context lasts."""
+        """Run the proxy until the context ends."""
         app = web.Application(client_max_size=1 << 28)
         app.router.add_route("*", "/{path:.*}", self._handle)
         runner = web.AppRunner(app, access_log=None)
@@ -40,12 +44,12 @@ class Proxy:
         await runner.cleanup()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        fault = self._dice.choice(("refused", "error", "broken", "lost")) if self._dice.random() < self.share else ""
+        fault = self._rng.choice(("refused", "error", "broken", "lost")) if self._rng.random() < self.fault_rate else ""
         if fault:
             self.failed[fault] += 1
         if fault in ("refused", "error"):
             return web.Response(
-                status=503 if fault == "refused" else 500, text="a fault of benchmarks/demo/faulty_proxy.py"
+                status=503 if fault == "refused" else 500, text="fault injected by benchmarks/demo/faulty_proxy.py"
             )
         if fault == "broken":
             return _break_off(request)
@@ -60,8 +64,8 @@ class Proxy:
         if fault == "lost":
             return _break_off(request)
         self.passed += 1
-        kept = {name: value for name, value in reply.headers.items() if name.lower() not in HOP}
-        return web.Response(status=reply.status, body=body, headers=kept)
+        passed_on = {name: value for name, value in reply.headers.items() if name.lower() not in HOP}
+        return web.Response(status=reply.status, body=body, headers=passed_on)
 
 
 def _break_off(request: web.Request) -> web.Response:

@@ -1,17 +1,19 @@
-"""Checks what the demo promises, on three seeds, beside its controls, and writes benchmarks/results/demo.json.
+"""Checks the claims about the demo on three seeds and with control runs, and writes benchmarks/results/demo.json.
 
     python -m benchmarks.demo.verify                 repeat all runs, 7 to 15 minutes each
-    python -m benchmarks.demo.verify --reuse         keep runs that are finished, go on with those that are not
+    python -m benchmarks.demo.verify --reuse         keep finished runs, and resume the others
 
-Runs, each of them `arlarena up configs/demo.toml` in runs/verify/<name>:
+Each run is `arlarena up configs/demo.toml` in runs/verify/<name>:
 
-    sampo-0, sampo-1, sampo-2    the demo as it is
-    zero-0                       the same with every advantage multiplied by 0, for as many environment steps; what is
-                                 left is the entropy bonus, and the pull to the clone
-    pull-0                       the same without the entropy bonus too: nothing but the pull to the clone is left
-    grpo-0                       GRPO with its own clipping, for as many environment steps
+    sampo-0, sampo-1, sampo-2    the unchanged demo
+    zero-0                       control: every advantage is multiplied by 0; only the entropy bonus and the KL penalty
+                                 towards the clone (the policy after behaviour cloning) train the policy
+    pull-0                       control: as zero-0, but also without the entropy bonus
+    grpo-0                       GRPO with its own clipping
 
-Exit status 0 if every claim holds, 1 if one fails, 2 if a run could not be made.
+The last three runs use seed 0 and the same number of environment steps as sampo-0.
+
+Exit status: 0 if every claim holds, 1 if a claim fails, 2 if a run failed.
 """
 
 from __future__ import annotations
@@ -31,22 +33,22 @@ from benchmarks.support.training_runs import Claim, Plan, make, mean, show
 
 RESULT = RESULTS / "demo.json"
 
-LEAST_GAIN, AIM, LEAST_TASKS, LEAST_WELL_FORMED, MOST_SECONDS = 0.15, 0.25, 512, 0.95, 15 * 60
-# Two samplings of one policy on the evaluation set may differ by this: two standard errors of a paired difference are
-# 4 points.
-STILL = 0.05
-HONEST_STOPS = ("validation", "demonstrations")
-# A run ends with the batch that reaches the budget, so it may overshoot by one.
+MIN_GAIN, TARGET_GAIN, MIN_TASKS, MIN_WELL_FORMED, MAX_SECONDS = 0.15, 0.25, 512, 0.95, 15 * 60
+# A gain within ±NO_GAIN counts as no change: if the same policy is evaluated twice, two standard errors of the paired
+# difference are 4 points.
+NO_GAIN = 0.05
+AUTOMATIC_STOPS = ("validation", "demonstrations")  # reasons for which behaviour cloning stops by itself
+# A run ends after the batch in which it reaches the budget, so it may exceed the budget by up to one batch.
 BUDGET_SLACK = 0.1
 
 
 def budget(environment_steps: int) -> tuple[str, ...]:
-    """Return the options to train for this number of environment steps. Other limits are too high to matter."""
+    """Return the options to train for this number of environment steps. The other limits are too high to be reached."""
     return (f"trainer.max_environment_steps={environment_steps}", "trainer.steps=1000000", "trainer.max_minutes=120.0")
 
 
 def claims_of_the_demo(name: str, run: dict[str, Any]) -> list[Claim]:
-    """Return the claims that are made for every seed."""
+    """Return the claims that must hold for every seed."""
     eval_set, gain, well_formed = run["eval_set"], run["gain"], run["well_formed"]["before"] or 0.0
     overlap = "overlap" if run["intervals_overlap"] else "do not overlap"
     return [
@@ -56,50 +58,50 @@ def claims_of_the_demo(name: str, run: dict[str, Any]) -> list[Claim]:
             f"{eval_set['n']} at T = {eval_set['temperature']}",
             is_full(eval_set),
         ),
-        Claim(name, "gain of at least 15 points", f"{100 * gain:+.1f}", gain >= LEAST_GAIN),
+        Claim(name, "gain of at least 15 points", f"{100 * gain:+.1f}", gain >= MIN_GAIN),
         Claim(name, "intervals that do not overlap", overlap, not run["intervals_overlap"]),
         Claim(
-            name, "clone at least 95 % well-formed", f"{100 * well_formed:.1f} %", well_formed >= LEAST_WELL_FORMED
+            name, "clone at least 95 % well-formed", f"{100 * well_formed:.1f} %", well_formed >= MIN_WELL_FORMED
         ),
         Claim(
             name, "clone not stopped by hand", f"stopped by {run['clone']['stopped']}",
-            run["clone"]["stopped"] in HONEST_STOPS,
+            run["clone"]["stopped"] in AUTOMATIC_STOPS,
         ),
-        Claim(name, "within 15 minutes", f"{run['wall_s'] / 60:.1f} min", run["wall_s"] <= MOST_SECONDS),
+        Claim(name, "within 15 minutes", f"{run['wall_s'] / 60:.1f} min", run["wall_s"] <= MAX_SECONDS),
     ]  # fmt: skip
 
 
 def is_full(eval_set: dict[str, Any]) -> bool:
-    """Return whether the evaluation set has the promised size and sampling."""
-    return bool(eval_set["n"] >= LEAST_TASKS and eval_set["temperature"] == 1.0)
+    """Return whether the evaluation set has at least `MIN_TASKS` tasks and is sampled at temperature 1."""
+    return bool(eval_set["n"] >= MIN_TASKS and eval_set["temperature"] == 1.0)
 
 
 def claims_of_the_controls(runs: dict[str, dict[str, Any]]) -> list[Claim]:
     """Return the claims about the control runs.
 
-    Without advantages, the policy gains nothing. With only the pull to the clone, nothing changes. The numbers of
-    environment steps are equal.
+    Without advantages, the success rate does not rise. Without advantages and entropy bonus, it does not change. The
+    control runs have about as many environment steps as sampo-0.
     """
-    found = []
+    claims = []
     for name in ("zero-0", "pull-0"):
         if name in runs:
             gain, (low, high) = runs[name]["gain"], runs[name]["paired_gain_ci95"]
-            said = f"{100 * gain:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
-            found.append(Claim(name, "no gain without advantages", said, low <= 0))
+            measured = f"{100 * gain:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+            claims.append(Claim(name, "no gain without advantages", measured, low <= 0))
     if "pull-0" in runs:
         gain = runs["pull-0"]["gain"]
-        what = f"within {100 * STILL:.0f} points of the clone"
-        found.append(Claim("pull-0", what, f"{100 * gain:+.1f}", abs(gain) <= STILL))
+        what = f"within {100 * NO_GAIN:.0f} points of the clone"
+        claims.append(Claim("pull-0", what, f"{100 * gain:+.1f}", abs(gain) <= NO_GAIN))
     for name in ("zero-0", "pull-0", "grpo-0"):
         if name in runs and "sampo-0" in runs:
-            wanted, had = runs["sampo-0"]["environment_steps"], runs[name]["environment_steps"]
-            equal = abs(had - wanted) <= BUDGET_SLACK * wanted
-            found.append(Claim(name, "as many environment steps as sampo-0", f"{had:,} of {wanted:,}", equal))
-    return found
+            wanted, steps = runs["sampo-0"]["environment_steps"], runs[name]["environment_steps"]
+            equal = abs(steps - wanted) <= BUDGET_SLACK * wanted
+            claims.append(Claim(name, "as many environment steps as sampo-0", f"{steps:,} of {wanted:,}", equal))
+    return claims
 
 
 def write_results(runs: dict[str, dict[str, Any]], claims: Sequence[Claim], complete: bool) -> None:
-    """Write all results so far, in one atomic write."""
+    """Write the results of the runs so far. The file is replaced atomically."""
     demo = [run["gain"] for name, run in runs.items() if name.startswith("sampo")]
     result = {
         "schema": 1,
@@ -109,7 +111,7 @@ def write_results(runs: dict[str, dict[str, Any]], claims: Sequence[Claim], comp
         "passed": complete and all(claim.holds for claim in claims),
         "gains": {name: run["gain"] for name, run in runs.items()},
         "mean_gain": round(mean(demo), 4) if demo else None,
-        "aim_of_25_points_reached": bool(demo) and min(demo) >= AIM,
+        "aim_of_25_points_reached": bool(demo) and min(demo) >= TARGET_GAIN,
         "claims": [asdict(claim) for claim in claims],
         "runs": runs,
     }
@@ -120,7 +122,7 @@ def write_results(runs: dict[str, dict[str, Any]], claims: Sequence[Claim], comp
 
 
 def main() -> int:
-    """Make the runs, judge them, and write and show the result."""
+    """Do the runs, check the claims, and write and show the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "demo.toml")
     parser.add_argument("--reuse", action="store_true", help="keep finished runs in runs/verify")

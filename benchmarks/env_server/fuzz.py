@@ -1,11 +1,11 @@
-"""Fuzz an environment server: its OpenAPI by schemathesis, its socket by random frames and raw bytes.
+"""Fuzzes an environment server: the HTTP API with schemathesis, the WebSocket with random frames and raw bytes.
 
     make setup EXTRA=fuzz
     python -m benchmarks.env_server.fuzz --requests 20000 --out benchmarks/results/env_fuzz.json
 
-The server counts its own requests, statuses and faults, and those counts are what is judged: no 5xx, no request beyond
-10 s, and no session left once the TTL has passed. Schemathesis also compares each reply with the OpenAPI document. It
-is seeded; a run with the same seeds sends the same requests.
+The run passes if the server's metrics count no status 5xx and no internal error, each reply takes at most 10 s, and no
+session is left after the TTL. Schemathesis also compares each reply with the OpenAPI document. It is seeded, so runs
+with the same seed send the same requests.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from benchmarks.support.paths import ROOT
 from benchmarks.support.results import finish
 
 SCHEMATHESIS = ROOT / ".venv-fuzz" / "bin" / "st"
-# Schemathesis would also ask that every schema-valid request be accepted; but that a split is unknown or a step_index
-# needs a session is no matter of schemas, and `1.0`, an integer to JSON Schema, is none to us.
+# The check `positive_data_acceptance` is left out. It requires that the server accepts every request that the schema
+# allows. But schemas cannot express that a split is unknown, or that a step_index needs a session. And `1.0` is an
+# integer in JSON Schema, but not for this server.
 CHECKS = (
     "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance",
     "response_schema_conformance", "negative_data_rejection", "missing_required_header", "allow_header_conformance",
@@ -43,9 +44,9 @@ LIMITS = {
     "max_sessions_per_client": 256, "max_snapshots": 1_000_000, "snapshot_ttl_s": 4.0, "max_body_bytes": 1_000_000,
 }  # fmt: skip
 ANSWER_S = 10.0
-# Routes have braces of their own, so a line's labels end at its last one.
-COUNTED = re.compile(r'^arlarena_env_requests_total\{.*status="(\d+)".*\} (\S+)$', re.M)
-FAULTS = re.compile(r'^arlarena_env_errors_total\{code="internal".*\} (\S+)$', re.M)
+# The value of the label `route` may contain braces, so the labels end at the last brace of the line.
+REQUESTS = re.compile(r'^arlarena_env_requests_total\{.*status="(\d+)".*\} (\S+)$', re.M)
+INTERNAL_ERRORS = re.compile(r'^arlarena_env_errors_total\{code="internal".*\} (\S+)$', re.M)
 
 
 def metrics(url: str) -> str:
@@ -57,22 +58,18 @@ def metrics(url: str) -> str:
 def statuses(url: str) -> Counter[str]:
     """Return the number of requests by status, as counted by the server."""
     counts: Counter[str] = Counter()
-    for status, count in COUNTED.findall(metrics(url)):
+    for status, count in REQUESTS.findall(metrics(url)):
         counts[status] += int(float(count))
     return counts
 
 
 def internal_errors(url: str) -> int:
-    """Return the number of the server's internal errors, as counted by the server. Errors in WebSocket frames count as
-    well.
-    """
-    return sum(int(float(count)) for count in FAULTS.findall(metrics(url)))
+    """Return the number of internal errors, as counted by the server. Errors in WebSocket frames are included."""
+    return sum(int(float(count)) for count in INTERNAL_ERRORS.findall(metrics(url)))
 
 
 def fuzz_http(url: str, requests: int, examples: int, seed: int) -> list[dict[str, Any]]:
-    """Run schemathesis repeatedly until the server has received `requests` requests. Return the result of each
-    round.
-    """
+    """Run schemathesis until the server has received `requests` requests. Return the result of each round."""
     rounds = []
     while sum(statuses(url).values()) < requests:
         with tempfile.TemporaryDirectory() as folder:
@@ -99,7 +96,7 @@ def fuzz_http(url: str, requests: int, examples: int, seed: int) -> list[dict[st
 
 
 class Frames:
-    """Random frames: valid frames, damaged frames, JSON of any kind, bytes of any kind."""
+    """Generates random frames: valid or damaged frames, any JSON, any bytes."""
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
@@ -110,7 +107,7 @@ class Frames:
         if kind == 0:
             return json.dumps(self._valid())
         if kind == 1:
-            return self._mutilated(json.dumps(self._valid()))
+            return self._damaged(json.dumps(self._valid()))
         if kind == 2:
             return json.dumps(self._json(0))
         if kind == 3:
@@ -131,7 +128,7 @@ class Frames:
     def _split(self) -> Any:
         return self._json(3) if self._rng.random() < 0.3 else self._rng.choice(["train", "test", None])
 
-    def _mutilated(self, text: str) -> str:
+    def _damaged(self, text: str) -> str:
         place = self._rng.randrange(len(text))
         return text[:place] + self._rng.choice(["", '"', "}", "\0", "é", "[", "1e999"]) + text[place + 1 :]
 
@@ -150,7 +147,10 @@ class Frames:
 
 
 async def fuzz_socket(url: str, frames: int, seed: int) -> dict[str, int]:
-    """Send frames over WebSockets. The server must answer each frame or close the socket."""
+    """Send random frames over WebSockets. Return the number of frames, and of replies by type.
+
+    "unanswered" counts the frames after which the server neither replied nor closed the socket.
+    """
     source, counts = Frames(seed), Counter[str]()
     async with aiohttp.ClientSession() as session:
         while counts["frames"] < frames:
@@ -181,7 +181,7 @@ async def answer_to(one: aiohttp.ClientWebSocketResponse, frame: str | bytes) ->
 
 
 async def fuzz_raw(url: str, connections: int, seed: int) -> dict[str, int]:
-    """Send random bytes after a proper handshake. The server must close the connection or continue to listen."""
+    """Send random bytes after a valid WebSocket handshake, on `connections` connections one after the other."""
     source, counts = Frames(seed), Counter[str]()
     host, port = url.removeprefix("http://").split(":")
     for _ in range(connections):
@@ -198,7 +198,7 @@ async def fuzz_raw(url: str, connections: int, seed: int) -> dict[str, int]:
 
 
 def judged(url: str, http: list[dict[str, Any]], sockets: dict[str, int], raw: dict[str, int]) -> dict[str, Any]:
-    """Return the server's counts, and whether all checks passed."""
+    """Wait until all sessions have expired. Return the server's counts, and whether all checks passed."""
     since = time.monotonic()
     while open_sessions(url) and time.monotonic() - since < 3 * LIMITS["max_session_ttl_s"]:
         time.sleep(0.1)
@@ -224,11 +224,13 @@ def judged(url: str, http: list[dict[str, Any]], sockets: dict[str, int], raw: d
 
 
 def main() -> int:
-    """Fuzz the server, judge and write the result."""
+    """Fuzz the server, check its counts and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=20_000)
-    parser.add_argument("--examples", type=int, default=300, help="of each operation in a round")
-    parser.add_argument("--frames", type=int, default=20_000)
+    parser.add_argument("--requests", type=int, default=20_000, help="minimum number of requests of schemathesis")
+    parser.add_argument(
+        "--examples", type=int, default=300, help="examples of each operation in a round of schemathesis"
+    )
+    parser.add_argument("--frames", type=int, default=20_000, help="number of WebSocket frames")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path)

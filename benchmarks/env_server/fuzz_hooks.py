@@ -1,6 +1,7 @@
-"""What schemathesis is told about our API: names that exist, in two of three requests.
+"""Hooks for schemathesis: in two of three requests, random names are replaced by the names of existing objects.
 
-Random names only ever meet a 404. `fuzz.py` has schemathesis load this file, in an environment of its own.
+With random session and snapshot ids alone, almost all replies would be 404. `fuzz.py` gives this file to schemathesis,
+which runs in a separate virtual environment and loads it.
 """
 
 import json
@@ -10,23 +11,23 @@ import urllib.request
 
 import schemathesis
 
-LIVES_S = 1.5  # shorter than the session_ttl_s of fuzz.py
+LIFETIME_S = 1.5  # must be shorter than the session_ttl_s of fuzz.py
 
 
-class Living:
-    """A session and a snapshot that exist. They are replaced before the server ends them."""
+class ExistingObjects:
+    """A session and a snapshot that exist on the server. They are replaced before they expire."""
 
     def __init__(self):
         self.random = random.Random(0)
         self._names, self._until = {}, 0.0
 
     def names(self, base):
-        """Return values of path parameters for which a session or snapshot exists."""
+        """Return the names of an existing session, snapshot and environment, by path parameter."""
         if time.monotonic() > self._until:
             session = self._post(base + "/v1/sessions", {"reset": [{}]})["sessions"][0]["session_id"]
             snapshot = self._post(f"{base}/v1/sessions/{session}/snapshot", {})["snapshot_id"]
             self._names = {"session_id": session, "snapshot_id": snapshot, "env": "sokoban"}
-            self._until = time.monotonic() + LIVES_S
+            self._until = time.monotonic() + LIFETIME_S
         return self._names
 
     def forget(self):
@@ -40,17 +41,17 @@ class Living:
             return json.loads(reply.read())
 
 
-LIVING = Living()
+EXISTING = ExistingObjects()
 
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
     """Replace random names in path and body by names that exist."""
-    if LIVING.random.random() < 0.33:
+    if EXISTING.random.random() < 0.33:
         return
     try:
-        names = LIVING.names(case.operation.base_url.rstrip("/"))
-    except OSError:  # the fuzz itself holds all that a client may have; its sessions end soon
+        names = EXISTING.names(case.operation.base_url.rstrip("/"))
+    except OSError:  # the fuzzer already has the maximum number of sessions of a client; they expire soon
         return
     for name in set(case.path_parameters or {}) & set(names):
         case.path_parameters[name] = names[name]
@@ -59,6 +60,6 @@ def before_call(context, case, kwargs):
         if isinstance(part, dict) and isinstance(part.get("session_id"), str):
             part["session_id"] = names["session_id"]
         if isinstance(part, dict) and isinstance(part.get("split"), str):
-            part["split"] = LIVING.random.choice(["train", "validation", "test"])
+            part["split"] = EXISTING.random.choice(["train", "validation", "test"])
     if case.method == "DELETE":
-        LIVING.forget()
+        EXISTING.forget()

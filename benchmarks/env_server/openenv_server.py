@@ -1,10 +1,10 @@
-"""Our Sokoban behind OpenEnv's own server: the peer of `benchmarks/env_server/speed.py`, which starts it.
+"""Serves our Sokoban environment with OpenEnv's server. `benchmarks/env_server/speed.py` starts it for comparison.
 
     .venv-openenv/bin/python -m benchmarks.env_server.openenv_server PORT
 
-proto, environments/sdk and environments/sokoban are on PYTHONPATH.
+PYTHONPATH must have proto, environments/sdk and environments/sokoban.
 
-The rules, the rooms and what a step answers are the same as on our side; only the server differs.
+The rules, the rooms and the observations are the same as with our server; only the server differs.
 """
 
 import sys
@@ -19,7 +19,9 @@ from arlarena.environment.registry import load
 from arlarena.proto.env_api import ResetSpec
 
 SESSIONS = 512
-SOKOBAN = load("benchmark", "arlarena.environments.sokoban.environment", {})  # by its module: it is not installed here
+SOKOBAN = load(
+    "benchmark", "arlarena.environments.sokoban.environment", {}
+)  # by module name, because the package is not installed here
 
 
 class Move(Action):

@@ -1,10 +1,11 @@
-"""Thousands of sessions at once on one environment server: errors, latency of a step, memory, and what is left after.
+"""Measures an environment server with thousands of concurrent sessions: errors, latency, memory, remaining sessions.
 
     python -m benchmarks.env_server.scale --sessions 4096 --seconds 60 --out benchmarks/results/env_scale.json
 
-Every session is a player of its own that steps as soon as it was answered, through the ordinary client, which lets
-players share requests. Latency is what a player waits, client included; memory is the server's resident set: before,
-while they play, once they have left, and after a second crowd of the same size, which would show a leak.
+Each session has a player, which sends the next step as soon as the reply to the last step has come. All players use
+the ordinary client, which combines their steps in common requests. The latency is the time that a player waits,
+including the time of the client. The memory is the resident set of the server: before the sessions, during them, after
+them, and after a second run with as many sessions, which would show a leak.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SETTLE_S = 8.0  # longer than the server's reap_interval_s
 
 
 class Players:
-    """What the players measured together."""
+    """The measurements of all players."""
 
     def __init__(self) -> None:
         self.latencies: list[float] = []
@@ -40,7 +41,7 @@ class Players:
         self.episodes = 0
 
     async def play(self, session: Session, number: int, ends: float) -> None:
-        """Play one episode after another until the time is over."""
+        """Play one episode after another until the time `ends`."""
         steps = 0
         try:
             state = await session.reset(split="train", index=number % 512)
@@ -62,8 +63,8 @@ def megabytes(process: psutil.Process) -> float:
     return float(process.memory_info().rss) / 2**20
 
 
-async def hold(url: str, process: psutil.Process, sessions: int, seconds: float) -> dict[str, Any]:
-    """Open sessions, play and close them. Measure the server before, meanwhile and afterwards."""
+async def run_sessions(url: str, process: psutil.Process, sessions: int, seconds: float) -> dict[str, Any]:
+    """Open sessions, play in them and close them. Measure the server before, during and after this."""
     players = Players()
     async with EnvironmentClient(url, Timeouts(request_s=60.0), retries=0) as client:
         await warm(client)
@@ -78,7 +79,7 @@ async def hold(url: str, process: psutil.Process, sessions: int, seconds: float)
         await playing
         await asyncio.gather(*(one.close() for one in opened))
         left = json.loads((await client.transport.request("GET", "/v1/capacity")).body)["active_sessions"]
-        after = await settled(process)
+        after = await memory_after_release(process)
     waits = np.array(players.latencies)
     return {
         "sessions": sessions,
@@ -95,9 +96,10 @@ async def hold(url: str, process: psutil.Process, sessions: int, seconds: float)
     }
 
 
-async def settled(process: psutil.Process) -> float:
-    """Return the resident memory when it no longer falls. The server frees memory in its next search for idle
-    sessions.
+async def memory_after_release(process: psutil.Process) -> float:
+    """Return the resident memory in MB after it has stopped falling for `SETTLE_S`.
+
+    The server releases memory when it next looks for expired sessions.
     """
     least, since = megabytes(process), time.monotonic()
     while time.monotonic() - since < SETTLE_S:
@@ -108,7 +110,7 @@ async def settled(process: psutil.Process) -> float:
 
 
 async def warm(client: EnvironmentClient) -> None:
-    """Fill caches and pools, whose memory does not belong to a session."""
+    """Fill the caches and pools of the server, so that their memory is not counted as that of sessions."""
     opened = await client.open(CHUNK)
     for start in range(0, 512, CHUNK):
         await asyncio.gather(*(one.reset(split="train", index=start + i) for i, one in enumerate(opened)))
@@ -120,8 +122,8 @@ async def warm(client: EnvironmentClient) -> None:
 def main() -> int:
     """Measure, show and write the result.
 
-    The exit status is 1 after any error, if a session is left, or if the server keeps more than half of the memory that
-    the sessions took.
+    Exit status 1: there was an error, a session is left, or the server still has more than half of the memory that the
+    sessions took.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=4096)
@@ -129,14 +131,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     with environment_server(capacity=args.sessions) as (url, process):
-        result = asyncio.run(hold(url, process, args.sessions, args.seconds))
-        again = asyncio.run(hold(url, process, args.sessions, args.seconds / 4))
+        result = asyncio.run(run_sessions(url, process, args.sessions, args.seconds))
+        again = asyncio.run(run_sessions(url, process, args.sessions, args.seconds / 4))
     memory = result["memory_mb"]
     memory["after_a_second_crowd"] = again["memory_mb"]["after"]
-    kept = max(memory["after"], memory["after_a_second_crowd"]) - memory["before"]
+    retained = max(memory["after"], memory["after_a_second_crowd"]) - memory["before"]
     result["passed"] = result["errors"] + again["errors"] + result["sessions_left"] + again[
         "sessions_left"
-    ] == 0 and kept <= 0.5 * (memory["during"] - memory["before"])
+    ] == 0 and retained <= 0.5 * (memory["during"] - memory["before"])
     return finish(result, args.out)
 
 

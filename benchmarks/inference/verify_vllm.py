@@ -1,9 +1,10 @@
-"""The demo's loop with vLLM as the engine: steps taken, and how far sampler and trainer lie apart.
+"""Runs the demo with vLLM as the engine, and compares vLLM's log-probs with those of the trainer.
 
     make verify PART=vllm
 
-Starts `arlarena up configs/demo.toml` with `engine = "vllm"` on the CPU package, few steps and a short evaluation, and
-reads what the run recorded: on responses that span no push, vLLM's log-probs have to be the trainer's.
+Starts `arlarena up configs/demo.toml` with `engine = "vllm"` on the CPU, for a few steps and with a short evaluation.
+Then reads the metrics of the run: for tokens that vLLM and the trainer computed with the same weights, the log-probs
+must differ by less than `MAX_MISMATCH`.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ from benchmarks.support.paths import ROOT
 from benchmarks.support.results import finish
 
 RUN = ROOT / "runs" / "verify-vllm"
-MOST = 1e-3  # largest |Δ log-prob|
+MAX_MISMATCH = 1e-3  # maximum |Δ log-prob| of a token
 STEPS = 6
 
 
 def main() -> int:
-    """Run the demo, judge and write the result."""
+    """Run the demo, compare the log-probs and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--transport", choices=["shared", "http", "gloo"], default="shared", help="of the weights")
+    parser.add_argument(
+        "--transport", choices=["shared", "http", "gloo"], default="shared", help="transport of the weights"
+    )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     changes = {
@@ -39,7 +42,7 @@ def main() -> int:
     command = [ROOT / ".venv/bin/arlarena", "up", "configs/demo.toml", "--fresh", "--run-dir", RUN, *flags]
     status = subprocess.run(command, cwd=ROOT).returncode
     if status != 0:
-        print(f"the run ended with {status}", file=sys.stderr)
+        print(f"the run ended with exit status {status}", file=sys.stderr)
         return 1
     records = [json.loads(line) for line in (RUN / "metrics.jsonl").read_text().splitlines()]
     compared = [record for record in records if record["mismatch_tokens"] > 0]
@@ -49,7 +52,7 @@ def main() -> int:
         "mismatch_max": max((record["mismatch_max"] for record in compared), default=None),
         "mismatch_k3": max((record["mismatch_k3"] for record in compared), default=None),
     }
-    result["passed"] = len(records) >= STEPS - 1 and bool(compared) and result["mismatch_max"] < MOST
+    result["passed"] = len(records) >= STEPS - 1 and bool(compared) and result["mismatch_max"] < MAX_MISMATCH
     return finish(result, args.out)
 
 

@@ -1,17 +1,23 @@
-"""Rollouts beside their own requests replayed on the engine alone: what share of the engine's speed a worker reaches.
+"""Compares the speed of a rollout worker with that of the engine alone, which gets the same requests.
 
     python -m benchmarks.rollout.speed [--trace] [--policy DIRECTORY] [--seconds 8] [--in-flight 32] [--rounds 3]
 
-Real services, one process each: an environment server, inference with one torch thread, a Valkey. The worker's own code
-plays groups of 8 from a queue that does not run dry. Once the first groups are done, every generation of the next
-`seconds` is counted and written down. Then the same requests, in the order in which they were made and with the same
-number in flight, are sent over the same route, with nothing else to do; and once more are given to an engine inside
-this process. The engine forgets its prompts before each pass. Passes alternate, and each figure is the best of
-`rounds`: other work on the machine only ever slows one down.
+The services are real, each in a separate process: an environment server, a policy server with one torch thread, and a
+broker. Each round has three passes:
 
-The environment is Sokoban, whose prompts are short; with `--trace` it is `trace_environment.py`, whose prompts grow.
-Without `--policy` a tiny policy with random weights plays. It hardly moves, so most of its prompts are repeated and
-cost the engine less than a trained policy's would: the share comes out lower than in a real run.
+* `rollout`: the worker plays groups of 8 episodes from a queue that never becomes empty. After the first groups have
+  ended, all requests of the next `seconds` are counted and recorded.
+* `replay`: a client sends the recorded requests to the policy server, in the same order and with the same number of
+  concurrent requests. It does nothing else.
+* `in_process`: an engine in this process answers the recorded requests.
+
+The prefix cache of the engine is cleared before each pass. Each result is that of the fastest pass, because other work
+on the machine can only slow a pass down.
+
+The environment is Sokoban, whose prompts are short. With `--trace` it is `trace_environment.py`, whose prompts grow.
+Without `--policy`, a tiny policy with random weights plays. It rarely moves in the room, so most of its prompts are
+repeated and cost the engine less than those of a trained policy. So the worker's share of the engine's speed is lower
+than in a real run.
 """
 
 from __future__ import annotations
@@ -55,8 +61,8 @@ from arlarena.trainer.policy_settings import TinyPolicy
 from benchmarks.support.results import finish
 
 GROUP_SIZE, CACHE_MB = 8, 1024
-LEAST_SHARE = 0.9  # of the replay, on the trace
-ENDLESS = 2000  # groups: more than any pass plays
+MIN_SHARE = 0.9  # required speed of the rollouts relative to the replay, with --trace
+ISSUED_GROUPS = 2000  # more than a pass can play
 CONFIG = """
 [inference]
 model = "{policy}"
@@ -69,8 +75,13 @@ name = "{environment}"
 
 @dataclass(frozen=True)
 class Workload:
-    """The environment to play. `command` starts its server. `context` and `max_tokens` bound a prompt with its
-    response.
+    """The environment to play.
+
+    Attributes:
+        command: arguments of Python that start the environment server.
+        config: options of the environment, as TOML.
+        context: maximum number of tokens of a prompt with its response.
+        max_tokens: maximum number of tokens of a response.
     """
 
     environment: str
@@ -96,7 +107,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Pass:
-    """The result of one pass. `cpu_s`: CPU time of this process, which is the worker or the replaying client."""
+    """The result of one pass. `cpu_s`: CPU time of this process, in which the worker or the replaying client runs."""
 
     tokens: int
     requests: int
@@ -135,7 +146,7 @@ class RecordingClient(PolicyClient):
 
 @contextlib.contextmanager
 def service(folder: Path, *arguments: str) -> Iterator[str]:
-    """Start a service in its own process, with one thread. Yield its URL."""
+    """Start a service in a separate process with one thread. Yield its URL."""
     command = [sys.executable, *arguments, "--config", str(folder / "run.toml"), "--port", "0"]
     with (folder / f"{Path(arguments[-1]).name}.log").open("w") as log:
         process = subprocess.Popen(
@@ -155,7 +166,7 @@ async def forget_prompts(policy: PolicyClient) -> None:
 
 
 class Bench:
-    """The running services, and the functions that make each kind of pass."""
+    """The running services, and functions that run the passes `rollout` and `replay`."""
 
     def __init__(self, environment_url: str, inference_url: str, redis_url: str, policy: Path, flags: Any) -> None:
         self.environment_url, self.inference_url, self.redis_url = environment_url, inference_url, redis_url
@@ -167,7 +178,7 @@ class Bench:
 
     @contextlib.asynccontextmanager
     async def broker(self) -> AsyncIterator[Streams]:
-        """Start new streams for a run."""
+        """Connect to new streams of the broker, with a new run name."""
         self.runs += 1
         async with await Streams.connect(self.redis_url, f"bench-{self.runs}") as streams:
             yield streams
@@ -175,7 +186,7 @@ class Bench:
     async def rollouts(self, seconds: float) -> tuple[Pass, list[Request], list[float]]:
         """Play for `seconds` after the first groups have ended.
 
-        Returns the pass, its requests, and samples of the number of open requests.
+        Returns the result, the requests, and samples of the number of concurrent requests.
         """
         settings = RolloutSettings(groups_in_flight=self.flags.in_flight, drain_s=0)
         log = Logger("rollout", "error")
@@ -186,7 +197,7 @@ class Bench:
             worker = Worker(
                 "w0", streams, runner, lambda s: EnginePolicy(client, self.tokens, s, work.context), settings, log
             )
-            tasks = [Task(work.environment, "train", i) for i in range(ENDLESS)]
+            tasks = [Task(work.environment, "train", i) for i in range(ISSUED_GROUPS)]
             await streams.issue([GroupTask(f"g{i}", task, GROUP_SIZE, self.sampling) for i, task in enumerate(tasks)])
             stop = asyncio.Event()
             playing = asyncio.ensure_future(worker.run(stop))
@@ -204,13 +215,13 @@ class Bench:
             done = Pass(client.tokens, client.answers, passed, time.process_time() - cpu)
             stop.set()
             await playing
-            for entry in await streams.collect(consumer="bench", count=ENDLESS, block_s=1.0):
+            for entry in await streams.collect(consumer="bench", count=ISSUED_GROUPS, block_s=1.0):
                 if isinstance(entry.item, Group):
                     self.episodes += entry.item.trajectories
             return done, client.requests, in_flight
 
     async def replay(self, requests: list[Request], in_flight: int) -> Pass:
-        """Send the recorded requests over the same route, `in_flight` at a time."""
+        """Send the recorded requests to the policy server, with `in_flight` concurrent requests."""
         async with PolicyClient(self.inference_url) as client:
             await forget_prompts(client)
             waiting, tokens = iter(requests), 0
@@ -231,7 +242,7 @@ def workload_of(flags: Any) -> Workload:
 
 
 class InProcess:
-    """An engine in this process, for replaying requests without a network."""
+    """An engine in this process, to which requests are passed without a network."""
 
     def __init__(self, policy: Path, eos_id: int, work: Workload) -> None:
         loaded = load_model(policy)
@@ -250,7 +261,7 @@ class InProcess:
                 self._finished.release()
 
     def replay(self, requests: list[Request], in_flight: int) -> Pass:
-        """Answer the recorded requests, `in_flight` at a time."""
+        """Generate the responses to the recorded requests, with `in_flight` concurrent requests."""
         self.engine.call(self.engine.forget_prompts).result()
         self._done = []
         self._slots = threading.Semaphore(in_flight)
@@ -258,15 +269,16 @@ class InProcess:
         began = time.perf_counter()
         for request in requests:
             self._slots.acquire()
-            draw, most = Draw(seed=request.seed), self._work.max_tokens
-            self.engine.submit([Sequence(list(request.prompt), draw, most, frozenset(), self._eos, deadline)])
+            draw, max_tokens = Draw(seed=request.seed), self._work.max_tokens
+            self.engine.submit([Sequence(list(request.prompt), draw, max_tokens, frozenset(), self._eos, deadline)])
         for _ in requests:
             self._finished.acquire()
         seconds = time.perf_counter() - began
         return Pass(sum(len(sequence.tokens) for sequence in self._done), len(requests), seconds, 0.0)
 
 
-def figures(name: str, passes: list[Pass]) -> dict[str, Any]:
+def summary(name: str, passes: list[Pass]) -> dict[str, Any]:
+    """Return the speeds of the fastest pass, and the tokens per second of all passes."""
     best = max(passes, key=lambda one: one.tokens_per_s)
     return {
         f"{name}_tokens_per_s": best.tokens_per_s,
@@ -277,6 +289,7 @@ def figures(name: str, passes: list[Pass]) -> dict[str, Any]:
 
 
 async def measure(bench: Bench, policy: Path) -> dict[str, Any]:
+    """Run all passes of all rounds, and return the results."""
     flags = bench.flags
     limit = flags.in_flight * GROUP_SIZE
     async with PolicyClient(bench.inference_url) as client, EnvironmentClient(bench.environment_url) as environments:
@@ -294,8 +307,8 @@ async def measure(bench: Bench, policy: Path) -> dict[str, Any]:
         replayed.append(await bench.replay(requests, limit))
         alone.append(await asyncio.to_thread(own.replay, requests, limit))
     own.engine.stop()
-    result = figures("rollout", played) | figures("replay", replayed) | figures("in_process", alone)
-    result.pop("in_process_cpu_ms_per_request")  # the engine's own time, in the same process
+    result = summary("rollout", played) | summary("replay", replayed) | summary("in_process", alone)
+    result.pop("in_process_cpu_ms_per_request")  # in this process, the CPU time of the engine is included
     episodes = bench.episodes
     return result | {
         "share_of_replay": result["rollout_tokens_per_s"] / result["replay_tokens_per_s"],
@@ -309,6 +322,7 @@ async def measure(bench: Bench, policy: Path) -> dict[str, Any]:
 
 
 def rounded(value: Any) -> Any:
+    """Round all floats in a JSON value to 4 significant digits."""
     if isinstance(value, dict):
         return {key: rounded(item) for key, item in value.items()}
     if isinstance(value, bool):
@@ -319,6 +333,7 @@ def rounded(value: Any) -> Any:
 
 
 def run(flags: Any) -> dict[str, Any]:
+    """Create the policy, start the services and measure."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         policy = flags.policy or folder / "policy"
@@ -341,12 +356,16 @@ def run(flags: Any) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure, judge and write the result."""
+    """Measure, check the share and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trace", action="store_true", help="prompts that grow, instead of Sokoban")
-    parser.add_argument("--policy", type=Path, help="Hugging Face directory; default: a tiny policy of random weights")
-    parser.add_argument("--seconds", type=float, default=8.0, help="length of a pass")
-    parser.add_argument("--in-flight", type=int, help="groups in flight; default 32, and 8 of the trace")
+    parser.add_argument(
+        "--trace", action="store_true", help="play the environment with growing prompts instead of Sokoban"
+    )
+    parser.add_argument(
+        "--policy", type=Path, help="model in Hugging Face format; default: a tiny policy with random weights"
+    )
+    parser.add_argument("--seconds", type=float, default=8.0, help="duration of the rollout pass")
+    parser.add_argument("--in-flight", type=int, help="concurrent groups; default 32, with --trace 8")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
     flags = parser.parse_args()
@@ -360,7 +379,7 @@ def main() -> int:
         "groups_in_flight": flags.in_flight,
     }
     result = {"workload": workload, "load_before": os.getloadavg()[0]} | run(flags)
-    result["passed"] = not flags.trace or result["share_of_replay"] >= LEAST_SHARE
+    result["passed"] = not flags.trace or result["share_of_replay"] >= MIN_SHARE
     return finish(rounded(result), flags.out)
 
 

@@ -1,8 +1,9 @@
-"""An environment whose prompts grow: the agentic trace of `benchmarks/inference/speed.py`, played by real workers.
+"""An environment whose prompts grow, as in the workload `trace` of `benchmarks/inference/speed.py`.
 
     python -m arlarena.env_server benchmarks.rollout.trace_environment --port 0
 
-A prompt is everything that has been said: 200 letters, then each reply as it came and 60 letters more, for 8 turns.
+The first prompt has 200 random letters. Each later prompt consists of the prompt before, the unchanged reply and 60
+more letters. An episode has 8 turns.
 """
 
 from __future__ import annotations
@@ -22,28 +23,28 @@ PROMPT, OBSERVATION, TURNS = 200, 60, 8
 
 
 class Transcript(TextGame):
-    """A text that grows with each reply, and with letters that depend only on the task and the turn."""
+    """A text to which each turn adds the reply and random letters. The letters depend only on the task and the turn."""
 
     score = 0.0
 
     def __init__(self, task: Task) -> None:
         self._letters = random.Random(task.id)
-        self.said = self._more(PROMPT)
+        self.prompt = self._random_letters(PROMPT)
 
     def text(self) -> str:
         """Return the whole text."""
-        return self.said
+        return self.prompt
 
     def state(self) -> str:
         """Return the whole text."""
-        return self.said
+        return self.prompt
 
     def play(self, action: str | None) -> float:
-        """Add an observation. The reward is always 0."""
-        self.said += self._more(OBSERVATION)
+        """Add random letters as an observation. The reward is always 0."""
+        self.prompt += self._random_letters(OBSERVATION)
         return 0.0
 
-    def _more(self, count: int) -> str:
+    def _random_letters(self, count: int) -> str:
         return "".join(self._letters.choices(string.ascii_letters, k=count))
 
 
@@ -53,13 +54,13 @@ class TranscriptEpisode(TextEpisode):
     _game: Transcript
 
     def step(self, text: str) -> StepResult:
-        """Add the reply to the text."""
-        self._game.said += text
+        """Add the reply to the text, and then the observation."""
+        self._game.prompt += text
         return super().step(text)
 
 
 class TraceEnvironment(TextEnvironment):
-    """Its tasks are all prompts that there are."""
+    """An environment without rules. An observation is the complete prompt."""
 
     name, version, description, horizon, history, expert = "trace", "1", "Prompts that grow.", TURNS, 0, False
     template = PromptTemplate("plain", "1", "{observation}")

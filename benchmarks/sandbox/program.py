@@ -1,4 +1,4 @@
-"""The program that the sandbox's benchmarks execute, and how often that is done in a second."""
+"""The program that the benchmarks of the sandbox execute, and a function that measures executions per second."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ print(sp.solve(x**2 - 5*x + 6, x), sp.factorint(123456), np.linalg.det(np.array(
 ANSWER = "[2, 3] {2: 6, 3: 1, 643: 1} 5.0\n"
 
 
-def rate(run: Callable[[], str], seconds: float, flight: int) -> float:
-    """Return the executions per second, `flight` at a time."""
+def rate(run: Callable[[], str], seconds: float, in_flight: int) -> float:
+    """Return the executions per second of `run`, with `in_flight` concurrent executions."""
     ends = time.perf_counter() + seconds
 
     def work(_: int) -> int:
@@ -27,6 +27,6 @@ def rate(run: Callable[[], str], seconds: float, flight: int) -> float:
         return count
 
     begun = time.perf_counter()
-    with ThreadPoolExecutor(flight) as pool:
-        done = sum(pool.map(work, range(flight)))
+    with ThreadPoolExecutor(in_flight) as pool:
+        done = sum(pool.map(work, range(in_flight)))
     return done / (time.perf_counter() - begun)

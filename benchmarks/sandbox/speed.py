@@ -1,12 +1,13 @@
-"""The sandbox of forks beside a Python that is started for each program, and beside one within bubblewrap, in one run.
+"""Compares the sandbox with a new Python process for each program, and with a new Python process in bubblewrap.
 
     apt install bubblewrap && python -m benchmarks.sandbox.speed --out benchmarks/results/sandbox.json
 
-* `rates`: executions a second of a program that uses numpy and sympy, as many in flight as there are cores, in
-  alternating rounds; medians are compared. bubblewrap is given what a careful user gives it: no network, its own
-  processes and files, the libraries to read. Where it is not installed, or the host forbids it, its figures are null.
-* `latency`: seconds from the call to the answer at 1, 4 and 32 in flight.
-* `soak`: executions in a row, and what they left: processes, descriptors, memory of the zygote and of this process.
+* `per_s`: executions per second of a program that uses numpy and sympy, with one concurrent execution per core. The
+  peers are measured in alternating rounds, and the medians are compared. In bubblewrap, the program has no network, its
+  own process namespace, and read access to the libraries only. If bubblewrap is not installed, or the host forbids it,
+  its results are missing.
+* `latency`: milliseconds from the call to the result, with 1, 4 and 32 concurrent executions.
+* `soak`: many executions, and the processes, descriptors and memory that they leave in the zygote and in this process.
 """
 
 from __future__ import annotations
@@ -35,39 +36,51 @@ ROUNDS = 3
 
 def cold() -> str:
     """Run the program in a new Python process."""
-    return said([sys.executable, "-I", "-c", PROGRAM])
+    return output([sys.executable, "-I", "-c", PROGRAM])
 
 
 def bubblewrapped() -> str:
-    """Run the program in a new Python process in its own namespaces."""
-    seen = [word for path in ("/usr", "/lib", "/lib64", "/etc/alternatives", sys.prefix, sys.base_prefix)
+    """Run the program in a new Python process in bubblewrap."""
+    libraries = [word for path in ("/usr", "/lib", "/lib64", "/etc/alternatives", sys.prefix, sys.base_prefix)
             if Path(path).exists() for word in ("--ro-bind", path, path)]  # fmt: skip
-    command = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", *seen, "--proc", "/proc"]
-    return said([*command, "--dev", "/dev", sys.executable, "-I", "-c", PROGRAM])
+    command = [
+        "bwrap",
+        "--unshare-all",
+        "--die-with-parent",
+        "--new-session",
+        "--clearenv",
+        *libraries,
+        "--proc",
+        "/proc",
+    ]
+    return output([*command, "--dev", "/dev", sys.executable, "-I", "-c", PROGRAM])
 
 
-def said(command: list[str]) -> str:
+def output(command: list[str]) -> str:
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, env=ENVIRONMENT, text=True).stdout
 
 
-def latencies(run: Callable[[], str], flight: int, count: int) -> dict[str, float]:
-    """Return the latencies in milliseconds of `count` executions, `flight` at a time."""
+def latencies(run: Callable[[], str], in_flight: int, count: int) -> dict[str, float]:
+    """Return the latencies in milliseconds of `count` executions, with `in_flight` concurrent executions."""
 
     def one(_: int) -> float:
         begun = time.perf_counter()
         assert run() == ANSWER
         return time.perf_counter() - begun
 
-    with ThreadPoolExecutor(flight) as pool:
-        found = sorted(pool.map(one, range(count)))
-    return {"p50_ms": round(1000 * found[len(found) // 2], 1), "p99_ms": round(1000 * found[int(0.99 * len(found))], 1)}
+    with ThreadPoolExecutor(in_flight) as pool:
+        seconds = sorted(pool.map(one, range(count)))
+    return {
+        "p50_ms": round(1000 * seconds[len(seconds) // 2], 1),
+        "p99_ms": round(1000 * seconds[int(0.99 * len(seconds))], 1),
+    }
 
 
-def soak(sandbox: ForkSandbox, count: int, flight: int) -> dict[str, Any]:
-    """Run `count` executions, and return the processes, descriptors and memory that they leave behind."""
+def soak(sandbox: ForkSandbox, count: int, in_flight: int) -> dict[str, Any]:
+    """Run `count` executions. Return the processes that are left, and descriptors and memory before and after."""
     ours, zygote = psutil.Process(), psutil.Process(sandbox.zygote_pid)
 
-    def figures() -> dict[str, float]:
+    def resources() -> dict[str, float]:
         return {
             "descriptors": ours.num_fds(),
             "descriptors_of_zygote": zygote.num_fds(),
@@ -76,15 +89,15 @@ def soak(sandbox: ForkSandbox, count: int, flight: int) -> dict[str, Any]:
         }
 
     def share(first: int) -> int:
-        return sum(sandbox.run(f"print({number})").stdout != f"{number}\n" for number in range(first, count, flight))
+        return sum(sandbox.run(f"print({number})").stdout != f"{number}\n" for number in range(first, count, in_flight))
 
-    with ThreadPoolExecutor(flight) as pool:
+    with ThreadPoolExecutor(in_flight) as pool:
         warm = [pool.submit(sandbox.run, f"print({number})") for number in range(100)]
         assert [one.result().stdout for one in warm] == [f"{number}\n" for number in range(100)]
-        before, begun = figures(), time.perf_counter()
-        wrong = sum(pool.map(share, range(flight)))
+        before, begun = resources(), time.perf_counter()
+        wrong = sum(pool.map(share, range(in_flight)))
         seconds = time.perf_counter() - begun
-        after = figures()
+        after = resources()
     return {
         "executions": count,
         "per_s": round(count / seconds, 1),
@@ -97,10 +110,10 @@ def soak(sandbox: ForkSandbox, count: int, flight: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure, judge and write the result."""
+    """Measure, check the claims and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each round")
-    parser.add_argument("--soak", type=int, default=10_000, help="executions in a row")
+    parser.add_argument("--seconds", type=float, default=6.0, help="duration of each round")
+    parser.add_argument("--soak", type=int, default=10_000, help="number of executions of the soak test")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     cores = psutil.cpu_count() or 1
@@ -116,12 +129,12 @@ def main() -> int:
     for _ in range(ROUNDS):
         for name, run in peers.items():
             rounds[name].append(rate(run, args.seconds, cores))
-    medians = {name: statistics.median(found) for name, found in rounds.items()}
-    latency = {str(flight): latencies(peers["fork"], flight, 500) for flight in (1, 4, 32)}
+    medians = {name: statistics.median(values) for name, values in rounds.items()}
+    latency = {str(in_flight): latencies(peers["fork"], in_flight, 500) for in_flight in (1, 4, 32)}
     left = soak(sandbox, args.soak, cores)
     layers = sandbox.health().layers
     sandbox.close()
-    times = round(medians["fork"] / medians["cold"], 1)
+    ratio = round(medians["fork"] / medians["cold"], 1)
     wrapped = medians.get("bubblewrap")
     grown = max(left["after"][name] - left["before"][name] for name in ("memory_mb", "memory_of_zygote_mb"))
     clean = left["wrong"] == left["processes_left"] == left["restarts"] == 0 and grown < 4
@@ -131,16 +144,16 @@ def main() -> int:
         {
             "layers": layers,
             "in_flight": cores,
-            "per_s": {name: round(found, 2) for name, found in medians.items()},
-            "rounds": {name: [round(one, 2) for one in found] for name, found in rounds.items()},
+            "per_s": {name: round(value, 2) for name, value in medians.items()},
+            "rounds": {name: [round(value, 2) for value in values] for name, values in rounds.items()},
             "of_bubblewrap": None if wrapped is None else round(medians["fork"] / wrapped, 1),
             "latency": latency,
             "soak": left,
             "claims": [
-                {"claim": "executions, times those of a cold Python", "is": times, "wanted": 25.0},
+                {"claim": "executions, times those of a cold Python", "is": ratio, "wanted": 25.0},
                 {"claim": "nothing is left of the executions in a row", "is": clean, "wanted": True},
             ],
-            "passed": times >= 25 and clean,
+            "passed": ratio >= 25 and clean,
         },
         args.out,
     )

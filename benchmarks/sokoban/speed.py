@@ -1,16 +1,18 @@
-"""Our Sokoban rooms beside gym-sokoban's, in one run: rooms a second, and whether least pushes tell them apart.
+"""Compares our generator of Sokoban rooms with that of gym-sokoban: speed, difficulty, and identity of the rooms.
 
     python -m benchmarks.sokoban.speed --out benchmarks/results/sokoban_rooms.json
 
-Three comparisons a size:
+gym-sokoban's generator is called the original. For each size, three comparisons are made:
 
-* speed, in rooms per second of CPU time of one process; blocks of both generators alternate, so that a busy machine
-  slows both alike;
-* a two-sample Kolmogorov-Smirnov test of the least number of pushes, over rooms that each drew for itself;
-* identity: drafts given to the original's reverse play and to ours must end in the very same room.
+* Speed: rooms per second of CPU time of one process. The generators take turns with blocks of up to 10 rooms, so that a
+  busy machine slows both equally.
+* Difficulty: a two-sample Kolmogorov-Smirnov test compares the minimum number of pushes in the rooms of the generators.
+  Each generator draws its own random rooms.
+* Identity: both generators get the same drafts and must return equal rooms. In a draft, the boxes are on their targets;
+  the generator then pulls them away (reverse play).
 
-gym-sokoban 0.0.6 is not a dependency: where it is missing, pip puts its wheel, alone, into a temporary folder. At 10x10
-with 4 boxes it makes about one room in six seconds, hence `--minutes`.
+gym-sokoban 0.0.6 is not a dependency. If it is not installed, pip installs its wheel, without dependencies, into a
+temporary folder. For 10x10 rooms with 4 boxes it takes about six seconds per room, so `--minutes` limits the time.
 """
 
 from __future__ import annotations
@@ -40,13 +42,16 @@ from arlarena.environments.sokoban.rooms import draw_layout, generate, play_back
 from arlarena.environments.sokoban.solver import least_pushes
 
 PACKAGE = "gym-sokoban==0.0.6"
-GOALS = {(6, 6, 1): 10, (10, 10, 4): 50}
+GOALS = {(6, 6, 1): 10, (10, 10, 4): 50}  # (height, width, boxes): required ratio of the speeds
 Grid = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The result for one size. Rates are rooms per second of CPU time; `pushes` are means of the least number."""
+    """The result for one size.
+
+    Rates are in rooms per second of CPU time. `mean_pushes` is the mean of the minimum number of pushes of a room.
+    """
 
     height: int
     width: int
@@ -66,7 +71,11 @@ class Comparison:
 
 
 def load_original(folder: Path) -> ModuleType:
-    """Import gym-sokoban's generator, without gym, from the installation or else from `folder`."""
+    """Import gym-sokoban's generator without importing gym. If it is not installed, install it in `folder` first.
+
+    Raises:
+        SystemExit: gym-sokoban cannot be installed, or has no generator.
+    """
     found = importlib.util.find_spec("gym_sokoban")
     if found is None:
         command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), PACKAGE]
@@ -78,14 +87,14 @@ def load_original(folder: Path) -> ModuleType:
         package = Path((found.submodule_search_locations or [""])[0])
     spec = importlib.util.spec_from_file_location("original_rooms", package / "envs" / "room_utils.py")
     if spec is None or spec.loader is None:
-        raise SystemExit(f"no generator in {package}")
+        raise SystemExit(f"{package} contains no generator")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def original_room(original: ModuleType, size: tuple[int, int, int]) -> tuple[Grid, Grid]:
-    """Generate a room as gym-sokoban's environment does at reset: if the generator gives up, it tries again."""
+    """Generate a room as gym-sokoban's environment does at a reset. If the generator fails, it is called again."""
     height, width, boxes = size
     while True:
         try:
@@ -108,28 +117,28 @@ def to_room(structure: Grid, state: Grid) -> Room:
 
 
 def identical(original: ModuleType, size: tuple[int, int, int], drafts: int) -> int:
-    """Return how many of `drafts` drafts give the same room in both generators."""
+    """Return for how many of `drafts` drafts the generators return equal rooms, or both reject the draft."""
     same = 0
     for number in range(drafts):
         layout = None
         for attempt in range(1000):
             layout = layout or draw_layout(random_for("identity", *size, number, attempt), *size)
         if layout is None:
-            raise SystemExit(f"no draft of {size}")
+            raise SystemExit(f"no draft of the size {size} in 1,000 attempts")
         structure = np.zeros(size[:2])
         flat = structure.ravel()
         flat[[cell for cell in range(flat.size) if layout.floor >> cell & 1]] = 1
         flat[list(layout.targets)] = 2
         state = np.where(structure == 2, 4, structure)
         state.ravel()[layout.player] = 5
-        found, score, _ = original.reverse_playing(state, structure)
-        mine = play_backwards(layout)
-        same += (to_room(structure, found) == mine) if score > 0 else mine is None
+        end_state, score, _ = original.reverse_playing(state, structure)
+        our_room = play_backwards(layout)
+        same += (to_room(structure, end_state) == our_room) if score > 0 else our_room is None
     return same
 
 
 class Stopwatch:
-    """Rooms made and CPU seconds spent by one generator."""
+    """The rooms of one generator, and the CPU time in seconds that they took."""
 
     def __init__(self) -> None:
         self.rooms: list[Room] = []
@@ -137,12 +146,12 @@ class Stopwatch:
 
     @property
     def rate(self) -> float:
-        """Rooms per CPU second."""
+        """Rooms per second of CPU time."""
         return len(self.rooms) / self.seconds
 
 
 def sample(original: ModuleType, size: tuple[int, int, int], count: int, minutes: float) -> tuple[Stopwatch, Stopwatch]:
-    """Generate `count` rooms with each generator, in alternating blocks. After `minutes`, both stop early."""
+    """Generate `count` rooms with each generator, in alternating blocks. Stop after `minutes` with fewer rooms."""
     ours, theirs = Stopwatch(), Stopwatch()
     ends = time.monotonic() + 60 * minutes
     while len(theirs.rooms) < count and time.monotonic() < ends:
@@ -159,7 +168,11 @@ def sample(original: ModuleType, size: tuple[int, int, int], count: int, minutes
 
 
 def pushes(room: Room) -> int:
-    """Return the least number of pushes. Every generated room has a solution."""
+    """Return the minimum number of pushes that solve the room.
+
+    Raises:
+        SystemExit: the room has no solution, which must not happen.
+    """
     plan = least_pushes(room, max_states=5_000_000)
     if plan is None:
         raise SystemExit("a generated room has no solution:\n" + "\n".join(room.rows()))
@@ -169,20 +182,20 @@ def pushes(room: Room) -> int:
 def compare(original: ModuleType, size: tuple[int, int, int], count: int, drafts: int, minutes: float) -> Comparison:
     """Make all three comparisons for one size."""
     ours, theirs = sample(original, size, count, minutes)
-    mine, other = [pushes(room) for room in ours.rooms], [pushes(room) for room in theirs.rooms]
-    test = ks_2samp(mine, other)
+    our_pushes, original_pushes = [pushes(room) for room in ours.rooms], [pushes(room) for room in theirs.rooms]
+    test = ks_2samp(our_pushes, original_pushes)
     return Comparison(
         *size,
-        rooms=len(mine),
-        original_rooms=len(other),
+        rooms=len(our_pushes),
+        original_rooms=len(original_pushes),
         rooms_per_s=ours.rate,
         original_rooms_per_s=theirs.rate,
         ratio=ours.rate / theirs.rate,
         wanted_ratio=GOALS.get(size, 0),
         ks_statistic=float(test.statistic),
         ks_p_value=float(test.pvalue),
-        mean_pushes=float(np.mean(mine)),
-        original_mean_pushes=float(np.mean(other)),
+        mean_pushes=float(np.mean(our_pushes)),
+        original_mean_pushes=float(np.mean(original_pushes)),
         drafts_compared=drafts,
         drafts_identical=identical(original, size, drafts),
     )
@@ -192,10 +205,11 @@ def report(result: Comparison) -> None:
     """Print the result for one size."""
     print(
         f"{result.height}x{result.width}, {result.boxes} boxes: {result.rooms_per_s:.4g} rooms/s, original "
-        f"{result.original_rooms_per_s:.4g}, ratio {result.ratio:.1f} (wanted {result.wanted_ratio:g})\n"
-        f"  least pushes: mean {result.mean_pushes:.2f} and {result.original_mean_pushes:.2f} over {result.rooms} and "
-        f"{result.original_rooms} rooms, KS statistic {result.ks_statistic:.3f}, p = {result.ks_p_value:.3f}\n"
-        f"  the same draft gives the same room: {result.drafts_identical} of {result.drafts_compared}",
+        f"{result.original_rooms_per_s:.4g}, ratio {result.ratio:.1f} (required: {result.wanted_ratio:g})\n"
+        f"  minimum number of pushes: mean {result.mean_pushes:.2f} over {result.rooms} rooms, original "
+        f"{result.original_mean_pushes:.2f} over {result.original_rooms} rooms, KS statistic "
+        f"{result.ks_statistic:.3f}, p = {result.ks_p_value:.3f}\n"
+        f"  drafts with equal rooms: {result.drafts_identical} of {result.drafts_compared}",
         flush=True,
     )
 
@@ -209,18 +223,20 @@ def size_of(text: str) -> tuple[int, int, int]:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=size_of, nargs="+", default=list(GOALS), help="like 6x6/1 10x10/4")
-    parser.add_argument("--rooms", type=int, default=400, help="rooms of each generator and size")
-    parser.add_argument("--drafts", type=int, default=20, help="drafts for the comparison of reverse play")
-    parser.add_argument("--minutes", type=float, default=45.0, help="limit of a size's sample")
-    parser.add_argument("--seed", type=int, default=0, help="of the original; ours counts from 0")
+    parser.add_argument(
+        "--sizes", type=size_of, nargs="+", default=list(GOALS), help="HEIGHTxWIDTH/BOXES, such as 6x6/1 10x10/4"
+    )
+    parser.add_argument("--rooms", type=int, default=400, help="number of rooms of each generator, for each size")
+    parser.add_argument("--drafts", type=int, default=20, help="number of drafts for the comparison of identity")
+    parser.add_argument("--minutes", type=float, default=45.0, help="time limit for generating the rooms of a size")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the original; our seeds are 0, 1, 2, …")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = parse_arguments()
-    sys.setrecursionlimit(10_000)  # the original recurses 300 deep, on top of ours
+    sys.setrecursionlimit(10_000)  # the original's recursion is up to 300 calls deep
     random.seed(arguments.seed)
     np.random.seed(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""An environment server in a process of its own, for benchmarks."""
+"""Starts an environment server in a separate process, for benchmarks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def environment_server(*flags: str, **settings: float) -> Iterator[tuple[str, ps
     """Start a Sokoban server on a free port, with these settings of [environment]. Yield its URL and its process.
 
     Raises:
-        SystemExit: it does not start.
+        SystemExit: the server does not start.
     """
     with tempfile.TemporaryDirectory(prefix="arlarena-bench-") as folder:
         config = Path(folder) / "environment.toml"

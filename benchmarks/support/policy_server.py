@@ -1,4 +1,4 @@
-"""A policy server in a process of its own, for benchmarks."""
+"""Starts a policy server in a separate process, for benchmarks."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ START_S = 120.0
 
 @contextlib.contextmanager
 def policy_server(folder: Path, **settings: Any) -> Iterator[tuple[str, psutil.Process]]:
-    """Start a policy server on a free port, with these keys of [inference]. Yield its URL and its process when it is
-    ready.
+    """Start a policy server on a free port, with these settings of [inference]. When the server is ready, yield its URL
+    and its process.
 
     Raises:
-        SystemExit: it does not start.
+        SystemExit: the server does not start.
     """
     config = folder / "inference.toml"
     write_config(config, settings)
@@ -48,7 +48,7 @@ def policy_server(folder: Path, **settings: Any) -> Iterator[tuple[str, psutil.P
 
 
 def write_config(file: Path, settings: Mapping[str, Any]) -> None:
-    """Write a configuration with these keys of [inference]."""
+    """Write a configuration with these settings of [inference]."""
     file.write_text("[inference]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
 
 

@@ -1,4 +1,4 @@
-"""What every benchmark writes at its end."""
+"""Writes the result of a benchmark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Complete training runs by `arlarena up`: how they are made, and how the claims about them are shown."""
+"""Runs complete trainings with `arlarena up`, and shows the claims about them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Z95 = 1.959964
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A training run to make."""
+    """The options of a training run."""
 
     name: str
     seed: int
@@ -32,7 +32,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A promise about a run, and whether it held."""
+    """A claim about a run, and whether it holds."""
 
     run: str
     what: str
@@ -41,10 +41,13 @@ class Claim:
 
 
 def make(plan: Plan, config: Path, reuse: bool) -> dict[str, Any]:
-    """Make a run, or use the finished run if `reuse` is set. Return what the run recorded.
+    """Do a run, or if `reuse` is set, resume an earlier run. Return the run's summary.
+
+    A finished run that is resumed does nothing. The summary also has the result of behaviour cloning, and the interval
+    of the gain.
 
     Raises:
-        SystemExit: it failed.
+        SystemExit: the run failed; the exit status is 2.
     """
     directory = ROOT / RUNS / plan.name
     start = "--resume" if reuse and (directory / "run.json").exists() else "--fresh"
@@ -64,9 +67,9 @@ def make(plan: Plan, config: Path, reuse: bool) -> dict[str, Any]:
 
 
 def paired_gain(directory: Path) -> list[float]:
-    """Return the 95 % interval of the gain.
+    """Return the 95 % confidence interval of the gain in the success rate.
 
-    The same tasks were played before and after training, so the interval is that of the differences per task.
+    The same tasks are played before and after training, so the interval is computed from the difference of each task.
     """
     eval_sets = [json.loads((directory / "eval_sets" / f"{label}.json").read_text()) for label in ("before", "after")]
     outcomes: list[dict[int, list[int]]] = []
@@ -89,17 +92,17 @@ def mean(values: Sequence[float]) -> float:
 
 
 def show(runs: dict[str, dict[str, Any]], claims: Sequence[Claim]) -> None:
-    """Print the tables of runs and claims."""
+    """Print a table of the runs, and the claims."""
     console = Console(highlight=False)
     table = Table(title="Runs: success in % on the same unseen tasks", title_justify="left")
-    for heading in ("run", "before", "after", "gain", "95 % interval of it", "environment steps", "minutes"):
+    for heading in ("run", "before", "after", "gain", "95 % interval of the gain", "environment steps", "minutes"):
         table.add_column(heading, justify="left" if heading == "run" else "right")
     for name, run in runs.items():
         before, after = (100 * run[label]["success"] for label in ("before", "after"))
         low, high = run["paired_gain_ci95"]
         interval = f"{100 * low:+.1f} to {100 * high:+.1f}"
-        figures = (f"{before:.1f}", f"{after:.1f}", f"{100 * run['gain']:+.1f}", interval)
-        table.add_row(name, *figures, f"{run['environment_steps']:,}", f"{run['wall_s'] / 60:.1f}")
+        values = (f"{before:.1f}", f"{after:.1f}", f"{100 * run['gain']:+.1f}", interval)
+        table.add_row(name, *values, f"{run['environment_steps']:,}", f"{run['wall_s'] / 60:.1f}")
     console.print(table)
     for claim in claims:
         mark = "[green]holds[/]" if claim.holds else "[bold red]FAILS[/]"

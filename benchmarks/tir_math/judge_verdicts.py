@@ -1,18 +1,21 @@
-r"""Stock math-verify and TIR Math's judge of answers side by side, on pairs whose verdict is known.
+r"""Compares TIR Math's judge of answers with math-verify, on pairs of answers whose correct verdict is known.
 
     python -m benchmarks.tir_math.judge_verdicts
     python -m benchmarks.tir_math.judge_verdicts --golds simplerl_math_lv3to5.jsonl aime24.jsonl aime25.jsonl --every 1
 
-Pairs are those of tests/data/golden/tir_math (verdicts.tsv, pairs.jsonl) and tests/cases/environments, and, with
---golds, those made of the answers of such files (JSON lines, field `answer`): each in other forms of itself, which are
-right, and changed, which is wrong.
+A pair consists of a gold answer and an answer to judge. The pairs are those of tests/data/golden/tir_math
+(verdicts.tsv, pairs.jsonl) and tests/cases/environments. With --golds, more pairs are made from the gold answers of the
+given files (JSON lines, field `answer`): other forms of a gold answer, which are right, and altered gold answers, which
+are wrong.
 
-    stock     `verify(parse("$gold$"), parse("\\boxed{answer}"))` of math-verify, all defaults
-    tidied    the same on the text that our own rules get (`latex.normalize`)
-    ours      `judging.judge`
+The judges:
 
-Printed is, for each set and each kind in it, the number of pairs, and of each judge how many wrong answers it paid
-plus how many right ones it refused. Exit status 1: ours is wrong about a pair.
+    stock       `verify(parse("$gold$"), parse("\\boxed{answer}"))` of math-verify with all defaults
+    normalised  the same for texts normalised by `latex.normalize`
+    ours        `equivalence.judge`
+
+A table shows the number of pairs for each set and each kind of pair in it, and for each judge "a + r": a wrong answers
+were accepted and r right answers were refused. Exit status 1: our judge is wrong about a pair.
 """
 
 from __future__ import annotations
@@ -35,13 +38,13 @@ from arlarena.environments.tir_math.judge.latex import normalize
 from benchmarks.support.paths import ROOT
 
 GOLDEN = ROOT / "tests" / "data" / "golden" / "tir_math"
-JUDGES = ("stock", "tidied", "ours")
+JUDGES = ("stock", "normalised", "ours")
 FRACTION = re.compile(r"(-?)\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A gold answer, an answer, and whether this answer is right. `group`: the set and the kind."""
+    """A gold answer, an answer, and whether this answer is right. `group`: the set and the kind of the pair."""
 
     group: tuple[str, str]
     gold: str
@@ -51,9 +54,16 @@ class Pair:
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of one judge over the pairs of a group; `slowest` in seconds."""
+    """The results of one judge on the pairs of a group.
 
-    paid: int = 0
+    Attributes:
+        accepted: number of wrong answers that were accepted.
+        refused: number of right answers that were refused.
+        slowest: maximum CPU time of a pair in seconds.
+        seconds: CPU time of all pairs.
+    """
+
+    accepted: int = 0
     refused: int = 0
     slowest: float = 0.0
     seconds: float = 0.0
@@ -61,11 +71,11 @@ class Tally:
 
 @dataclass(slots=True)
 class Group:
-    """The counts of all judges on the pairs of one kind."""
+    """The results of all judges on the pairs of one kind."""
 
     pairs: int = 0
     stock: Tally = field(default_factory=Tally)
-    tidied: Tally = field(default_factory=Tally)
+    normalised: Tally = field(default_factory=Tally)
     ours: Tally = field(default_factory=Tally)
 
 
@@ -73,20 +83,20 @@ def stock(gold: str, answer: str) -> bool:
     """Return the verdict of math-verify, called as in its documentation."""
     try:
         return bool(verify(parse(f"${gold}$"), parse(f"\\boxed{{{answer}}}")))
-    except Exception:  # as a caller would have to
+    except Exception:  # any error of math-verify counts as a refusal
         return False
 
 
-def tidied(gold: str, answer: str) -> bool:
+def normalised(gold: str, answer: str) -> bool:
     """Return the verdict of math-verify on texts normalised by our rules."""
     try:
         return bool(verify(parse(f"${normalize(gold)}$"), parse(f"${normalize(answer)}$")))
-    except Exception:  # a text that is no LaTeX among them
+    except Exception:  # as in `stock`; `normalize` refuses some texts, too
         return False
 
 
-def written() -> Iterator[Pair]:
-    """Yield the pairs that people wrote."""
+def stored_pairs() -> Iterator[Pair]:
+    """Yield the pairs of the repository's files."""
     kind = ""
     for line in (GOLDEN / "verdicts.tsv").read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
@@ -102,15 +112,15 @@ def written() -> Iterator[Pair]:
             yield Pair(("cases", path.stem), gold, answer, right)
 
 
-def made(golds: list[str]) -> Iterator[Pair]:
-    """Yield pairs made from gold answers: other forms of the same value, and changed values."""
+def made_pairs(golds: list[str]) -> Iterator[Pair]:
+    """Yield pairs made from gold answers: other forms of the same value, and altered values."""
     for gold in golds:
-        for kind, answer, right in (*_same(gold), *_changed(gold)):
+        for kind, answer, right in (*_equivalent_answers(gold), *_altered_answers(gold)):
             if answer != gold or right:
                 yield Pair(("golds", kind), gold, answer, right)
 
 
-def _same(gold: str) -> Iterator[tuple[str, str, bool]]:
+def _equivalent_answers(gold: str) -> Iterator[tuple[str, str, bool]]:
     yield "as it is", gold, True
     yield "in dollars, with a full stop", f"${gold}$.", True
     yield "large fractions", gold.replace("\\frac", "\\dfrac"), True
@@ -121,9 +131,9 @@ def _same(gold: str) -> Iterator[tuple[str, str, bool]]:
         yield "fraction not in lowest terms", f"{sign}{3 * top}/{3 * bottom}", True
 
 
-def _changed(gold: str) -> Iterator[tuple[str, str, bool]]:
+def _altered_answers(gold: str) -> Iterator[tuple[str, str, bool]]:
     if re.fullmatch(r"0(,.*)?|\\begin\{pmatrix\}[0\s\\]*\\end\{pmatrix\}|.*approx.*", gold, re.DOTALL):
-        return  # -0 is 0, as a vector too, and an approximation beside the exact value may be off
+        return  # altered texts of zero, or of an exact value with an approximation, may still be right
     if found := re.match(r"(.*)(\d)(\D*)", gold, re.DOTALL):
         yield "last digit changed", f"{found[1]}{(int(found[2]) + 1) % 10}{found[3]}", False
     yield "one more", f"{gold}+1", False
@@ -135,22 +145,20 @@ def _changed(gold: str) -> Iterator[tuple[str, str, bool]]:
         yield "other order", f"({found[2]},{found[1]})", False
 
 
-def note(tally: Tally, judged: Callable[[str, str], bool], pair: Pair) -> bool:
-    """Judge a pair and count the result. Return whether the verdict is right."""
+def count(tally: Tally, judge_function: Callable[[str, str], bool], pair: Pair) -> bool:
+    """Judge a pair and count the result. Return whether the verdict is correct."""
     start = time.process_time()
-    said = judged(pair.gold, pair.answer)
+    verdict = judge_function(pair.gold, pair.answer)
     seconds = time.process_time() - start
     tally.seconds, tally.slowest = tally.seconds + seconds, max(tally.slowest, seconds)
-    tally.paid += said and not pair.right
-    tally.refused += pair.right and not said
-    return said == pair.right
+    tally.accepted += verdict and not pair.right
+    tally.refused += pair.right and not verdict
+    return verdict == pair.right
 
 
 def show(groups: dict[tuple[str, str], Group]) -> None:
-    """Print a Markdown table. Each cell has the wrong answers that were accepted and the right answers that were
-    refused.
-    """
-    print("| set | kind | pairs | stock | tidied | ours |")
+    """Print the results as a Markdown table, and the CPU times of the judges."""
+    print("| set | kind | pairs | stock | normalised | ours |")
     print("|---|---|---:|---:|---:|---:|")
     for name in dict.fromkeys(name for name, _ in groups):
         kinds = {kind: group for (own, kind), group in groups.items() if own == name}
@@ -158,39 +166,41 @@ def show(groups: dict[tuple[str, str], Group]) -> None:
             print(f"| {name} | {kind} | {group.pairs} | {' | '.join(_cells([group]))} |")
         total = sum(group.pairs for group in kinds.values())
         print(f"| **{name}** | **all** | **{total}** | {' | '.join(_cells(list(kinds.values())))} |")
-    for judged in JUDGES:
-        tallies: list[Tally] = [getattr(group, judged) for group in groups.values()]
+    for name in JUDGES:
+        tallies: list[Tally] = [getattr(group, name) for group in groups.values()]
         mean = sum(tally.seconds for tally in tallies) / sum(group.pairs for group in groups.values())
-        print(f"\n{judged}: {1000 * mean:.1f} ms of computing a pair, slowest {max(t.slowest for t in tallies):.2f} s")
+        print(
+            f"\n{name}: {1000 * mean:.1f} ms of CPU time per pair, slowest pair {max(t.slowest for t in tallies):.2f} s"
+        )
 
 
 def _cells(groups: list[Group]) -> Iterator[str]:
-    for judged in JUDGES:
-        tallies: list[Tally] = [getattr(group, judged) for group in groups]
-        yield f"{sum(tally.paid for tally in tallies)} + {sum(tally.refused for tally in tallies)}"
+    for name in JUDGES:
+        tallies: list[Tally] = [getattr(group, name) for group in groups]
+        yield f"{sum(tally.accepted for tally in tallies)} + {sum(tally.refused for tally in tallies)}"
 
 
 def main() -> int:
     """Judge all pairs, print the table, and list the pairs that our judge gets wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--golds", nargs="*", type=Path, default=[], help="files of problems with answers")
-    parser.add_argument("--every", type=int, default=1, help="take each so-many-th different gold answer")
+    parser.add_argument("--golds", nargs="*", type=Path, default=[], help="files of problems with gold answers")
+    parser.add_argument("--every", type=int, default=1, help="use every n-th of the different gold answers")
     args = parser.parse_args()
     logging.disable(logging.CRITICAL)
     lines = [line for path in args.golds for line in path.read_text(encoding="utf-8").splitlines()]
     golds = sorted({json.loads(line)["answer"] for line in lines} - {""})[:: args.every]
     groups: dict[tuple[str, str], Group] = defaultdict(Group)
     wrong = []
-    for pair in (*written(), *made(golds)):
+    for pair in (*stored_pairs(), *made_pairs(golds)):
         group = groups[pair.group]
         group.pairs += 1
-        note(group.stock, stock, pair)
-        note(group.tidied, tidied, pair)
-        if not note(group.ours, judge, pair):
+        count(group.stock, stock, pair)
+        count(group.normalised, normalised, pair)
+        if not count(group.ours, judge, pair):
             wrong.append(pair)
     show(groups)
     for pair in wrong:
-        print(f"ours is wrong: gold {pair.gold!r}, answer {pair.answer!r}, right is {pair.right}")
+        print(f"our judge is wrong: gold {pair.gold!r}, answer {pair.answer!r}, correct verdict: {pair.right}")
     return bool(wrong)
 
 

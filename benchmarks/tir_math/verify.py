@@ -1,16 +1,19 @@
-"""Checks what configs/tir-math-tiny.toml promises, on three seeds, and writes benchmarks/results/tir_math_tiny.json.
+"""Checks the claims about configs/tir-math-tiny.toml on three seeds, and writes benchmarks/results/tir_math_tiny.json.
 
     python -m benchmarks.tir_math.verify             repeat all runs, some minutes each
-    python -m benchmarks.tir_math.verify --reuse     keep runs that are finished, go on with those that are not
+    python -m benchmarks.tir_math.verify --reuse     keep finished runs, and resume the others
 
 Runs are in runs/verify/<name>:
 
-    tir-math-0, -1, -2     the recipe as it is: SAMPO, whose anchor is what the programs have found so far
-    tir-math-gspo-0        its fallback: GSPO with SAMPO's filter, which needs no anchor
-    tir-math-zero-0        the control: every advantage times 0, what is left is the pull to the clone
+    tir-math-0, -1, -2     the unchanged recipe: SAMPO, whose anchor states are the outputs of the programs so far
+    tir-math-gspo-0        the fallback: GSPO with SAMPO's filter, which needs no anchor states
+    tir-math-zero-0        control: every advantage is multiplied by 0; only the KL penalty towards the clone (the
+                           policy after behaviour cloning) trains the policy
 
-Programs are what a policy that takes two turns runs in the first: the mean of turns says how many use the tool.
-Exit status 0: every claim holds, 1: one fails, 2: a run could not be made.
+An episode with a program has two turns: the program, then the answer. So the mean number of turns shows how often the
+policy uses the tool.
+
+Exit status: 0 if every claim holds, 1 if a claim fails, 2 if a run failed.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from benchmarks.demo.verify import STILL
+from benchmarks.demo.verify import NO_GAIN
 from benchmarks.support.tiny_recipes import arguments, claims_of, conclude
 from benchmarks.support.training_runs import Claim, Plan, make
 
@@ -27,7 +30,7 @@ ZERO = ("trainer.advantage_scale=0.0",)
 
 
 def main() -> int:
-    """Make the runs, judge them, and write and show the result."""
+    """Do the runs, check the claims, and write and show the result."""
     args = arguments(__doc__, "tir-math-tiny.toml", "tir_math_tiny.json")
     runs: dict[str, dict[str, Any]] = {}
     claims: list[Claim] = []
@@ -43,8 +46,10 @@ def main() -> int:
         runs[plan.name] = make(plan, args.config, args.reuse)
     low, high = runs["tir-math-gspo-0"]["paired_gain_ci95"]
     claims.append(Claim("tir-math-gspo-0", "the fallback gains", f"{100 * low:+.1f} to {100 * high:+.1f}", low > 0))
-    still = runs["tir-math-zero-0"]["gain"]
-    claims.append(Claim("tir-math-zero-0", "no gain without advantages", f"{100 * still:+.1f}", still < STILL))
+    control_gain = runs["tir-math-zero-0"]["gain"]
+    claims.append(
+        Claim("tir-math-zero-0", "no gain without advantages", f"{100 * control_gain:+.1f}", control_gain < NO_GAIN)
+    )
     return conclude(runs, claims, seeds, args.out)
 
 

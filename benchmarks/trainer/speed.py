@@ -1,18 +1,24 @@
-"""A SAMPO update beside TRL's GRPO path: the same model, rows and forwards, in one process, in turns.
+"""Compares the speed of our SAMPO update with that of TRL's GRPO update, for the same model and rows.
 
     make setup EXTRA=trl && python -m benchmarks.trainer.speed --out benchmarks/results/trainer.json
 
-Both sides take one optimiser step on the same rows with three passes over them: log-probs of the policy without
-gradient (ours for the ratio of whole trajectories, TRL's for π_old), log-probs of the reference, and forward and
-backward of the loss. TRL 1.16 is called as its training loop calls it: `_get_per_token_logps_and_entropies` on the
-padded generation batch, `_compute_loss` on each micro-batch. Responses are
+An update is one optimiser step with three passes over the rows: log-probs of the policy without gradient (our learner
+needs them for the ratio of complete trajectories, TRL for π_old), log-probs of the reference, and forward and backward
+pass of the loss. TRL 1.16 is called as in its training loop: `_get_per_token_logps_and_entropies` on the padded
+generation batch, and `_compute_loss` on each micro-batch. The sides run in turns in one process. Lengths of the
+responses:
 
-* `equal`: all of the same length; * `uniform`: of any length up to that; * `long_tail`: mostly short, a few full.
+* `equal`: all responses have the maximum length.
+* `uniform`: the lengths are uniformly distributed up to the maximum.
+* `long_tail`: most responses are short, and a few have the maximum length.
+* `shared`: as `equal`, but the rows of a group share a prompt. In the other cases all prompts differ.
 
-Prompts differ, so that nothing is shared (`shared` shows what siblings with one prompt gain). `raw` is forward and
-backward of the bare model over `equal` without padding, with the same passes and no objective: what nobody can beat.
-Memory is the peak of a process of its own that takes one update at a vocabulary of 50,000 with the trainer's usual
-micro-batches (16,384 tokens), torch included, beside the same with the logits of a whole micro-batch at once.
+`raw` is the bare model on the rows of `equal`: the same passes without padding and without an objective. It is an upper
+bound of the speed.
+
+The memory is the peak of a separate process, including torch. The process takes one update with a vocabulary of 50,000
+tokens and the trainer's default micro-batches (16,384 tokens). In `chunked` the learner computes the logits in chunks,
+as by default; in `dense` it computes the logits of a complete micro-batch at once.
 """
 
 from __future__ import annotations
@@ -35,12 +41,16 @@ PARTS = (".", "proto", "client", "services/trainer")
 MODULE = "benchmarks.trainer.speed"
 WANTED = {"equal": 1.0, "uniform": 1.5, "long_tail": 2.0}
 RAW_WANTED, MEMORY_WANTED = 0.9, 0.5
+# Number of rows, and of rows in a group; length of prompts, and maximum length of responses; rows in a micro-batch.
 ROWS, GROUP, PROMPT, RESPONSE, AT_ONCE = 64, 8, 96, 160, 8
 VOCABULARY = 4096
 
 
 def in_trl_environment() -> None:
-    """Run this file again with TRL's packages and our sources, unless it already runs so."""
+    """Replace this process by one that runs this module with TRL's packages and our sources.
+
+    Does nothing if this is already that process.
+    """
     if os.environ.get("ARLARENA_BENCHMARK") == "trainer":
         return
     if not TRL.exists():
@@ -72,7 +82,7 @@ def model_of(vocabulary: int, hidden: int = 256, layers: int = 4) -> Qwen3ForCau
 
 
 def lengths(shape: str) -> list[int]:
-    """Return the response lengths of all rows. At least one of them is RESPONSE."""
+    """Return the response lengths of all rows. The first response has the maximum length `RESPONSE`."""
     rng = np.random.default_rng(7)
     if shape in ("equal", "shared"):
         return [RESPONSE] * ROWS
@@ -81,9 +91,7 @@ def lengths(shape: str) -> list[int]:
 
 
 def rows_of(shape: str) -> list[Any]:
-    """Return training sequences for our trainer, each an episode of one turn. Only in `shared` do siblings have the
-    same prompt.
-    """
+    """Return training samples for our trainer. Each sample is an episode with one turn."""
     from arlarena.trainer.batching.packing import TrainingSample
 
     rng, rows, prompt = np.random.default_rng(1), [], np.zeros(0, dtype=np.int32)
@@ -98,7 +106,7 @@ def rows_of(shape: str) -> list[Any]:
 
 
 class Ours:
-    """Our learner, built as in a training run."""
+    """Our learner, created as in a training run."""
 
     def __init__(self, model: Qwen3ForCausalLM) -> None:
         from arlarena.trainer.learning.learner import Learner
@@ -117,7 +125,7 @@ class Ours:
 
 
 class Theirs:
-    """TRL's trainer. Its dataset is never read."""
+    """TRL's trainer. It requires a dataset, but does not read it here."""
 
     def __init__(self, model: Qwen3ForCausalLM, folder: Path) -> None:
         import copy
@@ -139,19 +147,22 @@ class Theirs:
             train_dataset=Dataset.from_dict({"prompt": ["x"] * ROWS}), processing_class=words,
         )  # fmt: skip
         self.reference = copy.deepcopy(self.trainer.model).requires_grad_(False)
-        self.trainer.beta = 0.01  # the reference is ours to pass: TRL would load one by the model's name
+        self.trainer.beta = (
+            0.01  # set here, because with beta in the settings TRL loads a reference by the model's name
+        )
         self.trainer.current_gradient_accumulation_steps = ROWS // AT_ONCE
         self.optimizer = torch.optim.AdamW(self.trainer.model.parameters(), lr=1e-6)
 
     def padded(self, rows: list[Any]) -> dict[str, Tensor]:
-        """Return the generation batch. Prompts are padded on the left and responses on the right, both to the
-        longest.
+        """Return the generation batch.
+
+        Prompts are padded on the left to the longest prompt, responses on the right to the longest response.
         """
-        wide, long = max(len(row.prompt) for row in rows), max(len(row.response) for row in rows)
+        prompt_length, response_length = max(len(row.prompt) for row in rows), max(len(row.response) for row in rows)
         names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
         columns: dict[str, list[Any]] = {name: [] for name in names}
         for row in rows:
-            before, after = wide - len(row.prompt), long - len(row.response)
+            before, after = prompt_length - len(row.prompt), response_length - len(row.response)
             columns["prompt_ids"].append([0] * before + row.prompt.tolist())
             columns["prompt_mask"].append([0] * before + [1] * len(row.prompt))
             columns["completion_ids"].append(row.response.tolist() + [0] * after)
@@ -180,13 +191,13 @@ class Theirs:
 
 
 class Raw:
-    """The bare model over rows of one length. It makes the same passes, with the sum of all log-probs as the loss."""
+    """The bare model on rows of equal length. The passes are the same, and the loss is the sum of all log-probs."""
 
     def __init__(self, model: Qwen3ForCausalLM) -> None:
         self.model = model.eval()
 
     def update(self, rows: list[Any]) -> None:
-        """Make two passes without gradient and one with gradient."""
+        """Do two forward passes without gradient, and a forward and backward pass."""
         ids = torch.tensor(np.stack([np.concatenate([row.prompt, row.response]) for row in rows]).astype(np.int64))
         for part in ids.split(AT_ONCE):
             with torch.no_grad():
@@ -203,32 +214,32 @@ class Raw:
 
 
 def timed(work: Callable[[], None]) -> float:
-    """Return the seconds that a call of `work` takes."""
+    """Return the duration of a call of `work` in seconds."""
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
 
 
 def speeds(rounds: int, folder: Path) -> dict[str, dict[str, list[float]]]:
-    """Return the seconds of an update, by shape and side."""
+    """Return the seconds of each update, by the lengths of the responses (such as `equal`) and by side."""
     ours, theirs, raw = Ours(model_of(VOCABULARY)), Theirs(model_of(VOCABULARY), folder), Raw(model_of(VOCABULARY))
-    found: dict[str, dict[str, list[float]]] = {}
+    results: dict[str, dict[str, list[float]]] = {}
     for shape in ("equal", "uniform", "long_tail", "shared"):
         rows = rows_of(shape)
         sides: dict[str, Any] = {"ours": ours, "trl": theirs} | ({"raw": raw} if shape == "equal" else {})
         for side in sides.values():
-            side.update(rows)  # once to warm up
+            side.update(rows)  # warm-up
         seconds: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(rounds):
             for name, side in sides.items():
                 seconds[name].append(timed(lambda side=side, rows=rows: side.update(rows)))  # type: ignore[misc]
-        found[shape] = seconds
+        results[shape] = seconds
         print(shape, {name: f"{statistics.median(values):.2f} s" for name, values in seconds.items()}, flush=True)
-    return found
+    return results
 
 
 def memory(side: str) -> float:
-    """Return the peak memory in MB of a process that takes one update at a vocabulary of 50,000 tokens."""
+    """Take one update with a vocabulary of 50,000 tokens. Return the peak memory of this process in MB."""
     from arlarena.trainer.learning.learner import Learner
     from arlarena.trainer.model.attention import prepare
     from arlarena.trainer.objectives import recipe
@@ -238,24 +249,24 @@ def memory(side: str) -> float:
     settings = TrainerSettings(kl_coefficient=0.01, device="cpu", **chunk)
     learner = Learner(prepare(model_of(50_000, hidden=64, layers=1).eval()), None, recipe("sampo"), settings)
     learner.update([rows_of("equal")], 1e-6)
-    # Not ru_maxrss, which a child takes over from its parent.
+    # ru_maxrss is not used, because a child process inherits it from its parent.
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def memories() -> dict[str, float]:
-    """Measure the peak memory of each side in its own process."""
-    found = {}
+    """Return the peak memory of `dense` and `chunked` in MB, each measured in a separate process."""
+    peaks = {}
     for side in ("dense", "chunked"):
         done = subprocess.run(
             [sys.executable, "-m", MODULE, "--memory", side], capture_output=True, text=True, check=True
         )
-        found[side] = float(done.stdout)
-    return found
+        peaks[side] = float(done.stdout)
+    return peaks
 
 
 def main() -> int:
-    """Measure, judge and write the result."""
+    """Measure, compare and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -296,10 +307,10 @@ def main() -> int:
         and peak["chunked"] <= MEMORY_WANTED * peak["dense"]
     )
     for shape, ratio in ratios.items():
-        wanted = f" (at least {WANTED[shape]:g} wanted)" if shape in WANTED else ""
-        print(f"{shape}: {ratio:.2f} times TRL{wanted}")
-    print(f"{raw:.2f} of the bare model's speed (at least {RAW_WANTED:g} wanted)")
-    print(f"peak memory of an update: {peak['chunked']:.0f} MB, {peak['dense']:.0f} MB with all logits at once")
+        wanted = f" (required: at least {WANTED[shape]:g})" if shape in WANTED else ""
+        print(f"{shape}: {ratio:.2f} times the speed of TRL{wanted}")
+    print(f"{raw:.2f} times the speed of the bare model (required: at least {RAW_WANTED:g})")
+    print(f"peak memory: {peak['chunked']:.0f} MB; with the logits of a micro-batch at once: {peak['dense']:.0f} MB")
     if args.out:
         args.out.write_text(json.dumps(result, indent=1) + "\n")
     return 0 if result["passed"] else 1

@@ -1,16 +1,19 @@
-"""Weight pushes under load, with replicas killed at random: every token has to be of the version that it carries.
+"""Pushes weights under load while replicas are killed, and checks that each token was sampled by its stated version.
 
     python -m benchmarks.weights.push_soak --pushes 200 --out benchmarks/results/push_soak.json
 
-The policy of version k says token k and nothing else, so what was said betrays who said it. The trainer's own code
-writes and pushes the versions to a gateway before two engines, while clients ask (whole and streamed, with deadlines of
-their own) and replicas are killed with SIGKILL: engines of the gateway itself, which share a disk with the trainer
-(`--transport shared`), or servers elsewhere, which are sent the weights and come back with none (`http`). Of every
-answer is checked:
+The policy of push k always samples the token k (modulo the vocabulary), so each token shows its version. The
+trainer's code writes the versions and pushes them to a gateway with two replicas. Meanwhile clients send requests with
+deadlines, some of them streamed, and random replicas are killed with SIGKILL. With `--transport shared`, the replicas
+are engines that the gateway starts; they share a disk with the trainer. With `--transport http`, the replicas are
+separate policy servers, to which the weights are sent; a killed server restarts with an empty disk.
 
-* each token is that of the version of its span;
-* no span is older than the last push that was over when the request was sent: nobody restarts with old weights;
-* the answer came within its deadline.
+A response states which version sampled which tokens, as a list of spans. For each response is checked:
+
+* Each token is the token of the version of its span.
+* No span has an older version than that of the last push that had ended when the request was sent. So no replica serves
+  old weights after a restart.
+* The response arrived within the deadline.
 """
 
 from __future__ import annotations
@@ -50,16 +53,17 @@ from benchmarks.support.results import finish
 
 VOCABULARY, HIDDEN, LAYERS, REPLICAS = 256, 64, 2, 2
 CLIENTS, TOKENS, PROMPT = 12, 48, 32
-SLACK_S = 0.5  # by which an answer may reach a busy client after its deadline
+SLACK_S = 0.5  # allowed delay after the deadline, because a busy client receives responses late
 TOKEN = "the token of the administrator"
 SIZES = {"admin_token": TOKEN, "max_model_len": 256, "max_slots": 32, "health_interval_s": 0.5}
 
 
-def policy(said: int) -> Qwen3ForCausalLM:
-    """Build a policy that always samples one token. Its layers add nothing, and its head has one row that is
-    not zero.
+def policy(token: int) -> Qwen3ForCausalLM:
+    """Build a policy that always samples `token`.
+
+    Its layers add 0 to the embedding, and only this token's row of its head is not zero.
     """
-    torch.manual_seed(said)
+    torch.manual_seed(token)
     config = Qwen3Config(
         vocab_size=VOCABULARY, hidden_size=HIDDEN, num_hidden_layers=LAYERS, num_attention_heads=2,
         num_key_value_heads=1, head_dim=32, intermediate_size=128, max_position_embeddings=512,
@@ -72,7 +76,7 @@ def policy(said: int) -> Qwen3ForCausalLM:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
         model.lm_head.weight.zero_()
-        model.lm_head.weight[said] = 1.0
+        model.lm_head.weight[token] = 1.0
     return model
 
 
@@ -80,36 +84,45 @@ def log_probs(model: Qwen3ForCausalLM, prompt: list[int], response: list[int]) -
     """Compute the response's log-probs with transformers."""
     with torch.inference_mode():
         logits = model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
-    found: list[float] = torch.log_softmax(logits, -1)[range(len(response)), response].tolist()
-    return found
+    values: list[float] = torch.log_softmax(logits, -1)[range(len(response)), response].tolist()
+    return values
 
 
 def save_tokenizer(folder: Path) -> None:
-    """Write a tokenizer of numbers, because servers require one."""
+    """Write a tokenizer whose tokens are numbers. Policy servers require a tokenizer."""
     inner = Tokenizer(models.WordLevel({str(i): i for i in range(VOCABULARY)}, unk_token="0"))
     PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="0").save_pretrained(folder)
 
 
 class Soak:
-    """The state of the run."""
+    """The state of the run.
+
+    Attributes:
+        pushes: for each version, the number of its push and its token.
+        last_push: number of the last push that has ended.
+        counts: number of responses and failed requests, by kind.
+        wrong: descriptions of wrong responses.
+        max_delay_s: maximum time by which a request ended after its deadline; 0 if all ended in time.
+        done: whether the clients must stop.
+    """
 
     def __init__(self, url: str, seed: int) -> None:
         self.url, self.rng = url, random.Random(seed)
-        self.said: dict[str, tuple[int, int]] = {}  # version -> (its place in the order of pushes, its token)
-        self.over = 0  # pushes that are over
+        self.pushes: dict[str, tuple[int, int]] = {}
+        self.last_push = 0
         self.counts: Counter[str] = Counter()
         self.wrong: list[str] = []
-        self.latest_s = 0.0  # the longest that an answer came after its deadline
+        self.max_delay_s = 0.0
         self.done = False
 
     async def client(self, session: aiohttp.ClientSession, name: int) -> None:
-        """Send requests until the run is over."""
+        """Send requests one after the other until the run is done."""
         while not self.done:
             await self.ask(session, f"session-{name}-{self.rng.randrange(3)}", stream=self.rng.random() < 0.2)
 
     async def ask(self, session: aiohttp.ClientSession, name: str, *, stream: bool) -> None:
-        """Send one request and check the answer."""
-        limit, over, began = self.rng.uniform(3.0, 8.0), self.over, time.monotonic()
+        """Send one request and check the response."""
+        limit, last_push, began = self.rng.uniform(3.0, 8.0), self.last_push, time.monotonic()
         body = {
             "token_ids": [self.rng.randrange(VOCABULARY) for _ in range(PROMPT)],
             "sampling_params": {"max_tokens": TOKENS, "logprobs": 0, "ignore_eos": True},
@@ -123,35 +136,40 @@ class Soak:
             self.counts[f"no answer: {type(error).__name__}"] += 1
             return
         finally:
-            self.latest_s = max(self.latest_s, time.monotonic() - began - limit)
+            self.max_delay_s = max(self.max_delay_s, time.monotonic() - began - limit)
         if reply.status != 200:
             self.counts[f"status {reply.status}"] += 1
             return
-        self.judge(*(_events(text) if stream else _whole(text)), over)
+        self.check(*(_streamed_response(text) if stream else _response(text)), last_push)
 
-    def judge(self, ids: list[int], spans: list[dict[str, Any]] | None, over: int) -> None:
-        """Check that each token is that of the version in its span."""
+    def check(self, ids: list[int], spans: list[dict[str, Any]] | None, last_push: int) -> None:
+        """Check the tokens and the spans of a response.
+
+        `spans` is None if a stream ended early. `last_push`: number of the last push that had ended at the request.
+        """
         if spans is None:
-            self.counts["stream cut by a kill"] += 1  # and said so: an event with an error was its last
+            self.counts["stream cut by a kill"] += 1  # the last event of such a stream is an error
             return
         self.counts["answers"] += 1
         self.counts["answers that span a push"] += len(spans) > 1
         if len(ids) != TOKENS or [s["start"] for s in spans] != [0, *(s["end"] for s in spans[:-1])]:
             self.wrong.append(f"{len(ids)} tokens in {spans}")
         for span in spans:
-            place, token = self.said.get(span["version"], (-1, -1))
+            push, token = self.pushes.get(span["version"], (-1, -1))
             if set(ids[span["start"] : span["end"]]) != {token}:
-                self.wrong.append(f"{span['version']} says {token}, but {ids[span['start'] : span['end']]} was said")
-            if place < over:
-                self.wrong.append(f"{span['version']} is push {place}, and push {over} was over")
+                self.wrong.append(
+                    f"{span['version']} samples {token}, but its span has {ids[span['start'] : span['end']]}"
+                )
+            if push < last_push:
+                self.wrong.append(f"{span['version']} is of push {push}, but push {last_push} had ended")
 
 
-def _whole(text: str) -> tuple[list[int], list[dict[str, Any]]]:
+def _response(text: str) -> tuple[list[int], list[dict[str, Any]]]:
     (choice,) = json.loads(text)["choices"]
     return choice["token_ids"], choice["weight_versions"]
 
 
-def _events(text: str) -> tuple[list[int], list[dict[str, Any]] | None]:
+def _streamed_response(text: str) -> tuple[list[int], list[dict[str, Any]] | None]:
     ids: list[int] = []
     spans = None
     for line in text.splitlines():
@@ -163,14 +181,14 @@ def _events(text: str) -> tuple[list[int], list[dict[str, Any]] | None]:
 
 
 async def push_all(soak: Soak, store: VersionStore, publisher: Publisher, pushes: int, pause_s: float) -> list[float]:
-    """Write and push versions one after another. Return the seconds of each push."""
+    """Write and push versions one after the other. Return the duration of each push in seconds."""
     probe, seconds = Probe.spread(VOCABULARY, 1e-3), []
     for step in range(1, pushes + 1):
         version = write(store, probe, step)
-        soak.said[str(version.version)] = (step, step % VOCABULARY)
+        soak.pushes[str(version.version)] = (step, step % VOCABULARY)
         pushed = await publisher.push(version)
         store.forget_old()
-        soak.over = step
+        soak.last_push = step
         seconds.append(pushed.seconds)
         await asyncio.sleep(soak.rng.uniform(0, 2 * pause_s))
     return seconds
@@ -180,30 +198,30 @@ def write(store: VersionStore, probe: Probe, step: int) -> Version:
     """Write the version directory of a step."""
     model = policy(step % VOCABULARY)
 
-    def found() -> ManifestProbe:
+    def manifest_probe() -> ManifestProbe:
         return probe.of(lambda prompt, response: log_probs(model, list(prompt), list(response)))
 
-    return store.write(model, model.state_dict(), step, found)
+    return store.write(model, model.state_dict(), step, manifest_probe)
 
 
-class Engines:
-    """Engines that the gateway starts itself. They share a disk with the trainer."""
+class GatewayEngines:
+    """Engines that the gateway starts. They share a disk with the trainer."""
 
     def __init__(self, weights: Path) -> None:
         self.settings = {"weights_root": str(weights), "replicas": REPLICAS}
 
     def kill(self, rng: random.Random, gateway: psutil.Process) -> bool:
-        """Kill an engine, or the wrapper process that holds the engine. Return whether there was one to kill."""
-        found = [process for process in gateway.children(recursive=True) if "--uds" in _words(process)]
-        if not found:
+        """Kill an engine, or the process that starts and ends the engine. Return False if no such process runs."""
+        processes = [process for process in gateway.children(recursive=True) if "--uds" in _command_line(process)]
+        if not processes:
             return False
         with contextlib.suppress(psutil.NoSuchProcess):
-            rng.choice(found).send_signal(signal.SIGKILL)
+            rng.choice(processes).send_signal(signal.SIGKILL)
         return True
 
 
-class Pods:
-    """Policy servers elsewhere, each with its own disk. A killed server restarts at once, with an empty disk."""
+class SeparateServers:
+    """Policy servers with separate disks. A killed server is restarted at once, with an empty disk."""
 
     def __init__(self, folder: Path, weights: Path, first: Path, log: TextIO) -> None:
         self._folder, self._first, self._log = folder, first, log
@@ -215,7 +233,7 @@ class Pods:
         }
 
     def kill(self, rng: random.Random, gateway: psutil.Process) -> bool:
-        """Kill one of the servers and start it again."""
+        """Kill a random server and start it again. Return True."""
         index = rng.randrange(REPLICAS)
         self._running[index].kill()
         self._running[index].wait()
@@ -240,7 +258,7 @@ class Pods:
 
 
 async def kill_some(soak: Soak, kill: Callable[[random.Random], bool], kills: int, every_s: float) -> int:
-    """Kill a random replica about every `every_s` seconds. Return the number of kills."""
+    """Kill a random replica about every `every_s` seconds, `kills` times. Return the number of kills."""
     killed = 0
     while killed < kills and not soak.done:
         await asyncio.sleep(soak.rng.uniform(0.5, 1.5) * every_s)
@@ -248,7 +266,7 @@ async def kill_some(soak: Soak, kill: Callable[[random.Random], bool], kills: in
     return killed
 
 
-def _words(process: psutil.Process) -> list[str]:
+def _command_line(process: psutil.Process) -> list[str]:
     try:
         return process.cmdline()
     except psutil.Error:
@@ -256,7 +274,11 @@ def _words(process: psutil.Process) -> list[str]:
 
 
 async def until_ready(session: aiohttp.ClientSession, url: str, version: str | None, limit_s: float = 120.0) -> None:
-    """Wait until every replica is ready and serves this version."""
+    """Wait until every replica is ready and serves `version` (None: any version).
+
+    Raises:
+        SystemExit: this takes longer than `limit_s`.
+    """
     deadline = time.monotonic() + limit_s
     while True:
         async with session.get(f"{url}/ready") as reply:
@@ -272,34 +294,37 @@ async def until_ready(session: aiohttp.ClientSession, url: str, version: str | N
 
 async def soak_service(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run the pushes, the clients and the kills at the same time."""
-    first, theirs = folder / "first", folder / "weights"
-    ours = folder / "sent" if args.transport == "http" else theirs
-    for path in (first, theirs):
+    first, server_folder = folder / "first", folder / "weights"
+    trainer_folder = folder / "sent" if args.transport == "http" else server_folder
+    for path in (first, server_folder):
         path.mkdir()
     save_tokenizer(first)
     policy(0).save_pretrained(first)
-    store = VersionStore(ours, first, "soak", keep=4)
+    store = VersionStore(trainer_folder, first, "soak", keep=4)
     transport: Transport = Http(20) if args.transport == "http" else SharedDirectory()
     with contextlib.ExitStack() as stack:
-        fleet: Engines | Pods = Engines(theirs)
+        replicas: GatewayEngines | SeparateServers = GatewayEngines(server_folder)
         if args.transport == "http":
-            fleet = Pods(folder, theirs, first, stack.enter_context((folder / "pods.log").open("w")))
-            stack.callback(fleet.stop)
-        url, gateway = stack.enter_context(policy_server(folder, model=str(first), **SIZES, **fleet.settings))
+            replicas = SeparateServers(
+                folder, server_folder, first, stack.enter_context((folder / "pods.log").open("w"))
+            )
+            stack.callback(replicas.stop)
+        url, gateway = stack.enter_context(policy_server(folder, model=str(first), **SIZES, **replicas.settings))
         publisher = Publisher([url], transport, token=TOKEN, patience_s=120.0, log=Logger("soak", "warning"))
         soak = Soak(url, args.seed)
-        kill = functools.partial(fleet.kill, gateway=gateway)
+        kill = functools.partial(replicas.kill, gateway=gateway)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
             await until_ready(session, url, None)
             began = time.monotonic()
             async with asyncio.TaskGroup() as group:
-                await push_all(soak, store, publisher, 1, 0.0)  # what was served before the first push has no place
-                soak.over = 1
+                # The clients start after the first push, because the initial weights belong to no push.
+                await push_all(soak, store, publisher, 1, 0.0)
+                soak.last_push = 1
                 tasks = [group.create_task(soak.client(session, name)) for name in range(CLIENTS)]
                 killer = group.create_task(kill_some(soak, kill, args.kills, args.pushes * args.pause / args.kills))
                 seconds = await push_all(soak, store, publisher, args.pushes, args.pause)
                 await killer
-                await until_ready(session, url, max(soak.said, key=lambda label: soak.said[label]))
+                await until_ready(session, url, max(soak.pushes, key=lambda label: soak.pushes[label]))
                 soak.done = True
                 await asyncio.gather(*tasks)
         left = gateway.children(recursive=True)
@@ -316,10 +341,10 @@ def report(
 ) -> dict[str, Any]:
     """Return the result of the run."""
     _, alive = psutil.wait_procs(children, timeout=5.0)
-    failed = sum(count for what, count in soak.counts.items() if what.startswith(("status", "no answer")))
+    failed = sum(count for kind, count in soak.counts.items() if kind.startswith(("status", "no answer")))
     checks = {
         "every token is its version's": not soak.wrong,
-        "no answer after its deadline": soak.latest_s < SLACK_S,
+        "no answer after its deadline": soak.max_delay_s < SLACK_S,
         "fewer than 1 % of the requests failed": failed < 0.01 * soak.counts["answers"],
         "some answers span a push": soak.counts["answers that span a push"] > 0,
         "replicas were killed": killed == args.kills,
@@ -333,7 +358,7 @@ def report(
         "killed": killed,
         "wall_s": round(wall_s, 1),
         "requests": dict(soak.counts),
-        "latest_after_deadline_s": round(soak.latest_s, 3),
+        "latest_after_deadline_s": round(soak.max_delay_s, 3),
         "wrong": soak.wrong[:10],
         "checks": checks,
         "passed": all(checks.values()),
@@ -341,10 +366,10 @@ def report(
 
 
 def main() -> int:
-    """Run, judge and write the result."""
+    """Run, check and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pushes", type=int, default=200)
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--pushes", type=int, default=200, help="number of pushes")
+    parser.add_argument("--kills", type=int, default=20, help="number of kills of replicas")
     parser.add_argument("--pause", type=float, default=0.5, help="mean seconds between two pushes")
     parser.add_argument("--transport", choices=("shared", "http"), default="http")
     parser.add_argument("--seed", type=int, default=0)

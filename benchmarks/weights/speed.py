@@ -1,11 +1,13 @@
-"""From the optimiser's step to the first token of the new weights, beside a bare write and read; and bytes of deltas.
+"""Measures the time from an optimiser step to the first token of the new weights, and the size of deltas.
 
     python -m benchmarks.weights.speed --out benchmarks/results/weight_push.json
 
-The trainer's own code (probe, version directory, publisher) and a real policy server. In each round the same weights
-are also written with `safetensors.torch.save_file`, read with `load_file` and copied out of the map, the least that
-any push over a disk has to do. One thread each. The deltas are those of an AdamW step at a learning rate of 1e-6 on
-noise, in float32 and, as GPUs serve them, in bfloat16.
+The trainer's code (probe, version directory, publisher) pushes weights to a real policy server. For comparison, each
+round also writes the same weights with `safetensors.torch.save_file`, reads them with `load_file` and copies them from
+the memory map. Every push over a disk needs at least this time. Trainer and server use one thread each.
+
+A delta has the changes of the weights by one AdamW step with random gradients and a learning rate of 1e-6. Its size is
+measured in float32, and in bfloat16, in which GPUs serve weights.
 """
 
 from __future__ import annotations
@@ -38,12 +40,12 @@ from benchmarks.support.policy_server import policy_server
 from benchmarks.support.results import finish
 
 VOCABULARY = 512
-MOST = 3.0  # times a bare write and read
-RATE = 1e-6
+MAX_RATIO = 3.0  # maximum time of a push relative to a bare write and read
+LEARNING_RATE = 1e-6
 
 
 def make_model(directory: Path, hidden: int) -> Qwen3ForCausalLM:
-    """Save a tied Qwen3 of four layers, with a tokenizer of numbers, in the form that servers need."""
+    """Build a Qwen3 with four layers and tied embeddings. Save it with a tokenizer of numbers, as servers require."""
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=VOCABULARY, hidden_size=hidden, num_hidden_layers=4, num_attention_heads=hidden // 32,
@@ -58,7 +60,7 @@ def make_model(directory: Path, hidden: int) -> Qwen3ForCausalLM:
 
 
 def bare(weights: dict[str, Tensor], file: Path) -> float:
-    """Write the weights and read them again. Return the seconds."""
+    """Write the weights and read them again. Return the duration in seconds."""
     began = time.perf_counter()
     save_file(weights, file)
     copies = {name: value.clone() for name, value in load_file(file).items()}
@@ -73,7 +75,7 @@ class Trainer:
     def __init__(self, model: Qwen3ForCausalLM, store: VersionStore, publisher: Publisher) -> None:
         self.model, self.store, self.publisher = model, store, publisher
         self.probe = Probe.spread(model.config.vocab_size, 1e-3)
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
 
     def learn(self, seed: int) -> None:
         """Take one optimiser step with random gradients."""
@@ -83,12 +85,12 @@ class Trainer:
         self.optimizer.step()
 
     def log_probs(self, prompt: Any, response: Any) -> list[float]:
-        """Return the probe's log-probs as the trainer computes them."""
+        """Return the log-probs of the response for the probe, as a trainer computes them."""
         ids = torch.tensor([[*prompt, *response]])
         with torch.inference_mode():
             table = torch.log_softmax(self.model(ids).logits[0, len(prompt) - 1 : -1], -1)
-        found: list[float] = table[range(len(response)), list(response)].tolist()
-        return found
+        values: list[float] = table[range(len(response)), list(response)].tolist()
+        return values
 
     def write(self, step: int) -> Version:
         """Write the version directory of a step."""
@@ -102,7 +104,7 @@ def publisher_of(url: str, transport: Transport, token: str | None = None) -> Pu
 
 
 async def first_token(session: aiohttp.ClientSession, url: str, version: str) -> None:
-    """Request one token and check that this version sampled it."""
+    """Request one token, and check that `version` sampled it."""
     body = {"token_ids": [random.randrange(100) for _ in range(8)], "sampling_params": {"max_tokens": 1}}
     async with session.post(f"{url}/inference/v1/generate", json=body) as reply:
         (choice,) = (await reply.json())["choices"]
@@ -111,7 +113,7 @@ async def first_token(session: aiohttp.ClientSession, url: str, version: str) ->
 
 async def measure(model: Qwen3ForCausalLM, folder: Path, rounds: int) -> dict[str, Any]:
     """Measure pushes, and bare writes and reads, in turns."""
-    names = {name for name, _ in model.named_parameters()}  # a tied head once, as in the file of a version
+    names = {name for name, _ in model.named_parameters()}  # has tied weights once, as the file of a version has
     store = VersionStore(folder / "weights", folder / "model", "bench", keep=3)
     pushed, plain, parts = [], [], []
     settings = {"model": str(folder / "model"), "weights_root": str(folder / "weights"), "max_model_len": 256}
@@ -122,31 +124,31 @@ async def measure(model: Qwen3ForCausalLM, folder: Path, rounds: int) -> dict[st
                 trainer.learn(step)
                 began = time.perf_counter()
                 version = trainer.write(step)
-                written = time.perf_counter()
+                written_at = time.perf_counter()
                 await trainer.publisher.push(version)
-                served = time.perf_counter()
+                pushed_at = time.perf_counter()
                 await first_token(session, url, str(version.version))
-                spoken = time.perf_counter()
+                token_at = time.perf_counter()
                 store.forget_old()
                 if step > 2:
-                    pushed.append(spoken - began)
-                    parts.append((written - began, served - written, spoken - served))
+                    pushed.append(token_at - began)
+                    parts.append((written_at - began, pushed_at - written_at, token_at - pushed_at))
                     weights = {name: value for name, value in model.state_dict().items() if name in names}
                     plain.append(bare(weights, folder / "bare.safetensors"))
-    middle = [round(1e3 * statistics.median(column), 2) for column in zip(*parts, strict=True)]
+    medians = [round(1e3 * statistics.median(column), 2) for column in zip(*parts, strict=True)]
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "step_to_first_token_ms_p50": 1e3 * statistics.median(pushed),
         "bare_write_and_read_ms_p50": 1e3 * statistics.median(plain),
         "ratio": statistics.median(pushed) / statistics.median(plain),
-        "of_it_ms_p50": dict(zip(("write", "push", "token"), middle, strict=True)),
+        "of_it_ms_p50": dict(zip(("write", "push", "token"), medians, strict=True)),
         "bytes": deltas(model, trainer, folder),
     }
 
 
 def deltas(model: Qwen3ForCausalLM, trainer: Trainer, folder: Path) -> dict[str, Any]:
-    """Return the bytes of one step's delta and of the full file, by the type of the weights."""
-    found = {}
+    """Return the size in bytes of one step's delta and of the complete weights, by the dtype of the weights."""
+    sizes = {}
     before = {name: value.detach().clone() for name, value in model.state_dict().items()}
     trainer.learn(999)
     for kind in (torch.float32, torch.bfloat16):
@@ -155,12 +157,12 @@ def deltas(model: Qwen3ForCausalLM, trainer: Trainer, folder: Path) -> dict[str,
         with (folder / "delta").open("wb") as out:
             size = write_delta(folder / "old", folder / "new", out)
         full = (folder / "new").stat().st_size
-        found[str(kind).removeprefix("torch.")] = {"full": full, "delta": size, "share": size / full}
-    return found
+        sizes[str(kind).removeprefix("torch.")] = {"full": full, "delta": size, "share": size / full}
+    return sizes
 
 
 def main() -> int:
-    """Measure every size, judge and write the result."""
+    """Measure every size, check the ratios and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--hidden", type=int, nargs="+", default=[128, 256, 512])
@@ -173,7 +175,10 @@ def main() -> int:
             model = make_model(Path(folder) / "model", hidden)
             sizes.append(asyncio.run(measure(model, Path(folder), args.rounds)))
             print(json.dumps(sizes[-1]), file=sys.stderr)
-    return finish({"learning_rate": RATE, "sizes": sizes, "passed": all(s["ratio"] <= MOST for s in sizes)}, args.out)
+    return finish(
+        {"learning_rate": LEARNING_RATE, "sizes": sizes, "passed": all(s["ratio"] <= MAX_RATIO for s in sizes)},
+        args.out,
+    )
 
 
 if __name__ == "__main__":
