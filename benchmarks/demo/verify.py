@@ -37,7 +37,7 @@ MIN_GAIN, TARGET_GAIN, MIN_TASKS, MIN_WELL_FORMED, MAX_SECONDS = 0.15, 0.25, 512
 # A gain within ±NO_GAIN counts as no change: if the same policy is evaluated twice, two standard errors of the paired
 # difference are 4 points.
 NO_GAIN = 0.05
-AUTOMATIC_STOPS = ("validation", "demonstrations")  # reasons for which behaviour cloning stops by itself
+AUTOMATIC_STOPS = ("validation", "max_epochs")  # reasons for which behaviour cloning stops by itself
 # A run ends after the batch in which it reaches the budget, so it may exceed the budget by up to one batch.
 BUDGET_SLACK = 0.1
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from arlarena.console.report.summary import kinds_table
+from arlarena.console.report.tables import kinds_table
 from benchmarks.support.paths import RESULTS, ROOT
 from benchmarks.support.results import finish
 from benchmarks.support.training_runs import Claim, show
@@ -48,7 +48,8 @@ def conclude(runs: Mapping[str, dict[str, Any]], claims: Sequence[Claim], seeds:
     """Show and write all results, and return the exit status. `seeds`: names of the runs of the unchanged recipe."""
     show(dict(runs), list(claims))
     for run in runs.values():
-        Console().print(kinds_table(run))
+        if (kinds := kinds_table(run)) is not None:
+            Console().print(kinds)
     result = {
         "gains": {name: run["gain"] for name, run in runs.items()},
         "aim_of_15_points_reached": all(runs[name]["gain"] >= TARGET_GAIN for name in seeds),

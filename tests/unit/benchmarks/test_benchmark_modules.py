@@ -1,0 +1,19 @@
+"""Every module of the benchmarks can be imported. `make test` runs few of them, so a removed name would stay unnoticed."""
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+MODULES = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "benchmarks").rglob("*.py"))
+OPTIONAL = ("openenv", "schemathesis", "textworld")  # packages of optional environments
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_benchmark_module_can_be_imported(name: str) -> None:
+    try:
+        import_module(name)
+    except ModuleNotFoundError as error:
+        assert error.name is not None
+        assert error.name.partition(".")[0] in OPTIONAL, error
