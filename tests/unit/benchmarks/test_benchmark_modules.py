@@ -1,4 +1,4 @@
-"""Every module of the benchmarks can be imported. `make test` runs few of them, so a removed name would stay unnoticed."""
+"""Every module of the benchmarks can be imported. No other test notices that an imported name has been removed."""
 
 from importlib import import_module
 from pathlib import Path
@@ -15,5 +15,5 @@ def test_a_benchmark_module_can_be_imported(name: str) -> None:
     try:
         import_module(name)
     except ModuleNotFoundError as error:
-        assert error.name is not None
-        assert error.name.partition(".")[0] in OPTIONAL, error
+        if str(error.name).partition(".")[0] not in OPTIONAL:
+            raise
