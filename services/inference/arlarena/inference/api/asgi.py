@@ -25,7 +25,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
-    """One request. After the body has been read, `receive` returns when the client disconnects."""
+    """One request. `receive`: waits for the next ASGI message. After the body, this is the client's disconnection."""
 
     method: str
     path: str
@@ -49,10 +49,10 @@ class ApiRequest:
 
     @property
     def timeout_s(self) -> float | None:
-        """The client's time limit of this request, in seconds. None without a limit.
+        """The client's time limit of this request, in seconds. None if the client sets no limit.
 
         Raises:
-            RequestError: the header is malformed.
+            RequestError: status 400 if the header is malformed.
         """
         value = self.header(DEADLINE_HEADER.encode())
         if value is None:
@@ -86,7 +86,7 @@ class EventStream:
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """The response of another server, whose parts are sent when they arrive. An error is sent as the last event."""
+    """The response of another server. Each part is sent as soon as it arrives. An error is sent as the last event."""
 
     status: int
     headers: Headers
@@ -101,7 +101,7 @@ class Endpoint:
     """An ASGI application with one handler. It reads the body, sends the answer, and turns errors into JSON."""
 
     def __init__(self, handler: Handler, max_body: int | None, log: Logger, access: Access = EVERYBODY) -> None:
-        """`max_body`: the largest body in bytes. None: the handler reads the body."""
+        """`max_body`: the maximum size of the body in bytes. None: the handler reads the body itself."""
         self._handler = handler
         self._max_body = max_body
         self._log = log
@@ -146,7 +146,7 @@ class Endpoint:
         try:
             async for event in stream.events:
                 await _send_event(send, event)
-                if time.monotonic() - yielded_at > TURN_S:  # sending does not yield to other tasks
+                if time.monotonic() - yielded_at > TURN_S:  # `send` may return without a switch to other tasks
                     await asyncio.sleep(0)
                     yielded_at = time.monotonic()
         except ClientGone:
@@ -185,7 +185,7 @@ def _check_encoding(scope: Scope) -> None:
     """Refuse a compressed body.
 
     Raises:
-        RequestError: the body is compressed.
+        RequestError: status 415 if the body is compressed.
     """
     coding = dict(scope["headers"]).get(b"content-encoding", b"").decode("latin-1").strip().lower()
     if coding not in ("", "identity"):
@@ -201,7 +201,7 @@ async def send_reply(send: Send, reply: ApiResponse) -> None:
 
 
 async def body_chunks(receive: Receive) -> AsyncIterator[bytes]:
-    """Yields the chunks of the body when they arrive.
+    """Yields each chunk of the body as soon as it arrives.
 
     Raises:
         ClientGone: the client disconnected before the end.
@@ -220,7 +220,7 @@ async def read_body(receive: Receive, limit: int) -> bytes:
 
     Raises:
         ClientGone: the client disconnected before the end.
-        RequestError: 413, the body is larger than `limit` bytes.
+        RequestError: status 413 if the body is larger than `limit` bytes.
     """
     chunks: list[bytes] = []
     size = 0

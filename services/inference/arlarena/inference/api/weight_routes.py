@@ -1,4 +1,4 @@
-"""The routes of an engine or a gateway that receive weights and bring weights into service. The format of weights is
+"""The routes by which an engine or a gateway receives weights and brings weights into service. The format of weights is
 described in `arlarena.proto.versions.directory`.
 """
 
@@ -40,16 +40,16 @@ class WeightRoutes:
 
     async def serve(self, call: ApiRequest) -> Answer:
         """Handle `POST /serve_weights`, which brings a version into service."""
-        wanted = parse(call.body, ServeWeights)
+        request = parse(call.body, ServeWeights)
         async with self._lock:
-            return await self._respond(self._serve_version(wanted))
+            return await self._respond(self._serve_version(request))
 
-    async def _serve_version(self, wanted: ServeWeights) -> ServedVersion:
-        if wanted.broadcast is None:
-            return await self._serve_directory(await asyncio.to_thread(self._store.find, wanted.version))
-        if wanted.broadcast.manifest.label != wanted.version:
-            raise VersionError(f"the broadcast is of {wanted.broadcast.manifest.label}, not of {wanted.version}")
-        return await self._serve(wanted.broadcast)
+    async def _serve_version(self, request: ServeWeights) -> ServedVersion:
+        if request.broadcast is None:
+            return await self._serve_directory(await asyncio.to_thread(self._store.find, request.version))
+        if request.broadcast.manifest.label != request.version:
+            raise VersionError(f"the broadcast is of {request.broadcast.manifest.label}, not of {request.version}")
+        return await self._serve(request.broadcast)
 
     async def _serve_directory(self, directory: Path) -> ServedVersion:
         try:
