@@ -22,7 +22,7 @@ from support.inference.inference_support import (
 )
 from support.processes import forking_support
 
-from arlarena.inference.embedded.serving.routes import choose_weights
+from arlarena.inference.embedded.serving.routes import load_weights
 from arlarena.inference.settings import InferenceSettings
 from arlarena.inference.weights.versions import VersionError
 from arlarena.proto.telemetry import get_logger
@@ -169,7 +169,7 @@ def test_a_model_that_cannot_be_served_is_exit_1_and_one_reason(tmp_path):
 def test_nothing_to_serve_is_said(tmp_path, root):
     settings = InferenceSettings(weights_root=tmp_path if root else None)
     with pytest.raises(VersionError, match="nothing to serve"):
-        choose_weights(settings, get_logger("inference"))
+        load_weights(settings, get_logger("inference"))
 
 
 @pytest.mark.slow  # two servers; test_hub.py has the cache

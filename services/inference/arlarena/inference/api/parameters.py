@@ -159,20 +159,20 @@ def _implemented_fields(fields: Fields) -> Fields:
     max_tokens = implemented.pop("max_completion_tokens", None)  # OpenAI's newer name takes precedence
     if max_tokens is not None:
         if type(max_tokens) is not int or max_tokens < 1:
-            message = f"max_completion_tokens must be an integer and at least 1, got {shown(max_tokens)}"
+            message = f"max_completion_tokens must be an integer and at least 1, got {short_json(max_tokens)}"
             raise RequestError(message, param="max_completion_tokens")
         implemented["max_tokens"] = max_tokens
     return implemented
 
 
 def _unsupported_error(name: str, value: Any, advice: str) -> RequestError:
-    message = f"{name} = {shown(value)} is not supported by the embedded engine: leave it out"
+    message = f"{name} = {short_json(value)} is not supported by the embedded engine: leave it out"
     return RequestError(
         message if advice == "leave it out" else f"{message} ({advice})", param=name, code="unsupported_parameter"
     )
 
 
-def shown(value: Any) -> str:
+def short_json(value: Any) -> str:
     """Returns a value of a request as JSON, shortened for an error message."""
     if isinstance(value, str):
         value = value[: _SHOWN + 1]

@@ -32,7 +32,7 @@ class RequestLimits:
     logprobs: int
 
     @classmethod
-    def of(cls, settings: InferenceSettings, slots: int, max_length: int) -> RequestLimits:
+    def from_settings(cls, settings: InferenceSettings, slots: int, max_length: int) -> RequestLimits:
         """Returns the limits for a model with a context of `max_length` tokens. `slots`: the maximum number of running
         sequences.
         """

@@ -46,7 +46,9 @@ class Gateway:
         self.metrics = GatewayMetrics(fleet)
         limits = None
         if settings.engine == "vllm" and not settings.replica_urls:
-            limits = RequestLimits.of(settings, settings.max_slots, settings.max_model_len or DEFAULT_CONTEXT)
+            limits = RequestLimits.from_settings(
+                settings, settings.max_slots, settings.max_model_len or DEFAULT_CONTEXT
+            )
         waits = settings.request_timeout_s, settings.replica_wait_s
         self.proxy = Proxy(fleet, *waits, self.metrics, log, limits)
         self.weight_routes = WeightRoutes(Store(settings.weights_root, settings.keep_versions), fleet.serve)
@@ -112,7 +114,7 @@ class Gateway:
         """Returns the Prometheus metrics of the gateway."""
         return ApiResponse(self.metrics.exposition(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
-    def measured(self, path: str) -> Handler:
+    def forwarding_handler(self, path: str) -> Handler:
         """Returns a handler that forwards requests to a replica and records metrics. `path`: the route's path."""
 
         async def handler(call: ApiRequest) -> Answer:
@@ -150,7 +152,7 @@ def create_app(gateway: Gateway) -> Starlette:
         ("POST", "/v1/unload_lora_adapter"): gateway.adapters.unload,
     }
     forwarded: dict[tuple[str, str], Handler] = {
-        (method, path): gateway.measured(path) for method, path in MODEL_ROUTES
+        (method, path): gateway.forwarding_handler(path) for method, path in MODEL_ROUTES
     }
     groups = ((handlers, EVERYBODY), (forwarded, model_access(settings)), (guarded, admin_access(settings)))
     return Starlette(
