@@ -108,7 +108,10 @@ async def serve_gateway(settings: InferenceSettings, flags: list[str], listener:
 
     sockets = build.Sockets()
     try:
-        gateway = build.remote(settings, log) if settings.replica_urls else build.local(settings, flags, sockets, log)
+        if settings.replica_urls:
+            gateway = build.remote_gateway(settings, log)
+        else:
+            gateway = build.local_gateway(settings, flags, sockets, log)
         await _uvicorn(app.create_app(gateway), settings).serve(sockets=[listener])
     finally:
         sockets.close()

@@ -93,7 +93,7 @@ class InferenceSettings(InferenceKeys):
     )
 
 
-def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+def read_variables(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     """Returns the settings in environment variables `ARLARENA_INFERENCE_<KEY>`.
 
     Raises:
@@ -115,7 +115,7 @@ def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> Inference
         ConfigError: a setting is unknown or malformed, or the model does not exist.
     """
     given = {key: value for key, value in (flags or {}).items() if value is not None}
-    settings = load_table(path, "inference", InferenceSettings, {**from_environment(), **given})
+    settings = load_table(path, "inference", InferenceSettings, {**read_variables(), **given})
     try:
         addresses = tuple(map(service_url, settings.replica_urls))
     except ValueError as error:
@@ -177,7 +177,7 @@ def main() -> int:
     """Check the file that the command line names. Returns the exit code."""
     if len(sys.argv) != 2:
         raise ConfigError("usage: python -m arlarena.inference.settings FILE")
-    load_table(Path(sys.argv[1]), "inference", InferenceSettings, from_environment())
+    load_table(Path(sys.argv[1]), "inference", InferenceSettings, read_variables())
     print("ok")
     return 0
 

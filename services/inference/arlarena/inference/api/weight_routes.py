@@ -55,9 +55,9 @@ class WeightRoutes:
         try:
             served = await self._serve(directory)
         except VersionError:
-            await asyncio.to_thread(self._store.refused, directory)
+            await asyncio.to_thread(self._store.remove_refused, directory)
             raise
-        await asyncio.to_thread(self._store.accepted, directory)
+        await asyncio.to_thread(self._store.remove_old, directory)
         return served
 
     async def _respond(self, work: Awaitable[object]) -> ApiResponse:

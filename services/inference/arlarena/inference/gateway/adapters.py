@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from arlarena.inference.gateway.fleet import Fleet
     from arlarena.inference.gateway.replica import Replica
 
-_LIMIT_S = 60.0
+_LIMIT_S = 60.0  # time limit of a request to one replica, in seconds
 
 
 class _AdapterName(msgspec.Struct):
@@ -56,10 +56,12 @@ class Adapters:
         return parse(call.body, _AdapterName).lora_name
 
     async def _post_to_all(self, call: ApiRequest) -> ApiResponse:
-        """Send a request to the replicas. Returns the first response with an error, or else the last response."""
+        """Send a request to the replicas, one after another. Stops at the first response with an error. Returns the
+        last response. Replicas that accept no requests are left out.
+        """
         reply: ApiResponse | None = None
         for replica in self._fleet.replicas:
-            if replica.open:
+            if replica.accepts_requests:
                 try:
                     reply = await _post(replica, call.path, call.body)
                 except aiohttp.ClientError as error:

@@ -33,7 +33,7 @@ from arlarena.inference.weights.versions import read_manifest
 from arlarena.proto.policy import WeightInfo
 from arlarena.proto.telemetry import Logger
 
-DEFAULT_CONTEXT = 131_072  # tokens; the limit of a text if max_model_len is not set
+DEFAULT_CONTEXT = 131_072  # tokens; the context length for the limits of requests if max_model_len is not set
 _encoder = msgspec.json.Encoder()
 
 
@@ -61,13 +61,13 @@ class Gateway:
         """Start the engines, monitor the replicas, and stop the engines at shutdown."""
         versions = intact_versions(self.settings.weights_root)
         newest = await asyncio.to_thread(next, versions, None)
-        if newest is not None:  # must be set before the first check of a replica
+        if newest is not None:  # the target must be set before the first check of a replica
             self.fleet.target = Target(read_manifest(newest).label, newest)
         tasks = [asyncio.create_task(self.fleet.maintain())]
         if newest is not None:
             tasks.append(asyncio.create_task(self.fleet.restore(chain([newest], versions))))
         for engine, replica in zip(self._engines, self.fleet.replicas, strict=False):
-            tasks.append(asyncio.create_task(engine.run(replica.suspect)))
+            tasks.append(asyncio.create_task(engine.run(replica.mark_down)))
         try:
             yield
         finally:
@@ -78,7 +78,9 @@ class Gateway:
             await asyncio.gather(*(replica.session.close() for replica in self.fleet.replicas))
 
     async def health(self, call: ApiRequest) -> Answer:
-        """Returns 200 if any replica is ready or was ready before, because the gateway restarts failed replicas."""
+        """Returns 200 as soon as a replica has been ready once. Later failures of replicas do not change this, because
+        the gateway brings failed replicas back into service.
+        """
         self._served = self._served or self._ready
         return self._state(self._served)
 
@@ -88,19 +90,19 @@ class Gateway:
 
     @property
     def _ready(self) -> bool:
-        return any(replica.open for replica in self.fleet.replicas)
+        return any(replica.accepts_requests for replica in self.fleet.replicas)
 
     def _state(self, healthy: bool) -> ApiResponse:
         replicas = [replica.report() for replica in self.fleet.replicas]
         if not healthy:
             states = ", ".join(f"{replica['name']} is {replica['state']}" for replica in replicas)
             raise RequestError(f"no replica is ready: {states}", status=503)
-        wanted = self.fleet.target.label if self.fleet.target else None
-        return ApiResponse(_encoder.encode({"status": "ok", "weight_version": wanted, "replicas": replicas}))
+        label = self.fleet.target.label if self.fleet.target else None
+        return ApiResponse(_encoder.encode({"status": "ok", "weight_version": label, "replicas": replicas}))
 
     async def weight_info(self, call: ApiRequest) -> Answer:
-        """Returns the target version, or without a target the version of the first ready replica."""
-        versions = [replica.version for replica in self.fleet.replicas if replica.open and replica.version]
+        """Returns the target version. If there is no target, returns the version of the first ready replica."""
+        versions = [replica.version for replica in self.fleet.replicas if replica.accepts_requests and replica.version]
         label = self.fleet.target.label if self.fleet.target else next(iter(versions), None)
         if label is None:
             raise RequestError("no replica is ready yet", status=503)
@@ -157,9 +159,9 @@ def create_app(gateway: Gateway) -> Starlette:
     groups = ((handlers, EVERYBODY), (forwarded, model_access(settings)), (guarded, admin_access(settings)))
     return Starlette(
         routes=[
-            Route(path, Endpoint(do, None if (method, path) == UPLOAD_ROUTE else limit, log, access), methods=[method])
+            Route(path, Endpoint(run, None if (method, path) == UPLOAD_ROUTE else limit, log, access), methods=[method])
             for group, access in groups
-            for (method, path), do in group.items()
+            for (method, path), run in group.items()
         ],
         lifespan=gateway.lifespan,
         exception_handlers={RequestError: request_error, HTTPException: http_error},

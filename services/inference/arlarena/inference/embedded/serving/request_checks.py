@@ -73,7 +73,10 @@ def make_plan(params: SamplingParams, served: ServedModel, *, stream: bool, time
     if not math.isfinite(params.temperature):
         raise RequestError("temperature must be finite", param="temperature")
     if not 0.0 < params.top_p <= 1.0:
-        message = f"top_p must be above 0 and at most 1, got {short_json(params.top_p)}; for the most likely token use temperature 0"
+        message = (
+            f"top_p must be above 0 and at most 1, got {short_json(params.top_p)}; temperature 0 selects the most "
+            "likely token"
+        )
         raise RequestError(message, param="top_p")
     _check_range("top_k", params.top_k, -1, math.inf)
     _check_range("max_tokens", params.max_tokens, 1, math.inf)
