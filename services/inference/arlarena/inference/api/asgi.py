@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from arlarena.inference.api.access import EVERYBODY, Access
 from arlarena.inference.api.errors import ClientGone, RequestError
 from arlarena.inference.api.loop_fairness import TURN_S
-from arlarena.proto.policy import DEADLINE_HEADER
+from arlarena.proto.policy import TIMEOUT_HEADER
 from arlarena.proto.telemetry import Logger
 
 _JSON = b"application/json"
@@ -54,7 +54,7 @@ class ApiRequest:
         Raises:
             RequestError: status 400 if the header is malformed.
         """
-        value = self.header(DEADLINE_HEADER.encode())
+        value = self.header(TIMEOUT_HEADER.encode())
         if value is None:
             return None
         try:
@@ -62,7 +62,7 @@ class ApiRequest:
         except ValueError:
             seconds = 0.0
         if not 0.0 < seconds < float("inf"):
-            raise RequestError(f"header {DEADLINE_HEADER} must be a positive number of seconds, got {value!r}")
+            raise RequestError(f"header {TIMEOUT_HEADER} must be a positive number of seconds, got {value!r}")
         return seconds
 
 

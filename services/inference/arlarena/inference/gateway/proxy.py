@@ -20,7 +20,7 @@ from arlarena.inference.api.request_limits import RequestLimits
 from arlarena.inference.gateway.fleet import Fleet
 from arlarena.inference.gateway.metrics import GatewayMetrics
 from arlarena.inference.gateway.replica import Replica
-from arlarena.proto.policy import DEADLINE_HEADER, SESSION_HEADER, VERSIONS_HEADER, ErrorResponse
+from arlarena.proto.policy import SESSION_HEADER, TIMEOUT_HEADER, VERSIONS_HEADER, ErrorResponse
 from arlarena.proto.telemetry import Logger
 
 MAX_ATTEMPTS = 3  # limits how many engines one bad request can crash
@@ -163,7 +163,7 @@ class Proxy:
 
     async def _send(self, replica: Replica, pending: PendingRequest) -> aiohttp.ClientResponse:
         call, left_s = pending.call, max(0.001, pending.left_s)
-        headers = {"content-type": "application/json", DEADLINE_HEADER: f"{left_s:.3f}"}
+        headers = {"content-type": "application/json", TIMEOUT_HEADER: f"{left_s:.3f}"}
         timeout = aiohttp.ClientTimeout(total=left_s)
         url = replica.url + quote(call.path)  # `call.path` is decoded, and a model's name may contain any character
         return await replica.session.request(
