@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from arlarena.inference.api.access import EVERYBODY, Access, admin_access, model_access
-from arlarena.inference.api.asgi import MODEL_ROUTE, Answer, ApiRequest, Endpoint
+from arlarena.inference.api.asgi import MODEL_ROUTE, AnyResponse, ApiRequest, Endpoint
 from arlarena.inference.api.errors import BUSY_RETRY_S, LOADING_RETRY_S, RequestError
 from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.telemetry import Logger
@@ -95,7 +95,7 @@ class InferenceServer:
     def route(self, method: str, path: str, access: Access) -> Route:
         """Returns a route that answers 503 until the model is loaded."""
 
-        async def handler(call: ApiRequest) -> Answer:
+        async def handler(call: ApiRequest) -> AnyResponse:
             return await self.ready(LOADING_RETRY_S).routes[method, path](call)
 
         limit = None if (method, path) == UPLOAD_ROUTE else self.settings.max_body_mb << 20

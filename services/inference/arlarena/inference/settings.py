@@ -51,15 +51,15 @@ class InferenceSettings(InferenceKeys):
     prefill_tokens_per_step: PositiveInt = Field(
         2048, description="maximum number of prompt tokens computed between two decoding steps"
     )
-    keep_versions: PositiveInt = Field(3, description="number of versions that stay after an upload over HTTP")
+    keep_versions: PositiveInt = Field(3, description="how many of the newest versions stay after an upload over HTTP")
     admin_token: SecretStr | None = Field(
         None, min_length=16, description="bearer token of the weight routes; required if host is not loopback"
     )
     replicas: PositiveInt = Field(
-        1, description="number of engines; several engines, and vllm, run behind a gateway in this service"
+        1, description="number of engines; for several engines or vllm, this service is a gateway to them"
     )
     replica_urls: tuple[str, ...] = Field(
-        (), description="policy servers to which this service forwards requests; it then starts no engine"
+        (), description="policy servers to which this service forwards requests, instead of starting engines"
     )
     replica_wait_s: PositiveFloat = Field(
         10.0, description="maximum time that a request waits for an available replica; then 503"
@@ -67,7 +67,8 @@ class InferenceSettings(InferenceKeys):
     health_interval_s: PositiveFloat = Field(1.0, description="interval of the gateway's checks of each replica")
     affinity_slack: NonNegativeInt = Field(
         32,
-        description="a session moves to the least busy replica if its own replica has over this many more requests",
+        description="a session moves from its replica to the least busy replica if their numbers of requests differ by "
+        "more than this",
     )
     max_waiting: PositiveInt = Field(
         8192, description="maximum number of queued sequences; further requests are answered 503"
@@ -84,7 +85,7 @@ class InferenceSettings(InferenceKeys):
     max_prompt_tokens: PositiveInt = Field(1 << 20, description="maximum total number of prompt tokens of one request")
     max_logprobs: PositiveInt = Field(300_000, description="maximum number of log-probs in one response")
     text_threads: PositiveInt = Field(2, description="number of threads that render chat templates and tokenise texts")
-    text_timeout_s: PositiveFloat = Field(30.0, description="time limit of processing one text; then 504")
+    text_timeout_s: PositiveFloat = Field(30.0, description="time limit of rendering or tokenising one text; then 504")
     request_timeout_s: PositiveFloat = Field(300.0, description="time limit of one request; then 504")
     keep_alive_s: PositiveFloat = Field(75.0, description="idle time after which a connection is closed")
     shutdown_grace_s: PositiveFloat = Field(10.0, description="time that running requests have to end after SIGTERM")

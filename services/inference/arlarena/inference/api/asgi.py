@@ -93,12 +93,12 @@ class Relay:
     chunks: AsyncIterator[bytes]
 
 
-Answer = ApiResponse | EventStream | Relay
-Handler = Callable[[ApiRequest], Awaitable[Answer]]
+AnyResponse = ApiResponse | EventStream | Relay
+Handler = Callable[[ApiRequest], Awaitable[AnyResponse]]
 
 
 class Endpoint:
-    """An ASGI application with one handler. It reads the body, sends the answer, and turns errors into JSON."""
+    """An ASGI application with one handler. It reads the body, sends the response, and converts errors to JSON."""
 
     def __init__(self, handler: Handler, max_body: int | None, log: Logger, access: Access = EVERYBODY) -> None:
         """`max_body`: the maximum size of the body in bytes. None: the handler reads the body itself."""
@@ -114,23 +114,23 @@ class Endpoint:
             _check_encoding(scope)
             body = b"" if self._max_body is None else await read_body(receive, self._max_body)
             headers, query, params = scope["headers"], scope["query_string"], scope.get("path_params", {})
-            answer = await self._handler(
+            response = await self._handler(
                 ApiRequest(scope["method"], scope["path"], body, headers, query, receive, params)
             )
-            if isinstance(answer, EventStream):
-                return await self._stream(answer, send)
-            if isinstance(answer, Relay):
-                return await self._relay(answer, send)
-            reply = answer
+            if isinstance(response, EventStream):
+                return await self._stream(response, send)
+            if isinstance(response, Relay):
+                return await self._relay(response, send)
+            complete = response
         except ClientGone:
             return
         except RequestError as error:
-            reply = _error_reply(error)
+            complete = _error_response(error)
         except Exception as error:
-            reply = _error_reply(self._unexpected(error))
-        await send_reply(send, reply)
+            complete = _error_response(self._log_unexpected(error))
+        await send_response(send, complete)
 
-    def _unexpected(self, error: Exception) -> RequestError:
+    def _log_unexpected(self, error: Exception) -> RequestError:
         self._log.error("request_failed", error=repr(error))
         return RequestError(f"internal error: {type(error).__name__}; see the server's log", status=500)
 
@@ -154,7 +154,7 @@ class Endpoint:
         except RequestError as error:
             await _send_event(send, error.body())
         except Exception as error:
-            await _send_event(send, self._unexpected(error).body())
+            await _send_event(send, self._log_unexpected(error).body())
         await _send_event(send, b"[DONE]")
         await send({"type": "http.response.body", "body": b""})
 
@@ -176,7 +176,7 @@ async def _send_event(send: Send, data: bytes) -> None:
     await send({"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True})
 
 
-def _error_reply(error: RequestError) -> ApiResponse:
+def _error_response(error: RequestError) -> ApiResponse:
     headers = tuple((name.encode(), value.encode()) for name, value in error.headers().items())
     return ApiResponse(error.body(), error.status, headers=headers)
 
@@ -193,11 +193,11 @@ def _check_encoding(scope: Scope) -> None:
         raise RequestError(message, status=415)
 
 
-async def send_reply(send: Send, reply: ApiResponse) -> None:
+async def send_response(send: Send, response: ApiResponse) -> None:
     """Send a complete response."""
-    headers = [(b"content-type", reply.content_type), (b"content-length", str(len(reply.body)).encode())]
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers + list(reply.headers)})
-    await send({"type": "http.response.body", "body": reply.body})
+    headers = [(b"content-type", response.content_type), (b"content-length", str(len(response.body)).encode())]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers + list(response.headers)})
+    await send({"type": "http.response.body", "body": response.body})
 
 
 async def body_chunks(receive: Receive) -> AsyncIterator[bytes]:

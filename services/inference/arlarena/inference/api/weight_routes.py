@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from arlarena.inference.api.asgi import Answer, ApiRequest, ApiResponse, body_chunks
+from arlarena.inference.api.asgi import AnyResponse, ApiRequest, ApiResponse, body_chunks
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.api.parameters import parse
 from arlarena.inference.weights.store import Store, UnknownVersion
@@ -27,18 +27,18 @@ class WeightRoutes:
         self._store, self._serve = store, serve
         self._lock = asyncio.Lock()
 
-    async def announce(self, call: ApiRequest) -> Answer:
+    async def announce(self, call: ApiRequest) -> AnyResponse:
         """Handle `PUT /weights/{directory}`, which announces a version."""
         return await self._respond(asyncio.to_thread(self._store.announce, call.path_params["directory"], call.body))
 
-    async def receive(self, call: ApiRequest) -> Answer:
+    async def receive(self, call: ApiRequest) -> AnyResponse:
         """Handle `PUT /weights/{directory}/{file}?base=…`. The body is written to disk while it arrives."""
         directory, name = call.path_params["directory"], call.path_params["file"]
         chunks = body_chunks(call.receive)
         await self._respond(self._store.receive(directory, name, chunks, call.query.get("base")))
         return ApiResponse(b"{}")
 
-    async def serve(self, call: ApiRequest) -> Answer:
+    async def serve(self, call: ApiRequest) -> AnyResponse:
         """Handle `POST /serve_weights`, which brings a version into service."""
         request = parse(call.body, ServeWeights)
         async with self._lock:

@@ -148,7 +148,7 @@ def score(model: Model, x: Tensor, ids: list[int], top: int) -> Score:
         logprobs += chosen.squeeze(1).tolist()
         ranks += ((table > chosen).sum(dim=1) + 1).tolist()
         if top:
-            values, likeliest = table.topk(min(top, table.shape[1]), dim=-1)
-            top_ids += likeliest.tolist()
+            values, most_likely = table.topk(min(top, table.shape[1]), dim=-1)
+            top_ids += most_likely.tolist()
             top_values += values.tolist()
     return Score(logprobs, ranks, (top_ids, top_values) if top else None)

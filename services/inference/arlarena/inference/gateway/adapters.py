@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import msgspec
 
-from arlarena.inference.api.asgi import Answer, ApiRequest, ApiResponse
+from arlarena.inference.api.asgi import AnyResponse, ApiRequest, ApiResponse
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.api.parameters import parse
 
@@ -31,14 +31,14 @@ class Adapters:
         for replica in fleet.replicas:
             replica.prepare = self.restore
 
-    async def load(self, call: ApiRequest) -> Answer:
+    async def load(self, call: ApiRequest) -> AnyResponse:
         """Handle `POST /v1/load_lora_adapter {"lora_name": …, "lora_path": …}`."""
         name, reply = self._name(call), await self._post_to_all(call)
         if reply.status == 200:
             self._loaded[name] = call.body
         return reply
 
-    async def unload(self, call: ApiRequest) -> Answer:
+    async def unload(self, call: ApiRequest) -> AnyResponse:
         """Handle `POST /v1/unload_lora_adapter {"lora_name": …}`."""
         self._loaded.pop(self._name(call), None)
         return await self._post_to_all(call)

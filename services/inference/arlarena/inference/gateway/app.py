@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from arlarena.inference.api.access import EVERYBODY, admin_access, model_access
-from arlarena.inference.api.asgi import Answer, ApiRequest, ApiResponse, Endpoint, Handler
+from arlarena.inference.api.asgi import AnyResponse, ApiRequest, ApiResponse, Endpoint, Handler
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.api.request_limits import RequestLimits
 from arlarena.inference.api.weight_routes import WeightRoutes
@@ -77,14 +77,14 @@ class Gateway:
             await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.gather(*(replica.session.close() for replica in self.fleet.replicas))
 
-    async def health(self, call: ApiRequest) -> Answer:
+    async def health(self, call: ApiRequest) -> AnyResponse:
         """Returns 200 as soon as a replica has been ready once. Later failures of replicas do not change this, because
         the gateway brings failed replicas back into service.
         """
         self._served = self._served or self._ready
         return self._state(self._served)
 
-    async def readiness(self, call: ApiRequest) -> Answer:
+    async def readiness(self, call: ApiRequest) -> AnyResponse:
         """Returns 200 while at least one replica serves the target version."""
         return self._state(self._ready)
 
@@ -100,7 +100,7 @@ class Gateway:
         label = self.fleet.target.label if self.fleet.target else None
         return ApiResponse(_encoder.encode({"status": "ok", "weight_version": label, "replicas": replicas}))
 
-    async def weight_info(self, call: ApiRequest) -> Answer:
+    async def weight_info(self, call: ApiRequest) -> AnyResponse:
         """Returns the target version. If there is no target, returns the version of the first ready replica."""
         versions = [replica.version for replica in self.fleet.replicas if replica.accepts_requests and replica.version]
         label = self.fleet.target.label if self.fleet.target else next(iter(versions), None)
@@ -108,23 +108,23 @@ class Gateway:
             raise RequestError("no replica is ready yet", status=503)
         return ApiResponse(_encoder.encode(WeightInfo(label)))
 
-    async def version(self, call: ApiRequest) -> Answer:
+    async def version(self, call: ApiRequest) -> AnyResponse:
         """Returns the version of this server."""
         return ApiResponse(_encoder.encode({"version": VERSION, "engine": self.settings.engine}))
 
-    async def exposition(self, call: ApiRequest) -> Answer:
+    async def exposition(self, call: ApiRequest) -> AnyResponse:
         """Returns the Prometheus metrics of the gateway."""
         return ApiResponse(self.metrics.exposition(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
     def forwarding_handler(self, path: str) -> Handler:
         """Returns a handler that forwards requests to a replica and records metrics. `path`: the route's path."""
 
-        async def handler(call: ApiRequest) -> Answer:
+        async def handler(call: ApiRequest) -> AnyResponse:
             began, status = time.perf_counter(), 500
             try:
-                answer = await self.proxy.forward(call)
-                status = getattr(answer, "status", 200)
-                return answer
+                response = await self.proxy.forward(call)
+                status = getattr(response, "status", 200)
+                return response
             except RequestError as error:
                 status = error.status
                 raise

@@ -16,7 +16,7 @@ from arlarena.inference.weights.versions import ProbeError, Source, VersionError
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.versions.directory import ServedVersion, push_limit_s
 
-MAX_SESSIONS = 100_000  # for how many of the most recently used sessions the gateway stores the replica
+MAX_SESSIONS = 100_000  # maximum number of sessions whose replica is stored; the least recently used is removed
 
 
 class Fleet:

@@ -41,7 +41,7 @@ class GatewayMetrics:
     def collect(self) -> Iterator[Metric]:
         """Yields metrics that are read from the replicas at each scrape."""
         flight = GaugeMetricFamily(
-            f"{_PREFIX}_requests_in_flight", "Requests that a replica is processing", labels=["replica"]
+            f"{_PREFIX}_requests_in_flight", "Unanswered requests of a replica", labels=["replica"]
         )
         ready = GaugeMetricFamily(f"{_PREFIX}_ready", "1 if a replica accepts requests, else 0", labels=["replica"])
         for replica in self._fleet.replicas:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
-from arlarena.inference.api.asgi import Answer, ApiRequest, ApiResponse, Headers, Relay
+from arlarena.inference.api.asgi import AnyResponse, ApiRequest, ApiResponse, Headers, Relay
 from arlarena.inference.api.errors import BUSY_RETRY_S, CONTEXT_LENGTH, LOADING_RETRY_S, ClientGone, RequestError
 from arlarena.inference.api.request_limits import RequestLimits
 from arlarena.inference.gateway.fleet import Fleet
@@ -74,7 +74,7 @@ class Proxy:
         self._fleet, self._limit_s, self._wait_s = fleet, limit_s, wait_s
         self._metrics, self._log, self._limits = metrics, log, limits
 
-    async def forward(self, call: ApiRequest) -> Answer:
+    async def forward(self, call: ApiRequest) -> AnyResponse:
         """Forward a request to a replica and return the replica's response. Tries at most `MAX_ATTEMPTS` replicas.
 
         Raises:
@@ -87,39 +87,39 @@ class Proxy:
         deadline = time.monotonic() + min(call.timeout_s or self._limit_s, self._limit_s)
         pending = PendingRequest(call, deadline, asyncio.ensure_future(call.receive()))
         session, full_replicas = call.header(SESSION_HEADER.encode()), set[Replica]()
-        answer: Answer | None = None
+        response: AnyResponse | None = None
         why = ""
         try:
             for _ in range(MAX_ATTEMPTS):
                 pending.check_deadline()
-                wait_s = 0.0 if answer is not None else min(self._wait_s, pending.left_s)
+                wait_s = 0.0 if response is not None else min(self._wait_s, pending.left_s)
                 try:
                     replica = await self._fleet.pick(session, full_replicas, wait_s)
                 except RequestError as error:
-                    if answer is not None:
-                        return answer  # every replica is full: return the 503 of the last replica
+                    if response is not None:
+                        return response  # every replica is full: return the 503 of the last replica
                     pending.check_deadline()
                     if all(replica.state == "down" for replica in self._fleet.replicas):  # the engines are starting
                         error.retry_after_s = LOADING_RETRY_S
                     raise
                 try:
-                    answer = await self._ask(replica, pending)
+                    response = await self._ask(replica, pending)
                 except _ReplicaFailed as error:
                     why = str(error)
                     self._metrics.retries.inc()
                     self._log.warning("replica_failed", replica=replica.name, path=call.path, reason=why)
                     continue
-                if not (isinstance(answer, ApiResponse) and answer.status == 503):
-                    return answer
+                if not (isinstance(response, ApiResponse) and response.status == 503):
+                    return response
                 full_replicas.add(replica)
-            if answer is not None:
-                return answer
+            if response is not None:
+                return response
             raise RequestError(f"{MAX_ATTEMPTS} attempts failed; the last: {why}", status=502)
         finally:
-            if not isinstance(answer, Relay):
+            if not isinstance(response, Relay):
                 pending.disconnected.cancel()
 
-    async def _ask(self, replica: Replica, pending: PendingRequest) -> Answer:
+    async def _ask(self, replica: Replica, pending: PendingRequest) -> AnyResponse:
         """Send the request to one replica.
 
         Raises:

@@ -92,9 +92,9 @@ def variables(settings: InferenceSettings) -> dict[str, str]:
     if settings.vllm_device == "cpu":
         given["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, settings.kv_cache_mb >> 10))
         given["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-    kept = {
+    inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("ARLARENA_") and not is_secret(name, value)
     }
-    return {**kept, **given}
+    return {**inherited, **given}

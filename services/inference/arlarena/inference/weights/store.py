@@ -157,7 +157,7 @@ class Store:
 
     def _apply(self, base: str, name: str, delta: Path, size: int) -> Path:
         source = self.root / Path(base).name / name
-        restored = delta.with_suffix(".whole")
+        restored = delta.with_suffix(".restored")
         restored.unlink(missing_ok=True)
         try:
             apply_delta(source, delta, restored, size)

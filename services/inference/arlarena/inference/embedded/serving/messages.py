@@ -29,8 +29,8 @@ def _plain(message: dict[str, Any], at: str) -> dict[str, Any]:
     if not isinstance(role, str) or role not in ROLES:
         got = "it is missing" if role is None else f"got {short_json(role)}"
         raise RequestError(f"{at}.role must be one of {', '.join(ROLES)}; {got}", param=f"{at}.role")
-    kept = {key: value for key, value in message.items() if value not in (None, [])}
-    return kept | {"content": _content(message, role, f"{at}.content")}
+    cleaned = {key: value for key, value in message.items() if value not in (None, [])}
+    return cleaned | {"content": _content(message, role, f"{at}.content")}
 
 
 def _content(message: dict[str, Any], role: str, at: str) -> str:

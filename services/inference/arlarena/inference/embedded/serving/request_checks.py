@@ -93,9 +93,9 @@ def make_plan(params: SamplingParams, served: ServedModel, *, stream: bool, time
     return SamplingPlan(params, _stops(params.stop), stream, time.monotonic() + limit)
 
 
-def _check_range(name: str, value: float | None, least: float, most: float) -> None:
-    if value is not None and not least <= value <= most:
-        bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+def _check_range(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:
+        bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
         raise RequestError(f"{name} must be {bounds}, got {short_json(value)}", param=name)
 
 

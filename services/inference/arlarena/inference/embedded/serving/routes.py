@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from arlarena.inference.api.asgi import MODEL_ROUTE, Answer, ApiRequest, ApiResponse, EventStream, Handler, Headers
+from arlarena.inference.api.asgi import MODEL_ROUTE, AnyResponse, ApiRequest, ApiResponse, EventStream, Handler, Headers
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.api.loop_fairness import Turns
 from arlarena.inference.api.request_limits import RequestLimits
@@ -21,7 +21,6 @@ from arlarena.inference.embedded.engine import Engine, EngineLimits, OnDeath
 from arlarena.inference.embedded.engine_queue import Bridge
 from arlarena.inference.embedded.sequence import Sequence
 from arlarena.inference.embedded.serving import request_checks, streams
-from arlarena.inference.embedded.serving.answers import Writer, new_response_id
 from arlarena.inference.embedded.serving.chat_wire import (
     ChatRequest,
     DetokenizeRequest,
@@ -29,7 +28,8 @@ from arlarena.inference.embedded.serving.chat_wire import (
 )
 from arlarena.inference.embedded.serving.metrics import InferenceMetrics
 from arlarena.inference.embedded.serving.request_checks import SamplingPlan, ServedModel
-from arlarena.inference.embedded.serving.tokenizing import LONG_ANSWER, Reader
+from arlarena.inference.embedded.serving.responses import Writer, new_response_id
+from arlarena.inference.embedded.serving.tokenizing import LONG_RESPONSE, Reader
 from arlarena.inference.embedded.text.codec import TextCodec
 from arlarena.inference.embedded.text.threads import TextWorkers
 from arlarena.inference.embedded.weights.loading import LoadedVersion, load_model, load_version
@@ -106,7 +106,7 @@ class Serving:
 
     # --- sampling ---
 
-    async def generate(self, call: ApiRequest) -> Answer:
+    async def generate(self, call: ApiRequest) -> AnyResponse:
         """Sample responses to a prompt of token ids. If prompt and `max_tokens` exceed the context, a response may end
         at the end of the context, with the reason `length`, as in vLLM.
         """
@@ -123,8 +123,8 @@ class Serving:
         await self.bridge.complete(sequences, call.receive)
         return await self._encode_response(lambda: writer.generate(return_ids=bool(r.return_token_ids)), writer)
 
-    async def completions(self, call: ApiRequest) -> Answer:
-        """Answer a request of OpenAI's completions route. Prompts are texts or token ids."""
+    async def completions(self, call: ApiRequest) -> AnyResponse:
+        """AnyResponse a request of OpenAI's completions route. Prompts are texts or token ids."""
         r = await self.reader.parse(call.body, CompletionRequest)
         request_checks.check_model(r.model, self.served)
         plan = self._plan(call, request_checks.sampling_params(r), stream=r.stream)
@@ -137,8 +137,8 @@ class Serving:
         await self.bridge.complete(sequences, call.receive)
         return await self._encode_response(lambda: writer.completion(return_ids=bool(r.return_token_ids)), writer)
 
-    async def chat(self, call: ApiRequest) -> Answer:
-        """Answer a request of OpenAI's chat completions route, with the tokenizer's chat template."""
+    async def chat(self, call: ApiRequest) -> AnyResponse:
+        """AnyResponse a request of OpenAI's chat completions route, with the tokenizer's chat template."""
         r = await self.reader.parse(call.body, ChatRequest)
         request_checks.check_model(r.model, self.served)
         plan = self._plan(call, request_checks.sampling_params(r), stream=r.stream)
@@ -176,7 +176,7 @@ class Serving:
         in a thread.
         """
         sequences = writer.sequences
-        if writer.size <= LONG_ANSWER:
+        if writer.size <= LONG_RESPONSE:
             body = _encoder.encode(write())
         else:
             body = await self.workers.run(lambda: msgspec.json.encode(write()), math.inf)
@@ -247,14 +247,14 @@ class Serving:
         return _json({"success": True})
 
     def _with_metrics(self, route: str, handler: Handler) -> Handler:
-        async def measured(call: ApiRequest) -> Answer:
+        async def measured(call: ApiRequest) -> AnyResponse:
             began = time.perf_counter()
             status = 500
             try:
                 await self._turns.wait()
-                reply = await handler(call)
-                status = reply.status if isinstance(reply, ApiResponse) else 200
-                return reply
+                response = await handler(call)
+                status = response.status if isinstance(response, ApiResponse) else 200
+                return response
             except RequestError as error:
                 status = error.status
                 raise

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from arlarena.inference.embedded.sequence import Sequence
-from arlarena.inference.embedded.serving.answers import Writer
 from arlarena.inference.embedded.serving.chat_wire import ChatChunk, ChatChunkChoice, ChatMessage
+from arlarena.inference.embedded.serving.responses import Writer
 from arlarena.inference.embedded.text.codec import GrowingText
 from arlarena.inference.embedded.text.token_bytes import TokenText, TokenTexts
 from arlarena.proto.policy import CompletionChoice, CompletionResponse, GenerateResponse

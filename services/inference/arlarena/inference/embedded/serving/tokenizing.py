@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 _SHORT_TEXT = 4096  # characters and parts; so many take some milliseconds, less than the use of a thread
 _LONG_BODY = 1 << 16  # bytes; most requests are shorter
-LONG_ANSWER = 20_000  # tokens and log-probs; to encode so many takes about 20 ms
+LONG_RESPONSE = 20_000  # tokens and log-probs; to encode so many takes about 20 ms
 
 
 class Reader:
@@ -96,7 +96,7 @@ class Reader:
             pieces = [self._text.piece(token) for token in ids] if r.return_token_strs else None
             return msgspec.json.encode(TokenizeResponse(len(ids), self._served.max_length, ids, pieces))
 
-        return await self._workers.run(write, deadline) if len(ids) > LONG_ANSWER else write()
+        return await self._workers.run(write, deadline) if len(ids) > LONG_RESPONSE else write()
 
     async def detokenize(self, r: DetokenizeRequest, deadline: float) -> bytes:
         """Returns the response of the detokenize route. For `max_text_chars`, each token counts as one character."""
