@@ -19,9 +19,9 @@ from arlarena.client.arguments import valid_integer
 from arlarena.client.errors import PromptTooLong, Refused, Unavailable
 from arlarena.client.transport import Answer, AsyncClosing, HttpTransport, Timeouts
 from arlarena.proto.policy import (
-    DEADLINE_HEADER,
     GENERATE_ROUTE,
     SESSION_HEADER,
+    TIMEOUT_HEADER,
     GenerateRequest,
     SamplingParams,
     WeightInfo,
@@ -243,7 +243,7 @@ class PolicyClient(AsyncClosing):
         )
         limit = self.transport.timeouts.request_s if timeout_s is None else timeout_s
         body = _encoder.encode(request)
-        headers = {DEADLINE_HEADER: f"{limit:g}"} | ({SESSION_HEADER: session} if session else {})
+        headers = {TIMEOUT_HEADER: f"{limit:g}"} | ({SESSION_HEADER: session} if session else {})
         answer = await self._send("POST", GENERATE_ROUTE, body, limit, headers)
         return _generation(answer)
 

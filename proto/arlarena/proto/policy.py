@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 GENERATE_ROUTE = "/inference/v1/generate"
-DEADLINE_HEADER = "x-request-timeout-s"  # time limit of the request in seconds, at most the server's limit
+TIMEOUT_HEADER = "x-request-timeout-s"  # time limit of the request in seconds, at most the server's limit
 SESSION_HEADER = "x-session-id"  # a gateway sends all requests of a session to one replica, for prefix caching
 VERSIONS_HEADER = "x-weight-versions"  # in responses: all versions that may have sampled tokens, separated by ", "
 

@@ -306,7 +306,7 @@ def test_web_pages_cannot_call_admin_routes(server, guarded, headers):
         for running, more in ((server, {}), (guarded, bearer(TOKEN))):
             answer = running.http.post(path, {}, headers={**headers, **more})
             assert answer.status_code == 403
-            assert "browser" in openai_error(answer)["message"]
+            assert "web pages" in openai_error(answer)["message"]
 
 
 def test_pages_of_other_sites_cannot_call_a_model_without_a_key(server, guarded):

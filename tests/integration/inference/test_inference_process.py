@@ -22,7 +22,7 @@ from support.inference.inference_support import (
 )
 from support.processes import forking_support
 
-from arlarena.inference.embedded.serving.routes import choose_weights
+from arlarena.inference.embedded.serving.routes import load_weights
 from arlarena.inference.settings import InferenceSettings
 from arlarena.inference.weights.versions import VersionError
 from arlarena.proto.telemetry import get_logger
@@ -96,7 +96,7 @@ def test_more_sequences_than_the_server_holds_are_refused_for_good(narrow):
     answer = narrow.http.post("/v1/completions", {"prompt": [[5], [6]], "n": 2, "max_tokens": 1})
     assert answer.status_code == 400
     assert openai_error(answer)["param"] == "prompt"
-    assert "4 sequences, but this server holds 3 at most (max_waiting" in openai_error(answer)["message"]
+    assert "4 sequences, but this server accepts at most 3 (max_waiting" in openai_error(answer)["message"]
     chat = {"messages": [{"role": "user", "content": "x"}], "n": 4}
     assert "4 sequences" in narrow.refused("/v1/chat/completions", chat, 400)
 
@@ -169,7 +169,7 @@ def test_a_model_that_cannot_be_served_is_exit_1_and_one_reason(tmp_path):
 def test_nothing_to_serve_is_said(tmp_path, root):
     settings = InferenceSettings(weights_root=tmp_path if root else None)
     with pytest.raises(VersionError, match="nothing to serve"):
-        choose_weights(settings, get_logger("inference"))
+        load_weights(settings, get_logger("inference"))
 
 
 @pytest.mark.slow  # two servers; test_hub.py has the cache

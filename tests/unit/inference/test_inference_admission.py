@@ -11,7 +11,7 @@ from arlarena.inference.api.access import Access, admin_access, model_access
 from arlarena.inference.api.asgi import ApiRequest
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.api.loop_fairness import Turns
-from arlarena.inference.api.parameters import shown
+from arlarena.inference.api.parameters import short_json
 from arlarena.inference.api.request_limits import RequestLimits, json_size
 from arlarena.inference.embedded.text.threads import TextWorkers
 from arlarena.inference.gateway.app import Gateway
@@ -21,9 +21,9 @@ from arlarena.proto.telemetry import Logger
 
 
 def test_limits_follow_the_models_length():
-    short, long = (RequestLimits.of(InferenceSettings(), 16, length) for length in (512, 131_072))
+    short, long = (RequestLimits.from_settings(InferenceSettings(), 16, length) for length in (512, 131_072))
     assert (short.sequences, short.text_chars, long.text_chars) == (8192 + 16, 262_144, 16 * 131_072)
-    assert RequestLimits.of(InferenceSettings(max_text_chars=10), 16, 512).text_chars == 10
+    assert RequestLimits.from_settings(InferenceSettings(max_text_chars=10), 16, 512).text_chars == 10
 
 
 def test_json_size_counts_items_and_characters():
@@ -74,7 +74,7 @@ async def test_a_gateway_checks_limits_before_it_forwards_to_vllm(body, message)
     ],
 )
 def test_requests_within_the_limits_or_of_another_type_are_left_to_the_engine(body):
-    RequestLimits.of(SMALL, SMALL.max_slots, 512).check_body(json.dumps(body).encode())
+    RequestLimits.from_settings(SMALL, SMALL.max_slots, 512).check_body(json.dumps(body).encode())
 
 
 def test_a_gateway_does_not_check_limits_for_servers_that_check_them():
@@ -86,13 +86,13 @@ def test_a_value_in_an_error_is_shortened_without_reading_all_of_it():
     deep = []
     for _ in range(100_000):  # far deeper than Python's recursion limit
         deep = [deep]
-    assert shown(deep) == "[" * 100 + "…"
-    assert len(shown({"a": "x" * 1_000_000})) < 110
-    assert shown({"a": [1, None, "é"]}) == '{"a": [1, null, "\\u00e9"]}'
+    assert short_json(deep) == "[" * 100 + "…"
+    assert len(short_json({"a": "x" * 1_000_000})) < 110
+    assert short_json({"a": [1, None, "é"]}) == '{"a": [1, null, "\\u00e9"]}'
 
 
 async def test_text_work_beyond_the_queue_is_503_and_beyond_the_deadline_504():
-    release, workers = threading.Event(), TextWorkers(1, 30.0, most_waiting=1)
+    release, workers = threading.Event(), TextWorkers(1, 30.0, max_waiting=1)
     far = time.monotonic() + 30
     held = [asyncio.create_task(workers.run(release.wait, far)) for _ in range(2)]
     await asyncio.sleep(0)

@@ -30,9 +30,9 @@ def put(cache, ids, logits=LOGITS):
     cache.put(pack_key(ids), computed(ids), logits)
 
 
-def check(cache, text, length, ids):
+def check(cache, cached, length, ids):
     target = KeysValues.zeros(ARCH, len(ids))
-    cache.load(text, length, target.span(0, length))
+    cache.load(cached, length, target.span(0, length))
     expected = computed(ids[:length])
     assert torch.equal(target.span(0, length).keys, expected.keys)
     assert torch.equal(target.span(0, length).values, expected.values)
@@ -47,11 +47,11 @@ def test_the_least_recently_used_prompt_is_evicted_first():
     cache = sized_cache(2, 2)
     put(cache, [1])
     put(cache, [2])
-    assert cache.prompt(pack_key([1])) is not None
+    assert cache.find_prompt(pack_key([1])) is not None
     put(cache, [3])
-    assert cache.prompt(pack_key([2])) is None
-    assert cache.prompt(pack_key([1])) is not None
-    assert cache.prompt(pack_key([3])) is not None
+    assert cache.find_prompt(pack_key([2])) is None
+    assert cache.find_prompt(pack_key([1])) is not None
+    assert cache.find_prompt(pack_key([3])) is not None
     assert cache.used == cache.capacity
 
 
@@ -75,7 +75,7 @@ def test_a_prompt_larger_than_the_cache_is_not_kept():
 def test_zero_capacity_turns_the_cache_off():
     cache = sized_cache(0, 0)
     put(cache, [1])
-    assert cache.prompt(pack_key([1])) is None
+    assert cache.find_prompt(pack_key([1])) is None
 
 
 def test_the_longest_common_prefix_is_found_to_the_token():
@@ -83,24 +83,24 @@ def test_the_longest_common_prefix_is_found_to_the_token():
     put(cache, [*BASE[:100], 1])
     put(cache, [*BASE[:200], 1])
     prompt = [*BASE[:190], 9, 9]
-    text, shared = cache.longest(pack_key(prompt))
-    assert text.key == pack_key([*BASE[:200], 1])
+    cached, shared = cache.find_longest(pack_key(prompt))
+    assert cached.key == pack_key([*BASE[:200], 1])
     assert shared == 190
-    check(cache, text, shared, prompt)
+    check(cache, cached, shared, prompt)
 
 
 def test_a_common_prefix_that_is_too_short_is_not_used():
     cache = sized_cache(100, 9)
     put(cache, BASE[:MIN_SHARED])
-    assert cache.longest(pack_key([*BASE[: MIN_SHARED - 1], 1, 1])) is None
-    assert cache.longest(pack_key([*BASE[:MIN_SHARED], *[1] * (MIN_SHARED + 1)])) is None
-    assert cache.longest(pack_key([*BASE[:MIN_SHARED], 5])) is not None
+    assert cache.find_longest(pack_key([*BASE[: MIN_SHARED - 1], 1, 1])) is None
+    assert cache.find_longest(pack_key([*BASE[:MIN_SHARED], *[1] * (MIN_SHARED + 1)])) is None
+    assert cache.find_longest(pack_key([*BASE[:MIN_SHARED], 5])) is not None
 
 
 def test_the_shared_prefix_is_always_shorter_than_the_prompt():
     cache = sized_cache(100, 9)
     put(cache, BASE[:160])
-    _, shared = cache.longest(pack_key(BASE[:160]))
+    _, shared = cache.find_longest(pack_key(BASE[:160]))
     assert shared < 160
 
 
@@ -108,20 +108,20 @@ def test_an_evicted_text_is_not_found_by_its_prefix():
     cache = sized_cache(-(-len(BASE) // BLOCK), 1)
     put(cache, BASE)
     put(cache, [7] * 100)
-    assert cache.longest(pack_key([*BASE, 1])) is None
+    assert cache.find_longest(pack_key([*BASE, 1])) is None
     cache.clear()
-    assert cache.longest(pack_key([*[7] * 100, 1])) is None
+    assert cache.find_longest(pack_key([*[7] * 100, 1])) is None
     assert cache.used == 0
 
 
 def test_a_text_without_logits_can_be_continued_but_is_no_prompt():
     cache = sized_cache(100, 9)
     put(cache, BASE[:100], None)
-    assert cache.prompt(pack_key(BASE[:100])) is None
-    assert cache.longest(pack_key([*BASE[:100], 3]))[1] == 100
-    assert cache.longest(pack_key(BASE[:100]))[1] == 99  # always less than the prompt
+    assert cache.find_prompt(pack_key(BASE[:100])) is None
+    assert cache.find_longest(pack_key([*BASE[:100], 3]))[1] == 100
+    assert cache.find_longest(pack_key(BASE[:100]))[1] == 99  # always less than the prompt
     put(cache, BASE[:100])
-    assert cache.prompt(pack_key(BASE[:100])).logits is LOGITS
+    assert cache.find_prompt(pack_key(BASE[:100])).logits is LOGITS
     assert len(cache) == 1
 
 
@@ -134,9 +134,9 @@ def test_texts_with_a_common_prefix_share_its_full_blocks():
     apart = -(-230 // BLOCK) - 200 // BLOCK
     assert cache.used - before == 8 * apart * BLOCK_BYTES
     for sibling in range(8):
-        text, shared = cache.longest(pack_key([*BASE[:200], *[sibling] * 40]))
+        cached, shared = cache.find_longest(pack_key([*BASE[:200], *[sibling] * 40]))
         assert shared == 230
-        check(cache, text, shared, [*BASE[:200], *[sibling] * 40])
+        check(cache, cached, shared, [*BASE[:200], *[sibling] * 40])
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
@@ -148,10 +148,10 @@ def test_texts_that_differ_only_in_the_last_block_are_each_continued_to_the_toke
         put(cache, siblings[sibling], None)
     for sibling in siblings:
         prompt = [*sibling, 5, 5, 5, 5]
-        text, shared = cache.longest(pack_key(prompt))
-        assert (text.key, shared) == (pack_key(sibling), 75)
-        check(cache, text, shared, prompt)
-    _, shared = cache.longest(pack_key([*BASE[:70], 9, 9, 0, 0]))  # no cached text is a prefix of it
+        cached, shared = cache.find_longest(pack_key(prompt))
+        assert (cached.key, shared) == (pack_key(sibling), 75)
+        check(cache, cached, shared, prompt)
+    _, shared = cache.find_longest(pack_key([*BASE[:70], 9, 9, 0, 0]))  # no cached text is a prefix of it
     assert shared in (70, 72)
 
 
@@ -160,11 +160,11 @@ def test_a_text_is_found_after_a_newer_text_with_the_same_blocks_was_evicted():
     older, newer = [*BASE[:70], 9, 9], [*BASE[:70], 8, 8]
     put(cache, older, None)
     put(cache, newer, None)
-    cache._forget(cache._texts[pack_key(newer)])
-    text, shared = cache.longest(pack_key([*older, 5]))
-    assert (text.key, shared) == (pack_key(older), 72)
-    cache._forget(cache._texts[pack_key(older)])
-    assert cache.longest(pack_key([*older, 5])) is None
+    cache._evict(cache._sequences[pack_key(newer)])
+    cached, shared = cache.find_longest(pack_key([*older, 5]))
+    assert (cached.key, shared) == (pack_key(older), 72)
+    cache._evict(cache._sequences[pack_key(older)])
+    assert cache.find_longest(pack_key([*older, 5])) is None
     assert not cache._prefixes
 
 
@@ -178,9 +178,9 @@ def test_cached_texts_hold_the_computed_values_through_random_operations(seed):
     hits = 0
     for _ in range(400):
         ids = draw.choice(episodes)
-        if (match := cache.longest(pack_key(ids))) is not None:
-            text, shared = match
-            check(cache, text, shared, ids)
+        if (match := cache.find_longest(pack_key(ids))) is not None:
+            cached, shared = match
+            check(cache, cached, shared, ids)
             hits += 1
         put(cache, ids, draw.choice((LOGITS, None)))
         assert cache.used <= cache.capacity
@@ -195,9 +195,9 @@ def test_cached_texts_hold_the_computed_values_through_random_operations(seed):
 def test_contiguous_blocks_are_copied_in_one_run():
     cache = sized_cache(100, 9)
     put(cache, BASE[:200])
-    text = cache.prompt(pack_key(BASE[:200]))
-    assert all(b == a + 1 for a, b in pairwise(text.blocks))
-    assert len(list(cache._runs(text.blocks, 0, 190))) == 1
+    cached = cache.find_prompt(pack_key(BASE[:200]))
+    assert all(b == a + 1 for a, b in pairwise(cached.blocks))
+    assert len(list(cache._runs(cached.blocks, 0, 190))) == 1
 
 
 def test_copying_slots_touches_only_the_live_part():

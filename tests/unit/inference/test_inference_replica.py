@@ -51,7 +51,7 @@ async def test_an_unexpected_error_of_a_push_is_retried(error):
     one = replica(Driver(error))
     await maintain(one, lambda: one.state == "ready")
     assert one.driver.pushed == 2
-    assert one.version == one.checked == WANTED.label
+    assert one.version == one.probed == WANTED.label
 
 
 async def test_a_replica_that_is_down_for_long_is_still_checked():
@@ -79,7 +79,7 @@ async def test_a_version_that_failed_its_probe_is_refused_until_it_is_pushed_aga
     await maintain(one, lambda: one.state == "refused")
     await maintain(one, lambda: one.state == "refused")
     assert one.driver.pushed == 1
-    assert one.failed(WANTED) == "wrong"
+    assert one.failure_reason(WANTED) == "wrong"
     again = Target(WANTED.label, WANTED.source)
     await maintain(one, lambda: one.state == "ready", again)
     assert one.driver.pushed == 2
@@ -87,9 +87,9 @@ async def test_a_version_that_failed_its_probe_is_refused_until_it_is_pushed_aga
 
 async def test_a_second_failure_in_the_same_state_notifies_waiters():
     one = replica(Driver(VersionError("other shape"), VersionError("other shape")))
-    await maintain(one, lambda: one.state == "behind" and one.failed(WANTED))
+    await maintain(one, lambda: one.state == "behind" and one.failure_reason(WANTED))
     notified = []
-    one.changed = lambda: notified.append(one.failed(again))
+    one.on_change = lambda: notified.append(one.failure_reason(again))
     again = Target(WANTED.label, WANTED.source)
-    await maintain(one, lambda: one.failed(again), again)
+    await maintain(one, lambda: one.failure_reason(again), again)
     assert notified[-1] == "other shape"

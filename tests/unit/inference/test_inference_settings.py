@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from arlarena.inference.settings import InferenceSettings, check_model, from_environment, load, secret
+from arlarena.inference.settings import InferenceSettings, check_model, load, read_variables, secret
 from arlarena.proto.config import ConfigError
 
 
@@ -50,8 +50,8 @@ def test_replica_urls_may_end_in_v1_and_must_be_addresses(tmp_path):
 
 def test_an_environment_variable_that_names_no_setting_is_refused():
     with pytest.raises(ConfigError, match="ARLARENA_INFERENCE_PROT"):
-        from_environment({"ARLARENA_INFERENCE_PROT": "1"})
-    assert from_environment({"ARLARENA_OTHER": "1", "PATH": "x"}) == {}
+        read_variables({"ARLARENA_INFERENCE_PROT": "1"})
+    assert read_variables({"ARLARENA_OTHER": "1", "PATH": "x"}) == {}
 
 
 @pytest.mark.parametrize(("text", "code"), [("[inference]\nport = 1\n", 0), ("[inference]\nprot = 1\n", 2)])

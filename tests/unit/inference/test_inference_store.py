@@ -41,7 +41,7 @@ async def send(store, directory, wanted=None):
 async def serve(store, directory):
     """Send a version and accept it."""
     found = await send(store, directory)
-    store.accepted(found)
+    store.remove_old(found)
     return found
 
 
@@ -137,7 +137,7 @@ async def test_versions_are_kept_until_the_next_serves_and_a_refused_version_is_
     good = [await serve(store, directory) for directory in sources[1:]]
     refused = await send(store, write_version(sources[0].parent, model(9), 1, incarnation="set back"))
     assert {path.name for path in store.root.glob("v*")} == {good[0].name, good[1].name, refused.name}
-    store.refused(refused)
+    store.remove_refused(refused)
     assert {path.name for path in store.root.glob("v*")} == {good[0].name, good[1].name}
     assert newest_intact(store.root) == good[1]
 
@@ -145,8 +145,8 @@ async def test_versions_are_kept_until_the_next_serves_and_a_refused_version_is_
 async def test_versions_that_were_not_uploaded_are_never_removed(store, sources):
     shared = Store(sources[0].parent, keep=1)
     found = shared.find(label(sources[2]))
-    shared.accepted(found)
-    shared.refused(found)
+    shared.remove_old(found)
+    shared.remove_refused(found)
     assert all((directory / "COMMITTED").is_file() for directory in sources)
 
 

@@ -1,1 +1,1 @@
-"""The policy server: an OpenAI-compatible API over an engine that takes new weights while it serves."""
+"""The policy server: an OpenAI-compatible API to an engine that receives new weights while it serves requests."""

@@ -1,8 +1,9 @@
-"""`python -m arlarena.inference --config FILE`: bind, announce the address, load the model, serve until SIGTERM.
+"""`python -m arlarena.inference --config FILE`: bind the address, print it, load the model, and serve until SIGTERM.
 
-A single embedded engine runs in this process. For vLLM, several engines or `replica_urls`, this process is a gateway.
+A single embedded engine runs in this process. With vLLM, several engines or `replica_urls`, this process is a gateway,
+which forwards requests to the engines.
 
-Exit codes: 0 stopped by a signal, 1 the model cannot be served or the engine failed, 2 configuration error, 3 the
+Exit codes: 0: stopped by a signal. 1: the model cannot be served, or the engine failed. 2: configuration error. 3: the
 address cannot be bound.
 """
 
@@ -33,8 +34,8 @@ from arlarena.proto.versions.directory import WEIGHTS_ROUTE
 EXIT_FAILED, EXIT_ADDRESS = 1, 3
 BACKLOG = 2048
 
-# CPython's thread switch interval, in seconds. The engine's thread releases the GIL in every torch call. At the default
-# of 5 ms it could wait that long to get the GIL back while requests are handled.
+# CPython's thread switch interval, in seconds. The engine's thread releases the GIL in every torch call. With the
+# default of 5 ms, the thread could wait 5 ms for the GIL after each call while another thread handles requests.
 SWITCH_INTERVAL_S = 0.0005
 _UPLOAD = re.compile(f"{WEIGHTS_ROUTE}/[^/?]+/".encode())
 
@@ -47,12 +48,12 @@ def read_flags() -> argparse.Namespace:
         "--model",
         type=Path,
         help="directory in the Hugging Face format, or a Hub name such as Qwen/Qwen3-0.6B (downloaded if it is not in "
-        "the local cache); served until a version is committed",
+        "the local cache); served while the weights root has no version",
     )
-    parser.add_argument("--weights-root", type=Path, help="directory of version directories")
+    parser.add_argument("--weights-root", type=Path, help="folder with the version directories of pushed weights")
     parser.add_argument("--host", help="address to bind (default 127.0.0.1)")
-    parser.add_argument("--port", type=int, help="0 takes a free port")
-    parser.add_argument("--uds", type=Path, help="run one engine on this Unix socket; used by the gateway")
+    parser.add_argument("--port", type=int, help="port to bind (default 8100), 0 for a free port")
+    parser.add_argument("--uds", type=Path, help="run one engine on this Unix socket (the gateway uses this flag)")
     return parser.parse_args()
 
 
@@ -60,7 +61,7 @@ def bind(host: str, port: int, path: Path | None = None) -> socket.socket:
     """Open a listening socket: a Unix socket if `path` is given, else TCP.
 
     Raises:
-        OSError: the address is in use or is not local.
+        OSError: the address is in use, or is not an address of this machine.
     """
     family = socket.AF_UNIX if path else socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -75,7 +76,7 @@ def bind(host: str, port: int, path: Path | None = None) -> socket.socket:
 
 
 class _Uvicorn(uvicorn.Server):
-    """Uvicorn without its own signal handling, which would raise the signal again and change the exit code."""
+    """Uvicorn without its own signal handlers. They would raise the signal again and so change the exit code."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -107,7 +108,10 @@ async def serve_gateway(settings: InferenceSettings, flags: list[str], listener:
 
     sockets = build.Sockets()
     try:
-        gateway = build.remote(settings, log) if settings.replica_urls else build.local(settings, flags, sockets, log)
+        if settings.replica_urls:
+            gateway = build.remote_gateway(settings, log)
+        else:
+            gateway = build.local_gateway(settings, flags, sockets, log)
         await _uvicorn(app.create_app(gateway), settings).serve(sockets=[listener])
     finally:
         sockets.close()
@@ -116,7 +120,7 @@ async def serve_gateway(settings: InferenceSettings, flags: list[str], listener:
 
 
 def _limits(settings: InferenceSettings) -> HttpLimits:
-    """Returns the HTTP limits. Uploaded weight files are streamed to disk and do not count as held bytes."""
+    """Returns the HTTP limits. Uploaded weight files are streamed to disk, so `held_bytes` does not limit them."""
     return HttpLimits(
         body_bytes=settings.max_body_mb << 20,
         held_bytes=settings.max_held_mb << 20,

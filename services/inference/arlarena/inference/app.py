@@ -1,5 +1,5 @@
-"""The ASGI application. It answers requests from the start of the process. Until the model is loaded, the answer of
-model routes is 503.
+"""The ASGI application. It answers requests from the start of the process. Until the model is loaded, the model routes
+answer 503.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from arlarena.inference.api.access import EVERYBODY, Access, admin_access, model_access
-from arlarena.inference.api.asgi import MODEL_ROUTE, Answer, ApiRequest, Endpoint
+from arlarena.inference.api.asgi import MODEL_ROUTE, AnyResponse, ApiRequest, Endpoint
 from arlarena.inference.api.errors import BUSY_RETRY_S, LOADING_RETRY_S, RequestError
 from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.telemetry import Logger
 
-if TYPE_CHECKING:  # the import of torch takes seconds and happens after the port answers
+if TYPE_CHECKING:  # this module imports torch, which takes seconds; `_load` imports it after the port is open
     from arlarena.inference.embedded.serving.routes import Serving
 
 VERSION = "0.1.0"
@@ -50,7 +50,7 @@ ADMIN_ROUTES = (
 
 
 class InferenceServer:
-    """The state of the process. `stop`: ends the process; called after the loading or the engine has failed."""
+    """The state of the process. `stop`: ends the process. It is called if the loading or the engine fails."""
 
     def __init__(self, settings: InferenceSettings, log: Logger, stop: Callable[[], None]) -> None:
         self.settings = settings
@@ -95,7 +95,7 @@ class InferenceServer:
     def route(self, method: str, path: str, access: Access) -> Route:
         """Returns a route that answers 503 until the model is loaded."""
 
-        async def handler(call: ApiRequest) -> Answer:
+        async def handler(call: ApiRequest) -> AnyResponse:
             return await self.ready(LOADING_RETRY_S).routes[method, path](call)
 
         limit = None if (method, path) == UPLOAD_ROUTE else self.settings.max_body_mb << 20
@@ -105,7 +105,7 @@ class InferenceServer:
         """Returns the loaded model.
 
         Raises:
-            RequestError: 503 while the model is loading or after its engine has ended.
+            RequestError: status 503 while the model is loading or after its engine has ended.
         """
         if self.serving is None:
             message = "the model is loading: wait until GET /ready answers 200"
@@ -142,13 +142,13 @@ async def request_error(request: Request, error: Exception) -> Response:
 async def http_error(request: Request, error: Exception) -> Response:
     """Convert Starlette's 404 and 405 into the format of the other errors."""
     assert isinstance(error, HTTPException)
-    asked = f"{request.method} {request.url.path}"
+    route = f"{request.method} {request.url.path}"
     reasons = {
-        404: f"there is no route {asked}; OpenAI's routes are /v1/chat/completions, /v1/completions and /v1/models",
-        405: f"{asked}: this route takes {(error.headers or {}).get('Allow', 'another method')}",
+        404: f"there is no route {route}; OpenAI's routes are /v1/chat/completions, /v1/completions and /v1/models",
+        405: f"{route}: this route accepts {(error.headers or {}).get('Allow', 'another method')}",
     }
     status = error.status_code
-    converted = RequestError(reasons.get(status, f"{asked}: {error.detail}"), status=status)
+    converted = RequestError(reasons.get(status, f"{route}: {error.detail}"), status=status)
     return Response(converted.body(), converted.status, error.headers, media_type="application/json")
 
 

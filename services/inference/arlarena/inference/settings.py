@@ -1,6 +1,6 @@
 """Settings of the policy server (table `[inference]`). Only this module of the service reads environment variables.
 
-python -m arlarena.inference.settings FILE      check a configuration and print "ok"
+python -m arlarena.inference.settings FILE      check the table in the file and print "ok"
 """
 
 from __future__ import annotations
@@ -22,62 +22,83 @@ ENVIRONMENT_PREFIX = "ARLARENA_INFERENCE_"
 
 
 class InferenceSettings(InferenceKeys):
-    """Table `[inference]`. Sizes that end in `_mb` are in units of 2**20 bytes, times in seconds."""
+    """Table `[inference]`. Settings that end in `_mb` are in units of 2**20 bytes. Settings that end in `_s` are in
+    seconds.
+    """
 
     model: Path | None = Field(
         None,
-        description="directory in the Hugging Face format, or OWNER/NAME on the Hub; served until a version is "
-        "committed",
+        description="directory in the Hugging Face format, or OWNER/NAME on the Hub; served while weights_root has no "
+        "version",
     )
-    weights_root: Path | None = Field(None, description="directory of version directories; a push names one of them")
-    vllm_arguments: tuple[str, ...] = Field((), description="more options of vLLM, such as --tensor-parallel-size 2")
+    weights_root: Path | None = Field(
+        None, description="folder with the version directories, from which the server loads pushed weights"
+    )
+    vllm_arguments: tuple[str, ...] = Field(
+        (), description="additional command-line options of vLLM, such as --tensor-parallel-size 2"
+    )
     vllm_lora: bool = Field(False, description="accept LoRA adapters at /v1/load_lora_adapter")
     host: str = Field("127.0.0.1", description="address to bind")
     served_model_name: str = Field("policy", min_length=1, description="name of the model in OpenAI's API")
-    threads: PositiveInt = Field(1, description="torch threads; more threads than free cores slow down every process")
-    max_slots: PositiveInt = Field(256, description="maximum number of sequences decoded at once")
-    kv_cache_mb: PositiveInt = Field(2048, description="memory limit of the slots; their number is reduced to fit")
-    prefix_cache_mb: NonNegativeInt = Field(256, description="memory limit of the prefix cache; 0 turns it off")
-    prefill_tokens_per_step: PositiveInt = Field(
-        2048, description="most prompt tokens computed between two decoding steps"
+    threads: PositiveInt = Field(
+        1, description="torch threads per engine; more threads than free cores slow down every process"
     )
-    keep_versions: PositiveInt = Field(3, description="number of versions kept that were uploaded over HTTP")
+    max_slots: PositiveInt = Field(256, description="maximum number of sequences decoded at once")
+    kv_cache_mb: PositiveInt = Field(
+        2048, description="memory limit of the slots (keys and values of running sequences); may reduce max_slots"
+    )
+    prefix_cache_mb: NonNegativeInt = Field(256, description="memory limit of the prefix cache; 0 turns the cache off")
+    prefill_tokens_per_step: PositiveInt = Field(
+        2048, description="maximum number of prompt tokens computed between two decoding steps"
+    )
+    keep_versions: PositiveInt = Field(3, description="how many of the newest versions stay after an upload over HTTP")
     admin_token: SecretStr | None = Field(
         None, min_length=16, description="bearer token of the weight routes; required if host is not loopback"
     )
-    replicas: PositiveInt = Field(1, description="engines behind this service's gateway; vllm always has a gateway")
-    replica_urls: tuple[str, ...] = Field((), description="policy servers to be a gateway for; no engine is started")
-    replica_wait_s: PositiveFloat = Field(10.0, description="how long a request waits for an available replica")
-    health_interval_s: PositiveFloat = Field(1.0, description="interval of the gateway's health checks")
-    affinity_slack: NonNegativeInt = Field(
-        32, description="a session moves when its replica has this many more requests than the least loaded replica"
+    replicas: PositiveInt = Field(
+        1, description="number of engines; for several engines or vllm, this service is a gateway to them"
     )
-    max_waiting: PositiveInt = Field(8192, description="queued sequences; further requests are answered 503")
-    max_body_mb: PositiveInt = Field(8, description="size of a request's body; weight files have no limit")
-    max_held_mb: PositiveInt = Field(128, description="total size of the bodies of unanswered requests")
-    max_connections: PositiveInt = Field(4096, description="open connections of all clients")
-    max_messages: PositiveInt = Field(4096, description="messages of a conversation")
+    replica_urls: tuple[str, ...] = Field(
+        (), description="policy servers to which this service forwards requests, instead of starting engines"
+    )
+    replica_wait_s: PositiveFloat = Field(
+        10.0, description="maximum time that a request waits for an available replica; then 503"
+    )
+    health_interval_s: PositiveFloat = Field(1.0, description="interval of the gateway's checks of each replica")
+    affinity_slack: NonNegativeInt = Field(
+        32,
+        description="a session moves from its replica to the least busy replica if their numbers of requests differ by "
+        "more than this",
+    )
+    max_waiting: PositiveInt = Field(
+        8192, description="maximum number of queued sequences; further requests are answered 503"
+    )
+    max_body_mb: PositiveInt = Field(8, description="maximum size of a request's body; weight files have no limit")
+    max_held_mb: PositiveInt = Field(128, description="maximum total size of the bodies of unanswered requests")
+    max_connections: PositiveInt = Field(4096, description="maximum number of open connections of all clients")
+    max_messages: PositiveInt = Field(4096, description="maximum number of messages in a conversation")
     max_text_chars: PositiveInt | None = Field(
         None,
-        description="characters of a prompt or a conversation; default: 16 per token of max_model_len, at least 262144",
+        description="maximum number of characters of a prompt or a conversation; default: 16 per token of "
+        "max_model_len, at least 262144",
     )
-    max_prompt_tokens: PositiveInt = Field(1 << 20, description="total prompt tokens of one request")
-    max_logprobs: PositiveInt = Field(300_000, description="log-probs in one response")
-    text_threads: PositiveInt = Field(2, description="threads that render chat templates and tokenise")
-    text_timeout_s: PositiveFloat = Field(30.0, description="time limit of tokenising one text; then 504")
+    max_prompt_tokens: PositiveInt = Field(1 << 20, description="maximum total number of prompt tokens of one request")
+    max_logprobs: PositiveInt = Field(300_000, description="maximum number of log-probs in one response")
+    text_threads: PositiveInt = Field(2, description="number of threads that render chat templates and tokenise texts")
+    text_timeout_s: PositiveFloat = Field(30.0, description="time limit of rendering or tokenising one text; then 504")
     request_timeout_s: PositiveFloat = Field(300.0, description="time limit of one request; then 504")
     keep_alive_s: PositiveFloat = Field(75.0, description="idle time after which a connection is closed")
-    shutdown_grace_s: PositiveFloat = Field(10.0, description="time that requests in flight have after SIGTERM")
+    shutdown_grace_s: PositiveFloat = Field(10.0, description="time that running requests have to end after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="minimum severity of logged events"
     )
 
 
-def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+def read_variables(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     """Returns the settings in environment variables `ARLARENA_INFERENCE_<KEY>`.
 
     Raises:
-        ConfigError: <KEY> is not a setting.
+        ConfigError: the <KEY> of a variable is not a setting.
     """
     given = os.environ if environment is None else environment
     for name in given:
@@ -89,13 +110,13 @@ def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, 
 
 def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> InferenceSettings:
     """Returns the settings. Flags override environment variables, which override the file. If `model` is a name on the
-    Hub, the model is downloaded unless it is cached, and `model` becomes the model's directory.
+    Hub, a model that is not in the local cache is downloaded, and `model` becomes the directory in the cache.
 
     Raises:
         ConfigError: a setting is unknown or malformed, or the model does not exist.
     """
     given = {key: value for key, value in (flags or {}).items() if value is not None}
-    settings = load_table(path, "inference", InferenceSettings, {**from_environment(), **given})
+    settings = load_table(path, "inference", InferenceSettings, {**read_variables(), **given})
     try:
         addresses = tuple(map(service_url, settings.replica_urls))
     except ValueError as error:
@@ -114,7 +135,7 @@ def check_model(settings: InferenceSettings) -> None:
     """Check the model's files before the port is bound.
 
     Raises:
-        ConfigError: there is nothing to serve, or `model` lacks files.
+        ConfigError: `model`, `weights_root` and `replica_urls` are all unset, or files of the model are missing.
     """
     model = settings.model
     if model is None and settings.weights_root is None and not settings.replica_urls:
@@ -129,7 +150,7 @@ def needs_gateway(settings: InferenceSettings) -> bool:
 
 
 def _check_secrets(settings: InferenceSettings) -> None:
-    """Refuse an address other than loopback unless both secrets are set.
+    """Check that both secrets are set if `host` is not a loopback address.
 
     Raises:
         ConfigError: a secret is missing.
@@ -137,13 +158,13 @@ def _check_secrets(settings: InferenceSettings) -> None:
     if is_loopback(settings.host):
         return
     secrets = (
-        ("admin_token", settings.admin_token, "the routes that take weights"),
-        ("api_key", settings.api_key, "the model"),
+        ("admin_token", settings.admin_token, "the routes that change the weights"),
+        ("api_key", settings.api_key, "the model routes"),
     )
-    for name, value, what in secrets:
+    for name, value, resource in secrets:
         if value is None:
             raise ConfigError(
-                f"[inference] host = {settings.host!r} lets others reach {what}: set {name}, preferably by the "
+                f"[inference] host = {settings.host!r} lets others reach {resource}: set {name}, preferably by the "
                 f"environment variable {ENVIRONMENT_PREFIX}{name.upper()}"
             )
 
@@ -157,7 +178,7 @@ def main() -> int:
     """Check the file that the command line names. Returns the exit code."""
     if len(sys.argv) != 2:
         raise ConfigError("usage: python -m arlarena.inference.settings FILE")
-    load_table(Path(sys.argv[1]), "inference", InferenceSettings, from_environment())
+    load_table(Path(sys.argv[1]), "inference", InferenceSettings, read_variables())
     print("ok")
     return 0
 

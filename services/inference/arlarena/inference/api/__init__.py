@@ -1,1 +1,1 @@
-"""HTTP code for both engines: reading requests, errors, access control, weight routes."""
+"""HTTP code for the embedded engine and the gateway: reading requests, errors, access control, weight routes."""

@@ -14,9 +14,9 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may use a route. `tokens`: a request must have one of these tokens; if empty, no token is needed.
-    `token_error`: the message of a 401. `allow_cross_site`: whether web pages of other sites may send requests.
-    `allow_same_site`: whether web pages of the same site may send requests.
+    """Who may use a route. `tokens`: a request must have one of these tokens. If `tokens` is empty, a request needs no
+    token. `token_error`: the error message of status 401. `allow_cross_site`: whether web pages of other sites may send
+    requests. `allow_same_site`: whether web pages of the same site may send requests.
     """
 
     tokens: tuple[str, ...] = ()
@@ -28,14 +28,15 @@ class Access:
         """Refuse a request that has no access.
 
         Raises:
-            RequestError: 401 without a valid token, 403 for a request of a web page that is not allowed.
+            RequestError: status 401 if the request has no valid token; status 403 if it comes from a web page that may
+                not send requests.
         """
         given = dict(headers)
         site = given.get(b"sec-fetch-site", b"")
         if (not self.allow_same_site and (b"origin" in given or site == b"same-site")) or (
             not self.allow_cross_site and site == b"cross-site"
         ):
-            message = "this route does not answer pages in a browser (headers Origin, Sec-Fetch-Site): call it directly"
+            message = "this route refuses requests of web pages (headers Origin, Sec-Fetch-Site): use another client"
             raise RequestError(message, status=403)
         if self.tokens and not self._has_token(given.get(b"authorization", b"")):
             raise RequestError(self.token_error, status=401)
@@ -43,16 +44,17 @@ class Access:
     def _has_token(self, authorization: bytes) -> bool:
         """True if the header has a valid token. Compares all tokens, each in constant time."""
         scheme, _, token = authorization.partition(b" ")
-        same = [hmac.compare_digest(token.strip(), known.encode()) for known in self.tokens]
-        return scheme.lower() == b"bearer" and any(same)
+        matches = [hmac.compare_digest(token.strip(), known.encode()) for known in self.tokens]
+        return scheme.lower() == b"bearer" and any(matches)
 
 
 EVERYBODY = Access()
 
 
 def model_access(settings: InferenceSettings) -> Access:
-    """Returns the access to the model routes. A request needs the API key or the administrator's token. Without an API
-    key, web pages of other sites are refused, because a browser also sends their requests to loopback addresses.
+    """Returns who may use the model routes. If an API key is set, a request needs this key or the administrator's
+    token. If no API key is set, requests of web pages of other sites are refused, because a browser would also send
+    such requests to loopback addresses.
     """
     key, admin = secret(settings.api_key), secret(settings.admin_token)
     if key is None:
@@ -65,7 +67,7 @@ def model_access(settings: InferenceSettings) -> Access:
 
 
 def admin_access(settings: InferenceSettings) -> Access:
-    """Returns the access to the routes that change the weights in service."""
+    """Returns who may use the routes that change the weights in service."""
     token = secret(settings.admin_token)
     message = (
         "this route needs the administrator's token (admin_token): send the header `authorization: Bearer TOKEN`, in "

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from arlarena.inference.api.access import EVERYBODY, Access
 from arlarena.inference.api.errors import ClientGone, RequestError
 from arlarena.inference.api.loop_fairness import TURN_S
-from arlarena.proto.policy import DEADLINE_HEADER
+from arlarena.proto.policy import TIMEOUT_HEADER
 from arlarena.proto.telemetry import Logger
 
 _JSON = b"application/json"
@@ -25,7 +25,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
-    """One request. After the body has been read, `receive` returns when the client disconnects."""
+    """One request. `receive`: waits for the next ASGI message. After the body, this is the client's disconnection."""
 
     method: str
     path: str
@@ -49,12 +49,12 @@ class ApiRequest:
 
     @property
     def timeout_s(self) -> float | None:
-        """The client's time limit of this request, in seconds. None without a limit.
+        """The client's time limit of this request, in seconds. None if the client sets no limit.
 
         Raises:
-            RequestError: the header is malformed.
+            RequestError: status 400 if the header is malformed.
         """
-        value = self.header(DEADLINE_HEADER.encode())
+        value = self.header(TIMEOUT_HEADER.encode())
         if value is None:
             return None
         try:
@@ -62,7 +62,7 @@ class ApiRequest:
         except ValueError:
             seconds = 0.0
         if not 0.0 < seconds < float("inf"):
-            raise RequestError(f"header {DEADLINE_HEADER} must be a positive number of seconds, got {value!r}")
+            raise RequestError(f"header {TIMEOUT_HEADER} must be a positive number of seconds, got {value!r}")
         return seconds
 
 
@@ -86,22 +86,22 @@ class EventStream:
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """The response of another server, whose parts are sent when they arrive. An error is sent as the last event."""
+    """The response of another server. Each part is sent as soon as it arrives. An error is sent as the last event."""
 
     status: int
     headers: Headers
     chunks: AsyncIterator[bytes]
 
 
-Answer = ApiResponse | EventStream | Relay
-Handler = Callable[[ApiRequest], Awaitable[Answer]]
+AnyResponse = ApiResponse | EventStream | Relay
+Handler = Callable[[ApiRequest], Awaitable[AnyResponse]]
 
 
 class Endpoint:
-    """An ASGI application with one handler. It reads the body, sends the answer, and turns errors into JSON."""
+    """An ASGI application with one handler. It reads the body, sends the response, and converts errors to JSON."""
 
     def __init__(self, handler: Handler, max_body: int | None, log: Logger, access: Access = EVERYBODY) -> None:
-        """`max_body`: the largest body in bytes. None: the handler reads the body."""
+        """`max_body`: the maximum size of the body in bytes. None: the handler reads the body itself."""
         self._handler = handler
         self._max_body = max_body
         self._log = log
@@ -114,23 +114,23 @@ class Endpoint:
             _check_encoding(scope)
             body = b"" if self._max_body is None else await read_body(receive, self._max_body)
             headers, query, params = scope["headers"], scope["query_string"], scope.get("path_params", {})
-            answer = await self._handler(
+            response = await self._handler(
                 ApiRequest(scope["method"], scope["path"], body, headers, query, receive, params)
             )
-            if isinstance(answer, EventStream):
-                return await self._stream(answer, send)
-            if isinstance(answer, Relay):
-                return await self._relay(answer, send)
-            reply = answer
+            if isinstance(response, EventStream):
+                return await self._stream(response, send)
+            if isinstance(response, Relay):
+                return await self._relay(response, send)
+            complete = response
         except ClientGone:
             return
         except RequestError as error:
-            reply = _error_reply(error)
+            complete = _error_response(error)
         except Exception as error:
-            reply = _error_reply(self._unexpected(error))
-        await send_reply(send, reply)
+            complete = _error_response(self._log_unexpected(error))
+        await send_response(send, complete)
 
-    def _unexpected(self, error: Exception) -> RequestError:
+    def _log_unexpected(self, error: Exception) -> RequestError:
         self._log.error("request_failed", error=repr(error))
         return RequestError(f"internal error: {type(error).__name__}; see the server's log", status=500)
 
@@ -146,7 +146,7 @@ class Endpoint:
         try:
             async for event in stream.events:
                 await _send_event(send, event)
-                if time.monotonic() - yielded_at > TURN_S:  # sending does not yield to other tasks
+                if time.monotonic() - yielded_at > TURN_S:  # `send` may return without a switch to other tasks
                     await asyncio.sleep(0)
                     yielded_at = time.monotonic()
         except ClientGone:
@@ -154,7 +154,7 @@ class Endpoint:
         except RequestError as error:
             await _send_event(send, error.body())
         except Exception as error:
-            await _send_event(send, self._unexpected(error).body())
+            await _send_event(send, self._log_unexpected(error).body())
         await _send_event(send, b"[DONE]")
         await send({"type": "http.response.body", "body": b""})
 
@@ -176,7 +176,7 @@ async def _send_event(send: Send, data: bytes) -> None:
     await send({"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": True})
 
 
-def _error_reply(error: RequestError) -> ApiResponse:
+def _error_response(error: RequestError) -> ApiResponse:
     headers = tuple((name.encode(), value.encode()) for name, value in error.headers().items())
     return ApiResponse(error.body(), error.status, headers=headers)
 
@@ -185,7 +185,7 @@ def _check_encoding(scope: Scope) -> None:
     """Refuse a compressed body.
 
     Raises:
-        RequestError: the body is compressed.
+        RequestError: status 415 if the body is compressed.
     """
     coding = dict(scope["headers"]).get(b"content-encoding", b"").decode("latin-1").strip().lower()
     if coding not in ("", "identity"):
@@ -193,15 +193,15 @@ def _check_encoding(scope: Scope) -> None:
         raise RequestError(message, status=415)
 
 
-async def send_reply(send: Send, reply: ApiResponse) -> None:
+async def send_response(send: Send, response: ApiResponse) -> None:
     """Send a complete response."""
-    headers = [(b"content-type", reply.content_type), (b"content-length", str(len(reply.body)).encode())]
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers + list(reply.headers)})
-    await send({"type": "http.response.body", "body": reply.body})
+    headers = [(b"content-type", response.content_type), (b"content-length", str(len(response.body)).encode())]
+    await send({"type": "http.response.start", "status": response.status, "headers": headers + list(response.headers)})
+    await send({"type": "http.response.body", "body": response.body})
 
 
 async def body_chunks(receive: Receive) -> AsyncIterator[bytes]:
-    """Yields the chunks of the body when they arrive.
+    """Yields each chunk of the body as soon as it arrives.
 
     Raises:
         ClientGone: the client disconnected before the end.
@@ -220,7 +220,7 @@ async def read_body(receive: Receive, limit: int) -> bytes:
 
     Raises:
         ClientGone: the client disconnected before the end.
-        RequestError: 413, the body is larger than `limit` bytes.
+        RequestError: status 413 if the body is larger than `limit` bytes.
     """
     chunks: list[bytes] = []
     size = 0

@@ -14,27 +14,28 @@ import msgspec
 
 from arlarena.inference.api.errors import RequestError
 
-_SHOWN = 40  # most characters of a value in an error message
+_SHOWN = 40  # maximum number of characters of a value in an error message
 _GZIP = b"\x1f\x8b"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_DIGITS = 308  # digits of the largest integer that a float can hold
-_MAX_MARKS = 200_000  # most characters "[", "{" and ":" in a body; each costs about 2 µs of decoding
-_MAX_EXPLAINED_BYTES = 1 << 18  # a larger body gets a short error; finding the fault is 20 times as slow as decoding
+_MAX_MARKS = 200_000  # maximum number of the characters "[", "{" and ":" in a body; each takes about 2 µs to decode
+# The error of a larger body does not name the field, because the search for the field is 20 times as slow as decoding.
+_MAX_EXPLAINED_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
-class _Unreadable:
-    """Takes the place of a number that cannot be represented. `why`: the reason."""
+class _BadNumber:
+    """Stands for a number that cannot be represented, in the decoded body. `problem`: the reason."""
 
-    why: str
+    problem: str
 
 
 def read_json(body: bytes) -> Any:
     """Decode a JSON body.
 
     Raises:
-        RequestError: 400, the body is not UTF-8, not JSON, nested too deeply or contains a value that cannot be
-            represented. 413, the body has too many lists, objects and fields.
+        RequestError: status 400 if the body is not UTF-8, is not JSON, is nested too deeply, or contains a value that
+            cannot be represented; status 413 if the body has too many lists, objects and fields.
     """
     if len(body) > _MAX_MARKS and sum(map(body.count, (b"[", b"{", b":"))) > _MAX_MARKS:
         raise RequestError(f"the body has more than {_MAX_MARKS} brackets, braces and colons", status=413)
@@ -43,18 +44,23 @@ def read_json(body: bytes) -> Any:
     except RecursionError as error:
         raise RequestError("the body is nested too deep", code="invalid_json") from error
     except (msgspec.MsgspecError, ValueError, OverflowError) as error:
-        raise _unreadable(body, str(error)) from error
+        raise _json_error(body, str(error)) from error
 
 
-def _unreadable(body: bytes, fallback: str) -> RequestError:
-    if why := _not_utf8(body):
-        return RequestError(f"the body {why}", code="invalid_json")
+def _json_error(body: bytes, fallback: str) -> RequestError:
+    """Returns an error that names the fault of a body. `fallback`: the message of the decoder."""
+    if problem := _encoding_problem(body):
+        return RequestError(f"the body {problem}", code="invalid_json")
     if len(body) > _MAX_EXPLAINED_BYTES:
         return RequestError(f"the body is not valid JSON: {fallback}", code="invalid_json")
     try:
-        hooks: dict[str, Any] = {"parse_constant": _constant, "parse_float": _float, "parse_int": _int}
-        for path, why in _problems(json.loads(body, **hooks)):
-            return RequestError(f"{path or 'the body'} {why}", param=param_of(path), code="invalid_json")
+        hooks: dict[str, Any] = {
+            "parse_constant": _parse_constant,
+            "parse_float": _parse_float,
+            "parse_int": _parse_int,
+        }
+        for path, problem in _problems(json.loads(body, **hooks)):
+            return RequestError(f"{path or 'the body'} {problem}", param=param_of(path), code="invalid_json")
     except RecursionError:
         return RequestError("the body is nested too deep", code="invalid_json")
     except json.JSONDecodeError as error:
@@ -69,8 +75,8 @@ def param_of(path: str) -> str | None:
     return path.removeprefix("sampling_params.") or None
 
 
-def _not_utf8(body: bytes) -> str:
-    """Returns why the body is not text in UTF-8, or "" without a problem."""
+def _encoding_problem(body: bytes) -> str:
+    """Returns the reason why the body is empty or not UTF-8, or "" if there is no such problem."""
     if not body.strip():
         return "is empty: send a JSON object"
     if body.startswith(_GZIP):
@@ -86,19 +92,19 @@ def _not_utf8(body: bytes) -> str:
     return ""
 
 
-def _constant(name: str) -> _Unreadable:
-    return _Unreadable(f"is {name}, which JSON cannot hold: send a finite number, or leave the field out")
+def _parse_constant(name: str) -> _BadNumber:
+    return _BadNumber(f"is {name}, which JSON cannot hold: send a finite number, or leave the field out")
 
 
-def _float(text: str) -> float | _Unreadable:
+def _parse_float(text: str) -> float | _BadNumber:
     value = float(text)
-    return value if math.isfinite(value) else _Unreadable(f"is {_short(text)}, beyond the largest float: lower it")
+    return value if math.isfinite(value) else _BadNumber(f"is {_short(text)}, beyond the largest float: lower it")
 
 
-def _int(text: str) -> int | _Unreadable:
+def _parse_int(text: str) -> int | _BadNumber:
     digits = len(text.removeprefix("-"))
     if digits > _MAX_DIGITS:
-        return _Unreadable(f"is an integer of {digits} digits, which no field takes: send a smaller number")
+        return _BadNumber(f"is an integer of {digits} digits, which no field accepts: send a smaller number")
     return int(text)
 
 
@@ -107,15 +113,15 @@ def _problems(value: Any) -> Iterator[tuple[str, str]]:
     stack = [("", value)]
     while stack:
         path, node = stack.pop()
-        if isinstance(node, _Unreadable):
-            yield path, node.why
+        if isinstance(node, _BadNumber):
+            yield path, node.problem
         elif isinstance(node, str) and (surrogate := _SURROGATE.search(node)):
-            yield path, f"holds \\u{ord(surrogate[0]):04x}, one half of a surrogate pair: send whole characters"
+            yield path, f"contains \\u{ord(surrogate[0]):04x}, one half of a surrogate pair: send whole characters"
         elif isinstance(node, list):
             stack += [(f"{path}[{i}]", item) for i, item in reversed(list(enumerate(node)))]
         elif isinstance(node, dict):
             if any(_SURROGATE.search(name) for name in node):
-                yield path, "has a field whose name holds one half of a surrogate pair: send whole characters"
+                yield path, "has a field whose name contains one half of a surrogate pair: send whole characters"
             stack += [(f"{path}.{name}".lstrip("."), item) for name, item in reversed(node.items())]
 
 

@@ -6,7 +6,7 @@ import msgspec
 
 from arlarena.proto.policy import ErrorInfo, ErrorResponse
 
-# The default `code` of an error, by status.
+# The default `code` of an error body, by HTTP status.
 _CODES = {
     401: "invalid_api_key",
     403: "forbidden",
@@ -20,11 +20,11 @@ _CODES = {
     503: "service_unavailable",
     504: "deadline_exceeded",
 }
-_MAX_MESSAGE, _MAX_PARAM = 1500, 200  # characters; both may quote a request
+_MAX_MESSAGE, _MAX_PARAM = 1500, 200  # maximum numbers of characters; `message` and `param` may quote a request
 CONTEXT_LENGTH = "context_length_exceeded"
 
-# `Retry-After` of a 503, in seconds: of a busy server, and of model routes while the model loads. OpenAI's SDK retries
-# twice and obeys values up to 60, so two waits must be longer than loading.
+# Values of the header `Retry-After` of status 503, in seconds: if the server is busy, and while the model loads.
+# OpenAI's SDK retries twice and obeys values up to 60, so twice LOADING_RETRY_S should be longer than the loading.
 BUSY_RETRY_S = 1
 LOADING_RETRY_S = 30
 
@@ -34,8 +34,8 @@ class ClientGone(Exception):
 
 
 class RequestError(Exception):
-    """An error response. `param`: the name of the invalid field. `code`: by default the code of the status.
-    `retry_after_s`: sent only with status 503.
+    """An error response. `param`: the name of the invalid field. `code`: the error code in the body; by default it
+    follows from `status`. `retry_after_s`: the value of the header `Retry-After`, which only status 503 has.
     """
 
     def __init__(

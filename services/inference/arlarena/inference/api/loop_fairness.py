@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections import deque
 
-TURN_S = 0.02  # seconds of work on requests before other sockets are polled
-_RELEASED = 8  # waiting requests that a turn releases
+TURN_S = 0.02  # seconds of work on requests after which other sockets are polled
+_RELEASED_PER_TURN = 8  # how many waiting requests continue in one turn
 
 
 class Turns:
@@ -21,7 +21,7 @@ class Turns:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def wait(self) -> None:
-        """Return immediately. If this turn has lasted `TURN_S` or other requests wait, return in a later turn."""
+        """Return immediately, or in a later turn if this turn has lasted `TURN_S` or if other requests wait already."""
         now = time.monotonic()
         if self._began is None:
             self._began = now
@@ -32,11 +32,11 @@ class Turns:
             await waiter
 
     def _end(self) -> None:
-        """End the turn, and release some waiting requests in the next turn. The event loop calls this function after
-        all callbacks that were ready when the turn began.
+        """End the turn, and let some waiting requests continue in the next turn. The event loop calls this function
+        after all callbacks that were ready when the turn began.
         """
         self._began = None
-        for _ in range(min(_RELEASED, len(self._waiting))):
+        for _ in range(min(_RELEASED_PER_TURN, len(self._waiting))):
             waiter = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_result(None)

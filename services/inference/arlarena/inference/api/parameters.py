@@ -1,7 +1,8 @@
-"""Decodes a JSON body to a typed request. An unimplemented parameter is an error unless its value has no effect.
+"""Decodes a JSON body into a typed request. A parameter that is not implemented is an error if its value has an effect.
 
-Ignoring a parameter would sample from another distribution than requested and corrupt training unnoticed. The names
-are those of OpenAI's chat completions and completions (Python SDK 3.57) and of vLLM 0.32.
+If such a parameter were ignored, tokens would be sampled from another distribution than requested, and training would
+be corrupted unnoticed. The names of parameters are those of OpenAI's chat completions and completions (Python SDK 3.57)
+and of vLLM 0.32.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from arlarena.inference.api.errors import RequestError
 
 T = TypeVar("T")
 Fields = dict[str, Any]
-Neutral = Callable[[Any, Fields], bool]
+NoEffectCheck = Callable[[Any, Fields], bool]  # (value, all fields of the request) -> whether the value has no effect
 
-_SHOWN = 100  # most characters of a refused value in an error message
+_SHOWN = 100  # maximum number of characters of a refused value in an error message
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
 _FIELD = re.compile(r"(?:unknown|required) field `(.*?)`")
 
 
-def _is(*values: Any) -> Neutral:
+def _is(*values: Any) -> NoEffectCheck:
     """Returns a check that a value is one of `values`. The check distinguishes 0 from False and 1 from True."""
     return lambda value, _: any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in values)
 
@@ -50,8 +51,9 @@ _TEXT = "the model reads and writes text only"
 _REPEAT = "send several requests with seeds, or n"
 _TEMPLATE = "chat_template_kwargs passes options to the chat template"
 
-# Unimplemented parameters: (a check that a value has no effect, what to do instead). The value None is always accepted.
-UNSUPPORTED: dict[str, tuple[Neutral, str]] = {
+# Parameters that are not implemented. For each parameter: a check that a value has no effect, and the advice in the
+# error for other values. The value None is always accepted.
+UNSUPPORTED: dict[str, tuple[NoEffectCheck, str]] = {
     # labels and hints
     "cache_salt": (_anything, ""),
     "include_obfuscation": (_anything, ""),
@@ -71,14 +73,14 @@ UNSUPPORTED: dict[str, tuple[Neutral, str]] = {
     "logit_bias": (_no_bias, _SAMPLING),
     "logits_processors": (_is([]), _SAMPLING),
     "min_p": (_is(0), _SAMPLING),
-    "min_tokens": (_is(0), "ignore_eos samples max_tokens tokens"),
+    "min_tokens": (_is(0), "with ignore_eos, a response has max_tokens tokens"),
     "presence_penalty": (_is(0), _SAMPLING),
     "repetition_penalty": (_is(1), _SAMPLING),
     "thinking_token_budget": (_is(), "use max_tokens"),
     "use_beam_search": (_is(False), _REPEAT),
     # the prompt and the text
     "chat_template": (_is(), _TEMPLATE),
-    "continuous_usage_stats": (_is(False), "include_usage counts once, at the end"),
+    "continuous_usage_stats": (_is(False), "include_usage returns the counts once, at the end"),
     "detokenize": (_is(True, False), ""),
     "documents": (_is([]), "put them into a message"),
     "echo": (_is(False), "use prompt_logprobs and return_token_ids"),
@@ -111,65 +113,66 @@ UNSUPPORTED: dict[str, tuple[Neutral, str]] = {
     "web_search_options": (_is(), "put the results into a message"),
     # the service
     "kv_transfer_params": (_is({}), "leave it out"),
-    "output_mode": (_is("tokens"), "the answer is tokens"),
+    "output_mode": (_is("tokens"), "the response always has tokens"),
     "priority": (_is(0), "requests are served first come, first served"),
     "service_tier": (_is("auto", "default"), "there is one tier"),
-    "store": (_is(False), "answers are not kept here"),
+    "store": (_is(False), "this server does not store responses"),
     "vllm_xargs": (_is({}), "leave it out"),
 }
 
 
 def parse(body: bytes, kind: type[T]) -> T:
-    """Decode a JSON body to a request of type `kind`.
+    """Decode a JSON body into a request of type `kind`.
 
     Raises:
-        RequestError: the body is not JSON, or a field is unknown, missing, of the wrong type or not implemented.
+        RequestError: status 400 if the body is not JSON, or if a field is unknown, missing, of the wrong type or not
+            implemented; status 413 if the body has too many lists, objects and fields.
     """
     value = read_json(body)
     try:
-        return msgspec.convert(_implemented(value) if isinstance(value, dict) else value, kind)
+        return msgspec.convert(_implemented_fields(value) if isinstance(value, dict) else value, kind)
     except msgspec.ValidationError as error:
-        raise _malformed(str(error)) from error
+        raise _validation_error(str(error)) from error
     except RecursionError as error:
         raise RequestError("the body is nested too deep", code="invalid_json") from error
 
 
-def _implemented(fields: Fields) -> Fields:
-    """Returns the fields without parameters that have no effect, including those in `sampling_params` and
-    `stream_options`.
+def _implemented_fields(fields: Fields) -> Fields:
+    """Returns the fields whose parameters are implemented. Other parameters are left out if their values have no
+    effect. The same applies to the parameters in `sampling_params` and `stream_options`.
 
     Raises:
-        RequestError: a parameter is not implemented.
+        RequestError: status 400 if a parameter that is not implemented has a value with an effect.
     """
-    kept: Fields = {}
+    implemented: Fields = {}
     for name, value in fields.items():
         if value is None:
             continue
         if name in UNSUPPORTED:
-            neutral, instead = UNSUPPORTED[name]
-            if not neutral(value, fields):
-                raise _unsupported(name, value, instead)
+            has_no_effect, advice = UNSUPPORTED[name]
+            if not has_no_effect(value, fields):
+                raise _unsupported_error(name, value, advice)
         elif name in ("sampling_params", "stream_options") and isinstance(value, dict):
-            kept[name] = _implemented(value)
+            implemented[name] = _implemented_fields(value)
         else:
-            kept[name] = value
-    max_tokens = kept.pop("max_completion_tokens", None)  # OpenAI's newer name takes precedence
+            implemented[name] = value
+    max_tokens = implemented.pop("max_completion_tokens", None)  # OpenAI's newer name takes precedence
     if max_tokens is not None:
         if type(max_tokens) is not int or max_tokens < 1:
-            message = f"max_completion_tokens must be an integer and at least 1, got {shown(max_tokens)}"
+            message = f"max_completion_tokens must be an integer and at least 1, got {short_json(max_tokens)}"
             raise RequestError(message, param="max_completion_tokens")
-        kept["max_tokens"] = max_tokens
-    return kept
+        implemented["max_tokens"] = max_tokens
+    return implemented
 
 
-def _unsupported(name: str, value: Any, instead: str) -> RequestError:
-    message = f"{name} = {shown(value)} is not supported by the embedded engine: leave it out"
+def _unsupported_error(name: str, value: Any, advice: str) -> RequestError:
+    message = f"{name} = {short_json(value)} is not supported by the embedded engine: leave it out"
     return RequestError(
-        message if instead == "leave it out" else f"{message} ({instead})", param=name, code="unsupported_parameter"
+        message if advice == "leave it out" else f"{message} ({advice})", param=name, code="unsupported_parameter"
     )
 
 
-def shown(value: Any) -> str:
+def short_json(value: Any) -> str:
     """Returns a value of a request as JSON, shortened for an error message."""
     if isinstance(value, str):
         value = value[: _SHOWN + 1]
@@ -181,8 +184,10 @@ def shown(value: Any) -> str:
     return text
 
 
-def _malformed(why: str) -> RequestError:
-    """Convert a validation error of msgspec to an error response with the name of the invalid field as `param`."""
+def _validation_error(why: str) -> RequestError:
+    """Returns the error response for a validation error of msgspec. `param` is the name of the invalid field. `why`:
+    msgspec's message.
+    """
     path, field = _PATH.search(why), _FIELD.search(why)
     names = [match[1] for match in (path, field) if match and match[1]]
     param = param_of(".".join(names))

@@ -1,6 +1,6 @@
 """Limits of one request, checked on the decoded body before it is rendered, tokenised or queued.
 
-Every error message contains the field and the limit. If a setting can raise the limit, the message names this setting.
+Every error message names the field and the limit. If a setting can raise the limit, the message names this setting.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ from arlarena.inference.api.errors import CONTEXT_LENGTH, RequestError
 from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.policy import SamplingParams
 
-CHARS_PER_TOKEN = 16  # upper bound for the average of a text; about 4 characters are usual
+CHARS_PER_TOKEN = 16  # upper bound of a text's average number of characters per token, which is usually about 4
 MIN_TEXT_CHARS = 1 << 18
 _VALUES_PER_MESSAGE = 16  # fields, content parts, tool calls and their arguments
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """The limits of one request. `sequences`: how many sequences the server runs and queues at the same time."""
+    """The limits of one request. `sequences`: how many sequences the server can run and queue at the same time.
+    `text_chars`: maximum number of characters of a text. `messages`: of messages in a conversation. `prompt_tokens`: of
+    tokens of all prompts together. `logprobs`: of log-probs in the response.
+    """
 
     sequences: int
     text_chars: int
@@ -29,8 +32,10 @@ class RequestLimits:
     logprobs: int
 
     @classmethod
-    def of(cls, settings: InferenceSettings, slots: int, max_length: int) -> RequestLimits:
-        """Returns the limits for a model with a context of `max_length` tokens. `slots`: most running sequences."""
+    def from_settings(cls, settings: InferenceSettings, slots: int, max_length: int) -> RequestLimits:
+        """Returns the limits for a model with a context of `max_length` tokens. `slots`: the maximum number of running
+        sequences.
+        """
         return cls(
             settings.max_waiting + slots,
             settings.max_text_chars or max(MIN_TEXT_CHARS, CHARS_PER_TOKEN * max_length),
@@ -43,12 +48,12 @@ class RequestLimits:
         """Refuse a request with more sequences than the server can run and queue.
 
         Raises:
-            RequestError: 400.
+            RequestError: status 400 if the request has too many sequences.
         """
         if prompts * n > self.sequences:
             raise RequestError(
-                f"{prompts} prompts with n = {n} are {prompts * n} sequences, but this server holds {self.sequences} "
-                "at most (max_waiting and its slots): send fewer in a request",
+                f"{prompts} prompts with n = {n} are {prompts * n} sequences, but this server accepts at most "
+                f"{self.sequences} (max_waiting plus the number of slots): send fewer in a request",
                 param="prompt" if prompts > 1 else "n",
             )
 
@@ -56,7 +61,7 @@ class RequestLimits:
         """Refuse a text that is too long to be tokenised.
 
         Raises:
-            RequestError: 400, as for a prompt that is longer than the context.
+            RequestError: status 400, with the same code as for a prompt that is longer than the context.
         """
         if chars > self.text_chars:
             raise RequestError(
@@ -70,7 +75,7 @@ class RequestLimits:
         """Refuse prompts that together have too many tokens.
 
         Raises:
-            RequestError: 400.
+            RequestError: status 400 if the prompts have too many tokens.
         """
         if tokens > self.prompt_tokens:
             raise RequestError(
@@ -79,26 +84,27 @@ class RequestLimits:
             )
 
     def check_logprobs(self, params: SamplingParams, prompt_tokens: int, sampled_tokens: int) -> None:
-        """Refuse a request for too many log-probs. `sampled_tokens`: the largest possible total of all choices.
+        """Refuse a request for too many log-probs. `sampled_tokens`: the maximum total number of tokens that all
+        choices may have.
 
         Raises:
-            RequestError: 400.
+            RequestError: status 400 if the response may have too many log-probs.
         """
         sampled = 0 if params.logprobs is None else sampled_tokens * (1 + params.logprobs)
         prompt = 0 if params.prompt_logprobs is None else prompt_tokens * (1 + params.prompt_logprobs)
         if sampled + prompt > self.logprobs:
             raise RequestError(
-                f"the answer may have {sampled + prompt} log-probs, but this server writes {self.logprobs} at most "
+                f"the response may have {sampled + prompt} log-probs, but this server returns at most {self.logprobs} "
                 "(max_logprobs): lower max_tokens, n, logprobs or prompt_logprobs, or send several requests",
                 param="logprobs" if sampled >= prompt else "prompt_logprobs",
             )
 
     def check_body(self, body: bytes) -> None:
-        """Check the body of a model route for an engine that does not check these limits. A field of an unexpected type
-        is not checked, because the engine refuses it.
+        """Check the body of a request to a model route. Used for an engine that does not check these limits. A field of
+        an unexpected type is not checked, because the engine refuses such a field.
 
         Raises:
-            RequestError: 400; 413 for too many brackets, see `read_json`.
+            RequestError: status 400 if a limit is exceeded; the errors of `read_json`.
         """
         request = read_json(body)
         if not isinstance(request, dict):
@@ -120,7 +126,7 @@ class RequestLimits:
         """Returns the number of prompts in `prompt`, which is a text, token ids, a list of texts or a list of id lists.
 
         Raises:
-            RequestError: 400, the prompts have too many tokens.
+            RequestError: status 400 if the prompts have too many tokens.
         """
         if isinstance(prompt, str) or not prompt or type(prompt[0]) is int:
             tokens = 0 if isinstance(prompt, str) else len(prompt)
@@ -130,15 +136,15 @@ class RequestLimits:
         return len(prompt)
 
     def check_conversation(self, messages: list[dict[str, Any]], options: dict[str, Any] | None) -> int:
-        """Refuse a conversation or chat-template options with too many parts or characters. Returns the number of parts
-        plus the number of characters.
+        """Refuse a conversation, or options of the chat template, with too many parts or characters. Returns the number
+        of parts plus the number of characters.
 
         Raises:
-            RequestError: 400.
+            RequestError: status 400 if a limit is exceeded.
         """
         if len(messages) > self.messages:
             raise RequestError(
-                f"messages has {len(messages)} messages, but this server takes {self.messages} (max_messages)",
+                f"messages has {len(messages)} messages, but this server accepts {self.messages} (max_messages)",
                 param="messages",
             )
         size = 0
@@ -146,7 +152,7 @@ class RequestLimits:
             values, chars = json_size(value)
             if values > self.messages * _VALUES_PER_MESSAGE:
                 raise RequestError(
-                    f"{param} has {values} fields and parts, but this server takes "
+                    f"{param} has {values} fields and parts, but this server accepts "
                     f"{self.messages * _VALUES_PER_MESSAGE} ({_VALUES_PER_MESSAGE} times max_messages)",
                     param=param,
                 )

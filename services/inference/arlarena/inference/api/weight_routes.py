@@ -1,4 +1,4 @@
-"""The routes of an engine or a gateway that receive weights and bring weights into service. The format of weights is
+"""The routes by which an engine or a gateway receives weights and brings weights into service. The format of weights is
 described in `arlarena.proto.versions.directory`.
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from arlarena.inference.api.asgi import Answer, ApiRequest, ApiResponse, body_chunks
+from arlarena.inference.api.asgi import AnyResponse, ApiRequest, ApiResponse, body_chunks
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.api.parameters import parse
 from arlarena.inference.weights.store import Store, UnknownVersion
@@ -27,37 +27,37 @@ class WeightRoutes:
         self._store, self._serve = store, serve
         self._lock = asyncio.Lock()
 
-    async def announce(self, call: ApiRequest) -> Answer:
+    async def announce(self, call: ApiRequest) -> AnyResponse:
         """Handle `PUT /weights/{directory}`, which announces a version."""
         return await self._respond(asyncio.to_thread(self._store.announce, call.path_params["directory"], call.body))
 
-    async def receive(self, call: ApiRequest) -> Answer:
+    async def receive(self, call: ApiRequest) -> AnyResponse:
         """Handle `PUT /weights/{directory}/{file}?base=…`. The body is written to disk while it arrives."""
         directory, name = call.path_params["directory"], call.path_params["file"]
         chunks = body_chunks(call.receive)
         await self._respond(self._store.receive(directory, name, chunks, call.query.get("base")))
         return ApiResponse(b"{}")
 
-    async def serve(self, call: ApiRequest) -> Answer:
+    async def serve(self, call: ApiRequest) -> AnyResponse:
         """Handle `POST /serve_weights`, which brings a version into service."""
-        wanted = parse(call.body, ServeWeights)
+        request = parse(call.body, ServeWeights)
         async with self._lock:
-            return await self._respond(self._serve_version(wanted))
+            return await self._respond(self._serve_version(request))
 
-    async def _serve_version(self, wanted: ServeWeights) -> ServedVersion:
-        if wanted.broadcast is None:
-            return await self._serve_directory(await asyncio.to_thread(self._store.find, wanted.version))
-        if wanted.broadcast.manifest.label != wanted.version:
-            raise VersionError(f"the broadcast is of {wanted.broadcast.manifest.label}, not of {wanted.version}")
-        return await self._serve(wanted.broadcast)
+    async def _serve_version(self, request: ServeWeights) -> ServedVersion:
+        if request.broadcast is None:
+            return await self._serve_directory(await asyncio.to_thread(self._store.find, request.version))
+        if request.broadcast.manifest.label != request.version:
+            raise VersionError(f"the broadcast is of {request.broadcast.manifest.label}, not of {request.version}")
+        return await self._serve(request.broadcast)
 
     async def _serve_directory(self, directory: Path) -> ServedVersion:
         try:
             served = await self._serve(directory)
         except VersionError:
-            await asyncio.to_thread(self._store.refused, directory)
+            await asyncio.to_thread(self._store.remove_refused, directory)
             raise
-        await asyncio.to_thread(self._store.accepted, directory)
+        await asyncio.to_thread(self._store.remove_old, directory)
         return served
 
     async def _respond(self, work: Awaitable[object]) -> ApiResponse:

@@ -9,7 +9,8 @@ from typing import Any
 
 from arlarena.proto.text.files import read_text
 
-# For each model_type: (whether queries and keys are normalised, whether their projections have a bias).
+# For each model_type: (whether queries and keys are normalised, whether the projections of queries, keys and values
+# have a bias).
 FAMILIES = {"qwen3": (True, False), "qwen2": (False, True), "llama": (False, False)}
 
 
@@ -90,7 +91,7 @@ def _from_config(config: dict[str, Any], qk_norm: bool, qkv_bias: bool) -> Archi
 
 
 def _rope(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the rotary settings: `rope_parameters` since transformers 5, `rope_scaling` before."""
+    """Returns the rotary settings. Their key is `rope_parameters` since transformers 5, `rope_scaling` before."""
     return config.get("rope_parameters") or config.get("rope_scaling") or {}
 
 

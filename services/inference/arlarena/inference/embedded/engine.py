@@ -33,7 +33,10 @@ SWEEP_S = 0.05  # seconds between checks of deadlines and cancelled sequences
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
-    """The sizes of an engine. `max_length`: most tokens of one sequence, prompt and response together."""
+    """The sizes of an engine. `max_length`: maximum number of tokens of one sequence, prompt and response together.
+    `slots`: maximum number of running sequences. `kv_bytes`: memory limit of all slots. `cache_bytes`: memory limit of
+    the prefix cache. `prefill_tokens`: maximum number of prompt tokens computed in one step.
+    """
 
     max_length: int
     slots: int = 256
@@ -53,8 +56,8 @@ class EngineDeadError(RuntimeError):
 class Engine:
     """Samples sequences. `version`: the label of the weights in service.
 
-    After a step, `deliver` is called on the engine's thread with the sequences that finished and the streamed sequences
-    that grew. `on_death` is called there if an error ends the thread.
+    After a step, the engine's thread calls `deliver` with the sequences that have finished and the streamed sequences
+    that have grown. If an error ends the thread, the thread calls `on_death` with this error.
     """
 
     def __init__(
@@ -83,7 +86,7 @@ class Engine:
         self._closed = False
         self._stopping = False
         self._wake = threading.Event()
-        self._swept = 0.0
+        self._last_sweep = 0.0
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -172,12 +175,12 @@ class Engine:
     # --- on the engine's thread, through `call` ---
 
     def forget_prompts(self) -> None:
-        """Empty the prefix cache."""
+        """Remove all computed prompts (see `Scheduler.forget_prompts`)."""
         self._scheduler.forget_prompts()
 
     def swap(self, parameters: Parameters, version: str) -> None:
-        """Use other weights from the next step on. Running sequences keep their keys and values. `version`: the label
-        of the new weights.
+        """Use other weights from the next step on. Running sequences keep the keys and values that the old weights
+        computed. `version`: the label of the new weights.
         """
         self._model.parameters = parameters
         self._scheduler.version = version
@@ -214,8 +217,8 @@ class Engine:
         self._wake.clear()
         self._drain_inbox()
         now = time.monotonic()
-        if now - self._swept >= SWEEP_S:
-            self._swept = now
+        if now - self._last_sweep >= SWEEP_S:
+            self._last_sweep = now
             self._scheduler.sweep(now)
         if self._scheduler.step():
             self.counters.steps += 1

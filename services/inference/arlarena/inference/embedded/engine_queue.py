@@ -24,13 +24,13 @@ class Waiter:
 
 
 class Bridge:
-    """Submits sequences to the engine and waits for their results. If a client disconnects, its sequences end."""
+    """Submits sequences to the engine and waits for their results. If a client disconnects, its sequences are ended."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, max_waiting: int) -> None:
         self.loop = loop
         self._max_waiting = max_waiting
         self._engine: Engine | None = None
-        self._open = 0  # sequences submitted and not yet delivered
+        self._undelivered = 0  # the number of submitted sequences that have not been delivered as finished
 
     def attach(self, engine: Engine) -> None:
         """Use this engine. The engine must call `self.deliver`."""
@@ -45,8 +45,8 @@ class Bridge:
         """Submit `sequences` and wait until all have finished.
 
         Raises:
-            ClientGone: the client disconnected first.
-            RequestError: 503 the queue is full or the engine has stopped, 504 the deadline has passed.
+            ClientGone: the client disconnected before all sequences had finished.
+            RequestError: status 503 if the queue is full or the engine has stopped; the errors of `raise_for_failure`.
         """
         waiter = self._submit(sequences)
         disconnected = asyncio.ensure_future(receive())
@@ -55,11 +55,10 @@ class Bridge:
         finally:
             disconnected.cancel()
             self._cancel_unfinished(sequences)
-        check_finished(sequences)
+        raise_for_failure(sequences)
 
     async def grow(self, sequences: list[Sequence], receive: Receive) -> AsyncIterator[None]:
-        """Submit `sequences`. Yields after each update, in which some sequences grew or finished, until all have
-        finished.
+        """Submit `sequences`. Yields each time after sequences have grown or finished. Ends when all have finished.
 
         Raises:
             ClientGone, RequestError: see `complete`.
@@ -71,7 +70,7 @@ class Bridge:
                 await _updated_or_disconnected(waiter, disconnected)
                 waiter.updated = self.loop.create_future()
                 finished = waiter.unfinished == 0
-                check_finished(sequences)
+                raise_for_failure(sequences)
                 yield
                 if finished:
                     return
@@ -80,14 +79,14 @@ class Bridge:
             self._cancel_unfinished(sequences)
 
     def check_room(self, count: int) -> None:
-        """Refuse `count` more sequences if the queue is full.
+        """Check that the queue has room for `count` more sequences.
 
         Raises:
-            RequestError: 503, the queue is full.
+            RequestError: status 503 if the queue has not enough room.
         """
         assert self._engine is not None
-        if self._open + count > self._max_waiting + self._engine.slots:
-            waiting = self._open - self._engine.running
+        if self._undelivered + count > self._max_waiting + self._engine.slots:
+            waiting = self._undelivered - self._engine.running
             raise RequestError(f"{waiting} sequences wait already (max_waiting = {self._max_waiting})", status=503)
 
     def _submit(self, sequences: list[Sequence]) -> Waiter:
@@ -101,7 +100,7 @@ class Bridge:
             engine.submit(sequences)
         except EngineDeadError as error:
             raise RequestError(str(error), status=503) from error
-        self._open += len(sequences)
+        self._undelivered += len(sequences)
         return waiter
 
     def _delivered(self, updated: list[Sequence]) -> None:
@@ -110,7 +109,7 @@ class Bridge:
             if sequence.finish_reason is not None and not sequence.delivered:
                 sequence.delivered = True
                 waiter.unfinished -= 1
-                self._open -= 1
+                self._undelivered -= 1
             if (sequence.stream or waiter.unfinished == 0) and not waiter.updated.done():
                 waiter.updated.set_result(None)
 
@@ -122,7 +121,7 @@ class Bridge:
 
 
 async def _updated_or_disconnected(waiter: Waiter, disconnected: asyncio.Future[Any]) -> None:
-    """Wait for an update of the sequences.
+    """Wait until a sequence has grown or finished.
 
     Raises:
         ClientGone: the client disconnected first.
@@ -132,11 +131,11 @@ async def _updated_or_disconnected(waiter: Waiter, disconnected: asyncio.Future[
         raise ClientGone
 
 
-def check_finished(sequences: list[Sequence]) -> None:
-    """Raise an error if a sequence ended without a response.
+def raise_for_failure(sequences: list[Sequence]) -> None:
+    """Raise an error if a sequence has ended without a response.
 
     Raises:
-        RequestError: 504 for a deadline, 500 for logits that are not finite and for a failed engine.
+        RequestError: status 504 if the deadline has passed; status 500 if logits were not finite or the engine failed.
     """
     for sequence in sequences:
         if sequence.finish_reason == "deadline":
@@ -144,6 +143,6 @@ def check_finished(sequences: list[Sequence]) -> None:
                 f"the request ran out of time after {len(sequence.tokens)} tokens (request_timeout_s)", status=504
             )
         if sequence.finish_reason == "nonfinite":
-            raise RequestError("the weights in service compute logits that are not finite", status=500)
+            raise RequestError("logits that are not finite were computed with the weights in service", status=500)
         if sequence.finish_reason == "error":
             raise RequestError("the engine failed while it worked on this request; see the server's log", status=500)

@@ -11,7 +11,9 @@ from torch import Tensor
 from arlarena.inference.embedded.architecture import Architecture
 
 FLOAT_BYTES = 4
-PADDING = 16  # positions; with a row length of a power of two, all rows would compete for the same CPU cache lines
+# Unused positions at the end of each row of keys. Without them, the length of a row could be a power of two. Then all
+# rows would compete for the same CPU cache lines.
+PADDING = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,8 @@ class KeysValues:
     """Keys and values of P positions in each layer and head. K is the number of key heads, D the size of a head. `...`
     stands for optional dimensions, such as slots.
 
-    keys: float32 [layers, ..., K, D, P]; positions are last, so that the product for scores needs no packing
+    keys: float32 [layers, ..., K, D, P]. The positions are the last dimension, so that the matrix product for attention
+        scores needs no packing.
     values: float32 [layers, ..., K, P, D]
     """
 
@@ -27,9 +30,11 @@ class KeysValues:
     values: Tensor
 
     @classmethod
-    def zeros(cls, arch: Architecture, positions: int, *more: int) -> KeysValues:
-        """Returns keys and values that are all zero. With `np.zeros`, memory is used only after it has been written."""
-        shape = (arch.layers, *more, arch.kv_heads)
+    def zeros(cls, arch: Architecture, positions: int, *dimensions: int) -> KeysValues:
+        """Returns keys and values that are all zero. `dimensions`: sizes of the optional dimensions. `np.zeros` only
+        reserves memory; a page of memory is used when it is first written.
+        """
+        shape = (arch.layers, *dimensions, arch.kv_heads)
         keys = np.zeros((*shape, arch.head_dim, positions + PADDING), np.float32)
         values = np.zeros((*shape, positions, arch.head_dim), np.float32)
         return cls(torch.from_numpy(keys)[..., :positions], torch.from_numpy(values))
@@ -45,8 +50,8 @@ class KeysValues:
 
 
 class Slots:
-    """Keys and values of `count` sequences of `length` positions. Running sequences occupy the first slots, without
-    gaps.
+    """Memory for the keys and values of `count` sequences, with `length` positions each. Running sequences occupy the
+    first slots, without gaps.
 
     Attention gives positions beyond a sequence's end the weight 0. 0 times infinity is NaN, so every position must hold
     a finite number.
@@ -66,7 +71,7 @@ class Slots:
         self[target].span(0, length).copy(self[source].span(0, length))
 
     def clear(self, slot: int) -> None:
-        """Set a slot to zero, because it contains numbers that are not finite."""
+        """Set all numbers of a slot to zero. Needed if the slot contains numbers that are not finite."""
         self.kv.keys[:, slot] = 0.0
         self.kv.values[:, slot] = 0.0
 

@@ -1,9 +1,9 @@
 """The forward pass of the model. It computes new prompts, continues partly computed prompts, and computes one token for
 every running sequence.
 
-Letters in shapes: T is the number of tokens of all prompts together, P the number of tokens of one prompt, N of
-prompts, B of running sequences, H of query heads, K of key heads, S of slots, L of positions in a slot. E is the hidden
-size, D the size of a head, F the size of the feed-forward layer, V the size of the vocabulary.
+Letters in shapes are numbers: T tokens of all prompts together, P tokens of one prompt or piece, N prompts, B running
+sequences, H query heads, K key heads, S slots, L positions in a slot. E is the hidden size, D the size of a head, F the
+size of the feed-forward layer, V the size of the vocabulary.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from arlarena.inference.embedded.architecture import Architecture
 from arlarena.inference.embedded.kv_slots import KeysValues
 from arlarena.inference.embedded.weights.parameters import Layer, Parameters
 
-QUERIES = 64  # how many queries attention computes at a time
+QUERIES = 64  # for how many queries attention is computed at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The next `length` tokens of a prompt. `start`: the number of tokens that are already computed. `kv`: the keys and
-    values of these tokens, with room for the piece.
+    """The next `length` tokens of a prompt. `start`: the number of tokens that are already computed. `kv`: memory that
+    contains the keys and values of the computed tokens, and has room for those of the piece.
     """
 
     start: int
@@ -39,18 +39,18 @@ class Piece:
 
 
 class Model:
-    """A decoder model. A weight update replaces `parameters` between two calls. `max_length`: most tokens of a
-    sequence.
+    """A decoder model. A weight update replaces `parameters` between two calls. `max_length`: maximum number of tokens
+    of a sequence.
     """
 
     def __init__(self, arch: Architecture, parameters: Parameters, max_length: int) -> None:
         self.arch = arch
         self.parameters = parameters
         self.max_length = max_length
-        half = torch.arange(0, arch.head_dim, 2, dtype=torch.float32) / arch.head_dim
-        angles = torch.outer(torch.arange(max_length, dtype=torch.float32), 1.0 / arch.rope_theta**half)
+        exponents = torch.arange(0, arch.head_dim, 2, dtype=torch.float32) / arch.head_dim
+        angles = torch.outer(torch.arange(max_length, dtype=torch.float32), 1.0 / arch.rope_theta**exponents)
         self._rotations = torch.polar(torch.ones_like(angles), angles).unsqueeze(1)  # [max_length, 1, D / 2]
-        self._later = torch.full((QUERIES, QUERIES), float("-inf")).triu_(1)  # masks the positions after each query
+        self._causal_mask = torch.full((QUERIES, QUERIES), float("-inf")).triu_(1)  # -inf for positions after a query
 
     @torch.inference_mode()
     def prefill(self, ids: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
@@ -104,7 +104,7 @@ class Model:
     @torch.inference_mode()
     def continue_(self, ids: Tensor, pieces: list[Piece]) -> Tensor:
         """Compute the remaining tokens of N partly computed prompts. Write the keys and values of these tokens into
-        the `kv` of each piece.
+        `kv` of each piece.
 
         As in `prefill`, the last layer computes queries and the feed-forward layer only for the last position of each
         prompt.
@@ -153,8 +153,8 @@ class Model:
         rotations = self._rotations[at]
         bias = None
         if min(positions) + 1 < live:
-            hidden = torch.arange(live) > at.unsqueeze(1)
-            bias = torch.zeros(b, 1, live).masked_fill_(hidden.unsqueeze(1), float("-inf"))
+            masked = torch.arange(live) > at.unsqueeze(1)
+            bias = torch.zeros(b, 1, live).masked_fill_(masked.unsqueeze(1), float("-inf"))
         x = self.parameters.embedding[ids]
         for layer, keys, values in zip(self.parameters.layers, kv.keys, kv.values, strict=True):
             q, k, v = self._project(layer, x, rotations)
@@ -173,10 +173,10 @@ class Model:
         return torch.mm(self._normed(x), self.parameters.head)
 
     def _normed(self, x: Tensor) -> Tensor:
-        """Divide vectors by their length. This is the RMS norm without the factor sqrt(E), which `parameters` has
-        multiplied into the next matrix.
+        """Divide vectors by their length. This is the RMS norm without the factor sqrt(E). The next matrix contains
+        this factor (see `weights/parameters.py`).
         """
-        return x / _length(x, self.arch.norm_eps)
+        return x / _vector_length(x, self.arch.norm_eps)
 
     def _project(self, layer: Layer, x: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns queries [T, H, D], keys [T, K, D] and values [T, K, D]. Rotary positions are applied to queries and
@@ -201,16 +201,16 @@ class Model:
         return q, kv[:, : a.kv_heads], kv[:, a.kv_heads :]
 
     def _rotate(self, gain: Tensor | None, heads: Tensor, rotations: Tensor) -> None:
-        """Apply rotary positions to queries or keys [T, heads, D], in place. If `gain` is given, apply the norm of
-        queries and keys first.
+        """Apply rotary positions to queries or keys [T, heads, D], in place. If `gain` is given, first normalise the
+        queries or keys and multiply them by `gain`.
         """
         if gain is not None:
-            heads.div_(_length(heads, self.arch.norm_eps)).mul_(gain)
+            heads.div_(_vector_length(heads, self.arch.norm_eps)).mul_(gain)
         torch.view_as_complex(heads.view(*heads.shape[:-1], -1, 2)).mul_(rotations)
 
     def _attend_packed(self, q: Tensor, k: Tensor, v: Tensor, groups: list[tuple[int, int]]) -> Tensor:
-        """Compute causal attention within each prompt: queries [T, H, D] -> [T, H D]. `groups`: for adjacent prompts of
-        equal length, their length and their number.
+        """Compute causal attention within each prompt: queries [T, H, D] -> [T, H D]. `groups`: one pair (length,
+        number of prompts) for each series of adjacent prompts of equal length.
         """
         a = self.arch
         merged = torch.empty(q.shape[0], q.shape[1] * q.shape[2])
@@ -224,8 +224,8 @@ class Model:
         return merged
 
     def _attend_last(self, q: Tensor, k: Tensor, v: Tensor, groups: list[tuple[int, int]]) -> Tensor:
-        """Compute the attention of each prompt's last query to the whole prompt: q [N, H, D] -> [N, H D]. `groups`: see
-        `_attend_packed`.
+        """Compute the attention of each prompt's last query to all positions of the prompt: q [N, H, D] -> [N, H D].
+        `groups`: see `_attend_packed`.
         """
         a = self.arch
         out = []
@@ -253,7 +253,7 @@ class Model:
             n, seen = end - begin, keys.shape[2] - count + end
             scores = torch.bmm(heads[:, :, begin:end].reshape(a.kv_heads, -1, a.head_dim), keys[..., :seen])
             if n > 1:
-                scores.view(a.kv_heads, a.group, n, seen)[..., -n:].add_(self._later[:n, :n])
+                scores.view(a.kv_heads, a.group, n, seen)[..., -n:].add_(self._causal_mask[:n, :n])
             out = torch.bmm(torch.softmax(scores, dim=-1), values[:, :seen])
             merged[begin:end] = out.view(a.kv_heads, a.group, n, a.head_dim).permute(2, 0, 1, 3)
         return merged.view(count, -1)
@@ -264,7 +264,7 @@ class Model:
         return torch.addmm(x, F.silu(gate).mul_(up), layer.down)
 
 
-def _length(x: Tensor, eps: float) -> Tensor:
+def _vector_length(x: Tensor, eps: float) -> Tensor:
     """Returns sqrt(sum(x^2) + n eps) over the last dimension, which has n elements. This is the root mean square (with
     eps) times sqrt(n).
     """
@@ -278,7 +278,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _write(piece: Piece, index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Write the keys and values [P, K, D] of a piece in layer `index`. Returns the layer's keys [K, D, stop] and values
-    [K, stop, D] of the whole prompt up to `piece.stop`.
+    [K, stop, D] of the prompt from its first position up to `piece.stop`.
     """
     keys, values = piece.kv.keys[index, ..., : piece.stop], piece.kv.values[index, :, : piece.stop]
     keys[..., piece.start :], values[:, piece.start :] = k.permute(1, 2, 0), v.transpose(0, 1)

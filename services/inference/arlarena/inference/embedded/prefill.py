@@ -1,5 +1,5 @@
-"""Computes prompts. Equal prompts are computed only once. Long prompts are computed in pieces. Cached prefixes are used
-again.
+"""The prefill: computes the keys, values and logits of prompts. Long prompts are computed in pieces. The computation of
+a prompt begins after the longest prefix that the prefix cache contains.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from arlarena.inference.embedded.model import Model, Piece
 from arlarena.inference.embedded.prefix_cache import MIN_SHARED, CachedPrefix, PrefixCache
 from arlarena.inference.embedded.sequence import Score, Sequence, pack_key
 
-HEAD_ROWS = 512  # how many positions are scored at a time; limits the memory of the logits
+HEAD_ROWS = 512  # how many positions are scored at a time, which limits the memory for logits
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class PrefillJob:
         self.source, self.kv, self.done = None, None, 0
 
 
-class Prompts:
+class Prefiller:
     """Computes the keys and values of prompts, and the logits after their last tokens."""
 
     def __init__(self, model: Model, cache: PrefixCache) -> None:
@@ -49,9 +49,9 @@ class Prompts:
         self.cache = cache
 
     def plan(self, key: bytes, ids: list[int]) -> PrefillJob:
-        """Returns a job for a prompt. The job begins after the prefix that the cache has."""
+        """Returns a job for a prompt. The job begins after the prefix that the cache contains."""
         job = PrefillJob(key, ids)
-        shared = self.cache.longest(key)
+        shared = self.cache.find_longest(key)
         if shared is not None:
             job.source, job.done = shared
         return job
@@ -66,13 +66,13 @@ class Prompts:
             job.source = None
 
     def complete(self, jobs: list[PrefillJob]) -> list[tuple[PrefillJob, Tensor]]:
-        """Compute the rest of prompts that have been placed. New prompts form one batch, continued prompts another.
-        Returns the jobs with their logits [V].
+        """Compute all remaining tokens of prompts that have memory (see `place`). Prompts without computed tokens form
+        one batch. Prompts with computed tokens form another batch. Returns the jobs with their logits [V].
         """
-        fresh, continued = ([job for job in jobs if bool(job.done) is started] for started in (False, True))
-        return [*(self._fresh(fresh) if fresh else ()), *(self._continued(continued) if continued else ())]
+        new, partial = ([job for job in jobs if bool(job.done) is started] for started in (False, True))
+        return [*(self._compute_new(new) if new else ()), *(self._compute_rest(partial) if partial else ())]
 
-    def _fresh(self, jobs: list[PrefillJob]) -> list[tuple[PrefillJob, Tensor]]:
+    def _compute_new(self, jobs: list[PrefillJob]) -> list[tuple[PrefillJob, Tensor]]:
         jobs.sort(key=lambda job: len(job.ids))
         lengths = [len(job.ids) for job in jobs]
         ids = torch.tensor([token for job in jobs for token in job.ids])
@@ -81,34 +81,36 @@ class Prompts:
             keys, values = packed.unbind(1)  # [layers, P, K, D] each
             assert job.kv is not None
             job.kv.span(0, len(job.ids)).copy(KeysValues(keys.permute(0, 2, 3, 1), values.transpose(1, 2)))
-        return self._cached(jobs, logits)
+        return self._put_into_cache(jobs, logits)
 
-    def _continued(self, jobs: list[PrefillJob]) -> list[tuple[PrefillJob, Tensor]]:
+    def _compute_rest(self, jobs: list[PrefillJob]) -> list[tuple[PrefillJob, Tensor]]:
         ids = torch.tensor([token for job in jobs for token in job.ids[job.done :]])
-        return self._cached(jobs, self.model.continue_(ids, [_rest(job, job.left) for job in jobs]))
+        return self._put_into_cache(jobs, self.model.continue_(ids, [_next_piece(job, job.left) for job in jobs]))
 
-    def keep_response(self, sequence: Sequence, kv: KeysValues) -> None:
+    def cache_response(self, sequence: Sequence, kv: KeysValues) -> None:
         """Put a prompt with its response into the cache. `kv`: the keys and values in the sequence's slot."""
         if sequence.length >= MIN_SHARED:
             self.cache.put(sequence.key + pack_key(sequence.tokens[:-1]), kv, None)  # the last token has no keys yet
 
     def advance(self, job: PrefillJob, tokens: int) -> Tensor | None:
-        """Compute up to `tokens` more tokens of a placed prompt. Returns the logits [V] if the prompt is complete, else
-        None.
+        """Compute up to `tokens` more tokens of a prompt that has memory (see `place`). Returns the logits [V] if the
+        prompt is now complete, else None.
         """
-        piece = _rest(job, min(tokens, job.left))
+        piece = _next_piece(job, min(tokens, job.left))
         x = self.model.extend(torch.tensor(job.ids[piece.start : piece.stop]), piece)
         job.done = piece.stop
         if job.left:
             return None
-        return self._cached([job], self.model.logits(x[-1:]))[0][1]
+        return self._put_into_cache([job], self.model.logits(x[-1:]))[0][1]
 
     def score(self, ids: list[int], top: int, kv: KeysValues) -> tuple[Tensor, Score]:
-        """Compute a prompt without the cache. Returns the logits [V] after the prompt and the scores of its tokens."""
+        """Compute a prompt without the cache. Returns the logits [V] after the prompt and the scores of its tokens.
+        `top`, `kv`: see the function `score` and `Piece`.
+        """
         x = self.model.extend(torch.tensor(ids), Piece(0, len(ids), kv))
         return self.model.logits(x[-1:])[0], score(self.model, x, ids, top)
 
-    def _cached(self, jobs: list[PrefillJob], logits: Tensor) -> list[tuple[PrefillJob, Tensor]]:
+    def _put_into_cache(self, jobs: list[PrefillJob], logits: Tensor) -> list[tuple[PrefillJob, Tensor]]:
         """Put computed prompts into the cache. Returns the jobs with their logits [V]."""
         computed = [(job, row.clone()) for job, row in zip(jobs, logits, strict=True)]
         for job, row in computed:
@@ -117,13 +119,13 @@ class Prompts:
         return computed
 
 
-def _rest(job: PrefillJob, tokens: int) -> Piece:
+def _next_piece(job: PrefillJob, tokens: int) -> Piece:
     assert job.kv is not None
     return Piece(job.done, tokens, job.kv)
 
 
 def log_probs(model: Model, ids: list[int]) -> list[float]:
-    """Returns the log-probs of the tokens 1 … P-1, each given all tokens before it, at temperature 1. P: the number of
+    """Returns the log-probs of the tokens 1 … P-1 at temperature 1, each given all tokens before it. P is the number of
     tokens.
     """
     x = model.extend(torch.tensor(ids), Piece(0, len(ids), KeysValues.zeros(model.arch, len(ids))))
@@ -131,8 +133,8 @@ def log_probs(model: Model, ids: list[int]) -> list[float]:
 
 
 def score(model: Model, x: Tensor, ids: list[int], top: int) -> Score:
-    """Returns the scores of a prompt's P tokens, from the last layer's output `x` [P, hidden size]. `top`: how many
-    likeliest tokens are reported.
+    """Returns the scores of a prompt's P tokens, from the last layer's output `x` [P, hidden size]. `top`: how many of
+    the most likely tokens are reported for each position.
     """
     logprobs: list[float] = []
     ranks: list[int] = []
@@ -146,7 +148,7 @@ def score(model: Model, x: Tensor, ids: list[int], top: int) -> Score:
         logprobs += chosen.squeeze(1).tolist()
         ranks += ((table > chosen).sum(dim=1) + 1).tolist()
         if top:
-            values, likeliest = table.topk(min(top, table.shape[1]), dim=-1)
-            top_ids += likeliest.tolist()
+            values, most_likely = table.topk(min(top, table.shape[1]), dim=-1)
+            top_ids += most_likely.tolist()
             top_values += values.tolist()
     return Score(logprobs, ranks, (top_ids, top_values) if top else None)

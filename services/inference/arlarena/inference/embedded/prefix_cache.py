@@ -19,7 +19,7 @@ from arlarena.inference.embedded.architecture import Architecture
 from arlarena.inference.embedded.kv_slots import FLOAT_BYTES, KeysValues, position_bytes
 
 BLOCK = 16  # token positions per block
-MIN_SHARED = 64  # tokens; a shorter prefix takes as long to find and copy as to compute
+MIN_SHARED = 64  # tokens; to find and copy a shorter prefix takes as long as to compute it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +27,8 @@ class CachedPrefix:
     """A cached token sequence. `key`: the token ids as packed int32. `blocks`: indices of the sequence's blocks.
     `logits` [V]: the logits after the last token; V is the size of the vocabulary.
 
-    A cached prompt has logits. A cached prompt with its response has None, and only a longer prompt can reuse it.
+    A cached prompt has logits. For a cached prompt with its response, `logits` is None, and only a longer prompt can
+    reuse the sequence.
     """
 
     key: bytes
@@ -39,12 +40,12 @@ class CachedPrefix:
 
 
 class PrefixCache:
-    """The keys and values of token sequences, by their exact token ids. The least recently used sequences are evicted.
+    """The keys and values of token sequences, by their token ids. The least recently used sequences are evicted.
 
     A prompt reuses a cached sequence if their common prefix has at least `MIN_SHARED` tokens and at least half of the
     prompt's length. The prompt is then computed from the first token that differs. If several cached sequences share
-    the same full blocks with the prompt, one that is a prefix of the prompt is preferred, and otherwise the newest. A
-    weight update clears the cache.
+    the same full blocks with the prompt, the prompt reuses a sequence that is a prefix of the prompt, or else the
+    newest sequence. A weight update clears the cache.
     """
 
     def __init__(self, arch: Architecture, capacity_bytes: int) -> None:
@@ -52,50 +53,51 @@ class PrefixCache:
         self._block_bytes = BLOCK * position_bytes(arch)
         self.blocks = capacity_bytes // self._block_bytes
         self._kv = KeysValues.zeros(arch, self.blocks * BLOCK)
-        self._texts: OrderedDict[bytes, CachedPrefix] = OrderedDict()
-        self._prefixes: dict[int, dict[bytes, None]] = {}  # hash of the first n blocks -> keys that begin with them
+        self._sequences: OrderedDict[bytes, CachedPrefix] = OrderedDict()
+        # hash of the first n blocks -> keys of the cached sequences that begin with these blocks
+        self._prefixes: dict[int, dict[bytes, None]] = {}
         self._refcounts = [0] * self.blocks  # for each block, how many cached sequences use it
         self._free = list(range(self.blocks - 1, -1, -1))
         self._logits_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self._sequences)
 
     @property
     def used(self) -> int:
         """The number of bytes in use."""
         return (self.blocks - len(self._free)) * self._block_bytes + self._logits_bytes
 
-    def prompt(self, key: bytes) -> CachedPrefix | None:
+    def find_prompt(self, key: bytes) -> CachedPrefix | None:
         """Returns the cached prompt with exactly this key, or None. Marks the prompt as recently used."""
-        text = self._texts.get(key)
-        if text is None or text.logits is None:
+        cached = self._sequences.get(key)
+        if cached is None or cached.logits is None:
             return None
-        self._texts.move_to_end(key)
-        return text
+        self._sequences.move_to_end(key)
+        return cached
 
-    def longest(self, key: bytes) -> tuple[CachedPrefix, int] | None:
+    def find_longest(self, key: bytes) -> tuple[CachedPrefix, int] | None:
         """Returns the cached sequence that a prompt reuses, and the length of their common prefix in tokens. Returns
-        None if no sequence qualifies. The length is always less than the prompt's, so at least one token is computed.
-        `key`: the prompt's token ids as packed int32.
+        None if the prompt can reuse no sequence. The common prefix is always shorter than the prompt, so at least one
+        token is computed. `key`: the prompt's token ids as packed int32.
         """
         match = self._longest_match(key[:-4])
         if match is None or match[1] * BLOCK < max(MIN_SHARED, (len(key) // 4 + 1) // 2):
             return None
-        text = self._continued(key, match[1]) or match[0]
-        self._texts.move_to_end(text.key)
-        return text, _common(text.key, key[:-4])
+        cached = self._find_exact_prefix(key, match[1]) or match[0]
+        self._sequences.move_to_end(cached.key)
+        return cached, _common_length(cached.key, key[:-4])
 
-    def load(self, text: CachedPrefix, length: int, target: KeysValues) -> None:
+    def load(self, cached: CachedPrefix, length: int, target: KeysValues) -> None:
         """Copy the keys and values of a cached sequence's first `length` positions to the start of `target`."""
-        for begin, end, at in self._runs(text.blocks, 0, length):
+        for begin, end, at in self._runs(cached.blocks, 0, length):
             target.span(begin, end).copy(self._kv.span(at, at + end - begin))
 
     def put(self, key: bytes, kv: KeysValues, logits: Tensor | None) -> None:
-        """Store the keys and values of a token sequence, which are in the first positions of `kv`. Evicts other
-        sequences if necessary. Does nothing if the sequence is larger than the cache or is already stored.
+        """Store the keys and values of a token sequence, which are in the first positions of `kv`. Other sequences are
+        evicted if necessary. Does nothing if the sequence is larger than the cache or is already stored.
         """
-        known = self._texts.get(key)
+        known = self._sequences.get(key)
         if known is not None and (logits is None or known.logits is not None):
             return
         length = len(key) // 4
@@ -105,32 +107,32 @@ class PrefixCache:
         match = self._longest_match(key)
         blocks = [] if match is None else match[0].blocks[: match[1]]
         shared = len(blocks) * BLOCK
-        for block in blocks:  # before `_allocate`, which may evict the sequence that has these blocks
+        for block in blocks:  # before `_allocate`, which may evict the sequence to which these blocks belong
             self._refcounts[block] += 1
         new = self._allocate(count - len(blocks), size)
         for begin, end, at in self._runs(blocks + new, shared, length):
             self._kv.span(at, at + end - begin).copy(kv.span(begin, end))
-        if key in self._texts:
-            self._forget(self._texts[key])
-        self._texts[key] = CachedPrefix(key, blocks + new, logits)
+        if key in self._sequences:
+            self._evict(self._sequences[key])
+        self._sequences[key] = CachedPrefix(key, blocks + new, logits)
         self._logits_bytes += size
         for value in _block_hashes(key):
             self._prefixes.setdefault(value, {})[key] = None
 
     def clear(self) -> None:
         """Remove all cached sequences."""
-        self._texts.clear()
+        self._sequences.clear()
         self._prefixes.clear()
         self._refcounts = [0] * self.blocks
         self._free = list(range(self.blocks - 1, -1, -1))
         self._logits_bytes = 0
 
     def _allocate(self, count: int, size: int) -> list[int]:
-        """Allocate `count` blocks and return their indices. The least recently used sequences are evicted until `size`
-        more bytes would fit.
+        """Allocate `count` blocks and return their indices. The least recently used sequences are evicted until the
+        blocks, and `size` bytes of logits, fit into the capacity.
         """
         while len(self._free) < count or self.used + count * self._block_bytes + size > self.capacity:
-            self._forget(next(iter(self._texts.values())))
+            self._evict(next(iter(self._sequences.values())))
         taken = [self._free.pop() for _ in range(count)]
         for block in taken:
             self._refcounts[block] = 1
@@ -144,22 +146,23 @@ class PrefixCache:
         for n in range(len(hashes), 0, -1):
             newest = next(reversed(self._prefixes.get(hashes[n - 1], {})), b"")
             if newest and newest[: n * BLOCK * 4] == key[: n * BLOCK * 4]:
-                return self._texts[newest], n
+                return self._sequences[newest], n
         return None
 
-    def _continued(self, key: bytes, blocks: int) -> CachedPrefix | None:
+    def _find_exact_prefix(self, key: bytes, blocks: int) -> CachedPrefix | None:
         """Returns the longest cached sequence that is a prefix of `key` and ends within the block after the first
-        `blocks` blocks, or None. Several responses to one prompt may differ only in that block. The result is the
-        response that `key` continues.
+        `blocks` blocks, or None. Several responses to one prompt may differ only in that block. This method finds the
+        response with which `key` begins.
         """
         for length in range(min((blocks + 1) * BLOCK, len(key) // 4) - 1, blocks * BLOCK, -1):
-            if (text := self._texts.get(key[: length * 4])) is not None:
-                return text
+            if (cached := self._sequences.get(key[: length * 4])) is not None:
+                return cached
         return None
 
     def _runs(self, blocks: list[int], begin: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Split the positions [begin, end) of a sequence into runs that are contiguous in the cache's memory. Yields
-        (first position, end, first position in the cache). `begin` must be the first position of a block.
+        (begin and end of the run in the sequence, begin of the run in the cache's memory). The argument `begin` must be
+        the first position of a block.
         """
         first, last = begin // BLOCK, -(-end // BLOCK)
         breaks = [i for i in range(first + 1, last) if blocks[i] != blocks[i - 1] + 1]
@@ -167,21 +170,21 @@ class PrefixCache:
             if a < b:
                 yield a * BLOCK, min(b * BLOCK, end), blocks[a] * BLOCK
 
-    def _forget(self, text: CachedPrefix) -> None:
-        del self._texts[text.key]
-        for block in reversed(text.blocks):  # reversed, so that the next allocation gets ascending blocks
+    def _evict(self, cached: CachedPrefix) -> None:
+        del self._sequences[cached.key]
+        for block in reversed(cached.blocks):  # reversed, so that the next allocation gets ascending blocks
             self._refcounts[block] -= 1
             if not self._refcounts[block]:
                 self._free.append(block)
-        if text.logits is not None:
-            self._logits_bytes -= text.logits.numel() * FLOAT_BYTES
-        for value in _block_hashes(text.key):
-            del self._prefixes[value][text.key]
+        if cached.logits is not None:
+            self._logits_bytes -= cached.logits.numel() * FLOAT_BYTES
+        for value in _block_hashes(cached.key):
+            del self._prefixes[value][cached.key]
             if not self._prefixes[value]:
                 del self._prefixes[value]
 
 
-def _common(a: bytes, b: bytes) -> int:
+def _common_length(a: bytes, b: bytes) -> int:
     """Returns the length, in tokens, of the common prefix of two keys."""
     size = min(len(a), len(b))
     differs = np.frombuffer(a[:size], np.int32) != np.frombuffer(b[:size], np.int32)

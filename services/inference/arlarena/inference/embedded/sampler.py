@@ -1,8 +1,8 @@
 """Samples tokens from logits, in one call for the whole batch. Each row of the batch is one running sequence.
 
 The reported log-prob of a token is log_softmax(logits / T) over the full vocabulary, before top-k and top-p. T is the
-temperature. A trainer recomputes the same value. At temperature 0 the likeliest token is chosen, and the log-prob is
-computed with T = 1.
+temperature. The trainer recomputes the same value. At temperature 0, the most likely token is chosen, and the log-prob
+is computed with T = 1.
 
 The sampler hashes the seed and the index of the token in its response to a uniform number. The token is the value of
 the inverse cumulative distribution at this number. So the tokens of a request do not depend on the rest of the batch.
@@ -21,13 +21,13 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # constants of SplitMix64 (Steele, Lea,
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 
-GREEDY_BELOW = 1e-5  # at a temperature below this the likeliest token is chosen, as in vLLM
+GREEDY_BELOW = 1e-5  # at temperatures below this value, the most likely token is chosen, as in vLLM
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
     """How the token of one row is sampled. `top_k`: 0 means no limit. `top_p`: 1 means no limit. `top_logprobs`: how
-    many of the likeliest tokens are reported.
+    many of the most likely tokens are reported.
     """
 
     temperature: float = 1.0
@@ -38,7 +38,7 @@ class Draw:
 
     @property
     def greedy(self) -> bool:
-        """True if the likeliest token is chosen without randomness."""
+        """True if the most likely token is chosen without randomness."""
         return self.temperature < GREEDY_BELOW
 
     @property
@@ -49,8 +49,8 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class SampledTokens:
-    """One token for each row. `logprobs`: natural logarithms. `ranks`: 1 for the likeliest token. `top`: the ids and
-    log-probs of the likeliest tokens of each row, None if no row asks for them.
+    """One token for each row. `logprobs`: natural logarithms. `ranks`: 1 for the most likely token. `top`: the ids and
+    log-probs of the most likely tokens of each row, None if no row asks for them.
     """
 
     tokens: list[int]
@@ -93,7 +93,7 @@ def sample(logits: Tensor, draws: list[Draw], indices: list[int]) -> SampledToke
         draws: how the token of each row is sampled
         indices: for each row, the index of the new token in its response
     """
-    logprobs = torch.log_softmax(_tempered(logits, draws), dim=-1)
+    logprobs = torch.log_softmax(_apply_temperature(logits, draws), dim=-1)
     if all(draw.greedy for draw in draws):
         tokens = logprobs.argmax(dim=-1, keepdim=True)
     else:
@@ -108,7 +108,7 @@ def sample(logits: Tensor, draws: list[Draw], indices: list[int]) -> SampledToke
     return SampledTokens(tokens.squeeze(1).tolist(), chosen.squeeze(1).tolist(), ranks.tolist(), top)
 
 
-def _tempered(logits: Tensor, draws: list[Draw]) -> Tensor:
+def _apply_temperature(logits: Tensor, draws: list[Draw]) -> Tensor:
     temperatures = [1.0 if draw.greedy else draw.temperature for draw in draws]
     if all(temperature == 1.0 for temperature in temperatures):
         return logits
@@ -116,8 +116,8 @@ def _tempered(logits: Tensor, draws: list[Draw]) -> Tensor:
 
 
 def _invert_cdf(logprobs: Tensor, draws: list[Draw], indices: list[int]) -> Tensor:
-    """Returns token ids [B, 1]. The token of a row is the first one whose cumulative probability exceeds the row's
-    uniform number. For a greedy row it is the likeliest token.
+    """Returns token ids [B, 1]. The token of a row is the first token whose cumulative probability exceeds the row's
+    uniform number. The token of a greedy row is the most likely token.
     """
     probs = logprobs.double().exp_()  # float64, because a float32 sum would lose tokens of small probability
     truncated = [row for row, draw in enumerate(draws) if draw.truncated]
@@ -134,14 +134,15 @@ def _invert_cdf(logprobs: Tensor, draws: list[Draw], indices: list[int]) -> Tens
 
 
 def _truncate(probs: Tensor, draws: list[Draw]) -> Tensor:
-    """Apply top-k, then top-p. Top-k keeps the k likeliest tokens. Top-p then keeps the fewest likeliest tokens that
-    have at least the fraction p of the remaining probability. Returns `probs` with 0 for all other tokens.
+    """Apply top-k, then top-p. Top-k keeps the k most likely tokens. Let m be their total probability. Top-p then adds
+    up probabilities, beginning with the most likely token, and keeps tokens until the sum is at least p times m.
+    Returns `probs` with 0 for all tokens that are not kept.
     """
     size = probs.shape[1]
     ordered, ids = probs.sort(dim=-1, descending=True)
     limits = torch.tensor([draw.top_k if draw.top_k > 0 else size for draw in draws]).unsqueeze(1)
     ordered = ordered.masked_fill_(torch.arange(size) >= limits, 0.0)
     before = ordered.cumsum(dim=-1) - ordered
-    shares = torch.tensor([draw.top_p for draw in draws], dtype=torch.float64).unsqueeze(1)
-    ordered = ordered.masked_fill_(before >= shares * ordered.sum(dim=-1, keepdim=True), 0.0)
+    top_p = torch.tensor([draw.top_p for draw in draws], dtype=torch.float64).unsqueeze(1)
+    ordered = ordered.masked_fill_(before >= top_p * ordered.sum(dim=-1, keepdim=True), 0.0)
     return torch.zeros_like(probs).scatter_(1, ids, ordered)

@@ -1,7 +1,7 @@
 """Schedules sequences: first come, first served, with a budget of prompt tokens per step.
 
-A step computes at most `prefill_tokens` tokens of prompts, so that a queue of prompts delays running sequences little.
-Identical prompts are computed only once. The scheduler is not thread-safe. Only the engine's thread uses the scheduler.
+A step computes at most `prefill_tokens` prompt tokens, so a queue of prompts delays running sequences only a little.
+Identical prompts are computed only once. The scheduler is not thread-safe: only the engine's thread may use it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from arlarena.inference.embedded.kv_slots import KeysValues, Slots
 from arlarena.inference.embedded.model import Model
-from arlarena.inference.embedded.prefill import PrefillJob, Prompts
+from arlarena.inference.embedded.prefill import Prefiller, PrefillJob
 from arlarena.inference.embedded.prefix_cache import PrefixCache
 from arlarena.inference.embedded.sampler import SampledTokens, sample
 from arlarena.inference.embedded.sequence import FinishReason, Sequence
@@ -22,7 +22,7 @@ from arlarena.inference.embedded.sequence import FinishReason, Sequence
 
 @dataclass(slots=True)
 class Counters:
-    """Totals since the engine started."""
+    """Totals since the engine started. `InferenceMetrics.collect` explains each counter."""
 
     prompt_tokens: int = 0
     computed_tokens: int = 0
@@ -34,7 +34,7 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class ReadySequence:
     """A sequence whose prompt has been computed. `slot`: the slot of the prompt, which several sequences may share.
     `logits` [V]: the logits after the prompt.
     """
@@ -61,7 +61,7 @@ class Scheduler:
         self._waiting: deque[Sequence] = deque()
         self._chunked: PrefillJob | None = None  # the only prompt that is computed in pieces
         self._next_slot = 0  # the slot of the next prompt in this step
-        self._prompts = Prompts(model, cache)
+        self._prefiller = Prefiller(model, cache)
 
     @property
     def waiting(self) -> int:
@@ -96,11 +96,11 @@ class Scheduler:
 
     def sweep(self, now: float) -> None:
         """End sequences that are cancelled or past their deadline. `now`: in seconds of `time.monotonic`."""
-        self._release([row for row, sequence in enumerate(self.running) if self._expired(sequence, now)])
+        self._release([row for row, sequence in enumerate(self.running) if self._end_if_expired(sequence, now)])
         if self._waiting:
-            self._waiting = deque(sequence for sequence in self._waiting if not self._expired(sequence, now))
+            self._waiting = deque(sequence for sequence in self._waiting if not self._end_if_expired(sequence, now))
         if self._chunked is not None:
-            self._chunked.waiting = [s for s in self._chunked.waiting if not self._expired(s, now)]
+            self._chunked.waiting = [s for s in self._chunked.waiting if not self._end_if_expired(s, now)]
             if not self._chunked.waiting:
                 self._chunked = None
 
@@ -109,11 +109,11 @@ class Scheduler:
     def _admit(self) -> bool:
         """Compute prompts up to the budget and give their sequences slots. Returns True if there was work."""
         budget = self.prefill_tokens
-        ready: list[Ready] = []
+        ready: list[ReadySequence] = []
         jobs: dict[bytes, PrefillJob] = {}
         self._next_slot = len(self.running)
         free = self.slots.count - self._next_slot - (len(self._chunked.waiting) if self._chunked else 0)
-        if self._chunked is not None:  # half of the budget if others wait, so that both make progress
+        if self._chunked is not None:  # half of the budget if other prompts wait, so that these also make progress
             budget -= self._advance(budget // 2 if self._waiting else budget, ready)
         while self._waiting and free > 0 and budget > 0:
             sequence = self._waiting[0]
@@ -125,39 +125,40 @@ class Scheduler:
             self._advance(budget, ready)
         if jobs:
             self.counters.computed_tokens += sum(job.left for job in jobs.values())
-            for job, logits in self._prompts.complete(list(jobs.values())):
+            for job, logits in self._prefiller.complete(list(jobs.values())):
                 assert job.slot is not None
-                ready += [Ready(sequence, logits, job.slot) for sequence in job.waiting]
+                ready += [ReadySequence(sequence, logits, job.slot) for sequence in job.waiting]
         self._begin_responses(ready)
         return bool(ready) or self._chunked is not None
 
-    def _place(self, sequence: Sequence, jobs: dict[bytes, PrefillJob], ready: list[Ready], budget: int) -> int:
+    def _place(self, sequence: Sequence, jobs: dict[bytes, PrefillJob], ready: list[ReadySequence], budget: int) -> int:
         """Take the first waiting sequence from the queue. The sequence joins the job of an equal prompt, or uses the
-        cached prompt, or gets a new job. If the prompt exceeds `budget`, the sequence stays in the queue. Returns how
-        many prompt tokens will be computed.
+        cached prompt, or gets a new job. If `budget` is too small for the prompt, the sequence stays in the queue. If
+        the prompt exceeds the budget of a complete step, it becomes the chunked prompt. Returns how many prompt tokens
+        this step computes for the sequence.
         """
         key, size = sequence.key, len(sequence.prompt)
         if sequence.score is not None:
             if budget < min(size, self.prefill_tokens):
                 return 0
             slot = self._new_slot()
-            logits, sequence.scored = self._prompts.score(sequence.prompt, sequence.score, self.slots[slot])
-            ready.append(Ready(self._dequeue(hit=False), logits, slot))
+            logits, sequence.scored = self._prefiller.score(sequence.prompt, sequence.score, self.slots[slot])
+            ready.append(ReadySequence(self._dequeue(hit=False), logits, slot))
             self.counters.computed_tokens += size
             return size
         pending = jobs.get(key) or (self._chunked if self._chunked and self._chunked.key == key else None)
         if pending is not None:
             pending.waiting.append(self._dequeue(hit=True))
             return 0
-        if (known := self.cache.prompt(key)) is not None and known.logits is not None:
+        if (known := self.cache.find_prompt(key)) is not None and known.logits is not None:
             slot = self._new_slot()
             self.cache.load(known, size, self.slots[slot])
-            ready.append(Ready(self._dequeue(hit=True), known.logits, slot))
+            ready.append(ReadySequence(self._dequeue(hit=True), known.logits, slot))
             return 0
-        job = self._prompts.plan(key, sequence.prompt)
+        job = self._prefiller.plan(key, sequence.prompt)
         if job.left <= budget:
             slot = self._new_slot()
-            self._prompts.place(job, self.slots[slot], slot)
+            self._prefiller.place(job, self.slots[slot], slot)
             job.waiting.append(self._dequeue(hit=job.done > 0))
             jobs[key] = job
             return job.left
@@ -179,29 +180,29 @@ class Scheduler:
         self.counters.prompt_tokens += len(sequence.prompt)
         return sequence
 
-    def _advance(self, budget: int, ready: list[Ready]) -> int:
+    def _advance(self, budget: int, ready: list[ReadySequence]) -> int:
         """Compute the next piece of the chunked prompt. Returns its number of tokens."""
         job = self._chunked
         assert job is not None
-        if job.kv is None:  # this prompt has memory of its own, because slots change between steps
-            self._prompts.place(job, KeysValues.zeros(self.model.arch, len(job.ids)))
+        if job.kv is None:  # a chunked prompt has its own memory, because free slots are reassigned between steps
+            self._prefiller.place(job, KeysValues.zeros(self.model.arch, len(job.ids)))
         assert job.kv is not None
         piece = min(budget, job.left)
-        logits = self._prompts.advance(job, piece)
+        logits = self._prefiller.advance(job, piece)
         self.counters.computed_tokens += piece
         if logits is not None:
             slot = self._new_slot()
             self.slots[slot].span(0, len(job.ids)).copy(job.kv)
-            ready += [Ready(sequence, logits, slot) for sequence in job.waiting]
+            ready += [ReadySequence(sequence, logits, slot) for sequence in job.waiting]
             self._chunked = None
         return piece
 
-    def _begin_responses(self, ready: list[Ready]) -> None:
-        """Sample the first token of each sequence. Unfinished sequences get a slot."""
+    def _begin_responses(self, ready: list[ReadySequence]) -> None:
+        """Sample the first token of each sequence. Sequences that this token does not finish get a slot."""
         if not ready:
             return
         logits = torch.stack([item.logits for item in ready])
-        if bad := _not_finite(logits):
+        if bad := _nonfinite_rows(logits):
             for row in bad:
                 self._end(ready[row].sequence, "nonfinite")
                 self.slots.clear(ready[row].slot)
@@ -210,11 +211,12 @@ class Scheduler:
         drawn = sample(logits, [item.sequence.draw for item in ready], [0] * len(ready))
         self._assign_slots([item for row, item in enumerate(ready) if not self._append(item.sequence, drawn, row)])
 
-    def _assign_slots(self, ready: list[Ready]) -> None:
+    def _assign_slots(self, ready: list[ReadySequence]) -> None:
         """Put sequences into the slots after the running sequences, without gaps.
 
-        The first sequence of each prompt takes the prompt's slot or moves it down into a gap, in ascending order, so
-        that no prompt is overwritten before it has moved. The other sequences copy it.
+        In ascending order of slots, the first sequence of each prompt keeps the prompt's slot, or copies the prompt
+        into a lower slot that is free. So no prompt is overwritten before it has been copied. The other sequences of
+        the prompt then copy the prompt into their slots.
         """
         moved: dict[int, int] = {}  # slot in which a prompt was computed -> its slot after the move
         others = []
@@ -223,11 +225,11 @@ class Scheduler:
                 others.append(item)
                 continue
             moved[item.slot] = len(self.running)
-            self._run_in(moved[item.slot], item.slot, item.sequence)
+            self._start_in_slot(moved[item.slot], item.slot, item.sequence)
         for item in others:
-            self._run_in(len(self.running), moved[item.slot], item.sequence)
+            self._start_in_slot(len(self.running), moved[item.slot], item.sequence)
 
-    def _run_in(self, slot: int, source: int, sequence: Sequence) -> None:
+    def _start_in_slot(self, slot: int, source: int, sequence: Sequence) -> None:
         if source != slot:
             self.slots.copy(source, slot, len(sequence.prompt))
         self.running.append(sequence)
@@ -239,7 +241,7 @@ class Scheduler:
         positions = [sequence.length for sequence in running]
         newest = torch.tensor([sequence.tokens[-1] for sequence in running])
         logits = self.model.decode(newest, positions, self.slots.kv)
-        if bad := _not_finite(logits):
+        if bad := _nonfinite_rows(logits):
             for row in bad:
                 self._end(running[row], "nonfinite")
                 self.slots.clear(row)
@@ -250,8 +252,9 @@ class Scheduler:
         finished = [row for row, sequence in enumerate(running) if self._append(sequence, drawn, row)]
         for row in finished:
             sequence = running[row]
-            if sequence.starts[0][0] == self.version and sequence.score is None:  # one version computed the sequence
-                self._prompts.keep_response(sequence, self.slots[row])
+            # Only a sequence that was computed by the weights in service may be cached.
+            if sequence.starts[0][0] == self.version and sequence.score is None:
+                self._prefiller.cache_response(sequence, self.slots[row])
         self._release(finished)
 
     def _append(self, sequence: Sequence, drawn: SampledTokens, row: int) -> bool:
@@ -265,7 +268,7 @@ class Scheduler:
         return finished
 
     def _release(self, rows: list[int]) -> None:
-        """Free slots. The last running sequences move into the gaps. `rows`: slot numbers in ascending order."""
+        """Free the slots `rows` (numbers in ascending order). The last running sequences move into the gaps."""
         for row in reversed(rows):
             last = self.running.pop()
             if row < len(self.running):
@@ -278,14 +281,14 @@ class Scheduler:
         sequence.finish_reason = reason
         self.updated.append(sequence)
 
-    def _expired(self, sequence: Sequence, now: float) -> bool:
+    def _end_if_expired(self, sequence: Sequence, now: float) -> bool:
         if not sequence.cancelled and now < sequence.deadline:
             return False
         self._end(sequence, "abort" if sequence.cancelled else "deadline")
         return True
 
 
-def _not_finite(logits: Tensor) -> list[int]:
+def _nonfinite_rows(logits: Tensor) -> list[int]:
     """Returns the rows of logits [B, V] with numbers that are not finite, in ascending order. Such numbers mean that
     the weights have diverged.
     """

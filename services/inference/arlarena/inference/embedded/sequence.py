@@ -1,4 +1,4 @@
-"""A prompt and its response while it is sampled."""
+"""A prompt and the response that is sampled for it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from arlarena.inference.embedded.sampler import Draw
 
 FinishReason = Literal["stop", "length", "abort", "deadline", "nonfinite", "error"]
 
-# A function of all response tokens. It returns the stop string that the newest token completes, or None.
+# A function of all response tokens. The result is the stop string that the newest token completes, or None.
 StopCheck = Callable[[list[int]], str | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The scores of a prompt's tokens 1 … P-1. P is the number of tokens. Each token is scored given all tokens before
-    it, at temperature 1. `ranks`: 1 for the likeliest token. `top`: ids and log-probs of the likeliest tokens.
+    """The scores of a prompt's tokens 1 … P-1. P is the number of tokens. `logprobs`: each given all tokens before it,
+    at temperature 1. `ranks`: 1 for the most likely token. `top`: ids and log-probs of the most likely tokens.
     """
 
     logprobs: list[float]
@@ -31,9 +31,9 @@ class Score:
 class Sequence:
     """A prompt, the sampling parameters, and the response sampled so far.
 
-    Only the engine's thread changes a sequence. Other threads may read `tokens` and `logprobs`, which only grow. They
-    may read all fields after `finish_reason` is set. `starts`: pairs of a weight version and the index of the first
-    response token sampled with this version. `deadline`: in seconds of `time.monotonic`.
+    Only the engine's thread changes a sequence. Other threads may read `tokens` and `logprobs`, which only grow. After
+    `finish_reason` is set, other threads may read all fields. `starts`: pairs of a weight version and the index of the
+    first response token that was sampled with this version. `deadline`: a time of `time.monotonic`, in seconds.
     """
 
     prompt: list[int]
@@ -43,10 +43,10 @@ class Sequence:
     eos_ids: frozenset[int]
     deadline: float
     stop_check: StopCheck | None = None
-    score: int | None = None  # None: do not score the prompt; n: score the prompt and report the n likeliest tokens
+    score: int | None = None  # None: do not score the prompt; n: score it and report the n most likely tokens
     stream: bool = False
     owner: Any = None  # the request that waits for this sequence
-    key: bytes = b""  # the prompt's token ids as packed int32; all choices of a prompt share this object
+    key: bytes = b""  # the prompt's token ids as packed int32; all choices of a prompt share one object
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
@@ -64,8 +64,8 @@ class Sequence:
 
     @property
     def length(self) -> int:
-        """The number of positions that have keys and values: all of the prompt, and of the response all except the
-        newest token.
+        """The number of tokens that have keys and values: all prompt tokens, and all response tokens except the newest
+        token.
         """
         return len(self.prompt) + len(self.tokens) - 1
 
@@ -80,8 +80,8 @@ class Sequence:
             self.finish_reason = "stop"
         elif token in self.stop_ids:
             self.finish_reason, self.stop_reason = "stop", token
-        elif self.stop_check is not None and (found := self.stop_check(self.tokens)) is not None:
-            self.finish_reason, self.stop_reason = "stop", found
+        elif self.stop_check is not None and (stop := self.stop_check(self.tokens)) is not None:
+            self.finish_reason, self.stop_reason = "stop", stop
         elif len(self.tokens) >= self.max_tokens:
             self.finish_reason = "length"
         return self.finish_reason is not None

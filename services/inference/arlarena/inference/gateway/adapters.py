@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 import msgspec
 
-from arlarena.inference.api.asgi import Answer, ApiRequest, ApiResponse
+from arlarena.inference.api.asgi import AnyResponse, ApiRequest, ApiResponse
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.api.parameters import parse
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from arlarena.inference.gateway.fleet import Fleet
     from arlarena.inference.gateway.replica import Replica
 
-_LIMIT_S = 60.0
+_LIMIT_S = 60.0  # time limit of a request to one replica, in seconds
 
 
 class _AdapterName(msgspec.Struct):
@@ -31,14 +31,14 @@ class Adapters:
         for replica in fleet.replicas:
             replica.prepare = self.restore
 
-    async def load(self, call: ApiRequest) -> Answer:
+    async def load(self, call: ApiRequest) -> AnyResponse:
         """Handle `POST /v1/load_lora_adapter {"lora_name": …, "lora_path": …}`."""
         name, reply = self._name(call), await self._post_to_all(call)
         if reply.status == 200:
             self._loaded[name] = call.body
         return reply
 
-    async def unload(self, call: ApiRequest) -> Answer:
+    async def unload(self, call: ApiRequest) -> AnyResponse:
         """Handle `POST /v1/unload_lora_adapter {"lora_name": …}`."""
         self._loaded.pop(self._name(call), None)
         return await self._post_to_all(call)
@@ -56,10 +56,12 @@ class Adapters:
         return parse(call.body, _AdapterName).lora_name
 
     async def _post_to_all(self, call: ApiRequest) -> ApiResponse:
-        """Send a request to the replicas. Returns the first response with an error, or else the last response."""
+        """Send a request to the replicas, one after another. Stops at the first response with an error. Returns the
+        last response. Replicas that accept no requests are left out.
+        """
         reply: ApiResponse | None = None
         for replica in self._fleet.replicas:
-            if replica.open:
+            if replica.accepts_requests:
                 try:
                     reply = await _post(replica, call.path, call.body)
                 except aiohttp.ClientError as error:

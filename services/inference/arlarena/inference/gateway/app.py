@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from arlarena.inference.api.access import EVERYBODY, admin_access, model_access
-from arlarena.inference.api.asgi import Answer, ApiRequest, ApiResponse, Endpoint, Handler
+from arlarena.inference.api.asgi import AnyResponse, ApiRequest, ApiResponse, Endpoint, Handler
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.api.request_limits import RequestLimits
 from arlarena.inference.api.weight_routes import WeightRoutes
@@ -33,7 +33,7 @@ from arlarena.inference.weights.versions import read_manifest
 from arlarena.proto.policy import WeightInfo
 from arlarena.proto.telemetry import Logger
 
-DEFAULT_CONTEXT = 131_072  # tokens; the limit of a text if max_model_len is not set
+DEFAULT_CONTEXT = 131_072  # tokens; the context length for the limits of requests if max_model_len is not set
 _encoder = msgspec.json.Encoder()
 
 
@@ -46,7 +46,9 @@ class Gateway:
         self.metrics = GatewayMetrics(fleet)
         limits = None
         if settings.engine == "vllm" and not settings.replica_urls:
-            limits = RequestLimits.of(settings, settings.max_slots, settings.max_model_len or DEFAULT_CONTEXT)
+            limits = RequestLimits.from_settings(
+                settings, settings.max_slots, settings.max_model_len or DEFAULT_CONTEXT
+            )
         waits = settings.request_timeout_s, settings.replica_wait_s
         self.proxy = Proxy(fleet, *waits, self.metrics, log, limits)
         self.weight_routes = WeightRoutes(Store(settings.weights_root, settings.keep_versions), fleet.serve)
@@ -59,13 +61,13 @@ class Gateway:
         """Start the engines, monitor the replicas, and stop the engines at shutdown."""
         versions = intact_versions(self.settings.weights_root)
         newest = await asyncio.to_thread(next, versions, None)
-        if newest is not None:  # must be set before the first check of a replica
+        if newest is not None:  # the target must be set before the first check of a replica
             self.fleet.target = Target(read_manifest(newest).label, newest)
         tasks = [asyncio.create_task(self.fleet.maintain())]
         if newest is not None:
             tasks.append(asyncio.create_task(self.fleet.restore(chain([newest], versions))))
         for engine, replica in zip(self._engines, self.fleet.replicas, strict=False):
-            tasks.append(asyncio.create_task(engine.run(replica.suspect)))
+            tasks.append(asyncio.create_task(engine.run(replica.mark_down)))
         try:
             yield
         finally:
@@ -75,52 +77,54 @@ class Gateway:
             await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.gather(*(replica.session.close() for replica in self.fleet.replicas))
 
-    async def health(self, call: ApiRequest) -> Answer:
-        """Returns 200 if any replica is ready or was ready before, because the gateway restarts failed replicas."""
+    async def health(self, call: ApiRequest) -> AnyResponse:
+        """Returns 200 as soon as a replica has been ready once. Later failures of replicas do not change this, because
+        the gateway brings failed replicas back into service.
+        """
         self._served = self._served or self._ready
         return self._state(self._served)
 
-    async def readiness(self, call: ApiRequest) -> Answer:
+    async def readiness(self, call: ApiRequest) -> AnyResponse:
         """Returns 200 while at least one replica serves the target version."""
         return self._state(self._ready)
 
     @property
     def _ready(self) -> bool:
-        return any(replica.open for replica in self.fleet.replicas)
+        return any(replica.accepts_requests for replica in self.fleet.replicas)
 
     def _state(self, healthy: bool) -> ApiResponse:
         replicas = [replica.report() for replica in self.fleet.replicas]
         if not healthy:
             states = ", ".join(f"{replica['name']} is {replica['state']}" for replica in replicas)
             raise RequestError(f"no replica is ready: {states}", status=503)
-        wanted = self.fleet.target.label if self.fleet.target else None
-        return ApiResponse(_encoder.encode({"status": "ok", "weight_version": wanted, "replicas": replicas}))
+        label = self.fleet.target.label if self.fleet.target else None
+        return ApiResponse(_encoder.encode({"status": "ok", "weight_version": label, "replicas": replicas}))
 
-    async def weight_info(self, call: ApiRequest) -> Answer:
-        """Returns the target version, or without a target the version of the first ready replica."""
-        versions = [replica.version for replica in self.fleet.replicas if replica.open and replica.version]
+    async def weight_info(self, call: ApiRequest) -> AnyResponse:
+        """Returns the target version. If there is no target, returns the version of the first ready replica."""
+        versions = [replica.version for replica in self.fleet.replicas if replica.accepts_requests and replica.version]
         label = self.fleet.target.label if self.fleet.target else next(iter(versions), None)
         if label is None:
             raise RequestError("no replica is ready yet", status=503)
         return ApiResponse(_encoder.encode(WeightInfo(label)))
 
-    async def version(self, call: ApiRequest) -> Answer:
+    async def version(self, call: ApiRequest) -> AnyResponse:
         """Returns the version of this server."""
         return ApiResponse(_encoder.encode({"version": VERSION, "engine": self.settings.engine}))
 
-    async def exposition(self, call: ApiRequest) -> Answer:
+    async def exposition(self, call: ApiRequest) -> AnyResponse:
         """Returns the Prometheus metrics of the gateway."""
         return ApiResponse(self.metrics.exposition(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
-    def measured(self, path: str) -> Handler:
+    def forwarding_handler(self, path: str) -> Handler:
         """Returns a handler that forwards requests to a replica and records metrics. `path`: the route's path."""
 
-        async def handler(call: ApiRequest) -> Answer:
+        async def handler(call: ApiRequest) -> AnyResponse:
             began, status = time.perf_counter(), 500
             try:
-                answer = await self.proxy.forward(call)
-                status = getattr(answer, "status", 200)
-                return answer
+                response = await self.proxy.forward(call)
+                status = getattr(response, "status", 200)
+                return response
             except RequestError as error:
                 status = error.status
                 raise
@@ -150,14 +154,14 @@ def create_app(gateway: Gateway) -> Starlette:
         ("POST", "/v1/unload_lora_adapter"): gateway.adapters.unload,
     }
     forwarded: dict[tuple[str, str], Handler] = {
-        (method, path): gateway.measured(path) for method, path in MODEL_ROUTES
+        (method, path): gateway.forwarding_handler(path) for method, path in MODEL_ROUTES
     }
     groups = ((handlers, EVERYBODY), (forwarded, model_access(settings)), (guarded, admin_access(settings)))
     return Starlette(
         routes=[
-            Route(path, Endpoint(do, None if (method, path) == UPLOAD_ROUTE else limit, log, access), methods=[method])
+            Route(path, Endpoint(run, None if (method, path) == UPLOAD_ROUTE else limit, log, access), methods=[method])
             for group, access in groups
-            for (method, path), do in group.items()
+            for (method, path), run in group.items()
         ],
         lifespan=gateway.lifespan,
         exception_handlers={RequestError: request_error, HTTPException: http_error},

@@ -1,4 +1,4 @@
-"""Builds a gateway for engines that it starts, or for remote policy servers."""
+"""Builds a gateway. Its replicas are either engines that the gateway starts, or remote policy servers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Sockets:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def remote(settings: InferenceSettings, log: Logger) -> Gateway:
+def remote_gateway(settings: InferenceSettings, log: Logger) -> Gateway:
     """Returns a gateway for remote policy servers. Needs a running event loop."""
     replicas = []
     for url in settings.replica_urls:
@@ -48,9 +48,9 @@ def remote(settings: InferenceSettings, log: Logger) -> Gateway:
     return Gateway(settings, Fleet(replicas, settings.affinity_slack, log), [], log)
 
 
-def local(settings: InferenceSettings, flags: Sequence[str], sockets: Sockets, log: Logger) -> Gateway:
-    """Returns a gateway with local engines. `flags`: the command line of this process, which embedded engines also get.
-    Needs a running event loop.
+def local_gateway(settings: InferenceSettings, flags: Sequence[str], sockets: Sockets, log: Logger) -> Gateway:
+    """Returns a gateway with local engines. `flags`: the command-line arguments of this process; embedded engines get
+    the same arguments. Needs a running event loop.
 
     Raises:
         ConfigError: vLLM is not installed, or there is no model to serve.

@@ -22,7 +22,7 @@ HELPERS_S = 5.0  # seconds for an engine's helper processes to end
 
 
 class LocalEngine:
-    """One engine process. `socket`: the Unix socket on which it serves HTTP."""
+    """One engine process. `socket`: the Unix socket on which the engine serves HTTP."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class LocalEngine:
         grace_s: float,
         log: Logger,
     ) -> None:
-        """`command`: returns the command line; called at each start, because the newest version may have changed.
+        """`command`: returns the command line. It is called at each start, because the newest version may have changed.
         `grace_s`: seconds from SIGTERM to SIGKILL.
         """
         self.name, self.socket = name, socket
@@ -42,7 +42,9 @@ class LocalEngine:
         self._process: asyncio.subprocess.Process | None = None
 
     async def run(self, on_exit: Callable[[], None]) -> None:
-        """Run the engine and restart it after each end, until `stop`. `on_exit`: called after each end."""
+        """Run the engine until `stop` is called. If the engine ends earlier, it is restarted. `on_exit`: called each
+        time the engine has ended.
+        """
         pause = FIRST_PAUSE_S
         while not self._stopping:
             began = time.monotonic()
@@ -85,7 +87,7 @@ class LocalEngine:
         if process is None or process.returncode is not None:
             return
         assert process.stdin is not None
-        process.stdin.close()  # the wrapper then stops the group
+        process.stdin.close()  # the wrapper (parent_death.py) then stops the process group
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), self._grace_s + HELPERS_S)
         self._signal(signal.SIGKILL)

@@ -16,24 +16,24 @@ from arlarena.inference.weights.versions import ProbeError, Source, VersionError
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.versions.directory import ServedVersion, push_limit_s
 
-MAX_SESSIONS = 100_000  # the gateway stores the replica of this many recently used sessions
+MAX_SESSIONS = 100_000  # maximum number of sessions whose replica is stored; the least recently used is removed
 
 
 class Fleet:
     """The replicas of a gateway."""
 
     def __init__(self, replicas: list[Replica], slack: int, log: Logger) -> None:
-        """`slack`: a session moves to the least busy replica if the session's replica has over `slack` more running
-        requests than that replica.
+        """`slack`: a session moves to the least busy replica if the session's own replica has more than `slack`
+        additional requests in flight.
         """
         self.replicas = replicas
         self.target: Target | None = None
         self._slack, self._log = slack, log
-        self._count = 0
+        self._requests = 0  # total number of requests
         self._sessions: OrderedDict[str, Replica] = OrderedDict()
-        self._change = asyncio.Event()  # every change of a replica's state sets this event and makes a new one
+        self._change = asyncio.Event()  # a change of a replica's state sets this event and replaces it by a new event
         for replica in replicas:
-            replica.changed = self._changed
+            replica.on_change = self._notify
 
     async def maintain(self) -> None:
         """Monitor all replicas. Runs until cancelled."""
@@ -45,17 +45,18 @@ class Fleet:
 
     async def pick(self, session: str | None, avoid: set[Replica], wait_s: float) -> Replica:
         """Choose the replica for a request: the replica of the request's session, or else the least busy replica. Waits
-        while no replica is available. `avoid`: replicas that must not be chosen. `wait_s`: most seconds to wait.
+        while no replica is available. `avoid`: replicas that must not be chosen. `wait_s`: maximum time to wait, in
+        seconds.
 
         Raises:
-            RequestError: 503, no replica became available within `wait_s`.
+            RequestError: status 503 if no replica becomes available within `wait_s`.
         """
         deadline = time.monotonic() + wait_s
-        while not (candidates := [r for r in self.replicas if r.open and r not in avoid]):
+        while not (candidates := [r for r in self.replicas if r.accepts_requests and r not in avoid]):
             await self._wait(deadline, self._no_replica_message())
-        least_busy = min(candidates, key=lambda replica: (replica.in_flight, replica.asked_last))
+        least_busy = min(candidates, key=lambda replica: (replica.in_flight, replica.last_request))
         if session is None:
-            return self._selected(least_busy)
+            return self._record_choice(least_busy)
         chosen = self._sessions.get(session)
         if chosen is None or chosen not in candidates or chosen.in_flight > least_busy.in_flight + self._slack:
             chosen = least_busy
@@ -63,11 +64,11 @@ class Fleet:
         self._sessions.move_to_end(session)
         if len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)
-        return self._selected(chosen)
+        return self._record_choice(chosen)
 
-    def _selected(self, replica: Replica) -> Replica:
-        self._count += 1
-        replica.asked_last = self._count
+    def _record_choice(self, replica: Replica) -> Replica:
+        self._requests += 1
+        replica.last_request = self._requests
         return replica
 
     def _no_replica_message(self) -> str:
@@ -82,8 +83,9 @@ class Fleet:
         version.
 
         Raises:
-            ProbeError: a replica's log-probs differ from the trainer's. VersionError: the version is damaged or cannot
-                be loaded. RequestError: 503, no replica served the version in time.
+            ProbeError: a replica's log-probs differ too much from the trainer's.
+            VersionError: the version is damaged or cannot be loaded.
+            RequestError: status 503 if no replica has served the version in time.
         """
         if isinstance(source, Path):
             manifest = await asyncio.to_thread(verify, source)  # on an error the old version stays in service
@@ -97,7 +99,7 @@ class Fleet:
         while not self._reached(target):
             await self._wait(deadline, f"no replica serves {target.label} yet. {self._no_replica_message()}")
         for replica in self.replicas:
-            if why := replica.failed(target):
+            if why := replica.failure_reason(target):
                 error = (ProbeError if replica.state == "refused" else VersionError)(f"{replica.name}: {why}")
                 self._roll_back(target, before)
                 raise error
@@ -105,7 +107,7 @@ class Fleet:
         return ServedVersion(target.label, max(differences, default=None))
 
     async def restore(self, versions: Iterator[Path]) -> None:
-        """Serve the first of `versions` that the replicas accept. Stops if another version is pushed meanwhile."""
+        """Serve the first of `versions` that the replicas accept. Stops when another version is pushed."""
         while (directory := await asyncio.to_thread(next, versions, None)) is not None:
             while True:
                 try:
@@ -124,28 +126,29 @@ class Fleet:
             replica.wake()
 
     def _roll_back(self, target: Target, before: Target | None) -> None:
-        """Make the previous version the target again. Without a previous version, clear the target if all replicas
-        probe weights before serving. Otherwise some replicas already use the refused weights. Then the target stays the
-        same, and these replicas stay refused.
+        """Make the previous version the target again. If there is no previous version, there are two cases. If all
+        replicas probe weights before they serve them, clear the target. Otherwise some replicas already use the refused
+        weights: the target stays the same, and these replicas stay in the state `refused`.
         """
         if self.target is target and (before or all(replica.driver.probes_before_serving for replica in self.replicas)):
             self._set_target(before)
 
     def _reached(self, target: Target) -> bool:
-        """True if at least one replica serves or has refused the target and all other replicas have done so or are
-        down.
+        """True if every replica serves the target, has refused the target, or is down. At least one replica must serve
+        or have refused the target.
         """
-        settled = [
-            bool(replica.failed(target)) or (replica.state == "ready" and replica.version == target.label)
+        done = [
+            bool(replica.failure_reason(target)) or (replica.state == "ready" and replica.version == target.label)
             for replica in self.replicas
         ]
-        return any(settled) and all(
-            done or replica.state == "down" for done, replica in zip(settled, self.replicas, strict=True)
+        return any(done) and all(
+            is_done or replica.state == "down" for is_done, replica in zip(done, self.replicas, strict=True)
         )
 
     # --- changes ---
 
-    def _changed(self) -> None:
+    def _notify(self) -> None:
+        """End all calls of `_wait`."""
         change, self._change = self._change, asyncio.Event()
         change.set()
 
@@ -153,7 +156,7 @@ class Fleet:
         """Wait until the state of any replica changes.
 
         Raises:
-            RequestError: 503 with the message `why`, the deadline (in seconds of `time.monotonic`) has passed.
+            RequestError: status 503, with the message `why`, if `deadline` (seconds of `time.monotonic`) has passed.
         """
         try:
             await asyncio.wait_for(self._change.wait(), deadline - time.monotonic())

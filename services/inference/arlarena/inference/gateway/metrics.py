@@ -26,12 +26,12 @@ class GatewayMetrics:
         )
         self.latency = Histogram(
             f"{_PREFIX}_request_seconds",
-            "Time from a request's body to its response, or to the start of a stream",
+            "Seconds from the end of a request's body to its response, or to the start of a stream",
             ("route",),
             buckets=_BUCKETS,
             registry=self.registry,
         )
-        self.retries = Counter(f"{_PREFIX}_retries", "Attempts that failed and were repeated", registry=self.registry)
+        self.retries = Counter(f"{_PREFIX}_retries", "Attempts at a replica that failed", registry=self.registry)
         self.registry.register(self)
 
     def exposition(self) -> bytes:
@@ -41,11 +41,11 @@ class GatewayMetrics:
     def collect(self) -> Iterator[Metric]:
         """Yields metrics that are read from the replicas at each scrape."""
         flight = GaugeMetricFamily(
-            f"{_PREFIX}_requests_in_flight", "Requests in flight at a replica", labels=["replica"]
+            f"{_PREFIX}_requests_in_flight", "Unanswered requests of a replica", labels=["replica"]
         )
-        ready = GaugeMetricFamily(f"{_PREFIX}_ready", "1 if a replica serves the target version", labels=["replica"])
+        ready = GaugeMetricFamily(f"{_PREFIX}_ready", "1 if a replica accepts requests, else 0", labels=["replica"])
         for replica in self._fleet.replicas:
             flight.add_metric([replica.name], replica.in_flight)
-            ready.add_metric([replica.name], int(replica.open))
+            ready.add_metric([replica.name], int(replica.accepts_requests))
         yield flight
         yield ready

@@ -1,11 +1,11 @@
-"""Runs an engine, and stops all processes of the engine when the engine or the parent process ends. The parent may end
-in any way, even by SIGKILL.
+"""Runs an engine. When the engine or the parent process ends, all processes of the engine are stopped. This works even
+if the parent is killed by SIGKILL.
 
     python parent_death.py GRACE_S COMMAND …
 
 The standard input of this process is a pipe. The parent holds the pipe open and never writes to it. The end of the file
 means that the parent has ended. This process must lead a new process group, which also contains the engine. The module
-needs only the standard library and works on any Unix.
+uses only the standard library and works on any Unix.
 """
 
 from __future__ import annotations

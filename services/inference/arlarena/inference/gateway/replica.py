@@ -14,9 +14,9 @@ from arlarena.inference.gateway.weight_drivers import TRANSIENT, Driver, Restart
 from arlarena.inference.weights.versions import ProbeError, Source, VersionError
 from arlarena.proto.telemetry import Logger
 
-# down: the replica does not answer. behind: the replica answers but does not have the target version. pushing: the
-# replica gets the target version and serves requests meanwhile. ready: the replica serves the target version. refused:
-# the replica failed the probe of the target version and gets no requests.
+# down: the replica does not answer. behind: the replica answers but does not serve the target version. pushing: the
+# replica is receiving the target version and still serves requests. ready: the replica serves the target version.
+# refused: the replica failed the probe of the target version and gets no requests.
 State = Literal["down", "behind", "pushing", "ready", "refused"]
 
 FIRST_PAUSE_DOWN_S = 0.1  # seconds between the first two checks of a replica that is down; each later pause doubles
@@ -44,26 +44,26 @@ class Replica:
         log: Logger,
         max_requests: int | None = None,
     ) -> None:
-        """`interval_s`: seconds between two checks of a healthy replica. `max_requests`: how many sampling requests the
-        replica gets at the same time, None for no limit. More requests wait in the gateway.
+        """`interval_s`: seconds between two checks of a healthy replica. `max_requests`: maximum number of sampling
+        requests that the replica gets at the same time, None for no limit. Further requests wait in the gateway.
         """
         self.name, self.url, self.session, self.driver = name, url, session, driver
         self.state: State = "down"
         self.history: list[str] = []
         self.difference: float | None = None
-        self.checked: str | None = None  # the version that has passed its probe since this replica started
+        self.probed: str | None = None  # the version that has passed its probe since this replica started
         self.failure: tuple[Target, str] | None = None  # the target that the replica did not accept, and the reason
-        self.in_flight = self.asked = 0  # requests: current and total
-        self.asked_last = 0  # the fleet's request count at this replica's last request
-        self.changed: Callable[[], None] = lambda: None
+        self.in_flight = self.asked = 0  # numbers of requests: current and total
+        self.last_request = 0  # the fleet's total number of requests at this replica's last request
+        self.on_change: Callable[[], None] = lambda: None  # called after a change of the state
         self.prepare: Callable[[Replica], Awaitable[None]] | None = None  # called before the replica's first request
         self.restart: Callable[[], None] | None = None  # restarts the engine; None for a remote replica
         self._capacity = asyncio.Semaphore(max_requests) if max_requests else None
         self._failures = 0
         self._interval_s, self._log = interval_s, log
         self._wake = asyncio.Event()
-        self._settled = asyncio.Event()
-        self._settled.set()
+        self._no_push = asyncio.Event()  # cleared while a push runs
+        self._no_push.set()
 
     @property
     def version(self) -> str | None:
@@ -71,7 +71,7 @@ class Replica:
         return self.history[-1] if self.history else None
 
     @property
-    def open(self) -> bool:
+    def accepts_requests(self) -> bool:
         """True if the replica may get requests."""
         return self.state in ("ready", "pushing")
 
@@ -80,35 +80,37 @@ class Replica:
         report = {"name": self.name, "state": self.state, "weight_version": self.version}
         return report | {"in_flight": self.in_flight, "asked": self.asked}
 
-    async def enter(self, queued: bool) -> None:
-        """Count a new request. A `queued` request then waits until the replica has fewer than `max_requests` queued
+    async def enter(self, sampling: bool) -> None:
+        """Count a new request. A sampling request then waits until the replica has fewer than `max_requests` sampling
         requests. Call `leave` after the request.
         """
         self.in_flight += 1
         self.asked += 1
-        if queued and self._capacity is not None:
+        if sampling and self._capacity is not None:
             try:
                 await self._capacity.acquire()
             except BaseException:
                 self.in_flight -= 1
                 raise
 
-    def leave(self, queued: bool) -> None:
-        """Count the end of a request. `queued`: as for `enter`."""
+    def leave(self, sampling: bool) -> None:
+        """Count the end of a request. `sampling`: as for `enter`."""
         self.in_flight -= 1
-        if queued and self._capacity is not None:
+        if sampling and self._capacity is not None:
             self._capacity.release()
 
-    async def settled(self) -> bool:
-        """Wait for the end of a running push. Returns True if the responses that were sampled meanwhile are valid."""
-        await self._settled.wait()
-        return self.open
+    async def wait_for_push(self) -> bool:
+        """Wait for the end of a running push. Returns True if responses that were sampled during the push can be used.
+        Returns False if the push or its probe has failed.
+        """
+        await self._no_push.wait()
+        return self.accepts_requests
 
-    def suspect(self) -> None:
+    def mark_down(self) -> None:
         """Mark a replica that did not answer or has ended as down. The replica gets no requests until the next check
         and must pass the probe again.
         """
-        self.checked = None
+        self.probed = None
         if self.failure is None:
             self._set_state("down", "it did not answer")
         self._wake.set()
@@ -117,19 +119,19 @@ class Replica:
         """Check the replica now, because the target has changed."""
         self._wake.set()
 
-    def failed(self, target: Target) -> str | None:
-        """Returns why the replica did not accept this target. Returns None if there was no such failure."""
+    def failure_reason(self, target: Target) -> str | None:
+        """Returns the reason why the replica did not accept this target. Returns None if there was no such failure."""
         return self.failure[1] if self.failure is not None and self.failure[0] is target else None
 
     async def maintain(self, target: Callable[[], Target | None]) -> None:
-        """Check the replica at intervals and push the target to it. `target`: returns the present target. Runs until
-        cancelled.
+        """Check the replica at intervals, and push the target to the replica if necessary. `target`: a function that
+        returns the current target. Runs until cancelled.
         """
         while True:
             self._wake.clear()
-            wanted = target()
-            await self._check(wanted)
-            changed = wanted is not target()
+            checked = target()
+            await self._check(checked)
+            changed = checked is not target()
             pause = 0.0 if changed else self._pause_s
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
@@ -140,17 +142,18 @@ class Replica:
         return min(self._interval_s, pause) if self.state == "down" else self._interval_s
 
     async def _check(self, target: Target | None) -> None:
-        if target is not None and self.failed(target):
+        if target is not None and self.failure_reason(target):
             return  # the replica has refused this target
         self.failure = None
         try:
             version = await self.driver.version()
-            if self.prepare is not None and not self.open:
+            if self.prepare is not None and not self.accepts_requests:
                 await self.prepare(self)
-            if target is not None and not version == target.label == self.checked:
+            if target is not None and not version == target.label == self.probed:
                 await self._push(target)
             else:
-                self._serves(version)
+                self._record(version)
+                self._set_state("ready")
             self._failures = 0
         except ProbeError as error:
             assert target is not None
@@ -158,7 +161,7 @@ class Replica:
         except VersionError as error:
             assert target is not None
             self._fail(target, "behind", str(error))
-        except Exception as error:  # `maintain` must go on after any response of a replica
+        except Exception as error:  # `maintain` must continue after any response of a replica
             self._failures += 1
             if not isinstance(error, TRANSIENT):
                 self._log.error("replica_check_failed", replica=self.name, error=repr(error))
@@ -166,27 +169,23 @@ class Replica:
             if isinstance(error, RestartNeeded) and self.restart is not None:
                 self.restart()
         finally:
-            self._settled.set()
+            self._no_push.set()
 
     async def _push(self, target: Target) -> None:
         """Push the target to the replica. A replica that was ready gets requests during the push."""
-        self._set_state("pushing" if self.open else "behind")
-        self._settled.clear()
+        self._set_state("pushing" if self.accepts_requests else "behind")
+        self._no_push.clear()
         self._record(target.label)
-        self.checked = None
+        self.probed = None
         self.difference = await self.driver.push(target.source)
-        self.checked = target.label
-        self._set_state("ready")
-
-    def _serves(self, version: str) -> None:
-        self._record(version)
+        self.probed = target.label
         self._set_state("ready")
 
     def _fail(self, target: Target, state: State, reason: str) -> None:
         self._log.error("replica_refused", replica=self.name, version=target.label, reason=reason)
         self.failure = (target, reason)
         self._set_state(state)
-        self.changed()  # wakes those who wait for the failure, even if the state is the same as before
+        self.on_change()  # `Fleet.serve` waits for the failure, even if the state is the same as before
 
     def _record(self, version: str) -> None:
         if self.version != version:
@@ -196,4 +195,4 @@ class Replica:
         if self.state != state:
             self.state = state
             self._log.info("replica_state", replica=self.name, state=state, version=self.version, why=why)
-            self.changed()
+            self.on_change()

@@ -18,8 +18,8 @@ from arlarena.proto.versions.directory import Manifest, push_limit_s
 
 _INFO_S = 5.0  # seconds; time limit of a request that needs no computation
 _TOP_PRIORITY = -1000  # a request with this priority runs before all waiting requests
-_PERMANENT = (400, 404, 413)  # a push with one of these statuses failed because the version is invalid
-TRANSIENT = (aiohttp.ClientError, OSError, TimeoutError, PushError)  # a later push may succeed
+_PERMANENT = (400, 404, 413)  # a push that was answered with one of these statuses will never succeed
+TRANSIENT = (aiohttp.ClientError, OSError, TimeoutError, PushError)  # after such an error, a later push may succeed
 
 
 class RestartNeeded(PushError):
@@ -27,8 +27,8 @@ class RestartNeeded(PushError):
 
 
 class Driver(Protocol):
-    """Controls the weights of one replica. A probe compares the log-probs that new weights compute with the trainer's.
-    `probes_before_serving`: whether the replica probes new weights before it samples with them.
+    """Controls the weights of one replica. A probe compares log-probs that are computed with new weights with the
+    trainer's log-probs. `probes_before_serving`: whether the replica probes new weights before it samples with them.
     """
 
     probes_before_serving: bool
@@ -41,12 +41,14 @@ class Driver(Protocol):
         """
 
     async def push(self, source: Source) -> float | None:
-        """Bring a version into service. Returns the largest absolute difference of a log-prob in the probe, or None
-        without a probe.
+        """Bring a version into service. Returns the largest absolute difference between the replica's and the trainer's
+        log-probs of the probe. Returns None if the version has no probe.
 
         Raises:
-            ProbeError: a log-prob differs too much from the trainer's. VersionError: the version cannot be read.
-            aiohttp.ClientError, TimeoutError, PushError: the push failed. RestartNeeded: the replica must be restarted.
+            ProbeError: a log-prob differs too much from the trainer's.
+            VersionError: the version cannot be read or is invalid.
+            RestartNeeded: the push failed half-way, and the replica must be restarted.
+            aiohttp.ClientError, TimeoutError, PushError: the push failed.
         """
 
 
@@ -85,8 +87,8 @@ class ServiceDriver:
 
 
 class VllmDriver:
-    """Controls a vLLM server on this machine. New weights are probed only after the server samples with them, because
-    the probe is an ordinary request.
+    """Controls a vLLM server on this machine. New weights are probed only after the server has begun to sample with
+    them, because the probe is an ordinary request.
     """
 
     probes_before_serving = False
@@ -101,7 +103,7 @@ class VllmDriver:
         return str(answer["weight_version"])
 
     async def push(self, source: Source) -> float | None:
-        """See `Driver`. After a failed probe the replica is paused and its running requests are aborted."""
+        """See `Driver`. After a failed probe, the replica is paused and its running requests are aborted."""
         manifest = _manifest(source)
         limit_s = push_limit_s(manifest.bytes)
         deadline = time.monotonic() + limit_s
@@ -112,7 +114,7 @@ class VllmDriver:
             await self._post("/finish_weight_update", deadline, {"weight_version": manifest.label})
             await self._post("/reset_prefix_cache", deadline)
             await self._post("/resume", deadline)
-            return await self._check(manifest, deadline)
+            return await self._probe(manifest, deadline)
         except ProbeError:
             await self._post("/pause?mode=abort", deadline)
             raise
@@ -121,7 +123,7 @@ class VllmDriver:
                 f"the push of {manifest.label} failed half-way: {error or type(error).__name__}"
             ) from error
 
-    async def _check(self, manifest: Manifest, deadline: float) -> float | None:
+    async def _probe(self, manifest: Manifest, deadline: float) -> float | None:
         if manifest.probe is None:
             return None
         ids = manifest.probe.ids
@@ -145,8 +147,8 @@ def _update(source: Source, label: str, limit_s: float) -> dict[str, object]:
     """Returns the body of `/update_weights`, with the fields of `vllm.extension.Source`."""
     if isinstance(source, Path):
         return {"path": str(source.resolve())}
-    where = {"host": source.host, "port": source.port, "backend": source.backend}
-    return {**where, "group": uuid4().hex, "version": label, "limit_s": limit_s}
+    sender = {"host": source.host, "port": source.port, "backend": source.backend}
+    return {**sender, "group": uuid4().hex, "version": label, "limit_s": limit_s}
 
 
 async def _json(reply: aiohttp.ClientResponse) -> Any:

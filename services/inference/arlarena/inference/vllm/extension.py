@@ -1,11 +1,11 @@
 """A weight transfer engine for version directories. Only vLLM's worker processes import this module.
 
-vLLM's own transfer engines need a GPU, and vLLM in the trainer. This engine works on any device. It reads safetensors
-from a directory, or receives tensors that a trainer broadcasts (see `arlarena.proto.versions.directory.Broadcast`). The
-engine uses vLLM's layerwise reload.
+vLLM's own transfer engines need a GPU, and need vLLM to be installed for the trainer. This engine works on any device.
+It reads safetensors from a directory, or receives tensors that a trainer broadcasts (see
+`arlarena.proto.versions.directory.Broadcast`). The engine uses vLLM's layerwise reload.
 
-vLLM's CPU backend converts the output head to a packed format at the start. A reload does not update the packed head of
-a model whose head is tied to the embedding. So `finish_weight_update` packs the head again.
+At the start, vLLM's CPU backend converts the output head to a packed format. If the head is tied to the embedding, a
+reload does not update the packed head. So `finish_weight_update` packs the head again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class NoInit(WeightTransferInitInfo):
 @dataclass
 class Source(WeightTransferUpdateInfo):
     """The source of new weights: a directory (`path`) or a sender (`host`, `port`). `group`: a unique name of this
-    update; empty for a directory. `limit_s`: most seconds for the transfer.
+    update; empty for a directory. `limit_s`: time limit of the transfer, in seconds.
     """
 
     path: str = ""
@@ -76,14 +76,15 @@ class VersionsEngine(WeightTransferEngine[NoInit, Source]):
         """Load the tensors one after another.
 
         Raises:
-            FileNotFoundError: the directory has no tensors. RuntimeError: the sender has another version or has ended.
+            FileNotFoundError: the directory has no safetensors files.
+            RuntimeError: the sender has another version or has ended.
         """
         if update_info.group:
-            self.model.load_weights(self._received(update_info))
+            self.model.load_weights(self._receive_tensors(update_info))
         else:
-            self._read(update_info)
+            self._load_files(update_info)
 
-    def _received(self, source: Source) -> Iterator[tuple[str, torch.Tensor]]:
+    def _receive_tensors(self, source: Source) -> Iterator[tuple[str, torch.Tensor]]:
         """Join the process group of the sender and all workers of this replica. Yields the name and value of each
         tensor that the sender broadcasts.
         """
@@ -106,22 +107,22 @@ class VersionsEngine(WeightTransferEngine[NoInit, Source]):
             torch.accelerator.synchronize(self.device)
         store.set(f"{source.group}/done/{rank + 1}", "")
 
-    def _read(self, source: Source) -> None:
-        """Read the files one after another.
+    def _load_files(self, source: Source) -> None:
+        """Load the files of a directory one after another.
 
         Raises:
             FileNotFoundError: the directory has no safetensors files.
         """
         files = sorted(Path(source.path).glob("*.safetensors"))
         if not files:
-            raise FileNotFoundError(f"{source.path} holds no safetensors file")
+            raise FileNotFoundError(f"{source.path} has no safetensors files")
         for file in files:
             with safe_open(file, framework="pt") as tensors:
                 names = tensors.keys()
                 self.model.load_weights((name, tensors.get_tensor(name).to(self.device)) for name in names)
 
     def finish_weight_update(self) -> None:
-        """Finish the reload. Pack the output head again if the head is tied to the embedding."""
+        """Finish the reload. On a CPU, pack the output head again."""
         finalize_layerwise_reload(self.model, self.model_config)
         if current_platform.is_cpu():
             for module in self.model.modules():

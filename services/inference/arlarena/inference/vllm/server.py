@@ -2,9 +2,9 @@
 
     .venv-vllm/bin/python -m vllm.entrypoints.openai.api_server --model DIR --uds SOCKET …
 
-vLLM runs in a separate Python environment (`make setup EXTRA=vllm`), because vLLM pins torch, transformers and FastAPI.
-The gateway controls vLLM by vLLM's own routes and options. Only `extension.py` runs inside vLLM. The server listens on
-a socket in a private folder, because vLLM's weight routes need no token.
+vLLM runs in a separate Python environment (`make setup EXTRA=vllm`), because vLLM needs exact versions of torch,
+transformers and FastAPI. The gateway controls vLLM by vLLM's own routes and options. Only `extension.py` runs inside
+vLLM. The server listens on a socket in a private folder, because vLLM's weight routes need no token.
 """
 
 from __future__ import annotations
@@ -17,36 +17,37 @@ from arlarena.inference.weights.store import newest_intact
 from arlarena.proto.config import ConfigError
 from arlarena.proto.text.redaction import is_secret
 
-# Additional slots that the gateway leaves free, so that the probe of new weights can run immediately. Requests with
-# several sequences may fill this slot. The probe then gets the next free slot.
+# One additional slot, which the gateway leaves free so that the probe of new weights can run immediately. A request
+# with several sequences may still use this slot. The probe then gets the next free slot.
 SPARE = 1
-# Default sampling parameters, which change nothing, as in the embedded engine. The model author's are not used.
+# Default sampling parameters that do not change the model's distribution, as in the embedded engine. They replace the
+# defaults in the model's `generation_config.json`.
 NEUTRAL = '{"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}'
 EXTENSION = "arlarena.inference.vllm.extension.Extension"
 SOURCES = Path(__file__).resolve().parents[3]
 
 
 def check(settings: InferenceSettings) -> None:
-    """Check that vLLM is installed and that there is a model. Runs before the start of the server.
+    """Check that vLLM is installed and that there is a model. Called before the start of the server.
 
     Raises:
         ConfigError: vLLM is not installed, or there is no model to serve.
     """
     python = settings.vllm_python
     if not python.exists():
-        raise ConfigError(f"[inference] vllm_python = {str(python)!r} does not exist: `make setup EXTRA=vllm` makes it")
+        raise ConfigError(f"[inference] vllm_python = {str(python)!r} does not exist: run `make setup EXTRA=vllm`")
     model_to_serve(settings)
 
 
 def model_to_serve(settings: InferenceSettings) -> Path:
-    """Returns the newest intact version directory, or without one the model of the settings.
+    """Returns the newest intact version directory. If there is none, returns the model of the settings.
 
     Raises:
         ConfigError: there is neither a version nor a model.
     """
     model = newest_intact(settings.weights_root) or settings.model
     if model is None:
-        raise ConfigError("[inference] model is not set, and weights_root holds no intact version")
+        raise ConfigError("[inference] model is not set, and weights_root has no intact version")
     return model
 
 
@@ -63,7 +64,7 @@ def command(settings: InferenceSettings, socket: Path) -> list[str]:
     if settings.vllm_lora:
         arguments += ["--enable-lora"]
     if settings.vllm_device == "cpu":
-        # No chunked prefill: it resets seeded generators, which crashes the engine of vLLM 0.32 on a CPU.
+        # Chunked prefill resets the random generators of seeded requests, which crashes vLLM 0.32 on a CPU.
         tokens = max(settings.prefill_tokens_per_step, settings.max_model_len or 4096)
         arguments += ["--dtype", "float32", "--enforce-eager", "--no-enable-chunked-prefill"]
         arguments += ["--max-num-batched-tokens", str(tokens)]
@@ -75,7 +76,8 @@ def command(settings: InferenceSettings, socket: Path) -> list[str]:
 
 def variables(settings: InferenceSettings) -> dict[str, str]:
     """Returns the environment variables of vLLM's server. They set the path of the extension, enable the weight routes
-    and disable usage reports. Other ARLARENA_ variables and secrets are removed, because the server does not need them.
+    and disable usage reports. This process's ARLARENA_ variables and secrets are left out, because vLLM's server does
+    not need them.
     """
     path = os.pathsep.join(filter(None, [str(SOURCES), os.environ.get("PYTHONPATH", "")]))
     given = {
@@ -90,9 +92,9 @@ def variables(settings: InferenceSettings) -> dict[str, str]:
     if settings.vllm_device == "cpu":
         given["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, settings.kv_cache_mb >> 10))
         given["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-    kept = {
+    inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("ARLARENA_") and not is_secret(name, value)
     }
-    return {**kept, **given}
+    return {**inherited, **given}

@@ -1,5 +1,5 @@
-"""The version directories of this server. Each contains one version of the weights. The trainer shares the folder or
-uploads the files.
+"""The version directories of this server. Each directory contains one version of the weights. The trainer either writes
+them into the same folder or uploads the files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from arlarena.proto.versions.directory import (
     version_directory_name,
 )
 
-_DELTA_SLACK = 1 << 20  # bytes; a delta may be larger than the complete file by this much
+_DELTA_SLACK = 1 << 20  # by how many bytes a delta may be larger than the complete file
 
 
 class UnknownVersion(VersionError):
@@ -46,16 +46,16 @@ class Store:
     1. `announce(directory, manifest)` creates a hidden directory and returns the missing files.
     2. `receive(directory, file, …)` stores one missing file in the hidden directory.
     3. `find(label)` verifies the complete upload and commits it: the hidden directory becomes a version directory.
-    4. `accepted(directory)` removes old versions after the new version is in service, or `refused(directory)` removes
-       the new version.
+    4. `remove_old(directory)` removes old versions after the new version is in service. If the new version cannot be
+       served, `remove_refused(directory)` removes the new version.
 
     Old versions stay until the new version is in service, so a restarted server always finds a valid version.
     """
 
     def __init__(self, root: Path | None, keep: int) -> None:
-        """`root`: the folder. `keep`: how many of the newest versions stay after an uploaded version is accepted."""
+        """`root`: the folder. `keep`: how many of the newest versions stay after an uploaded version is in service."""
         self._root, self._keep = root, keep
-        self._sent: set[Path] = set()  # committed uploads that are neither accepted nor refused yet
+        self._uploaded: set[Path] = set()  # committed uploads that are not in service and have not been refused
 
     @property
     def root(self) -> Path:
@@ -65,14 +65,15 @@ class Store:
             VersionError: weights_root is not set.
         """
         if self._root is None:
-            raise VersionError("this server takes no weights: set [inference] weights_root")
+            raise VersionError("this server accepts no weights: set [inference] weights_root")
         return self._root
 
     def find(self, label: str) -> Path:
         """Returns the directory of a version. If the version is an upload, verifies and commits the upload first.
 
         Raises:
-            UnknownVersion: this server does not have the version. VersionError: the upload is incomplete or damaged.
+            UnknownVersion: this server does not have the version.
+            VersionError: the upload is incomplete or damaged.
         """
         try:
             version = PolicyVersion.parse(label)
@@ -83,15 +84,15 @@ class Store:
         if (upload / MANIFEST_FILE).is_file() and self._manifest(upload).label == label:
             self._commit(upload, directory)
         if not (directory / COMMITTED_FILE).is_file():
-            raise UnknownVersion(f"{label} is neither in {self.root} nor was it sent")
-        found = read_manifest(directory).label
-        if found != label:
-            raise UnknownVersion(f"{directory} holds {found}, not {label}")
+            raise UnknownVersion(f"{label} is not in {self.root} and was not uploaded")
+        actual = read_manifest(directory).label
+        if actual != label:
+            raise UnknownVersion(f"{directory} contains {actual}, not {label}")
         return directory
 
     def announce(self, directory: str, text: bytes) -> PushTarget:
         """Begin or resume the upload of a version. Removes other unfinished uploads. `text`: the manifest. Returns the
-        names of the missing files, and the newest version here, to which the trainer may send deltas.
+        names of the missing files, and the newest version of this server, on which deltas may be based.
 
         Raises:
             VersionError: the manifest is malformed or belongs to another directory.
@@ -111,8 +112,8 @@ class Store:
         return PushTarget(missing, stored[0].name if stored else None)
 
     async def receive(self, directory: str, name: str, body: AsyncIterator[bytes], base: str | None) -> None:
-        """Receive and store a file of an announced version. `base`: the version directory with the same file, if `body`
-        is a delta to this file; otherwise None.
+        """Receive and store a file of an announced version. `base`: None if `body` is the complete file. If `body` is a
+        delta, `base` is the name of the version directory whose file `name` the delta is based on.
 
         Raises:
             VersionError: the file is not in an announced manifest, is too large, does not match its checksum, or is a
@@ -133,30 +134,30 @@ class Store:
             raise VersionError(f"{name} of {directory} arrived damaged: it does not match its checksum")
         part.rename(upload / name)
 
-    def accepted(self, directory: Path) -> None:
-        """Remove other versions after an uploaded version is in service. This version and the `keep` - 1 versions
-        before this version stay. Newer versions belong to a run that was rolled back and are also removed. Does nothing
-        for a version that was not uploaded.
+    def remove_old(self, directory: Path) -> None:
+        """Remove other versions after the uploaded version `directory` is in service. This version and the `keep` - 1
+        versions before it stay. Newer versions are also removed, because they belong to a run that was rolled back.
+        Does nothing if the version was not uploaded.
         """
-        if directory not in self._sent:
+        if directory not in self._uploaded:
             return
-        self._sent.remove(directory)
+        self._uploaded.remove(directory)
         stored = committed_versions(self.root)
         if directory not in stored:
             return
-        stale = stored[: stored.index(directory)] + stored[stored.index(directory) + self._keep :]
-        for other in stale:
+        old = stored[: stored.index(directory)] + stored[stored.index(directory) + self._keep :]
+        for other in old:
             _remove(other)
 
-    def refused(self, directory: Path) -> None:
-        """Remove an uploaded version that cannot be served. Does nothing for a version that was not uploaded."""
-        if directory in self._sent:
-            self._sent.remove(directory)
+    def remove_refused(self, directory: Path) -> None:
+        """Remove an uploaded version that cannot be served. Does nothing if the version was not uploaded."""
+        if directory in self._uploaded:
+            self._uploaded.remove(directory)
             _remove(directory)
 
     def _apply(self, base: str, name: str, delta: Path, size: int) -> Path:
         source = self.root / Path(base).name / name
-        restored = delta.with_suffix(".whole")
+        restored = delta.with_suffix(".restored")
         restored.unlink(missing_ok=True)
         try:
             apply_delta(source, delta, restored, size)
@@ -169,16 +170,17 @@ class Store:
 
     def _reuse(self, name: str, manifest: Manifest, upload: Path, stored: list[Path]) -> bool:
         """True if the upload has the file from an earlier attempt, or if another version has the same file. In the
-        second case the file is linked into the upload.
+        second case, the file is linked into the upload.
         """
-        wanted = manifest.files[name]
+        entry = manifest.files[name]
         target = upload / name
-        if _matches(target, wanted):
+        if _matches(target, entry):
             return True
         target.unlink(missing_ok=True)
         for directory in stored:
-            with contextlib.suppress(VersionError, FileNotFoundError):  # a version of another schema, or being removed
-                if read_manifest(directory).files.get(name) == wanted and _matches(directory / name, wanted):
+            # An error means that the version has another schema or is being removed.
+            with contextlib.suppress(VersionError, FileNotFoundError):
+                if read_manifest(directory).files.get(name) == entry and _matches(directory / name, entry):
                     _link(directory / name, target)
                     return True
         return False
@@ -195,15 +197,17 @@ class Store:
         try:
             verify_files(upload, self._manifest(upload))
         except VersionError:
-            shutil.rmtree(upload)  # each file matched its checksum on arrival, so the manifest or the disk is bad
+            shutil.rmtree(upload)  # each file matched its checksum on arrival, so the manifest or the disk is faulty
             raise
-        _remove(directory)  # the same weights from another run, or files that a crash left
+        _remove(directory)  # the directory may contain the same weights of another run, or files that a crash left
         upload.rename(directory)
         (directory / COMMITTED_FILE).touch()
-        self._sent.add(directory)
+        self._uploaded.add(directory)
 
     def _remove_uploads(self, all_but: Path) -> None:
-        """Remove all unfinished uploads except `all_but`. A symbolic link or file is removed even at `all_but`."""
+        """Remove all unfinished uploads except the directory `all_but`. If `all_but` is a symbolic link or a file, it
+        is removed too.
+        """
         for other in self.root.glob(".incoming-*"):
             if other.is_symlink() or not other.is_dir():
                 other.unlink()
@@ -230,13 +234,13 @@ def newest_intact(root: Path | None) -> Path | None:
     return next(intact_versions(root), None)
 
 
-def _matches(file: Path, wanted: ManifestFile) -> bool:
+def _matches(file: Path, entry: ManifestFile) -> bool:
     """True if a regular file has the size and checksum of its manifest entry. False for a symbolic link."""
     try:
-        found = file.lstat()
+        status = file.lstat()
     except OSError:
         return False
-    return stat.S_ISREG(found.st_mode) and found.st_size == wanted.bytes and file_blake3(file) == wanted.blake3
+    return stat.S_ISREG(status.st_mode) and status.st_size == entry.bytes and file_blake3(file) == entry.blake3
 
 
 def _link(source: Path, target: Path) -> None:
@@ -247,7 +251,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _remove(directory: Path) -> None:
-    """Remove a version. The marker of a committed version is removed first, so nobody reads a partial version."""
+    """Remove a version. The file `COMMITTED` is removed first, so an incomplete version is never read."""
     (directory / COMMITTED_FILE).unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
 
@@ -266,5 +270,5 @@ async def _write(path: Path, body: AsyncIterator[bytes], limit: int) -> None:
         async for chunk in body:
             size += len(chunk)
             if size > limit:
-                raise VersionError(f"{path.name.removesuffix('.part')} is larger than its manifest says")
+                raise VersionError(f"{path.name.removesuffix('.part')} is larger than the manifest says")
             file.write(chunk)

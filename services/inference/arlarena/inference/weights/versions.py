@@ -1,5 +1,5 @@
-"""Reads and verifies version directories. Also compares log-probs with those of the version's probe, which the trainer
-has computed.
+"""Reads and verifies version directories. Compares log-probs of an engine with the trainer's log-probs of the version's
+probe.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def read_manifest(directory: Path) -> Manifest:
     """Returns the manifest of a committed version directory.
 
     Raises:
-        VersionError: the directory is not committed, or its manifest is missing, malformed or newer than this code.
+        VersionError: the directory is not committed, or its manifest is missing, malformed or of another schema.
     """
     if not directory.is_dir():
         raise VersionError(f"{directory}: no such directory")
@@ -96,7 +96,7 @@ def verify_files(directory: Path, manifest: Manifest) -> None:
     """
     try:
         _verify(directory, manifest)
-    except (OSError, SafetensorsError) as error:  # an OSError if a file was removed meanwhile
+    except (OSError, SafetensorsError) as error:  # an OSError if a file was removed in the meantime
         raise VersionError(f"{directory} cannot be read: {error}") from error
 
 
@@ -104,7 +104,7 @@ def _verify(directory: Path, manifest: Manifest) -> None:
     for name, entry in manifest.files.items():
         path = directory / name
         if not path.is_file():
-            raise VersionError(f"{path} is listed in the manifest and does not exist")
+            raise VersionError(f"{path} is listed in the manifest but does not exist")
         if (size := path.stat().st_size) != entry.bytes:
             raise VersionError(f"{path} has {size} bytes, the manifest says {entry.bytes}")
         if not name.endswith(".safetensors") and file_blake3(path) != entry.blake3:
@@ -120,13 +120,13 @@ def _verify(directory: Path, manifest: Manifest) -> None:
 
 def committed_versions(root: Path) -> list[Path]:
     """Returns the committed version directories, newest first. They are sorted by step and then by commit time."""
-    found = []
+    versions = []
     for marker in root.glob(f"v*/{COMMITTED_FILE}"):
         step = marker.parent.name[1:].split("-")[0]
         if step.isdigit():
             with contextlib.suppress(FileNotFoundError):  # a trainer may be removing old versions
-                found.append((int(step), marker.stat().st_mtime_ns, marker.parent))
-    return [directory for *_, directory in sorted(found, reverse=True)]
+                versions.append((int(step), marker.stat().st_mtime_ns, marker.parent))
+    return [directory for *_, directory in sorted(versions, reverse=True)]
 
 
 def check_probe(directory: Path | str, probe: ManifestProbe, served: list[float]) -> float:

@@ -11,7 +11,7 @@ from arlarena.proto.policy import PromptLogprobs, TextRequest, Usage
 
 class ChatRequest(TextRequest, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """A conversation to continue, with the parameters that the embedded engine implements. `top_logprobs`: how many of
-    the likeliest tokens are reported.
+    the most likely tokens are reported.
     """
 
     messages: list[dict[str, Any]]
@@ -32,8 +32,8 @@ class ChatTopLogprob(msgspec.Struct):
 
 
 class ChatTokenLogprob(ChatTopLogprob):
-    """The sampled token of one position. `top_logprobs`: the likeliest tokens of this position, in descending order.
-    They include the sampled token only if it is among the likeliest.
+    """The sampled token of one position. `top_logprobs`: the most likely tokens of this position, in descending order.
+    The sampled token is in this list only if it is one of the most likely tokens.
     """
 
     top_logprobs: list[ChatTopLogprob] = []
@@ -100,7 +100,7 @@ class ChatChunk(msgspec.Struct, kw_only=True):
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Either `prompt` or `messages`."""
+    """A text (`prompt`) or a conversation (`messages`) to convert to token ids."""
 
     prompt: str | None = None
     messages: list[dict[str, Any]] | None = None
@@ -122,13 +122,13 @@ class TokenizeResponse(msgspec.Struct):
 
 
 class DetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Token ids to turn into text."""
+    """Token ids to convert to text."""
 
     tokens: list[int]
     model: str | None = None
 
 
 class DetokenizeResponse(msgspec.Struct):
-    """The text, special tokens included."""
+    """The text of the token ids, including special tokens."""
 
     prompt: str

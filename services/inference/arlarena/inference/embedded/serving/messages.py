@@ -1,11 +1,11 @@
-"""Checks the messages of a conversation before the chat template gets them. Errors contain `messages[i].FIELD`."""
+"""Checks the messages of a conversation before the chat template gets them. Errors name the invalid field."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from arlarena.inference.api.errors import RequestError
-from arlarena.inference.api.parameters import shown
+from arlarena.inference.api.parameters import short_json
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 # An assistant's message with one of these fields needs no content, as in OpenAI's API.
@@ -13,11 +13,11 @@ _INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")
 
 
 def plain_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the messages with text as content. Text parts are joined. Null and empty fields are removed, because
-    clients return replies with `refusal` null and `tool_calls` [].
+    """Returns the messages with text as content. Text parts are joined. Fields that are null or [] are removed, because
+    clients send earlier replies back with `refusal` null and `tool_calls` [].
 
     Raises:
-        RequestError: there is no message, a role is unknown, or content is missing or is not text.
+        RequestError: status 400 if there is no message, a role is unknown, or a content is missing or is not text.
     """
     if not messages:
         raise RequestError("messages is empty: send at least one message", param="messages")
@@ -27,10 +27,10 @@ def plain_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _plain(message: dict[str, Any], at: str) -> dict[str, Any]:
     role = message.get("role")
     if not isinstance(role, str) or role not in ROLES:
-        got = "it is missing" if role is None else f"got {shown(role)}"
+        got = "it is missing" if role is None else f"got {short_json(role)}"
         raise RequestError(f"{at}.role must be one of {', '.join(ROLES)}; {got}", param=f"{at}.role")
-    kept = {key: value for key, value in message.items() if value not in (None, [])}
-    return kept | {"content": _content(message, role, f"{at}.content")}
+    cleaned = {key: value for key, value in message.items() if value not in (None, [])}
+    return cleaned | {"content": _content(message, role, f"{at}.content")}
 
 
 def _content(message: dict[str, Any], role: str, at: str) -> str:
@@ -39,20 +39,20 @@ def _content(message: dict[str, Any], role: str, at: str) -> str:
         if role == "assistant" and any(message.get(name) for name in _INSTEAD_OF_CONTENT):
             return ""
         state = "null" if "content" in message else "missing"
-        why = f"{at} is {state}: send text (only an assistant's message with tool_calls goes without)"
+        why = f"{at} is {state}: send text (only an assistant's message with tool_calls needs no text)"
         raise RequestError(why, param=at)
     if isinstance(content, list) and content:
-        return "".join(_part(part, f"{at}[{i}]") for i, part in enumerate(content))
+        return "".join(_part_text(part, f"{at}[{i}]") for i, part in enumerate(content))
     if not isinstance(content, str):
-        raise RequestError(f"{at} must be text or a list of text parts, got {shown(content)}", param=at)
+        raise RequestError(f"{at} must be text or a list of text parts, got {short_json(content)}", param=at)
     return content
 
 
-def _part(part: Any, at: str) -> str:
+def _part_text(part: Any, at: str) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind != "text":
-        message = f"{at}: the served model takes text only, so parts must be of type text, got {shown(part)}"
+        message = f"{at}: the served model reads text only, so parts must be of type text, got {short_json(part)}"
         raise RequestError(message, param=f"{at}.type")
     if not isinstance(part.get("text"), str):
-        raise RequestError(f"{at}.text must be text, got {shown(part.get('text'))}", param=f"{at}.text")
+        raise RequestError(f"{at}.text must be text, got {short_json(part.get('text'))}", param=f"{at}.text")
     return str(part["text"])

@@ -26,7 +26,7 @@ class InferenceMetrics:
         )
         self.latency = Histogram(
             f"{_PREFIX}_request_seconds",
-            "Time from a request's body to its response",
+            "Seconds from the end of a request's body to its response, or to the start of a stream",
             ("route",),
             buckets=_LATENCY_BUCKETS,
             registry=self.registry,
@@ -42,19 +42,19 @@ class InferenceMetrics:
         e, c = self._engine, self._engine.counters
         for name, help_, value in (
             ("requests_running", "Sequences in slots", e.running),
-            ("requests_waiting", "Sequences that wait for a slot or their prompt", e.waiting),
-            ("slots", "Sequences that can run at once", e.slots),
-            ("cached_prompts", "Prompts in the prefix cache", e.cached_prompts),
+            ("requests_waiting", "Sequences that wait for a slot or for the prefill of their prompt", e.waiting),
+            ("slots", "Maximum number of sequences that can run at once", e.slots),
+            ("cached_prompts", "Token sequences in the prefix cache", e.cached_prompts),
         ):
             yield GaugeMetricFamily(f"{_PREFIX}_{name}", help_, value=value)
         for name, help_, total in (
             ("prompt_tokens", "Prompt tokens of admitted sequences", c.prompt_tokens),
-            ("prompt_tokens_computed", "Prompt tokens that were computed, not reused", c.computed_tokens),
+            ("prompt_tokens_computed", "Prompt tokens that were computed instead of reused", c.computed_tokens),
             ("generation_tokens", "Sampled tokens", c.generated_tokens),
-            ("prefix_cache_queries", "Sequences whose prompt was looked up", c.prompt_queries),
-            ("prefix_cache_hits", "Sequences whose prompt, or a prefix of it, was cached", c.prompt_hits),
+            ("prefix_cache_queries", "Sequences whose prompt was looked up in the prefix cache", c.prompt_queries),
+            ("prefix_cache_hits", "Sequences that reused a computed prompt or a prefix of it", c.prompt_hits),
             ("steps", "Engine steps", c.steps),
-            ("busy_seconds", "Time spent in steps", c.busy_s),
+            ("busy_seconds", "Seconds spent in engine steps", c.busy_s),
         ):
             yield CounterMetricFamily(f"{_PREFIX}_{name}", help_, value=total)
         pushes = CounterMetricFamily(f"{_PREFIX}_weight_pushes", "Weight pushes by outcome", labels=("outcome",))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from arlarena.inference.api.errors import CONTEXT_LENGTH, RequestError
-from arlarena.inference.api.parameters import shown
+from arlarena.inference.api.parameters import short_json
 from arlarena.inference.embedded.sampler import Draw, choice_seed
 from arlarena.inference.embedded.sequence import Sequence, pack_key
 from arlarena.inference.embedded.serving.chat_wire import ChatRequest
@@ -27,7 +27,9 @@ MAX_REQUEST_ID = 1024
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """The served model and the limits of requests. `max_length`: most tokens of prompt and response together."""
+    """The served model and the limits of requests. `max_length`: maximum number of tokens of prompt and response
+    together.
+    """
 
     name: str
     vocab_size: int
@@ -38,7 +40,7 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class SamplingPlan:
-    """How the choices of one request are sampled and returned. `deadline`: in seconds of `time.monotonic`."""
+    """How the choices of one request are sampled and returned. `deadline`: a time of `time.monotonic`, in seconds."""
 
     params: SamplingParams
     stops: tuple[str, ...]
@@ -46,62 +48,63 @@ class SamplingPlan:
     deadline: float
 
 
-_SHOWN_NAME = 200  # most characters of a model's name in an error message
+_SHOWN_NAME = 200  # maximum number of characters of a model's name in an error message
 
 
 def check_model(name: str | None, served: ServedModel) -> None:
     """Refuse a model that is not served.
 
     Raises:
-        RequestError: 404, the model is not served (as in vLLM).
+        RequestError: status 404 (as in vLLM) if the model is not served.
     """
     if name is not None and name != served.name:
         message = f"model {name[:_SHOWN_NAME]!r} does not exist; this server serves {served.name!r}"
         raise RequestError(message, status=404, param="model", code="model_not_found")
 
 
-def plan(params: SamplingParams, served: ServedModel, *, stream: bool, timeout_s: float | None) -> SamplingPlan:
+def make_plan(params: SamplingParams, served: ServedModel, *, stream: bool, timeout_s: float | None) -> SamplingPlan:
     """Check the sampling parameters and return a plan. `timeout_s`: the client's time limit in seconds.
 
     Raises:
-        RequestError: a value is out of range.
+        RequestError: status 400 if a value is out of range.
     """
-    _within("n", params.n, 1, MAX_CHOICES)
-    _within("temperature", params.temperature, 0.0, math.inf)
+    _check_range("n", params.n, 1, MAX_CHOICES)
+    _check_range("temperature", params.temperature, 0.0, math.inf)
     if not math.isfinite(params.temperature):
         raise RequestError("temperature must be finite", param="temperature")
     if not 0.0 < params.top_p <= 1.0:
         message = (
-            f"top_p must be above 0 and at most 1, got {shown(params.top_p)}; temperature 0 takes the likeliest token"
+            f"top_p must be above 0 and at most 1, got {short_json(params.top_p)}; temperature 0 selects the most "
+            "likely token"
         )
         raise RequestError(message, param="top_p")
-    _within("top_k", params.top_k, -1, math.inf)
-    _within("max_tokens", params.max_tokens, 1, math.inf)
-    _within("seed", params.seed, -(2**63), 2**64 - 1)
-    _within("logprobs", params.logprobs, 0, MAX_LOGPROBS)
-    _within("prompt_logprobs", params.prompt_logprobs, 0, MAX_LOGPROBS)
+    _check_range("top_k", params.top_k, -1, math.inf)
+    _check_range("max_tokens", params.max_tokens, 1, math.inf)
+    _check_range("seed", params.seed, -(2**63), 2**64 - 1)
+    _check_range("logprobs", params.logprobs, 0, MAX_LOGPROBS)
+    _check_range("prompt_logprobs", params.prompt_logprobs, 0, MAX_LOGPROBS)
     stop_ids = params.stop_token_ids or ()
     if len(stop_ids) > MAX_STOP_IDS:
         raise RequestError(
-            f"stop_token_ids takes up to {MAX_STOP_IDS} ids, got {len(stop_ids)}", param="stop_token_ids"
+            f"stop_token_ids accepts up to {MAX_STOP_IDS} ids, got {len(stop_ids)}", param="stop_token_ids"
         )
     check_ids(stop_ids, served, "stop_token_ids")
     limit = served.request_timeout_s if timeout_s is None else min(timeout_s, served.request_timeout_s)
     return SamplingPlan(params, _stops(params.stop), stream, time.monotonic() + limit)
 
 
-def _within(name: str, value: float | None, least: float, most: float) -> None:
-    if value is not None and not least <= value <= most:
-        bounds = f"at least {least}" if most == math.inf else f"from {least} to {most}"
-        raise RequestError(f"{name} must be {bounds}, got {shown(value)}", param=name)
+def _check_range(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not low <= value <= high:
+        bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+        raise RequestError(f"{name} must be {bounds}, got {short_json(value)}", param=name)
 
 
 def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if len(stops) > MAX_STOPS or not all(stops):
-        raise RequestError(f"stop takes up to {MAX_STOPS} strings, none of them empty", param="stop")
+        raise RequestError(f"stop accepts up to {MAX_STOPS} strings, none of them empty", param="stop")
     if any(len(text) > MAX_STOP_CHARS for text in stops):
-        raise RequestError(f"stop takes strings of up to {MAX_STOP_CHARS} characters", param="stop")
+        raise RequestError(f"stop accepts strings of up to {MAX_STOP_CHARS} characters", param="stop")
     return stops
 
 
@@ -109,12 +112,12 @@ def check_ids(ids: Iterable[int], served: ServedModel, param: str) -> None:
     """Refuse ids outside the vocabulary.
 
     Raises:
-        RequestError: an id is outside the vocabulary.
+        RequestError: status 400 if an id is outside the vocabulary.
     """
     for token in ids:
         if not 0 <= token < served.vocab_size:
             raise RequestError(
-                f"{param}: id {shown(token)} is not in the vocabulary of {served.vocab_size} ids", param=param
+                f"{param}: id {short_json(token)} is not in the vocabulary of {served.vocab_size} ids", param=param
             )
 
 
@@ -123,17 +126,17 @@ def check_prompt(ids: list[int], served: ServedModel, param: str, max_tokens: in
     tokens (default 1).
 
     Raises:
-        RequestError: the prompt is refused.
+        RequestError: status 400 if the prompt is refused.
     """
     if not ids:
         raise RequestError(f"{param} is empty", param=param)
     if min(ids) < 0 or max(ids) >= served.vocab_size:
         check_ids(ids, served, param)
-    wanted = max_tokens or 1
-    if len(ids) + wanted > served.max_length:
+    needed = max_tokens or 1
+    if len(ids) + needed > served.max_length:
         raise RequestError(
-            f"this model's maximum context length is {served.max_length} tokens, but the prompt has {len(ids)} and "
-            f"{shown(wanted)} more must fit; shorten the prompt or lower max_tokens",
+            f"this model's maximum context length is {served.max_length} tokens, but the prompt has {len(ids)} and the "
+            f"response needs {short_json(needed)}; shorten the prompt or lower max_tokens",
             param=param,
             code=CONTEXT_LENGTH,
         )
@@ -143,20 +146,20 @@ def check_request_id(request_id: str | None) -> None:
     """Refuse a long request id, because every event of a stream repeats the id.
 
     Raises:
-        RequestError: 400, the id is too long.
+        RequestError: status 400 if the id is too long.
     """
     if request_id is not None and len(request_id) > MAX_REQUEST_ID:
-        raise RequestError(f"request_id takes up to {MAX_REQUEST_ID} characters", param="request_id")
+        raise RequestError(f"request_id accepts up to {MAX_REQUEST_ID} characters", param="request_id")
 
 
-def check_time(deadline: float) -> None:
-    """Raises RequestError: 504, `deadline`, in seconds of `time.monotonic`, has passed."""
+def check_deadline(deadline: float) -> None:
+    """Raises RequestError with status 504 if `deadline` (seconds of `time.monotonic`) has passed."""
     if time.monotonic() >= deadline:
         raise RequestError("the request ran out of time (request_timeout_s)", status=504)
 
 
 def sequences(ids: list[int], plan: SamplingPlan, served: ServedModel, text: TextCodec) -> list[Sequence]:
-    """Returns the `n` sequences of one checked prompt. Without `max_tokens` a response may fill the context."""
+    """Returns the `n` sequences of one checked prompt. Without `max_tokens`, a response may fill the context."""
     p = plan.params
     seed = p.seed if p.seed is not None else secrets.randbits(63)
     room = served.max_length - len(ids)
@@ -185,14 +188,14 @@ def sampling_params(request: CompletionRequest | ChatRequest) -> SamplingParams:
     """Returns the sampling parameters of a text request. The defaults ignore the model's `generation_config.json`.
 
     Raises:
-        RequestError: `top_logprobs` without `logprobs`.
+        RequestError: status 400 if `top_logprobs` is out of range, or is set although `logprobs` is not.
     """
     names = set(SamplingParams.__struct_fields__) & set(request.__struct_fields__)
     params = SamplingParams(**{name: getattr(request, name) for name in names})
     if isinstance(request, ChatRequest):
         if request.top_logprobs and not request.logprobs:
             raise RequestError("top_logprobs needs logprobs = true", param="top_logprobs")
-        _within("top_logprobs", request.top_logprobs, 0, MAX_LOGPROBS)
+        _check_range("top_logprobs", request.top_logprobs, 0, MAX_LOGPROBS)
         params.logprobs = request.top_logprobs if request.logprobs else None
     return params
 
@@ -202,7 +205,7 @@ def prompts(prompt: str | list[Any], text: TextCodec, *, special: bool) -> Itera
     list of lists of ids. Texts are tokenised one after another. `special`: add the tokenizer's begin and end tokens.
 
     Raises:
-        RequestError: `prompt` has another type or is empty.
+        RequestError: status 400 if `prompt` has another type or is empty.
     """
     if isinstance(prompt, str):
         prompt = [prompt]

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from arlarena.inference.api.asgi import MODEL_ROUTE, Answer, ApiRequest, ApiResponse, EventStream, Handler, Headers
+from arlarena.inference.api.asgi import MODEL_ROUTE, AnyResponse, ApiRequest, ApiResponse, EventStream, Handler, Headers
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.api.loop_fairness import Turns
 from arlarena.inference.api.request_limits import RequestLimits
@@ -20,9 +20,7 @@ from arlarena.inference.api.weight_routes import WeightRoutes
 from arlarena.inference.embedded.engine import Engine, EngineLimits, OnDeath
 from arlarena.inference.embedded.engine_queue import Bridge
 from arlarena.inference.embedded.sequence import Sequence
-from arlarena.inference.embedded.serving import request_checks as contract
-from arlarena.inference.embedded.serving import streams
-from arlarena.inference.embedded.serving.answers import Writer, new_identity
+from arlarena.inference.embedded.serving import request_checks, streams
 from arlarena.inference.embedded.serving.chat_wire import (
     ChatRequest,
     DetokenizeRequest,
@@ -30,7 +28,8 @@ from arlarena.inference.embedded.serving.chat_wire import (
 )
 from arlarena.inference.embedded.serving.metrics import InferenceMetrics
 from arlarena.inference.embedded.serving.request_checks import SamplingPlan, ServedModel
-from arlarena.inference.embedded.serving.tokenizing import LONG_ANSWER, Reader
+from arlarena.inference.embedded.serving.responses import Writer, new_response_id
+from arlarena.inference.embedded.serving.tokenizing import LONG_RESPONSE, Reader
 from arlarena.inference.embedded.text.codec import TextCodec
 from arlarena.inference.embedded.text.threads import TextWorkers
 from arlarena.inference.embedded.weights.loading import LoadedVersion, load_model, load_version
@@ -51,7 +50,7 @@ from arlarena.proto.text.files import read_text
 
 _encoder = msgspec.json.Encoder()
 
-DEFAULT_MAX_LENGTH = 4096  # the largest default of max_model_len, which is the size of a slot in tokens
+DEFAULT_MAX_LENGTH = 4096  # upper bound of the default of max_model_len, which is the size of a slot in tokens
 
 
 class Serving:
@@ -77,7 +76,7 @@ class Serving:
             _eos_ids(loaded.directory, text),
             settings.request_timeout_s,
         )
-        self.limits = RequestLimits.of(settings, engine.slots, engine.limits.max_length)
+        self.limits = RequestLimits.from_settings(settings, engine.slots, engine.limits.max_length)
         self.workers = TextWorkers(settings.text_threads, settings.text_timeout_s, settings.max_waiting)
         self.reader = Reader(text, self.served, self.limits, self.workers)
         self.directory = loaded.directory
@@ -90,13 +89,13 @@ class Serving:
 
     def _routes(self) -> dict[tuple[str, str], Handler]:
         return {
-            ("POST", "/inference/v1/generate"): self._measured("generate", self.generate),
-            ("POST", "/v1/completions"): self._measured("completions", self.completions),
-            ("POST", "/v1/chat/completions"): self._measured("chat", self.chat),
+            ("POST", "/inference/v1/generate"): self._with_metrics("generate", self.generate),
+            ("POST", "/v1/completions"): self._with_metrics("completions", self.completions),
+            ("POST", "/v1/chat/completions"): self._with_metrics("chat", self.chat),
             ("GET", "/v1/models"): self.models,
             ("GET", MODEL_ROUTE): self.model,
-            ("POST", "/tokenize"): self._measured("tokenize", self.tokenize),
-            ("POST", "/detokenize"): self._measured("detokenize", self.detokenize),
+            ("POST", "/tokenize"): self._with_metrics("tokenize", self.tokenize),
+            ("POST", "/detokenize"): self._with_metrics("detokenize", self.detokenize),
             ("GET", "/metrics"): self.exposition,
             ("GET", "/weight_info"): self.weight_info,
             ("POST", "/serve_weights"): self.weight_routes.serve,
@@ -107,76 +106,77 @@ class Serving:
 
     # --- sampling ---
 
-    async def generate(self, call: ApiRequest) -> Answer:
-        """Sample responses to a prompt of token ids. If `max_tokens` exceeds the context, a response ends at the end of
-        the context with the reason `length`, as in vLLM.
+    async def generate(self, call: ApiRequest) -> AnyResponse:
+        """Sample responses to a prompt of token ids. If prompt and `max_tokens` exceed the context, a response may end
+        at the end of the context, with the reason `length`, as in vLLM.
         """
         r = await self.reader.parse(call.body, GenerateRequest)
-        contract.check_model(r.model, self.served)
-        contract.check_prompt(r.token_ids, self.served, "token_ids")
-        contract.check_request_id(r.request_id)
+        request_checks.check_model(r.model, self.served)
+        request_checks.check_prompt(r.token_ids, self.served, "token_ids")
+        request_checks.check_request_id(r.request_id)
         plan = self._plan(call, r.sampling_params, stream=r.stream)
         sequences = self._sequences([r.token_ids], plan)
-        writer = self._writer(f"generate-tokens-{r.request_id or new_identity('')[1:]}", plan, sequences)
+        writer = self._writer(f"generate-tokens-{r.request_id or new_response_id('')[1:]}", plan, sequences)
         if r.stream:
             stream = streams.Stream(writer, bool(r.return_token_ids), _include_usage(r.stream_options))
             return self._events(streams.generate_events(stream, self.bridge.grow(sequences, call.receive)))
         await self.bridge.complete(sequences, call.receive)
-        return await self._written(lambda: writer.generate(return_ids=bool(r.return_token_ids)), writer)
+        return await self._encode_response(lambda: writer.generate(return_ids=bool(r.return_token_ids)), writer)
 
-    async def completions(self, call: ApiRequest) -> Answer:
-        """Answer a request of OpenAI's completions route. Prompts are texts or token ids."""
+    async def completions(self, call: ApiRequest) -> AnyResponse:
+        """AnyResponse a request of OpenAI's completions route. Prompts are texts or token ids."""
         r = await self.reader.parse(call.body, CompletionRequest)
-        contract.check_model(r.model, self.served)
-        plan = self._plan(call, contract.sampling_params(r), stream=r.stream)
+        request_checks.check_model(r.model, self.served)
+        plan = self._plan(call, request_checks.sampling_params(r), stream=r.stream)
         self._admit(self.limits.count_prompts(r.prompt), plan)
         sequences = self._sequences(await self.reader.completion(r, plan.deadline), plan)
-        writer = self._writer(new_identity("cmpl"), plan, sequences)
+        writer = self._writer(new_response_id("cmpl"), plan, sequences)
         if r.stream:
             stream = streams.Stream(writer, bool(r.return_token_ids), _include_usage(r.stream_options))
             return self._events(streams.completion_events(stream, self.bridge.grow(sequences, call.receive)))
         await self.bridge.complete(sequences, call.receive)
-        return await self._written(lambda: writer.completion(return_ids=bool(r.return_token_ids)), writer)
+        return await self._encode_response(lambda: writer.completion(return_ids=bool(r.return_token_ids)), writer)
 
-    async def chat(self, call: ApiRequest) -> Answer:
-        """Answer a request of OpenAI's chat completions route, with the tokenizer's chat template."""
+    async def chat(self, call: ApiRequest) -> AnyResponse:
+        """AnyResponse a request of OpenAI's chat completions route, with the tokenizer's chat template."""
         r = await self.reader.parse(call.body, ChatRequest)
-        contract.check_model(r.model, self.served)
-        plan = self._plan(call, contract.sampling_params(r), stream=r.stream)
+        request_checks.check_model(r.model, self.served)
+        plan = self._plan(call, request_checks.sampling_params(r), stream=r.stream)
         self._admit(1, plan)
         ids = await self.reader.conversation(r, plan.deadline)
-        contract.check_prompt(ids, self.served, "messages", plan.params.max_tokens)
+        request_checks.check_prompt(ids, self.served, "messages", plan.params.max_tokens)
         sequences = self._sequences([ids], plan)
-        writer = self._writer(new_identity("chatcmpl"), plan, sequences)
+        writer = self._writer(new_response_id("chatcmpl"), plan, sequences)
         if r.stream:
             stream = streams.Stream(writer, bool(r.return_token_ids), _include_usage(r.stream_options))
             return self._events(streams.chat_events(stream, self.bridge.grow(sequences, call.receive)))
         await self.bridge.complete(sequences, call.receive)
-        return await self._written(lambda: writer.chat(return_ids=bool(r.return_token_ids)), writer)
+        return await self._encode_response(lambda: writer.chat(return_ids=bool(r.return_token_ids)), writer)
 
     def _admit(self, prompts: int, plan: SamplingPlan) -> None:
-        """Refuse a request with more sequences than the server can run and queue, or than the queue has room for now.
+        """Refuse a request with more sequences than the server can run and queue, or for which the queue has no room at
+        the moment.
 
         Raises:
-            RequestError: 400 for too many sequences, 503 for a full queue.
+            RequestError: status 400 if the request has too many sequences; status 503 if the queue is full.
         """
         self.limits.check_sequences(prompts, plan.params.n)
         self.bridge.check_room(prompts * plan.params.n)
 
     def _sequences(self, prompts: list[list[int]], plan: SamplingPlan) -> list[Sequence]:
-        """Returns the sequences of prompts that have been checked."""
+        """Check the number of sequences and log-probs. Returns the sequences of prompts that have been checked."""
         self._admit(len(prompts), plan)
         params, context = plan.params, self.served.max_length
         sampled = sum(min(params.max_tokens or context, context - len(ids)) for ids in prompts) * params.n
         self.limits.check_logprobs(params, sum(map(len, prompts)), sampled)
-        return [s for ids in prompts for s in contract.sequences(ids, plan, self.served, self.text)]
+        return [s for ids in prompts for s in request_checks.sequences(ids, plan, self.served, self.text)]
 
-    async def _written(self, write: Callable[[], object], writer: Writer) -> ApiResponse:
+    async def _encode_response(self, write: Callable[[], object], writer: Writer) -> ApiResponse:
         """Encode the result of `write` as a response with the weight versions in a header. A long response is encoded
         in a thread.
         """
         sequences = writer.sequences
-        if writer.size <= LONG_ANSWER:
+        if writer.size <= LONG_RESPONSE:
             body = _encoder.encode(write())
         else:
             body = await self.workers.run(lambda: msgspec.json.encode(write()), math.inf)
@@ -190,10 +190,10 @@ class Serving:
             raise RequestError("stop strings need a tokenizer, which the served model lacks", param="stop")
         if stream and params.prompt_logprobs is not None:
             raise RequestError("prompt_logprobs cannot be streamed", param="prompt_logprobs")
-        return contract.plan(params, self.served, stream=stream, timeout_s=call.timeout_s)
+        return request_checks.make_plan(params, self.served, stream=stream, timeout_s=call.timeout_s)
 
-    def _writer(self, identity: str, plan: SamplingPlan, sequences: list[Sequence]) -> Writer:
-        return Writer(identity, self.served.name, plan, self.text, sequences)
+    def _writer(self, response_id: str, plan: SamplingPlan, sequences: list[Sequence]) -> Writer:
+        return Writer(response_id, self.served.name, plan, self.text, sequences)
 
     # --- text and information ---
 
@@ -203,7 +203,7 @@ class Serving:
 
     async def model(self, call: ApiRequest) -> ApiResponse:
         """Returns the served model if the path contains its name."""
-        contract.check_model(call.path_params["model"], self.served)
+        request_checks.check_model(call.path_params["model"], self.served)
         return _json(self._card())
 
     def _card(self) -> dict[str, object]:
@@ -220,7 +220,7 @@ class Serving:
     async def tokenize(self, call: ApiRequest) -> ApiResponse:
         """Returns the token ids of a text or of a conversation."""
         r = await self.reader.parse(call.body, TokenizeRequest)
-        contract.check_model(r.model, self.served)
+        request_checks.check_model(r.model, self.served)
         if (r.prompt is None) == (r.messages is None):
             raise RequestError("give either prompt or messages")
         return ApiResponse(await self.reader.tokenize(r, time.monotonic() + (call.timeout_s or math.inf)))
@@ -228,7 +228,7 @@ class Serving:
     async def detokenize(self, call: ApiRequest) -> ApiResponse:
         """Returns the text of token ids, including special tokens."""
         r = await self.reader.parse(call.body, DetokenizeRequest)
-        contract.check_model(r.model, self.served)
+        request_checks.check_model(r.model, self.served)
         return ApiResponse(await self.reader.detokenize(r, time.monotonic() + (call.timeout_s or math.inf)))
 
     async def exposition(self, call: ApiRequest) -> ApiResponse:
@@ -246,15 +246,15 @@ class Serving:
         await asyncio.wrap_future(self.engine.call(self.engine.forget_prompts))
         return _json({"success": True})
 
-    def _measured(self, route: str, handler: Handler) -> Handler:
-        async def measured(call: ApiRequest) -> Answer:
+    def _with_metrics(self, route: str, handler: Handler) -> Handler:
+        async def measured(call: ApiRequest) -> AnyResponse:
             began = time.perf_counter()
             status = 500
             try:
                 await self._turns.wait()
-                reply = await handler(call)
-                status = reply.status if isinstance(reply, ApiResponse) else 200
-                return reply
+                response = await handler(call)
+                status = response.status if isinstance(response, ApiResponse) else 200
+                return response
             except RequestError as error:
                 status = error.status
                 raise
@@ -291,11 +291,11 @@ def _eos_ids(directory: Path, text: TextCodec) -> frozenset[int]:
     return frozenset(ids)
 
 
-def choose_weights(settings: InferenceSettings, log: Logger) -> LoadedVersion:
-    """Load the newest intact version, or without one the configured model.
+def load_weights(settings: InferenceSettings, log: Logger) -> LoadedVersion:
+    """Load the newest intact version. If there is no intact version, load the configured model.
 
     Raises:
-        VersionError: there is neither a version nor a model.
+        VersionError: there is neither a version nor a model, or the model cannot be served.
     """
     if settings.weights_root is not None:
         for directory in committed_versions(settings.weights_root):
@@ -305,7 +305,7 @@ def choose_weights(settings: InferenceSettings, log: Logger) -> LoadedVersion:
                 log.warning("version_skipped", directory=str(directory), reason=str(error))
     if settings.model is None:
         root = settings.weights_root
-        missing = "no directory of versions" if root is None else f"no version in {root}"
+        missing = "no weights_root" if root is None else f"no intact version in {root}"
         raise VersionError(f"nothing to serve: there is {missing} and no model; give --model")
     return load_model(settings.model)
 
@@ -319,7 +319,7 @@ def open_serving(
         VersionError: the weights cannot be served.
     """
     torch.set_num_threads(settings.threads)
-    loaded = choose_weights(settings, log)
+    loaded = load_weights(settings, log)
     arch = loaded.arch
     length = settings.max_model_len or min(arch.max_positions, DEFAULT_MAX_LENGTH)
     if length > arch.max_positions:

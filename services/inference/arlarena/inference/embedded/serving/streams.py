@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from arlarena.inference.embedded.sequence import Sequence
-from arlarena.inference.embedded.serving.answers import Writer
 from arlarena.inference.embedded.serving.chat_wire import ChatChunk, ChatChunkChoice, ChatMessage
+from arlarena.inference.embedded.serving.responses import Writer
 from arlarena.inference.embedded.text.codec import GrowingText
 from arlarena.inference.embedded.text.token_bytes import TokenText, TokenTexts
 from arlarena.proto.policy import CompletionChoice, CompletionResponse, GenerateResponse
@@ -21,7 +21,9 @@ _encoder = msgspec.json.Encoder()
 
 @dataclass(slots=True)
 class StreamCursor:
-    """How much of one choice has been sent. The current piece has the tokens [`begin`, `end`)."""
+    """How much of one choice has been sent. The current piece has the tokens [`begin`, `end`). `closed`: this is the
+    last piece.
+    """
 
     index: int
     sequence: Sequence
@@ -30,8 +32,8 @@ class StreamCursor:
     closed: bool = False
 
     def advance(self) -> bool:
-        """Move to the new tokens. Returns True if there is anything to send. `ranks` has the number of complete tokens,
-        because the engine appends to `ranks` last.
+        """Move to the new tokens. Returns True if there is anything to send. The length of `ranks` is the number of
+        complete tokens, because the engine appends to `ranks` last.
         """
         if self.closed:
             return False
@@ -42,17 +44,17 @@ class StreamCursor:
 
 @dataclass(slots=True)
 class SentTokens:
-    """How many tokens of one choice have been sent with log-probs. The log-probs of a token are sent after the token's
-    text. `texts`: None if no log-probs are requested.
+    """How many tokens of one choice have been sent with log-probs. The log-probs of a token are sent only after its
+    text has been sent completely. `texts`: None if no log-probs are requested.
     """
 
     texts: TokenTexts | None
     sent: int = 0
 
     def advance(self, cursor: StreamCursor, characters: int) -> tuple[int, list[TokenText] | None]:
-        """Returns (index of the first new token, new tokens). The new tokens are within the first `characters`
-        characters of the text, which have been sent. The last call returns all remaining tokens, without the bytes
-        after the end of the text.
+        """Returns the index of the first new token, and the new tokens. `characters`: how many characters of the text
+        have been sent. The new tokens are within these characters. The last call returns all remaining tokens, without
+        the bytes after the end of the text.
         """
         begin, s = self.sent, cursor.sequence
         if self.texts is None:
@@ -66,7 +68,7 @@ class SentTokens:
 
 @dataclass(slots=True)
 class Stream:
-    """A running stream. `cursors`: how much of each choice has been sent."""
+    """A running stream. `cursors`: for each choice, how much of it has been sent."""
 
     writer: Writer
     return_ids: bool
@@ -77,8 +79,8 @@ class Stream:
     def __post_init__(self) -> None:
         self.cursors = [StreamCursor(index, sequence) for index, sequence in enumerate(self.writer.sequences)]
 
-    def grown(self) -> Iterator[StreamCursor]:
-        """Yields the choices that have something to send."""
+    def updated_cursors(self) -> Iterator[StreamCursor]:
+        """Yields the cursors of the choices that have something to send."""
         return (cursor for cursor in self.cursors if cursor.advance())
 
     def first_prompt(self, cursor: StreamCursor) -> list[int] | None:
@@ -110,17 +112,17 @@ async def generate_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIt
     """Yields the events of the token route. The last event of a choice contains the choice's weight versions."""
     writer = stream.writer
     async for _ in steps:
-        for cursor in stream.grown():
+        for cursor in stream.updated_cursors():
             choice = writer.generate_choice(
                 cursor.index, cursor.sequence, cursor.begin, cursor.end, final=cursor.closed
             )
             yield _encoder.encode(
                 GenerateResponse(
-                    request_id=writer.identity, choices=[choice], prompt_token_ids=stream.first_prompt(cursor)
+                    request_id=writer.response_id, choices=[choice], prompt_token_ids=stream.first_prompt(cursor)
                 )
             )
     if stream.include_usage:
-        yield _encoder.encode(GenerateResponse(request_id=writer.identity, choices=[], usage=writer.usage()))
+        yield _encoder.encode(GenerateResponse(request_id=writer.response_id, choices=[], usage=writer.usage()))
 
 
 async def completion_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterator[bytes]:
@@ -129,11 +131,13 @@ async def completion_events(stream: Stream, steps: AsyncIterator[None]) -> Async
 
     def event(choices: list[CompletionChoice], **extra: Any) -> bytes:
         return _encoder.encode(
-            CompletionResponse(id=writer.identity, model=writer.model, choices=choices, created=stream.created, **extra)
+            CompletionResponse(
+                id=writer.response_id, model=writer.model, choices=choices, created=stream.created, **extra
+            )
         )
 
     async for _ in steps:
-        for cursor in stream.grown():
+        for cursor in stream.updated_cursors():
             s, i = cursor.sequence, cursor.index
             text = _new_text(texts[i], cursor)
             begin, tokens = sent[i].advance(cursor, texts[i].sent)
@@ -157,11 +161,11 @@ async def chat_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterat
 
     def event(choices: list[ChatChunkChoice], **extra: Any) -> bytes:
         return _encoder.encode(
-            ChatChunk(id=writer.identity, model=writer.model, choices=choices, created=stream.created, **extra)
+            ChatChunk(id=writer.response_id, model=writer.model, choices=choices, created=stream.created, **extra)
         )
 
     async for _ in steps:
-        for cursor in stream.grown():
+        for cursor in stream.updated_cursors():
             s, i = cursor.sequence, cursor.index
             if cursor.begin == 0:
                 opening = ChatChunkChoice(index=i, delta=ChatMessage("assistant", ""))

@@ -1,4 +1,4 @@
-"""Converts texts and conversations to token ids and back. Limits are checked, and long work runs in threads."""
+"""Converts texts and conversations to token ids, and token ids to text. Checks limits. Runs long work in threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 from arlarena.inference.api.errors import RequestError
 from arlarena.inference.api.parameters import parse
 from arlarena.inference.api.request_limits import RequestLimits
-from arlarena.inference.embedded.serving import request_checks as contract
+from arlarena.inference.embedded.serving import request_checks
 from arlarena.inference.embedded.serving.chat_wire import (
     ChatRequest,
     DetokenizeRequest,
@@ -27,21 +27,21 @@ from arlarena.proto.policy import CompletionRequest
 
 T = TypeVar("T")
 
-_SHORT_TEXT = 4096  # characters and parts; takes some milliseconds, less than the use of a thread
-_LONG_BODY = 1 << 16  # bytes; longer than most requests
-LONG_ANSWER = 20_000  # tokens and log-probs; encoding so many takes about 20 ms
+_SHORT_TEXT = 4096  # characters and parts; so many take some milliseconds, less than the use of a thread
+_LONG_BODY = 1 << 16  # bytes; most requests are shorter
+LONG_RESPONSE = 20_000  # tokens and log-probs; to encode so many takes about 20 ms
 
 
 class Reader:
-    """Reads the prompts of requests. Deadlines are in seconds of `time.monotonic`. Raises the errors of `TextWorkers`,
-    `RequestLimits` and `request_checks`.
+    """Converts the prompts of requests to token ids. Deadlines are times of `time.monotonic`, in seconds. The methods
+    raise the errors of `TextWorkers`, `RequestLimits` and `request_checks`.
     """
 
     def __init__(self, text: TextCodec, served: ServedModel, limits: RequestLimits, workers: TextWorkers) -> None:
         self._text, self._served, self._limits, self._workers = text, served, limits, workers
 
     async def parse(self, body: bytes, kind: type[T]) -> T:
-        """Decode a JSON body to a request. A long body is decoded in a thread."""
+        """Decode a JSON body into a request. A long body is decoded in a thread."""
         if len(body) <= _LONG_BODY:
             return parse(body, kind)
         return await self._workers.run(lambda: parse(body, kind), math.inf)
@@ -51,9 +51,9 @@ class Reader:
 
         def read() -> list[list[int]]:
             prompts, tokens = [], 0
-            for ids in contract.prompts(r.prompt, self._text, special=r.add_special_tokens):
-                contract.check_time(deadline)
-                contract.check_prompt(ids, self._served, "prompt", r.max_tokens)
+            for ids in request_checks.prompts(r.prompt, self._text, special=r.add_special_tokens):
+                request_checks.check_deadline(deadline)
+                request_checks.check_prompt(ids, self._served, "prompt", r.max_tokens)
                 self._limits.check_tokens(tokens := tokens + len(ids), "prompt")
                 prompts.append(ids)
             return prompts
@@ -84,7 +84,7 @@ class Reader:
         return work() if size <= _SHORT_TEXT else await self._workers.run(work, deadline)
 
     async def tokenize(self, r: TokenizeRequest, deadline: float) -> bytes:
-        """Returns the response of the tokenize route to a request that has been checked."""
+        """Returns the response of the tokenize route. Exactly one of `r.prompt` and `r.messages` must be set."""
         if r.prompt is None:
             ids = await self.conversation(r, deadline)
         else:
@@ -96,18 +96,18 @@ class Reader:
             pieces = [self._text.piece(token) for token in ids] if r.return_token_strs else None
             return msgspec.json.encode(TokenizeResponse(len(ids), self._served.max_length, ids, pieces))
 
-        return await self._workers.run(write, deadline) if len(ids) > LONG_ANSWER else write()
+        return await self._workers.run(write, deadline) if len(ids) > LONG_RESPONSE else write()
 
     async def detokenize(self, r: DetokenizeRequest, deadline: float) -> bytes:
-        """Returns the response of the detokenize route. For the limit of a text, each token counts as a character."""
+        """Returns the response of the detokenize route. For `max_text_chars`, each token counts as one character."""
         if len(r.tokens) > self._limits.text_chars:
             raise RequestError(
-                f"tokens has {len(r.tokens)} ids, but this server takes {self._limits.text_chars} (max_text_chars)",
+                f"tokens has {len(r.tokens)} ids, but this server accepts {self._limits.text_chars} (max_text_chars)",
                 param="tokens",
             )
 
         def work() -> bytes:
-            contract.check_ids(r.tokens, self._served, "tokens")
+            request_checks.check_ids(r.tokens, self._served, "tokens")
             return msgspec.json.encode(DetokenizeResponse(self._text.decode_long(r.tokens)))
 
         return await self._workers.run(work, deadline)

@@ -19,7 +19,7 @@ from arlarena.proto.text.files import read_text
 if TYPE_CHECKING:  # the import of transformers takes a second, and only chats need transformers
     from transformers import PreTrainedTokenizerBase
 
-_STOP_SLACK = 32  # a stop string of n bytes is searched in the newest n + 32 tokens, as some tokens have no text
+_STOP_SLACK = 32  # a stop string of n bytes is searched in the newest n + 32 tokens, because some tokens have no text
 _REQUEST_FIELDS = ("messages", "add_generation_prompt", "continue_final_message")
 _INCOMPLETE = "\ufffd"  # the decoder returns this for the bytes of an incomplete character
 
@@ -55,7 +55,7 @@ class TextCodec:
         """The tokenizer.
 
         Raises:
-            RequestError: the model has no tokenizer.
+            RequestError: status 400 if the model has no tokenizer.
         """
         if self._tokenizer is None:
             raise RequestError("the served model has no tokenizer: use token ids (/inference/v1/generate)")
@@ -85,7 +85,7 @@ class TextCodec:
         return str(self.tokenizer.decode_batch([ids], skip_special_tokens=False)[0])
 
     def piece(self, token: int) -> str:
-        """Returns the text of a token that follows other tokens. The token may be special."""
+        """Returns the text that a token has if it follows other tokens. The token may be special."""
         return printed(self._bytes().following(token))
 
     def bytes_of(self, token: int, *, skip_special: bool) -> bytes:
@@ -108,10 +108,8 @@ class TextCodec:
         return self._chat is not None or not self.present
 
     def load_chat(self) -> None:
-        """Import transformers and read the chat template. This takes a second or more, so call this method in a thread.
-        The lock is needed because the lazy imports of transformers are not thread-safe.
-        """
-        with self._chat_lock:
+        """Import transformers and read the chat template. This takes a second or more: call this method in a thread."""
+        with self._chat_lock:  # the lazy imports of transformers are not thread-safe
             if self._chat is None:
                 from transformers import AutoTokenizer
 
@@ -122,8 +120,8 @@ class TextCodec:
         `flags`: parameters of transformers.
 
         Raises:
-            RequestError: there is no template, the template refuses the messages, or an option is not a variable of
-                the template.
+            RequestError: status 400 if there is no template, the template refuses the messages, or an option is not a
+                variable of the template.
         """
         if self._chat is None:
             _ = self.tokenizer
@@ -137,8 +135,8 @@ class TextCodec:
         return str(rendered)
 
     def stop_check(self, stops: tuple[str, ...], *, skip_special: bool) -> StopCheck | None:
-        """Returns a function that checks if the newest token completes one of `stops`. The function returns the stop
-        string that is first in the text.
+        """Returns a function that checks whether the newest token completes one of `stops`. The function returns the
+        stop string that begins first in the text. Returns None if `stops` is empty.
         """
         if not stops:
             return None
@@ -146,8 +144,8 @@ class TextCodec:
 
         def check(tokens: list[int]) -> str | None:
             tail = self.decode(tokens[-window:], skip_special=skip_special)
-            found = [(tail.find(stop), stop) for stop in stops if stop in tail]
-            return min(found)[1] if found else None
+            matches = [(tail.find(stop), stop) for stop in stops if stop in tail]
+            return min(matches)[1] if matches else None
 
         return check
 
@@ -156,7 +154,7 @@ def _check_options(options: dict[str, Any], parameters: Iterable[str]) -> None:
     """Refuse options that are parameters of transformers.
 
     Raises:
-        RequestError: an option is such a parameter.
+        RequestError: status 400 if an option is such a parameter.
     """
     for name in ({"messages", *parameters} - {"tools", "documents"}) & options.keys():
         hint = "it is a field of the request itself" if name in _REQUEST_FIELDS else "leave it out"
@@ -167,7 +165,9 @@ def _check_options(options: dict[str, Any], parameters: Iterable[str]) -> None:
 
 
 def cut(text: str, stop: str | None, *, include: bool) -> str:
-    """Returns `text` up to a stop string. `include`: keep the stop string at the end."""
+    """Returns `text` up to the stop string `stop`, or all of it without a stop string. `include`: keep the stop string
+    at the end.
+    """
     at = -1 if stop is None else text.find(stop)
     if stop is None or at < 0:
         return text
@@ -177,7 +177,7 @@ def cut(text: str, stop: str | None, *, include: bool) -> str:
 class GrowingText:
     """The text of a growing response. Text that `advance` has returned never changes.
 
-    `advance` does not return an incomplete character at the end, or an end that may become a stop string.
+    Two kinds of endings are held back until they are complete: a part of a character, and a part of a stop string.
     """
 
     def __init__(self, text: TextCodec, stops: tuple[str, ...], *, skip_special: bool, include_stop: bool) -> None:
@@ -188,16 +188,18 @@ class GrowingText:
         self.sent = 0  # how many characters `advance` has returned
 
     def advance(self, tokens: list[int], *, finished: bool, stop: str | None) -> str:
-        """Returns the text that is new since the last call. `tokens`: all tokens of the response."""
+        """Returns the text that is new since the last call. `tokens`: all tokens of the response. `stop`: the stop
+        string that ended the response, if any.
+        """
         text = self._text.decode(tokens, skip_special=self._skip_special)
         if finished:
             text = cut(text, stop, include=self._include_stop)
         else:
-            text = self._without_open_end(text.rstrip(_INCOMPLETE))
+            text = self._without_partial_stop(text.rstrip(_INCOMPLETE))
         new, self.sent = text[self.sent :], max(self.sent, len(text))
         return new
 
-    def _without_open_end(self, text: str) -> str:
+    def _without_partial_stop(self, text: str) -> str:
         longest = max((len(stop) - 1 for stop in self._stops), default=0)
         for size in range(min(longest, len(text)), 0, -1):
             if any(stop.startswith(text[-size:]) for stop in self._stops):

@@ -16,19 +16,21 @@ T = TypeVar("T")
 class TextWorkers:
     """A few threads with a bounded queue. Threads cannot be stopped, so callers limit the size of the work."""
 
-    def __init__(self, threads: int, limit_s: float, most_waiting: int) -> None:
-        """`limit_s`: most seconds for a task, including the time in the queue. `most_waiting`: size of the queue."""
+    def __init__(self, threads: int, limit_s: float, max_waiting: int) -> None:
+        """`limit_s`: time limit of a task in seconds, including the time in the queue. `max_waiting`: the maximum
+        number of waiting tasks.
+        """
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="text")
-        self._limit_s, self._most = limit_s, threads + most_waiting
+        self._limit_s, self._max_pending = limit_s, threads + max_waiting
         self._pending = 0
 
     async def run(self, work: Callable[[], T], deadline: float) -> T:
-        """Run `work` in a thread and return its result. `deadline`: in seconds of `time.monotonic`.
+        """Run `work` in a thread and return its result. `deadline`: a time of `time.monotonic`, in seconds.
 
         Raises:
-            RequestError: 503 the queue is full, 504 a time limit has passed.
+            RequestError: status 503 if the queue is full; status 504 if the time limit or the deadline has passed.
         """
-        if self._pending >= self._most:
+        if self._pending >= self._max_pending:
             raise RequestError(
                 f"{self._pending} texts already wait to be tokenised (max_waiting); retry later", status=503
             )

@@ -1,4 +1,4 @@
-"""The bytes that each token of a response adds to the text. Together these bytes are the complete text."""
+"""The bytes that each token of a response adds to the text. The bytes of all tokens together are the complete text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ _INCOMPLETE = "\ufffd"
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """Returns the byte of each character in byte-level vocabularies (the reverse of GPT-2's `bytes_to_unicode`)."""
+    """Returns the byte that each character of a byte-level vocabulary stands for. (This is the inverse of GPT-2's
+    `bytes_to_unicode`.)
+    """
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
@@ -26,16 +28,16 @@ _ALPHABET = _byte_alphabet()
 
 
 def printed(raw: bytes) -> str:
-    r"""Returns the bytes of a token as text. Bytes of incomplete characters become `\xNN`, as in OpenAI's API."""
+    r"""Returns the bytes of a token as text. A byte of an incomplete character becomes `\xNN`, as in OpenAI's API."""
     return raw.decode(errors="backslashreplace")
 
 
 class TokenBytes:
-    """The bytes of single tokens, in the form that the tokenizer's decoder returns after other tokens.
+    """The bytes that a single token adds to a text if the token follows other tokens.
 
     For byte-level vocabularies and for byte tokens like `<0xE2>` (SentencePiece), the bytes are read from the
-    vocabulary, because the decoder returns U+FFFD for a part of a character. For another token, the bytes are those
-    that the decoder adds to a text for this token.
+    vocabulary, because the decoder returns U+FFFD for a part of a character. For all other tokens, the bytes come from
+    the output of the tokenizer's decoder.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -43,7 +45,7 @@ class TokenBytes:
         self._kinds = _decoder_kinds(tokenizer)
         self._cache: dict[int, bytes] = {}
         self._special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-        self._before = self._plain_token()
+        self._before = self._plain_token()  # is decoded before another token, to get the bytes of that token
 
     def is_special(self, token: int) -> bool:
         """True if `skip_special_tokens` leaves the token out of the text."""
@@ -63,7 +65,7 @@ class TokenBytes:
         return self.following(token) if _INCOMPLETE in alone else alone.encode()
 
     def _from_vocabulary(self, token: int) -> bytes | None:
-        """Returns the token's bytes if the vocabulary encodes bytes, else None."""
+        """Returns the token's bytes if they are in the vocabulary, else None."""
         text = self._tokenizer.id_to_token(token) or ""
         if "ByteLevel" in self._kinds:
             known = all(character in _ALPHABET for character in text)
@@ -72,7 +74,7 @@ class TokenBytes:
         return bytes([int(byte[1], 16)]) if byte else None
 
     def _from_decoder(self, token: int) -> bytes:
-        """Returns the bytes that the decoder adds for the token after another token."""
+        """Returns the bytes that the decoder adds for the token if the token follows another token."""
         if self._before is None:
             return self._decode([token]).encode()
         before = self._decode([self._before])
@@ -111,7 +113,7 @@ class _Characters:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.complete = 0
 
-    def take(self, byte: int) -> int:
+    def add(self, byte: int) -> int:
         """Add the next byte. Returns the index of the character that contains this byte."""
         self.complete += len(self._decoder.decode(bytes([byte])))
         incomplete = bool(self._decoder.getstate()[0])
@@ -150,7 +152,7 @@ class TokenTexts:
             return TokenText(printed(self._source.following(token)), b"", at, at)
         raw = self._source.following(token) if self._started else self._source.first(token)
         self._started = True
-        places = [self._characters.take(byte) for byte in raw] or [self._characters.complete]
+        places = [self._characters.add(byte) for byte in raw] or [self._characters.complete]
         return TokenText(printed(raw), raw, places[0], places[-1] + bool(raw))
 
     def count_within(self, characters: int) -> int:
@@ -161,5 +163,5 @@ class TokenTexts:
         """Remove all bytes after the first `characters` characters of the text. Used to remove a stop string."""
         count = _Characters()
         for text in self.tokens:
-            text.raw = bytes(byte for byte in text.raw if count.take(byte) < characters)
+            text.raw = bytes(byte for byte in text.raw if count.add(byte) < characters)
             text.begin = min(text.begin, characters)

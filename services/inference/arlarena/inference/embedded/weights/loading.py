@@ -22,8 +22,8 @@ from arlarena.proto.versions.directory import (
 
 @dataclass(frozen=True, slots=True)
 class LoadedVersion:
-    """Weights that are ready to serve, and their version label. `difference`: the largest absolute difference of a
-    log-prob in the version's probe.
+    """Weights that are ready to serve, and their version label. `difference`: the largest absolute difference between
+    this engine's and the trainer's log-probs of the version's probe; None if there is no probe.
     """
 
     label: str
@@ -37,25 +37,26 @@ def load_version(directory: Path, arch: Architecture | None = None) -> LoadedVer
     """Verify, load and probe a version directory. If `arch` is given, the version must have this architecture.
 
     Raises:
-        VersionError: the directory is damaged, or the weights do not fit the architecture. ProbeError: the weights fail
-            the probe.
+        VersionError: the directory is damaged, or the weights do not fit the architecture.
+        ProbeError: the weights fail the probe.
     """
     manifest = verify(directory)
     try:
-        found = read_architecture(directory)
-        if arch is not None and found != arch:
-            raise VersionError(f"{directory} holds another architecture: {_difference(found, arch)}")
-        parameters = load_parameters(directory, found)
+        actual = read_architecture(directory)
+        if arch is not None and actual != arch:
+            raise VersionError(f"{directory} has another architecture: {_list_differences(actual, arch)}")
+        parameters = load_parameters(directory, actual)
     except (UnsupportedModelError, WeightsError) as error:
         raise VersionError(str(error)) from error
-    difference = None if manifest.probe is None else _probe(directory, manifest.probe, found, parameters)
-    return LoadedVersion(manifest.label, parameters, found, directory, difference)
+    difference = None if manifest.probe is None else _run_probe(directory, manifest.probe, actual, parameters)
+    return LoadedVersion(manifest.label, parameters, actual, directory, difference)
 
 
-def _probe(directory: Path, probe: ManifestProbe, arch: Architecture, parameters: Parameters) -> float:
-    """Returns the largest absolute difference of a log-prob in the probe.
+def _run_probe(directory: Path, probe: ManifestProbe, arch: Architecture, parameters: Parameters) -> float:
+    """Compute the log-probs of the probe. Returns their largest absolute difference from the trainer's.
 
     Raises:
+        VersionError: the probe is malformed.
         ProbeError: the difference is above the tolerance.
     """
     ids = probe.ids
@@ -65,7 +66,8 @@ def _probe(directory: Path, probe: ManifestProbe, arch: Architecture, parameters
 
 
 def load_model(directory: Path) -> LoadedVersion:
-    """Load a Hugging Face directory. Its version is `initial:0:<digest>` unless it is a version directory.
+    """Load a Hugging Face directory. A version directory is loaded as its version. For another directory, the label of
+    the version is `initial:0:<digest>`.
 
     Raises:
         VersionError: the directory cannot be served.
@@ -81,9 +83,9 @@ def load_model(directory: Path) -> LoadedVersion:
     return LoadedVersion(str(PolicyVersion("initial", 0, digest)), parameters, arch, directory)
 
 
-def _difference(found: Architecture, expected: Architecture) -> str:
+def _list_differences(actual: Architecture, expected: Architecture) -> str:
     parts = []
     for name in Architecture.__slots__:
-        if getattr(found, name) != getattr(expected, name):
-            parts.append(f"{name} {getattr(found, name)} instead of {getattr(expected, name)}")
+        if getattr(actual, name) != getattr(expected, name):
+            parts.append(f"{name} {getattr(actual, name)} instead of {getattr(expected, name)}")
     return ", ".join(parts)

@@ -1,13 +1,15 @@
 """A model's weights in the layout that the engine uses: fused matrices, with scales and norms folded in.
 
-Fusing gives fewer and larger operations. It is exact in real arithmetic and within 1e-5 in float32:
-- matrices are stored as [inputs, outputs], which makes products with few rows 1.4 to 2 times as fast;
-- query, key and value projections are one matrix, gate and up projections another;
-- the gain of a norm and sqrt(E) are folded into the next projection, so that the norm only divides by the length of the
-  vector; likewise sqrt(D) is folded into the gains of the query and key norms;
-- 1/sqrt(head_dim) is folded into the gain of the query norm, or into the query projection if there is no such norm;
-- the columns of query and key heads are reordered so that the two halves that a rotation mixes are adjacent. A rotation
-  is then one complex multiplication. Scores do not change, because queries and keys are reordered alike.
+Fusing gives fewer and larger operations. The results are the same in real arithmetic and within 1e-5 in float32. E is
+the hidden size, D the size of a head:
+- Matrices are stored as [inputs, outputs], which makes products with few rows 1.4 to 2 times as fast.
+- The query, key and value projections are one matrix. The gate and up projections are another matrix.
+- The gain of a norm and sqrt(E) are folded into the next projection, so that the norm only divides by the length of the
+  vector. Likewise, sqrt(D) is folded into the gains of the query and key norms.
+- 1/sqrt(D) is folded into the gain of the query norm, or into the query projection if there is no query norm.
+- A rotary rotation combines pairs of numbers from the first and second half of a head. The columns of query and key
+  heads are reordered so that the two numbers of a pair are adjacent. The rotation is then one complex multiplication.
+  Attention scores do not change, because queries and keys are reordered alike.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ class WeightsError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One decoder layer. In shapes: H query heads, K key heads, D head size, E hidden size, F feed-forward size."""
+    """One decoder layer. In shapes: H is the number of query heads, K of key heads. D is the size of a head, E the
+    hidden size, F the size of the feed-forward layer.
+    """
 
     qkv: Tensor  # [E, (H + 2K) D]
     qkv_bias: Tensor | None  # [(H + 2K) D]
@@ -42,7 +46,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """All weights, float32 and contiguous. In shapes: V size of the vocabulary, E hidden size."""
+    """All weights, float32 and contiguous. In shapes: V is the size of the vocabulary, E the hidden size."""
 
     embedding: Tensor  # [V, E]
     layers: tuple[Layer, ...]
@@ -53,7 +57,7 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
     """Returns all tensors of `model.safetensors`, or of the files listed in `model.safetensors.index.json`, as float32.
 
     Raises:
-        WeightsError: a file is missing, cut short or not safetensors.
+        WeightsError: a file is missing, truncated or not safetensors.
     """
     index = directory / "model.safetensors.index.json"
     files = ["model.safetensors"]
@@ -83,19 +87,19 @@ def expected_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
     if not arch.tied:
         shapes["lm_head.weight"] = (v, e)
     for i in range(arch.layers):
-        at = f"model.layers.{i}."
-        shapes |= {at + "input_layernorm.weight": (e,), at + "post_attention_layernorm.weight": (e,)}
+        layer = f"model.layers.{i}."
+        shapes |= {layer + "input_layernorm.weight": (e,), layer + "post_attention_layernorm.weight": (e,)}
         for name, rows in (("q", q), ("k", kv), ("v", kv)):
-            shapes[f"{at}self_attn.{name}_proj.weight"] = (rows, e)
+            shapes[f"{layer}self_attn.{name}_proj.weight"] = (rows, e)
             if arch.qkv_bias:
-                shapes[f"{at}self_attn.{name}_proj.bias"] = (rows,)
+                shapes[f"{layer}self_attn.{name}_proj.bias"] = (rows,)
         if arch.qk_norm:
-            shapes |= {at + "self_attn.q_norm.weight": (d,), at + "self_attn.k_norm.weight": (d,)}
-        shapes[at + "self_attn.o_proj.weight"] = (e, q)
+            shapes |= {layer + "self_attn.q_norm.weight": (d,), layer + "self_attn.k_norm.weight": (d,)}
+        shapes[layer + "self_attn.o_proj.weight"] = (e, q)
         shapes |= {
-            at + "mlp.gate_proj.weight": (f, e),
-            at + "mlp.up_proj.weight": (f, e),
-            at + "mlp.down_proj.weight": (e, f),
+            layer + "mlp.gate_proj.weight": (f, e),
+            layer + "mlp.up_proj.weight": (f, e),
+            layer + "mlp.down_proj.weight": (e, f),
         }
     return shapes
 
@@ -117,18 +121,20 @@ def check_tensors(tensors: Mapping[str, Tensor], arch: Architecture) -> None:
         if tuple(tensors[name].shape) != shape:
             raise WeightsError(f"{name} has shape {list(tensors[name].shape)}, the model needs {list(shape)}")
         if not torch.isfinite(tensors[name].sum()):
-            raise WeightsError(f"{name} holds values that are not finite")
+            raise WeightsError(f"{name} contains values that are not finite")
 
 
 def _interleave(rows: Tensor, heads: int) -> Tensor:
-    """Reorder the rows of each head from (first half, second half) to pairs. The shape [heads D, ...] is unchanged."""
+    """Reorder the rows of each head: row i of the first half is now followed by row i of the second half. The shape
+    [heads D, ...] is unchanged.
+    """
     per_head = rows.view(heads, 2, rows.shape[0] // heads // 2, -1)
     return per_head.transpose(1, 2).reshape(rows.shape)
 
 
-def _columns(*matrices: Tensor, gain: Tensor | None = None) -> Tensor:
-    """Concatenate matrices [outputs, inputs] of a checkpoint to one matrix [inputs, outputs]. `gain` [inputs]: one
-    factor for each row of the result.
+def _fuse_matrices(*matrices: Tensor, gain: Tensor | None = None) -> Tensor:
+    """Transpose matrices [outputs, inputs] of a checkpoint and concatenate them to one matrix [inputs, outputs]. `gain`
+    [inputs]: one factor for each row of the result.
     """
     fused = torch.empty(matrices[0].shape[1], sum(len(matrix) for matrix in matrices))
     begin = 0
@@ -142,27 +148,27 @@ def _columns(*matrices: Tensor, gain: Tensor | None = None) -> Tensor:
     return fused
 
 
-def _fuse_layer(t: Mapping[str, Tensor], at: str, arch: Architecture) -> Layer:
-    scale, length, head_length = arch.head_dim**-0.5, arch.hidden**0.5, arch.head_dim**0.5
+def _fuse_layer(t: Mapping[str, Tensor], layer: str, arch: Architecture) -> Layer:
+    scale, sqrt_hidden, sqrt_head = arch.head_dim**-0.5, arch.hidden**0.5, arch.head_dim**0.5
 
     def projections(kind: str) -> tuple[Tensor, Tensor, Tensor]:
-        q = _interleave(t[f"{at}self_attn.q_proj.{kind}"], arch.heads)
-        k = _interleave(t[f"{at}self_attn.k_proj.{kind}"], arch.kv_heads)
-        return q if arch.qk_norm else q * scale, k, t[f"{at}self_attn.v_proj.{kind}"]
+        q = _interleave(t[f"{layer}self_attn.q_proj.{kind}"], arch.heads)
+        k = _interleave(t[f"{layer}self_attn.k_proj.{kind}"], arch.kv_heads)
+        return q if arch.qk_norm else q * scale, k, t[f"{layer}self_attn.v_proj.{kind}"]
 
     qk_gain = None
     if arch.qk_norm:
-        q_gain = _interleave(t[at + "self_attn.q_norm.weight"], 1) * (scale * head_length)
-        k_gain = _interleave(t[at + "self_attn.k_norm.weight"], 1) * head_length
+        q_gain = _interleave(t[layer + "self_attn.q_norm.weight"], 1) * (scale * sqrt_head)
+        k_gain = _interleave(t[layer + "self_attn.k_norm.weight"], 1) * sqrt_head
         qk_gain = torch.cat((q_gain.expand(arch.heads, -1), k_gain.expand(arch.kv_heads, -1))).contiguous()
-    before, after = (t[f"{at}{norm}_layernorm.weight"] * length for norm in ("input", "post_attention"))
+    before, after = (t[f"{layer}{norm}_layernorm.weight"] * sqrt_hidden for norm in ("input", "post_attention"))
     return Layer(
-        qkv=_columns(*projections("weight"), gain=before),
+        qkv=_fuse_matrices(*projections("weight"), gain=before),
         qkv_bias=torch.cat(projections("bias")) if arch.qkv_bias else None,
         qk_gain=qk_gain,
-        out=_columns(t[at + "self_attn.o_proj.weight"]),
-        gate_up=_columns(t[at + "mlp.gate_proj.weight"], t[at + "mlp.up_proj.weight"], gain=after),
-        down=_columns(t[at + "mlp.down_proj.weight"]),
+        out=_fuse_matrices(t[layer + "self_attn.o_proj.weight"]),
+        gate_up=_fuse_matrices(t[layer + "mlp.gate_proj.weight"], t[layer + "mlp.up_proj.weight"], gain=after),
+        down=_fuse_matrices(t[layer + "mlp.down_proj.weight"]),
     )
 
 
@@ -178,7 +184,7 @@ def fuse(tensors: Mapping[str, Tensor], arch: Architecture) -> Parameters:
         head = embedding if arch.tied else tensors["lm_head.weight"]
         layers = tuple(_fuse_layer(tensors, f"model.layers.{i}.", arch) for i in range(arch.layers))
         gain = tensors["model.norm.weight"] * arch.hidden**0.5
-        return Parameters(embedding, layers, _columns(head, gain=gain))
+        return Parameters(embedding, layers, _fuse_matrices(head, gain=gain))
 
 
 def load_parameters(directory: Path, arch: Architecture) -> Parameters:

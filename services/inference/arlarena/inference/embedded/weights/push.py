@@ -24,10 +24,12 @@ class WeightPush:
         self.outcomes = {"finished": 0, "failed": 0}
 
     async def serve(self, source: Source) -> ServedVersion:
-        """Load and probe a version while the old weights stay in service. Then replace the weights between two steps.
+        """Load and probe a version while the old weights stay in service. Then replace the old weights between two
+        steps of the engine.
 
         Raises:
-            VersionError: the directory cannot be served. EngineDeadError: the engine has stopped.
+            VersionError: the version cannot be served.
+            EngineDeadError: the engine has stopped.
         """
         async with self._lock:
             try:

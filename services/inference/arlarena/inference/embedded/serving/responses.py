@@ -38,9 +38,11 @@ from arlarena.proto.policy import (
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Builds the response to one request. `sequences`: all choices in order. Each prompt has `n` choices."""
+    """Builds the response to one request. `sequences`: the sequences of all choices, in order. Each prompt has `n`
+    choices.
+    """
 
-    identity: str
+    response_id: str
     model: str
     plan: SamplingPlan
     text: TextCodec
@@ -59,7 +61,7 @@ class Writer:
         """Returns the complete response of the token route. `return_ids`: add the token ids of the prompt."""
         first = self.sequences[0]
         return GenerateResponse(
-            request_id=self.identity,
+            request_id=self.response_id,
             choices=[self.generate_choice(i, s, 0, len(s.tokens), final=True) for i, s in enumerate(self.sequences)],
             model=self.model,
             created=int(time.time()),
@@ -107,11 +109,11 @@ class Writer:
             for i, s in enumerate(self.sequences)
         ]
         return CompletionResponse(
-            id=self.identity, model=self.model, choices=choices, created=int(time.time()), usage=self.usage()
+            id=self.response_id, model=self.model, choices=choices, created=int(time.time()), usage=self.usage()
         )
 
     def completion_logprobs(self, s: Sequence, begin: int, texts: list[TokenText] | None) -> CompletionLogprobs | None:
-        """Log-probs of the tokens from `begin` on, whose texts are `texts`."""
+        """Returns the log-probs of the tokens from index `begin` on. `texts`: the texts of these tokens."""
         if self.plan.params.logprobs is None or texts is None:
             return None
         lists = CompletionLogprobs([], [], [], [])
@@ -124,8 +126,8 @@ class Writer:
         return lists
 
     def _by_text(self, sampled: str, top: list[tuple[int, float]]) -> dict[str, float]:
-        """Returns the log-probs of candidate tokens by text, first the sampled token. If two candidates have the same
-        text, the second has the name `token_id:ID`.
+        """Returns the log-probs of candidate tokens by text. The sampled token is first. If two candidates have the
+        same text, the key of the second is `token_id:ID`.
         """
         candidates: dict[str, float] = {sampled: top[0][1]}
         for token, value in top[1:]:
@@ -150,7 +152,7 @@ class Writer:
         ]
         first = self.sequences[0]
         return ChatResponse(
-            id=self.identity,
+            id=self.response_id,
             model=self.model,
             choices=choices,
             created=int(time.time()),
@@ -160,7 +162,7 @@ class Writer:
         )
 
     def chat_logprobs(self, s: Sequence, begin: int, texts: list[TokenText] | None) -> ChatLogprobs | None:
-        """Log-probs of the tokens from `begin` on, whose texts are `texts`."""
+        """Returns the log-probs of the tokens from index `begin` on. `texts`: the texts of these tokens."""
         if self.plan.params.logprobs is None or texts is None:
             return None
         content = []
@@ -181,7 +183,7 @@ class Writer:
     # --- shared ---
 
     def token_texts(self, s: Sequence) -> list[TokenText] | None:
-        """Returns the texts of a response's tokens up to a stop string. Returns None if no log-probs are requested."""
+        """Returns the texts of a response's tokens, cut at the stop string. None if no log-probs are requested."""
         if self.plan.params.logprobs is None:
             return None
         texts = self.text.token_texts(skip_special=self.plan.params.skip_special_tokens)
@@ -198,14 +200,14 @@ class Writer:
         return cut(text, stop, include=p.include_stop_str_in_output)
 
     def usage(self) -> Usage:
-        """Returns the token counts. Each prompt is counted once, and the tokens of all choices are counted."""
+        """Returns the token counts. The tokens of a prompt count once, the response tokens of all its choices count."""
         prompt = sum(len(s.prompt) for s in self.sequences[:: self.plan.params.n])
         response = sum(len(s.tokens) for s in self.sequences)
         return Usage(prompt, prompt + response, response)
 
     def prompt_logprobs(self, s: Sequence) -> PromptLogprobs | None:
-        """Returns the scores of the prompt's tokens, with None for the first token. Returns None without a request for
-        scores, and for all choices of a prompt except the first.
+        """Returns the scores of the prompt's tokens, with None for the first token. Returns None if no scores are
+        requested, and for all choices of a prompt except the first.
         """
         scored = s.scored
         if scored is None:
@@ -224,8 +226,8 @@ class Writer:
 
 
 def _candidates(s: Sequence, i: int) -> list[tuple[int, float, int]]:
-    """Returns (id, log-prob, rank) of the sampled token at position `i`, and then of the other likeliest tokens in the
-    order of their ranks.
+    """Returns (id, log-prob, rank) of the sampled token at position `i`, and then of the other most likely tokens in
+    the order of their ranks.
     """
     sampled = (s.tokens[i], s.logprobs[i], s.ranks[i])
     if not s.top:
@@ -235,6 +237,6 @@ def _candidates(s: Sequence, i: int) -> list[tuple[int, float, int]]:
     return [sampled, *ranked]
 
 
-def new_identity(kind: str) -> str:
+def new_response_id(kind: str) -> str:
     """Returns a random id for a response, for example `cmpl-6f0c…`."""
     return f"{kind}-{secrets.token_hex(8)}"
