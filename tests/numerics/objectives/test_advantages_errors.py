@@ -13,7 +13,7 @@ from arlarena.trainer.objectives import GroupRewards, compute_advantages, recipe
         ({"action_valid": [[True]]}, "action_valid has turns"),
         ({"state_keys": [["a"], ["b", "c"]]}, "state_keys has turns"),
         ({"rows": [[0], [0]]}, "rows has turns"),
-        ({"returns": [1.0]}, "returns names 1 trajectories"),
+        ({"returns": [1.0]}, "returns has 1 trajectories"),
         ({"successes": [True, False, True]}, "successes names 3"),
         ({"returns": [1.0, math.inf]}, "return .* is inf"),
         ({"entropies": [[0.1, math.nan], [0.2]]}, "entropy .* is nan"),

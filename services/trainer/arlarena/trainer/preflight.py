@@ -14,7 +14,7 @@ from arlarena.proto.shared_settings import ConsoleKeys, EvaluationKeys, Gpus, In
 from arlarena.proto.text.wording import counted
 from arlarena.proto.versions.hub import local_model, missing_files
 from arlarena.trainer.policy_settings import PolicySettings
-from arlarena.trainer.settings import CloneSettings, TrainerSettings, chosen_recipe
+from arlarena.trainer.settings import CloneSettings, TrainerSettings, load_recipe
 
 # The largest length of prompt and response together, in tokens, if `[inference] max_model_len` is not set. The policy
 # server has the same default.
@@ -25,12 +25,12 @@ Result = TypeVar("Result")
 
 
 def check_file(path: Path, *, machine: bool = False) -> None:
-    """Check all tables of the configuration file that the trainer reads, and the recipe.
+    """Check the recipe, and all tables of the configuration file that the trainer reads.
 
     `machine`: also check that the policy's files and the configured GPUs exist on this machine.
 
     Raises:
-        ConfigError: lists all errors, one on each line.
+        ConfigError: a check failed. The message lists all errors, one per line.
     """
     errors = _ErrorCollector()
     errors.run(lambda: load_table(path, "run", RunSettings))
@@ -38,7 +38,7 @@ def check_file(path: Path, *, machine: bool = False) -> None:
     settings = errors.run(lambda: load_table(path, "trainer", TrainerSettings))
     cloning = errors.run(lambda: load_table(path, "clone", CloneSettings))
     if settings is not None:
-        errors.run(lambda: chosen_recipe(settings, f"{path}: "))
+        errors.run(lambda: load_recipe(settings, f"{path}: "))
         errors.run(settings.torch_device)
         if machine:
             errors.run(lambda: check_transport(settings))

@@ -34,7 +34,7 @@ from arlarena.trainer.settings import CloneSettings
 
 # The largest number of tokens of one forward pass, to limit the memory. The gradient does not depend on this number.
 _TOKENS_AT_ONCE = 16_384
-# The shortest time between two progress records, in seconds. The launcher's plain output is no more frequent.
+# The shortest time between two progress records, in seconds. The launcher's plain output does not print more often.
 _PROGRESS_EVERY_S = 2.0
 
 
@@ -126,7 +126,10 @@ def negative_log_likelihood(scorer: Scorer, rows: Sequence[TrainingSample], *, b
 
 
 def batches(rows: Sequence[TrainingSample], size: int, seed: int) -> Iterator[list[TrainingSample]]:
-    """Yield batches of `size` rows without end. Each epoch has a new random order, and drops the rows that remain."""
+    """Yield batches of `size` rows without end. Each epoch has a new random order.
+
+    Rows at the end of an epoch that do not fill a batch are left out.
+    """
     generator = np.random.default_rng(seed)
     size = min(size, len(rows))
     while True:
@@ -228,7 +231,7 @@ def _update(
     return loss
 
 
-def _check_finite(step: int, **figures: float) -> None:
-    for name, value in figures.items():
+def _check_finite(step: int, **values: float) -> None:
+    for name, value in values.items():
         if not math.isfinite(value):
             raise CloneError(f"cloning: {name.replace('_', ' ')} is {value} at step {step}: lower [clone] lr")

@@ -35,13 +35,13 @@ class TensorBoardWriter:
         except OSError as error:
             self._disable(error)
 
-    def add(self, figures: Mapping[str, Any], step: int) -> None:
-        """Write the values of `figures` that are numbers."""
+    def add(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Write the values of `metrics` that are numbers."""
         if self._writer is None:
             return
         numbers = {
             name: value
-            for name, value in figures.items()
+            for name, value in metrics.items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         }
         try:

@@ -1,4 +1,4 @@
-"""Writes why training ended to `<run>/training.json`. The console's summary and report read this file."""
+"""Writes the reason why training ended to `<run>/training.json`. The console's summary and report read this file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EndedBy = Literal["steps", "max_minutes", "max_environment_steps", "signal", "er
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a trainer process ended. A process that SIGKILL ends writes no file.
+    """How a trainer process ended. A process that is killed by SIGKILL writes no file.
 
     Attributes:
         ended_by: see `EndedBy`.
@@ -45,6 +45,6 @@ class EndingFile:
         self.path.unlink(missing_ok=True)
 
     def write(self, ending: Ending) -> None:
-        """Write the file atomically. An OSError is ignored, because it must not hide why the run ends."""
+        """Write the file atomically. An OSError is ignored, because it must not replace the reason why the run ends."""
         with contextlib.suppress(OSError):
             write_json(self.path, {"schema": 1} | asdict(ending))
