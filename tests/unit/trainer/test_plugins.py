@@ -161,7 +161,10 @@ class Shadowing(ClipConfig):
     [
         (lambda: register_clip("ppo")(lambda *_: None), "clip 'ppo' is registered already; choose another name"),
         (lambda: register_recipe(Recipe(name="grpo")), "recipe 'grpo' is registered already"),
-        (lambda: register_filter("a-b")(lambda *_: True), "filter 'a-b': a name has letters, digits and underscores"),
+        (
+            lambda: register_filter("a-b")(lambda *_: True),
+            "filter 'a-b': a name may have only letters, digits and underscores",
+        ),
         (lambda: register_clip("c", dict), "must be a subclass of ClipConfig"),
         (lambda: (register_clip("c", Shadowing)(min), Recipe(name="r", clip="c")), "rename its hyperparameter 'gamma'"),
     ],

@@ -16,7 +16,7 @@ class TinyPolicy(Table):
     hidden: PositiveInt = Field(default=128, description="width of the layers")
     layers: PositiveInt = Field(default=4, description="number of layers")
     heads: PositiveInt = Field(default=4, description="number of attention heads")
-    kv_heads: PositiveInt = Field(default=2, description="number of key and value heads; divides heads")
+    kv_heads: PositiveInt = Field(default=2, description="key and value heads; must divide heads")
     head_dim: PositiveInt = Field(default=32, description="width of a head; must be even")
     ffn: PositiveInt = Field(default=512, description="width of the feed-forward layer")
     max_positions: PositiveInt = Field(default=512, description="maximum tokens of prompt and response together")

@@ -38,7 +38,7 @@ class CloneSettings(CloneKeys):
 
     lr: PositiveFloat = Field(3e-3, description="peak learning rate of AdamW")
     weight_decay: NonNegativeFloat = Field(0.01, description="weight decay of AdamW")
-    warmup_steps: NonNegativeInt = Field(20, description="optimiser steps in which the learning rate rises to lr")
+    warmup_steps: NonNegativeInt = Field(20, description="optimiser steps until the learning rate reaches lr")
     min_lr_ratio: float = Field(
         0.05, ge=0, le=1, description="share of lr to which the learning rate falls linearly until the last step"
     )
@@ -82,8 +82,8 @@ class TrainerSettings(TrainerKeys):
     )
     correction: Literal["none", "truncate", "icepop", "geometric"] | None = Field(
         None,
-        description="how the ratio π_old/μ (policy at the start of the step / sampler's policy) weights tokens in the "
-        "policy loss; default: truncate with decoupled, none with bypass",
+        description="weights of tokens in the policy loss, computed from π_old/μ; π_old is the trainer's policy at the "
+        "start of the step, μ the sampler's policy; default: truncate with decoupled, none with bypass",
     )
     correction_low: float = Field(0.5, ge=0, lt=1, description="lower bound of π_old/μ (icepop, geometric)")
     correction_high: float = Field(2.0, gt=1, description="upper bound of π_old/μ")
@@ -91,7 +91,7 @@ class TrainerSettings(TrainerKeys):
     steps: PositiveInt = Field(100, description="training steps of the run; each step trains on one batch")
     max_minutes: PositiveFloat | None = Field(None, description="maximum training time in minutes")
     max_environment_steps: PositiveInt | None = Field(
-        None, description="maximum number of turns in collected groups; to compare methods with equal experience"
+        None, description="maximum number of turns in collected groups; for comparisons with equal experience"
     )
     groups_per_step: PositiveInt = Field(16, description="groups in the batch of one step")
     minibatch_groups: PositiveInt = Field(
@@ -121,7 +121,7 @@ class TrainerSettings(TrainerKeys):
     max_response_tokens: PositiveInt = Field(512, description="maximum response length of a turn, in tokens")
 
     lr: PositiveFloat = Field(1e-6, description="peak learning rate of AdamW")
-    lr_warmup_steps: NonNegativeInt = Field(0, description="training steps in which the learning rate rises to lr")
+    lr_warmup_steps: NonNegativeInt = Field(0, description="training steps until the learning rate reaches lr")
     min_lr_ratio: float = Field(
         1.0, ge=0, le=1, description="share of lr to which the learning rate falls linearly until the end; 1: constant"
     )
@@ -165,7 +165,7 @@ class TrainerSettings(TrainerKeys):
     )
 
     mismatch_alarm: PositiveFloat = Field(
-        0.015, description="warn if the mean k3 (KL estimate) of sampler and trainer is above this"
+        0.015, description="warn if mismatch_k3 (estimate of the KL of sampler and trainer) is above this"
     )
     publish_dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="dtype of the served weights; bfloat16 needs a larger probe_tolerance"
@@ -176,22 +176,24 @@ class TrainerSettings(TrainerKeys):
     full_push_every: PositiveInt = Field(
         20, description="http: every n-th version is uploaded completely, others as deltas"
     )
-    probe_tolerance: PositiveFloat = Field(1e-3, description="maximum log-prob error of a server after a push, in nats")
+    probe_tolerance: PositiveFloat = Field(
+        1e-3, description="maximum difference between log-probs of server and trainer after a push"
+    )
     request_timeout_s: PositiveFloat = Field(60.0, description="timeout of a request to Redis")
     service_wait_s: PositiveFloat = Field(180.0, description="how long to wait for the environment server to start")
     push_retry_timeout_s: PositiveFloat = Field(180.0, description="how long a failed push is retried")
     reissue_after_s: PositiveFloat = Field(20.0, description="time without groups before open tasks are issued again")
     max_unusable_in_a_row: PositiveInt = Field(
-        32, description="the run ends after this many consecutive unusable groups (dead letters, invalid, no turn)"
+        32, description="number of consecutive unusable groups (dead letters, invalid, no turn) that ends the run"
     )
     max_skipped_steps: PositiveInt = Field(
-        3, description="the run ends after this many consecutive steps in which no update was finite"
+        3, description="number of consecutive steps without a finite update that ends the run"
     )
     zero_gradient_alarm: NonNegativeInt = Field(
         5, description="consecutive steps with a gradient of exactly 0 before a warning; 0: never"
     )
     lease_ttl_s: PositiveFloat = Field(
-        15.0, description="time after its last heartbeat until a trainer on another machine loses the lease of the run"
+        15.0, description="time after the last heartbeat of a trainer on another machine until its lease expires"
     )
 
     @model_validator(mode="after")

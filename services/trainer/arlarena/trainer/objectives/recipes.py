@@ -42,8 +42,8 @@ class Recipe:
     clip: str = _option("ppo", "rule for the loss of a token, given its importance ratio", CLIPS)
     ratio_level: str = _option("token", "unit whose tokens share one importance ratio", RATIO_LEVELS)
     clip_options: Mapping[str, float | None] = field(default_factory=dict)
-    mask: str = _option("none", "sequence: drop rows with A < 0 whose log-prob already fell", ("none", "sequence"))
-    mask_delta: float = hyperparameter(3e-3, "δ: decrease of the mean log-prob above which a row is dropped, in nats",
+    mask: str = _option("none", "sequence: drop rows by advantage and mask_delta", ("none", "sequence"))
+    mask_delta: float = hyperparameter(3e-3, "δ: rows with A < 0 whose mean log-prob fell by more are dropped, in nats",
                                        at_least=0)  # fmt: skip
     advantage: str = _option("grpo", "estimator of the advantages", ADVANTAGES)
     stat_unit: str = _option("row", "unit with one value in the mean and std of returns", STAT_UNITS)
@@ -52,17 +52,19 @@ class Recipe:
     omega: float = hyperparameter(1.0, "weight of the advantage's step part", at_least=0)
     gamma: float = hyperparameter(0.95, "discount factor of step returns", at_least=0, at_most=1)
     anchor: str = _option(
-        "state", "gigpo compares turns of a group with the same key", ("state", "observation", "similar")
+        "state", "key of a turn; gigpo compares turns of a group with the same key", ("state", "observation", "similar")
     )
     similarity: float = hyperparameter(
         0.95, "minimum similarity of observations for anchor = similar", at_least=0, at_most=1
     )
-    entropy_k: float = hyperparameter(1.0, "k of EMPG: weakens turns with high entropy", at_least=0)
-    entropy_k_next: float = hyperparameter(1.0, "k' of EMPG: the same for the next turn's term", at_least=0)
-    entropy_zeta: float = hyperparameter(0.05, "ζ of EMPG: weight of the next turn's term", at_least=0)
+    entropy_k: float = hyperparameter(1.0, "k of EMPG: weakens advantages of turns with high entropy", at_least=0)
+    entropy_k_next: float = hyperparameter(
+        1.0, "k' of EMPG: weakens the term of the next turn if its entropy is high", at_least=0
+    )
+    entropy_zeta: float = hyperparameter(0.05, "ζ of EMPG: weight of the term of the next turn", at_least=0)
     overlong: bool = _option(False, "DAPO's penalty for responses near max_response_tokens")
     filter: str = _option("none", "rule for the groups that are trained on", FILTERS)
-    max_tries: int = _option(3, "at most max_tries · groups_per_step groups are filtered for a batch")
+    max_tries: int = _option(3, "the filter checks at most max_tries · groups_per_step groups for a batch")
     backfill: bool = _option(True, "fill an incomplete batch with the newest dropped groups")
 
     def __post_init__(self) -> None:
