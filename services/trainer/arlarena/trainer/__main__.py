@@ -81,7 +81,7 @@ def _add_clone(cloning: argparse.ArgumentParser) -> None:
     cloning.add_argument("--model", required=True, help="policy to start from: a directory or a hub name")
     cloning.add_argument("--demonstrations", type=Path, required=True, help="file of groups or conversations (.jsonl)")
     cloning.add_argument(
-        "--validation", type=Path, required=True, help="the same, for the loss that decides when to stop"
+        "--validation", type=Path, required=True, help="file of the same kind; its loss decides when to stop"
     )
     cloning.add_argument("--run-dir", type=Path, required=True, help="directory for progress and clone.json")
     cloning.add_argument("--out", type=Path, required=True, help="directory for the cloned policy")
@@ -122,7 +122,7 @@ def _add_replay(replaying: argparse.ArgumentParser) -> None:
         "--recipe", action="append", help="method; may be given several times (default: [trainer] recipe)"
     )
     replaying.add_argument(
-        "--set", action="append", default=[], metavar="CHOICE=VALUE", help="choice of the methods to change"
+        "--set", action="append", default=[], metavar="CHOICE=VALUE", help="choice to change in all methods"
     )
     _add_plugin(replaying)
     replaying.add_argument("--config", type=Path, help="TOML file of the run, with the table [trainer]")
@@ -321,7 +321,9 @@ def main() -> int:
     args = _parser().parse_args()
     if os.environ.get("OMP_NUM_THREADS") is None:
         os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; [trainer] threads overrides it
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # [trainer] deterministic needs it, before CUDA starts
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # for [trainer] deterministic; must be set before CUDA starts
     log = get_logger("trainer")
     commands = {"tiny": make_tiny, "clone": run_clone, "train": run_train, "replay": run_replay}
     return commands[args.command](args, log)

@@ -181,7 +181,7 @@ async def _train(
 def _files(plan: Invocation, step: int) -> tuple[VersionStore, MetricsFile, MetricsFile]:
     """Open the version store, metrics.jsonl and flows.jsonl. Remove data that a previous process wrote after `step`."""
     settings = plan.settings
-    # Workers and servers may still read the second newest version, so one more version is kept.
+    # Workers and servers may still read the second newest version, so one version more than checkpoints is kept.
     kept = settings.keep_checkpoints + 1
     dtype = getattr(torch, settings.publish_dtype)
     versions = VersionStore(plan.run_dir / "weights", Path(plan.model), plan.incarnation, kept, dtype)

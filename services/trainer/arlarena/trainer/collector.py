@@ -67,7 +67,15 @@ class Collected:
 
 @dataclass(frozen=True, slots=True)
 class CollectionProgress:
-    """Progress of a batch. `filtered`: groups that the filter dropped. `unsolved`: those without a success."""
+    """Progress of a batch.
+
+    Attributes:
+        groups: groups that passed the filter so far.
+        groups_wanted: size of the batch.
+        episodes: episodes in all groups that were offered to the batch.
+        filtered: groups that the filter dropped.
+        unsolved: groups that the filter dropped and in which no episode succeeded.
+    """
 
     groups: int
     groups_wanted: int
@@ -113,7 +121,7 @@ class Collector:
 
     @property
     def capacity(self) -> int:
-        """The number of slots, (S + 1)·B, with S = `staleness` and B = `groups_per_step`."""
+        """The number of slots for open groups: (S + 1)·B, with S = `staleness` and B = `groups_per_step`."""
         return (self.settings.staleness + 1) * self.settings.groups_per_step
 
     async def resume(self) -> None:
@@ -143,7 +151,7 @@ class Collector:
             Interrupted, LeaseLost: raised by `guard`.
         """
         started = time.monotonic()
-        self._last_arrival = started  # do not count the optimiser step as time without data
+        self._last_arrival = started  # the time of the training step does not count as time without data
         step, settings = self.state.step, self.settings
         selection: Selection[Group] = Selection(
             rule_at(self.recipe.filter, step, settings.cold_start_steps),

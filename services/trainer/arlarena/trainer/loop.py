@@ -186,8 +186,8 @@ class Trainer:
     def score(self, collected: Collected) -> list[ScoredGroup]:
         """Compute advantages over complete groups.
 
-        Members that are stale or have a turn without an action count in the advantages of the others, but are marked as
-        not usable.
+        Members that are stale or have a turn without an action are marked as not usable. Their rewards still count in
+        the mean and standard deviation of their group.
 
         Raises:
             NotFinite: an advantage is not finite.
@@ -225,11 +225,11 @@ class Trainer:
             )
 
     async def publish(self) -> Version:
-        """Write the current weights, save a checkpoint, push the weights, and issue new tasks.
+        """Write the current weights, save a checkpoint if one is due, push the weights, and issue new tasks.
 
-        New tasks are issued last, for two reasons. First, the memory of the broker may be full, and the entries that
-        are acknowledged after the checkpoint free memory for the tasks. Second, a group that starts before the push is
-        one step older. At the end of the run no tasks are issued, and open tasks are withdrawn.
+        New tasks are issued last, for two reasons. First, the broker may be full, and acknowledging entries after the
+        checkpoint frees its memory. Second, a group that starts before the push would be one step older. At the end of
+        the run no tasks are issued, and open tasks are withdrawn.
         """
         self.lease.check()
         weights = self._finite_weights()
@@ -264,7 +264,7 @@ class Trainer:
         await self.collector.acknowledge()
 
     async def free_broker_memory(self) -> None:
-        """Save an early checkpoint if entries of the stream wait for a checkpoint to be acknowledged."""
+        """Save an early checkpoint if it allows entries of the stream to be acknowledged."""
         if any(group in self.state.ledger.lineage for group in self.collector.consumed):
             await self.save()
 

@@ -103,7 +103,7 @@ def check_gpus(gpus: Gpus) -> None:
     """Check that the GPUs of `[console.gpus]` exist.
 
     Raises:
-        ConfigError: torch sees fewer GPUs.
+        ConfigError: torch does not see one of these GPUs.
     """
     import torch
 
@@ -132,7 +132,7 @@ def _check_policy(path: Path, policy: PolicySettings, settings: TrainerSettings 
     served = load_part(path, "inference", InferenceKeys, "max_model_len").max_model_len
     evaluated = load_part(path, "evaluation", EvaluationKeys, "max_tokens")
     errors = _ErrorCollector()
-    # Only lengths in the configuration file are checked, because defaults adapt to the context.
+    # Only lengths that the configuration file sets are checked, because default lengths adapt to the context.
     if settings is not None and "max_response_tokens" in settings.model_fields_set:
         key, tokens = f"{path}: [trainer] max_response_tokens", settings.max_response_tokens
         errors.run(partial(check_length, key, tokens, positions, served))

@@ -42,7 +42,7 @@ class CloneSettings(CloneKeys):
     min_lr_ratio: float = Field(
         0.05, ge=0, le=1, description="share of lr to which the learning rate falls linearly until the last step"
     )
-    batch_rows: PositiveInt = Field(96, description="rows (turns) of one optimiser step")
+    batch_rows: PositiveInt = Field(96, description="number of rows (turns) in one optimiser step")
     max_epochs: PositiveInt = Field(1, description="maximum number of passes over the demonstrations")
     patience: PositiveInt = Field(3, description="consecutive validations without improvement before cloning stops")
     min_improvement: NonNegativeFloat = Field(
@@ -57,7 +57,7 @@ class CloneSettings(CloneKeys):
     threads: PositiveInt | None = Field(None, description="torch threads; default: OMP_NUM_THREADS, else 1")
 
     def torch_device(self) -> str:
-        """The device to compute on, see `device_of`."""
+        """Return the device to compute on, see `device_of`."""
         return device_of(self.device, "clone")
 
 
@@ -93,10 +93,10 @@ class TrainerSettings(TrainerKeys):
     max_environment_steps: PositiveInt | None = Field(
         None, description="maximum number of turns in collected groups; for comparisons with equal experience"
     )
-    groups_per_step: PositiveInt = Field(16, description="groups in the batch of one step")
+    groups_per_step: PositiveInt = Field(16, description="number of groups in the batch of one training step")
     minibatch_groups: PositiveInt = Field(
         4,
-        description="groups of one optimiser step; for a smaller batch, the number of optimiser steps is reduced",
+        description="groups of one optimiser step; a smaller batch gets fewer optimiser steps of about this size",
     )
     staleness: NonNegativeInt = Field(1, description="maximum age of a sample, in training steps; 0: synchronous")
     cold_start_steps: NonNegativeInt = Field(
@@ -109,7 +109,7 @@ class TrainerSettings(TrainerKeys):
     no_action_turns: Literal["mask", "keep"] = Field(
         "mask",
         description="treatment of episodes that have a turn without an action (neither code nor answer): mask does not "
-        "train on them, but counts them in the advantages of their group; keep trains on them",
+        "train on them, but their rewards count in the advantages of their group; keep trains on them",
     )
     train_index_start: NonNegativeInt = Field(
         1_000_000,
@@ -117,7 +117,9 @@ class TrainerSettings(TrainerKeys):
         description="index of the first training task in an endless split; cloning uses lower indices",
     )
 
-    temperature: float = Field(1.0, ge=0.01, description="temperature of the sampling and of the trainer's log-probs")
+    temperature: float = Field(
+        1.0, ge=0.01, description="sampling temperature; the trainer computes log-probs at the same temperature"
+    )
     max_response_tokens: PositiveInt = Field(512, description="maximum response length of a turn, in tokens")
 
     lr: PositiveFloat = Field(1e-6, description="peak learning rate of AdamW")
@@ -133,7 +135,7 @@ class TrainerSettings(TrainerKeys):
     )
     entropy_coefficient: NonNegativeFloat = Field(0.0, description="weight of the entropy bonus")
     invalid_penalty: NonNegativeFloat = Field(
-        0.1, description="subtracted from the reward of a turn with an invalid action or format"
+        0.1, description="penalty, subtracted from the reward of a turn with an invalid action or format"
     )
     advantage_scale: NonNegativeFloat = Field(
         1.0, description="factor by which advantages are multiplied; 0: control run without advantages"
@@ -222,7 +224,7 @@ class TrainerSettings(TrainerKeys):
         return texts
 
     def torch_device(self) -> str:
-        """The device to compute on, see `device_of`."""
+        """Return the device to compute on, see `device_of`."""
         return device_of(self.device, "trainer")
 
     @property

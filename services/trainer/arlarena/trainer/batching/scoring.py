@@ -50,7 +50,7 @@ def returns(group: Group) -> list[float]:
 
 
 def has_no_action(trajectory: Trajectory) -> bool:
-    """True if a turn has no action. The environment reports this for a reply with neither code nor an answer."""
+    """True if any turn has no action. The environment reports this for a reply with neither code nor an answer."""
     return any(turn.no_action for turn in trajectory.turns)
 
 
@@ -101,11 +101,11 @@ def score(
 ) -> list[ScoredGroup]:
     """Compute advantages over complete groups, and decide which trajectories are usable (may be trained on).
 
-    Stale members count in the advantages of the group, but are not usable. If `no_action_turns` is "mask", the same is
-    true for members with a turn without an action. SimpleTIR (arXiv 2509.02479) instead sets the loss of such
-    trajectories to 0. With the aggregations `token_mean` and `seq_mean_token_mean` the result is the same. With
-    `seq_mean_token_sum` and `seq_mean_token_sum_norm` the loss is larger than SimpleTIR's by the factor (all rows /
-    remaining rows).
+    Stale members are not usable, but their rewards count in the mean and standard deviation of the group. If
+    `no_action_turns` is "mask", the same is true for members with a turn without an action. SimpleTIR (arXiv
+    2509.02479) instead sets the loss of such trajectories to 0. With the aggregations `token_mean` and
+    `seq_mean_token_mean` the result is the same. With `seq_mean_token_sum` and `seq_mean_token_sum_norm` the loss is
+    larger than SimpleTIR's by the factor (all rows / remaining rows).
 
     `entropy_fn` returns the mean token entropy of each sample, and is called only if the estimator needs entropies
     (EMPG). `growing` must be the same as for `training_samples`, because the mean and standard deviation of advantages

@@ -27,8 +27,8 @@ MIN_TEMPERATURE = 0.01
 def refusal_reason(group: Group, *, vocabulary: int, recipe: Recipe, task: GroupTask | None = None) -> str | None:
     """Return the reason why `group` must not be trained on, with the member and turn; None if the group is valid.
 
-    A turn without response tokens is valid, because a policy may sample an empty response. Such a turn counts in the
-    advantages of the group.
+    A turn without response tokens is valid, because a policy may sample an empty response. The reward of such a
+    turn counts in the mean and standard deviation of the group.
 
     Args:
         group: the received group.

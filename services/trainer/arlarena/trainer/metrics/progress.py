@@ -1,6 +1,7 @@
 """Writes the progress of a stage (training or cloning) for display.
 
-`<run>/progress/<stage>.jsonl` holds one JSON record per line. `<run>/progress/<stage>-step.json` is the current step.
+`<run>/progress/<stage>.jsonl` holds one JSON record per line. `<run>/progress/<stage>-step.json` holds
+the record of the current step.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from arlarena.proto.telemetry import Logger
 
 
 class TensorBoardWriter:
-    """Writes scalars by step. A resumed run removes the steps after its checkpoint.
+    """Writes scalars by step. After a resume, TensorBoard discards the scalars of steps after the checkpoint.
 
     tensorboardX's `SummaryWriter` is not used, because its thread ends when the disk is full and then blocks the
     caller. After a write error this class logs a warning and stops writing. The run continues without TensorBoard.

@@ -18,7 +18,7 @@ LOGITS_PER_CHUNK = 1 << 24
 def _chunk_log_probs(
     head: nn.Module, hidden: Tensor, targets: Tensor, temperature: float | Tensor, entropy: Entropy
 ) -> tuple[Tensor, ...]:
-    """Return log-probs [C] of `targets` [C] from `hidden` [C, H], and entropies [C] unless `entropy` is "none".
+    """Return log-probs [C] of `targets` [C] from `hidden` [C, H], and entropies [C] if `entropy` is not "none".
 
     The dtype is float64 if the logits are float64, else float32.
     """

@@ -24,7 +24,7 @@ class GroupRewards:
         rewards: raw environment reward of each turn, without penalties.
         action_valid: False for turns with an invalid action or format; None: all turns are valid.
         returns: raw return of each trajectory; None: the sum of the trajectory's rewards.
-        successes: whether each trajectory solved the task; read by the filter `success`.
+        successes: whether each trajectory solved the task.
         state_keys: the environment's hash of the state *before* each turn; needed for the anchor `state`.
         observation_keys: hash of the observation shown at each turn; needed for the anchor `observation`.
         observations: text of the observation shown at each turn; needed for the anchor `similar`.
@@ -82,8 +82,8 @@ class GroupRewards:
 class AdvantageConfig:
     """Hyperparameters of all estimators. Each estimator uses only some of them.
 
-    An advantage is the sum of an episode part (from returns of episodes) and, for GiGPO, a step part (from step
-    returns). A step return is the discounted sum of the rewards from one turn to the end of the episode.
+    An advantage has an episode part, computed from returns of episodes. GiGPO adds a step part, computed from step
+    returns. A step return is the discounted sum of the rewards from one turn to the end of the episode.
 
     Attributes:
         stat_unit: the unit that contributes one value to mean and standard deviation. `row`: each row, so an episode

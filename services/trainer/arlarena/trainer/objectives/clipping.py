@@ -81,10 +81,10 @@ def log_ratio(batch: Batch) -> Tensor:
 
 
 def importance_ratio(batch: Batch, level: str, *, literal: bool = False) -> Tensor:
-    """Return the ratio [N] of each token at `level`, in token form (see the module).
+    """Return the ratio [N] of each token at `level`, in token form (see the module docstring).
 
-    With `literal`, the ratio is the differentiable s_i instead of its token form. Every token of a unit then gets the
-    gradient of the *mean* advantage of the unit. This is an ablation.
+    With `literal`, the ratio is the differentiable s_i instead of its token form. The gradient of every token of a unit
+    is then multiplied by the *mean* advantage of the unit. This is an ablation.
 
     Raises:
         ValueError: the level is unknown, or `literal` is used with a precomputed `sequence_log_ratio`, which has no

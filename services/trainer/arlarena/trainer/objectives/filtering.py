@@ -49,7 +49,7 @@ def mixed_success(_returns: Sequence[float], successes: Sequence[bool] | None) -
 def mixed_return(returns: Sequence[float], _successes: Sequence[bool] | None) -> bool:
     """Keep a group whose raw returns are not all equal: the rule of the code released with ARLArena.
 
-    If returns depend on the number of turns, this rule drops almost no group.
+    If returns depend on the number of turns, they are rarely equal, and this rule drops almost no group.
     """
     return len(returns) > 0 and max(returns) - min(returns) > RETURN_TOLERANCE
 
@@ -122,7 +122,9 @@ class Selection(Generic[Item]):
             RuntimeError: the selection is full. Offer the group to the next selection.
         """
         if self.is_full():
-            raise RuntimeError(f"the batch is full ({self.kept} kept, {self.dropped} dropped); offer to the next")
+            raise RuntimeError(
+                f"the batch is full ({self.kept} kept, {self.dropped} dropped); offer the group to the next selection"
+            )
         useful = self._useful(returns, successes)
         (self._kept if useful else self._dropped).append(item)
         return Verdict.KEPT if useful else Verdict.DROPPED

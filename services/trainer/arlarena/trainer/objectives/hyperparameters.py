@@ -13,7 +13,7 @@ _KEY = "hyperparameter"
 
 @dataclass(frozen=True, slots=True)
 class Hyperparameter:
-    """The declaration of a hyperparameter. `above`: whether the value must be above `low`, not equal to `low`."""
+    """The declaration of a hyperparameter. `above`: if True, the value must be greater than `low`, not equal to it."""
 
     description: str
     low: float = -math.inf

@@ -42,7 +42,7 @@ class Recipe:
     clip: str = _option("ppo", "rule for the loss of a token, given its importance ratio", CLIPS)
     ratio_level: str = _option("token", "unit whose tokens share one importance ratio", RATIO_LEVELS)
     clip_options: Mapping[str, float | None] = field(default_factory=dict)
-    mask: str = _option("none", "sequence: drop rows by advantage and mask_delta", ("none", "sequence"))
+    mask: str = _option("none", "sequence: drop the rows that mask_delta describes", ("none", "sequence"))
     mask_delta: float = hyperparameter(3e-3, "δ: rows with A < 0 whose mean log-prob fell by more are dropped, in nats",
                                        at_least=0)  # fmt: skip
     advantage: str = _option("grpo", "estimator of the advantages", ADVANTAGES)
@@ -118,7 +118,7 @@ class Recipe:
     def advantage_config(
         self, *, invalid_penalty: float = 0.1, max_response_tokens: int | None = None
     ) -> AdvantageConfig:
-        """Return the hyperparameters of the advantage, with the two arguments, which are settings of the run.
+        """Return the hyperparameters of the advantage. The two arguments are settings of the run, and are included.
 
         Raises:
             RecipeError: the recipe has overlong shaping, but `max_response_tokens` is not given.
@@ -266,7 +266,7 @@ def check(recipe: Recipe, run: RunContext) -> tuple[str, ...]:
     """Check that the parts of `recipe` can have an effect in a run. Returns warnings about parts with little effect.
 
     Raises:
-        RecipeError: the clip or the mask can never act, or every advantage is 0. The message contains the fix.
+        RecipeError: the clip or the mask has no effect, or every advantage is 0. The message contains the fix.
     """
     _check_group_size(recipe, run)
     ratio_free = not CLIPS[recipe.clip].uses_ratio
@@ -303,7 +303,7 @@ def _off_policy_warning(recipe: Recipe, run: RunContext) -> str:
 
 
 def _check_group_size(recipe: Recipe, run: RunContext) -> None:
-    """Raise RecipeError for groups of size 1, unless the baseline is over the batch."""
+    """Raise RecipeError if groups have one member, and the filter or the advantage compares members of a group."""
     if run.group_size > 1:
         return
     cure = "set group_size to 2 or more, or take recipe = 'reinforce_pp', which compares with the whole batch"

@@ -57,8 +57,8 @@ class TrainerState:
         seconds: training time so far, in all processes of this run.
         environment_steps: number of turns in all groups that were collected for a batch, including filtered and stale
             groups.
-        skipped_steps: number of consecutive steps in which every update was skipped, because its loss or
-            gradient was not finite.
+        skipped_steps: number of consecutive steps in which every update was skipped, because its loss or gradient was
+            not finite.
         tasks: the order of tasks (`TaskOrder`), the environment and the group size; empty before the first step.
     """
 

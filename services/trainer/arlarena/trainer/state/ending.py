@@ -9,8 +9,8 @@ from typing import Literal
 
 from arlarena.proto.atomic_files import write_json
 
-# steps: all steps were taken. max_minutes, max_environment_steps: this limit of [trainer] was reached before the last
-# step. signal: SIGTERM or SIGINT arrived. error: the run cannot continue.
+# steps: all steps were taken. max_minutes, max_environment_steps: the setting of this name was reached before the
+# last step. signal: SIGTERM or SIGINT arrived. error: the run cannot continue.
 EndedBy = Literal["steps", "max_minutes", "max_environment_steps", "signal", "error"]
 
 

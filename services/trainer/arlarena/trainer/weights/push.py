@@ -32,7 +32,7 @@ def is_permanent(error: PushError) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PushResult:
-    """The result of a push to all servers. `sent`: in bytes.
+    """The result of a push to all servers. `sent`: number of bytes sent.
 
     `difference`: the largest difference between a server's and the trainer's log-probs of the probe, in nats.
     """
