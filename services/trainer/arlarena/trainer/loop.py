@@ -166,11 +166,9 @@ class Trainer:
         except NotFinite as error:
             self.log.error("step_skipped", step=step + 1, reason=str(error))
             return [], {}, frozenset(group.id for group in collected.selected.batch)
-        minibatch_list = minibatches(groups, settings.minibatch_groups, seed=self.seed * 1_000_003 + step)
+        divided = minibatches(groups, settings.minibatch_groups, seed=self.seed * 1_000_003 + step)
         growing, digest = settings.rows == "episodes", version.version.digest
-        parts = [
-            (part, training_samples(part, digest, settings.advantage_scale, growing=growing)) for part in minibatch_list
-        ]
+        parts = [(part, training_samples(part, digest, settings.advantage_scale, growing=growing)) for part in divided]
         parts = [(part, rows) for part, rows in parts if rows]
         share = lr_multiplier(step, settings.lr_warmup_steps, self.done(), settings.min_lr_ratio)
         metrics = {"rows": float(sum(len(rows) for _, rows in parts))}
@@ -335,14 +333,16 @@ class Trainer:
             write_groups(folder / f"step-{step:06d}.msgpack", selected.batch)
 
     def log_warnings(self, step: int, metrics: dict[str, float]) -> None:
-        """Log a warning for each of these problems: metrics that are not finite, a mismatch of sampler and trainer,
-        gradients that stay exactly 0, and groups whose members all have the same return.
+        """Log a warning for each of these problems.
+
+        The problems are: metrics that are not finite, a mismatch between sampler and trainer, gradients that stay
+        exactly 0, and groups whose members all have the same return.
         """
-        if odd := not_finite(metrics):
-            self.log.warning("not_finite", step=step, figures=odd)
-        gap = metrics.get("mismatch_k3", 0.0)
-        if not gap <= self.settings.mismatch_alarm:  # also true for NaN
-            self.log.warning("mismatch", step=step, mean_k3=gap, max=metrics.get("mismatch_max"))
+        if names := not_finite(metrics):
+            self.log.warning("not_finite", step=step, figures=names)
+        mean_k3 = metrics.get("mismatch_k3", 0.0)
+        if not mean_k3 <= self.settings.mismatch_alarm:  # also true for NaN
+            self.log.warning("mismatch", step=step, mean_k3=mean_k3, max=metrics.get("mismatch_max"))
         alarm = self.settings.zero_gradient_alarm
         if alarm and self.zero_gradients and self.zero_gradients % alarm == 0:
             self.log.warning(

@@ -160,7 +160,7 @@ _AS_RELEASED: dict[str, Any] = {"aggregation": "seq_mean_token_mean", "ratio_lev
 _CISPO: dict[str, Any] = {"clip": "cispo", "clip_options": {"clip_low": 1.0, "clip_high": 0.2}}
 _DAPO: dict[str, Any] = {"filter": "return", "max_tries": 2, "overlong": True}
 
-for _row in (
+for _recipe in (
     Recipe(name="grpo"),
     Recipe(name="grpo_st", aggregation="seq_mean_token_mean"),
     Recipe(name="grpo_sm", mask="sequence"),
@@ -190,7 +190,7 @@ for _row in (
         **{**_GSPO, "clip": "gspo_literal"},
     ),
 ):
-    register_recipe(_row)
+    register_recipe(_recipe)
 
 
 def recipe(name: str, /, **overrides: Any) -> Recipe:
@@ -203,11 +203,11 @@ def recipe(name: str, /, **overrides: Any) -> Recipe:
     """
     if name not in RECIPES:
         raise RecipeError(f"unknown recipe {name!r}: {nearest(name, RECIPES)}")
-    row, known = RECIPES[name], choices()
-    method = replace(row, clip_options={}, **{key: overrides[key] for key in overrides if key in known})
-    has = hyperparameters(CLIPS[method.clip].config)
-    kept = {key: value for key, value in row.clip_options.items() if key in has}
-    return replace(method, clip_options=kept | {key: overrides[key] for key in overrides if key not in known})
+    base, known = RECIPES[name], choices()
+    method = replace(base, clip_options={}, **{key: overrides[key] for key in overrides if key in known})
+    declared = hyperparameters(CLIPS[method.clip].config)
+    shared = {key: value for key, value in base.clip_options.items() if key in declared}
+    return replace(method, clip_options=shared | {key: overrides[key] for key in overrides if key not in known})
 
 
 def compute_advantages(
@@ -306,11 +306,11 @@ def _check_group_size(recipe: Recipe, run: RunContext) -> None:
     """Raise RecipeError if groups have one member, and the filter or the advantage compares members of a group."""
     if run.group_size > 1:
         return
-    cure = "set group_size to 2 or more, or take recipe = 'reinforce_pp', which compares with the whole batch"
+    fix = "set group_size to 2 or more, or take recipe = 'reinforce_pp', which compares with the whole batch"
     if recipe.filter != "none":
-        raise RecipeError(f"{recipe.name}: filter {recipe.filter!r} drops every group with group_size = 1; {cure}")
+        raise RecipeError(f"{recipe.name}: filter {recipe.filter!r} drops every group with group_size = 1; {fix}")
     if not ADVANTAGES[recipe.advantage].batch_baseline:
         raise RecipeError(
             f"{recipe.name}: advantage {recipe.advantage!r} compares the episodes of a group, and with group_size = 1 "
-            f"there is no baseline; {cure}"
+            f"there is no baseline; {fix}"
         )
