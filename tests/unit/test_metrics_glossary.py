@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from arlarena.trainer.batching.staleness import StalenessPolicy
-from arlarena.trainer.metrics.diagnostics import episode_figures, training_figures
+from arlarena.trainer.metrics.diagnostics import episode_metrics, training_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = {"training": "trainer", "evaluation": "rollout", "episode": "rollout"}
@@ -66,7 +66,7 @@ def test_the_modules_of_training_metrics_write_no_other_keys() -> None:
 
 
 def test_figures_of_an_empty_step_are_metrics_of_training() -> None:
-    figures = episode_figures([]) | training_figures([], StalenessPolicy(0, 0, {}))
+    figures = episode_metrics([]) | training_metrics([], StalenessPolicy(0, 0, {}))
     assert len(figures) > 20
     assert figures.keys() <= GLOSSARY["training"].keys()
 

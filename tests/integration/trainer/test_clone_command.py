@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arlarena.proto.telemetry import get_logger
-from arlarena.trainer.assembly import Invocation, _restored
+from arlarena.trainer.assembly import Invocation, _load_checkpoint
 from arlarena.trainer.settings import TrainerSettings
 from arlarena.trainer.state.checkpoint import CheckpointError
 
@@ -46,7 +46,7 @@ def test_training_does_not_delete_weights_without_checkpoints(tmp_path, resume):
     weights.mkdir(parents=True)
     plan = Invocation(TrainerSettings(), "", tmp_path, "run", "", (), "", None, 0, "a", resume)
     with pytest.raises(CheckpointError, match=r"v000020-0123456789ab.*give another --run-dir"):
-        _restored(plan, None, get_logger("trainer"))
+        _load_checkpoint(plan, None, get_logger("trainer"))
     weights.rename(weights.with_name("v000000-0123456789ab"))  # a run that ended before its first checkpoint
     if not resume:
-        assert _restored(plan, None, get_logger("trainer"))[1] is None
+        assert _load_checkpoint(plan, None, get_logger("trainer"))[1] is None

@@ -60,7 +60,7 @@ async def test_an_installed_objective_trains_with_its_hyperparameter(
         groups = load_groups(run / "groups" / "step-000001.msgpack")
         settings = load_table(run / "run.toml", "trainer", TrainerSettings)
         same, half = (
-            replay(groups, str(tiny_directory), recipe("outside", epsilon=epsilon), settings).figures["policy_loss"]
+            replay(groups, str(tiny_directory), recipe("outside", epsilon=epsilon), settings).metrics["policy_loss"]
             for epsilon in (0.3, 0.6)
         )
     finally:

@@ -10,11 +10,11 @@ from arlarena.trainer.objectives import GroupRewards, compute_advantages, recipe
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"action_valid": [[True]]}, "action_valid has turns"),
-        ({"state_keys": [["a"], ["b", "c"]]}, "state_keys has turns"),
-        ({"rows": [[0], [0]]}, "rows has turns"),
-        ({"returns": [1.0]}, "returns names 1 trajectories"),
-        ({"successes": [True, False, True]}, "successes names 3"),
+        ({"action_valid": [[True]]}, "action_valid: the trajectories have"),
+        ({"state_keys": [["a"], ["b", "c"]]}, "state_keys: the trajectories have"),
+        ({"rows": [[0], [0]]}, "rows: the trajectories have"),
+        ({"returns": [1.0]}, "returns has 1 trajectories"),
+        ({"successes": [True, False, True]}, "successes has 3"),
         ({"returns": [1.0, math.inf]}, "return .* is inf"),
         ({"entropies": [[0.1, math.nan], [0.2]]}, "entropy .* is nan"),
     ],

@@ -53,7 +53,7 @@ def test_wrong_shapes_and_indices_are_named(make_rows, make_batch):
     floats = torch.zeros(sum(len(row.new) for row in rows))
     with pytest.raises(ValueError, match=r"behaviour_log_probs has shape \(2,\)"):
         make_batch(rows, behaviour_log_probs=torch.zeros(2))
-    with pytest.raises(ValueError, match=r"turn_of_token holds torch\.float32"):
+    with pytest.raises(ValueError, match=r"turn_of_token has dtype torch\.float32"):
         make_batch(rows, turn_of_token=floats)
 
 
@@ -65,5 +65,5 @@ def test_wrong_shapes_and_indices_are_named(make_rows, make_batch):
     ],
 )  # fmt: skip
 def test_run_terms_refuse_nonsense(options):
-    with pytest.raises(ValueError, match=r"at least 0|unknown correction|both sides of 1"):
+    with pytest.raises(ValueError, match=r"at least 0|unknown correction|correction_low must be in"):
         LossConfig(**options)

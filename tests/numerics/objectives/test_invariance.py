@@ -99,7 +99,7 @@ def test_precomputed_ratios_equal_those_of_whole_trajectories(make_rows, make_ba
 
 def test_the_literal_form_refuses_split_trajectories(make_rows, make_batch):
     batch = make_batch(make_rows(0), sequence_log_ratio=torch.zeros(5, dtype=torch.float64))
-    with pytest.raises(ValueError, match="whole"):
+    with pytest.raises(ValueError, match="all rows of a trajectory"):
         policy_loss(recipe("sampo_literal"), batch, Denominators.count([batch]))
 
 

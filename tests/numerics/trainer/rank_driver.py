@@ -42,7 +42,7 @@ def main(policy, plan, out):
         else:
             lead = Coordinator(learner)
             metrics = [lead.update(minibatches, 1e-3), lead.update(minibatches, 5e-4)]
-            skipped = lead.skipped
+            skipped = lead.skipped_minibatches
             rows = [row for rows in minibatches for row in rows]
             result = {
                 "metrics": metrics,

@@ -92,5 +92,5 @@ def test_all_combinations(learner, groups, aggregation, clip):
 
 @pytest.mark.parametrize("clip", LITERAL)
 def test_invalid_combinations_are_refused(clip):
-    with pytest.raises(RecipeError, match="shares a ratio over a turn, row or trajectory"):
+    with pytest.raises(RecipeError, match="needs ratio_level = 'turn', 'row' or 'trajectory'"):
         recipe("grpo", clip=clip, ratio_level="token")

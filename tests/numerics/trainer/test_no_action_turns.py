@@ -158,7 +158,7 @@ def test_a_replay_masks_no_action_episodes(tiny_directory, groups):
     figures = {
         how: replay(
             [group], str(tiny_directory), recipe("sampo"), RUN.model_copy(update={"no_action_turns": how})
-        ).figures
+        ).metrics
         for how in ("mask", "keep")
     }
     assert [figures[how]["groups_kept"] for how in figures] == [1, 1]

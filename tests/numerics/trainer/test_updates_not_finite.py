@@ -90,13 +90,13 @@ def test_a_non_finite_update_changes_no_bit(policy, case, name, anchor):
     plant, rows = CASES[case]
     learner = learner_of(policy, name, policy_anchor=anchor)
     learner.update([random_rows(2)], rate=1e-3)
-    assert learner.skipped == []
+    assert learner.skipped_minibatches == []
     if plant:
         plant(learner)
     before = state_of(learner)
     result = learner.update([rows], rate=1e-3)
     assert state_of(learner) == before
-    assert learner.skipped == [0]
+    assert learner.skipped_minibatches == [0]
     assert [result[name] for name in COUNTS] == [0.0, 1.0]
     assert all(math.isfinite(value) for value in result.values())
     assert all(parameter.grad is None for parameter in learner.policy.parameters())
@@ -107,7 +107,7 @@ def test_the_loss_of_the_overflowing_gradient_is_finite(policy):
     learner = learner_of(policy)
     rows = CASES["gradient overflows"][1]
     assert math.isfinite(learner.update([rows], rate=1e-3)["loss"])
-    assert learner.skipped == [0]
+    assert learner.skipped_minibatches == [0]
 
 
 @pytest.mark.parametrize("place", range(4))
@@ -120,7 +120,7 @@ def test_one_non_finite_minibatch_of_four_is_skipped_alone(policy, anchor, place
 
     learner = learner_of(policy, policy_anchor=anchor)
     result = learner.update([*good[:place], planted(random_rows(6), advantage=NAN), *good[place:]], rate=1e-3)
-    assert learner.skipped == [place]
+    assert learner.skipped_minibatches == [place]
     assert [result[name] for name in COUNTS] == [3.0, 1.0]
     assert state_of(learner) == state_of(expected)
     assert {key: value for key, value in result.items() if key not in COUNTS} == {
@@ -132,13 +132,13 @@ def test_skipped_minibatches_are_those_of_the_last_update(policy):
     learner = learner_of(policy)
     bad = planted(random_rows(6), advantage=NAN)
     learner.update([bad, random_rows(7), bad], rate=1e-3)
-    assert learner.skipped == [0, 2]
-    assert Coordinator(learner).skipped == [0, 2]
+    assert learner.skipped_minibatches == [0, 2]
+    assert Coordinator(learner).skipped_minibatches == [0, 2]
     learner.update([random_rows(7)], rate=1e-3)
-    assert learner.skipped == []
+    assert learner.skipped_minibatches == []
     learner.update([bad], rate=1e-3)
     result = learner.update([], rate=1e-3)
-    assert learner.skipped == []
+    assert learner.skipped_minibatches == []
     assert [result[name] for name in COUNTS] == [0.0, 0.0]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from arlarena.proto.config import ConfigError
-from arlarena.trainer.output import MARKER, check_output, whole_folder
+from arlarena.trainer.output import MARKER, atomic_folder, check_output
 
 
 def names(folder):
@@ -13,7 +13,7 @@ def names(folder):
 
 
 def write(out, *files, then=lambda: None):
-    with whole_folder(out, {"kind": "test"}) as folder:
+    with atomic_folder(out, {"kind": "test"}) as folder:
         for file in files:
             (folder / file).write_text(file)
         then()

@@ -111,8 +111,8 @@ def test_a_change_of_the_clip_drops_the_hyperparameters_that_the_new_one_lacks(m
         ("softly", {"softness": 2.5}, "at most 2"),
         ("softly", {"softness": "much"}, "must be a finite number"),
         ("softly", {"softness": None}, "must be a finite number"),
-        ("softly", {"tau_positive": 1.0}, "clip 'soft' has none; only 'sapo' reads it"),
-        ("grpo", {"softness": 1}, "clip 'ppo' has none; only 'soft' reads it"),
+        ("softly", {"tau_positive": 1.0}, "clip 'soft' has no such hyperparameter; only 'sapo' has it"),
+        ("grpo", {"softness": 1}, "clip 'ppo' has no such hyperparameter; only 'soft' has it"),
         ("grpo", {"clip": "sofd"}, r"grpo\.clip = 'sofd': did you mean 'soft'"),
     ],
 )
@@ -142,10 +142,12 @@ def test_advantage_filter_and_aggregation_can_be_registered():
 
 def test_results_of_a_wrong_shape_are_refused():
     register_clip("mean")(lambda terms, _config: terms.ratio.mean())
-    with pytest.raises(ValueError, match=r"clip 'mean' gave losses of shape \(\); one value a token makes it \(2,\)"):
+    with pytest.raises(
+        ValueError, match=r"clip 'mean' returned losses of shape \(\); one value per token needs \(2,\)"
+    ):
         loss_of(recipe("grpo", clip="mean"))
     register_advantage("few")(lambda groups, _config: [GroupAdvantages([[0.0]], []) for _ in groups])
-    with pytest.raises(ValueError, match="advantage 'few' gave other turns"):
+    with pytest.raises(ValueError, match="advantage 'few' must return one value for each turn"):
         compute_advantages(recipe("grpo", advantage="few"), [GroupRewards(rewards=[[1.0, 2.0]])])
 
 
@@ -159,7 +161,10 @@ class Shadowing(ClipConfig):
     [
         (lambda: register_clip("ppo")(lambda *_: None), "clip 'ppo' is registered already; choose another name"),
         (lambda: register_recipe(Recipe(name="grpo")), "recipe 'grpo' is registered already"),
-        (lambda: register_filter("a-b")(lambda *_: True), "filter 'a-b': a name has letters, digits and underscores"),
+        (
+            lambda: register_filter("a-b")(lambda *_: True),
+            "filter 'a-b': a name may have only letters, digits and underscores",
+        ),
         (lambda: register_clip("c", dict), "must be a subclass of ClipConfig"),
         (lambda: (register_clip("c", Shadowing)(min), Recipe(name="r", clip="c")), "rename its hyperparameter 'gamma'"),
     ],

@@ -84,10 +84,10 @@ def test_errors_are_one_line(recorded, tiny_directory, arguments, says):
 def test_a_batch_is_backfilled_as_in_a_run(recorded, tiny_directory):
     _, groups = recorded
     method = recipe("sampo", anchor="observation")
-    filled = replay(groups, str(tiny_directory), method, TrainerSettings()).figures
+    filled = replay(groups, str(tiny_directory), method, TrainerSettings()).metrics
     counts = [filled[name] for name in ("groups_kept", "groups_backfilled", "groups_filtered", "rows")]
     assert counts == [1, 1, 0, 12]  # 2 groups of 3 members of 2 turns
-    uniform = replay([groups[1]], str(tiny_directory), method, TrainerSettings()).figures
+    uniform = replay([groups[1]], str(tiny_directory), method, TrainerSettings()).metrics
     assert (uniform["groups_kept"], uniform["groups_backfilled"], uniform["rows"]) == (0, 1, 6)
     learner = Learner(load_policy(tiny_directory), None, method, TrainerSettings())
     scored = score(method, groups, StalenessPolicy(0, 0, {"now": 0}), invalid_penalty=0.1, max_response_tokens=512)
@@ -98,7 +98,7 @@ def test_a_batch_is_backfilled_as_in_a_run(recorded, tiny_directory):
 def test_filtered_groups_are_counted(recorded, tiny_directory):
     _, groups = recorded
     result = replay(groups, str(tiny_directory), recipe("sampo", backfill=False), TrainerSettings())
-    figures = result.figures
+    figures = result.metrics
     counts = [figures[name] for name in ("groups_kept", "groups_backfilled", "groups_filtered", "rows")]
     assert counts == [1, 0, 1, 6]
     shown = {line.split()[0]: line.split()[1:] for line in table([result]).splitlines()[1:]}
@@ -144,7 +144,7 @@ REASONS = {
     "a": "member 1, turn 0: its reward is inf",
     "c": "it was sampled at top_p 0.95 and top_k 20: only the full distribution (top_p 1, top_k 0) can be trained on, "
     "because the trainer's log-probs are those of the full distribution",
-    "e": "member 2, turn 1: its state_key is empty, but the method compares states by it; choose another anchor",
+    "e": "member 2, turn 1: its state_key is empty, but the method compares turns by this key; choose another anchor",
 }
 
 
@@ -152,14 +152,14 @@ def test_refused_groups_are_reported_and_other_groups_are_replayed(corrupted, ti
     path, groups = corrupted
     result = replay(load_groups(path), str(tiny_directory), recipe("sampo"), TrainerSettings())
     assert result.refused == tuple(Refusal(name, reason) for name, reason in REASONS.items())
-    assert (result.figures["groups"], result.figures["groups_refused"], result.figures["groups_kept"]) == (5, 3, 2)
+    assert (result.metrics["groups"], result.metrics["groups_refused"], result.metrics["groups_kept"]) == (5, 3, 2)
     written = json.loads(json.dumps(result.as_dict()))
     assert written["refused"] == [{"group": name, "reason": reason} for name, reason in REASONS.items()]
     good = replay([groups[1], groups[3]], str(tiny_directory), recipe("sampo"), TrainerSettings())
     assert good.refused == ()
     counted = ("groups", "groups_refused")
-    assert {key: value for key, value in result.figures.items() if key not in counted} == {
-        key: value for key, value in good.figures.items() if key not in counted
+    assert {key: value for key, value in result.metrics.items() if key not in counted} == {
+        key: value for key, value in good.metrics.items() if key not in counted
     }
 
 
@@ -194,7 +194,7 @@ def test_an_unreadable_record_is_reported_and_other_groups_are_replayed(recorded
     (refused,) = result.refused
     assert refused.group == f"record {place}"
     assert refused.reason.startswith("not a group:")
-    assert (result.figures["groups"], result.figures["groups_refused"], result.figures["groups_kept"]) == (3, 1, 2)
+    assert (result.metrics["groups"], result.metrics["groups_refused"], result.metrics["groups_kept"]) == (3, 1, 2)
 
 
 @pytest.mark.parametrize("cut", [1, 3, 4, 5, 40])
@@ -205,7 +205,7 @@ def test_a_truncated_file_loses_only_its_last_record(recorded, tiny_directory, c
     kept, refused = load_groups(path)
     assert (kept.id, refused.group) == ("a", "record 1")
     assert "the file ends within the record" in refused.reason
-    assert replay([kept, refused], str(tiny_directory), recipe("grpo"), TrainerSettings()).figures["groups_kept"] == 1
+    assert replay([kept, refused], str(tiny_directory), recipe("grpo"), TrainerSettings()).metrics["groups_kept"] == 1
 
 
 def test_non_finite_weights_are_an_error_message(recorded, tiny_directory, tmp_path):
@@ -214,7 +214,7 @@ def test_non_finite_weights_are_an_error_message(recorded, tiny_directory, tmp_p
         policy.lm_head.weight.fill_(math.nan)
     policy.save_pretrained(tmp_path / "spoilt")
     _, groups = recorded
-    figures = replay(groups, str(tmp_path / "spoilt"), recipe("grpo"), TrainerSettings()).figures
+    figures = replay(groups, str(tmp_path / "spoilt"), recipe("grpo"), TrainerSettings()).metrics
     assert (figures["updates_applied"], figures["updates_skipped"]) == (0, 1)
     assert all(map(math.isfinite, figures.values()))
     with pytest.raises(
@@ -227,7 +227,7 @@ def test_groups_are_replayed_at_the_temperature_they_record(make_group, tiny_dir
     warm, cold = make_group("a", [True, False], NOW), make_group("a", [True, False], NOW)
     cold.sampling = Sampling(temperature=0.5)
     entropies = [
-        replay([group], str(tiny_directory), recipe("grpo"), TrainerSettings(temperature=t)).figures["entropy"]
+        replay([group], str(tiny_directory), recipe("grpo"), TrainerSettings(temperature=t)).metrics["entropy"]
         for group, t in ((warm, 1.0), (warm, 0.5), (cold, 1.0))
     ]
     assert entropies[0] == entropies[1] > entropies[2]

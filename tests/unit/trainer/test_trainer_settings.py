@@ -4,7 +4,7 @@ import pytest
 
 from arlarena.proto.config import ConfigError, load_table
 from arlarena.trainer.preflight import check_file, policy_directory
-from arlarena.trainer.settings import CloneSettings, TrainerSettings, chosen_recipe
+from arlarena.trainer.settings import CloneSettings, TrainerSettings, load_recipe
 
 
 def write(folder, text):
@@ -22,7 +22,7 @@ def write(folder, text):
         ("[trainer]\ngroup_size = 1", "drops every group with group_size = 1; set group_size to 2"),
         (
             '[trainer]\nrecipe = "grpo"\npolicy_anchor = "decoupled"\ngroups_per_step = 4\nminibatch_groups = 4',
-            "clipping is dead",
+            "has no effect",
         ),
         ("[trainer]\nstepz = 3", "unknown key 'stepz'"),
         ("[clone]\nlr = -1.0", "lr = -1.0"),
@@ -111,7 +111,7 @@ def test_all_errors_are_reported_together(tmp_path):
 )
 def test_settings_without_effect_in_few_steps_give_warnings(tmp_path, text, warning):
     settings = load_table(write(tmp_path, f"[trainer]\n{text}"), "trainer", TrainerSettings)
-    assert warning in " ".join(chosen_recipe(settings)[1])
+    assert warning in " ".join(load_recipe(settings)[1])
 
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")

@@ -27,7 +27,7 @@ from arlarena.proto.shared_settings import EnvironmentKeys, RunSettings
 from arlarena.proto.telemetry import Logger, get_logger
 from arlarena.proto.text.usage_name import program
 from arlarena.proto.text.wording import printable
-from arlarena.trainer.output import check_output, whole_folder
+from arlarena.trainer.output import atomic_folder, check_output
 from arlarena.trainer.policy_settings import PolicySettings
 from arlarena.trainer.preflight import (
     check_length,
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m arlarena.trainer", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     tiny = _command(commands, "tiny", "create a tiny policy with its own tokenizer")
-    tiny.add_argument("--config", type=Path, help="TOML file of the run; its [policy.tiny] gives the shape")
+    tiny.add_argument("--config", type=Path, help="TOML file of the run; [policy.tiny] is the shape of the policy")
     tiny.add_argument("--out", type=Path, required=True, help="directory to write")
     tiny.add_argument(
         "--environment-url",
@@ -77,17 +77,19 @@ def _command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
 
 
 def _add_clone(cloning: argparse.ArgumentParser) -> None:
-    cloning.add_argument("--config", type=Path, required=True, help="TOML file of the run; its [clone] is read")
+    cloning.add_argument("--config", type=Path, required=True, help="TOML file of the run, with the table [clone]")
     cloning.add_argument("--model", required=True, help="policy to start from: a directory or a hub name")
-    cloning.add_argument("--demonstrations", type=Path, required=True, help="groups or conversations (.jsonl)")
-    cloning.add_argument("--validation", type=Path, required=True, help="the same; their loss decides when to stop")
+    cloning.add_argument("--demonstrations", type=Path, required=True, help="file of groups or conversations (.jsonl)")
+    cloning.add_argument(
+        "--validation", type=Path, required=True, help="file of the same kind; its loss decides when to stop"
+    )
     cloning.add_argument("--run-dir", type=Path, required=True, help="directory for progress and clone.json")
     cloning.add_argument("--out", type=Path, required=True, help="directory for the cloned policy")
     cloning.add_argument("--seed", type=int, help="seed of the batch order (default: ARLARENA_SEED, else [run] seed)")
 
 
 def _add_train(train: argparse.ArgumentParser) -> None:
-    train.add_argument("--config", type=Path, required=True, help="TOML file of the run; its [trainer] is read")
+    train.add_argument("--config", type=Path, required=True, help="TOML file of the run, with the table [trainer]")
     policy = "policy to start from, also the reference of the KL term: a directory or a hub name"
     train.add_argument("--model", required=True, help=policy)
     train.add_argument("--run-dir", type=Path, required=True, help="directory for metrics, checkpoints and weights")
@@ -106,7 +108,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument(
         "--environment-url",
         help="environment server that reports the size of the split (default: ARLARENA_ENVIRONMENT_URL); without it, "
-        "the split is endless",
+        "the split counts as endless",
     )
     _add_plugin(train)
     train.add_argument("--resume", action="store_true", help="continue from the newest checkpoint, if there is one")
@@ -115,11 +117,15 @@ def _add_train(train: argparse.ArgumentParser) -> None:
 
 def _add_replay(replaying: argparse.ArgumentParser) -> None:
     replaying.add_argument("groups", type=Path, help="file of groups, such as RUN/groups/step-000020.msgpack")
-    replaying.add_argument("--model", required=True, help="policy to compute with: a directory or a hub name")
-    replaying.add_argument("--recipe", action="append", help="method; may be given several times (default: the file's)")
-    replaying.add_argument("--set", action="append", default=[], metavar="CHOICE=VALUE", help="choice to change")
+    replaying.add_argument("--model", required=True, help="policy that computes log-probs: a directory or a hub name")
+    replaying.add_argument(
+        "--recipe", action="append", help="method; may be given several times (default: [trainer] recipe)"
+    )
+    replaying.add_argument(
+        "--set", action="append", default=[], metavar="CHOICE=VALUE", help="choice to change in all methods"
+    )
     _add_plugin(replaying)
-    replaying.add_argument("--config", type=Path, help="TOML file of the run; its [trainer] is read")
+    replaying.add_argument("--config", type=Path, help="TOML file of the run, with the table [trainer]")
     replaying.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
@@ -150,7 +156,7 @@ def make_tiny(args: argparse.Namespace, log: Logger) -> int:
     try:
         info = _environment_of(args, log)
     except ServiceError as error:
-        return _failed(log, error)
+        return _report_failure(log, error)
     pieces = pieces_of(info, shape.words)
     parameters = create_tiny_policy(args.out, shape, chosen_seed(args.seed, args.config), pieces)
     log.info("tiny_policy", directory=str(args.out), parameters=parameters, pieces=len(pieces))
@@ -209,8 +215,8 @@ def run_clone(args: argparse.Namespace, log: Logger) -> int:
     try:
         result = clone(model, train, validation, settings, seed=seed, progress=progress, log=log)
     except CloneError as error:  # a restart with the same seed would fail in the same way
-        return _failed(log, error, EXIT_PERMANENT)
-    with whole_folder(args.out, {"kind": "clone", "model": args.model, "seed": seed}) as folder:
+        return _report_failure(log, error, EXIT_PERMANENT)
+    with atomic_folder(args.out, {"kind": "clone", "model": args.model, "seed": seed}) as folder:
         model.save_pretrained(folder)
         copy_tokenizer(source, folder)
     write_json(args.run_dir / "clone.json", result.as_dict())
@@ -267,7 +273,7 @@ def run_train(args: argparse.Namespace, log: Logger) -> int:
             or (isinstance(error, PushError) and is_permanent(error))
             or (isinstance(error, RunError) and error.permanent)
         )
-        return _failed(log, error, EXIT_PERMANENT if permanent else EXIT_FAILED)
+        return _report_failure(log, error, EXIT_PERMANENT if permanent else EXIT_FAILED)
     return 0
 
 
@@ -278,7 +284,7 @@ def _address(flag: str, url: str) -> str:
         raise ConfigError(f"{flag}: {error}") from error
 
 
-def _failed(log: Logger, error: Exception, code: int = EXIT_FAILED) -> int:
+def _report_failure(log: Logger, error: Exception, code: int = EXIT_FAILED) -> int:
     if "No space left on device" in str(error):  # errors of safetensors have no errno
         error = OSError(f"the disk is full: free space, then run again with --resume ({error})")
     log.error("failed", reason=str(error))
@@ -315,7 +321,9 @@ def main() -> int:
     args = _parser().parse_args()
     if os.environ.get("OMP_NUM_THREADS") is None:
         os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; [trainer] threads overrides it
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # [trainer] deterministic needs it, before CUDA starts
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # for [trainer] deterministic; must be set before CUDA starts
     log = get_logger("trainer")
     commands = {"tiny": make_tiny, "clone": run_clone, "train": run_train, "replay": run_replay}
     return commands[args.command](args, log)

@@ -22,7 +22,7 @@ from arlarena.trainer.metrics.tensorboard import TensorBoardWriter
 from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.objectives import Recipe
 from arlarena.trainer.preflight import check_transport
-from arlarena.trainer.settings import TrainerSettings, admin_token, chosen_recipe
+from arlarena.trainer.settings import TrainerSettings, admin_token, load_recipe
 from arlarena.trainer.state.checkpoint import CheckpointError, Checkpoints, TrainerState
 from arlarena.trainer.state.tasks import draw_order, split_size
 from arlarena.trainer.weights.collective import Broadcaster
@@ -58,7 +58,7 @@ async def run_trainer(plan: Invocation, log: Logger, interrupted: Callable[[], s
         Interrupted: a signal arrived.
     """
     settings = plan.settings
-    method, warnings = chosen_recipe(settings)
+    method, warnings = load_recipe(settings)
     for warning in warnings:
         log.warning("recipe", reason=warning)
     if settings.threads is not None:
@@ -89,12 +89,12 @@ async def run_trainer(plan: Invocation, log: Logger, interrupted: Callable[[], s
             await _run_first_rank(plan, learner, lease, method, log, interrupted)
     else:
         ranks.broadcast()  # wait until rank 0 holds the lease, before a checkpoint is read
-        _restored(plan, learner, log)
+        _load_checkpoint(plan, learner, log)
         worker_loop(learner, ranks)
     ranks.shutdown()
 
 
-def _restored(plan: Invocation, learner: Learner, log: Logger) -> tuple[Checkpoints, TrainerState | None]:
+def _load_checkpoint(plan: Invocation, learner: Learner, log: Logger) -> tuple[Checkpoints, TrainerState | None]:
     """Return the checkpoints. If the run is resumed, load the newest checkpoint into `learner` and return its state.
 
     All ranks must call this function together.
@@ -125,7 +125,7 @@ async def _run_first_rank(
     log: Logger,
     interrupted: Callable[[], str],
 ) -> None:
-    checkpoints, restored = _restored(plan, learner, log)
+    checkpoints, restored = _load_checkpoint(plan, learner, log)
     coordinator = Coordinator(learner)
     try:
         await _train(plan, coordinator, lease, method, checkpoints, restored, log, interrupted)
@@ -181,7 +181,7 @@ async def _train(
 def _files(plan: Invocation, step: int) -> tuple[VersionStore, MetricsFile, MetricsFile]:
     """Open the version store, metrics.jsonl and flows.jsonl. Remove data that a previous process wrote after `step`."""
     settings = plan.settings
-    # Workers and servers may still read the second newest version, so one more version is kept.
+    # Workers and servers may still read the second newest version, so one version more than checkpoints is kept.
     kept = settings.keep_checkpoints + 1
     dtype = getattr(torch, settings.publish_dtype)
     versions = VersionStore(plan.run_dir / "weights", Path(plan.model), plan.incarnation, kept, dtype)

@@ -1,9 +1,10 @@
 """Issues tasks within the capacity, and collects one batch of useful groups for each step.
 
-Each entry of the stream `groups` is a group, and is handled in one of three ways. A group is open until the ledger has
-the group's outcome (`state/ledger.py`). A step is lost if a crash happened between the step and the next checkpoint.
+Each entry of the stream `groups` contains a group or a dead letter, and is handled in one of three ways. A dead letter
+reports that a group could not be played. A group is open until the ledger has its outcome (`state/ledger.py`). A step
+is lost if a crash happened between the step and the next checkpoint.
 
-- An open group is offered to the batch. If a group cannot be trained on, the ledger records its outcome at once.
+- An open group is offered to the batch. If it cannot be trained on, the ledger records its outcome at once.
 - If a group was sampled by weights of a lost step, the group is discarded, and its task is issued again.
 - If a group is not open, because it has an outcome or was issued in a lost step, its entry is acknowledged and ignored.
 """
@@ -66,7 +67,15 @@ class Collected:
 
 @dataclass(frozen=True, slots=True)
 class CollectionProgress:
-    """Progress of a batch. `filtered`: groups that the filter dropped. `unsolved`: dropped groups without success."""
+    """Progress of a batch.
+
+    Attributes:
+        groups: groups that passed the filter so far.
+        groups_wanted: size of the batch.
+        episodes: episodes in all groups that were offered to the batch.
+        filtered: groups that the filter dropped.
+        unsolved: groups that the filter dropped and in which no episode succeeded.
+    """
 
     groups: int
     groups_wanted: int
@@ -85,7 +94,7 @@ class Collector:
         waiting: groups that were received, but not yet offered to a batch.
         consumed: stream id of each received entry, by group id. The entry is acknowledged after a checkpoint contains
             the outcome of the group.
-        guard: called between reads; raises if the trainer must stop (a signal, a lost lease).
+        guard: called between reads of the stream; raises if the trainer must stop (a signal, a lost lease).
         free_broker_memory: saves a checkpoint and acknowledges entries. Called when no group arrives, because
             unacknowledged entries may fill the memory of the broker, which then accepts no groups.
         on_progress: called with the progress of the batch, at least every half second.
@@ -112,7 +121,7 @@ class Collector:
 
     @property
     def capacity(self) -> int:
-        """The number of slots, (S + 1)·B, with S = `staleness` and B = `groups_per_step`."""
+        """The number of slots for open groups: (S + 1)·B, with S = `staleness` and B = `groups_per_step`."""
         return (self.settings.staleness + 1) * self.settings.groups_per_step
 
     async def resume(self) -> None:
@@ -122,7 +131,7 @@ class Collector:
         these lost steps are discarded. Tasks that were issued in these steps are withdrawn, because workers would
         start them too early.
         """
-        await self._take_pending(after_restart=True)
+        await self._receive_pending(after_restart=True)
         while entries := await self.streams.collect(consumer=CONSUMER, count=_PAGE, block_s=0.0):
             await self._receive_all(entries, after_restart=True)
         unknown = await self.streams.outstanding() - self.state.ledger.open.keys() - self.consumed.keys()
@@ -134,16 +143,15 @@ class Collector:
     async def batch(self) -> Collected:
         """Collect groups until the batch of this step is full. Then issue tasks for later steps.
 
-        The outcomes of the collected groups are recorded later, by `settle`. If this method raises an exception, a
-        checkpoint of the state therefore is still consistent. Only groups that cannot be trained on get an outcome at
-        once.
+        If a group cannot be trained on, its outcome is recorded at once. The outcomes of the other groups are recorded
+        later, by `settle`. If this method raises an exception, a checkpoint of the state is therefore still consistent.
 
         Raises:
             RunError: no group arrived for `no_data_timeout_s`, or too many consecutive groups were unusable.
             Interrupted, LeaseLost: raised by `guard`.
         """
         started = time.monotonic()
-        self._last_arrival = started  # do not count the optimiser step as time without data
+        self._last_arrival = started  # the time of the training step does not count as time without data
         step, settings = self.state.step, self.settings
         selection: Selection[Group] = Selection(
             rule_at(self.recipe.filter, step, settings.cold_start_steps),
@@ -170,7 +178,7 @@ class Collector:
                 self.state.ledger.release(group.id)
                 self._count_unusable(
                     f"{group.id} was sampled by weights of step {group.oldest.step}, more than {settings.staleness} "
-                    f"behind step {step}: do the policy servers take new weights?",
+                    f"behind step {step}: do the policy servers load new weights?",
                     self.capacity,
                 )
                 continue
@@ -181,34 +189,34 @@ class Collector:
         await self.top_up(self._issue_limit(selection, len(seen) + len(stale)))
         return Collected(selection.close(), seen, stale, time.monotonic() - started)
 
-    def settle(self, collected: Collected, skipped: frozenset[str] = frozenset()) -> None:
+    def settle(self, collected: Collected, skipped_groups: frozenset[str] = frozenset()) -> None:
         """Record the outcome of each group of the step, and count the turns of these groups.
 
-        `skipped`: ids of groups whose update was not applied.
+        `skipped_groups`: ids of groups whose update was not applied.
         """
         ledger, step = self.state.ledger, self.state.step
         for group in collected.selected.batch:
-            ledger.settle(group.id, "skipped" if group.id in skipped else "trained", step)
+            ledger.settle(group.id, "skipped" if group.id in skipped_groups else "trained", step)
         for group in collected.selected.filtered:
             ledger.settle(group.id, "filtered", step)
         for group in collected.stale:
             ledger.settle(group.id, "stale", step)
-        judged = [*collected.seen, *collected.stale]
-        self.state.environment_steps += sum(len(each.turns) for group in judged for each in group.trajectories)
+        handled = [*collected.seen, *collected.stale]
+        self.state.environment_steps += sum(len(each.turns) for group in handled for each in group.trajectories)
 
-    def _issue_limit(self, selection: Selection[Group], judged: int) -> int:
-        """Return how many tasks may be issued now: S·B, plus what the batch still needs, minus the open tasks.
+    def _issue_limit(self, selection: Selection[Group], handled: int) -> int:
+        """Return how many tasks may be issued now: S·B, plus the groups that the batch still needs, minus open tasks.
 
-        The ledger would allow more tasks if the filter drops groups. These tasks would be one step too old, because
-        workers would sample them with the weights before the step. `judged`: number of open groups that were offered
-        to the batch or found stale; these groups do not count as open tasks.
+        If the filter drops groups, the ledger would allow more tasks. The groups of these tasks would be one step too
+        old, because workers would sample them with the weights before the step. `handled`: number of open groups that
+        were offered to the batch or are stale; these groups do not count as open tasks.
         """
         size = self.settings.groups_per_step
         wanted = 0 if selection.is_full() else min(size - selection.kept, selection.left)
-        return self.settings.staleness * size + wanted - (len(self.state.ledger.open) - judged)
+        return self.settings.staleness * size + wanted - (len(self.state.ledger.open) - handled)
 
     async def top_up(self, limit: int | None = None) -> None:
-        """Issue as many tasks as the ledger allows, but at most `limit`. Workers run them during the optimiser step."""
+        """Issue as many tasks as the ledger allows, but at most `limit`. Workers play them during the training step."""
         count = self.state.ledger.allowance(self.settings.staleness, self.settings.groups_per_step)
         await self._issue(self.state.ledger.issue(count if limit is None else max(0, min(count, limit))))
 
@@ -247,7 +255,7 @@ class Collector:
         try:
             count = await self.streams.issue([self._task(index) for index in indices])
         except BrokerFull as error:
-            self._note_full(error)
+            self._set_broker_full(error)
             return 0
         if count:  # without a write, nothing is known about the broker's memory
             self.broker_full = False
@@ -267,10 +275,10 @@ class Collector:
         if self.broker_full or min(silence, time.monotonic() - self._last_issue) > self.settings.reissue_after_s:
             if self.free_broker_memory is not None:
                 await self.free_broker_memory()
-            await self._take_pending()
+            await self._receive_pending()
             await self._issue_again()
 
-    def _note_full(self, error: BrokerFull) -> None:
+    def _set_broker_full(self, error: BrokerFull) -> None:
         if not self.broker_full:
             self.log.warning("broker_full", reason=str(error))
         self.broker_full = True
@@ -283,8 +291,8 @@ class Collector:
             self.log.info("issued_again", outstanding=len(indices), lost=count)
         self._last_issue = time.monotonic()
 
-    async def _take_pending(self, *, after_restart: bool = False) -> None:
-        """Receive the entries that were delivered to any consumer, but not acknowledged."""
+    async def _receive_pending(self, *, after_restart: bool = False) -> None:
+        """Receive again the entries that were delivered to any consumer, but not acknowledged."""
         await self._receive_all(await self.streams.collect_pending(consumer=CONSUMER), after_restart=after_restart)
 
     async def _receive_all(self, entries: list[GroupEntry], *, after_restart: bool = False) -> None:
@@ -327,7 +335,7 @@ class Collector:
             try:
                 await self.streams.condemn(entry, reason)
             except BrokerFull as error:
-                return self._note_full(error)  # the entry stays pending and is delivered again
+                return self._set_broker_full(error)  # the entry stays pending and is delivered again
             self.broker_full = False
         self.consumed[group.id] = entry.stream_id
         if reason is not None:
@@ -360,7 +368,8 @@ class Collector:
     def _count_unusable(self, reason: str, expected: int = 0, *, permanent: bool = False) -> None:
         """Add 1 to the number of consecutive unusable groups. The limit is `max_unusable_in_a_row` plus `expected`.
 
-        `permanent`: after a restart the groups would also be unusable.
+        `expected`: the number of unusable groups that can occur without an error. `permanent`: after a restart the
+        groups would also be unusable.
 
         Raises:
             RunError: the limit is reached.

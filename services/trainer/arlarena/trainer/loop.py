@@ -4,7 +4,7 @@ The order within a step makes crashes harmless:
 
 1. The record of a step is written before the checkpoint of that step.
 2. An entry of the stream is acknowledged only after a durable checkpoint contains the outcome of its group.
-3. Weights are durable before the new policy samples a token.
+3. The version directory is complete before a policy server uses the new weights.
 
 An update is applied only if its loss and gradient are finite. Weights are written and pushed only if they are finite.
 """
@@ -33,10 +33,10 @@ from arlarena.trainer.learning.optimizer import lr_multiplier
 from arlarena.trainer.metrics.behaviour import action_flows
 from arlarena.trainer.metrics.diagnostics import (
     MetricsFile,
-    episode_figures,
+    episode_metrics,
     not_finite,
-    selection_figures,
-    training_figures,
+    selection_metrics,
+    training_metrics,
 )
 from arlarena.trainer.metrics.progress import Progress
 from arlarena.trainer.metrics.tensorboard import TensorBoardWriter
@@ -79,7 +79,7 @@ class Trainer:
     uniform_steps: int = 0  # consecutive steps of this process in which all members of each group have equal returns
 
     async def train(self, *, resumed: bool) -> None:
-        """Train until `steps` or a limit of time or experience is reached. Write the reason to training.json.
+        """Train until `steps`, `max_minutes` or `max_environment_steps` is reached. Write the reason to training.json.
 
         After an error or a signal, save a checkpoint and raise the error again. If the lease is lost, write nothing and
         raise `LeaseLost`, because the error may be a consequence: the other trainer removes old files of the run.
@@ -108,27 +108,27 @@ class Trainer:
             started = time.monotonic()
             collected = await self.collector.batch()
             self.progress.report_current(self.state.step + 1, "learning", groups=len(collected.selected.batch))
-            groups, figures, skipped = self.learn(collected, version)
-            self.collector.settle(collected, skipped)
+            groups, metrics, skipped_groups = self.learn(collected, version)
+            self.collector.settle(collected, skipped_groups)
             self.state.step += 1
             now = time.monotonic()
             self.state.seconds += now - started
             # The record precedes the checkpoint. A resumed run removes the records after its checkpoint, so each step
             # has exactly one record.
-            self.record(collected, groups, figures, now - recorded)
+            self.record(collected, groups, metrics, now - recorded)
             recorded = now
-            self._check_skipped_steps(figures, skipped)
+            self._check_skipped_steps(metrics, skipped_groups)
             version = await self.publish()
         self.board.close()
         self.publisher.close()
         self.log.info("trained", steps=self.state.step, **self.state.ledger.counts())
 
     def done(self) -> float:
-        """Return the completed share of the run: the largest of the used shares of steps, time and experience."""
+        """Return the completed share of the run: the maximum of `limits` and the share of steps taken."""
         return max(self.state.step / self.settings.steps, *self.limits().values(), 0.0)
 
     def limits(self) -> dict[str, float]:
-        """Return the used share of each configured limit (of time or experience), by the name of the setting."""
+        """Return the used share of `max_minutes` and of `max_environment_steps`, if they are set."""
         settings, state, shares = self.settings, self.state, dict[str, float]()
         if settings.max_minutes is not None:
             shares["max_minutes"] = state.seconds / (60 * settings.max_minutes)
@@ -157,8 +157,9 @@ class Trainer:
     ) -> tuple[list[ScoredGroup], dict[str, float], frozenset[str]]:
         """Score the batch, split it into minibatches, and take one optimiser step on each minibatch.
 
-        Returns the scored groups, the figures of the step, and the ids of the groups whose update was not applied. If
-        an advantage is not finite, no step is taken: the first two results are empty, and the ids are of all groups.
+        Returns the scored groups, the metrics of this training step, and the ids of the groups whose update was not
+        applied. If an advantage is not finite, no optimiser step is taken. The first two results are then empty, and
+        the third contains the ids of all groups.
         """
         settings, step = self.settings, self.state.step
         try:
@@ -166,25 +167,26 @@ class Trainer:
         except NotFinite as error:
             self.log.error("step_skipped", step=step + 1, reason=str(error))
             return [], {}, frozenset(group.id for group in collected.selected.batch)
-        dealt = minibatches(groups, settings.minibatch_groups, seed=self.seed * 1_000_003 + step)
+        divided = minibatches(groups, settings.minibatch_groups, seed=self.seed * 1_000_003 + step)
         growing, digest = settings.rows == "episodes", version.version.digest
-        parts = [(part, training_samples(part, digest, settings.advantage_scale, growing=growing)) for part in dealt]
+        parts = [(part, training_samples(part, digest, settings.advantage_scale, growing=growing)) for part in divided]
         parts = [(part, rows) for part, rows in parts if rows]
         share = lr_multiplier(step, settings.lr_warmup_steps, self.done(), settings.min_lr_ratio)
-        figures = {"rows": float(sum(len(rows) for _, rows in parts))}
+        metrics = {"rows": float(sum(len(rows) for _, rows in parts))}
         self.version = None
-        figures |= self.learner.update([rows for _, rows in parts], settings.lr * share)
-        skipped = [scored.group.id for number in self.learner.skipped for scored in parts[number][0]]
-        if skipped:
+        metrics |= self.learner.update([rows for _, rows in parts], settings.lr * share)
+        skipped_groups = [scored.group.id for number in self.learner.skipped_minibatches for scored in parts[number][0]]
+        if skipped_groups:
             reason = "loss or gradient is not finite"
-            self.log.error("updates_skipped", step=step + 1, updates=figures["updates_skipped"], reason=reason,
-                           groups=sorted(skipped))  # fmt: skip
-        return groups, figures, frozenset(skipped)
+            self.log.error("updates_skipped", step=step + 1, updates=metrics["updates_skipped"], reason=reason,
+                           groups=sorted(skipped_groups))  # fmt: skip
+        return groups, metrics, frozenset(skipped_groups)
 
     def score(self, collected: Collected) -> list[ScoredGroup]:
         """Compute advantages over complete groups.
 
-        Members that are stale or have a turn without an action count in the statistics, but are marked as not usable.
+        Members that are stale or have a turn without an action are marked as not usable. Their rewards still count in
+        the mean and standard deviation of their group.
 
         Raises:
             NotFinite: an advantage is not finite.
@@ -201,30 +203,32 @@ class Trainer:
             growing=settings.rows == "episodes",
         )
 
-    def _check_skipped_steps(self, figures: dict[str, float], skipped: frozenset[str]) -> None:
-        """Count consecutive steps whose updates were all skipped. A step without updates does not change the count.
+    def _check_skipped_steps(self, metrics: dict[str, float], skipped_groups: frozenset[str]) -> None:
+        """Count consecutive steps whose updates were all skipped.
+
+        A step that had no rows to train on, and therefore no update, does not change the count.
 
         Raises:
             RunError: the count has reached `max_skipped_steps`.
         """
-        if figures.get("updates_applied"):
+        if metrics.get("updates_applied"):
             self.state.skipped_steps = 0
-        elif skipped:
+        elif skipped_groups:
             self.state.skipped_steps += 1
         if self.state.skipped_steps >= self.settings.max_skipped_steps:
             raise RunError(
                 f"{counted(self.state.skipped_steps, 'step')} in a row without a finite loss and gradient; groups of "
-                f"the last step: {', '.join(sorted(skipped))}. Lower [trainer] lr or gradient_clip, or examine "
+                f"the last step: {', '.join(sorted(skipped_groups))}. Lower [trainer] lr or gradient_clip, or examine "
                 f"recorded groups with `arlarena replay`",
                 permanent=True,
             )
 
     async def publish(self) -> Version:
-        """Write the current weights, save a checkpoint, push the weights, and issue new tasks.
+        """Write the current weights, save a checkpoint if one is due, push the weights, and issue new tasks.
 
-        The checkpoint acknowledges entries of the stream. New tasks are issued afterwards, because the broker may be
-        full. New tasks are issued after the push, because a group that starts before the push is one step older. At the
-        end of the run no tasks are issued, and open tasks are withdrawn.
+        New tasks are issued last, for two reasons. First, the broker may be full, and acknowledging entries after the
+        checkpoint frees its memory. Second, a group that starts before the push would be one step older. At the end of
+        the run no tasks are issued, and open tasks are withdrawn.
         """
         self.lease.check()
         weights = self._finite_weights()
@@ -259,14 +263,14 @@ class Trainer:
         await self.collector.acknowledge()
 
     async def free_broker_memory(self) -> None:
-        """Save an early checkpoint if entries of the stream can only be acknowledged after a checkpoint."""
+        """Save an early checkpoint if it allows entries of the stream to be acknowledged."""
         if any(group in self.state.ledger.lineage for group in self.collector.consumed):
             await self.save()
 
     async def _save_before_end(self) -> None:
         """Save the steps since the last checkpoint.
 
-        An error is only logged and does not replace the run's own error, except `LeaseLost`.
+        Errors other than `LeaseLost` are only logged, so that the first error is reported.
         """
         try:
             await self.save()
@@ -299,57 +303,59 @@ class Trainer:
     def record(
         self, collected: Collected, groups: list[ScoredGroup], learning: dict[str, float], seconds: float
     ) -> None:
-        """Write the figures of the step. Every `record_groups_every` steps, write the groups of the batch as well.
+        """Write the metrics of the step. Every `record_groups_every` steps, also write the groups of the batch.
 
-        `learning`: the figures that `learn` returned. `seconds`: time since the last record.
+        `learning`: the metrics that `learn` returned. `seconds`: time since the last record.
         """
         self.lease.check()
         step, selected = self.state.step, collected.selected
-        figures = episode_figures(collected.seen) | training_figures(groups, self.staleness_policy(step - 1)) | learning
-        figures |= selection_figures(selected) | {
+        metrics = episode_metrics(collected.seen) | training_metrics(groups, self.staleness_policy(step - 1)) | learning
+        metrics |= selection_metrics(selected) | {
             "groups_stale": len(collected.stale),
             "seconds": seconds,
             "collect_seconds": collected.seconds,
-            "tokens_per_s": figures["tokens"] / seconds,
+            "tokens_per_s": metrics["tokens"] / seconds,
         }
-        if "grad_norm" in figures:
-            self.zero_gradients = self.zero_gradients + 1 if figures["grad_norm"] == 0 else 0
-            figures["zero_gradient_steps"] = float(self.zero_gradients)
+        if "grad_norm" in metrics:
+            self.zero_gradients = self.zero_gradients + 1 if metrics["grad_norm"] == 0 else 0
+            metrics["zero_gradient_steps"] = float(self.zero_gradients)
         differ = any(mixed_return(returns(group), None) for group in selected.batch)
         self.uniform_steps = 0 if differ else self.uniform_steps + 1
         if self.pushed is not None:  # the push before this step
-            figures |= {"push_seconds": self.pushed.seconds, "push_bytes": self.pushed.sent}
-            figures["probe_difference"] = self.pushed.difference
+            metrics |= {"push_seconds": self.pushed.seconds, "push_bytes": self.pushed.sent}
+            metrics["probe_difference"] = self.pushed.difference
         totals = {f"total_{name}": count for name, count in self.state.ledger.counts().items()}
         progress = {"environment_steps": self.state.environment_steps, "run_seconds": self.state.seconds}
-        self.metrics.append({"step": step} | progress | figures | totals)
+        self.metrics.append({"step": step} | progress | metrics | totals)
         self.flows.append({"step": step} | action_flows(collected.seen))
-        self.board.add(progress | figures | totals, step)
+        self.board.add(progress | metrics | totals, step)
         self.progress.report(
-            step, limits=self.limits(), success=figures["success_rate"], tokens_per_s=figures["tokens_per_s"]
+            step, limits=self.limits(), success=metrics["success_rate"], tokens_per_s=metrics["tokens_per_s"]
         )
-        self.log_warnings(step, figures)
+        self.log_warnings(step, metrics)
         if self.settings.record_groups_every and step % self.settings.record_groups_every == 0:
             folder = self.run / "groups"
             folder.mkdir(exist_ok=True)
             write_groups(folder / f"step-{step:06d}.msgpack", selected.batch)
 
-    def log_warnings(self, step: int, figures: dict[str, float]) -> None:
-        """Log a warning for each of these problems: figures that are not finite, a mismatch of sampler and trainer,
-        gradients that stay exactly 0, and groups whose members all have the same return.
+    def log_warnings(self, step: int, metrics: dict[str, float]) -> None:
+        """Log a warning for each of these problems.
+
+        The problems are: metrics that are not finite, a mismatch between sampler and trainer, gradients that stay
+        exactly 0, and groups whose members all have the same return.
         """
-        if odd := not_finite(figures):
-            self.log.warning("not_finite", step=step, figures=odd)
-        gap = figures.get("mismatch_k3", 0.0)
-        if not gap <= self.settings.mismatch_alarm:  # also true for NaN
-            self.log.warning("mismatch", step=step, mean_k3=gap, max=figures.get("mismatch_max"))
+        if names := not_finite(metrics):
+            self.log.warning("not_finite", step=step, figures=names)
+        mean_k3 = metrics.get("mismatch_k3", 0.0)
+        if not mean_k3 <= self.settings.mismatch_alarm:  # also true for NaN
+            self.log.warning("mismatch", step=step, mean_k3=mean_k3, max=metrics.get("mismatch_max"))
         alarm = self.settings.zero_gradient_alarm
         if alarm and self.zero_gradients and self.zero_gradients % alarm == 0:
             self.log.warning(
                 "zero_gradient",
                 step=step,
                 steps=self.zero_gradients,
-                reason=zero_gradient_reason(figures, self.settings),
+                reason=zero_gradient_reason(metrics, self.settings),
             )
         elif alarm and self.uniform_steps and self.uniform_steps % alarm == 0:
             self.log.warning("uniform_groups", step=step, steps=self.uniform_steps, reason=UNIFORM)
@@ -360,26 +366,26 @@ class Trainer:
 
 
 UNIFORM = (
-    "in every group all members have the same return, so outcomes give no advantage; only the time of rewards, "
-    "penalties, KL and entropy change the policy: change the tasks, start from a better policy, raise group_size or "
-    "[trainer] temperature"
+    "in every group all members have the same return, so returns give no training signal; only penalties, the times of "
+    "rewards, the KL term and the entropy bonus can change the policy: change the tasks, start from a better policy, "
+    "or raise group_size or [trainer] temperature"
 )
 
 
-def zero_gradient_reason(figures: Mapping[str, float], settings: TrainerSettings) -> str:
-    """Return the likely reasons for a gradient of 0, from the figures of the step, and the settings that help."""
+def zero_gradient_reason(metrics: Mapping[str, float], settings: TrainerSettings) -> str:
+    """Return the likely reasons for a gradient of 0, from the metrics of the step, and the settings that help."""
     reasons = []
-    if not figures.get("rows"):
+    if not metrics.get("rows"):
         reasons.append("the step had no rows to train on: see groups_filtered, groups_stale and no_action_share")
-    if (uniform := figures.get("solve_all", 0.0) + figures.get("solve_none", 0.0)) > 0:
+    if (uniform := metrics.get("solve_all", 0.0) + metrics.get("solve_none", 0.0)) > 0:
         reasons.append(
-            f"{uniform:.0%} of the groups were uniform (all members solved the task, or none): change the tasks, start "
-            f"from a better policy, raise group_size = {settings.group_size} or [trainer] temperature"
+            f"in {uniform:.0%} of the groups all members solved the task, or none did: change the tasks, start from a "
+            f"better policy, or raise group_size = {settings.group_size} or [trainer] temperature"
         )
-    if not figures.get("advantage_abs"):
+    if not metrics.get("advantage_abs"):
         reasons.append(f"every advantage was 0: see the advantage, filter and backfill of recipe = {settings.recipe!r}")
     if not settings.advantage_scale:
         reasons.append("advantage_scale = 0 turns the advantages off")
-    if not figures.get("learning_rate", 1.0):
+    if not metrics.get("learning_rate", 1.0):
         reasons.append("the learning rate is also 0: see lr and min_lr_ratio")
     return "the policy does not learn; " + ("; ".join(reasons) or "examine recorded groups with `arlarena replay`")

@@ -1,6 +1,6 @@
-"""Writes the output folder of a command atomically, and never overwrites files of others.
+"""Writes the output folder of a command atomically, and never overwrites files of other programs.
 
-    with whole_folder(Path("policy"), {"kind": "tiny"}) as folder:
+    with atomic_folder(Path("policy"), {"kind": "tiny"}) as folder:
         model.save_pretrained(folder)
 
 The folder contains `arlarena.json`, which lists the files that the command wrote. An existing folder is replaced only
@@ -62,7 +62,7 @@ def _unknown_entries(folder: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def whole_folder(out: Path, record: Mapping[str, Any]) -> Iterator[Path]:
+def atomic_folder(out: Path, record: Mapping[str, Any]) -> Iterator[Path]:
     """Create a temporary folder in the parent of `out`, and yield the folder.
 
     At the end of the block, write `record` to its `arlarena.json`, and rename the folder to `out`. After an exception,

@@ -15,15 +15,15 @@ class TinyPolicy(Table):
 
     hidden: PositiveInt = Field(default=128, description="width of the layers")
     layers: PositiveInt = Field(default=4, description="number of layers")
-    heads: PositiveInt = Field(default=4, description="attention heads")
+    heads: PositiveInt = Field(default=4, description="number of attention heads")
     kv_heads: PositiveInt = Field(default=2, description="key and value heads; must divide heads")
     head_dim: PositiveInt = Field(default=32, description="width of a head; must be even")
-    ffn: PositiveInt = Field(default=512, description="width of the feed-forward part")
-    max_positions: PositiveInt = Field(default=512, description="maximum of prompt and response together, in tokens")
+    ffn: PositiveInt = Field(default=512, description="width of the feed-forward layer")
+    max_positions: PositiveInt = Field(default=512, description="maximum tokens of prompt and response together")
     words: tuple[str, ...] = Field(
         default=(),
-        description="words that become one token each, instead of the environment's vocabulary; its reply tags are "
-        "tokens in any case",
+        description="words that become one token each, instead of the environment's vocabulary; the reply tags of the "
+        "environment are always tokens",
     )
     init_std: PositiveFloat = Field(default=0.08, description="standard deviation of the initial weights")
 
@@ -32,8 +32,8 @@ class TinyPolicy(Table):
     def _removed(cls, values: Any) -> Any:
         if isinstance(values, dict) and "room_width" in values:
             raise ValueError(
-                "room_width was removed: the environment lists the texts that become one token each, for the size of "
-                "its rooms ([environment.options] size); leave room_width out"
+                "room_width was removed: the environment now lists the texts that become one token each; leave "
+                "room_width out"
             )
         return values
 

@@ -14,7 +14,7 @@ from arlarena.proto.shared_settings import ConsoleKeys, EvaluationKeys, Gpus, In
 from arlarena.proto.text.wording import counted
 from arlarena.proto.versions.hub import local_model, missing_files
 from arlarena.trainer.policy_settings import PolicySettings
-from arlarena.trainer.settings import CloneSettings, TrainerSettings, chosen_recipe
+from arlarena.trainer.settings import CloneSettings, TrainerSettings, load_recipe
 
 # The largest length of prompt and response together, in tokens, if `[inference] max_model_len` is not set. The policy
 # server has the same default.
@@ -25,12 +25,12 @@ Result = TypeVar("Result")
 
 
 def check_file(path: Path, *, machine: bool = False) -> None:
-    """Check all tables of the configuration file that the trainer reads, and the recipe.
+    """Check the recipe, and all tables of the configuration file that the trainer reads.
 
     `machine`: also check that the policy's files and the configured GPUs exist on this machine.
 
     Raises:
-        ConfigError: lists all errors, one on each line.
+        ConfigError: a check failed. The message lists all errors, one per line.
     """
     errors = _ErrorCollector()
     errors.run(lambda: load_table(path, "run", RunSettings))
@@ -38,7 +38,7 @@ def check_file(path: Path, *, machine: bool = False) -> None:
     settings = errors.run(lambda: load_table(path, "trainer", TrainerSettings))
     cloning = errors.run(lambda: load_table(path, "clone", CloneSettings))
     if settings is not None:
-        errors.run(lambda: chosen_recipe(settings, f"{path}: "))
+        errors.run(lambda: load_recipe(settings, f"{path}: "))
         errors.run(settings.torch_device)
         if machine:
             errors.run(lambda: check_transport(settings))
@@ -103,7 +103,7 @@ def check_gpus(gpus: Gpus) -> None:
     """Check that the GPUs of `[console.gpus]` exist.
 
     Raises:
-        ConfigError: torch sees fewer GPUs.
+        ConfigError: torch does not see one of these GPUs.
     """
     import torch
 
@@ -132,7 +132,7 @@ def _check_policy(path: Path, policy: PolicySettings, settings: TrainerSettings 
     served = load_part(path, "inference", InferenceKeys, "max_model_len").max_model_len
     evaluated = load_part(path, "evaluation", EvaluationKeys, "max_tokens")
     errors = _ErrorCollector()
-    # Only lengths in the configuration file are checked, because defaults adapt to the context.
+    # Only lengths that the configuration file sets are checked, because default lengths adapt to the context.
     if settings is not None and "max_response_tokens" in settings.model_fields_set:
         key, tokens = f"{path}: [trainer] max_response_tokens", settings.max_response_tokens
         errors.run(partial(check_length, key, tokens, positions, served))

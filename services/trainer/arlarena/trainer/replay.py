@@ -1,8 +1,8 @@
-"""Computes the step of any method on recorded groups: `arlarena replay GROUPS --model DIR --recipe sampo`.
+"""Computes one training step of a method on recorded groups: `arlarena replay GROUPS --model DIR --recipe sampo`.
 
-The forward and backward pass of one step are computed, but the weights do not change. As in a run, the batch has the
-groups that the method's filter keeps. If the method has back-fill, the batch also has the other groups. The figures
-have the names of metrics.jsonl. Several methods can therefore be compared on the same groups.
+The forward and backward pass of the step are computed, but the weights do not change. Several methods can be compared
+on the same groups. As in a run, the batch has the groups that the method's filter keeps. If the method has back-fill,
+the batch also has the other groups. The metrics have the names of metrics.jsonl.
 
 Three kinds of records are left out and reported: groups that a run would refuse, demonstrations (which no policy
 sampled) and unreadable records.
@@ -22,7 +22,7 @@ from arlarena.trainer.batching.scoring import NotFinite, ScoredGroup, returns, s
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.batching.validation import refusal_reason
 from arlarena.trainer.learning.learner import Learner
-from arlarena.trainer.metrics.diagnostics import episode_figures, finite_or_null, selection_figures
+from arlarena.trainer.metrics.diagnostics import episode_metrics, finite_or_null, selection_metrics
 from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.objectives import Recipe
 from arlarena.trainer.objectives.cell_diagnostics import CELLS
@@ -47,17 +47,17 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """The result of one method. `figures` have the names of metrics.jsonl. `refused`: the groups that are left out."""
+    """The result of one method. `metrics` have the names of metrics.jsonl. `refused`: the groups that are left out."""
 
     recipe: str
-    figures: dict[str, float]
+    metrics: dict[str, float]
     refused: tuple[Refusal, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the content for JSON: the recipe's name, the figures and the list `refused`."""
+        """Return the content for JSON: the recipe's name, the metrics and the list `refused`."""
         return (
             {"recipe": self.recipe}
-            | finite_or_null(self.figures)
+            | finite_or_null(self.metrics)
             | {"refused": [asdict(each) for each in self.refused]}
         )
 
@@ -98,7 +98,7 @@ def _records(data: bytes) -> Iterator[Group | Refusal]:
 
 
 def replay(groups: Sequence[Group | Refusal], model: str, recipe: Recipe, settings: TrainerSettings) -> ReplayResult:
-    """Compute the figures of one step of `recipe` on `groups` with the policy `model`.
+    """Compute the metrics of one step of `recipe` on `groups` with the policy `model`.
 
     `model` is also the reference policy. The sampler's log-probs are those recorded in the groups. No member counts as
     stale. `validation.py` decides which groups are refused.
@@ -118,17 +118,17 @@ def replay(groups: Sequence[Group | Refusal], model: str, recipe: Recipe, settin
     selected = selection.close()
     digests = {span.version.digest for g in admitted for t in g.trajectories for turn in t.turns for span in turn.spans}
     try:
-        scored = _scored(selected.batch, StalenessPolicy(0, 0, dict.fromkeys(digests, 0)), learner)
+        scored = _score(selected.batch, StalenessPolicy(0, 0, dict.fromkeys(digests, 0)), learner)
     except NotFinite as error:
         raise ConfigError(f"{recipe.name} with policy {model}: {error}") from error
     current = next(iter(digests)) if len(digests) == 1 else ""
     rows = training_samples(scored, current, settings.advantage_scale, growing=settings.rows == "episodes")
     counts = {"groups": len(groups), "groups_refused": len(refused), "rows": len(rows)}
-    figures = {name: float(count) for name, count in (counts | selection_figures(selected)).items()}
-    figures["no_action_share"] = episode_figures(selected.batch)["no_action_share"]
+    metrics = {name: float(count) for name, count in (counts | selection_metrics(selected)).items()}
+    metrics["no_action_share"] = episode_metrics(selected.batch)["no_action_share"]
     # With a rate of 0, neither the gradient nor the weight decay changes the weights.
-    figures |= learner.update([rows] if rows else [], rate=0.0)
-    return ReplayResult(recipe.name, figures, tuple(refused))
+    metrics |= learner.update([rows] if rows else [], rate=0.0)
+    return ReplayResult(recipe.name, metrics, tuple(refused))
 
 
 def _admit(groups: Sequence[Group | Refusal], recipe: Recipe, vocabulary: int) -> tuple[list[Group], list[Refusal]]:
@@ -151,7 +151,7 @@ def _demonstrator(group: Group) -> str:
     return {"expert": "the environment's expert", "chat": f"the model {version.digest!r}"}.get(version.incarnation, "")
 
 
-def _scored(groups: Sequence[Group], staleness_policy: StalenessPolicy, learner: Learner) -> list[ScoredGroup]:
+def _score(groups: Sequence[Group], staleness_policy: StalenessPolicy, learner: Learner) -> list[ScoredGroup]:
     settings = learner.settings
     return score(
         learner.recipe,
@@ -166,18 +166,18 @@ def _scored(groups: Sequence[Group], staleness_policy: StalenessPolicy, learner:
 
 
 def table(results: Sequence[ReplayResult]) -> str:
-    """Return a table of the figures with one column for each method, including the shares of KL by cell.
+    """Return a table of the metrics with one column for each method, including the shares of KL by cell.
 
     The refused groups follow. If only some methods refused a group, its line lists these methods.
     """
-    names = [name for name in SHOWN if any(name in result.figures for result in results)]
+    names = [name for name in SHOWN if any(name in result.metrics for result in results)]
     cell_names = [f"kl_share/{cell}" for cell in CELLS]
-    names += [name for name in cell_names if any(name in result.figures for result in results)]
+    names += [name for name in cell_names if any(name in result.metrics for result in results)]
     width = max(map(len, names))
     columns = [max(12, len(result.recipe)) for result in results]
     lines = [" " * width + "".join(f"  {each.recipe:>{size}}" for each, size in zip(results, columns, strict=True))]
     for name in names:
-        cells = [f"{each.figures[name]:.6g}" if name in each.figures else "-" for each in results]
+        cells = [f"{each.metrics[name]:.6g}" if name in each.metrics else "-" for each in results]
         lines.append(
             f"{name:<{width}}" + "".join(f"  {cell:>{size}}" for cell, size in zip(cells, columns, strict=True))
         )

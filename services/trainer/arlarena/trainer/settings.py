@@ -1,4 +1,4 @@
-"""The settings of the trainer. No other file of this service reads environment variables.
+"""The settings of the trainer, from the configuration file and from environment variables.
 
 python -m arlarena.trainer.settings run.toml       checks the tables of this service and prints "ok"; with
                                                    --machine it also checks the policy's files and the GPUs
@@ -38,24 +38,26 @@ class CloneSettings(CloneKeys):
 
     lr: PositiveFloat = Field(3e-3, description="peak learning rate of AdamW")
     weight_decay: NonNegativeFloat = Field(0.01, description="weight decay of AdamW")
-    warmup_steps: NonNegativeInt = Field(20, description="optimiser steps over which the rate rises to lr")
-    min_lr_ratio: float = Field(0.05, ge=0, le=1, description="the rate falls linearly to this share of lr at the end")
-    batch_rows: PositiveInt = Field(96, description="rows (turns) of one optimiser step")
+    warmup_steps: NonNegativeInt = Field(20, description="optimiser steps until the learning rate reaches lr")
+    min_lr_ratio: float = Field(
+        0.05, ge=0, le=1, description="share of lr to which the learning rate falls linearly until the last step"
+    )
+    batch_rows: PositiveInt = Field(96, description="number of rows (turns) in one optimiser step")
     max_epochs: PositiveInt = Field(1, description="maximum number of passes over the demonstrations")
-    patience: PositiveInt = Field(3, description="validations without improvement before cloning stops")
+    patience: PositiveInt = Field(3, description="consecutive validations without improvement before cloning stops")
     min_improvement: NonNegativeFloat = Field(
         1e-3, description="decrease of the validation loss that counts as improvement, in nats per token"
     )
     min_validation_steps: PositiveInt = Field(20, description="minimum number of optimiser steps between validations")
     gradient_clip: PositiveFloat = Field(1.0, description="maximum gradient norm; larger gradients are scaled down")
     min_score: float = Field(
-        0.9, lt=1, description="train only on episodes with a score above this; the maximum score is 1"
+        0.9, lt=1, description="train only on episodes with a score above this value; the maximum score is 1"
     )
     device: Device = Field("auto", description="cuda, cpu, or auto: a GPU if there is one")
     threads: PositiveInt | None = Field(None, description="torch threads; default: OMP_NUM_THREADS, else 1")
 
     def torch_device(self) -> str:
-        """The device to compute on, see `device_of`."""
+        """Return the device to compute on, see `device_of`."""
         return device_of(self.device, "clone")
 
 
@@ -70,113 +72,130 @@ class TrainerSettings(TrainerKeys):
         "void_turns": "no_action_turns",
     }
 
-    recipe_overrides: dict[str, Any] = Field(default_factory=dict, description="choices of the method to change")
+    recipe_overrides: dict[str, Any] = Field(
+        default_factory=dict, description="choices and hyperparameters of the recipe to change"
+    )
     policy_anchor: Literal["bypass", "decoupled"] = Field(
         "bypass",
-        description="denominator of the ratios: bypass, the sampler's log-probs; decoupled, π_old computed at the "
-        "start of the step",
+        description="policy in the denominator of the importance ratio: bypass, the sampler's policy; decoupled, the "
+        "trainer's policy at the start of the training step",
     )
     correction: Literal["none", "truncate", "icepop", "geometric"] | None = Field(
-        None, description="how the ratio π_old/μ weighs tokens; default: truncate with decoupled, none with bypass"
+        None,
+        description="weights of tokens in the policy loss, computed from π_old/μ; π_old is the trainer's policy at the "
+        "start of the step, μ the sampler's policy; default: truncate with decoupled, none with bypass",
     )
-    correction_low: float = Field(0.5, ge=0, lt=1, description="lower bound of that ratio (icepop, geometric)")
-    correction_high: float = Field(2.0, gt=1, description="upper bound of that ratio")
+    correction_low: float = Field(0.5, ge=0, lt=1, description="lower bound of π_old/μ (icepop, geometric)")
+    correction_high: float = Field(2.0, gt=1, description="upper bound of π_old/μ")
 
-    steps: PositiveInt = Field(100, description="optimiser steps (batches) of the run")
+    steps: PositiveInt = Field(100, description="training steps of the run; each step trains on one batch")
     max_minutes: PositiveFloat | None = Field(None, description="maximum training time in minutes")
     max_environment_steps: PositiveInt | None = Field(
-        None, description="maximum number of turns played; for comparisons of methods at equal experience"
+        None, description="maximum number of turns in collected groups; for comparisons with equal experience"
     )
-    groups_per_step: PositiveInt = Field(16, description="groups in the batch of one step")
+    groups_per_step: PositiveInt = Field(16, description="number of groups in the batch of one training step")
     minibatch_groups: PositiveInt = Field(
         4,
-        description="groups of one update; a small batch gets fewer updates, not smaller ones",
+        description="groups of one optimiser step; a smaller batch gets fewer optimiser steps of about this size",
     )
-    staleness: NonNegativeInt = Field(1, description="maximum age of a sample, in steps; 0 is synchronous")
-    cold_start_steps: NonNegativeInt = Field(0, description="number of first steps in which the filter drops no group")
+    staleness: NonNegativeInt = Field(1, description="maximum age of a sample, in training steps; 0: synchronous")
+    cold_start_steps: NonNegativeInt = Field(
+        0, description="training steps at the start of the run in which the filter drops no group"
+    )
     rows: Literal["turns", "episodes"] = Field(
-        "turns", description="sequence of one row: a turn, or all turns of an episode whose context only grows"
+        "turns",
+        description="what one row (training sequence) contains: one turn, or consecutive turns with a growing context",
     )
     no_action_turns: Literal["mask", "keep"] = Field(
         "mask",
-        description="episodes with a turn without an action (neither code nor answer): mask includes them in the "
-        "advantages of their group but does not train on them; keep treats them as others",
+        description="treatment of episodes that have a turn without an action (neither code nor answer): mask does not "
+        "train on them, but their rewards count in the advantages of their group; keep trains on them",
     )
     train_index_start: NonNegativeInt = Field(
         1_000_000,
         lt=2**32 - SEED_BLOCKS * SEED_STRIDE,
-        description="endless splits: index of the first training task; cloning uses low indices",
+        description="index of the first training task in an endless split; cloning uses lower indices",
     )
 
-    temperature: float = Field(1.0, ge=0.01, description="temperature of the sampling and of the trainer's log-probs")
+    temperature: float = Field(
+        1.0, ge=0.01, description="sampling temperature; the trainer computes log-probs at the same temperature"
+    )
     max_response_tokens: PositiveInt = Field(512, description="maximum response length of a turn, in tokens")
 
     lr: PositiveFloat = Field(1e-6, description="peak learning rate of AdamW")
-    lr_warmup_steps: NonNegativeInt = Field(0, description="steps over which the rate rises to lr")
+    lr_warmup_steps: NonNegativeInt = Field(0, description="training steps until the learning rate reaches lr")
     min_lr_ratio: float = Field(
-        1.0, ge=0, le=1, description="the rate falls linearly to this share of lr at the end; 1: constant"
+        1.0, ge=0, le=1, description="share of lr to which the learning rate falls linearly until the end; 1: constant"
     )
     betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="betas of AdamW")
     weight_decay: NonNegativeFloat = Field(0.01, description="weight decay of AdamW")
     gradient_clip: PositiveFloat = Field(1.0, description="maximum gradient norm; larger gradients are scaled down")
     kl_coefficient: NonNegativeFloat = Field(
-        0.01, description="weight of the KL divergence from the reference policy; 0: no reference"
+        0.01, description="weight of the KL divergence from the reference policy; 0: no reference policy"
     )
     entropy_coefficient: NonNegativeFloat = Field(0.0, description="weight of the entropy bonus")
     invalid_penalty: NonNegativeFloat = Field(
-        0.1, description="subtracted from the reward of a turn with an invalid action or format"
+        0.1, description="penalty, subtracted from the reward of a turn with an invalid action or format"
     )
     advantage_scale: NonNegativeFloat = Field(
-        1.0, description="factor of the advantages; 0 for a control run without them"
+        1.0, description="factor by which advantages are multiplied; 0: control run without advantages"
     )
 
     device: Device = Field("auto", description="cuda, cpu, or auto: a GPU if there is one")
     deterministic: bool = Field(
         True,
-        description="deterministic kernels on a GPU, so that a run resumes bitwise as on a CPU; 2 to 5 % slower",
+        description="deterministic GPU kernels, so that a resumed run is bitwise reproducible; 2 to 5 % slower",
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="compute dtype of the layers; weights stay float32"
     )
     activation_checkpointing: bool = Field(False, description="recompute layers in the backward pass to save memory")
     tokens_per_microbatch: PositiveInt = Field(
-        16_384, description="tokens of one forward pass; bounds memory and does not change the gradient"
+        16_384, description="maximum tokens of one forward pass; limits memory and does not change the gradient"
     )
     logits_chunk_tokens: PositiveInt | None = Field(
-        None, description="tokens whose logits are computed at once; default: 64 MB of logits"
+        None, description="number of tokens whose logits exist at the same time; default: 64 MB of logits"
     )
     threads: PositiveInt | None = Field(None, description="torch threads; default: OMP_NUM_THREADS, else 1")
 
     checkpoint_every: PositiveInt = Field(
-        1, description="steps between checkpoints; groups are acknowledged after a checkpoint covers them"
+        1, description="training steps between checkpoints; a group is acknowledged after a checkpoint has its outcome"
     )
     keep_checkpoints: PositiveInt = Field(3, description="number of newest checkpoints that are kept")
-    record_groups_every: NonNegativeInt = Field(20, description="save every n-th step's groups for replay; 0: never")
+    record_groups_every: NonNegativeInt = Field(
+        20, description="save the groups of every n-th step for `replay`; 0: never"
+    )
 
-    mismatch_alarm: PositiveFloat = Field(0.015, description="warn above this mean k3 between sampler and trainer")
+    mismatch_alarm: PositiveFloat = Field(
+        0.015, description="warn if mismatch_k3 (estimate of the KL of sampler and trainer) is above this"
+    )
     publish_dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="dtype of the served weights; bfloat16 needs a larger probe_tolerance"
     )
     broadcast_host: str = Field(
         "127.0.0.1", description="nccl, gloo: address at which vLLM's workers reach this trainer"
     )
-    full_push_every: PositiveInt = Field(20, description="http: upload complete files every n-th version, else deltas")
-    probe_tolerance: PositiveFloat = Field(1e-3, description="largest permitted |Δ log-prob| of served weights")
+    full_push_every: PositiveInt = Field(
+        20, description="http: every n-th version is uploaded completely, others as deltas"
+    )
+    probe_tolerance: PositiveFloat = Field(
+        1e-3, description="maximum difference between log-probs of server and trainer after a push"
+    )
     request_timeout_s: PositiveFloat = Field(60.0, description="timeout of a request to Redis")
     service_wait_s: PositiveFloat = Field(180.0, description="how long to wait for the environment server to start")
     push_retry_timeout_s: PositiveFloat = Field(180.0, description="how long a failed push is retried")
     reissue_after_s: PositiveFloat = Field(20.0, description="time without groups before open tasks are issued again")
     max_unusable_in_a_row: PositiveInt = Field(
-        32, description="consecutive unusable groups (dead letters, invalid messages, no turn) before the run ends"
+        32, description="number of consecutive unusable groups (dead letters, invalid, no turn) that ends the run"
     )
     max_skipped_steps: PositiveInt = Field(
-        3, description="consecutive steps without a finite update before the run ends"
+        3, description="number of consecutive steps without a finite update that ends the run"
     )
     zero_gradient_alarm: NonNegativeInt = Field(
         5, description="consecutive steps with a gradient of exactly 0 before a warning; 0: never"
     )
     lease_ttl_s: PositiveFloat = Field(
-        15.0, description="how long a trainer on another machine owns the run after its last heartbeat"
+        15.0, description="time after the last heartbeat of a trainer on another machine until its lease expires"
     )
 
     @model_validator(mode="after")
@@ -194,18 +213,18 @@ class TrainerSettings(TrainerKeys):
         return self
 
     def warnings(self) -> list[str]:
-        """Return warnings about settings without effect. These are not errors: a short run may test a longer one."""
+        """Return warnings about settings without effect. They are not errors, because a run may be a short test."""
         texts = []
         if self.lr_warmup_steps > self.steps:
-            texts.append(f"lr_warmup_steps = {self.lr_warmup_steps} is above steps = {self.steps}: the rate never "
-                         f"reaches lr")  # fmt: skip
+            texts.append(f"lr_warmup_steps = {self.lr_warmup_steps} is above steps = {self.steps}: the "
+                         f"learning rate never reaches lr")  # fmt: skip
         if self.steps <= self.cold_start_steps:
             texts.append(f"cold_start_steps = {self.cold_start_steps} covers all steps = {self.steps}: the filter of "
                          f"the recipe has no effect")  # fmt: skip
         return texts
 
     def torch_device(self) -> str:
-        """The device to compute on, see `device_of`."""
+        """Return the device to compute on, see `device_of`."""
         return device_of(self.device, "trainer")
 
     @property
@@ -231,7 +250,7 @@ def device_of(chosen: str, table: str) -> str:
     if number >= gpus:
         raise ConfigError(
             f'[{table}] device = "{chosen}" means GPU {number}, but torch sees {gpus} GPUs; '
-            'use "cpu", or at most as many ranks as GPUs'
+            'use "cpu", or start at most one rank per GPU'
         )
     return f"cuda:{number}"
 
@@ -246,8 +265,8 @@ def updates_of(groups: int, minibatch_groups: int) -> int:
     return max(1, round(groups / minibatch_groups))
 
 
-def chosen_recipe(settings: TrainerSettings, where: str = "") -> tuple[Recipe, tuple[str, ...]]:
-    """Return the method, and warnings about choices with little effect. `where`: the start of error messages.
+def load_recipe(settings: TrainerSettings, error_prefix: str = "") -> tuple[Recipe, tuple[str, ...]]:
+    """Load the plugins and check the recipe. Returns the recipe, and warnings about choices with little effect.
 
     Raises:
         ConfigError: a plugin cannot be loaded, the method or a choice is unknown, or a choice has no effect.
@@ -264,12 +283,12 @@ def chosen_recipe(settings: TrainerSettings, where: str = "") -> tuple[Recipe, t
         )
         if settings.policy_anchor == "bypass" and settings.correction not in (None, "none"):
             raise RecipeError(
-                f"correction = {settings.correction!r} has no effect with policy_anchor = 'bypass', whose ratios have "
-                f"no π_old; use policy_anchor = 'decoupled'"
+                f"correction = {settings.correction!r} has no effect with policy_anchor = 'bypass', because π_old is "
+                f"then the sampler's policy; use policy_anchor = 'decoupled'"
             )
         return method, (*check(method, context), *settings.warnings())
     except RecipeError as error:
-        raise ConfigError(f"{where}[trainer] {error}") from error
+        raise ConfigError(f"{error_prefix}[trainer] {error}") from error
 
 
 def chosen_seed(given: int | None, config: Path | None) -> int:

@@ -68,7 +68,7 @@ def test_a_valid_group_is_accepted(group, name):
         ({"new_prompt_ids": b"\1\0\0"}, "token ids, log-probs and loss mask are of different lengths"),
         ({"reward": NAN}, "its reward is nan"),
         ({"reward": -INF}, "its reward is -inf"),
-        ({"state_key": ""}, "its state_key is empty, but the method compares states by it; choose another anchor"),
+        ({"state_key": ""}, "its state_key is empty, but the method compares turns by this key; choose another anchor"),
     ],
 )
 def test_an_invalid_turn_is_named_with_the_reason(group, fields, reason):
@@ -321,7 +321,7 @@ def assert_harmless(learner, method, groups, growing, what):
     assert all(map(math.isfinite, values)), what
     rows = training_samples(scored, "now", growing=growing)
     figures = learner.update([rows], rate=1e-6)
-    assert learner.skipped == [], what
+    assert learner.skipped_minibatches == [], what
     assert all(map(math.isfinite, figures.values())), (what, figures)
 
 

@@ -9,7 +9,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import PolicyVersion
-from arlarena.trainer.metrics.behaviour import action_flows, behaviour_figures
+from arlarena.trainer.metrics.behaviour import action_flows, behaviour_metrics
 from arlarena.trainer.metrics.tensorboard import TensorBoardWriter
 
 NOW = PolicyVersion("run", 0, "now")
@@ -40,7 +40,7 @@ def played(make_group):
 
 
 def test_shares_of_turns(played):
-    figures = behaviour_figures(played)
+    figures = behaviour_metrics(played)
     assert figures["repeated_actions"] == pytest.approx(1 / 8)
     assert figures["idle_turns"] == pytest.approx(1 / 8)
     assert figures["back_and_forth"] == pytest.approx(2 / 8)
@@ -54,7 +54,7 @@ def test_action_transitions(played):
 
 
 def test_without_turns_all_figures_are_zero():
-    assert set(behaviour_figures([]).values()) == {0.0}
+    assert set(behaviour_metrics([]).values()) == {0.0}
     assert action_flows([]) == {"success": {}, "failure": {}}
 
 

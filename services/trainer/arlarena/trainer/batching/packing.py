@@ -2,8 +2,8 @@
 
 Episodes of a group often visit the same state. Their rows then have the same prompt, or are equal. All prompts of an
 environment also begin with the same instructions. Rows are therefore packed into a forest of token spans
-(`model/attention.py`). The log-probs of each row are read from the forest. The log-probs are the same as without
-sharing, so the method works with any loss.
+(`model/attention.py`). The log-probs of each row are read from the forest, and are the same as without sharing. Packing
+therefore works with any loss.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TrainingSample:
 
     Attributes:
         prompt: the tokens before the first sampled token.
-        response: the tokens after the prompt, including tool output between turns, which the policy did not sample.
+        response: the tokens after the prompt. Between turns they include tool output, which the policy did not sample.
         behaviour: the sampler's log-prob of each response token; ignored for tokens whose `mask` is 0.
         mask: 1 for sampled tokens, 0 for other tokens.
         turns: (number of response tokens, advantage) of each turn, in order.
@@ -112,7 +112,7 @@ class MicroBatch:
 
 
 def empty_micro_batch() -> MicroBatch:
-    """Return a micro-batch without rows, for a rank without rows. Every rank must take part in every collective call.
+    """Return a micro-batch without rows, for a rank without rows, because all ranks must make each collective call.
 
     The model runs on one token. The loss is 0 and has a gradient of 0 for all weights.
     """
@@ -130,9 +130,9 @@ def micro_batches(rows: Sequence[TrainingSample], max_tokens: int) -> Iterator[M
     """
     pending: list[list[TrainingSample]] = []
     tokens = 0
-    for same in _distinct(rows):
+    for same in _group_equal_rows(rows):
         row = same[0]
-        shared = _shared(pending[-1][0].prompt, row.prompt) if pending else 0
+        shared = _common_prefix(pending[-1][0].prompt, row.prompt) if pending else 0
         added = len(row.prompt) + len(row.response) - shared
         if pending and tokens + added > max_tokens:
             yield build(pending)
@@ -143,7 +143,7 @@ def micro_batches(rows: Sequence[TrainingSample], max_tokens: int) -> Iterator[M
         yield build(pending)
 
 
-def _distinct(rows: Sequence[TrainingSample]) -> list[list[TrainingSample]]:
+def _group_equal_rows(rows: Sequence[TrainingSample]) -> list[list[TrainingSample]]:
     """Group rows with the same log-probs. The groups are sorted by tokens, so that neighbours share long prefixes."""
     by_key: dict[bytes, list[TrainingSample]] = {}
     for row in rows:
@@ -151,7 +151,7 @@ def _distinct(rows: Sequence[TrainingSample]) -> list[list[TrainingSample]]:
     return [by_key[key] for key in sorted(by_key)]
 
 
-def _shared(first: IdArray, second: IdArray) -> int:
+def _common_prefix(first: IdArray, second: IdArray) -> int:
     """Return the length of the common prefix of two prompts.
 
     If the prompts differ, the length is rounded down to a multiple of `SHARED_STEP`.
@@ -163,8 +163,8 @@ def _shared(first: IdArray, second: IdArray) -> int:
 
 
 def build(distinct: Sequence[Sequence[TrainingSample]]) -> MicroBatch:
-    """Build the micro-batch of some of the groups of rows that `_distinct` returns."""
-    nodes, leaves = _nodes([same[0] for same in distinct])
+    """Build a micro-batch from groups of rows with the same log-probs, sorted as `_group_equal_rows` returns them."""
+    nodes, leaves = _build_nodes([same[0] for same in distinct])
     forest = build_forest(nodes)
     positions, targets, token_index = [], [], []
     rows: list[TrainingSample] = []
@@ -214,13 +214,13 @@ def _turns(rows: Sequence[TrainingSample], sampled_by: Sequence[Ids]) -> tuple[T
     return _int64(parts), advantages
 
 
-def _nodes(rows: Sequence[TrainingSample]) -> tuple[list[Node], list[int]]:
+def _build_nodes(rows: Sequence[TrainingSample]) -> tuple[list[Node], list[int]]:
     """Return the nodes of the forest, and the index of each row's last node. `rows` must be sorted by tokens."""
-    shared = [_shared(row.prompt, following.prompt) for row, following in itertools.pairwise(rows)]
+    shared = [_common_prefix(row.prompt, following.prompt) for row, following in itertools.pairwise(rows)]
     nodes: list[Node] = []
     leaves = [-1] * len(rows)
     # (first row, last row, depth, parent node); the rows of a block have the same first `depth` tokens
-    blocks = [(first, last, 0, -1) for first, last in _blocks(shared, 0, len(rows) - 1, 0)]
+    blocks = [(first, last, 0, -1) for first, last in _split_at_divergence(shared, 0, len(rows) - 1, 0)]
     while blocks:
         first, last, depth, parent = blocks.pop()
         if first == last:
@@ -234,11 +234,11 @@ def _nodes(rows: Sequence[TrainingSample]) -> tuple[list[Node], list[int]]:
         if common > depth:
             nodes.append(Node(rows[first].prompt[depth:common].astype(np.int64), depth, parent))
             depth, parent = common, len(nodes) - 1
-        blocks += [(*block, depth, parent) for block in _blocks(shared, first, last, depth)]
+        blocks += [(*block, depth, parent) for block in _split_at_divergence(shared, first, last, depth)]
     return nodes, leaves
 
 
-def _blocks(shared: Sequence[int], first: int, last: int, depth: int) -> list[tuple[int, int]]:
+def _split_at_divergence(shared: Sequence[int], first: int, last: int, depth: int) -> list[tuple[int, int]]:
     """Split the rows `first` to `last` between neighbours that share at most `depth` tokens.
 
     `shared`: number of tokens that each row shares with the next row. Returns (first row, last row) of each part.

@@ -26,7 +26,7 @@ class NotFinite(RuntimeError):
     """Rewards, entropies or advantages are not finite. The message contains the ids of the groups."""
 
 
-# The largest float32, because advantages are stored as float32 for the loss.
+# The limit for the sum of the squared rewards of a group, because advantages are stored as float32 for the loss.
 MAX_SUM_OF_SQUARES = float(np.finfo(np.float32).max)
 
 
@@ -50,7 +50,7 @@ def returns(group: Group) -> list[float]:
 
 
 def has_no_action(trajectory: Trajectory) -> bool:
-    """True if a turn has no action. The environment reports this for a reply with neither code nor an answer."""
+    """True if any turn has no action. The environment reports this for a reply with neither code nor an answer."""
     return any(turn.no_action for turn in trajectory.turns)
 
 
@@ -99,15 +99,17 @@ def score(
     no_action_turns: Literal["mask", "keep"] = "mask",
     growing: bool = False,
 ) -> list[ScoredGroup]:
-    """Compute advantages over complete groups, and decide which trajectories are usable.
+    """Compute advantages over complete groups, and decide which trajectories are usable (may be trained on).
 
-    Stale members count in the statistics, but are not usable. If `no_action_turns` is "mask", the same is true for
-    members with a turn without an action. SimpleTIR (arXiv 2509.02479) instead sets the loss of such trajectories to 0.
-    With the aggregations `token_mean` and `seq_mean_token_mean` the result is the same. With `seq_mean_token_sum` and
-    `seq_mean_token_sum_norm` the loss is larger by the factor (all rows / remaining rows).
+    Stale members are not usable, but their rewards count in the mean and standard deviation of the group. If
+    `no_action_turns` is "mask", the same is true for members with a turn without an action. SimpleTIR (arXiv
+    2509.02479) instead sets the loss of such trajectories to 0. With the aggregations `token_mean` and
+    `seq_mean_token_mean` the result is the same. With `seq_mean_token_sum` and `seq_mean_token_sum_norm` the loss is
+    larger than SimpleTIR's by the factor (all rows / remaining rows).
 
     `entropy_fn` returns the mean token entropy of each sample, and is called only if the estimator needs entropies
-    (EMPG). `growing` must be the same as for `training_samples`, because the statistics may be over its samples.
+    (EMPG). `growing` must be the same as for `training_samples`, because the mean and standard deviation of advantages
+    may be over training samples (`stat_unit` "row").
 
     Raises:
         NotFinite: rewards, entropies or advantages of a group are not finite.
@@ -227,7 +229,7 @@ def minibatches(groups: Sequence[ScoredGroup], size: int, seed: int) -> list[lis
     The result depends on `seed` and the group ids, but not on the order of arrival. All rows of a group are in one
     minibatch, for two reasons: the rows that share a ratio must be computed with the same weights, and rows with the
     same tokens are then computed once. If the filter leaves few groups, the number of minibatches is smaller, but their
-    size is about the same. Small minibatches would lead to noisy updates.
+    size is about the same, because small minibatches lead to noisy updates.
     """
     order = sorted(groups, key=lambda scored: scored.group.id)
     random.Random(seed).shuffle(order)

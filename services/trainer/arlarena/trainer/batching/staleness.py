@@ -24,7 +24,7 @@ class StalenessPolicy:
     known: Mapping[str, int]
 
     def age(self, trajectory: Trajectory) -> int | None:
-        """Return the training steps since the oldest version that sampled a token of `trajectory`.
+        """Return the number of training steps since the oldest version that sampled a token of `trajectory`.
 
         Returns None if a version is unknown, or if no token was sampled.
         """

@@ -15,7 +15,7 @@ from arlarena.trainer.objectives.advantages import ADVANTAGES
 
 # A log-prob is at most 0, but in engines that compute in 16 bits, rounding may make it slightly larger than 0.
 LOG_PROB_TOLERANCE = 1e-3
-# Tokens with a lower log-prob are never sampled. Differences of such log-probs would overflow.
+# Tokens with a lower log-prob are never sampled. Differences between much lower log-probs could overflow.
 MIN_LOG_PROB = -1e4
 # The largest sum of the prompt lengths of an episode. The sum is limited, because a message of N tokens can describe
 # prompts of N² tokens in total. The limit allows 100 turns with a context of 160,000 tokens.
@@ -27,8 +27,8 @@ MIN_TEMPERATURE = 0.01
 def refusal_reason(group: Group, *, vocabulary: int, recipe: Recipe, task: GroupTask | None = None) -> str | None:
     """Return the reason why `group` must not be trained on, with the member and turn; None if the group is valid.
 
-    A turn without response tokens is valid, because a policy may sample an empty response. Such a turn counts in the
-    statistics of the group.
+    A turn without response tokens is valid, because a policy may sample an empty response. The reward of such a
+    turn counts in the mean and standard deviation of the group.
 
     Args:
         group: the received group.
@@ -40,7 +40,7 @@ def refusal_reason(group: Group, *, vocabulary: int, recipe: Recipe, task: Group
 
 
 def _reasons(group: Group, vocabulary: int, anchor: str | None, task: GroupTask | None) -> Iterator[str]:
-    """Yield all reasons. The cheap checks come first."""
+    """Yield all reasons. Cheap checks come first, because `refusal_reason` reads only the first reason."""
     if task is not None:
         yield from _differences(group, task)
     if not group.trajectories:
@@ -121,7 +121,7 @@ def _turn_reasons(turn: Turn, vocabulary: int, anchor: str | None) -> Iterator[s
     if not math.isfinite(turn.reward):
         yield f"its reward is {turn.reward}"
     if anchor is not None and not getattr(turn, anchor):
-        yield f"its {anchor} is empty, but the method compares states by it; choose another anchor"
+        yield f"its {anchor} is empty, but the method compares turns by this key; choose another anchor"
 
 
 def _span_reasons(turn: Turn, tokens: int) -> Iterator[str]:
@@ -138,7 +138,7 @@ def _span_reasons(turn: Turn, tokens: int) -> Iterator[str]:
 
 
 def _anchor(recipe: Recipe) -> str | None:
-    """Return the field of a turn by which the method forms step groups; None if the method has no step groups."""
+    """Return the field of a turn that defines step groups (`step_part`); None if the method has no step groups."""
     if not ADVANTAGES[recipe.advantage].uses_anchors:
         return None
     return {"state": "state_key", "observation": "observation_key", "similar": "observation"}[recipe.anchor]

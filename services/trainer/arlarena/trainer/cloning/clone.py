@@ -1,9 +1,9 @@
 """Behaviour cloning: supervised learning on the response tokens of successful multi-turn episodes.
 
-Demonstrations are groups in a file, which the rollout service records from an expert or from any model. Only episodes
-with a score above `min_score` are used (rejection fine-tuning). Validation episodes come from a separate split.
-Training ends after `max_epochs` epochs, or if the validation loss has not improved in the last `patience` validations.
-The result is the policy with the lowest validation loss.
+Demonstrations are groups of episodes in a file. The rollout service records them from an expert or from any model.
+Only episodes with a score above `min_score` are used (rejection fine-tuning). Validation episodes come from a separate
+split. Training ends after `max_epochs` epochs, or if the validation loss has not improved in the last `patience`
+validations. The result is the policy with the lowest validation loss.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from arlarena.trainer.settings import CloneSettings
 
 # The largest number of tokens of one forward pass, to limit the memory. The gradient does not depend on this number.
 _TOKENS_AT_ONCE = 16_384
-# The shortest time between two progress records, in seconds. The launcher's plain output is no more frequent.
+# The shortest time between two progress records, in seconds. The launcher's plain output does not print more often.
 _PROGRESS_EVERY_S = 2.0
 
 
@@ -44,7 +44,7 @@ class CloneError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class CloneResult:
-    """The result of cloning. `validation_loss`: the lowest loss, in nats per response token. `best_step`: its step."""
+    """The result of cloning. `validation_loss`: the lowest loss, in nats per response token, at `best_step`."""
 
     steps: int
     epochs: float
@@ -89,7 +89,7 @@ def load_demonstrations(path: Path, min_score: float) -> list[Group]:
 def read_rows(path: Path, min_score: float, model: str) -> list[TrainingSample]:
     """Return the rows (training samples) of a file of demonstrations.
 
-    The file has groups of the rollout service, or conversations as JSON lines.
+    The file contains groups of the rollout service, or conversations as JSON lines (see `conversations.py`).
     Errors as in `load_demonstrations`, `read_conversations` and `conversation_rows`.
     """
     if path.suffix in SUFFIXES:
@@ -126,7 +126,10 @@ def negative_log_likelihood(scorer: Scorer, rows: Sequence[TrainingSample], *, b
 
 
 def batches(rows: Sequence[TrainingSample], size: int, seed: int) -> Iterator[list[TrainingSample]]:
-    """Yield batches of `size` rows without end. Each epoch has a new random order, and drops the rows that remain."""
+    """Yield batches of `size` rows without end. Each epoch has a new random order.
+
+    Rows at the end of an epoch that do not fill a batch are left out.
+    """
     generator = np.random.default_rng(seed)
     size = min(size, len(rows))
     while True:
@@ -144,15 +147,15 @@ class _Report:
     steps_per_epoch: int
     epochs: int
 
-    def started(self) -> None:
+    def on_start(self) -> None:
         if self.progress is not None:
             self.progress.report(0)
 
-    def stepped(self, step: int, loss: float) -> None:
+    def on_step(self, step: int, loss: float) -> None:
         if self.progress is not None:
             self.progress.report_every(_PROGRESS_EVERY_S, step, message=self._epoch(step), loss=loss)
 
-    def validated(self, step: int, loss: float, validation_loss: float) -> None:
+    def on_validation(self, step: int, loss: float, validation_loss: float) -> None:
         if self.progress is not None:
             self.progress.report(step, message=self._epoch(step), loss=loss, validation_loss=validation_loss)
         if self.log is not None:
@@ -185,7 +188,7 @@ def clone(
     optimizer = adamw(model.parameters(), settings.lr, (0.9, 0.95), settings.weight_decay)
     best_loss, best_step, best_weights, misses = math.inf, 0, copy.deepcopy(model.state_dict()), 0
     report = _Report(progress, log, per_epoch, settings.max_epochs)
-    report.started()
+    report.on_start()
     step = 0
     for batch in batches(train, settings.batch_rows, seed):
         share = lr_multiplier(step, settings.warmup_steps, step / limit, settings.min_lr_ratio)
@@ -193,12 +196,12 @@ def clone(
         step += 1
         loss = _update(scorer, optimizer, batch, settings.gradient_clip, step)
         if step % validate_every and step < limit:
-            report.stepped(step, loss)
+            report.on_step(step, loss)
             continue
         with torch.no_grad():
             validation_loss = negative_log_likelihood(scorer, validation, backward=False)
         _check_finite(step, validation_loss=validation_loss)
-        report.validated(step, loss, validation_loss)
+        report.on_validation(step, loss, validation_loss)
         misses = 0 if validation_loss < best_loss - settings.min_improvement else misses + 1
         if validation_loss < best_loss:
             best_loss, best_step, best_weights = validation_loss, step, copy.deepcopy(model.state_dict())
@@ -228,7 +231,7 @@ def _update(
     return loss
 
 
-def _check_finite(step: int, **figures: float) -> None:
-    for name, value in figures.items():
+def _check_finite(step: int, **values: float) -> None:
+    for name, value in values.items():
         if not math.isfinite(value):
             raise CloneError(f"cloning: {name.replace('_', ' ')} is {value} at step {step}: lower [clone] lr")

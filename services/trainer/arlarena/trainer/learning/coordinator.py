@@ -65,9 +65,9 @@ class Coordinator:
         return self._learner.policy
 
     @property
-    def skipped(self) -> list[int]:
+    def skipped_minibatches(self) -> list[int]:
         """The indices of the minibatches that the last `update` skipped, see `Learner.update`."""
-        return self._learner.skipped
+        return self._learner.skipped_minibatches
 
     def update(self, minibatches: Sequence[Sequence[TrainingSample]], rate: float) -> dict[str, float]:
         """See `Learner.update`."""

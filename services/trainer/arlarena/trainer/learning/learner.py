@@ -37,7 +37,7 @@ from arlarena.trainer.objectives import (
 )
 from arlarena.trainer.settings import TrainerSettings
 
-# The figures of a step without training samples. All are 0.
+# The metrics of a step without training samples. All are 0.
 _WITHOUT_ROWS = (
     *("grad_norm", "mismatch_k3", "mismatch_max", "mismatch_tokens"),
     *("updates_applied", "updates_skipped"),
@@ -46,9 +46,9 @@ _WITHOUT_ROWS = (
 
 @dataclass(frozen=True, slots=True)
 class _Update:
-    """The result of one update. `cells`, `gap`: diagnostics of the update. `applied`: whether the weights changed."""
+    """The result of one update. `gap`: difference between trainer and sampler. `applied`: whether weights changed."""
 
-    figures: dict[str, float]
+    metrics: dict[str, float]
     cells: CellTable
     gap: Mismatch
     applied: bool
@@ -79,7 +79,7 @@ class Learner:
         reference = reference or (frozen_copy(policy) if settings.kl_coefficient > 0 else None)
         self.scorer = self._place(policy, trained=True)
         self.reference = None if reference is None else self._place(reference, trained=False)
-        self.skipped: list[int] = []  # indices of the minibatches that the last `update` skipped
+        self.skipped_minibatches: list[int] = []  # indices of the minibatches that the last `update` skipped
         self.optimizer = adamw(self.scorer.parameters(), settings.lr, settings.betas, settings.weight_decay)
         self.terms = LossConfig(
             kl_coefficient=settings.kl_coefficient,
@@ -95,17 +95,17 @@ class Learner:
         return self.scorer.model
 
     def update(self, minibatches: Sequence[Sequence[TrainingSample]], rate: float) -> dict[str, float]:
-        """Take one optimiser step for each minibatch at the learning rate `rate`. Returns the mean figures.
+        """Take one optimiser step for each minibatch at the learning rate `rate`. Returns the mean metrics.
 
-        With policy anchor `decoupled`, the importance ratios compare with the policy before the first of these steps.
-        With `bypass`, the ratios compare with the sampler's log-probs.
+        With policy anchor `decoupled`, the denominator of the importance ratio is the policy before the first of these
+        steps. With `bypass`, the denominator is the sampler's policy.
 
         An update whose loss or gradient norm is not finite is skipped on all ranks: weights and optimiser state do not
-        change. The attribute `skipped` is set to the indices of these minibatches. The mean figures are over the
-        applied updates. If no update was applied, the means are over all updates, and figures that are not finite are
-        left out.
+        change. `skipped_minibatches` is set to the indices of the minibatches with skipped updates. The mean metrics
+        are over the applied updates. If no update was applied, the means are over all updates, and metrics that are not
+        finite are left out.
         """
-        self.skipped = []
+        self.skipped_minibatches = []
         if not minibatches:
             return dict.fromkeys(_WITHOUT_ROWS, 0.0)
         cut = [self._split(rows, single=self.recipe.literal) for rows in minibatches]
@@ -117,8 +117,8 @@ class Learner:
         for i, batches in enumerate(cut):
             episodes = 1 + max(row.trajectory for row in minibatches[i])
             updates.append(self._one_update(batches, before[i] if before else None, episodes))
-        self.skipped = [i for i, update in enumerate(updates) if not update.applied]
-        return _figures_of(updates) | {"learning_rate": rate}
+        self.skipped_minibatches = [i for i, update in enumerate(updates) if not update.applied]
+        return _step_metrics(updates) | {"learning_rate": rate}
 
     @torch.no_grad()
     def mean_entropies(self, rows: Sequence[TrainingSample]) -> list[float]:
@@ -139,7 +139,8 @@ class Learner:
     def log_probs(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
         """Return the log-probs of `response` after `prompt` under the current policy at temperature 1.
 
-        Unless the layers are sharded, they compute in float32, also if the setting `precision` is "bfloat16".
+        The layers compute in float32, even if the setting `precision` is "bfloat16". Exception: sharded layers compute
+        in the dtype `precision`.
         """
         ids = [np.asarray(part, dtype=np.int32) for part in (prompt, response)]
         unused: FloatArray = np.zeros(len(response), dtype=np.float32)
@@ -217,7 +218,7 @@ class Learner:
         return [empty_micro_batch() if batch is None else batch for batch in cut]
 
     def _on_device(self, batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
-        """Yield `batches` on the policy's device, one at a time. All masks together may exceed the memory of a GPU."""
+        """Yield `batches` on the policy's device, one at a time, because all attention masks may exceed its memory."""
         return (batch.to(self.scorer.device) for batch in batches)
 
     def _one_update(self, batches: Sequence[MicroBatch], old: Sequence[Tensor] | None, episodes: int) -> _Update:
@@ -226,7 +227,7 @@ class Learner:
         denominators = Denominators(*self.ranks.all_reduce(counted).tolist())
         ratios = self._trajectory_ratios(batches, old, episodes)
         self.optimizer.zero_grad(set_to_none=True)
-        metrics: list[dict[str, Tensor]] = []
+        parts: list[dict[str, Tensor]] = []
         tables: list[CellTable] = []
         sampler: list[tuple[Tensor, Tensor, Tensor]] = []
         entropy = "trained" if self.terms.entropy_coefficient > 0 else "measured"
@@ -235,19 +236,19 @@ class Learner:
             batch = self._batch(micro, log_probs, entropies, old[i] if old else None, self._reference(micro), ratios)
             loss, loss_metrics = policy_loss(self.recipe, batch, denominators, self.terms)
             (loss * self.ranks.count).backward()  # type: ignore[no-untyped-call]  # FSDP averages over the ranks
-            metrics.append(loss_metrics)
+            parts.append(loss_metrics)
             tables.append(cell_table(batch))
             sampler.append((log_probs.detach(), micro.behaviour, micro.fresh))
         norm = torch.nn.utils.clip_grad_norm_(self.scorer.parameters(), self.settings.gradient_clip)
-        figures = merge_metrics(self.ranks.gather(merge_metrics(metrics))) | {"grad_norm": float(_full_tensor(norm))}
-        # Both figures are the same on all ranks, so all ranks take the same decision.
-        applied = math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])
+        metrics = merge_metrics(self.ranks.gather(merge_metrics(parts))) | {"grad_norm": float(_full_tensor(norm))}
+        # Loss and gradient norm are the same on all ranks, so all ranks take the same decision.
+        applied = math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])
         if applied:
             self.optimizer.step()
         else:
             self.optimizer.zero_grad(set_to_none=True)
         gap = mismatch(*(torch.cat(column) for column in zip(*sampler, strict=True)))
-        return _Update(figures, self._all_cells(tables), self._all_mismatch(gap), applied)
+        return _Update(metrics, self._sum_cells(tables), self._merge_mismatch(gap), applied)
 
     def _current_log_probs(self, batch: MicroBatch) -> Tensor:
         """Return the log-probs under the current policy, without gradient."""
@@ -266,8 +267,8 @@ class Learner:
     ) -> Tensor | None:
         """Compute the mean log-ratio of each trajectory by a forward pass without gradient. Returns [`episodes`].
 
-        Returns None if the recipe has no ratio per trajectory. Returns None as well if one micro-batch holds all rows,
-        because the loss then computes the ratio.
+        Returns None in two cases: the recipe has no ratio per trajectory, or one micro-batch holds all rows, so that
+        the loss can compute the ratio.
         """
         if self.recipe.ratio_level != "trajectory" or self.recipe.literal or len(batches) * self.ranks.count < 2:
             return None
@@ -278,12 +279,12 @@ class Learner:
         sums, counts = self.ranks.all_reduce(totals).to(self.scorer.device)
         return sequence_log_ratio(sums, counts)
 
-    def _all_cells(self, tables: Sequence[CellTable]) -> CellTable:
+    def _sum_cells(self, tables: Sequence[CellTable]) -> CellTable:
         mine = sum(tables[1:], tables[0])
         columns = torch.stack([mine.rows, mine.tokens, mine.kl, mine.off_policy_kl])
         return CellTable(*self.ranks.all_reduce(columns))
 
-    def _all_mismatch(self, mine: Mismatch) -> Mismatch:
+    def _merge_mismatch(self, mine: Mismatch) -> Mismatch:
         parts = self.ranks.gather([mine.mean_k3, mine.max_abs, mine.tokens])
         tokens = sum(part[2] for part in parts)
         mean = sum(part[0] * part[2] for part in parts) / max(1, tokens)
@@ -337,27 +338,27 @@ def first_not_finite(weights: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def _figures_of(updates: Sequence[_Update]) -> dict[str, float]:
-    """Return the figures of a step, from the applied updates.
+def _step_metrics(updates: Sequence[_Update]) -> dict[str, float]:
+    """Return the metrics of a step, from the applied updates.
 
-    If no update was applied, use all updates, and leave out figures that are NaN or infinite.
+    If no update was applied, use all updates, and leave out metrics that are NaN or infinite.
     """
     applied = [update for update in updates if update.applied]
     used = applied or updates
-    figures = _over_updates([update.figures for update in used])
+    metrics = _merge_updates([update.metrics for update in used])
     gap = used[0].gap  # only the first update, because later updates start from changed weights
-    figures |= {"mismatch_k3": gap.mean_k3, "mismatch_max": gap.max_abs, "mismatch_tokens": float(gap.tokens)}
+    metrics |= {"mismatch_k3": gap.mean_k3, "mismatch_max": gap.max_abs, "mismatch_tokens": float(gap.tokens)}
     cells = functools.reduce(operator.add, [update.cells for update in used])
-    figures |= {f"kl_share/{name}": share for name, share in cells.kl_shares().items()}
-    figures |= {f"rows_share/{name}": share for name, share in cells.row_shares().items()}
-    figures |= {"updates_applied": float(len(applied)), "updates_skipped": float(len(updates) - len(applied))}
-    return figures if applied else {name: value for name, value in figures.items() if math.isfinite(value)}
+    metrics |= {f"kl_share/{name}": share for name, share in cells.kl_shares().items()}
+    metrics |= {f"rows_share/{name}": share for name, share in cells.row_shares().items()}
+    metrics |= {"updates_applied": float(len(applied)), "updates_skipped": float(len(updates) - len(applied))}
+    return metrics if applied else {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
-def _over_updates(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Merge the figures of updates: means, or extremes for figures named `…_max` and `…_min`.
+def _merge_updates(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Merge the metrics of updates: means; maximum or minimum for names ending in `_max` or `_min`.
 
-    An update without a figure (one without tokens has no extremes) is left out for that figure.
+    If an update lacks a metric, it does not count for that metric. An update without tokens has no `ratio_max`.
     """
     merged: dict[str, float] = {}
     for key in dict.fromkeys(key for part in parts for key in part):

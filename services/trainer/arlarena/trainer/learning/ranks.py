@@ -20,8 +20,8 @@ from arlarena.trainer.settings import torchrun_rank
 
 T = TypeVar("T")
 
-# The timeout is long, because all ranks wait while rank 0 waits for groups. That wait has its own time limit
-# (`no_data_timeout_s`). If a rank dies, its connections close and the collective calls of the other ranks fail at once.
+# The timeout is long, because all ranks wait while rank 0 waits for groups. The setting `no_data_timeout_s` limits the
+# wait of rank 0. If a rank dies, its connections close and the collective calls of the other ranks fail at once.
 COLLECTIVE_TIMEOUT = timedelta(days=7)
 
 

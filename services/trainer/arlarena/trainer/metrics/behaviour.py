@@ -8,16 +8,16 @@ from itertools import pairwise
 
 from arlarena.proto.trajectory import Group, Trajectory, Turn
 
-# Number of transitions that are listed for successful and for failed episodes. `other` sums the remaining transitions.
+# Number of transitions that are listed, separately for successful and failed episodes. `other` is the sum of the rest.
 FLOWS = 24
 
 
-def behaviour_figures(groups: Sequence[Group]) -> dict[str, float]:
-    """Return shares of turns and mean lengths of episodes. A figure is 0 if there are no such turns or episodes.
+def behaviour_metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """Return shares of turns and mean lengths of episodes. Without turns or episodes, the metric is 0.
 
-    The rollout service counts repeated actions, idle turns and moves back to the previous state in
-    `Trajectory.metrics`. `steps_to_success` is the mean number of turns of successful episodes, and `steps_to_failure`
-    the mean number of turns of failed episodes.
+    Three metrics are shares of all turns: repeated actions, idle turns, and moves back to the previous state. The
+    rollout service counts them in `Trajectory.metrics`. `steps_to_success` is the mean number of turns of successful
+    episodes, and `steps_to_failure` the mean number of turns of failed episodes.
     """
     episodes = [trajectory for group in groups for trajectory in group.trajectories]
     turns = sum(len(episode.turns) for episode in episodes)
@@ -29,8 +29,8 @@ def behaviour_figures(groups: Sequence[Group]) -> dict[str, float]:
         "repeated_actions": share("repeated_actions"),
         "idle_turns": share("idle_turns"),
         "back_and_forth": share("back_and_forth"),
-        "steps_to_success": _length(groups, success=True),
-        "steps_to_failure": _length(groups, success=False),
+        "steps_to_success": _mean_turns(groups, success=True),
+        "steps_to_failure": _mean_turns(groups, success=False),
     }
 
 
@@ -43,7 +43,7 @@ def action_flows(groups: Sequence[Group]) -> dict[str, dict[str, float]]:
     flows = {}
     for name, success in (("success", True), ("failure", False)):
         counts = Counter(
-            f"{_kind(before)}>{_kind(after)}"
+            f"{_first_word(before)}>{_first_word(after)}"
             for trajectory in _episodes(groups, success=success)
             for before, after in pairwise(trajectory.turns)
         )
@@ -58,11 +58,11 @@ def _episodes(groups: Sequence[Group], *, success: bool) -> list[Trajectory]:
     return [each for group in groups for each in group.trajectories if each.success == success]
 
 
-def _kind(turn: Turn) -> str:
+def _first_word(turn: Turn) -> str:
     words = turn.action.split() if turn.action_valid else []
     return words[0] if words else "-"
 
 
-def _length(groups: Sequence[Group], *, success: bool) -> float:
+def _mean_turns(groups: Sequence[Group], *, success: bool) -> float:
     lengths = [len(trajectory.turns) for trajectory in _episodes(groups, success=success)]
     return sum(lengths) / len(lengths) if lengths else 0.0

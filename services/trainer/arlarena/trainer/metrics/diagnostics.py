@@ -1,8 +1,8 @@
 """Computes the metrics of a step. metrics.jsonl, the console and the report use the same names of metrics.
 
-`metrics.jsonl` holds one JSON object for each step. A value that is not finite is written as null. The metrics include
-those that ARLArena plots (arXiv 2602.21534). scripts/metrics.toml defines all keys and their units. Add each new key
-there. `flows.jsonl` holds the transitions between actions (`action_flows`) for each step.
+`metrics.jsonl` holds one JSON object for each step. A value that is not finite is written as null. All metrics that
+ARLArena plots (arXiv 2602.21534) are included. scripts/metrics.toml must define each key and its unit. `flows.jsonl`
+holds the transitions between actions (`action_flows`) for each step.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from arlarena.proto.atomic_files import write_text
 from arlarena.proto.trajectory import Group, prompt_lengths
 from arlarena.trainer.batching.scoring import ScoredGroup, has_no_action, returns, successes
 from arlarena.trainer.batching.staleness import StalenessPolicy
-from arlarena.trainer.metrics.behaviour import behaviour_figures
+from arlarena.trainer.metrics.behaviour import behaviour_metrics
 from arlarena.trainer.objectives.filtering import Selected
 
 
 def _mean(values: Iterable[float]) -> float:
-    figures = list(values)
-    return sum(figures) / len(figures) if figures else 0.0
+    numbers = list(values)
+    return sum(numbers) / len(numbers) if numbers else 0.0
 
 
-def episode_figures(groups: Sequence[Group]) -> dict[str, float]:
+def episode_metrics(groups: Sequence[Group]) -> dict[str, float]:
     """Return the metrics of all episodes of a step, including the episodes that the filter drops."""
     trajectories = [trajectory for group in groups for trajectory in group.trajectories]
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
@@ -42,10 +42,10 @@ def episode_figures(groups: Sequence[Group]) -> dict[str, float]:
         "solve_all": _mean(all(each) for each in solved),
         "solve_none": _mean(not any(each) for each in solved),
         "episodes": float(len(trajectories)),
-    } | behaviour_figures(groups)
+    } | behaviour_metrics(groups)
 
 
-def training_figures(groups: Sequence[ScoredGroup], staleness_policy: StalenessPolicy) -> dict[str, float]:
+def training_metrics(groups: Sequence[ScoredGroup], staleness_policy: StalenessPolicy) -> dict[str, float]:
     """Return the metrics of the samples that a step trains on."""
     sizes = [float(size) for scored in groups for each in scored.advantages.anchor_sizes for size in each]
     credit = [abs(value) for scored in groups for each in scored.advantages.total for value in each]
@@ -69,7 +69,7 @@ def training_figures(groups: Sequence[ScoredGroup], staleness_policy: StalenessP
     }
 
 
-def selection_figures(selected: Selected[Group]) -> dict[str, float]:
+def selection_metrics(selected: Selected[Group]) -> dict[str, float]:
     """Return how many groups the filter kept and dropped, and how many dropped groups were added back."""
     return {
         "groups_kept": selected.kept,
@@ -96,12 +96,12 @@ class MetricsFile:
         """Write one record. Numbers are rounded to seven significant digits. NaN and infinity become null."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a") as file:
-            file.write(json_line({key: _rounded(value) for key, value in record.items()}))
+            file.write(json_line({key: _round(value) for key, value in record.items()}))
 
 
-def not_finite(figures: Mapping[str, float]) -> list[str]:
-    """Return the names of figures that are NaN or infinite."""
-    return sorted(name for name, value in figures.items() if not math.isfinite(value))
+def not_finite(metrics: Mapping[str, float]) -> list[str]:
+    """Return the names of metrics that are NaN or infinite."""
+    return sorted(name for name, value in metrics.items() if not math.isfinite(value))
 
 
 def json_line(record: Mapping[str, Any]) -> str:
@@ -116,7 +116,7 @@ def finite_or_null(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _rounded(value: Any) -> Any:
+def _round(value: Any) -> Any:
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 

@@ -1,6 +1,7 @@
 """Writes the progress of a stage (training or cloning) for display.
 
-`<run>/progress/<stage>.jsonl` holds one JSON record per line. `<run>/progress/<stage>-step.json` is the current step.
+`<run>/progress/<stage>.jsonl` holds one JSON record per line. `<run>/progress/<stage>-step.json` holds
+the record of the current step.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from arlarena.proto.atomic_files import write_text
 from arlarena.trainer.metrics.diagnostics import json_line
 
-# The shortest time between two records of the current step, in seconds. A display needs no more.
+# The shortest time between two records of the current step, in seconds.
 _CURRENT_EVERY_S = 1.0
 
 
@@ -32,12 +33,12 @@ class Progress:
         self._step, self._began = -1, 0.0
 
     def report(
-        self, step: int, *, limits: Mapping[str, float] | None = None, message: str = "", **figures: float
+        self, step: int, *, limits: Mapping[str, float] | None = None, message: str = "", **metrics: float
     ) -> None:
         """Append a record: the stage has reached `step`.
 
         `limits`: the used share (0 to 1) of each limit that may end the stage before its last step. The keys are the
-        names of the settings. `figures` are added to the record.
+        names of the settings. `metrics` are added to the record.
         """
         self._last = time.monotonic()
         record = {
@@ -49,7 +50,7 @@ class Progress:
             "message": message,
         }
         with self._path.open("a") as file:
-            file.write(json_line(record | {key: round(value, 4) for key, value in figures.items()}))
+            file.write(json_line(record | {key: round(value, 4) for key, value in metrics.items()}))
 
     def report_current(self, step: int, doing: str, **counts: int) -> None:
         """Replace the record of the current step.
@@ -68,7 +69,7 @@ class Progress:
         with contextlib.suppress(OSError):
             write_text(self._current_path, json_line(record))
 
-    def report_every(self, seconds: float, step: int, *, message: str = "", **figures: float) -> None:
+    def report_every(self, seconds: float, step: int, *, message: str = "", **metrics: float) -> None:
         """Call `report` if the newest record is at least `seconds` old."""
         if time.monotonic() - self._last >= seconds:
-            self.report(step, limits=None, message=message, **figures)
+            self.report(step, limits=None, message=message, **metrics)

@@ -16,7 +16,7 @@ from arlarena.proto.telemetry import Logger
 
 
 class TensorBoardWriter:
-    """Writes scalars by step. A resumed run removes the steps after its checkpoint.
+    """Writes scalars by step. After a resume, TensorBoard discards the scalars of steps after the checkpoint.
 
     tensorboardX's `SummaryWriter` is not used, because its thread ends when the disk is full and then blocks the
     caller. After a write error this class logs a warning and stops writing. The run continues without TensorBoard.
@@ -35,13 +35,13 @@ class TensorBoardWriter:
         except OSError as error:
             self._disable(error)
 
-    def add(self, figures: Mapping[str, Any], step: int) -> None:
-        """Write the values of `figures` that are numbers."""
+    def add(self, metrics: Mapping[str, Any], step: int) -> None:
+        """Write the values of `metrics` that are numbers."""
         if self._writer is None:
             return
         numbers = {
             name: value
-            for name, value in figures.items()
+            for name, value in metrics.items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         }
         try:

@@ -2,8 +2,8 @@
 
 A node of the forest is a span of tokens. A row is the path from a root to a node. The tokens of a node attend to all
 tokens of the node's ancestors, and to the same and earlier tokens of the node. Each row therefore gets the same result
-as in a batch without other rows. A prompt that eight rows share is computed once. Only the attention of the model is
-replaced.
+as in a batch without other rows. A prompt that eight rows share is computed once. All other layers of the model stay
+unchanged.
 
 Nodes of similar size are computed in one attention call, and are padded to the same shape for this call. `prepare` sets
 up any Hugging Face model that takes its attention from `AttentionInterface` and its positions from `position_ids`.
@@ -257,7 +257,7 @@ def prepare(model: PreTrainedModel) -> PreTrainedModel:
 
 def hidden_states(decoder: torch.nn.Module, forest: Forest) -> Tensor:
     """Run `decoder` once. Returns the last hidden states [T, H] of the T tokens of `forest`."""
-    # The model builds a mask unless it gets a four-dimensional one. `forest_attention` does not read this mask.
+    # If the model gets a four-dimensional mask, it does not build its own. `forest_attention` does not read the mask.
     unread = forest.ids.new_zeros((1, 1, 1, 1))
     output = decoder(
         input_ids=forest.ids[None],

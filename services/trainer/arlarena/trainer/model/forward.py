@@ -47,8 +47,8 @@ class Scorer(nn.Module):
         """Return the log-probs [N] and entropies [N] of the sampled tokens of all rows, in nats.
 
         `temperature`: one temperature for all tokens; None: each row's own temperature. `entropy`: "none" returns None
-        instead of entropies. `exact`: compute the layers in float32 regardless of the precision, unless the layers are
-        sharded.
+        instead of entropies. `exact`: compute the layers in float32 regardless of the precision. Sharded layers
+        ignore `exact`.
 
         The model runs once over the tokens of the forest. Rows that share a token read the same value. In the backward
         pass the gradients of these rows add up.

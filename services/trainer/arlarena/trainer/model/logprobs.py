@@ -15,10 +15,10 @@ Entropy = Literal["none", "measured", "trained"]
 LOGITS_PER_CHUNK = 1 << 24
 
 
-def _chunk(
+def _chunk_log_probs(
     head: nn.Module, hidden: Tensor, targets: Tensor, temperature: float | Tensor, entropy: Entropy
 ) -> tuple[Tensor, ...]:
-    """Return log-probs [C] of `targets` [C] from `hidden` [C, H], and entropies [C] unless `entropy` is "none".
+    """Return log-probs [C] of `targets` [C] from `hidden` [C, H], and entropies [C] if `entropy` is not "none".
 
     The dtype is float64 if the logits are float64, else float32.
     """
@@ -53,12 +53,12 @@ def token_log_probs(
     """
     size = chunk_tokens or max(1, LOGITS_PER_CHUNK // _vocabulary(head))
     if hidden.shape[0] <= size:
-        parts = [_chunk(head, hidden, targets, temperature, entropy)]
+        parts = [_chunk_log_probs(head, hidden, targets, temperature, entropy)]
     else:
         states, chosen = torch.split(hidden, size), torch.split(targets, size)
         by_chunk = torch.split(temperature, size) if isinstance(temperature, Tensor) else [temperature] * len(states)
         pieces = zip(states, chosen, by_chunk, strict=True)
-        parts = [checkpoint(_chunk, head, *piece, entropy, use_reentrant=False) for piece in pieces]
+        parts = [checkpoint(_chunk_log_probs, head, *piece, entropy, use_reentrant=False) for piece in pieces]
     columns = [torch.cat(column) for column in zip(*parts, strict=True)]
     return columns[0], columns[1] if len(columns) > 1 else None
 

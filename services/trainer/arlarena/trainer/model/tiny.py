@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from arlarena.proto.env_api import Info
-from arlarena.trainer.output import whole_folder
+from arlarena.trainer.output import atomic_folder
 from arlarena.trainer.policy_settings import TinyPolicy
 
 PAD, UNKNOWN, END, USER, ASSISTANT = "<|pad|>", "<|unk|>", "<|end|>", "<|user|>", "<|assistant|>"
@@ -34,11 +34,11 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
-PRINTABLE = tuple(string.printable)  # so that any ASCII text can be encoded
+PRINTABLE = tuple(string.printable)  # single-character tokens, so that any ASCII text can be encoded
 
 
 def word_pieces(words: Sequence[str]) -> tuple[str, ...]:
-    """Return each word twice: without and with a space in front. A word is then one token in both places."""
+    """Return each word twice: without and with a space in front. Both forms are then one token."""
     return tuple(piece for word in words for piece in (word, f" {word}"))
 
 
@@ -126,7 +126,7 @@ def create_tiny_policy(out: Path, shape: TinyPolicy, seed: int, pieces: Sequence
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    with whole_folder(out, {"kind": "tiny", "seed": seed, "parameters": parameters}) as folder:
+    with atomic_folder(out, {"kind": "tiny", "seed": seed, "parameters": parameters}) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return parameters

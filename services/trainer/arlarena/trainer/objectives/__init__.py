@@ -8,7 +8,7 @@ without the rest of ARLArena:
     from arlarena.trainer.objectives import check, compute_advantages, policy_loss, recipe, rule_at
 
     method = recipe("sampo", clip_low=0.03, clip_high=0.04)        # clear error on an unknown name or key
-    check(method, RunContext(updates_per_batch=4, policy_anchor="bypass", group_size=8))  # can the clip ever act?
+    check(method, RunContext(updates_per_batch=4, policy_anchor="bypass", group_size=8))  # can the clip have an effect?
     scored = compute_advantages(method, [GroupRewards(rewards=..., action_valid=..., state_keys=...), ...])
     selection = Selection(rule_at(method.filter, step, cold_start_steps), wanted, max_tries=method.max_tries)
 
@@ -20,20 +20,20 @@ without the rest of ARLArena:
 
 At ratio level `trajectory` (recipes gspo and sampo), all rows of a trajectory share one importance ratio. There are two
 ways to compute this ratio. Either keep all rows of a trajectory in one micro-batch. Or first run a pass without
-gradient: add `sequence_sums(batch, J)` over the micro-batches, J being the number of trajectories, and give the result
-of `sequence_log_ratio(sums, counts)` to every `Batch`. A minibatch (the rows of one optimiser step) must contain either
-all rows of a trajectory or none, because all rows of a ratio must be computed with the same weights.
+gradient: add up `sequence_sums(batch, J)` over the micro-batches, where J is the number of trajectories, and pass the
+result of `sequence_log_ratio(sums, counts)` to every `Batch`. A minibatch (the rows of one optimiser step) must contain
+all rows of a trajectory or no row of it, because all tokens of a ratio must be computed with the same weights.
 
 Modules:
 
 - `batch`: the tensors of a micro-batch
 - `aggregation`, `clipping`, `advantages` (with `advantage_types` and `similarity`), `filtering`: the four dimensions
-- `kl`: KL divergences and entropy
+- `kl`: estimates of KL divergences, and entropy
 - `recipes`: the named methods
 - `registry`: choices by name, and plugins
-- `hyperparameters`: declaration of numbers
+- `hyperparameters`: declaration of hyperparameters with range and description
 - `loss`: the loss of a micro-batch
-- `cell_diagnostics`: metrics by sign of the advantage, entropy and ratio
+- `cell_diagnostics`: metrics of rows, split by the sign of the advantage, the entropy and the ratio
 """
 
 from arlarena.trainer.objectives.advantage_types import AdvantageConfig, GroupAdvantages, GroupRewards

@@ -21,15 +21,15 @@ class GroupRewards:
     """The data of one group, indexed by trajectory and turn.
 
     Attributes:
-        rewards: raw environment reward of each turn.
+        rewards: raw environment reward of each turn, without penalties.
         action_valid: False for turns with an invalid action or format; None: all turns are valid.
         returns: raw return of each trajectory; None: the sum of the trajectory's rewards.
-        successes: whether each trajectory solved the task; read by the filter `success`.
-        state_keys: the environment's hash of the state *before* each turn; for anchor `state`.
-        observation_keys: hash of the observation shown at each turn; for anchor `observation`.
-        observations: text of the observation shown at each turn; for anchor `similar`.
-        lengths: number of sampled tokens of each response; for overlong shaping.
-        entropies: mean token entropy of each response, in nats; for EMPG.
+        successes: whether each trajectory solved the task.
+        state_keys: the environment's hash of the state *before* each turn; needed for the anchor `state`.
+        observation_keys: hash of the observation shown at each turn; needed for the anchor `observation`.
+        observations: text of the observation shown at each turn; needed for the anchor `similar`.
+        lengths: number of sampled tokens of each response; needed for overlong shaping.
+        entropies: mean token entropy of each response, in nats; needed for EMPG.
         rows: for each turn, the number of its row (training sequence). Turns of one trajectory with the same number
             are in one row. None means that every turn is a row.
 
@@ -55,12 +55,12 @@ class GroupRewards:
             value: Turns[object] | None = getattr(self, name)
             if value is not None and [len(turns) for turns in value] != sizes:
                 raise ValueError(
-                    f"{name} has turns {[len(turns) for turns in value]} a trajectory; rewards has {sizes}"
+                    f"{name}: the trajectories have {[len(turns) for turns in value]} turns, but {sizes} in rewards"
                 )
         for name in ("returns", "successes"):
             per_trajectory: Sequence[object] | None = getattr(self, name)
             if per_trajectory is not None and len(per_trajectory) != len(sizes):
-                raise ValueError(f"{name} names {len(per_trajectory)} trajectories; rewards has {len(sizes)}")
+                raise ValueError(f"{name} has {len(per_trajectory)} trajectories, but rewards has {len(sizes)}")
         _check_finite("reward", self.rewards)
         _check_finite("return", [self.episode_returns()])
         _check_finite("entropy", self.entropies or [])
@@ -80,22 +80,27 @@ class GroupRewards:
 
 @dataclass(frozen=True, slots=True)
 class AdvantageConfig:
-    """Hyperparameters of the estimators. An estimator does not use all of these hyperparameters.
+    """Hyperparameters of all estimators. Each estimator uses only some of them.
+
+    An advantage has an episode part, computed from returns of episodes. GiGPO adds a step part, computed from step
+    returns. A step return is the discounted sum of the rewards from one turn to the end of the episode.
 
     Attributes:
-        stat_unit: the unit that has one value in the statistics. `row`: each row, so an episode with more rows weighs
-            more. `turn`: each turn, even if a row has several turns. `trajectory`: each episode. `row` and `turn` are
-            the same if every row has one turn.
-        scale: the divisor of the episode part, `std` or `none` (Dr.GRPO).
-        step_scale: the divisor of the step part, `std` or `none`. GiGPO's mode `mean_std` is `std` for both parts, and
-            the mode `mean` is `none` for both parts.
+        stat_unit: the unit that contributes one value to mean and standard deviation. `row`: each row, so an episode
+            with more rows weighs more. `turn`: each turn, even if a row has several turns. `trajectory`: each episode.
+            `row` and `turn` are the same if every row has one turn.
+        scale: the divisor of the episode part: `std` (standard deviation), or `none` (no division, as in Dr.GRPO).
+        step_scale: the divisor of the step part: `std` or `none`. GiGPO's mode `mean_std` is `std` for both parts, and
+            its mode `mean` is `none` for both parts.
         omega: weight ω of the step part.
-        gamma: discount of step returns.
-        anchor: the turns of a group with the same anchor are compared. `state`: the same state key. `observation`: the
-            same observation key. `similar`: observation texts whose similarity is at least `similarity`.
-        similarity: the least similarity (0 to 1) for the anchor `similar`.
-        entropy_k, entropy_k_next, entropy_zeta: EMPG's k, k' and ζ.
-        invalid_penalty: subtracted from the reward and from the step return of a turn with an invalid action or format.
+        gamma: discount factor of step returns.
+        anchor: GiGPO compares the turns of a group that have the same anchor. `state`: the same state key.
+            `observation`: the same observation key. `similar`: observation texts whose similarity is at least
+            `similarity`.
+        similarity: the minimum similarity (0 to 1) for the anchor `similar`.
+        entropy_k, entropy_k_next, entropy_zeta: EMPG's k, k' and ζ, see `advantages.empg`.
+        invalid_penalty: penalty for a turn with an invalid action or format. It is subtracted from the reward and from
+            the step return of the turn.
         overlong_tokens: the limit L of a response, in tokens, for overlong shaping; None: no overlong shaping.
     """
 
@@ -115,13 +120,13 @@ class AdvantageConfig:
 
 @dataclass(frozen=True, slots=True)
 class GroupAdvantages:
-    """Advantages of one group, indexed by trajectory and turn. `step` and `anchor_sizes` are empty without a step part.
+    """Advantages of one group, indexed by trajectory and turn. Without step part, `step` and `anchor_sizes` are empty.
 
     Attributes:
         total: the advantage that the loss uses.
-        episode: the episode part A_E, from returns of episodes, before any weighting.
-        step: the step part A_S, from step returns, before the multiplication by ω.
-        anchor_sizes: for each turn, the number of turns in the group with the same anchor, including the turn.
+        episode: the episode part A_E, from returns of episodes, before it is weighted.
+        step: the step part A_S, from step returns, before it is multiplied by ω.
+        anchor_sizes: for each turn, the number of turns in the group with the same anchor, including this turn.
     """
 
     total: Values

@@ -3,9 +3,10 @@
 GRPO: arXiv 2402.03300; GiGPO: arXiv 2505.10978; EMPG: arXiv 2509.09265; RLOO: arXiv 2402.14740; REINFORCE++: arXiv
 2501.03262.
 
-An estimator maps the groups of a batch to the advantage of every turn, in plain floats. An advantage has an episode
-part A_E, from returns of episodes. GiGPO adds a step part A_S, from step returns. Inputs are raw rewards
-(`GroupRewards`). Penalties are applied only in this module.
+An estimator maps the groups of a batch to the advantage of every turn, as Python floats. An advantage has an episode
+part A_E, computed from the returns of episodes. GiGPO adds a step part A_S, computed from step returns. A step return
+is the discounted sum of the rewards from one turn to the end of the episode. Inputs are raw rewards (`GroupRewards`).
+Penalties are subtracted only in this module.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from arlarena.trainer.objectives.advantage_types import (
 from arlarena.trainer.objectives.registry import Registry
 from arlarena.trainer.objectives.similarity import similar_groups
 
-# Added to a standard deviation, as in GRPO's and GiGPO's releases.
+# Added to a standard deviation, as in the released code of GRPO and GiGPO.
 STD_EPSILON = 1e-6
 # Overlong shaping, as in the DAPO runs of ARLArena: over the last fifth of the response limit, the added reward falls
 # linearly from 0 to -0.1.
 OVERLONG_START = 0.8
 OVERLONG_PENALTY = 0.1
-# Values that differ by at most this count as equal, because sums of the same rewards may be rounded differently. The
-# tolerance is relative for values above 1, and absolute for smaller values.
+# Values whose difference is at most EQUAL count as equal, because sums of the same rewards may be rounded differently.
+# The tolerance is relative for values above 1, and absolute for smaller values.
 EQUAL = 1e-12
 
 # ---- estimators --------------------------------------------------------------------------------------------------
@@ -45,9 +46,10 @@ class Advantage:
 
     Attributes:
         estimate: maps the groups of one batch to advantages, in the order of the groups.
-        uses_anchors: whether the estimator compares turns by anchors. Groups without anchors are then refused.
-        uses_entropies: whether the estimator needs `GroupRewards.entropies`, which cost a forward pass.
-        batch_baseline: whether the baseline is a mean over the batch. Groups of size 1 then have advantages.
+        uses_anchors: whether the estimator compares turns with the same anchor. Groups without anchors are then
+            refused.
+        uses_entropies: whether the estimator needs `GroupRewards.entropies`, which cost an additional forward pass.
+        batch_baseline: whether the baseline is a mean over the batch. Groups with one episode are then allowed.
     """
 
     estimate: Callable[[Sequence[GroupRewards], AdvantageConfig], list[GroupAdvantages]]
@@ -81,7 +83,8 @@ def register_advantage(
 def grpo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
     """Return (r - mean) / (std + 1e-6), with mean and unbiased std over the group.
 
-    r is the reward of a unit (`stat_unit`), see `turn_rewards`. If `scale` is `none` (Dr.GRPO), return r - mean.
+    r is the mean reward (`turn_rewards`) of a unit of the group. A unit is a row, turn or episode, as `stat_unit`
+    selects. If `scale` is `none` (Dr.GRPO), return r - mean.
     """
     episodes = [_episode_part(group, config) for group in groups]
     return [GroupAdvantages(total=part, episode=part) for part in episodes]
@@ -100,7 +103,10 @@ def gigpo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[Group
 
 @register_advantage("rloo")
 def rloo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
-    """Return (r - mean) · n / (n - 1) for n units of a group: each reward minus the mean of the other rewards."""
+    """Return (r - mean) · n / (n - 1) for a group with n rewards r: each reward minus the mean of the other rewards.
+
+    A reward is the mean of `turn_rewards` over a row, turn or episode, as `stat_unit` selects.
+    """
     results = []
     for group in groups:
         values, units = _group_values(group, config)
@@ -113,10 +119,13 @@ def rloo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupA
 
 @register_advantage("reinforce_pp", batch_baseline=True)
 def reinforce_pp(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
-    """Return (r - mean) / (std + 1e-6), with mean and unbiased std over the units of the whole batch."""
+    """Return (r - mean) / (std + 1e-6), with mean and unbiased std over the batch instead of over the group.
+
+    r is the mean reward (`turn_rewards`) of a row, turn or episode, as `stat_unit` selects.
+    """
     scored = [_group_values(group, config) for group in groups]
     units = [value for _, group_units in scored for value in group_units]
-    parts = [_normalised(values, units, "std") for values, _ in scored]
+    parts = [_normalise(values, units, "std") for values, _ in scored]
     return [GroupAdvantages(total=part, episode=part) for part in parts]
 
 
@@ -134,7 +143,7 @@ def empg(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupA
         raise ValueError("advantage 'empg' needs entropies, the mean token entropy of each turn")
     flat = [value for group in groups for turns in group.entropies or [] for value in turns]
     low, spread = (min(flat), max(flat) - min(flat)) if flat else (0.0, 0.0)
-    # With all entropies equal, every Ĥ is 0.
+    # If all entropies are equal, every Ĥ is 0.
     scaled = [[[_ratio(h - low, spread) for h in turns] for turns in group.entropies or []] for group in groups]
     mean_gain = _mean([math.exp(-config.entropy_k * h) for group in scaled for turns in group for h in turns])
     results = []
@@ -142,16 +151,16 @@ def empg(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupA
         episode = _episode_part(group, config)
         total = [_modulate(rows, turns, mean_gain, config) for rows, turns in zip(episode, entropies, strict=True)]
         results.append(GroupAdvantages(total=total, episode=episode))
-    return _centred(results)
+    return _subtract_mean(results)
 
 
 # ---- the episode part --------------------------------------------------------------------------------------------
 
 
 def turn_rewards(group: GroupRewards, config: AdvantageConfig) -> Values:
-    """Return the reward of each turn: the episode's return, minus the penalty if the turn was invalid, plus shaping.
+    """Return the reward of each turn: the return of its episode, minus `invalid_penalty` if the turn was invalid.
 
-    Shaping is `overlong_shaping` of the response's length if `overlong_tokens` is set, else 0.
+    If `overlong_tokens` is set, `overlong_shaping` of the response's length is added.
 
     Raises:
         ValueError: `overlong_tokens` is set, but the group has no lengths.
@@ -168,43 +177,44 @@ def turn_rewards(group: GroupRewards, config: AdvantageConfig) -> Values:
     return rewards
 
 
-def overlong_shaping(length: int, allowance: int) -> float:
-    """Return min(-0.1 · (length - 0.8 L) / (0.2 L), 0) with L = `allowance`: 0 up to 80 % of L, and -0.1 at L."""
-    ramp = (1.0 - OVERLONG_START) * allowance
-    return min(-OVERLONG_PENALTY * (length - OVERLONG_START * allowance) / ramp, 0.0)
+def overlong_shaping(length: int, limit: int) -> float:
+    """Return min(-0.1 · (length - 0.8 L) / (0.2 L), 0) with L = `limit`: 0 up to 80 % of L, and -0.1 at L."""
+    ramp = (1.0 - OVERLONG_START) * limit
+    return min(-OVERLONG_PENALTY * (length - OVERLONG_START * limit) / ramp, 0.0)
 
 
 def _episode_part(group: GroupRewards, config: AdvantageConfig) -> Values:
     values, units = _group_values(group, config)
-    return _normalised(values, units, config.scale)
+    return _normalise(values, units, config.scale)
 
 
 def _group_values(group: GroupRewards, config: AdvantageConfig) -> tuple[Values, list[float]]:
-    """Return the value of each turn, and the values of all units (`stat_unit`) for the statistics.
+    """Return the value of each turn, and the values of all units, for their mean and standard deviation.
 
-    The value of a unit is the mean reward of its turns. All turns of a unit have the same value. If each turn had its
-    own value, a penalty in a group of equal returns would be divided by 1e-6.
+    A unit is a row, turn or episode, as `stat_unit` selects. The value of a unit is the mean reward of its turns. The
+    value of a turn is the value of its unit. Its own reward could differ from the mean of the units by many standard
+    deviations.
     """
     rewards = turn_rewards(group, config)
     if config.stat_unit not in STAT_UNITS:
         raise ValueError(f"unknown stat_unit {config.stat_unit!r}; one of {', '.join(STAT_UNITS)}")
     if config.stat_unit == "trajectory":
-        labels: Turns[int] = [[0] * len(turns) for turns in rewards]
+        units: Turns[int] = [[0] * len(turns) for turns in rewards]
     elif config.stat_unit == "row" and group.rows is not None:
-        labels = group.rows
+        units = group.rows
     else:
         return rewards, [value for turns in rewards for value in turns]
-    means = [_unit_means(turns, names) for turns, names in zip(rewards, labels, strict=True)]
-    values = [[mean[name] for name in names] for mean, names in zip(means, labels, strict=True)]
+    means = [_unit_means(turns, numbers) for turns, numbers in zip(rewards, units, strict=True)]
+    values = [[mean[number] for number in numbers] for mean, numbers in zip(means, units, strict=True)]
     return values, [value for mean in means for value in mean.values()]
 
 
-def _unit_means(values: Sequence[float], labels: Sequence[int]) -> dict[int, float]:
-    """Return the mean of the values of each label, in the order in which labels first occur."""
+def _unit_means(values: Sequence[float], units: Sequence[int]) -> dict[int, float]:
+    """Return the mean value of each unit, in the order in which the units first occur. `units`: unit of each value."""
     members: dict[int, list[float]] = {}
-    for value, label in zip(values, labels, strict=True):
-        members.setdefault(label, []).append(value)
-    return {label: _mean(group) for label, group in members.items()}
+    for value, unit in zip(values, units, strict=True):
+        members.setdefault(unit, []).append(value)
+    return {unit: _mean(group) for unit, group in members.items()}
 
 
 # ---- the step part -----------------------------------------------------------------------------------------------
@@ -213,8 +223,9 @@ def _unit_means(values: Sequence[float], labels: Sequence[int]) -> dict[int, flo
 def step_part(group: GroupRewards, config: AdvantageConfig) -> tuple[Values, list[list[int]]]:
     """Return the step part A_S of each turn, and the size of each turn's step group.
 
-    A step group has the turns of the group with the same anchor. A_S is (R - mean) / (std + 1e-6) over the step group,
-    with the step return R. If `step_scale` is `none`, A_S is R - mean. If all R of a step group are equal, A_S is 0.
+    A step group contains all turns of `group` with the same anchor. A_S is (R - mean) / (std + 1e-6), where R is the
+    step return of the turn, and mean and std are over the step group. If `step_scale` is `none`, A_S is R - mean. If
+    all R of a step group are equal, A_S is 0.
     """
     returns = step_returns(group, config)
     members: dict[int, list[float]] = {}
@@ -272,7 +283,7 @@ def _keys(keys: Turns[str] | None, name: str, anchor: str) -> Turns[str]:
         for k, key in enumerate(turns):
             if not key:
                 # An empty key would put unrelated states into one step group.
-                raise ValueError(f"{name} of trajectory {i}, turn {k} is empty; choose an anchor the environment has")
+                raise ValueError(f"{name} of trajectory {i}, turn {k} is empty; choose another anchor")
     return keys
 
 
@@ -281,18 +292,18 @@ def _keys(keys: Turns[str] | None, name: str, anchor: str) -> Turns[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Scale:
-    """The function value -> (value - mean) · gain. The gain is 0 if all values are equal."""
+    """Maps a value to (value - mean) · gain. The gain is 0 if all values are equal."""
 
     mean: float
     gain: float
 
     @classmethod
     def of(cls, values: Sequence[float], scale: str) -> _Scale:
-        """Compute mean and gain from `values`. The gain is 1 / (unbiased std + 1e-6) for `std`, and 1 for `none`."""
+        """Compute mean and gain. The gain is 1 / (unbiased std + 1e-6) for the scale `std`, and 1 for `none`."""
         if scale not in ("std", "none"):
             raise ValueError(f"unknown scale {scale!r}; one of std, none")
         mean = _mean(values)
-        if _all_equal(values):  # otherwise the mean's rounding error would be divided by 1e-6
+        if _all_equal(values):  # otherwise the rounding error of the mean would be divided by 1e-6
             return cls(mean, 0.0)
         if scale == "none":
             return cls(mean, 1.0)
@@ -303,7 +314,7 @@ class _Scale:
         return (value - self.mean) * self.gain
 
 
-def _normalised(values: Values, units: Sequence[float], scale: str) -> Values:
+def _normalise(values: Values, units: Sequence[float], scale: str) -> Values:
     normal = _Scale.of(units, scale)
     return [[normal.apply(value) for value in turns] for turns in values]
 
@@ -314,7 +325,7 @@ def _modulate(rows: list[float], entropies: list[float], mean_gain: float, confi
     return [g * a + config.entropy_zeta * f for g, a, f in zip(gains, rows, following, strict=False)]
 
 
-def _centred(groups: list[GroupAdvantages]) -> list[GroupAdvantages]:
+def _subtract_mean(groups: list[GroupAdvantages]) -> list[GroupAdvantages]:
     mean = _mean([value for group in groups for turns in group.total for value in turns])
     return [
         GroupAdvantages(total=[[value - mean for value in turns] for turns in group.total], episode=group.episode)

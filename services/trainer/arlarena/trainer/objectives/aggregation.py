@@ -4,16 +4,16 @@
 `seq_mean_token_sum_norm` the rule of Dr. GRPO (arXiv 2503.20783).
 
 A rule returns a weight for each token. The loss of a micro-batch is Σ_t weight_t · loss_t. The denominators of the
-weights are counts of the whole optimiser step, over all micro-batches and ranks. The caller counts them before the
-first micro-batch. The gradient therefore does not depend on how the rows (training sequences) are split. T_i is the
-number of sampled tokens of row i. L_max is the constant `length_norm` of the recipe.
+weights are counts over all micro-batches and ranks of the optimiser step. The caller counts tokens and rows before the
+first micro-batch. The gradient therefore does not depend on how the rows (training sequences) are split into
+micro-batches. T_i is the number of sampled tokens of row i. L_max is the constant `length_norm` of the recipe.
 
 | name                      | weight of token t in row i |
 |---------------------------|----------------------------|
 | `token_mean`              | 1 / Σ_i T_i                |
-| `seq_mean_token_mean`     | 1 / (T_i · rows with T_i > 0) |
-| `seq_mean_token_sum`      | 1 / rows                   |
-| `seq_mean_token_sum_norm` | 1 / (rows · L_max)         |
+| `seq_mean_token_mean`     | 1 / (T_i · number of rows with T_i > 0) |
+| `seq_mean_token_sum`      | 1 / number of rows         |
+| `seq_mean_token_sum_norm` | 1 / (number of rows · L_max) |
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from arlarena.trainer.objectives.registry import Registry
 
 @dataclass(frozen=True, slots=True)
 class Denominators:
-    """Counts of one whole optimiser step. Add the counts of micro-batches, and all-reduce `as_tuple()` over ranks.
+    """Counts over one optimiser step. Add the counts of all micro-batches, and all-reduce `as_tuple()` over ranks.
 
     Attributes:
         tokens: Σ T_i, the number of sampled tokens.
-        rows: all rows, including rows without sampled tokens.
-        live_rows: rows with at least one sampled token.
+        rows: the number of all rows, including rows without sampled tokens.
+        live_rows: the number of rows with at least one sampled token.
     """
 
     tokens: float
@@ -45,8 +45,7 @@ class Denominators:
     def count(cls, batches: Iterable[Batch]) -> Denominators:
         """Count the tokens and rows of `batches`.
 
-        Rows that the sequence mask drops later are counted as well. The mask depends on the policy's weights, and the
-        denominators must not depend on the weights.
+        Rows that the sequence mask drops later are also counted, because the mask is known only after the forward pass.
         """
         tokens = rows = live_rows = 0
         for batch in batches:
@@ -71,29 +70,29 @@ register_aggregation = AGGREGATIONS.register
 
 
 @register_aggregation("token_mean")
-def token_mean(batch: Batch, of: Denominators, _length: float) -> Tensor:
-    """Return weights [N]: all sampled tokens of the step weigh the same. Long rows therefore weigh more."""
-    return batch.token_ones() / _or_one(of.tokens)
+def token_mean(batch: Batch, counts: Denominators, _length: float) -> Tensor:
+    """Return weights [N]: all sampled tokens of the step weigh the same. A long row therefore weighs more."""
+    return batch.token_ones() / _or_one(counts.tokens)
 
 
 @register_aggregation("seq_mean_token_mean")
-def seq_mean_token_mean(batch: Batch, of: Denominators, _length: float) -> Tensor:
-    """Return weights [N]: all rows weigh the same. The tokens of a long row therefore weigh less (GRPO_ST)."""
+def seq_mean_token_mean(batch: Batch, counts: Denominators, _length: float) -> Tensor:
+    """Return weights [N]: all rows weigh the same. A token of a long row therefore weighs less."""
     ones = batch.token_ones()
     row_tokens = segment_sum(ones, batch.row_of_token, batch.n_rows)
-    return ones / (row_tokens[batch.row_of_token] * _or_one(of.live_rows))
+    return ones / (row_tokens[batch.row_of_token] * _or_one(counts.live_rows))
 
 
 @register_aggregation("seq_mean_token_sum")
-def seq_mean_token_sum(batch: Batch, of: Denominators, _length: float) -> Tensor:
+def seq_mean_token_sum(batch: Batch, counts: Denominators, _length: float) -> Tensor:
     """Return weights [N]: the losses of a row's tokens are summed, and the sums are averaged over rows."""
-    return batch.token_ones() / _or_one(of.rows)
+    return batch.token_ones() / _or_one(counts.rows)
 
 
 @register_aggregation("seq_mean_token_sum_norm")
-def seq_mean_token_sum_norm(batch: Batch, of: Denominators, length: float) -> Tensor:
+def seq_mean_token_sum_norm(batch: Batch, counts: Denominators, length: float) -> Tensor:
     """Return weights [N]: the weights of `seq_mean_token_sum`, divided by the constant `length` (Dr.GRPO)."""
-    return batch.token_ones() / (_or_one(of.rows) * length)
+    return batch.token_ones() / (_or_one(counts.rows) * length)
 
 
 def _or_one(count: float) -> float:

@@ -1,8 +1,8 @@
 """Defines the input of every loss: the sampled tokens of many rows, concatenated.
 
-A *row* is one training sequence of the model: one turn, or several turns of an episode whose context grows. In the
-second case `turn_of_token` is the turn of each token. Prompt tokens, padding and tokens that the policy did not sample
-are left out. Sizes: N sampled tokens of this micro-batch, R rows, U turns, J trajectories.
+A *row* is one training sequence: one turn, or several turns of an episode whose context only grows. If a row has
+several turns, `turn_of_token` is the turn of each token. Prompt tokens, padding and tokens that the policy did not
+sample are left out. Sizes: N sampled tokens of this micro-batch, R rows, U turns, J trajectories.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ class Batch:
 
     Attributes:
         log_probs: [N] log π_θ of the sampled tokens under the policy. Only `log_probs` and `entropy` have a gradient.
-        old_log_probs: [N] log π_old: log-probs under the policy that the ratio is taken against. With policy anchor
-            `bypass` this is the sampler's policy, with `decoupled` the trainer's policy at the start of the step.
+        old_log_probs: [N] log π_old, the log-probs under the policy in the denominator of the importance ratio. With
+            policy anchor `bypass`, π_old is the sampler's policy. With `decoupled`, π_old is the trainer's policy at
+            the start of the training step.
         row_of_token: [N] int64 in [0, R).
         trajectory_of_row: [R] int64 in [0, J). J may be the number of all trajectories of the step.
-        advantages: [R], or [U] if `turn_of_token` is given.
+        advantages: [R] advantage of each row, or [U] advantage of each turn if `turn_of_token` is given.
         ref_log_probs: [N] log-probs of the reference policy, for the KL term.
         behaviour_log_probs: [N] log-probs of the sampler, for the correction with policy anchor `decoupled`.
         entropy: [N] entropy of the policy at each token in nats, for the entropy bonus.
         turn_of_token: [N] int64 in [0, U); None means that each row is one turn.
-        sequence_log_ratio: [J] mean log-ratio of each whole trajectory, detached (`clipping.sequence_log_ratio`).
-            Needed at ratio level `trajectory` if a trajectory has rows in several micro-batches.
+        sequence_log_ratio: [J] mean log-ratio over all tokens of each trajectory, detached
+            (`clipping.sequence_log_ratio`). Needed at ratio level `trajectory` if a trajectory has rows in several
+            micro-batches.
 
     Raises:
         ValueError: the shape of a tensor does not fit. The message names the tensor.
@@ -56,7 +58,7 @@ class Batch:
         for name in ("row_of_token", "trajectory_of_row", "turn_of_token"):
             index = getattr(self, name)
             if index is not None and index.dtype != torch.int64:
-                raise ValueError(f"{name} holds {index.dtype}; indices are torch.int64")
+                raise ValueError(f"{name} has dtype {index.dtype}; indices must be torch.int64")
 
     @property
     def n_tokens(self) -> int:
@@ -70,7 +72,7 @@ class Batch:
 
     @property
     def n_trajectories(self) -> int:
-        """J: the length of `sequence_log_ratio`. Without that tensor: the largest trajectory index plus 1."""
+        """J: the length of `sequence_log_ratio` if it is given, else the largest trajectory index plus 1."""
         if self.sequence_log_ratio is not None:
             return self.sequence_log_ratio.shape[0]
         return int(self.trajectory_of_row.max()) + 1 if self.n_rows else 0
@@ -79,7 +81,7 @@ class Batch:
     def dtype(self) -> torch.dtype:
         """The dtype of the computation: float64 if `log_probs` are float64, else float32.
 
-        bfloat16 has 8 bits of precision, which is too few for a clip range of 0.003.
+        bfloat16 is not used, because its 8 bits of precision are too few for a clip range of 0.003.
         """
         return torch.float64 if self.log_probs.dtype == torch.float64 else torch.float32
 
@@ -100,4 +102,4 @@ def segment_sum(values: Tensor, segment: Tensor, size: int) -> Tensor:
 
 def _check_shape(name: str, value: Tensor | None, size: int, unit: str) -> None:
     if value is not None and tuple(value.shape) != (size,):
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; one value a {unit} makes it ({size},)")
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; one value per {unit} needs ({size},)")

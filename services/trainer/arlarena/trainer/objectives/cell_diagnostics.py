@@ -1,6 +1,7 @@
-"""Diagnostics of rows (training sequences) by cell: sign of the advantage A, high or low entropy, ratio above 1 or not.
+"""Computes diagnostics of rows (training sequences) in eight cells.
 
-ARLArena (arXiv 2602.21534) splits the KL of a collapsing run by the same eight cells.
+A cell is a combination of the sign of the advantage A, high or low entropy, and a ratio above or below 1. ARLArena
+(arXiv 2602.21534) splits the KL of a collapsing run by the same cells.
 """
 
 from __future__ import annotations

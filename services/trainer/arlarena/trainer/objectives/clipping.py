@@ -3,11 +3,11 @@
 PPO's clip: arXiv 1707.06347; GSPO: arXiv 2507.18071; CISPO: arXiv 2506.13585; SAPO: arXiv 2511.20347.
 
 A surrogate maps the ratio, the log-prob and the advantage A of a token to a loss, which is minimised. π_θ is the policy
-and π_old the policy that the ratio is taken against. Δ_t = log π_θ - log π_old is the log-ratio of token t. sg(x) is x
-without gradient.
+that is trained, and π_old the policy in the denominator of the ratio. Δ_t = log π_θ - log π_old is the log-ratio of
+token t. sg(x) is x without gradient.
 
-The recipe's `ratio_level` defines the ratio. At level `token` it is w_t = exp(Δ_t). At the levels `turn`, `row` and
-`trajectory`, all tokens of a unit i (a turn, row or trajectory) have the ratio s_i = exp(mean Δ_t of the unit). The
+The recipe's `ratio_level` defines the ratio. At level `token` the ratio is w_t = exp(Δ_t). At the levels `turn`, `row`
+and `trajectory`, all tokens of a unit i (a turn, row or trajectory) have the ratio s_i = exp(mean Δ_t of the unit). The
 token form of s_i (GSPO) is sg(s_i) · exp(log π_θ - sg(log π_θ)). In this form the gradient of each token is multiplied
 by the advantage of that token.
 """
@@ -25,11 +25,11 @@ from arlarena.trainer.objectives.batch import Batch, segment_sum
 from arlarena.trainer.objectives.hyperparameters import hyperparameter
 from arlarena.trainer.objectives.registry import RecipeError, Registry
 
-# Δ is clamped to this value before exp. Sums of e^20 are finite in float32, and larger ratios have no further use.
+# Δ is clamped to ±MAX_LOG_RATIO before exp, so that sums of ratios are finite in float32.
 MAX_LOG_RATIO = 20.0
 
-# Units that share a ratio. A row is one training sequence of the model: one turn, or all turns of a growing context.
-# The code released with ARLArena calls the level `row` "sequence".
+# Units whose tokens share a ratio. A row is one training sequence: one turn, or several turns of an episode whose
+# context only grows. The code released with ARLArena calls the level `row` "sequence".
 RATIO_LEVELS = ("token", "turn", "row", "trajectory")
 
 
@@ -37,7 +37,8 @@ RATIO_LEVELS = ("token", "turn", "row", "trajectory")
 class ClipConfig:
     """Hyperparameters that every clip has. A clip with more hyperparameters declares a subclass.
 
-    The metric `outside` counts the tokens beyond these bounds, even if the clip does not use the bounds.
+    The metric `outside` counts the tokens whose ratio is outside [1 - ε_lo, 1 + ε_hi], even if the clip does not use
+    these bounds.
     """
 
     clip_low: float = hyperparameter(0.2, "ε_lo: the lower bound of a ratio is 1 - ε_lo", above=0, at_most=1)
@@ -49,7 +50,7 @@ class PpoConfig(ClipConfig):
     """Hyperparameters of `ppo`."""
 
     dual_clip: float | None = hyperparameter(
-        None, "c: where A < 0, a token's loss is at most -A c; none: no such bound", at_least=1
+        None, "c: if A < 0, the loss of a token is at most -A c; none: no bound", at_least=1
     )
 
 
@@ -57,8 +58,8 @@ class PpoConfig(ClipConfig):
 class SapoConfig(ClipConfig):
     """Hyperparameters of `sapo`."""
 
-    tau_positive: float = hyperparameter(1.0, "temperature of the gate where A > 0", above=0)
-    tau_negative: float = hyperparameter(1.05, "temperature of the gate where A ≤ 0", above=0)
+    tau_positive: float = hyperparameter(1.0, "temperature τ of the sigmoid if A > 0", above=0)
+    tau_negative: float = hyperparameter(1.05, "temperature τ of the sigmoid if A ≤ 0", above=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +81,10 @@ def log_ratio(batch: Batch) -> Tensor:
 
 
 def importance_ratio(batch: Batch, level: str, *, literal: bool = False) -> Tensor:
-    """Return the ratio [N] of each token at `level`, in token form (see the module).
+    """Return the ratio [N] of each token at `level`, in token form (see the module docstring).
 
-    With `literal`, the ratio is the differentiable s_i instead of its token form. Every token of a unit then gets the
-    gradient of the *mean* advantage of the unit. This is an ablation.
+    With `literal`, the ratio is the differentiable s_i instead of its token form. The gradient of every token of a unit
+    is then multiplied by the *mean* advantage of the unit. This is an ablation.
 
     Raises:
         ValueError: the level is unknown, or `literal` is used with a precomputed `sequence_log_ratio`, which has no
@@ -96,7 +97,7 @@ def importance_ratio(batch: Batch, level: str, *, literal: bool = False) -> Tens
     if literal:
         if level == "trajectory" and batch.sequence_log_ratio is not None:
             raise ValueError(
-                "the literal form needs every trajectory whole in one micro-batch; drop sequence_log_ratio"
+                "the literal form needs all rows of a trajectory in one micro-batch; leave out sequence_log_ratio"
             )
         return _segment_mean(delta, unit, size).exp()[unit]
     if level == "trajectory" and batch.sequence_log_ratio is not None:
@@ -111,8 +112,8 @@ def importance_ratio(batch: Batch, level: str, *, literal: bool = False) -> Tens
 def sequence_sums(batch: Batch, n_trajectories: int) -> tuple[Tensor, Tensor]:
     """Return the sum of Δ_t and the number of tokens of each trajectory, both [J] float64.
 
-    Sum both results over micro-batches and ranks. Then pass the sums to `sequence_log_ratio`. At ratio level
-    `trajectory`, this is needed if a trajectory has rows in several micro-batches.
+    Add up both results over micro-batches and ranks. Then pass them to `sequence_log_ratio`. This pass is needed at
+    ratio level `trajectory` if a trajectory has rows in several micro-batches.
     """
     unit = batch.trajectory_of_row[batch.row_of_token]
     return (
@@ -122,7 +123,7 @@ def sequence_sums(batch: Batch, n_trajectories: int) -> tuple[Tensor, Tensor]:
 
 
 def sequence_log_ratio(sums: Tensor, counts: Tensor) -> Tensor:
-    """Return the mean log-ratio [J] from the totals of `sequence_sums`; 0 for a trajectory without tokens."""
+    """Return the mean log-ratio [J] of each trajectory from the totals of `sequence_sums`; 0 without tokens."""
     return sums / counts.clamp(min=1.0)
 
 
@@ -152,8 +153,8 @@ class Clip:
     Attributes:
         surrogate: maps (terms, an instance of `config`) to the loss of each token, [N].
         config: the class of the surrogate's hyperparameters.
-        literal: whether the surrogate uses the ratio with `literal`, see `importance_ratio`.
-        uses_ratio: whether the surrogate uses the ratio.
+        literal: whether the ratio is computed with `literal=True`, see `importance_ratio`.
+        uses_ratio: whether the surrogate reads `Terms.ratio`.
     """
 
     surrogate: Callable[[Terms, Any], Tensor]
@@ -187,7 +188,7 @@ def register_clip(
 
 @register_clip("ppo", PpoConfig)
 def ppo(terms: Terms, config: PpoConfig) -> Tensor:
-    """Return max(-A w, -A clip(w, 1-ε_lo, 1+ε_hi)) [N] with ratio w. With c = `dual_clip`, at most -A c if A < 0."""
+    """Return max(-A w, -A clip(w, 1-ε_lo, 1+ε_hi)) [N] with ratio w. If A < 0, at most -A c with c = `dual_clip`."""
     loss = gspo(terms, config)
     if config.dual_clip is None:
         return loss
@@ -228,10 +229,10 @@ def reinforce(terms: Terms, _config: ClipConfig) -> Tensor:
 
 @torch.no_grad()
 def sequence_mask(batch: Batch, delta: float) -> Tensor:
-    """Return bool [R]: False for rows with A < 0 and a mean of log π_old - log π_θ above δ = `delta`.
+    """Return bool [R]: False for rows with A < 0 and log π_old - log π_θ above δ = `delta`.
 
-    A is also a mean over the tokens of the row. These rows are dropped from the loss. The policy has already lowered
-    their probability, and a further step would only move the policy farther from π_old.
+    A and the difference are means over the tokens of the row. A row with False is dropped from the policy loss. The
+    policy has already lowered its probability, and a further update would only move the policy farther from π_old.
     """
     drop = batch.old_log_probs.to(batch.dtype) - batch.log_probs.to(batch.dtype)
     mean_drop = _segment_mean(drop, batch.row_of_token, batch.n_rows)
@@ -241,7 +242,9 @@ def sequence_mask(batch: Batch, delta: float) -> Tensor:
 
 @torch.no_grad()
 def behaviour_correction(batch: Batch, kind: str, low: float, high: float) -> Tensor:
-    """Return the weight [N] of each token from k_t = π_old / μ, for policy anchor `decoupled`. μ is the sampler.
+    """Return the weight [N] of each token, computed from k_t = π_old / μ. μ is the sampler's policy.
+
+    Policy anchor `decoupled` uses this weight to correct for the difference between sampler and trainer.
 
     Args:
         batch: must have `behaviour_log_probs` (log μ).
@@ -273,8 +276,9 @@ def clip_counts(terms: Terms, config: ClipConfig) -> dict[str, Tensor]:
     """Count tokens whose ratio is outside [1-ε_lo, 1+ε_hi].
 
     Returns:
-        `outside`: all these tokens. `clip_negative_low`: tokens with A < 0 and a ratio below the interval. An increase
-        is the first sign of a collapse. `clip_positive_high`: tokens with A > 0 and a ratio above the interval.
+        `outside`: all these tokens. `clip_negative_low`: tokens with A < 0 and a ratio below the interval. If this
+        count increases, training may collapse soon. `clip_positive_high`: tokens with A > 0 and a ratio above the
+        interval.
     """
     low, high = terms.ratio < 1.0 - config.clip_low, terms.ratio > 1.0 + config.clip_high
     return {

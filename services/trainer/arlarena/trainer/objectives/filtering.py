@@ -28,7 +28,7 @@ register_filter = FILTERS.register
 
 
 @register_filter("none")
-def anything(_returns: Sequence[float], _successes: Sequence[bool] | None) -> bool:
+def keep_all(_returns: Sequence[float], _successes: Sequence[bool] | None) -> bool:
     """Keep every group."""
     return True
 
@@ -41,7 +41,7 @@ def mixed_success(_returns: Sequence[float], successes: Sequence[bool] | None) -
         ValueError: the environment does not define success.
     """
     if successes is None:
-        raise ValueError("filter 'success' needs successes; use filter 'return' where success is not defined")
+        raise ValueError("filter 'success' needs successes; if the environment defines no success, use filter 'return'")
     return 0 < sum(map(bool, successes)) < len(successes)
 
 
@@ -49,7 +49,7 @@ def mixed_success(_returns: Sequence[float], successes: Sequence[bool] | None) -
 def mixed_return(returns: Sequence[float], _successes: Sequence[bool] | None) -> bool:
     """Keep a group whose raw returns are not all equal: the rule of the code released with ARLArena.
 
-    If returns depend on the number of turns, this rule drops almost no group.
+    If returns depend on the number of turns, they are rarely equal, and this rule drops almost no group.
     """
     return len(returns) > 0 and max(returns) - min(returns) > RETURN_TOLERANCE
 
@@ -66,8 +66,9 @@ class Selected(Generic[Item]):
     """The result of a selection.
 
     Attributes:
-        batch: the groups to train on: kept groups in order of arrival, then back-filled groups, newest first.
-        filtered: dropped groups that are not in the batch, in order of arrival.
+        batch: the groups to train on: first the groups that passed the filter, in order of arrival; then back-filled
+            groups, newest first.
+        filtered: the groups that the filter dropped and that are not in the batch, in order of arrival.
         kept: number of groups in `batch` that passed the filter.
         backfilled: number of groups in `batch` that the filter dropped.
     """
@@ -79,7 +80,7 @@ class Selected(Generic[Item]):
 
 
 class Selection(Generic[Item]):
-    """Fills one batch with groups that pass the filter. Stops after `max_tries` times `wanted` groups.
+    """Fills one batch with groups that pass the filter. At most `max_tries` · `wanted` groups can be offered.
 
     Usage: `offer` each arriving group while `is_full()` is False. Then call `close`.
     """
@@ -93,7 +94,7 @@ class Selection(Generic[Item]):
         if rule not in FILTERS:
             raise ValueError(f"unknown filter {rule!r}; one of {', '.join(FILTERS)}")
         if wanted < 1 or max_tries < 1:
-            raise ValueError(f"a selection wants at least one group and one try, not {wanted} and {max_tries}")
+            raise ValueError(f"wanted = {wanted} and max_tries = {max_tries} must be at least 1")
         self._useful = FILTERS[rule]
         self._wanted, self._budget, self._backfill = wanted, wanted * max_tries, backfill
         self._kept: list[Item] = []
@@ -121,17 +122,19 @@ class Selection(Generic[Item]):
             RuntimeError: the selection is full. Offer the group to the next selection.
         """
         if self.is_full():
-            raise RuntimeError(f"the batch is full ({self.kept} kept, {self.dropped} dropped); offer to the next one")
+            raise RuntimeError(
+                f"the batch is full ({self.kept} kept, {self.dropped} dropped); offer the group to the next selection"
+            )
         useful = self._useful(returns, successes)
         (self._kept if useful else self._dropped).append(item)
         return Verdict.KEPT if useful else Verdict.DROPPED
 
     def is_full(self) -> bool:
-        """True if enough groups passed the filter, or all tries are used."""
+        """True if `wanted` groups passed the filter, or `max_tries` · `wanted` groups were offered."""
         return self.kept >= self._wanted or self.kept + self.dropped >= self._budget
 
     def close(self) -> Selected[Item]:
-        """Return the batch. With `backfill`, missing groups are taken from the newest (least stale) dropped groups."""
+        """Return the batch. With `backfill`, the newest (least stale) dropped groups fill an incomplete batch."""
         missing = min(self._wanted - self.kept, self.dropped) if self._backfill else 0
         split = self.dropped - missing
         fill = self._dropped[split:][::-1]

@@ -13,7 +13,7 @@ _KEY = "hyperparameter"
 
 @dataclass(frozen=True, slots=True)
 class Hyperparameter:
-    """The declaration of a hyperparameter. `above`: whether the value must be above `low`, not equal to `low`."""
+    """The declaration of a hyperparameter. `above`: if True, the value must be greater than `low`, not equal to it."""
 
     description: str
     low: float = -math.inf
@@ -42,14 +42,14 @@ def hyperparameter(
     at_least: float = -math.inf,
     at_most: float = math.inf,
 ) -> Any:
-    """Return the default value of a dataclass field, which declares a hyperparameter:
+    """Declare a hyperparameter as a field of a dataclass. Returns the default value of the field:
 
         epsilon: float = hyperparameter(0.2, "distance from 1 at which the gradient is 0", above=0)
 
     Args:
         default: the value if a recipe or a configuration sets no value. None turns off the feature.
         description: what the hyperparameter does, in a few words, with the unit.
-        above: the value must be greater; replaces `at_least`.
+        above: the value must be greater than this; replaces `at_least`.
         at_least: the smallest allowed value.
         at_most: the largest allowed value.
     """

@@ -1,8 +1,8 @@
 """KL divergences between two policies, and entropy. All values are per token and in nats.
 
-π_θ is the policy, π_ref the reference policy, and π_old the policy that the ratio is taken against. k3 = e^d - d - 1
-with d = log π_ref - log π_θ is Schulman's estimator of the KL ("Approximating KL divergence", 2020). GRPO uses k3 for
-the KL to the reference (arXiv 2402.03300, equation 4).
+π_θ is the policy that is trained, π_ref the reference policy, and π_old the policy in the denominator of the importance
+ratio. k3 = e^d - d - 1 with d = log π_ref - log π_θ is Schulman's estimator of the KL ("Approximating KL divergence",
+2020). GRPO uses k3 for the KL to the reference (arXiv 2402.03300, equation 4).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Mismatch:
 def mismatch(trainer_log_probs: Tensor, sampler_log_probs: Tensor, mask: Tensor) -> Mismatch:
     """Compare the log-probs [N] of trainer and sampler on the tokens where `mask` [N] is not 0.
 
-    If there is no such token, all figures are 0.
+    If there is no such token, all fields of the result are 0.
     """
     live = mask.bool()
     trainer, sampler = trainer_log_probs[live].double(), sampler_log_probs[live].double()

@@ -31,8 +31,8 @@ class LossConfig:
     Attributes:
         kl_coefficient: weight of the KL term, `kl.k3` to the reference policy.
         entropy_coefficient: weight of the entropy bonus, which is subtracted from the loss.
-        correction: how the policy term is weighted by π_old/μ, see `behaviour_correction`. μ is the sampler's policy.
-            KL term and entropy bonus are not weighted.
+        correction: the rule that weights the policy term by π_old/μ, see `behaviour_correction`. μ is the sampler's
+            policy. KL term and entropy bonus are not weighted.
         correction_low: lower bound of π_old/μ. `truncate` does not use this bound. IcePop uses 0.5.
         correction_high: upper bound of π_old/μ. 2 is usual for truncated importance sampling. IcePop uses 5.
     """
@@ -48,9 +48,9 @@ class LossConfig:
         if self.correction not in CORRECTIONS:
             raise ValueError(f"unknown correction {self.correction!r}; one of {', '.join(CORRECTIONS)}")
         if self.kl_coefficient < 0 or self.entropy_coefficient < 0:
-            raise ValueError(f"coefficients are at least 0, got {self}")
+            raise ValueError(f"coefficients must be at least 0, got {self}")
         if not 0 <= self.correction_low < 1 < self.correction_high:
-            raise ValueError(f"the bounds of a correction lie on both sides of 1, got {self}")
+            raise ValueError(f"correction_low must be in [0, 1) and correction_high above 1, got {self}")
 
 
 def policy_loss(
@@ -62,15 +62,15 @@ def policy_loss(
 
     Args:
         recipe: the method.
-        batch: rows (training sequences) of the micro-batch. Without sampled tokens, loss and gradient are 0.
-        denominators: counts of the whole optimiser step.
-        run: KL term, entropy bonus and correction; None: none of these. KL term and entropy bonus are aggregated over
-            tokens in the same way as the policy term.
+        batch: rows (training sequences) of the micro-batch. If they have no sampled tokens, loss and gradient are 0.
+        denominators: counts over all micro-batches and ranks of the optimiser step.
+        run: KL term, entropy bonus and correction; None: only the policy term. KL term and entropy bonus are aggregated
+            over tokens in the same way as the policy term.
 
     Returns:
-        (scalar loss, metrics). Metrics are detached scalars, already divided by the counts of the whole step. Their
-        sum over micro-batches and ranks is the metric of the step. For metrics named `…_max` and `…_min`, the metric
-        of the step is the extreme (see `merge_metrics`).
+        (scalar loss, metrics). Metrics are detached scalars, already divided by the counts of the step. The sum of a
+        metric over micro-batches and ranks is the metric of the step. For names ending in `_max` or `_min`, the metric
+        of the step is the maximum or minimum instead (see `merge_metrics`).
 
     Raises:
         ValueError: a coefficient or the correction needs a tensor that the batch lacks.
@@ -79,7 +79,7 @@ def policy_loss(
     weights = AGGREGATIONS[recipe.aggregation](batch, denominators, recipe.length_norm)
     ratio = importance_ratio(batch, recipe.ratio_level, literal=recipe.literal)
     terms = Terms(log_probs=batch.log_probs.to(batch.dtype), ratio=ratio, advantages=batch.token_advantages())
-    kept = _kept_rows(recipe, batch)
+    kept = _row_mask(recipe, batch)
     policy_weights = weights * kept.to(weights)[batch.row_of_token]
     correction = None
     if run.correction != "none":
@@ -98,13 +98,13 @@ def _surrogate(recipe: Recipe, terms: Terms) -> Tensor:
     losses = CLIPS[recipe.clip].surrogate(terms, recipe.clip_config)
     if losses.shape != terms.ratio.shape:
         raise ValueError(
-            f"clip {recipe.clip!r} gave losses of shape {tuple(losses.shape)}; one value a token makes it "
+            f"clip {recipe.clip!r} returned losses of shape {tuple(losses.shape)}; one value per token needs "
             f"{tuple(terms.ratio.shape)}"
         )
     return losses
 
 
-def _kept_rows(recipe: Recipe, batch: Batch) -> Tensor:
+def _row_mask(recipe: Recipe, batch: Batch) -> Tensor:
     """Return bool [R]: False for rows that the sequence mask removes from the policy term."""
     if recipe.mask == "sequence":
         return sequence_mask(batch, recipe.mask_delta)
@@ -154,7 +154,7 @@ def _metrics(
 
 
 def merge_metrics(parts: Iterable[Mapping[str, Tensor | float]]) -> dict[str, float]:
-    """Merge the metrics of micro-batches or ranks: sums, or extremes for metrics named `…_max` and `…_min`."""
+    """Merge the metrics of micro-batches or ranks: sums; maximum or minimum for names ending in `_max` or `_min`."""
     merged: dict[str, float] = {}
     for part in parts:
         for name, value in part.items():

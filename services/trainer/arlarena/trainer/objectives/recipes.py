@@ -1,8 +1,8 @@
 """Defines the named methods (recipes). A recipe has one choice for each dimension, and hyperparameters.
 
 `recipe("sampo", clip_low=0.03)` returns a named recipe with one value changed. `register_recipe` adds a recipe. The
-`register_…` function of a dimension adds a choice. A plugin may call all these functions (see `registry`). KL term,
-entropy bonus, penalties and cold start belong to the run, not to the method.
+`register_…` function of a dimension adds a choice. A plugin may call these functions (see `registry`). KL term,
+entropy bonus, penalties and cold start are settings of the run, not of the method.
 """
 
 from __future__ import annotations
@@ -27,39 +27,45 @@ def _option(default: str | bool | int, description: str, values: Iterable[str] =
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """One policy-gradient method. `AdvantageConfig` explains the fields of the advantage.
+    """One policy-gradient method. `AdvantageConfig` explains the fields from `stat_unit` to `entropy_zeta`.
 
     Attributes:
         clip_options: hyperparameters of the clip (declared by `Clip.config`) that differ from the defaults.
 
     Raises:
-        RecipeError: a choice is unknown, or a number is out of range. The message has the field and the nearest choice.
+        RecipeError: a choice is unknown, or a number is out of range. The message names the field and similar choices.
     """
 
     name: str
-    aggregation: str = _option("token_mean", "how much a token's loss weighs", AGGREGATIONS)
-    length_norm: float = hyperparameter(512.0, "L_max of seq_mean_token_sum_norm, in tokens", above=0)
-    clip: str = _option("ppo", "how a token's loss depends on its importance ratio", CLIPS)
-    ratio_level: str = _option("token", "unit that shares an importance ratio", RATIO_LEVELS)
+    aggregation: str = _option("token_mean", "rule for the weight of each token in the loss", AGGREGATIONS)
+    length_norm: float = hyperparameter(512.0, "constant divisor of seq_mean_token_sum_norm, in tokens", above=0)
+    clip: str = _option("ppo", "rule for the loss of a token, given its importance ratio", CLIPS)
+    ratio_level: str = _option("token", "unit whose tokens share one importance ratio", RATIO_LEVELS)
     clip_options: Mapping[str, float | None] = field(default_factory=dict)
-    mask: str = _option("none", "sequence: drop bad rows far from the current policy", ("none", "sequence"))
-    mask_delta: float = hyperparameter(3e-3, "δ: mean drop of the log-prob at which such a row is dropped, in nats",
+    mask: str = _option("none", "sequence: drop the rows that mask_delta describes", ("none", "sequence"))
+    mask_delta: float = hyperparameter(3e-3, "δ: rows with A < 0 whose mean log-prob fell by more are dropped, in nats",
                                        at_least=0)  # fmt: skip
     advantage: str = _option("grpo", "estimator of the advantages", ADVANTAGES)
-    stat_unit: str = _option("row", "unit with one value in a group's statistics", STAT_UNITS)
-    scale: str = _option("std", "divisor of the episode part", ("std", "none"))
-    step_scale: str = _option("std", "divisor of the step part", ("std", "none"))
-    omega: float = hyperparameter(1.0, "weight of the step part", at_least=0)
-    gamma: float = hyperparameter(0.95, "discount of step returns", at_least=0, at_most=1)
-    anchor: str = _option("state", "key by which turns are compared", ("state", "observation", "similar"))
-    similarity: float = hyperparameter(0.95, "least similarity for anchor similar", at_least=0, at_most=1)
-    entropy_k: float = hyperparameter(1.0, "k of EMPG", at_least=0)
-    entropy_k_next: float = hyperparameter(1.0, "k' of EMPG", at_least=0)
-    entropy_zeta: float = hyperparameter(0.05, "zeta of EMPG: weight of the next turn's part", at_least=0)
-    overlong: bool = _option(False, "DAPO's overlong shaping, on the run's max_response_tokens")
-    filter: str = _option("none", "which groups are kept", FILTERS)
-    max_tries: int = _option(3, "rounds of sampling after which a batch that is not full is taken")
-    backfill: bool = _option(True, "fill such a batch with the newest dropped groups")
+    stat_unit: str = _option("row", "unit with one value in the mean and std of returns", STAT_UNITS)
+    scale: str = _option("std", "divisor of the advantage's episode part", ("std", "none"))
+    step_scale: str = _option("std", "divisor of the advantage's step part", ("std", "none"))
+    omega: float = hyperparameter(1.0, "weight of the advantage's step part", at_least=0)
+    gamma: float = hyperparameter(0.95, "discount factor of step returns", at_least=0, at_most=1)
+    anchor: str = _option(
+        "state", "key of a turn; gigpo compares turns of a group with the same key", ("state", "observation", "similar")
+    )
+    similarity: float = hyperparameter(
+        0.95, "minimum similarity of observations for anchor = similar", at_least=0, at_most=1
+    )
+    entropy_k: float = hyperparameter(1.0, "k of EMPG: weakens advantages of turns with high entropy", at_least=0)
+    entropy_k_next: float = hyperparameter(
+        1.0, "k' of EMPG: weakens the term of the next turn if its entropy is high", at_least=0
+    )
+    entropy_zeta: float = hyperparameter(0.05, "ζ of EMPG: weight of the term of the next turn", at_least=0)
+    overlong: bool = _option(False, "DAPO's penalty for responses near max_response_tokens")
+    filter: str = _option("none", "rule for the groups that are trained on", FILTERS)
+    max_tries: int = _option(3, "the filter checks at most max_tries · groups_per_step groups for a batch")
+    backfill: bool = _option(True, "fill an incomplete batch with the newest dropped groups")
 
     def __post_init__(self) -> None:
         """Check every choice and every number."""
@@ -75,21 +81,23 @@ class Recipe:
             raise RecipeError(f"{self.name}.max_tries = {self.max_tries!r} must be a whole number, at least 1")
         if self.literal and self.ratio_level == "token":
             raise RecipeError(
-                f"{self.name}: clip {self.clip!r} shares a ratio over a turn, row or trajectory, not a token"
+                f"{self.name}: clip {self.clip!r} needs ratio_level = 'turn', 'row' or 'trajectory', not 'token'"
             )
         self._check_clip_options()
 
     def _check_clip_options(self) -> None:
         own, known = hyperparameters(CLIPS[self.clip].config), choices()
         if twice := own.keys() & {*known, "name"}:
-            raise RecipeError(f"clip {self.clip!r}: rename its hyperparameter {min(twice)!r}, a choice of all recipes")
+            raise RecipeError(
+                f"clip {self.clip!r}: rename its hyperparameter {min(twice)!r}: all recipes have that choice"
+            )
         for key in self.clip_options:
             if key in own:
                 continue
             if readers := [name for name, clip in CLIPS.items() if key in hyperparameters(clip.config)]:
                 raise RecipeError(
-                    f"{self.name}.{key} is set, but clip {self.clip!r} has none; only "
-                    f"{', '.join(map(repr, readers))} reads it"
+                    f"{self.name}.{key} is set, but clip {self.clip!r} has no such hyperparameter; only "
+                    f"{', '.join(map(repr, readers))} has it"
                 )
             raise RecipeError(
                 f"recipe {self.name!r} has no choice {key!r}: {nearest(key, [*known, *own])} "
@@ -99,7 +107,7 @@ class Recipe:
 
     @property
     def literal(self) -> bool:
-        """Whether all tokens of a unit share one differentiable ratio, see `clipping.importance_ratio`."""
+        """Whether all tokens of a turn, row or trajectory share one differentiable ratio, see `importance_ratio`."""
         return CLIPS[self.clip].literal
 
     @property
@@ -110,14 +118,14 @@ class Recipe:
     def advantage_config(
         self, *, invalid_penalty: float = 0.1, max_response_tokens: int | None = None
     ) -> AdvantageConfig:
-        """Return the hyperparameters of the advantage, including the two arguments, which belong to the run.
+        """Return the hyperparameters of the advantage. The two arguments are settings of the run, and are included.
 
         Raises:
             RecipeError: the recipe has overlong shaping, but `max_response_tokens` is not given.
         """
         if self.overlong and (max_response_tokens is None or max_response_tokens < 1):
             raise RecipeError(
-                f"{self.name} shapes overlong responses and needs the run's max_response_tokens, at least 1; "
+                f"{self.name} has overlong shaping and needs max_response_tokens of at least 1; "
                 f"got {max_response_tokens!r}"
             )
         shared = {f.name for f in fields(AdvantageConfig)} & {f.name for f in fields(self)}
@@ -152,7 +160,7 @@ _AS_RELEASED: dict[str, Any] = {"aggregation": "seq_mean_token_mean", "ratio_lev
 _CISPO: dict[str, Any] = {"clip": "cispo", "clip_options": {"clip_low": 1.0, "clip_high": 0.2}}
 _DAPO: dict[str, Any] = {"filter": "return", "max_tries": 2, "overlong": True}
 
-for _row in (
+for _recipe in (
     Recipe(name="grpo"),
     Recipe(name="grpo_st", aggregation="seq_mean_token_mean"),
     Recipe(name="grpo_sm", mask="sequence"),
@@ -168,11 +176,11 @@ for _row in (
     Recipe(name="dapo_gigpo", advantage="gigpo", **_DAPO),
     Recipe(name="sampo", ratio_level="trajectory", advantage="gigpo", filter="success", **_GSPO),
     Recipe(name="sampo_release", advantage="gigpo", filter="return", **_AS_RELEASED, **_GSPO),
-    # In the papers of these three methods an episode is one response, so the statistics are over trajectories.
+    # In the papers of these three methods an episode is one response, so mean and std are over trajectories.
     Recipe(name="rloo", advantage="rloo", aggregation="seq_mean_token_sum", clip="reinforce", stat_unit="trajectory"),
     Recipe(name="reinforce_pp", advantage="reinforce_pp", stat_unit="trajectory"),
     Recipe(name="dr_grpo", aggregation="seq_mean_token_sum_norm", stat_unit="trajectory", scale="none"),
-    # Ablations: a differentiable s_i, which averages the advantages of a trajectory's turns.
+    # Ablations with a differentiable s_i: each token gets the mean advantage of its trajectory.
     Recipe(name="gspo_literal", ratio_level="trajectory", **{**_GSPO, "clip": "gspo_literal"}),
     Recipe(
         name="sampo_literal",
@@ -182,24 +190,24 @@ for _row in (
         **{**_GSPO, "clip": "gspo_literal"},
     ),
 ):
-    register_recipe(_row)
+    register_recipe(_recipe)
 
 
 def recipe(name: str, /, **overrides: Any) -> Recipe:
-    """Return the recipe `name` with the changed choices and hyperparameters `overrides`.
+    """Return the recipe `name`. `overrides` replaces some of its choices and hyperparameters.
 
-    If `overrides` change the clip, the hyperparameters that both clips have keep their values.
+    If `overrides` selects another clip, each hyperparameter that the old and the new clip share keeps its value.
 
     Raises:
-        RecipeError: a name or key is unknown, or `Recipe` refuses a value. The message has the nearest name or key.
+        RecipeError: a name or key is unknown, or `Recipe` refuses a value. The message has similar names or keys.
     """
     if name not in RECIPES:
         raise RecipeError(f"unknown recipe {name!r}: {nearest(name, RECIPES)}")
-    row, known = RECIPES[name], choices()
-    method = replace(row, clip_options={}, **{key: overrides[key] for key in overrides if key in known})
-    has = hyperparameters(CLIPS[method.clip].config)
-    kept = {key: value for key, value in row.clip_options.items() if key in has}
-    return replace(method, clip_options=kept | {key: overrides[key] for key in overrides if key not in known})
+    base, known = RECIPES[name], choices()
+    method = replace(base, clip_options={}, **{key: overrides[key] for key in overrides if key in known})
+    declared = hyperparameters(CLIPS[method.clip].config)
+    shared = {key: value for key, value in base.clip_options.items() if key in declared}
+    return replace(method, clip_options=shared | {key: overrides[key] for key in overrides if key not in known})
 
 
 def compute_advantages(
@@ -213,7 +221,8 @@ def compute_advantages(
 
     Args:
         recipe: the method.
-        groups: all groups of the batch, including stale members. EMPG and REINFORCE++ have statistics over the batch.
+        groups: all groups of the batch, with all their members, including stale members. EMPG and REINFORCE++ compute
+            means over the batch.
         invalid_penalty: subtracted from the reward of a turn with an invalid action or format; 0: no penalty.
         max_response_tokens: the limit of a response in tokens, for recipes with overlong shaping.
 
@@ -224,18 +233,18 @@ def compute_advantages(
     config = recipe.advantage_config(invalid_penalty=invalid_penalty, max_response_tokens=max_response_tokens)
     advantages = ADVANTAGES[recipe.advantage].estimate(groups, config)
     if [list(map(len, each.total)) for each in advantages] != [list(map(len, group.rewards)) for group in groups]:
-        raise ValueError(f"advantage {recipe.advantage!r} gave other turns than the groups have: one value a turn")
+        raise ValueError(f"advantage {recipe.advantage!r} must return one value for each turn of the groups")
     return advantages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
-    """The settings of a run that decide whether a recipe can work.
+    """The settings of a run that decide whether a recipe can have an effect.
 
     Attributes:
         updates_per_batch: optimiser steps on one batch of groups.
         policy_anchor: the source of π_old in the ratio. `bypass`: the sampler's log-probs. `decoupled`: the trainer's
-            log-probs at the start of the step.
+            log-probs at the start of the training step.
         group_size: number of episodes in a group.
     """
 
@@ -250,59 +259,58 @@ class RunContext:
                 f"policy_anchor = {self.policy_anchor!r}: {nearest(self.policy_anchor, ('bypass', 'decoupled'))}"
             )
         if self.updates_per_batch < 1 or self.group_size < 1:
-            raise RecipeError(f"the updates of a batch and the members of a group start at 1, got {self}")
+            raise RecipeError(f"updates_per_batch and group_size must be at least 1, got {self}")
 
 
 def check(recipe: Recipe, run: RunContext) -> tuple[str, ...]:
     """Check that the parts of `recipe` can have an effect in a run. Returns warnings about parts with little effect.
 
     Raises:
-        RecipeError: the clip or the mask can never act, or every advantage is 0. The message contains the fix.
+        RecipeError: the clip or the mask has no effect, or every advantage is 0. The message contains the fix.
     """
-    _refuse_lone_members(recipe, run)
+    _check_group_size(recipe, run)
     ratio_free = not CLIPS[recipe.clip].uses_ratio
     if run.updates_per_batch > 1:
-        return (_uncorrected(recipe, run),) if ratio_free else ()
+        return (_off_policy_warning(recipe, run),) if ratio_free else ()
     if run.policy_anchor == "decoupled":
         if not ratio_free:
             raise RecipeError(
-                f"{recipe.name}: clipping is dead. With one optimiser step a batch and π_old recomputed at its start, "
-                f"every ratio is exactly 1 and clip {recipe.clip!r} never acts. Set minibatch_groups to half of "
+                f"{recipe.name}: clip {recipe.clip!r} has no effect. With one optimiser step per batch and π_old "
+                f"computed at the start of the step, every ratio is exactly 1. Set minibatch_groups to half of "
                 f"groups_per_step or less, or policy_anchor = 'bypass', or clip = 'reinforce'."
             )
         if recipe.mask == "sequence":
             raise RecipeError(
-                f"{recipe.name}: the sequence mask is dead. With one optimiser step a batch and π_old recomputed at "
-                f"its start, no row has moved. Set minibatch_groups to half of groups_per_step or less, or mask = "
-                f"'none'."
+                f"{recipe.name}: the sequence mask has no effect. With one optimiser step per batch and π_old "
+                f"computed at the start of the step, π_old is the current policy. Set minibatch_groups to half of "
+                f"groups_per_step or less, or mask = 'none'."
             )
         return ()
     if ratio_free and recipe.mask == "none":
         return ()
     return (
-        f"{recipe.name}: with one optimiser step a batch the ratio differs from 1 only by staleness and by the "
-        f"mismatch of sampler and trainer; clipping will rarely act on fresh groups.",
+        f"{recipe.name}: with one optimiser step per batch, the ratio differs from 1 only by staleness and by the "
+        f"mismatch of sampler and trainer; clipping will rarely have an effect on fresh groups.",
     )
 
 
-def _uncorrected(recipe: Recipe, run: RunContext) -> str:
+def _off_policy_warning(recipe: Recipe, run: RunContext) -> str:
     return (
-        f"{recipe.name}: clip {recipe.clip!r} has no ratio, so {run.updates_per_batch} updates a batch train on "
-        f"samples of a policy that the first update has already left, and nothing corrects or bounds the "
-        f"difference. Take one update a batch (minibatch_groups as large as groups_per_step), or a clip with a ratio, "
-        f"such as 'ppo' or 'cispo'."
+        f"{recipe.name}: clip {recipe.clip!r} has no ratio. With {run.updates_per_batch} updates per batch, all "
+        f"updates after the first are off-policy, and no ratio corrects or limits them. Take one update per batch "
+        f"(minibatch_groups as large as groups_per_step), or a clip with a ratio, such as 'ppo' or 'cispo'."
     )
 
 
-def _refuse_lone_members(recipe: Recipe, run: RunContext) -> None:
-    """Raise RecipeError for groups of size 1, unless the baseline is over the batch."""
+def _check_group_size(recipe: Recipe, run: RunContext) -> None:
+    """Raise RecipeError if groups have one member, and the filter or the advantage compares members of a group."""
     if run.group_size > 1:
         return
-    cure = "set group_size to 2 or more, or take recipe = 'reinforce_pp', which compares with the whole batch"
+    fix = "set group_size to 2 or more, or take recipe = 'reinforce_pp', which compares with the whole batch"
     if recipe.filter != "none":
-        raise RecipeError(f"{recipe.name}: filter {recipe.filter!r} drops every group with group_size = 1; {cure}")
+        raise RecipeError(f"{recipe.name}: filter {recipe.filter!r} drops every group with group_size = 1; {fix}")
     if not ADVANTAGES[recipe.advantage].batch_baseline:
         raise RecipeError(
             f"{recipe.name}: advantage {recipe.advantage!r} compares the episodes of a group, and with group_size = 1 "
-            f"there is no baseline; {cure}"
+            f"there is no baseline; {fix}"
         )

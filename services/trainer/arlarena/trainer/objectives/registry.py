@@ -63,7 +63,7 @@ class Registry(Mapping[str, Entry]):
             RecipeError: the name is not a Python identifier, or is registered already.
         """
         if not isinstance(name, str) or not name.isidentifier():
-            raise RecipeError(f"{self._kind} {name!r}: a name has letters, digits and underscores alone")
+            raise RecipeError(f"{self._kind} {name!r}: a name may have only letters, digits and underscores")
         if name in self._entries:
             raise RecipeError(f"{self._kind} {name!r} is registered already; choose another name")
         self._entries[name] = entry
@@ -78,7 +78,7 @@ class Registry(Mapping[str, Entry]):
         return decorate
 
     def snapshot(self) -> Callable[[], None]:
-        """Return a function that restores the present choices of the registry."""
+        """Return a function that resets the registry to its current choices."""
         before = dict(self._entries)
 
         def restore() -> None:

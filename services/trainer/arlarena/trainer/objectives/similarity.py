@@ -9,8 +9,8 @@ from difflib import SequenceMatcher
 def similar_groups(observations: Sequence[Sequence[str]], similarity: float) -> list[list[int]]:
     """Return the cluster number of each turn's observation.
 
-    Turns are processed in order. A turn joins the first cluster whose first text has at least the similarity
-    `similarity` (0 to 1). If there is no such cluster, the turn starts a new one.
+    Turns are processed in order. The text of a turn is compared with the first text of each cluster. The turn joins the
+    first cluster with a similarity of at least `similarity` (0 to 1). Without such a cluster, it starts a new cluster.
     """
     matchers: list[SequenceMatcher[str]] = []
     known: dict[str, int] = {}
@@ -22,7 +22,7 @@ def _cluster(text: str, matchers: list[SequenceMatcher[str]], known: dict[str, i
         return known[text]
     for number, matcher in enumerate(matchers):
         matcher.set_seq1(text)
-        # The first two ratios are upper bounds of the third, and are faster to compute.
+        # `real_quick_ratio` and `quick_ratio` are upper bounds of `ratio`, and are faster to compute.
         if (
             matcher.real_quick_ratio() >= similarity
             and matcher.quick_ratio() >= similarity

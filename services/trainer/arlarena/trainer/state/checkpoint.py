@@ -57,7 +57,8 @@ class TrainerState:
         seconds: training time so far, in all processes of this run.
         environment_steps: number of turns in all groups that were collected for a batch, including filtered and stale
             groups.
-        skipped_steps: number of consecutive steps in which every update was skipped, because figures were not finite.
+        skipped_steps: number of consecutive steps in which every update was skipped, because its loss or gradient was
+            not finite.
         tasks: the order of tasks (`TaskOrder`), the environment and the group size; empty before the first step.
     """
 
@@ -143,7 +144,7 @@ class Checkpoints:
         optimizer: Mapping[str, Tensor],
         written: Path | None = None,
     ) -> Path:
-        """Write and fsync a checkpoint of `state.step`. Then remove old checkpoints, and others of the same step.
+        """Write and fsync a checkpoint of `state.step`. Then remove old checkpoints and others of this step.
 
         `written`: a file that already holds `weights`, see `Version.weights_file`. Returns the checkpoint's directory.
 
@@ -172,7 +173,7 @@ class Checkpoints:
         return target
 
     def _remove_old(self, target: Path, same_step: list[Path]) -> None:
-        """Remove the checkpoints `same_step`, damaged checkpoints, and all other checkpoints but the `keep` newest."""
+        """Remove the checkpoints `same_step`, damaged checkpoints, and all others except the `keep` newest."""
         intact = [path for path in self.committed() if path not in (*self._damaged, *same_step)]
         for old in {*same_step, *self._damaged, *intact[: -self._keep]} - {target}:
             (old / COMMITTED_FILE).unlink(missing_ok=True)
@@ -187,7 +188,7 @@ class Checkpoints:
         """Load the newest intact checkpoint. Returns its state; None if the run has no checkpoint.
 
         `restore` gets the weights and the optimiser state. A checkpoint whose files do not match their checksums is
-        skipped. A warning in the log has the skipped checkpoint and the checkpoint used.
+        skipped. A warning in the log names the skipped checkpoint and the checkpoint that is used.
 
         Raises:
             CheckpointError: all checkpoints are damaged, or the newest intact checkpoint does not fit the model.

@@ -1,4 +1,4 @@
-"""Writes why training ended to `<run>/training.json`. The console's summary and report read this file."""
+"""Writes the reason why training ended to `<run>/training.json`. The console's summary and report read this file."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Literal
 
 from arlarena.proto.atomic_files import write_json
 
-# steps: all steps were taken. max_minutes, max_environment_steps: this limit of [trainer] was reached before the last
-# step. signal: SIGTERM or SIGINT arrived. error: the run cannot continue.
+# steps: all steps were taken. max_minutes, max_environment_steps: the setting of this name was reached before the
+# last step. signal: SIGTERM or SIGINT arrived. error: the run cannot continue.
 EndedBy = Literal["steps", "max_minutes", "max_environment_steps", "signal", "error"]
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a trainer process ended. A process that SIGKILL ends writes no file.
+    """How a trainer process ended. A process that is killed by SIGKILL writes no file.
 
     Attributes:
         ended_by: see `EndedBy`.
@@ -45,6 +45,6 @@ class EndingFile:
         self.path.unlink(missing_ok=True)
 
     def write(self, ending: Ending) -> None:
-        """Write the file atomically. An OSError is ignored, because it must not hide why the run ends."""
+        """Write the file atomically. An OSError is ignored, because it must not replace the reason why the run ends."""
         with contextlib.suppress(OSError):
             write_json(self.path, {"schema": 1} | asdict(ending))

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 # The outcome of a group. trained: an update used the group. filtered: the filter dropped the group. stale: all members
-# were too old. empty: no member has a turn. skipped: the figures of the group's update were not finite. dead: the
-# episodes failed, or the group could not be read. unused: the run ended first.
+# were too old. empty: no member has a turn. skipped: the advantages, loss or gradient of the group's update were not
+# finite. dead: the episodes failed, or the group was invalid. unused: the run ended before the group was used.
 Outcome = Literal["trained", "filtered", "stale", "empty", "skipped", "dead", "unused"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 

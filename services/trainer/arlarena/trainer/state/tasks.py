@@ -37,7 +37,7 @@ async def draw_order(
 
     Raises:
         ConfigError: the server has another environment, or no split `task_split`.
-        CheckpointError: `state` has another order, from the checkpoint.
+        CheckpointError: `state` comes from a checkpoint with another order.
         ServiceError: the server does not answer within `service_wait_s`.
     """
     size = await split_size(url, environment, settings, log, guard)

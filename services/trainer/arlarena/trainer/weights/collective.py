@@ -61,7 +61,7 @@ class Broadcaster:
                     return
             try:
                 self._answer(*self._store.get(key).decode().split(" "))
-            except Exception as error:  # the replica's server reports it; other requests must be answered
+            except Exception as error:  # the replica's server reports the error; other requests must still be answered
                 self._log.error("broadcast_failed", request=number, error=repr(error))
 
     def _answer(self, group: str, size: str, label: str) -> None:

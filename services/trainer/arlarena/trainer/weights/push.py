@@ -1,7 +1,7 @@
-"""Pushes versions to the policy servers. Each server gets the version, loads the weights and checks them by the probe.
+"""Pushes versions to the policy servers. Each server gets the version, loads the weights and checks the probe.
 
-The probe is needed because an engine may report success while it still uses some of the old weights. A push to a
-restarting server is retried.
+The probe is a list of tokens with the trainer's log-probs. The server compares them with its own log-probs, because an
+engine may report success while it still uses some of the old weights. A push to a restarting server is retried.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from arlarena.trainer.weights.versions import Version
 
 # Pause between two attempts of a push, in seconds. An engine with a tiny policy restarts in about 5 s.
 _RETRY_PAUSE_S = 0.5
-# HTTP statuses of errors that a retry does not change: a wrong token, another program at the address, or a version that
+# HTTP statuses of errors that a retry cannot correct: a wrong token, another program at the address, or a version that
 # is too large.
 _PERMANENT = (401, 403, 405, 413, 422)
 
@@ -32,9 +32,9 @@ def is_permanent(error: PushError) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PushResult:
-    """The result of a push to all servers. `sent`: in bytes.
+    """The result of a push to all servers. `sent`: number of bytes sent.
 
-    `difference`: the largest difference between a server's log-probs of the probe and the trainer's, in nats.
+    `difference`: the largest difference between a server's and the trainer's log-probs of the probe, in nats.
     """
 
     difference: float
@@ -53,13 +53,13 @@ class Publisher:
         self._patience_s, self._log = patience_s, log
 
     async def push(self, version: Version, guard: Callable[[], None] = lambda: None) -> PushResult:
-        """Push `version` to every server. After this call all servers use and have checked the version.
+        """Push `version` to every server. After this call all servers use the version and have checked it.
 
         `guard` is called before each attempt, and raises if the trainer must stop.
 
         Raises:
             PushRefused: a server's check of the weights failed.
-            PushError: a push failed for `patience_s`, or with an error that a retry does not change.
+            PushError: a push failed for `patience_s`, or with an error that a retry cannot correct.
         """
         began = time.monotonic()
         async with aiohttp.ClientSession(auto_decompress=False) as session:

@@ -11,12 +11,12 @@ from arlarena.trainer.weights.versions import Version
 
 
 class Transport(Protocol):
-    """Sends versions to policy servers. A push may be repeated: the result is the same."""
+    """Sends versions to policy servers. A repeated push has the same result."""
 
     async def push(self, version: Version, server: WeightsClient) -> tuple[ServedVersion, int]:
         """Send `version` to `server` and make the server use this version.
 
-        Returns the server's report about the version that it now uses, and the bytes sent over the network.
+        Returns the server's report about the version that it now uses, and the number of bytes sent.
 
         Raises:
             PushRefused: the server's check of the weights failed.

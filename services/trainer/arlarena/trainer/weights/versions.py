@@ -35,7 +35,7 @@ from arlarena.proto.versions.directory import (
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A committed version directory. `exact`: one file holds all of the trainer's tensors, in the same dtype."""
+    """A committed version directory. `exact`: one file holds all tensors of the trainer, in the trainer's dtype."""
 
     version: PolicyVersion
     path: Path
@@ -109,7 +109,7 @@ class VersionStore:
             shutil.rmtree(path)
 
     def discard_after(self, step: int) -> None:
-        """Remove versions newer than `step`, because a resumed run takes these steps again."""
+        """Remove the versions of steps after `step`, because a resumed run takes those steps again."""
         for path in versions_after(self.root, step):
             shutil.rmtree(path)
 
@@ -117,7 +117,7 @@ class VersionStore:
         self, model: PreTrainedModel, weights: Mapping[str, Tensor], target: Path
     ) -> tuple[str, dict[str, ManifestFile]]:
         """Write all files except the manifest. Returns the digest of the tensors and the files' manifest entries."""
-        known = self._save(model, _converted(weights, self._dtype), target)
+        known = self._save(model, _convert_dtype(weights, self._dtype), target)
         new = [file for file in target.iterdir() if file.name not in known]
         digest = safetensors_digest(*sorted(target.glob("*.safetensors")))
         return digest, known | {file.name: ManifestFile(file_blake3(file), file.stat().st_size) for file in new}
@@ -176,7 +176,7 @@ class _Template:
         return same
 
 
-def _converted(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+def _convert_dtype(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     """Return the weights in `dtype`. Tied weights (one tensor with several names) stay tied."""
     converted = {value.data_ptr(): value.to(dtype) for value in weights.values()}
     return {name: converted[value.data_ptr()] for name, value in weights.items()}
