@@ -18,7 +18,7 @@ PATHS = (
 )
 
 
-def make_absolute(tables: dict[str, Any], folder: Path, keys: Iterable[str] = PATHS) -> None:
+def make_existing_paths_absolute(tables: dict[str, Any], folder: Path, keys: Iterable[str] = PATHS) -> None:
     """Make every relative path that exists in `folder` absolute. `keys`: keys with paths; `*` matches any key."""
     for key in keys:
         _replace(tables, key.split("."), folder)

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 import tomli_w
 
-from arlarena.console.paths import make_absolute, without_dots
+from arlarena.console.paths import make_existing_paths_absolute, without_dots
 from arlarena.console.settings import (
     BrokerSettings,
     ConsoleSettings,
@@ -129,7 +129,7 @@ class RunConfig:
                 wrong.append(str(error))
         if wrong:
             raise ConfigError("\n".join(wrong))
-        make_absolute(tables, Path.cwd())
+        make_existing_paths_absolute(tables, Path.cwd())
         run = tables.setdefault("run", {})
         run.setdefault("name", source.stem)
         chosen = seed if seed is not None else seed_from_environment()
@@ -235,7 +235,7 @@ class RunConfig:
     def with_absolute_options(self, names: Sequence[str]) -> RunConfig:
         """Returns a copy with absolute paths in the environment's options. `names`: the options that are paths."""
         tables = deepcopy(self.tables)
-        make_absolute(tables, Path.cwd(), [f"environment.options.{name}" for name in names])
+        make_existing_paths_absolute(tables, Path.cwd(), [f"environment.options.{name}" for name in names])
         return RunConfig(self.source, tables)
 
     def differences(self, other: RunConfig) -> list[str]:
@@ -271,7 +271,7 @@ def _may_differ(key: str) -> bool:
     return table in ("console", "redis") or key == "run.directory" or name in ("threads", "port", "host")
 
 
-async def objections(config: RunConfig, *, machine: bool = False) -> tuple[list[str], Info | None]:
+async def find_problems(config: RunConfig, *, machine: bool = False) -> tuple[list[str], Info | None]:
     """Returns problems found by the console and the services. `machine`: also check this machine, and return the
     environment's description if it is available.
     """
@@ -294,7 +294,7 @@ async def objections(config: RunConfig, *, machine: bool = False) -> tuple[list[
             ]
             own = _own_check(file)
     answers = [check.result() for check in checks]
-    said = [own, *(answer.objection for answer in answers)]
+    said = [own, *(answer.problem for answer in answers)]
     lines = [line for each in said for line in each.replace(str(file), str(config.source)).splitlines()]
     described = answers[SERVICES.index("env_server")].output if machine else ""
     info = msgspec.json.decode(described, type=Info) if described else None
@@ -313,7 +313,7 @@ def _own_check(file: Path) -> str:
 class _Answer:
     """The problem that a service has found ("" if none), and the output of the service."""
 
-    objection: str = ""
+    problem: str = ""
     output: str = ""
 
 

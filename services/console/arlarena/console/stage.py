@@ -72,7 +72,7 @@ class Reading:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class StageProgress:
     """The latest progress of a stage. Unknown values are None.
 
     `share`: the finished share of the stage, 0 to 1. `limit`: the setting that will end the stage before its last step.
@@ -89,7 +89,7 @@ class Figures:
     message: str = ""
     doing: str = ""
 
-    def words(self) -> str:
+    def as_text(self) -> str:
         """Returns the progress as text."""
         parts = []
         if self.step is not None:
@@ -148,7 +148,7 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def read_figures(stage: Stage, now: float | None = None) -> Figures:
+def read_progress(stage: Stage, now: float | None = None) -> StageProgress:
     """Returns the progress of `stage` at the time `now` (seconds since the epoch; default: the current time)."""
     now = time.time() if now is None else now
     newest: dict[str, Any] = {}
@@ -162,13 +162,13 @@ def read_figures(stage: Stage, now: float | None = None) -> Figures:
         if at is not None and steps:
             readings.append(Reading(at, {"": step / steps} | _limits(record)))
     if not newest:
-        return Figures(doing=_doing(stage, now, 0))
+        return StageProgress(doing=_doing(stage, now, 0))
     shares = [newest["step"] / newest["steps"]] if newest["steps"] else []
     least = LEAST_FINISHED if "finished" in newest else 0.0
     left = time_left(readings, now, least)
     if left is not None and left[0] <= 0:  # the estimate was too low
         left = None
-    return Figures(
+    return StageProgress(
         step=int(newest["step"]),
         steps=int(newest["steps"]) if newest["steps"] else None,
         share=min(1.0, max([*shares, *_limits(newest).values()])) if shares else None,

@@ -1,7 +1,7 @@
 """Evaluation on a fixed set: every policy gets the same tasks, order and sampling seeds.
 
-After a failure of a service, the episode is played again. If all retries fail, the episode counts as an error and not
-as a failure of the policy.
+After a failure of a service, the episode is played again. If all retries fail, the episode is counted as an error and
+not as a failure of the policy.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ OVER_AT_RESET = "over at reset"
 
 
 def eval_assignments(settings: EvaluationSettings, environment: str) -> list[Assignment]:
-    """Returns all attempts of all tasks. The sampling seed depends on environment, split, seed, index and attempt."""
+    """Returns one assignment for each attempt of each task.
+
+    The sampling seeds depend on environment, split, seed, task index and attempt.
+    """
+    # "panel" is part of the sampling seeds. Another word would change the results of all evaluations.
     prefix = f"panel/{environment}/{settings.split}/{settings.seed}"
     return [
         Assignment(
@@ -59,7 +63,7 @@ def _turn_share(turns: Sequence[Turn], marks: Sequence[bool]) -> float | None:
 
 
 def _mean(pairs: Sequence[tuple[Assignment, EpisodeRecord]], values: Sequence[float]) -> dict[str, Any]:
-    """Returns the mean over episodes and its interval, clustered by task. The interval is null for a single task."""
+    """Returns the mean over episodes and its 95 % interval (clustered by task; None if there is only one task)."""
     tasks: dict[int, list[float]] = defaultdict(list)
     for (assignment, _), value in zip(pairs, values, strict=True):
         tasks[assignment.task.index].append(value)
@@ -111,7 +115,9 @@ def _versions(trajectories: Sequence[Trajectory]) -> list[str]:
 
 
 def _behaviour(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Returns the mean of each metric over the episodes, and the share of episodes that ended by each policy fault."""
+    """Returns the mean over the episodes of each metric. For the metric of a policy fault, the mean is the share of
+    episodes that ended by this fault.
+    """
     names = sorted({name for one in trajectories for name in one.metrics})
     return {
         name: round(sum(one.metrics.get(name, 0.0) for one in trajectories) / len(trajectories), 4) for name in names
@@ -125,7 +131,7 @@ def summarise(
     played: EvalResults,
     wall_s: float,
 ) -> dict[str, Any]:
-    """Returns the result as a JSON object.
+    """Returns the result of the evaluation as a JSON object. `scripts/metrics.toml` defines its metrics.
 
     Shares are in [0, 1]. `ci95`: 95 % intervals. `errors`: attempts without a result. `without_turns`: episodes that
     ended before the policy's first turn.
@@ -156,7 +162,7 @@ def summarise(
         "wall_s": round(wall_s, 3),
     }
     if pairs:
-        result |= _figures(pairs, trajectories, turns)
+        result |= _metrics(pairs, trajectories, turns)
     return result
 
 
@@ -179,7 +185,7 @@ def no_prompt_fits(played: EvalResults) -> str | None:
     )
 
 
-def _figures(
+def _metrics(
     pairs: Sequence[tuple[Assignment, EpisodeRecord]], trajectories: Sequence[Trajectory], turns: Sequence[Turn]
 ) -> dict[str, Any]:
     interval, method = success_rate(_by_task(pairs))

@@ -41,7 +41,7 @@ _VERSION_TIMEOUT_S = 5.0
 _POLL_S = 0.02
 # A server's child process rewrites the append-only file. If the server is killed, this child may hold the lock a little
 # longer.
-_LOCK_PATIENCE_S = 3.0
+_LOCK_TIMEOUT_S = 3.0
 # Another process may take the free port before the server binds it.
 _ATTEMPTS = 5
 _LOG_LINES = 5
@@ -257,7 +257,7 @@ class Broker:
         server exits, even if this process dies first.
         """
         lock = os.open(self.directory / "broker.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        deadline = time.monotonic() + _LOCK_PATIENCE_S
+        deadline = time.monotonic() + _LOCK_TIMEOUT_S
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -82,7 +82,7 @@ class ProcessReaper:
             text=True,
         )
 
-    def _say(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         pipe = self._process.stdin
         assert pipe is not None
         with contextlib.suppress(BrokenPipeError):  # the reaper was killed; on Linux the kernel kills the children
@@ -91,11 +91,11 @@ class ProcessReaper:
 
     def add(self, group: int) -> None:
         """Report to the reaper that a process group started."""
-        self._say(f"+{group}")
+        self._send(f"+{group}")
 
     def remove(self, group: int) -> None:
         """Report to the reaper that a process group ended."""
-        self._say(f"-{group}")
+        self._send(f"-{group}")
 
     def close(self) -> None:
         """Make the reaper stop the remaining groups and exit."""

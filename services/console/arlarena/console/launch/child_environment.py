@@ -41,7 +41,7 @@ SERVICES: dict[str, tuple[str, ...]] = {
     "trainer": (*PROXIES, *HUB, *COMPUTE, "ARLARENA_ENVIRONMENT_TOKEN"),
 }  # fmt: skip
 # Services that run programs written by a model, and the secrets that these services need.
-HOSTILE = {"env_server": ("ARLARENA_ENVIRONMENT_TOKEN",), "broker": (), "reaper": ()}
+ALLOWED_SECRETS = {"env_server": ("ARLARENA_ENVIRONMENT_TOKEN",), "broker": (), "reaper": ()}
 
 
 def child_environment(service: str, environment: Mapping[str, str], extra: Collection[str] = ()) -> dict[str, str]:
@@ -55,9 +55,9 @@ def child_environment(service: str, environment: Mapping[str, str], extra: Colle
     """
     patterns = (*COMMON, *SERVICES[service], *extra)
     found = {name: value for name, value in environment.items() if _matches(name, patterns)}
-    if service not in HOSTILE:
+    if service not in ALLOWED_SECRETS:
         return found
-    own = (*HOSTILE[service], *extra)
+    own = (*ALLOWED_SECRETS[service], *extra)
     return {name: value for name, value in found.items() if name in own or not is_secret(name, value)}
 
 

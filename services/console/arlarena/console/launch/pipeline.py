@@ -192,7 +192,7 @@ class Pipeline:
             return self.commands.train(resumed or restarts > 0, self.environment, self.inference, self.redis_url)
 
         health = Activity(files, self.settings.hang_timeout_s)
-        return await self.supervisor.start(Spec("trainer", command, health, listens=False, completes=True))
+        return await self.supervisor.start(Spec("trainer", command, health, listens=False, exits_normally=True))
 
     def _worker_spec(self, index: int) -> Spec:
         def command(address: Address | None, restarts: int) -> ProcessSpec:

@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from arlarena.console.stage import Figures, Stage, Status, duration, read_figures
+from arlarena.console.stage import StageProgress, Stage, Status, duration, read_progress
 from arlarena.proto.text.redaction import redact
 from arlarena.proto.text.wording import printable
 
@@ -53,7 +53,7 @@ class View:
         self.console = console or Console(highlight=False)
         self._title, self._stages, self._services = title, {stage.name: stage for stage in stages}, services
         self._interval, self._started, self._last = plain_interval_s, time.monotonic(), 0.0
-        self._said, self._printed = Figures(), self._started
+        self._last_shown, self._printed = StageProgress(), self._started
         self._live = (
             Live(get_renderable=self._render, console=self.console, refresh_per_second=REFRESH_HZ)
             if self.console.is_terminal
@@ -107,12 +107,12 @@ class View:
         for stage in self._stages.values():
             if stage.status != "running":
                 continue
-            figures = read_figures(stage)
-            record = replace(figures, seconds_left=None, limit="", doing="")
-            if quiet or record not in (Figures(), self._said):
-                self._said = record
-                so_far = f"{duration(self._last - stage.began)} so far" if quiet and not figures.doing else ""
-                words = ", ".join(filter(None, (figures.words(), so_far)))
+            progress = read_progress(stage)
+            record = replace(progress, seconds_left=None, limit="", doing="")
+            if quiet or record not in (StageProgress(), self._last_shown):
+                self._last_shown = record
+                so_far = f"{duration(self._last - stage.began)} so far" if quiet and not progress.doing else ""
+                words = ", ".join(filter(None, (progress.as_text(), so_far)))
                 self._print(f"[{duration(self._elapsed())}] {stage.name}: {words}")
 
     def _elapsed(self) -> float:
@@ -131,9 +131,9 @@ class View:
         if stage.status != "running":
             took = duration(stage.seconds) if stage.seconds else ""
             return Text(took, "dim"), _text(stage.note, "dim")
-        figures = read_figures(stage)
-        share = figures.share
+        progress = read_progress(stage)
+        share = progress.share
         bar = ProgressBar(total=1.0, completed=share, width=24) if share is not None else Text("")
         return Text(duration(time.monotonic() - stage.began)), Group(
-            *([bar] if share is not None else []), _text(figures.words())
+            *([bar] if share is not None else []), _text(progress.as_text())
         )

@@ -33,7 +33,7 @@ def send(group: int, number: int) -> None:
         os.killpg(group, number)
 
 
-def follow(lines: Iterable[str]) -> set[int]:
+def read_remaining_groups(lines: Iterable[str]) -> set[int]:
     """Read commands until end of file. Returns the groups that started and did not end."""
     groups: set[int] = set()
     for line in lines:
@@ -62,7 +62,7 @@ def main() -> None:
     """Run `python -m arlarena.console.launch.reaper GRACE_S`."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    end(follow(sys.stdin), float(sys.argv[1]))
+    end(read_remaining_groups(sys.stdin), float(sys.argv[1]))
 
 
 if __name__ == "__main__":

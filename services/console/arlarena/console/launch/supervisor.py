@@ -28,7 +28,7 @@ class Spec:
 
     `command(address, restarts)` builds the command line. `address` is None at the first start. A restart gets the
     address of the first start, so that the port does not change. `listens`: the service is ready when it has announced
-    its address and is healthy. `completes`: exit status 0 is a success. `once`: the service is a stage. A stage is
+    its address and is healthy. `exits_normally`: exit status 0 is a success. `is_stage`: the service is a stage. A stage is
     restarted if a signal killed it. A stage that failed is not restarted.
     """
 
@@ -36,8 +36,8 @@ class Spec:
     command: Callable[[Address | None, int], ProcessSpec]
     health: HealthCheck | None = None
     listens: bool = True
-    completes: bool = False
-    once: bool = False
+    exits_normally: bool = False
+    is_stage: bool = False
 
 
 class Supervised(Protocol):
@@ -194,7 +194,7 @@ class Service:
             await asyncio.wait([task for task in (exited, hung) if task], return_when=asyncio.FIRST_COMPLETED)
             if exited.done():
                 code = exited.result()
-                return None if code == 0 and self.spec.completes else self._death(child, code)
+                return None if code == 0 and self.spec.exits_normally else self._death(child, code)
             assert hung is not None
             child.kill()
             await exited
@@ -219,7 +219,7 @@ class Service:
         what = f"ended ({describe_exit(code)})"
         # A process killed by a signal logs no final error, so the last lines of the log do not contain the cause.
         message = self._report(child, what) if code >= 0 else f"{self.spec.name} {what} [log: {child.command.log}]"
-        final = code in (EXIT_CONFIG, EXIT_PERMANENT) or (self.spec.once and code > 0)
+        final = code in (EXIT_CONFIG, EXIT_PERMANENT) or (self.spec.is_stage and code > 0)
         return LaunchError(message, code if code in (EXIT_CONFIG, EXIT_PORT) else 1, final=final)
 
     def _report(self, child: Child, what: str) -> str:
@@ -262,7 +262,7 @@ class Supervisor:
         Raises:
             LaunchError: the command fails, hangs or takes longer than `timeout_s`, or a service fails.
         """
-        spec = Spec(name, lambda address, restarts: command, health, listens=False, completes=True, once=True)
+        spec = Spec(name, lambda address, restarts: command, health, listens=False, exits_normally=True, is_stage=True)
         once = Service(spec, self.settings, self.reaper, self._notice)
         try:
             await self.add(name, once)

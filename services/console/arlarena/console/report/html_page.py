@@ -13,7 +13,7 @@ from arlarena.console.cli.invocation import command_line
 from arlarena.console.report.charts import Records, class_chart, cloning_charts, other_charts, training_charts
 from arlarena.console.report.ending import describe_ending, read_ending
 from arlarena.console.report.summary import (
-    counted_of_a_kind,
+    count_unit,
     data_warning,
     describe_eval_set,
     percent,
@@ -27,7 +27,7 @@ from arlarena.console.stage import duration
 from arlarena.proto.atomic_files import write_text
 from arlarena.proto.text.wording import counted
 
-MOST_EPISODES = 4
+MAX_EPISODES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Breakdown:
 
 def breakdowns(before: dict[str, Any], after: dict[str, Any]) -> list[Breakdown]:
     """Returns both evaluations by length of the shortest solution and by kind of task, if they have these classes."""
-    columns, found = class_columns(counted_of_a_kind(before or after)), []
+    columns, found = class_columns(count_unit(before or after)), []
     for name, key, title, heading in (
         ("by_difficulty", "optimal_moves", "By difficulty", "least moves"),
         ("by_kind", "kind", "By kind of task", "kind"),
@@ -70,7 +70,7 @@ def chosen_episodes(before: Records, after: Records) -> list[dict[str, Any]]:
     for name, limit in limits.items():
         chosen += [pair for pair in pairs if kind(pair) == name][:limit]
     rest = [pair for pair in pairs if pair not in chosen]
-    return (chosen + rest)[:MOST_EPISODES]
+    return (chosen + rest)[:MAX_EPISODES]
 
 
 def _eval_set(path: Path) -> dict[str, Any]:

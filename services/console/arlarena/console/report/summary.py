@@ -146,7 +146,7 @@ def describe_filtered(groups: int) -> str:
     return f"{counted(groups, 'group')} filtered" if groups else ""
 
 
-def counted_of_a_kind(record: dict[str, Any]) -> str:
+def count_unit(record: dict[str, Any]) -> str:
     """Returns the unit of a record's counts: tasks, or attempts if a task has several."""
     return "attempts" if (record.get("eval_set") or {}).get("attempts", 1) > 1 else "tasks"
 

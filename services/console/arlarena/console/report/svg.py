@@ -10,12 +10,12 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 380, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 24
-MOST_POINTS = 400
+MAX_POINTS = 400
 # Mean width of a letter of a label, and height of a row whose class name has its own line, in pixels.
 LETTER, ROW = 5.6, 38
 # Window of the moving mean as a share of the points, wide enough to average the noise of single steps.
 SMOOTHING = 0.1
-FEWEST_SMOOTHED = 12
+MIN_SMOOTHED = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +96,10 @@ def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Reduce `points` to about MOST_POINTS points. The last point is always kept."""
-    if len(points) <= MOST_POINTS:
+    """Reduce `points` to about MAX_POINTS points. The last point is always kept."""
+    if len(points) <= MAX_POINTS:
         return list(points)
-    every = math.ceil(len(points) / MOST_POINTS)
+    every = math.ceil(len(points) / MAX_POINTS)
     return [*points[:-1:every], points[-1]]
 
 
@@ -140,7 +140,7 @@ def _curve(line: Line, index: int, x: Scale, y: Scale) -> list[str]:
     name = escape(f"{line.name}: {short(line.points[-1][1])} at {short(line.points[-1][0])}")
     if len(points) < 3:
         return [f'<circle class="dot c{index}" cx="{x(a):.1f}" cy="{y(b):.1f}" r="3"/>' for a, b in points]
-    if len(points) < FEWEST_SMOOTHED:
+    if len(points) < MIN_SMOOTHED:
         path = _path(points, x, y)
         return [f'<polyline class="line c{index}" points="{path}"><title>{name}</title></polyline>']
     return [

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from arlarena.console.report.ending import describe_ending
 from arlarena.console.report.summary import (
-    counted_of_a_kind,
+    count_unit,
     data_warning,
     describe_eval_set,
     describe_filtered,
@@ -101,7 +101,7 @@ def kinds_table(summary: dict[str, Any]) -> Table | None:
     rows = class_rows(summary["before"], summary["after"], "by_kind", "kind")
     if not rows:
         return None
-    columns = class_columns(counted_of_a_kind(summary))
+    columns = class_columns(count_unit(summary))
     return _terminal_table("By kind of task", columns, [(row.name or "(no kind)", row) for row in rows])
 
 
