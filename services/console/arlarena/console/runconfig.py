@@ -59,7 +59,7 @@ Tables = dict[str, Any]
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:
-    """Parse an override: `trainer.lr=1e-4` is (["trainer", "lr"], 0.0001). A value that is not TOML is a string.
+    """Parse an override: `trainer.lr=1e-4` gives (["trainer", "lr"], 0.0001). A value that is not TOML is a string.
 
     Raises:
         ConfigError: the table, key or value is missing.
@@ -100,7 +100,7 @@ def override(tables: Tables, text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """A file's tables after overrides. `source`: its name in messages."""
+    """The tables of a configuration file, after overrides. `source`: the path of the file, for messages."""
 
     source: Path
     tables: Tables
@@ -181,7 +181,7 @@ class RunConfig:
 
     @property
     def clones(self) -> bool:
-        """True if there is a table `[clone]`. Without this table, training starts without behaviour cloning."""
+        """True if there is a table `[clone]`. Without this table, the run has no behaviour cloning."""
         return "clone" in self.tables
 
     def part(self, table: str, model: type[Model], *keys: str) -> Model:
@@ -198,7 +198,10 @@ class RunConfig:
         return part.port if "port" in part.model_fields_set else 0
 
     def with_thread_budget(self, cores: int) -> RunConfig:
-        """Returns a copy with `threads` added to the tables that do not set it (see `settings.Threads`)."""
+        """Returns a copy in which the tables of compute processes have the key `threads` (see `settings.Threads`).
+
+        A table that already has this key is not changed.
+        """
         budget = self.console.threads.budget(cores)
         if not self.clones:
             del budget["clone"]
@@ -208,7 +211,7 @@ class RunConfig:
         return RunConfig(self.source, tables)
 
     def threads(self, table: str) -> int:
-        """Returns the number of threads of the process that reads `table`."""
+        """Returns the number of threads of the process that `table` configures."""
         return int(self._table(table).get("threads", 1))
 
     def write(self, path: Path) -> None:
@@ -239,7 +242,7 @@ class RunConfig:
         return RunConfig(self.source, tables)
 
     def differences(self, other: RunConfig) -> list[str]:
-        """Returns the keys whose values differ. Ignores secrets and other keys that may change during a run."""
+        """Returns the keys whose values differ. Ignores secrets and other keys that may differ in a resumed run."""
         mine, theirs = _flat(_public(self.tables)), _flat(_public(other.tables))
         keys = sorted(mine.keys() | theirs.keys())
         return [key for key in keys if not _same(key, mine.get(key), theirs.get(key)) and not _may_differ(key)]
@@ -272,8 +275,9 @@ def _may_differ(key: str) -> bool:
 
 
 async def find_problems(config: RunConfig, *, machine: bool = False) -> tuple[list[str], Info | None]:
-    """Returns problems found by the console and the services. `machine`: also check this machine, and return the
-    environment's description if it is available.
+    """Returns the problems of the configuration, as error messages of the console and the services, and None.
+
+    `machine`: also check this machine, and return the environment's description instead of None if it is available.
     """
     modules: dict[str, tuple[str, ...]] = {service: (f"arlarena.{service}.settings",) for service in SERVICES}
     if machine:
@@ -281,7 +285,7 @@ async def find_problems(config: RunConfig, *, machine: bool = False) -> tuple[li
         modules["trainer"] = ("arlarena.trainer.settings", "--machine")
     try:
         passed = config.console.pass_environment
-    except ConfigError:  # reported by the console's own check
+    except ConfigError:  # `_own_check` reports this error
         passed = ()
     with tempfile.TemporaryDirectory(prefix="arlarena-") as folder:
         file = Path(folder) / "config.toml"
@@ -311,7 +315,7 @@ def _own_check(file: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """The problem that a service has found ("" if none), and the output of the service."""
+    """The answer of a service: the problem that it has found ("" if there is none), and its output."""
 
     problem: str = ""
     output: str = ""

@@ -1,4 +1,4 @@
-"""The state of one stage of a run, and the stage's progress, which is read from files."""
+"""The state and the progress of one stage of a run. The progress is read from files that the stage writes."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ import msgspec
 from arlarena.proto.text.wording import counted
 
 TAIL_BYTES = 16 * 1024
-# The time left is estimated from this number of recent steps: enough to average noise, few enough to follow changes.
+# The number of recent steps from which the remaining time is estimated: enough to average noise, few enough to follow
+# changes.
 WINDOW = 20
 # If the estimate increases by less than this factor, the increase counts as noise and is not shown.
 NOISE = 1.2
 # Tolerance in seconds for records from before the start of the stage, in case the system clock was set back.
 CLOCK_STEP_S = 1.0
-# The share of parallel tasks that must finish before the speed is estimated. At first no task finishes, and then many
-# finish at about the same time.
+# The share of the tasks that must finish before the speed is estimated. Tasks are played in parallel: at first no task
+# finishes, and then many tasks finish at about the same time.
 LEAST_FINISHED = 0.1
 Status = Literal["waiting", "running", "done", "skipped", "stopped", "failed"]
 
 
 @dataclass(slots=True)
 class Stage:
-    """One stage: one line of the table of stages.
+    """One stage of a run.
 
-    `sources`: files with progress records, in the order in which the stage writes them. `total`: the number of items of
-    all sources, if each source has its own count. `step_file`: file with the state of the current step.
+    `sources`: files with progress records, in the order in which the stage writes them. `total`: the number of items in
+    all sources together, if each source counts its own items. `step_file`: file with the state of the current step.
     """
 
     name: str
@@ -65,7 +66,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One reading: the used share (0 to 1) of each limit of the stage at the time `at` (seconds since the epoch)."""
+    """The used share (0 to 1) of each limit of the stage at the time `at` (seconds since the epoch)."""
 
     at: float
     shares: dict[str, float]
@@ -75,8 +76,8 @@ class Reading:
 class StageProgress:
     """The latest progress of a stage. Unknown values are None.
 
-    `share`: the finished share of the stage, 0 to 1. `limit`: the setting that will end the stage before its last step.
-    `doing`: state and duration of the current step.
+    `share`: the finished share of the stage, 0 to 1. `limit`: the setting that will probably end the stage before its
+    last step. `doing`: text with the state and duration of the current step.
     """
 
     step: int | None = None
@@ -108,28 +109,31 @@ class StageProgress:
 
 
 class _Step(msgspec.Struct):
-    """The trainer's record of its current step. `began`: seconds since the epoch. `groups_wanted` and `episodes` are
-    set while the step collects groups. `unsolved`: filtered groups without a success.
+    """The trainer's record of its current step.
+
+    `began`: seconds since the epoch. `groups_kept`: number of groups in the batch so far. `groups_wanted`: number of
+    groups that the batch needs. `filtered`: number of groups that the filter dropped. `unsolved`: number of dropped
+    groups without a successful episode. While the trainer learns, the fields after `groups_kept` are not set.
     """
 
     step: int
     doing: Literal["collecting", "learning"]
     began: float
-    groups: int
+    groups_kept: int = msgspec.field(name="groups")
     groups_wanted: int = 0
     episodes: int = 0
     filtered: int = 0
     unsolved: int = 0
 
     def collected(self) -> str:
-        """Returns text about the collected groups, such as `3 of 24 groups kept, 55 filtered (…), 464 episodes`."""
+        """Returns text such as `3 of 24 needed groups, 55 filtered out (…), 464 episodes`."""
         reason = ""
         if self.unsolved:
-            where = "" if self.unsolved == self.filtered else f"in {self.unsolved:,} of them "
-            reason = f" ({where}no member succeeded)"
-        filtered = f", {self.filtered:,} filtered{reason}" if self.filtered else ""
-        wanted = counted(self.groups_wanted, "group")
-        return f"{self.groups:,} of {wanted} kept{filtered}, {counted(self.episodes, 'episode')}"
+            part = "" if self.unsolved == self.filtered else f"in {self.unsolved:,} of them "
+            reason = f" ({part}no episode succeeded)"
+        filtered = f", {self.filtered:,} filtered out{reason}" if self.filtered else ""
+        wanted = counted(self.groups_wanted, "needed group")
+        return f"{self.groups_kept:,} of {wanted}{filtered}, {counted(self.episodes, 'episode')}"
 
 
 def duration(seconds: float) -> str:
@@ -182,7 +186,10 @@ def read_progress(stage: Stage, now: float | None = None) -> StageProgress:
 
 
 def _doing(stage: Stage, now: float, done: int) -> str:
-    """Returns text such as `step 1: 7 of 24 groups kept, 96 episodes, 31 s`. Empty if no step follows `done` yet."""
+    """Returns text such as `step 1: 7 of 24 needed groups, 96 episodes, 31 s`.
+
+    The text is empty if the step file has no step after step `done`.
+    """
     if stage.step_file is None:
         return ""
     try:
@@ -191,7 +198,7 @@ def _doing(stage: Stage, now: float, done: int) -> str:
         return ""
     if step.began < stage.began_at - CLOCK_STEP_S or step.step <= done:
         return ""
-    what = f"learning from {counted(step.groups, 'group')}"
+    what = f"training on {counted(step.groups_kept, 'group')}"
     if step.doing == "collecting":
         what = step.collected()
     return f"step {step.step:,}: {what}, {duration(now - step.began)}"
@@ -223,7 +230,7 @@ def time_left(readings: Sequence[Reading], now: float, least: float = 0.0) -> tu
 
 
 def _progress(stage: Stage) -> Iterator[tuple[float, float | None, dict[str, Any]]]:
-    """Yields (step, number of steps, record) for every progress record at the end of the stage's files."""
+    """Yields (step, number of steps, record) for each progress record in the last `TAIL_BYTES` of each source."""
     before = 0.0
     for path in stage.sources:
         step = None

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from arlarena.console.launch.progress import View
-from arlarena.console.stage import StageProgress, Stage, duration, read_progress
+from arlarena.console.stage import Stage, StageProgress, duration, read_progress
 
 # Seconds of each training step of the demo, measured on two busy cores.
 DEMO_STEPS = (
@@ -28,7 +28,7 @@ def running(*sources: Path, total: int | None = None) -> Stage:
 
 
 def replayed(path: Path, durations: Sequence[float], minutes: float | None = None) -> list[tuple[float, StageProgress]]:
-    """The progress at every second of a training whose steps take `durations`, with the seconds that were truly left."""
+    """The progress at every second of a training with steps of these `durations`, with the seconds truly left."""
     stage, at = running(path), 0.0
     ends = [sum(durations[: step + 1]) for step in range(len(durations))]
     last = next((step for step, end in enumerate(ends, 1) if minutes and end >= 60 * minutes), len(ends))
@@ -156,22 +156,23 @@ def in_step(folder: Path, began: float, **fields: object) -> Stage:
     [
         (
             {"step": 1, "groups_wanted": 24, "episodes": 96},
-            "0 of 80, step 1: 7 of 24 groups kept, 96 episodes, 31 s",
+            "0 of 80, step 1: 7 of 24 needed groups, 96 episodes, 31 s",
         ),
-        ({"step": 1, "groups": 0, "groups_wanted": 1}, "0 of 80, step 1: 0 of 1 group kept, 0 episodes, 31 s"),
+        ({"step": 1, "groups": 0, "groups_wanted": 1}, "0 of 80, step 1: 0 of 1 needed group, 0 episodes, 31 s"),
         (
             {"step": 1, "groups": 3, "groups_wanted": 24, "episodes": 464, "filtered": 55, "unsolved": 55},
-            "0 of 80, step 1: 3 of 24 groups kept, 55 filtered (no member succeeded), 464 episodes, 31 s",
+            "0 of 80, step 1: 3 of 24 needed groups, 55 filtered out (no episode succeeded), 464 episodes, 31 s",
         ),
         (
             {"step": 1, "groups": 3, "groups_wanted": 24, "episodes": 464, "filtered": 55, "unsolved": 40},
-            "0 of 80, step 1: 3 of 24 groups kept, 55 filtered (in 40 of them no member succeeded), 464 episodes, 31 s",
+            "0 of 80, step 1: 3 of 24 needed groups, 55 filtered out (in 40 of them no episode succeeded), "
+            "464 episodes, 31 s",
         ),
         (
             {"step": 1, "groups": 3, "groups_wanted": 24, "episodes": 24, "filtered": 1},
-            "0 of 80, step 1: 3 of 24 groups kept, 1 filtered, 24 episodes, 31 s",
+            "0 of 80, step 1: 3 of 24 needed groups, 1 filtered out, 24 episodes, 31 s",
         ),
-        ({"step": 1, "doing": "learning", "groups": 1}, "0 of 80, step 1: learning from 1 group, 31 s"),
+        ({"step": 1, "doing": "learning", "groups": 1}, "0 of 80, step 1: training on 1 group, 31 s"),
     ],
 )
 def test_the_step_that_goes_on_is_shown_before_the_first_one_ends(
@@ -209,7 +210,7 @@ def test_plain_output_shows_a_long_step_once_it_has_been_quiet(tmp_path: Path, m
         for _ in range(9):  # 45 s
             clock[0] += 5.0
             view.tick()
-            said.append(out.getvalue().count("step 1: 2 of 24 groups kept"))
+            said.append(out.getvalue().count("step 1: 2 of 24 needed groups"))
     assert said == [0, 0, 1, 1, 1, 2, 2, 2, 3]
 
 

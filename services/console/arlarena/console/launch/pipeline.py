@@ -87,7 +87,7 @@ class Pipeline:
         return result
 
     async def _once(self, name: str, work: Callable[[], Awaitable[Any]]) -> None:
-        """Run a stage whose result is on disk. After `--resume`, skip the stage if it has finished."""
+        """Run a stage whose result is on disk. If the stage has finished before `--resume`, skip it."""
         if name in self.run.state.stages:
             self.view.end(name, "skipped")
             return
@@ -110,19 +110,19 @@ class Pipeline:
         await self.supervisor.run(name, command, health, self.settings.stage_timeout_s)
 
     async def _start_broker(self) -> str:
-        asked = self.config.broker
-        url = external_broker_url(asked)
+        settings = self.config.broker
+        url = external_broker_url(settings)
         broker: Broker | ExternalBroker
         if url:
             broker = ExternalBroker(url, self.settings.health_timeout_s)
         else:
             broker = Broker(
-                self.run.broker, port=asked.port or None, fsync=asked.fsync, timeout_s=asked.start_timeout_s
+                self.run.broker, port=settings.port or None, fsync=settings.fsync, timeout_s=settings.start_timeout_s
             )
         service = BrokerService(broker, self.settings, self.supervisor.reaper, self.view.notice)
         await self.supervisor.add("broker", service)
         self.redis_url = service.url
-        return "the given Redis" if url else "a local Valkey"
+        return "the configured Redis" if url else "a local server"
 
     async def _start_environment(self) -> str:
         spec = Spec("environment", self.commands.environment, HttpHealth())
@@ -133,8 +133,8 @@ class Pipeline:
 
     async def _make_policy(self) -> str:
         if self.config.policy_path:
-            return f"given: {self.config.policy_path}"
-        self.view.notice("policy: none configured; a tiny one with random weights is created ([policy.tiny])")
+            return f"from [policy] path: {self.config.policy_path}"
+        self.view.notice("[policy] path is not set: a tiny policy with random weights is created ([policy.tiny])")
         await self._command("policy", self.commands.tiny(self.environment))
         return f"a new tiny policy in {self.run.policy}"
 

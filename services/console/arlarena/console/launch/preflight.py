@@ -1,5 +1,5 @@
-"""The checks of `arlarena up` before it starts a process: the tables of every service, the consistency of the tables,
-the environment's splits, and this machine.
+"""The checks of `arlarena up` before it starts a service: each table, the consistency of the tables, the environment's
+splits, and this machine.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ async def check_before_start(config: RunConfig, directory: Path) -> RunConfig:
 
 
 def _fetch_policy(config: RunConfig) -> None:
-    """Download the policy if its name is a repository of the Hub. The trainer reports a wrong name or directory."""
+    """Download the policy if it is a repository of the Hub. Errors are ignored: the trainer's check reports them."""
     try:
         local_model(config.policy_path or "")
     except ConfigError:
@@ -107,8 +107,8 @@ def _demonstration_problems(config: RunConfig, info: Info, expert_splits: tuple[
         yield found
     elif found.evaluation and found.name not in expert_splits:
         yield (
-            f"{source}: [clone] validation_split = {found.name!r} is held out, and the expert answers there only with "
-            f'[environment] expert_splits = ["{found.name}"]'
+            f"{source}: [clone] validation_split = {found.name!r} is an evaluation split, in which the expert is "
+            f'available only with [environment] expert_splits = ["{found.name}"]'
         )
 
 
@@ -123,8 +123,8 @@ def engine_problems(config: RunConfig) -> Iterator[str]:
         )
     if server.engine == "embedded" and transport in ("nccl", "gloo"):
         yield (
-            f'{source}: [trainer] push_transport = "{transport}" needs [inference] engine = "vllm"; the embedded engine '
-            f'takes weights by "shared" or "http"'
+            f'{source}: [trainer] push_transport = "{transport}" needs [inference] engine = "vllm"; the embedded '
+            f'engine takes weights by "shared" or "http"'
         )
     if server.engine == "vllm" and server.vllm_device == "cpu" and transport == "nccl":
         yield (
@@ -150,8 +150,8 @@ def limit_problems(config: RunConfig) -> Iterator[str]:
         )
     if play.batch_size > server.max_batch:
         yield (
-            f"{source}: [rollout] batch_size = {play.batch_size} is above [environment] max_batch = {server.max_batch}, "
-            f"which refuses such requests"
+            f"{source}: [rollout] batch_size = {play.batch_size} is above [environment] max_batch = "
+            f"{server.max_batch}, so the environment server would refuse such requests"
         )
     if play.session_ttl_s > server.max_session_ttl_s:
         yield (
@@ -172,7 +172,7 @@ def limit_problems(config: RunConfig) -> Iterator[str]:
 
 
 def broker_problems(config: RunConfig) -> Iterator[str]:
-    """Yields an error message if the user's Redis cannot be used, or if there is no server program."""
+    """Yields an error message if the user's Redis cannot be used or, without it, if no server program is found."""
     url = external_broker_url(config.broker)
     try:
         if url:
@@ -184,15 +184,15 @@ def broker_problems(config: RunConfig) -> Iterator[str]:
 
 
 def directory_problems(directory: Path) -> list[str]:
-    """Returns an error message for each reason why `directory` cannot be written. It may not exist yet."""
-    place = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    if place == directory and not place.is_dir():
-        return []  # RunDirectory.open reports it
+    """Returns an error message if no files can be created in `directory`, which need not exist yet."""
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if existing == directory and not existing.is_dir():
+        return []  # RunDirectory.open reports that `directory` is a file
     try:
-        with tempfile.TemporaryDirectory(dir=place, prefix=".arlarena-"):
+        with tempfile.TemporaryDirectory(dir=existing, prefix=".arlarena-"):
             return []
     except OSError as error:
-        return [f"{place} cannot be written ({error.strerror}): choose another --run-dir than {directory}"]
+        return [f"{existing} cannot be written ({error.strerror}): choose another --run-dir than {directory}"]
 
 
 def port_problems(config: RunConfig) -> Iterator[str]:

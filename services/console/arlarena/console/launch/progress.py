@@ -1,4 +1,4 @@
-"""Prints the progress of a run: a live table on a terminal, plain lines if the output is not a terminal."""
+"""Prints the progress of a run: a live table on a terminal, else plain lines."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from arlarena.console.stage import StageProgress, Stage, Status, duration, read_progress
+from arlarena.console.stage import Stage, StageProgress, Status, duration, read_progress
 from arlarena.proto.text.redaction import redact
 from arlarena.proto.text.wording import printable
 
 REFRESH_HZ = 4
-# If the plain view has printed no line for this many seconds, it prints the current stage again.
+# If the output is not a terminal and no line was printed for this many seconds, the current stage is printed again.
 QUIET_S = 15.0
 MARKS: dict[Status, tuple[str, str]] = {
     "waiting": ("·", "dim"),
@@ -30,7 +30,7 @@ MARKS: dict[Status, tuple[str, str]] = {
 
 
 def shown(text: str) -> str:
-    """Returns `text` with secrets masked and control characters escaped, because it may quote output of services."""
+    """Returns `text` with masked secrets and escaped control characters, because it may quote output of services."""
     return printable(redact(text))
 
 
@@ -97,8 +97,8 @@ class View:
     def tick(self) -> None:
         """Update the view. Call `tick` at regular intervals.
 
-        The plain view prints a line for each new progress record. After some time without output, it prints the state
-        of the stage again.
+        If the output is not a terminal, prints a line for each new progress record. After some time without output,
+        prints the state of the stage again.
         """
         if self._live or time.monotonic() - self._last < self._interval:
             return
@@ -112,8 +112,8 @@ class View:
             if quiet or record not in (StageProgress(), self._last_shown):
                 self._last_shown = record
                 so_far = f"{duration(self._last - stage.began)} so far" if quiet and not progress.doing else ""
-                words = ", ".join(filter(None, (progress.as_text(), so_far)))
-                self._print(f"[{duration(self._elapsed())}] {stage.name}: {words}")
+                text = ", ".join(filter(None, (progress.as_text(), so_far)))
+                self._print(f"[{duration(self._elapsed())}] {stage.name}: {text}")
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._started

@@ -1,4 +1,4 @@
-"""Line charts and interval plots as inline SVG. Colours are CSS classes, so that the page sets light and dark."""
+"""Line charts and interval plots as inline SVG. Colours are CSS classes. The page defines them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 24
 MAX_POINTS = 400
 # Mean width of a letter of a label, and height of a row whose class name has its own line, in pixels.
 LETTER, ROW = 5.6, 38
-# Window of the moving mean as a share of the points, wide enough to average the noise of single steps.
+# Window of the moving mean, as a share of the points. It is wide enough to average the noise of single steps.
 SMOOTHING = 0.1
 MIN_SMOOTHED = 12
 
@@ -49,7 +49,7 @@ class Scale:
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Returns round numbers from `low` to `high`, about `count`.
+    """Returns about `count` round numbers between `low` and `high`.
 
     Raises:
         ValueError: not low < high.
@@ -86,7 +86,7 @@ def labels(values: Sequence[float]) -> list[str]:
 
 
 def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Returns the centred moving mean."""
+    """Returns the points with their y values replaced by the centred moving mean."""
     half = max(1, round(len(points) * SMOOTHING / 2))
     found = []
     for index, (x, _) in enumerate(points):
@@ -152,9 +152,10 @@ def _curve(line: Line, index: int, x: Scale, y: Scale) -> list[str]:
 def line_chart(
     title: str, lines: Sequence[Line], marks: Sequence[Mark] = (), within: tuple[float, float] | None = None
 ) -> Markup | None:
-    """Returns a small chart: faint line for the data, bold line for the moving mean. None if there is no data.
+    """Returns a small chart, or None if there is no data. A faint line shows the data, a bold line the moving mean.
 
-    At most two marks are drawn. The label of the first mark is on the left, the label of the second on the right.
+    At most two marks are drawn. The label of the first mark is on the left, the label of the second mark on the right.
+    `within`: limits of the y axis.
     """
     drawn = [line for line in map(_finite, lines) if line.points]
     if not drawn:
@@ -190,7 +191,7 @@ def interval_chart(
 ) -> Markup | None:
     """Draw an estimate and its interval for each class and each series. Values are in [0, 1].
 
-    Each class is a column. If a name is wider than a column, each class is a row.
+    Each class is a column. If the name of a class is wider than a column, each class is a row instead.
     """
     if not classes or not any(estimate for _, estimates in series for estimate in estimates):
         return None

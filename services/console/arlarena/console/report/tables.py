@@ -1,4 +1,4 @@
-"""The tables of a run's report: rows and columns, for the page and for the terminal."""
+"""The tables of a run's report, for the HTML page and for the terminal."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """One class of tasks, before and after."""
+    """The results for one class of tasks, before and after training. `n`: number of tasks or attempts."""
 
     name: str
     n: int
@@ -65,7 +65,7 @@ SCORE_COLUMNS = (  # one row each for the evaluations before and after training
 
 
 def class_columns(counted: str) -> tuple[Column, ...]:
-    """Returns the columns of a table with one row per class of tasks. `counted`: unit of its counts."""
+    """Returns the columns of a table with one row per class of tasks. `counted`: heading of the column of counts."""
     return (
         Column(counted, lambda row: str(row.n)),
         Column("before %", lambda row: _share(row.before)),
@@ -76,7 +76,10 @@ def class_columns(counted: str) -> tuple[Column, ...]:
 
 
 def class_rows(before: Score, after: Score, breakdown: str, key: str) -> list[ClassRow]:
-    """Returns rows with both evaluations by class. `key`: field of the breakdown's records with the class name."""
+    """Returns one row per class of tasks. `before` and `after`: the results of the evaluations.
+
+    `breakdown`: the key of the records by class. `key`: the field of these records that contains the name of the class.
+    """
     old, new = ({record[key]: record for record in each.get(breakdown, [])} for each in (before, after))
     rows = []
     for name in sorted(old.keys() | new.keys()):
@@ -117,5 +120,5 @@ def _terminal_table(title: str, columns: Sequence[Column], rows: Iterable[tuple[
 
 
 def _plain(text: str) -> str:
-    """Returns a text of a service for rich: no markup, no control characters."""
+    """Returns `text`, which may come from a service, for rich: markup and control characters are escaped."""
     return escape(printable(text))
