@@ -140,7 +140,7 @@ class Pipeline:
 
     async def _demonstrate(self) -> str:
         if not self.config.clones:
-            return "not asked for"
+            return "nothing to do without the table [clone]"
         counts = self.config.demonstrations
         for split, count, out in (
             ("train", counts.demonstrations, self.run.demonstrations),
@@ -151,7 +151,7 @@ class Pipeline:
 
     async def _clone(self) -> str:
         if not self.config.clones:
-            return "not asked for"
+            return "nothing to do without the table [clone]"
         await self._command("clone", self.commands.clone())
         result = read_json(self.run.path / "clone.json")
         return f"{counted(int(result.get('steps', 0)), 'step')}, stopped by {result.get('stopped', '?')}"
