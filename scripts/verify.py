@@ -78,7 +78,7 @@ PARTS = {
          benchmark("sandbox.speed", "sandbox")),
     ),
     "tir_math": Part(
-        "TIR Math: tir-math-tiny, its fallback recipe and its control run on three seeds: half an hour",
+        "TIR Math: tir-math-tiny on three seeds, with GSPO, and with advantages of 0: half an hour",
         (("-m", "benchmarks.tir_math.verify"),),
     ),
     "faults": Part(
