@@ -68,7 +68,9 @@ This page lists every metric, with its unit, its definition and the module that 
 `scripts/reference_pages.py` writes this page from `scripts/metrics.toml` and from the Prometheus registries of the
 servers.
 
-Shares are between 0 and 1. Log-probabilities, KL and entropy are in nats per token.
+Shares are between 0 and 1. Log-probabilities, KL and entropy are in nats per token. A is the advantage, π_θ the trained
+policy, and π_old the policy in the denominator of the importance ratio. k3 estimates a KL by the mean of e^d - d - 1,
+where d is a difference of log-probabilities.
 """
 METRICS_SECTIONS = {
     "training": """\

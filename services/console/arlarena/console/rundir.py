@@ -26,7 +26,7 @@ def code_version(file: Path = Path(__file__)) -> str:
 
     If tracked files differ from the commit, `+changes` is added.
     """
-    found = version("arlarena-console")
+    release = version("arlarena-console")
     git = ("git", "-C", str(file.parent))
     try:
         for question in (
@@ -37,8 +37,8 @@ def code_version(file: Path = Path(__file__)) -> str:
                 [*git, *question], capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=True
             ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return found
-    return f"{found}, commit {answer.replace('-dirty', '+changes')}"
+        return release
+    return f"{release}, commit {answer.replace('-dirty', '+changes')}"
 
 
 class ExistingRunPolicy(Enum):

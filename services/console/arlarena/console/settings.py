@@ -30,9 +30,11 @@ class Threads(Table):
     have one thread each.
     """
 
-    clone: NonNegativeInt = Field(default=0, description="threads of cloning; 0: all cores")
-    trainer: NonNegativeInt = Field(default=0, description="threads of the trainer; 0: half of the cores")
-    inference: NonNegativeInt = Field(default=0, description="threads of the policy server; 0: half of the cores")
+    clone: NonNegativeInt = Field(default=0, description="number of threads of cloning; 0: all cores")
+    trainer: NonNegativeInt = Field(default=0, description="number of threads of the trainer; 0: half of the cores")
+    inference: NonNegativeInt = Field(
+        default=0, description="number of threads of the policy server; 0: half of the cores"
+    )
 
     def budget(self, cores: int) -> dict[str, int]:
         """Returns the number of threads for each table.
@@ -57,7 +59,7 @@ class ConsoleSettings(ConsoleKeys):
         "stall_s": "hang_timeout_s",
     }
 
-    workers: PositiveInt = Field(default=1, description="rollout worker processes")
+    workers: PositiveInt = Field(default=1, description="number of rollout worker processes")
     restarts: NonNegativeInt = Field(
         default=5, description="maximum number of restarts of one service; if it fails again, the run ends"
     )
@@ -94,7 +96,7 @@ class ConsoleSettings(ConsoleKeys):
         default=(),
         description="further environment variables that the services get; NAME_* matches all names with this prefix",
     )
-    threads: Threads = Field(default=Threads(), description="threads of the compute processes")
+    threads: Threads = Field(default=Threads(), description="number of threads of each compute process")
 
 
 class BrokerSettings(Table):

@@ -140,12 +140,12 @@ def duration(seconds: float) -> str:
     """Returns a duration as text, such as `0.4 s`, `12 s`, `2 m 05 s` or `1 h 10 m`."""
     if seconds < 9.95:
         return f"{max(0.0, seconds):.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} m {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} m"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} m {rounded % 60:02} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60:02} m"
 
 
 def _number(value: Any) -> float | None:
@@ -166,7 +166,7 @@ def read_progress(stage: Stage, now: float | None = None) -> StageProgress:
         if at is not None and steps:
             readings.append(Reading(at, {"": step / steps} | _limits(record)))
     if not newest:
-        return StageProgress(doing=_doing(stage, now, 0))
+        return StageProgress(doing=_current_step_text(stage, now, 0))
     shares = [newest["step"] / newest["steps"]] if newest["steps"] else []
     least = LEAST_FINISHED if "finished" in newest else 0.0
     left = time_left(readings, now, least)
@@ -181,11 +181,11 @@ def read_progress(stage: Stage, now: float | None = None) -> StageProgress:
         seconds_left=stage.steady(left[0] if left else None),
         limit=left[1] if left else "",
         message=str(newest.get("message") or newest.get("source") or ""),
-        doing=_doing(stage, now, int(newest["step"])),
+        doing=_current_step_text(stage, now, int(newest["step"])),
     )
 
 
-def _doing(stage: Stage, now: float, done: int) -> str:
+def _current_step_text(stage: Stage, now: float, done: int) -> str:
     """Returns text such as `step 1: 7 of 24 needed groups, 96 episodes, 31 s`.
 
     The text is empty if the step file has no step after step `done`.
@@ -236,9 +236,9 @@ def _progress(stage: Stage) -> Iterator[tuple[float, float | None, dict[str, Any
         step = None
         for line in _lines(path, stage.offsets.get(path, 0)):
             record = _record(line)
-            found = _number(record.get("step", record.get("finished")))
-            if found is not None:
-                step = found
+            number = _number(record.get("step", record.get("finished")))
+            if number is not None:
+                step = number
                 name = {"source": path.stem} if len(stage.sources) > 1 else {}
                 yield before + step, stage.total or _number(record.get("steps", record.get("total"))), record | name
         before += step or 0.0
@@ -246,8 +246,8 @@ def _progress(stage: Stage) -> Iterator[tuple[float, float | None, dict[str, Any
 
 def _limits(record: dict[str, Any]) -> dict[str, float]:
     limits = record.get("limits")
-    found = {name: _number(share) for name, share in limits.items()} if isinstance(limits, dict) else {}
-    return {name: share for name, share in found.items() if share is not None}
+    shares = {name: _number(share) for name, share in limits.items()} if isinstance(limits, dict) else {}
+    return {name: share for name, share in shares.items() if share is not None}
 
 
 def _lines(path: Path, start: int) -> list[str]:

@@ -299,7 +299,7 @@ def _subcommand(commands: Any, name: str, summary: str) -> argparse.ArgumentPars
     parser.add_argument("--config", type=Path, help="the run's TOML file")
     address = "environment server (default: ARLARENA_ENVIRONMENT_URL, else http://127.0.0.1:8000)"
     parser.add_argument("--environment-url", help=address)
-    tokenizer = "directory or Hub name of the policy's tokenizer; default: tokenizer or path of [policy] in the file"
+    tokenizer = "directory or Hub name of the policy's tokenizer; default: [policy] tokenizer or path of the file"
     parser.add_argument("--tokenizer", help=tokenizer)
     return parser
 
@@ -319,9 +319,8 @@ def _add_worker(worker: argparse.ArgumentParser) -> None:
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     _add_inference_url(evaluate)
     evaluate.add_argument("--out", type=Path, required=True, help="JSON file of the result")
-    evaluate.add_argument(
-        "--episodes", dest="episodes_file", type=Path, help="JSON-lines file for the first [evaluation] episodes"
-    )
+    episodes = "JSON-lines file for the first episodes; [evaluation] episodes is their number"
+    evaluate.add_argument("--episodes", dest="episodes_file", type=Path, help=episodes)
     for flag, kind in (
         ("--split", str),
         ("--first", int_at_least(0)),

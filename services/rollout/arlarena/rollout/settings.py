@@ -43,18 +43,24 @@ class RolloutSettings(RolloutKeys):
         "infra_patience_s": "service_retry_timeout_s",
     }
 
-    groups_in_flight: PositiveInt = Field(32, description="groups that one worker plays at the same time")
+    groups_in_flight: PositiveInt = Field(
+        32, description="groups that one worker plays at the same time; each counts by its share of unfinished episodes"
+    )
     lease_ttl_s: PositiveFloat = Field(
         60.0, description="a lease expires after this time without renewal; set the same value for all workers of a run"
     )
     lease_block_s: PositiveFloat = Field(
         1.0, description="maximum wait of one request for a task; SIGTERM takes effect after at most this time"
     )
-    max_deliveries: PositiveInt = Field(5, description="deliveries of a task before it becomes a dead letter")
+    max_deliveries: PositiveInt = Field(
+        5, description="maximum number of deliveries of a task; then it becomes a dead letter"
+    )
     broker_timeout_s: PositiveFloat = Field(5.0, description="timeout of one Redis command")
-    broker_reconnect_s: NonNegativeFloat = Field(30.0, description="how long a lost connection to Redis is retried")
+    broker_reconnect_s: NonNegativeFloat = Field(
+        30.0, description="time for which a lost connection to Redis is retried"
+    )
     broker_full_timeout_s: NonNegativeFloat = Field(
-        600.0, description="how long publishing a group is retried while the memory of Redis is full"
+        600.0, description="time for which a worker retries to publish a group while the memory of Redis is full"
     )
     connect_timeout_s: PositiveFloat = Field(5.0, description="timeout for connecting to a service")
     generate_timeout_s: PositiveFloat = Field(
@@ -65,10 +71,14 @@ class RolloutSettings(RolloutKeys):
         description="timeout of one request to the environment server; set it above the server's step_timeout_s (75 s) "
         "and reset_timeout_s (60 s), because the server's error says which operation was slow",
     )
-    request_retries: NonNegativeInt = Field(2, description="retries of one request to an unavailable service")
-    episode_retries: NonNegativeInt = Field(5, description="restarts of one episode after failures of a service")
+    request_retries: NonNegativeInt = Field(
+        2, description="maximum number of retries of a request to an unavailable service"
+    )
+    episode_retries: NonNegativeInt = Field(
+        5, description="maximum number of restarts of one episode after failures of a service"
+    )
     service_retry_timeout_s: PositiveFloat = Field(
-        120.0, description="how long to wait for a service that is down or full"
+        120.0, description="maximum wait for a service that is unavailable or full"
     )
     batch_window_s: NonNegativeFloat = Field(
         0.005,
@@ -98,7 +108,7 @@ class EvaluationSettings(EvaluationKeys):
     seed: int = Field(
         0, description="seed of resets and sampling; with the same seed, all policies get the same random numbers"
     )
-    concurrency: PositiveInt = Field(128, description="episodes played at the same time")
+    concurrency: PositiveInt = Field(128, description="maximum number of episodes that are played at the same time")
     episodes: NonNegativeInt = Field(16, description="number of episodes that are written to the episodes file")
 
 
@@ -139,10 +149,10 @@ def load_evaluation(path: Path | None, flags: dict[str, Any] | None = None) -> E
 def load_addresses(flags: dict[str, str | None]) -> Addresses:
     """Returns the addresses from the flags, else from environment variables, else the defaults on 127.0.0.1."""
     given = {key: value for key, value in flags.items() if value is not None}
-    found = {**variables_of(os.environ, "ARLARENA_", Addresses), **given}
-    if url := found.get("redis_url"):
-        found["redis_url"] = broker_url(url, os.environ)
-    return parse_table("command line:", found, Addresses)
+    values = {**variables_of(os.environ, "ARLARENA_", Addresses), **given}
+    if url := values.get("redis_url"):
+        values["redis_url"] = broker_url(url, os.environ)
+    return parse_table("command line:", values, Addresses)
 
 
 def load_seed(path: Path | None, flag: int | None = None) -> int:

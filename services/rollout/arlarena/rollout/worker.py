@@ -31,7 +31,7 @@ def version_range(trajectories: Iterable[Trajectory]) -> tuple[PolicyVersion, Po
 
     Returns None if no token was sampled.
     """
-    versions = [span.version for one in trajectories for turn in one.turns for span in turn.spans]
+    versions = [span.version for trajectory in trajectories for turn in trajectory.turns for span in turn.spans]
     if not versions:
         return None
     return min(versions, key=lambda v: v.step), max(versions, key=lambda v: v.step)
@@ -53,8 +53,8 @@ async def play_group(
         name = f"{group_task.group_id}-{number}"
         try:
             # The task contains the run's seed, so runs with different seeds draw different samples.
-            one = Assignment(name, group_task.task, f"{group_task.task.seed}/{group_task.group_id}/{number}")
-            return (await runner.episode(slots[number], one, policy)).trajectory
+            assignment = Assignment(name, group_task.task, f"{group_task.task.seed}/{group_task.group_id}/{number}")
+            return (await runner.episode(slots[number], assignment, policy)).trajectory
         finally:
             await runner.close([slots[number]])
             finished()
@@ -226,7 +226,7 @@ class Worker:
             group=group.id,
             task=group.task.id,
             published=published,
-            success=sum(one.success for one in group.trajectories),
+            success=sum(trajectory.success for trajectory in group.trajectories),
             size=group.size,
             oldest=group.oldest.step,
             newest=group.newest.step,
@@ -239,9 +239,9 @@ class Worker:
         counters.completed += published
         counters.duplicates += not published
         counters.episodes += group.size
-        counters.turns += sum(len(one.turns) for one in group.trajectories)
+        counters.turns += sum(len(trajectory.turns) for trajectory in group.trajectories)
         counters.response_tokens += int(
-            sum(one.metrics.get("episode_response_tokens", 0.0) for one in group.trajectories)
+            sum(trajectory.metrics.get("episode_response_tokens", 0.0) for trajectory in group.trajectories)
         )
 
     async def _renew_loop(self) -> None:

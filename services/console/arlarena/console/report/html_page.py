@@ -46,15 +46,15 @@ def breakdowns(before: dict[str, Any], after: dict[str, Any]) -> list[Breakdown]
 
     A breakdown is left out if the environment does not define its classes.
     """
-    columns, found = class_columns(count_unit(before or after)), []
+    columns, breakdowns = class_columns(count_unit(before or after)), []
     for name, key, title, heading in (
         ("by_difficulty", "optimal_moves", "By difficulty", "moves of the shortest solution"),
         ("by_kind", "kind", "By kind of task", "kind"),
     ):
         if rows := class_rows(before, after, name, key):
             chart = class_chart(f"Success by {heading} (95 % intervals)", rows)
-            found.append(Breakdown(title, heading, columns, rows, chart))
-    return found
+            breakdowns.append(Breakdown(title, heading, columns, rows, chart))
+    return breakdowns
 
 
 def chosen_episodes(before: Records, after: Records) -> list[dict[str, Any]]:

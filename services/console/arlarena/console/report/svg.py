@@ -88,11 +88,11 @@ def labels(values: Sequence[float]) -> list[str]:
 def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Returns the points with their y values replaced by the centred moving mean."""
     half = max(1, round(len(points) * SMOOTHING / 2))
-    found = []
+    smoothed = []
     for index, (x, _) in enumerate(points):
         window = points[max(0, index - half) : index + half + 1]
-        found.append((x, sum(y for _, y in window) / len(window)))
-    return found
+        smoothed.append((x, sum(y for _, y in window) / len(window)))
+    return smoothed
 
 
 def thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

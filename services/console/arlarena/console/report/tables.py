@@ -42,7 +42,7 @@ class ClassRow:
     after: Score | None
 
 
-def _figure(key: str, digits: int) -> Callable[[Score], str]:
+def _number_cell(key: str, digits: int) -> Callable[[Score], str]:
     return lambda score: "-" if score.get(key) is None else f"{score[key]:.{digits}f}"
 
 
@@ -59,8 +59,8 @@ SCORE_COLUMNS = (  # one row each for the evaluations before and after training
     Column("95 % interval", _bounds),
     Column("well-formed %", lambda score: percent(score.get("format_valid"))),
     Column("valid action %", lambda score: percent(score.get("action_valid")), page_only=True),
-    Column("return", _figure("return", 2)),
-    Column("turns", _figure("turns", 1)),
+    Column("return", _number_cell("return", 2)),
+    Column("turns", _number_cell("turns", 1)),
 )
 
 
@@ -110,13 +110,13 @@ def kinds_table(summary: dict[str, Any]) -> Table | None:
 
 def _terminal_table(title: str, columns: Sequence[Column], rows: Iterable[tuple[str, Any]], caption: str = "") -> Table:
     shown = [column for column in columns if not column.page_only]
-    found = Table(title=_plain(title), title_justify="left", caption=_plain(caption) or None, caption_justify="left")
-    found.add_column("", justify="left", no_wrap=True)
+    table = Table(title=_plain(title), title_justify="left", caption=_plain(caption) or None, caption_justify="left")
+    table.add_column("", justify="left", no_wrap=True)
     for column in shown:
-        found.add_column(column.heading, justify="right", no_wrap=True)
+        table.add_column(column.heading, justify="right", no_wrap=True)
     for name, row in rows:
-        found.add_row(_plain(name), *(column.cell(row) for column in shown))
-    return found
+        table.add_row(_plain(name), *(column.cell(row) for column in shown))
+    return table
 
 
 def _plain(text: str) -> str:
