@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-# Keys whose value may be a path. Names on the Hub are not paths and stay unchanged. For an environment, its description
-# lists the options that are paths.
+# Keys whose value may be a path. Names on the Hub are not paths and stay unchanged. The description of an environment
+# lists which of its options are paths.
 PATHS = (
     "redis.password_file",
     "policy.path",

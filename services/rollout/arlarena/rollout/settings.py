@@ -174,7 +174,7 @@ def tokenizer_source(path: Path | None, flag: str | None) -> str:
     """Returns the tokenizer's directory or Hub name: the flag, else `tokenizer` of table [policy], else its `path`.
 
     Raises:
-        ConfigError: neither the flag nor one of the keys is given.
+        ConfigError: neither the flag nor a key sets a tokenizer.
     """
     if flag is not None:
         return flag
