@@ -1,61 +1,62 @@
-# Everything here starts from a fresh clone with Python 3.11 or newer; `make setup` comes by itself where it is needed.
-# PYTHON=python3.12 chooses an interpreter. ARLARENA_TORCH_INDEX=URL takes torch, and torch alone, from another index.
+# All targets work in a fresh clone. They need Python 3.11 or newer, and run `make setup` by themselves if it is needed.
+# PYTHON=python3.12 selects an interpreter. ARLARENA_TORCH_INDEX=URL selects another package index for torch only.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := proto client sandbox $(wildcard environments/* services/*)
 CODE := $(PACKAGES) tests benchmarks scripts examples
-# Two processes that share the test files, in the order of the folders: a file's tests share its servers, and the folders
-# with long tests come first. One thread each: two processes of two threads on two cores are many times slower.
+# Two pytest processes by default. All tests of a file run in the same process, because they share servers. The files run
+# in the order of the folders, because the folders with long tests come first. Each process has one thread: on two cores,
+# two processes with two threads each are many times slower.
 TEST_PROCESSES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
-# Where it is set, every process compiles our modules, torch and transformers again, which takes seconds.
+# If this variable is set, every process compiles ARLArena's modules, torch and transformers again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all check format docs verify bench clean
 
-help: ## say what there is
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## make .venv with the pinned versions; EXTRA="trl vllm" makes optional environments too (scripts/setup.py has all)
+setup: ## create .venv with pinned versions; EXTRA="trl vllm" also creates optional environments (list: scripts/setup.py)
 	@$(PYTHON) scripts/setup.py $(EXTRA)
 
-demo: setup ## clone a small policy, train it with SAMPO on Sokoban, compare before and after: about 10 minutes on 2 cores
+demo: setup ## train a small policy on Sokoban by behaviour cloning and SAMPO, and evaluate it: about 10 minutes on 2 cores
 	@$(BIN)/arlarena up configs/demo.toml --fresh
 
-test: ## the quick tests: about eleven minutes on 2 cores; TEST_PROCESSES=4 for more cores
+test: ## run the tests except the slow ones: about 11 minutes on 2 cores; on more cores, set TEST_PROCESSES=4
 	@$(PYTHON) scripts/setup.py openenv
 	@$(PYTEST) -m "not slow"
 
-test-all: ## every test, the slow ones too
+test-all: ## run all tests, including the slow ones
 	@$(PYTHON) scripts/setup.py openenv fuzz docs
 	@$(PYTEST)
 
-check: setup ## lint, format, types, direction of imports
+check: setup ## check lint, format, types, and which packages import which
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/mypy $(PACKAGES)
 	@$(BIN)/lint-imports
 
-format: setup ## put the code into its form
+format: setup ## format the code and apply automatic lint fixes
 	@$(BIN)/ruff format $(CODE)
 	@$(BIN)/ruff check --fix $(CODE)
 
-docs: ## build the documentation site into site/, and fail on a broken link or reference
+docs: ## build the documentation site in site/; fails if a link or reference is broken
 	@$(PYTHON) scripts/setup.py docs
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 	@echo "open site/index.html"
 
-verify: setup ## check the claims of a part at full size: PART=demo, env, trainer, inference, vllm, alfworld, sandbox, tir_math, faults
+verify: setup ## check documented results at full size: PART=demo, env, trainer, inference, vllm, alfworld, sandbox, tir_math, faults
 	@$(BIN)/python scripts/verify.py $(PART)
 
-bench: setup ## measure a part beside its peer: PART=env_server, trainer, inference, rollout, … (ARGS="--rounds 3")
+bench: setup ## compare the speed of a part with other software: PART=env_server, trainer, inference, rollout, … (ARGS="--rounds 3")
 	@test -f benchmarks/$(PART)/speed.py || { echo "usage: make bench PART=NAME, where NAME is one of" \
 		$(patsubst benchmarks/%/speed.py,%,$(wildcard benchmarks/*/speed.py)); exit 2; }
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$(PART).speed $(ARGS)
 
-clean: ## remove virtual environments and caches; what is in runs/ stays
+clean: ## remove virtual environments and caches; keeps runs/
 	@rm -rf .venv .venv-* site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,10 +1,11 @@
-"""Write the facts of ALFWorld's rooms that house-making needs, from an installed `alfworld` 0.4.2 (MIT licence).
+"""Write the data from which houses for ALFWorld are generated. Source: the package `alfworld` 0.4.2 (MIT licence).
 
     python -m venv /tmp/alfworld && /tmp/alfworld/bin/pip install --no-deps alfworld==0.4.2
     python scripts/alfworld_rooms.py /tmp/alfworld/lib/python3.*/site-packages/alfworld
 
-Which receptacles stand where in the 120 floor plans, what kinds of things are found there, what fits into what, and
-what can be cleaned, heated and cooled. One line a floor plan.
+The data are: the receptacles of the 120 floor plans with their positions, the kinds of things in each floor plan, which
+things fit into which receptacles, and which things can be cleaned, heated and cooled. The file has one line per floor
+plan.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ TABLES = ("VAL_RECEPTACLE_OBJECTS", "VAL_ACTION_OBJECTS", "OPENABLE_CLASS_LIST",
 
 
 def tables(constants: Path) -> dict[str, Any]:
-    """Read the constants without running their module, which would import packages that are not in the wheel."""
+    """Read the constants `TABLES` from the source of their module. An import would need packages that are missing."""
     found = {}
     for node in ast.parse(constants.read_text()).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in TABLES:
@@ -30,13 +31,15 @@ def tables(constants: Path) -> dict[str, Any]:
 
 
 def plain(things: set[str]) -> list[str]:
-    """Leave out sliced things, because no game of ALFWorld has them."""
+    """Return the sorted things without sliced things, because no game of ALFWorld has sliced things."""
     return sorted(thing for thing in things if not thing.endswith("Sliced"))
 
 
 def room(layouts: Path, number: int) -> dict[str, Any]:
-    """Return the receptacles of a floor plan, with the place of a player who uses them: id, column, row, quarter turns,
-    degrees down.
+    """Return the kinds of things and the receptacles of a floor plan.
+
+    For each receptacle: its id, and the position of a player who uses it (column, row, heading in quarter turns, and
+    degrees by which the player looks down).
     """
     reached = json.loads((layouts / f"FloorPlan{number}-openable.json").read_text())
     kinds = json.loads((layouts / f"FloorPlan{number}-objects.json").read_text())
@@ -50,7 +53,7 @@ def room(layouts: Path, number: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Read the package and write the file."""
+    """Read the package that the command line names, and write `OUT`."""
     package = Path(sys.argv[1])
     constants = tables(package / "gen" / "constants.py")
     movable = sorted(constants["MOVABLE_RECEPTACLES"])

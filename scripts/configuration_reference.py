@@ -1,9 +1,9 @@
 """Write the reference of a run's TOML file from the settings of the services.
 
-It is the page `docs/reference/configuration.md` and the data of `arlarena config`.
+The script writes the page `docs/reference/configuration.md` and the data file of the command `arlarena config`.
 
 .venv/bin/python scripts/configuration_reference.py            write both files
-.venv/bin/python scripts/configuration_reference.py --check    exit with 1 where a file differs from the settings
+.venv/bin/python scripts/configuration_reference.py --check    exit with 1 if a file differs from the settings
 """
 
 from __future__ import annotations
@@ -66,21 +66,25 @@ TABLES: dict[str, type[Table]] = {
 HEAD = """\
 # Configuration
 
-Every key of the TOML file of a run. `scripts/configuration_reference.py` writes this page from the
-settings of the services. All keys may be left out. An unknown key, a wrong type and a value out of
-range are errors that name the key. `arlarena up` checks all tables before it starts anything
-([Run on one machine](../how-to/run-on-one-machine.md)). `configs/` has complete files. Names that
-end in `_s` are seconds. Under `arlarena up`, a port that the file does not name is a free one.
-`arlarena config TABLE` prints a table of this page.
+This page lists every key of the TOML file of a run. `scripts/configuration_reference.py` writes
+this page from the settings of the services.
+
+- All keys may be left out. `configs/` contains complete files.
+- Keys that end in `_s` are times in seconds.
+- An unknown key, a wrong type, or a value out of range is an error. The message names the key.
+- `arlarena up` checks all tables before it starts a process ([Run on one
+  machine](../how-to/run-on-one-machine.md)). If the file does not set a port, `arlarena up` uses a
+  free port.
+- `arlarena config TABLE` prints a table of this page.
 """
 OVERRIDES = "trainer.recipe_overrides"
 RECIPE = """
-Options of the method. Each replaces the value that `recipe` gives it; a default here holds where
-the recipe gives none. [Objectives](../explanation/objectives.md) explains them and their values.
-Clips of plugins add their own hyperparameters.
+These keys change the method. Each key replaces the value that the recipe sets. If the recipe sets no
+value, the default of this table is used. [Objectives](../explanation/objectives.md) explains the
+keys and their values. Clips of plugins add their own hyperparameters.
 """
 NAMES = {int: "whole number", float: "number", str: "text", bool: "true, false", Path: "path", SecretStr: "secret text"}
-# What a number counts, by its key.
+# The unit of a number, by a pattern of its key.
 UNITS = {
     r"_s$": "seconds",
     r"_minutes$": "minutes",
@@ -152,7 +156,7 @@ def _hyperparameters_of_clips() -> Iterator[Setting]:
                 continue
             seen.add(key)
             readers = [name for name, other in CLIPS.items() if key in hyperparameters(other.config)]
-            only = "" if len(readers) == len(CLIPS) else f"; clip {', '.join(readers)} alone"
+            only = "" if len(readers) == len(CLIPS) else f"; only for clip {', '.join(readers)}"
             (default,) = (field.default for field in fields(clip.config) if field.name == key)
             yield Setting(key, _range(declared), _value(default), "", declared.description + only)
 
@@ -230,7 +234,7 @@ def _data(tables: Tables) -> str:
 
 
 def main() -> int:
-    """Run the command in the module's docstring."""
+    """Write both files, or check them."""
     found = tables()
     wanted = {PAGE: page(found), CONSOLE / DATA: _data(found)}
     return update(wanted)

@@ -1,4 +1,4 @@
-"""A hook of MkDocs: a fenced block of the language `math` becomes MathML, which browsers show without a script."""
+"""A MkDocs hook that converts fenced blocks of the language `math` to MathML. Browsers show MathML without a script."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def formula(source: str, *_: Any, **__: Any) -> str:
 
 
 def on_config(config: Any) -> Any:
-    """Register the language `math` in the extension for fenced blocks."""
+    """Register the language `math` in the Markdown extension for fenced blocks."""
     fences = config.mdx_configs.setdefault("pymdownx.superfences", {}).setdefault("custom_fences", [])
     fences.append({"name": "math", "class": "formula", "format": formula})
     return config

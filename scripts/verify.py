@@ -1,4 +1,7 @@
-"""Checks the claims of a part at full size: `make verify PART=NAME`. The results go to benchmarks/results/."""
+"""Checks the documented results of one part of ARLArena at full size: `make verify PART=NAME`.
+
+The benchmarks write their results to benchmarks/results/.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ RESULTS = "benchmarks/results"
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The commands of a part, in order, and the optional environments that the commands need."""
+    """The commands that check a part, in order. `extras`: the optional Python environments that the commands need."""
 
-    what: str
+    description: str
     commands: tuple[tuple[str, ...], ...]
     extras: tuple[str, ...] = ()
 
@@ -27,14 +30,14 @@ def tests(*paths: str) -> tuple[str, ...]:
 
 
 def benchmark(module: str, result: str, *flags: str) -> tuple[str, ...]:
-    """Return the command that runs a module of `benchmarks` and writes its result."""
+    """Return the command that runs a module of `benchmarks` and writes its result to `RESULTS`."""
     return ("-m", f"benchmarks.{module}", *flags, "--out", f"{RESULTS}/{result}.json")
 
 
 PARTS = {
-    "demo": Part("the demo on three seeds, with its controls: about an hour", (("-m", "benchmarks.demo.verify"),)),
+    "demo": Part("the demo and its control runs on three seeds: about an hour", (("-m", "benchmarks.demo.verify"),)),
     "env": Part(
-        "the environment server: soak, fuzz, 4,096 sessions, beside OpenEnv's: a quarter of an hour",
+        "the environment server: soak test, fuzzing, 4,096 sessions, speed compared with OpenEnv: 15 minutes",
         (
             tests("tests/contract/env_server/api/test_openenv_client.py", "tests/contract/client/test_examples.py"),
             benchmark("env_server.soak", "env_soak"), benchmark("env_server.fuzz", "env_fuzz"),
@@ -43,12 +46,12 @@ PARTS = {
         ("openenv", "fuzz", "verifiers", "trl"),
     ),
     "trainer": Part(
-        "the trainer: real weights, exact numerics, speed beside TRL: 10 minutes",
+        "the trainer: pretrained weights, exact numerics, speed compared with TRL: 10 minutes",
         (tests("tests/numerics", "tests/integration/trainer"), benchmark("trainer.speed", "trainer")),
         ("trl", "smollm2"),
     ),
     "inference": Part(
-        "the policy server: one contract for both engines, pushes under kills, speed beside vLLM",
+        "the policy server: the same tests for both engines, pushes while servers are killed, speed compared with vLLM",
         (
             tests("tests/contract/inference", "tests/integration/inference", "tests/numerics/inference"),
             benchmark("weights.push_soak", "push_soak"), benchmark("weights.speed", "weight_push"),
@@ -57,12 +60,12 @@ PARTS = {
         ("vllm",),
     ),
     "vllm": Part(
-        "vLLM on the CPU as the engine of the demo's loop, and a planted stale head: 6 minutes",
+        "vLLM on the CPU as the engine of the demo, and the detection of a wrong output layer: 6 minutes",
         (tests("tests/integration/inference/test_vllm.py"), benchmark("inference.verify_vllm", "vllm")),
         ("vllm",),
     ),
     "alfworld": Part(
-        "ALFWorld: 108 games beside TextWorld, 1,000 games, speed, the tiny recipe on three seeds: over an hour",
+        "ALFWorld: 108 games compared with TextWorld, 1,000 games, speed, alfworld-tiny on three seeds: over an hour",
         (
             benchmark("alfworld.oracle", "alfworld_oracle"), benchmark("alfworld.games", "alfworld_games"),
             ("-m", "benchmarks.alfworld.verify"), benchmark("alfworld.speed", "alfworld_speed"),
@@ -70,35 +73,35 @@ PARTS = {
         ("alfworld",),
     ),
     "sandbox": Part(
-        "the sandbox: attacks (in containers too where there is Docker), speed beside a cold Python: 10 minutes",
+        "the sandbox: attacks (with Docker also in containers), speed compared with a new Python process: 10 minutes",
         (tests("tests/integration/sandbox", "tests/contract/environments/test_tir_math_server.py"),
          benchmark("sandbox.speed", "sandbox")),
     ),
     "tir_math": Part(
-        "TIR Math: the tiny recipe on three seeds, its fallback and its control: half an hour",
+        "TIR Math: tir-math-tiny on three seeds, with GSPO, and with advantages of 0: half an hour",
         (("-m", "benchmarks.tir_math.verify"),),
     ),
     "faults": Part(
-        "faults planted in the code, each of which a quick test catches: a quarter of an hour",
+        "planted faults: for each fault in the code, a quick test fails: 15 minutes",
         (("scripts/planted_faults.py",),),
     ),
 }  # fmt: skip
 
 
 def main() -> int:
-    """Run the named parts."""
+    """Run the commands of the parts that the command line names."""
     names = sys.argv[1:]
     if not names or set(names) - set(PARTS):
         print("usage: make verify PART=NAME, where NAME is one of")
         for name, part in PARTS.items():
-            print(f"  {name:10} {part.what}")
+            print(f"  {name:10} {part.description}")
         return 2
     for part in (PARTS[name] for name in names):
         subprocess.run([sys.executable, "scripts/setup.py", *part.extras], cwd=ROOT, check=True)
         for command in part.commands:
             python = sys.executable
             variables = os.environ | {"OMP_NUM_THREADS": "1"}
-            if "benchmarks.alfworld.oracle" in command:  # runs where TextWorld is
+            if "benchmarks.alfworld.oracle" in command:  # runs in the environment in which TextWorld is installed
                 python = ".venv-alfworld/bin/python"
                 variables["PYTHONPATH"] = "environments/alfworld:environments/sdk:proto"
             print("running", *command, flush=True)

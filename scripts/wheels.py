@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Build a wheel of every distribution of this repository into a folder.
+"""Build a wheel of every Python package of this repository into the folder OUT.
 
     .venv/bin/python scripts/wheels.py OUT
 
-The build back end is the one of .venv, which has the pinned version. What is installed from OUT needs no checkout:
+The build uses the pinned build back end in .venv. Packages that are installed from OUT need no checkout:
 
     pip install --find-links OUT arlarena-console arlarena-env-server arlarena-guess
 """
@@ -20,14 +20,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def build(out: Path) -> int:
-    """Build all wheels into `out`, and return pip's exit status."""
+    """Build all wheels into `out`. Return pip's exit status."""
     folders = [str(ROOT / name.partition("[")[0]) for name in DISTRIBUTIONS]
     options = ["--no-deps", "--no-build-isolation", "--check-build-dependencies", "--wheel-dir", str(out)]
     return subprocess.call([sys.executable, "-m", "pip", "wheel", "--quiet", *options, *folders])
 
 
 def main() -> int:
-    """Run the command in the module's docstring."""
+    """Build the wheels into the folder that the command line names."""
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         print("usage: .venv/bin/python scripts/wheels.py OUT", file=sys.stderr)
         return 2

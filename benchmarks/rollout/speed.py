@@ -201,7 +201,7 @@ class Bench:
             await streams.issue([GroupTask(f"g{i}", task, GROUP_SIZE, self.sampling) for i, task in enumerate(tasks)])
             stop = asyncio.Event()
             playing = asyncio.ensure_future(worker.run(stop))
-            while worker.tally.completed < self.flags.in_flight // 2:
+            while worker.counters.completed < self.flags.in_flight // 2:
                 assert not playing.done(), playing.exception()
                 await asyncio.sleep(0.01)
             await forget_prompts(client)

@@ -146,7 +146,7 @@ def test_a_file_cut_short_by_a_power_failure_is_still_loaded(tmp_path: Path) -> 
 
 
 def test_two_brokers_do_not_share_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LOCK_PATIENCE_S", 0.1)
+    monkeypatch.setattr(module, "_LOCK_TIMEOUT_S", 0.1)
     with Broker(tmp_path) as own:
         with pytest.raises(BrokerError, match=r"another broker runs in .*: stop it"):
             Broker(tmp_path).start()

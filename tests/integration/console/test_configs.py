@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from arlarena.console.runconfig import RunConfig, objections
+from arlarena.console.runconfig import RunConfig, find_problems
 
 CONFIGS = sorted((Path(__file__).resolve().parents[3] / "configs").glob("*.toml"))
 
@@ -17,5 +17,5 @@ RECIPES = [path if path.stem == "demo" else pytest.param(path, marks=pytest.mark
 async def test_every_service_takes_the_recipe(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ALFWORLD_DATA", raising=False)
     config = RunConfig.load(path)
-    assert await objections(config) == ([], None)
+    assert await find_problems(config) == ([], None)
     assert config.run.name == path.stem

@@ -146,7 +146,7 @@ async def test_a_silent_worker_counts_as_hung_and_its_successor_gets_the_full_ti
 async def test_a_wrong_configuration_is_not_tried_again(tmp_path: Path) -> None:
     code = "import sys; print('error: [trainer] unknown key', file=sys.stderr); sys.exit(2)"
     async with supervising() as (supervisor, notices):
-        await supervisor.start(script("trainer", code, tmp_path / "log", listens=False, completes=True))
+        await supervisor.start(script("trainer", code, tmp_path / "log", listens=False, exits_normally=True))
         with pytest.raises(LaunchError, match="unknown key") as caught:
             await supervisor.race(asyncio.sleep(30))
         assert caught.value.code == 2

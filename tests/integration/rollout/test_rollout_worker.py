@@ -77,7 +77,7 @@ async def test_every_group_arrives_once_and_complete(house: Any, tokens: Tokens,
         assert isinstance(group, Group)
         assert [t.id for t in group.trajectories] == [f"{group.id}-{member}" for member in range(3)]
         assert all(t.success and len(t.turns) == 3 for t in group.trajectories)
-    assert one.tally.completed + two.tally.completed == 12
+    assert one.counters.completed + two.counters.completed == 12
     assert (await trainer.depth()).tasks_queued == (await trainer.depth()).tasks_leased == 0
     assert house.corridor.sessions == {}
 
@@ -119,7 +119,7 @@ async def test_a_group_that_failed_is_played_again_and_not_scored(house: Any, to
     group = groups["g0"]
     assert isinstance(group, Group)
     assert all(t.success and t.outcome == "ok" for t in group.trajectories)
-    assert worker.tally.failed >= 1
+    assert worker.counters.failed >= 1
     assert any(line["event"] == "group_failed" and "500" in line["reason"] for line in house.log)
 
 
@@ -156,8 +156,8 @@ async def test_a_lease_is_renewed_while_its_group_is_played(house: Any, tokens: 
         groups = await collect(trainer, 1)
     assert isinstance(groups["g0"], Group)
     assert len(house.mouth.requests) == 3
-    assert sorted((one.tally.completed, two.tally.completed)) == [0, 1]
-    assert one.tally.lost == two.tally.lost == 0
+    assert sorted((one.counters.completed, two.counters.completed)) == [0, 1]
+    assert one.counters.lost == two.counters.lost == 0
 
 
 async def test_a_lost_lease_stops_the_play(house: Any, tokens: Tokens, connect: Connect) -> None:
@@ -169,9 +169,9 @@ async def test_a_lost_lease_stops_the_play(house: Any, tokens: Tokens, connect: 
             while not house.mouth.requests:
                 await asyncio.sleep(0.01)
             await trainer.reset()
-            while not worker.tally.lost:
+            while not worker.counters.lost:
                 await asyncio.sleep(0.01)
-    assert worker.tally.completed == 0
+    assert worker.counters.completed == 0
     assert house.corridor.sessions == {}
     assert any(line["event"] == "lease_lost" for line in house.log)
 
@@ -186,9 +186,9 @@ async def test_stopping_lets_groups_in_flight_finish(house: Any, tokens: Tokens,
         await trainer.issue(orders(1000)[2:])
     # Stopped by now: what was in flight is published; a task that was just being leased went back untouched.
     depth = await trainer.depth()
-    assert worker.tally.completed >= 2
+    assert worker.counters.completed >= 2
     assert depth.tasks_leased <= 1
-    assert worker.tally.completed + depth.tasks_queued + depth.tasks_leased == 1000
+    assert worker.counters.completed + depth.tasks_queued + depth.tasks_leased == 1000
     lease = await trainer.lease(consumer="w1", block_s=1.0)
     assert lease is not None
     assert lease.deliveries == 1
@@ -202,7 +202,7 @@ async def test_stop_returns_slow_groups_to_the_queue(house: Any, tokens: Tokens,
     async with working(house, tokens, await connect(), drain_s=0.1) as worker, asyncio.timeout(10):
         while len(house.mouth.requests) < 6:
             await asyncio.sleep(0.01)
-    assert worker.tally.released == 2
+    assert worker.counters.released == 2
     assert house.corridor.sessions == {}
     # At once and as a first delivery: an orderly stop costs the task nothing.
     house.mouth.faults = []

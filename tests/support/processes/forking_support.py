@@ -58,7 +58,7 @@ class Forked:
         return self.returncode
 
     async def ended(self) -> int:
-        """The exit status, as from `wait`. If the caller is cancelled, for example at the end of its test, the process is
+        """The exit status, as from `wait`. If the caller is cancelled, as at the end of a test, the process is
         killed.
         """
         self._connection.setblocking(False)

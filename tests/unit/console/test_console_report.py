@@ -143,10 +143,10 @@ def test_the_page_shows_curves_table_and_episodes(tmp_path: Path) -> None:
     assert page.count("<svg") == 5  # success, gradient norm, difficulty; two others: total_trained, plain
     assert "Gradient norm" in page
     assert "Mean return" not in page  # it was not recorded
-    assert "least moves" in page
+    assert "moves of the shortest solution" in page
     assert "sokoban/test/plain" in page
     assert "+20.0" in page
-    assert " · malformed · no effect · no action" in page
+    assert " · malformed · invalid action · no action" in page
 
 
 def test_an_empty_run_still_gives_a_page(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_fresh_keeps_every_earlier_run(tmp_path: Path) -> None:
     assert (tmp_path / "a.previous" / "first").exists()
     assert (tmp_path / "a.previous-2" / "second").exists()
     assert (tmp_path / "a.previous-3" / "third").exists()
-    assert last.aside == tmp_path / "a.previous-3"
+    assert last.moved_to == tmp_path / "a.previous-3"
 
 
 @pytest.mark.parametrize("start", list(ExistingRunPolicy))
@@ -63,7 +63,7 @@ def test_somebody_elses_directory_is_left_alone(tmp_path: Path, start: ExistingR
     path = tmp_path / "a"
     path.mkdir()
     (path / "thesis.tex").write_text("precious")
-    with pytest.raises(ConfigError, match="holds no ARLArena run"):
+    with pytest.raises(ConfigError, match="contains no ARLArena run"):
         begin(path, start)
     assert [entry.name for entry in path.iterdir()] == ["thesis.tex"]
 
@@ -74,7 +74,7 @@ def test_somebody_elses_directory_in_the_place_of_the_previous_run_is_left_alone
     aside.mkdir()
     (aside / "thesis.tex").write_text("precious")
     (tmp_path / "a.previous-2").symlink_to("nowhere")
-    assert begin(tmp_path / "a", ExistingRunPolicy.FRESH).aside == tmp_path / "a.previous-3"
+    assert begin(tmp_path / "a", ExistingRunPolicy.FRESH).moved_to == tmp_path / "a.previous-3"
     assert [entry.name for entry in aside.iterdir()] == ["thesis.tex"]
     assert (tmp_path / "a.previous-2").is_symlink()
 

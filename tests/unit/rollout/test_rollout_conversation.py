@@ -160,7 +160,7 @@ async def test_conversations_are_separate_and_freed_with_their_sessions(talking:
     found = [conversations.for_turn(session, state, 1) for session, state in zip(sessions, states, strict=True)]
     assert [one.messages[1]["content"] for one in found] == ["a", "bb"]
     assert conversations.for_turn(sessions[0], states[0], 0).messages == [{"role": "user", "content": "now at 1"}]
-    assert len(conversations._of) == 2
+    assert len(conversations._by_session) == 2
     del sessions, session
     gc.collect()
-    assert len(conversations._of) == 0
+    assert len(conversations._by_session) == 0

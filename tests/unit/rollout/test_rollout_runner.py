@@ -137,7 +137,7 @@ async def test_a_server_that_stays_full_is_named(house: Any, player: EnginePolic
     house.corridor.capacity = 3
     settings = house.settings.model_copy(update={"service_retry_timeout_s": 0.5})
     runner = Runner(house.environments, house.inference, settings, house.runner.log)
-    with pytest.raises(ServicesDown, match=r"no 4 sessions within 0\.5 s: .*full"):
+    with pytest.raises(ServicesDown, match=r"4 sessions could not be opened within 0\.5 s: .*full"):
         await play_group(runner, player, ORDER, "w0")
 
 

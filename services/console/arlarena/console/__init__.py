@@ -1,5 +1,5 @@
-"""The user interface: the `arlarena` command, the launcher of local runs, and their reports.
+"""The user interface: the `arlarena` command, the launcher of local runs, and the reports about runs.
 
-The console starts other services as processes and does not import their code. It therefore needs neither torch nor the
-dependencies of other services.
+The console starts the other services as processes and does not import their code. So the console needs neither torch
+nor the dependencies of the other services.
 """

@@ -6,7 +6,7 @@ from types import FrameType
 
 
 def main() -> None:
-    """Run the command. SIGINT and SIGTERM end the process without a stack trace, even during the imports."""
+    """Run the command. SIGINT and SIGTERM end the process without a stack trace, also during the imports."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     from arlarena.console.cli.app import main as command  # its imports take a second

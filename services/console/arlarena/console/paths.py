@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-# Keys whose value may be a path. Names on the Hub are not paths and stay unchanged. Which options of an environment are
-# paths is part of the environment's description.
+# Keys whose value may be a path. Names on the Hub are not paths and stay unchanged. The description of an environment
+# lists which of its options are paths.
 PATHS = (
     "redis.password_file",
     "policy.path",
@@ -18,8 +18,11 @@ PATHS = (
 )
 
 
-def make_absolute(tables: dict[str, Any], folder: Path, keys: Iterable[str] = PATHS) -> None:
-    """Make every relative path that exists in `folder` absolute. `keys`: keys with paths; `*` matches any key."""
+def make_existing_paths_absolute(tables: dict[str, Any], folder: Path, keys: Iterable[str] = PATHS) -> None:
+    """Replace each relative path in `tables` by its absolute path, if the path exists in `folder`.
+
+    `keys`: the keys whose values are paths. `*` matches any key.
+    """
     for key in keys:
         _replace(tables, key.split("."), folder)
 
@@ -36,5 +39,5 @@ def _replace(table: Any, parts: Sequence[str], folder: Path) -> None:
 
 
 def without_dots(path: Path) -> Path:
-    """Returns `path` without `.` and `..`. A path without them is returned unchanged, with its symbolic links."""
+    """Returns `path` without `.` and `..`. A path without these parts keeps its symbolic links."""
     return path.resolve() if ".." in path.parts or not path.name else path

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 import tomli_w
 
-from arlarena.console.paths import make_absolute, without_dots
+from arlarena.console.paths import make_existing_paths_absolute, without_dots
 from arlarena.console.settings import (
     BrokerSettings,
     ConsoleSettings,
@@ -59,7 +59,7 @@ Tables = dict[str, Any]
 
 
 def parse_override(text: str) -> tuple[list[str], Any]:
-    """Parse an override: `trainer.lr=1e-4` is (["trainer", "lr"], 0.0001). A value that is not TOML is a string.
+    """Parse an override: `trainer.lr=1e-4` gives (["trainer", "lr"], 0.0001). A value that is not TOML is a string.
 
     Raises:
         ConfigError: the table, key or value is missing.
@@ -100,7 +100,7 @@ def override(tables: Tables, text: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """A file's tables after overrides. `source`: its name in messages."""
+    """The tables of a configuration file, after overrides. `source`: the path of the file, for messages."""
 
     source: Path
     tables: Tables
@@ -129,7 +129,7 @@ class RunConfig:
                 wrong.append(str(error))
         if wrong:
             raise ConfigError("\n".join(wrong))
-        make_absolute(tables, Path.cwd())
+        make_existing_paths_absolute(tables, Path.cwd())
         run = tables.setdefault("run", {})
         run.setdefault("name", source.stem)
         chosen = seed if seed is not None else seed_from_environment()
@@ -181,7 +181,7 @@ class RunConfig:
 
     @property
     def clones(self) -> bool:
-        """True if there is a table `[clone]`. Without this table, training starts without behaviour cloning."""
+        """True if there is a table `[clone]`. Without this table, the run has no behaviour cloning."""
         return "clone" in self.tables
 
     def part(self, table: str, model: type[Model], *keys: str) -> Model:
@@ -198,7 +198,10 @@ class RunConfig:
         return part.port if "port" in part.model_fields_set else 0
 
     def with_thread_budget(self, cores: int) -> RunConfig:
-        """Returns a copy with `threads` added to the tables that do not set it (see `settings.Threads`)."""
+        """Returns a copy in which the tables of compute processes have the key `threads` (see `settings.Threads`).
+
+        A table that already has this key is not changed.
+        """
         budget = self.console.threads.budget(cores)
         if not self.clones:
             del budget["clone"]
@@ -208,7 +211,7 @@ class RunConfig:
         return RunConfig(self.source, tables)
 
     def threads(self, table: str) -> int:
-        """Returns the number of threads of the process that reads `table`."""
+        """Returns the number of threads of the process that `table` configures."""
         return int(self._table(table).get("threads", 1))
 
     def write(self, path: Path) -> None:
@@ -235,24 +238,24 @@ class RunConfig:
     def with_absolute_options(self, names: Sequence[str]) -> RunConfig:
         """Returns a copy with absolute paths in the environment's options. `names`: the options that are paths."""
         tables = deepcopy(self.tables)
-        make_absolute(tables, Path.cwd(), [f"environment.options.{name}" for name in names])
+        make_existing_paths_absolute(tables, Path.cwd(), [f"environment.options.{name}" for name in names])
         return RunConfig(self.source, tables)
 
     def differences(self, other: RunConfig) -> list[str]:
-        """Returns the keys whose values differ. Ignores secrets and other keys that may change during a run."""
+        """Returns the keys whose values differ. Ignores secrets and other keys that may differ in a resumed run."""
         mine, theirs = _flat(_public(self.tables)), _flat(_public(other.tables))
         keys = sorted(mine.keys() | theirs.keys())
         return [key for key in keys if not _same(key, mine.get(key), theirs.get(key)) and not _may_differ(key)]
 
 
 def _flat(tables: Tables, prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in tables.items():
         if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
+            flat |= _flat(value, f"{prefix}{key}.")
         else:
-            found[prefix + key] = value
-    return found
+            flat[prefix + key] = value
+    return flat
 
 
 def _public(tables: Tables) -> Tables:
@@ -271,9 +274,10 @@ def _may_differ(key: str) -> bool:
     return table in ("console", "redis") or key == "run.directory" or name in ("threads", "port", "host")
 
 
-async def objections(config: RunConfig, *, machine: bool = False) -> tuple[list[str], Info | None]:
-    """Returns problems found by the console and the services. `machine`: also check this machine, and return the
-    environment's description if it is available.
+async def find_problems(config: RunConfig, *, machine: bool = False) -> tuple[list[str], Info | None]:
+    """Returns the problems of the configuration, as error messages of the console and the services, and None.
+
+    `machine`: also check this machine, and return the environment's description instead of None if it is available.
     """
     modules: dict[str, tuple[str, ...]] = {service: (f"arlarena.{service}.settings",) for service in SERVICES}
     if machine:
@@ -281,7 +285,7 @@ async def objections(config: RunConfig, *, machine: bool = False) -> tuple[list[
         modules["trainer"] = ("arlarena.trainer.settings", "--machine")
     try:
         passed = config.console.pass_environment
-    except ConfigError:  # reported by the console's own check
+    except ConfigError:  # `_own_check` reports this error
         passed = ()
     with tempfile.TemporaryDirectory(prefix="arlarena-") as folder:
         file = Path(folder) / "config.toml"
@@ -294,7 +298,7 @@ async def objections(config: RunConfig, *, machine: bool = False) -> tuple[list[
             ]
             own = _own_check(file)
     answers = [check.result() for check in checks]
-    said = [own, *(answer.objection for answer in answers)]
+    said = [own, *(answer.problem for answer in answers)]
     lines = [line for each in said for line in each.replace(str(file), str(config.source)).splitlines()]
     described = answers[SERVICES.index("env_server")].output if machine else ""
     info = msgspec.json.decode(described, type=Info) if described else None
@@ -311,9 +315,9 @@ def _own_check(file: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """The problem that a service has found ("" if none), and the output of the service."""
+    """The answer of a service: the problem that it has found ("" if there is none), and its output."""
 
-    objection: str = ""
+    problem: str = ""
     output: str = ""
 
 

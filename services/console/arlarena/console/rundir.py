@@ -24,9 +24,9 @@ GIT_TIMEOUT_S = 5.0
 def code_version(file: Path = Path(__file__)) -> str:
     """Returns the version, such as `0.1.0`. If git tracks `file`, the commit is added: `0.1.0, commit 0a1b2c3d4e5f`.
 
-    If tracked files have changes, `+changes` follows.
+    If tracked files differ from the commit, `+changes` is added.
     """
-    found = version("arlarena-console")
+    release = version("arlarena-console")
     git = ("git", "-C", str(file.parent))
     try:
         for question in (
@@ -37,12 +37,12 @@ def code_version(file: Path = Path(__file__)) -> str:
                 [*git, *question], capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=True
             ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return found
-    return f"{found}, commit {answer.replace('-dirty', '+changes')}"
+        return release
+    return f"{release}, commit {answer.replace('-dirty', '+changes')}"
 
 
 class ExistingRunPolicy(Enum):
-    """What to do if the directory contains a run."""
+    """What `arlarena up` does if the directory contains a run: refuse it, resume it, or move it and start a new run."""
 
     NEW = "new"
     RESUME = "resume"
@@ -50,13 +50,13 @@ class ExistingRunPolicy(Enum):
 
 
 class RunState(msgspec.Struct):
-    """`run.json`: marks a directory as a run of ARLArena.
+    """The content of `run.json`. The file marks a directory as a run of ARLArena.
 
-    `started`: UTC, ISO 8601. `code`: the versions of ARLArena that executed the run, in order (see `code_version`).
-    `command`: the command line of the first start.
+    `started`: time of the first start (UTC, ISO 8601). `code`: the versions of ARLArena that executed the run, in order
+    (see `code_version`). `command`: the command line of the first start.
 
-    `id` is unique per run and part of the stream names, so runs on the same Redis are separate. `stages`: duration of
-    each finished stage in seconds. `wall_s`: total time in seconds in which the launcher ran.
+    `id` is unique per run. It is part of the stream names, so several runs can use the same Redis. `stages`: duration
+    of each finished stage in seconds. `wall_s`: total time in seconds in which the launcher ran, over all starts.
     """
 
     id: str
@@ -84,7 +84,7 @@ class RunDirectory:
         self.broker, self.checkpoints = path / "broker", path / "checkpoints"
         self.training = path / "training.json"
         self.state: RunState
-        self.aside: Path | None = None  # new path of the earlier run that `open` moved
+        self.moved_to: Path | None = None  # new path of the earlier run, if `open` renamed it
         self._lock: int | None = None
 
     def log(self, service: str) -> Path:
@@ -141,13 +141,13 @@ class RunDirectory:
             raise ConfigError(f"{self.path} is a file: choose another --run-dir")
         there = self.read_state(any_schema=start is ExistingRunPolicy.FRESH)
         if there is None and self.path.is_dir() and any(self.path.iterdir()):
-            raise ConfigError(f"{self.path} is not empty and holds no ARLArena run: choose another --run-dir")
+            raise ConfigError(f"{self.path} is not empty and contains no ARLArena run: choose another --run-dir")
         if there is None and start is ExistingRunPolicy.RESUME:
             raise ConfigError(f"{self.path} contains no run to resume: omit --resume")
         if there is not None and start is ExistingRunPolicy.NEW:
             what = "a finished run" if there.finished else "an unfinished run"
             raise ConfigError(
-                f"{self.path} contains {what}: --resume continues it, --fresh starts a new run and keeps it aside"
+                f"{self.path} contains {what}: --resume continues this run, --fresh renames it and starts a new run"
             )
         if there is not None and start is ExistingRunPolicy.FRESH:
             self._move_aside()
@@ -165,7 +165,7 @@ class RunDirectory:
         names = (self.path.name + ".previous" + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
         aside = next(path for path in map(self.path.with_name, names) if not os.path.lexists(path))
         self.path.rename(aside)
-        self.aside = aside
+        self.moved_to = aside
         self.release()
 
     def _acquire(self) -> None:
@@ -174,7 +174,7 @@ class RunDirectory:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(handle)
-            raise ConfigError(f"{self.path} is in use by another `arlarena up`: stop that one first") from error
+            raise ConfigError(f"{self.path} is in use by another `arlarena up`: stop that command first") from error
         self._lock = handle
 
     def release(self) -> None:

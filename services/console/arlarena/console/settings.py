@@ -1,4 +1,4 @@
-"""Settings of a run and its launcher. Of the console, only this file reads settings from environment variables."""
+"""Settings of a run and its launcher. In the console, only this module reads settings from environment variables."""
 
 from __future__ import annotations
 
@@ -24,21 +24,24 @@ BROKER_URL = "ARLARENA_REDIS_URL"
 
 
 class Threads(Table):
-    """Table `[console.threads]`: the number of threads of each compute process. If 0, `budget` chooses the number.
+    """Table `[console.threads]`: the number of threads of each compute process. If it is 0, `budget` chooses it.
 
-    If a service's own table sets `threads`, that value is used. Environment server, workers and evaluation have one
-    thread each.
+    If the table of a service sets `threads`, that value is used instead. Environment server, workers and evaluation
+    have one thread each.
     """
 
-    clone: NonNegativeInt = Field(default=0, description="threads of cloning; 0: all cores")
-    trainer: NonNegativeInt = Field(default=0, description="threads of the trainer; 0: half of the cores")
-    inference: NonNegativeInt = Field(default=0, description="threads of the policy server; 0: half of the cores")
+    clone: NonNegativeInt = Field(default=0, description="number of threads of cloning; 0: all cores")
+    trainer: NonNegativeInt = Field(default=0, description="number of threads of the trainer; 0: half of the cores")
+    inference: NonNegativeInt = Field(
+        default=0, description="number of threads of the policy server; 0: half of the cores"
+    )
 
     def budget(self, cores: int) -> dict[str, int]:
         """Returns the number of threads for each table.
 
-        Cloning runs without other processes and gets all cores. Trainer and policy server share the cores. On two
-        cores, two processes with two threads each are 4 to 18 times slower than two processes with one thread each.
+        Cloning runs alone and gets all cores. Trainer and policy server run at the same time and get half of the cores
+        each. On two cores, two processes with two threads each are 4 to 18 times slower than two processes with one
+        thread each.
         """
         half = max(1, cores // 2)
         return {
@@ -56,54 +59,65 @@ class ConsoleSettings(ConsoleKeys):
         "stall_s": "hang_timeout_s",
     }
 
-    workers: PositiveInt = Field(default=1, description="rollout worker processes")
-    restarts: NonNegativeInt = Field(default=5, description="restarts of one service before the run ends")
-    restart_reset_after_s: PositiveFloat = Field(
-        default=600, description="uptime after which the restart counter of a service resets"
+    workers: PositiveInt = Field(default=1, description="number of rollout worker processes")
+    restarts: NonNegativeInt = Field(
+        default=5, description="maximum number of restarts of one service; if it fails again, the run ends"
     )
-    backoff_s: NonNegativeFloat = Field(default=0.5, description="wait before the first restart; doubles with each")
-    backoff_max_s: NonNegativeFloat = Field(default=10, description="longest wait before a restart")
+    restart_reset_after_s: PositiveFloat = Field(
+        default=600, description="after a service has run for this time, its count of restarts starts again at 0"
+    )
+    backoff_s: NonNegativeFloat = Field(
+        default=0.5, description="pause before the first restart of a service; each further restart doubles it"
+    )
+    backoff_max_s: NonNegativeFloat = Field(default=10, description="maximum pause before a restart")
     ready_timeout_s: PositiveFloat = Field(
-        default=120, description="limit from a service's start to its first healthy answer"
+        default=120, description="maximum time from the start of a server to its first successful health check"
     )
     health_interval_s: PositiveFloat = Field(default=2, description="interval between two health checks of a server")
     health_timeout_s: PositiveFloat = Field(default=5, description="timeout of one health check")
     health_failures: PositiveInt = Field(
-        default=6, description="failed checks in a row after which a service counts as hung"
+        default=6, description="failed health checks in a row after which a service counts as hung"
     )
     hang_timeout_s: PositiveFloat = Field(
         default=1200,
-        description="a trainer, worker or stage without output for this time counts as hung; set it above [trainer] "
-        "no_data_timeout_s, after which the trainer ends and reports the reason",
+        description="a trainer, worker or stage without output for this time counts as hung; must be above [trainer] "
+        "no_data_timeout_s, after which a trainer without data ends and reports the reason",
     )
-    stage_timeout_s: PositiveFloat = Field(default=7200, description="limit of one stage other than training")
-    stop_timeout_s: PositiveFloat = Field(default=10, description="time from SIGTERM to SIGKILL")
+    stage_timeout_s: PositiveFloat = Field(
+        default=7200, description="maximum duration of a stage; training has no such limit"
+    )
+    stop_timeout_s: PositiveFloat = Field(
+        default=10, description="when a process is stopped, time between SIGTERM and SIGKILL"
+    )
     plain_interval_s: PositiveFloat = Field(
-        default=5, description="interval between two progress lines without a terminal"
+        default=5, description="minimum time between two progress lines if the output is not a terminal"
     )
     pass_environment: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\*?$")], ...] = Field(
         default=(),
-        description="more environment variables for the services; NAME_* matches all names with the prefix NAME_",
+        description="further environment variables that the services get; NAME_* matches all names with this prefix",
     )
-    threads: Threads = Field(default=Threads(), description="threads of the compute processes")
+    threads: Threads = Field(default=Threads(), description="number of threads of each compute process")
 
 
 class BrokerSettings(Table):
-    """Table `[redis]`."""
+    """Table `[redis]`: the broker of the run."""
 
     url: str = Field(
         default="",
-        description="URL of a Redis 7 or Valkey 8; the environment variable REDIS_URL overrides it; without both, a "
-        "local server is started",
+        description="URL of a Redis (version 7 or newer) or Valkey server; the environment variable REDIS_URL "
+        "overrides it; if neither is set, a local server is started",
     )
     password_file: str = Field(
         default="",
         description="file with the password of the Redis at url; REDIS_PASSWORD and REDIS_PASSWORD_FILE override it",
     )
-    fsync: Literal["everysec", "always"] = Field(default="everysec", description="fsync of the local server's file")
-    port: NonNegativeInt = Field(default=0, le=65535, description="port of the local server; 0: a free one")
+    fsync: Literal["everysec", "always"] = Field(
+        default="everysec",
+        description="when the local server flushes its data to disk: every second, or at every write",
+    )
+    port: NonNegativeInt = Field(default=0, le=65535, description="port of the local server; 0: a free port")
     start_timeout_s: PositiveFloat = Field(
-        default=30, description="limit from the local server's start to its first answer"
+        default=30, description="maximum time from the start of the local server to its first reply"
     )
 
 
@@ -130,7 +144,7 @@ def api_key() -> str | None:
 
 
 def external_broker_url(settings: BrokerSettings) -> str:
-    """Returns REDIS_URL, else `[redis] url`, with the password. The URL is empty if the run starts a local server.
+    """Returns REDIS_URL, else `[redis] url`, with the password. Returns "" if the run starts a local server.
 
     Raises:
         ConfigError: the file with the password cannot be read.
@@ -150,7 +164,7 @@ def inherited(service: str, extra: Sequence[str] = ()) -> dict[str, str]:
 
 
 def available_cores() -> int:
-    """Returns the cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""The state of one stage of a run, and the stage's progress, which is read from files."""
+"""The state and the progress of one stage of a run. The progress is read from files that the stage writes."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ import msgspec
 from arlarena.proto.text.wording import counted
 
 TAIL_BYTES = 16 * 1024
-# The time left is estimated from this number of recent steps: enough to average noise, few enough to follow changes.
+# The number of recent steps from which the remaining time is estimated: enough to average noise, few enough to follow
+# changes.
 WINDOW = 20
 # If the estimate increases by less than this factor, the increase counts as noise and is not shown.
 NOISE = 1.2
 # Tolerance in seconds for records from before the start of the stage, in case the system clock was set back.
 CLOCK_STEP_S = 1.0
-# The share of parallel tasks that must finish before the speed is estimated. At first no task finishes, and then many
-# finish at about the same time.
+# The share of the tasks that must finish before the speed is estimated. Tasks are played in parallel: at first no task
+# finishes, and then many tasks finish at about the same time.
 LEAST_FINISHED = 0.1
 Status = Literal["waiting", "running", "done", "skipped", "stopped", "failed"]
 
 
 @dataclass(slots=True)
 class Stage:
-    """One stage: one line of the table of stages.
+    """One stage of a run.
 
-    `sources`: files with progress records, in the order in which the stage writes them. `total`: the number of items of
-    all sources, if each source has its own count. `step_file`: file with the state of the current step.
+    `sources`: files with progress records, in the order in which the stage writes them. `total`: the number of items in
+    all sources together, if each source counts its own items. `step_file`: file with the state of the current step.
     """
 
     name: str
@@ -65,18 +66,18 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One reading: the used share (0 to 1) of each limit of the stage at the time `at` (seconds since the epoch)."""
+    """The used share (0 to 1) of each limit of the stage at the time `at` (seconds since the epoch)."""
 
     at: float
     shares: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class StageProgress:
     """The latest progress of a stage. Unknown values are None.
 
-    `share`: the finished share of the stage, 0 to 1. `limit`: the setting that will end the stage before its last step.
-    `doing`: state and duration of the current step.
+    `share`: the finished share of the stage, 0 to 1. `limit`: the setting that will probably end the stage before its
+    last step. `doing`: text with the state and duration of the current step.
     """
 
     step: int | None = None
@@ -89,7 +90,7 @@ class Figures:
     message: str = ""
     doing: str = ""
 
-    def words(self) -> str:
+    def as_text(self) -> str:
         """Returns the progress as text."""
         parts = []
         if self.step is not None:
@@ -108,47 +109,50 @@ class Figures:
 
 
 class _Step(msgspec.Struct):
-    """The trainer's record of its current step. `began`: seconds since the epoch. `groups_wanted` and `episodes` are
-    set while the step collects groups. `unsolved`: filtered groups without a success.
+    """The trainer's record of its current step.
+
+    `began`: seconds since the epoch. `groups_kept`: number of groups in the batch so far. `groups_wanted`: number of
+    groups that the batch needs. `filtered`: number of groups that the filter dropped. `unsolved`: number of dropped
+    groups without a successful episode. While the trainer learns, the fields after `groups_kept` are not set.
     """
 
     step: int
     doing: Literal["collecting", "learning"]
     began: float
-    groups: int
+    groups_kept: int = msgspec.field(name="groups")
     groups_wanted: int = 0
     episodes: int = 0
     filtered: int = 0
     unsolved: int = 0
 
     def collected(self) -> str:
-        """Returns text about the collected groups, such as `3 of 24 groups kept, 55 filtered (…), 464 episodes`."""
+        """Returns text such as `3 of 24 needed groups, 55 filtered out (…), 464 episodes`."""
         reason = ""
         if self.unsolved:
-            where = "" if self.unsolved == self.filtered else f"in {self.unsolved:,} of them "
-            reason = f" ({where}no member succeeded)"
-        filtered = f", {self.filtered:,} filtered{reason}" if self.filtered else ""
-        wanted = counted(self.groups_wanted, "group")
-        return f"{self.groups:,} of {wanted} kept{filtered}, {counted(self.episodes, 'episode')}"
+            part = "" if self.unsolved == self.filtered else f"in {self.unsolved:,} of them "
+            reason = f" ({part}no episode succeeded)"
+        filtered = f", {self.filtered:,} filtered out{reason}" if self.filtered else ""
+        wanted = counted(self.groups_wanted, "needed group")
+        return f"{self.groups_kept:,} of {wanted}{filtered}, {counted(self.episodes, 'episode')}"
 
 
 def duration(seconds: float) -> str:
     """Returns a duration as text, such as `0.4 s`, `12 s`, `2 m 05 s` or `1 h 10 m`."""
     if seconds < 9.95:
         return f"{max(0.0, seconds):.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} m {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} m"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} m {rounded % 60:02} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60:02} m"
 
 
 def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def read_figures(stage: Stage, now: float | None = None) -> Figures:
+def read_progress(stage: Stage, now: float | None = None) -> StageProgress:
     """Returns the progress of `stage` at the time `now` (seconds since the epoch; default: the current time)."""
     now = time.time() if now is None else now
     newest: dict[str, Any] = {}
@@ -162,13 +166,13 @@ def read_figures(stage: Stage, now: float | None = None) -> Figures:
         if at is not None and steps:
             readings.append(Reading(at, {"": step / steps} | _limits(record)))
     if not newest:
-        return Figures(doing=_doing(stage, now, 0))
+        return StageProgress(doing=_current_step_text(stage, now, 0))
     shares = [newest["step"] / newest["steps"]] if newest["steps"] else []
     least = LEAST_FINISHED if "finished" in newest else 0.0
     left = time_left(readings, now, least)
     if left is not None and left[0] <= 0:  # the estimate was too low
         left = None
-    return Figures(
+    return StageProgress(
         step=int(newest["step"]),
         steps=int(newest["steps"]) if newest["steps"] else None,
         share=min(1.0, max([*shares, *_limits(newest).values()])) if shares else None,
@@ -177,12 +181,15 @@ def read_figures(stage: Stage, now: float | None = None) -> Figures:
         seconds_left=stage.steady(left[0] if left else None),
         limit=left[1] if left else "",
         message=str(newest.get("message") or newest.get("source") or ""),
-        doing=_doing(stage, now, int(newest["step"])),
+        doing=_current_step_text(stage, now, int(newest["step"])),
     )
 
 
-def _doing(stage: Stage, now: float, done: int) -> str:
-    """Returns text such as `step 1: 7 of 24 groups kept, 96 episodes, 31 s`. Empty if no step follows `done` yet."""
+def _current_step_text(stage: Stage, now: float, done: int) -> str:
+    """Returns text such as `step 1: 7 of 24 needed groups, 96 episodes, 31 s`.
+
+    The text is empty if the step file has no step after step `done`.
+    """
     if stage.step_file is None:
         return ""
     try:
@@ -191,7 +198,7 @@ def _doing(stage: Stage, now: float, done: int) -> str:
         return ""
     if step.began < stage.began_at - CLOCK_STEP_S or step.step <= done:
         return ""
-    what = f"learning from {counted(step.groups, 'group')}"
+    what = f"training on {counted(step.groups_kept, 'group')}"
     if step.doing == "collecting":
         what = step.collected()
     return f"step {step.step:,}: {what}, {duration(now - step.began)}"
@@ -223,15 +230,15 @@ def time_left(readings: Sequence[Reading], now: float, least: float = 0.0) -> tu
 
 
 def _progress(stage: Stage) -> Iterator[tuple[float, float | None, dict[str, Any]]]:
-    """Yields (step, number of steps, record) for every progress record at the end of the stage's files."""
+    """Yields (step, number of steps, record) for each progress record in the last `TAIL_BYTES` of each source."""
     before = 0.0
     for path in stage.sources:
         step = None
         for line in _lines(path, stage.offsets.get(path, 0)):
             record = _record(line)
-            found = _number(record.get("step", record.get("finished")))
-            if found is not None:
-                step = found
+            number = _number(record.get("step", record.get("finished")))
+            if number is not None:
+                step = number
                 name = {"source": path.stem} if len(stage.sources) > 1 else {}
                 yield before + step, stage.total or _number(record.get("steps", record.get("total"))), record | name
         before += step or 0.0
@@ -239,8 +246,8 @@ def _progress(stage: Stage) -> Iterator[tuple[float, float | None, dict[str, Any
 
 def _limits(record: dict[str, Any]) -> dict[str, float]:
     limits = record.get("limits")
-    found = {name: _number(share) for name, share in limits.items()} if isinstance(limits, dict) else {}
-    return {name: share for name, share in found.items() if share is not None}
+    shares = {name: _number(share) for name, share in limits.items()} if isinstance(limits, dict) else {}
+    return {name: share for name, share in shares.items() if share is not None}
 
 
 def _lines(path: Path, start: int) -> list[str]:

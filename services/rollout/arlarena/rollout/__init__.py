@@ -1,1 +1,4 @@
-"""Rollout workers lease a group, play its episodes and publish the complete group. Evaluation uses the same runner."""
+"""Rollout workers, evaluation and demonstrations.
+
+A worker leases the task of a group, plays the episodes of the group and publishes the complete group.
+"""

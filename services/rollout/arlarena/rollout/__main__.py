@@ -1,7 +1,7 @@
 """`python -m arlarena.rollout worker | evaluate | demonstrate`.
 
-Exit codes: 0 done; 1 a service failed, or attempts remain without a result; 2 wrong configuration, or a service
-refuses; 130 stopped.
+Exit status: 0: finished (also a worker after SIGTERM). 1: a service failed, some episodes have no result, or no prompt
+fits the context. 2: the configuration is wrong, or a service refused a request. 130: stopped by a signal.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ from arlarena.rollout.worker import Worker
 
 # 128 + SIGINT, the exit status of an interrupted command.
 EXIT_INTERRUPTED = 130
-# A service refused the request. A retry would also fail, so the launcher does not restart the command.
+# Exit status if a service refused a request. A retry would also fail, so the launcher does not restart the command.
 EXIT_REFUSED = 2
 # The minimum time between two progress lines, in seconds.
 PROGRESS_EVERY_S = 5.0
@@ -77,7 +77,7 @@ PROGRESS_EVERY_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """Settings and objects that all commands share."""
+    """The settings and objects that all commands use."""
 
     settings: RolloutSettings
     addresses: Addresses
@@ -136,7 +136,7 @@ def _url(url: str) -> str:
 
 
 def _cancel_on_sigterm() -> None:
-    """Cancel this command on SIGTERM, so that it closes its sessions."""
+    """Cancel this command on SIGTERM. The cancelled command closes its sessions."""
     task = asyncio.current_task()
     if task is not None and threading.current_thread() is threading.main_thread():
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -176,7 +176,7 @@ async def _worker(setup: Setup, run: str, name: str) -> int:
 
 
 async def _ready_or_stopped(runner: Runner, stop: asyncio.Event) -> bool:
-    """Wait until the services are ready. Returns True then, or False if a signal arrives first."""
+    """Wait until the services are ready, and return True. If a signal arrives first, return False."""
     ready, stopped = asyncio.ensure_future(runner.wait_ready()), asyncio.ensure_future(stop.wait())
     await asyncio.wait((ready, stopped), return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
@@ -258,7 +258,7 @@ async def _demonstrate(setup: Setup, args: argparse.Namespace, seed: int) -> int
 
 @asynccontextmanager
 async def _teacher(setup: Setup, args: argparse.Namespace, info: Info) -> AsyncIterator[Policy]:
-    """Open the policy to record: the served model of `--teacher-url` if given, else the environment's expert."""
+    """Open the policy whose episodes are recorded: the model at `--teacher-url` if given, else the expert."""
     if args.teacher_url is None:
         yield ExpertPolicy(
             setup.tokens, args.expert_noise, train_on_noise=args.train_on_noise, action=info.parser.action
@@ -285,8 +285,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m arlarena.rollout", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    _add_worker(_subcommand(commands, "worker", "play groups for a trainer"))
-    _add_evaluate(_subcommand(commands, "evaluate", "play a fixed evaluation set and report success"))
+    _add_worker(_subcommand(commands, "worker", "play groups of episodes for a trainer"))
+    _add_evaluate(_subcommand(commands, "evaluate", "play a fixed evaluation set and report the success rate"))
     _add_demonstrate(_subcommand(commands, "demonstrate", "record successful episodes of an expert or a model"))
     return parser
 
@@ -299,7 +299,7 @@ def _subcommand(commands: Any, name: str, summary: str) -> argparse.ArgumentPars
     parser.add_argument("--config", type=Path, help="the run's TOML file")
     address = "environment server (default: ARLARENA_ENVIRONMENT_URL, else http://127.0.0.1:8000)"
     parser.add_argument("--environment-url", help=address)
-    tokenizer = "directory or hub name of the policy's tokenizer; default: [policy] of the file"
+    tokenizer = "directory or Hub name of the policy's tokenizer; default: [policy] tokenizer or path of the file"
     parser.add_argument("--tokenizer", help=tokenizer)
     return parser
 
@@ -312,16 +312,15 @@ def _add_inference_url(parser: argparse.ArgumentParser) -> None:
 def _add_worker(worker: argparse.ArgumentParser) -> None:
     _add_inference_url(worker)
     worker.add_argument("--redis-url", help="broker (default: ARLARENA_REDIS_URL, else redis://127.0.0.1:6379/0)")
-    worker.add_argument("--run-name", required=True, help="name of the streams; the same as the trainer's")
+    worker.add_argument("--run-name", required=True, help="name of the run; the same as for the trainer")
     worker.add_argument("--name", default=socket.gethostname(), help="name of this worker, unique in the run")
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     _add_inference_url(evaluate)
     evaluate.add_argument("--out", type=Path, required=True, help="JSON file of the result")
-    evaluate.add_argument(
-        "--episodes", dest="episodes_file", type=Path, help="write some episodes to this JSON-lines file"
-    )
+    episodes = "JSON-lines file for the first episodes; [evaluation] episodes is their number"
+    evaluate.add_argument("--episodes", dest="episodes_file", type=Path, help=episodes)
     for flag, kind in (
         ("--split", str),
         ("--first", int_at_least(0)),
@@ -339,31 +338,33 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
 
 def _add_demonstrate(demonstrate: argparse.ArgumentParser) -> None:
     demonstrate.add_argument("--split", default="train", help="split of the environment (default: train)")
-    first = "first task: its position in the seed's order, or its index if the split has no fixed size"
+    first = "first task: its position in the order that the seed defines, or its index if the split is endless"
     demonstrate.add_argument("--first", type=int_at_least(0), default=0, help=first)
     demonstrate.add_argument("--count", type=int_at_least(1), required=True, help="number of tasks")
     seed = "seed of the task order; default: ARLARENA_SEED, else seed of [run], else 0"
     demonstrate.add_argument("--seed", type=int, help=seed)
     demonstrate.add_argument("--episode-seed", type=int, default=0, help="reset seed of every episode")
     demonstrate.add_argument("--concurrency", type=int_at_least(1), default=256, help="parallel episodes; default: 256")
-    distinct = "how duplicate episodes are detected: by room (mirror images are equal) or by first prompt"
+    distinct = "episodes are duplicates if the room is equal (in Sokoban also mirror images), or the first prompt"
     demonstrate.add_argument("--distinct", choices=("room", "prompt"), default="room", help=distinct)
-    demonstrate.add_argument("--attempts", type=int_at_least(1), default=1, help="attempts per task")
-    demonstrate.add_argument("--min-score", type=float, default=0.9, help="keep episodes with a score above this")
-    expert_noise = "fraction of turns with a random action instead of the expert's; these turns have no loss"
+    demonstrate.add_argument("--attempts", type=int_at_least(1), default=1, help="episodes per task")
+    demonstrate.add_argument("--min-score", type=float, default=0.9, help="write only episodes with a score above this")
+    expert_noise = "fraction of turns with a random action or an invalid reply instead of the expert's; without loss"
     demonstrate.add_argument("--expert-noise", type=fraction, default=0.0, help=expert_noise)
-    train_on_noise = "also train on the turns with random actions"
+    train_on_noise = "replace the expert's reply only by random actions, and include these turns in the loss"
     demonstrate.add_argument("--train-on-noise", action="store_true", help=train_on_noise)
     _add_teacher(demonstrate)
-    demonstrate.add_argument("--out", type=Path, required=True, help="file of groups (arlarena.proto.trajectory)")
+    demonstrate.add_argument("--out", type=Path, required=True, help="output file (arlarena.proto.trajectory)")
 
 
 def _add_teacher(demonstrate: argparse.ArgumentParser) -> None:
-    demonstrate.add_argument("--teacher-url", help="OpenAI-compatible server of the model to record")
-    demonstrate.add_argument("--teacher-model", help="model name; default: the first in /v1/models")
+    demonstrate.add_argument("--teacher-url", help="record a model at this OpenAI-compatible server")
+    demonstrate.add_argument("--teacher-model", help="name of that model; default: the first in /v1/models")
     demonstrate.add_argument("--teacher-key-variable", default="OPENAI_API_KEY", help="variable with the API key")
     demonstrate.add_argument("--temperature", type=float, default=1.0, help="sampling temperature of the teacher")
-    demonstrate.add_argument("--max-tokens", type=int_at_least(1), default=512, help="longest reply of the teacher")
+    demonstrate.add_argument(
+        "--max-tokens", type=int_at_least(1), default=512, help="maximum tokens of a teacher's reply"
+    )
 
 
 def _command(args: argparse.Namespace) -> Coroutine[Any, Any, int]:

@@ -1,6 +1,7 @@
 """Records demonstrations: successful episodes of the environment's expert or of a served model, as groups of size 1.
 
-With a model, this is the sampling part of rejection fine-tuning: episodes are played, and those above a score are kept.
+With a served model, this is the sampling part of rejection fine-tuning: only episodes with a score above a threshold
+are written.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from arlarena.proto.trajectory import Group, Sampling, Task, write_groups
 from arlarena.rollout.episode import Assignment, EpisodeRecord
 from arlarena.rollout.play_all import EvalResults
 
-Sameness = Literal["room", "prompt"]
+DuplicateCriterion = Literal["room", "prompt"]
 
 
 @dataclass(slots=True)
-class Count:
-    """Outcome counts of the tasks. Each task is in exactly one of the last four counts."""
+class OutcomeCounts:
+    """Counts of episodes by outcome.
+
+    Each of the `asked` episodes is counted in exactly one of `written`, `duplicates`, `rejected` and `errors`.
+    `turns` and `response_tokens`: totals of the written episodes.
+    """
 
     asked: int = 0
     written: int = 0
@@ -47,7 +52,7 @@ def demonstration_assignments(
 
 def _group(assignment: Assignment, episode: EpisodeRecord) -> Group:
     version = episode.trajectory.turns[0].spans[0].version
-    # Replies of an expert are not sampled. `sampling` contains the parameters with which the cloned policy is sampled.
+    # The replies were not sampled with these parameters. Behaviour cloning computes log-probs at their temperature, 1.
     return Group(
         id=f"demonstration-{assignment.id}",
         task=assignment.task,
@@ -60,44 +65,52 @@ def _group(assignment: Assignment, episode: EpisodeRecord) -> Group:
     )
 
 
-def _key(episode: EpisodeRecord, same: Sameness) -> str:
-    # The state key includes the task, so equal rooms of two tasks have different state keys.
-    return episode.content_key if same == "room" else episode.first.prompt
+def _key(episode: EpisodeRecord, criterion: DuplicateCriterion) -> str:
+    # State keys cannot be compared between tasks, because they include the task.
+    return episode.content_key if criterion == "room" else episode.first.prompt
 
 
 def _distinct(
-    assignments: Sequence[Assignment], played: EvalResults, same: Sameness, min_score: float, count: Count
+    assignments: Sequence[Assignment],
+    played: EvalResults,
+    criterion: DuplicateCriterion,
+    min_score: float,
+    counts: OutcomeCounts,
 ) -> Iterator[Group]:
-    """Yields one group for each episode with a score above `min_score`, in the order of `assignments`.
+    """Yields one group for each distinct episode with a score above `min_score`, in the order of `assignments`.
 
-    Skips missing episodes, episodes without turns, and duplicates. Updates `count`.
+    Skips failed episodes, episodes without turns, and duplicates. Updates `counts`.
     """
     seen: set[str] = set()
     for position, assignment in enumerate(assignments):
         episode = played.episodes.get(position)
         if episode is None:
-            count.errors += 1
+            counts.errors += 1
         elif episode.trajectory.score <= min_score or not episode.trajectory.turns:
-            count.rejected += 1
-        elif (key := _key(episode, same)) in seen:
-            count.duplicates += 1
+            counts.rejected += 1
+        elif (key := _key(episode, criterion)) in seen:
+            counts.duplicates += 1
         else:
             seen.add(key)
-            count.written += 1
-            count.turns += len(episode.trajectory.turns)
-            count.response_tokens += int(episode.trajectory.metrics["episode_response_tokens"])
+            counts.written += 1
+            counts.turns += len(episode.trajectory.turns)
+            counts.response_tokens += int(episode.trajectory.metrics["episode_response_tokens"])
             yield _group(assignment, episode)
 
 
 def write_demonstrations(
-    path: Path, assignments: Sequence[Assignment], played: EvalResults, same: Sameness = "room", min_score: float = 0.9
+    path: Path,
+    assignments: Sequence[Assignment],
+    played: EvalResults,
+    criterion: DuplicateCriterion = "room",
+    min_score: float = 0.9,
 ) -> dict[str, Any]:
     """Write the distinct episodes with a score above `min_score` to `path`. Returns the counts.
 
-    `same`: which episodes are duplicates: those with the same room, or those with the same first prompt. Mirror images
-    are the same room if the environment treats them as equal.
+    `criterion`: episodes are duplicates if they have the same `content_key` ("room") or the same first prompt
+    ("prompt"). In Sokoban, mirror images of a room have the same `content_key`.
     """
-    count = Count(asked=len(assignments))
+    counts = OutcomeCounts(asked=len(assignments))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_groups(path, _distinct(assignments, played, same, min_score, count))
-    return asdict(count)
+    write_groups(path, _distinct(assignments, played, criterion, min_score, counts))
+    return asdict(counts)

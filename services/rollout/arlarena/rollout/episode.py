@@ -4,7 +4,7 @@
     while not done:   response = policy(state);   state = step(response.text);   record the turn
 
 If the policy's reply contains no action, the environment's state does not change and the episode continues. If a
-service fails, an exception is raised and the episode gets no reward. `runner` then decides whether to play it again.
+service fails, an exception is raised and the episode is discarded. The module `runner` then plays the episode again.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ from arlarena.client.environments import Session, StepOutcome
 from arlarena.client.errors import PolicyFault, PromptTooLong
 from arlarena.proto.trajectory import Task, Trajectory, Turn, VersionSpan, pack_floats, pack_ids, prompt_lengths
 
-# The names of metrics for policy faults that ended an episode begin with this prefix.
+# An episode that ended by a policy fault has a metric with this prefix and the code of the fault.
 FAULT = "fault:"
-# Fault: the prompt leaves no room for a response.
+# Code of the fault: in the context, the prompt leaves no room for a response.
 PROMPT_TOO_LONG = "prompt_too_long"
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A policy's response to one prompt: token ids, one log-prob (nats) per id, the sampling versions, and the text
-    without special tokens. `learn` False: the response has no loss. `new_prompt_ids` and `reset`: see `Turn`.
+    """A policy's response to one prompt.
+
+    `token_ids`: the sampled ids. `logprobs`: one per id, in nats. `spans`: the weight version that sampled each token.
+    `text`: the response without special tokens. `learn`: False if the response is excluded from the loss.
+    `new_prompt_ids` and `reset`: see `Turn`.
     """
 
     new_prompt_ids: Sequence[int]
@@ -45,7 +48,8 @@ class Policy(Protocol):
     """Responds to the prompts of an episode."""
 
     async def respond(self, session: Session, state: StepOutcome, key: str, turn: int) -> Response:
-        """Respond at `turn` (from 0). `key`: the episode's key. Sampling seeds are computed from `key` and `turn`.
+        """Returns the response at `turn`. The first turn is 0. The sampling seed is computed from the episode's `key`
+        and `turn`.
 
         The prompt is `state.prompt`. If the environment sends messages (`state.observation.message`), the prompt is the
         conversation so far.
@@ -59,7 +63,7 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A task to play. Sampling seeds are computed from `key`: equal keys and weights result in equal episodes."""
+    """An episode to play. Sampling seeds are computed from `key`: equal keys and weights result in equal episodes."""
 
     id: str
     task: Task
@@ -76,7 +80,7 @@ class EpisodeRecord:
 
     @property
     def content_key(self) -> str:
-        """The environment's `content_key`, else the `state_key` of the first state. Equal tasks have equal keys."""
+        """A key of the task's content: the environment's `content_key`, else the `state_key` of the first state."""
         return self.first.metadata.content_key or self.first.metadata.state_key
 
 
@@ -89,9 +93,10 @@ def turn_seed(key: str, turn: int) -> int:
 class Behaviour:
     """Counts of action patterns in one episode.
 
-    `repeated_actions`: turns with the same state and action as an earlier turn. `back_and_forth`: steps that return to
-    the state of two steps ago. `idle_turns`: steps that do not change the state. `back_and_forth` and `idle_turns` need
-    the state keys of the environment. `no_action_turns`: steps with `no_action` in the environment's metadata.
+    `repeated_actions`: turns with the same state and action as an earlier turn. `back_and_forth`: turns that return to
+    the state before the previous turn. `invalid_actions`: turns whose action the environment did not accept.
+    `idle_turns`: turns that do not change the state. `no_action_turns`: turns with `no_action` in the environment's
+    metadata. If the environment has no state keys, `back_and_forth` and `idle_turns` are 0.
     """
 
     repeated_actions: int = 0
@@ -136,7 +141,7 @@ def _turn(before: StepOutcome, response: Response, after: StepOutcome | None) ->
         new_prompt_ids=pack_ids(response.new_prompt_ids),
         response_ids=pack_ids(response.token_ids),
         logprobs=pack_floats(response.logprobs),
-        # All tokens were sampled, including an end-of-sequence token.
+        # The policy sampled all tokens of the response, including an end-of-sequence token.
         loss_mask=(b"\x01" if response.learn else b"\x00") * len(response.token_ids),
         spans=response.spans,
         reward=after.reward if after else 0.0,

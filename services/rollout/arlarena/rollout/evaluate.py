@@ -1,7 +1,7 @@
 """Evaluation on a fixed set: every policy gets the same tasks, order and sampling seeds.
 
-After a failure of a service, the episode is played again. If all retries fail, the episode counts as an error and not
-as a failure of the policy.
+After a failure of a service, the episode is played again. If all retries fail, the episode is counted as an error and
+not as a failure of the policy.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ OVER_AT_RESET = "over at reset"
 
 
 def eval_assignments(settings: EvaluationSettings, environment: str) -> list[Assignment]:
-    """Returns all attempts of all tasks. The sampling seed depends on environment, split, seed, index and attempt."""
+    """Returns one assignment for each attempt of each task.
+
+    The sampling seeds depend on environment, split, seed, task index and attempt.
+    """
+    # "panel" is part of the sampling seeds. Another word would change the results of all evaluations.
     prefix = f"panel/{environment}/{settings.split}/{settings.seed}"
     return [
         Assignment(
@@ -59,7 +63,7 @@ def _turn_share(turns: Sequence[Turn], marks: Sequence[bool]) -> float | None:
 
 
 def _mean(pairs: Sequence[tuple[Assignment, EpisodeRecord]], values: Sequence[float]) -> dict[str, Any]:
-    """Returns the mean over episodes and its interval, clustered by task. The interval is null for a single task."""
+    """Returns the mean over episodes and its 95 % interval (clustered by task; None if there is only one task)."""
     tasks: dict[int, list[float]] = defaultdict(list)
     for (assignment, _), value in zip(pairs, values, strict=True):
         tasks[assignment.task.index].append(value)
@@ -106,15 +110,18 @@ def _eval_digest(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> str:
 
 
 def _versions(trajectories: Sequence[Trajectory]) -> list[str]:
-    found = version_range(trajectories)
-    return sorted({str(version) for version in found}) if found else []
+    versions = version_range(trajectories)
+    return sorted({str(version) for version in versions}) if versions else []
 
 
 def _behaviour(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Returns the mean of each metric over the episodes, and the share of episodes that ended by each policy fault."""
-    names = sorted({name for one in trajectories for name in one.metrics})
+    """Returns the mean over the episodes of each metric. For the metric of a policy fault, the mean is the share of
+    episodes that ended by this fault.
+    """
+    names = sorted({name for trajectory in trajectories for name in trajectory.metrics})
     return {
-        name: round(sum(one.metrics.get(name, 0.0) for one in trajectories) / len(trajectories), 4) for name in names
+        name: round(sum(trajectory.metrics.get(name, 0.0) for trajectory in trajectories) / len(trajectories), 4)
+        for name in names
     }
 
 
@@ -125,14 +132,14 @@ def summarise(
     played: EvalResults,
     wall_s: float,
 ) -> dict[str, Any]:
-    """Returns the result as a JSON object.
+    """Returns the result of the evaluation as a JSON object. `scripts/metrics.toml` defines its metrics.
 
     Shares are in [0, 1]. `ci95`: 95 % intervals. `errors`: attempts without a result. `without_turns`: episodes that
     ended before the policy's first turn.
     """
     pairs = [(assignments[position], episode) for position, episode in sorted(played.episodes.items())]
     trajectories = [episode.trajectory for _, episode in pairs]
-    turns = [turn for one in trajectories for turn in one.turns]
+    turns = [turn for trajectory in trajectories for turn in trajectory.turns]
     result: dict[str, Any] = {
         "schema": SCHEMA,
         "environment": environment,
@@ -156,21 +163,21 @@ def summarise(
         "wall_s": round(wall_s, 3),
     }
     if pairs:
-        result |= _figures(pairs, trajectories, turns)
+        result |= _metrics(pairs, trajectories, turns)
     return result
 
 
 def _without_turns(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     """Returns the number of episodes without a turn, and up to three reasons."""
-    reasons = [one.fault or OVER_AT_RESET for one in trajectories if not one.turns]
+    reasons = [trajectory.fault or OVER_AT_RESET for trajectory in trajectories if not trajectory.turns]
     return {"without_turns": len(reasons), "without_turns_reasons": sorted(set(reasons))[:3]}
 
 
 def no_prompt_fits(played: EvalResults) -> str | None:
     """Returns an error message if no episode had a turn because every prompt was too long. Otherwise returns None."""
     trajectories = [episode.trajectory for episode in played.episodes.values()]
-    faults = [one.fault for one in trajectories if FAULT + PROMPT_TOO_LONG in one.metrics]
-    if not faults or any(one.turns for one in trajectories):
+    faults = [trajectory.fault for trajectory in trajectories if FAULT + PROMPT_TOO_LONG in trajectory.metrics]
+    if not faults or any(trajectory.turns for trajectory in trajectories):
         return None
     return (
         f"no prompt fits the policy's context, so no episode had a turn: {min(faults)}; give the policy a longer "
@@ -179,7 +186,7 @@ def no_prompt_fits(played: EvalResults) -> str | None:
     )
 
 
-def _figures(
+def _metrics(
     pairs: Sequence[tuple[Assignment, EpisodeRecord]], trajectories: Sequence[Trajectory], turns: Sequence[Turn]
 ) -> dict[str, Any]:
     interval, method = success_rate(_by_task(pairs))
@@ -191,15 +198,15 @@ def _figures(
         "format_valid": _turn_share(turns, [turn.format_valid for turn in turns]),
         "action_valid": _turn_share(turns, [turn.action_valid for turn in turns]),
         "length_finished": _turn_share(turns, [turn.finish_reason == "length" for turn in turns]),
-        "return": _mean(pairs, [one.total_reward for one in trajectories]),
-        "turns": _mean(pairs, [float(len(one.turns)) for one in trajectories]),
-        "policy_errors": sum(one.outcome == "policy_error" for one in trajectories),
+        "return": _mean(pairs, [trajectory.total_reward for trajectory in trajectories]),
+        "turns": _mean(pairs, [float(len(trajectory.turns)) for trajectory in trajectories]),
+        "policy_errors": sum(trajectory.outcome == "policy_error" for trajectory in trajectories),
         "behaviour": _behaviour(trajectories),
         "by_difficulty": _difficulty_table(pairs),
         "by_kind": _kind_table(pairs),
         "results": [
-            [assignment.task.index, int(one.success), round(one.total_reward, 4), len(one.turns)]
-            for (assignment, _), one in zip(pairs, trajectories, strict=True)
+            [assignment.task.index, int(trajectory.success), round(trajectory.total_reward, 4), len(trajectory.turns)]
+            for (assignment, _), trajectory in zip(pairs, trajectories, strict=True)
         ],
     }
 
@@ -207,22 +214,22 @@ def _figures(
 def describe(result: dict[str, Any]) -> str:
     """Returns a summary: one line for all tasks, and one line for each kind of task."""
     eval_set = result["eval_set"]
-    what = f"{result['environment']} {eval_set['split']} n={eval_set['n']} k={eval_set['attempts']}"
-    what += f" T={result['temperature']:g}"
-    idle = ""
+    title = f"{result['environment']} {eval_set['split']} n={eval_set['n']} k={eval_set['attempts']}"
+    title += f" T={result['temperature']:g}"
+    without_turns = ""
     if result["without_turns"]:
-        idle = f", without a turn {result['without_turns']} ({'; '.join(result['without_turns_reasons'])})"
+        without_turns = f", without a turn {result['without_turns']} ({'; '.join(result['without_turns_reasons'])})"
     if "success" not in result:
-        return f"{what}: no episode could be played, {counted(result['errors'], 'error')}"
+        return f"{title}: no episode could be played, {counted(result['errors'], 'error')}"
     low, high = result["ci95"]
     shares = "no replies"
     if result["format_valid"] is not None:
         shares = f"well-formed {100 * result['format_valid']:.1f} %, valid {100 * result['action_valid']:.1f} %"
     data = result.get("data") or {}
     return (
-        f"{what}: success {100 * result['success']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] {shares}, "
-        f"return {result['return']['mean']:.2f}, turns {result['turns']['mean']:.1f}, errors {result['errors']}{idle}, "
-        f"{result['wall_s']:.1f} s"
+        f"{title}: success {100 * result['success']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] {shares}, "
+        f"return {result['return']['mean']:.2f}, turns {result['turns']['mean']:.1f}, errors {result['errors']}"
+        f"{without_turns}, {result['wall_s']:.1f} s"
         + "".join(
             f"\n    {row['kind'] or '(no kind)'}: {100 * row['success']:.1f} % of {row['n']}"
             for row in result["by_kind"]
@@ -233,7 +240,7 @@ def describe(result: dict[str, Any]) -> str:
 
 def episode_record(assignment: Assignment, episode: EpisodeRecord) -> dict[str, Any]:
     """Returns one episode as a record of the episodes file."""
-    one = episode.trajectory
+    trajectory = episode.trajectory
     turns = [
         {
             "turn": number,
@@ -249,21 +256,21 @@ def episode_record(assignment: Assignment, episode: EpisodeRecord) -> dict[str, 
             "response_tokens": len(turn.loss_mask),
             "logprob": round(float(turn.behaviour_logprobs().sum()), 4),
         }
-        for number, turn in enumerate(one.turns)
+        for number, turn in enumerate(trajectory.turns)
     ]
     return {
         "schema": SCHEMA,
-        "id": one.id,
+        "id": trajectory.id,
         "task": assignment.task.id,
-        "success": one.success,
-        "score": one.score,
-        "return": round(one.total_reward, 4),
-        "outcome": one.outcome,
-        "fault": one.fault,
-        "terminated": one.terminated,
-        "truncated": one.truncated,
+        "success": trajectory.success,
+        "score": trajectory.score,
+        "return": round(trajectory.total_reward, 4),
+        "outcome": trajectory.outcome,
+        "fault": trajectory.fault,
+        "terminated": trajectory.terminated,
+        "truncated": trajectory.truncated,
         "optimal_moves": episode.first.metadata.optimal_moves,
-        "metrics": one.metrics,
+        "metrics": trajectory.metrics,
         "turns": turns,
         "final_observation": episode.last.observation.text,
     }

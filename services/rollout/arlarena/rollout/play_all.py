@@ -12,9 +12,9 @@ from arlarena.rollout.runner import InfraFailure, Runner, ServicesDown, SessionS
 
 @dataclass(slots=True)
 class EvalResults:
-    """Episodes and errors, by position in the list of assignments.
+    """Episodes and errors, by the position of the assignment in the list. `restarts`: number of restarted episodes.
 
-    A position with neither was not played, because services were down.
+    If an assignment has neither an episode nor an error, it was not played because a service was down.
     """
 
     episodes: dict[int, EpisodeRecord] = field(default_factory=dict)
@@ -35,13 +35,13 @@ async def play_all(
     `progress(finished, total)` is called after each assignment.
 
     Raises:
-        Refused: a service rejects an assignment, for example because its index is outside the split.
+        Refused: a service rejects an assignment, for example because the task's index is outside the split.
         ServicesDown: no session could be opened.
     """
     slots = await runner.open_up_to(min(concurrency, len(assignments)))
     played, waiting = EvalResults(), iter(enumerate(assignments))
 
-    async def serve(slot: SessionSlot) -> None:
+    async def play_on(slot: SessionSlot) -> None:
         for position, assignment in waiting:
             try:
                 played.episodes[position] = await runner.episode(slot, assignment, policy)
@@ -52,13 +52,13 @@ async def play_all(
             if progress is not None:
                 progress(len(played.episodes) + len(played.errors), len(assignments))
 
-    serving = [asyncio.ensure_future(serve(slot)) for slot in slots]
+    playing = [asyncio.ensure_future(play_on(slot)) for slot in slots]
     try:
-        await asyncio.gather(*serving)
+        await asyncio.gather(*playing)
     finally:
-        for task in serving:
+        for task in playing:
             task.cancel()
-        await asyncio.gather(*serving, return_exceptions=True)
+        await asyncio.gather(*playing, return_exceptions=True)
         await runner.close(slots)
     played.restarts = sum(slot.restarts for slot in slots)
     return played

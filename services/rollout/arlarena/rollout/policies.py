@@ -1,4 +1,4 @@
-"""Policies: a model on an inference server, the environment's expert, and any model with a chat API."""
+"""Policies: a model on a policy server, the environment's expert, and any model with a chat API."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ EXPERT = PolicyVersion("expert", 0, "-")
 
 
 class EnginePolicy:
-    """A policy that uses the token route of an inference server.
+    """A policy on a policy server. Prompts are sent and responses are received as token ids.
 
-    `context`: maximum number of tokens of prompt and response together, None if the server does not report the number.
-    `stop`: the environment's texts that end a response.
+    `context`: maximum number of tokens of prompt and response together, or None if the server does not report it.
+    `stop`: the strings that end a response. The environment defines them.
     """
 
     def __init__(
@@ -35,15 +35,15 @@ class EnginePolicy:
         self._conversations = Conversations(tokens)
 
     async def respond(self, session: Session, state: StepOutcome, key: str, turn: int) -> Response:
-        """See `Policy`. Lowers `max_tokens` if the context has less room for the response."""
+        """See `Policy`. Lowers `max_tokens` if the context has room for fewer tokens."""
         conversation = self._conversations.for_turn(session, state, turn)
         generation = await self._client.generate(
             conversation.prompt_ids,
-            self._fitting(len(conversation.prompt_ids)),
+            self._sampling_for(len(conversation.prompt_ids)),
             seed=turn_seed(key, turn),
             stop=self._stop,
             request_id=f"{key}/{turn}",
-            session=key.rpartition("/")[0] or key,  # episodes of a group share their first prompt
+            session=key.rpartition("/")[0] or key,  # one per group, because its episodes start with the same prompt
         )
         text = self._tokens.text(generation.token_ids)
         conversation.add_response(generation.token_ids, text)
@@ -57,7 +57,7 @@ class EnginePolicy:
             text,
         )
 
-    def _fitting(self, prompt_tokens: int) -> Sampling:
+    def _sampling_for(self, prompt_tokens: int) -> Sampling:
         if self._context is None:
             return self._sampling
         room = self._context - prompt_tokens
@@ -73,9 +73,12 @@ class EnginePolicy:
 class ExpertPolicy:
     """The environment's expert. Its replies are encoded and end with the end-of-sequence token. All log-probs are 0.
 
-    `expert_noise`: the fraction of turns at which the expert's action is replaced by another admissible action or by
-    an invalid reply. The expert continues from the resulting state. Replaced turns have no loss, so a cloned policy
-    learns to recover from mistakes. With `train_on_noise`, replaced turns have a loss, and all are admissible actions.
+    `expert_noise`: the fraction of turns at which the expert's reply is replaced, with equal probability by a random
+    admissible action or by an invalid reply. The expert continues from the resulting state. Replaced turns have no
+    loss, so a cloned policy learns to recover from mistakes but not to make them.
+
+    `train_on_noise`: the replacement is always a random admissible action, and replaced turns have a loss. If the
+    environment lists no admissible actions, every replacement is an invalid reply.
 
     `action`: the environment's reply format for an action (`Parser.action`).
     """
@@ -89,7 +92,7 @@ class ExpertPolicy:
         self._plans: WeakKeyDictionary[Session, deque[str]] = WeakKeyDictionary()
 
     async def respond(self, session: Session, state: StepOutcome, key: str, turn: int) -> Response:
-        """See `Policy`. Requests the expert's plan for the whole episode once. Without a plan, requests each action."""
+        """See `Policy`. Requests a plan from the expert at turn 0, after a replaced turn, and at the end of a plan."""
         conversation = self._conversations.for_turn(session, state, turn)
         plan = self._plans.get(session)
         if turn == 0 or not plan:
@@ -119,8 +122,8 @@ class ExpertPolicy:
 
 
 class ChatPolicy:
-    """A teacher: any model with OpenAI's chat API. Its replies are texts, which are encoded with the student's
-    tokenizer. The encoded replies end with the end-of-sequence token. All log-probs are 0.
+    """A teacher: any model with OpenAI's chat API. The texts of its replies are encoded with the student's tokenizer.
+    The encoded replies end with the end-of-sequence token. All log-probs are 0.
     """
 
     def __init__(self, client: PolicyClient, model: str, tokens: Tokens, sampling: Sampling) -> None:
@@ -131,12 +134,12 @@ class ChatPolicy:
     async def respond(self, session: Session, state: StepOutcome, key: str, turn: int) -> Response:
         """See `Policy`. A truncated reply has finish reason `length` and no end-of-sequence token."""
         conversation = self._conversations.for_turn(session, state, turn)
-        seed = turn_seed(key, turn) >> 32  # servers accept seeds of 31 bits
+        seed = turn_seed(key, turn) >> 32  # some servers accept only seeds of 31 bits
         reply = await self._client.chat(conversation.messages, self._sampling, model=self._model, seed=seed)
-        cut = reply.finish_reason == "length"
-        ids = self._tokens.encode(reply.text) if cut else self._tokens.reply(reply.text)
+        truncated = reply.finish_reason == "length"
+        ids = self._tokens.encode(reply.text) if truncated else self._tokens.reply(reply.text)
         conversation.add_response(ids, reply.text)
         span = VersionSpan(0, len(ids), self._version)
-        finish: Literal["stop", "length"] = "length" if cut else "stop"
+        finish: Literal["stop", "length"] = "length" if truncated else "stop"
         new, reset = conversation.new_prompt_ids, conversation.reset
         return Response(new, reset, ids, [0.0] * len(ids), (span,), finish, reply.text)

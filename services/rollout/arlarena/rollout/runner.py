@@ -1,8 +1,8 @@
 """Opens sessions, plays episodes, and restarts an episode after a failure of a service.
 
-If the environment server or the inference server fails, the episode is not counted as a result. The episode restarts in
-a new session when both servers respond again. After the maximum number of restarts, `InfraFailure` is raised, and the
-caller puts the task back in the queue.
+If the environment server or the policy server fails, the episode is not counted as a result. The episode restarts in a
+new session when both servers respond again. After the maximum number of restarts, `InfraFailure` is raised. A worker
+then returns the group to the queue, and an evaluation counts an error.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class ServicesDown(InfraFailure):
 
 @dataclass(slots=True)
 class SessionSlot:
-    """A place for one session, which plays one episode at a time. A lost session is replaced by a new one.
+    """A slot for one session. The session plays one episode at a time. A lost session is replaced by a new session.
 
-    `restarts`: the number of restarted episodes.
+    `restarts`: the number of restarts of episodes on this slot.
     """
 
     session: Session | None = None
@@ -44,7 +44,7 @@ class SessionSlot:
 
 
 class Runner:
-    """Plays episodes with an environment server and an inference server (None if no inference server is used)."""
+    """Plays episodes with an environment server and a policy server. `inference`: None if no policy server is used."""
 
     def __init__(
         self, environments: EnvironmentClient, inference: PolicyClient | None, settings: RolloutSettings, log: Logger
@@ -75,10 +75,10 @@ class Runner:
                 await asyncio.sleep(next(waits))
 
     async def open(self, count: int) -> list[SessionSlot]:
-        """Open `count` slots, or none if an error is raised. Waits while the server is full or unavailable.
+        """Open `count` slots: all or none. Waits while the server is full or unavailable.
 
         Raises:
-            ServicesDown: no capacity within `service_retry_timeout_s`.
+            ServicesDown: the server was full or unavailable for `service_retry_timeout_s`.
             Refused: `count` is above a limit of the server.
         """
         deadline = time.monotonic() + self.settings.service_retry_timeout_s
@@ -90,13 +90,12 @@ class Runner:
             except Unavailable as error:
                 wait = max(next(waits), error.retry_after_s if isinstance(error, AtCapacity) else 0.0)
                 if time.monotonic() + wait > deadline:
-                    raise ServicesDown(
-                        f"no {count} sessions within {self.settings.service_retry_timeout_s:g} s: {error}"
-                    ) from error
+                    limit = self.settings.service_retry_timeout_s
+                    raise ServicesDown(f"{count} sessions could not be opened within {limit:g} s: {error}") from error
             await asyncio.sleep(wait)
 
     async def open_up_to(self, count: int) -> list[SessionSlot]:
-        """Open between 1 and `count` slots, as many as the server has capacity for. Errors as in `open`."""
+        """Open `count` slots. While the server is full, halve the number, down to 1. Errors as in `open`."""
         while count > 1:
             try:
                 sessions = await self.environments.open(count, ttl_s=self.settings.session_ttl_s)
@@ -144,7 +143,7 @@ class Runner:
         ) from failure
 
     def _abandon(self, slot: SessionSlot) -> None:
-        """Close a session of unknown state in the background. A hanging server does not delay the next attempt."""
+        """Close a session of unknown state in the background: a hanging server must not delay the next attempt."""
         task = asyncio.get_running_loop().create_task(self.close([SessionSlot(slot.session)]))
         slot.session = None
         self._abandoned.add(task)

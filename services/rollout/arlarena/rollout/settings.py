@@ -43,18 +43,24 @@ class RolloutSettings(RolloutKeys):
         "infra_patience_s": "service_retry_timeout_s",
     }
 
-    groups_in_flight: PositiveInt = Field(32, description="groups that one worker plays at the same time")
+    groups_in_flight: PositiveInt = Field(
+        32, description="groups that one worker plays at the same time; each counts by its share of unfinished episodes"
+    )
     lease_ttl_s: PositiveFloat = Field(
-        60.0, description="a lease expires after this time without renewal; the same for all workers of a run"
+        60.0, description="a lease expires after this time without renewal; set the same value for all workers of a run"
     )
     lease_block_s: PositiveFloat = Field(
-        1.0, description="longest wait of one request for a task; also the longest delay of a stop by SIGTERM"
+        1.0, description="maximum wait of one request for a task; SIGTERM takes effect after at most this time"
     )
-    max_deliveries: PositiveInt = Field(5, description="deliveries of a task before it becomes a dead letter")
+    max_deliveries: PositiveInt = Field(
+        5, description="maximum number of deliveries of a task; then it becomes a dead letter"
+    )
     broker_timeout_s: PositiveFloat = Field(5.0, description="timeout of one Redis command")
-    broker_reconnect_s: NonNegativeFloat = Field(30.0, description="how long a lost connection to Redis is retried")
+    broker_reconnect_s: NonNegativeFloat = Field(
+        30.0, description="time for which a lost connection to Redis is retried"
+    )
     broker_full_timeout_s: NonNegativeFloat = Field(
-        600.0, description="how long publishing a group is retried while the memory of Redis is full"
+        600.0, description="time for which a worker retries to publish a group while the memory of Redis is full"
     )
     connect_timeout_s: PositiveFloat = Field(5.0, description="timeout for connecting to a service")
     generate_timeout_s: PositiveFloat = Field(
@@ -62,26 +68,32 @@ class RolloutSettings(RolloutKeys):
     )
     environment_timeout_s: PositiveFloat = Field(
         90.0,
-        description="timeout of one request to the environment server; above the server's step_timeout_s (75 s) and "
-        "reset_timeout_s (60 s), whose own error names what was slow",
+        description="timeout of one request to the environment server; set it above the server's step_timeout_s (75 s) "
+        "and reset_timeout_s (60 s), because the server's error says which operation was slow",
     )
-    request_retries: NonNegativeInt = Field(2, description="retries of one request to an unavailable service")
-    episode_retries: NonNegativeInt = Field(5, description="restarts of one episode after failures of a service")
+    request_retries: NonNegativeInt = Field(
+        2, description="maximum number of retries of a request to an unavailable service"
+    )
+    episode_retries: NonNegativeInt = Field(
+        5, description="maximum number of restarts of one episode after failures of a service"
+    )
     service_retry_timeout_s: PositiveFloat = Field(
-        120.0, description="how long to wait for a service that is down or full"
+        120.0, description="maximum wait for a service that is unavailable or full"
     )
     batch_window_s: NonNegativeFloat = Field(
-        0.005, description="environment calls within this time share one request; 0: one event-loop iteration"
+        0.005,
+        description="calls to the environment server within this time are sent as one request; 0: the calls of one "
+        "event-loop iteration",
     )
     drain_s: NonNegativeFloat = Field(
-        20.0, description="time for groups in flight to finish after SIGTERM; then they are returned to the queue"
+        20.0, description="after SIGTERM, wait this time for current groups; unfinished groups return to the queue"
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.session_ttl_s <= self.generate_timeout_s:
             raise ValueError(
-                "session_ttl_s must be above generate_timeout_s: a session is idle while the policy answers"
+                "session_ttl_s must be above generate_timeout_s: a session is idle while the policy server generates"
             )
         return self
 
@@ -90,18 +102,21 @@ class EvaluationSettings(EvaluationKeys):
     """Table [evaluation]: the fixed evaluation set."""
 
     attempts: PositiveInt = Field(1, description="attempts per task")
-    temperature: NonNegativeFloat = Field(1.0, description="0 is greedy")
-    top_p: float = Field(1.0, gt=0, le=1, description="1 disables top-p filtering")
-    top_k: NonNegativeInt = Field(0, description="0 disables top-k filtering")
-    seed: int = Field(0, description="sampling seed; equal seeds give every policy the same random numbers")
-    concurrency: PositiveInt = Field(128, description="episodes in flight")
-    episodes: NonNegativeInt = Field(16, description="episodes in the episodes file")
+    temperature: NonNegativeFloat = Field(1.0, description="sampling temperature; 0: greedy")
+    top_p: float = Field(1.0, gt=0, le=1, description="top-p sampling; 1: off")
+    top_k: NonNegativeInt = Field(0, description="top-k sampling; 0: off")
+    seed: int = Field(
+        0, description="seed of resets and sampling; with the same seed, all policies get the same random numbers"
+    )
+    concurrency: PositiveInt = Field(128, description="maximum number of episodes that are played at the same time")
+    episodes: NonNegativeInt = Field(16, description="number of episodes that are written to the episodes file")
 
 
 class Addresses(Table):
-    """Addresses of the services. Flags override ARLARENA_ENVIRONMENT_URL, _INFERENCE_URL and _REDIS_URL. Secrets have
-    no flags, because every user of the machine can see a command line: set ARLARENA_ENVIRONMENT_TOKEN, and
-    REDIS_PASSWORD or REDIS_PASSWORD_FILE.
+    """Addresses of the services, from the variables ARLARENA_{ENVIRONMENT,INFERENCE,REDIS}_URL or from flags.
+
+    Secrets have no flags, because every user of the machine can see command lines. They are read from
+    ARLARENA_ENVIRONMENT_TOKEN, ARLARENA_INFERENCE_API_KEY, and REDIS_PASSWORD or REDIS_PASSWORD_FILE.
     """
 
     environment_url: str = "http://127.0.0.1:8000"
@@ -134,10 +149,10 @@ def load_evaluation(path: Path | None, flags: dict[str, Any] | None = None) -> E
 def load_addresses(flags: dict[str, str | None]) -> Addresses:
     """Returns the addresses from the flags, else from environment variables, else the defaults on 127.0.0.1."""
     given = {key: value for key, value in flags.items() if value is not None}
-    found = {**variables_of(os.environ, "ARLARENA_", Addresses), **given}
-    if url := found.get("redis_url"):
-        found["redis_url"] = broker_url(url, os.environ)
-    return parse_table("command line:", found, Addresses)
+    values = {**variables_of(os.environ, "ARLARENA_", Addresses), **given}
+    if url := values.get("redis_url"):
+        values["redis_url"] = broker_url(url, os.environ)
+    return parse_table("command line:", values, Addresses)
 
 
 def load_seed(path: Path | None, flag: int | None = None) -> int:
@@ -146,7 +161,7 @@ def load_seed(path: Path | None, flag: int | None = None) -> int:
 
 
 def load_environment(path: Path | None) -> EnvironmentKeys:
-    """Read name and options of table [environment]. ARLARENA_ENVIRONMENT_NAME replaces the name.
+    """Read `name` and `options` of table [environment]. ARLARENA_ENVIRONMENT_NAME replaces `name`.
 
     Raises:
         ConfigError: a value is invalid.
@@ -159,7 +174,7 @@ def tokenizer_source(path: Path | None, flag: str | None) -> str:
     """Returns the tokenizer's directory or Hub name: the flag, else `tokenizer` of table [policy], else its `path`.
 
     Raises:
-        ConfigError: neither the flag nor one of the keys is given.
+        ConfigError: neither the flag nor a key sets a tokenizer.
     """
     if flag is not None:
         return flag
@@ -176,7 +191,7 @@ def teacher_key(variable: str) -> str | None:
 
 
 def main() -> int:
-    """Check the file given on the command line. Prints ok if the file is valid."""
+    """Check the file given on the command line. Prints `ok` if the file is valid."""
     if len(sys.argv) != 2:
         raise ConfigError("usage: python -m arlarena.rollout.settings FILE")
     path = Path(sys.argv[1])

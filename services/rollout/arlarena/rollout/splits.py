@@ -1,4 +1,4 @@
-"""Checks the environment and its splits before a command plays episodes. Also defines the order of the tasks."""
+"""Checks the environment before a command plays episodes, and chooses the tasks of demonstrations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from arlarena.proto.text.wording import counted
 async def check_environment(environments: EnvironmentClient, wanted: EnvironmentKeys, log: Logger) -> Info:
     """Check that the server serves the configured environment. Returns the server's description.
 
-    Options with other values than in the configuration are logged as a warning.
+    Logs a warning if options of the server have other values than in the configuration.
 
     Raises:
         ConfigError: the server serves a different environment.
@@ -34,7 +34,7 @@ async def check_environment(environments: EnvironmentClient, wanted: Environment
 
 
 def differing_options(info: Info, wanted: EnvironmentKeys) -> dict[str, dict[str, Any]]:
-    """Returns the options whose value on the server differs from the configuration. Each has both values.
+    """Returns the options whose value on the server differs from the configuration, with both values.
 
     Only scalar values are compared, because the server may report other values in another form.
     """
@@ -49,9 +49,9 @@ def differing_options(info: Info, wanted: EnvironmentKeys) -> dict[str, dict[str
 def drawn_indices(split: Split, first: int, count: int, seed: int) -> Sequence[int]:
     """Returns the indices of at most `count` different tasks of a split.
 
-    The tasks of a finite split are in the order of `TaskOrder` for `seed`, starting at position `first`, because the
-    first tasks of a file may all be of one kind. If the split ends, fewer indices are returned. In a split without an
-    end, the indices start at `first`.
+    The tasks of a finite split are shuffled (`TaskOrder` with `seed`), because the first tasks of a file may all be of
+    one kind. The indices are those from position `first` of this order; at the end of the split there are fewer than
+    `count`. The tasks of an endless split are not shuffled: the indices start at `first`.
 
     Raises:
         ConfigError: `first` is not below the split's size.

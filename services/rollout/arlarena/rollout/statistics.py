@@ -1,8 +1,8 @@
 """Confidence intervals of success rates and means over episodes.
 
-`wilson` is for independent attempts, one per task. Several attempts of one task are correlated. `clustered` therefore
-computes the variance between tasks. (With 30 tasks of 16 attempts, an interval for independent attempts was 2.9 times
-too narrow.)
+`wilson` is for independent attempts, one per task. Several attempts of one task are correlated, so `clustered` computes
+the variance between tasks. (For 30 tasks with 16 attempts each, an interval for independent attempts was too narrow by
+a factor of 2.9.)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Interval:
     high: float
 
     def rounded(self, digits: int = 4) -> list[float]:
-        """[low, high] for a table or a JSON file."""
+        """Returns [low, high] for a table or a JSON file."""
         return [round(self.low, digits), round(self.high, digits)]
 
 

@@ -1,7 +1,7 @@
 """The policy's tokenizer and chat template. Prompts are rendered and encoded; responses are only decoded.
 
-Training uses the sampled ids of a response. The environment receives the response as text. This text is never encoded
-again.
+Training uses the sampled token ids of a response. The environment receives the response as text. This text is never
+encoded again.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from transformers import PreTrainedTokenizerFast
 
 from arlarena.proto.thoughts import END_THINK, MARKS, THINK
 
-# Marks of a thought. In some tokenizers these marks are special tokens. Environments need the marks, so decoded text
-# contains them.
+# Tags around a thought. Environments need them. Decoded text contains them, also if they are special tokens of the
+# tokenizer.
 THOUGHT_TAGS = frozenset({THINK, END_THINK, *MARKS, *MARKS.values(), "<|channel|>", "<|message|>"})
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-# The number of prompts in the cache: a few times the number of episodes that one worker plays at the same time.
-REMEMBERED = 1024
-# A placeholder for the user's text. No chat template changes this text, and no prompt contains it.
+# The size of the prompt cache: a few times the number of episodes that one worker plays at the same time.
+CACHED_PROMPTS = 1024
+# A placeholder for the text of a message. No chat template changes this text, and no prompt contains it.
 SENTINEL = "arlarena-sentinel-7f3a"
-# Texts for which the fast function must produce the same output as the template: whitespace at the ends, other scripts,
-# markup, quotes, empty text.
+# Test texts for the function that `_fast_template` returns. For each text, it must produce the output of the chat
+# template: whitespace at the ends, other scripts, markup, quotes, empty text.
 PROBES = (
     "one line",
     "######\n#_P√_#\n######\nyou 1 2",
@@ -45,7 +45,7 @@ def _chat_message(role: str, text: str) -> dict[str, Any]:
 
 def _read(source: Path) -> Any:
     if (source / "tokenizer.json").is_file():
-        # AutoTokenizer would import torch: half of a worker's memory and start time.
+        # AutoTokenizer would import torch, which would be half of a worker's memory and start time.
         return PreTrainedTokenizerFast.from_pretrained(source)
     from transformers import AutoTokenizer
 
@@ -61,21 +61,21 @@ class Tokens:
         `tags`: special tokens, in addition to `THOUGHT_TAGS`, that are kept in the decoded text.
         """
         if not getattr(tokenizer, "is_fast", False):
-            raise TokenizerError(f"{source}: only fast tokenizers serve here; save one with a tokenizer.json")
+            raise TokenizerError(f"{source}: is not a fast tokenizer; save it as a fast tokenizer (tokenizer.json)")
         if not tokenizer.chat_template:
             raise TokenizerError(f"{source}: has no chat template; add chat_template.jinja or tokenizer_config.json")
         if tokenizer.eos_token_id is None:
-            raise TokenizerError(f"{source}: names no end-of-sequence token (eos_token)")
+            raise TokenizerError(f"{source}: has no end-of-sequence token (eos_token)")
         self.end_id = int(tokenizer.eos_token_id)
         self._source = source
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
         special = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
-        self._hidden = frozenset(int(i) for i, token in special if token not in THOUGHT_TAGS.union(tags))
-        self._atoms = frozenset(tokenizer.added_tokens_decoder)
+        self._hidden_ids = frozenset(int(i) for i, token in special if token not in THOUGHT_TAGS.union(tags))
+        self._added_token_ids = frozenset(tokenizer.added_tokens_decoder)
         self._wrap = self._fast_template()
-        self._converses = False
-        self._remembered = lru_cache(REMEMBERED)(self._prompt)
+        self._multi_turn_checked = False
+        self._cached_prompt = lru_cache(CACHED_PROMPTS)(self._prompt)
 
     @classmethod
     def load(cls, source: str | Path) -> Tokens:
@@ -89,7 +89,7 @@ class Tokens:
         try:
             tokenizer = _read(Path(source))
         except (OSError, ValueError, KeyError) as error:
-            raise TokenizerError(f"{source}: holds no tokenizer that can be read: {error}") from error
+            raise TokenizerError(f"{source}: the tokenizer cannot be read: {error}") from error
         return cls(tokenizer, str(source))
 
     def with_tags(self, tags: Collection[str]) -> Tokens:
@@ -98,7 +98,7 @@ class Tokens:
 
     @property
     def is_fast(self) -> bool:
-        """True if a prompt with one user message can be built from prefix and suffix, without the template engine."""
+        """True if a prompt with one user message is built as prefix + text + suffix, without the template engine."""
         return self._wrap is not None
 
     def prompt(self, text: str) -> Sequence[int]:
@@ -106,7 +106,7 @@ class Tokens:
 
         Do not modify the result: it is cached, because the episodes of a group start with the same text.
         """
-        return self._remembered(text)
+        return self._cached_prompt(text)
 
     def _prompt(self, text: str) -> list[int]:
         rendered = self._wrap(text) if self._wrap is not None else self.render([_chat_message("user", text)])
@@ -125,11 +125,11 @@ class Tokens:
         """
         self._check_multi_turn()
         turns = (_chat_message("user", SENTINEL), _chat_message("assistant", SENTINEL), _chat_message("user", message))
-        glue = self.render(turns).split(SENTINEL, 2)[2]
+        separator = self.render(turns).split(SENTINEL, 2)[2]
         # Some tokenizers add a space at the start of a text. The end token in front prevents this.
-        _, *ids = self.encode(self._tokenizer.eos_token + glue)
+        _, *ids = self.encode(self._tokenizer.eos_token + separator)
         first = ids[:1]
-        closed = first == list(response_ids[-1:]) and self._atoms.issuperset(first)
+        closed = first == list(response_ids[-1:]) and self._added_token_ids.issuperset(first)
         return ids[1:] if closed else ids
 
     def render(self, messages: Sequence[dict[str, Any]]) -> str:
@@ -143,8 +143,8 @@ class Tokens:
         return ids
 
     def text(self, ids: Sequence[int]) -> str:
-        """Decode a response. Special tokens are removed, except the environment's tags."""
-        shown = [i for i in ids if i not in self._hidden]
+        """Decode a response. Special tokens are removed, except `THOUGHT_TAGS` and the environment's tags."""
+        shown = [i for i in ids if i not in self._hidden_ids]
         return str(self._backend.decode(shown, skip_special_tokens=False))
 
     def reply(self, text: str) -> list[int]:
@@ -152,19 +152,19 @@ class Tokens:
         return [*self.encode(text), self.end_id]
 
     def _check_multi_turn(self) -> None:
-        """Check that the template supports several turns. The check is done at the first call only.
+        """Check that the template supports several turns. After a successful check, later calls do nothing.
 
-        The template must render each message unchanged and exactly once, and all later turns in the same form.
+        The template must render each message unchanged and exactly once, and all turns after the first in one form.
         """
-        if self._converses:
+        if self._multi_turn_checked:
             return
-        talk = [_chat_message(role, SENTINEL) for role in ("user", "assistant", "user", "assistant", "user")]
+        conversation = [_chat_message(role, SENTINEL) for role in ("user", "assistant", "user", "assistant", "user")]
         try:
-            parts, why = self.render(talk).split(SENTINEL), "does not render every message once, in sequence"
+            parts, why = self.render(conversation).split(SENTINEL), "does not render every message once, in sequence"
         except Exception as error:  # a template is a program from the model's author, so it may raise any exception
             parts, why = [], f"refuses a conversation ({error})"
-        self._converses = len(parts) == len(talk) + 1 and parts[2] == parts[4]
-        if not self._converses:
+        self._multi_turn_checked = len(parts) == len(conversation) + 1 and parts[2] == parts[4]
+        if not self._multi_turn_checked:
             raise TokenizerError(
                 f"{self._source}: its chat template {why}, so multi-turn prompts cannot be built; give the "
                 f"policy another chat_template.jinja, such as ChatML"

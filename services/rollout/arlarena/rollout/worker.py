@@ -1,7 +1,7 @@
 """The worker leases groups, plays their episodes concurrently in one event loop, and publishes complete groups.
 
-Leases are renewed while their groups are played. After a failure of a service, the group is returned to the queue
-without a score and delivered again. The leases of a killed worker expire. Other workers then play these groups.
+The worker renews a lease while it plays the group. After a failure of a service, the group goes back to the queue
+without a score and is delivered again. The leases of a killed worker expire. Then other workers play these groups.
 """
 
 from __future__ import annotations
@@ -27,15 +27,18 @@ PolicyFactory = Callable[[Sampling], Policy]
 
 
 def version_range(trajectories: Iterable[Trajectory]) -> tuple[PolicyVersion, PolicyVersion] | None:
-    """Returns the oldest and the newest version by step that sampled a token, or None if no token was sampled."""
-    versions = [span.version for one in trajectories for turn in one.turns for span in turn.spans]
+    """Returns the versions with the lowest and the highest step among the versions that sampled a token.
+
+    Returns None if no token was sampled.
+    """
+    versions = [span.version for trajectory in trajectories for turn in trajectory.turns for span in turn.spans]
     if not versions:
         return None
     return min(versions, key=lambda v: v.step), max(versions, key=lambda v: v.step)
 
 
 async def play_group(
-    runner: Runner, policy: Policy, order: GroupTask, worker: str, finished: Callable[[], None] = lambda: None
+    runner: Runner, policy: Policy, group_task: GroupTask, worker: str, finished: Callable[[], None] = lambda: None
 ) -> Group:
     """Play all episodes of one group concurrently. Returns the group.
 
@@ -44,31 +47,31 @@ async def play_group(
     Raises:
         InfraFailure, ServiceError: as in `Runner.episode`. The other episodes of the group are cancelled.
     """
-    slots = await runner.open(order.size)
+    slots = await runner.open(group_task.size)
 
     async def member(number: int) -> Trajectory:
-        name = f"{order.group_id}-{number}"
+        name = f"{group_task.group_id}-{number}"
         try:
             # The task contains the run's seed, so runs with different seeds draw different samples.
-            one = Assignment(name, order.task, f"{order.task.seed}/{order.group_id}/{number}")
-            return (await runner.episode(slots[number], one, policy)).trajectory
+            assignment = Assignment(name, group_task.task, f"{group_task.task.seed}/{group_task.group_id}/{number}")
+            return (await runner.episode(slots[number], assignment, policy)).trajectory
         finally:
             await runner.close([slots[number]])
             finished()
 
-    playing = [asyncio.ensure_future(member(number)) for number in range(order.size)]
+    playing = [asyncio.ensure_future(member(number)) for number in range(group_task.size)]
     try:
         trajectories = tuple(await asyncio.gather(*playing))
     finally:
         await _cancel(playing)
         await runner.close(slots)  # the remaining slots belong to episodes that were cancelled before they started
-    oldest, newest = version_range(trajectories) or await _current(runner.inference)
+    oldest, newest = version_range(trajectories) or await _served_version_range(runner.inference)
     return Group(
-        id=order.group_id,
-        task=order.task,
-        size=order.size,
+        id=group_task.group_id,
+        task=group_task.task,
+        size=group_task.size,
         trajectories=trajectories,
-        sampling=order.sampling,
+        sampling=group_task.sampling,
         oldest=oldest,
         newest=newest,
         worker=worker,
@@ -76,15 +79,19 @@ async def play_group(
     )
 
 
-async def _current(inference: PolicyClient | None) -> tuple[PolicyVersion, PolicyVersion]:
-    """Returns the served version, twice. It is used for a group without sampled tokens (every prompt was too long)."""
+async def _served_version_range(inference: PolicyClient | None) -> tuple[PolicyVersion, PolicyVersion]:
+    """Returns the served version as oldest and newest version of a group without sampled tokens."""
     version = await inference.version() if inference is not None else PolicyVersion("none", 0, "-")
     return version, version
 
 
 @dataclass(slots=True)
-class Tally:
-    """Counters of a worker since its start."""
+class WorkerCounters:
+    """Counters of a worker since its start.
+
+    Groups: `completed`; `duplicates`: another worker had published the group; `failed`: a service failed; `lost`: the
+    lease expired; `released`: returned to the queue at the stop of the worker.
+    """
 
     completed: int = 0
     duplicates: int = 0
@@ -98,16 +105,16 @@ class Tally:
 
 
 @dataclass(slots=True)
-class Play:
-    """A group that is being played. `left`: number of unfinished episodes.
+class ActiveGroup:
+    """A group that the worker plays. `episodes_left`: number of unfinished episodes.
 
-    `settling`: True while the group is being published or returned to the queue. This may take long while the broker's
-    memory is full.
+    `finishing`: True while the group is being published or returned to the queue. This takes long if the memory of the
+    broker is full.
     """
 
     lease: GroupLease
-    left: int
-    settling: bool = False
+    episodes_left: int
+    finishing: bool = False
 
 
 class Worker:
@@ -122,14 +129,15 @@ class Worker:
         settings: RolloutSettings,
         log: Logger,
     ) -> None:
-        self.name, self.tally = name, Tally()
+        self.name, self.counters = name, WorkerCounters()
         self._streams, self._runner, self._policy_for = streams, runner, policy_for
         self._settings, self._log = settings, log
-        self._playing: dict[asyncio.Task[None], Play] = {}
+        self._playing: dict[asyncio.Task[None], ActiveGroup] = {}
         self._progress = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Play groups until `stop` is set. Then finish the current groups within `drain_s`, and return the others.
+        """Play groups until `stop` is set. Then wait at most `drain_s` for the current groups. Groups that are not
+        finished by then go back to the queue.
 
         Raises:
             StreamError: the broker is unreachable after all retries, or refuses a command.
@@ -146,20 +154,20 @@ class Worker:
             await self._drain()
         finally:
             await _cancel((renewal, leasing, reports, *self._playing))
-            self._log.info("stopped", worker=self.name, **self._figures())
+            self._log.info("stopped", worker=self.name, **self._log_fields())
 
     async def _lease_until(self, stop: asyncio.Event) -> None:
-        # Only one request for a task is open at a time. This request is not cancelled, because it may already have
-        # leased a task.
+        # There is at most one pending request for a task. This request is not cancelled, because the broker may already
+        # have leased a task to it.
         while not stop.is_set():
             if self._load() > self._settings.groups_in_flight - 1:
-                await self._progress_or(stop)
+                await self._wait_for_progress(stop)
             elif lease := await self._streams.lease(consumer=self.name, block_s=self._settings.lease_block_s):
                 if stop.is_set():
                     await self._streams.release(lease, counted=False)
                 else:
                     self._start(lease)
-            self._raise_broken()
+            self._remove_finished()
 
     def _load(self) -> float:
         """Returns the load of this worker in groups: a group counts as its share of unfinished episodes.
@@ -167,9 +175,12 @@ class Worker:
         A group that waits for its slowest episode therefore leaves room for other groups. A group that is being
         published counts as 1. This limits the number of groups in memory while the broker is full.
         """
-        return sum(play.left / play.lease.task.size if play.left else 1.0 for play in self._playing.values())
+        return sum(
+            active.episodes_left / active.lease.task.size if active.episodes_left else 1.0
+            for active in self._playing.values()
+        )
 
-    async def _progress_or(self, stop: asyncio.Event) -> None:
+    async def _wait_for_progress(self, stop: asyncio.Event) -> None:
         self._progress.clear()
         waits = [asyncio.ensure_future(event.wait()) for event in (self._progress, stop)]
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -177,33 +188,35 @@ class Worker:
             wait.cancel()
 
     def _start(self, lease: GroupLease) -> None:
-        play = Play(lease, lease.task.size)
-        task = asyncio.ensure_future(self._serve(play))
+        active = ActiveGroup(lease, lease.task.size)
+        task = asyncio.ensure_future(self._serve(active))
         task.add_done_callback(lambda _: self._progress.set())
-        self._playing[task] = play
+        self._playing[task] = active
 
-    def _raise_broken(self) -> None:
+    def _remove_finished(self) -> None:
         """Remove finished asyncio tasks. If a task failed (broker error or bug), raise its exception."""
         for task in [task for task in self._playing if task.done()]:
             del self._playing[task]
             if not task.cancelled():
                 task.result()
 
-    async def _serve(self, play: Play) -> None:
-        """Play and publish one group. After a failure of a service, return the group to the queue."""
-        started, lease, order = time.monotonic(), play.lease, play.lease.task
+    async def _serve(self, active: ActiveGroup) -> None:
+        """Play and publish one group. If a service fails, put the group back into the queue."""
+        started, lease, group_task = time.monotonic(), active.lease, active.lease.task
 
         def finished() -> None:
-            play.left -= 1
+            active.episodes_left -= 1
             self._progress.set()
 
         try:
-            group = await play_group(self._runner, self._policy_for(order.sampling), order, self.name, finished)
-            play.settling = True
+            group = await play_group(
+                self._runner, self._policy_for(group_task.sampling), group_task, self.name, finished
+            )
+            active.finishing = True
         except (InfraFailure, ServiceError) as error:
-            play.settling = True
-            self.tally.failed += 1
-            self._log.error("group_failed", group=order.group_id, delivery=lease.deliveries, reason=str(error))
+            active.finishing = True
+            self.counters.failed += 1
+            self._log.error("group_failed", group=group_task.group_id, delivery=lease.deliveries, reason=str(error))
             await self._streams.fail(lease, str(error), final=isinstance(error, Refused))
             return
         published = await self._streams.complete(lease, group)
@@ -213,7 +226,7 @@ class Worker:
             group=group.id,
             task=group.task.id,
             published=published,
-            success=sum(one.success for one in group.trajectories),
+            success=sum(trajectory.success for trajectory in group.trajectories),
             size=group.size,
             oldest=group.oldest.step,
             newest=group.newest.step,
@@ -222,57 +235,62 @@ class Worker:
         )
 
     def _count(self, group: Group, published: bool) -> None:
-        tally = self.tally
-        tally.completed += published
-        tally.duplicates += not published
-        tally.episodes += group.size
-        tally.turns += sum(len(one.turns) for one in group.trajectories)
-        tally.response_tokens += int(sum(one.metrics.get("episode_response_tokens", 0.0) for one in group.trajectories))
+        counters = self.counters
+        counters.completed += published
+        counters.duplicates += not published
+        counters.episodes += group.size
+        counters.turns += sum(len(trajectory.turns) for trajectory in group.trajectories)
+        counters.response_tokens += int(
+            sum(trajectory.metrics.get("episode_response_tokens", 0.0) for trajectory in group.trajectories)
+        )
 
     async def _renew_loop(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_ttl_s / RENEWALS_PER_TTL)
-            held = [(task, play) for task, play in self._playing.items() if not task.done()]
-            kept = await asyncio.gather(*(self._streams.renew(play.lease) for _, play in held))
-            for (task, play), still in zip(held, kept, strict=True):
-                # A group that was published or returned during the request has no lease, but it is not lost.
-                if not (still or task.done() or play.settling):
-                    self.tally.lost += 1
-                    self._log.warning("lease_lost", group=play.lease.task.group_id)
+            renewing = [(task, active) for task, active in self._playing.items() if not task.done()]
+            renewals = await asyncio.gather(*(self._streams.renew(active.lease) for _, active in renewing))
+            for (task, active), renewed in zip(renewing, renewals, strict=True):
+                # A group that was published or went back to the queue during the request has no lease, but is not lost.
+                if not (renewed or task.done() or active.finishing):
+                    self.counters.lost += 1
+                    self._log.warning("lease_lost", group=active.lease.task.group_id)
                     task.cancel()
 
     async def _report_loop(self) -> None:
         """Log the counters at regular intervals, even if the worker has no group."""
         while True:
             await asyncio.sleep(self._settings.report_every_s)
-            self._log.info("working", worker=self.name, playing=len(self._playing), **self._figures())
+            self._log.info("working", worker=self.name, playing=len(self._playing), **self._log_fields())
 
     async def _drain(self) -> None:
-        """Wait up to `drain_s` for the current groups. Return unfinished groups, without counting a delivery."""
+        """Wait up to `drain_s` for the current groups. Then put unfinished groups back into the queue.
+
+        The deliveries of these groups are not counted.
+        """
         if self._playing:
             self._log.info("draining", groups=len(self._playing), seconds=self._settings.drain_s)
             await asyncio.wait(set(self._playing), timeout=self._settings.drain_s)
-        unfinished = [(task, play) for task, play in self._playing.items() if not task.done()]
+        unfinished = [(task, active) for task, active in self._playing.items() if not task.done()]
         await _cancel(task for task, _ in unfinished)
-        for task, play in unfinished:
+        for task, active in unfinished:
             if task.cancelled():
-                self.tally.released += 1
-                await self._streams.release(play.lease, counted=False)
-        self._raise_broken()
+                self.counters.released += 1
+                await self._streams.release(active.lease, counted=False)
+        self._remove_finished()
 
-    def _figures(self) -> dict[str, float]:
-        tally = self.tally
-        seconds = max(time.monotonic() - tally.started, 1e-9)
+    def _log_fields(self) -> dict[str, float]:
+        counters = self.counters
+        seconds = max(time.monotonic() - counters.started, 1e-9)
         return {
-            "groups": tally.completed,
-            "duplicates": tally.duplicates,
-            "failed": tally.failed,
-            "lost": tally.lost,
-            "released": tally.released,
-            "episodes": tally.episodes,
-            "turns": tally.turns,
-            "turns_per_s": round(tally.turns / seconds, 1),
-            "response_tokens_per_s": round(tally.response_tokens / seconds, 1),
+            "groups": counters.completed,
+            "duplicates": counters.duplicates,
+            "failed": counters.failed,
+            "lost": counters.lost,
+            "released": counters.released,
+            "episodes": counters.episodes,
+            "turns": counters.turns,
+            "turns_per_s": round(counters.turns / seconds, 1),
+            "response_tokens_per_s": round(counters.response_tokens / seconds, 1),
         }
 
 

@@ -126,10 +126,10 @@ def test_ports_that_are_taken_or_asked_for_twice_are_named(tmp_path: Path) -> No
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (problem,) = preflight.directory_problems(Path("/proc/runs/x"))
+    (problem,) = preflight.write_problems(Path("/proc/runs/x"))
     assert problem.startswith("/proc cannot be written")
     (tmp_path / "file").write_text("")
-    (problem,) = preflight.directory_problems(tmp_path / "file" / "x")
+    (problem,) = preflight.write_problems(tmp_path / "file" / "x")
     assert "file cannot be written (Not a directory)" in problem
-    assert preflight.directory_problems(tmp_path / "new" / "x") == []
+    assert preflight.write_problems(tmp_path / "new" / "x") == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]

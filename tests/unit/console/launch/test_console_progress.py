@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from arlarena.console.launch.progress import View
-from arlarena.console.stage import Figures, Stage, duration, read_figures
+from arlarena.console.stage import Stage, StageProgress, duration, read_progress
 
 # Seconds of each training step of the demo, measured on two busy cores.
 DEMO_STEPS = (
@@ -27,8 +27,8 @@ def running(*sources: Path, total: int | None = None) -> Stage:
     return stage
 
 
-def replayed(path: Path, durations: Sequence[float], minutes: float | None = None) -> list[tuple[float, Figures]]:
-    """Every second's figures of a training whose steps take `durations`, each with the seconds that were truly left."""
+def replayed(path: Path, durations: Sequence[float], minutes: float | None = None) -> list[tuple[float, StageProgress]]:
+    """The progress at every second of a training with steps of these `durations`, with the seconds truly left."""
     stage, at = running(path), 0.0
     ends = [sum(durations[: step + 1]) for step in range(len(durations))]
     last = next((step for step, end in enumerate(ends, 1) if minutes and end >= 60 * minutes), len(ends))
@@ -36,12 +36,12 @@ def replayed(path: Path, durations: Sequence[float], minutes: float | None = Non
     for step, seconds in enumerate((0.0, *durations[:last])):
         for _ in range(int(seconds)):
             at += 1
-            shown.append((ends[last - 1] - at, read_figures(stage, now=at)))
+            shown.append((ends[last - 1] - at, read_progress(stage, now=at)))
         at = ends[step - 1] if step else 0.0
         limits = {"max_minutes": at / (60 * minutes)} if minutes else {}
         with path.open("a") as file:
             file.write(json.dumps({"ts": at, "step": step, "steps": len(durations), "limits": limits}) + "\n")
-    shown.append((0.0, read_figures(stage, now=at)))
+    shown.append((0.0, read_progress(stage, now=at)))
     return shown
 
 
@@ -50,9 +50,9 @@ def test_figures_of_the_trainers_records(tmp_path: Path) -> None:
     stage = running(path)
     record = {"step": 3, "steps": 12, "ts": 30, "success": 0.5, "tokens_per_s": 8120.4, "message": "epoch 1 of 2"}
     path.write_text('{"step": 2, "steps": 12, "ts": 15}\n' + json.dumps(record) + "\n")
-    figures = read_figures(stage, now=40)
-    assert figures.share == 0.25
-    assert figures.words() == "3 of 12, epoch 1 of 2, success 50.0 %, 8,120 tokens/s, 2 m 05 s left"
+    progress = read_progress(stage, now=40)
+    assert progress.share == 0.25
+    assert progress.as_text() == "3 of 12, epoch 1 of 2, success 50.0 %, 8,120 tokens/s, 2 m 05 s left"
 
 
 @pytest.mark.parametrize(("minutes", "limit"), [(None, ""), (9.0, "max_minutes"), (60.0, "")])
@@ -60,17 +60,17 @@ def test_time_left_falls_and_steps_count_to_the_configured_number(
     tmp_path: Path, minutes: float | None, limit: str
 ) -> None:
     shown = replayed(tmp_path / "train.jsonl", DEMO_STEPS, minutes)
-    assert {figures.steps for _, figures in shown if figures.step is not None} == {80}
-    estimates = [(true, figures) for true, figures in shown if figures.seconds_left is not None]
+    assert {progress.steps for _, progress in shown if progress.step is not None} == {80}
+    estimates = [(true, progress) for true, progress in shown if progress.seconds_left is not None]
     assert len(estimates) > 0.9 * len(shown) - DEMO_STEPS[0]
     last = float("inf")
-    for true, figures in estimates:
-        assert figures.seconds_left is not None
-        assert figures.limit == limit
-        assert figures.seconds_left <= last
-        last = figures.seconds_left
-        if figures.step and figures.step > 2:
-            assert figures.seconds_left == pytest.approx(true, rel=0.2, abs=40)
+    for true, progress in estimates:
+        assert progress.seconds_left is not None
+        assert progress.limit == limit
+        assert progress.seconds_left <= last
+        last = progress.seconds_left
+        if progress.step and progress.step > 2:
+            assert progress.seconds_left == pytest.approx(true, rel=0.2, abs=40)
     assert shown[-1][1].seconds_left is None
 
 
@@ -88,11 +88,11 @@ def test_the_limit_that_comes_first_counts(tmp_path: Path) -> None:
         limits = {"max_minutes": 0.02 * step, "max_environment_steps": 0.1 * step}
         with path.open("a") as file:
             file.write(json.dumps({"ts": 10 * step, "step": step, "steps": 80, "limits": limits}) + "\n")
-    figures = read_figures(stage, now=40)
-    assert (figures.step, figures.steps) == (4, 80)
-    assert figures.share == pytest.approx(0.4)
-    assert figures.seconds_left == pytest.approx(60)
-    assert figures.words() == "4 of 80, 1 m 00 s left until max_environment_steps"
+    progress = read_progress(stage, now=40)
+    assert (progress.step, progress.steps) == (4, 80)
+    assert progress.share == pytest.approx(0.4)
+    assert progress.seconds_left == pytest.approx(60)
+    assert progress.as_text() == "4 of 80, 1 m 00 s left until max_environment_steps"
 
 
 def test_time_left_waits_for_a_late_record(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_time_left_waits_for_a_late_record(tmp_path: Path) -> None:
     stage = running(path)
     lines = [{"ts": 5.0 * number, "finished": 10 * number, "total": 100} for number in range(4)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = [read_figures(stage, now=15.0 + late).seconds_left for late in (0, 3, 5, 500)]
+    found = [read_progress(stage, now=15.0 + late).seconds_left for late in (0, 3, 5, 500)]
     assert found == [pytest.approx(35), pytest.approx(32), pytest.approx(30), pytest.approx(30)]
 
 
@@ -108,10 +108,10 @@ def test_the_first_of_many_tasks_says_nothing_of_the_time_left(tmp_path: Path) -
     path = tmp_path / "evaluate.log"
     stage = running(path)
     path.write_text('{"ts": 0, "finished": 0, "total": 512}\n{"ts": 8, "finished": 6, "total": 512}\n')
-    assert read_figures(stage, now=8).words() == "6 of 512"
+    assert read_progress(stage, now=8).as_text() == "6 of 512"
     with path.open("a") as file:
         file.write('{"ts": 13, "finished": 106, "total": 512}\n')
-    assert read_figures(stage, now=13).words() == "106 of 512, 20 s left"
+    assert read_progress(stage, now=13).as_text() == "106 of 512, 20 s left"
 
 
 def test_a_restarted_process_is_timed_anew(tmp_path: Path) -> None:
@@ -119,27 +119,27 @@ def test_a_restarted_process_is_timed_anew(tmp_path: Path) -> None:
     stage = running(path)
     records = [(0, 0), (10, 1), (20, 2), (500, 2), (510, 3)]  # killed at 25 s, started again at 500 s
     path.write_text("".join(json.dumps({"ts": at, "step": step, "steps": 5}) + "\n" for at, step in records))
-    assert read_figures(stage, now=510).seconds_left == pytest.approx(20)
+    assert read_progress(stage, now=510).seconds_left == pytest.approx(20)
 
 
 def test_sources_that_count_for_themselves_are_added_up(tmp_path: Path) -> None:
     first, second = tmp_path / "demonstrations.log", tmp_path / "validation.log"
     stage = running(first, second, total=308)
     first.write_text('{"ts": 0, "finished": 0, "total": 180}\nplain text\n{"ts": 18, "finished": 180, "total": 180}\n')
-    assert read_figures(stage, now=18).words() == "180 of 308, demonstrations, 13 s left"
-    assert read_figures(stage, now=500).words() == "180 of 308, demonstrations"
+    assert read_progress(stage, now=18).as_text() == "180 of 308, demonstrations, 13 s left"
+    assert read_progress(stage, now=500).as_text() == "180 of 308, demonstrations"
     second.write_text('{"ts": 20, "finished": 128, "total": 128}\n{"level":"info"}\n')
-    assert read_figures(stage, now=20).words() == "308 of 308, validation"
+    assert read_progress(stage, now=20).as_text() == "308 of 308, validation"
 
 
 def test_lines_of_an_earlier_attempt_do_not_count(tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     path.write_text('{"step": 9, "steps": 12}\n')
     stage = running(path)
-    assert read_figures(stage).words() == ""
+    assert read_progress(stage).as_text() == ""
     with path.open("a") as file:
         file.write('{"step": 1, "steps": 12}\n')
-    assert read_figures(stage).step == 1
+    assert read_progress(stage).step == 1
 
 
 def in_step(folder: Path, began: float, **fields: object) -> Stage:
@@ -156,22 +156,23 @@ def in_step(folder: Path, began: float, **fields: object) -> Stage:
     [
         (
             {"step": 1, "groups_wanted": 24, "episodes": 96},
-            "0 of 80, step 1: 7 of 24 groups kept, 96 episodes, 31 s",
+            "0 of 80, step 1: 7 of 24 needed groups, 96 episodes, 31 s",
         ),
-        ({"step": 1, "groups": 0, "groups_wanted": 1}, "0 of 80, step 1: 0 of 1 group kept, 0 episodes, 31 s"),
+        ({"step": 1, "groups": 0, "groups_wanted": 1}, "0 of 80, step 1: 0 of 1 needed group, 0 episodes, 31 s"),
         (
             {"step": 1, "groups": 3, "groups_wanted": 24, "episodes": 464, "filtered": 55, "unsolved": 55},
-            "0 of 80, step 1: 3 of 24 groups kept, 55 filtered (no member succeeded), 464 episodes, 31 s",
+            "0 of 80, step 1: 3 of 24 needed groups, 55 filtered out (no episode succeeded), 464 episodes, 31 s",
         ),
         (
             {"step": 1, "groups": 3, "groups_wanted": 24, "episodes": 464, "filtered": 55, "unsolved": 40},
-            "0 of 80, step 1: 3 of 24 groups kept, 55 filtered (in 40 of them no member succeeded), 464 episodes, 31 s",
+            "0 of 80, step 1: 3 of 24 needed groups, 55 filtered out (in 40 of them no episode succeeded), "
+            "464 episodes, 31 s",
         ),
         (
             {"step": 1, "groups": 3, "groups_wanted": 24, "episodes": 24, "filtered": 1},
-            "0 of 80, step 1: 3 of 24 groups kept, 1 filtered, 24 episodes, 31 s",
+            "0 of 80, step 1: 3 of 24 needed groups, 1 filtered out, 24 episodes, 31 s",
         ),
-        ({"step": 1, "doing": "learning", "groups": 1}, "0 of 80, step 1: learning from 1 group, 31 s"),
+        ({"step": 1, "doing": "learning", "groups": 1}, "0 of 80, step 1: training on 1 group, 31 s"),
     ],
 )
 def test_the_step_that_goes_on_is_shown_before_the_first_one_ends(
@@ -179,22 +180,22 @@ def test_the_step_that_goes_on_is_shown_before_the_first_one_ends(
 ) -> None:
     stage = in_step(tmp_path, 2.0, **fields)
     (tmp_path / "train.jsonl").write_text('{"step": 0, "steps": 80}\n')
-    assert read_figures(stage, now=stage.began_at + 33).words() == words
+    assert read_progress(stage, now=stage.began_at + 33).as_text() == words
 
 
 def test_a_step_that_has_ended_or_belongs_to_an_earlier_attempt_is_not_shown(tmp_path: Path) -> None:
     stage = in_step(tmp_path, 2.0, step=3)
     (tmp_path / "train.jsonl").write_text('{"step": 3, "steps": 80}\n')
-    assert read_figures(stage).words() == "3 of 80"
+    assert read_progress(stage).as_text() == "3 of 80"
     stage = in_step(tmp_path, -60.0, step=1)
-    assert read_figures(stage).words() == ""
+    assert read_progress(stage).as_text() == ""
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"step": "x"}', '{"step": 1, "doing": "sleeping", "began": 9e9}'])
 def test_an_odd_record_of_the_step_is_passed_over(tmp_path: Path, text: str) -> None:
     stage = in_step(tmp_path, 2.0, step=1)
     (tmp_path / "train-step.json").write_text(text)
-    assert read_figures(stage).words() == ""
+    assert read_progress(stage).as_text() == ""
 
 
 def test_plain_output_shows_a_long_step_once_it_has_been_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +210,7 @@ def test_plain_output_shows_a_long_step_once_it_has_been_quiet(tmp_path: Path, m
         for _ in range(9):  # 45 s
             clock[0] += 5.0
             view.tick()
-            said.append(out.getvalue().count("step 1: 2 of 24 groups kept"))
+            said.append(out.getvalue().count("step 1: 2 of 24 needed groups"))
     assert said == [0, 0, 1, 1, 1, 2, 2, 2, 3]
 
 
@@ -242,7 +243,7 @@ def test_odd_lines_are_passed_over(tmp_path: Path, line: str) -> None:
     path = tmp_path / "train.jsonl"
     stage = running(path)
     path.write_text(line + "\n")
-    assert read_figures(stage).words() == ""
+    assert read_progress(stage).as_text() == ""
 
 
 def test_plain_output_says_a_thing_once(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from arlarena.proto.text.redaction import redact, redacted_stderr
 from arlarena.proto.text.usage_name import VARIABLE
 from arlarena.proto.text.wording import printable
 
-# Each command imports the modules that no other command needs, so that `arlarena serve env` and `--help` start fast.
+# A command imports most of its modules in its own function, so that `arlarena serve env` and `--help` start fast.
 
 app = typer.Typer(
     name="arlarena",
@@ -34,8 +34,8 @@ app = typer.Typer(
 )
 serve = typer.Typer(help="Run one service in the foreground.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(serve, name="serve")
-starting = typer.Typer(help="Write a template package.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(starting, name="init")
+init_commands = typer.Typer(help="Write a new package from a template.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(init_commands, name="init")
 
 PackageName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the package, a Python identifier.")]
 Into = Annotated[Path, typer.Option("--into", metavar="FOLDER", help="Parent folder of the package.")]
@@ -63,15 +63,15 @@ def root(
 def up(
     config: Annotated[Path, typer.Argument(help="TOML file of the run, for example configs/demo.toml.")],
     seed: Annotated[int | None, typer.Option(min=0, help="Overrides [run] seed and ARLARENA_SEED.")] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="The run's directory; default runs/<name>.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in that directory.")] = False,
+    run_dir: Annotated[Path | None, typer.Option(help="The run directory; default: runs/<name>.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the run directory.")] = False,
     fresh: Annotated[
         bool,
-        typer.Option("--fresh", help="Start a new run; the old run is kept as <directory>.previous, .previous-2, …"),
+        typer.Option("--fresh", help="Start a new run; rename the old run to <directory>.previous, .previous-2, …"),
     ] = False,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Set a key: trainer.recipe=grpo. May be repeated."),
+        typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Set a key, as in trainer.recipe=grpo. May be repeated."),
     ] = None,
     plugins: Annotated[
         list[str] | None,
@@ -85,9 +85,11 @@ def up(
 ) -> None:
     """Train and evaluate on this machine.
 
-    Starts broker, environment, policy server, workers and trainer, evaluates before and after, and writes a report.
+    Starts broker, environment server, policy server, workers and trainer, evaluates the policy before and after
+    training, and writes a report.
 
-    Exit status: 0 done, 1 the run failed, 2 the configuration is wrong, 3 a port is taken, 128 + n stopped by signal n.
+    Exit status: 0: finished; 1: the run failed; 2: the configuration is wrong; 3: a port is in use; 128 + n: stopped by
+    signal n.
     """
     if resume and fresh:
         raise typer.BadParameter("--resume and --fresh exclude each other")
@@ -100,7 +102,7 @@ def up(
 
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="Directory of a run, for example runs/demo.")]) -> None:
-    """Write report.html again, for a finished or unfinished run."""
+    """Write report.html of a run again. The run may be unfinished."""
     from arlarena.console.report.html_page import write_report
     from arlarena.console.report.summary import read_json
 
@@ -113,31 +115,32 @@ def report(run: Annotated[Path, typer.Argument(help="Directory of a run, for exa
 
 @app.command("config")
 def show_configuration(
-    table: Annotated[str | None, typer.Argument(help="A table, for example trainer; none: all.")] = None,
+    table: Annotated[str | None, typer.Argument(help="A table, for example trainer; default: all tables.")] = None,
 ) -> None:
-    """Print the settings of a configuration.
+    """Print the settings of the configuration file.
 
-    Each with its default, type, range, unit and description.
+    Shows the default, type, range, unit and description of each setting.
     """
     from arlarena.console.cli.configuration import describe, read_tables
 
     typer.echo(describe(read_tables(), table))
 
 
-@starting.command("env")
+@init_commands.command("env")
 def init_environment(name: PackageName, into: Into = Path()) -> None:
-    """Write a template environment.
+    """Write a new environment.
 
-    A text game with its tasks, prompt, expert and test, and a short run.
+    The package contains a text game with tasks, prompt, expert and test, and the configuration of a short run.
     """
     _init("environment", name, into)
 
 
-@starting.command("objective")
+@init_commands.command("objective")
 def init_objective(name: PackageName, into: Into = Path()) -> None:
-    """Write a template objective.
+    """Write a new objective.
 
-    A clip with a hyperparameter, a recipe that uses it, a test, and a short run.
+    The package contains a clipping function with one hyperparameter, a recipe that uses this function, a test, and the
+    configuration of a short run.
     """
     _init("objective", name, into)
 
@@ -153,7 +156,8 @@ def _init(kind: str, name: str, into: Path) -> None:
 def doctor() -> None:
     """Check this machine.
 
-    Python, cores, memory, torch, broker, ports, disk. Exit status 1 if something is missing.
+    Checks Python, cores, memory, torch, the services, the broker, ports and disk. Exit status 1 if a requirement is
+    missing.
     """
     from arlarena.console.cli.doctor import examine
 
@@ -161,14 +165,15 @@ def doctor() -> None:
     for finding in findings:
         mark, style = VERDICTS[finding.verdict]
         console.print(
-            Text.assemble((f"{mark} ", style), f"{finding.what:<9}", printable(redact(finding.said))), soft_wrap=True
+            Text.assemble((f"{mark} ", style), f"{finding.check:<9}", printable(redact(finding.result))), soft_wrap=True
         )
     if any(finding.verdict == "problem" for finding in findings):
         raise typer.Exit(1)
 
 
 def _exec(command: str, *arguments: str) -> NoReturn:
-    """Replace this process by a service. Signals then reach the service, and its exit status is that of this process.
+    """Replace this process by the process of a service, which then gets all signals and sets the exit status.
+
     `command`: the `arlarena` subcommand that the service shows in its usage text.
     """
     sys.stdout.flush()
@@ -179,22 +184,25 @@ def _exec(command: str, *arguments: str) -> NoReturn:
 def serve_environment(
     context: typer.Context, name: Annotated[str, typer.Argument(help="Environment, for example sokoban.")]
 ) -> None:
-    """Serve environment NAME. Further options go to it (--config FILE --host H --port P)."""
+    """Serve environment NAME. Further options are passed to the server (--config FILE --host H --port P)."""
     _exec("serve env", "arlarena.env_server", name, *context.args)
 
 
 @serve.command("inference", context_settings=PASS_ON)
 def serve_inference(context: typer.Context) -> None:
-    """Serve a policy. Options go to it (--config FILE --model MODEL --weights-root DIR --host H --port P)."""
+    """Serve a policy.
+
+    Options are passed to the server (--config FILE --model MODEL --weights-root DIR --host H --port P).
+    """
     _exec("serve inference", "arlarena.inference", *context.args)
 
 
 @serve.command("broker")
 def serve_broker_command(
-    directory: Annotated[Path, typer.Option("--dir", help="Directory for its data and log.")] = Path("runs/broker"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free port.")] = 0,
+    directory: Annotated[Path, typer.Option("--dir", help="Directory for data and log.")] = Path("runs/broker"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: a free port.")] = 0,
 ) -> None:
-    """Serve a Valkey or Redis on 127.0.0.1, until Ctrl-C."""
+    """Run a Valkey or Redis server on 127.0.0.1 until Ctrl-C."""
     from arlarena.console.cli.foreground import serve_broker
 
     asyncio.run(serve_broker(directory, port or None))
@@ -202,7 +210,7 @@ def serve_broker_command(
 
 @app.command(context_settings=PASS_ON)
 def replay(context: typer.Context) -> None:
-    """Compare methods on recorded groups, offline. `arlarena replay --help` lists the options."""
+    """Compare methods on recorded groups, without training. `arlarena replay --help` lists the options."""
     _exec("replay", "arlarena.trainer", "replay", *context.args)
 
 

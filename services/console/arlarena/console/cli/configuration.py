@@ -20,7 +20,7 @@ WIDTH = 100
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """One key of a table. All but `key` may be empty.
+    """One key of a table. All fields except `key` may be empty.
 
     Attributes:
         key: the name of the key in the table.

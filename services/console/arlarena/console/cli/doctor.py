@@ -22,7 +22,8 @@ from arlarena.proto.text.wording import counted
 
 Verdict = Literal["ok", "warning", "problem"]
 OLDEST_PYTHON = (3, 11)
-# All processes of the demo together need about 2.5 GB of memory. A run directory needs about 200 MB.
+# Recommended memory and disk space. The processes of the demo together need about 2.5 GB of memory, and a run directory
+# needs about 200 MB.
 MEMORY_GB, DISK_GB = 4.0, 2.0
 TORCH_TIMEOUT_S = 120.0
 SERVICES = ("env_server", "inference", "rollout", "trainer")
@@ -32,9 +33,9 @@ SERVICES = ("env_server", "inference", "rollout", "trainer")
 class Finding:
     """The result of one check: one line of the output."""
 
-    what: str
+    check: str
     verdict: Verdict
-    said: str
+    result: str
 
 
 def _python() -> Finding:
@@ -45,22 +46,22 @@ def _python() -> Finding:
 
 def _cores() -> Finding:
     cores = available_cores()
-    said = f"{cores} usable"
-    return Finding("cores", "ok", said) if cores > 1 else Finding("cores", "warning", said + ": the demo wants 2")
+    result = f"{cores} usable"
+    return Finding("cores", "ok", result) if cores > 1 else Finding("cores", "warning", f"{result}, 2 recommended")
 
 
 def _memory() -> Finding:
     free = psutil.virtual_memory().available / 2**30
-    said = f"{free:.1f} GB available"
+    result = f"{free:.1f} GB available"
     return (
-        Finding("memory", "ok", said)
+        Finding("memory", "ok", result)
         if free >= MEMORY_GB
-        else Finding("memory", "warning", f"{said}, {MEMORY_GB:g} wanted")
+        else Finding("memory", "warning", f"{result}, {MEMORY_GB:g} GB recommended")
     )
 
 
 def _torch() -> Finding:
-    """Check that torch can be imported. A separate process imports it, because the console does not depend on torch."""
+    """Check the import of torch. A separate process imports torch, because the console does not depend on torch."""
     code = "import torch; print(torch.__version__, torch.get_num_threads(), torch.cuda.is_available())"
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TORCH_TIMEOUT_S)
@@ -105,8 +106,12 @@ def _ports() -> Finding:
 
 def _disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    said = f"{free:.1f} GB free here"
-    return Finding("disk", "ok", said) if free >= DISK_GB else Finding("disk", "warning", f"{said}, {DISK_GB:g} wanted")
+    result = f"{free:.1f} GB free in this folder"
+    return (
+        Finding("disk", "ok", result)
+        if free >= DISK_GB
+        else Finding("disk", "warning", f"{result}, {DISK_GB:g} GB recommended")
+    )
 
 
 CHECKS: tuple[Callable[[], Finding], ...] = (_python, _cores, _memory, _torch, _services, _broker, _ports, _disk)

@@ -1,4 +1,4 @@
-"""Command lines printed for the user, with a program name that works in the user's shell."""
+"""Builds command lines to print for the user, with a program name that works in the user's shell."""
 
 from __future__ import annotations
 

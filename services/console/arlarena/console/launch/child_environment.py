@@ -1,7 +1,7 @@
 """Selects the environment variables of the launcher's child processes.
 
 A service gets the variables that it needs and the variables that the user lists. The environment server runs programs
-that a model has written. It therefore gets only one secret: its own token.
+that a model has written. For this reason, the environment server gets only one secret: its own token.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ SERVICES: dict[str, tuple[str, ...]] = {
     ),
     "trainer": (*PROXIES, *HUB, *COMPUTE, "ARLARENA_ENVIRONMENT_TOKEN"),
 }  # fmt: skip
-# Services that run programs written by a model, and the secrets that these services need.
-HOSTILE = {"env_server": ("ARLARENA_ENVIRONMENT_TOKEN",), "broker": (), "reaper": ()}
+# These services get no secrets except the listed ones. The other services get the secrets among their variables.
+ALLOWED_SECRETS = {"env_server": ("ARLARENA_ENVIRONMENT_TOKEN",), "broker": (), "reaper": ()}
 
 
 def child_environment(service: str, environment: Mapping[str, str], extra: Collection[str] = ()) -> dict[str, str]:
@@ -54,11 +54,11 @@ def child_environment(service: str, environment: Mapping[str, str], extra: Colle
         a secret only if `extra` contains its full name.
     """
     patterns = (*COMMON, *SERVICES[service], *extra)
-    found = {name: value for name, value in environment.items() if _matches(name, patterns)}
-    if service not in HOSTILE:
-        return found
-    own = (*HOSTILE[service], *extra)
-    return {name: value for name, value in found.items() if name in own or not is_secret(name, value)}
+    selected = {name: value for name, value in environment.items() if _matches(name, patterns)}
+    if service not in ALLOWED_SECRETS:
+        return selected
+    allowed = (*ALLOWED_SECRETS[service], *extra)
+    return {name: value for name, value in selected.items() if name in allowed or not is_secret(name, value)}
 
 
 def _matches(name: str, patterns: Collection[str]) -> bool:

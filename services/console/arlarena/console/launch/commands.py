@@ -49,27 +49,27 @@ class Commands:
 
     config: RunConfig
     run: RunDirectory
-    # The policy server accepts weight updates only with this token. Other programs on the machine cannot push weights.
+    # The policy server accepts pushes of weights only with this token, so other programs on the machine cannot push.
     admin_token: str = field(default_factory=admin_token)
 
     def _python(self, log: str, threads: int, *arguments: object, ranks: int = 1) -> ProcessSpec:
-        several = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m") if ranks > 1 else ()
-        argv = (sys.executable, "-m", *several, *(str(argument) for argument in arguments))
-        seed = {"ARLARENA_SEED": str(self.config.run.seed), "PYTHONUNBUFFERED": "1"}
+        torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m") if ranks > 1 else ()
+        argv = (sys.executable, "-m", *torchrun, *(str(argument) for argument in arguments))
+        added = {"ARLARENA_SEED": str(self.config.run.seed), "PYTHONUNBUFFERED": "1"}
         service = str(arguments[0]).removeprefix("arlarena.")
         if service != "inference" and (token := self.config.part("environment", EnvironmentKeys, "token").token):
-            seed |= {ENVIRONMENT_TOKEN: environment_token() or token.get_secret_value()}
+            added |= {ENVIRONMENT_TOKEN: environment_token() or token.get_secret_value()}
         if service in ("inference", "rollout") and (
             key := self.config.part("inference", InferenceKeys, "api_key").api_key
         ):
-            seed |= {API_KEY: api_key() or key.get_secret_value()}
+            added |= {API_KEY: api_key() or key.get_secret_value()}
         own = inherited(service, self.config.console.pass_environment)
-        environment: Mapping[str, str] = own | thread_environment(threads) | seed
+        environment: Mapping[str, str] = own | thread_environment(threads) | added
         return ProcessSpec(argv, self.run.log(log), environment)
 
     @property
     def policy(self) -> str:
-        """The directory of the policy before cloning. It also contains the tokenizer."""
+        """The directory of the policy before behaviour cloning. It also contains the tokenizer."""
         path = self.config.policy_path
         return str(local_model(path)) if path else str(self.run.policy)
 
@@ -79,7 +79,7 @@ class Commands:
         return self.config.part("policy", PolicyKeys, "tokenizer").tokenizer or self.policy
 
     @property
-    def start(self) -> str:
+    def initial_policy(self) -> str:
         """The policy that training starts from."""
         return str(self.run.cloned) if self.config.clones else self.policy
 
@@ -92,8 +92,11 @@ class Commands:
         return self._server("environment", 1, "environment", address, "arlarena.env_server", self.config.environment)
 
     def inference(self, address: Address | None, restarts: int) -> ProcessSpec:
-        """Returns the command of the policy server. It serves the newest version, or the initial policy without one."""
-        arguments = ("arlarena.inference", "--model", self.start, "--weights-root", self.run.weights)
+        """Returns the command of the policy server.
+
+        The server loads the newest version of the weights, or the initial policy if there is no version yet.
+        """
+        arguments = ("arlarena.inference", "--model", self.initial_policy, "--weights-root", self.run.weights)
         command = self._server("inference", self.config.threads("inference"), "inference", address, *arguments)
         return self._with_token(self._on_gpus("inference", command))
 
@@ -111,7 +114,7 @@ class Commands:
         )  # fmt: skip
 
     def demonstrate(self, environment: Address, split: str, count: int, out: Path) -> ProcessSpec:
-        """Returns the command that records the expert on the first `count` tasks of `split`."""
+        """Returns the command that records the expert on `count` tasks of `split`."""
         counts = self.config.demonstrations
         return self._python(
             out.stem, 1, "arlarena.rollout", "demonstrate", "--config", self.run.config,
@@ -131,7 +134,7 @@ class Commands:
         return self._on_gpus("clone", command)
 
     def evaluate(self, label: str, environment: Address, inference: Address) -> ProcessSpec:
-        """Returns the command that plays the fixed evaluation set with the served weights."""
+        """Returns the command that evaluates the served weights on the fixed evaluation set."""
         return self._python(
             f"evaluate-{label}", 1, "arlarena.rollout", "evaluate", "--config", self.run.config,
             "--environment-url", environment.url, "--inference-url", inference.url, "--tokenizer", self.tokenizer,
@@ -143,7 +146,7 @@ class Commands:
     ) -> ProcessSpec:
         """Returns the command of a rollout worker.
 
-        A restarted worker gets a new name, because the leases of the earlier process do not belong to it.
+        A restarted worker gets a new name, because leases under the old name belong to the earlier process.
         """
         command = self._python(
             f"rollout-{index}", 1, "arlarena.rollout", "worker", "--config", self.run.config,
@@ -156,7 +159,7 @@ class Commands:
         """Returns the command of the trainer."""
         command = self._python(
             "trainer", self.config.threads("trainer"), "arlarena.trainer", "train", "--config", self.run.config,
-            "--model", self.start, "--run-dir", self.run.path, "--run-name", self.run.state.id,
+            "--model", self.initial_policy, "--run-dir", self.run.path, "--run-name", self.run.state.id,
             "--inference-url", inference.url, "--environment-url", environment.url,
             ranks=max(1, len(self.config.console.gpus.trainer)),
         )  # fmt: skip

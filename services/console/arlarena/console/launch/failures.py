@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 TAIL_BYTES = 64 * 1024
-# Lines that contain no reason: indented parts of stack traces, other structured events, progress bars.
+# Log lines without a reason: indented parts of stack traces, other structured events, progress bars.
 NOISE = re.compile(r"[ \t{]|Traceback|.*\d%\|")
 FIELDS_LEFT_OUT = ("ts", "level", "service", "event", "traceback", "stack")
 
@@ -65,8 +65,8 @@ def last_error(log: Path, start: int = 0) -> str:
     """
     lines = _tail(log, start)
     for line in reversed(lines):
-        if (said := _structured(line)) is not None:
-            return said
+        if (event := _structured(line)) is not None:
+            return event
     for line in reversed(lines):
         if line.startswith("error:"):
             return line.removeprefix("error:").strip()
@@ -75,7 +75,7 @@ def last_error(log: Path, start: int = 0) -> str:
 
 
 def describe_exit(code: int) -> str:
-    """Returns `exit status 3`, or the name of the signal."""
+    """Returns text such as `exit status 3` or `killed by SIGKILL`. `code`: -n if signal n ended the process."""
     if code >= 0:
         return f"exit status {code}"
     try:

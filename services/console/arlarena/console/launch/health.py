@@ -1,4 +1,4 @@
-"""Health checks of processes, by an HTTP request or by progress in files."""
+"""Health checks of processes, by an HTTP request or by changes of files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class HealthCheck(Protocol):
     """One health check of a process."""
 
     async def __call__(self, address: Address | None, started: float, timeout_s: float) -> str | None:
-        """Returns None if the process is healthy, else the problem. `started`: start time, to identify the process."""
+        """Returns None if the process is healthy, else the problem. `started`: start time, identifies the process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ class HttpHealth:
 class Activity:
     """The process is healthy if one of the files changed in the last `hang_timeout_s` seconds.
 
-    Set `hang_timeout_s` above the time that a restart of another service takes, because a process that waits for this
-    service writes nothing. Times are from the monotonic clock, so changes of the system clock have no effect.
+    Set `hang_timeout_s` above the time that a restart of another service takes, because a process that waits for
+    another service writes nothing. Times are from the monotonic clock, so changes of the system clock have no effect.
     """
 
     files: tuple[Path, ...]
@@ -72,11 +72,11 @@ class Activity:
 
     def _state(self) -> list[tuple[int, int]]:
         """Returns the modification time and size of each existing file."""
-        found = []
+        states = []
         for file in self.files:
             try:
                 status = file.stat()
             except OSError:
                 continue  # the file is not written yet
-            found.append((status.st_mtime_ns, status.st_size))
-        return found
+            states.append((status.st_mtime_ns, status.st_size))
+        return states

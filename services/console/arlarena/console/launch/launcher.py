@@ -1,7 +1,7 @@
 """`arlarena up`: executes one run, from the configuration to the report (stages: pipeline.py).
 
-Each service and each stage is a separate process. `--resume` skips finished stages. A service that exits is restarted.
-At the end all processes are stopped, even after an error.
+Each service is a separate process, and each stage runs in processes of its own. `--resume` skips finished stages. A
+service that exits unexpectedly is restarted. At the end all processes are stopped, also after an error.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from arlarena.proto.config import ConfigError, read_with_secrets
 from arlarena.proto.text.wording import counted, printable
 
 TICK_S = 0.25
-# Only the owner can read the files of a run, because they contain secrets, prompts and weights.
+# The umask of a run: only the owner can read its files, because they contain secrets, prompts and weights.
 PRIVATE = 0o077
 
 
@@ -65,7 +65,7 @@ async def prepare(request: LaunchRequest) -> tuple[RunConfig, RunDirectory]:
     """Check the configuration with every service, then open the run's directory. Returns both.
 
     Raises:
-        ConfigError, LaunchError: a check failed. Nothing was started or changed.
+        ConfigError, LaunchError: a check failed. No process was started, and no file was changed.
     """
     config = RunConfig.load(request.config, request.overrides, request.seed, request.directory, request.plugins)
     run = RunDirectory(Path(config.run.directory))
@@ -124,7 +124,7 @@ async def launch(config: RunConfig, run: RunDirectory, console: Console, signals
 
     Raises:
         LaunchError: the run failed.
-        Stopped: a signal stopped it.
+        Stopped: a signal stopped the run.
     """
 
     def stop() -> None:
@@ -198,8 +198,8 @@ async def _run(request: LaunchRequest, console: Console) -> tuple[RunDirectory, 
             if not signals.received:
                 raise
             raise Stopped(signals.received[0], "nothing was started") from None
-        if run.aside is not None:
-            console.print(Text(printable(f"The earlier run is kept in {run.aside}")), soft_wrap=True)
+        if run.moved_to is not None:
+            console.print(Text(printable(f"The earlier run is kept in {run.moved_to}")), soft_wrap=True)
         try:
             return run, await launch(config, run, console, signals)
         finally:
@@ -210,9 +210,9 @@ def up(request: LaunchRequest, console: Console) -> dict[str, Any]:
     """Run `arlarena up`. Returns the summary of the run.
 
     Raises:
-        ConfigError: the configuration is invalid. Nothing was started.
+        ConfigError: the configuration is invalid. No process was started.
         LaunchError: the run failed.
-        Stopped: a signal stopped it.
+        Stopped: a signal stopped the run.
     """
     os.umask(PRIVATE)  # all processes of the run inherit this mask
     run, summary = asyncio.run(_run(request, console))

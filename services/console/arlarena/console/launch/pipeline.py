@@ -64,13 +64,13 @@ class Pipeline:
         if not self.run.state.finished:
             await self._stage("broker", self._start_broker)
             await self._stage("environment", self._start_environment)
-            await self._once("policy", self._make_policy)
-            await self._once("demonstrations", self._demonstrate)
-            await self._once("clone", self._clone)
+            await self._run_if_unfinished("policy", self._make_policy)
+            await self._run_if_unfinished("demonstrations", self._demonstrate)
+            await self._run_if_unfinished("clone", self._clone)
             await self._stage("inference", self._start_inference)
-            await self._once("evaluate before", partial(self._evaluate, "before"))
-            await self._once("train", self._train)
-            await self._once("evaluate after", self._evaluate_after)
+            await self._run_if_unfinished("evaluate before", partial(self._evaluate, "before"))
+            await self._run_if_unfinished("train", self._train)
+            await self._run_if_unfinished("evaluate after", self._evaluate_after)
         summary: dict[str, Any] = await self._stage("report", self._report)
         return summary
 
@@ -86,8 +86,8 @@ class Pipeline:
         self.view.end(name, "done", result if isinstance(result, str) else "")
         return result
 
-    async def _once(self, name: str, work: Callable[[], Awaitable[Any]]) -> None:
-        """Run a stage whose result is on disk. After `--resume`, skip the stage if it has finished."""
+    async def _run_if_unfinished(self, name: str, work: Callable[[], Awaitable[Any]]) -> None:
+        """Run a stage whose result is on disk. If the stage has finished before `--resume`, skip it."""
         if name in self.run.state.stages:
             self.view.end(name, "skipped")
             return
@@ -110,19 +110,19 @@ class Pipeline:
         await self.supervisor.run(name, command, health, self.settings.stage_timeout_s)
 
     async def _start_broker(self) -> str:
-        asked = self.config.broker
-        url = external_broker_url(asked)
+        settings = self.config.broker
+        url = external_broker_url(settings)
         broker: Broker | ExternalBroker
         if url:
             broker = ExternalBroker(url, self.settings.health_timeout_s)
         else:
             broker = Broker(
-                self.run.broker, port=asked.port or None, fsync=asked.fsync, timeout_s=asked.start_timeout_s
+                self.run.broker, port=settings.port or None, fsync=settings.fsync, timeout_s=settings.start_timeout_s
             )
         service = BrokerService(broker, self.settings, self.supervisor.reaper, self.view.notice)
         await self.supervisor.add("broker", service)
         self.redis_url = service.url
-        return "the given Redis" if url else "a local Valkey"
+        return "the configured Redis" if url else "a local server"
 
     async def _start_environment(self) -> str:
         spec = Spec("environment", self.commands.environment, HttpHealth())
@@ -133,14 +133,14 @@ class Pipeline:
 
     async def _make_policy(self) -> str:
         if self.config.policy_path:
-            return f"given: {self.config.policy_path}"
-        self.view.notice("policy: none configured; a tiny one with random weights is created ([policy.tiny])")
+            return f"from [policy] path: {self.config.policy_path}"
+        self.view.notice("[policy] path is not set: a tiny policy with random weights is created ([policy.tiny])")
         await self._command("policy", self.commands.tiny(self.environment))
         return f"a new tiny policy in {self.run.policy}"
 
     async def _demonstrate(self) -> str:
         if not self.config.clones:
-            return "not asked for"
+            return "nothing to do without the table [clone]"
         counts = self.config.demonstrations
         for split, count, out in (
             ("train", counts.demonstrations, self.run.demonstrations),
@@ -151,7 +151,7 @@ class Pipeline:
 
     async def _clone(self) -> str:
         if not self.config.clones:
-            return "not asked for"
+            return "nothing to do without the table [clone]"
         await self._command("clone", self.commands.clone())
         result = read_json(self.run.path / "clone.json")
         return f"{counted(int(result.get('steps', 0)), 'step')}, stopped by {result.get('stopped', '?')}"
@@ -192,7 +192,7 @@ class Pipeline:
             return self.commands.train(resumed or restarts > 0, self.environment, self.inference, self.redis_url)
 
         health = Activity(files, self.settings.hang_timeout_s)
-        return await self.supervisor.start(Spec("trainer", command, health, listens=False, completes=True))
+        return await self.supervisor.start(Spec("trainer", command, health, listens=False, exits_normally=True))
 
     def _worker_spec(self, index: int) -> Spec:
         def command(address: Address | None, restarts: int) -> ProcessSpec:

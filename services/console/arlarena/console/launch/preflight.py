@@ -1,5 +1,5 @@
-"""The checks of `arlarena up` before it starts a process: the tables of every service, the consistency of the tables,
-the environment's splits, and this machine.
+"""The checks of `arlarena up` before it starts a service: each table, the consistency of the tables, the environment's
+splits, and this machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from arlarena.console.launch.broker import BrokerError, check_broker, find_serve
 from arlarena.console.launch.commands import HOST
 from arlarena.console.launch.failures import LaunchError
 from arlarena.console.launch.supervisor import EXIT_PORT
-from arlarena.console.runconfig import RunConfig, objections
+from arlarena.console.runconfig import RunConfig, find_problems
 from arlarena.console.settings import (
     external_broker_url,
 )
@@ -37,7 +37,7 @@ async def check_before_start(config: RunConfig, directory: Path) -> RunConfig:
     """
     if config.policy_path is not None:
         await asyncio.to_thread(_fetch_policy, config)
-    lines, info = await objections(config, machine=True)
+    lines, info = await find_problems(config, machine=True)
     checks: list[Callable[[RunConfig], Iterator[str]]] = [engine_problems, limit_problems, broker_problems]
     if info is not None:
         checks.append(lambda config: split_problems(config, info))
@@ -46,7 +46,7 @@ async def check_before_start(config: RunConfig, directory: Path) -> RunConfig:
             lines += await asyncio.to_thread(list, check(config))
         except ConfigError as error:
             lines += str(error).splitlines()
-    lines += directory_problems(directory)
+    lines += write_problems(directory)
     ports = list(port_problems(config))
     if lines:
         raise ConfigError("\n".join(dict.fromkeys([*lines, *ports])))
@@ -56,7 +56,7 @@ async def check_before_start(config: RunConfig, directory: Path) -> RunConfig:
 
 
 def _fetch_policy(config: RunConfig) -> None:
-    """Download the policy if its name is a repository of the Hub. The trainer reports a wrong name or directory."""
+    """Download the policy if it is a repository of the Hub. Errors are ignored: the trainer's check reports them."""
     try:
         local_model(config.policy_path or "")
     except ConfigError:
@@ -73,68 +73,68 @@ def _split(info: Info, name: str, setting: str) -> Split | str:
 
 def split_problems(config: RunConfig, info: Info) -> Iterator[str]:
     """Yields an error message for each split that is missing, too small, or without the expert for demonstrations."""
-    where = config.source
+    source = config.source
     expert_splits = config.part("environment", EnvironmentKeys, "expert_splits").expert_splits
     played = config.part("trainer", TrainerKeys, "task_split")
     evaluated = config.part("evaluation", EvaluationKeys, "split", "first", "count")
-    found = _split(info, played.task_split, f"{where}: [trainer] task_split")
-    if isinstance(found, str):
-        yield found
+    split = _split(info, played.task_split, f"{source}: [trainer] task_split")
+    if isinstance(split, str):
+        yield split
     try:
-        check_tasks(info, evaluated.split, evaluated.first, evaluated.count, f"{where}: [evaluation]")
+        check_tasks(info, evaluated.split, evaluated.first, evaluated.count, f"{source}: [evaluation]")
     except ConfigError as error:
         yield str(error)
     for name in expert_splits:
-        if isinstance(found := _split(info, name, f"{where}: [environment] expert_splits"), str):
-            yield found
+        if isinstance(split := _split(info, name, f"{source}: [environment] expert_splits"), str):
+            yield split
     if config.clones:
         yield from _demonstration_problems(config, info, expert_splits)
 
 
 def _demonstration_problems(config: RunConfig, info: Info, expert_splits: tuple[str, ...]) -> Iterator[str]:
-    where, counts = config.source, config.demonstrations
+    source, counts = config.source, config.demonstrations
     if "expert" not in info.capabilities:
         yield (
-            f"{where}: [clone] records the environment's expert, and {info.name} has none with these options: leave "
+            f"{source}: [clone] records the environment's expert, and {info.name} has none with these options: leave "
             f"out the table [clone], or record a model with "
             f"`{shlex.join(module('arlarena.rollout', 'demonstrate', '--teacher-url', 'URL'))} …`"
         )
         return
-    if isinstance(found := _split(info, "train", f"{where}: [clone] demonstrations come from split"), str):
-        yield found
-    found = _split(info, counts.validation_split, f"{where}: [clone] validation_split")
-    if isinstance(found, str):
-        yield found
-    elif found.evaluation and found.name not in expert_splits:
+    if isinstance(split := _split(info, "train", f"{source}: [clone] demonstrations come from split"), str):
+        yield split
+    split = _split(info, counts.validation_split, f"{source}: [clone] validation_split")
+    if isinstance(split, str):
+        yield split
+    elif split.evaluation and split.name not in expert_splits:
         yield (
-            f"{where}: [clone] validation_split = {found.name!r} is held out, and the expert answers there only with "
-            f'[environment] expert_splits = ["{found.name}"]'
+            f"{source}: [clone] validation_split = {split.name!r} is an evaluation split, in which the expert is "
+            f'available only with [environment] expert_splits = ["{split.name}"]'
         )
 
 
 def engine_problems(config: RunConfig) -> Iterator[str]:
     """Yields an error message for each engine or transport that is incompatible or not installed."""
-    where, server = config.source, config.part("inference", InferenceKeys, "engine", "vllm_python", "vllm_device")
+    source, server = config.source, config.part("inference", InferenceKeys, "engine", "vllm_python", "vllm_device")
     transport = config.part("trainer", TrainerKeys, "push_transport").push_transport
     if server.engine == "vllm" and not server.vllm_python.exists():
         yield (
-            f'{where}: [inference] engine = "vllm": vllm_python = "{server.vllm_python}" does not exist; `make '
+            f'{source}: [inference] engine = "vllm": vllm_python = "{server.vllm_python}" does not exist; `make '
             f'setup-vllm` installs it, engine = "embedded" does not need it'
         )
     if server.engine == "embedded" and transport in ("nccl", "gloo"):
         yield (
-            f'{where}: [trainer] push_transport = "{transport}" needs [inference] engine = "vllm"; the embedded engine '
-            f'takes weights by "shared" or "http"'
+            f'{source}: [trainer] push_transport = "{transport}" needs [inference] engine = "vllm"; the embedded '
+            f'engine takes weights by "shared" or "http"'
         )
     if server.engine == "vllm" and server.vllm_device == "cpu" and transport == "nccl":
         yield (
-            f'{where}: [trainer] push_transport = "nccl" needs GPUs, but [inference] vllm_device = "cpu"; use "gloo"'
+            f'{source}: [trainer] push_transport = "nccl" needs GPUs, but [inference] vllm_device = "cpu"; use "gloo"'
         )
 
 
 def limit_problems(config: RunConfig) -> Iterator[str]:
     """Yields an error message for each limit of the environment server or launcher that is too low for the workers."""
-    where, play, server = (
+    source, play, server = (
         config.source,
         config.part("rollout", RolloutKeys),
         config.part("environment", EnvironmentKeys),
@@ -142,37 +142,37 @@ def limit_problems(config: RunConfig) -> Iterator[str]:
     trainer = config.part("trainer", TrainerKeys, "group_size", "no_data_timeout_s")
     size, room = trainer.group_size, server.capacity * server.workers
     if size > room:
-        yield f"{where}: [environment] capacity = {server.capacity} must be at least [trainer] group_size = {size}"
+        yield f"{source}: [environment] capacity = {server.capacity} must be at least [trainer] group_size = {size}"
     if server.max_sessions_per_client is not None and size > server.max_sessions_per_client:
         yield (
-            f"{where}: [environment] max_sessions_per_client = {server.max_sessions_per_client} must be at least "
+            f"{source}: [environment] max_sessions_per_client = {server.max_sessions_per_client} must be at least "
             f"[trainer] group_size = {size}"
         )
     if play.batch_size > server.max_batch:
         yield (
-            f"{where}: [rollout] batch_size = {play.batch_size} is above [environment] max_batch = {server.max_batch}, "
-            f"which refuses such requests"
+            f"{source}: [rollout] batch_size = {play.batch_size} is above [environment] max_batch = "
+            f"{server.max_batch}, so the environment server would refuse such requests"
         )
     if play.session_ttl_s > server.max_session_ttl_s:
         yield (
-            f"{where}: [rollout] session_ttl_s = {play.session_ttl_s:g} is above [environment] max_session_ttl_s = "
+            f"{source}: [rollout] session_ttl_s = {play.session_ttl_s:g} is above [environment] max_session_ttl_s = "
             f"{server.max_session_ttl_s:g}, so sessions would be refused"
         )
     waits = trainer.no_data_timeout_s
     if waits >= config.console.hang_timeout_s:
         yield (
-            f"{where}: [console] hang_timeout_s = {config.console.hang_timeout_s:g} must be above "
+            f"{source}: [console] hang_timeout_s = {config.console.hang_timeout_s:g} must be above "
             f"[trainer] no_data_timeout_s = {waits:g}: a waiting trainer would be killed before it reports the reason"
         )
     if play.report_every_s >= config.console.hang_timeout_s:
         yield (
-            f"{where}: [console] hang_timeout_s = {config.console.hang_timeout_s:g} must be above "
+            f"{source}: [console] hang_timeout_s = {config.console.hang_timeout_s:g} must be above "
             f"[rollout] report_every_s = {play.report_every_s:g}: a healthy worker would count as hung"
         )
 
 
 def broker_problems(config: RunConfig) -> Iterator[str]:
-    """Yields an error message if the user's Redis cannot be used, or if there is no server program."""
+    """Yields an error message if the user's Redis cannot be used or, without it, if no server program is found."""
     url = external_broker_url(config.broker)
     try:
         if url:
@@ -183,16 +183,16 @@ def broker_problems(config: RunConfig) -> Iterator[str]:
         yield f"broker: {error}"
 
 
-def directory_problems(directory: Path) -> list[str]:
-    """Returns an error message for each reason why `directory` cannot be written. It may not exist yet."""
-    place = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    if place == directory and not place.is_dir():
-        return []  # RunDirectory.open reports it
+def write_problems(directory: Path) -> list[str]:
+    """Returns an error message if no files can be created in `directory`, which need not exist yet."""
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if existing == directory and not existing.is_dir():
+        return []  # RunDirectory.open reports that `directory` is a file
     try:
-        with tempfile.TemporaryDirectory(dir=place, prefix=".arlarena-"):
+        with tempfile.TemporaryDirectory(dir=existing, prefix=".arlarena-"):
             return []
     except OSError as error:
-        return [f"{place} cannot be written ({error.strerror}): choose another --run-dir than {directory}"]
+        return [f"{existing} cannot be written ({error.strerror}): choose another --run-dir than {directory}"]
 
 
 def port_problems(config: RunConfig) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Prints the progress of a run: a live table on a terminal, plain lines if the output is not a terminal."""
+"""Prints the progress of a run: a live table on a terminal, else plain lines."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from arlarena.console.stage import Figures, Stage, Status, duration, read_figures
+from arlarena.console.stage import Stage, StageProgress, Status, duration, read_progress
 from arlarena.proto.text.redaction import redact
 from arlarena.proto.text.wording import printable
 
 REFRESH_HZ = 4
-# If the plain view has printed no line for this many seconds, it prints the current stage again.
+# If the output is not a terminal and no line was printed for this many seconds, the current stage is printed again.
 QUIET_S = 15.0
 MARKS: dict[Status, tuple[str, str]] = {
     "waiting": ("·", "dim"),
@@ -30,7 +30,7 @@ MARKS: dict[Status, tuple[str, str]] = {
 
 
 def shown(text: str) -> str:
-    """Returns `text` with secrets masked and control characters escaped, because it may quote output of services."""
+    """Returns `text` with masked secrets and escaped control characters, because it may quote output of services."""
     return printable(redact(text))
 
 
@@ -53,7 +53,7 @@ class View:
         self.console = console or Console(highlight=False)
         self._title, self._stages, self._services = title, {stage.name: stage for stage in stages}, services
         self._interval, self._started, self._last = plain_interval_s, time.monotonic(), 0.0
-        self._said, self._printed = Figures(), self._started
+        self._last_shown, self._printed = StageProgress(), self._started
         self._live = (
             Live(get_renderable=self._render, console=self.console, refresh_per_second=REFRESH_HZ)
             if self.console.is_terminal
@@ -97,8 +97,8 @@ class View:
     def tick(self) -> None:
         """Update the view. Call `tick` at regular intervals.
 
-        The plain view prints a line for each new progress record. After some time without output, it prints the state
-        of the stage again.
+        If the output is not a terminal, prints a line for each new progress record. After some time without output,
+        prints the state of the stage again.
         """
         if self._live or time.monotonic() - self._last < self._interval:
             return
@@ -107,13 +107,13 @@ class View:
         for stage in self._stages.values():
             if stage.status != "running":
                 continue
-            figures = read_figures(stage)
-            record = replace(figures, seconds_left=None, limit="", doing="")
-            if quiet or record not in (Figures(), self._said):
-                self._said = record
-                so_far = f"{duration(self._last - stage.began)} so far" if quiet and not figures.doing else ""
-                words = ", ".join(filter(None, (figures.words(), so_far)))
-                self._print(f"[{duration(self._elapsed())}] {stage.name}: {words}")
+            progress = read_progress(stage)
+            record = replace(progress, seconds_left=None, limit="", doing="")
+            if quiet or record not in (StageProgress(), self._last_shown):
+                self._last_shown = record
+                so_far = f"{duration(self._last - stage.began)} so far" if quiet and not progress.doing else ""
+                text = ", ".join(filter(None, (progress.as_text(), so_far)))
+                self._print(f"[{duration(self._elapsed())}] {stage.name}: {text}")
 
     def _elapsed(self) -> float:
         return time.monotonic() - self._started
@@ -131,9 +131,9 @@ class View:
         if stage.status != "running":
             took = duration(stage.seconds) if stage.seconds else ""
             return Text(took, "dim"), _text(stage.note, "dim")
-        figures = read_figures(stage)
-        share = figures.share
+        progress = read_progress(stage)
+        share = progress.share
         bar = ProgressBar(total=1.0, completed=share, width=24) if share is not None else Text("")
         return Text(duration(time.monotonic() - stage.began)), Group(
-            *([bar] if share is not None else []), _text(figures.words())
+            *([bar] if share is not None else []), _text(progress.as_text())
         )

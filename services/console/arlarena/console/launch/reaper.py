@@ -19,7 +19,7 @@ POLL_S = 0.05
 
 
 def alive(group: int) -> bool:
-    """True if the group has a process. False for a group of another user, because its number was reused."""
+    """True if the process group has a process. A group of another user counts as dead: its number was reused."""
     try:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):
@@ -28,13 +28,13 @@ def alive(group: int) -> bool:
 
 
 def send(group: int, number: int) -> None:
-    """Send the signal `number` to a group. Does nothing if the group has no process."""
+    """Send the signal `number` to a process group. Does nothing if the group has no process."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
 
 
-def follow(lines: Iterable[str]) -> set[int]:
-    """Read commands until end of file. Returns the groups that started and did not end."""
+def read_remaining_groups(lines: Iterable[str]) -> set[int]:
+    """Read commands until end of file. Returns the process groups that started and did not end."""
     groups: set[int] = set()
     for line in lines:
         sign, number = line[:1], line[1:].strip()
@@ -48,7 +48,7 @@ def follow(lines: Iterable[str]) -> set[int]:
 
 
 def end(groups: set[int], grace_s: float) -> None:
-    """Send SIGTERM to every group. After `grace_s`, send SIGKILL to the groups that still run."""
+    """Send SIGTERM to every process group. After `grace_s`, send SIGKILL to the groups that still run."""
     for group in groups:
         send(group, signal.SIGTERM)
     deadline = time.monotonic() + grace_s
@@ -62,7 +62,7 @@ def main() -> None:
     """Run `python -m arlarena.console.launch.reaper GRACE_S`."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    end(follow(sys.stdin), float(sys.argv[1]))
+    end(read_remaining_groups(sys.stdin), float(sys.argv[1]))
 
 
 if __name__ == "__main__":

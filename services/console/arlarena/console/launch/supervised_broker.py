@@ -36,7 +36,7 @@ class BrokerService:
         return self._broker.url
 
     async def start(self) -> None:
-        """Start the local server, or check the external one.
+        """Start the local server, or check the external server.
 
         Raises:
             LaunchError: there is no usable broker.

@@ -28,20 +28,22 @@ class Spec:
 
     `command(address, restarts)` builds the command line. `address` is None at the first start. A restart gets the
     address of the first start, so that the port does not change. `listens`: the service is ready when it has announced
-    its address and is healthy. `completes`: exit status 0 is a success. `once`: the service is a stage. A stage is
-    restarted if a signal killed it. A stage that failed is not restarted.
+    its address and is healthy. `exits_normally`: exit status 0 is the normal end of the service.
+
+    `is_stage`: the service is one stage of the run and ends by itself. It is restarted only if a signal killed it, not
+    if it failed.
     """
 
     name: str
     command: Callable[[Address | None, int], ProcessSpec]
     health: HealthCheck | None = None
     listens: bool = True
-    completes: bool = False
-    once: bool = False
+    exits_normally: bool = False
+    is_stage: bool = False
 
 
 class Supervised(Protocol):
-    """A supervised `Service` or broker. After a permanent failure, `done` has the error."""
+    """A supervised `Service` or broker. After a permanent failure, the future `done` has the error."""
 
     state: State
     restarts: int
@@ -58,7 +60,11 @@ class Supervised(Protocol):
 
 
 class Service:
-    """A supervised service. `restarts`: number of all restarts. `failures`: restarts since this counter was reset."""
+    """A supervised service.
+
+    `restarts`: number of all restarts. `failures`: number of restarts since the service last ran for
+    `restart_reset_after_s`.
+    """
 
     def __init__(
         self, spec: Spec, settings: ConsoleSettings, reaper: ProcessReaper, notice: Callable[[str], None]
@@ -98,10 +104,10 @@ class Service:
         self.done.cancel()
 
     async def wait(self) -> None:
-        """Wait until the service completes.
+        """Wait for the normal end of the service.
 
         Raises:
-            LaunchError: the service failed.
+            LaunchError: the service failed permanently.
         """
         await asyncio.shield(self.done)
 
@@ -144,7 +150,7 @@ class Service:
             await asyncio.sleep(min(0.1, self.settings.health_interval_s))
 
     async def _keep_running(self) -> None:
-        """Watch the process and restart it, until it completes or the maximum number of restarts is reached."""
+        """Watch the process and restart it, until it ends normally or the maximum number of restarts is reached."""
         while True:
             assert self.child is not None
             began = time.monotonic()
@@ -187,14 +193,14 @@ class Service:
             self.done.set_exception(problem)
 
     async def _watch_child(self, child: Child) -> LaunchError | None:
-        """Wait until the child exits, or kill it if it hangs. Returns None if the child completed, else the problem."""
+        """Wait until the child exits, or kill it if it hangs. Returns None after a normal end, else the problem."""
         exited = asyncio.create_task(child.wait())
         hung = asyncio.create_task(self._wait_until_hung(child)) if self.spec.health else None
         try:
             await asyncio.wait([task for task in (exited, hung) if task], return_when=asyncio.FIRST_COMPLETED)
             if exited.done():
                 code = exited.result()
-                return None if code == 0 and self.spec.completes else self._death(child, code)
+                return None if code == 0 and self.spec.exits_normally else self._death(child, code)
             assert hung is not None
             child.kill()
             await exited
@@ -205,7 +211,7 @@ class Service:
                 hung.cancel()
 
     async def _wait_until_hung(self, child: Child) -> str:
-        """Check the health at regular intervals. After enough failed checks in a row, returns the last problem."""
+        """Check the health at regular intervals. After `health_failures` failed checks in a row, return the problem."""
         assert self.spec.health is not None
         failed = 0
         while True:
@@ -219,7 +225,7 @@ class Service:
         what = f"ended ({describe_exit(code)})"
         # A process killed by a signal logs no final error, so the last lines of the log do not contain the cause.
         message = self._report(child, what) if code >= 0 else f"{self.spec.name} {what} [log: {child.command.log}]"
-        final = code in (EXIT_CONFIG, EXIT_PERMANENT) or (self.spec.once and code > 0)
+        final = code in (EXIT_CONFIG, EXIT_PERMANENT) or (self.spec.is_stage and code > 0)
         return LaunchError(message, code if code in (EXIT_CONFIG, EXIT_PORT) else 1, final=final)
 
     def _report(self, child: Child, what: str) -> str:
@@ -251,7 +257,7 @@ class Supervisor:
         await self.race(service.start())
 
     async def stop(self, name: str) -> None:
-        """Stop one service if it runs. Until the service has exited, `kill` can still kill it."""
+        """Stop one service if it runs. During the stop, `kill` can still kill the service."""
         if service := self.services.get(name):
             await service.stop()
             self.services.pop(name, None)
@@ -262,11 +268,11 @@ class Supervisor:
         Raises:
             LaunchError: the command fails, hangs or takes longer than `timeout_s`, or a service fails.
         """
-        spec = Spec(name, lambda address, restarts: command, health, listens=False, completes=True, once=True)
-        once = Service(spec, self.settings, self.reaper, self._notice)
+        spec = Spec(name, lambda address, restarts: command, health, listens=False, exits_normally=True, is_stage=True)
+        stage = Service(spec, self.settings, self.reaper, self._notice)
         try:
-            await self.add(name, once)
-            await asyncio.wait_for(self.race(once.wait()), timeout_s)
+            await self.add(name, stage)
+            await asyncio.wait_for(self.race(stage.wait()), timeout_s)
         except TimeoutError:
             raise LaunchError(f"{name} took longer than {timeout_s:g} s [log: {command.log}]") from None
         finally:

@@ -1,4 +1,4 @@
-"""The charts of a run's report, from the metrics of its steps, its cloning and its evaluations."""
+"""The charts of a run's report: training metrics per step, losses of cloning, and results of the evaluations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ Records = Sequence[dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart of metrics.jsonl. `keys`: metrics, of which the existing ones are drawn. `names`: their labels."""
+    """A chart of metrics of metrics.jsonl.
+
+    `keys`: the metrics to draw. Metrics that a run did not record are left out. `names`: the labels of the metrics.
+    `within`: limits of the y axis.
+    """
 
     title: str
     keys: tuple[str, ...]
@@ -31,25 +35,25 @@ CHARTS = (
     Chart("Success rate of the training episodes, per step", ("success_rate",), ("success",), SHARE),
     Chart("Mean return", ("return_mean",), ("return",)),
     Chart("Gradient norm", ("grad_norm",), ("gradient norm",)),
-    Chart("KL to the policy at the start (k3, nats a token)", ("reference_kl",), ("KL",)),
+    Chart("KL to the policy at the start (k3, nats per token)", ("reference_kl",), ("KL",)),
     Chart(
-        "Share of tokens clipped",
+        "Share of clipped tokens",
         ("clip_positive_high", "clip_negative_low"),
         ("A > 0, above", "A < 0, below"),
     ),
-    Chart("Valid turns (share)", ("format_valid", "action_valid"), ("format", "action"), SHARE),
-    Chart("Entropy (nats a token)", ("entropy",), ("entropy",)),
+    Chart("Share of valid turns", ("format_valid", "action_valid"), ("format", "action"), SHARE),
+    Chart("Entropy (nats per token)", ("entropy",), ("entropy",)),
     Chart("Groups per step", ("groups_kept", "groups_filtered", "groups_stale"), ("trained on", "filtered", "stale")),
-    Chart("Turns of an episode", ("turns_mean",), ("turns",)),
-    Chart("Sampler against trainer (mean k3)", ("mismatch_k3",), ("mismatch",)),
+    Chart("Turns per episode", ("turns_mean",), ("turns",)),
+    Chart("Mismatch of policy server and trainer (mean k3)", ("mismatch_k3",), ("mismatch",)),
     Chart("Age of the samples (steps)", ("age_mean", "age_max"), ("mean", "largest")),
-    Chart("Tokens trained on per second", ("tokens_per_s",), ("tokens/s",)),
+    Chart("Training tokens per second", ("tokens_per_s",), ("tokens/s",)),
 )
 SHOWN_KEYS = {key for chart in CHARTS for key in chart.keys} | {"step", "schema"}
 
 
 def series(records: Records, key: str, name: str) -> Line:
-    """Returns the points of the records where `key` is a number."""
+    """Returns the values of metric `key` by step. Records in which the value is not a number are skipped."""
     points = [
         (float(record["step"]), float(record[key]))
         for record in records
@@ -63,20 +67,20 @@ def _is_number(value: object) -> bool:
 
 
 def training_charts(steps: Records, summary: dict[str, Any] | None) -> list[Markup]:
-    """Returns the main training charts."""
-    found = []
+    """Returns the charts of `CHARTS`."""
+    charts = []
     for chart in CHARTS:
         lines = [series(steps, key, name) for key, name in zip(chart.keys, chart.names, strict=True)]
         marks = []
         if chart.keys == ("success_rate",) and summary:
             marks = [Mark(f"evaluation {label}", summary[label]["success"]) for label in ("before", "after")]
         drawn = line_chart(chart.title, lines, marks, chart.within)
-        found += [drawn] if drawn else []
-    return found
+        charts += [drawn] if drawn else []
+    return charts
 
 
 def other_charts(steps: Records) -> list[Markup]:
-    """Returns the charts of the other metrics of the trainer."""
+    """Returns one chart for each metric of the trainer that is not in `CHARTS`."""
     keys = dict.fromkeys(key for record in steps for key, value in record.items() if _is_number(value))
     charts = [line_chart(key, [series(steps, key, key)]) for key in keys if key not in SHOWN_KEYS]
     return [chart for chart in charts if chart]
@@ -86,7 +90,7 @@ def cloning_charts(run: RunDirectory) -> list[Markup]:
     """Returns the charts of the cloning stage, from its progress records."""
     records = read_records(run.progress("clone"))
     lines = [series(records, "loss", "training"), series(records, "validation_loss", "validation")]
-    chart = line_chart("Cloning: loss (nats a token)", lines)
+    chart = line_chart("Cloning: loss (nats per token)", lines)
     return [chart] if chart else []
 
 
@@ -95,6 +99,6 @@ def _estimate(score: Score | None) -> Estimate | None:
 
 
 def class_chart(title: str, rows: Sequence[ClassRow]) -> Markup | None:
-    """Returns the success before and after, by class."""
+    """Returns the chart of the success rates before and after training, by class of tasks."""
     before, after = [_estimate(row.before) for row in rows], [_estimate(row.after) for row in rows]
     return interval_chart(title, [row.name for row in rows], [("before", before), ("after", after)])

@@ -21,7 +21,7 @@ class RunEnding(msgspec.Struct):
 
 
 def read_ending(path: Path) -> dict[str, object] | None:
-    """Returns the record, or None without a readable file: training has not ended, or its process was killed."""
+    """Returns the record, or None if there is no readable file: training has not ended, or its process was killed."""
     try:
         return msgspec.to_builtins(msgspec.json.decode(path.read_bytes(), type=RunEnding))  # type: ignore[no-any-return]
     except (OSError, msgspec.MsgspecError):

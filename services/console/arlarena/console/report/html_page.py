@@ -13,7 +13,7 @@ from arlarena.console.cli.invocation import command_line
 from arlarena.console.report.charts import Records, class_chart, cloning_charts, other_charts, training_charts
 from arlarena.console.report.ending import describe_ending, read_ending
 from arlarena.console.report.summary import (
-    counted_of_a_kind,
+    count_unit,
     data_warning,
     describe_eval_set,
     percent,
@@ -27,12 +27,12 @@ from arlarena.console.stage import duration
 from arlarena.proto.atomic_files import write_text
 from arlarena.proto.text.wording import counted
 
-MOST_EPISODES = 4
+MAX_EPISODES = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Breakdown:
-    """Success by class of tasks. `heading`: title of the column with the class names."""
+    """The success rates by class of tasks. `heading`: title of the column with the class names."""
 
     title: str
     heading: str
@@ -42,20 +42,27 @@ class Breakdown:
 
 
 def breakdowns(before: dict[str, Any], after: dict[str, Any]) -> list[Breakdown]:
-    """Returns both evaluations by length of the shortest solution and by kind of task, if they have these classes."""
-    columns, found = class_columns(counted_of_a_kind(before or after)), []
+    """Returns the success rates of the evaluations by length of the shortest solution and by kind of task.
+
+    A breakdown is left out if the environment does not define its classes.
+    """
+    columns, breakdowns = class_columns(count_unit(before or after)), []
     for name, key, title, heading in (
-        ("by_difficulty", "optimal_moves", "By difficulty", "least moves"),
+        ("by_difficulty", "optimal_moves", "By difficulty", "moves of the shortest solution"),
         ("by_kind", "kind", "By kind of task", "kind"),
     ):
         if rows := class_rows(before, after, name, key):
             chart = class_chart(f"Success by {heading} (95 % intervals)", rows)
-            found.append(Breakdown(title, heading, columns, rows, chart))
-    return found
+            breakdowns.append(Breakdown(title, heading, columns, rows, chart))
+    return breakdowns
 
 
 def chosen_episodes(before: Records, after: Records) -> list[dict[str, Any]]:
-    """Returns pairs of episodes of the same task: first newly solved tasks, then one solved twice, then failures."""
+    """Returns pairs of episodes of the same task, before and after training.
+
+    First come two tasks that are newly solved, then one that is solved in both, then one that is not solved after
+    training.
+    """
     old = {episode.get("task"): episode for episode in before}
     pairs = [
         {"task": episode.get("task"), "before": old.get(episode.get("task")), "after": episode} for episode in after
@@ -70,7 +77,7 @@ def chosen_episodes(before: Records, after: Records) -> list[dict[str, Any]]:
     for name, limit in limits.items():
         chosen += [pair for pair in pairs if kind(pair) == name][:limit]
     rest = [pair for pair in pairs if pair not in chosen]
-    return (chosen + rest)[:MOST_EPISODES]
+    return (chosen + rest)[:MAX_EPISODES]
 
 
 def _eval_set(path: Path) -> dict[str, Any]:
@@ -78,7 +85,7 @@ def _eval_set(path: Path) -> dict[str, Any]:
 
 
 def training_state(run: RunDirectory, steps: Records) -> str:
-    """Returns why training ended, or the current step. The text is empty before the first step."""
+    """Returns a text about why training ended, or about its current step. The text is empty before the first step."""
     if ending := describe_ending(read_ending(run.training)):
         return ending
     return f"at step {int(steps[-1]['step']):,}; it is running, or its process was killed" if steps else ""

@@ -31,7 +31,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines. Skips a line that a crash has truncated. Returns an empty list if the file is missing."""
+    """Read JSON lines. Skips lines that are not JSON, such as a last line that a crash has truncated.
+
+    Returns an empty list if the file is missing.
+    """
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
@@ -46,7 +49,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def read_steps(path: Path) -> list[dict[str, Any]]:
-    """Returns the records of metrics.jsonl by step. If a step was repeated, the later record counts."""
+    """Returns the records of metrics.jsonl in the order of the steps. Of a repeated step, the last record is used."""
     steps = {record["step"]: record for record in read_records(path) if isinstance(record.get("step"), int)}
     return [steps[step] for step in sorted(steps)]
 
@@ -63,13 +66,13 @@ def _score(eval_set: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in ("arlarena-console", "torch", "transformers"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def summarise(
@@ -77,9 +80,9 @@ def summarise(
 ) -> dict[str, Any]:
     """Returns the summary of a finished run, from the files of its stages.
 
-    `groups` counts each group in one of these classes: used for training, removed by the filter, all episodes too old,
-    no episode with a turn, optimiser update skipped, dead letter. Groups that were unfinished at the end of training
-    are not counted.
+    `groups` counts the groups by outcome. `trained`: used for training. `filtered`: removed by the filter. `stale`: all
+    episodes are too old. `empty`: no episode has a turn. `skipped`: the optimiser update was skipped. `dead`: dead
+    letters. Groups that were unfinished at the end of training are not counted.
 
     Raises:
         LaunchError: an evaluation is missing, or the two evaluations used different evaluation sets.
@@ -146,12 +149,12 @@ def describe_filtered(groups: int) -> str:
     return f"{counted(groups, 'group')} filtered" if groups else ""
 
 
-def counted_of_a_kind(record: dict[str, Any]) -> str:
-    """Returns the unit of a record's counts: tasks, or attempts if a task has several."""
+def count_unit(record: dict[str, Any]) -> str:
+    """Returns the unit of the counts of a record: "tasks", or "attempts" if each task has several attempts."""
     return "attempts" if (record.get("eval_set") or {}).get("attempts", 1) > 1 else "tasks"
 
 
 def data_warning(record: dict[str, Any]) -> str | None:
-    """Returns a warning if the tasks are not those of the official data set, else None."""
+    """Returns a warning if the tasks are not the official tasks of the benchmark, else None."""
     data = record.get("data") or {}
     return f"Not comparable with published results: {data['description']}" if data.get("official") is False else None

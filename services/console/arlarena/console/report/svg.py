@@ -1,4 +1,4 @@
-"""Line charts and interval plots as inline SVG. Colours are CSS classes, so that the page sets light and dark."""
+"""Line charts and interval plots as inline SVG. Colours are CSS classes. The page defines them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 380, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 24
-MOST_POINTS = 400
+MAX_POINTS = 400
 # Mean width of a letter of a label, and height of a row whose class name has its own line, in pixels.
 LETTER, ROW = 5.6, 38
-# Window of the moving mean as a share of the points, wide enough to average the noise of single steps.
+# Window of the moving mean, as a share of the points. It is wide enough to average the noise of single steps.
 SMOOTHING = 0.1
-FEWEST_SMOOTHED = 12
+MIN_SMOOTHED = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Scale:
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Returns round numbers from `low` to `high`, about `count`.
+    """Returns about `count` round numbers between `low` and `high`.
 
     Raises:
         ValueError: not low < high.
@@ -86,20 +86,20 @@ def labels(values: Sequence[float]) -> list[str]:
 
 
 def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Returns the centred moving mean."""
+    """Returns the points with their y values replaced by the centred moving mean."""
     half = max(1, round(len(points) * SMOOTHING / 2))
-    found = []
+    smoothed = []
     for index, (x, _) in enumerate(points):
         window = points[max(0, index - half) : index + half + 1]
-        found.append((x, sum(y for _, y in window) / len(window)))
-    return found
+        smoothed.append((x, sum(y for _, y in window) / len(window)))
+    return smoothed
 
 
 def thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Reduce `points` to about MOST_POINTS points. The last point is always kept."""
-    if len(points) <= MOST_POINTS:
+    """Reduce `points` to about MAX_POINTS points. The last point is always kept."""
+    if len(points) <= MAX_POINTS:
         return list(points)
-    every = math.ceil(len(points) / MOST_POINTS)
+    every = math.ceil(len(points) / MAX_POINTS)
     return [*points[:-1:every], points[-1]]
 
 
@@ -140,7 +140,7 @@ def _curve(line: Line, index: int, x: Scale, y: Scale) -> list[str]:
     name = escape(f"{line.name}: {short(line.points[-1][1])} at {short(line.points[-1][0])}")
     if len(points) < 3:
         return [f'<circle class="dot c{index}" cx="{x(a):.1f}" cy="{y(b):.1f}" r="3"/>' for a, b in points]
-    if len(points) < FEWEST_SMOOTHED:
+    if len(points) < MIN_SMOOTHED:
         path = _path(points, x, y)
         return [f'<polyline class="line c{index}" points="{path}"><title>{name}</title></polyline>']
     return [
@@ -152,9 +152,10 @@ def _curve(line: Line, index: int, x: Scale, y: Scale) -> list[str]:
 def line_chart(
     title: str, lines: Sequence[Line], marks: Sequence[Mark] = (), within: tuple[float, float] | None = None
 ) -> Markup | None:
-    """Returns a small chart: faint line for the data, bold line for the moving mean. None if there is no data.
+    """Returns a small chart, or None if there is no data. A faint line shows the data, a bold line the moving mean.
 
-    At most two marks are drawn. The label of the first mark is on the left, the label of the second on the right.
+    At most two marks are drawn. The label of the first mark is on the left, the label of the second mark on the right.
+    `within`: limits of the y axis.
     """
     drawn = [line for line in map(_finite, lines) if line.points]
     if not drawn:
@@ -190,7 +191,7 @@ def interval_chart(
 ) -> Markup | None:
     """Draw an estimate and its interval for each class and each series. Values are in [0, 1].
 
-    Each class is a column. If a name is wider than a column, each class is a row.
+    Each class is a column. If the name of a class is wider than a column, each class is a row instead.
     """
     if not classes or not any(estimate for _, estimates in series for estimate in estimates):
         return None

@@ -1,4 +1,4 @@
-"""The tables of a run's report: rows and columns, for the page and for the terminal."""
+"""The tables of a run's report, for the HTML page and for the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.table import Table
 
 from arlarena.console.report.ending import describe_ending
 from arlarena.console.report.summary import (
-    counted_of_a_kind,
+    count_unit,
     data_warning,
     describe_eval_set,
     describe_filtered,
@@ -34,7 +34,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """One class of tasks, before and after."""
+    """The results for one class of tasks, before and after training. `n`: number of tasks or attempts."""
 
     name: str
     n: int
@@ -42,7 +42,7 @@ class ClassRow:
     after: Score | None
 
 
-def _figure(key: str, digits: int) -> Callable[[Score], str]:
+def _number_cell(key: str, digits: int) -> Callable[[Score], str]:
     return lambda score: "-" if score.get(key) is None else f"{score[key]:.{digits}f}"
 
 
@@ -59,13 +59,13 @@ SCORE_COLUMNS = (  # one row each for the evaluations before and after training
     Column("95 % interval", _bounds),
     Column("well-formed %", lambda score: percent(score.get("format_valid"))),
     Column("valid action %", lambda score: percent(score.get("action_valid")), page_only=True),
-    Column("return", _figure("return", 2)),
-    Column("turns", _figure("turns", 1)),
+    Column("return", _number_cell("return", 2)),
+    Column("turns", _number_cell("turns", 1)),
 )
 
 
 def class_columns(counted: str) -> tuple[Column, ...]:
-    """Returns the columns of a table with one row per class of tasks. `counted`: unit of its counts."""
+    """Returns the columns of a table with one row per class of tasks. `counted`: heading of the column of counts."""
     return (
         Column(counted, lambda row: str(row.n)),
         Column("before %", lambda row: _share(row.before)),
@@ -76,7 +76,10 @@ def class_columns(counted: str) -> tuple[Column, ...]:
 
 
 def class_rows(before: Score, after: Score, breakdown: str, key: str) -> list[ClassRow]:
-    """Returns rows with both evaluations by class. `key`: field of the breakdown's records with the class name."""
+    """Returns one row per class of tasks. `before` and `after`: the results of the evaluations.
+
+    `breakdown`: the key of the records by class. `key`: the field of these records that contains the name of the class.
+    """
     old, new = ({record[key]: record for record in each.get(breakdown, [])} for each in (before, after))
     rows = []
     for name in sorted(old.keys() | new.keys()):
@@ -101,21 +104,21 @@ def kinds_table(summary: dict[str, Any]) -> Table | None:
     rows = class_rows(summary["before"], summary["after"], "by_kind", "kind")
     if not rows:
         return None
-    columns = class_columns(counted_of_a_kind(summary))
+    columns = class_columns(count_unit(summary))
     return _terminal_table("By kind of task", columns, [(row.name or "(no kind)", row) for row in rows])
 
 
 def _terminal_table(title: str, columns: Sequence[Column], rows: Iterable[tuple[str, Any]], caption: str = "") -> Table:
     shown = [column for column in columns if not column.page_only]
-    found = Table(title=_plain(title), title_justify="left", caption=_plain(caption) or None, caption_justify="left")
-    found.add_column("", justify="left", no_wrap=True)
+    table = Table(title=_plain(title), title_justify="left", caption=_plain(caption) or None, caption_justify="left")
+    table.add_column("", justify="left", no_wrap=True)
     for column in shown:
-        found.add_column(column.heading, justify="right", no_wrap=True)
+        table.add_column(column.heading, justify="right", no_wrap=True)
     for name, row in rows:
-        found.add_row(_plain(name), *(column.cell(row) for column in shown))
-    return found
+        table.add_row(_plain(name), *(column.cell(row) for column in shown))
+    return table
 
 
 def _plain(text: str) -> str:
-    """Returns a text of a service for rich: no markup, no control characters."""
+    """Returns `text`, which may come from a service, for rich: markup and control characters are escaped."""
     return escape(printable(text))
