@@ -217,7 +217,7 @@ def test_the_canonical_form_of_a_finding(output: Execution, expected: str) -> No
         (execution("so far\n", "Traceback…\n  File\nValueError: no", "error"), "so far\nValueError: no"),
         (execution("x" * 50, "ValueError: no", "error"), "x" * 24 + "…\nValueError: no"),
         (execution("x", "E: " + "y" * 60, "error"), "E: " + "y" * 37),
-        (execution("", "", "output"), "OutputError: it wrote more than 65536 by"),
+        (execution("", "", "output"), "OutputError: the program wrote more than"),
     ],
 )
 def test_a_programs_result_is_shown_within_the_limit(output: Execution, shown: str) -> None:
