@@ -52,7 +52,7 @@ def test_an_environment_plays_level_files(tmp_path):
     for reply in episode.expert():
         result = episode.step(reply)
     assert result.metadata.success
-    with pytest.raises(Exception, match="the index is at most"):
+    with pytest.raises(Exception, match="the index must be at most"):
         made.task(ResetSpec(split="test", index=sizes["test"]))
 
 

@@ -90,10 +90,10 @@ class TirMathEpisode:
 
         Raises:
             EnvironmentFailure: the sandbox failed or is busy. The state is unchanged.
-            RuntimeError: the episode is over.
+            RuntimeError: the episode has ended.
         """
         if self.done:
-            raise RuntimeError("the episode is over")
+            raise RuntimeError("the episode has ended")
         reply = read_reply(text)
         try:
             self.state = self._after(text, reply)
