@@ -85,7 +85,7 @@ def test_invalid_levels_are_named(tmp_path, text, message):
 def test_other_mistakes_with_levels_are_explained(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         load("test", "sokoban", {"levels": str(tmp_path / "nothing.txt")})
-    with pytest.raises(ConfigError, match="has no level file"):
+    with pytest.raises(ConfigError, match="contains no level file"):
         load("test", "sokoban", {"levels": str(tmp_path)})
     path = level_file(tmp_path / "levels.txt", [generate(7, 7, 1, seed) for seed in range(60)])
     with pytest.raises(ConfigError, match="leave out boxes"):
@@ -131,7 +131,7 @@ UNPLAYABLE = {
     "a room must have one player, but this room has 2": "######\n#@$.@#\n######",
     "2 boxes but 1 targets": "######\n#@$$.#\n######",
     "0 boxes but 0 targets": "#####\n#@  #\n#####",
-    "an opening leads from the edge to the inside": "#####\n#@$. \n#####",
+    "an opening leads from the border to the inside": "#####\n#@$. \n#####",
     "unknown glyph 'T' in row 0": "Title: corridor",
 }
 
