@@ -245,5 +245,5 @@ def test_the_expert_replies_with_a_program_then_the_answer() -> None:
 
 def test_the_expert_answers_the_given_share_directly() -> None:
     assert begun(Programs(), direct_share=1.0).expert() == ["\\boxed{4}"]
-    with pytest.raises(ExpertUnavailable, match="learn from a model"):
+    with pytest.raises(ExpertUnavailable, match="record demonstrations of a model"):
         begun(Programs(), expert=None).expert()
