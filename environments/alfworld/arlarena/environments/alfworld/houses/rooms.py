@@ -1,8 +1,8 @@
 """The 120 rooms of ALFWorld: their receptacles, and the kinds of things that can be in them.
 
-`data/rooms.json` has the floor plans of ALFRED; `scripts/alfworld_rooms.py` writes this file. For some receptacles,
-such as burners, a toaster or a towel holder, a floor plan states no position. Then this module chooses a position,
-which is always the same.
+`data/rooms.json` has the receptacles of the 120 floor plans; `scripts/alfworld_rooms.py` writes this file. For some
+receptacles, such as burners, a toaster or a towel holder, a floor plan states no position. Then this module chooses a
+position, which is always the same.
 """
 
 from __future__ import annotations
