@@ -31,9 +31,10 @@ from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.slots import Admission
 
 LAYERS = ("container", "user", "capabilities", "no_new_privs", "network", "read_only", "memory", "pids")
+# The container's command: the source of `run_program`, and a call that runs the payload from standard input.
 COMMAND = inspect.getsource(program) + "\nsys.exit(run(sys.stdin.buffer.read()))\n"
 MAX_PIDS = 32
-OUT, ERR = 1, 2  # numbers of the streams in the engine's frames
+OUT, ERR = 1, 2  # numbers of standard output and standard error in the engine's frames
 CHUNK = 1 << 16
 KILLED = 128  # an exit code above 128 is 128 plus the number of a signal
 
@@ -45,9 +46,9 @@ class ContainerSettings:
     Attributes:
         image: a local image with Python, numpy, scipy and sympy.
         limits: the default limits of an execution. Here `memory_mb` also includes the memory of the libraries.
-        max_running, max_waiting: how many executions may run at a time, and how many may wait.
+        max_running, max_waiting: maximum number of executions that run at a time, and that wait.
         runtime: the engine's runtime, such as runsc for gVisor; None for the engine's default runtime.
-        start_s: seconds that the engine may take to start or to end a container.
+        start_s: timeout in seconds of each request to the engine, such as the start of a container.
     """
 
     image: str
@@ -65,22 +66,22 @@ class ContainerSandbox:
         """Check that the engine and the image are available.
 
         Raises:
-            SandboxUnavailable: the engine, the image or the package `docker` is missing.
+            SandboxUnavailable: the Docker engine, the image or the Python package `docker` is missing.
         """
         try:
             import docker
         except ImportError as error:
-            raise SandboxUnavailable("backend 'docker' needs the package docker: pip install docker") from error
+            raise SandboxUnavailable("backend 'docker' needs the Python package docker: pip install docker") from error
         self._settings, self._errors = settings, docker.errors.DockerException
         try:
             self._client = docker.from_env(timeout=settings.start_s)
             self._client.images.get(settings.image)
         except docker.errors.ImageNotFound as error:
             raise SandboxUnavailable(
-                f"the engine has no image {settings.image!r}: docker pull it, or build it"
+                f"the Docker engine has no image {settings.image!r}: pull it with docker pull, or build it"
             ) from error
         except self._errors as error:
-            raise SandboxUnavailable(f"no Docker engine answers (DOCKER_HOST): {error}") from error
+            raise SandboxUnavailable(f"the Docker engine does not answer (check DOCKER_HOST): {error}") from error
         self._admission = Admission(settings.max_running, settings.max_waiting, max(1.0, settings.limits.wall_s / 2))
         self._names: set[str] = set()  # names of existing containers
         self._closed = False
@@ -93,7 +94,7 @@ class ContainerSandbox:
             try:
                 execution = self._run(payload, limits or self._settings.limits)
             except (self._errors, OSError) as error:
-                raise SandboxError(f"the engine failed: {error}") from error
+                raise SandboxError(f"the Docker engine failed: {error}") from error
             self._check_open()  # `close` may have killed the container
             return execution
 
@@ -162,7 +163,7 @@ class ContainerSandbox:
             stopped = _read(raw, texts, time.monotonic() + limits.wall_s, limits.output_bytes)
         finally:
             with contextlib.suppress(OSError):
-                raw.shutdown(socket.SHUT_RDWR)  # the engine may be blocked in a write
+                raw.shutdown(socket.SHUT_RDWR)  # unblocks the engine if it is writing output
             stream.close()
         if stopped is not None:
             with contextlib.suppress(self._errors):
@@ -171,7 +172,7 @@ class ContainerSandbox:
         state = api.inspect_container(name)["State"]
         ending, why = _ending(status, stopped)
         if state.get("OOMKilled"):
-            ending, why = "killed", f"{why}, for it used more than {limits.memory_mb} MiB"
+            ending, why = "killed", f"{why}, because it used more than {limits.memory_mb} MiB"
         return Execution.of(
             ending, (bytes(texts[OUT]), bytes(texts[ERR])), limits, why, ResourceUsage(time.monotonic() - begun)
         )
@@ -182,13 +183,13 @@ def _ending(status: int, stopped: Ending | None) -> tuple[Ending, str]:
     number = status - KILLED
     if stopped is not None:
         return stopped, signal_name(number)
-    if number == signal.SIGKILL:  # not sent by this sandbox: the CPU limit, or memory (see the caller)
+    if number == signal.SIGKILL:  # sent by the kernel: the CPU limit, or a lack of memory, which the caller checks
         return "timeout", "SIGKILL"
     return "ok" if status == 0 else "killed" if number > 0 else "error", signal_name(number)
 
 
 def _read(raw: socket.socket, texts: dict[int, bytearray], deadline: float, max_bytes: int) -> Ending | None:
-    """Collect output until the container ends or must be stopped. Return the reason for stopping it, or None.
+    """Collect output until the container ends or reaches a limit. Return the limit (`timeout`, `output`) or None.
 
     The engine sends frames. A frame has the stream's number (1 byte), three zero bytes, the length (4 bytes,
     big-endian), and the content.

@@ -13,7 +13,7 @@ Ending = Literal["ok", "error", "timeout", "output", "killed"]
 
 
 class SandboxError(RuntimeError):
-    """The sandbox failed, so the result of the program is unknown. A retry may help."""
+    """The sandbox failed, so the program has no result. A retry may help."""
 
 
 class SandboxBusy(SandboxError):
@@ -45,16 +45,16 @@ class ResourceUsage:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """The result of a program.
+    """The result of running a program.
 
     Attributes:
         ending: how the program ended. `ok`: with exit code 0; `error`: with an exception or another exit code;
-            `timeout`: the limit of wall-clock or CPU time was reached; `output`: the program wrote too much;
-            `killed`: a signal ended the program.
-        stdout, stderr: the program's output as text, truncated at the limit.
-        detail: for `timeout`, `output` and `killed`, a sentence that describes the ending; else "".
+            `timeout`: the program reached the limit of wall-clock time or of CPU time; `output`: the program wrote too
+            much; `killed`: a signal ended the program.
+        stdout, stderr: the program's output as text. Together they have at most `output_bytes` bytes.
+        detail: a sentence that describes the ending, for `timeout`, `output` and `killed`; else "".
         used: the resources that the program used.
-        hit_cpu_limit: whether the limit of CPU time was reached.
+        hit_cpu_limit: whether the program reached the limit of CPU time. Always False in containers.
     """
 
     ending: Ending
@@ -68,13 +68,16 @@ class Execution:
     def of(
         cls, ending: Ending, streams: tuple[bytes, bytes], limits: ExecutionLimits, signal: str, used: ResourceUsage
     ) -> Execution:
-        """Build a result. `streams`: standard output and standard error, which are truncated at the limit. `signal`:
-        name of the signal that ended the program, if any.
+        """Build a result. `streams`: standard output and standard error; bytes beyond the output limit are dropped.
+        `signal`: name of the signal that ended the program, if any.
         """
         details: dict[Ending, str] = {
-            "timeout": f"TimeoutError: it took more than {limits.wall_s:g} s, or {limits.cpu_s:g} s of computing",
-            "output": f"OutputError: it wrote more than {limits.output_bytes} bytes",
-            "killed": f"ProcessError: it was ended by {signal}",
+            "timeout": (
+                f"TimeoutError: the program took more than {limits.wall_s:g} s of wall-clock time "
+                f"or {limits.cpu_s:g} s of CPU time"
+            ),
+            "output": f"OutputError: the program wrote more than {limits.output_bytes} bytes",
+            "killed": f"ProcessError: the program was ended by {signal}",
         }
         out = streams[0][: limits.output_bytes]
         err = streams[1][: limits.output_bytes - len(out)]
@@ -84,7 +87,9 @@ class Execution:
 
     @property
     def error_line(self) -> str:
-        """The error's type and the first line of its message. For other endings, `detail`; "" for `ok`."""
+        """One line about the ending. For `error`: the error's type and the first line of its message. For `ok`: "". For
+        other endings: `detail`.
+        """
         if self.ending == "ok":
             return ""
         lines = self.stderr.strip().splitlines()
@@ -104,10 +109,13 @@ class SandboxHealth:
     """State of a sandbox.
 
     Attributes:
-        layers: the protection layers that were found effective by a test inside the sandbox.
+        backend: `fork` or `docker`.
         alive: whether the sandbox can run programs now.
-        uid: the user that programs run as.
-        warning: if programs run as root, the reason and how to change this; else "".
+        layers: the active protection layers. For `fork`, a test process applied them and tried forbidden calls.
+        running, waiting: number of programs that run now, and that wait.
+        restarts: how often the sandbox replaced a dead zygote.
+        uid: id of the user that programs run as.
+        warning: if programs run as root, the reason and the fix; else "".
     """
 
     backend: str
@@ -126,11 +134,12 @@ class Sandbox(Protocol):
     def run(self, program: str, before: Sequence[str] = (), limits: ExecutionLimits | None = None) -> Execution:
         """Run a program in a new interpreter, after the programs in `before`.
 
-        Output and errors of the programs in `before` are dropped. Their time counts towards the limits.
+        The output and the errors of the programs in `before` are dropped. The time of these programs counts towards the
+        limits.
 
         Raises:
             SandboxBusy: too many programs are waiting.
-            SandboxError: the sandbox failed; the program had no visible effect.
+            SandboxError: the sandbox failed. The program had no effect outside the sandbox.
         """
         ...
 
@@ -139,5 +148,5 @@ class Sandbox(Protocol):
         ...
 
     def close(self) -> None:
-        """End all running programs. Each caller that waits for a program gets a `SandboxError`."""
+        """End all running programs. Each `run` that waits for a program then raises `SandboxError`."""
         ...

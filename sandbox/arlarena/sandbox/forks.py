@@ -31,9 +31,10 @@ from arlarena.sandbox.zygote import HEADER, READY
 from arlarena.sandbox.zygote_client import ForkExit, ZygoteDied, ZygoteProcess
 
 PROGRAM = "arlarena.sandbox.run_program"
-TRIES = 3  # if the zygote dies, its programs are run again; this is safe, as they have no side effects
+# If the zygote dies, the sandbox runs the program again. This is safe because programs have no side effects.
+TRIES = 3
 CHUNK = 1 << 16
-RECHECK_S = 0.05  # time between checks of how long a program has waited for a CPU
+RECHECK_S = 0.05  # seconds between two reads of the time for which a program has waited for a CPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +43,13 @@ class ForkSettings:
 
     Attributes:
         limits: the default limits of an execution.
-        max_running: how many executions run at a time. Other executions wait.
-        max_waiting: how many executions may wait. Other executions are refused.
-        required: layers of `lockdown.LAYERS` without which no program is run.
+        max_running: maximum number of executions that run at a time. Other executions wait.
+        max_waiting: maximum number of executions that wait. Other executions are refused.
+        required: layers of `lockdown.LAYERS` that must be available. Otherwise the sandbox does not start.
         start_s: time limit for the start of the zygote.
-        begin_s: time limit for the lockdown of a fork. After a longer time, the zygote counts as broken.
-        patience: an execution may take `patience * wall_s` of wall-clock time, including time spent waiting for a CPU.
-            After a longer time, the machine counts as overloaded, and the execution raises `SandboxError`.
+        begin_s: time limit for the lockdown of a fork, and for the end of a killed fork.
+        max_wall_factor: an execution may take `max_wall_factor * wall_s` of wall-clock time in total, including time
+            for which it waits for a CPU. After that, the machine counts as overloaded: `run` raises `SandboxError`.
     """
 
     limits: ExecutionLimits = field(default_factory=ExecutionLimits)
@@ -57,7 +58,7 @@ class ForkSettings:
     required: tuple[str, ...] = REQUIRED
     start_s: float = 120.0
     begin_s: float = 30.0
-    patience: float = 6.0
+    max_wall_factor: float = 6.0
 
 
 class ForkSandbox:
@@ -119,7 +120,7 @@ class ForkSandbox:
         run = _Run(self._live_zygote(), payload, limits or self._settings.limits, self._settings)
         try:
             return run.execution()
-        except OSError as error:  # in this server: out of descriptors or memory
+        except OSError as error:  # this process has no free file descriptors or no free memory
             raise SandboxError(f"the server cannot start an execution: {error}") from error
 
     def _new(self) -> ZygoteProcess:
@@ -141,7 +142,7 @@ class _Run:
 
     def __init__(self, zygote: ZygoteProcess, payload: bytes, limits: ExecutionLimits, settings: ForkSettings) -> None:
         self._zygote, self._payload, self._limits, self._begin_s = zygote, payload, limits, settings.begin_s
-        self._max_s = settings.patience * limits.wall_s
+        self._max_s = settings.max_wall_factor * limits.wall_s
         self._out, self._err = bytearray(), bytearray()
         self._began = self._waited = 0.0
         self._pid = 0
@@ -150,34 +151,34 @@ class _Run:
         """Fork the zygote, read output until the end or a limit, and build the result."""
         with contextlib.ExitStack() as own:
             with contextlib.ExitStack() as of_fork:
-                given, ends = [_closing(of_fork, _sealed(self._payload))], {}
+                fork_descriptors, pipes = [_close_with(of_fork, _memory_file(self._payload))], {}
                 for text in (self._out, self._err):
                     read, write = os.pipe2(os.O_CLOEXEC)
-                    ends[_closing(own, read)] = text
-                    given.append(_closing(of_fork, write))
-                number, future = self._zygote.fork(given, self._limits)
+                    pipes[_close_with(own, read)] = text
+                    fork_descriptors.append(_close_with(of_fork, write))
+                number, future = self._zygote.fork(fork_descriptors, self._limits)
             stopped: Ending | None = "killed"
             try:
-                stopped = self._read(ends, future)
+                stopped = self._read(pipes, future)
             finally:
                 if stopped is not None:
                     self._zygote.kill(number)
             return self._result(self._exit_of(future), stopped)
 
-    def _read(self, ends: dict[int, bytearray], future: Future[ForkExit]) -> Ending | None:
-        """Collect output until the program ends or must be stopped. Return the reason for stopping it, or None."""
-        deadline, open_ends = time.monotonic() + self._begin_s, dict(ends)
+    def _read(self, pipes: dict[int, bytearray], future: Future[ForkExit]) -> Ending | None:
+        """Collect output until the program ends or reaches a limit. Return the limit (`timeout`, `output`) or None."""
+        deadline, open_pipes = time.monotonic() + self._begin_s, dict(pipes)
         poll = select.poll()
-        for descriptor in open_ends:
+        for descriptor in open_pipes:
             poll.register(descriptor, select.POLLIN)
-        while open_ends or not future.done():
-            for descriptor, _ in poll.poll(1000 * max(0.0, deadline - time.monotonic())) if open_ends else ():
+        while open_pipes or not future.done():
+            for descriptor, _ in poll.poll(1000 * max(0.0, deadline - time.monotonic())) if open_pipes else ():
                 chunk = os.read(descriptor, CHUNK)
-                open_ends[descriptor].extend(chunk)
+                open_pipes[descriptor].extend(chunk)
                 if not chunk:
                     poll.unregister(descriptor)
-                    del open_ends[descriptor]
-            if not open_ends:  # the program has ended, or has closed its streams and still runs
+                    del open_pipes[descriptor]
+            if not open_pipes:  # the program has ended, or has closed its streams and still runs
                 with contextlib.suppress(TimeoutError):
                     future.exception(max(0.0, deadline - time.monotonic()))
             if not self._began and len(self._out) >= HEADER and self._out.startswith(READY):
@@ -185,7 +186,7 @@ class _Run:
                 deadline = self._began + self._limits.wall_s
             if len(self._out) + len(self._err) > self._limits.output_bytes + HEADER:
                 return "output"
-            if time.monotonic() >= deadline and (open_ends or not future.done()):
+            if time.monotonic() >= deadline and (open_pipes or not future.done()):
                 remaining = self._remaining()
                 if remaining <= 0:
                     return "timeout"
@@ -193,26 +194,26 @@ class _Run:
         return None
 
     def _begin(self) -> None:
-        """Start the clock. Called when the fork is locked down."""
+        """Start to measure the wall-clock time. Called when the fork is locked down."""
         self._pid = int.from_bytes(self._out[len(READY) : HEADER], "little")
         self._began, self._waited = time.monotonic(), kernel.cpu_wait_s(self._pid)
 
     def _remaining(self) -> float:
         """Return the seconds left of the wall-clock limit.
 
-        Time that the program spends waiting for a CPU does not count, so that a busy machine does not change how a
-        program ends.
+        The time for which the program waited for a CPU does not count. So a busy machine does not change how a program
+        ends.
 
         Raises:
-            SandboxError: the program has waited for a CPU for too long.
+            SandboxError: the execution took `max_wall_factor * wall_s` seconds because it waited so long for a CPU.
         """
         if not self._began:
             return 0.0
-        taken = time.monotonic() - self._began
-        remaining = self._limits.wall_s - (taken - (kernel.cpu_wait_s(self._pid) - self._waited))
-        if remaining > 0 and taken >= self._max_s:
+        elapsed = time.monotonic() - self._began
+        remaining = self._limits.wall_s - (elapsed - (kernel.cpu_wait_s(self._pid) - self._waited))
+        if remaining > 0 and elapsed >= self._max_s:
             raise SandboxError(
-                f"this machine is too busy: an execution waited for a CPU for most of {taken:.0f} s; lower "
+                f"this machine is too busy: in {elapsed:.0f} s, a program waited for a CPU most of the time; lower "
                 "max_running, or run fewer other processes"
             )
         return remaining
@@ -225,19 +226,21 @@ class _Run:
             raise SandboxError(f"an execution did not end within {self._begin_s:g} s after SIGKILL") from None
         if not self._began:
             error = self._err.decode("utf-8", "replace").strip()
-            raise SandboxError(f"a fork was not locked down and did not run the program: {error or ended}")
+            raise SandboxError(
+                f"a fork ended before it was locked down, so it did not run the program: {error or ended}"
+            )
         return ended
 
     def _result(self, ended: ForkExit, stopped: Ending | None) -> Execution:
         ending: Ending = stopped or ("ok" if ended.status == 0 else "error" if ended.status > 0 else "killed")
-        # The kernel checks the CPU limit by ticks: it may end a program some percent before the limit is reached.
+        # The kernel checks the CPU limit only at timer ticks. It may end a program some percent before the limit.
         spent = ended.status == -signal.SIGXCPU or ended.cpu_s > self._limits.whole_cpu_s
         hit_cpu_limit = stopped in (None, "timeout") and spent
         if hit_cpu_limit:
             ending = "timeout"
         elif ending == "killed" and stopped is None and ended.status == -signal.SIGKILL:
             raise SandboxError(
-                "an execution was killed by the system (SIGKILL), probably because memory ran out: lower "
+                "the kernel killed a program (SIGKILL), probably because memory ran out: lower "
                 "max_running or memory_mb, or give the server more memory"
             )
         streams = bytes(self._out[HEADER:]), bytes(self._err)
@@ -246,14 +249,14 @@ class _Run:
         return replace(execution, hit_cpu_limit=hit_cpu_limit)
 
 
-def _closing(stack: contextlib.ExitStack, descriptor: int) -> int:
-    """Let the exit stack close the descriptor, and return the descriptor."""
+def _close_with(stack: contextlib.ExitStack, descriptor: int) -> int:
+    """Register the descriptor to be closed by the exit stack. Return the descriptor."""
     stack.callback(os.close, descriptor)
     return descriptor
 
 
-def _sealed(payload: bytes) -> int:
-    """Return a descriptor from which the payload can be read. The content is sealed against writes."""
+def _memory_file(payload: bytes) -> int:
+    """Return the descriptor of a memory file with the payload. The file cannot be changed (sealed)."""
     descriptor = os.memfd_create("payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with os.fdopen(os.dup(descriptor), "wb") as file:
         file.write(payload)

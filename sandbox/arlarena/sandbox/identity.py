@@ -1,4 +1,6 @@
-"""The user that forks of the zygote run as: not root, if another user can read the libraries."""
+"""Chooses the user that forks of the zygote run as. It is root only if the server runs as root and cannot use another
+user.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,13 @@ NOBODY = 65534
 OK = "ok"
 FIX = (
     "start the server as an ordinary user, or install Python and the libraries in folders that other users can read; "
-    "to refuse to start instead, add 'user' to the sandbox's required layers"
+    "if the server must not start in this case, add 'user' to the sandbox's required layers"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user and a group. `warning`: why forks run as root and how to change this; "" if forks run as another user."""
+    """A user and a group. `warning`: if forks run as root, the reason and the fix; else ""."""
 
     uid: int
     gid: int
@@ -34,8 +36,9 @@ class Identity:
 def choose_identity(readable: Sequence[Path]) -> Identity:
     """Return the user for forks.
 
-    An ordinary user stays the same. Root becomes the first of these users that can read the loaded libraries below
-    `readable`: user and group nobody; user nobody with the libraries' group; the libraries' owner and group.
+    If the zygote runs as an ordinary user, return that user. If it runs as root, try these users, and return the first
+    user that can read the loaded libraries below the folders `readable`: user and group nobody; user nobody with the
+    libraries' group; the libraries' owner and group. If no user can, return root with a warning.
     """
     own = Identity(os.geteuid(), os.getegid())
     if own.uid != 0:
@@ -53,16 +56,16 @@ def choose_identity(readable: Sequence[Path]) -> Identity:
 
 
 def _problem(identity: Identity, readable: Sequence[Path]) -> str:
-    """Return why forks cannot run as `identity`, or "". The check is made in a fork that becomes this user."""
+    """Return why forks cannot run as `identity`, or "". A test fork becomes this user and checks."""
     result, result_writer = os.pipe()
     release, release_writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             os.close(release_writer)
-            os.write(result_writer, _try(identity, readable).encode())
+            os.write(result_writer, _check_access(identity, readable).encode())
             os.close(result_writer)
-            os.read(release, 1)  # blocks until the parent has tried to signal this process
+            os.read(release, 1)  # blocks until the parent has checked that it may signal this process
         finally:
             os._exit(0)
     os.close(result_writer)
@@ -76,11 +79,13 @@ def _problem(identity: Identity, readable: Sequence[Path]) -> str:
     finally:
         os.close(release_writer)
         os.waitpid(pid, 0)
-    return "" if answer == OK else answer or "a fork ended before it had tried another user"
+    return "" if answer == OK else answer or "a test fork ended before it had reported a result"
 
 
-def _try(identity: Identity, readable: Sequence[Path]) -> str:
-    """Become `identity` and check the access to the libraries, in a fork. Return `OK` or the problem."""
+def _check_access(identity: Identity, readable: Sequence[Path]) -> str:
+    """Become `identity`, and check that this user can read the libraries. Return `OK` or the problem. Called only in
+    the test fork.
+    """
     try:
         identity.assume()
     except OSError as error:

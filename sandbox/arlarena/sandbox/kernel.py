@@ -1,4 +1,4 @@
-"""System calls that Python lacks, by ctypes: Linux on x86-64 and aarch64."""
+"""Calls system calls that Python's standard library lacks, with ctypes. For Linux on x86-64 and aarch64."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def cpu_wait_s(pid: int) -> float:
 
 
 def protect_code() -> None:
-    """Make all executable memory that can also be written non-executable.
+    """Remove the right to execute from all memory that this process can write.
 
-    Memory can be written directly, or through a shared mapping of the same file. Old versions of libffi leave memory of
-    both kinds. Errors as in `call`.
+    A mapping can be written directly, or through another, shared mapping of the same file. Old versions of libffi leave
+    executable memory of both kinds. Errors as in `call`.
     """
     with open("/proc/self/maps") as file:
         regions = [line.split() for line in file]
@@ -84,14 +84,14 @@ def protect_code() -> None:
     for bounds, rights, _, device, inode, *_ in regions:
         if rights[2] == "x" and (rights[1] == "w" or (device, inode) in shared):
             first, last = (int(bound, 16) for bound in bounds.split("-"))
-            kept = (mmap.PROT_READ if rights[0] == "r" else 0) | (mmap.PROT_WRITE if rights[1] == "w" else 0)
-            _checked(_libc.mprotect(ctypes.c_void_p(first), ctypes.c_size_t(last - first), ctypes.c_int(kept)))
+            remaining = (mmap.PROT_READ if rights[0] == "r" else 0) | (mmap.PROT_WRITE if rights[1] == "w" else 0)
+            _checked(_libc.mprotect(ctypes.c_void_p(first), ctypes.c_size_t(last - first), ctypes.c_int(remaining)))
 
 
 def use_huge_pages() -> None:
     """Move this process's memory into pages of 2 MiB, if the kernel supports such pages.
 
-    Forks are then faster: with small pages, half of a fork's time goes into copying the page table.
+    This makes forks faster: with small pages, a fork needs half of its time to copy the page table.
     """
     with open("/proc/self/maps") as file:
         regions = [line.split() for line in file]

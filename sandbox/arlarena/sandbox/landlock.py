@@ -1,4 +1,6 @@
-"""Landlock: restricts the files that a process and its children may access, as any user (Linux 5.13, `landlock(7)`)."""
+"""Landlock: restricts the files that a process and its children may access. Any user may apply it (Linux 5.13,
+`landlock(7)`).
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from arlarena.sandbox.kernel import (
 )
 
 READ_FILE, READ_DIR = 1 << 2, 1 << 3
-# All file rights of each interface version. A right in this mask that no rule grants is refused.
+# All file rights of each version of the interface. The kernel refuses every right in this mask that no rule grants.
 FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
 TCP_BIND_AND_CONNECT = 0b11  # from version 4
 SIGNALS_AND_ABSTRACT_SOCKETS = 0b11  # from version 6
@@ -41,10 +43,10 @@ def version() -> int:
 
 
 def ruleset(readable: Sequence[Path]) -> int:
-    """Return a descriptor of rules that allow programs only to read files at or below `readable`.
+    """Return a descriptor of rules that allow programs to read only the files at or below `readable`.
 
-    Listing the parent folders is also allowed: Python lists a changed folder before an import. If the kernel supports
-    it, the rules also forbid TCP and signals to other processes.
+    Programs may also list the parent folders, because Python lists a changed folder before an import. If the kernel
+    supports it, the rules also forbid TCP, signals to other processes, and abstract sockets of other processes.
 
     Raises:
         OSError: the kernel has no Landlock.
@@ -59,7 +61,7 @@ def ruleset(readable: Sequence[Path]) -> int:
     rules = call(LANDLOCK_CREATE_RULESET, ctypes.byref(attributes), size, 0)  # type: ignore[arg-type]
     allowed = [(path, READ_FILE | READ_DIR if path.is_dir() else READ_FILE) for path in readable]
     for path, rights in [*allowed, *((folder, READ_DIR) for folder in {path.parent for path in readable})]:
-        with contextlib.suppress(FileNotFoundError):  # it was deleted meanwhile
+        with contextlib.suppress(FileNotFoundError):  # the path was deleted since it was listed
             _allow(rules, path, rights)
     return rules
 
@@ -74,5 +76,7 @@ def _allow(rules: int, path: Path, rights: int) -> None:
 
 
 def restrict(rules: int) -> None:
-    """Apply the rules to this process irrevocably. Requires no_new_privs. Raises OSError if that fails."""
+    """Apply the rules to this process irrevocably. The process must have set no_new_privs. Raises OSError on
+    failure.
+    """
     call(LANDLOCK_RESTRICT_SELF, rules, 0)

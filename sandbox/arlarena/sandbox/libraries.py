@@ -1,4 +1,6 @@
-"""The libraries that programs may import: the standard library, numpy, scipy and sympy. Loaded before any fork."""
+"""The libraries that programs may import: the standard library, numpy, scipy and sympy. The zygote loads the most used
+modules before it forks.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGES = ("numpy", "scipy", "sympy", "mpmath")
-# Preloaded modules; their imports are loaded with them. Other modules, such as scipy.stats and scipy.signal, are read
-# from their files when a program imports them. That takes a quarter of a second, but keeps every fork smaller.
+# Modules that the zygote loads, with all their imports. Other modules, such as scipy.stats and scipy.signal, are read
+# from their files when a program imports them. This import takes a quarter of a second, but every fork stays smaller.
 MODULES = """
     array ast base64 bisect calendar cmath collections.abc colorsys copy csv dataclasses datetime decimal difflib enum
     fractions functools hashlib heapq io itertools json keyword locale math numbers operator pprint queue random re
@@ -20,8 +22,8 @@ MODULES = """
     sympy sympy.abc sympy.combinatorics sympy.geometry sympy.ntheory.modular sympy.ntheory.residue_ntheory
     sympy.parsing.sympy_parser sympy.plotting.series sympy.solvers.diophantine
 """
-# Typical calls, which fill the libraries' caches for all forks.
-WARM = """
+# Typical calls. They fill the libraries' caches before the first fork, so all forks have filled caches.
+WARM_UP = """
 import numpy as np, scipy.optimize, scipy.integrate, sympy as sp
 x, y, n = sp.symbols("x y n"); k = sp.Symbol("k", integer=True)
 sp.solve(x**2 - 5*x + 6, x); sp.solve([x + y - 3, x - y - 1], [x, y]); sp.factor(x**4 - 1); sp.factorint(360)
@@ -34,14 +36,14 @@ a = np.arange(9.0).reshape(3, 3) + np.eye(3); np.linalg.solve(a, np.ones(3)); np
 a @ a; str(a); np.random.default_rng(0).normal(size=3); scipy.optimize.brentq(np.cos, 0, 3)
 scipy.optimize.minimize(lambda v: (v[0] - 1)**2, [0.0]); scipy.integrate.quad(np.sin, 0, 1)
 """
-FOREIGN = frozenset(("site-packages", "dist-packages", "test", "idlelib", "ensurepip", "lib2to3", "tkinter"))
+EXCLUDED_FOLDERS = frozenset(("site-packages", "dist-packages", "test", "idlelib", "ensurepip", "lib2to3", "tkinter"))
 
 
 def preload() -> None:
     """Import all modules and make the typical calls."""
     for name in MODULES.split():
         importlib.import_module(name)
-    exec(compile(WARM, "<warm>", "exec"), {})
+    exec(compile(WARM_UP, "<warm-up>", "exec"), {})
 
 
 def readable() -> Iterator[Path]:
@@ -52,7 +54,7 @@ def readable() -> Iterator[Path]:
     """
     paths = sysconfig.get_paths()
     for folder in {paths["stdlib"], paths["platstdlib"], os.path.dirname(os.__file__)}:
-        yield from (entry for entry in Path(folder).iterdir() if entry.name not in FOREIGN)
+        yield from (entry for entry in Path(folder).iterdir() if entry.name not in EXCLUDED_FOLDERS)
     for name in PACKAGES:
         package = Path(importlib.import_module(name).__path__[0])
         yield package

@@ -10,9 +10,10 @@ class ExecutionLimits:
     """Resource limits of an execution.
 
     Attributes:
-        wall_s: seconds from the first instruction to the end. Time spent waiting for a CPU counts only in containers.
-        cpu_s: seconds of CPU time, rounded up to whole seconds.
-        memory_mb: MiB in addition to the memory of the libraries.
+        wall_s: seconds of wall-clock time, from the first instruction of the program to its end. In forks, the time for
+            which the program waits for a CPU does not count; in containers, it counts.
+        cpu_s: seconds of CPU time. Both sandboxes round it up to whole seconds.
+        memory_mb: MiB of memory. In forks, the memory of the libraries is not included; in containers, it is.
         output_bytes: bytes of standard output and standard error together. A program that writes more is stopped.
     """
 
@@ -23,5 +24,5 @@ class ExecutionLimits:
 
     @property
     def whole_cpu_s(self) -> int:
-        """`cpu_s` rounded up to whole seconds, as the kernel needs it."""
+        """`cpu_s`, rounded up to whole seconds, because the kernel accepts only whole seconds."""
         return max(1, -int(-self.cpu_s // 1))

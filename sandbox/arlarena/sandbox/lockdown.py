@@ -1,14 +1,14 @@
 """The restrictions that a fork of the zygote applies to itself before it reads a program. They are irrevocable.
 
 There are several layers, and each layer stops most attacks:
+* resource limits;
 * another user, if the server runs as root;
 * no capabilities;
-* resource limits;
 * Landlock (files, TCP, signals);
 * no executable memory except libraries (MDWE, Linux 6.3);
 * seccomp (system calls).
 
-No layer needs privileges.
+Except for the change of user, these layers need no privileges.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from arlarena.sandbox import kernel, landlock, seccomp
 from arlarena.sandbox.identity import Identity
 
 NICENESS = 5  # so that the server and the zygote have priority over programs
-# At its CPU limit a program gets SIGXCPU, which nothing else sends. If it blocks or handles the signal, it is killed
-# after this much more CPU time.
+# At its CPU limit, a program gets SIGXCPU; no other event sends this signal. If the program blocks or handles the
+# signal, the kernel kills the program after so many more seconds of CPU time.
 GRACE_S = 1
 LAYERS = ("rlimits", "user", "capabilities", "no_new_privs", "landlock", "mdwe", "seccomp", "namespaces")
-# Required by default. The other layers depend on how the server was started.
+# Layers required by default. The other layers depend on the kernel's version and on how the server was started.
 REQUIRED = ("rlimits", "capabilities", "no_new_privs", "landlock", "seccomp")
 
 
@@ -39,10 +39,10 @@ class LockdownPlan:
     Attributes:
         filter: the seccomp program.
         rules: descriptor of the Landlock rules, or -1.
-        identity: the user to run as.
-        address_space: bytes that the zygote has mapped; the memory limit is added to them.
+        identity: the user that forks run as.
+        address_space: bytes of address space that the zygote has mapped. The memory limit of a fork is added to them.
         zygote: process id of the zygote.
-        required: layers without which no program is run.
+        required: names of the layers that must succeed. Otherwise the fork runs no program.
     """
 
     filter: bytes
@@ -57,7 +57,7 @@ def lock_down(plan: LockdownPlan, cpu_s: int, memory_bytes: int) -> list[str]:
     """Apply all layers. Descriptors 0, 1 and 2 stay open; all other descriptors are closed.
 
     Returns:
-        the layers in force.
+        the names of the active layers.
 
     Raises:
         OSError: a required layer is not available.
@@ -67,7 +67,7 @@ def lock_down(plan: LockdownPlan, cpu_s: int, memory_bytes: int) -> list[str]:
     os.nice(NICENESS)
     layers: list[str] = []
 
-    def layer(name: str, work: Callable[[], object]) -> None:
+    def apply(name: str, work: Callable[[], object]) -> None:
         try:
             work()
         except OSError:
@@ -76,36 +76,36 @@ def lock_down(plan: LockdownPlan, cpu_s: int, memory_bytes: int) -> list[str]:
         else:
             layers.append(name)
 
-    layer("rlimits", lambda: _limit(cpu_s, plan.address_space + memory_bytes))
+    apply("rlimits", lambda: _set_limits(cpu_s, plan.address_space + memory_bytes))
     if plan.identity.uid != os.geteuid():
-        plan.identity.assume()  # tried by the zygote before; on failure the fork runs no program
+        plan.identity.assume()  # a test fork of the zygote did this before; if it fails now, the fork runs no program
         layers.append("user")
     else:
         with contextlib.suppress(OSError):  # an ordinary user cannot leave its groups
             os.setgroups([])
-    # After the change of user, which resets the parent-death signal.
+    # This must follow the change of user, because that change resets the parent-death signal.
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != plan.zygote:
         raise OSError("the zygote has ended")
-    layer("capabilities", kernel.drop_capabilities)
+    apply("capabilities", kernel.drop_capabilities)
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-    layer("no_new_privs", lambda: kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1))
+    apply("no_new_privs", lambda: kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1))
     if plan.rules >= 0:
-        layer("landlock", lambda: landlock.restrict(plan.rules))
+        apply("landlock", lambda: landlock.restrict(plan.rules))
     kernel.close_from(3)
-    layer("mdwe", lambda: kernel.prctl(kernel.PR_SET_MDWE, kernel.PR_MDWE_REFUSE_EXEC_GAIN))
-    layer("seccomp", lambda: seccomp.load(plan.filter))
+    apply("mdwe", lambda: kernel.prctl(kernel.PR_SET_MDWE, kernel.PR_MDWE_REFUSE_EXEC_GAIN))
+    apply("seccomp", lambda: seccomp.load(plan.filter))
     return layers
 
 
-def _limit(cpu_s: int, address_space: int) -> None:
+def _set_limits(cpu_s: int, address_space: int) -> None:
     for name, limit in (
         (resource.RLIMIT_CPU, cpu_s + GRACE_S),
         (resource.RLIMIT_AS, address_space),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NPROC, 0),
-        (resource.RLIMIT_NOFILE, 32),  # for files that libraries open at import
+        (resource.RLIMIT_NOFILE, 32),  # imports must open files
         (resource.RLIMIT_MEMLOCK, 0),
         (resource.RLIMIT_MSGQUEUE, 0),
         (resource.RLIMIT_SIGPENDING, 0),
@@ -114,15 +114,13 @@ def _limit(cpu_s: int, address_space: int) -> None:
         limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         soft = min(limit, cpu_s) if name == resource.RLIMIT_CPU else limit
         resource.setrlimit(name, (soft, limit))
-    # If memory runs out nevertheless, the kernel kills a program before the server.
+    # If the machine's memory runs out, the kernel kills a program before it kills the server.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
 
 
 def isolate() -> bool:
-    """Move the zygote into namespaces without network, shared memory and message queues. Return whether that was
-    possible.
-    """
+    """Move the zygote into new, empty network, IPC and UTS namespaces. Return whether the kernel allowed it."""
     try:
         kernel.unshare(kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS)
     except OSError:

@@ -1,6 +1,7 @@
-"""Runs a Python program as `__main__`, in a fork of the zygote or in a container, and prints the traceback of an error.
-The last line of standard error then always names the error. A container gets the source of this module, which
-therefore imports no other module of the sandbox at its top level.
+"""Runs a Python program as `__main__`, in a fork of the zygote or in a container.
+
+If the program fails, the traceback is printed, and the last line of standard error names the error. A container gets
+only the source of this module. So this module must not import other modules of the sandbox at its top level.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from typing import Any, NamedTuple, TextIO
 import numpy
 
 NAME = "<program>"
-MAX_TRACEBACK, MAX_LINE = 8192, 1000  # most characters, so that an error with a large formula fits the output limit
-RESERVE = 8 << 20  # bytes of address space, freed to report an error after memory has run out
+# Maximum characters of the traceback and of the error line. An error with a large formula then fits the output limit.
+MAX_TRACEBACK, MAX_LINE = 8192, 1000
+RESERVE = 8 << 20  # bytes that are freed when a program fails, so that a MemoryError can be reported
 
 
 def load() -> tuple[Callable[[bytes], int], list[Path]]:
-    """Return `run` and the files that forks may read. See `arlarena.sandbox.zygote`."""
+    """Load the libraries. Return `run` and the files that forks may read. See `arlarena.sandbox.zygote`."""
     from arlarena.sandbox import libraries
 
     sys.dont_write_bytecode = True
@@ -34,7 +36,9 @@ def load() -> tuple[Callable[[bytes], int], list[Path]]:
 
 
 def run(payload: bytes) -> int:
-    """Run a JSON list of programs in one namespace. Return the exit code of the last program."""
+    """Run the programs of a JSON list in one namespace. Drop the output of all programs except the last. Return
+    the exit code of the last program.
+    """
     *before, program = json.loads(payload)
     main = ModuleType("__main__")
     main.__dict__["final_answer"] = final_answer
@@ -49,13 +53,13 @@ def run(payload: bytes) -> int:
         sys.stdout, sys.stderr = _NullStream(), _NullStream()
         _execute(earlier, main.__dict__, [])
     sys.stdout, sys.stderr = streams = _stream(1), _stream(2)
-    ended = _execute(program, main.__dict__, reserve)
+    outcome = _execute(program, main.__dict__, reserve)
     for stream in (sys.stdout, sys.stderr, *streams):
         with contextlib.suppress(BaseException):
             stream.flush()
-    if ended.error:
-        _write_error(ended)
-    return ended.code
+    if outcome.error:
+        _write_error(outcome)
+    return outcome.code
 
 
 def final_answer(answer: object) -> None:
@@ -71,11 +75,11 @@ class _NullStream(io.TextIOBase):
 
 
 def _stream(descriptor: int) -> TextIO:
-    """Return a line-buffered text stream, so that output printed before a program is killed is not lost."""
+    """Return a text stream to a descriptor. It writes after each line, so a killed program loses no complete line."""
     return open(descriptor, "w", encoding="utf-8", errors="replace", closefd=False, buffering=1)
 
 
-class _Ended(NamedTuple):
+class _Outcome(NamedTuple):
     """How a program ended. `error`: one line with the error's type and message, or "" without an error."""
 
     code: int
@@ -83,22 +87,22 @@ class _Ended(NamedTuple):
     traceback: str = ""
 
 
-def _execute(program: str, namespace: dict[str, Any], reserve: list[bytearray]) -> _Ended:
+def _execute(program: str, namespace: dict[str, Any], reserve: list[bytearray]) -> _Outcome:
     try:
         exec(compile(program, NAME, "exec"), namespace)
     except SystemExit as end:
         reserve.clear()
         code = (end.code or 0) & 0xFF if end.code is None or isinstance(end.code, int) else 1
-        return _Ended(code, _error_line(end) if code else "")
+        return _Outcome(code, _error_line(end) if code else "")
     except BaseException as error:
         reserve.clear()
-        return _Ended(1, _error_line(error), _traceback(error))
-    return _Ended(0)
+        return _Outcome(1, _error_line(error), _traceback(error))
+    return _Outcome(0)
 
 
 def _error_line(error: BaseException) -> str:
-    """Return an error's type and the first line of its message. The program's own code may compute the message, so an
-    exception raised there is caught.
+    """Return an error's type and the first line of its message. The program's own code may compute the message. If that
+    code raises an exception, the message is replaced.
     """
     kind = type(error)
     name, message = "an error without a name", ""
@@ -115,7 +119,7 @@ def _error_line(error: BaseException) -> str:
 
 
 def _traceback(error: BaseException) -> str:
-    """Return the end of the traceback, from the program's first frame on. Return "" if the traceback cannot be
+    """Return the traceback without this module's frame: its last `MAX_TRACEBACK` characters, or "" if it cannot be
     formatted.
     """
     with contextlib.suppress(BaseException):
@@ -125,13 +129,13 @@ def _traceback(error: BaseException) -> str:
     return ""
 
 
-def _write_error(ended: _Ended) -> None:
+def _write_error(outcome: _Outcome) -> None:
     """Write the traceback to standard error, with `error` as the last line. Then close standard error."""
-    text = ended.traceback.rstrip()
-    if text.rpartition("\n")[2] != ended.error:
-        text = f"{text}\n{ended.error}"
+    text = outcome.traceback.rstrip()
+    if text.rpartition("\n")[2] != outcome.error:
+        text = f"{text}\n{outcome.error}"
     left = memoryview(f"\n{text.lstrip()}\n".encode("utf-8", "replace"))
-    with contextlib.suppress(OSError):  # the program may have closed it
+    with contextlib.suppress(OSError):  # the program may have closed standard error
         while left:
             left = left[os.write(2, left) :]
         os.close(2)

@@ -18,7 +18,7 @@ from arlarena.sandbox.kernel import MACHINE, NUMBERS, call
 
 SET_MODE_FILTER = 1
 MAP_TYPE = 0x0F  # mask of mmap's flags: private, shared, … (linux/mman.h)
-# Calls that are harmless with any argument: computing, allocating, writing to open descriptors, reading the time.
+# Calls that are harmless with any argument: they allocate memory, read and write open descriptors, read the time, …
 ALLOWED = """
     read readv pread64 write writev lseek close dup dup2 dup3 fstat stat lstat newfstatat statx access faccessat
     faccessat2 getdents64 getcwd munmap mremap brk madvise mincore membarrier rseq set_robust_list futex sched_yield
@@ -27,9 +27,9 @@ ALLOWED = """
     pselect6 alarm setitimer getitimer pause rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending sigaltstack
     restart_syscall exit exit_group
 """
-# C libraries and Python fall back to other calls after these errors, but not after EPERM.
+# Errors for these calls. C libraries and Python handle these errors, but would fail after EPERM.
 FALLBACK_ERRORS = {"clone3": errno.ENOSYS, "ioctl": errno.ENOTTY, "readlink": errno.EINVAL, "readlinkat": errno.EINVAL}
-# F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC. Other commands could set signals or locks.
+# Allowed commands: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC. Other commands could set signals or locks.
 FCNTL = (0, 1, 2, 3, 1030)
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | (os.O_TMPFILE & ~os.O_DIRECTORY)
 
@@ -41,7 +41,7 @@ class _Program(ctypes.Structure):
 def compile_filter(*, may_open: bool) -> bytes:
     """Return the filter for this machine, as BPF instructions.
 
-    `may_open`: whether programs may open files for reading. This is safe only if Landlock restricts which files.
+    `may_open`: whether programs may open files for reading. This is safe only if Landlock restricts the files.
 
     Raises:
         SandboxUnavailable: libseccomp is not installed.
@@ -56,7 +56,7 @@ def compile_filter(*, may_open: bool) -> bytes:
     rules.set_attr(scmp.Attr.ACT_BADARCH, scmp.KILL_PROCESS)
 
     def rule(action: int, name: str, *arguments: Any) -> None:
-        if scmp.resolve_syscall(scmp.Arch.NATIVE, name) >= 0:  # this machine has a call of that name
+        if scmp.resolve_syscall(scmp.Arch.NATIVE, name) >= 0:  # this machine has a call with this name
             rules.add_rule(action, name, *arguments)
 
     for name in ALLOWED.split():
@@ -67,7 +67,7 @@ def compile_filter(*, may_open: bool) -> bytes:
         rule(scmp.ALLOW, "fcntl", scmp.Arg(1, scmp.EQ, command))
     # A program may read its own limits. It may not change limits.
     rule(scmp.ALLOW, "prlimit64", scmp.Arg(0, scmp.EQ, 0), scmp.Arg(2, scmp.EQ, 0))
-    # Memory cannot be made executable later. Executable mappings must be of files, private and not writable.
+    # `mprotect` cannot make memory executable. An executable mapping must be private, not writable, and of a file.
     rule(scmp.ALLOW, "mprotect", scmp.Arg(2, scmp.MASKED_EQ, mmap.PROT_EXEC, 0))
     rule(scmp.ALLOW, "mmap", scmp.Arg(2, scmp.MASKED_EQ, mmap.PROT_EXEC, 0))
     rule(
@@ -86,7 +86,9 @@ def compile_filter(*, may_open: bool) -> bytes:
 
 
 def load(program: bytes) -> None:
-    """Apply a compiled filter to this process irrevocably. Requires no_new_privs. Raises OSError if that fails."""
+    """Apply a compiled filter to this process irrevocably. The process must have set no_new_privs. Raises OSError on
+    failure.
+    """
     instructions = ctypes.create_string_buffer(program, len(program))
-    known = _Program(len(program) // 8, ctypes.cast(instructions, ctypes.c_void_p))
-    call(NUMBERS[MACHINE]["seccomp"], SET_MODE_FILTER, 0, ctypes.byref(known))  # type: ignore[arg-type]
+    description = _Program(len(program) // 8, ctypes.cast(instructions, ctypes.c_void_p))
+    call(NUMBERS[MACHINE]["seccomp"], SET_MODE_FILTER, 0, ctypes.byref(description))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Limits how many programs run and wait at a time."""
+"""Limits the number of programs that run at a time, and the number of programs that wait."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from arlarena.sandbox.execution import SandboxBusy
 
 
 class Admission:
-    """Limits the programs: `max_running` run at a time, and at most `max_waiting` wait in a queue."""
+    """At most `max_running` programs run at a time, and at most `max_waiting` programs wait.
+
+    `running` and `waiting` are the current numbers.
+    """
 
     def __init__(self, max_running: int, max_waiting: int, retry_after_s: float) -> None:
         self._max_running, self._max_waiting, self._retry_after_s = max_running, max_waiting, retry_after_s
@@ -19,10 +22,10 @@ class Admission:
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Hold a slot while the context lasts. If none is free, wait in first-come order.
+        """Hold a slot while the context lasts. If no slot is free, wait for a slot.
 
         Raises:
-            SandboxBusy: the queue is full.
+            SandboxBusy: no slot is free, and `max_waiting` programs already wait.
         """
         with self._free:
             if self.running >= self._max_running:

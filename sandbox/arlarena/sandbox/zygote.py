@@ -2,15 +2,17 @@
 
     python -m arlarena.sandbox.zygote FD '{"work": "arlarena.sandbox.run_program", "required": []}'
 
-The server and the zygote exchange messages over the socket FD (sequenced packets):
-* `{"id", "cpu_s", "memory_mb"}`, with three descriptors (payload, standard output, standard error), starts a fork.
-* `{"id", "kill": true}` kills the fork.
-* The zygote answers `{"id", "failed"}` if the fork could not start.
-* At the end of the fork, the zygote sends `{"id", "status", "cpu_s", "memory_mb"}`.
+The *server* is the process that owns the sandbox. The server and the zygote exchange JSON messages over the socket with
+the descriptor FD (sequenced packets):
+* The server sends `{"id", "cpu_s", "memory_mb"}` and three descriptors (payload, standard output, standard error) to
+  start a fork.
+* The server sends `{"id", "kill": true}` to kill the fork.
+* The zygote sends `{"id", "failed"}` if the fork could not start.
+* The zygote sends `{"id", "status", "cpu_s", "memory_mb"}` when the fork has ended.
 
-Only the fork reads the payload, so the memory of a new fork has no data of other executions. `work` is a module with a
-function `load()`. This function loads the libraries. It returns the function that forks call with the payload, and the
-files that forks may read.
+The *payload* is the input of a fork, such as a program. Only the fork reads it, so the memory of a new fork contains no
+data of other executions. `work` names a module with a function `load()`. `load` loads the libraries. It returns the
+function that each fork calls with the payload, and the files that forks may read.
 """
 
 from __future__ import annotations
@@ -38,15 +40,15 @@ from arlarena.sandbox.lockdown import (
     lock_down,
 )
 
-READY = b"\x06"  # first byte of standard output: the fork is locked down
+READY = b"\x06"  # first byte that a fork writes to standard output, after it is locked down
 PID_BYTES = 4  # READY is followed by the fork's process id (little-endian), and then by the program's output
 HEADER = len(READY) + PID_BYTES
-NOT_LOCKED = 97  # exit code of a fork that failed to lock itself down
+NOT_LOCKED = 97  # exit code of a fork that could not lock itself down
 MAX_MESSAGE = 4096  # bytes of one message
 
 
 class Zygote:
-    """The parent of all executions."""
+    """Forks a process for each execution and reports its end to the server."""
 
     def __init__(self, server: socket.socket, plan: LockdownPlan, work: Callable[[bytes], int]) -> None:
         self._server, self._plan, self._work = server, plan, work
@@ -56,7 +58,7 @@ class Zygote:
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def serve(self) -> None:
-        """Fork a process for each request and report its end, until the server disconnects."""
+        """Handle requests and report the ends of forks until the server disconnects."""
         poll = select.poll()
         poll.register(self._server, select.POLLIN)
         poll.register(self._wakeup, select.POLLIN)
@@ -77,7 +79,7 @@ class Zygote:
         if request.get("kill"):
             for pid, number in self._running.items():
                 if number == request["id"]:
-                    os.kill(pid, signal.SIGKILL)  # the process is not reaped yet, so no other process has its id
+                    os.kill(pid, signal.SIGKILL)  # not reaped yet, so the id still belongs to the fork
             return True
         try:
             pid = os.fork()
@@ -92,7 +94,7 @@ class Zygote:
         return True
 
     def _run_fork(self, descriptors: Sequence[int], request: dict[str, Any]) -> NoReturn:
-        """Lock down this fork, write the header, and do the work. Called only in the fork."""
+        """Read the payload, lock down this fork, write the header, and call `work`. Called only in the fork."""
         code = NOT_LOCKED
         try:
             signal.set_wakeup_fd(-1)
@@ -110,9 +112,7 @@ class Zygote:
             os._exit(code)
 
     def _redirect(self, descriptors: Sequence[int]) -> bytes:
-        """Read the payload and return it. Then /dev/null, standard output and standard error become descriptors 0, 1
-        and 2.
-        """
+        """Make /dev/null and the two received output descriptors the descriptors 0, 1 and 2. Return the payload."""
         source, out, err = descriptors
         with os.fdopen(os.dup(source), "rb") as file:
             payload = file.read()
@@ -123,7 +123,7 @@ class Zygote:
         return payload
 
     def _reap(self) -> None:
-        """Collect the ended forks and report each to the server."""
+        """Wait for all forks that have ended, and report each end to the server."""
         while self._running:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -146,7 +146,7 @@ class Zygote:
 
 
 def prepare(required: frozenset[str], readable: Sequence[Path]) -> tuple[LockdownPlan, list[str]]:
-    """Return the plan for all forks, and the layers that take effect. The layers are tested in a fork.
+    """Return the plan for the lockdown of all forks, and the names of the active layers. A test fork checks the layers.
 
     Raises:
         OSError: a required layer is not available or not effective.
@@ -162,7 +162,8 @@ def prepare(required: frozenset[str], readable: Sequence[Path]) -> tuple[Lockdow
         zygote=os.getpid(),
         required=required,
     )
-    result = json.loads(_run_in_fork(lambda: _verify(plan)) or b'{"error": "a fork ended before it was locked down"}')
+    unfinished = b'{"error": "a test fork ended before it was locked down"}'
+    result = json.loads(_run_in_fork(lambda: _verify(plan)) or unfinished)
     if "error" in result:
         raise OSError(result["error"])
     layers = [*result["layers"], *(["namespaces"] if isolated else [])]
@@ -191,7 +192,7 @@ def _run_in_fork(work: Callable[[], dict[str, Any]]) -> bytes:
 
 
 def _verify(plan: LockdownPlan) -> dict[str, Any]:
-    """Lock down this fork and try a forbidden call for each layer. Return the result."""
+    """Lock down this fork, and try forbidden calls. Return {"layers": …}, or {"error": …} if a call succeeded."""
     layers = lock_down(plan, 10, 1 << 30)
     forbidden: list[tuple[str, Callable[[], object]]] = []
     if "seccomp" in layers:
@@ -200,7 +201,7 @@ def _verify(plan: LockdownPlan) -> dict[str, Any]:
             ("a process", os.fork),
         ]
     if {"seccomp", "mdwe"} & set(layers):
-        forbidden.append(("writable code", lambda: _map_writable_code(os.__file__)))
+        forbidden.append(("writable executable memory", lambda: _map_writable_code(os.__file__)))
     if "landlock" in layers:
         forbidden += [("/proc/self/environ", Path("/proc/self/environ").open), ("/", lambda: os.listdir("/"))]
     for name, attempt in forbidden:
@@ -208,7 +209,7 @@ def _verify(plan: LockdownPlan) -> dict[str, Any]:
             attempt()
         except OSError:
             continue
-        return {"error": f"a locked-down fork could still access or create {name}"}
+        return {"error": f"a locked-down fork could still open or create {name}"}
     if os.getuid() != plan.identity.uid:
         return {"error": f"a locked-down fork runs as uid {os.getuid()}, not {plan.identity.uid}"}
     return {"layers": layers}
@@ -220,7 +221,7 @@ def _map_writable_code(path: str) -> mmap.mmap:
 
 
 def main() -> int:
-    """Load the libraries, prepare the plan, report that the zygote is ready, and serve requests."""
+    """Load the libraries, prepare the plan, tell the server that the zygote is ready, and serve requests."""
     server = socket.socket(fileno=int(sys.argv[1]))
     settings = json.loads(sys.argv[2])
     work, readable = importlib.import_module(settings["work"]).load()

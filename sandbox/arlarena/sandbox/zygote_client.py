@@ -1,4 +1,6 @@
-"""The server's side of the zygote: starts it, requests forks, receives their exit, and detects its death."""
+"""The client of the zygote, in the process that owns the sandbox ("the server"). It starts the zygote, requests forks,
+receives their exits, and notices when the zygote dies.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from arlarena.sandbox.execution import SandboxError, SandboxUnavailable
 from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.zygote import MAX_MESSAGE
 
-# One thread each, since forks cannot start threads.
+# Environment variables of the zygote. Numerical libraries use one thread, because forks cannot start threads.
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
     "LC_ALL": "C.UTF-8",
@@ -33,7 +35,9 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class ForkExit:
-    """The end of a fork. `status`: the exit code, or the negative number of the signal that ended the fork."""
+    """The end of a fork. `status`: the exit code, or minus the number of the signal that ended the fork. `cpu_s`:
+    seconds of CPU time. `memory_mb`: peak memory in MiB.
+    """
 
     status: int
     cpu_s: float
@@ -41,14 +45,14 @@ class ForkExit:
 
 
 class ZygoteDied(SandboxError):
-    """The zygote has died. Its forks have died with it."""
+    """The zygote has died. All its forks have died too."""
 
 
 class ZygoteProcess:
     """A zygote process, as seen by the server.
 
-    `layers`: the protection layers of the forks. `uid`: the user that forks run as. `warning`: why forks run as root,
-    or "".
+    `layers`: the active protection layers of the forks. `uid`: id of the user that forks run as. `warning`: if forks
+    run as root, the reason and the fix; else "".
     """
 
     def __init__(self, work: str, required: Sequence[str], start_s: float) -> None:
@@ -60,7 +64,7 @@ class ZygoteProcess:
         """
         self._socket, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `close`)
-        # Isolated from the user's environment variables and site packages, with this process's module search path.
+        # The zygote uses this process's module search path, but not the user's environment variables and site packages.
         code = f"import sys; sys.path[:] = {sys.path!r}; from {__package__}.zygote import main; sys.exit(main())"
         settings = json.dumps({"work": work, "required": list(required)})
         with peer:
@@ -96,8 +100,8 @@ class ZygoteProcess:
     def fork(self, descriptors: Sequence[int], limits: ExecutionLimits) -> tuple[int, Future[ForkExit]]:
         """Start an execution.
 
-        `descriptors`: for the payload, standard output and standard error. Returns the execution's number, and a future
-        of the fork's exit.
+        `descriptors`: the descriptors of the payload, of standard output and of standard error. Returns the number of
+        the execution, and a future that gets the fork's exit.
 
         Raises:
             ZygoteDied: the zygote has died.
@@ -113,12 +117,12 @@ class ZygoteProcess:
         except OSError as error:
             if isinstance(error, ConnectionError):
                 with self._lock:
-                    self._dead = True  # so that the next try starts a new zygote, even before `_listen` has noticed
+                    self._dead = True  # `_listen` may notice later; the next try must start a new zygote
             raise ZygoteDied(f"the zygote cannot be reached: {error}") from error
         return number, future
 
     def kill(self, number: int) -> None:
-        """Kill an execution if it still runs. The future of the execution completes when the fork has ended."""
+        """Kill an execution if it still runs. Its future completes when the fork has ended."""
         with contextlib.suppress(OSError):
             self._socket.send(json.dumps({"id": number, "kill": True}).encode())
 
@@ -155,10 +159,10 @@ class ZygoteProcess:
                 if future is None:
                     continue
                 if "failed" in answer:
-                    future.set_exception(SandboxError(f"no process could be started: {answer['failed']}"))
+                    future.set_exception(SandboxError(f"the zygote could not fork: {answer['failed']}"))
                 else:
                     future.set_result(ForkExit(answer["status"], answer["cpu_s"], answer["memory_mb"]))
-        self._process.kill()  # without its socket, the zygote is of no use
+        self._process.kill()  # the connection is lost, so the zygote cannot be used any more
         self._process.wait()
         self._fail(f"the zygote died: {self._last_error_line()}")
 

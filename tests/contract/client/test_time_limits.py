@@ -8,7 +8,7 @@ from arlarena.sandbox.forks import ForkSettings
 
 
 def test_each_time_limit_exceeds_the_limits_that_it_contains():
-    program_s = ForkSettings().patience * SandboxOptions().wall_s
+    program_s = ForkSettings().max_wall_factor * SandboxOptions().wall_s
     server, rollout = EnvironmentSettings(), RolloutSettings()
     assert program_s < server.step_timeout_s < server.batch_deadline_s
     for request_s in (REQUEST_S, rollout.environment_timeout_s):

@@ -190,7 +190,7 @@ def test_tir_math_data_gives_the_problems(tmp_path):
         assert step(client, session["session_id"], "\\boxed{14.0}").json()["reward"] == 1.0
     logged = [json.loads(line) for line in (tmp_path / "stderr.log").read_text().splitlines()]
     assert [event["message"] for event in logged if event["event"] == "environment_warning"] == [
-        "problems: 3 are left out: 2 that repeat an earlier question, 1 that for training ask a question of a test set"
+        "problems: 3 are left out: 2 that repeat an earlier question, 1 that are for training but also in a test set"
     ]
     (tmp_path / "empty").mkdir()
     environment["TIR_MATH_DATA"] = str(tmp_path / "empty")

@@ -46,7 +46,7 @@ def test_writable_memory_of_the_zygote_is_not_executable_in_a_fork(left: str, mo
             f"{common}\nwritable, executable = inherited\nprotect(writable, RW)\nwrite(writable)\n"
             "print('written', flush=True)\nrun(executable)"
         )
-    assert (execution.stdout, execution.error_line) == ("written\n", "ProcessError: it was ended by SIGSEGV")
+    assert (execution.stdout, execution.error_line) == ("written\n", "ProcessError: the program was ended by SIGSEGV")
 
 
 def kernel_has_mdwe() -> bool:

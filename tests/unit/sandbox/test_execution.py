@@ -20,4 +20,4 @@ LIMITS = ExecutionLimits(output_bytes=8)
 def test_both_streams_together_are_truncated_at_the_limit(streams, shown):
     execution = Execution.of("output", streams, LIMITS, "", ResourceUsage(0.1))
     assert (execution.stdout, execution.stderr) == shown
-    assert execution.detail == "OutputError: it wrote more than 8 bytes"
+    assert execution.detail == "OutputError: the program wrote more than 8 bytes"

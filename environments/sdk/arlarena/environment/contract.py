@@ -1,9 +1,9 @@
-"""The contract of environments: the properties that training and evaluation rely on, as checks that need no server.
+"""Checks the contract of environments: the properties that training and evaluation need. The checks need no server.
 
     python -m arlarena.environment.contract NAME [--options '{"key": "value"}']
 
-NAME is an installed environment, or a module with `load(where, options)`. The exit status is 1 if a check fails. In
-your own test suite:
+NAME is an installed environment, or a module with `load(where, options)`. The exit status is 1 if a check fails. To run
+the checks in your own test suite:
 
     @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
     def test_contract(check):
@@ -23,9 +23,10 @@ from arlarena.environment.registry import load
 from arlarena.proto.config import exit_on_config_error
 from arlarena.proto.env_api import ResetSpec, StepResult
 
-TASKS = 4  # of each split
-DISJOINT_TASKS = 40  # of each split
-LISTED_ACTIONS = 4  # episodes: episode n always plays the n-th admissible action
+TASKS = 4  # number of tasks of each split that most checks play
+DISJOINT_TASKS = 40  # number of tasks of each split whose content keys are compared
+# Number of episodes in `offers_actions_until_the_end`. In each step, episode n plays the n-th admissible action.
+ACTION_EPISODES = 4
 # Replies without a readable action. Template fields, unclosed tags and control characters must not cause errors.
 UNREADABLE = (
     "",
@@ -55,7 +56,7 @@ def _require(condition: object, message: str) -> None:
 
 
 def _specs(environment: EnvironmentFactory, count: int = TASKS) -> Iterator[ResetSpec]:
-    """Yield the first `count` tasks of each split."""
+    """Yield the reset requests of the first `count` tasks of each split."""
     for split in environment.info.splits:
         for index in range(count if split.size is None else min(count, split.size)):
             yield ResetSpec(split=split.name, index=index)
@@ -66,7 +67,7 @@ def _start(environment: EnvironmentFactory, spec: ResetSpec) -> Episode:
 
 
 def _any_task(environment: EnvironmentFactory, index: int = 0) -> ResetSpec:
-    """Return a task of the default split."""
+    """Return the reset request of a task of the default split."""
     size = environment.info.splits[0].size
     return ResetSpec(index=index if size is None else min(index, size - 1))
 
@@ -81,21 +82,21 @@ def _plan(episode: Episode) -> list[str]:
         return episode.expert()
     except ExpertUnavailable as error:
         raise ContractError(
-            f"{episode.task.id}: the expert has no answer ({error}); an environment without an expert has "
-            '`expert = False`, and its info no capability "expert"'
+            f"{episode.task.id}: the expert found no plan ({error}); if the environment has no expert, set "
+            '`expert = False`, or leave the capability "expert" out of its info'
         ) from error
 
 
 def _some_replies(environment: EnvironmentFactory, spec: ResetSpec) -> list[str]:
-    """Return unreadable replies and, if there is an expert, its replies in between. The expert's replies change the
-    state.
+    """Return replies for an episode: unreadable replies, a reply that changes no state, and the first half of the
+    expert's replies, if there is an expert. Only the expert's replies change the state.
     """
     plan = _plan(_start(environment, spec)) if _has_expert(environment) else []
     return [*UNREADABLE[:2], *plan[: len(plan) // 2], f"<think>x</think><action>{NOTHING}</action>", *UNREADABLE[2:]]
 
 
 def _transcript(episode: Episode, replies: Sequence[str]) -> list[StepResult]:
-    """Play the replies and return all results. Stops at the end of the episode."""
+    """Play the replies until the episode ends. Return all results."""
     results = [episode.observe()]
     for reply in replies:
         if episode.done:
@@ -105,8 +106,8 @@ def _transcript(episode: Episode, replies: Sequence[str]) -> list[StepResult]:
 
 
 def describes_itself(environment: EnvironmentFactory) -> None:
-    """Check that `info` has versions, texts and a horizon. The first split must be for training, and one split for
-    evaluation.
+    """Check that `info` has versions, texts, a horizon and splits. The first split must be for training, and at least
+    one split must be for evaluation.
     """
     info = environment.info
     for name, text in (
@@ -117,18 +118,21 @@ def describes_itself(environment: EnvironmentFactory) -> None:
         _require(text, f"info: the {name} is empty")
     _require(info.horizon > 0, f"info: the horizon is {info.horizon}")
     _require(info.splits, "info: there is no split")
-    _require(len({split.name for split in info.splits}) == len(info.splits), "info: two splits have one name")
-    _require(not info.splits[0].evaluation, "info: the first split, which is the default, is an evaluation split")
-    _require(any(split.evaluation for split in info.splits), "info: no split is held out for evaluation")
+    _require(len({split.name for split in info.splits}) == len(info.splits), "info: two splits have the same name")
+    _require(
+        not info.splits[0].evaluation,
+        "info: the first split is an evaluation split; it is the default, so it must be for training",
+    )
+    _require(any(split.evaluation for split in info.splits), "info: no split is for evaluation")
     json.dumps(info.options)
 
 
 def names_its_tasks(environment: EnvironmentFactory) -> None:
-    """Check that a task is found by its id, and by its id together with its split and index."""
+    """Check that `task` accepts a task's id, alone and together with the task's split and index."""
     for spec in _specs(environment):
         task = environment.task(spec)
-        for same in (ResetSpec(task_id=task.id), ResetSpec(task_id=task.id, split=spec.split, index=spec.index)):
-            _require(environment.task(same).id == task.id, f"{same} is not the task {task.id!r}")
+        for request in (ResetSpec(task_id=task.id), ResetSpec(task_id=task.id, split=spec.split, index=spec.index)):
+            _require(environment.task(request).id == task.id, f"{request} does not give the task {task.id!r}")
 
 
 def keeps_evaluation_tasks_out_of_training(environment: EnvironmentFactory) -> None:
@@ -155,19 +159,24 @@ def repeats_transcripts(environment: EnvironmentFactory) -> None:
 
 
 def begins_with_an_observation(environment: EnvironmentFactory) -> None:
-    """Check the first result: a text that is in the prompt, keys, no reward, and both `format_valid` and `action_valid`
-    True.
+    """Check the result before the first step. The text of the observation must be part of the prompt. There must be
+    keys and no reward. `format_valid` and `action_valid` must be True.
     """
     for spec in _specs(environment):
         first = _start(environment, spec).observe()
         seen, metadata = first.observation, first.metadata
         begun = (first.reward, first.done, seen.step, seen.remaining_steps)
-        _require(begun == (None, False, 0, environment.info.horizon), f"{spec}: reward, done, step, remaining: {begun}")
+        expected = (None, False, 0, environment.info.horizon)
+        names = "(reward, done, step, remaining_steps)"
+        _require(begun == expected, f"{spec}: at the start, {names} is {begun}, not {expected}")
         _require(
             seen.text and seen.text in seen.prompt, f"{spec}: the observation's text is empty or not in its prompt"
         )
-        _require(seen.action_valid and seen.format_valid, f"{spec}: the first observation is marked as invalid")
-        _require(metadata is not None, f"{spec}: there is no metadata")
+        _require(
+            seen.action_valid and seen.format_valid,
+            f"{spec}: the first observation has action_valid or format_valid False",
+        )
+        _require(metadata is not None, f"{spec}: the first result has no metadata")
         assert metadata is not None
         _require(metadata.task_id == environment.task(spec).id, f"{spec}: metadata has task {metadata.task_id!r}")
         _require(metadata.state_key and metadata.observation_key, f"{spec}: state_key or observation_key is empty")
@@ -181,8 +190,11 @@ def ends_at_the_horizon(environment: EnvironmentFactory) -> None:
         results.append(episode.step(NOTHING))
         _require(len(results) <= environment.info.horizon, "the episode goes on beyond the horizon")
     steps = [result.observation.step for result in results]
-    _require(steps == list(range(1, len(results) + 1)), f"the steps are numbered {steps}")
-    _require([result.done for result in results] == [False] * (len(results) - 1) + [True], "`done` is not at the end")
+    _require(steps == list(range(1, len(results) + 1)), f"the steps have the numbers {steps}")
+    _require(
+        [result.done for result in results] == [False] * (len(results) - 1) + [True],
+        "`done` must be True in the last step, and only there",
+    )
     last = results[-1].observation
     _require(last.terminated or last.truncated, "the last observation is neither terminated nor truncated")
     try:
@@ -193,8 +205,8 @@ def ends_at_the_horizon(environment: EnvironmentFactory) -> None:
 
 
 def offers_actions_until_the_end(environment: EnvironmentFactory) -> None:
-    """Check that every state of a running episode has an admissible action. Lost and drawn games must end."""
-    for turn in range(LISTED_ACTIONS):
+    """Check that every state of an unfinished episode has an admissible action. Lost and drawn games must end."""
+    for number in range(ACTION_EPISODES):
         episode = _start(environment, _any_task(environment, 1))
         offered = episode.observe().observation.admissible_actions
         if offered is None:  # any text may be an action
@@ -202,31 +214,35 @@ def offers_actions_until_the_end(environment: EnvironmentFactory) -> None:
         while not episode.done:
             if not offered:
                 raise ContractError("the episode continues without an admissible action: see `TextGame.over`")
-            reply = f"<think>x</think><action>{offered[turn % len(offered)]}</action>"
+            reply = f"<think>x</think><action>{offered[number % len(offered)]}</action>"
             offered = episode.step(reply).observation.admissible_actions
 
 
 def marks_unreadable_replies(environment: EnvironmentFactory) -> None:
-    """Check that an unreadable reply takes a step, has a reward, and is marked as invalid."""
+    """Check that an unreadable reply takes a step, gets a reward, and has `format_valid` False."""
     for reply in UNREADABLE:
         result = _start(environment, _any_task(environment, 1)).step(reply)
         marks = (result.observation.step, result.observation.format_valid)
-        _require(marks == (1, False), f"the reply {reply[:20]!r} has (step, format_valid) {marks}")
-        _require(isinstance(result.reward, float), f"the reply {reply[:20]!r} has the reward {result.reward!r}")
+        _require(marks == (1, False), f"after the reply {reply[:20]!r}, (step, format_valid) is {marks}")
+        _require(isinstance(result.reward, float), f"the reply {reply[:20]!r} gets the reward {result.reward!r}")
         json.dumps(result.observation.text)
 
 
 def knows_the_strict_format(environment: EnvironmentFactory) -> None:
-    """Check that the expert's reply is in the strict format, and that the same reply with an added character is not."""
+    """Check that the expert's reply has `format_valid` True, and False if a character is added to it."""
     _need_expert(environment)
     episode = _start(environment, _any_task(environment, 1))
     strict = _plan(episode)[0]
-    _require(episode.fork().step(strict).observation.format_valid, f"the expert's reply {strict!r} is not strict")
-    _require(not episode.fork().step(strict + "!").observation.format_valid, f"{strict + '!'!r} is marked as strict")
+    _require(
+        episode.fork().step(strict).observation.format_valid, f"the expert's reply {strict!r} has format_valid False"
+    )
+    _require(not episode.fork().step(strict + "!").observation.format_valid, f"{strict + '!'!r} has format_valid True")
 
 
 def has_an_expert_that_solves_it(environment: EnvironmentFactory) -> None:
-    """Check that the expert's replies solve every task in the strict format. The plan must stay the same on the way."""
+    """Check that the expert's replies solve the tasks, and are in the strict format. While they are played, the expert
+    must not change its plan.
+    """
     _need_expert(environment)
     for spec in _specs(environment):
         episode = _start(environment, spec)
@@ -235,7 +251,10 @@ def has_an_expert_that_solves_it(environment: EnvironmentFactory) -> None:
             _require(_plan(episode) == plan[position:], f"{spec}: the expert changes its plan at step {position}")
             result = episode.step(reply)
             marks = (result.observation.action_valid, result.observation.format_valid)
-            _require(marks == (True, True), f"{spec}: the expert's reply {reply!r} has the marks {marks}")
+            _require(
+                marks == (True, True),
+                f"{spec}: after the expert's reply {reply!r}, (action_valid, format_valid) is {marks}",
+            )
         metadata = result.metadata
         ended = metadata and (result.done, metadata.success, metadata.score)
         _require(ended == (True, True, 1.0), f"{spec}: after the expert's plan, (done, success, score) is {ended}")
@@ -257,18 +276,19 @@ def forks(environment: EnvironmentFactory) -> None:
 def has_keys_of_states(environment: EnvironmentFactory) -> None:
     """Check that a step without effect leaves the keys unchanged, and that different tasks have different keys.
 
-    Methods with step-level advantages compare turns with equal states; with a counter in the key, none would be equal.
+    Methods with step-level advantages compare turns with equal keys. If a key contained a step counter, no two turns of
+    an episode would have equal keys.
     """
     episode = _start(environment, _any_task(environment, 1))
     first, other = episode.observe().metadata, _start(environment, _any_task(environment, 2)).observe().metadata
-    _require(first and other and first.state_key != other.state_key, "two tasks have one state_key")
+    _require(first and other and first.state_key != other.state_key, "two tasks have the same state_key")
     first = episode.step(NOTHING).metadata
     if episode.done:
         raise NotApplicable(f"the reply {NOTHING!r} ends the episode")
     second = episode.step(NOTHING).metadata
     assert first is not None
     assert second is not None
-    keys = [(one.state_key, one.observation_key) for one in (first, second)]
+    keys = [(metadata.state_key, metadata.observation_key) for metadata in (first, second)]
     _require(keys[0] == keys[1], f"the reply {NOTHING!r} changed state_key or observation_key")
 
 
@@ -289,7 +309,7 @@ CHECKS: dict[str, Check] = {
 
 
 def main() -> int:
-    """Run the command in the module's docstring."""
+    """Run the command that the module's docstring shows."""
     parser = argparse.ArgumentParser(prog="python -m arlarena.environment.contract", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("name", help="an installed environment, or a module with load(where, options)")

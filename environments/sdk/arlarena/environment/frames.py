@@ -13,7 +13,7 @@ PNG = "image/png"
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """An image: a PNG file, and its size in pixels."""
+    """An image: the bytes of a PNG file, and the size in pixels."""
 
     png: bytes
     width: int

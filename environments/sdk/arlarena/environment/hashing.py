@@ -1,4 +1,4 @@
-"""The hash for keys of states, observations and contents, and the random generators and splits that use it."""
+"""Hashes: the keys of states, observations and task contents, and the random generators and splits made from hashes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def seeded(*key: object) -> Random:
 
 
 def split_of_digest(digest: str, shares: Mapping[str, int]) -> str:
-    """Return the split of a content by its hash. `shares`: the size of each split, such as 5, 1 and 2 eighths of all
-    contents.
+    """Return the split that a content belongs to. `digest`: the hash of the content. `shares`: the relative size of
+    each split. For example, with {"train": 5, "validation": 1, "test": 2}, five eighths of all contents are in `train`.
     """
     position = int(digest, 16) % sum(shares.values())
     for name, share in shares.items():
         if position < share:
             return name
         position -= share
-    raise AssertionError("shares cover every digest")
+    raise AssertionError("unreachable: every position belongs to a share")

@@ -1,4 +1,4 @@
-"""Prompt templates of text games: the turns in the history window, then the current observation."""
+"""Prompt templates of text games. A prompt can contain the last turns (the history) and the current observation."""
 
 from __future__ import annotations
 
@@ -13,8 +13,15 @@ from arlarena.proto.env_api import Template
 
 
 class Scene(msgspec.Struct, frozen=True, gc=False):
-    """The contents of a prompt. `past`: the turns in the window, oldest first, formatted by `past_turn`. `actions`: the
-    admissible actions, "" for any text. `task`: the task, "" if the observation contains it.
+    """The contents of a prompt.
+
+    Attributes:
+        observation: the current observation.
+        past: the last turns, oldest first, each formatted by `past_turn`.
+        remaining: number of steps left.
+        horizon: maximum number of steps of the episode.
+        actions: the admissible actions as text; "" if any text is an action.
+        task: a sentence that states the task; "" if the observation states it.
     """
 
     observation: str
@@ -27,7 +34,9 @@ class Scene(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
-    """A template: text with any of the fields {task}, {observation}, {history}, {remaining}, {horizon}, {actions}."""
+    """A template: a text that may contain the fields {task}, {observation}, {history}, {remaining}, {horizon},
+    {actions}.
+    """
 
     name: str
     version: str

@@ -1,12 +1,12 @@
-"""The protocols of environments: a factory for each environment, which starts episodes.
+"""The protocols that environments implement: a factory for each environment, and the episodes that it starts.
 
     factory = load("[environment]", "sokoban", options)
     episode = factory.start(factory.task(ResetSpec(split="train", index=7)))
     while not episode.done:
         result = episode.step(reply)
 
-The prompt template, the parser and the expert belong to the environment. No other part depends on its rules.
-`registry` finds environments.
+The prompt template, the parser and the expert belong to the environment. Trainer, rollouts and servers do not depend on
+the rules of an environment. `registry` finds environments.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class ExpertUnavailable(RuntimeError):
 
 
 class EnvironmentFailure(RuntimeError):
-    """A resource of the environment failed, such as its sandbox. No step was taken, and the policy is not the cause.
-    `busy`: the resource is overloaded. `retry_after_s`: when to retry.
+    """A resource of the environment failed, such as its sandbox. The step does not count, and the policy did not cause
+    the failure. `busy`: whether the resource is overloaded. `retry_after_s`: seconds after which a retry may succeed.
     """
 
     def __init__(self, message: str, *, busy: bool = False, retry_after_s: float = 1.0) -> None:
@@ -54,16 +54,16 @@ class Episode(Protocol):
         ...
 
     def observe(self) -> StepResult:
-        """Return the current state as after a reset: without reward, and with `format_valid` and `action_valid`
-        True.
+        """Return the current state in the form of a reset's result: the reward is None, and `format_valid` and
+        `action_valid` are True.
         """
         ...
 
     def step(self, text: str) -> StepResult:
         """Play a reply. The server calls `step` only while the episode is not `done`.
 
-        An unreadable reply is marked as invalid and has no effect. It raises no error. The reward must be finite, and
-        the score must be in [0, 1]. The server reports other values as a failure of the environment.
+        An unreadable reply counts as a step and has `action_valid` False; it raises no error. The reward must be
+        finite, and the score must be in [0, 1]. The server reports other values as a failure of the environment.
 
         Raises:
             EnvironmentFailure: a resource of the environment failed.
@@ -74,7 +74,7 @@ class Episode(Protocol):
         """Return all replies of the expert from the current state to the end.
 
         Raises:
-            ExpertUnavailable: there is no solution, or none was found.
+            ExpertUnavailable: there is no expert, or the expert finds no solution.
         """
         ...
 
@@ -85,18 +85,20 @@ class Episode(Protocol):
 
 @runtime_checkable
 class Resources(Protocol):
-    """Optional external processes of an environment; if `open` was not called, they are started on first use."""
+    """Implemented by environments that use external processes. Without a call of `open`, the environment starts the
+    processes on first use.
+    """
 
     def open(self) -> None:
         """Start the processes. The server calls this before it accepts sessions.
 
         Raises:
-            ConfigError: this machine cannot run them.
+            ConfigError: this machine cannot run the processes.
         """
         ...
 
     def health(self) -> dict[str, Any]:
-        """Return the state of the processes for `/health`: `healthy`, and further details."""
+        """Return the state of the processes for `/health`: the key `healthy` (bool), and further details."""
         ...
 
     def close(self) -> None:
@@ -108,23 +110,23 @@ class EnvironmentFactory(Protocol):
     """An environment with its options. Its methods must be thread-safe.
 
     Attributes:
-        blocking: whether a step may take longer than about a millisecond. The server then runs steps in threads, each
-            on a fork of the episode, so that other sessions do not wait and slow steps can be abandoned. If steps wait
-            for other processes, an optional attribute `threads` gives the number of concurrent steps.
+        blocking: whether a step may take longer than about a millisecond. If so, the server runs each step in a thread,
+            on a fork of the episode. Other sessions then do not wait, and the server can abandon a slow step.
 
-    An optional attribute `warnings`, a list of texts, has messages for the server's operator, such as files that were
-    left out; see `warnings_of`.
+    Two attributes are optional. `threads`: the server's default number of threads for episodes; set it if steps wait
+    for other processes. `warnings`: a list of messages for the server's operator, for example about files that are not
+    used; see `warnings_of`.
     """
 
     blocking: bool
 
     @property
     def info(self) -> Info:
-        """Return the body of `/v1/info`: name, versions, template, splits."""
+        """Return the body of `/v1/info`: name, versions, template, splits and more."""
         ...
 
     def task(self, spec: ResetSpec) -> Task:
-        """Return the task of a reset. This must be fast.
+        """Return the task of a reset request. This method must be fast, because the server calls it in its event loop.
 
         Raises:
             TaskError: the task does not exist.
@@ -132,7 +134,7 @@ class EnvironmentFactory(Protocol):
         ...
 
     def start(self, task: Task) -> Episode:
-        """Start an episode. This may be slow: the server calls `start` outside its event loop.
+        """Start an episode. This method may be slow, because the server calls it outside its event loop.
 
         Raises:
             TaskError: the task does not exist.

@@ -1,4 +1,4 @@
-"""Finds environments by name. The name is that of an entry point of an installed environment, or of a Python module.
+"""Finds environments by name. The name is the name of an entry point (of an installed environment) or of a module.
 
 A distribution declares its environment as an entry point in pyproject.toml. The entry point is a function
 `load(where, options)` that returns the environment's factory:
@@ -31,7 +31,7 @@ Loader = Callable[[str, Mapping[str, Any]], EnvironmentFactory]
 
 
 def installed() -> dict[str, EntryPoint]:
-    """Return the entry points of the installed environments, by name in alphabetical order."""
+    """Return the entry points of the installed environments by their names, in alphabetical order."""
     return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
 
 
@@ -39,8 +39,8 @@ def load(where: str, name: str, options: Mapping[str, Any]) -> EnvironmentFactor
     """Load the factory of an environment.
 
     Args:
-        where: The beginning of error messages, such as "FILE: [environment]". Messages about an option begin with
-            "FILE: [environment.options]".
+        where: The text with which error messages begin, such as "FILE: [environment]". Messages about an option then
+            begin with "FILE: [environment.options]".
         name: The name of an installed environment, or of a module with a function `load(where, options)`.
         options: The environment's own options.
 
@@ -49,49 +49,49 @@ def load(where: str, name: str, options: Mapping[str, Any]) -> EnvironmentFactor
             function `load` takes other arguments, raises an exception, or does not return an environment.
     """
     table = f"{where[:-1]}.options]" if where.endswith("]") else f"{where} [options]"
-    place = f"{where} name = {name!r}"
+    prefix = f"{where} name = {name!r}"
     with redirect_stdout(sys.stderr):  # modules may print at import, but callers print JSON on stdout
-        loader = _loader(place, name)
+        loader = _loader(prefix, name)
         try:
             factory = loader(table, options)
             problem = _problem_of(factory)
         except ConfigError:
             raise
         except Exception as error:
-            raise ConfigError(f"{place}: its load(where, options) failed: {_described(error)}") from error
+            raise ConfigError(f"{prefix}: its load(where, options) failed: {_describe(error)}") from error
     if problem:
-        raise ConfigError(f"{place}: its load(where, options) must return an environment, and {problem}")
+        raise ConfigError(f"{prefix}: its load(where, options) must return an environment, but {problem}")
     return factory
 
 
 def info_of(factory: EnvironmentFactory, name: str) -> Info:
-    """Return the environment's description. Its field `name` is replaced by the argument `name`, unless that is "".
+    """Return the environment's `Info`. If the argument `name` is not "", it replaces the field `name`.
 
-    `name` is the name in the server's configuration; clients compare it with the name in their own configuration. It
-    differs from the environment's own name if the configuration gives a module.
+    The argument is the name in the server's configuration. It differs from the environment's own name if the
+    configuration names a module. Clients compare it with the name in their own configuration.
     """
     return msgspec.structs.replace(factory.info, name=name) if name else factory.info
 
 
-def _loader(where: str, name: str) -> Loader:
+def _loader(prefix: str, name: str) -> Loader:
     known = installed()
     try:
         found = known[name].load() if name in known else _from_module(name)
     except (Exception, SystemExit) as error:
         raise ConfigError(
-            f"{where}: the environment cannot be imported: {_described(error)}{_fix(known.get(name))}"
+            f"{prefix}: the environment cannot be imported: {_describe(error)}{_reinstall_hint(known.get(name))}"
         ) from error
     if found is None:
         problem = "unknown environment" if name else "no environment is named"
         problem = "the module has no function load" if name in sys.modules else problem
         hint = f"; {close}" if name and (close := suggestion(name, known)) else ""
         raise ConfigError(
-            f"{where}: {problem}{hint}; installed: {', '.join(known) or 'none'}; or name a module that has a function "
+            f"{prefix}: {problem}{hint}; installed: {', '.join(known) or 'none'}; or name a module that has a function "
             "load(where, options), as in my_package.my_module"
         )
-    if not _takes_two(found):
+    if not _takes_two_arguments(found):
         raise ConfigError(
-            f"{where}: its `load` does not take (where, options), so it is not an environment: an environment has "
+            f"{prefix}: its `load` does not take (where, options), so it is not an environment: an environment has "
             "load(where: str, options: Mapping[str, Any]) -> EnvironmentFactory; installed: "
             f"{', '.join(known) or 'none'}"
         )
@@ -99,12 +99,12 @@ def _loader(where: str, name: str) -> Loader:
 
 
 def _from_module(name: str) -> Any:
-    """Return the function `load` of a module; None if the module or the function does not exist.
+    """Return the function `load` of a module. Return None if the module or the function does not exist.
 
     An exception that the module raises at import is not caught.
     """
     if not all(part.isidentifier() for part in name.split(".")):
-        return None  # such as "", "./file" or "tic-tac-toe"
+        return None  # not a module's name, such as "", "./file" or "tic-tac-toe"
     try:
         return getattr(import_module(name), "load", None)
     except ModuleNotFoundError as error:
@@ -113,15 +113,15 @@ def _from_module(name: str) -> Any:
         raise
 
 
-def _fix(point: EntryPoint | None) -> str:
-    """Return the end of the error message for an environment whose function `load` was not found: how to fix it."""
+def _reinstall_hint(point: EntryPoint | None) -> str:
+    """Return a hint for an error message: which distribution must be installed again. For a module, return ""."""
     if point is None:
         return ""
     distribution = f" of {point.dist.name}" if point.dist is not None else ""
     return f"; the entry point{distribution} names {point.value}: install that distribution again"
 
 
-def _takes_two(loader: Any) -> bool:
+def _takes_two_arguments(loader: Any) -> bool:
     """Return whether `loader` can be called with two arguments."""
     if not callable(loader):
         return False
@@ -135,9 +135,9 @@ def _takes_two(loader: Any) -> bool:
 
 
 def _problem_of(factory: Any) -> str:
-    """Return why `factory` is not an environment, or "". An exception raised by `factory.info()` is not caught."""
+    """Return why `factory` is not an environment, or "". An exception that `factory.info` raises is not caught."""
     if isinstance(factory, type):
-        return f"it returns the class {factory.__name__}: return an instance of it"
+        return f"it returns the class {factory.__name__}: return an instance of the class"
     lacking = [name for name in ("info", "blocking", "task", "start") if not _has(factory, name)]
     if lacking:
         return f"it returns {type(factory).__name__}, which lacks {', '.join(lacking)}"
@@ -152,8 +152,8 @@ def _has(factory: Any, name: str) -> bool:
     return hasattr(type(factory), name) or hasattr(factory, name)
 
 
-def _described(error: BaseException) -> str:
-    """Describe an exception and its line: `NameError: name 'x' is not defined (my_module.py, line 3)`."""
+def _describe(error: BaseException) -> str:
+    """Describe an exception and its source line: `NameError: name 'x' is not defined (my_module.py, line 3)`."""
     message = f"{type(error).__name__}: {error}"
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, ImportError | SyntaxError) or not frames:

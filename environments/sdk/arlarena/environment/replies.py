@@ -1,7 +1,7 @@
-"""Parses replies: finds the text after the thought and the action, and checks whether the format is strict.
+"""Parses replies: removes the thought, finds the action, and checks whether the reply has the strict format.
 
-All environments use `after_thought` to get the text after the thought. Text games use `parse` to find the action in
-this text.
+Text games use `parse`. Other environments use `after_thought` to get the text after the thought, and parse this text
+themselves.
 """
 
 from __future__ import annotations
@@ -14,30 +14,33 @@ import msgspec
 from arlarena.proto.env_api import Parser
 from arlarena.proto.thoughts import END_THINK, THINK, answer_start
 
-# The tags of replies, and the form of an action in a reply.
+# The tags in replies, and how an action is written in a reply.
 TAGS = (THINK, END_THINK, "<action>", "</action>")
 ACTION = "<action>{action}</action>"
 PARSER = Parser(
     "2",
-    "What follows the thought is read: the text after the last </think>, also where the chat template has opened the "
-    "thought; nothing of a reply whose thought is not closed. There, the content of the only <action>…</action>, or a "
-    "text without tags as it is; where the actions are known, one of them in any case. Strict format: "
-    "<think>…</think><action>…</action>, or the same without <think>.",
+    "Only the text after the last </think> is read. <think> may be missing, because the chat template may have written "
+    "it. If the thought is not closed, the reply has no action. The action is the content of the only "
+    "<action>…</action>; a text without <action> tags is itself the action. If the environment lists its actions, the "
+    "action must be in the list; upper and lower case are equal. Strict format: <think>…</think><action>…</action>, or "
+    "the same without <think>.",
     tags=list(TAGS),
     action=ACTION,
 )
 
-# End-of-turn tokens of models, in case they are decoded with the text.
+# End-of-turn tokens of models. They may be at the end of a decoded reply.
 END_MARKS = (
     "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>", "<|return|>", "</s>",
-    "<end_of_turn>", "<｜end▁of▁sentence｜>",  # noqa: RUF001 (the name that DeepSeek gives it)
+    "<end_of_turn>", "<｜end▁of▁sentence｜>",  # noqa: RUF001 (DeepSeek's token)
 )  # fmt: skip
 _ACTION = re.compile(r"<\s*+(/?+)\s*+action(?:\s[^<>/]*+)?+>", re.IGNORECASE)
 _THINK = re.compile(r"<\s*+/?+\s*+think(?:\s[^<>/]*+)?+>", re.IGNORECASE)
 
 
 class ParsedReply(msgspec.Struct, frozen=True, gc=False):
-    """A parsed reply. `action`: the action to play, or None. `written`: the text at the position of the action."""
+    """A parsed reply. `action`: the action to play, or None. `written`: the text in the place of the action, even if it
+    is not an admissible action.
+    """
 
     action: str | None
     written: str
@@ -66,7 +69,7 @@ def without_end_marks(text: str) -> str:
 
 
 def after_thought(text: str) -> str | None:
-    """Return the text after the thought, without end-of-turn tokens. None if the thought is not closed."""
+    """Return the text after the thought, without end-of-turn tokens. Return None if the thought is not closed."""
     text = without_end_marks(text)
     start = answer_start(text)
     return None if start is None else text[start:]
@@ -75,9 +78,9 @@ def after_thought(text: str) -> str | None:
 def parse(text: str, actions: Collection[str] | None = None) -> ParsedReply:
     """Parse a complete reply or a bare action.
 
-    Only the text after the thought is read. If this text has exactly one `<action>…</action>`, the action is its
-    content. If the text has no `<action>` tag, the action is the whole text. Other replies are unreadable. If
-    `actions` is given, the action must be in `actions`. Case and surrounding white space are ignored.
+    Only the text after the thought is read. If this text has exactly one `<action>…</action>`, the content of this
+    element is the action. If the text has no `<action>` tag, the complete text is the action. Other replies are
+    unreadable. If `actions` is given, the action must be in `actions`. Case and surrounding white space are ignored.
 
     `format_valid` is True if the reply is exactly `<think>…</think><action>…</action>`, with only white space between
     and around the elements. If the chat template has opened the thought, `<think>` may be missing.
@@ -86,17 +89,17 @@ def parse(text: str, actions: Collection[str] | None = None) -> ParsedReply:
     start = answer_start(text)
     if start is None:
         return ParsedReply(None, "", format_valid=False)
-    said = text[start:].strip()
-    tags = list(_ACTION.finditer(said))
+    rest = text[start:].strip()
+    tags = list(_ACTION.finditer(rest))
     if not tags:
-        return ParsedReply(_match_action(said, actions), said, format_valid=False)
+        return ParsedReply(_match_action(rest, actions), rest, format_valid=False)
     written = ""
     if [tag[1] for tag in tags] == ["", "/"]:
-        written = said[tags[0].end() : tags[1].start()].strip()
+        written = rest[tags[0].end() : tags[1].start()].strip()
     strict = (
         len(tags) == 2
-        and said.startswith("<action>")
-        and said.endswith("</action>")
+        and rest.startswith("<action>")
+        and rest.endswith("</action>")
         and _is_one_thought(text[:start].strip())
     )
     return ParsedReply(_match_action(written, actions), written, strict)

@@ -5,8 +5,9 @@
         name, version, … = …            the content of `/v1/info`
         def game(self, task): …         the rules of a new episode
 
-`TextEpisode` counts steps, parses replies, renders prompts with history, and sets marks and hashes. `TextEnvironment`
-resolves tasks and provides `/v1/info`. `arlarena.environments.guess` is a complete example.
+`TextEpisode` counts steps, parses replies, renders prompts, and fills in the other fields of observations and metadata.
+`TextEnvironment` finds the task of a reset request and provides `/v1/info`. `arlarena.environments.guess` is a complete
+example.
 """
 
 from __future__ import annotations
@@ -30,26 +31,27 @@ from arlarena.proto.trajectory import Task
 class TextGame(ABC):
     """The rules of one episode, independent of prompts, replies and step counts.
 
-    The ends of an episode, and their effect:
+    An episode can end in four ways:
 
-    | end | `over` | `solved` | `score` | marks of the last observation |
+    | end | `over` | `solved` | `score` | field of the last observation that is true |
     |---|---|---|---|---|
     | won | true | true | 1 | terminated |
-    | lost | true | false | 0, or the share achieved | terminated |
-    | drawn | true | false | between, such as 0.5 | terminated |
+    | lost | true | false | 0, or the solved part of the task | terminated |
+    | drawn | true | false | between 0 and 1, such as 0.5 | terminated |
     | horizon reached | false | false | the current score | truncated |
 
-    A game that can be lost or drawn overrides `over`; other games end when solved or at the horizon. Training uses the
-    sum of the rewards that `play` returns, not the score. To penalise a loss, return a negative reward; for a draw, a
-    reward between those of loss and win. Evaluation reports the share of `solved` episodes. Reaching the horizon has no
-    reward.
+    A game that can be lost or drawn overrides `over`. Other games end when they are solved or when the horizon is
+    reached. Training uses the sum of the rewards that `play` returns, not the score. To penalise a loss, `play` returns
+    a negative reward. For a draw, it returns a reward between the rewards of a loss and of a win. Reaching the horizon
+    adds no reward. Evaluation reports the share of episodes that are `solved`.
 
     Attributes:
         score: progress on the task, from 0 to 1.
-        content_key: identifies the content: equal for equal tasks, independent of the index; "" if unknown.
-        least_steps: length of the shortest solution from the start, if known.
-        kind: kind of task, if there are several; success is reported by kind.
-        task: sentence of the task, if the observation does not contain it.
+        content_key: identifies the content of the task. Tasks with equal content have equal keys, whatever their index.
+            "" if unknown.
+        least_steps: number of steps of the shortest solution from the start, if known.
+        kind: the kind of task, if the environment has several kinds. Evaluation reports the success of each kind.
+        task: a sentence that states the task, if the observation does not contain it.
     """
 
     score: float
@@ -64,7 +66,7 @@ class TextGame(ABC):
 
     @abstractmethod
     def state(self) -> str:
-        """Return the complete state in canonical form, without counters: equal states must be equal texts."""
+        """Return the complete state as text, without a step counter. Equal states must have equal texts."""
 
     def state_key(self, task: str) -> str:
         """Return the key of the state for this task: 32 hex digits."""
@@ -75,7 +77,9 @@ class TextGame(ABC):
         """Play an action and return the reward, a finite number. `action` is None for an unreadable reply."""
 
     def copy(self) -> Self:
-        """Return an independent game in the same state. Override this method if much of the game is immutable."""
+        """Return an independent game in the same state. The default is a deep copy; override this method if large parts
+        of the game are immutable.
+        """
         return deepcopy(self)
 
     @property
@@ -93,7 +97,7 @@ class TextGame(ABC):
         return None
 
     def actions(self) -> Sequence[str] | None:
-        """Return the admissible actions. None if any text is an action."""
+        """Return the admissible actions. Return None if any text is an action."""
         return None
 
     def offered(self) -> str:
@@ -104,7 +108,7 @@ class TextGame(ABC):
         """Return the expert's replies from the current state to the end.
 
         Raises:
-            ExpertUnavailable: there is no expert, or it finds no plan.
+            ExpertUnavailable: there is no expert, or the expert finds no plan.
         """
         raise ExpertUnavailable("this environment has no expert")
 
@@ -139,13 +143,13 @@ class TextEpisode:
         return self._result(None, "", action_valid=True, format_valid=True)
 
     def step(self, text: str) -> StepResult:
-        """Play a reply. An unreadable reply takes a step and is marked as invalid.
+        """Play a reply. An unreadable reply counts as a step and has `action_valid` False.
 
         Raises:
-            RuntimeError: the episode is over.
+            RuntimeError: the episode has ended.
         """
         if self.done:
-            raise RuntimeError("the episode is over")
+            raise RuntimeError("the episode has ended")
         reply = parse(text, self._game.actions())
         if self._environment.history:
             turn = past_turn(self._steps + 1, self._game.text(), reply.action or "none (unreadable)")
@@ -205,21 +209,22 @@ class TextEpisode:
 
 
 class TextEnvironment(ABC):
-    """A text game with its options: the factory that the server hosts.
+    """A text game with its options. This is the factory that starts episodes.
 
     Attributes:
-        name, version, description: identify the environment. Any change of a task or transcript needs a new version.
-        template: the prompt template; it has its own version.
-        horizon: steps after which an episode is truncated.
+        name, version, description: shown in `/v1/info`. If a change of the code changes a task or a transcript, change
+            the version.
+        template: the prompt template. It has its own version.
+        horizon: maximum number of steps; after them, an episode is truncated.
         history: number of earlier turns in the prompt.
-        splits: the sets of tasks; the first is the default.
-        rewards: the rewards by event, for `/v1/info`.
-        actions: all possible actions, if they are a short list.
+        splits: the sets of tasks. The first split is the default.
+        rewards: the reward of each event, for `/v1/info`.
+        actions: all possible actions, if they are few and fixed.
         options: the environment's options, for `/v1/info`.
         paths: names of the options that are paths of files or folders.
-        vocabulary: frequent parts of observations and replies, including their spaces and line ends. Each is one token
-            of a tiny policy. None: `actions`.
-        expert: whether games have a `plan`. Without it, demonstrations are not available.
+        vocabulary: frequent parts of observations and replies, with their spaces and line ends. Each part becomes one
+            token of a tiny policy. If None, the parts are `actions`.
+        expert: whether games implement `plan`. Otherwise there are no demonstrations.
         blocking: whether an action may take longer than about a millisecond; see `EnvironmentFactory`.
     """
 
@@ -240,7 +245,7 @@ class TextEnvironment(ABC):
 
     @abstractmethod
     def game(self, task: Task) -> TextGame:
-        """Return a new game of a task. This may be slow, and must be thread-safe.
+        """Return a new game of a task. This method may be slow. It must be thread-safe.
 
         Raises:
             TaskError: the task does not exist.
@@ -266,7 +271,7 @@ class TextEnvironment(ABC):
         )
 
     def task(self, spec: ResetSpec) -> Task:
-        """Return the task of a reset. Errors as in `indexed_task`."""
+        """Return the task of a reset request. Errors as in `indexed_task`."""
         return indexed_task(self.name, self.splits, spec)
 
     def start(self, task: Task) -> TextEpisode:

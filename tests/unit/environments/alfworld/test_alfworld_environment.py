@@ -37,7 +37,7 @@ def test_success_has_reward_ten_and_all_else_zero():
     assert (last.done, last.observation.terminated, last.observation.truncated) == (True, True, False)
     assert (last.metadata.success, last.metadata.score) == (True, 1.0)
     assert [result.metadata.score for result in results[:-1]] == [0.0] * (len(replies) - 1)
-    with pytest.raises(RuntimeError, match="the episode is over"):
+    with pytest.raises(RuntimeError, match="the episode has ended"):
         episode.step("look")
 
 
@@ -62,7 +62,7 @@ def test_info_describes_the_games():
     assert info.actions is None
     assert info.capabilities == ["fork", "expert"]
     assert info.options["receptacles"] == 6
-    with pytest.raises(TaskError, match="at most 511, not 512"):
+    with pytest.raises(TaskError, match="at most 511, but it is 512"):
         environment().task(ResetSpec(split="valid_seen", index=512))
 
 

@@ -84,10 +84,10 @@ def test_a_game_is_written_to_the_same_bytes_without_leftovers(out):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--count", 0], "a count at least 1"),
-        (["--first", -1], "an index is at least 0"),
+        (["--count", 0], "--count at least 1"),
+        (["--first", -1], "--first must be at least 0"),
         (["--config", "nowhere.toml"], "nowhere.toml: no such configuration file"),
-        (["--config", "sokoban.toml"], "name = 'sokoban': only games of alfworld can be written"),
+        (["--config", "sokoban.toml"], "name = 'sokoban': must be alfworld, because only its games can be exported"),
         (["--out", "sokoban.toml"], "--out sokoban.toml: "),
     ],
 )

@@ -315,7 +315,7 @@ def test_cached_responses_depend_on_all_facts_of_the_grammar(monkeypatch, rule):
 
 def test_a_grammar_without_an_action_of_the_domain_is_refused():
     without = "\n".join(line for line in GRAMMAR.split("\n") if not line.startswith("action OpenObject"))
-    with pytest.raises(GameError, match="lacks the domain's action openobject"):
+    with pytest.raises(GameError, match="there is no text for the domain's action openobject"):
         tiny_rules(grammar=without)
 
 

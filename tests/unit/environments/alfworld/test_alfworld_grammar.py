@@ -82,7 +82,7 @@ def test_the_first_rule_whose_condition_holds_gives_the_text():
     assert text_of("#y#", Facts(open=[(1,)], full=[(1,)]), {"r": 1}, y=rules) == "both"
     assert text_of("#y#", Facts(open=[(1,)], full=[(2,)]), {"r": 1}, y=rules) == "open"
     assert text_of("#y#", Facts(), {"r": 1}, y=rules) == "neither"
-    with pytest.raises(GameError, match="no text of #y# applies"):
+    with pytest.raises(GameError, match="no condition of the rules #y# holds"):
         text_of("#y#", Facts(), {"r": 1}, y=rules[:2])
 
 
@@ -129,8 +129,8 @@ def test_the_predicates_of_a_grammar_are_listed():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", 'one rule "task" with one text is expected, not 0'),
-        (written({}) + written({}), 'one rule "task" with one text is expected, not 2'),
+        ("", 'one rule "task" with one text is expected, but there are 0'),
+        (written({}) + written({}), 'one rule "task" with one text is expected, but there are 2'),
         (written({}).replace(SEPARATORS["list_empty"][0]["rhs"], 'no"thing'), "a block is not a JSON object of rules"),
         (written({"x": [{"rhs": "{o.weight}"}]}), r"\{o.weight\} is not understood"),
         (written({"x": [{"condition": "open(r)", "rhs": ""}]}), r"condition 'open\(r\)' is not understood"),

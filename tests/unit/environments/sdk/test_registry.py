@@ -20,7 +20,7 @@ MODULES = {
     "returns_none": ("def load(where, options): ...", "it returns NoneType, which lacks info, blocking, task, start"),
     "returns_class": (
         GUESS + "def load(where, options): return GuessEnvironment",
-        "it returns the class GuessEnvironment: return an instance of it",
+        "it returns the class GuessEnvironment: return an instance of the class",
     ),
     "odd_info": (
         "class A:\n  info = blocking = task = start = 0\ndef load(where, options): return A()",

@@ -88,7 +88,7 @@ def test_the_contract_holds_without_an_expert(check):
 def test_the_contract_names_an_expert_that_is_promised_and_missing():
     environment = EndingEnvironment()
     environment.expert = True
-    with pytest.raises(ContractError, match="an environment without an expert has `expert = False`"):
+    with pytest.raises(ContractError, match="if the environment has no expert, set `expert = False`"):
         CHECKS["has_an_expert_that_solves_it"](environment)
 
 

@@ -88,7 +88,7 @@ def test_a_step_after_the_end_raises(actions):
     played = episode(CORRIDOR)
     for action in actions:
         played.step(action)
-    with pytest.raises(RuntimeError, match="over"):
+    with pytest.raises(RuntimeError, match="has ended"):
         played.step("up")
 
 

@@ -8,7 +8,7 @@ from arlarena.environments.sokoban.room import Room
 from arlarena.environments.sokoban.rooms import generate
 from arlarena.environments.sokoban.solver import least_pushes
 from arlarena.environments.sokoban.splits import split_of
-from arlarena.environments.sokoban.symmetry import plan_hash, room_hash
+from arlarena.environments.sokoban.symmetry import floor_plan_hash, room_hash
 from arlarena.proto.config import ConfigError
 from arlarena.proto.env_api import ResetSpec
 
@@ -37,7 +37,7 @@ def test_levels_are_split_ordered_and_distinct(tmp_path):
     assert mirrored not in together or rooms[0] not in together
     for split, its_rooms in found.items():
         assert all(split_of(room) == split for room in its_rooms)
-    plans = [{plan_hash(room) for room in its_rooms} for its_rooms in found.values()]
+    plans = [{floor_plan_hash(room) for room in its_rooms} for its_rooms in found.values()]
     assert not (plans[0] & plans[1] | plans[0] & plans[2] | plans[1] & plans[2])
 
 
@@ -52,7 +52,7 @@ def test_an_environment_plays_level_files(tmp_path):
     for reply in episode.expert():
         result = episode.step(reply)
     assert result.metadata.success
-    with pytest.raises(Exception, match="the index is at most"):
+    with pytest.raises(Exception, match="the index must be at most"):
         made.task(ResetSpec(split="test", index=sizes["test"]))
 
 
@@ -70,10 +70,10 @@ def test_boxoban_files_are_split_without_overlap(boxoban_file):
     [
         ("; 0\n####\n#@?#\n####\n", r"levels\.txt, the level of line 2: unknown glyph '\?'"),
         ("; 0\n#####\n#@$.#\n#####\n\n; 1\n#####\n#@$ #\n#####\n", "the level of line 7: 1 boxes but 0 targets"),
-        ("; 0\n#####\n#@$.#\n#####\n", "none of its 1 levels falls into"),
-        ("", "no level in it can be played"),
-        ("; 0\n#####\n#@ *#\n#####\n", "no level in it can be played.*line 2: it is solved at the start"),
-        ("; 0\n#####\n#$@.#\n#####\n", "no level in it can be played.*line 2: it cannot be solved"),
+        ("; 0\n#####\n#@$.#\n#####\n", "none of its 1 levels belongs to the split"),
+        ("", "none of its levels can be played"),
+        ("; 0\n#####\n#@ *#\n#####\n", "none of its levels can be played.*line 2: it is solved at the start"),
+        ("; 0\n#####\n#$@.#\n#####\n", "none of its levels can be played.*line 2: it cannot be solved"),
     ],
 )
 def test_invalid_levels_are_named(tmp_path, text, message):
@@ -83,9 +83,9 @@ def test_invalid_levels_are_named(tmp_path, text, message):
 
 
 def test_other_mistakes_with_levels_are_explained(tmp_path):
-    with pytest.raises(ConfigError, match="cannot be read as levels"):
+    with pytest.raises(ConfigError, match="cannot be read"):
         load("test", "sokoban", {"levels": str(tmp_path / "nothing.txt")})
-    with pytest.raises(ConfigError, match="has no level file"):
+    with pytest.raises(ConfigError, match="contains no level file"):
         load("test", "sokoban", {"levels": str(tmp_path)})
     path = level_file(tmp_path / "levels.txt", [generate(7, 7, 1, seed) for seed in range(60)])
     with pytest.raises(ConfigError, match="leave out boxes"):
@@ -127,11 +127,11 @@ UNPLAYABLE = {
     "it cannot be solved": "#####\n#$@.#\n#####",
     "it cannot be solved ": "#######\n#@ #$ #\n#  #. #\n#######",  # the player cannot reach the box
     "it cannot be solved  ": "#######\n#.. @ #\n#  $$ #\n#######",  # side by side along a wall
-    "a room has one player, this one has 0": "#####\n# $.#\n#####",
-    "a room has one player, this one has 2": "######\n#@$.@#\n######",
+    "a room must have one player, but this room has 0": "#####\n# $.#\n#####",
+    "a room must have one player, but this room has 2": "######\n#@$.@#\n######",
     "2 boxes but 1 targets": "######\n#@$$.#\n######",
     "0 boxes but 0 targets": "#####\n#@  #\n#####",
-    "an opening leads from the edge to the inside": "#####\n#@$. \n#####",
+    "an opening leads from the border to the inside": "#####\n#@$. \n#####",
     "unknown glyph 'T' in row 0": "Title: corridor",
 }
 
@@ -186,4 +186,4 @@ def test_a_horizon_that_most_levels_exceed_is_a_warning(tmp_path):
 
 def test_boxoban_with_the_default_horizon_is_a_warning(boxoban_file):
     (warning,) = load("test", "sokoban", {"levels": str(boxoban_file)}).warnings
-    assert "levels: 1 of 32 levels tried (of 64) can be solved in max_steps = 15 moves" in warning
+    assert "levels: 1 of 32 sampled levels (of 64) can be solved in max_steps = 15 moves" in warning

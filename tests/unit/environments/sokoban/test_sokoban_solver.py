@@ -81,7 +81,7 @@ def test_a_limit_excludes_longer_plans_only():
 
 
 def test_a_search_beyond_its_limit_raises():
-    with pytest.raises(SearchLimit, match="50 states"):
+    with pytest.raises(SearchLimit, match="50 visited states"):
         least_moves(generate(10, 10, 4, 1), max_states=50)
 
 

@@ -7,7 +7,7 @@ from arlarena.environments.sokoban.room import Room
 from arlarena.environments.sokoban.rooms import RoomsExhausted, generate
 from arlarena.environments.sokoban.solver import least_moves
 from arlarena.environments.sokoban.splits import EVALUATION_SPLITS, SPLITS, EvalRooms, RoomOptions, room_for, split_of
-from arlarena.environments.sokoban.symmetry import crop, images, plan_hash, room_hash
+from arlarena.environments.sokoban.symmetry import crop, floor_plan_hash, images, room_hash
 
 SMALL = RoomOptions(max_moves=12)
 
@@ -30,7 +30,7 @@ def test_every_image_of_a_room_has_its_hash_and_split():
         room = generate(6, 6, 1, seed) if seed % 3 else generate(6, 8, 2, seed)
         own = eight_images(room)
         assert {room_hash(image) for image in own} == {room_hash(room)}
-        assert {plan_hash(image) for image in own} == {plan_hash(room)}
+        assert {floor_plan_hash(image) for image in own} == {floor_plan_hash(room)}
         assert {split_of(image) for image in own} == {split_of(room)}
 
 
@@ -51,8 +51,8 @@ def test_a_room_moved_inside_its_frame_keeps_its_plan():
     corner = Room.parse("######\n#PXO##\n#___##\n######\n######")
     moved = Room.parse("#######\n#######\n###PXO#\n###___#\n#######")
     widened = Room.parse("######\n#PXO##\n#____#\n######\n######")
-    assert plan_hash(moved) == plan_hash(corner)
-    assert plan_hash(widened) != plan_hash(corner)
+    assert floor_plan_hash(moved) == floor_plan_hash(corner)
+    assert floor_plan_hash(widened) != floor_plan_hash(corner)
 
 
 def test_rooms_that_differ_have_different_hashes():
@@ -64,7 +64,7 @@ def test_rooms_that_differ_have_different_hashes():
 def test_the_split_depends_on_walls_and_targets_alone():
     room = Room.parse("######\n#P_X_#\n#__O_#\n#____#\n######")
     moved = Room.parse("######\n#____#\n#_XO_#\n#___P#\n######")
-    assert plan_hash(room) == plan_hash(moved)
+    assert floor_plan_hash(room) == floor_plan_hash(moved)
     assert room_hash(room) != room_hash(moved)
 
 
@@ -72,11 +72,13 @@ def test_the_split_depends_on_walls_and_targets_alone():
 @pytest.mark.parametrize("count", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_no_evaluation_room_occurs_in_training(count):
     held_out = {room_hash(room_for(split, index, SMALL)) for split in EVALUATION_SPLITS for index in range(256)}
-    held_out_plans = {plan_hash(room_for(split, index, SMALL)) for split in EVALUATION_SPLITS for index in range(256)}
+    held_out_plans = {
+        floor_plan_hash(room_for(split, index, SMALL)) for split in EVALUATION_SPLITS for index in range(256)
+    }
     assert len(held_out) == 512
     training = [room_for("train", index, SMALL) for index in range(count)]
     assert not held_out & {room_hash(room) for room in training}
-    assert not held_out_plans & {plan_hash(room) for room in training}
+    assert not held_out_plans & {floor_plan_hash(room) for room in training}
     # Without splits they would overlap: plain seeds do produce held-out rooms.
     assert held_out & {room_hash(generate(6, 6, 1, seed)) for seed in range(2_000)}
 
@@ -131,7 +133,9 @@ def test_impossible_options_are_refused(values, message):
         RoomOptions(**values)
 
 
-@pytest.mark.parametrize(("split", "index", "message"), [("dev", 0, "unknown split 'dev'"), ("train", -1, "0 or more")])
+@pytest.mark.parametrize(
+    ("split", "index", "message"), [("dev", 0, "unknown split 'dev'"), ("train", -1, "at least 0")]
+)
 def test_impossible_tasks_are_refused(split, index, message):
     with pytest.raises(ValueError, match=message):
         room_for(split, index, SMALL)

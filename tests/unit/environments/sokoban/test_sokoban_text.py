@@ -135,9 +135,9 @@ def test_a_reset_selects_the_expected_task(spec, task):
     [
         (ResetSpec(split="dev"), "unknown split 'dev'"),
         (ResetSpec(split="test", index=1024), "at most 1023"),
-        (ResetSpec(task_id="sokoban/train"), "not of the form"),
-        (ResetSpec(task_id="alfworld/train/1"), "not of the form"),
-        (ResetSpec(task_id="sokoban/train/x"), "not of the form"),
+        (ResetSpec(task_id="sokoban/train"), "must have the form"),
+        (ResetSpec(task_id="alfworld/train/1"), "must have the form"),
+        (ResetSpec(task_id="sokoban/train/x"), "must have the form"),
         (ResetSpec(task_id="sokoban/train/1", index=2), "contradicts index 2"),
     ],
 )

@@ -89,8 +89,8 @@ def test_the_answer_is_extracted_from_a_solution(text, gold):
     [
         ('{"answer": "2"}', "missing required field `problem`"),
         ('{"problem": "1+1?"}', "missing required field `answer`"),
-        ('{"problem": "", "answer": "2"}', "an empty problem"),
-        ('{"problem": " \\n", "answer": "2"}', "an empty problem"),
+        ('{"problem": "", "answer": "2"}', "the problem is empty"),
+        ('{"problem": " \\n", "answer": "2"}', "the problem is empty"),
         ('{"problem": null, "answer": "2"}', "Expected `str`, got `null`"),
         ('{"problem": "1+1?", "answer": null}', "got `null`"),
         ('{"problem": "1+1?", "answer": ["2"]}', "got `array`"),
@@ -192,7 +192,7 @@ def test_a_missing_problem_is_a_task_error(train, split, index):
 
 
 def test_an_empty_training_set_is_refused(train):
-    with pytest.raises(ConfigError, match=r"none of its 400 problems is left: 400 that for training"):
+    with pytest.raises(ConfigError, match=r"none of its 400 problems is left: 400 that are for training"):
         read(train=train, tests={"all": str(train)})
 
 
@@ -200,10 +200,10 @@ def test_an_empty_training_set_is_refused(train):
     ("options", "message"),
     [
         ({"train": {"nam": "x"}}, "did you mean 'name'"),
-        ({"train": 7}, "either the path of a file, or a table with the name of a data set"),
-        ({"tests": {"train": "x"}}, "tests.train: a split's name"),
-        ({"tests": {"a/b": "x"}}, "tests.a/b: a split's name"),
-        ({"tests": {"a": "x"}, "families": {}}, "either generated or listed"),
+        ({"train": 7}, "must be the path of a file, or a table with the name of a data set"),
+        ({"tests": {"train": "x"}}, "tests.train: the name of a test split"),
+        ({"tests": {"a/b": "x"}}, "tests.a/b: the name of a test split"),
+        ({"tests": {"a": "x"}, "families": {}}, "families is for generated problems"),
         ({"train": "x", "panel_size": 3}, "panel_size is for generated problems"),
         ({"validation_share": 1}, "validation_share = 1"),
         ({"panel_size": 0}, "panel_size = 0"),
@@ -260,7 +260,7 @@ def test_a_folder_without_a_training_set_is_refused_with_the_fix(tmp_path, monke
     monkeypatch.setenv("TIR_MATH_DATA", str(tmp_path))
     listed = ", ".join(names) or "nothing"
     with pytest.raises(
-        ConfigError, match=rf"has no train\.jsonl \(it has {listed}\): call the training set train\.jsonl"
+        ConfigError, match=rf"has no train\.jsonl \(it has {listed}\): rename the training set to train\.jsonl"
     ):
         read()
     if names:  # files named in the options are still read
@@ -269,5 +269,5 @@ def test_a_folder_without_a_training_set_is_refused_with_the_fix(tmp_path, monke
 
 def test_a_folder_of_problems_that_does_not_exist_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("TIR_MATH_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(ConfigError, match=r"TIR_MATH_DATA: .*nowhere: no such folder"):
+    with pytest.raises(ConfigError, match=r"TIR_MATH_DATA: .*nowhere: this folder does not exist"):
         read()

@@ -56,7 +56,7 @@ def test_without_datasets_the_error_names_the_package(monkeypatch):
     monkeypatch.setattr(hub, "import_module", absent)
     with pytest.raises(
         ConfigError,
-        match="openai/gsm8k is read with the package datasets, which is not installed: pip install datasets",
+        match="openai/gsm8k: to read this data set, install the package datasets: pip install datasets",
     ):
         read(name="openai/gsm8k", config="main", problem="question")
 
@@ -113,7 +113,7 @@ def test_columns_may_have_other_names_and_other_types(monkeypatch):
         ([{"question": "1+1?", "answer": "2"}], "some/where has no column 'problem'; it has question, answer"),
         ([{"problem": "1+1?", "solution": "2"}], "some/where has no column 'answer'"),
         ([{"problem": "1+1?", "answer": "2"}, {"problem": "1+2?", "answer": None}], "some/where, train row 1: .*null"),
-        ([{"problem": "", "answer": "2"}], "some/where, train row 0: an empty problem"),
+        ([{"problem": "", "answer": "2"}], "some/where, train row 0: the problem is empty"),
         (ConnectionError("no way to the hub"), "some/where: ConnectionError: no way to the hub"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Loaded games: their rules, task and content hash, independent of their source."""
+"""Loaded games. A loaded game has rules, a goal and a content key; it may come from a file or from the generator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from arlarena.environments.alfworld.task_kinds import TaskGoal, goal_of
 
 
 class GameFile(msgspec.Struct, frozen=True):
-    """The three texts of a `game.tw-pddl` that define a game."""
+    """The three texts in a file `game.tw-pddl` that define a game."""
 
     pddl_domain: str
     grammar: str
@@ -23,8 +23,12 @@ class GameFile(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class LoadedGame:
-    """A game ready to be played. `goal` is None if the goal is none of the six kinds of tasks; such a game has no
-    expert.
+    """A game that is ready to be played.
+
+    Attributes:
+        goal: the goal, or None if the goal does not belong to one of the six kinds of tasks. Then there is no expert.
+        type: the kind of task; "" if unknown.
+        content_key: the hash of everything that a player can observe.
     """
 
     rules: GameRules
@@ -34,7 +38,7 @@ class LoadedGame:
 
 
 def loaded(rules: GameRules, kind: str = "") -> LoadedGame:
-    """Return a game with its goal, its kind of task (from its file or its goal) and its content hash."""
+    """Return a loaded game. `kind`: the kind of task that the game's file states; if "", the goal determines it."""
     try:
         goal = goal_of(rules.goal)
     except GameError:
@@ -43,9 +47,7 @@ def loaded(rules: GameRules, kind: str = "") -> LoadedGame:
 
 
 def content_of(rules: GameRules) -> str:
-    """Return a text of everything that a player can observe of a game. Ids and coordinates are not part of this
-    text.
-    """
+    """Return a text that describes everything that a player can observe. It has no ids and no coordinates."""
     house, start = rules.house, rules.house.start
     contents: dict[int, list[tuple[str, ...]]] = {}
     for receptacle, things in start.inside.items():

@@ -51,16 +51,16 @@ class Games(Protocol):
         ...
 
     def file(self, split: str, index: int) -> GameFile:
-        """Return the texts of the game's file. Errors as in `game`, but a game with unsupported rules is no error."""
+        """Return the texts of the game's file. Errors as in `game`, but the rules of the game are not checked."""
         ...
 
     def name(self, split: str, index: int) -> str:
-        """Return the game's name in task ids, or "" if a task id has only the index."""
+        """Return the name that task ids use for the game. Return "" if they use the index."""
         ...
 
     def index(self, split: str, name: str) -> int | None:
-        """Return the index of the game with this name. The name may be an index as text. None if there is no
-        such game.
+        """Return the index of the game with this name. The name may be an index as text. Return None if there is no
+        game with this name.
         """
         ...
 
@@ -105,27 +105,28 @@ class AlfworldEnvironment(TextEnvironment):
         """Return a game at its start. This takes milliseconds, or seconds with the stock engine.
 
         Raises:
-            TaskError: the game's file is broken, or the options allow no game.
+            TaskError: the game's file is invalid, or no game that fulfils the options was found.
         """
         think = self._settings.expert_think == "plan"
         if not self.blocking:
-            made = self._games.game(task.split, task.index)
+            loaded_game = self._games.game(task.split, task.index)
             try:
-                return AlfworldGame(made, think)
+                return AlfworldGame(loaded_game, think)
             except GameError as error:
                 raise TaskError(f"the game {self._games.name(task.split, task.index)}: {error}") from error
         file = self._games.file(task.split, task.index)
-        ours: LoadedGame | None = None
-        with suppress(TaskError):  # only the stock engine supports its rules
-            ours = self._games.game(task.split, task.index)
-        return TextWorldGame(file, ours, think, self._pool)
+        native: LoadedGame | None = None
+        with suppress(TaskError):  # then the native engine does not support the rules of the game
+            native = self._games.game(task.split, task.index)
+        return TextWorldGame(file, native, think, self._pool)
 
 
 def load(where: str, values: Mapping[str, Any]) -> AlfworldEnvironment:
     """Return the environment for a table of options.
 
     Raises:
-        ConfigError: see `read_options`; or the folder has no games, or the stock engine is not installed.
+        ConfigError: an option is invalid (see `read_options`), the folder has no games, or the stock engine is not
+            installed.
     """
     options = read_options(where, values)
     if options.backend == "textworld":

@@ -1,8 +1,9 @@
-"""The expert, which does not know where things are.
+"""The expert. It does not know where things are.
 
-It uses only the goal, the current location's contents and the admissible commands, and has no memory. It searches the
-receptacles that can hold the thing in a fixed order, starting at the current location. So a policy that sees the last
-one or two steps can imitate the expert. The expert solves every generated game within the horizon.
+The expert uses only the goal, the things at the current location, and the admissible commands. It has no memory. To
+find a thing, it visits the receptacles that can hold the thing, in a fixed cyclic order that begins at the current
+location. So a policy that sees only the last one or two steps can imitate the expert. The expert solves every generated
+game within the horizon.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from arlarena.environments.alfworld.engine.state import NOTHING
 from arlarena.environments.alfworld.engine.world import House, Mask, bits
 from arlarena.environments.alfworld.task_kinds import LIGHT, MARK_OF, TWO, TaskGoal
 
-MAX_MOVES = 400  # a search visits and opens each receptacle at most twice
+MAX_MOVES = 400  # maximum length of a plan; a search visits and opens each receptacle at most twice
 
 
 class NoPlan(RuntimeError):
@@ -37,7 +38,7 @@ class Expert:
         """Yield (thought, command) from the current state to the end. The commands are played on a copy of the game.
 
         Raises:
-            NoPlan: there is no next command, or no end after `MAX_MOVES`.
+            NoPlan: the expert finds no next command, or the game is not won after `MAX_MOVES` commands.
         """
         game = game.copy()
         for _ in range(MAX_MOVES):
@@ -46,32 +47,38 @@ class Expert:
             thought, command = self.choose(game)
             yield thought, command
             game.play(command)
-        raise NoPlan(f"the expert is not done after {MAX_MOVES} steps")
+        raise NoPlan(f"the expert has not solved the task after {MAX_MOVES} steps")
 
     def choose(self, game: Game) -> tuple[str, str]:
         """Return the thought and the next command.
 
         Raises:
-            NoPlan: there is no next command.
+            NoPlan: the expert finds no next command.
         """
         goal, held = self._goal, game.state.held
         if held == NOTHING:
-            return f"find {goal.thing}", self._next(game, "pickupobject", self._wanted(game), self._holders())
+            return f"find {goal.thing}", self._next(
+                game, "pickupobject", self._things_to_take(game), self._possible_receptacles()
+            )
         if not self._things >> held & 1:
             return "drop this", self._next(game, "putobject", -1, self._house.fits.get(held, 0))
         if goal.type == LIGHT:
-            return f"find {goal.lamp}", self._next(game, "toggleobject", self._lamps, self._anywhere())
+            return f"find {goal.lamp}", self._next(game, "toggleobject", self._lamps, self._all_receptacles())
         mark = MARK_OF.get(goal.type)
         if mark is not None and not game.state.marks[mark] >> held & 1:
             tools = self._house.tools[self._treatment]
             return f"{self._treatment.removesuffix('object')} {goal.thing}", self._next(
                 game, self._treatment, -1, tools
             )
-        return f"put {goal.thing} in {goal.receptacle}", self._next(game, "putobject", -1, self._suited(game))
+        return f"put {goal.thing} in {goal.receptacle}", self._next(
+            game, "putobject", -1, self._target_receptacles(game)
+        )
 
     def _next(self, game: Game, action: str, things: Mask, receptacles: Mask) -> str:
-        """Return the command for `action` if the action is possible here. Otherwise open a closed receptacle here, or
-        go to the next of `receptacles`.
+        """Return the next command towards `action` with one of `things` and one of `receptacles`.
+
+        If the action is possible at the current location, return its command. Otherwise open a closed receptacle here.
+        If there is none, go to the next of `receptacles`.
         """
         moves = {move: command for command, move in game.commands.items()}
         for wanted in (action, "openobject"):
@@ -83,10 +90,12 @@ class Expert:
             command = moves.get(Move("gotolocation", receptacle=receptacle), "")
             if command:
                 return command
-        raise NoPlan("there is nowhere to go for what the task needs")
+        raise NoPlan("no receptacle is left to visit")
 
     def _route(self, here: int, receptacles: Mask) -> list[int]:
-        """Return one receptacle of each location, in cyclic order of names, starting after the current location."""
+        """Return one of `receptacles` for each location, in the cyclic order of names. Begin after the current
+        location.
+        """
         first: dict[int, int] = {}
         for one in self._order:
             if receptacles >> one & 1:
@@ -97,40 +106,40 @@ class Expert:
 
     # --- things and receptacles ---
 
-    def _wanted(self, game: Game) -> Mask:
-        """Return the things that the task needs. For a task of two things, a thing that is already in place is left
-        out.
+    def _things_to_take(self, game: Game) -> Mask:
+        """Return the things that the expert may take. If the task needs two things, a thing in the target receptacle
+        stays there.
         """
-        wanted = self._things
+        things = self._things
         if self._goal.type == TWO:
             for target in bits(self._targets):
                 for thing in game.state.inside.get(target, ()):
-                    wanted &= ~(1 << thing)
-        return wanted
+                    things &= ~(1 << thing)
+        return things
 
-    def _suited(self, game: Game) -> Mask:
-        """Return the receptacles for the thing. For a task of two things, the second thing goes where the first
-        one is.
+    def _target_receptacles(self, game: Game) -> Mask:
+        """Return the receptacles into which the held thing may be put. If the task needs two things, both must be put
+        into the same receptacle.
         """
         targets = self._targets & self._house.fits.get(game.state.held, 0)
         if self._goal.type == TWO:
-            begun = [
+            with_first_thing = [
                 target
                 for target in bits(targets)
                 if any(self._things >> thing & 1 for thing in game.state.inside.get(target, ()))
             ]
-            if begun:
-                return 1 << begun[0]
+            if with_first_thing:
+                return 1 << with_first_thing[0]
         return targets
 
-    def _holders(self) -> Mask:
-        """Return the receptacles that can hold the thing, or all receptacles if no receptacle can."""
+    def _possible_receptacles(self) -> Mask:
+        """Return the receptacles that can hold the task's thing. If there are none, return all receptacles."""
         fits = 0
         for thing in bits(self._things):
             fits |= self._house.fits.get(thing, 0)
-        return fits or self._anywhere()
+        return fits or self._all_receptacles()
 
-    def _anywhere(self) -> Mask:
+    def _all_receptacles(self) -> Mask:
         return sum(1 << one for one in self._house.location_of)
 
 

@@ -15,32 +15,40 @@ from arlarena.proto.config import Table, parse_table
 
 
 class AlfworldOptions(Table):
-    """Options of ALFWorld. `things`, `receptacles` and `instances` apply to generated games only."""
+    """Options of ALFWorld. `things`, `receptacles`, `instances` and `panel_size` apply only to generated games."""
 
     games: Path | None = Field(
-        None, description="folder of official games, or of games in their format; default: ALFWORLD_DATA, if set"
+        None,
+        description="folder or file with official games, or with games in their format; default: ALFWORLD_DATA, "
+        "or generated games if that is not set",
     )
     task_types: tuple[str, ...] = Field(TASK_TYPES, description="kinds of tasks to play")
-    things: tuple[int, int] = Field((25, 45), description="minimum and maximum of portable things in a generated house")
+    things: tuple[int, int] = Field(
+        (25, 45), description="minimum and maximum number of portable things in a generated house"
+    )
     receptacles: PositiveInt | None = Field(
-        None, description="maximum of receptacles in a generated house; default: all of the room"
+        None, description="maximum number of receptacles in a generated house; default: all receptacles of the room"
     )
     instances: PositiveInt | None = Field(
         None,
-        description="maximum of things and of receptacles of one kind in a generated house, except for the task's own; "
-        "default: as in ALFRED",
+        description="maximum number of things of one kind, and of receptacles of one kind, in a generated house; "
+        "the task may need more; default: as in ALFRED",
     )
     panel_size: PositiveInt = Field(512, description="number of generated games in each of valid_seen and valid_unseen")
-    max_steps: PositiveInt = Field(50, description="maximum steps of an episode")
-    history: NonNegativeInt = Field(2, description="earlier turns in the prompt (the paper's history_length)")
+    max_steps: PositiveInt = Field(50, description="maximum number of steps of an episode")
+    history: NonNegativeInt = Field(
+        2, description="number of earlier turns in the prompt (history_length in the ARLArena paper)"
+    )
     template: TemplateName = Field(
-        "full", description="prompt for a language model, or a short prompt for a tiny model"
+        "full", description="full: a prompt for a language model; compact: a short prompt for a tiny model"
     )
     expert_think: Literal["plan", "none"] = Field(
-        "plan", description="thought in the expert's replies: `plan`, its next subgoal; `none`, no thought"
+        "plan", description="thought in the expert's replies: plan, its next subgoal; none, no thought"
     )
     backend: Literal["native", "textworld"] = Field(
-        "native", description="the native engine, or TextWorld (optional packages, 800 times slower) for comparison"
+        "native",
+        description="native: this environment's engine; textworld: TextWorld, for comparison (needs optional packages, "
+        "800 times slower)",
     )
 
     @model_validator(mode="after")

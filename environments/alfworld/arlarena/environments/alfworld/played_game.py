@@ -1,4 +1,4 @@
-"""Games as the server plays them: the base class of both engines' games, and games of the native engine."""
+"""Games of the native engine, and the base class of the games of both engines (native and TextWorld)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from arlarena.environments.alfworld.content import LoadedGame
 from arlarena.environments.alfworld.engine.game import NOTHING_HAPPENS, Game
 from arlarena.environments.alfworld.expert import Expert, NoPlan
 
-SUCCESS_REWARD = 10.0  # as in the paper; there are no other rewards
+SUCCESS_REWARD = 10.0  # as in the ARLArena paper; there are no other rewards
 
 
 class HouseGame(TextGame):
-    """Base class of both engines' games. `made` is the game for the native engine; if it is None, the game has no
-    expert.
+    """Base class of the games of both engines. `loaded`: the game for the native engine, which the expert needs; None
+    if the native engine cannot play the game. `think`: whether the expert's replies have thoughts.
     """
 
-    def __init__(self, made: LoadedGame | None, think: bool) -> None:
-        self._loaded, self._think = made, think
-        if made is not None:
-            self.content_key, self.kind, self.task = made.content_key, made.type, made.rules.task
+    def __init__(self, loaded: LoadedGame | None, think: bool) -> None:
+        self._loaded, self._think = loaded, think
+        if loaded is not None:
+            self.content_key, self.kind, self.task = loaded.content_key, loaded.type, loaded.rules.task
 
     @abstractmethod
     def actions(self) -> Sequence[str]:
@@ -34,17 +34,19 @@ class HouseGame(TextGame):
 
     @abstractmethod
     def native(self) -> Game | None:
-        """Return the game in the native engine, in the same state; None if that engine cannot play it."""
+        """Return the same game in the native engine, in the same state. Return None if the native engine cannot play
+        it.
+        """
 
     def offered(self) -> str:
-        """Return the admissible commands except `help`, as in the paper."""
+        """Return the admissible commands except `help`, as in the ARLArena paper."""
         return ", ".join([command for command in self.actions() if command != "help"])
 
     def plan(self) -> list[str]:
-        """Return the expert's replies from here.
+        """Return the expert's replies from the current state to the end.
 
         Raises:
-            ExpertUnavailable: the goal is none of the six kinds, or the expert finds no plan.
+            ExpertUnavailable: the goal does not belong to one of the six kinds of tasks, or the expert finds no plan.
         """
         game = self.native()
         if game is None or self._loaded is None or self._loaded.goal is None:
@@ -59,9 +61,9 @@ class HouseGame(TextGame):
 class AlfworldGame(HouseGame):
     """A game in the native engine. The observation is the last response."""
 
-    def __init__(self, made: LoadedGame, think: bool) -> None:
-        super().__init__(made, think)
-        self._game, self._names = Game(made.rules), ("", 0)
+    def __init__(self, loaded: LoadedGame, think: bool) -> None:
+        super().__init__(loaded, think)
+        self._game, self._task_hash = Game(loaded.rules), ("", 0)
         self.score = float(self._game.won)
 
     def text(self) -> str:
@@ -74,9 +76,9 @@ class AlfworldGame(HouseGame):
 
     def state_key(self, task: str) -> str:
         """Return a hash of the state and the task."""
-        if self._names[0] != task:
-            self._names = task, int(digest(task), 16)
-        return f"{self._game.state.key ^ self._names[1]:032x}"
+        if self._task_hash[0] != task:
+            self._task_hash = task, int(digest(task), 16)
+        return f"{self._game.state.key ^ self._task_hash[1]:032x}"
 
     def actions(self) -> Sequence[str]:
         """Return the admissible commands."""
@@ -87,7 +89,7 @@ class AlfworldGame(HouseGame):
         return self._game.menu.offered
 
     def play(self, action: str | None) -> float:
-        """Play a command. An unreadable or inadmissible command changes nothing."""
+        """Play a command. A command that is not admissible, or None, changes nothing."""
         if action is None:
             self._game.feedback = NOTHING_HAPPENS
             return 0.0
@@ -100,7 +102,7 @@ class AlfworldGame(HouseGame):
         return self._game
 
     def copy(self) -> Self:
-        """Return an independent copy, which shares the immutable rules."""
+        """Return an independent copy. Both copies share the immutable rules."""
         twin = copy(self)
         twin._game = self._game.copy()
         return twin

@@ -17,7 +17,7 @@ def alfworld_data() -> Path | None:
 
 @contextmanager
 def alfworld_import() -> Iterator[None]:
-    """Prevent side effects while alfworld is imported. alfworld creates a folder in the user's home and sets
+    """Prevent two side effects of importing alfworld: it creates a folder in the user's home, and it sets
     ALFWORLD_DATA.
     """
     before = os.environ.get("ALFWORLD_DATA")

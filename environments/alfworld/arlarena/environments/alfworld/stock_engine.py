@@ -1,9 +1,11 @@
-"""The stock engine, TextWorld with alfworld's names, behind the same interface. About 800 times slower than the native.
+"""The *stock engine*: TextWorld, with the names that alfworld gives to things. It is about 800 times slower than the
+native engine.
 
-It needs packages that are not dependencies of this distribution (`requirements/alfworld.txt`; Fast Downward is GPL and
-compiled). They are imported with the first game. TextWorld's games cannot be copied, so a game here is the list of
-its commands and the last response. Engines are kept in a pool. A game takes an engine in its current state if there is
-one, otherwise its commands are replayed.
+This module needs packages that are not dependencies of this distribution (`requirements/alfworld.txt`), because one of
+them, Fast Downward, has the license GPL and must be compiled. They are imported when the first game starts. TextWorld
+cannot copy a game. So a game is stored as the list of its commands and the last response, and the engines are in a
+pool. To play a command, a game takes an engine that is in the game's state. If there is no such engine, an engine loads
+the game and replays its commands.
 """
 
 from __future__ import annotations
@@ -27,18 +29,21 @@ from arlarena.environments.alfworld.errors import GameError
 from arlarena.environments.alfworld.played_game import SUCCESS_REWARD, HouseGame
 from arlarena.environments.alfworld.settings import alfworld_import
 
-MISSING = "it needs TextWorld and alfworld: pip install --no-deps -r requirements/alfworld.txt (some minutes)"
-MAX_ENGINES = 64  # engines in the pool; each takes about 8 MB and one to two seconds to create
-UNSEEN = ("checked", "examined", "wasinreceptacle")  # facts that no condition of ALFWorld uses
-_loading = Lock()  # the translator has global options and prints to sys.stdout
+MISSING = "this backend needs TextWorld and alfworld: pip install --no-deps -r requirements/alfworld.txt (some minutes)"
+MAX_ENGINES = 64  # maximum number of engines in the pool; an engine takes 8 MB, and one to two seconds to create
+IGNORED_FACTS = ("checked", "examined", "wasinreceptacle")  # no condition of ALFWorld uses these facts
+# One game is loaded at a time, because TextWorld's PDDL translator has global options and prints to sys.stdout.
+_loading = Lock()
 
 
-Place = tuple[GameFile, tuple[str, ...]]
+EngineState = tuple[GameFile, tuple[str, ...]]  # a game, and the commands that were played in it
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOutput:
-    """The engine's output after a command. `state`: canonical text of its facts."""
+    """The engine's output after a command: the response, the admissible commands, and whether the goal holds. `state`:
+    the facts that differ from the start, as canonical text.
+    """
 
     text: str
     commands: tuple[str, ...]
@@ -50,7 +55,7 @@ def check_packages() -> None:
     """Import the packages of this backend.
 
     Raises:
-        GameError: a package is not installed; the message names the fix.
+        GameError: a package is not installed. The message names the fix.
     """
     try:
         _packages()
@@ -68,7 +73,7 @@ def _packages() -> tuple[Any, Any, Any]:
 class StockEngine:
     """TextWorld's engine. One engine can load several games in turn.
 
-    An engine must never be destroyed: unloading its library crashes the process at exit.
+    An engine must never be destroyed: if its library is unloaded, the process crashes at exit.
     """
 
     def __init__(self) -> None:
@@ -76,21 +81,21 @@ class StockEngine:
         self._env = environment(infos(won=True, admissible_commands=True))
 
     def load(self, file: GameFile) -> None:
-        """Load a game, at its start.
+        """Load a game. The engine is then at the start of the game.
 
         Raises:
-            GameError: the engine refuses the game, with the engine's message.
+            GameError: the engine refuses the game. The message contains the engine's message.
         """
         with _loading:
-            arguments = sys.argv  # which the translator overwrites
+            arguments = sys.argv  # the translator overwrites sys.argv
             try:
                 self._env.load(msgspec.to_builtins(file))
                 names = self._names(game_infos=self._env._entity_infos)
                 for info in self._env._entity_infos.values():
                     info.name = names.demangle_alfred_name(info.id)
                 self._state = self._env.reset()
-            except (Exception, SystemExit) as error:  # the translator refuses by SystemExit
-                raise GameError(f"TextWorld does not take the game: {type(error).__name__}: {error}") from error
+            except (Exception, SystemExit) as error:  # the translator refuses a game by SystemExit
+                raise GameError(f"TextWorld refuses the game: {type(error).__name__}: {error}") from error
             finally:
                 sys.argv = arguments
         self._start = frozenset(self._facts())
@@ -106,7 +111,7 @@ class StockEngine:
         return EngineOutput(state.feedback, tuple(state["admissible_commands"]), bool(state["won"]), changes)
 
     def _facts(self) -> Iterator[str]:
-        """Yield all facts that can affect the game, as text."""
+        """Yield all facts that can affect the game, each as text."""
         facts = self._state["_facts"]
         where = {
             fact.arguments[0].name: fact.arguments[1].name for fact in facts if fact.name == "receptacleatlocation"
@@ -114,9 +119,9 @@ class StockEngine:
         standing = Counter(where.values())
         for fact in facts:
             words = [argument.name for argument in fact.arguments]
-            if fact.name in UNSEEN or fact.name.startswith("new-axiom"):
+            if fact.name in IGNORED_FACTS or fact.name.startswith("new-axiom"):
                 continue
-            # Only `look` uses negative facts, and only if receptacles share a location.
+            # Negative facts affect only the text of `look`, and only if several receptacles share a location.
             if fact.name.startswith("not_") and not (
                 fact.name == "not_inreceptacle" and standing[where.get(words[1], "")] > 1
             ):
@@ -125,21 +130,21 @@ class StockEngine:
 
 
 class EnginePool:
-    """Engines by their state: a game and the commands played in it. If no engine has the required state, the least
-    recently used engine is taken.
+    """A pool of engines. The state of an engine is a game and the commands that were played in it. If no engine has the
+    required state and the pool is full, the least recently used engine is reused.
     """
 
     def __init__(self, limit: int = MAX_ENGINES) -> None:
         self._limit = limit
-        self._engines: list[tuple[Place | None, StockEngine]] = []  # least recently used first
+        self._engines: list[tuple[EngineState | None, StockEngine]] = []  # least recently used first
         self._lock = Lock()
 
     def take(self, file: GameFile, played: tuple[str, ...]) -> StockEngine:
-        """Take an engine in this state out of the pool. If there is none, create it by loading and replaying. Errors as
-        in `StockEngine.load`.
+        """Take an engine with this state out of the pool. If there is none, another engine loads the game and replays
+        the commands. Errors as in `StockEngine.load`.
         """
         with self._lock:
-            at = next((at for at, (place, _) in enumerate(self._engines) if place == (file, played)), None)
+            at = next((at for at, (state, _) in enumerate(self._engines) if state == (file, played)), None)
             if at is not None:
                 return self._engines.pop(at)[1]
             engine = self._engines.pop(0)[1] if len(self._engines) >= self._limit else StockEngine()
@@ -166,8 +171,8 @@ class TextWorldGame(HouseGame):
         TaskError: the engine refuses the game.
     """
 
-    def __init__(self, file: GameFile, made: LoadedGame | None, think: bool, pool: EnginePool) -> None:
-        super().__init__(made, think)
+    def __init__(self, file: GameFile, loaded: LoadedGame | None, think: bool, pool: EnginePool) -> None:
+        super().__init__(loaded, think)
         self.task = self.task or _task(file)
         self._file, self._pool = file, pool
         self._played: tuple[str, ...] = ()
@@ -192,7 +197,7 @@ class TextWorldGame(HouseGame):
         return self._output.commands
 
     def play(self, action: str | None) -> float:
-        """Play a command. An unreadable or inadmissible command changes nothing."""
+        """Play a command. A command that is not admissible, or None, changes nothing."""
         if action is None or action.strip() not in self._output.commands:
             self._text = NOTHING_HAPPENS
             return 0.0
@@ -204,7 +209,7 @@ class TextWorldGame(HouseGame):
         return SUCCESS_REWARD * self.score
 
     def native(self) -> Game | None:
-        """Replay the commands in the native engine and return that game."""
+        """Replay the commands in the native engine. Return the game, or None if the native engine cannot play it."""
         if self._loaded is None:
             return None
         game = Game(self._loaded.rules)
@@ -213,12 +218,12 @@ class TextWorldGame(HouseGame):
         return game
 
     def copy(self) -> Self:
-        """Return a shallow copy: all attributes are immutable."""
+        """Return a shallow copy. It is independent, because all attributes are immutable."""
         return copy(self)
 
 
 def _task(file: GameFile) -> str:
-    """Return the sentence of the task; "" if the grammar cannot be read."""
+    """Return the sentence of the task, or "" if the grammar cannot be read."""
     try:
         return read_grammar(file.grammar)[1]
     except GameError:

@@ -1,4 +1,4 @@
-"""The six kinds of tasks: their goals in PDDL and their sentences."""
+"""The six kinds of tasks, with their goals in PDDL and their sentences."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ SENTENCES: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class TaskGoal:
-    """A task's goal by kinds of objects, such as `Potato`, `SinkBasin`, `DeskLamp`. A part that the task does not need
-    is "".
+    """The goal of a task: its kind, and the kinds of the thing, the receptacle and the lamp, such as `Potato`,
+    `SinkBasin` and `DeskLamp`. "" stands for a receptacle or a lamp that the task does not need.
     """
 
     type: str
@@ -40,7 +40,7 @@ class TaskGoal:
     lamp: str = ""
 
     def sentence(self, choice: int) -> str:
-        """Return the task in words, in one of two wordings."""
+        """Return the sentence that states the task. `choice`: which of the two wordings, 0 or 1."""
         words = {"thing": self.thing.lower(), "receptacle": self.receptacle.lower(), "lamp": self.lamp.lower()}
         return f"Your task is to: {SENTENCES[self.type][choice].format(**words)}."
 
@@ -67,10 +67,10 @@ class TaskGoal:
 
 
 def goal_of(goal: Expression) -> TaskGoal:
-    """Read a goal of one of the six kinds from PDDL, with kinds in lower case.
+    """Parse a PDDL goal of one of the six kinds of tasks. The kinds of things in the result are in lower case.
 
     Raises:
-        GameError: the goal is none of the six kinds.
+        GameError: the goal does not belong to one of the six kinds.
     """
     atoms = list(_atoms(goal))
     kinds = {(atom[0], atom[1]): atom[2].removesuffix("type") for atom in atoms if atom[0].endswith("type")}
@@ -90,7 +90,7 @@ def goal_of(goal: Expression) -> TaskGoal:
 
 
 def _atoms(goal: Expression) -> Iterator[tuple[str, ...]]:
-    """Yield all predicates with their terms, at any depth."""
+    """Yield all predicates in an expression, each with its terms."""
     if not isinstance(goal, list) or not goal:
         return
     words = [word for word in goal if isinstance(word, str)]

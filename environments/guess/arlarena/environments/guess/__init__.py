@@ -1,1 +1,1 @@
-"""A number to guess: a whole environment on one page, to copy from."""
+"""Guess a number: a complete environment in one short file, as an example."""

@@ -1,4 +1,6 @@
-"""Guess a number from 1 to 100: a complete environment on one page, to copy (docs/how-to/write-an-environment.md)."""
+"""Guess a number from 1 to 100. This is a complete environment in one short file. To write your own environment, copy
+this file and read docs/how-to/write-an-environment.md.
+"""
 
 from collections.abc import Mapping
 from random import Random
@@ -12,7 +14,7 @@ from arlarena.proto.env_api import Split
 from arlarena.proto.trajectory import Task
 
 TEMPLATE = "{history}{observation} {remaining} guesses left.\nReply: <think>why</think><action>number</action>"
-TEST = range(5, 101, 5)  # secrets of the test split, excluded from training
+TEST = range(5, 101, 5)  # numbers to guess in the test split; they do not occur in training
 
 
 class Guess(TextGame):
@@ -55,5 +57,5 @@ class GuessEnvironment(TextEnvironment):
 
 
 def load(where: str, options: Mapping[str, Any]) -> GuessEnvironment:
-    parse_table(where, options, Table)  # there are no options, so any option is refused
+    parse_table(where, options, Table)  # this environment has no options, so any option raises ConfigError
     return GuessEnvironment()

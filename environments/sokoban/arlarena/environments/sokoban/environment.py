@@ -1,4 +1,4 @@
-"""The Sokoban environment: tasks `sokoban/<split>/<index>`, games, expert."""
+"""The Sokoban environment. Its tasks have ids `sokoban/<split>/<index>`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from arlarena.environments.sokoban.game import (
     start_of,
 )
 from arlarena.environments.sokoban.horizon import horizon_hint
-from arlarena.environments.sokoban.levels import listed, load_levels
+from arlarena.environments.sokoban.levels import list_left_out, load_levels
 from arlarena.environments.sokoban.options import SokobanOptions, read_options
 from arlarena.environments.sokoban.room import Room, render
 from arlarena.environments.sokoban.rooms import GENERATOR_VERSION, RoomsExhausted
@@ -36,13 +36,16 @@ from arlarena.environments.sokoban.text import observe, template_for, vocabulary
 from arlarena.proto.env_api import Split
 from arlarena.proto.trajectory import Task
 
-# Limit of the search for the optimal length at a reset: about 0.1 s. All rooms of 6x6 are far below it.
+# At a reset, the length of the shortest solution is searched in at most this many states, about 0.1 s. A room of 6x6
+# needs far fewer.
 OPTIMUM_STATES = 10_000
 
 
 @lru_cache(maxsize=4096)
 def optimal_moves(room: Room) -> int | None:
-    """Return the length of the shortest solution. None if a small search does not find a solution."""
+    """Return the number of moves of the shortest solution. Return None if there is no solution, or if the search
+    reaches its limit.
+    """
     try:
         plan = least_moves(room, max_states=OPTIMUM_STATES)
     except SearchLimit:
@@ -51,9 +54,9 @@ def optimal_moves(room: Room) -> int | None:
 
 
 class SokobanGame(TextGame):
-    """A room, its state, and the expert's plan.
+    """One episode: a room, its current state, and the expert's plan. The score is the share of boxes on targets.
 
-    The plan is kept while the player follows it. The score is the share of boxes on targets.
+    While the player follows the plan, the rest of the plan is reused. After another move, the expert plans again.
     """
 
     def __init__(self, room: Room, options: SokobanOptions) -> None:
@@ -65,12 +68,12 @@ class SokobanGame(TextGame):
         self.score = score_of(room, self.now)
 
     def _show(self) -> tuple[tuple[str, ...], str]:
-        """Return the grid's rows and the observation. They are computed only once for each state."""
+        """Return the rows of the grid and the observation for the current state."""
         rows = tuple(render(self.room, self.now.player, self.now.boxes))
         return rows, observe(self.room, self.now, self._options.observation, rows)
 
     def text(self) -> str:
-        """Return the observation in the style of the options."""
+        """Return the observation in the style that the option `observation` selects."""
         return self._shown[1]
 
     def state(self) -> str:
@@ -78,24 +81,24 @@ class SokobanGame(TextGame):
         return "\n".join(self._shown[0])
 
     def frame(self) -> Frame | None:
-        """Return an image of the room, if the options request it."""
+        """Return an image of the room, or None if the options do not select images."""
         if not (self._options.frames or self._options.observation == "image"):
             return None
         return draw(self._shown[0])
 
     def actions(self) -> Sequence[str]:
-        """Return the five actions, always the same."""
+        """Return the five actions. They are the same in every state."""
         return ACTIONS
 
     def play(self, action: str | None) -> float:
-        """Walk, push or stand still, and return the reward. An unreadable reply means to stand still."""
+        """Walk, push or stand still, and return the reward. After an unreadable reply, the player stands still."""
         before: RoomState = self.now
         self.now = advance(self.room, before, action or "still")
         if self.now == before:
             return reward_of(self.room, before, self.now)
         self.score, self._shown = score_of(self.room, self.now), self._show()
         if self._plan is not None:
-            # The rest of a plan stays optimal while it is followed; any other move invalidates it.
+            # If the action is the plan's next move, the rest of the plan is still optimal. Otherwise discard the plan.
             self._plan = self._plan[1:] if self._plan[:1] == (action,) else None
         return reward_of(self.room, before, self.now)
 
@@ -103,7 +106,7 @@ class SokobanGame(TextGame):
         """Return the replies of an optimal plan from the current state.
 
         Raises:
-            ExpertUnavailable: the room can no longer be solved, or no plan was found.
+            ExpertUnavailable: the room can no longer be solved, or the search reached its limit.
         """
         if self._plan is None:
             try:
@@ -113,7 +116,7 @@ class SokobanGame(TextGame):
         return expert.replies(self.room, self.now, self._plan, self._options.expert_think)
 
     def copy(self) -> Self:
-        """Return a shallow copy. This suffices because all parts are immutable."""
+        """Return a shallow copy. It is independent, because all attributes are immutable."""
         return copy(self)
 
 
@@ -142,12 +145,12 @@ class SokobanEnvironment(TextEnvironment):
         self.vocabulary = vocabulary(self._width())
 
     def game(self, task: Task) -> SokobanGame:
-        """Return a room at its start.
+        """Return a game at its start.
 
         This takes 0.1 ms for a small room, and seconds for the first evaluation room of a large size.
 
         Raises:
-            TaskError: the options allow no such room.
+            TaskError: no room that fulfils the options was found.
         """
         if self._levels is not None:
             return SokobanGame(self._levels.splits[task.split][task.index], self._settings)
@@ -159,17 +162,17 @@ class SokobanEnvironment(TextEnvironment):
 
     @property
     def warnings(self) -> list[str]:
-        """Return the warnings for the start of the server: levels that are left out, and a horizon that is too
-        short.
+        """Return warnings for the server's operator: the number of levels that are not used, and whether the horizon is
+        too short for most levels.
         """
         if self._levels is None:
             return []
         hint, left_out = horizon_hint(self._levels, self.horizon), self._levels.left_out
-        skipped = [f"levels: {len(left_out)} are left out: {listed(left_out)}"] if left_out else []
+        skipped = [f"levels: {len(left_out)} are left out: {list_left_out(left_out)}"] if left_out else []
         return skipped + ([f"levels: {hint}"] if hint else [])
 
     def _width(self) -> int:
-        """Return the width of the rooms in cells. For level files, return the width of the first room."""
+        """Return the width of the rooms in cells. For level files, return the width of the first training room."""
         if self._levels is None:
             return self._settings.rooms().width
         return self._levels.splits["train"][0].width

@@ -1,4 +1,4 @@
-"""The expert: an optimal plan, as replies in the strict format."""
+"""The expert: computes an optimal plan and writes it as replies in the strict format."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ ThinkStyle = Literal["push", "none"]
 
 
 class NoSolution(RuntimeError):
-    """The state has no solution, or none was found within the search limit."""
+    """The state has no solution, or the search reached its limit before it found a solution."""
 
 
 def plan_for(room: Room, state: RoomState) -> Solution:
-    """Return the plan with the fewest moves. If the room is too large for this search, return the plan with the fewest
+    """Return the plan with the fewest moves. If the search for it reaches its limit, return the plan with the fewest
     pushes.
 
     Raises:
-        NoSolution: see there.
+        NoSolution: see the class.
     """
     try:
         plan = least_moves(room, state)
@@ -32,12 +32,12 @@ def plan_for(room: Room, state: RoomState) -> Solution:
         except SearchLimit as error:
             raise NoSolution(f"no plan found: {error}") from error
     if plan is None:
-        raise NoSolution("no plan exists: a box can no longer reach a target")
+        raise NoSolution("no plan exists: the boxes can no longer be pushed onto the targets")
     return plan
 
 
 def next_push(room: Room, state: RoomState, moves: Iterable[str]) -> str:
-    """Return the direction of the first push when `moves` are played from `state`.
+    """Play `moves` from `state`, and return the direction of the first push.
 
     Raises:
         NoSolution: no move pushes a box.
@@ -47,7 +47,7 @@ def next_push(room: Room, state: RoomState, moves: Iterable[str]) -> str:
         if after.boxes != state.boxes:
             return move
         state = after
-    raise NoSolution("the plan pushes nothing: every box is on a target")
+    raise NoSolution("no move of the plan pushes a box: all boxes are on targets")
 
 
 def replies(room: Room, state: RoomState, moves: Sequence[str], think: ThinkStyle) -> list[str]:

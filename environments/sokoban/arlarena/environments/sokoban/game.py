@@ -1,7 +1,7 @@
-"""The rules: effects and rewards of moves.
+"""The rules: the effect and the reward of each action.
 
-The rewards are those of the paper: -0.1 per step, +1 for a box pushed onto a target, -1 for a box pushed off a target,
-and +10 if all boxes are on targets.
+The rewards are those of the ARLArena paper: -0.1 per step, +1 for a box pushed onto a target, -1 for a box pushed off a
+target, and +10 when all boxes are on targets.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ ACTIONS = (*MOVES, "still")
 
 
 class RoomState(msgspec.Struct, frozen=True, gc=False):
-    """The changing part of a room: the player's cell and the mask of boxes. No step count is stored, so equal positions
-    are equal states.
+    """The changing part of a room: the number of the player's cell and the mask of boxes. There is no step counter, so
+    states with equal positions are equal.
     """
 
     player: int
@@ -33,7 +33,7 @@ class RoomState(msgspec.Struct, frozen=True, gc=False):
 
 @cache
 def offsets(width: int) -> Mapping[str, int]:
-    """Return how much each move changes the number of the player's cell."""
+    """Return for each move the difference that it adds to the number of the player's cell."""
     return {"up": -width, "down": width, "left": -1, "right": 1}
 
 
@@ -43,8 +43,8 @@ def start_of(room: Room) -> RoomState:
 
 
 def advance(room: Room, state: RoomState, action: str) -> RoomState:
-    """Return the state after `action`: a walk, a push, or `state` itself if the way is blocked or the action is
-    `still`.
+    """Return the state after `action`, a walk or a push. If the way is blocked, or if the action is `still`, return
+    `state` itself.
 
     Raises:
         ValueError: `action` is not one of `ACTIONS`.
@@ -79,5 +79,5 @@ def reward_of(room: Room, before: RoomState, after: RoomState) -> float:
 
 
 def score_of(room: Room, state: RoomState) -> float:
-    """Return the share of boxes on targets, 0 to 1."""
+    """Return the share of boxes that are on targets, from 0 to 1."""
     return (state.boxes & room.targets).bit_count() / room.targets.bit_count()

@@ -9,16 +9,16 @@ from arlarena.environments.sokoban.levels import Levels
 from arlarena.environments.sokoban.room import Room
 from arlarena.environments.sokoban.solver import SearchLimit, least_moves, least_pushes
 
-SAMPLE = 48  # levels solved for the hint, evenly spread over the file
-SAMPLE_STATES = 1_000  # limit of states per level, about 0.05 s
+SAMPLE = 48  # maximum number of levels that are solved for the hint, evenly spread over all levels
+SAMPLE_STATES = 1_000  # maximum number of states that the search visits for a level, about 0.05 s
 
 
 def horizon_hint(levels: Levels, max_steps: int) -> str | None:
     """Return a warning if most levels of a sample cannot be solved in `max_steps` moves, else None.
 
-    This takes at most about 3 s. A level counts as solvable within the horizon only if a solution was found. The
-    warning names the median length of solutions with the fewest pushes, which are a few moves longer than the shortest
-    solutions.
+    This takes at most about 3 s. If the search for a level reaches its limit, the level counts as not solvable in
+    `max_steps` moves. The warning names the median number of moves of the solutions with the fewest pushes. These
+    solutions are a few moves longer than the shortest solutions.
     """
     rooms = [room for members in levels.splits.values() for room in members]
     sample = rooms[:: math.ceil(len(rooms) / SAMPLE)]
@@ -28,9 +28,11 @@ def horizon_hint(levels: Levels, max_steps: int) -> str | None:
         return None
     middle = median(lengths)
     needed = (
-        f"the median solution has {middle:.0f} moves" if math.isfinite(middle) else "the search gave up on most of them"
+        f"the median solution has {middle:.0f} moves"
+        if math.isfinite(middle)
+        else "for most of them, the search found no solution"
     )
-    which = "levels" if len(sample) == len(rooms) else f"levels tried (of {len(rooms)})"
+    which = "levels" if len(sample) == len(rooms) else f"sampled levels (of {len(rooms)})"
     return (
         f"{in_time} of {len(sample)} {which} can be solved in max_steps = {max_steps} moves; {needed}: set "
         "[environment.options] max_steps higher"
@@ -40,7 +42,8 @@ def horizon_hint(levels: Levels, max_steps: int) -> str | None:
 def _solution_length(room: Room, max_steps: int) -> float:
     """Return the number of moves of a solution, or inf if no solution is found.
 
-    The shortest solution is searched only if it decides whether `max_steps` suffices.
+    This is first the solution with the fewest pushes. Only if it has more than `max_steps` moves, the shortest solution
+    is searched.
     """
     length = math.inf
     try:
@@ -50,5 +53,5 @@ def _solution_length(room: Room, max_steps: int) -> float:
             shortest = least_moves(room, limit=max_steps, max_states=SAMPLE_STATES)
             length = len(shortest.moves) if shortest else length
     except SearchLimit:
-        pass  # the level is hard; the length found so far counts
+        pass  # the level is hard: use the length found so far
     return length

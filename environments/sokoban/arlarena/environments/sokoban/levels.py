@@ -1,8 +1,9 @@
 """Rooms from level files in Boxoban's format: grids, each after a line like `; 12`.
 
-As for every room, the hash of a level's plan determines its split, independent of its file. A level that equals an
-earlier one, modulo symmetry, is left out. So is an unplayable level: an invalid room, a level that is solved at the
-start, or an unsolvable level. A level that the search can neither solve nor refute within its limit is played.
+As for generated rooms, the hash of a level's floor plan determines its split, whatever its file. A level that equals an
+earlier level, up to rotation and reflection, is left out. Levels that cannot be played are left out too: invalid rooms,
+levels that are solved at the start, and levels that cannot be solved. If the search reaches its limit before it knows
+whether a level can be solved, the level is used.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from arlarena.environments.sokoban.splits import SPLITS, split_of
 from arlarena.environments.sokoban.symmetry import room_hash
 from arlarena.proto.text.files import TextFileError, read_text
 
-# Limits of the search for unsolvable levels, in states: in total (about 3 s) and per level. A state takes 60 us.
+# Maximum number of states visited in the search for unsolvable levels: for all levels (about 3 s), and for one level.
+# One state takes 60 us.
 SEARCHED_STATES, LEVEL_STATES = 50_000, 5_000
-LISTED = 10  # levels that a message lists
+LISTED = 10  # maximum number of levels that a message lists
 
 
 class LevelsError(ValueError):
@@ -32,22 +34,24 @@ class Levels:
     """The rooms of level files.
 
     Attributes:
-        splits: rooms by split, in order.
-        left_out: the levels left out, each with its file, its line and the reason.
+        splits: rooms by split, in the order of the files.
+        left_out: one text for each level that cannot be played, with its file, its line and the reason.
     """
 
     splits: Mapping[str, tuple[Room, ...]]
     left_out: tuple[str, ...]
 
 
-def listed(left_out: tuple[str, ...]) -> str:
-    """Return the levels left out, as text for a message."""
+def list_left_out(left_out: tuple[str, ...]) -> str:
+    """Return the first `LISTED` levels that are left out, as text for a message."""
     more = len(left_out) - LISTED
     return "; ".join(left_out[:LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def blocks(text: str) -> list[tuple[int, str]]:
-    """Return (number of the first line, grid) for each level. A level ends at an empty line or at the next `;`."""
+    """Return a pair (number of the first line, grid) for each level. A level ends at an empty line, or at a line that
+    begins with `;`.
+    """
     found: list[tuple[int, list[str]]] = []
     inside = False
     for number, line in enumerate(text.splitlines(), start=1):
@@ -64,7 +68,7 @@ def blocks(text: str) -> list[tuple[int, str]]:
 def _files(path: Path) -> list[Path]:
     files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
     if not files:
-        raise LevelsError(f"{path} has no level file (*.txt)")
+        raise LevelsError(f"{path} contains no level file (*.txt)")
     return files
 
 
@@ -72,13 +76,13 @@ def _read(file: Path) -> str:
     try:
         return read_text(file)
     except OSError as error:
-        raise LevelsError(f"{file} cannot be read as levels: {error.strerror}") from error
+        raise LevelsError(f"the level file {file} cannot be read: {error.strerror}") from error
     except TextFileError as error:
         raise LevelsError(str(error)) from error
 
 
-def _fault(room: Room, max_states: int) -> str:
-    """Return why a room cannot be played. "" if the room can be played, or if the search limit is reached."""
+def _why_unplayable(room: Room, max_states: int) -> str:
+    """Return why a room cannot be played. Return "" if it can be played, or if the search reaches its limit."""
     if room.boxes == room.targets:
         return "it is solved at the start"
     try:
@@ -89,10 +93,10 @@ def _fault(room: Room, max_states: int) -> str:
 
 @lru_cache(maxsize=8)
 def load_levels(path: Path) -> Levels:
-    """Return the rooms of a file, or of every *.txt below a folder.
+    """Return the rooms of a file, or of all *.txt files below a folder.
 
     Raises:
-        LevelsError: a file cannot be read, or a split is empty.
+        LevelsError: a file cannot be read, or a split gets no level.
     """
     left_out: list[str] = []
     found: dict[str, tuple[str, Room]] = {}
@@ -108,8 +112,8 @@ def load_levels(path: Path) -> Levels:
     max_states = min(LEVEL_STATES, SEARCHED_STATES // max(1, len(found)))
     rooms: dict[str, list[Room]] = {split: [] for split in SPLITS}
     for place, room in found.values():
-        if fault := _fault(room, max_states):
-            left_out.append(f"{place}: {fault}")
+        if reason := _why_unplayable(room, max_states):
+            left_out.append(f"{place}: {reason}")
         else:
             rooms[split_of(room)].append(room)
     levels = Levels({split: tuple(members) for split, members in rooms.items()}, tuple(left_out))
@@ -122,9 +126,9 @@ def _check_splits(path: Path, levels: Levels) -> None:
     if not empty:
         return
     count = sum(map(len, levels.splits.values()))
-    reasons = f" Left out: {listed(levels.left_out)}" if levels.left_out else ""
+    reasons = f" Left out: {list_left_out(levels.left_out)}" if levels.left_out else ""
     if not count:
-        raise LevelsError(f"{path}: no level in it can be played.{reasons}")
+        raise LevelsError(f"{path}: none of its levels can be played.{reasons}")
     raise LevelsError(
-        f"{path}: none of its {count} levels falls into {', '.join(empty)}: more levels are needed.{reasons}"
+        f"{path}: none of its {count} levels belongs to the split {', '.join(empty)}: add more levels.{reasons}"
     )

@@ -18,35 +18,54 @@ from arlarena.proto.task_order import SEED_STRIDE
 
 
 class Curriculum(Table):
-    """Training rooms of increasing difficulty: over `tasks` tasks from task `first` on, the limit of pushes rises to
-    `max_pushes`. It restarts in each seed's block of indices (see `TaskOrder`).
+    """Training rooms of increasing difficulty. From task `first` on, the maximum number of pushes rises from
+    `min_pushes` (or 1) to `max_pushes` within `tasks` tasks. Each training seed has its own block of task indices (see
+    `TaskOrder`); the curriculum restarts in each block.
     """
 
-    first: NonNegativeInt = Field(1_000_000, description="index at which it starts; the trainer's train_index_start")
-    tasks: int = Field(2_000, gt=0, le=SEED_STRIDE, description="number of tasks until max_pushes is reached")
+    first: NonNegativeInt = Field(
+        1_000_000, description="index of the first task of the curriculum; set it to the trainer's train_index_start"
+    )
+    tasks: int = Field(
+        2_000, gt=0, le=SEED_STRIDE, description="number of tasks over which the maximum rises to max_pushes"
+    )
 
 
 class SokobanOptions(Table):
-    """Options of Sokoban. Rooms depend only on the size, the boxes and the bounds, or on the level files."""
+    """Options of Sokoban. The rooms depend on `size`, `boxes`, the minima and maxima, and `curriculum`, or on the level
+    files. They do not depend on other options.
+    """
 
-    size: int | tuple[int, int] = Field(6, description="side of the room, or [rows, columns], including walls")
+    size: int | tuple[int, int] = Field(
+        6, description="number of rows and columns of the room, or [rows, columns]; walls included"
+    )
     boxes: int = Field(1, description="number of boxes")
-    min_moves: PositiveInt | None = Field(None, description="minimum length of the optimal solution, in moves")
-    max_moves: PositiveInt | None = Field(None, description="maximum length of the optimal solution, in moves")
-    min_pushes: PositiveInt | None = Field(None, description="minimum of the least number of pushes")
-    max_pushes: PositiveInt | None = Field(None, description="maximum of the least number of pushes")
+    min_moves: PositiveInt | None = Field(None, description="minimum number of moves of the shortest solution")
+    max_moves: PositiveInt | None = Field(None, description="maximum number of moves of the shortest solution")
+    min_pushes: PositiveInt | None = Field(
+        None, description="minimum number of pushes of the solution with the fewest pushes"
+    )
+    max_pushes: PositiveInt | None = Field(
+        None, description="maximum number of pushes of the solution with the fewest pushes"
+    )
     curriculum: Curriculum | None = Field(None, description="training rooms of increasing difficulty, up to max_pushes")
     levels: Path | None = Field(
-        None, description="a Boxoban level file or a folder of them, instead of generated rooms"
+        None, description="a Boxoban level file, or a folder of such files; replaces generated rooms"
     )
-    max_steps: PositiveInt = Field(15, description="maximum steps of an episode")
-    history: int | None = Field(None, ge=0, description="earlier turns in the prompt; default 2, compact 0")
+    max_steps: PositiveInt = Field(15, description="maximum number of steps of an episode")
+    history: int | None = Field(
+        None, ge=0, description="number of earlier turns in the prompt; default: 2, or 0 for the compact template"
+    )
     observation: ObservationStyle = Field(
-        "grid", description="the grid, optionally with positions or neighbours; or an image"
+        "grid", description="what is observed: the grid, the grid with positions or with neighbours, or an image"
     )
-    frames: bool = Field(False, description="add an image to each observation; always on for observation = 'image'")
-    template: TemplateName = Field("full", description="prompt for a language model, or the bare observation")
-    expert_think: ThinkStyle = Field("push", description="thought in the expert's replies: its next push, or none")
+    frames: bool = Field(False, description="add an image to each observation; observation = 'image' always adds it")
+    template: TemplateName = Field(
+        "full", description="full: a prompt for a language model; compact: only the observation"
+    )
+    expert_think: ThinkStyle = Field(
+        "push", description="thought in the expert's replies: push, the direction of its next push; none, no thought"
+    )
     panel_size: PositiveInt = Field(1024, description="number of tasks in each evaluation split")
 
     @model_validator(mode="after")
@@ -54,18 +73,18 @@ class SokobanOptions(Table):
         if self.template == "compact" and self.history:
             raise ValueError("the compact template shows no history: set history = 0 or template = 'full'")
         if self.curriculum is not None and (self.max_pushes is None or self.levels is not None):
-            raise ValueError("curriculum needs max_pushes, its final limit, and generated rooms (no levels)")
-        self.rooms()  # refuses impossible sizes and bounds
+            raise ValueError("curriculum needs max_pushes, its final maximum of pushes, and cannot be used with levels")
+        self.rooms()  # raises ValueError for impossible sizes and bounds
         self._check_levels()
         return self
 
     def _check_levels(self) -> None:
         if self.levels is None:
             return
-        if kind := sorted(
+        if generator_options := sorted(
             {"size", "boxes", "min_moves", "max_moves", "min_pushes", "max_pushes"} & self.model_fields_set
         ):
-            raise ValueError(f"these options are for generated rooms: with levels, leave out {', '.join(kind)}")
+            raise ValueError(f"levels replaces generated rooms: leave out {', '.join(generator_options)}")
         load_levels(self.levels)
 
     @property

@@ -1,7 +1,7 @@
-"""A room: walls, targets, boxes and player on a grid, as bit masks.
+"""A room: a grid with walls, targets, boxes and a player, stored as bit masks.
 
-Cell (row, column) has number `row * width + column`, and bit `1 << number` in a mask. The border is always wall, so a
-neighbour's number (± 1, ± width) needs no bounds check.
+The cell (row, column) has the number `row * width + column`, and the bit `1 << number` in a mask. The cells of the
+border are always walls, so the number of a neighbour (± 1, ± width) needs no bounds check.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import lru_cache
 
 WALL, FLOOR, TARGET, BOX, BOX_ON_TARGET, PLAYER, PLAYER_ON_TARGET = "#_OX√PS"
 
-# The letters of Boxoban and XSB are read too; no letter has two meanings.
+# The glyphs of Boxoban and XSB are accepted too. No glyph has two meanings.
 _READ = {
     **{letter: letter for letter in "#_OX√PS"},
     " ": FLOOR,
@@ -33,7 +33,7 @@ class RoomError(ValueError):
 
 
 def cells(mask: int) -> Iterator[int]:
-    """Yield the cell numbers of `mask`, in reading order."""
+    """Yield the numbers of the cells in `mask`, in ascending order."""
     while mask:
         lowest = mask & -mask
         yield lowest.bit_length() - 1
@@ -51,8 +51,8 @@ class Room:
     """A room at the start of an episode. `floor`, `targets` and `boxes` are masks, `player` is a cell number.
 
     Raises:
-        RoomError: floor on the border, something on a wall, the player on a box, or unequal numbers of boxes and
-            targets.
+        RoomError: the border has floor; a target, a box or the player is on a wall; the player is on a box; or the
+            numbers of boxes and targets differ.
     """
 
     height: int
@@ -64,7 +64,7 @@ class Room:
 
     def __post_init__(self) -> None:
         if self.height < 3 or self.width < 3:
-            raise RoomError(f"a room of {self.height}x{self.width} has no interior")
+            raise RoomError(f"a room of {self.height}x{self.width} cells has no interior")
         if self.floor & ~interior(self.height, self.width):
             raise RoomError("the border of a room must be wall")
         if self.targets & ~self.floor or self.boxes & ~self.floor or not self.floor >> self.player & 1:
@@ -79,7 +79,7 @@ class Room:
         """Parse a grid in this module's glyphs or in Boxoban's.
 
         Raises:
-            RoomError: an unknown glyph, not exactly one player, or an invalid room (see the class).
+            RoomError: a glyph is unknown, there is not exactly one player, or the room is invalid (see the class).
         """
         lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
         width = max((len(line) for line in lines), default=0)
@@ -95,8 +95,8 @@ class Room:
                 boxes |= bit if glyph in _HAS_BOX else 0
                 players += [y * width + x] if glyph in _HAS_PLAYER else []
         if len(players) != 1:
-            raise RoomError(f"a room has one player, this one has {len(players)}")
-        floor &= ~_outside(len(lines), width, floor, boxes | targets | 1 << players[0])
+            raise RoomError(f"a room must have one player, but this room has {len(players)}")
+        floor &= ~_outside_cells(len(lines), width, floor, boxes | targets | 1 << players[0])
         return cls(len(lines), width, floor, targets, boxes, players[0])
 
     def rows(self) -> list[str]:
@@ -104,11 +104,11 @@ class Room:
         return render(self, self.player, self.boxes)
 
 
-def _outside(height: int, width: int, floor: int, things: int) -> int:
-    """Return the blank cells outside a room's walls, which XSB files have if the outline is not a rectangle.
+def _outside_cells(height: int, width: int, floor: int, things: int) -> int:
+    """Return the mask of the blank cells outside the walls. XSB files have such cells if the outline is no rectangle.
 
     Raises:
-        RoomError: some of `things` are outside, so a wall is open.
+        RoomError: a cell of `things` (boxes, targets, player) is outside, so the wall has an opening.
     """
     inner = interior(height, width)
     reached, new = 0, floor & ~inner
@@ -117,7 +117,7 @@ def _outside(height: int, width: int, floor: int, things: int) -> int:
         sideways = (new & ~_column(height, width, width - 1)) << 1 | (new & ~_column(height, width, 0)) >> 1
         new = (sideways | new << width | new >> width) & floor & ~reached
     if reached & things:
-        raise RoomError("the border of a room must be wall: an opening leads from the edge to the inside")
+        raise RoomError("the border of a room must be wall: an opening leads from the border to the inside")
     return reached
 
 
@@ -127,8 +127,8 @@ def _column(height: int, width: int, x: int) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _empty(cell_count: int, floor: int, targets: int) -> str:
-    """Return the letters of walls, floor and targets, in reading order."""
+def _empty_grid(cell_count: int, floor: int, targets: int) -> str:
+    """Return the glyphs of a room without boxes and player, row by row."""
     letters = [WALL] * cell_count
     for cell in cells(floor):
         letters[cell] = TARGET if targets >> cell & 1 else FLOOR
@@ -136,9 +136,9 @@ def _empty(cell_count: int, floor: int, targets: int) -> str:
 
 
 def render(room: Room, player: int, boxes: int) -> list[str]:
-    """Return the room with the given player and boxes, one string per row."""
+    """Return the grid of a room with the given player and boxes, one string per row."""
     width = room.width
-    letters = list(_empty(room.height * width, room.floor, room.targets))
+    letters = list(_empty_grid(room.height * width, room.floor, room.targets))
     letters[player] = PLAYER_ON_TARGET if letters[player] == TARGET else PLAYER
     for cell in cells(boxes):
         letters[cell] = BOX_ON_TARGET if letters[cell] == TARGET else BOX

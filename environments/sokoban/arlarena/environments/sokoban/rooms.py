@@ -1,19 +1,19 @@
 """Generates rooms by reverse play: the boxes start on their targets and are pulled away.
 
-Rooms have the same distribution as in gym-sokoban 0.0.6 (M. Schrader, MIT), which the paper uses; this module is
-faster. A room is made in three stages:
+The rooms have the same distribution as the rooms of gym-sokoban 0.0.6 (M. Schrader, MIT), which the ARLArena paper
+uses; this module is faster. A *draft* is one attempt to draw a room. It has three stages:
 
-* Floor: a random walk of 1.7 (height + width) steps. Each step turns with probability 0.35, and then makes floor of the
-  cells in one of five 3x3 masks.
-* Placement: the player and then the boxes are put on different floor cells, drawn uniformly. The cells of the boxes are
-  the targets.
+* Floor: a random walk of 1.7 (height + width) steps. In each step, the walk changes its direction with probability
+  0.35, moves to the next cell, and turns the cells of one of five 3x3 masks into floor.
+* Placement: the player and then the boxes are put on different floor cells, drawn uniformly. The cells of the boxes
+  become the targets.
 * Reverse play: a depth-first search over states (player, boxes, boxes that were never pulled). Pulls are tried before
   walks. The search is at most 299 moves deep and visits at most 300,000 states. The score of a state is the number of
   pulls on its path, multiplied by the sum of the boxes' distances from their own targets. The score is 0 while a box or
   the player is on a target. The room is the first state with the highest score.
 
-The search visits the same states in the same order as gym-sokoban. For each arrangement of boxes, one bit mask has the
-player cells that were visited, so a walk needs no hashing and no copy of the grid.
+The search visits the same states in the same order as gym-sokoban. It is faster because each arrangement of boxes has a
+bit mask of the visited player cells. So a walk needs no hash and no copy of the grid.
 
 Equal (height, width, boxes, seed) always give the same room. The only source of randomness is `random.Random.random()`:
 Python guarantees that its sequence for an integer seed does not change between versions.
@@ -34,11 +34,11 @@ STEPS_PER_SIDE = 1.7
 TURN_PROBABILITY = 0.35
 MAX_DEPTH = 299
 MAX_STATES = 300_000
-# After this many failed drafts, a size counts as impossible. At 5x5 with 4 boxes, about one draft in three succeeds.
+# After this many failed drafts, the generator gives up. With 4 boxes in 5x5 cells, about one draft in three succeeds.
 MAX_DRAFTS = 10_000
 
 _DIRECTIONS = ((1, 0), (0, 1), (-1, 0), (0, -1))
-# Cells (row, column) of each mask, relative to the walker. All masks contain its cell, so the floor is connected.
+# Cells (row, column) of each mask, relative to the walk's cell. All masks contain this cell, so the floor is connected.
 _MASKS = (
     ((0, -1), (0, 0), (0, 1)),
     ((-1, 0), (0, 0), (1, 0)),
@@ -49,12 +49,12 @@ _MASKS = (
 
 
 class RoomsExhausted(RuntimeError):
-    """No room of the required kind was found within the limit of drafts."""
+    """No draft within the limit gave a room that fulfils the requirements."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A room before reverse play: the boxes are on their targets, and the player is at the start of the pulling."""
+    """A room before reverse play. The boxes are on their targets. `player`: the cell where reverse play starts."""
 
     height: int
     width: int
@@ -69,9 +69,9 @@ class Layout:
 
 
 @lru_cache(maxsize=64)
-def _stamps(height: int, width: int) -> tuple[tuple[int, ...], ...]:
-    """Return, for each cell, the five masks around the cell as bit masks, clipped to the interior. Border cells have
-    none.
+def _mask_bits(height: int, width: int) -> tuple[tuple[int, ...], ...]:
+    """Return for each cell of the interior the five masks around this cell, as bit masks clipped to the interior. For a
+    cell of the border, return ().
     """
     inside = interior(height, width)
     return tuple(
@@ -84,7 +84,7 @@ def _stamps(height: int, width: int) -> tuple[tuple[int, ...], ...]:
 
 @lru_cache(maxsize=64)
 def _next_cells(height: int, width: int) -> tuple[tuple[int, ...], ...]:
-    """Return, for each cell, the next cell in each direction, clamped to the interior."""
+    """Return for each cell the next cell in each direction, clamped to the interior."""
     return tuple(
         tuple(max(min(y + dy, height - 2), 1) * width + max(min(x + dx, width - 2), 1) for dy, dx in _DIRECTIONS)
         for y in range(height)
@@ -93,17 +93,17 @@ def _next_cells(height: int, width: int) -> tuple[tuple[int, ...], ...]:
 
 
 def carve(random: Random, height: int, width: int) -> int:
-    """Draw the floor of a room by a random walk that stamps masks."""
-    draw, stamps, next_cells = random.random, _stamps(height, width), _next_cells(height, width)
+    """Draw the floor of a room by a random walk, as described in the module's docstring."""
+    draw, masks, next_cells = random.random, _mask_bits(height, width), _next_cells(height, width)
     direction = int(draw() * 4)
-    # As in the original, the walk may start on the last row or column; the first step brings it back inside.
+    # As in gym-sokoban, the walk may start in the last row or column, on the border. The first step leads inside.
     cell = (1 + int(draw() * (height - 1))) * width + 1 + int(draw() * (width - 1))
     floor = 0
     for _ in range(int(STEPS_PER_SIDE * (height + width))):
         if draw() < TURN_PROBABILITY:
             direction = int(draw() * 4)
         cell = next_cells[cell][direction]
-        floor |= stamps[cell][int(draw() * 5)]
+        floor |= masks[cell][int(draw() * 5)]
     return floor
 
 
@@ -120,21 +120,22 @@ def draw_layout(random: Random, height: int, width: int, boxes: int) -> Layout |
 class _Boxes:
     """One arrangement of boxes during reverse play, shared by all states that differ only in the player's cell."""
 
-    __slots__ = ("clear", "fresh", "mask", "visited")
+    __slots__ = ("mask", "no_box_on_target", "unpulled", "visited")
 
-    def __init__(self, mask: int, fresh: int, targets: int) -> None:
+    def __init__(self, mask: int, unpulled: int, targets: int) -> None:
         self.mask = mask  # cells of the boxes
-        self.fresh = fresh  # cells of boxes that were never pulled
-        self.clear = not mask & targets  # no box covers a target
-        self.visited = 0  # player cells visited with these boxes
+        self.unpulled = unpulled  # cells of the boxes that were never pulled
+        self.no_box_on_target = not mask & targets
+        self.visited = 0  # cells on which the player has stood in this arrangement
 
 
-# An entry of the search's stack: arrangement, player, each box's cell (by its target), displacement, pulls, depth left.
+# An entry of the search's stack: arrangement; player's cell; cell of each box, in the order of the targets; sum of the
+# boxes' distances from their targets; number of pulls; remaining depth.
 _Entry = tuple[_Boxes, int, tuple[int, ...], int, int, int]
 
 
 def play_backwards(layout: Layout) -> Room | None:
-    """Return the best room of reverse play, or None if no state scores above 0."""
+    """Return the room with the highest score in reverse play, or None if no state has a score above 0."""
     return _ReversePlay(layout).run()
 
 
@@ -146,7 +147,7 @@ class _ReversePlay:
         width, count, floor = layout.width, layout.height * layout.width, layout.floor
         self.targets = layout.target_mask
         self.bits = [1 << cell for cell in range(count)]
-        # Neighbours of each cell in the order right, left, down, up: the stack reverses them to up, down, left, right.
+        # Neighbours of each cell in the order right, left, down, up. The stack reverses this order.
         self.next_cells = [
             tuple(
                 (p + d, self.bits[p + d], p - d, self.bits[p - d]) for d in (1, -1, width, -width) if floor >> p + d & 1
@@ -158,10 +159,10 @@ class _ReversePlay:
         self.distances = [[_distance(cell, target, width) for cell in range(count)] for target in layout.targets]
         self.arrangements: dict[tuple[int, int], _Boxes] = {}
 
-    def _arrangement(self, mask: int, fresh: int) -> _Boxes:
-        found = self.arrangements.get((mask, fresh))
+    def _arrangement(self, mask: int, unpulled: int) -> _Boxes:
+        found = self.arrangements.get((mask, unpulled))
         if found is None:
-            found = self.arrangements[mask, fresh] = _Boxes(mask, fresh, self.targets)
+            found = self.arrangements[mask, unpulled] = _Boxes(mask, unpulled, self.targets)
         return found
 
     def run(self) -> Room | None:
@@ -180,7 +181,7 @@ class _ReversePlay:
                 continue
             boxes.visited |= bit
             states += 1
-            if boxes.clear and pulls * displacement > best and not bit & targets:
+            if boxes.no_box_on_target and pulls * displacement > best and not bit & targets:
                 best, best_player, best_boxes = pulls * displacement, player, boxes.mask
             if left > 1:
                 self._push_next(stack, entry)
@@ -189,7 +190,9 @@ class _ReversePlay:
         return Room(layout.height, layout.width, layout.floor, targets, best_boxes, best_player)
 
     def _push_next(self, stack: list[_Entry], entry: _Entry) -> None:
-        """Push the successors of `entry`, the last choice first. The last choice is to walk away from a box."""
+        """Push the successors of `entry` onto the stack, the least preferred first. Walking away from a box that
+        could be pulled is the least preferred choice.
+        """
         boxes, player, places, displacement, pulls, left = entry
         mask, visited, left, push = boxes.mask, boxes.visited, left - 1, stack.append
         choices = []
@@ -207,7 +210,7 @@ class _ReversePlay:
                 if not visited & bit:
                     push((boxes, cell, places, displacement, pulls, left))
                 continue
-            pulled = self._arrangement(mask ^ behind_bit ^ self.bits[player], boxes.fresh & ~behind_bit)
+            pulled = self._arrangement(mask ^ behind_bit ^ self.bits[player], boxes.unpulled & ~behind_bit)
             if not pulled.visited & bit:
                 box = places.index(behind)
                 distance = self.distances[box]
@@ -227,7 +230,7 @@ def random_for(*key: object) -> Random:
 
 
 def check_size(height: int, width: int, boxes: int) -> None:
-    """Raise if a size allows no room.
+    """Raise ValueError if no room can have this size.
 
     Raises:
         ValueError: there are fewer than 5 rows or columns, or there is no box, or the floor cannot hold the boxes,
@@ -245,7 +248,7 @@ def generate(height: int, width: int, boxes: int, seed: int) -> Room:
 
     Raises:
         ValueError: see `check_size`.
-        RoomsExhausted: no draft succeeded, because there are too many boxes for the size.
+        RoomsExhausted: none of `MAX_DRAFTS` drafts succeeded, probably because there are too many boxes for the size.
     """
     check_size(height, width, boxes)
     random = random_for(height, width, boxes, seed)
@@ -254,4 +257,4 @@ def generate(height: int, width: int, boxes: int, seed: int) -> Room:
         room = play_backwards(layout) if layout else None
         if room:
             return room
-    raise RoomsExhausted(f"no {height}x{width} room with {boxes} boxes in {MAX_DRAFTS} drafts: ask for fewer boxes")
+    raise RoomsExhausted(f"no {height}x{width} room with {boxes} boxes in {MAX_DRAFTS} drafts: set fewer boxes")

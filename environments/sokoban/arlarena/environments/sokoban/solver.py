@@ -1,7 +1,9 @@
-"""Optimal plans: with the fewest moves of the player (for the expert) and with the fewest pushes (for the generator).
+"""Computes optimal plans: with the fewest moves of the player (for the expert), or with the fewest pushes (for the
+generator).
 
-Both searches are A* with the same lower bound: the pushes that each box needs to reach a target if alone in the room.
-The bound is admissible and consistent, so the first solution taken from the queue is optimal.
+Both searches are A* with the same lower bound: the sum over the boxes of the pushes that a box would need to reach a
+target if it were alone in the room. This bound is admissible and consistent, so the first solution that is taken from
+the queue is optimal.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ from itertools import pairwise
 from arlarena.environments.sokoban.game import MOVES, RoomState, advance, offsets, start_of
 from arlarena.environments.sokoban.room import Room, cells
 
-# Limit of states in a search: about 5 s on one core. Rooms of 6x6 need fewer than 300.
+# Maximum number of states that a search visits: about 5 s on one core. Rooms of 6x6 need fewer than 300 states.
 MAX_STATES = 500_000
 _UNREACHABLE = 1 << 20
 
 
 class SearchLimit(RuntimeError):
-    """The search reached its limit of states. It is unknown whether the room can be solved."""
+    """The search has visited the maximum number of states. It is unknown whether the room can be solved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +37,10 @@ class Solution:
 
 @lru_cache(maxsize=4096)
 def push_distances(height: int, width: int, floor: int, targets: int) -> tuple[int, ...]:
-    """Return, for each cell, the fewest pushes that bring a single box from there to a target.
+    """Return for each cell the minimum number of pushes that bring a single box from this cell to a target.
 
-    The value is `_UNREACHABLE` if no pushes do. The search assumes that the player reaches every cell that a push
-    needs, so the value is a lower bound.
+    The value is `_UNREACHABLE` if the box cannot reach a target. The search assumes that the player can reach every
+    cell that a push needs. So the value is a lower bound.
     """
     out = [_UNREACHABLE] * (height * width)
     queue = deque(cells(targets))
@@ -47,15 +49,15 @@ def push_distances(height: int, width: int, floor: int, targets: int) -> tuple[i
     while queue:
         cell = queue.popleft()
         for step in offsets(width).values():
-            came, stood = cell - step, cell - 2 * step
-            if floor >> came & 1 and floor >> stood & 1 and out[came] == _UNREACHABLE:
-                out[came] = out[cell] + 1
-                queue.append(came)
+            box, player = cell - step, cell - 2 * step  # before the push
+            if floor >> box & 1 and floor >> player & 1 and out[box] == _UNREACHABLE:
+                out[box] = out[cell] + 1
+                queue.append(box)
     return tuple(out)
 
 
 def _lower_bound(room: Room) -> Callable[[int], int]:
-    """Return a function that computes the lower bound from the mask of boxes."""
+    """Return the function that computes the lower bound for a mask of boxes."""
     distances = push_distances(room.height, room.width, room.floor, room.targets)
     known: dict[int, int] = {}
 
@@ -76,9 +78,11 @@ def _search(
     limit: int | None,
     max_states: int,
 ) -> list[RoomState] | None:
-    """Search with A* and unit costs. Return the states from `start` to a state with the boxes `goal`, or None.
+    """Search with A* and unit costs. Return the states of the path from `start` to a state with the boxes `goal`, or
+    None.
 
-    Ties are broken by depth, then by order of discovery, so that the result does not depend on hashing.
+    Among equal estimates, deeper states come first, then states that were discovered earlier. So the result does not
+    depend on hashing.
     """
     parents: dict[RoomState, tuple[RoomState | None, int]] = {start: (None, 0)}
     heap = [(bound(start.boxes), 0, 0, start)]
@@ -100,7 +104,7 @@ def _search(
             pushed += 1
             heapq.heappush(heap, (depth + 1 + bound(following.boxes), -depth - 1, pushed, following))
         if len(parents) > max_states:
-            raise SearchLimit(f"no solution among {max_states} states")
+            raise SearchLimit(f"no solution in {max_states} visited states")
     return None
 
 
@@ -115,7 +119,7 @@ def _path(parents: dict[RoomState, tuple[RoomState | None, int]], last: RoomStat
 def least_moves(
     room: Room, state: RoomState | None = None, limit: int | None = None, max_states: int = MAX_STATES
 ) -> Solution | None:
-    """Return a plan with the fewest moves. None if there is no plan of at most `limit` moves.
+    """Return a plan with the fewest moves. Return None if there is no plan of at most `limit` moves.
 
     Raises:
         SearchLimit: more than `max_states` states were visited.
@@ -136,7 +140,7 @@ def least_moves(
 
 
 def region(floor: int, width: int, player: int) -> int:
-    """Return the mask of cells that the player can reach; `floor` excludes cells with boxes."""
+    """Return the mask of the cells that the player can reach. `floor`: the floor cells without boxes."""
     reached, new = 0, 1 << player
     while new:
         reached |= new
@@ -145,7 +149,7 @@ def region(floor: int, width: int, player: int) -> int:
 
 
 def _pushes(room: Room, state: RoomState) -> Iterator[tuple[int, int, RoomState]]:
-    """Yield all possible pushes, each after a walk: (cell to walk to, step, state after the push)."""
+    """Yield all pushes that are possible after a walk: (player's cell before the push, step, state after the push)."""
     free = room.floor & ~state.boxes
     reach = region(free, room.width, state.player)
     for box in cells(state.boxes):
@@ -155,7 +159,7 @@ def _pushes(room: Room, state: RoomState) -> Iterator[tuple[int, int, RoomState]
 
 
 def least_pushes(room: Room, state: RoomState | None = None, max_states: int = MAX_STATES) -> Solution | None:
-    """Return a plan with the fewest pushes, and the fewest moves between them. None if there is no plan.
+    """Return a plan with the fewest pushes, connected by shortest walks. Return None if there is no plan.
 
     Raises:
         SearchLimit: more than `max_states` states were visited.
@@ -164,7 +168,7 @@ def least_pushes(room: Room, state: RoomState | None = None, max_states: int = M
     bound = _lower_bound(room)
 
     def canonical(state: RoomState) -> RoomState:
-        # States that differ only by a walk are merged: the player is put on the first reachable cell.
+        # States that differ only by a walk become equal: the player is put on the first reachable cell.
         reach = region(room.floor & ~state.boxes, room.width, state.player)
         return RoomState((reach & -reach).bit_length() - 1, state.boxes)
 

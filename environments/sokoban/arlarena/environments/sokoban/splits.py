@@ -1,11 +1,11 @@
 """Maps a split and an index to a room, such that no evaluation room occurs in training.
 
-The hash of a room's *plan*, its walls and targets modulo symmetry, determines the split. This is stricter than a hash
-of the room: all rooms with the same plan are in the same split, for any boxes and player. It also saves time, as a
-draft of the wrong split is dropped before reverse play.
+A room's *floor plan* is its walls and targets, up to rotation and reflection. The hash of the floor plan determines the
+split. So all rooms with the same floor plan are in the same split, wherever the boxes and the player are. This also
+saves time: a draft of another split is dropped before reverse play.
 
-Training rooms are drawn independently, so room `i` does not need its predecessors, and rooms may repeat. In evaluation
-splits, index `i` is the i-th *distinct* room, modulo symmetry.
+Training rooms are drawn independently of each other, so rooms may repeat. In evaluation splits, index `i` is the i-th
+*distinct* room; rotated or reflected rooms count as equal.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from arlarena.environments.sokoban.rooms import (
     random_for,
 )
 from arlarena.environments.sokoban.solver import SearchLimit, least_moves, least_pushes
-from arlarena.environments.sokoban.symmetry import plan_hash, room_hash
+from arlarena.environments.sokoban.symmetry import floor_plan_hash, room_hash
 
-# Eighths of all plans. Small rooms repeat often (half of 1,000 drafts of 6x6 with 1 box), so 512 distinct evaluation
-# rooms are found in a few seconds only if the evaluation share is large.
+# How many eighths of all floor plans each split has. Small rooms repeat often: of 1,000 drafts of 6x6 with 1 box, half
+# are repetitions. So large shares are needed to find 512 distinct evaluation rooms in a few seconds.
 SHARES = {"train": 5, "validation": 1, "test": 2}
 SPLITS = tuple(SHARES)
 EVALUATION_SPLITS = ("validation", "test")
-# A draft of the wrong split takes 60 us, so this limit takes seconds. It is reached only if the options exclude nearly
-# all rooms, or if an evaluation set needs more rooms than exist.
+# Maximum number of drafts for one room. It is reached after seconds (a draft of another split takes 60 us), and only if
+# the options exclude nearly all rooms, or if an evaluation set needs more rooms than exist.
 MAX_DRAFTS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
 class RoomOptions:
-    """Options of generated rooms. `min_moves` and `max_moves` bound the length of the optimal solution, `min_pushes`
-    and `max_pushes` the least number of pushes; None: no bound.
+    """Options of generated rooms. `min_moves` and `max_moves` are bounds of the moves of the shortest solution.
+    `min_pushes` and `max_pushes` are bounds of the pushes of the solution with the fewest pushes. None means no bound.
 
     Raises:
         ValueError: the size is impossible, or the bounds exclude all rooms.
@@ -64,7 +64,7 @@ class RoomOptions:
                 raise ValueError(f"min_{unit} = {low}, max_{unit} = {high}: these bounds exclude all solutions")
 
     def accepts(self, room: Room) -> bool:
-        """Return whether the optimal solutions are within the bounds. False if the search limit is reached."""
+        """Return whether the optimal solutions are within the bounds. Return False if the search reaches its limit."""
         try:
             return self._moves_fit(room) and self._pushes_fit(room)
         except SearchLimit:
@@ -85,36 +85,32 @@ class RoomOptions:
 
 def split_of(room: Room) -> str:
     """Return the split of a room."""
-    return split_of_digest(plan_hash(room), SHARES)
+    return split_of_digest(floor_plan_hash(room), SHARES)
 
 
 def check_split(split: str) -> None:
-    """Raise if the split is unknown.
-
-    Raises:
-        ValueError: the split is unknown; the message lists the known names.
-    """
+    """Raise ValueError if the split is unknown. The message lists the known splits."""
     if split not in SHARES:
         raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
 
 
-# Small layouts recur, so this cache answers most drafts of an evaluation set.
+# Small layouts are drawn again and again, so most drafts of an evaluation set are in this cache.
 @lru_cache(maxsize=1 << 14)
-def _accepted(layout: Layout, split: str, options: RoomOptions) -> Room | None:
-    """Return the room of a layout, if it belongs to the split and the options accept it."""
-    if split_of_digest(plan_hash(layout), SHARES) != split:
+def _room_if_accepted(layout: Layout, split: str, options: RoomOptions) -> Room | None:
+    """Return the room of a layout, or None if the layout belongs to another split or the options refuse the room."""
+    if split_of_digest(floor_plan_hash(layout), SHARES) != split:
         return None
     room = play_backwards(layout)
     return room if room and options.accepts(room) else None
 
 
 def _find(split: str, index: int, options: RoomOptions, taken: frozenset[str] | set[str]) -> tuple[Room, str]:
-    """Return the first room drawn for an index whose hash is not in `taken`, and this hash."""
+    """Draw rooms for an index until the hash of a room is not in `taken`. Return this room and its hash."""
     height, width, boxes = options.height, options.width, options.boxes
     random = random_for(height, width, boxes, split, index)
     for _ in range(MAX_DRAFTS):
         layout = draw_layout(random, height, width, boxes)
-        room = _accepted(layout, split, options) if layout else None
+        room = _room_if_accepted(layout, split, options) if layout else None
         if room is None:
             continue
         digest = room_hash(room)
@@ -137,7 +133,7 @@ class EvalRooms:
         self._lock = threading.Lock()
 
     def room(self, index: int) -> Room:
-        """Return room `index`. All earlier rooms are generated first, because this room must differ from them."""
+        """Return room `index`. All earlier rooms are generated before it, because it must differ from them."""
         with self._lock:
             while len(self._rooms) <= index:
                 room, digest = _find(self._split, len(self._rooms), self._options, self._hashes)
@@ -161,11 +157,11 @@ def room_for(split: str, index: int, options: RoomOptions) -> Room:
 
     Raises:
         ValueError: the split is unknown, or the index is negative.
-        RoomsExhausted: no such room within `MAX_DRAFTS` drafts.
+        RoomsExhausted: no room in `MAX_DRAFTS` drafts fulfils the options.
     """
     check_split(split)
     if index < 0:
-        raise ValueError(f"a room's index is 0 or more, not {index}")
+        raise ValueError(f"a room's index must be at least 0, but it is {index}")
     if split in EVALUATION_SPLITS:
         return _eval_set(split, options).room(index)
     return _training_room(split, index, options)

@@ -1,7 +1,7 @@
-"""Images of Sokoban's cells, 32 pixels square.
+"""Images of Sokoban's cells, 32 x 32 pixels.
 
-Floor and walls in greys, targets black with a red outline, crates yellow (orange-brown on a target), the player a green
-alien.
+Floor and walls are grey. Targets are black with a red outline. Boxes are yellow crates, or orange-brown crates on a
+target. The player is a green alien.
 """
 
 from __future__ import annotations
@@ -88,6 +88,6 @@ def sprite(glyph: str) -> Image.Image:
         _crate(draw, _DONE, _DONE_DARK, _DONE_LIGHT)
     if glyph in (PLAYER, PLAYER_ON_TARGET):
         _alien(draw)
-    if glyph in (BOX_ON_TARGET, PLAYER_ON_TARGET):  # these cover the target's outline
+    if glyph in (BOX_ON_TARGET, PLAYER_ON_TARGET):  # box and player hide the target, so draw its outline again
         draw.rectangle((0, 0, SIZE - 1, SIZE - 1), outline=_TARGET_EDGE)
     return image

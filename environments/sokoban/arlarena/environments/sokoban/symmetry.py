@@ -1,8 +1,8 @@
-"""Equality of rooms modulo the 8 symmetries of the square, and of plans also modulo their position in the frame.
+"""Hashes that identify rooms and floor plans up to symmetry.
 
-A *room* is walls, targets, boxes and player; its hash is equal for all rotations and reflections. A *plan* is only
-walls and targets; its hash is also equal for all positions in its frame of wall. Equal rooms have equal plans, so sets
-with disjoint plans have disjoint rooms.
+A *room* is its walls, targets, boxes and player. All rotations and reflections of a room have the same hash. A *floor
+plan* is only the walls and targets. Its hash is also the same if the floor plan is moved within a larger frame of
+walls. Equal rooms have equal floor plans. So if two sets have no floor plan in common, they have no room in common.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def crop(rows: Sequence[str]) -> Grid:
     """Remove the rows and columns of wall around the floor of a grid."""
 
     def trimmed(lines: Sequence[str]) -> Grid:
-        inhabited = [number for number, line in enumerate(lines) if line.strip(WALL)]
-        return tuple(lines[inhabited[0] : inhabited[-1] + 1]) if inhabited else ()
+        non_wall = [number for number, line in enumerate(lines) if line.strip(WALL)]
+        return tuple(lines[non_wall[0] : non_wall[-1] + 1]) if non_wall else ()
 
     return transpose(trimmed(transpose(trimmed(rows))))
 
 
 def images(rows: Sequence[str]) -> tuple[Grid, ...]:
-    """Return the 8 images of a grid under rotation and mirroring. Some images of a symmetric grid are equal."""
+    """Return the 8 images of a grid: its rotations and their reflections. If the grid is symmetric, some are equal."""
     out = []
     for base in (tuple(rows), transpose(rows)):
         mirrored = tuple(row[::-1] for row in base)
@@ -42,26 +42,26 @@ def images(rows: Sequence[str]) -> tuple[Grid, ...]:
 
 
 def canonical(rows: Sequence[str]) -> str:
-    """Return the canonical text of a grid: the smallest of its 8 images."""
+    """Return the canonical text of a grid: of its 8 images, the first in the order of texts."""
     return min("\n".join(image) for image in images(rows))
 
 
 def room_hash(room: Room) -> str:
-    """Return the hash of a room. All rotations and mirror images of a room have the same hash."""
+    """Return the hash of a room. All rotations and reflections of a room have the same hash."""
     return digest(canonical(room.rows()))
 
 
-def plan_hash(plan: Room | Layout) -> str:
-    """Return the hash of a room's plan. Rotations, mirror images and other positions in the frame of wall have the same
+def floor_plan_hash(room: Room | Layout) -> str:
+    """Return the hash of a floor plan. Rotations, reflections and other positions in the frame of walls have the same
     hash.
     """
-    targets = plan.targets if isinstance(plan, Room) else plan.target_mask
-    return _plan_hash(plan.height, plan.width, plan.floor, targets)
+    targets = room.targets if isinstance(room, Room) else room.target_mask
+    return _floor_plan_hash(room.height, room.width, room.floor, targets)
 
 
-# Small rooms have few plans and splits check many drafts, so this cache answers most of them.
+# Small rooms have few floor plans, so most drafts are in this cache.
 @lru_cache(maxsize=1 << 15)
-def _plan_hash(height: int, width: int, floor: int, targets: int) -> str:
+def _floor_plan_hash(height: int, width: int, floor: int, targets: int) -> str:
     letters = [WALL] * (height * width)
     for cell in cells(floor):
         letters[cell] = TARGET if targets >> cell & 1 else FLOOR

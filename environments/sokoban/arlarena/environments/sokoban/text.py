@@ -39,7 +39,7 @@ TEMPLATES: dict[TemplateName, PromptTemplate] = {
 IMAGE_TEMPLATE = PromptTemplate("image", "1", FULL_TEMPLATE.replace(_GLYPHS, ""))
 
 
-# Parts of observations, thoughts and actions.
+# Words in observations, thoughts and actions.
 _WORDS = (
     *("\nyou ", " box ", " goal ", "\naround you ", " around box "),
     *("push up", "push down", "push left", "push right", "up", "down", "left", "right", "still"),
@@ -49,24 +49,25 @@ _WORDS = (
 
 
 def vocabulary(width: int) -> tuple[str, ...]:
-    """Tokens of a tiny policy: the borders of a room `width` cells wide (top, between two rows, bottom), and words.
+    """Return the tokens of a tiny policy: parts of the border of a room that is `width` cells wide (top, between two
+    rows, bottom), and words.
 
-    Each cell is also one token. So a room of this width always has the same number of tokens, and each cell has a fixed
-    position, from which a small model can learn. Borders of other widths are not included, as they would also match
-    rows of wall.
+    Each inner cell is a token of its own. So all rooms of this size have the same number of tokens, and each cell has a
+    fixed position, which makes learning easier for a small model. Borders of other widths are not included, because
+    they would also match rows of walls inside a room.
     """
     return ("#" * width + "\n#", "#\n#", "#" * (width - 1) + "\nyou ", *_WORDS)
 
 
 def template_for(name: TemplateName, style: ObservationStyle) -> PromptTemplate:
-    """Return the template with this name. If the room is shown as an image, the template has no legend of glyphs."""
+    """Return the template with this name. For images, the full template has no legend of the glyphs."""
     return IMAGE_TEMPLATE if (name, style) == ("full", "image") else TEMPLATES[name]
 
 
 def coordinates(room: Room, state: RoomState) -> str:
     """Return the line `you r c box r c goal r c`.
 
-    Rows r and columns c are counted from 0, walls included. Several boxes or goals are listed in reading order.
+    Rows r and columns c are counted from 0, walls included. Boxes and goals are listed row by row.
     """
 
     def place(name: str, cell: int) -> str:
@@ -81,7 +82,7 @@ def coordinates(room: Room, state: RoomState) -> str:
 def surroundings(room: Room, state: RoomState, grid: Sequence[str]) -> str:
     """Return the line `around you UDLR around box UDLR`.
 
-    UDLR are the glyphs of the cells above, below, left and right of the player or of a box.
+    UDLR are the four glyphs of the cells above, below, left and right of the player or of a box.
     """
 
     def around(cell: int) -> str:
@@ -95,8 +96,8 @@ def surroundings(room: Room, state: RoomState, grid: Sequence[str]) -> str:
 def observe(room: Room, state: RoomState, style: ObservationStyle, rows: Sequence[str] | None = None) -> str:
     """Return the observation in a style, without a newline at the end. `rows`: the rendered grid, if available.
 
-    All styles except `image` show the grid. `grid+coordinates` adds one line, and `grid+surroundings` adds two lines.
-    For `image`, the text refers to the image.
+    All styles except `image` show the grid. `grid+coordinates` adds the line of `coordinates`. `grid+surroundings` adds
+    this line and the line of `surroundings`. For `image`, the text explains the image.
     """
     if style == "image":
         return IMAGE_TEXT

@@ -29,14 +29,15 @@ from arlarena.sandbox.limits import ExecutionLimits
 
 KINDS: Mapping[str, Literal["train", "validation", "test"]] = {TRAIN: "train", VALIDATION: "validation"}
 JUDGE_MEMORY_MB, JUDGE_OUTPUT_BYTES = 512, 4096
-JUDGE_WALL = 2  # limit of wall-clock time, relative to CPU time: judging does not wait
-END_OF_PROGRAM = "\n```\n"  # a closing fence; an opening fence names its language
+JUDGE_WALL = 2  # wall-clock limit of the judge, as a multiple of its CPU time limit; judging never sleeps
+END_OF_PROGRAM = "\n```\n"  # a closing fence; an opening fence does not match, because a language follows it
 PARSER = Parser(
     "2",
-    "What follows the thought is read: the text after the last </think>, also where the chat template has opened the "
-    "thought; nothing of a reply whose thought is not closed. There, the first fenced block of Python, or of no named "
-    "language, is a program; \\boxed{…} before it, or anywhere where there is none, is the answer. Strict format: one "
-    "of the two, the program in one closed block that ends the reply, its fences on lines of their own.",
+    "Only the text after the last </think> is read. <think> may be missing, because the chat template may have written "
+    "it. If the thought is not closed, the reply has no action. The first fenced block of Python, or of no named "
+    "language, is the program. The last \\boxed{…} before the program, or in a reply without a program, is the answer. "
+    "Strict format: a program or an answer, but not both. The program is in one closed block that ends the reply, and "
+    "its fences are on lines of their own.",
     tags=list(TAGS),
 )
 
@@ -44,7 +45,7 @@ PARSER = Parser(
 class TirMathEnvironment:
     """The TIR Math environment with its options. Implements `EnvironmentFactory` and `Resources`.
 
-    The resources are a sandbox and a judge of answers. They are started on first use.
+    Its resources are a sandbox for programs and a judge of answers. Both are started on first use.
     """
 
     name = "tir_math"
@@ -88,7 +89,7 @@ class TirMathEnvironment:
         return indexed_task(self.name, self._splits, spec)
 
     def start(self, task: Task) -> TirMathEpisode:
-        """Start an episode. Takes milliseconds, or seconds if the sandbox must be started first.
+        """Start an episode. This takes milliseconds, or seconds if the sandbox must be started first.
 
         Raises:
             TaskError: the problem does not exist.
@@ -107,7 +108,7 @@ class TirMathEnvironment:
             horizon=options.max_turns,
             output_chars=options.output_chars,
             stateful=options.interpreter == "stateful",
-            direct=options.expert_direct,
+            direct_share=options.expert_direct,
         )
         return TirMathEpisode(rules, task, problem)
 
@@ -123,7 +124,7 @@ class TirMathEnvironment:
             raise ConfigError(f"[environment.options.sandbox]: {error}") from error
 
     def health(self) -> dict[str, Any]:
-        """Return the sandbox's protection layers, its load, and the number of listed problems that are left out."""
+        """Return the sandbox's state, and the number of problems that were left out of files and data sets."""
         details: dict[str, Any] = {"healthy": True, "sandbox": None}
         if isinstance(self._problems, ListedProblems):
             details["left_out"] = asdict(self._problems.left_out)
@@ -134,7 +135,7 @@ class TirMathEnvironment:
 
     @property
     def warnings(self) -> list[str]:
-        """Return the warnings for the start of the server: how many listed problems are left out."""
+        """Return warnings for the server's operator: how many problems of files and data sets are left out."""
         if not isinstance(self._problems, ListedProblems):
             return []
         left_out = self._problems.left_out

@@ -1,7 +1,7 @@
-"""Errors in problem sources."""
+"""Errors in sources of problems."""
 
 from __future__ import annotations
 
 
 class ProblemsError(ValueError):
-    """A source of problems cannot be used; the message names the place and the reason."""
+    """A source of problems cannot be used. The message names the source and the reason."""

@@ -19,39 +19,47 @@ from arlarena.sandbox.lockdown import LAYERS, REQUIRED
 
 
 def _source(value: object) -> object:
-    """Parse a table as a data set, so that error messages name the keys of the table. Other values stay unchanged."""
+    """Parse a table as the options of a data set, so that error messages name its keys. Return a path or text
+    unchanged.
+    """
     if isinstance(value, Mapping):
         return parse_table("as a data set:", value, HubOptions)
     if not isinstance(value, str | Path | HubOptions):
-        raise ValueError("either the path of a file, or a table with the name of a data set")
+        raise ValueError("must be the path of a file, or a table with the name of a data set")
     return value
 
 
 Source = Annotated[Path | HubOptions, BeforeValidator(_source)]
-LIMITS = ExecutionLimits()  # defaults
+LIMITS = ExecutionLimits()  # the default limits
 
 
 class SandboxOptions(Table):
     """Where programs run, and their limits. Times are in seconds."""
 
     backend: Literal["fork", "docker"] = Field(
-        "fork", description="each program runs in a locked-down process, or in a container"
+        "fork", description="fork: each program runs in a locked-down process; docker: in a container"
     )
-    image: str | None = Field(None, description="image of the containers: Python with numpy, scipy and sympy")
-    runtime: str | None = Field(None, description="the Docker engine's runtime, such as runsc")
-    wall_s: PositiveFloat = Field(LIMITS.wall_s, description="wall-clock limit of one program")
-    cpu_s: PositiveFloat = Field(LIMITS.cpu_s, description="CPU time limit of one program")
+    image: str | None = Field(None, description="image of the containers; it must have Python, numpy, scipy and sympy")
+    runtime: str | None = Field(
+        None, description="runtime of the Docker engine, such as runsc; default: the engine's default"
+    )
+    wall_s: PositiveFloat = Field(LIMITS.wall_s, description="limit of wall-clock time of one program")
+    cpu_s: PositiveFloat = Field(LIMITS.cpu_s, description="limit of CPU time of one program")
     memory_mb: PositiveInt = Field(
-        LIMITS.memory_mb, description="memory limit of one program in MiB; for containers it includes the libraries"
+        LIMITS.memory_mb, description="limit of memory of one program, in MiB; in containers, it includes the libraries"
     )
-    output_bytes: PositiveInt = Field(LIMITS.output_bytes, description="output limit of one program")
-    max_running: PositiveInt | None = Field(None, description="programs at a time; default: 4 per core")
-    max_waiting: PositiveInt = Field(1024, description="programs that may wait; a request beyond it is answered 429")
+    output_bytes: PositiveInt = Field(LIMITS.output_bytes, description="limit of output of one program, in bytes")
+    max_running: PositiveInt | None = Field(
+        None, description="maximum number of programs that run at a time; default: 4 per core"
+    )
+    max_waiting: PositiveInt = Field(
+        1024, description="maximum number of programs that wait; further steps are answered 429"
+    )
     required: tuple[str, ...] = Field(
-        REQUIRED, description="layers of protection without which the server does not start"
+        REQUIRED, description="protection layers that must be available; otherwise, the server does not start"
     )
     judge_s: PositiveFloat = Field(
-        5.0, description="CPU time limit of judging one answer; an answer beyond it is wrong"
+        5.0, description="limit of CPU time for judging one answer; an answer that reaches it is wrong"
     )
 
     @model_validator(mode="after")
@@ -59,39 +67,50 @@ class SandboxOptions(Table):
         if unknown := set(self.required) - set(LAYERS):
             raise ValueError(f"required: unknown layers {', '.join(sorted(unknown))}; known: {', '.join(LAYERS)}")
         if self.backend == "docker" and self.image is None:
-            raise ValueError("backend = 'docker' needs image, one with Python, numpy, scipy and sympy")
+            raise ValueError("backend = 'docker' needs the option image, an image with Python, numpy, scipy and sympy")
         if self.backend == "fork" and (self.image or self.runtime):
-            raise ValueError("image and runtime need backend = 'docker': set it, or leave them out")
+            raise ValueError(
+                "image and runtime are for backend = 'docker': set this backend, or leave out image and runtime"
+            )
         return self
 
     @property
     def limits(self) -> ExecutionLimits:
-        """Limits of one program."""
+        """The limits of one program."""
         return ExecutionLimits(self.wall_s, self.cpu_s, self.memory_mb, self.output_bytes)
 
     @property
     def running(self) -> int:
-        """Programs at a time."""
+        """Maximum number of programs that run at a time."""
         return self.max_running or 4 * (os.cpu_count() or 1)
 
 
 class TirMathOptions(Table):
-    """Options of TIR Math. Problems are generated (`families`, `panel_size`), unless `train` or `tests` is given."""
+    """Options of TIR Math. If `train` or `tests` is given, problems come from files or data sets. Otherwise they are
+    generated, with the options `families` and `panel_size`.
+    """
 
-    train: Source | None = Field(None, description="a file of training problems, or a data set")
-    tests: dict[str, Source] = Field({}, description="files or data sets of test problems, by split")
-    validation_share: float = Field(0.03, ge=0, lt=1, description="share of the training problems for validation")
+    train: Source | None = Field(None, description="file or data set with training problems")
+    tests: dict[str, Source] = Field({}, description="files or data sets with test problems, by name of the split")
+    validation_share: float = Field(
+        0.03, ge=0, lt=1, description="share of the training problems that is used for validation instead"
+    )
     families: dict[str, dict[str, Any]] | None = Field(
-        None, description="families of generated problems, each with its options and weight; default: a mix of all"
+        None, description="families of generated problems, each with its options and weight; default: all families"
     )
-    panel_size: PositiveInt = Field(256, description="number of generated problems in each of validation and test")
-    max_turns: PositiveInt = Field(5, description="replies until an episode is truncated")
+    panel_size: PositiveInt = Field(256, description="number of generated problems in validation, and in test")
+    max_turns: PositiveInt = Field(5, description="maximum number of replies of an episode")
     interpreter: Literal["stateless", "stateful"] = Field(
-        "stateless", description="stateful: a program can use definitions of the episode's earlier programs"
+        "stateless",
+        description="stateful: a program can use definitions of the episode's earlier programs; stateless: it cannot",
     )
-    output_chars: PositiveInt = Field(512, description="maximum characters shown of a program's result")
-    template: TemplateName = Field("full", description="prompt for a language model, or the bare problem")
-    stop_after_program: bool = Field(False, description="end replies at the end of a program, for base models")
+    output_chars: PositiveInt = Field(
+        512, description="maximum number of characters of a program's result that the prompt shows"
+    )
+    template: TemplateName = Field("full", description="full: a prompt for a language model; compact: only the problem")
+    stop_after_program: bool = Field(
+        False, description="whether sampling stops after the first program of a reply; useful for base models"
+    )
     expert_direct: float = Field(
         0.0, ge=0, le=1, description="share of problems that the expert answers directly, without a program"
     )
@@ -103,13 +122,14 @@ class TirMathOptions(Table):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.listed and self.families is not None:
-            raise ValueError("problems are either generated or listed: leave out families, or train and tests")
+            raise ValueError("families is for generated problems: leave out families, or leave out train and tests")
         if self.listed and "panel_size" in self.model_fields_set:
-            raise ValueError("panel_size is for generated problems: leave it out if train or tests is given")
+            raise ValueError("panel_size is for generated problems: leave out panel_size, or leave out train and tests")
         for name in self.tests:
             if name in (TRAIN, VALIDATION) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
                 raise ValueError(
-                    f"tests.{name}: a split's name has letters, digits, _, . and -, and is not train or validation"
+                    f"tests.{name}: the name of a test split may have only letters, digits, _, . and -, and must not "
+                    "be train or validation"
                 )
         return self
 

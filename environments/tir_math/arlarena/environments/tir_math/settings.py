@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 def tir_math_data() -> Path | None:
-    """Return TIR_MATH_DATA, a folder with train.jsonl and a file for each test split. None if the variable is
-    not set.
+    """Return the folder TIR_MATH_DATA, or None if the variable is not set. The folder has train.jsonl and a file for
+    each test split.
     """
     value = os.environ.get("TIR_MATH_DATA")
     return Path(value).expanduser() if value else None

@@ -1,1 +1,1 @@
-"""The native engine: its texts equal those of TextWorld exactly."""
+"""The native engine for ALFWorld's games. It gives exactly the same texts as TextWorld."""

@@ -1,4 +1,4 @@
-"""Actions: when they are possible, and their effects. Names are those of the PDDL domain, in lower case."""
+"""The conditions and the effects of actions. Their names are those of the PDDL domain, in lower case."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from arlarena.environments.alfworld.engine.state import NOTHING, WorldState
 from arlarena.environments.alfworld.engine.world import House
 
 HANDS = frozenset(("inreceptacle", "objectatlocation", "holds", "holdsany"))
-EFFECTS: Mapping[str, frozenset[str]] = {  # predicates of goals that an action may change
+EFFECTS: Mapping[str, frozenset[str]] = {  # for each action, the predicates of goals that it may change
     "gotolocation": frozenset(("atlocation",)),
     "openobject": frozenset(("opened",)),
     "closeobject": frozenset(("opened",)),
@@ -24,20 +24,22 @@ EFFECTS: Mapping[str, frozenset[str]] = {  # predicates of goals that an action 
 
 
 class Move(NamedTuple):
-    """An action on a thing and a receptacle; -1: none. For `sliceobject`, `receptacle` is the knife."""
+    """An action with its thing and its receptacle; NOTHING (-1) if the action has none. For `sliceobject`, `receptacle`
+    is the knife.
+    """
 
     action: str
     thing: int = NOTHING
     receptacle: int = NOTHING
 
 
-def ways(house: House) -> list[tuple[int, Move]]:
-    """Return (location, move that goes to a receptacle at this location) for all receptacles."""
-    return [(location, Move("gotolocation", receptacle=one)) for one, location in house.location_of.items()]
+def goto_moves(house: House) -> list[tuple[int, Move]]:
+    """Return for each receptacle a pair (its location, the move that goes to the receptacle)."""
+    return [(location, Move("gotolocation", receptacle=each)) for each, location in house.location_of.items()]
 
 
 def moves(state: WorldState) -> Iterator[Move]:
-    """Yield all possible moves, except the moves to other receptacles and `help`."""
+    """Yield all possible moves, except moves to another location and `help`."""
     house = state.house
     yield from (Move("look"), Move("inventory"))
     for receptacle in house.receptacles.get(state.location, ()):
@@ -52,7 +54,7 @@ def moves(state: WorldState) -> Iterator[Move]:
 
 
 def _moves_at(state: WorldState, receptacle: int) -> Iterator[Move]:
-    """Yield the possible moves at a receptacle of the current location."""
+    """Yield the possible moves that involve a receptacle of the current location."""
     house = state.house
     held, contents, accessible = state.held, state.inside.get(receptacle, ()), state.open_to_hands(receptacle)
     yield Move("examinereceptacle", receptacle=receptacle)
@@ -107,8 +109,8 @@ def after(state: WorldState, move: Move) -> WorldState:
 
 
 def binding(state: WorldState, move: Move) -> dict[str, int]:
-    """Return the arguments of a move, by the names of the variables in the domain. `state`: the state before
-    the move.
+    """Return the arguments of a move. The keys are the names of the domain's variables. `state`: the state before the
+    move.
     """
     house, (action, thing, receptacle) = state.house, move
     match action:

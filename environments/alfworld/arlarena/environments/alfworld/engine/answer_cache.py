@@ -1,8 +1,8 @@
-"""A cache of responses.
+"""A cache of the responses to commands.
 
-A response depends only on the command's arguments and on the facts that the grammar reads. Which facts these are is
-recorded while the response is computed, because each game's file has its own grammar. The cache key contains the values
-of all recorded facts. So states with equal keys have equal responses, for any grammar.
+A response depends only on the command's arguments and on the facts that the grammar reads. Each game's file has its own
+grammar. So the cache records which facts the grammar reads while it computes a response. The cache key contains the
+values of these facts. So states with equal keys have equal responses, for any grammar.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from arlarena.environments.alfworld.engine.state import WorldState
 from arlarena.environments.alfworld.engine.text_limits import Pattern
 from arlarena.environments.alfworld.engine.world import CHANGING, MARKS
 
-MAX_ANSWERS = 4096  # cached responses per game; a response takes about 250 bytes
-# Dependencies of a response: the command's receptacle and its contents; everything else at the location; the held
-# thing; conditions (clean, …); the location of origin; anything else.
+MAX_ANSWERS = 4096  # maximum number of cached responses of a game; a response takes about 250 bytes
+# Dependencies of a response, as bits: the command's receptacle and its contents; everything else at the location; the
+# held thing; conditions of things (clean, …); the location before the command; any other fact.
 RECEPTACLE, PLACE, HANDS, CONDITION, ORIGIN, BEYOND = 1, 2, 4, 8, 16, 32
 
 Key = tuple[object, ...]
@@ -31,8 +31,8 @@ class AnswerCache:
     Attributes:
         by_command: responses that depend only on the command.
         by_receptacle: responses that depend only on the command and the state of its receptacle.
-        dependencies: for each other command, all dependencies recorded so far.
-        by_key: responses to these commands, by the key of their dependencies.
+        dependencies: for each other command, all dependencies that were recorded so far.
+        by_key: responses to these other commands, by the cache key of `_key`.
     """
 
     by_command: dict[str, str] = field(default_factory=dict)
@@ -47,9 +47,9 @@ class AnswerCache:
             return text
         needs = self.dependencies.get(command, BEYOND)
         text = None if needs & BEYOND else self.by_key.get(_key(needs, command, state, new))
-        return self._loaded(grammar, command, move, state, new) if text is None else text
+        return self._compute(grammar, command, move, state, new) if text is None else text
 
-    def _loaded(self, grammar: Grammar, command: str, move: Move, state: WorldState, new: WorldState) -> str:
+    def _compute(self, grammar: Grammar, command: str, move: Move, state: WorldState, new: WorldState) -> str:
         recorder = FactRecorder(new, state.location, move.receptacle)
         text = grammar.feedback(move.action, recorder, binding(state, move))
         if len(self.by_command) + len(self.by_receptacle) + len(self.by_key) >= MAX_ANSWERS:
@@ -65,8 +65,8 @@ class AnswerCache:
 
 
 def _key(needs: int, command: str, state: WorldState, new: WorldState) -> Key:
-    """Return a cache key: the command and the values of its dependencies. The dependency on a location includes that on
-    the receptacle.
+    """Return a cache key: the command and the values of its dependencies. The key of the location covers the command's
+    receptacle too.
     """
     return (
         command,
@@ -79,11 +79,11 @@ def _key(needs: int, command: str, state: WorldState, new: WorldState) -> Key:
 
 
 class FactRecorder:
-    """A state that records which facts are read.
+    """The facts of a state. It records in `needs` which kinds of facts are read.
 
-    `origin` is the location before the command. It is the only argument that the command's text does not contain. A
-    response depends on `origin` if the grammar reads it or lists locations: different variables stand for different
-    entities, so a list of locations leaves it out.
+    `origin` is the location before the command. It is the only argument of the command that is not in the command's
+    text. The response depends on `origin` if the grammar reads `origin`, or if the grammar lists locations: a list
+    leaves out `origin`, because different variables of a query denote different entities.
     """
 
     def __init__(self, state: WorldState, origin: int, receptacle: int) -> None:
@@ -101,7 +101,7 @@ class FactRecorder:
         return self._state.holds(predicate, values)
 
     def rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
-        """Yield the facts that match a pattern, in order; None matches anything."""
+        """Yield the facts that match a pattern, in order. None in the pattern matches every entity."""
         self.needs |= self._kind(predicate, pattern)
         house = self._state.house
         for row in self._state.rows(predicate, pattern):

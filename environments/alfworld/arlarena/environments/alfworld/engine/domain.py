@@ -1,6 +1,6 @@
-"""The rules of this engine as PDDL, and the check that a game has the same rules.
+"""The rules of this engine as a PDDL domain, and the check that a game has the same rules.
 
-Generated games contain `DOMAIN`. It is equivalent to ALFRED's domain, so that planners can play both.
+Generated games contain `DOMAIN`. It is equivalent to ALFRED's domain.
 """
 
 from __future__ import annotations
@@ -14,38 +14,42 @@ from arlarena.environments.alfworld.errors import GameError
 DOMAIN = resources.files(__package__).joinpath("data/domain.pddl").read_text(encoding="utf-8")
 GRAMMAR = resources.files(__package__).joinpath("data/grammar.twl2").read_text(encoding="utf-8")
 
-UNSATISFIABLE = ("never",)  # a condition that never holds; ALFRED has such an alternative
+UNSATISFIABLE = ("never",)  # stands for a condition that never holds; ALFRED's domain has such a condition
 
 
-OPTIONAL_ACTIONS = frozenset(("help",))  # added in ALFWorld 0.4; the games of json_2.1.1 are older
+OPTIONAL_ACTIONS = frozenset(("help",))  # ALFWorld 0.4 added this action; the games of json_2.1.1 are older
 
 
 @lru_cache(maxsize=16)
 def check_domain(text: str) -> frozenset[str]:
-    """Refuse a domain with other rules than `DOMAIN`. Comments, layout and the order of conditions do not matter.
+    """Check that a domain has the rules of `DOMAIN`. Comments, layout and the order of conditions do not matter.
 
     Returns:
-        The names of its actions.
+        The names of the domain's actions.
 
     Raises:
         GameError: the domain differs; the message names the difference.
     """
     ours, theirs = _actions(DOMAIN), _actions(text)
     if unknown := sorted(theirs.keys() - ours.keys()):
-        raise GameError(f"PDDL domain: action {unknown[0]} is not in ALFWorld: play it with backend = 'textworld'")
+        raise GameError(
+            f"PDDL domain: action {unknown[0]} is not in ALFWorld's domain: play this game with backend = 'textworld'"
+        )
     for name, action in theirs.items():
         if action != ours[name]:
-            raise GameError(f"PDDL domain: action {name} differs from ALFWorld's: play it with backend = 'textworld'")
+            raise GameError(
+                f"PDDL domain: action {name} differs from ALFWorld's domain: play this game with backend = 'textworld'"
+            )
     if missing := sorted(ours.keys() - theirs.keys() - OPTIONAL_ACTIONS):
-        raise GameError(f"PDDL domain: action {missing[0]} is missing: play it with backend = 'textworld'")
+        raise GameError(f"PDDL domain: action {missing[0]} is missing: play this game with backend = 'textworld'")
     return frozenset(theirs)
 
 
 def _actions(text: str) -> dict[str, object]:
-    """Return the actions of a domain by name, in canonical form: equivalent definitions are equal."""
+    """Return the actions of a domain by name. They are in canonical form: equivalent definitions become equal."""
     definition = next((one for one in read_expressions(text) if isinstance(one, list) and one[:1] == ["define"]), None)
     if not isinstance(definition, list):
-        raise GameError("PDDL domain: no (define …)")
+        raise GameError("PDDL domain: there is no (define …)")
     return {
         str(part[1]): tuple(_canonical(one) for one in part[2:])
         for part in definition
@@ -67,7 +71,7 @@ def _canonical(expression: Expression) -> object:
 
 
 def _without_values(variables: list[Expression]) -> bool:
-    """Return whether a variable's type ends in a comma. No object has such a type. ALFRED's domain has one such
-    variable.
+    """Return whether the type of a variable ends with a comma, as in a typing error in ALFRED's domain. No object has
+    such a type, so the variable has no values.
     """
     return any(kind.endswith(",") for _, kind in typed(variables))

@@ -1,6 +1,7 @@
-"""Plays a game: computes the admissible commands and the responses, exactly as TextWorld does.
+"""Plays a game. It computes exactly the same admissible commands and responses as TextWorld.
 
-A menu is the list of admissible commands in a state. The episodes of a game share a cache of menus and responses.
+A *menu* is the list of the admissible commands in a state. All episodes of a game share its caches of menus and
+responses.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from sys import intern
 from typing import NamedTuple, Self
 
-from arlarena.environments.alfworld.engine.actions import EFFECTS, Move, after, binding, moves, ways
+from arlarena.environments.alfworld.engine.actions import EFFECTS, Move, after, binding, goto_moves, moves
 from arlarena.environments.alfworld.engine.answer_cache import AnswerCache
 from arlarena.environments.alfworld.engine.domain import check_domain
 from arlarena.environments.alfworld.engine.goal import changing_predicates, compile_goal
@@ -23,14 +24,14 @@ from arlarena.environments.alfworld.engine.world import House, Mask, build
 from arlarena.environments.alfworld.errors import GameError
 
 NOTHING_HAPPENS = "Nothing happens."
-MAX_MENUS = 1024  # cached menus per game; a menu takes about 1 KB
+MAX_MENUS = 1024  # maximum number of cached menus of a game; a menu takes about 1 KB
 
 __all__ = ["Game", "GameRules", "Move", "read_rules", "rules_of"]
 
 
 class Menu(NamedTuple):
-    """The admissible commands in alphabetical order. `offered`: all commands except `help`, as a text for the
-    prompt.
+    """The admissible commands in alphabetical order. `offered`: the same commands as text for the prompt, without
+    `help`.
     """
 
     commands: tuple[str, ...]
@@ -44,11 +45,13 @@ class GameRules:
     Attributes:
         intro: the text shown at the start.
         task: the sentence that states the task.
-        has_help: whether the game has `help`, added in ALFWorld 0.4.
-        watched: predicates of the goal that can change.
-        goal_entities: entities that the goal can refer to.
+        goal: the goal as a PDDL expression.
+        won: the test whether the goal holds in a state.
+        watched: the predicates of the goal whose facts can change.
+        goal_entities: the entities that the goal can refer to.
+        has_help: whether the game has the command `help`, which ALFWorld 0.4 added.
         command_of, move_of: commands by move, and moves by command. Entries are added when they are first needed.
-        ways: pairs (location, command to go to this location).
+        goto_commands: pairs (location, command to go to this location).
         menus: cached menus by `WorldState.menu_key`.
         answers: the cache of responses.
     """
@@ -64,7 +67,7 @@ class GameRules:
     has_help: bool
     command_of: dict[Move, str] = field(default_factory=dict)
     move_of: dict[str, Move] = field(default_factory=dict)
-    ways: list[tuple[int, str]] = field(default_factory=list)
+    goto_commands: list[tuple[int, str]] = field(default_factory=list)
     menus: dict[tuple[int, ...], Menu] = field(default_factory=dict)
     answers: AnswerCache = field(default_factory=AnswerCache)
 
@@ -73,23 +76,23 @@ class GameRules:
         menu_key = state.menu_key()
         menu = self.menus.get(menu_key)
         if menu is None:
-            menu = self._made_menu(state)
+            menu = self._build_menu(state)
             if len(self.menus) < MAX_MENUS:
                 self.menus[menu_key] = menu
         return menu
 
     def decides(self, move: Move) -> bool:
-        """Return whether this move may change the result of the goal's test."""
+        """Return whether this move may change whether the goal holds."""
         if not self.watched & EFFECTS[move.action]:
             return False
-        # A move on a thing changes only facts about this thing, and whether anything is held.
+        # A move with a thing changes only the facts about this thing, and `holdsany`.
         return move.thing == NOTHING or bool(self.goal_entities >> move.thing & 1) or "holdsany" in self.watched
 
-    def _made_menu(self, state: WorldState) -> Menu:
+    def _build_menu(self, state: WorldState) -> Menu:
         here = state.location
-        if not self.ways:
-            self.ways.extend((location, self._command(state, move)) for location, move in ways(self.house))
-        away = [command for location, command in self.ways if location != here]
+        if not self.goto_commands:
+            self.goto_commands.extend((place, self._command(state, move)) for place, move in goto_moves(self.house))
+        away = [command for location, command in self.goto_commands if location != here]
         commands = sorted({*away, *[self._command(state, move) for move in moves(state)]})
         offered = ", ".join(commands)
         if self.has_help:
@@ -99,7 +102,9 @@ class GameRules:
     def _command(self, state: WorldState, move: Move) -> str:
         command = self.command_of.get(move)
         if command is None:
-            command = intern(self.grammar.command(move.action, state, binding(state, move)))  # equal in many games
+            command = intern(
+                self.grammar.command(move.action, state, binding(state, move))
+            )  # many games have equal commands
             self.command_of[move] = command
             self.move_of[command] = move
         return command
@@ -109,7 +114,7 @@ def read_rules(domain: str, grammar: str, problem: str) -> GameRules:
     """Read a game from the three texts of its file.
 
     Raises:
-        GameError: a text is broken, or uses features that ALFWorld's games do not have.
+        GameError: a text is invalid, or it uses a feature that this engine does not support.
     """
     return rules_of(read_problem(problem), grammar, check_domain(domain))
 
@@ -120,7 +125,7 @@ def rules_of(problem: PddlProblem, grammar: str, actions: frozenset[str]) -> Gam
     texts, task = read_grammar(grammar)
     check_predicates(texts.predicates, "grammar")
     for name in sorted(actions - texts.commands.keys()):
-        raise GameError(f"grammar: it lacks the domain's action {name}")
+        raise GameError(f"grammar: there is no text for the domain's action {name}")
     if "intro" not in texts.rules:
         raise GameError("grammar: there is no rule 'intro'")
     intro = texts.derive("intro", WorldState(house), {})
@@ -135,9 +140,9 @@ class Game:
 
     Attributes:
         state: the world state.
-        won: whether the goal holds.
-        menu: the admissible commands.
-        feedback: the last response; at the start, the introduction.
+        won: whether the goal holds in this state.
+        menu: the admissible commands in this state.
+        feedback: the last response; at the start, the intro of the game.
     """
 
     __slots__ = ("feedback", "menu", "rules", "state", "won")

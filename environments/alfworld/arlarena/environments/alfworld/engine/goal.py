@@ -1,4 +1,4 @@
-"""Compiles a game's goal to a test of states."""
+"""Compiles the goal of a game into a function that tests whether the goal holds in a state."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from arlarena.environments.alfworld.engine.state import WorldState, check_predic
 from arlarena.environments.alfworld.engine.world import CHANGING, House, Mask
 from arlarena.environments.alfworld.errors import GameError
 
-MAX_TRIES = 100_000  # most variable bindings tried in one test; ALFWorld's goals need a few hundred
+MAX_TRIES = 100_000  # maximum number of variable bindings tried in one test; ALFWorld's goals need a few hundred
 
 Scope = dict[str, int]
 Test = Callable[[WorldState, Scope], bool]
@@ -27,15 +27,15 @@ def compile_goal(goal: Expression, house: House, types: Mapping[str, str]) -> tu
     compiler = _Compiler(house, types)
     test = compiler.test(goal)
 
-    def reached(state: WorldState) -> bool:
+    def holds(state: WorldState) -> bool:
         compiler.tries_left = MAX_TRIES
         return test(state, {})
 
-    return reached, compiler.goal_entities
+    return holds, compiler.goal_entities
 
 
 def changing_predicates(goal: Expression) -> frozenset[str]:
-    """Return the predicates of a goal whose facts can change during a game. Only these facts can change the result."""
+    """Return the predicates of a goal whose facts can change during a game."""
     if isinstance(goal, str):
         return frozenset()
     own = frozenset(word for word in goal[:1] if isinstance(word, str) and word in CHANGING)
@@ -45,7 +45,7 @@ def changing_predicates(goal: Expression) -> frozenset[str]:
 class _Compiler:
     def __init__(self, house: House, types: Mapping[str, str]) -> None:
         self._house, self.goal_entities = house, 0
-        self.tries_left = MAX_TRIES  # of the running test, shared by concurrent tests
+        self.tries_left = MAX_TRIES  # bindings that the running test may still try; concurrent tests share the number
         self._number = {one: at for at, one in enumerate(house.ids)}
         self._of_type: dict[str, list[int]] = {}
         for at, one in enumerate(house.ids):
@@ -72,10 +72,10 @@ class _Compiler:
         raise GameError(f"PDDL goal: {goal!r} is not understood")
 
     def _exists(self, variables: list[Expression], body: Expression) -> Test:
-        """Return a test whether some binding of the variables satisfies the body, by a backtracking search.
+        """Return a test whether the body holds for some values of the variables. The test is a backtracking search.
 
-        Variables with the fewest candidates are bound first. Each part of the body is tested as soon as all variables
-        of the part are bound.
+        Variables with the fewest candidates get their values first. Each part of the body is tested as soon as all its
+        variables have values.
         """
         kinds, parts = _merged(dict(typed(variables)), body)
         domains = {name: self._candidates(name, kind, parts) for name, kind in kinds.items()}
@@ -94,7 +94,7 @@ class _Compiler:
             name, candidates, checks = levels[depth]
             self.tries_left -= len(candidates)
             if self.tries_left < 0:
-                raise GameError(f"PDDL goal: a test of it takes more than {MAX_TRIES} tries")
+                raise GameError(f"PDDL goal: a test takes more than {MAX_TRIES} tries")
             for one in candidates:
                 scope[name] = one
                 if all(check(state, scope) for check in checks) and search(state, scope, depth + 1):
@@ -104,8 +104,8 @@ class _Compiler:
         return lambda state, scope: all(test(state, scope) for test in always) and search(state, dict(scope), 0)
 
     def _candidates(self, name: str, kind: str, parts: list[Expression]) -> list[int]:
-        """Return the candidates of the variable `name`: the entities of type `kind` that satisfy the conditions in
-        `parts` which cannot change.
+        """Return the candidates for the variable `name`: the entities of type `kind` that satisfy all conditions in
+        `parts` that contain no other variable and never change.
         """
         # `object` is the root of PDDL's types and matches every entity.
         found = list(range(len(self._house.ids))) if kind == "object" else self._of_type.get(kind, [])
@@ -138,7 +138,7 @@ class _Compiler:
 
 
 def _merged(kinds: dict[str, str], body: Expression) -> tuple[dict[str, str], list[Expression]]:
-    """Return the variables and parts of a conjunction. Merge each inner `exists` whose variable names are new."""
+    """Return the variables and the parts of a conjunction. Merge an inner `exists` if its variable names are new."""
     parts: list[Expression] = []
     for part in _conjuncts(body):
         match part:
@@ -151,7 +151,7 @@ def _merged(kinds: dict[str, str], body: Expression) -> tuple[dict[str, str], li
 
 
 def _conjuncts(body: Expression) -> list[Expression]:
-    """Return the parts of a conjunction, with nested conjunctions flattened. Another expression is returned alone."""
+    """Return the parts of a conjunction and of the conjunctions in it. For another expression, return only itself."""
     if isinstance(body, list) and body[:1] == ["and"]:
         return [one for part in body[1:] for one in _conjuncts(part)]
     return [body]

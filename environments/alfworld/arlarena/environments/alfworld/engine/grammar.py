@@ -1,10 +1,14 @@
-"""The texts of a game: its grammar, read from the game's file and compiled.
+"""Reads the grammar of a game from its file and compiles it. The grammar defines all texts of the game.
 
-Rules of a name are tried in order; the first rule whose condition holds gives the text. A text consists of
+Several rules can have the same name. They are tried in order; the first rule whose condition holds gives the text. A
+text consists of these parts:
 
-    words · #another rule# · {o.indefinite + ' ' + o.name} · [{r.name | a query; one element for each answer}]
+    words
+    #name#                              the text of the rule `name`
+    {o.indefinite + ' ' + o.name}       the name of the entity that is bound to the variable o
+    [{r.name | query}]                  a list with one element for each answer to the query
 
-Conditions and queries have the form `predicate(variable:type, …) & …`; different variables denote different entities.
+Conditions and queries have the form `predicate(variable:type, …) & …`. Different variables denote different entities.
 """
 
 from __future__ import annotations
@@ -21,13 +25,14 @@ from arlarena.environments.alfworld.errors import GameError
 
 Binding = Mapping[str, int]  # variable -> entity
 
-# ALFWorld's grammar has 6 KB, its longest text 50 characters. The patterns below take quadratic time.
+# Maximum characters of a grammar and of a text in it. ALFWorld's grammar has 6 KB, and its longest text 50 characters.
+# The regular expressions in this module take quadratic time.
 MAX_GRAMMAR, MAX_RULE = 1 << 18, 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
 class Conjunct:
-    """`predicate(variables)`."""
+    """One condition `predicate(variables)`. A query is a conjunction of them."""
 
     predicate: str
     variables: tuple[str, ...]
@@ -66,14 +71,14 @@ class Grammar:
     predicates: frozenset[str]
 
     def derive(self, name: str, facts: Facts, binding: Binding) -> str:
-        """Return the text of a rule. Errors as in `command`."""
+        """Return the text of the rule `name`. Errors as in `command`."""
         return self._text([_nonterminal(name)], facts, binding)
 
     def command(self, action: str, facts: Facts, binding: Binding) -> str:
         """Return the command of an action.
 
         Raises:
-            GameError: the grammar has no such text, or the text is too long or takes too long.
+            GameError: no rule applies, the text is too long, or its computation takes too long.
         """
         return self._text(self.commands[action].template, facts, binding)
 
@@ -90,12 +95,12 @@ class Grammar:
             raise GameError(f"grammar: a text uses a name that the game does not have: {error!r}") from error
 
     def derived(self, name: str, facts: LimitedFacts, binding: Binding) -> str:
-        """Return the text of the rule `name`, for use within another text."""
+        """Return the text of the rule `name`, as a part of another text."""
         facts.count()
         for rule in self.rules[name]:
             if _applies(rule.condition, facts, binding):
                 return rule.text(self, facts, binding)
-        raise GameError(f"grammar: no text of #{name}# applies")
+        raise GameError(f"grammar: no condition of the rules #{name}# holds")
 
 
 def _joined(parts: Sequence[Part], grammar: Grammar, facts: LimitedFacts, binding: Binding) -> str:
@@ -113,7 +118,7 @@ def _applies(condition: Query, facts: Facts, binding: Binding) -> bool:
 
 
 def answers(facts: Facts, query: Query, binding: Binding) -> Iterator[Binding]:
-    """Yield all extensions of a binding that satisfy the query, ordered by the ids of the entities."""
+    """Yield the answers to a query: all extensions of the binding that satisfy the query, in the order of ids."""
     if not query:
         yield binding
         return
@@ -142,21 +147,22 @@ _TASK = re.compile(r'("task"\s*:\s*\[\s*\{\s*"rhs"\s*:\s*)"((?:[^"\\]|\\.)*)"')
 
 
 def read_grammar(text: str) -> tuple[Grammar, str]:
-    """Return a game's grammar and its task sentence. Games that differ only in the task share the compiled grammar.
+    """Return the grammar of a game and the sentence of its task. Games that differ only in this sentence share the
+    compiled grammar.
 
     Raises:
-        GameError: the text is not a grammar, or uses unsupported features.
+        GameError: the text is not a grammar, or it uses unsupported features.
     """
     if len(text) > MAX_GRAMMAR:
-        raise GameError(f"grammar: it has {len(text)} characters, the limit is {MAX_GRAMMAR}")
+        raise GameError(f"grammar: it has {len(text)} characters, but the limit is {MAX_GRAMMAR}")
     tasks = _TASK.findall(text)
     if len(tasks) != 1:
-        raise GameError(f'grammar: one rule "task" with one text is expected, not {len(tasks)}')
+        raise GameError(f'grammar: one rule "task" with one text is expected, but there are {len(tasks)}')
     task = json.loads(f'"{tasks[0][1]}"', strict=False)
     try:
         shared = _read(_TASK.sub(r'\1""', text))
     except (AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise GameError(f"grammar: it is not understood: {error!r}") from error
+        raise GameError(f"grammar: it cannot be parsed: {error!r}") from error
     return replace(shared, rules={**shared.rules, "task": [Rule((), (task,))]}), task
 
 
@@ -180,7 +186,7 @@ def _read(text: str) -> Grammar:
 
 
 def _sections(text: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield (action, its fields), and ("", {"grammar": …}) for a block outside actions."""
+    """Yield a pair (action, its fields) for each action, and ("", {"grammar": …}) for each block outside actions."""
     action, words = "", ["", ""]
     fields: dict[str, str] = {}
     for token in _TOKEN.finditer(text):
@@ -228,8 +234,8 @@ def _query(text: str, predicates: set[str]) -> Query:
 
 def _parts(text: str, predicates: set[str]) -> tuple[Part, ...]:
     if len(text) > MAX_RULE:
-        raise GameError(f"grammar: the text {text[:40]!r}… has {len(text)} characters, the limit is {MAX_RULE}")
-    # TextWorld's parser skips white space at the beginning of a text and knows no escape but \n.
+        raise GameError(f"grammar: the text {text[:40]!r}… has {len(text)} characters, but the limit is {MAX_RULE}")
+    # As in TextWorld's parser: skip white space at the beginning of a text, and support only the escape \n.
     text = text.lstrip().replace("\\n", "\n")
     parts: list[Part] = []
     end = 0
@@ -253,9 +259,7 @@ def _nonterminal(name: str) -> Part:
 
 
 def _value(text: str) -> list[Part]:
-    """Parse an expression such as `o.indefinite + ' ' + o.name`. A variable without an attribute stands for its
-    name.
-    """
+    """Parse an expression such as `o.indefinite + ' ' + o.name`. A variable without an attribute means its name."""
     terms: list[Part] = []
     for term in text.split("+"):
         found = _TERM.fullmatch(term)

@@ -1,7 +1,7 @@
-"""Names of things: `Apple_bar__plus_01_dot_59…` is "apple 2".
+"""Names of things. For example, the thing with the id `Apple_bar__plus_01_dot_59…` has the name "apple 2".
 
-As in ALFWorld, the things of one kind are numbered in descending order of their ids: the first id has the highest
-number.
+As in ALFWorld, the things of a kind are numbered in descending order of their ids: the first id gets the highest
+    number.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ _BAR = "_bar_"
 def names_of(ids: Iterable[str]) -> dict[str, str]:
     """Return the name of each id. The name of a type or of the agent is the id itself, followed by a space."""
     ordered = sorted(set(ids))
-    left = Counter(kind for one in ordered if (kind := kind_of(one)) is not None)
+    left = Counter(kind for entity in ordered if (kind := kind_of(entity)) is not None)
     names = {}
-    for one in ordered:
-        kind = kind_of(one)
+    for entity in ordered:
+        kind = kind_of(entity)
         if kind is None:
-            names[one] = f"{one} "
+            names[entity] = f"{entity} "
         else:
-            names[one] = f"{kind} {left[kind]}"
+            names[entity] = f"{kind} {left[kind]}"
             left[kind] -= 1
     return names
 
 
-def kind_of(one: str) -> str | None:
-    """Return the kind of a thing: "sinkbasin" for `sink_bar_…_bar_sinkbasin`. None if the id is not that of a thing."""
-    kind, bar, _ = one.partition(_BAR)
+def kind_of(entity: str) -> str | None:
+    """Return the kind of a thing by its id: "sinkbasin" for `sink_bar_…_bar_sinkbasin`. Return None for other ids."""
+    kind, bar, _ = entity.partition(_BAR)
     if not bar:
         return None
-    return f"{kind}basin" if "basin" in one else kind
+    return f"{kind}basin" if "basin" in entity else kind

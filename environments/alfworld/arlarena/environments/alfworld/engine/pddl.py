@@ -1,6 +1,6 @@
-"""Reads PDDL, as far as needed for ALFWorld's problems and for comparing domains.
+"""Reads the part of PDDL that ALFWorld's problems and domains use.
 
-As in the planner of official ALFWorld, everything is lower case, and a comment ends with its line.
+As in the planner of official ALFWorld, all words are converted to lower case, and a comment ends with its line.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from arlarena.environments.alfworld.errors import GameError
 Atom = tuple[str, ...]  # a predicate's name and its arguments
 Expression: TypeAlias = "str | list[Expression]"
 
-# ALFWorld's problems have about 5,000 words, nested 6 deep.
+# Maximum number of words, and maximum depth of parentheses. ALFWorld's problems have about 5,000 words and a depth of
+# 6.
 MAX_WORDS, MAX_DEPTH = 200_000, 32
 
 _COMMENT = re.compile(r";[^\n]*")
@@ -45,13 +46,13 @@ def read_expressions(text: str) -> list[Expression]:
             stack.append([])
         elif token == ")":
             if len(stack) == 1:
-                raise GameError("PDDL: a parenthesis is closed that was never opened")
+                raise GameError("PDDL: a closing parenthesis has no opening parenthesis")
             done = stack.pop()
             stack[-1].append(done)
         else:
             stack[-1].append(token)
     if len(stack) > 1:
-        raise GameError(f"PDDL: {len(stack) - 1} parentheses are never closed: the text is cut short")
+        raise GameError(f"PDDL: {len(stack) - 1} parentheses are not closed: the text may be truncated")
     return stack[0]
 
 
@@ -59,11 +60,11 @@ def read_problem(text: str) -> PddlProblem:
     """Return a problem's objects, facts and goal.
 
     Raises:
-        GameError: the text is not a problem, or a required part is missing.
+        GameError: the text is not a PDDL problem, or a required section is missing.
     """
     found = [one for one in read_expressions(text) if isinstance(one, list) and one[:1] == ["define"]]
     if len(found) != 1:
-        raise GameError(f"PDDL problem: one (define …) is expected, not {len(found)}")
+        raise GameError(f"PDDL problem: one (define …) is expected, but there are {len(found)}")
     sections = {str(part[0]): part[1:] for part in found[0][1:] if isinstance(part, list) and part}
     for name in (":objects", ":init", ":goal"):
         if name not in sections:
@@ -75,7 +76,7 @@ def read_problem(text: str) -> PddlProblem:
     for name, *arguments in facts:
         for argument in arguments:
             if argument not in objects:
-                raise GameError(f"PDDL problem: ({name} …) is about {argument!r}, which is not among the :objects")
+                raise GameError(f"PDDL problem: ({name} …) has the argument {argument!r}, which is not in :objects")
     return PddlProblem(objects, facts, sections[":goal"][0])
 
 
@@ -97,17 +98,17 @@ def typed(words: list[Expression]) -> Iterator[tuple[str, str]]:
         elif isinstance(word, str):
             names.append(word)
         else:
-            raise GameError(f"PDDL: a name was expected, not {word}")
+            raise GameError(f"PDDL: a name is expected, but there is {word}")
     yield from ((name, "object") for name in names)
 
 
 def _facts(init: list[Expression]) -> Iterator[Atom]:
     for fact in init:
         if not isinstance(fact, list) or not fact:
-            raise GameError(f"PDDL problem: {fact!r} in :init is no fact")
-        if fact[0] == "=":  # costs and distances, which no game uses
+            raise GameError(f"PDDL problem: {fact!r} in :init is not a fact")
+        if fact[0] == "=":  # costs and distances; no game uses them
             continue
         words = [word for word in fact if isinstance(word, str)]
         if len(words) != len(fact):
-            raise GameError(f"PDDL problem: {fact!r} in :init is no fact")
+            raise GameError(f"PDDL problem: {fact!r} in :init is not a fact")
         yield tuple(words)

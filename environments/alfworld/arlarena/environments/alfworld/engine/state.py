@@ -1,4 +1,4 @@
-"""The world state, and its changes by actions."""
+"""The world state, and how actions change it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,20 @@ PREDICATES = frozenset((*PLACES, *MARKS, "not_inreceptacle"))
 class WorldState:
     """The changing part of a game. Sets of entities are bit masks.
 
-    `inside`, `at`, `marks` and `changes` are replaced and never mutated, so a state and its copies can share them.
+    The dictionaries `inside`, `at`, `marks` and `changes` are replaced and never mutated, so a state and its copies can
+    share them.
 
     Attributes:
-        key: a Zobrist hash of the state, the XOR of the hashes of all facts that differ from the start. Equal states
+        location: the player's location.
+        held: the thing in the player's hand, or NOTHING.
+        opened: the open receptacles.
+        inside, at: the things in each receptacle, and at each location.
+        marks: for each condition, such as `isclean`, the things that have the condition.
+        key: a Zobrist hash of the state: the XOR of the hashes of all facts that differ from the start. Equal states
             have equal keys. A step updates the key only for the facts that the step changes.
-        changes: one such hash for each receptacle, and one for each location with everything at the location.
-        removed: (object, receptacle) pairs for objects that were taken from the receptacle and not put back. The text
-            of `look` depends on these pairs if several receptacles share a location. Other pairs are not kept.
+        changes: such a hash for each receptacle, and for each location with everything at it.
+        removed: pairs (thing, receptacle) for things that were taken from a receptacle and not put back. They are
+            stored only if several receptacles share the location, because the text of `look` then depends on them.
     """
 
     __slots__ = ("at", "changes", "held", "house", "inside", "key", "location", "marks", "opened", "removed")
@@ -55,13 +61,13 @@ class WorldState:
         here, held, house = self.location, self.held, self.house
         if held == NOTHING or house.knives >> held & 1 or house.toggleable & house.pickupable:
             return here, held, self.changes.get(here, 0)
-        return here, held, self.opened & house.standing.get(here, 0)
+        return here, held, self.opened & house.receptacle_masks.get(here, 0)
 
     def open_to_hands(self, receptacle: int) -> bool:
-        """Return whether things can be put into and taken from the receptacle."""
+        """Return whether things can be put into the receptacle and taken from it: it is open or cannot be closed."""
         return not self.house.openable >> receptacle & 1 or bool(self.opened >> receptacle & 1)
 
-    # --- actions; the caller must check that the action is possible ---
+    # --- actions; the caller must have checked that the action is possible ---
 
     def go(self, location: int) -> None:
         """Go to a location."""
@@ -71,7 +77,7 @@ class WorldState:
     def turn(self, receptacle: int, *, is_open: bool) -> None:
         """Open or close a receptacle."""
         if bool(self.opened >> receptacle & 1) != is_open:
-            self._changed(_fact_hash("opened", receptacle), receptacle, self.house.location_of[receptacle])
+            self._toggle(_fact_hash("opened", receptacle), receptacle, self.house.location_of[receptacle])
             self.opened ^= 1 << receptacle
 
     def take(self, thing: int, receptacle: int) -> None:
@@ -81,7 +87,7 @@ class WorldState:
         self.key ^= _fact_hash("held", thing)
         self.held = thing
         if len(self.house.receptacles[self.location]) > 1 and (thing, receptacle) not in self.removed:
-            self._changed(_fact_hash("removed", thing, receptacle), receptacle, self.location)
+            self._toggle(_fact_hash("removed", thing, receptacle), receptacle, self.location)
             self.removed = tuple(sorted((*self.removed, (thing, receptacle))))
 
     def put(self, receptacle: int) -> None:
@@ -91,7 +97,7 @@ class WorldState:
         self.inside = self._with(self.inside, "inside", receptacle, thing)
         self.at = self._with(self.at, "at", self.location, thing)
         if (thing, receptacle) in self.removed:
-            self._changed(_fact_hash("removed", thing, receptacle), receptacle, self.location)
+            self._toggle(_fact_hash("removed", thing, receptacle), receptacle, self.location)
             self.removed = tuple([pair for pair in self.removed if pair != (thing, receptacle)])
 
     def mark(self, name: str, thing: int, *, off: str = "") -> None:
@@ -102,23 +108,23 @@ class WorldState:
                 self.key ^= _fact_hash(one, thing)
                 self.marks[one] ^= 1 << thing
 
-    def _changed(self, sign: int, *places: int) -> None:
-        """Update the keys after a fact changed. `places`: the receptacles and locations that the fact is about."""
-        self.key ^= sign
-        self.changes = self.changes | {place: self.changes.get(place, 0) ^ sign for place in places}
+    def _toggle(self, fact_hash: int, *places: int) -> None:
+        """Update the keys after a fact has changed. `places`: the receptacles and the locations in the fact."""
+        self.key ^= fact_hash
+        self.changes = self.changes | {place: self.changes.get(place, 0) ^ fact_hash for place in places}
 
     def _with(self, contents: Contents, what: str, place: int, thing: int) -> Contents:
         there = contents.get(place, ())
         if thing in there:
             return contents
-        self._changed(_fact_hash(what, place, thing), *{place, self.location})
+        self._toggle(_fact_hash(what, place, thing), *{place, self.location})
         return {**contents, place: tuple(sorted((*there, thing)))}
 
     def _without(self, contents: Contents, what: str, place: int, thing: int) -> Contents:
         there = contents.get(place, ())
         if thing not in there:
             return contents
-        self._changed(_fact_hash(what, place, thing), *{place, self.location})
+        self._toggle(_fact_hash(what, place, thing), *{place, self.location})
         return {**contents, place: tuple([one for one in there if one != thing])}
 
     # --- facts ---
@@ -146,7 +152,7 @@ class WorldState:
         return next(self.rows(predicate, values), None) is not None
 
     def rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
-        """Yield the facts that match a pattern, in order; None matches anything."""
+        """Yield the facts that match a pattern, in order. None in the pattern matches every entity."""
         if predicate == "inreceptacle" and pattern[0] is None and pattern[1] is not None:  # the most frequent query
             receptacle = pattern[1]
             yield from [(thing, receptacle) for thing in self.inside.get(receptacle, ())]
@@ -156,7 +162,7 @@ class WorldState:
                 yield row
 
     def _rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
-        """Yield all facts that match the pattern. Other facts may be among them; the caller filters."""
+        """Yield at least all facts that match the pattern. The caller must filter them."""
         match predicate:
             case "atlocation":
                 yield self.house.agent, self.location
@@ -179,13 +185,13 @@ class WorldState:
 
 
 def check_predicates(predicates: frozenset[str], where: str) -> None:
-    """Refuse texts and goals with predicates that the state does not track.
+    """Check that the state stores the facts of all `predicates`. Error messages begin with `where`.
 
     Raises:
-        GameError: a predicate is not tracked; the message names the predicate.
+        GameError: the state does not store the facts of a predicate. The message names the predicate.
     """
     for name in sorted(predicates):
-        # No fact ever states `not_istoggled`, so such a condition never holds.
+        # `not_istoggled` is allowed: there is never such a fact, so a condition with it never holds.
         if name in PREDICATES or (name not in CHANGING and not name.startswith("not_")) or name == "not_istoggled":
             continue
         raise GameError(f"{where}: this engine does not support {name!r}: use backend = 'textworld'")
@@ -193,7 +199,7 @@ def check_predicates(predicates: frozenset[str], where: str) -> None:
 
 @lru_cache(1 << 15)
 def _fact_hash(what: str, *entities: int) -> int:
-    """Return the hash of a fact, 128 bits, equal in all processes."""
+    """Return the hash of a fact: 128 bits, the same in all processes."""
     return int(digest(repr((what, *entities))), 16)
 
 

@@ -1,6 +1,6 @@
-"""Limits for the texts of a game, since the grammar of an untrusted file may never terminate.
+"""Limits for the computation of texts. They are needed because the grammar of an untrusted file may never terminate.
 
-ALFWorld's longest text needs about a hundred queries and 1 ms, and has about a thousand characters.
+ALFWorld's longest text needs about a hundred queries and 1 ms. It has about a thousand characters.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Facts(Protocol):
     """The state's interface for grammars. Entities are numbers in the order of their ids."""
 
     def rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
-        """Return the facts that match a pattern, in order; None matches anything."""
+        """Return the facts that match a pattern, in order. None in the pattern matches every entity."""
         ...
 
     def holds(self, predicate: str, values: tuple[int, ...]) -> bool:
@@ -35,17 +35,15 @@ class Facts(Protocol):
 
 
 class LimitedFacts:
-    """Facts with limits on queries and time.
-
-    Raises:
-        GameError: in every method, once a limit is exceeded.
+    """Facts with a limit on the number of queries and a limit on time. If a limit is exceeded, `count`, `rows` and
+    `holds` raise GameError.
     """
 
     def __init__(self, facts: Facts) -> None:
         self._facts, self._left, self._ends = facts, MAX_QUERIES, time.monotonic() + MAX_SECONDS
 
     def count(self) -> None:
-        """Count a read of facts, or the use of a rule."""
+        """Count one query or one use of a rule, and check the limits."""
         self._left -= 1
         if self._left < 0 or time.monotonic() > self._ends:
             raise GameError(f"grammar: a text needs more than {MAX_QUERIES} queries or {MAX_SECONDS:g} s")
@@ -68,7 +66,7 @@ class LimitedFacts:
 
 
 def bounded_text(text: str) -> str:
-    """Return the text unchanged, after a check of its length.
+    """Check the length of a text and return the text.
 
     Raises:
         GameError: the text is too long.

@@ -1,4 +1,4 @@
-"""A house: the static part of a game. Entities are numbers in the order of their ids, so lists are in that order."""
+"""A house: the part of a game that never changes. Entities are represented by numbers, in the order of their ids."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ Pair = tuple[int, int]
 Rows = dict[str, tuple[tuple[int, ...], ...]]  # facts by predicate
 Contents = dict[int, tuple[int, ...]]  # things by place, in order
 
-# Predicates that change. All other facts of :init are static.
+# CHANGING: the predicates whose facts can change. The engine stores the facts of PLACES and MARKS. All other facts of
+# :init are static.
 PLACES = ("atlocation", "opened", "inreceptacle", "objectatlocation", "holds", "holdsany")
 MARKS = ("isclean", "ishot", "iscool", "issliced", "istoggled")
 PROPERTIES = ("pickupable", "openable", "cleanable", "heatable", "coolable", "toggleable", "sliceable")
@@ -25,7 +26,14 @@ CHANGING = frozenset((*PLACES, *MARKS, "ison", "checked", "examined", "wasinrece
 
 @dataclass(frozen=True, slots=True)
 class InitialPlacement:
-    """The placement of things at the start. `inside`: things by receptacle; `at`: things by location."""
+    """The changing facts at the start.
+
+    Attributes:
+        location: the player's location.
+        opened: the open receptacles.
+        inside, at: the things in each receptacle, and at each location.
+        marks: for each condition, such as `isclean`, the things that have the condition.
+    """
 
     location: int
     opened: Mask
@@ -36,23 +44,24 @@ class InitialPlacement:
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """The static part of a game, and its start.
+    """The part of a game that never changes, and the start. Masks are sets of entities.
 
     Attributes:
         ids, names: the ids and the names of the entities.
-        agent: the entity that is the player.
-        receptacles: receptacles by location. `standing` has the same content as masks.
+        agent: the entity that represents the player.
+        receptacles: the receptacles at each location. `receptacle_masks` has the same content as masks.
         location_of: the location of each receptacle.
-        fits: the receptacles that each object can be put into.
+        fits: for each thing, the receptacles that it can be put into.
+        pickupable, openable, cleanable, heatable, coolable, toggleable, sliceable: the entities with this property.
         tools: for each of the actions that clean, heat or cool, the receptacles in which the action is possible.
-        facts: static facts by predicate, in order. `known` has the same content as sets.
+        facts: the static facts by predicate, in order. `known` has the same content as sets.
     """
 
     ids: tuple[str, ...]
     names: tuple[str, ...]
     agent: int
     receptacles: dict[int, tuple[int, ...]]
-    standing: dict[int, Mask]
+    receptacle_masks: dict[int, Mask]
     location_of: dict[int, int]
     fits: dict[int, Mask]
     pickupable: Mask
@@ -81,7 +90,7 @@ def build(problem: PddlProblem) -> House:
     """Return the house of a problem.
 
     Raises:
-        GameError: the problem contradicts itself, or this engine does not support the problem.
+        GameError: the problem contradicts itself, or this engine does not support it.
     """
     mentioned = {argument for fact in problem.facts for argument in fact[1:]}
     ids = tuple(sorted(mentioned))
@@ -91,7 +100,7 @@ def build(problem: PddlProblem) -> House:
     for name, *arguments in problem.facts:
         facts[name].append(tuple(number[argument] for argument in arguments))
     rows = {name: tuple(sorted(found)) for name, found in facts.items()}
-    agent, location = _only(rows, problem)
+    agent, location = _agent_and_location(rows, problem)
     location_of, standing = _standing(rows)
     static = {name: found for name, found in rows.items() if name not in CHANGING}
     return House(
@@ -99,7 +108,7 @@ def build(problem: PddlProblem) -> House:
         names=tuple(names[one] for one in ids),
         agent=agent,
         receptacles={place: tuple(sorted(found)) for place, found in standing.items()},
-        standing={place: sum(1 << one for one in found) for place, found in standing.items()},
+        receptacle_masks={place: sum(1 << one for one in found) for place, found in standing.items()},
         location_of=location_of,
         fits=_fits(rows),
         knives=_of_types(rows, "objecttype", number, ("knifetype", "butterknifetype")),
@@ -120,7 +129,7 @@ def _standing(rows: Rows) -> tuple[dict[int, int], dict[int, list[int]]]:
     """Return the location of each receptacle, and the receptacles of each location."""
     location_of = dict(_pairs(rows, "receptacleatlocation"))
     if len(location_of) < len(rows.get("receptacleatlocation", ())):
-        raise GameError("PDDL problem: a receptacle stands at two locations")
+        raise GameError("PDDL problem: a receptacle is at two locations")
     standing: dict[int, list[int]] = defaultdict(list)
     for receptacle, place in location_of.items():
         standing[place].append(receptacle)
@@ -137,14 +146,14 @@ def _start(rows: Rows, location: int) -> InitialPlacement:
     )
 
 
-def _only(rows: Rows, problem: PddlProblem) -> Pair:
+def _agent_and_location(rows: Rows, problem: PddlProblem) -> Pair:
     """Return the single agent of the problem, and the agent's location."""
     places = rows.get("atlocation", ())
     if len(places) != 1:
-        raise GameError(f"PDDL problem: the agent must be at one location, not {len(places)}")
+        raise GameError(f"PDDL problem: the agent must be at one location, but it is at {len(places)}")
     agents = [one for one, kind in problem.objects.items() if kind == "agent"]
     if len(agents) != 1:
-        raise GameError(f"PDDL problem: one agent is expected, not {len(agents)}")
+        raise GameError(f"PDDL problem: one agent is expected, but there are {len(agents)}")
     if rows.get("holds") or rows.get("holdsany"):
         raise GameError("PDDL problem: the agent holds something at the start")
     return places[0][0], places[0][1]
@@ -153,7 +162,7 @@ def _only(rows: Rows, problem: PddlProblem) -> Pair:
 def _pairs(rows: Rows, predicate: str) -> Iterator[Pair]:
     for row in rows.get(predicate, ()):
         if len(row) != 2:
-            raise GameError(f"PDDL problem: ({predicate} …) has two arguments, not {len(row)}")
+            raise GameError(f"PDDL problem: ({predicate} …) must have two arguments, but it has {len(row)}")
         yield row[0], row[1]
 
 

@@ -2,7 +2,7 @@
 
     python -m arlarena.environments.alfworld.files.export --split train --count 10 --out DIR [--config run.toml]
 
-`run.toml` gives the kind of games in [environment.options]. A game is written to
+The options of the games are in `run.toml`, in the table [environment.options]. A game is written to
 `DIR/<split>/<type>-<thing>-None-<receptacle or lamp>-<room>/trial_<index>/`, as `game.tw-pddl` and `traj_data.json`.
 """
 
@@ -29,7 +29,7 @@ def export(out: Path, split: str, index: int, options: AlfworldOptions) -> Path:
     """Write the files of one game and return the folder. The same arguments always give the same bytes.
 
     Raises:
-        TaskError: the options allow no game.
+        TaskError: no game that fulfils the options was found.
         OSError: a file cannot be written.
     """
     houses, horizon = options.houses(), options.max_steps
@@ -39,7 +39,7 @@ def export(out: Path, split: str, index: int, options: AlfworldOptions) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     game = {**msgspec.to_builtins(file_of(draft)), "walkthrough": _walkthrough(made), "solvable": True}
     write_json(folder / TRAJECTORY, _trajectory(draft, index))
-    write_json(folder / GAME, game)  # last, so that a folder with a game is complete
+    write_json(folder / GAME, game)  # written last, so a folder that has this file is complete
     return folder
 
 
@@ -49,7 +49,7 @@ def _name(draft: Draft) -> str:
 
 
 def _trajectory(draft: Draft, index: int) -> dict[str, object]:
-    """Return the fields of ALFRED's task description that alfworld's tools read."""
+    """Return the content of `traj_data.json`: the fields of ALFRED's task description that alfworld's tools read."""
     goal, number = draft.goal, draft.room.number
     return {
         "task_id": f"trial_{index}",
@@ -65,27 +65,31 @@ def _trajectory(draft: Draft, index: int) -> dict[str, object]:
     }
 
 
-def _walkthrough(made: LoadedGame) -> list[str]:
+def _walkthrough(game: LoadedGame) -> list[str]:
     """Return the commands with which the expert solves the game."""
-    assert made.goal is not None
-    return [command for _, command in Expert(made.rules.house, made.goal).moves(Game(made.rules))]
+    assert game.goal is not None
+    return [command for _, command in Expert(game.rules.house, game.goal).moves(Game(game.rules))]
 
 
 def main() -> int:
-    """Run the command in the module's docstring.
+    """Run the command that the module's docstring shows.
 
     Raises:
         ConfigError: a file or an option is invalid.
     """
     parser = argparse.ArgumentParser(prog="python -m arlarena.environments.alfworld.files.export", description=__doc__)
     parser.add_argument("--split", choices=SPLITS, default="train")
-    parser.add_argument("--first", type=int, default=0, help="the first index")
+    parser.add_argument("--first", type=int, default=0, help="index of the first game")
     parser.add_argument("--count", type=int, default=10, help="number of games")
     parser.add_argument("--out", type=Path, required=True, help="output folder")
-    parser.add_argument("--config", type=Path, help="a run's file with [environment.options] for the games")
+    parser.add_argument(
+        "--config", type=Path, help="configuration file of a run, with [environment.options] for the games"
+    )
     args = parser.parse_args()
     if args.first < 0 or args.count < 1:
-        raise ConfigError(f"--first {args.first} --count {args.count}: an index is at least 0, and a count at least 1")
+        raise ConfigError(
+            f"--first {args.first} --count {args.count}: --first must be at least 0, and --count at least 1"
+        )
     options = _options(args.config)
     try:
         for index in range(args.first, args.first + args.count):
@@ -102,7 +106,9 @@ def _options(config: Path | None) -> AlfworldOptions:
         return read_options("defaults:", {})
     table = read_table(config, "environment")
     if (name := table.get("name")) != "alfworld":
-        raise ConfigError(f"{config}: [environment] name = {name!r}: only games of alfworld can be written")
+        raise ConfigError(
+            f"{config}: [environment] name = {name!r}: must be alfworld, because only its games can be exported"
+        )
     return read_options(f"{config}: [environment.options]", table.get("options", {}))
 
 

@@ -1,7 +1,7 @@
 """Official games, and games in their format: `<root>/<split>/<type>-<thing>-<…>-<scene>/<trial>/game.tw-pddl`.
 
-The index needs only the file names and whether a game is solvable; a game is read when it is played. As in ALFWorld,
-games with sliced things or movable receptacles, and games that are not marked solvable, are left out.
+When a folder is opened, only the file names and the field `solvable` are read. A game is read when it is played. As in
+ALFWorld, games with sliced things or movable receptacles are left out, and games that are not marked as solvable.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from arlarena.proto.env_api import DataSource
 from arlarena.proto.text.files import TextFileError, read_text
 
 GAME, TRAJECTORY = "game.tw-pddl", "traj_data.json"
-MADE_PROBLEM = "made"  # name of the PDDL problem in games written by `export`
-OFFICIAL_PROBLEM = "(problem plan_trial_T"  # ALFRED's problem names contain the time of the trial
+MADE_PROBLEM = "made"  # name of the PDDL problem in games that `export` writes
+OFFICIAL_PROBLEM = "(problem plan_trial_T"  # ALFRED's problem names have the time of the trial after T
 SPLITS = ("train", "valid_seen", "valid_unseen")
-INNER = ("json_2.1.1", "json_2.1.2")  # folder of ALFWorld's download inside ALFWORLD_DATA
+INNER = ("json_2.1.1", "json_2.1.2")  # folders in ALFWORLD_DATA to which ALFWorld's tools download the games
 MAX_FILE_BYTES = 8 << 20  # ALFWorld's games have about 100 KB
 LEFT_OUT = ("movable", "Sliced")
 
@@ -38,15 +38,15 @@ Content = TypeVar("Content", bound=msgspec.Struct)
 
 
 class Solvable(msgspec.Struct):
-    """The field that is read from each game file when the folder is listed. As in ALFWorld, games without this field
-    are left out.
+    """The field of a game file that is read when the folder is opened. As in ALFWorld, games without this field are
+    left out.
     """
 
     solvable: bool | None = None
 
 
-class TaskOf(msgspec.Struct):
-    """The field of `traj_data.json` that is read."""
+class TrajectoryData(msgspec.Struct):
+    """The field of `traj_data.json` that is read: the kind of task."""
 
     task_type: str = ""
 
@@ -63,8 +63,8 @@ class FileGames:
     """The games of a folder, or of one file.
 
     Args:
-        root: ALFWORLD_DATA, the folder of splits in it, any folder with games, or one game
-        types: kinds of tasks to play; a game whose folder does not name its kind is always included
+        root: the folder ALFWORLD_DATA, the folder of splits in it, another folder with games, or the file of one game.
+        types: the kinds of tasks to play. If a folder's name does not state the kind of a game, the game is included.
 
     Raises:
         GameError: `root` does not exist, or has no games.
@@ -81,11 +81,11 @@ class FileGames:
         self._splits = {split: entries for split, entries in found.items() if entries}
         if not self._splits:
             raise GameError(
-                f"{root}: no playable game: expected <split>/<task>/<trial>/{GAME}, with split one of "
-                f'{", ".join(SPLITS)}, "solvable": true in it, and a task of {", ".join(types)}'
+                f"{root}: no playable game: expected <split>/<task>/<trial>/{GAME}, where <split> is one of "
+                f'{", ".join(SPLITS)}, <task> begins with one of {", ".join(types)}, and the file has "solvable": true'
             )
         if root.is_file():
-            _decode(root, GameFile)  # a single file is read now, so that an invalid file is an error at the start
+            _decode(root, GameFile)  # an invalid single file must be an error at the start
         self._numbers = {s: {entry.name: at for at, entry in enumerate(es)} for s, es in self._splits.items()}
 
     def sizes(self) -> dict[str, int | None]:
@@ -93,11 +93,11 @@ class FileGames:
         return {split: len(entries) for split, entries in self._splits.items()}
 
     def source(self) -> DataSource:
-        """Return whether the games are official or generated, judged by the name of the first game's PDDL problem."""
+        """Describe the games for `/v1/info`. The PDDL problem of the first game shows whether they are official."""
         first = next(entry for entries in self._splits.values() for entry in entries)
         try:
             problem = read_file(first.path).pddl_problem
-        except TaskError:  # playing it raises an error that names it
+        except TaskError:  # the game is invalid; when it is played, the error names its file
             problem = ""
         if OFFICIAL_PROBLEM in problem:
             return DataSource(f"official games from {self.root}", official=True)
@@ -109,7 +109,7 @@ class FileGames:
         """Return one game.
 
         Raises:
-            TaskError: the file is broken; the message names it.
+            TaskError: the file is invalid. The message names the file.
         """
         return read_game(self._splits[split][index].path)
 
@@ -132,7 +132,7 @@ def read_game(path: Path) -> LoadedGame:
     """Read a game from a file.
 
     Raises:
-        TaskError: the file is broken or not supported by this engine; the message names it.
+        TaskError: the file is invalid, or this engine does not support the game. The message names the file.
     """
     read = read_file(path)
     try:
@@ -145,7 +145,7 @@ def read_file(path: Path) -> GameFile:
     """Return the texts of a file.
 
     Raises:
-        TaskError: the file cannot be read; the message names it.
+        TaskError: the file cannot be read. The message names the file.
     """
     try:
         return _decode(path, GameFile)
@@ -157,12 +157,12 @@ def _decode(path: Path, kind: type[Content]) -> Content:
     """Decode a JSON file as `kind`.
 
     Raises:
-        GameError: the file cannot be read or has another format; the message names it.
+        GameError: the file cannot be read, or it has another format. The message names the file.
     """
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_FILE_BYTES:
-            raise GameError(f"{path}: a game is a plain file of at most {MAX_FILE_BYTES} bytes")
+            raise GameError(f"{path}: a game must be a regular file of at most {MAX_FILE_BYTES} bytes")
         return msgspec.json.decode(read_text(path), type=kind)
     except TextFileError as error:
         raise GameError(str(error)) from error
@@ -171,13 +171,13 @@ def _decode(path: Path, kind: type[Content]) -> Content:
 
 
 def _type_of(path: Path) -> str:
-    """Return the kind of task from `traj_data.json`, or from the folder's name, or "" if neither names a kind."""
+    """Return the kind of task that `traj_data.json` or else the folder's name states. Return "" if neither does."""
     beside = path.with_name(TRAJECTORY)
     if beside.exists():
         try:
-            return _decode(beside, TaskOf).task_type
+            return _decode(beside, TrajectoryData).task_type
         except GameError:
-            pass  # the game itself may be valid
+            pass  # the file of the game may still be valid
     return _folder_type(path)
 
 
@@ -209,8 +209,8 @@ def _files(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _can_be_solved(path: Path) -> bool:
-    """Return whether the file is marked as solvable. A broken file counts as solvable, so that playing the game raises
-    an error with the file's name.
+    """Return whether the game is marked as solvable. Return True for an invalid file: when the game is played, the
+    error then names the file.
     """
     try:
         return _decode(path, Solvable).solvable is True

@@ -1,7 +1,7 @@
 """Generates games. A seed determines the room of ALFWorld, the things in the room, and the task.
 
-Random games (drafts) are drawn until a draft is valid. A draft is valid if its content belongs to the split, its task
-is not solved at the start, and the expert solves the task within the horizon.
+A *draft* is a game drawn at random. Drafts are drawn until one is valid: its content belongs to the split, its task is
+not solved at the start, and the expert solves the task within the horizon.
 
 As in ALFWorld, `train` and `valid_seen` have the same rooms. The hash of a game's content determines whether the game
 belongs to `train` or to `valid_seen`. The rooms of `valid_unseen` occur in no other split.
@@ -35,20 +35,20 @@ from arlarena.environments.alfworld.houses.rooms import (
 )
 from arlarena.environments.alfworld.task_kinds import CLEAN, COOL, HEAT, LIGHT, PICK, TASK_TYPES, TWO, TaskGoal
 
-MAKER_VERSION = 1
+MAKER_VERSION = 1  # part of every seed; a new version generates other games
 SPLITS = ("train", "valid_seen", "valid_unseen")
-TRAIN_SHARE = 7, 8  # 7 of 8 games in seen rooms belong to `train`, by the hash of their contents
+TRAIN_SHARE = 7, 8  # of 8 games in the rooms of `train` and `valid_seen`, 7 belong to `train`
 TOOL_OF = {CLEAN: "SinkBasin", HEAT: "Microwave", COOL: "Fridge"}
-STANDING = frozenset(
+FIXED_THINGS = frozenset(
     {"Chair", "LightSwitch", "Mirror", "Sink", "Window", "Television", "Painting", "HousePlant", "Bathtub"}
 )
 SURFACES = frozenset({"CounterTop", "DiningTable", "CoffeeTable", "SideTable", "Desk", "Dresser", "Sofa", "Bed"})
-SURFACE_WEIGHT = 4  # relative probability of a surface compared with another receptacle
-ALSO_ON = (
-    0.5  # probability that a thing in a coffee machine or on a burner is also on the receptacle that these stand on
-)
-MAX_INSTANCES = 3  # most things of one kind in a room, as in ALFRED
-MAX_TARGETS = 4
+SURFACE_WEIGHT = 4  # how many times as likely a thing is on a surface than in another receptacle
+# Probability that a thing in a receptacle that stands on another receptacle (such as a coffee machine on a counter top)
+# counts as being on the other receptacle too.
+ALSO_ON = 0.5
+MAX_INSTANCES = 3  # maximum number of things of one kind in a room, as in ALFRED
+MAX_TARGETS = 4  # the same for the kind of thing that the task needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,11 @@ class HouseOptions:
     """Options of generated games.
 
     Attributes:
+        types: kinds of tasks.
         things: minimum and maximum number of portable things in a room.
         receptacles: maximum number of receptacles in a room; None for all receptacles of the floor plan.
-        instances: maximum number of things, and of receptacles, of one kind; None for ALFRED's limits. The things and
-            receptacles that the task needs may exceed this limit.
+        instances: maximum number of things of one kind, and of receptacles of one kind; None for ALFRED's limits. If
+            the task needs more, the limit does not apply.
     """
 
     types: tuple[str, ...] = TASK_TYPES
@@ -68,16 +69,21 @@ class HouseOptions:
     instances: int | None = None
 
     def key(self) -> str:
-        """Return the part of a game's seed that depends on the options. New options with default values do not change
-        this text.
+        """Return the options as text, for the seed of a game. Options that are None are left out, so a new option with
+        the default None does not change the games.
         """
         return " ".join(f"{name}={value}" for name, value in asdict(self).items() if value is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A game as text: the things' ids and types, the facts, the goal, and which of the goal's two sentences is used (0
-    or 1).
+    """A game that was drawn at random.
+
+    Attributes:
+        room, goal: the room and the goal.
+        choice: which of the two sentences for the goal is used, 0 or 1.
+        objects: the PDDL type of each id.
+        facts: the facts at the start.
     """
 
     room: HouseRoom
@@ -117,12 +123,12 @@ def random_for(*key: object) -> Random:
 
 
 def rooms_of(split: str) -> Sequence[int]:
-    """Return the numbers of the rooms of a split."""
+    """Return the floor plan numbers of the rooms of a split."""
     return UNSEEN if split == "valid_unseen" else SEEN
 
 
 def belongs_to(content_key: str, split: str) -> bool:
-    """Return whether the content key belongs to the split. The room of the game is not checked."""
+    """Return whether a content key belongs to the split. The room must already be a room of the split."""
     if split == "valid_unseen":
         return True
     share, of = TRAIN_SHARE
@@ -130,7 +136,7 @@ def belongs_to(content_key: str, split: str) -> bool:
 
 
 def draw(random: Random, split: str, options: HouseOptions) -> Draft | None:
-    """Draw a game. Return None if the task is not possible in the room."""
+    """Draw a game. Return None if the drawn kind of task is not possible in the drawn room."""
     kind = random.choice(options.types)
     homes = [number for number in rooms_of(split) if room(number).kind in FACTS["goals"][kind]]
     home = room(random.choice(homes))
@@ -165,7 +171,7 @@ def _goal(random: Random, kind: str, home: HouseRoom) -> TaskGoal | None:
 
 
 def _chosen_fixtures(random: Random, home: HouseRoom, goal: TaskGoal, options: HouseOptions) -> tuple[Fixture, ...]:
-    """Return the fixtures of a game: all of the room, or a random subset with all fixtures that the task needs."""
+    """Return the fixtures of a game: all of the room, or a random subset that includes those that the task needs."""
     limit = len(home.fixtures) if options.receptacles is None else options.receptacles
     if len(home.fixtures) <= limit and options.instances is None:
         return home.fixtures
@@ -186,12 +192,12 @@ def _chosen_fixtures(random: Random, home: HouseRoom, goal: TaskGoal, options: H
 
 def _limit_kinds(random: Random, needed: list[Fixture], rest: list[Fixture], instances: int) -> list[Fixture]:
     """Return a random subset of `rest`. In this subset and `needed`, each kind occurs at most `instances` times."""
-    counts, kept = Counter(fixture.kind for fixture in set(needed)), []
+    counts, chosen = Counter(fixture.kind for fixture in set(needed)), []
     for fixture in random.sample(rest, len(rest)):
         counts[fixture.kind] += 1
         if counts[fixture.kind] <= instances:
-            kept.append(fixture)
-    return kept
+            chosen.append(fixture)
+    return chosen
 
 
 def _furnish(random: Random, home: HouseRoom, goal: TaskGoal, options: HouseOptions) -> Draft:
@@ -204,9 +210,9 @@ def _furnish(random: Random, home: HouseRoom, goal: TaskGoal, options: HouseOpti
         if place not in places
     )
     things = {thing: kind for thing, kind, _, _ in placements}
-    things |= {thing_id(kind, 0.0, 1.0, 0.1 * at): kind for at, kind in enumerate(home.kinds) if kind in STANDING}
+    things |= {thing_id(kind, 0.0, 1.0, 0.1 * at): kind for at, kind in enumerate(home.kinds) if kind in FIXED_THINGS}
     objects: dict[str, str] = {"agent1": "agent"}
-    objects |= {f"{kind}Type": "otype" for kind in sorted({*things.values(), *PORTABLE, *LAMPS, *STANDING})}
+    objects |= {f"{kind}Type": "otype" for kind in sorted({*things.values(), *PORTABLE, *LAMPS, *FIXED_THINGS})}
     objects |= {f"{kind}Type": "rtype" for kind in sorted(FITS)}
     objects |= dict.fromkeys(sorted(things), "object")
     objects |= {fixture.id: "receptacle" for fixture in home.fixtures}
@@ -227,7 +233,9 @@ def _furnish(random: Random, home: HouseRoom, goal: TaskGoal, options: HouseOpti
     for thing, kind, fixture, also in placements:
         facts += [("inReceptacle", thing, holder.id) for holder in (fixture, also) if holder]
         facts.append(("objectAtLocation", thing, _location(fixture.place)))
-        if fixture.kind == "Fridge" and kind == goal.thing:  # as in ALFRED, a target that starts in a fridge is cool
+        if (
+            fixture.kind == "Fridge" and kind == goal.thing
+        ):  # as in ALFRED, the task's thing is cool if it starts in a fridge
             facts.append(("isCool", thing))
     return Draft(home, goal, random.randrange(2), objects, facts)
 
@@ -292,18 +300,22 @@ def _location(place: Place) -> str:
 
 
 def check_options(options: HouseOptions) -> None:
-    """Refuse options that allow no game.
+    """Check that the options allow a game.
 
     Raises:
-        ValueError: no game is possible; the message names the option to change.
+        ValueError: no game is possible. The message names the option to change.
     """
     unknown = sorted(set(options.types) - set(TASK_TYPES)) or ([] if options.types else ["(none)"])
     if unknown:
         raise ValueError(f"task_types: {', '.join(unknown)}; known: {', '.join(TASK_TYPES)}")
     if not 2 <= options.things[0] <= options.things[1]:
-        raise ValueError(f"things = {list(options.things)}: needs 2 or more, and the second value not below the first")
+        raise ValueError(
+            f"things = {list(options.things)}: the first value must be at least 2, and the second at least the first"
+        )
     if options.receptacles is not None and options.receptacles < 4:
-        raise ValueError(f"receptacles = {options.receptacles}: a task may need 4")
+        raise ValueError(
+            f"receptacles = {options.receptacles}: must be at least 4, because a task may need 4 receptacles"
+        )
 
 
 __all__ = ["MAKER_VERSION", "SPLITS", "Draft", "GameError", "HouseOptions", "belongs_to", "check_options", "draw"]

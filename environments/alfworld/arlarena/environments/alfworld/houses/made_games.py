@@ -1,4 +1,4 @@
-"""Generated games: each a deterministic function of split and index."""
+"""Generated games. Options, split and index determine each game."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from arlarena.environments.alfworld.files.game_files import MADE_PROBLEM
 from arlarena.environments.alfworld.houses.generator import SPLITS, Draft, HouseOptions, belongs_to, draw, random_for
 from arlarena.proto.env_api import DataSource
 
-MAX_DRAFTS = 10_000  # about every second draft is valid; the limit is reached if the options allow no game
+MAX_DRAFTS = 10_000  # about every second draft is valid; the limit is reached only if the options allow no game
 GOAL = "Your task is to: UNKNOWN GOAL."
 
 
 class GeneratedGames:
-    """Generated games. `horizon`: steps within which the expert must finish."""
+    """Generated games. `horizon`: number of steps within which the expert must solve each game. `panel_size`: number of
+    games in each evaluation split.
+    """
 
     def __init__(self, options: HouseOptions, horizon: int, panel_size: int) -> None:
         self._options, self._horizon, self._panel_size = options, horizon, panel_size
@@ -36,7 +38,7 @@ class GeneratedGames:
         """Return one game.
 
         Raises:
-            TaskError: the options allow no game.
+            TaskError: no game that fulfils the options was found.
         """
         return _loaded(split, index, self._options, self._horizon)[1]
 
@@ -45,19 +47,19 @@ class GeneratedGames:
         return file_of(draft_of(split, index, self._options, self._horizon))
 
     def name(self, split: str, index: int) -> str:
-        """Return "": generated games have no name."""
+        """Return "", because generated games have no names."""
         return ""
 
     def index(self, split: str, name: str) -> int | None:
-        """Return the index that the name states."""
+        """Return the index: for generated games, the name is the index as text."""
         return index_of(name)
 
 
 def draft_of(split: str, index: int, options: HouseOptions, horizon: int) -> Draft:
-    """Return a game as text, for files.
+    """Return the draft of a game, from which its file is written.
 
     Raises:
-        TaskError: the options allow no game.
+        TaskError: no game that fulfils the options was found.
     """
     return _loaded(split, index, options, horizon)[0]
 
@@ -74,7 +76,7 @@ def _loaded(split: str, index: int, options: HouseOptions, horizon: int) -> tupl
         )
         if belongs_to(made.content_key, split) and _solvable(made, horizon):
             return draft, made
-    raise TaskError(f"no game for {split}/{index} in {MAX_DRAFTS} drafts: these options allow no game")
+    raise TaskError(f"no game for {split}/{index} in {MAX_DRAFTS} drafts: the options are too narrow")
 
 
 def _solvable(made: LoadedGame, horizon: int) -> bool:
@@ -91,5 +93,5 @@ def _solvable(made: LoadedGame, horizon: int) -> bool:
 
 
 def file_of(draft: Draft) -> GameFile:
-    """Return a game as the texts of its file."""
+    """Return the texts of a game's file."""
     return GameFile(DOMAIN, GRAMMAR.replace(GOAL, draft.goal.sentence(draft.choice)), draft.text(MADE_PROBLEM))

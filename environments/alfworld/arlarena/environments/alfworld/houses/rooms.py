@@ -1,7 +1,8 @@
-"""The 120 rooms of ALFWorld: their receptacles and the kinds of things in them.
+"""The 120 rooms of ALFWorld: their receptacles, and the kinds of things that can be in them.
 
-The floor plans list the receptacles that open or hold things (`data/rooms.json`, by `scripts/alfworld_rooms.py`).
-Fixtures that they name without a position (burners, a toaster, a towel holder) get a fixed position here.
+`data/rooms.json` has the receptacles of the 120 floor plans; `scripts/alfworld_rooms.py` writes this file. For some
+receptacles, such as burners, a toaster or a towel holder, a floor plan states no position. Then this module chooses a
+position, which is always the same.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ PORTABLE = frozenset().union(*FITS.values())
 LAMPS = ABLE["toggleable"]
 ROOM_KINDS = {0: "Kitchen", 2: "LivingRoom", 3: "Bedroom", 4: "Bathroom"}  # by the hundreds digit of a room's number
 
-UNSEEN_UP_TO = 6  # rooms 1 to 6 of each kind are ALFWorld's unseen rooms; 7 to 30 are for training and valid_seen
+UNSEEN_UP_TO = 6  # rooms 1 to 6 of each kind are for valid_unseen; rooms 7 to 30 are for train and valid_seen
+# How many receptacles of these kinds a room gets, if the floor plan states no positions; of other kinds, 1.
 SEVERAL = {"StoveBurner": 4, "Drawer": 3, "Shelf": 2}
-# Receptacles that stand on another receptacle and are reached from the same location.
+# Receptacles that stand on another receptacle. The player uses both from the same location.
 ON = {"CoffeeMachine": ("CounterTop", "DiningTable"), "Toaster": ("CounterTop", "DiningTable")}
 LAMP_STANDS = ("Desk", "SideTable", "Dresser", "Shelf", "CoffeeTable", "DiningTable", "TVStand", "Sofa", "ArmChair")
-NEVER_OPENS = 0.2  # share of cabinets: some doors of the floor plans cannot be opened
+NEVER_OPENS = 0.2  # share of cabinets that cannot be opened; the floor plans have such doors
 
 Place = tuple[int, int, int, int]  # column, row, quarter turns, degrees down
 
@@ -44,7 +46,7 @@ class Fixture:
 
 @dataclass(frozen=True, slots=True)
 class HouseRoom:
-    """A room. `kinds`: kinds of things that may be there."""
+    """A room. `kinds`: the kinds of things that can be in the room."""
 
     number: int
     kind: str
@@ -63,11 +65,11 @@ UNSEEN = tuple(number for number in NUMBERS if number % 100 <= UNSEEN_UP_TO)
 
 @cache
 def room(number: int) -> HouseRoom:
-    """Return the room of a floor plan's number."""
+    """Return the room with this floor plan number."""
     facts = FACTS["rooms"][str(number)]
     random = Random(number)
     fixtures = [
-        Fixture(name, kind, (column, row, turn, down), kind in OPENABLE and not _jammed(kind, random))
+        Fixture(name, kind, (column, row, turn, down), kind in OPENABLE and not _never_opens(kind, random))
         for name, column, row, turn, down in facts["receptacles"]
         if (kind := _kind(name)) in FITS
     ]
@@ -84,12 +86,12 @@ def _kind(name: str) -> str:
     return parts[4] if len(parts) > 4 else parts[0]
 
 
-def _jammed(kind: str, random: Random) -> bool:
+def _never_opens(kind: str, random: Random) -> bool:
     return kind == "Cabinet" and random.random() < NEVER_OPENS
 
 
 def _added(kind: str, fixtures: list[Fixture], random: Random) -> Fixture:
-    """Return a receptacle for which the floor plan has no position, with the fixed position from this module."""
+    """Return a receptacle for which the floor plan states no position. `random` determines the position."""
     stands = [fixture for fixture in fixtures if fixture.kind in ON.get(kind, ())]
     if stands:
         place = random.choice(stands).place

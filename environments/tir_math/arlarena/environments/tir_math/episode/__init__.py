@@ -1,1 +1,1 @@
-"""Episodes: replies, programs, prompts."""
+"""Episodes: parse replies, run programs, build prompts."""

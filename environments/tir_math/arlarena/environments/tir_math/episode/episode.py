@@ -16,21 +16,23 @@ from arlarena.proto.env_api import Metadata, Observation, StepResult
 from arlarena.proto.trajectory import Task
 from arlarena.sandbox.execution import Sandbox, SandboxBusy, SandboxError
 
-SUCCESS_REWARD = 1.0  # as in the paper
+SUCCESS_REWARD = 1.0  # as in the ARLArena paper
 RUN, ANSWER = "run", "answer"  # values of `Metadata.action`
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodeRules:
-    """The rules and services that all episodes of an environment share.
+    """The settings and services that all episodes of an environment share.
 
     Attributes:
-        sandbox, judge: run programs and judge answers.
+        sandbox: runs programs.
+        judge: judges answers.
         template: template of the prompt.
         horizon: maximum number of turns.
-        output_chars: how many characters of a program's output are shown at most.
-        stateful: whether a program can use definitions of earlier programs.
-        direct: share of problems that the expert answers without a program. A problem's hash decides.
+        output_chars: maximum number of characters of a program's result that the prompt shows.
+        stateful: whether a program can use definitions of the episode's earlier programs.
+        direct_share: share of problems that the expert answers without a program, from 0 to 1. The hash of a problem
+            decides whether it belongs to this share.
     """
 
     sandbox: Sandbox
@@ -39,19 +41,20 @@ class EpisodeRules:
     horizon: int
     output_chars: int
     stateful: bool
-    direct: float
+    direct_share: float
 
 
 @dataclass(frozen=True, slots=True)
 class MathState:
-    """The state of an episode. Immutable, so that forks share it.
+    """The state of an episode. It is immutable, so forks can share it.
 
     Attributes:
-        turns: (reply, response) of each turn.
-        programs: programs that were run and can be run again, in order.
+        turns: a pair (reply, response of the environment) for each turn.
+        programs: the programs so far, in order, without those that were stopped. If `EpisodeRules.stateful`, later
+            programs can use their definitions.
         findings: the results of the programs in canonical form. Methods with step-level advantages compare turns whose
             states have equal findings.
-        answer: the answer, or None before an answer.
+        answer: the answer, or None if the policy has not answered yet.
         right: whether the answer is right.
     """
 
@@ -73,12 +76,12 @@ class TirMathEpisode:
 
     @property
     def steps(self) -> int:
-        """Number of replies so far."""
+        """Number of turns taken."""
         return len(self.state.turns)
 
     @property
     def done(self) -> bool:
-        """Whether an answer was given, or no turn is left."""
+        """Whether the policy has given an answer, or no turn is left."""
         return self.state.answer is not None or self.steps >= self.rules.horizon
 
     def observe(self) -> StepResult:
@@ -90,10 +93,10 @@ class TirMathEpisode:
 
         Raises:
             EnvironmentFailure: the sandbox failed or is busy. The state is unchanged.
-            RuntimeError: the episode is over.
+            RuntimeError: the episode has ended.
         """
         if self.done:
-            raise RuntimeError("the episode is over")
+            raise RuntimeError("the episode has ended")
         reply = read_reply(text)
         try:
             self.state = self._after(text, reply)
@@ -104,16 +107,18 @@ class TirMathEpisode:
         return self._result(reply, SUCCESS_REWARD if self.state.right else 0.0)
 
     def expert(self) -> list[str]:
-        """Return the expert's reply. The reply is a program that computes the answer, or the answer itself.
+        """Return the expert's replies: a program that computes the answer and then the answer, or only the answer.
 
         Raises:
-            ExpertUnavailable: the problem has no expert program.
+            ExpertUnavailable: the problem has no expert's program.
         """
         program, answer = self.problem.expert, f"\\boxed{{{self.problem.answer}}}"
         if self.state.findings or self._is_direct():
             return [answer]
         if program is None:
-            raise ExpertUnavailable("problems that are read from files have no expert: learn from a model instead")
+            raise ExpertUnavailable(
+                "problems from files or data sets have no expert: record demonstrations of a model instead"
+            )
         return [f"```python\n{program.strip()}\n```", answer]
 
     def fork(self) -> Self:
@@ -121,7 +126,7 @@ class TirMathEpisode:
         return replace(self)
 
     def _is_direct(self) -> bool:
-        return int(digest(f"direct\0{self.problem.text}")[:8], 16) < self.rules.direct * 2**32
+        return int(digest(f"direct\0{self.problem.text}")[:8], 16) < self.rules.direct_share * 2**32
 
     def _after(self, text: str, reply: MathReply) -> MathState:
         """Return the state after a reply."""
@@ -133,7 +138,7 @@ class TirMathEpisode:
         earlier = before.programs if self.rules.stateful else ()
         execution = self.rules.sandbox.run(reply.code, earlier)
         response = RESULT + result(execution, self.rules.output_chars)
-        # A program that was stopped is not repeated before later programs, because it would be stopped again.
+        # Do not run a stopped program again before later programs: it would be stopped again.
         repeatable = execution.ending in ("ok", "error")
         after = replace(
             before,

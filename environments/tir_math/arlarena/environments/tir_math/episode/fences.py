@@ -1,4 +1,4 @@
-"""Fenced code blocks in the forms that models write: see `fenced`."""
+"""Finds fenced code blocks in the forms that models write. See `fenced`."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 PYTHON = "python"
-# python3, ipython, py3.11, {python}, {.python}, python:solve.py, {code-cell} ipython3, tool_code (Gemma's name for it).
+# A language name that means Python: python3, ipython, py3.11, {python}, {.python}, python:solve.py, {code-cell}
+# ipython3, tool_code (Gemma).
 _LANGUAGE = re.compile(
     r"[ \t]*+(?:\{code-cell\}[ \t]*+)?+[{\[. \t]*+(?:i?python|py|pycon|tool_code)[\d.]*+(?:-repl)?+(?![\w(=.+#-])",
     re.IGNORECASE,
 )
-# A fence at the beginning of a line, or a fence within a line that names Python.
+# A fence at the beginning of a line, or a fence within a line that is followed by a name of Python.
 _OPENING = re.compile(
     rf"^(?P<indent>[ \t]*+)(?P<fence>`{{3,}}+|~{{3,}}+)|(?<!`)(?P<inline>`{{3,}}+)(?={_LANGUAGE.pattern})",
     re.MULTILINE | re.IGNORECASE,
 )
-# Text between the language and the end of the line that is not code: a file name, attributes, options.
+# Text after the language, up to the end of the line, that is not code: a file name, attributes, options.
 _ATTRIBUTES = re.compile(
     r"(?![ \t]*+(?:assert|async|class|def|del|for|from|global|if|import|pass|print|raise|return|try|while|with)\b)"
     r"(?:[ \t,:}\]]++|\{[^{}`\n]*+\}|\[[^\[\]`\n]*+\]|[\w./#-]++(?![ \t]*+[(=])"
@@ -27,11 +28,12 @@ _ATTRIBUTES = re.compile(
 )
 # Code in the place of the language.
 _CODE = re.compile(r"[ \t]*+((?:import|from)[ \t]+\w|(?:print|final_answer)[ \t]*\(|\w+[ \t]*=[^=])")
-_BEFORE_CODE = re.compile(r"(?::[ \t]*+[\w/-]++\.py\b)?+[ \t:}\]]*+")  # between a language and code on its line
+_BEFORE_CODE = re.compile(r"(?::[ \t]*+[\w/-]++\.py\b)?+[ \t:}\]]*+")  # between a language and code on the same line
 _OUTPUT = re.compile(r"\b(?:print|final_answer)[ \t]*\(")
 _BLANK = re.compile(r"[ \t]*+$", re.MULTILINE)
 _RUN = re.compile(r"`{3,}+|~{3,}+")
-# Tokens of Python: a fence, or a comment or string that may contain a fence. An unclosed triple quote takes the rest.
+# Tokens of Python: a fence, or a comment or string that may contain a fence. A string with triple quotes that is not
+# closed extends to the end of the text.
 _TOKEN = re.compile(
     r"(?P<fence>`{3,}+|~{3,}+)|(?P<comment>\#[^\n]*+)|\\."
     r"|(?P<text>'''(?:[^'\\]++|\\.|'(?!''))*+(?P<end>'''|)|\"\"\"(?:[^\"\\]++|\\.|\"(?!\"\"))*+(?P<end2>\"\"\"|))"
@@ -49,11 +51,11 @@ class Block:
     """A fenced block.
 
     Attributes:
-        language: the first word after the fence in lower case, `python` for all names of Python, "" without one.
-        content: text of the block, without the indentation of its fence.
-        start, end: positions in the text, fences included.
+        language: the first word after the fence in lower case. All names of Python become `python`; no word is "".
+        content: the text between the fences, without the indentation of the opening fence.
+        start, end: the positions of the block in the text, fences included.
         closed: whether the block has a closing fence.
-        on_lines: whether nothing else is on the lines of the fences.
+        on_lines: whether the fences are on lines of their own, that is, without code on these lines.
     """
 
     language: str
@@ -70,14 +72,21 @@ class Block:
 
     @property
     def is_code(self) -> bool:
-        """Whether the block is a program: the fence names Python or no language, and the block is not empty."""
+        """Whether the block is a program: the fence names Python or no language, and the content is not empty."""
         return self.names_code and bool(self.content.strip())
 
 
 @dataclass(frozen=True, slots=True)
 class _Opening:
-    """A fence that opens a block. `indent`: its distance from the beginning of the line; `body`: where the content
-    begins; `quoted`: number of Markdown quotation marks before it.
+    """A fence that opens a block.
+
+    Attributes:
+        fence: the backticks or tildes.
+        start: position of the fence in the text.
+        indent: number of characters before the fence on its line.
+        body: position at which the content begins.
+        on_line: whether the line contains only the fence, its language and its attributes.
+        quoted: number of Markdown quotation marks (`>`) before the fence.
     """
 
     fence: str
@@ -92,16 +101,19 @@ class _Opening:
 def fenced(text: str) -> Iterator[Block]:
     """Yield the fenced blocks of a text, in order. Lines must end with a line feed.
 
-    As in CommonMark, a block is opened by three or more backticks or tildes at the beginning of a line, which may be
-    indented, and closed by at least as many. Extensions:
+    As in CommonMark, three or more backticks or tildes at the beginning of a line open a block. The line may be
+    indented. At least as many backticks or tildes close the block. There are these extensions:
 
-    - Code may begin on the line of the opening fence and end on the line of the closing fence; both may be one line.
-      Within a line, a fence opens a block if it names Python and either ends the line or is closed on it.
-    - In a Markdown quotation (`> ```python`), a fence opens a block if it names Python. Quotation marks are removed.
-    - Python ends at the first fence outside its strings and comments; without such a fence, at the first fence in a
-      comment or an unclosed string.
+    - Code may begin on the line of the opening fence, and end on the line of the closing fence. Both fences may be on
+      the same line.
+    - A fence within a line opens a block if it names Python, and if the line ends after the name or contains the
+      closing fence.
+    - In a Markdown quotation (`> ```python`), a fence opens a block if it names Python. The quotation marks are
+      removed.
+    - A block of Python ends at the first fence outside strings and comments. If there is no such fence, the block ends
+      at the first fence in a comment or in an unclosed string.
 
-    Reaching the first code block takes time linear in the text.
+    The time until the first code block is found is linear in the length of the text.
     """
     position, line_end = 0, -1
     while found := _OPENING.search(text, position):
@@ -117,7 +129,7 @@ def fenced(text: str) -> Iterator[Block]:
 
 
 def _opened(text: str, found: re.Match[str], line_end: int) -> _Opening | None:
-    """Return the block that the fence `found` opens, or None if the fence opens no block."""
+    """Parse the fence `found` and its line. Return None if the fence opens no block."""
     inline, after, following = bool(found["inline"]), found.end(), min(line_end + 1, len(text))
     fence = found["inline"] or found["fence"]
     start = after - len(fence)
@@ -149,7 +161,7 @@ def _block(text: str, opening: _Opening) -> Block:
         content, until = content[:line], opening.body + line
     closed = closing is not None
     if closing and opening.language in (PYTHON, "") and _LANGUAGE.match(text, end):
-        closed, end = False, until  # the fence opens the next block, so this block is not closed
+        closed, end = False, until  # a language follows, so this fence opens the next block and closes nothing
     elif closing and (blank := _BLANK.match(text, end)):
         end = min(blank.end() + 1, len(text))
     if opening.quoted:
@@ -160,38 +172,38 @@ def _block(text: str, opening: _Opening) -> Block:
 
 
 def _closing(text: str, opening: _Opening) -> re.Match[str] | None:
-    """Return the fence that ends a block: at least as long as the opening fence, and at the end of a line."""
+    """Return the fence that ends a block. It is at least as long as the opening fence, and at the end of a line."""
     runs = _RUN.finditer(text, opening.body)
     return next((run for run in runs if run[0].startswith(opening.fence) and _BLANK.match(text, run.end())), None)
 
 
 def _closing_of_python(text: str, opening: _Opening) -> re.Match[str] | None:
-    """Return the fence that ends a block of Python code, by the rules in `fenced`."""
-    doubtful: re.Match[str] | None = None
+    """Return the fence that ends a block of Python. The docstring of `fenced` states the rules."""
+    fallback: re.Match[str] | None = None
     for token in _TOKEN.finditer(text, opening.body):
         if token["fence"]:
-            # Backticks are not valid Python. Tildes are operators, unless they end a line.
+            # Backticks are never valid Python. Tildes are operators, so they are a fence only at the end of a line.
             ends = token["fence"].startswith(opening.fence) and (
                 opening.fence[0] == "`" or _BLANK.match(text, token.end())
             )
             if ends:
-                return doubtful if doubtful and _LANGUAGE.match(text, token.end()) else token
-        elif doubtful is None and (token["comment"] or (token["text"] and not (token["end"] or token["end2"]))):
+                return fallback if fallback and _LANGUAGE.match(text, token.end()) else token
+        elif fallback is None and (token["comment"] or (token["text"] and not (token["end"] or token["end2"]))):
             runs = _RUN.finditer(text, token.start(), token.end())
-            doubtful = next((run for run in runs if run[0].startswith(opening.fence)), None)
-    return doubtful
+            fallback = next((run for run in runs if run[0].startswith(opening.fence)), None)
+    return fallback
 
 
 def _dedented(content: str, indent: int) -> str:
-    """Return the content without the indentation that the first line shares with its fence."""
+    """Return the content without the indentation of its fence, or of its first line if that is smaller."""
     first = _INDENTED.search(content) if indent else None
     margin = min(indent, len(first[1])) if first else 0
     return re.sub(rf"^[ \t]{{1,{margin}}}", "", content, flags=re.MULTILINE) if margin else content
 
 
 def _without_prompts(content: str) -> str:
-    """Remove the prompts and outputs of an interactive session, if the content begins with a prompt. Return other
-    content unchanged.
+    """If the content is an interactive session (it begins with `>>>` or `In [1]:`), remove the prompts and the outputs.
+    Return other content unchanged.
     """
     if not _PROMPT.match(content.lstrip("\n")):
         return content

@@ -1,4 +1,4 @@
-r"""Texts of the environment: the prompt, the result of a program, and the hint after a reply without action."""
+r"""Texts that the policy sees: the prompt, the result of a program, and the response to a reply without an action."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NO_ACTION = (
 
 
 def template(name: TemplateName, *, stateful: bool) -> PromptTemplate:
-    """Return the prompt template. When the text of a template changes, its version must change."""
+    """Return the prompt template. If you change the text of a template, change its version."""
     if name == "compact":
         return PromptTemplate("compact", "1", _COMPACT)
     variant = "full-stateful" if stateful else "full"
@@ -40,8 +40,8 @@ def template(name: TemplateName, *, stateful: bool) -> PromptTemplate:
 
 
 def result(execution: Execution, max_chars: int) -> str:
-    """Return a program's output and error line in at most `max_chars` characters. If both are longer, the end of the
-    output is cut off.
+    """Return a program's output and error line in at most `max_chars` characters. If they are longer together, the end
+    of the output is cut off.
     """
     error = execution.error_line[:max_chars]
     printed = execution.stdout.strip("\n")
@@ -55,9 +55,9 @@ _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 def canonical(execution: Execution) -> str:
-    """Return a program's result in canonical form, so that equal results are equal texts.
+    """Return a program's result in canonical form, so that equal results give equal texts.
 
-    White space is normalised, numbers are rounded to ten digits, and of an error only the type is kept.
+    White space is normalised. Numbers are rounded to ten digits. An error is represented only by its type.
     """
     printed = _NUMBER.sub(lambda found: _ten_digits(found[0]), " ".join(execution.stdout.split()))
     if execution.ending == "ok":

@@ -1,10 +1,10 @@
-r"""Parses replies: a program to run, or an answer in \boxed{…}.
+r"""Parses replies. A reply contains a program to run, or an answer in \boxed{…}.
 
     reply = read_reply("Let me compute it.\n```python\nprint(2**10)\n```")
     reply.code      # "print(2**10)\n"
     reply.answer    # None
 
-All functions take time linear in the text, for any input.
+For any input, all functions take time linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from arlarena.environment.replies import after_thought
 from arlarena.environments.tir_math.episode.fences import fenced
 
-# \boxed with its opening brace, another escape (so that \{ is no brace), or a brace. \boxed without a brace, as in
-# "\boxed 5", contains the next word, if it begins like a number or a command.
+# A token is one of three: \boxed with its opening brace; another escape, because \{ is not a brace; a brace. If \boxed
+# has no brace, as in "\boxed 5", its content is the next word, if that begins like a number or a command.
 _TOKEN = re.compile(
     r"\\(?:boxed|fbox)(?![A-Za-z])\s*"
     r"(?:(?P<open>\{)|(?P<bare>[-+]?[0-9.][^\s${}]*|[-+]?\\[A-Za-z]+(?:\{[^{}]*\})*))?"
@@ -30,12 +30,12 @@ class MathReply:
     r"""A parsed reply.
 
     Attributes:
-        code: content of the first Python block.
-        closed: whether the block has a closing fence; True without a block.
-        answer: the last \boxed before that block, or in the reply if there is no block.
-        no_action: whether the reply has neither code nor an answer.
-        format_valid: whether the reply has either a program or an answer, but not both. A program must be in one closed
-            block at the end of the reply, and its fences must be on separate lines.
+        code: the program: the content of the first block of Python, or None.
+        closed: whether this block has a closing fence. True if there is no program.
+        answer: the last \boxed before the program, or in the complete text if there is no program.
+        no_action: whether the reply has neither a program nor an answer.
+        format_valid: whether the reply has either a program or an answer, but not both. The program must be in one
+            closed block at the end of the reply, and the fences must be on lines of their own.
     """
 
     code: str | None
@@ -46,13 +46,14 @@ class MathReply:
 
 
 def boxed(text: str) -> str | None:
-    r"""Return the content of the last \boxed{…} or \fbox{…} that is closed and not empty, with balanced braces.
+    r"""Return the content of the last \boxed{…} or \fbox{…} that is closed and not empty. It has balanced braces.
 
     >>> boxed(r"so \boxed{\frac{1}{2}}.")
     '\\frac{1}{2}'
     """
     last, content = -1, ""
-    braces: list[tuple[int, int] | None] = []  # for each open brace: start of its box and of its content, if it has one
+    # For each open brace: the start of its box and the start of the content, or None if the brace opens no box.
+    braces: list[tuple[int, int] | None] = []
     for token in _TOKEN.finditer(text):
         if token["open"]:
             braces.append((token.start(), token.end()))
@@ -68,7 +69,7 @@ def boxed(text: str) -> str | None:
 
 
 def read_reply(text: str) -> MathReply:
-    """Parse the text after the thought. If the thought is not closed, the reply has no action."""
+    """Parse a reply. Only the text after the thought is read. If the thought is not closed, there is no action."""
     rest = after_thought(text)
     if rest is None:
         return MathReply(None, True, None, True, False)
@@ -79,6 +80,6 @@ def read_reply(text: str) -> MathReply:
             answer = boxed(rest[: block.start])
             alone = block.closed and block.on_lines and answer is None and not rest[block.end :].strip()
             return MathReply(block.content, block.closed, answer, False, alone)
-        programs += block.names_code and block.on_lines  # ```python``` within a line only mentions a fence
+        programs += block.names_code and block.on_lines  # an empty program; ```python``` within a line is none
     answer = boxed(rest)
     return MathReply(None, True, answer, answer is None, answer is not None and not programs)

@@ -1,1 +1,1 @@
-"""Judges answers."""
+"""Decides whether answers are right."""

@@ -1,4 +1,4 @@
-"""Evaluates arithmetic on integers: Python's parser builds the tree, and no code is executed."""
+"""Evaluates arithmetic expressions of integers. Python's parser builds the syntax tree; no code is executed."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ class NoArithmetic(ValueError):
 
 
 def evaluate(text: str) -> tuple[Fraction, list[int]]:
-    """Return the value of an expression of + - * / and parentheses, and the numbers in it in order.
+    """Return the value of an expression with + - * / and parentheses, and the numbers in it, in order.
 
     >>> evaluate("(3 + 4) * 2")
     (Fraction(14, 1), [3, 4, 2])
 
     Raises:
-        NoArithmetic: the text is no such expression, or divides by zero.
+        NoArithmetic: the text is not such an expression, or it divides by zero.
     """
     if len(text) > MAX_LENGTH or _REFUSED.search(text):
-        raise NoArithmetic("other characters than those of arithmetic, or a number too long")
+        raise NoArithmetic("the text is too long, a number is too long, or a character does not belong to arithmetic")
     numbers: list[int] = []
     try:
         tree = ast.parse(re.sub(r"\b0+(?=\d)", "", text).strip(), mode="eval")
         return _value(tree.body, numbers), numbers
     except (SyntaxError, ZeroDivisionError, RecursionError, MemoryError) as error:
-        raise NoArithmetic("it is not well formed, or divides by zero") from error
+        raise NoArithmetic("the expression is not well formed, or it divides by zero") from error
 
 
 def _value(node: ast.expr, numbers: list[int]) -> Fraction:
@@ -47,4 +47,4 @@ def _value(node: ast.expr, numbers: list[int]) -> Fraction:
             first, second = _value(left, numbers), _value(right, numbers)
             result: Fraction = _OPERATORS[type(node.op)](first, second)
             return result
-    raise NoArithmetic(f"{type(node).__name__} in the place of a number")
+    raise NoArithmetic(f"a number is expected, but there is {type(node).__name__}")

@@ -2,8 +2,8 @@ r"""Converts Unicode characters of mathematics to LaTeX.
 
     plain("3√10 · x₁⁻²")          # "3\sqrt{10} * x_{1}^{-2}"
 
-Unicode's decompositions (NFKC) lose the meaning: `10²` would become 102, `2½` would become 21/2, and in `√12` the root
-would cover only the 1. So each kind of decomposition has its own rule here.
+Unicode's own decompositions (NFKC) lose the meaning: `10²` becomes 102, and `2½` becomes 21/2. So this module has its
+own rule for each kind of decomposition. It also finds the operand of a root sign: in `√12`, it is 12, not 1.
 """
 
 # ruff: noqa: RUF001 - look-alike characters are intended.
@@ -26,16 +26,16 @@ _TRANSLATION = str.maketrans({sign: latex for signs, latex in _SIGNS.items() for
 _SCRIPTS = {"<super>": "^", "<sub>": "_"}
 _SPELLED_OUT = {"<font>", "<wide>", "<narrow>", "<noBreak>", "<compat>", "<circle>", "<square>", "<small>"}
 _STACKED = re.compile(r"\^\{(\d+)\}/_\{(\d+)\}")  # a fraction of superscripts, a slash and subscripts
-# The operand of a root sign: brackets, a number with decimals, a letter, or a command.
-_COVERED = (
+# The operand of a root sign: parentheses, braces, a number with decimals, a letter, or a command.
+_OPERAND = (
     r"\s*((?=\()|\{[^{}]*\}|\d+(?:,\d{3})*(?:\.\d+)?|\\[A-Za-z]+(?:\[\d\])?(?:\{[^{}]*\})*(?![A-Za-z{])|[A-Za-z])"
 )
-_ROOT = re.compile(r"(?:\^\{(\d)\})?([√∛∜])" + _COVERED)
+_ROOT = re.compile(r"(?:\^\{(\d)\})?([√∛∜])" + _OPERAND)
 _INDEX = {"√": "", "∛": "[3]", "∜": "[4]"}
 
 
 def to_latex(text: str) -> str:
-    """Replace mathematical characters by LaTeX. Other characters stay unchanged."""
+    """Replace mathematical characters by LaTeX. Other characters do not change."""
     if text.isascii():
         return text.replace('"', "")
     text = re.sub(r"(?:\d\u0305)+", lambda found: f"\\overline{{{found[0][::2]}}}", text).translate(_TRANSLATION)
@@ -44,24 +44,22 @@ def to_latex(text: str) -> str:
     text = _STACKED.sub(r"\\frac{\1}{\2}", "".join(f"{mark}{{{body}}}" if mark else body for mark, body in runs))
     text = re.sub(r"(?<=[√∛∜])\s*\\overline(?=\{)", "", text)
     before = ""
-    while before != text:  # nested roots, the innermost first
+    while before != text:  # replace the innermost of nested roots first
         before, text = text, _ROOT.sub(_rooted, text)
     return text
 
 
 def _rooted(found: re.Match[str]) -> str:
-    index, sign, covered = found[1], found[2], found[3]
-    if covered:  # else parentheses, which are read later
-        covered = f"{{{covered.strip('{}') if covered[0] == '{' else covered}}}"
+    index, sign, operand = found[1], found[2], found[3]
+    if operand:  # otherwise parentheses follow, which `latex.normalize` replaces by braces
+        operand = f"{{{operand.strip('{}') if operand[0] == '{' else operand}}}"
     if index and sign == "√" and not found.string[: found.start()].rstrip()[-1:].isalnum():  # ³√8, not x²√3
-        return f"\\sqrt[{index}]{covered}"
-    return (f"^{{{index}}}" if index else "") + f"\\sqrt{_INDEX[sign]}{covered}"
+        return f"\\sqrt[{index}]{operand}"
+    return (f"^{{{index}}}" if index else "") + f"\\sqrt{_INDEX[sign]}{operand}"
 
 
 def _converted(character: str) -> tuple[str, str]:
-    """Return the LaTeX of a character, and whether the character is a superscript (`^`), a subscript (`_`) or neither
-    ("").
-    """
+    """Return a pair (kind, LaTeX) for a character. The kind is `^` for a superscript, `_` for a subscript, else ""."""
     if character.isascii():
         return "", character
     kind, *codes = unicodedata.decomposition(character).split() or [""]

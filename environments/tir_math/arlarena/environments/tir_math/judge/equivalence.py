@@ -4,11 +4,11 @@ r"""Decides whether an answer is mathematically equal to the gold answer.
     judge(r"(1,2]", r"1 < x \le 2")                 # True
     judge(r"\pi", "3.14")                           # False
 
-The gold answer and the given answer are normalised (`latex`) and split into lists, tuples, intervals and relations
-(`structures`). The parts are compared as words or as quantities (`quantities`). Quantities are numbers
-(`numbers.same_number`) or formulas. A formula is parsed only if `parser_guard` allows it.
+Both answers are normalised (`latex`) and split into lists, tuples, intervals and relations (`structures`). Their parts
+are compared as words or as quantities (`quantities`). A quantity is a number (`numbers.same_number`) or a formula
+(`expressions`). A formula is parsed only if `parser_guard` allows it.
 
-An answer is untrusted text of a model and is never evaluated as a program. Judging an answer may take much time and
+An answer is untrusted text of a model. It is never evaluated as a program. Judging an answer may take much time and
 memory, so call `judge` only in a process with limits.
 """
 
@@ -22,21 +22,21 @@ from arlarena.environments.tir_math.judge.latex import Malformed, compact, norma
 from arlarena.environments.tir_math.judge.quantities import same_quantity
 from arlarena.environments.tir_math.judge.structures import (
     Relation,
-    Shape,
+    Structure,
     as_interval,
     as_set,
     read_relation,
-    read_shape,
+    read_structure,
     split,
 )
 
 logger = logging.getLogger(__name__)
 
-# Maximum characters of a parsed answer. Of 8,583 gold answers, one (2^{4950}) has 1,491 characters, the others at most
-# 159.
+# Maximum characters of an answer that is parsed. Of 8,583 gold answers of MATH and AIME, one (2^{4950}) has 1,491
+# characters, and the others have at most 159.
 LIMIT = 2_000
-MAX_NESTING = 6  # levels of nested parts, such as a list in a tuple in a union
-MAX_PARTS = 64  # parts of one list: the time of a comparison grows with the square of this number
+MAX_NESTING = 6  # maximum levels of nested parts, such as a list in a tuple in a union
+MAX_PARTS = 64  # maximum parts of a list; the time of a comparison grows with the square of this number
 
 _SETS_IN_WORDS = {"allrealnumbers": r"\mathbb{R}", "emptyset": r"\emptyset", "nosolution": r"\emptyset"}
 _NAME = re.compile(
@@ -45,7 +45,7 @@ _NAME = re.compile(
 )
 _LETTERS = re.compile(r"\\text\{([^{}]*)\}|\\[A-Za-z]+")
 _VARIABLE = re.compile(r"\\(?:alpha|beta|theta|phi|omega|lambda|mu|sigma|tau|rho)(?![A-Za-z])|(?<![\\A-Za-z])[A-Za-z]")
-# The letter of an option and the text after it; _OTHER: another letter in that text.
+# _OPTION: the letter of a multiple-choice option, and the text after the letter. _OTHER: another letter in that text.
 _OPTION = re.compile(
     r"(?:(?i:option|choice|answer)\s*:?\s*)?[(\[]?([A-Z])"
     r"(?:(?:[)\]](?![-+])|[.:]|\s*-(?=\s*[A-Za-z][a-z]{2}))+\s*((?![+*/^=<>,;]).*))?",
@@ -59,7 +59,9 @@ _CURRENCY = re.compile(
 
 
 def judge(gold: str, answer: str) -> bool:
-    """Return whether the answer is right. Never raises. An unreadable answer is right only if it is the gold text."""
+    """Return whether the answer is right. Never raises. An answer that cannot be parsed must equal the gold answer as
+    text.
+    """
     gold, answer = gold.strip(), answer.strip()
     if gold == answer:
         return True
@@ -76,11 +78,13 @@ def judge(gold: str, answer: str) -> bool:
 
 
 def equivalent(gold: str, answer: str, nesting: int = 0) -> bool:
-    """Return whether two normalised texts mean the same. An unreadable text is equivalent only to itself."""
+    """Return whether two normalised texts have the same meaning. A text that cannot be parsed is equivalent only to
+    itself.
+    """
     try:
         return _equivalent(gold, answer, nesting)
     except Exception:  # also RecursionError and MemoryError, since the answer is untrusted
-        logger.debug("an answer that cannot be judged", exc_info=True)
+        logger.debug("an answer could not be judged", exc_info=True)
         return False
 
 
@@ -104,9 +108,9 @@ def _pairwise(golds: list[str], answers: list[str], nesting: int) -> bool:
 
 
 def _in_any_order(golds: list[str], answers: list[str], nesting: int) -> bool:
-    """Return whether each gold value matches a different answer, in any order.
+    """Return whether the values can be paired, in any order, such that each gold value is equivalent to its answer.
 
-    Each gold value takes the first answer that matches. This is correct because equivalence is transitive.
+    Each gold value is paired with the first equivalent answer. This is correct because equivalence is transitive.
     """
     if len(golds) != len(answers) or len(golds) > MAX_PARTS:
         return False
@@ -120,8 +124,8 @@ def _in_any_order(golds: list[str], answers: list[str], nesting: int) -> bool:
 
 
 def _words_of(text: str) -> str | None:
-    r"""Return the letters and digits of a text that consists of words: in \text{…}, or letters only. None for a
-    formula.
+    r"""Return the letters and digits of a text that consists only of words. The words are in \text{…}, or the text has
+    no digits and operators. Return None for a formula.
     """
     if "\\text{" in text:
         outside = re.sub(r"\\text\{[^{}]*\}", "", text)
@@ -134,18 +138,18 @@ def _words_of(text: str) -> str | None:
 
 
 def _option(text: str) -> tuple[str, str] | None:
-    """Split an answer to a multiple-choice question, such as `C. 12`, `(C) 12` or `C`, into letter and text.
+    """Split an answer to a multiple-choice question, such as `C. 12`, `(C) 12` or `C`, into its letter and its text.
 
-    Returns None if the text does not begin with an option's letter, or if another option's letter follows.
+    Returns None if the answer does not begin with the letter of an option, or if the letter of another option follows.
     """
     found = _OPTION.fullmatch(unwrap_text(text))
     return None if found is None or _OTHER.search(found[2] or "") else (found[1], found[2] or "")
 
 
 def by_words(gold: str, answer: str, nesting: int) -> bool | None:
-    """Compare words, or the letters of multiple-choice options. Returns None if the comparison decides nothing.
+    """Compare words, or the letters of multiple-choice options. Return None if this does not decide the verdict.
 
-    Two different words may still be equal: as products of letters, `ab` equals `ba`.
+    For example, the words `ab` and `ba` differ, but they are equal as products of letters.
     """
     expected, given = _words_of(gold), _words_of(answer)
     option, choice = _option(gold), _option(answer)
@@ -167,15 +171,15 @@ def by_words(gold: str, answer: str, nesting: int) -> bool | None:
 
 
 def by_parts(gold: str, answer: str, nesting: int) -> bool | None:
-    """Compare lists, tuples, matrices, sets, intervals and unions. Returns None if both texts are single values.
+    """Compare lists, tuples, matrices, sets, intervals and unions. Return None if both texts are single values.
 
-    The order of the parts does not matter in lists, sets and unions.
+    In lists, sets and unions, the order of the parts does not matter.
     """
     if any("\\text{" in text and "," in text and _words_of(text) for text in (gold, answer)):
         gold, answer = unwrap_text(gold), unwrap_text(answer)
-    expected, given = read_shape(gold), read_shape(answer)
-    if (expected.kind == "list") != (given.kind == "list"):  # compared with a list, 15,600 may be two values
-        expected, given = read_shape(gold, given.kind != "list"), read_shape(answer, expected.kind != "list")
+    expected, given = read_structure(gold), read_structure(answer)
+    if (expected.kind == "list") != (given.kind == "list"):  # if the other text is a list, 15,600 may be two values
+        expected, given = read_structure(gold, given.kind != "list"), read_structure(answer, expected.kind != "list")
     golds, answers, kinds = list(expected.items), list(given.items), {expected.kind, given.kind}
     if kinds <= {"value", "relation"}:
         return None if (golds, answers) == ([gold], [answer]) else equivalent(golds[0], answers[0], nesting)
@@ -193,7 +197,7 @@ def by_parts(gold: str, answer: str, nesting: int) -> bool | None:
             golds, answers = _entries(expected), _entries(given)
         return kinds <= {"matrix", "tuple"} and _pairwise(golds, answers, nesting)
     if expected.kind == "set" and (given.kind == "set" or (given.brackets == "[]" and len(answers) != 2)):
-        return _in_any_order(_different(golds, nesting), _different(answers, nesting), nesting)
+        return _in_any_order(_distinct(golds, nesting), _distinct(answers, nesting), nesting)
     if expected.kind != given.kind:
         return False
     if expected.kind == "union":
@@ -201,13 +205,13 @@ def by_parts(gold: str, answer: str, nesting: int) -> bool | None:
     return (expected.brackets == given.brackets or len(golds) != 2) and _pairwise(golds, answers, nesting)
 
 
-def _entries(shape: Shape) -> list[str]:
-    """Return the entries of a tuple or of a matrix with one row. For other matrices, return the rows."""
-    return list(read_shape(shape.items[0]).items if len(shape.items) == 1 else shape.items)
+def _entries(structure: Structure) -> list[str]:
+    """Return the entries of a tuple, or of a matrix with one row. For other matrices, return the rows."""
+    return list(read_structure(structure.items[0]).items if len(structure.items) == 1 else structure.items)
 
 
-def _different(values: list[str], nesting: int) -> list[str]:
-    """Return the distinct values of a list."""
+def _distinct(values: list[str], nesting: int) -> list[str]:
+    """Return the first `MAX_PARTS` values of a list, without values that are equivalent to an earlier value."""
     distinct: list[str] = []
     for value in values[:MAX_PARTS]:
         if not any(equivalent(value, other, nesting) for other in distinct):
@@ -216,18 +220,18 @@ def _different(values: list[str], nesting: int) -> list[str]:
 
 
 def _as_union(parts: list[str]) -> str | None:
-    r"""Return the intervals of `x<1, x>3` as a union. None if the parts are not such inequalities."""
+    r"""Return the union of the intervals that inequalities such as `x<1, x>3` describe. Return None for other parts."""
     relations = [read_relation(part) for part in parts]
     intervals = [as_interval(relation) for relation in relations if relation]
     return (
-        "\\cup ".join(value_text for value_text in intervals if value_text)
+        "\\cup ".join(interval for interval in intervals if interval)
         if len(intervals) == len(parts) and all(intervals)
         else None
     )
 
 
 def by_relations(gold: str, answer: str, nesting: int) -> bool | None:
-    """Compare equations, inequalities, and named values such as `x=2`. Returns None for other texts."""
+    """Compare equations, inequalities, and named values such as `x=2`. Return None if neither text is a relation."""
     expected, given = read_relation(gold), read_relation(answer)
     if expected is None and given is None:
         return None
@@ -243,7 +247,7 @@ def by_relations(gold: str, answer: str, nesting: int) -> bool | None:
     values = _values(relation)
     if expected:
         return any(equivalent(value, answer, nesting) for value in values)
-    return bool(values) and all(equivalent(gold, value, nesting) for value in _exact(relation))
+    return bool(values) and all(equivalent(gold, value, nesting) for value in _values_to_check(relation))
 
 
 def _values(relation: Relation) -> list[str]:
@@ -256,14 +260,14 @@ def _values(relation: Relation) -> list[str]:
     return [] if any(_VARIABLE.search(part) for part in parts) else parts
 
 
-def _exact(relation: Relation) -> list[str]:
-    """Return the exact values in an equation. Without exact values, return only the last approximate value.
+def _values_to_check(relation: Relation) -> list[str]:
+    """Return the values of an answer's equation that must be right: the exact values.
 
-    All returned values must be right.
+    If all values are approximate, return only the last value.
     """
     values = _values(relation)
-    rough = {part for part, sign in zip(relation.parts[1:], relation.signs, strict=True) if sign == "\\approx"}
-    return [value for value in values if value not in rough] or values[-1:]
+    approximate = {part for part, sign in zip(relation.parts[1:], relation.signs, strict=True) if sign == "\\approx"}
+    return [value for value in values if value not in approximate] or values[-1:]
 
 
 def _same_relation(expected: Relation, given: Relation, nesting: int) -> bool:
@@ -277,8 +281,8 @@ def _same_relation(expected: Relation, given: Relation, nesting: int) -> bool:
         both = all(_NAME.fullmatch(name) for name in names)
         if not both or equivalent(names[0], names[1], nesting):
             return all(
-                any(equivalent(value, value_text, nesting) for value in _values(expected))
-                for value_text in _exact(given)
+                any(equivalent(value, given_value, nesting) for value in _values(expected))
+                for given_value in _values_to_check(given)
             )
     if len(expected.parts) != 2 or len(given.parts) != 2 or expected.signs != given.signs:
         return False

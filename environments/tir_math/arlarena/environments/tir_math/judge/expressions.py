@@ -1,8 +1,8 @@
-r"""Formulas: parsed by math-verify, compared by their values.
+r"""Formulas: math-verify parses them, and this module compares their values.
 
-Two formulas are equal if their values agree to 20 digits: constants directly, other formulas at a few fixed points.
-Different formulas are told apart in a millisecond. Simplification, which `math_verify.verify` uses, may never end. It
-is practically impossible that different short formulas agree to 20 digits at all these points.
+Two formulas are equal if their values agree to 20 digits. Formulas with variables are evaluated at a few fixed points.
+This takes a millisecond, whereas simplification, which `math_verify.verify` uses, may never end. It is practically
+impossible that different short formulas agree to 20 digits at all points.
 """
 
 from __future__ import annotations
@@ -23,22 +23,24 @@ from sympy.core.function import AppliedUndef
 from arlarena.environments.tir_math.judge.numbers import approximates, read_number
 from arlarena.environments.tir_math.judge.parser_guard import FUNCTIONS, check_text, check_tree, size
 
-logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of the missing timeout, which the caller sets
+logging.getLogger("math_verify").setLevel(logging.ERROR)  # no warnings that it has no timeout; the process has limits
 
-# Only LaTeX: plain expressions would be evaluated as Python (see `parser_guard`). Texts are already normalised.
+# Only LaTeX is parsed, because plain expressions would be evaluated as Python (see `parser_guard`). The texts are
+# already normalised, so math-verify does not normalise them.
 _LATEX = LatexExtractionConfig(
     normalization_config=NormalizationConfig(
         basic_latex=False, units=False, malformed_operators=False, nits=False, boxed="none", equations=False
     )
 )
-DIGITS, SPARE = 30, 10  # computed digits after the decimal point, and how many of them are not compared
-# The range of all letters at each point: first positive ranges, where roots and logarithms are real, then others.
+DIGITS, SPARE = 30, 10  # digits computed after the decimal point, and how many of the last are not compared
+# For each point, the range from which the values of all letters are drawn. The first ranges are positive, so that
+# roots and logarithms are real.
 POINTS = ((0, 1), (1, 3), (2, 5), (12, 30), (30, 60), (-2, 2), (-3, 0))
 _GAMMAS = (sympy.factorial, sympy.binomial)
-ENOUGH = 2  # number of points with values that a comparison needs
+ENOUGH = 2  # minimum number of points at which two formulas or relations must agree
 
 _FUNCTION_NAMES = "|".join(sorted(FUNCTIONS))
-# The argument of a function without parentheses: \ln 2/3 is a third of \ln 2.
+# The argument of a function without parentheses: \ln 2/3 means (\ln 2)/3.
 _PART = (
     r"\d+(?:\.\d+)?|[A-Za-z]|\\(?:pi|theta|alpha|beta|phi|omega)(?![A-Za-z])\s*|°"
     r"|\\frac\{[^{}]*\}\{[^{}]*\}|\\sqrt\{[^{}]*\}"
@@ -56,7 +58,7 @@ _SPELLING = tuple(
         (r"(?<=[\d)!])(?=\()", "*"),  # the parser reads 2(3) as a mixed number
     )
 )
-# Letters other than f, g and h are not functions. The parser drops the exponent of I.
+# Letters other than f, g and h are factors, not functions. I gets parentheses, because the parser drops its exponent.
 _PRODUCT, _UNIT = re.compile(r"((?<![\\A-Za-z])[A-Za-eI-Zi-z]|\\pi)\s*(?=\()"), re.compile(r"I(?=\^)")
 _WORD = re.compile(r"\\[A-Za-z]+|[A-Za-z]+")
 
@@ -68,13 +70,13 @@ def _rewritten(text: str) -> str:
     return _UNIT.sub("(I)", _PRODUCT.sub(r"\1*", _WORD.sub(_letters, text)))
 
 
-_CONSTANTS = str.maketrans("iE", "Ie")  # the parser's names of i and e
-_CAPITAL = "_{9999}"  # the parser lowercases letters; this index keeps capitals distinct
+_CONSTANTS = str.maketrans("iE", "Ie")  # the parser writes the imaginary unit as I, and Euler's number as e
+_CAPITAL = "_{9999}"  # the parser converts letters to lower case, so capital letters get this index
 _CONSTANT = re.compile(r"(I)_\{9999\}")
 
 
 def _letters(found: re.Match[str]) -> str:
-    """Write adjacent letters as a product, since the parser reads `dx` as a differential."""
+    """Write adjacent letters as a product, because the parser reads `dx` as a differential."""
     word = found[0]
     if word.startswith("\\"):
         return word
@@ -113,41 +115,43 @@ def same_expression(gold: str, answer: str) -> bool:
     """Return whether two normalised texts are formulas of equal value.
 
     Raises:
-        ValueError: a text is not a formula or must not be evaluated. sympy raises other errors if it cannot compute it.
+        ValueError: a text is not a formula, or it must not be evaluated. If sympy cannot compute a value, it raises
+            other errors.
     """
     a, b = read_expression(gold), read_expression(answer)
-    if a == b:  # also for infinity, which has no value
+    if a == b:  # the only comparison for infinity, because it has no numerical value
         return True
     if a.free_symbols != b.free_symbols:
         return False
-    decimal, same = "." in gold or "." in answer, _precision(a, b)
+    decimal, tolerance = "." in gold or "." in answer, _tolerance(a, b)
     agreed = 0
     for first, second in _values(a, b):
-        if _same(first, second, same, decimal):
+        if _values_equal(first, second, tolerance, decimal):
             agreed += 1
         elif first.is_real or a.has(sympy.I):
             return False
-        # Otherwise the point is outside the domain, where roots of negative numbers may differ in sign.
+        # Else the values differ but are not real: the point is outside the domain of the formulas. It does not count,
+        # because a root of a negative number may have another sign in the other formula.
     return agreed >= (ENOUGH if a.free_symbols else 1)
 
 
 def same_relation(gold: tuple[str, str], answer: tuple[str, str], ordered: bool) -> bool:
-    """Return whether two equations are equivalent; two inequalities if `ordered`.
+    """Return whether two equations, or two inequalities if `ordered`, are equivalent.
 
-    For each relation, take the difference of its sides. The relations are equivalent if the differences are equal up to
+    Each relation is a pair of its sides. The relations are equivalent if the differences of their sides are equal up to
     a constant factor. For inequalities, the factor must be positive.
     """
     a, b = (read_expression(f"({left})-({right})") for left, right in (gold, answer))
-    same = _precision(a, b)
-    pairs = [pair for pair in _values(a, b) if not any(_is_zero(value, same) for value in pair)]
+    tolerance = _tolerance(a, b)
+    pairs = [pair for pair in _values(a, b) if not any(_is_zero(value, tolerance) for value in pair)]
     factors = [first / second for first, second in pairs]
-    if len(factors) < ENOUGH or not all(_same(factors[0], factor, same, False) for factor in factors):
+    if len(factors) < ENOUGH or not all(_values_equal(factors[0], factor, tolerance, False) for factor in factors):
         return False
     return not ordered or bool(sympy.re(factors[0]) > 0)
 
 
 def _values(a: sympy.Expr, b: sympy.Expr) -> Iterator[tuple[sympy.Expr, sympy.Expr]]:
-    """Yield the values of both formulas at each point at which both values are numbers."""
+    """Yield the values of both formulas at each point. Skip points at which one of the values is not a number."""
     symbols, digits = a.free_symbols, _digits(a, b)
     for number, (low, high) in enumerate(POINTS if symbols else POINTS[:1]):
         point = {symbol: _pseudo_random(f"{symbol}/{number}", low, high) for symbol in symbols}
@@ -157,8 +161,8 @@ def _values(a: sympy.Expr, b: sympy.Expr) -> Iterator[tuple[sympy.Expr, sympy.Ex
 
 
 def _value(node: sympy.Expr, point: dict[sympy.Basic, sympy.Rational], digits: int) -> sympy.Expr:
-    """Return the value of a formula at a point. Functions without a definition get a pseudo-random value for each
-    argument.
+    """Return the value of a formula at a point. The value of an undefined function, such as f, is pseudo-random and
+    depends only on the function and its arguments.
     """
     unknown = sorted(node.atoms(AppliedUndef), key=lambda call: len(list(sympy.preorder_traversal(call))))
     values: dict[sympy.Basic, sympy.Expr] = {}
@@ -179,34 +183,31 @@ def _pseudo_random(seed: str, low: int, high: int) -> sympy.Rational:
 def _digits(a: sympy.Expr, b: sympy.Expr) -> int:
     """Return the number of digits to compute.
 
-    The number suffices to tell 2^{1000} from its successor. For factorials of non-integers, which are slow, fewer
-    digits are computed.
-
-    The number is large enough to tell 2^{1000} from its successor. It is smaller for factorials of non-integers, which
-    are slow.
+    The number grows with the numbers in the formulas, so 2^{1000} and 2^{1000}+1 differ. Factorials of non-integers are
+    slow, so for them the number is only `DIGITS`.
     """
     if any(not part.args[0].is_Integer for node in (a, b) for part in node.atoms(*_GAMMAS)):
         return DIGITS
     return DIGITS + int(max(size(a), size(b)) * log10(2))
 
 
-def _precision(a: sympy.Expr, b: sympy.Expr) -> sympy.Rational:
-    """Return the relative difference up to which computed values count as equal."""
+def _tolerance(a: sympy.Expr, b: sympy.Expr) -> sympy.Rational:
+    """Return the maximum relative difference of two computed values that count as equal."""
     return sympy.Rational(1, 10 ** (_digits(a, b) - SPARE))
 
 
-def _is_zero(value: sympy.Expr, same: sympy.Rational) -> bool:
-    """Return whether a computed value is zero, or so small that no digit is significant."""
-    return bool(value == 0 or (value.is_Float and value._prec <= 4 and abs(value) < same))
+def _is_zero(value: sympy.Expr, tolerance: sympy.Rational) -> bool:
+    """Return whether a computed value is zero, or a rounding error without significant digits."""
+    return bool(value == 0 or (value.is_Float and value._prec <= 4 and abs(value) < tolerance))
 
 
-def _same(a: sympy.Expr, b: sympy.Expr, same: sympy.Rational, decimal: bool) -> bool:
-    """Return whether two computed values are equal. `decimal`: whether a decimal point occurs in one of the
-    formulas.
+def _values_equal(a: sympy.Expr, b: sympy.Expr, tolerance: sympy.Rational, decimal: bool) -> bool:
+    """Return whether two computed values are equal. `decimal`: whether one of the formulas has a decimal point. If so,
+    the values may differ by a rounding error.
     """
-    if _is_zero(a, same) or _is_zero(b, same):
-        return bool(abs(a - b) < same)
-    if abs(a - b) <= same * max(abs(a), abs(b)):
+    if _is_zero(a, tolerance) or _is_zero(b, tolerance):
+        return bool(abs(a - b) < tolerance)
+    if abs(a - b) <= tolerance * max(abs(a), abs(b)):
         return True
     if not (decimal and a.is_real and b.is_real):
         return False

@@ -1,4 +1,4 @@
-r"""Judges answers in a separate process with limits, because answers are untrusted and parsing LaTeX may never end."""
+"""Judges answers in a separate process with limits, because answers are untrusted and parsing LaTeX may never end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from arlarena.sandbox.execution import SandboxError, SandboxUnavailable
 from arlarena.sandbox.forks import ForkSandbox, ForkSettings
 
 WORK = "arlarena.environments.tir_math.judge.judge_worker"
-CACHE_SIZE = 16_384  # verdicts
+CACHE_SIZE = 16_384  # maximum number of cached verdicts
 RIGHT = "right"
 SELF_TEST: dict[tuple[Form, str, str], bool] = {
     ("math", r"\frac{1}{2}", "0.5"): True,
@@ -26,10 +26,10 @@ class Judge(Protocol):
     """Judges answers. Thread-safe."""
 
     def is_right(self, gold: str, answer: str, form: Form) -> bool:
-        """Return whether `answer` equals `gold`, in the form that the problem requires (see `scoring`).
+        """Return whether `answer` equals `gold`. `form`: the form of answer that the problem requires (see `scoring`).
 
         Raises:
-            SandboxError: judging failed for a reason other than the answer.
+            SandboxError: judging failed, and the answer did not cause the failure.
         """
         ...
 
@@ -41,10 +41,11 @@ class ForkJudge:
     """
 
     def __init__(self, settings: ForkSettings) -> None:
-        """Start the zygote and test it: a library that fails in the sandbox would make every answer wrong.
+        """Start the zygote and judge the answers of SELF_TEST. If a library failed in the sandbox, every answer would
+        be wrong.
 
         Raises:
-            SandboxUnavailable: the test failed; or as in `ForkSandbox`.
+            SandboxUnavailable: a verdict of the self-test is wrong; or see `ForkSandbox`.
             SandboxError: see `ForkSandbox`.
         """
         self._sandbox = ForkSandbox(settings, WORK)
@@ -54,11 +55,11 @@ class ForkJudge:
             if self.is_right(gold, answer, form) != expected:
                 self.close()
                 raise SandboxUnavailable(
-                    f"answers cannot be judged in the sandbox: wrong verdict on {answer} for {gold}"
+                    f"answers cannot be judged in the sandbox: wrong verdict on {answer}, whose gold answer is {gold}"
                 )
 
     def is_right(self, gold: str, answer: str, form: Form) -> bool:
-        """See `Judge`. An answer is wrong if judging takes more CPU time than the limit."""
+        """See `Judge`. If judging an answer reaches the limit of CPU time, the answer is wrong."""
         if gold.strip() == answer.strip():
             return True
         key = form, gold, answer
@@ -78,10 +79,10 @@ class ForkJudge:
         self._sandbox.close()
 
     def _judge(self, payload: bytes) -> bool:
-        """Return the verdict of a fork.
+        """Judge the payload in a fork.
 
-        If the fork did not finish, the answer is wrong only if the fork crashed or exceeded the CPU limit. Other
-        causes, such as a lack of memory, raise SandboxError.
+        If the fork crashes or reaches the limit of CPU time, the answer is wrong. If the fork ends early for another
+        reason, such as a lack of memory, raise SandboxError.
         """
         execution = self._sandbox.run_payload(payload)
         if execution.ending == "ok":

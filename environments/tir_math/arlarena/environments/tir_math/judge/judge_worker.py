@@ -1,4 +1,4 @@
-"""Judges one answer in a fork of the judge's zygote."""
+"""The code that the judge's zygote runs: `load` in the zygote, and `run` in each fork."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from arlarena.environments.tir_math.judge.scoring import verdict
 from arlarena.sandbox import libraries
 
 PACKAGES = ("antlr4", "latex2sympy2_extended", "math_verify")
-# Pairs judged before the first fork, to load grammars, caches and lazy imports.
-WARM = (
+# Pairs of gold answer and answer that the zygote judges before the first fork. This loads grammars and lazy imports,
+# and fills caches.
+WARM_UP = (
     (r"\frac{\sqrt{3}}{2}", r"\sqrt{3}/2"),
     (r"x^2+2x+1", "(x+1)^2"),
     (r"\left(-\infty, 3\right]", r"x \le 3"),
@@ -33,19 +34,17 @@ WARM = (
 
 
 def load() -> tuple[Callable[[bytes], int], list[Path]]:
-    """Return `run` and the files that forks may read, after judging the pairs in WARM. See
-    `arlarena.sandbox.zygote`.
+    """Judge the pairs in WARM_UP. Then return `run` and the files that forks may read (see
+    `arlarena.sandbox.zygote`).
     """
     sys.dont_write_bytecode = True
-    for gold, answer in WARM:
+    for gold, answer in WARM_UP:
         verdict("math", gold, answer)
     return run, list(_readable())
 
 
 def run(payload: bytes) -> int:
-    """Judge the payload, a JSON list of form, gold answer and given answer. Print the verdict and return the
-    exit code.
-    """
+    """Judge the payload, a JSON list of form, gold answer and answer. Print the verdict. Return the exit code."""
     form, gold, answer = json.loads(payload)
     os.write(1, RIGHT.encode() if verdict(form, gold, answer) else b"wrong")
     return 0

@@ -1,10 +1,10 @@
-r"""Normalises LaTeX, plain text and Python, so that equal meanings get equal texts.
+r"""Normalises LaTeX, plain text and Python, so that texts with equal meanings become equal where possible.
 
     normalize(r"$\left(\dfrac12, \; 3\right)$")    # "(\frac{1}{2},3)"
     normalize("sqrt(2)/2 + x**2")                  # "\sqrt{2}/2+x^{2}"
 
-In the result, products are written `*`, degrees `°`, percent `%` and words `\text{…}`. Other spaces are removed.
-Texts are short (see `equivalence.LIMIT`), so quadratic time is acceptable.
+In the result, a product is written `*`, degrees `°`, percent `%`, and words `\text{…}`. Spaces that have no meaning are
+removed. Texts are short (see `equivalence.LIMIT`), so quadratic time is acceptable.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from arlarena.environments.tir_math.judge.parser_guard import FUNCTIONS
 
 _FUNCTIONS = "|".join(sorted(FUNCTIONS))
 _GREEK = "alpha|beta|theta|phi|omega|lambda|pi|infty"
-# Replacements of commands, by full name.
+# Replacements of commands, by the complete name of the command.
 _COMMANDS = {
     name: replacement
     for names, replacement in {
@@ -38,7 +38,8 @@ _FONTS = "(?:text|math)(?:normal|bf|it|rm|sf|tt)|[mh]box|boldsymbol|operatorname
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?!\d| ?/|,\d{3}(?!\d))|\.\d{3}(?: \d{3})*(?: \d{1,3})(?![\d/])")
 _GAP = "\ue000"  # a private-use character that marks a space to keep
 
-# Pairs (pattern, replacement), applied in order. `(?![A-Za-z])` ends a command's name. `(?<!\\)` skips ends of rows.
+# Pairs (pattern, replacement), applied in order. `(?![A-Za-z])` requires that a command's name ends here. `(?<!\\)`
+# skips `\\`, the end of a matrix row.
 _RULES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -90,9 +91,6 @@ def readings(text: str) -> tuple[str, ...]:
 
     There are two meanings if `log(` may be Python's natural logarithm, or if digits may be grouped as in India
     (1,00,000).
-
-    There are two meanings if `log(` may be Python's natural logarithm, or if digits may be grouped as in India
-    (1,00,000).
     """
     other = text.replace(",", "") if _INDIAN.fullmatch(text) else _PLAIN_LOG.sub("ln", text)
     return (text,) if other == text else (other, text)
@@ -102,7 +100,7 @@ def normalize(text: str) -> str:
     """Return the normalised text.
 
     Raises:
-        Malformed: the braces of the text do not match.
+        Malformed: the braces in the text do not match.
     """
     text = to_latex(_bare(text))
     if not _braces_match(text):
@@ -182,8 +180,8 @@ def _arguments(text: str, command: str, count: int) -> str:
 def _argument(text: str, position: int, number: str) -> tuple[str, int]:
     r"""Return the argument of a command at `position`, and the position after the argument. A missing argument is "".
 
-    In TeX, an argument without braces is one digit. The pattern `number` matches more digits, because models write
-    \sqrt12 for the root of 12.
+    `number`: a pattern for numbers with several digits, or "". In TeX, an argument without braces is one digit, but
+    models write \sqrt12 for the root of 12.
     """
     while position < len(text) and text[position].isspace():
         position += 1
@@ -198,8 +196,8 @@ _SCRIPT = re.compile(r"([\^_])\s*([-+]?\d+(?:\.\d+)?|\\frac\{[^{}]*\}\{[^{}]*\}|
 
 
 def _scripts(text: str) -> str:
-    """Put braces around exponents and indices: `x^10` becomes `x^{10}`. Of several letters, only the first is the
-    exponent, as in TeX.
+    """Put braces around exponents and indices: `x^10` becomes `x^{10}`. As in TeX, only the first of several letters is
+    the exponent.
     """
 
     def braced(found: re.Match[str]) -> str:
@@ -213,7 +211,7 @@ def _scripts(text: str) -> str:
 
 
 def _without_spaces(text: str) -> str:
-    r"""Remove spaces. Spaces inside \text{…}, between a command and a letter, and between digits stay."""
+    r"""Remove spaces, except inside \text{…}, between letters, between digits, and between a digit and a word."""
     parts = re.split(r"(\\text\{[^{}]*\})", text)
     for number in range(0, len(parts), 2):
         part = re.sub(r"(?<=\d)\s+(?=\d)|(?<=[a-zA-Z])\s+(?=[a-zA-Z])|(?<=\d)\s+(?=[a-zA-Z]{2})", _GAP, parts[number])
@@ -222,7 +220,7 @@ def _without_spaces(text: str) -> str:
 
 
 def compact(text: str) -> str:
-    """Remove the spaces from a normalised text. Spaces between digits stay."""
+    """Remove the spaces from a normalised text, except spaces between digits."""
     return re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
 
 

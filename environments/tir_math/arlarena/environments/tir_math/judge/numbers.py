@@ -6,10 +6,11 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-MAX_EXPONENT = 400  # of ten; doubles end at 308
-# Floating-point noise: a relative error of 1e-9 in a number printed with at least 14 digits.
+MAX_EXPONENT = 400  # maximum exponent of ten; that of a double is 308
+# A number that is printed with at least 14 digits may have a rounding error. Its relative error may be up to 1e-9.
 NOISE, NOISY_DIGITS = Fraction(1, 10**9), 14
-# A decimal matches a number without finite decimal form if it is right to 6 places (as in math-verify) and 6 digits.
+# A decimal may stand for a number that has no finite decimal form, such as 1/3, if it is right to 6 decimal places (as
+# in math-verify) and to 6 significant digits.
 PLACES, DIGITS = Fraction(5, 10**7), Fraction(2, 10**6)
 
 _DIGITS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+|\d+\.?|\.\d+"
@@ -22,19 +23,19 @@ _SIGN = re.compile(r"[-+]*")
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number and how it was written.
+    """A number, and how precisely it was written.
 
     Attributes:
-        value: its exact value.
-        digits: number of digits, if it has a decimal point; 0 for an integer or a fraction.
+        value: the exact value.
+        digits: the number of significant digits, if the number was written with a decimal point; else 0.
     """
 
     value: Fraction
     digits: int = 0
 
     @property
-    def finite(self) -> bool:
-        """Whether the value has a finite decimal form."""
+    def has_finite_decimal(self) -> bool:
+        """Whether the value has a finite decimal form, as 1/4 has and 1/3 has not."""
         rest = self.value.denominator
         return pow(10, rest.bit_length(), rest) == 0
 
@@ -97,21 +98,21 @@ def _decimal(text: str) -> Fraction:
 
 
 def same_number(first: Number, second: Number) -> bool:
-    """Return whether two numbers are equal, or one is a decimal that approximates the other."""
+    """Return whether two numbers are equal, or one number is a decimal that approximates the other number."""
     if first.value == second.value:
         return True
     if not (first.digits or second.digits):
         return False
-    if first.finite and second.finite:
+    if first.has_finite_decimal and second.has_finite_decimal:
         return max(first.digits, second.digits) >= NOISY_DIGITS and _near(first.value, second.value, NOISE)
     return approximates(first.value, second.value)
 
 
 def approximates(first: Fraction, second: Fraction) -> bool:
-    """Return whether a decimal is close enough to a number without finite decimal form."""
+    """Return whether two numbers are so close that one may be a decimal approximation of the other."""
     distance = abs(first - second)
     return (distance <= PLACES and _near(first, second, DIGITS)) or _near(first, second, NOISE / 1000)
 
 
-def _near(first: Fraction, second: Fraction, share: Fraction) -> bool:
-    return abs(first - second) <= share * max(abs(first), abs(second))
+def _near(first: Fraction, second: Fraction, tolerance: Fraction) -> bool:
+    return abs(first - second) <= tolerance * max(abs(first), abs(second))

@@ -1,19 +1,21 @@
-r"""Decides which texts of a model may be passed to a mathematics library.
+r"""Decides which texts of a model may be passed to math-verify.
 
-In the libraries below math-verify 0.9.0, an answer can reach `eval` or `exec` in three ways:
+In math-verify 0.9.0 and the libraries that it uses, an answer can reach `eval` or `exec` in three ways:
 
-- `math_verify.parser.extract_expr` passes plain expressions to `sympy.parse_expr`, which evaluates them as Python. Here
-  only LaTeX is enabled, which has a separate parser.
-- \sum_{n=0}^{\infty}\frac{\text{<Python>}^{n}}{n!}+1 becomes a sum with a symbol named <Python>. A comparison with
-  \sqrt{3}/4 evaluates it numerically: `sympy.core.evalf.hypsum` calls `lambdify`, which prints the symbol's name into
-  source code and executes it. Python without capitals and parentheses suffices to write files or start programs.
-- `latex2sympy` reads a number by `sympy.Number(text)`, which evaluates it as Python. Its lexer passes only digits and a
-  point to it.
+- `math_verify.parser.extract_expr` passes plain expressions to `sympy.parse_expr`, which evaluates them as Python. So
+  this package enables only LaTeX, which has another parser.
+- \sum_{n=0}^{\infty}\frac{\text{<Python>}^{n}}{n!}+1 becomes a sum with a symbol named <Python>. If it is compared with
+  \sqrt{3}/4, `sympy.core.evalf.hypsum` evaluates it numerically: it calls `lambdify`, which writes the symbol's name
+  into source code and executes this code. Even Python without capital letters and parentheses can write files or start
+  programs.
+- `latex2sympy` reads a number by `sympy.Number(text)`, which evaluates the text as Python. This is safe: the lexer of
+  `latex2sympy` passes only digits and a point.
 
-So a text is parsed only if it consists of the characters and commands below, which cannot form sums, limits, integrals,
-texts or operators. A parsed expression may contain only the nodes below, and symbols that are letters. A refused answer
-can still equal the gold text. Numbers that would take long to compute are refused too: `size` bounds them before any
-evaluation, and the parser does not evaluate.
+So a text is parsed only if it consists of the characters and commands that this module lists. They cannot form sums,
+limits, integrals, texts or operators. A parsed expression may contain only the types of nodes that this module lists,
+and symbols that are letters. Expressions that would take long to compute are refused too: before any evaluation, `size`
+bounds the numbers in them. The parser itself does not evaluate. A refused answer is still right if its text equals the
+gold answer.
 """
 
 from __future__ import annotations
@@ -25,13 +27,16 @@ from typing import Any
 import sympy
 from sympy.core.function import AppliedUndef
 
-MAX_LENGTH = 400  # the longest of 8,583 answers of MATH and AIME has 159; parsing 400 takes 0.2 s
-MAX_DIGITS = 300  # of one number
-MAX_DEPTH = 12  # of brackets; the parser's time grows with it
-# The parser takes a second for this many. Its backtracking doubles the time with every few more.
+# Maximum characters of a formula; parsing 400 takes 0.2 s. All but one of 8,583 answers of MATH and AIME have at most
+# 159.
+MAX_LENGTH = 400
+MAX_DIGITS = 300  # maximum digits of one number
+MAX_DEPTH = 12  # maximum depth of nested brackets; the parser's time grows with the depth
+# Maximum numbers of bars `|`, functions and factorials. With these numbers, the parser takes a second. With every few
+# more, the time doubles, because the parser backtracks.
 MAX_BARS, MAX_FUNCTIONS, MAX_FACTORIALS = 8, 6, 8
-MAX_BITS = 50_000  # of intermediate numbers; 2004!, an answer of MATH, has 19,090
-MAX_ANGLE_BITS = 2_000  # of the argument of a sine, which needs as many digits of pi
+MAX_BITS = 50_000  # maximum bits of an intermediate number; 2004!, an answer of MATH, has 19,090
+MAX_ANGLE_BITS = 2_000  # maximum bits of the argument of a sine; to compute the sine, pi needs as many bits
 
 FUNCTIONS = {
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc",
@@ -61,58 +66,58 @@ class UnsafeExpression(ValueError):
 
 
 def check_text(text: str) -> None:
-    """Raise if a text is not a short formula that the parser may read.
+    """Raise UnsafeExpression if a text is not a short formula that the parser may read.
 
     Raises:
         UnsafeExpression: the text is not a short formula.
     """
     if len(text) > MAX_LENGTH or not _CHARACTERS.fullmatch(text):
-        raise UnsafeExpression("too long, or characters that formulas do not have")
+        raise UnsafeExpression("the text is too long, or it has characters that formulas do not have")
     if unknown := {name for name in _COMMAND.findall(text) if name not in COMMANDS}:
-        raise UnsafeExpression(f"commands: {', '.join(sorted(unknown))}")
+        raise UnsafeExpression(f"the text has commands that are not allowed: {', '.join(sorted(unknown))}")
     if _REFUSED.search(text) or _BINOMIAL.search(text) or _too_many(text):
-        raise UnsafeExpression("syntax that formulas do not have")
+        raise UnsafeExpression("the text has syntax that formulas do not have")
     depth = deepest = 0
     for character in text:
         depth += (character in "([{") - (character in ")]}")
         deepest = max(deepest, depth)
     if depth or deepest > MAX_DEPTH:
-        raise UnsafeExpression("brackets that do not match, or too deep")
+        raise UnsafeExpression("the brackets do not match, or they are nested too deeply")
 
 
 def _too_many(text: str) -> bool:
-    """Return whether there are too many bars, functions or factorials, which are slow to parse."""
+    """Return whether a text has too many bars, functions or factorials. They are slow to parse."""
     functions = sum(name in FUNCTIONS for name in _COMMAND.findall(text))
     factorials = text.count("!") + text.count("\\binom")
     return text.count("|") > MAX_BARS or functions > MAX_FUNCTIONS or factorials > MAX_FACTORIALS
 
 
 def check_tree(node: Any) -> None:
-    """Raise unless a parsed formula has only known functions of numbers and letters, and is small enough to compute.
+    """Check that a parsed formula consists of known functions, numbers and letters, and is small enough to compute.
 
     Raises:
-        UnsafeExpression: the expression has other nodes or is too large.
+        UnsafeExpression: the formula has other nodes, or it is too large.
     """
     if not isinstance(node, sympy.Expr) or size(node) > MAX_BITS:
-        raise UnsafeExpression("not an expression, or too large to compute")
+        raise UnsafeExpression("this is not an expression, or it is too large to compute")
 
 
 def size(node: sympy.Basic) -> float:
-    """Return an upper bound of the bits of every number in an exact evaluation.
+    """Return an upper bound of the bits of all numbers that an exact evaluation computes.
 
     Raises:
         UnsafeExpression: a node has an unknown type, or a number is too large.
     """
     if isinstance(node, sympy.Symbol):
         if not _NAME.fullmatch(node.name):
-            raise UnsafeExpression("a symbol that is not a letter")
+            raise UnsafeExpression("a symbol is not a letter")
         return 3.0  # most points have values below 8
     if isinstance(node, _ATOMS):
         return float(max(abs(node.p).bit_length(), node.q.bit_length(), 1)) if isinstance(node, sympy.Rational) else 4.0
     parts = [size(part) for part in node.args]
     bits = _composed(node, parts)
     if bits > MAX_BITS:
-        raise UnsafeExpression("a number too large to compute")
+        raise UnsafeExpression("a number is too large to compute")
     return bits
 
 
@@ -144,5 +149,5 @@ def _power(node: sympy.Pow, base: float, exponent: float) -> float:
 
 
 def _raised(base: float, exponent: float) -> float:
-    """Return the bits of x**y, for x of `base` bits and y of `exponent` bits."""
+    """Return an upper bound of the bits of x**y, if x has `base` bits and y has `exponent` bits."""
     return math.inf if exponent > 40 else base * 2.0**exponent

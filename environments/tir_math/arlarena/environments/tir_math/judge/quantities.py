@@ -1,4 +1,4 @@
-"""Compares single quantities: numbers and formulas with units, degrees, percent signs, number bases or ratios."""
+"""Compares single quantities: numbers, ratios and formulas, with units, degrees, percent signs or number bases."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ _TIME = re.compile(r"\d{1,2}(?::\d{2}){1,2}")
 
 
 def same_quantity(gold: str, answer: str) -> bool:
-    """Return whether two numbers, ratios or formulas are equal, with their units."""
+    """Return whether two numbers, ratios or formulas are equal, and their units do not contradict each other."""
     expected, given = _BASE.fullmatch(gold), _BASE.fullmatch(answer)
-    if expected or (given and _DIGITS.fullmatch(gold)):  # equal digits, and equal bases if both name a base
+    if expected or (given and _DIGITS.fullmatch(gold)):
+        # The digits must be equal, and the bases too if both texts name a base.
         digits = [_digits(text, found) for text, found in ((gold, expected), (answer, given))]
         return digits[0] == digits[1] and not (expected and given and expected["base"] != given["base"])
     (gold, unit), (answer, other) = without_units(gold), without_units(answer)
@@ -30,11 +31,12 @@ def same_quantity(gold: str, answer: str) -> bool:
     if ":" in gold + answer:
         return _same_ratio(gold, answer)
     gold, answer = (text if _SINE.search(text) else text.replace("°", "") for text in (gold, answer))
-    share, part = gold.endswith("%"), answer.endswith("%")
-    first, second_number = read_number(gold.removesuffix("%")), read_number(answer.removesuffix("%"))
-    if first and second_number:
-        return _same_share(first, share, second_number, part)
-    return same_expression(gold[:-1], answer[:-1]) if share and part else same_expression(gold, answer)
+    gold_percent, answer_percent = gold.endswith("%"), answer.endswith("%")
+    gold_number, answer_number = read_number(gold.removesuffix("%")), read_number(answer.removesuffix("%"))
+    if gold_number and answer_number:
+        return _same_percentage(gold_number, gold_percent, answer_number, answer_percent)
+    both_percent = gold_percent and answer_percent
+    return same_expression(gold[:-1], answer[:-1]) if both_percent else same_expression(gold, answer)
 
 
 def _digits(text: str, found: re.Match[str] | None) -> str:
@@ -45,7 +47,7 @@ def _digits(text: str, found: re.Match[str] | None) -> str:
 def _same_ratio(gold: str, answer: str) -> bool:
     """Return whether two ratios are equal as fractions.
 
-    A gold text such as 2:30, which is not in lowest terms, is a time of day: the answer must then have equal parts.
+    A gold answer such as 2:30, which is not in lowest terms, is a time of day. Then the parts must be equal one by one.
     """
     expected, given = ([value_of(part) for part in split(text, ":")] for text in (gold, answer))
     if expected == given:
@@ -56,13 +58,13 @@ def _same_ratio(gold: str, answer: str) -> bool:
     return ratios[0] == ratios[1]
 
 
-def _same_share(first: Number, share: bool, second_number: Number, part: bool) -> bool:
-    """Return whether two numbers, which may be percentages, are equal. The percent sign may be missing in either
-    number.
+def _same_percentage(gold: Number, gold_percent: bool, answer: Number, answer_percent: bool) -> bool:
+    """Return whether two numbers are equal. `gold_percent`, `answer_percent`: whether they have a percent sign. The
+    sign may be missing in one of them.
     """
-    if (share or not part or first.value >= 1) and same_number(first, second_number):
+    if (gold_percent or not answer_percent or gold.value >= 1) and same_number(gold, answer):
         return True
     hundredth = Fraction(1, 100)
-    first = Number(first.value * hundredth, first.digits) if share else first
-    second = Number(second_number.value * hundredth, second_number.digits) if part else second_number
-    return share != part and same_number(first, second)
+    gold = Number(gold.value * hundredth, gold.digits) if gold_percent else gold
+    answer = Number(answer.value * hundredth, answer.digits) if answer_percent else answer
+    return gold_percent != answer_percent and same_number(gold, answer)

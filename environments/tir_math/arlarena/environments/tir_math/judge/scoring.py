@@ -1,10 +1,10 @@
-r"""Judges answers in the form that a question requires: a computed number, prime factors, an expression.
+r"""Judges an answer in the form that the question requires, such as a computed number, prime factors or an expression.
 
     verdict("factors", r"2 \times 2 \times 3", r"2^2 \cdot 3")     # True
-    verdict("number", "1024", "2^{10}")                           # False: not computed
+    verdict("number", "1024", "2^{10}")                           # False: the number is not computed
 
-The generators' `score_answer` is not used: that of `countdown` evaluates the answer as Python (`sympy.parse_expr`), and
-others give partial rewards to wrong answers or none to right answers in LaTeX.
+The function `score_answer` of reasoning-gym's generators is not used. In `countdown`, it evaluates the answer as Python
+(`sympy.parse_expr`). In other generators, it gives wrong answers a partial reward, or right answers in LaTeX none.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from arlarena.environments.tir_math.judge.arithmetic import NoArithmetic, evalua
 from arlarena.environments.tir_math.judge.equivalence import LIMIT, judge
 from arlarena.environments.tir_math.judge.latex import Malformed, normalize
 from arlarena.environments.tir_math.judge.numbers import read_number, same_number, value_of
-from arlarena.environments.tir_math.judge.structures import read_shape, split
+from arlarena.environments.tir_math.judge.structures import read_structure, split
 from arlarena.environments.tir_math.judge.units import without_units
 
 logger = logging.getLogger(__name__)
 
 Form = Literal["math", "number", "digits", "factors", "roots", "point", "radius", "angle", "expression"]
 
-# Tolerances. Roots are required to 4 places; rounding up or down may differ by one unit of the last place.
+# Tolerances. Questions ask for roots with 4 decimal places. The last place may differ by 1, because of rounding.
 ROOTS = Fraction(101, 10**6)
-# Points and radii are required to 3 places; the generator rounds angles to 2.
+# Questions ask for points and radii with 3 decimal places. The generator rounds angles to 2.
 PLACES, ANGLES = Fraction(501, 10**6), Fraction(501, 10**5)
-MAX_POWER = 64  # of one prime factor
+MAX_POWER = 64  # maximum power of a prime factor
 _NAME = re.compile(r"^(?:[A-Za-z](?:_\{\w+\})?|\\[a-z]+|\\text\{[^{}]*\})\s*(?:=|\\approx)\s*")
-_DRESS = re.compile(r"\\(?:boxed|text|mathrm|mathtt|texttt|textbf|mathbf)|[${}\s`]|\\[,!;:() ]|_\d+$|_\{\d+\}\$?$")
+_MARKUP = re.compile(r"\\(?:boxed|text|mathrm|mathtt|texttt|textbf|mathbf)|[${}\s`]|\\[,!;:() ]|_\d+$|_\{\d+\}\$?$")
 
 
 def verdict(form: Form, gold: str, answer: str) -> bool:
@@ -41,13 +41,13 @@ def verdict(form: Form, gold: str, answer: str) -> bool:
         return False
     try:
         return _FORMS[form](gold, answer)
-    except Exception:  # the answer is untrusted; a different number of values is a ValueError
-        logger.debug("an answer that cannot be judged", exc_info=True)
+    except Exception:  # the answer is untrusted; for example, a wrong number of values raises ValueError
+        logger.debug("an answer could not be judged", exc_info=True)
         return False
 
 
 def _value(text: str) -> Fraction:
-    """Return the number in a text, without its name and unit."""
+    """Return the number in a text such as `x = 2 cm`. Its name and its unit are ignored."""
     return value_of(without_units(_NAME.sub("", normalize(text)))[0].replace("°", ""))
 
 
@@ -62,12 +62,12 @@ def _near(gold: str, answer: str, distance: Fraction) -> bool:
 
 
 def _digits(gold: str, answer: str) -> bool:
-    """Return whether the digits in a number base are equal. The answer may name the base, as in 0xff or ff_{16}."""
+    """Return whether two numbers in a number base have equal digits. They may name the base, as in 0xff or ff_{16}."""
     return _bare_digits(gold) == _bare_digits(answer)
 
 
 def _bare_digits(text: str) -> str:
-    bare = _DRESS.sub("", re.sub(r"_\{?\d+\}?(?=[\s$})]*$)", "", text.strip().removesuffix("."))).lower()
+    bare = _MARKUP.sub("", re.sub(r"_\{?\d+\}?(?=[\s$})]*$)", "", text.strip().removesuffix("."))).lower()
     sign, digits = ("-", bare[1:]) if bare.startswith(("-", "\N{MINUS SIGN}")) else ("", bare)
     digits = re.sub(r"^0[xob](?=.)", "", digits).lstrip("0") or "0"
     return digits if digits == "0" else sign + digits
@@ -78,7 +78,7 @@ def _factors(gold: str, answer: str) -> bool:
 
 
 def _read_factors(text: str) -> list[int]:
-    """Return the factors of a product in ascending order. A power gives its base several times."""
+    """Return the factors of a product in ascending order. A power such as 2^3 gives its base several times."""
     text = text.rpartition("=")[2] if text.count("=") == 1 else text
     factors: list[int] = []
     for part in split(normalize(re.sub(r"(?<=[\d\s}])[x\u00d7](?=[\d\s])", "*", text)), "*"):
@@ -90,19 +90,19 @@ def _read_factors(text: str) -> list[int]:
 
 
 def _roots(gold: str, answer: str) -> bool:
-    """Return whether several decimals are equal, in any order."""
-    given = sorted(_value(text) for text in read_shape(_NAME.sub("", normalize(answer))).items)
+    """Return whether two lists of decimals are equal up to the tolerance, in any order."""
+    given = sorted(_value(text) for text in read_structure(_NAME.sub("", normalize(answer))).items)
     expected = sorted(Fraction(text.strip()) for text in gold.split(","))
     return all(abs(a - b) <= ROOTS for a, b in zip(expected, given, strict=True))
 
 
 def _point(gold: str, answer: str) -> bool:
-    expected, given = read_shape(normalize(gold)), read_shape(_NAME.sub("", normalize(answer)))
+    expected, given = read_structure(normalize(gold)), read_structure(_NAME.sub("", normalize(answer)))
     return given.kind == "tuple" and all(_near(a, b, PLACES) for a, b in zip(expected.items, given.items, strict=True))
 
 
 def _expression(gold: str, answer: str) -> bool:
-    """Return whether the answer is an expression with the same numbers and the same value as the gold expression."""
+    """Return whether the answer is an expression with the numbers and the value of the gold expression."""
     expected, numbers = evaluate(gold)
     text = re.sub(r"\\frac\{([^{}]*)\}\{([^{}]*)\}", r"((\1)/(\2))", normalize(answer))
     try:

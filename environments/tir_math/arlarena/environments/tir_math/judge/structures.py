@@ -1,4 +1,4 @@
-r"""Splits answers into parts: lists, tuples, intervals, sets, unions, matrices, chains of relations."""
+r"""Splits answers into parts. An answer may be a list, tuple, interval, set, union, matrix or chain of relations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 from arlarena.environments.tir_math.judge.latex import closing
 from arlarena.environments.tir_math.judge.numbers import read_number
 
-MAX_SIGNS = 3  # \pm in one formula; each doubles the number of values
+MAX_SIGNS = 3  # maximum number of \pm in a formula; each \pm doubles the number of values
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?!\d)[^,;]*")
 _MATRIX = re.compile(
     r"(?P<factor>[^(\[]*?)\*?[(\[]?\\begin\{(?P<kind>[pbB]?matrix|array)\}(?:\{[lcr|]*\})?"
@@ -27,13 +27,13 @@ Kind = Literal["value", "relation", "list", "tuple", "set", "interval", "union",
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class Structure:
     r"""A text and its parts.
 
     Attributes:
-        kind: the kind of text. Only (1,2] and [1,2) are an `interval`; (1,2) and [1,2] are a `tuple`.
-        items: the texts of the parts; for a matrix, the rows. A text without parts is its own only item.
-        brackets: the surrounding brackets, such as "(]"
+        kind: the kind of text. (1,2] and [1,2) are an `interval`, but (1,2) and [1,2] are a `tuple`.
+        items: the texts of the parts; for a matrix, the rows. If the text has no parts, `items` contains only the text.
+        brackets: the surrounding brackets, such as "(]".
     """
 
     kind: Kind
@@ -57,34 +57,34 @@ class Relation:
         return set(self.signs) <= {"=", "\\approx", "\\equiv"}
 
 
-def read_shape(text: str, thousands: bool = True) -> Shape:
-    """Split a text into parts. `thousands`: whether `15,600` is one value. Brackets around one value are removed."""
+def read_structure(text: str, thousands: bool = True) -> Structure:
+    """Split a text into parts. `thousands`: whether `15,600` is one value. Brackets around one value are dropped."""
     if len(values := read_list(text, thousands)) != 1:
-        return Shape("list", tuple(values))
+        return Structure("list", tuple(values))
     text = values[0]
     if found := _MATRIX.fullmatch(text):
         rows = [split(row, "&") for row in re.split(r"\\\\(?:\[[^\]]*\])?", found["rows"]) if row]
         if factor := found["factor"]:
             rows = [[f"{factor}({entry})" for entry in row] for row in rows]
-        return Shape("matrix", tuple(f"[{','.join(row)}]" for row in rows))
+        return Structure("matrix", tuple(f"[{','.join(row)}]" for row in rows))
     if read_relation(text):
-        return Shape("relation", (text,))
+        return Structure("relation", (text,))
     if len(sets := [part for part in re.split(r"\\cup(?![A-Za-z])\s*", text) if part]) != 1:
-        return Shape("union", tuple(sets))
+        return Structure("union", tuple(sets))
     return _read_brackets(sets[0])
 
 
-def _read_brackets(text: str) -> Shape:
+def _read_brackets(text: str) -> Structure:
     escaped = text.startswith("\\{")
     bracketed = text.endswith("\\}") if escaped else text[:1] in ("(", "[")
     if not bracketed or closing(text, int(escaped)) != len(text) - 1:
-        return Shape("value", (text,))
+        return Structure("value", (text,))
     inner, brackets = (text[2:-2], "{}") if escaped else (text[1:-1], text[0] + text[-1])
     items = tuple(read_list(inner, thousands=False))
     if len(items) == 1:
-        return read_shape(items[0])
+        return read_structure(items[0])
     kind: Kind = "set" if escaped else "tuple" if brackets in ("()", "[]") else "interval"
-    return Shape(kind, items, brackets)
+    return Structure(kind, items, brackets)
 
 
 def split(text: str, separators: str) -> list[str]:
@@ -100,14 +100,14 @@ def split(text: str, separators: str) -> list[str]:
 
 
 def read_list(text: str, thousands: bool = True) -> list[str]:
-    r"""Return the values of a list; `\pm` gives two values. `thousands`: whether `15,600` is one value."""
+    r"""Return the values of a list. `1\pm x` gives two values. `thousands`: whether `15,600` is one value."""
     if thousands and _THOUSANDS.fullmatch(text):
         return [text]
     return [value for part in split(text, ",;") for value in _with_signs(part)]
 
 
 def _with_signs(text: str) -> list[str]:
-    r"""Expand `1\pm x` to `1+x` and `1-x`."""
+    r"""Expand `1\pm x` to the values `1+x` and `1-x`."""
     first, *others = re.split(r"\\(?:pm|mp)(?![A-Za-z])\s*", text)
     if not others or len(others) > MAX_SIGNS:
         return [text]
@@ -139,7 +139,9 @@ def read_relation(text: str) -> Relation | None:
 
 
 def as_set(text: str) -> str:
-    r"""Rewrite `x\in S` and `\{x|x>3\}` as the set itself: an interval for real numbers. Other texts stay unchanged."""
+    r"""Rewrite set notation: `x\in S` becomes `S`, and `\{x|x>3\}` becomes `x>3`. The set of real numbers, possibly
+    without some points, becomes intervals. Other texts do not change.
+    """
     if found := _BUILDER.fullmatch(text) or _MEMBER.fullmatch(text):
         text = found["set"]
     if not (found := _REALS.fullmatch(text)):
@@ -150,13 +152,15 @@ def as_set(text: str) -> str:
 
 
 def as_interval(relation: Relation) -> str | None:
-    r"""Convert an inequality of one letter to an interval or a union: `1<x\le 2` to `(1,2]`. Return None for others."""
+    r"""Convert an inequality of one letter to an interval or a union: `1<x\le 2` becomes `(1,2]`. Return None for other
+    relations.
+    """
     parts, signs = relation.parts, relation.signs
     if signs == ("\\ne",):
         return f"(-\\infty,{parts[1]})\\cup({parts[1]},\\infty)"
     if set(signs) - {"<", "\\le"} or len(parts) > 3:
         return None
-    if len(parts) == 2:  # one end is infinite
+    if len(parts) == 2:  # one end of the interval is infinite
         first = re.fullmatch(_LETTER, parts[0])
         parts, signs = (("-\\infty", *parts), ("<", *signs)) if first else ((*parts, "\\infty"), (*signs, "<"))
     if not re.fullmatch(rf"{_LETTER}|[A-Za-z]\([A-Za-z]\)", parts[1]):

@@ -1,11 +1,11 @@
-"""Units and words after a number. They are optional in an answer, but must not contradict the gold answer."""
+"""Units and other words after a number. An answer may lack them, but they must not contradict the gold answer."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-# Names of each unit. Unknown units contradict nothing.
+# The names of each unit. Units that are not listed never contradict another unit.
 _UNITS = {
     "mm": "mm millimeter millimetre", "cm": "cm centimeter centimetre", "dm": "dm", "km": "km kilometer kilometre",
     "m": "m meter metre", "in": "in inch inches", "ft": "ft foot feet", "yd": "yd yard", "mi": "mi mile",
@@ -15,9 +15,9 @@ _UNITS = {
     "acre": "acre", "mph": "mph", "rad": "rad radian", "am": "am", "pm": "pm",
 }  # fmt: skip
 _KNOWN = {word: unit for unit, words in _UNITS.items() for word in words.split()}
-# Words that may follow a number in plain text, where single letters may be variables.
+# Words that are units also outside \text{…}. Single letters are not, because they may be variables.
 _PLAIN = {word for word in _KNOWN if len(word) > 1} | {"units", "unit", "square", "sq", "cubic", "cu", "radians"}
-# Words that change the value before them: the text is then not that number.
+# Words that change the value, such as "million" or "half". Such a text is not the number before the word.
 _CHANGES = re.compile(
     r"^\W*(?:text\W*)?(?:squared|cubed)\b|\b(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|twelve|twenty|dozen|"
     r"hundred|thousand|million|billion|trillion|hal(?:f|ve)|third|quarter|fourth|fifth|sixth|tenth|hundredth|thousandth|"
@@ -30,7 +30,7 @@ _WORDS = re.compile(r"(?P<rest>.*(?:[\d)}°]|\\pi))\s?(?P<words>[A-Za-z][A-Za-z.
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A known unit and its power, 1 by default: "cubic inches" is (in, 3)."""
+    """A known unit and its power: "inches" is (in, 1), and "cubic inches" is (in, 3)."""
 
     name: str
     power: int
@@ -40,7 +40,7 @@ RADIANS = Unit("rad", 1)
 
 
 def without_units(text: str) -> tuple[str, Unit | None]:
-    r"""Remove the words after a number from a normalised text, and return the unit if the words name a known unit.
+    r"""Return a normalised text without the words after its number, and the unit if the words name a known unit.
 
     Words that change the value, such as "million", are not removed.
 

@@ -1,1 +1,1 @@
-"""Sources of problems: generators, files, data sets."""
+"""Sources of problems: generators, files and data sets."""

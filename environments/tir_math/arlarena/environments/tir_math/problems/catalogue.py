@@ -1,4 +1,4 @@
-"""The families of generated problems: the generator, the form of answers, and the expert of each."""
+"""The families of generated problems. A family has a generator of reasoning-gym, a form of answers and an expert."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from pydantic import TypeAdapter, ValidationError
 from arlarena.environments.tir_math.errors import ProblemsError
 from arlarena.environments.tir_math.judge.scoring import Form
 from arlarena.environments.tir_math.problems import experts
-from arlarena.environments.tir_math.problems.countdown import fast
+from arlarena.environments.tir_math.problems.countdown import fast_generator
 from arlarena.environments.tir_math.problems.experts import Meta
 from arlarena.environments.tir_math.problems.gym import generator
 from arlarena.proto.text.names import nearest
 
-RESERVED_OPTIONS = ("size", "seed")  # generator options that users cannot set: split and index determine them
-# Beyond these values a generator may take seconds or gigabytes for one problem.
+RESERVED_OPTIONS = ("size", "seed")  # options of the generators that users cannot set
+
+# Maximum values of options. With larger values, a generator may need seconds or gigabytes for one problem.
 LIMITS = {
     "max_n": 10**6,
     "max_terms": 64,
@@ -32,18 +33,19 @@ LIMITS = {
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One family of problems. Functions get the generator's metadata of a problem.
+    """One family of problems. Attributes that are functions get the metadata that the generator returns for a problem.
 
     Attributes:
-        name: as in reasoning-gym.
-        module, stem: location of its generator, see `gym.generator`.
-        form: how answers are compared.
-        content: problems with equal content are the same problem.
+        name: the name in reasoning-gym.
+        module, stem: where the generator is; see `gym.generator`.
+        form: how answers are compared; see `scoring`.
+        content: returns the content of a problem. Problems with equal content are the same problem.
         expert: returns a program that solves the problem.
-        weight: share in the default mix.
-        defaults: options that differ from the generator's defaults, because policies have Python.
-        limits: like `LIMITS`, for this family.
-        is_trivial: whether a problem can be solved by guessing. Such problems are not used.
+        weight: relative frequency in the default mix of families.
+        defaults: options that replace the generator's defaults. The problems are harder, because policies can use
+            Python.
+        limits: maximum values of options, in addition to `LIMITS`.
+        is_trivial: returns whether a problem can be solved by guessing. Such problems are not used.
     """
 
     name: str
@@ -62,19 +64,19 @@ class Family:
         return self.form(meta) if callable(self.form) else self.form
 
 
-def _of_triangle(meta: Meta) -> Form:
+def _triangle_form(meta: Meta) -> Form:
     forms: dict[str, Form] = {"orthocenter": "point", "incircle_radius": "radius", "angle_measure": "angle"}
     return forms[meta["task_type"]]
 
 
 def _triangle(meta: Meta) -> object:
-    """Return the vertices, sorted as far as their order does not change the question."""
+    """Return the kind of question and the vertices. Vertices whose order does not change the question are sorted."""
     apex = meta["B"] if meta["task_type"] == "angle_measure" else None
     return meta["task_type"], apex, sorted(meta[name] for name in "ABC")
 
 
 def _polynomial(meta: Meta) -> object:
-    """Return the polynomial, independent of its variable's name."""
+    """Return the polynomial with its variable renamed to x."""
     return re.sub(rf"\b{meta['variable']}\b", "x", meta["polynomial_expr"])
 
 
@@ -105,7 +107,7 @@ FAMILIES = {
             _polynomial, experts.polynomial_equations, is_trivial=lambda meta: meta["real_solutions"] in ([], [0.0]),
         ),
         Family(
-            "advanced_geometry", "geometry.advanced_geometry", "AdvancedGeometry", _of_triangle,
+            "advanced_geometry", "geometry.advanced_geometry", "AdvancedGeometry", _triangle_form,
             _triangle, experts.advanced_geometry,
         ),
         Family(
@@ -130,10 +132,10 @@ FAMILIES = {
 
 
 def prepare(name: str, values: Mapping[str, Any]) -> Any:
-    """Return the generator of a family; `values` override the family's defaults.
+    """Return the generator of a family. The options `values` override the family's defaults.
 
     Raises:
-        ProblemsError: the family or an option is unknown, or the generator refuses a value.
+        ProblemsError: the family or an option is unknown, or a value is out of range.
     """
     if name not in FAMILIES:
         raise ProblemsError(f"unknown family {name!r}; {nearest(name, FAMILIES)}")
@@ -145,13 +147,13 @@ def prepare(name: str, values: Mapping[str, Any]) -> Any:
             raise ProblemsError(f"{name}: unknown option {key!r}; {nearest(key, known)}")
         limit = {**LIMITS, **family.limits}.get(key)
         if limit is not None and isinstance(value, int) and value > limit:
-            raise ProblemsError(f"{name}: {key} = {value}: at most {limit}")
+            raise ProblemsError(f"{name}: {key} = {value}: must be at most {limit}")
     try:
         meta = TypeAdapter(config).validate_python({**family.defaults, **values, "seed": 0})
-        return fast(dataset)(meta) if name == "countdown" else dataset(meta)
+        return fast_generator(dataset)(meta) if name == "countdown" else dataset(meta)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ProblemsError(f"{name}: {where} = {first['input']!r}: {first['msg']}") from error
-    except (AssertionError, ValueError) as error:  # raised by the generators' `validate`
+    except (AssertionError, ValueError) as error:  # from the generator's own `validate`
         raise ProblemsError(f"{name}: {error or 'options that contradict each other'}") from error

@@ -1,4 +1,6 @@
-"""Short programs that solve and print the answer of a problem, built from the generator's metadata."""
+"""The expert: writes a short program that computes and prints the answer of a problem. Each function gets the metadata
+that the generator returns for a problem.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,7 @@ def advanced_geometry(meta: Meta) -> str:
 
 
 def countdown(meta: Meta) -> str:
-    """Write a program that checks the generator's expression and prints it."""
+    """Write a program that checks the value of the generator's expression and prints the expression."""
     return f'answer = "{meta["expression"]}"\nassert eval(answer) == {meta["target"]}\nprint(answer)\n'
 
 
@@ -102,7 +104,7 @@ def count_bits(meta: Meta) -> str:
 
 
 def dice(meta: Meta) -> str:
-    """Write a program that counts the ways to get each total."""
+    """Write a program that counts the ways to get each total of the dice."""
     puzzle = meta["puzzle"]
     sides = ", ".join(re.findall(r"1d(\d+)", puzzle["dice_str"]))
     return (

@@ -1,8 +1,8 @@
-"""Generated problems: an unlimited number, each a deterministic function of split and index.
+"""Generated problems. Their number is unlimited. Split and index determine each problem.
 
-The hash of a problem's content, which ignores the wording, determines its split. So no evaluation problem occurs in
-training, in any wording. Training problems are drawn independently and may repeat; evaluation splits are sets of
-distinct problems, generated in order on first use.
+The content of a problem does not include the wording. The hash of the content determines the split, so no evaluation
+problem occurs in training, not even in another wording. Training problems are drawn independently of each other, so
+they may repeat. The problems of an evaluation split are distinct; they are generated in order, on first use.
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from arlarena.environments.tir_math.problems.catalogue import FAMILIES, prepare
 from arlarena.environments.tir_math.problems.gym import installed_version
 from arlarena.environments.tir_math.problems.problem import Problem
 
-MAKER_VERSION = 1  # part of every seed, so another version generates other problems
+MAKER_VERSION = 1  # part of every seed; a new version generates other problems
 SHARES = {"train": 5, "validation": 1, "test": 2}  # eighths of all contents, as in Sokoban
 SPLITS = tuple(SHARES)
-# One draft in 1.6 to 8 has the right split; the limit is reached if a family has too few problems.
+# A *draft* is one problem drawn at random. One draft in 1.6 to 8 belongs to the wanted split. The limit is reached only
+# if a family has too few problems.
 MAX_DRAFTS = 2_000
-CHECKED = 100  # seeds tried at start; one of them must give a problem
+CHECKED = 100  # number of seeds that are tried at the start; at least one of them must give a problem
 SOURCE = "reasoning-gym"
 
 
 def random_for(*key: object) -> Random:
-    """Return a random generator seeded by the text of `key`, equal in all processes and on all machines."""
+    """Return a random generator seeded by the text of `key`. The generator is the same in all processes and on all
+    machines.
+    """
     return seeded("tir-math", MAKER_VERSION, *key)
 
 
@@ -43,8 +46,8 @@ class GeneratedProblems:
     """Generated problems of the given families.
 
     Args:
-        families: for each family its options and its `weight`; None: all families with defaults
-        panel_size: number of problems in each evaluation split
+        families: the options of each family, including its `weight`. None means all families with default options.
+        panel_size: number of problems in each evaluation split.
 
     Raises:
         ProblemsError: reasoning-gym is not installed, a family or option is unknown, or a value is out of range.
@@ -60,7 +63,7 @@ class GeneratedProblems:
         for name in self._generators:
             self._check(name)
         self._panel_size = panel_size
-        self._panels = {split: EvalProblems(self, split) for split in SPLITS if split != "train"}
+        self._eval_sets = {split: EvalProblems(self, split) for split in SPLITS if split != "train"}
         self._training = lru_cache(maxsize=1024)(self._training_problem)
 
     @property
@@ -69,17 +72,17 @@ class GeneratedProblems:
         return f"made-{MAKER_VERSION}-{installed_version()}"
 
     def _check(self, name: str) -> None:
-        """Raise if no problem can be generated with the options of a family, although the generator accepts these
-        options.
+        """Raise ProblemsError if none of `CHECKED` seeds gives a problem with the options of a family. The generator
+        has already accepted the options.
         """
-        reason = "all of them are trivial"
+        reason = "all problems are trivial"
         for seed in range(CHECKED):
             try:
                 if not FAMILIES[name].is_trivial(self._generators[name][seed]["metadata"]):
                     return
             except ValueError as error:
                 reason = str(error)
-        raise ProblemsError(f"{name}: these options make no problem: {reason}")
+        raise ProblemsError(f"{name}: these options give no problem: {reason}")
 
     def sizes(self) -> dict[str, int | None]:
         """Return the number of problems in each split; None for unlimited splits."""
@@ -89,18 +92,19 @@ class GeneratedProblems:
         """Return one problem. This takes about a millisecond, or some milliseconds for the slowest families.
 
         Raises:
-            TaskError: the family has too few problems.
+            TaskError: the family of this problem has too few problems.
         """
-        return self._training(index) if split == "train" else self._panels[split].problem(index)
+        return self._training(index) if split == "train" else self._eval_sets[split].problem(index)
 
     def _training_problem(self, index: int) -> Problem:
         return self.draw("train", index, set())
 
     def draw(self, split: str, index: int, taken: set[str]) -> Problem:
-        """Return the first draft for an index that belongs to the split and whose content is not in `taken`.
+        """Draw problems for an index until a draft belongs to the split and its content key is not in `taken`. Return
+        it.
 
         Raises:
-            TaskError: no such problem in `MAX_DRAFTS` drafts.
+            TaskError: none of `MAX_DRAFTS` drafts is such a problem.
         """
         random = random_for(split, index)
         name = random.choices(list(self._weights), list(self._weights.values()))[0]
@@ -115,7 +119,7 @@ class GeneratedProblems:
         )
 
     def _draft(self, name: str, seed: int) -> Problem | None:
-        """Return the problem of a seed; None if the generator fails or the problem is trivial."""
+        """Return the problem of a seed, or None if the generator fails or the problem is trivial."""
         family = FAMILIES[name]
         try:
             entry = self._generators[name][seed]
@@ -148,9 +152,7 @@ class EvalProblems:
         self._lock = threading.Lock()
 
     def problem(self, index: int) -> Problem:
-        """Return problem `index`. All earlier problems are generated first, because this problem must differ
-        from them.
-        """
+        """Return problem `index`. All earlier problems are generated before it, because it must differ from them."""
         with self._lock:
             while len(self._problems) <= index:
                 problem = self._source.draw(self._split, len(self._problems), self._keys)
@@ -162,10 +164,12 @@ class EvalProblems:
 def _weight(name: str, values: Mapping[str, Any]) -> float:
     weight = values.get("weight", FAMILIES[name].weight if name in FAMILIES else 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
-        raise ProblemsError(f"{name}: weight = {weight!r}: must be a number above 0; to exclude a family, leave it out")
+        raise ProblemsError(
+            f"{name}: weight = {weight!r}: must be a number above 0; to exclude the family, leave out its table"
+        )
     return float(weight)
 
 
 def _options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the generator's options."""
+    """Return the options for the generator: all except `weight`."""
     return {key: value for key, value in values.items() if key != "weight"}

@@ -1,4 +1,6 @@
-"""Problems in JSON Lines files: {"problem", "answer"} and optionally id, source, level, subject."""
+"""Reads problems from JSON Lines files. Each line has the keys problem and answer, and optionally id, source, level and
+subject.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ def read_file(path: Path) -> Iterator[LocatedRow]:
     """Yield the rows of a file. Empty lines are skipped.
 
     Raises:
-        ProblemsError: the file cannot be read, or a line is not a row; the message names file and line.
+        ProblemsError: the file cannot be read, or a line is not a valid row. The message names the file and the line.
     """
     try:
         text = read_text(path)
@@ -36,4 +38,4 @@ def _row(line: str, place: str) -> ProblemRow:
     try:
         return _decoder.decode(line)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise ProblemsError(f"{place}: not a JSON object of a problem: {error}") from error
+        raise ProblemsError(f"{place}: not a JSON object with a problem: {error}") from error

@@ -1,9 +1,10 @@
-"""The generators of reasoning-gym, without its dependencies.
+"""Imports generators of reasoning-gym without its dependencies.
 
-`import reasoning_gym` imports all its puzzles and with them a SAT solver that must be compiled, matplotlib and a dozen
-other packages, which the generators used here do not need. So the package is installed without dependencies (`pip
-install --no-deps`), and its packages are replaced by empty ones with the same folders: their modules are found, but
-their `__init__.py` do not run. If reasoning_gym has been imported before, it is used as it is.
+`import reasoning_gym` imports all its puzzles. These import a SAT solver that must be compiled, matplotlib and a dozen
+other packages. The generators used here need none of them. So reasoning-gym is installed without dependencies (`pip
+install --no-deps`). This module replaces its Python packages by empty packages with the same folders. Python then finds
+the modules in the folders, but does not run the files `__init__.py`. If reasoning_gym has been imported before, this
+module does not replace its packages.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _lock = threading.Lock()
 def _folder() -> Path:
     try:
         found = util.find_spec(PACKAGE)
-    except ValueError:  # an empty replacement package has no spec
+    except ValueError:  # the module in sys.modules is an empty package, which has no spec
         found = None
     if found is None or not found.submodule_search_locations:
         raise ProblemsError(f"reasoning-gym is not installed: {INSTALL}")
@@ -39,7 +40,7 @@ def _folder() -> Path:
 
 
 def _empty_package(name: str, folder: Path) -> ModuleType:
-    """Register an empty package whose modules are searched in a folder."""
+    """Register an empty package. Python searches its modules in `folder`."""
     package = ModuleType(name)
     package.__path__ = [str(folder)]
     sys.modules[name] = package
@@ -61,13 +62,13 @@ def _prepare(area: str) -> None:
 
 
 def generator(module: str, stem: str) -> tuple[type[Any], type[Any]]:
-    """Return the data set class of a module and its configuration dataclass, whose names begin with `stem`.
+    """Return two classes of a module: the generator `<stem>Dataset`, and its configuration `<stem>Config`.
 
     >>> generator("algorithmic.count_primes", "CountPrimes")[0].__name__
     'CountPrimesDataset'
 
     Raises:
-        ProblemsError: reasoning-gym is not installed, or has another version.
+        ProblemsError: reasoning-gym is not installed, or its version lacks the module or the classes.
     """
     with _lock:
         _prepare(module.partition(".")[0])

@@ -1,4 +1,4 @@
-"""Problems of a Hugging Face data set: a name on the Hub, or a folder that `datasets` reads."""
+"""Reads problems from a data set: one of the Hugging Face Hub, or a folder that the package `datasets` can read."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ OPTIONAL = ("id", "source", "level", "subject")
 
 
 class HubOptions(Table):
-    """A data set and its columns. It is downloaded at the server's start, unless it is a folder or cached."""
+    """A data set and its columns. The server downloads the data set at its start, if it is neither a folder nor in the
+    cache.
+    """
 
-    name: str = Field(description="name on the Hub, like openai/gsm8k, or a folder")
+    name: str = Field(description="name on the Hugging Face Hub, such as openai/gsm8k, or a folder")
     config: str | None = Field(None, description="configuration of the data set")
     split: str = Field("train", description="split of the data set")
     revision: str | None = Field(None, description="commit, tag or branch; default: the newest")
-    problem: str = Field("problem", description="column of the questions")
+    problem: str = Field("problem", description="column with the questions")
     answer: str = Field(
-        "answer", description="column of the answers, or of solutions with the answer in a box or after ####"
+        "answer", description="column with the answers, or with solutions whose answer is in \\boxed{} or after ####"
     )
 
 
@@ -55,9 +57,9 @@ def _load(options: HubOptions) -> Any:
     try:
         datasets = import_module("datasets")
     except ImportError as error:
-        message = f"{options.name} is read with the package datasets, which is not installed: {INSTALL}"
+        message = f"{options.name}: to read this data set, install the package datasets: {INSTALL}"
         raise ProblemsError(message) from error
-    datasets.disable_progress_bars()  # they would clutter the log
+    datasets.disable_progress_bars()  # they would fill the log
     try:
         return datasets.load_dataset(options.name, options.config, split=options.split, revision=options.revision)
     except Exception as error:  # `datasets` raises many types of errors for bad names, networks and files

@@ -1,4 +1,6 @@
-"""Problems from files or data sets: a training set and named test sets. Part of the training set is for validation."""
+"""Problems from files or data sets (*listed* problems): a training set and named test sets. A part of the training set
+is used for validation.
+"""
 
 from __future__ import annotations
 
@@ -17,23 +19,23 @@ TRAIN, VALIDATION = "train", "validation"
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows of a set of problems. `name`: the value of `Problem.source`; `place`: the set's name in error
+    """The rows of a set of problems. `name`: the default of `Problem.source`. `label`: the name of the set in error
     messages.
     """
 
     name: str
-    place: str
+    label: str
     rows: Iterable[LocatedRow]
 
 
 @dataclass(slots=True)
 class LeftOut:
-    """The number of rows left out, by reason.
+    """Counts of rows that are left out, by reason.
 
     Attributes:
-        repeated: the question occurred earlier in the set.
-        unanswered: the answer is empty.
-        tested: the question of a training problem also occurs in a test set.
+        repeated: rows whose question occurs earlier in the set.
+        unanswered: rows with an empty answer.
+        tested: training rows whose question also occurs in a test set.
     """
 
     repeated: int = 0
@@ -47,22 +49,23 @@ class LeftOut:
         self.tested += other.tested
 
     def reasons(self) -> str:
-        """Return a text such as "2 that repeat an earlier question, 1 that have no answer"."""
+        """Return the counts as text, such as "2 that repeat an earlier question, 1 that have no answer"."""
         counts = {
             "repeat an earlier question": self.repeated,
             "have no answer": self.unanswered,
-            "for training ask a question of a test set": self.tested,
+            "are for training but also in a test set": self.tested,
         }
         return ", ".join(f"{count} that {reason}" for reason, count in counts.items() if count)
 
 
 class ListedProblems:
-    """Problems from sets that are read when this object is created.
+    """Problems from files or data sets. They are read when this object is created.
 
     Args:
-        train: the training set, or None
-        tests: test sets by the name of their split
-        validation_share: share of the training problems for validation, chosen by the hash of the question, 0 to 1
+        train: the training set, or None.
+        tests: the test sets by the names of their splits.
+        validation_share: share of the training problems that is used for validation, from 0 to 1. The hash of the
+            question decides whether a problem belongs to this share.
 
     Raises:
         ProblemsError: a set cannot be read, or is empty.
@@ -80,28 +83,28 @@ class ListedProblems:
                 VALIDATION: [problem for problem in problems if problem.key in held_out],
             }
             if not parts[TRAIN]:
-                raise ProblemsError(f"{train.place}: no problem is left for training")
+                raise ProblemsError(f"{train.label}: no problem is left for training; set a lower validation_share")
             self._splits = {name: part for name, part in parts.items() if part} | self._splits
 
     def _read(self, rows: Rows, tested: frozenset[str]) -> list[Problem]:
-        kept: dict[str, Problem] = {}
+        problems: dict[str, Problem] = {}
         left_out, seen = LeftOut(), 0
         for row in rows.rows:
             seen += 1
             problem = problem_of(row, rows.name)
             if problem is None:
                 left_out.unanswered += 1
-            elif problem.key in kept:
+            elif problem.key in problems:
                 left_out.repeated += 1
             elif problem.key in tested:
                 left_out.tested += 1
             else:
-                kept[problem.key] = problem
-        if not kept:
+                problems[problem.key] = problem
+        if not problems:
             why = f"none of its {counted(seen, 'problem')} is left: {left_out.reasons()}"
-            raise ProblemsError(f"{rows.place}: {why if seen else 'it has no problems'}")
+            raise ProblemsError(f"{rows.label}: {why if seen else 'it has no problems'}")
         self.left_out.add(left_out)
-        return list(kept.values())
+        return list(problems.values())
 
     @property
     def version(self) -> str:
@@ -121,5 +124,5 @@ class ListedProblems:
         """
         problems = self._splits.get(split, [])
         if not 0 <= index < len(problems):
-            raise TaskError(f"no problem {split}/{index}: {split!r} has {len(problems)}")
+            raise TaskError(f"no problem {split}/{index}: the split {split!r} has {len(problems)} problems")
         return problems[index]

@@ -1,4 +1,4 @@
-"""Problems, and the protocol of their sources."""
+"""Problems, and the protocol of sources of problems."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class Problem:
     """One problem.
 
     Attributes:
-        id: identifier in its source.
+        id: identifier in the source.
         text: the question.
         answer: the gold answer.
-        kind: subject or family; "" if unknown.
-        level: difficulty given by its source; None if unknown.
+        kind: the subject or the family; "" if unknown.
+        level: the difficulty that the source states; None if unknown.
         source: name of the source.
-        key: hash of the content; problems with equal keys are always in the same split.
-        form: how answers are compared, see `scoring`.
-        expert: a Python program that prints the answer, if available.
+        key: hash of the content. Problems with equal keys are always in the same split.
+        form: how answers are compared; see `scoring`.
+        expert: a Python program that prints the answer, or None.
     """
 
     id: str
@@ -48,7 +48,9 @@ class Problems(Protocol):
 
     @property
     def version(self) -> str:
-        """Identifies the inputs of the problems other than options: files, and the version of the generator."""
+        """A text that changes when the problems change for another reason than the options: new files or a new
+        generator.
+        """
         ...
 
     def sizes(self) -> dict[str, int | None]:
@@ -56,7 +58,7 @@ class Problems(Protocol):
         ...
 
     def problem(self, split: str, index: int) -> Problem:
-        """Return one problem. Split and index determine the problem.
+        """Return one problem. Equal arguments always give the same problem.
 
         Raises:
             TaskError: the problem does not exist.

@@ -1,4 +1,4 @@
-"""A row of a data set of problems, independent of its storage."""
+"""Rows of problems, from files or from data sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from arlarena.environments.tir_math.problems.problem import Problem, text_key
 
 
 class ProblemRow(msgspec.Struct, frozen=True):
-    """The fields that are read. Other fields are ignored. Without `id`, the row's number is the id."""
+    """The fields of a row that are read; other fields are ignored. Without `id`, the number of the row is the id."""
 
     problem: str
     answer: str | int | float
@@ -24,7 +24,7 @@ class ProblemRow(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class LocatedRow:
-    """A row and its place, as named in errors: "aime24.jsonl, line 7"."""
+    """A row, its place as text for error messages (such as "aime24.jsonl, line 7"), and its number."""
 
     row: ProblemRow
     place: str
@@ -32,14 +32,14 @@ class LocatedRow:
 
 
 def problem_of(located: LocatedRow, source: str) -> Problem | None:
-    """Return the problem of a row, or None if the answer is empty. (Two rows of MATH have no answer.)
+    """Return the problem of a row, or None if the answer is empty (as in two rows of MATH).
 
     Raises:
-        ProblemsError: the question is empty; the message names the place.
+        ProblemsError: the question is empty. The message names the row.
     """
     row = located.row
     if not row.problem.strip():
-        raise ProblemsError(f"{located.place}: an empty problem")
+        raise ProblemsError(f"{located.place}: the problem is empty")
     answer = gold_of(str(row.answer))
     if not answer:
         return None
@@ -55,8 +55,8 @@ def problem_of(located: LocatedRow, source: str) -> Problem | None:
 
 
 def gold_of(text: str) -> str:
-    r"""Return the answer in a text. The text is an answer, or a solution with the answer after #### (GSM8K) or in the
-    last \boxed{…} (MATH).
+    r"""Return the answer in a text. The text is an answer, or a solution. In a solution, the answer is after ####
+    (GSM8K) or in the last \boxed{…} (MATH).
     """
     if "####" in text:
         return text.rpartition("####")[2].strip()
@@ -64,6 +64,6 @@ def gold_of(text: str) -> str:
 
 
 def _level(level: str | int | None) -> int | None:
-    """Return a level as a number: 5 for 5 and for "Level 5"."""
+    """Return a level as a number, such as 5 for "Level 5". Return None if there is no number."""
     digits = str(level).split()[-1:] if level is not None else []
     return int(digits[0]) if digits and digits[0].isascii() and digits[0].isdigit() else None

@@ -1,4 +1,4 @@
-"""Opens the source of problems that the options select."""
+"""Chooses and opens the source of problems: generators, or files and data sets."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from arlarena.environments.tir_math.problems.listed import TRAIN, ListedProblems
 from arlarena.environments.tir_math.settings import tir_math_data
 from arlarena.proto.config import ConfigError
 
-LISTED = 8  # names of files in an error
+LISTED = 8  # maximum number of file names in an error message
 
 
 def problems_of(where: str, options: TirMathOptions) -> GeneratedProblems | ListedProblems:
-    """Return the source of problems that the options select. Listed problems are read. Error messages begin with
-    `where`.
+    """Return the source of problems that the options select. Files and data sets are read now. Error messages begin
+    with `where`.
 
     Raises:
-        ConfigError: the problems cannot be read or generated; the message names the reason and the fix.
+        ConfigError: the problems cannot be read or generated. The message names the reason and the fix.
     """
     given, options = options, with_data_folder(options)
     try:
@@ -37,7 +37,8 @@ def problems_of(where: str, options: TirMathOptions) -> GeneratedProblems | List
 
 
 def with_data_folder(options: TirMathOptions) -> TirMathOptions:
-    """Return the options. If they name no problems and TIR_MATH_DATA is set, add the files of that folder.
+    """Return the options. If they name neither files nor families, and TIR_MATH_DATA is set, add the files of that
+    folder.
 
     Raises:
         ConfigError: the folder does not exist, or has no train.jsonl.
@@ -54,18 +55,19 @@ def _from_folder(folder: Path, options: TirMathOptions) -> TirMathOptions:
     The file train.jsonl is the training set. Every other file is a test set, with the file's name as its split.
 
     Raises:
-        ConfigError: it has no train.jsonl. Then no file is used as a test set, since one may be the training set.
+        ConfigError: the folder does not exist, or it has no train.jsonl. In the latter case, one of the other files may
+            be the training set, so none is used as a test set.
     """
     if not folder.is_dir():
-        problem = "is a file: name its folder" if folder.exists() else "no such folder"
+        problem = "this is a file: name its folder" if folder.exists() else "this folder does not exist"
         raise ConfigError(f"TIR_MATH_DATA: {folder}: {problem}")
     files = {file.stem: file for file in sorted(folder.glob("*.jsonl"))}
     train = files.pop(TRAIN, None)
     if train is None:
         names = ", ".join(sorted(file.name for file in folder.iterdir())[:LISTED]) or "nothing"
         raise ConfigError(
-            f"TIR_MATH_DATA: {folder} has no train.jsonl (it has {names}): call the training set train.jsonl, or unset "
-            'TIR_MATH_DATA and name the files in [environment.options], as train = "FILE" and tests = {NAME = "FILE"}'
+            f"TIR_MATH_DATA: {folder} has no train.jsonl (it has {names}): rename the training set to train.jsonl; or "
+            'unset TIR_MATH_DATA and set train = "FILE" and tests = {NAME = "FILE"} in [environment.options]'
         )
     return read_options("TIR_MATH_DATA", options.model_dump(exclude_unset=True) | {"train": train, "tests": files})
 

@@ -1,4 +1,4 @@
-; What can be done in a house of ALFWorld, and when. The names are ALFRED's, so that games of either play alike.
+; The actions that are possible in ALFWorld's houses, with their conditions and effects. The names are those of ALFRED.
 
 (define (domain alfred)
   (:requirements :adl :action-costs :typing)
@@ -15,7 +15,7 @@
     (holds ?a - agent ?o - object)
     (holdsAny ?a - agent)
     (holdsAnyReceptacleObject ?a - agent)
-    ; what they are
+    ; properties of things
     (receptacleType ?r - receptacle ?t - rtype)
     (objectType ?o - object ?t - otype)
     (canContain ?rt - rtype ?ot - otype)
@@ -28,7 +28,7 @@
     (coolable ?o - object)
     (toggleable ?o - object)
     (sliceable ?o - object)
-    ; what has become of them
+    ; conditions of things, which actions change
     (opened ?r - receptacle)
     (full ?r - receptacle)
     (checked ?r - receptacle)
@@ -63,7 +63,7 @@
     :precondition (and (exists (?l - location) (and (atLocation ?a ?l) (receptacleAtLocation ?r ?l))))
     :effect (and (checked ?r)))
 
-  ; Only what is in the hand: ALFRED's condition for things elsewhere names a type that does not exist.
+  ; Only held things: ALFRED's condition for other things names a type that does not exist.
   (:action examineObject
     :parameters (?a - agent ?o - object)
     :precondition (holds ?a ?o)
