@@ -69,7 +69,7 @@ class TirMathEnvironment:
         data = DataSource(f"problems {source}", official=False if generated else None)
         return Info(
             name=self.name,
-            version=f"2-{self._problems.version}",
+            version=f"3-{self._problems.version}",
             description=f"Solve a problem of mathematics; programs are run between turns. Problems are {source}.",
             template=self._template.describe(),
             parser=PARSER,
