@@ -27,7 +27,7 @@ LIMITS = ExecutionLimits(wall_s=2.0, cpu_s=1.0, memory_mb=256)
 # Importing scipy.stats alone takes 0.6 s of CPU on a fast machine, and more where the attacks share its caches.
 HONEST_LIMITS = replace(LIMITS, cpu_s=5.0)
 # Wall-clock time may be longer on a busy machine; CPU time is bounded on any machine.
-LONGEST_S = ForkSettings().patience * LIMITS.wall_s
+LONGEST_S = ForkSettings().max_wall_factor * LIMITS.wall_s
 SLACK_S, SLACK_MB = 4.0, 32
 ATTACKERS = 4
 HONEST_PAUSE_S = 0.1  # between two honest programs: without it they take most of the time of the processors

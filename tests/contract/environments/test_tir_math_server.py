@@ -180,7 +180,7 @@ def test_tir_math_data_gives_the_problems(tmp_path):
         assert sizes["sums"] == 1
         assert sizes["train"] + sizes["validation"] == 39  # one of them is a test problem
         assert "expert" not in info["capabilities"]
-        assert info["version"].startswith("2-listed-")
+        assert info["version"].startswith("3-listed-")
         assert info["options"]["train"] == str(data / "train.jsonl")
         assert info["options"]["tests"] == {"sums": str(data / "sums.jsonl")}
         assert client.get("/health").json()["details"]["left_out"] == {"repeated": 2, "unanswered": 0, "tested": 1}

@@ -94,7 +94,7 @@ def test_the_reason_follows_from_the_figures():
     settings = TrainerSettings(recipe="grpo")
     figures = {"rows": 8.0, "solve_all": 0.25, "solve_none": 0.75, "advantage_abs": 0.0, "learning_rate": 1e-6}
     reason = zero_gradient_reason(figures, settings)
-    for part in ("100% of the groups were uniform", "group_size = 8", "recipe = 'grpo'", "filter"):
+    for part in ("in 100% of the groups", "group_size = 8", "recipe = 'grpo'", "filter"):
         assert part in reason
     assert "learning rate" not in reason
     assert "groups_filtered" in zero_gradient_reason({}, settings)

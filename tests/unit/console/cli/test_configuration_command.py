@@ -30,7 +30,9 @@ def test_a_table_has_the_keys_of_its_settings_with_default_unit_and_description(
     default = RolloutSettings.model_fields["batch_window_s"].default
     (number,) = (number for number, line in enumerate(lines) if line.startswith("  batch_window_s"))
     assert lines[number] == f"  batch_window_s = {default}  (number, ≥ 0, seconds)"
-    assert lines[number + 1].startswith("      environment calls within this time share one request")
+    assert lines[number + 1].startswith(
+        "      calls to the environment server within this time are sent as one request"
+    )
 
 
 def test_the_options_of_every_environment_are_printed_under_one_name() -> None:

@@ -259,7 +259,9 @@ class RunContext:
                 f"policy_anchor = {self.policy_anchor!r}: {nearest(self.policy_anchor, ('bypass', 'decoupled'))}"
             )
         if self.updates_per_batch < 1 or self.group_size < 1:
-            raise RecipeError(f"updates_per_batch and group_size must be at least 1, got {self}")
+            raise RecipeError(
+                f"the numbers of updates per batch and of episodes per group must be at least 1, got {self}"
+            )
 
 
 def check(recipe: Recipe, run: RunContext) -> tuple[str, ...]:
