@@ -133,9 +133,9 @@ def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> Inference
     _check_secrets(settings)
     if settings.replicas > 1 and settings.engine == "vllm" and settings.vllm_device == "cuda":
         raise ConfigError(
-            f'[inference] replicas = {settings.replicas} is not possible with engine = "vllm" on GPUs: set replicas '
-            '= 1. To use several GPUs, set vllm_arguments = ["--data-parallel-size", "2"], or start several services and a '
-            "gateway (replica_urls)"
+            f'[inference] replicas = {settings.replicas} is not possible with engine = "vllm" on GPUs: set '
+            "replicas = 1. To use several GPUs, set vllm_arguments = "
+            '["--data-parallel-size", "2"], or start several services and a gateway (replica_urls)'
         )
     model = None if settings.model is None else local_model(settings.model)
     return settings.model_copy(update={"model": model, "replica_urls": addresses})

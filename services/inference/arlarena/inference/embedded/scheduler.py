@@ -134,8 +134,8 @@ class Scheduler:
     def _place(self, sequence: Sequence, jobs: dict[bytes, PrefillJob], ready: list[ReadySequence], budget: int) -> int:
         """Take the first waiting sequence from the queue. The sequence joins the job of an equal prompt, or uses the
         cached prompt, or gets a new job. If `budget` is too small for the prompt, the sequence stays in the queue. If
-        the prompt exceeds the budget of a complete step, it becomes the chunked prompt. Returns how many prompt tokens
-        this step computes for the sequence.
+        the prompt exceeds the budget of a complete step, it becomes the chunked prompt, which several steps compute in
+        pieces. Returns how many prompt tokens this step computes for the sequence.
         """
         key, size = sequence.key, len(sequence.prompt)
         if sequence.score is not None:

@@ -36,8 +36,8 @@ class _ReplicaFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PendingRequest:
-    """A running request. `deadline`: a time of `time.monotonic`, in seconds. `disconnected`: is done after the client
-    has disconnected.
+    """A running request. `deadline`: a time of `time.monotonic`, in seconds. `disconnected`: a future that is done
+    after the client has disconnected.
     """
 
     call: ApiRequest
@@ -150,7 +150,7 @@ class Proxy:
             if not replica.driver.probes_before_serving and not await asyncio.wait_for(
                 replica.wait_for_push(), pending.left_s
             ):
-                raise _ReplicaFailed(f"{replica.name} did not pass the probe of its new weights")
+                raise _ReplicaFailed(f"{replica.name} failed the probe of its new weights")
             if reply.status >= 400:
                 body = _openai_error(body, reply.status)
             return ApiResponse(body, reply.status, reply.content_type.encode(), _headers(reply, replica, first_version))

@@ -1,4 +1,6 @@
-"""One replica of a gateway: its state, its version of the weights, and its update to the target version."""
+"""One replica of a gateway: its state, its version of the weights, and its update to the target version. A probe
+compares log-probs of the replica with log-probs of the trainer.
+"""
 
 from __future__ import annotations
 
@@ -56,9 +58,8 @@ class Replica:
         self.in_flight = self.asked = 0  # numbers of requests: current and total
         self.last_request = 0  # the fleet's total number of requests when this replica got its newest request
         self.on_change: Callable[[], None] = lambda: None  # called after a change of the state
-        self.prepare: Callable[[Replica], Awaitable[None]] | None = (
-            None  # called before the first request after a failure
-        )
+        # called before the first request after a start or a failure
+        self.prepare: Callable[[Replica], Awaitable[None]] | None = None
         self.restart: Callable[[], None] | None = None  # restarts the engine; None for a remote replica
         self._capacity = asyncio.Semaphore(max_requests) if max_requests else None
         self._failures = 0

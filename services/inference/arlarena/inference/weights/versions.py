@@ -1,5 +1,6 @@
-"""Reads and verifies version directories, and checks probes. The probe of a version is a few token ids with the
-trainer's log-probs of these tokens. An engine must compute the same log-probs.
+"""Reads and verifies version directories, and checks probes. A directory is committed, which means complete, if it
+contains the file `COMMITTED`. The probe of a version is a few token ids with the trainer's log-probs of these tokens.
+An engine must compute the same log-probs.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ class Serving:
 
     async def generate(self, call: ApiRequest) -> AnyResponse:
         """Sample responses to a prompt of token ids. If the prompt and `max_tokens` together exceed the context, a
-        response ends with the reason `length` at the end of the context, as in vLLM.
+        response may end at the end of the context, with the reason `length`, as in vLLM.
         """
         r = await self.reader.parse(call.body, GenerateRequest)
         request_checks.check_model(r.model, self.served)
