@@ -45,7 +45,7 @@ from arlarena.client.policy import Generation, PolicyClient
 from arlarena.console.launch.broker import Broker
 from arlarena.environment.registry import load
 from arlarena.inference.embedded.engine import Engine, EngineLimits
-from arlarena.inference.embedded.sampler import Draw
+from arlarena.inference.embedded.sampler import RowSampling
 from arlarena.inference.embedded.sequence import Sequence
 from arlarena.inference.embedded.weights.loading import load_model
 from arlarena.proto.streams.queue import Streams
@@ -269,7 +269,7 @@ class InProcess:
         began = time.perf_counter()
         for request in requests:
             self._slots.acquire()
-            draw, max_tokens = Draw(seed=request.seed), self._work.max_tokens
+            draw, max_tokens = RowSampling(seed=request.seed), self._work.max_tokens
             self.engine.submit([Sequence(list(request.prompt), draw, max_tokens, frozenset(), self._eos, deadline)])
         for _ in requests:
             self._finished.acquire()

@@ -8,7 +8,7 @@ import torch
 from support.inference.inference_support import MAX_LENGTH, model, save
 
 from arlarena.inference.embedded.engine import Engine, EngineDeadError, EngineLimits
-from arlarena.inference.embedded.sampler import Draw
+from arlarena.inference.embedded.sampler import RowSampling
 from arlarena.inference.embedded.sequence import Sequence
 from arlarena.inference.embedded.weights.loading import load_model
 
@@ -54,7 +54,7 @@ def engine(loaded):
 
 
 def request(prompt, max_tokens=5):
-    return Sequence(prompt, Draw(seed=1), max_tokens, frozenset(), frozenset(), time.monotonic() + 60)
+    return Sequence(prompt, RowSampling(seed=1), max_tokens, frozenset(), frozenset(), time.monotonic() + 60)
 
 
 def test_several_threads_can_submit_concurrently(engine):

@@ -79,7 +79,7 @@ def test_weights_that_cannot_be_served_are_refused_and_the_old_ones_serve_on(ser
     wide = write_version(versions[0].parent, model(1, intermediate_size=96), 8)
     incomplete = write_version(versions[0].parent, model(30), 9)
     (incomplete / "COMMITTED").unlink()
-    for directory, status, word in ((wide, 400, "another architecture"), (incomplete, 404, "was not uploaded")):
+    for directory, status, word in ((wide, 400, "different architecture"), (incomplete, 404, "was not uploaded")):
         message = server.refused("/serve_weights", {"version": label(directory)}, status)
         assert word in message
         assert server.version() == before

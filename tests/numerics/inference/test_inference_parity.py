@@ -13,7 +13,7 @@ from arlarena.inference.embedded.architecture import UnsupportedModelError, read
 from arlarena.inference.embedded.kv_slots import KeysValues, Slots
 from arlarena.inference.embedded.model import QUERIES, Model, Piece
 from arlarena.inference.embedded.prefix_cache import BLOCK, PrefixCache
-from arlarena.inference.embedded.sampler import Draw
+from arlarena.inference.embedded.sampler import RowSampling
 from arlarena.inference.embedded.scheduler import Scheduler
 from arlarena.inference.embedded.sequence import Sequence
 from arlarena.inference.embedded.weights.parameters import load_parameters
@@ -136,7 +136,7 @@ def scheduler(engine, *, cache_bytes, prefill_tokens=256, slots=16):
 
 
 def sequence(prompt, seed, max_tokens=12, temperature=1.0, score=None):
-    draw = Draw(temperature=temperature, seed=seed)
+    draw = RowSampling(temperature=temperature, seed=seed)
     far = time.monotonic() + 600
     return Sequence(prompt, draw, max_tokens, frozenset(), frozenset({EOS}), far, score=score)
 

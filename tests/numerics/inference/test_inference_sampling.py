@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from arlarena.inference.embedded.sampler import Draw, choice_seed, sample, uniforms
+from arlarena.inference.embedded.sampler import RowSampling, choice_seed, sample, uniforms
 
 DRAWS = 20_000
 
@@ -17,7 +17,7 @@ def peaked_logits(size=30, seed=0):
 
 def drawn(logits, **how):
     """DRAWS tokens of one distribution, each with its own seed."""
-    draws = [Draw(seed=seed, **how) for seed in range(DRAWS)]
+    draws = [RowSampling(seed=seed, **how) for seed in range(DRAWS)]
     return sample(logits.expand(DRAWS, -1), draws, [0] * DRAWS)
 
 
@@ -48,7 +48,7 @@ def test_the_chi_square_test_detects_a_wrong_temperature():
 
 def test_successive_tokens_of_one_seed_are_independent_draws():
     logits = peaked_logits()
-    rows = sample(logits.expand(DRAWS, -1), [Draw(seed=99)] * DRAWS, list(range(DRAWS)))
+    rows = sample(logits.expand(DRAWS, -1), [RowSampling(seed=99)] * DRAWS, list(range(DRAWS)))
     assert chi_square_p(rows.tokens, torch.softmax(logits.double(), -1).numpy()) > 1e-3
     pairs = np.array(rows.tokens[:-1]) * len(logits) + np.array(rows.tokens[1:])
     p = torch.softmax(logits.double(), -1).numpy()
@@ -75,7 +75,7 @@ def test_truncation_keeps_the_likeliest_tokens_and_renormalises(top_k, top_p):
 
 def test_greedy_takes_the_likeliest_and_reports_temperature_one():
     logits = torch.stack([peaked_logits(seed=i) for i in range(50)])
-    rows = sample(logits, [Draw(temperature=0.0, seed=i) for i in range(50)], [0] * 50)
+    rows = sample(logits, [RowSampling(temperature=0.0, seed=i) for i in range(50)], [0] * 50)
     assert rows.tokens == logits.argmax(-1).tolist()
     assert rows.ranks == [1] * 50
     np.testing.assert_allclose(rows.logprobs, torch.log_softmax(logits, -1).max(-1).values, atol=1e-6)
@@ -84,7 +84,7 @@ def test_greedy_takes_the_likeliest_and_reports_temperature_one():
 def test_rows_of_a_mixed_batch_are_sampled_as_in_single_calls():
     logits = torch.stack([peaked_logits(seed=i) for i in range(60)])
     kinds = [{"temperature": 0.0}, {}, {"temperature": 0.6}, {"top_p": 0.5}, {"top_k": 3, "temperature": 1.3}]
-    draws = [Draw(seed=i, top_logprobs=2, **kinds[i % len(kinds)]) for i in range(60)]
+    draws = [RowSampling(seed=i, top_logprobs=2, **kinds[i % len(kinds)]) for i in range(60)]
     together = sample(logits, draws, list(range(60)))
     for i, draw in enumerate(draws):
         alone = sample(logits[i : i + 1], [draw], [i])

@@ -9,7 +9,7 @@ import torch
 from arlarena.inference.embedded.architecture import Architecture
 from arlarena.inference.embedded.kv_slots import Slots
 from arlarena.inference.embedded.prefix_cache import PrefixCache
-from arlarena.inference.embedded.sampler import Draw, uniforms
+from arlarena.inference.embedded.sampler import RowSampling, uniforms
 from arlarena.inference.embedded.scheduler import Scheduler
 from arlarena.inference.embedded.sequence import Sequence
 
@@ -56,7 +56,7 @@ def make(slots=4, budget=64, cache=1 << 20):
 
 def request(prompt, max_tokens=5, eos=(), stop=(), deadline=None, **more):
     far = time.monotonic() + 600 if deadline is None else deadline
-    return Sequence(prompt, Draw(), max_tokens, frozenset(stop), frozenset(eos), far, **more)
+    return Sequence(prompt, RowSampling(), max_tokens, frozenset(stop), frozenset(eos), far, **more)
 
 
 def six_then_seven(tokens):
@@ -97,7 +97,7 @@ def test_responses_end_at_eos_stop_ids_stop_strings_and_max_tokens():
 def test_each_token_is_drawn_with_the_random_number_of_its_index():
     model, s = make()
     model.logits = lambda x: torch.zeros(len(x), 16)  # uniform logits: token = floor(16 · number)
-    q = Sequence([3], Draw(seed=7), 40, frozenset(), frozenset(), time.monotonic() + 600)
+    q = Sequence([3], RowSampling(seed=7), 40, frozenset(), frozenset(), time.monotonic() + 600)
     s.add([q])
     drain(s)
     numbers = uniforms(np.full(40, 7, np.uint64), np.arange(40, dtype=np.uint64))

@@ -48,7 +48,7 @@ def read_flags() -> argparse.Namespace:
         "--model",
         type=Path,
         help="directory in the Hugging Face format, or a Hub name such as Qwen/Qwen3-0.6B (downloaded if it is not in "
-        "the local cache); served while the weights root has no version",
+        "the local cache); served while --weights-root contains no version",
     )
     parser.add_argument("--weights-root", type=Path, help="folder with the version directories of pushed weights")
     parser.add_argument("--host", help="address to bind (default 127.0.0.1)")
@@ -80,7 +80,7 @@ class _Uvicorn(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Change no signal handlers, because the event loop handles the signals."""
+        """Install no signal handlers, because the event loop handles the signals."""
         yield
 
 

@@ -22,7 +22,7 @@ from arlarena.inference.api.errors import BUSY_RETRY_S, LOADING_RETRY_S, Request
 from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.telemetry import Logger
 
-if TYPE_CHECKING:  # this module imports torch, which takes seconds; `_load` imports it after the port is open
+if TYPE_CHECKING:  # `routes` imports torch, which takes seconds, so `_load` imports `routes` after the port is open
     from arlarena.inference.embedded.serving.routes import Serving
 
 VERSION = "0.1.0"
@@ -50,7 +50,9 @@ ADMIN_ROUTES = (
 
 
 class InferenceServer:
-    """The state of the process. `stop`: ends the process. It is called if the loading or the engine fails."""
+    """The state of the process. `stop`: a function that ends the process if the model cannot be loaded or the engine
+    fails.
+    """
 
     def __init__(self, settings: InferenceSettings, log: Logger, stop: Callable[[], None]) -> None:
         self.settings = settings
@@ -140,7 +142,7 @@ async def request_error(request: Request, error: Exception) -> Response:
 
 
 async def http_error(request: Request, error: Exception) -> Response:
-    """Convert Starlette's 404 and 405 into the format of the other errors."""
+    """Convert an error of Starlette (such as 404 or 405) into OpenAI's format."""
     assert isinstance(error, HTTPException)
     route = f"{request.method} {request.url.path}"
     reasons = {

@@ -35,7 +35,7 @@ class InferenceSettings(InferenceKeys):
         None, description="folder with the version directories, from which the server loads pushed weights"
     )
     vllm_arguments: tuple[str, ...] = Field(
-        (), description="additional command-line options of vLLM, such as --tensor-parallel-size 2"
+        (), description="command-line options that are passed to vLLM, such as --tensor-parallel-size 2"
     )
     vllm_lora: bool = Field(False, description="accept LoRA adapters at /v1/load_lora_adapter")
     host: str = Field("127.0.0.1", description="address to bind")
@@ -45,30 +45,35 @@ class InferenceSettings(InferenceKeys):
     )
     max_slots: PositiveInt = Field(256, description="maximum number of sequences decoded at once")
     kv_cache_mb: PositiveInt = Field(
-        2048, description="memory limit of the slots (keys and values of running sequences); may reduce max_slots"
+        2048,
+        description="memory limit of the slots (keys and values of running sequences); limits the number of slots",
     )
     prefix_cache_mb: NonNegativeInt = Field(256, description="memory limit of the prefix cache; 0 turns the cache off")
     prefill_tokens_per_step: PositiveInt = Field(
         2048, description="maximum number of prompt tokens computed between two decoding steps"
     )
-    keep_versions: PositiveInt = Field(3, description="how many of the newest versions stay after an upload over HTTP")
+    keep_versions: PositiveInt = Field(
+        3, description="how many of the newest versions are kept in weights_root after an upload over HTTP"
+    )
     admin_token: SecretStr | None = Field(
         None, min_length=16, description="bearer token of the weight routes; required if host is not loopback"
     )
     replicas: PositiveInt = Field(
-        1, description="number of engines; for several engines or vllm, this service is a gateway to them"
+        1, description="number of engines; with several engines or vLLM, this service is a gateway to the engines"
     )
     replica_urls: tuple[str, ...] = Field(
         (), description="policy servers to which this service forwards requests, instead of starting engines"
     )
     replica_wait_s: PositiveFloat = Field(
-        10.0, description="maximum time that a request waits for an available replica; then 503"
+        10.0, description="maximum time that a request waits for an available replica; after it, the response is 503"
     )
-    health_interval_s: PositiveFloat = Field(1.0, description="interval of the gateway's checks of each replica")
+    health_interval_s: PositiveFloat = Field(
+        1.0, description="time between two health checks of a replica by the gateway"
+    )
     affinity_slack: NonNegativeInt = Field(
         32,
-        description="a session moves from its replica to the least busy replica if their numbers of requests differ by "
-        "more than this",
+        description="how many more requests in progress a session's replica may have than the least busy replica; "
+        "above this number, the session moves to the least busy replica",
     )
     max_waiting: PositiveInt = Field(
         8192, description="maximum number of queued sequences; further requests are answered 503"
@@ -85,8 +90,12 @@ class InferenceSettings(InferenceKeys):
     max_prompt_tokens: PositiveInt = Field(1 << 20, description="maximum total number of prompt tokens of one request")
     max_logprobs: PositiveInt = Field(300_000, description="maximum number of log-probs in one response")
     text_threads: PositiveInt = Field(2, description="number of threads that render chat templates and tokenise texts")
-    text_timeout_s: PositiveFloat = Field(30.0, description="time limit of rendering or tokenising one text; then 504")
-    request_timeout_s: PositiveFloat = Field(300.0, description="time limit of one request; then 504")
+    text_timeout_s: PositiveFloat = Field(
+        30.0, description="time limit of rendering or tokenising one text; after it, the response is 504"
+    )
+    request_timeout_s: PositiveFloat = Field(
+        300.0, description="time limit of one request; after it, the response is 504"
+    )
     keep_alive_s: PositiveFloat = Field(75.0, description="idle time after which a connection is closed")
     shutdown_grace_s: PositiveFloat = Field(10.0, description="time that running requests have to end after SIGTERM")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -104,7 +113,7 @@ def read_variables(environment: Mapping[str, str] | None = None) -> dict[str, st
     for name in given:
         key = name.removeprefix(ENVIRONMENT_PREFIX).lower()
         if name.startswith(ENVIRONMENT_PREFIX) and key not in InferenceSettings.model_fields:
-            raise ConfigError(f"environment variable {name} names no setting of [inference]")
+            raise ConfigError(f"environment variable {name} does not name a setting of [inference]")
     return variables_of(given, ENVIRONMENT_PREFIX, InferenceSettings)
 
 
@@ -124,8 +133,9 @@ def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> Inference
     _check_secrets(settings)
     if settings.replicas > 1 and settings.engine == "vllm" and settings.vllm_device == "cuda":
         raise ConfigError(
-            '[inference] engine = "vllm" on GPUs needs replicas = 1: use several GPUs by vllm_arguments = '
-            '["--data-parallel-size", "2"], or put a gateway (replica_urls) in front of several such services'
+            f'[inference] replicas = {settings.replicas} is not possible with engine = "vllm" on GPUs: set '
+            "replicas = 1. To use several GPUs, set vllm_arguments = "
+            '["--data-parallel-size", "2"], or start several services and a gateway (replica_urls)'
         )
     model = None if settings.model is None else local_model(settings.model)
     return settings.model_copy(update={"model": model, "replica_urls": addresses})
@@ -150,7 +160,7 @@ def needs_gateway(settings: InferenceSettings) -> bool:
 
 
 def _check_secrets(settings: InferenceSettings) -> None:
-    """Check that both secrets are set if `host` is not a loopback address.
+    """Check that `admin_token` and `api_key` are set if `host` is not a loopback address.
 
     Raises:
         ConfigError: a secret is missing.
@@ -164,8 +174,8 @@ def _check_secrets(settings: InferenceSettings) -> None:
     for name, value, resource in secrets:
         if value is None:
             raise ConfigError(
-                f"[inference] host = {settings.host!r} lets others reach {resource}: set {name}, preferably by the "
-                f"environment variable {ENVIRONMENT_PREFIX}{name.upper()}"
+                f"[inference] host = {settings.host!r} lets other machines reach {resource}: set {name}, preferably "
+                f"by the environment variable {ENVIRONMENT_PREFIX}{name.upper()}"
             )
 
 

@@ -36,12 +36,12 @@ class Access:
         if (not self.allow_same_site and (b"origin" in given or site == b"same-site")) or (
             not self.allow_cross_site and site == b"cross-site"
         ):
-            message = "this route refuses requests of web pages (headers Origin, Sec-Fetch-Site): use another client"
+            message = "this route refuses requests of web pages (headers Origin, Sec-Fetch-Site): use a program"
             raise RequestError(message, status=403)
-        if self.tokens and not self._has_token(given.get(b"authorization", b"")):
+        if self.tokens and not self._has_valid_token(given.get(b"authorization", b"")):
             raise RequestError(self.token_error, status=401)
 
-    def _has_token(self, authorization: bytes) -> bool:
+    def _has_valid_token(self, authorization: bytes) -> bool:
         """True if the header has a valid token. Compares all tokens, each in constant time."""
         scheme, _, token = authorization.partition(b" ")
         matches = [hmac.compare_digest(token.strip(), known.encode()) for known in self.tokens]
@@ -53,15 +53,15 @@ EVERYBODY = Access()
 
 def model_access(settings: InferenceSettings) -> Access:
     """Returns who may use the model routes. If an API key is set, a request needs this key or the administrator's
-    token. If no API key is set, requests of web pages of other sites are refused, because a browser would also send
-    such requests to loopback addresses.
+    token. If no API key is set, requests from web pages of other sites are refused, because a web page of another site
+    can send requests to loopback addresses.
     """
     key, admin = secret(settings.api_key), secret(settings.admin_token)
     if key is None:
         return Access(allow_cross_site=False)
     message = (
-        "this server needs an API key: send the header `authorization: Bearer KEY`, in OpenAI's SDK by api_key or "
-        "OPENAI_API_KEY, in ARLArena's programs by ARLARENA_INFERENCE_API_KEY"
+        "this server needs an API key: send the header `authorization: Bearer KEY` (OpenAI's SDK: api_key or "
+        "OPENAI_API_KEY; ARLArena's programs: ARLARENA_INFERENCE_API_KEY)"
     )
     return Access((key,) if admin is None else (key, admin), message)
 
@@ -70,7 +70,7 @@ def admin_access(settings: InferenceSettings) -> Access:
     """Returns who may use the routes that change the weights in service."""
     token = secret(settings.admin_token)
     message = (
-        "this route needs the administrator's token (admin_token): send the header `authorization: Bearer TOKEN`, in "
-        "ARLArena's programs by ARLARENA_INFERENCE_ADMIN_TOKEN"
+        "this route needs the administrator's token (admin_token): send the header `authorization: Bearer TOKEN` "
+        "(ARLArena's programs: ARLARENA_INFERENCE_ADMIN_TOKEN)"
     )
     return Access(() if token is None else (token,), message, allow_cross_site=False, allow_same_site=False)

@@ -25,7 +25,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
-    """One request. `receive`: waits for the next ASGI message. After the body, this is the client's disconnection."""
+    """One request. `receive`: waits for the next ASGI message. The message after the body is the disconnection."""
 
     method: str
     path: str
@@ -36,7 +36,7 @@ class ApiRequest:
     path_params: dict[str, str] = field(default_factory=dict)
 
     def header(self, name: bytes) -> str | None:
-        """Returns the value of a header, or None. `name`: in lower case."""
+        """Returns the value of a header, or None. `name`: the header's name in lower case."""
         for key, value in self.headers:
             if key == name:
                 return value.decode("latin-1")
@@ -86,7 +86,9 @@ class EventStream:
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """The response of another server. Each part is sent as soon as it arrives. An error is sent as the last event."""
+    """The response of another server. Each part is sent as soon as it arrives. If the other server fails, the error is
+    sent as the last event.
+    """
 
     status: int
     headers: Headers
@@ -204,7 +206,7 @@ async def body_chunks(receive: Receive) -> AsyncIterator[bytes]:
     """Yields each chunk of the body as soon as it arrives.
 
     Raises:
-        ClientGone: the client disconnected before the end.
+        ClientGone: the client disconnected before the end of the body.
     """
     more = True
     while more:
@@ -219,7 +221,7 @@ async def read_body(receive: Receive, limit: int) -> bytes:
     """Returns the complete body.
 
     Raises:
-        ClientGone: the client disconnected before the end.
+        ClientGone: the client disconnected before the end of the body.
         RequestError: status 413 if the body is larger than `limit` bytes.
     """
     chunks: list[bytes] = []

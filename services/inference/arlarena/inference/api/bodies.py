@@ -19,13 +19,14 @@ _GZIP = b"\x1f\x8b"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_DIGITS = 308  # digits of the largest integer that a float can hold
 _MAX_MARKS = 200_000  # maximum number of the characters "[", "{" and ":" in a body; each takes about 2 µs to decode
-# The error of a larger body does not name the field, because the search for the field is 20 times as slow as decoding.
+# Maximum size of a body for which an error names the invalid field. The search for the field is 20 times as slow as
+# decoding.
 _MAX_EXPLAINED_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
 class _BadNumber:
-    """Stands for a number that cannot be represented, in the decoded body. `problem`: the reason."""
+    """Replaces an invalid number in the decoded body. `problem`: why the number is invalid."""
 
     problem: str
 
@@ -34,8 +35,8 @@ def read_json(body: bytes) -> Any:
     """Decode a JSON body.
 
     Raises:
-        RequestError: status 400 if the body is not UTF-8, is not JSON, is nested too deeply, or contains a value that
-            cannot be represented; status 413 if the body has too many lists, objects and fields.
+        RequestError: status 400 if the body is not UTF-8, is not JSON, is nested too deeply, or contains NaN, a number
+            out of range or half of a surrogate pair; status 413 if the body has too many lists, objects and fields.
     """
     if len(body) > _MAX_MARKS and sum(map(body.count, (b"[", b"{", b":"))) > _MAX_MARKS:
         raise RequestError(f"the body has more than {_MAX_MARKS} brackets, braces and colons", status=413)
@@ -48,7 +49,9 @@ def read_json(body: bytes) -> Any:
 
 
 def _json_error(body: bytes, fallback: str) -> RequestError:
-    """Returns an error that names the fault of a body. `fallback`: the message of the decoder."""
+    """Returns an error that says what is wrong with a body. `fallback`: the decoder's message, used if no invalid field
+    is found.
+    """
     if problem := _encoding_problem(body):
         return RequestError(f"the body {problem}", code="invalid_json")
     if len(body) > _MAX_EXPLAINED_BYTES:
@@ -69,14 +72,14 @@ def _json_error(body: bytes, fallback: str) -> RequestError:
 
 
 def param_of(path: str) -> str | None:
-    """Returns a field's path for `param` of an error. The prefix `sampling_params.` is removed, so that a parameter has
-    the same name on every route.
+    """Convert the path of a field into the `param` of an error. The prefix `sampling_params.` is removed, so that a
+    parameter has the same name on every route.
     """
     return path.removeprefix("sampling_params.") or None
 
 
 def _encoding_problem(body: bytes) -> str:
-    """Returns the reason why the body is empty or not UTF-8, or "" if there is no such problem."""
+    """Returns what is wrong with a body that is empty, compressed or not UTF-8. Returns "" for other bodies."""
     if not body.strip():
         return "is empty: send a JSON object"
     if body.startswith(_GZIP):

@@ -20,22 +20,22 @@ _CODES = {
     503: "service_unavailable",
     504: "deadline_exceeded",
 }
-_MAX_MESSAGE, _MAX_PARAM = 1500, 200  # maximum numbers of characters; `message` and `param` may quote a request
+_MAX_MESSAGE, _MAX_PARAM = 1500, 200  # maximum numbers of characters, because `message` and `param` may quote a request
 CONTEXT_LENGTH = "context_length_exceeded"
 
-# Values of the header `Retry-After` of status 503, in seconds: if the server is busy, and while the model loads.
+# Seconds in the header `Retry-After` of status 503: the first if the server is busy, the second while the model loads.
 # OpenAI's SDK retries twice and obeys values up to 60, so twice LOADING_RETRY_S should be longer than the loading.
 BUSY_RETRY_S = 1
 LOADING_RETRY_S = 30
 
 
 class ClientGone(Exception):
-    """The client closed the connection before the response."""
+    """The client closed the connection before the response was complete."""
 
 
 class RequestError(Exception):
     """An error response. `param`: the name of the invalid field. `code`: the error code in the body; by default it
-    follows from `status`. `retry_after_s`: the value of the header `Retry-After`, which only status 503 has.
+    follows from `status`. `retry_after_s`: the seconds in the header `Retry-After`, which only status 503 has.
     """
 
     def __init__(

@@ -1,4 +1,6 @@
-"""Spreads a burst of requests over several turns of the event loop. The loop polls other sockets between the turns."""
+"""Spreads a burst of requests over several turns of the event loop. In a turn, the loop runs all ready callbacks. The
+loop polls the sockets between two turns.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ _RELEASED_PER_TURN = 8  # how many waiting requests continue in one turn
 
 
 class Turns:
-    """Spreads requests over turns of the event loop. Asyncio runs all ready callbacks before it polls sockets, so a
-    thousand ready requests would block other sockets for seconds.
+    """Spreads requests over turns of the event loop. In a single turn, a thousand ready requests would block other
+    sockets for seconds.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -21,7 +23,9 @@ class Turns:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def wait(self) -> None:
-        """Return immediately, or in a later turn if this turn has lasted `TURN_S` or if other requests wait already."""
+        """Return immediately. If this turn has lasted longer than `TURN_S`, or if other requests already wait, return
+        in a later turn.
+        """
         now = time.monotonic()
         if self._began is None:
             self._began = now

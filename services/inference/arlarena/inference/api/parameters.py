@@ -1,8 +1,8 @@
 """Decodes a JSON body into a typed request. A parameter that is not implemented is an error if its value has an effect.
 
-If such a parameter were ignored, tokens would be sampled from another distribution than requested, and training would
-be corrupted unnoticed. The names of parameters are those of OpenAI's chat completions and completions (Python SDK 3.57)
-and of vLLM 0.32.
+If such a parameter were ignored, tokens would be sampled from a different distribution than requested, and training
+would be corrupted unnoticed. The names of parameters are those of OpenAI's chat completions and completions (Python SDK
+3.57) and of vLLM 0.32.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ _TEXT = "the model reads and writes text only"
 _REPEAT = "send several requests with seeds, or n"
 _TEMPLATE = "chat_template_kwargs passes options to the chat template"
 
-# Parameters that are not implemented. For each parameter: a check that a value has no effect, and the advice in the
-# error for other values. The value None is always accepted.
+# Parameters that are not implemented. Each has a check whether a value has no effect, and the advice in the error for a
+# value with an effect. The value None is always accepted.
 UNSUPPORTED: dict[str, tuple[NoEffectCheck, str]] = {
     # labels and hints
     "cache_salt": (_anything, ""),

@@ -13,16 +13,17 @@ from arlarena.inference.api.errors import CONTEXT_LENGTH, RequestError
 from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.policy import SamplingParams
 
-CHARS_PER_TOKEN = 16  # upper bound of a text's average number of characters per token, which is usually about 4
+CHARS_PER_TOKEN = 16  # assumed upper bound of a text's average; usual texts have about 4 characters per token
 MIN_TEXT_CHARS = 1 << 18
-_VALUES_PER_MESSAGE = 16  # fields, content parts, tool calls and their arguments
+_VALUES_PER_MESSAGE = 16  # how many fields, content parts, tool calls and arguments a message has at most on average
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
     """The limits of one request. `sequences`: how many sequences the server can run and queue at the same time.
-    `text_chars`: maximum number of characters of a text. `messages`: of messages in a conversation. `prompt_tokens`: of
-    tokens of all prompts together. `logprobs`: of log-probs in the response.
+    `text_chars`: maximum number of characters of a text. `messages`: maximum number of messages in a conversation.
+    `prompt_tokens`: maximum total number of tokens of all prompts. `logprobs`: maximum number of log-probs in the
+    response.
     """
 
     sequences: int
@@ -61,7 +62,7 @@ class RequestLimits:
         """Refuse a text that is too long to be tokenised.
 
         Raises:
-            RequestError: status 400, with the same code as for a prompt that is longer than the context.
+            RequestError: status 400 with the code `context_length_exceeded` if the text is too long.
         """
         if chars > self.text_chars:
             raise RequestError(
@@ -84,8 +85,8 @@ class RequestLimits:
             )
 
     def check_logprobs(self, params: SamplingParams, prompt_tokens: int, sampled_tokens: int) -> None:
-        """Refuse a request for too many log-probs. `sampled_tokens`: the maximum total number of tokens that all
-        choices may have.
+        """Refuse a request for too many log-probs. `sampled_tokens`: the maximum total number of sampled tokens of all
+        choices.
 
         Raises:
             RequestError: status 400 if the response may have too many log-probs.
@@ -100,11 +101,12 @@ class RequestLimits:
             )
 
     def check_body(self, body: bytes) -> None:
-        """Check the body of a request to a model route. Used for an engine that does not check these limits. A field of
-        an unexpected type is not checked, because the engine refuses such a field.
+        """Check the limits of a request to a model route, for an engine that does not check them (vLLM). A field of an
+        unexpected type is not checked, because the engine refuses such a field.
 
         Raises:
-            RequestError: status 400 if a limit is exceeded; the errors of `read_json`.
+            RequestError: status 400 if a limit is exceeded or the body is not valid JSON; status 413 if the body has
+                too many lists, objects and fields.
         """
         request = read_json(body)
         if not isinstance(request, dict):
@@ -136,15 +138,16 @@ class RequestLimits:
         return len(prompt)
 
     def check_conversation(self, messages: list[dict[str, Any]], options: dict[str, Any] | None) -> int:
-        """Refuse a conversation, or options of the chat template, with too many parts or characters. Returns the number
-        of parts plus the number of characters.
+        """Refuse too many messages, and messages or `options` of the chat template with too many parts or characters.
+        Returns the number of parts plus the number of characters.
 
         Raises:
             RequestError: status 400 if a limit is exceeded.
         """
         if len(messages) > self.messages:
             raise RequestError(
-                f"messages has {len(messages)} messages, but this server accepts {self.messages} (max_messages)",
+                f"messages has {len(messages)} messages, but this server accepts at most {self.messages} "
+                "(max_messages)",
                 param="messages",
             )
         size = 0
@@ -152,7 +155,7 @@ class RequestLimits:
             values, chars = json_size(value)
             if values > self.messages * _VALUES_PER_MESSAGE:
                 raise RequestError(
-                    f"{param} has {values} fields and parts, but this server accepts "
+                    f"{param} has {values} fields and parts, but this server accepts at most "
                     f"{self.messages * _VALUES_PER_MESSAGE} ({_VALUES_PER_MESSAGE} times max_messages)",
                     param=param,
                 )

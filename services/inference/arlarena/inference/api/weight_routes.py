@@ -48,7 +48,9 @@ class WeightRoutes:
         if request.broadcast is None:
             return await self._serve_directory(await asyncio.to_thread(self._store.find, request.version))
         if request.broadcast.manifest.label != request.version:
-            raise VersionError(f"the broadcast is of {request.broadcast.manifest.label}, not of {request.version}")
+            raise VersionError(
+                f"the broadcast has version {request.broadcast.manifest.label}, not version {request.version}"
+            )
         return await self._serve(request.broadcast)
 
     async def _serve_directory(self, directory: Path) -> ServedVersion:

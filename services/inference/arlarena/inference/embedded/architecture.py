@@ -96,10 +96,10 @@ def _rope(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_variants(path: Path, config: dict[str, Any]) -> None:
-    """Refuse variants of an architecture that the forward pass would compute wrongly.
+    """Refuse a variant of an architecture if the forward pass would give wrong results for this variant.
 
     Raises:
-        UnsupportedModelError: the model is such a variant.
+        UnsupportedModelError: the model is a variant that is refused.
     """
     rope = _rope(config)
     kind = rope.get("rope_type") or rope.get("type") or "default"

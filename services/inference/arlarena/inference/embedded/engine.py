@@ -57,7 +57,7 @@ class Engine:
     """Samples sequences. `version`: the label of the weights in service.
 
     After a step, the engine's thread calls `deliver` with the sequences that have finished and the streamed sequences
-    that have grown. If an error ends the thread, the thread calls `on_death` with this error.
+    that have new tokens. If an error ends the thread, the thread calls `on_death` with this error.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class Engine:
 
     @property
     def counters(self) -> Counters:
-        """Totals since the engine started."""
+        """Numbers of tokens, prompts and steps since the engine started."""
         return self._scheduler.counters
 
     @property
@@ -175,11 +175,11 @@ class Engine:
     # --- on the engine's thread, through `call` ---
 
     def forget_prompts(self) -> None:
-        """Remove all computed prompts (see `Scheduler.forget_prompts`)."""
+        """Empty the prefix cache and discard a partly computed prompt."""
         self._scheduler.forget_prompts()
 
     def swap(self, parameters: Parameters, version: str) -> None:
-        """Use other weights from the next step on. Running sequences keep the keys and values that the old weights
+        """Use new weights from the next step on. Running sequences keep the keys and values that the old weights
         computed. `version`: the label of the new weights.
         """
         self._model.parameters = parameters

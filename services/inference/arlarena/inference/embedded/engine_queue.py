@@ -20,7 +20,7 @@ class Waiter:
 
     def __init__(self, count: int, updated: asyncio.Future[None]) -> None:
         self.unfinished = count  # the number of unfinished sequences
-        self.updated = updated  # done as soon as a sequence has finished or grown
+        self.updated = updated  # done when a streamed sequence has new tokens, or all sequences have finished
 
 
 class Bridge:
@@ -46,7 +46,8 @@ class Bridge:
 
         Raises:
             ClientGone: the client disconnected before all sequences had finished.
-            RequestError: status 503 if the queue is full or the engine has stopped; the errors of `raise_for_failure`.
+            RequestError: status 503 if the queue is full or the engine has stopped; status 504 if the deadline has
+                passed; status 500 if logits were not finite or the engine failed.
         """
         waiter = self._submit(sequences)
         disconnected = asyncio.ensure_future(receive())
@@ -57,11 +58,11 @@ class Bridge:
             self._cancel_unfinished(sequences)
         raise_for_failure(sequences)
 
-    async def grow(self, sequences: list[Sequence], receive: Receive) -> AsyncIterator[None]:
-        """Submit `sequences`. Yields each time after sequences have grown or finished. Ends when all have finished.
+    async def submit_and_stream(self, sequences: list[Sequence], receive: Receive) -> AsyncIterator[None]:
+        """Submit streamed `sequences`. Yields after each step that gives them new tokens. Ends when all have finished.
 
         Raises:
-            ClientGone, RequestError: see `complete`.
+            ClientGone, RequestError: for the same reasons as in `complete`.
         """
         waiter = self._submit(sequences)
         disconnected = asyncio.ensure_future(receive())
@@ -82,12 +83,14 @@ class Bridge:
         """Check that the queue has room for `count` more sequences.
 
         Raises:
-            RequestError: status 503 if the queue has not enough room.
+            RequestError: status 503 if the queue has too little room.
         """
         assert self._engine is not None
         if self._undelivered + count > self._max_waiting + self._engine.slots:
             waiting = self._undelivered - self._engine.running
-            raise RequestError(f"{waiting} sequences wait already (max_waiting = {self._max_waiting})", status=503)
+            raise RequestError(
+                f"the queue is full: {waiting} sequences wait (max_waiting = {self._max_waiting})", status=503
+            )
 
     def _submit(self, sequences: list[Sequence]) -> Waiter:
         engine = self._engine
@@ -121,7 +124,7 @@ class Bridge:
 
 
 async def _updated_or_disconnected(waiter: Waiter, disconnected: asyncio.Future[Any]) -> None:
-    """Wait until a sequence has grown or finished.
+    """Wait until a streamed sequence has new tokens, or all sequences of the request have finished.
 
     Raises:
         ClientGone: the client disconnected first.
@@ -143,6 +146,6 @@ def raise_for_failure(sequences: list[Sequence]) -> None:
                 f"the request ran out of time after {len(sequence.tokens)} tokens (request_timeout_s)", status=504
             )
         if sequence.finish_reason == "nonfinite":
-            raise RequestError("logits that are not finite were computed with the weights in service", status=500)
+            raise RequestError("the weights in service gave logits that are not finite", status=500)
         if sequence.finish_reason == "error":
             raise RequestError("the engine failed while it worked on this request; see the server's log", status=500)

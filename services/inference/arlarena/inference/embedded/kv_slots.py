@@ -44,7 +44,7 @@ class KeysValues:
         return KeysValues(self.keys[..., begin:end], self.values[..., begin:end, :])
 
     def copy(self, source: KeysValues) -> None:
-        """Overwrite all positions with those of `source`, which must have the same number of positions."""
+        """Overwrite all positions with the positions of `source`. Their numbers of positions must be equal."""
         self.keys.copy_(source.keys)
         self.values.copy_(source.values)
 

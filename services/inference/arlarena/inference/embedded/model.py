@@ -25,7 +25,7 @@ QUERIES = 64  # for how many queries attention is computed at a time
 @dataclass(frozen=True, slots=True)
 class Piece:
     """The next `length` tokens of a prompt. `start`: the number of tokens that are already computed. `kv`: memory that
-    contains the keys and values of the computed tokens, and has room for those of the piece.
+    contains the keys and values of the computed tokens, and has room for the keys and values of the piece.
     """
 
     start: int
@@ -34,7 +34,7 @@ class Piece:
 
     @property
     def stop(self) -> int:
-        """The number of computed tokens after this piece."""
+        """The number of the prompt's tokens that are computed once this piece is computed."""
         return self.start + self.length
 
 
@@ -188,7 +188,7 @@ class Model:
         return qkv[:, : a.heads], qkv[:, a.heads : a.heads + a.kv_heads], qkv[:, a.heads + a.kv_heads :]
 
     def _project_last(self, layer: Layer, x: Tensor, rotations: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the same as `_project`, but with queries [N, H, D] only for the positions `last` [N]."""
+        """Returns keys and values like `_project`, but queries [N, H, D] only for the positions `last` [N]."""
         a = self.arch
         cut, gain, bias = a.heads * a.head_dim, layer.qk_gain, layer.qkv_bias
         normed = self._normed(x)
@@ -225,7 +225,7 @@ class Model:
 
     def _attend_last(self, q: Tensor, k: Tensor, v: Tensor, groups: list[tuple[int, int]]) -> Tensor:
         """Compute the attention of each prompt's last query to all positions of the prompt: q [N, H, D] -> [N, H D].
-        `groups`: see `_attend_packed`.
+        `groups`: one pair (length, number of prompts) for each series of adjacent prompts of equal length.
         """
         a = self.arch
         out = []

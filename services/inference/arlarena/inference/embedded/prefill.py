@@ -1,5 +1,7 @@
 """The prefill: computes the keys, values and logits of prompts. Long prompts are computed in pieces. The computation of
 a prompt begins after the longest prefix that the prefix cache contains.
+
+To score a prompt means to compute the log-prob and the rank of each of its tokens.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ class PrefillJob:
     waiting: list[Sequence] = field(default_factory=list)
     source: CachedPrefix | None = None
     kv: KeysValues | None = None
-    slot: int | None = None  # the slot that `kv` belongs to, if any
+    slot: int | None = None  # the slot that contains `kv`; None for other memory
     done: int = 0
 
     @property
@@ -57,8 +59,8 @@ class Prefiller:
         return job
 
     def place(self, job: PrefillJob, kv: KeysValues, slot: int | None = None) -> None:
-        """Give a job the memory `kv` for all positions and copy the cached prefix into `kv`. `slot`: the slot of `kv`,
-        if any.
+        """Give a job the memory `kv` for all positions and copy the cached prefix into `kv`. `slot`: the slot that
+        contains `kv`; None for other memory.
         """
         job.kv, job.slot = kv, slot
         if job.source is not None:
@@ -104,8 +106,9 @@ class Prefiller:
         return self._put_into_cache([job], self.model.logits(x[-1:]))[0][1]
 
     def score(self, ids: list[int], top: int, kv: KeysValues) -> tuple[Tensor, Score]:
-        """Compute a prompt without the cache. Returns the logits [V] after the prompt and the scores of its tokens.
-        `top`, `kv`: see the function `score` and `Piece`.
+        """Compute a prompt without the cache. Returns the logits [V] after the prompt, and the log-probs and ranks of
+        its tokens. `top`: how many of the most likely tokens are reported for each position. `kv`: memory for the keys
+        and values of the prompt.
         """
         x = self.model.extend(torch.tensor(ids), Piece(0, len(ids), kv))
         return self.model.logits(x[-1:])[0], score(self.model, x, ids, top)
@@ -133,8 +136,8 @@ def log_probs(model: Model, ids: list[int]) -> list[float]:
 
 
 def score(model: Model, x: Tensor, ids: list[int], top: int) -> Score:
-    """Returns the scores of a prompt's P tokens, from the last layer's output `x` [P, hidden size]. `top`: how many of
-    the most likely tokens are reported for each position.
+    """Returns the log-probs and ranks of a prompt's P tokens. `x` [P, hidden size]: the last layer's output. `top`: how
+    many of the most likely tokens are reported for each position.
     """
     logprobs: list[float] = []
     ranks: list[int] = []

@@ -19,7 +19,7 @@ from arlarena.inference.embedded.architecture import Architecture
 from arlarena.inference.embedded.kv_slots import FLOAT_BYTES, KeysValues, position_bytes
 
 BLOCK = 16  # token positions per block
-MIN_SHARED = 64  # tokens; to find and copy a shorter prefix takes as long as to compute it
+MIN_SHARED = 64  # tokens; to find and copy a shorter prefix takes as long as to compute this prefix
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,8 +94,9 @@ class PrefixCache:
             target.span(begin, end).copy(self._kv.span(at, at + end - begin))
 
     def put(self, key: bytes, kv: KeysValues, logits: Tensor | None) -> None:
-        """Store the keys and values of a token sequence, which are in the first positions of `kv`. Other sequences are
-        evicted if necessary. Does nothing if the sequence is larger than the cache or is already stored.
+        """Store the keys and values of a token sequence, which are in the first positions of `kv`. `logits`: the logits
+        after the last token, None for a prompt with its response. Other sequences are evicted if necessary. Does
+        nothing if the sequence is larger than the cache or is already stored.
         """
         known = self._sequences.get(key)
         if known is not None and (logits is None or known.logits is not None):
@@ -151,8 +152,8 @@ class PrefixCache:
 
     def _find_exact_prefix(self, key: bytes, blocks: int) -> CachedPrefix | None:
         """Returns the longest cached sequence that is a prefix of `key` and ends within the block after the first
-        `blocks` blocks, or None. Several responses to one prompt may differ only in that block. This method finds the
-        response with which `key` begins.
+        `blocks` blocks, or None. Several responses to one prompt may differ only in this last block. This method finds
+        the response with which `key` begins.
         """
         for length in range(min((blocks + 1) * BLOCK, len(key) // 4) - 1, blocks * BLOCK, -1):
             if (cached := self._sequences.get(key[: length * 4])) is not None:

@@ -4,8 +4,8 @@ The reported log-prob of a token is log_softmax(logits / T) over the full vocabu
 temperature. The trainer recomputes the same value. At temperature 0, the most likely token is chosen, and the log-prob
 is computed with T = 1.
 
-The sampler hashes the seed and the index of the token in its response to a uniform number. The token is the value of
-the inverse cumulative distribution at this number. So the tokens of a request do not depend on the rest of the batch.
+A hash of the seed and of the token's index in the response gives a uniform random number. The token is the value of the
+inverse cumulative distribution at this number. So the tokens of a request do not depend on the rest of the batch.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ GREEDY_BELOW = 1e-5  # at temperatures below this value, the most likely token i
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
-    """How the token of one row is sampled. `top_k`: 0 means no limit. `top_p`: 1 means no limit. `top_logprobs`: how
+class RowSampling:
+    """The sampling parameters of one row. `top_k`: 0 means no limit. `top_p`: 1 means no limit. `top_logprobs`: how
     many of the most likely tokens are reported.
     """
 
@@ -42,7 +42,7 @@ class Draw:
         return self.temperature < GREEDY_BELOW
 
     @property
-    def truncated(self) -> bool:
+    def limits_candidates(self) -> bool:
         """True if top-k or top-p excludes tokens."""
         return not self.greedy and (self.top_p < 1.0 or self.top_k > 0)
 
@@ -68,7 +68,7 @@ def mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def uniforms(seeds: npt.NDArray[np.uint64], indices: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """Returns a pseudo-random number in [0, 1 - 2**-52] for each pair of a seed and a token's index in its response."""
+    """Returns a pseudo-random number in [0, 1 - 2**-52] for each pair of a seed and a token's index in the response."""
     with np.errstate(over="ignore"):
         words = mix(mix(seeds + _GOLDEN) + (indices + np.uint64(1)) * _GOLDEN)
     return (words >> np.uint64(12)).astype(np.float64) * 2.0**-52
@@ -76,7 +76,7 @@ def uniforms(seeds: npt.NDArray[np.uint64], indices: npt.NDArray[np.uint64]) -> 
 
 def choice_seed(seed: int, choice: int) -> int:
     """Returns the seed of response number `choice` (from 0) to a request, as an unsigned 64-bit integer. Response 0 has
-    the request's own seed.
+    the seed of the request.
     """
     word = np.uint64(seed & 0xFFFF_FFFF_FFFF_FFFF)
     if choice == 0:
@@ -85,22 +85,22 @@ def choice_seed(seed: int, choice: int) -> int:
 
 
 @torch.inference_mode()
-def sample(logits: Tensor, draws: list[Draw], indices: list[int]) -> SampledTokens:
+def sample(logits: Tensor, configs: list[RowSampling], indices: list[int]) -> SampledTokens:
     """Sample one token for each of B rows from a vocabulary of V tokens.
 
     Args:
         logits: float32 [B, V]
-        draws: how the token of each row is sampled
-        indices: for each row, the index of the new token in its response
+        configs: the sampling parameters of each row
+        indices: for each row, the index of the new token in the response
     """
-    logprobs = torch.log_softmax(_apply_temperature(logits, draws), dim=-1)
-    if all(draw.greedy for draw in draws):
+    logprobs = torch.log_softmax(_apply_temperature(logits, configs), dim=-1)
+    if all(config.greedy for config in configs):
         tokens = logprobs.argmax(dim=-1, keepdim=True)
     else:
-        tokens = _invert_cdf(logprobs, draws, indices)
+        tokens = _invert_cdf(logprobs, configs, indices)
     chosen = logprobs.gather(1, tokens)
     ranks = (logprobs > chosen).sum(dim=1) + 1
-    count = max(draw.top_logprobs for draw in draws)
+    count = max(config.top_logprobs for config in configs)
     top = None
     if count:
         values, ids = logprobs.topk(min(count, logprobs.shape[1]), dim=-1)
@@ -108,41 +108,41 @@ def sample(logits: Tensor, draws: list[Draw], indices: list[int]) -> SampledToke
     return SampledTokens(tokens.squeeze(1).tolist(), chosen.squeeze(1).tolist(), ranks.tolist(), top)
 
 
-def _apply_temperature(logits: Tensor, draws: list[Draw]) -> Tensor:
-    temperatures = [1.0 if draw.greedy else draw.temperature for draw in draws]
+def _apply_temperature(logits: Tensor, configs: list[RowSampling]) -> Tensor:
+    temperatures = [1.0 if config.greedy else config.temperature for config in configs]
     if all(temperature == 1.0 for temperature in temperatures):
         return logits
     return logits / torch.tensor(temperatures).unsqueeze(1)
 
 
-def _invert_cdf(logprobs: Tensor, draws: list[Draw], indices: list[int]) -> Tensor:
+def _invert_cdf(logprobs: Tensor, configs: list[RowSampling], indices: list[int]) -> Tensor:
     """Returns token ids [B, 1]. The token of a row is the first token whose cumulative probability exceeds the row's
     uniform number. The token of a greedy row is the most likely token.
     """
     probs = logprobs.double().exp_()  # float64, because a float32 sum would lose tokens of small probability
-    truncated = [row for row, draw in enumerate(draws) if draw.truncated]
+    truncated = [row for row, config in enumerate(configs) if config.limits_candidates]
     if truncated:
-        probs[truncated] = _truncate(probs[truncated], [draws[row] for row in truncated])
-    numbers = uniforms(np.array([draw.seed for draw in draws], np.uint64), np.array(indices, np.uint64))
+        probs[truncated] = _truncate(probs[truncated], [configs[row] for row in truncated])
+    numbers = uniforms(np.array([config.seed for config in configs], np.uint64), np.array(indices, np.uint64))
     cumulative = probs.cumsum_(dim=-1)
     target = torch.from_numpy(numbers).unsqueeze(1) * cumulative[:, -1:]
     tokens = torch.searchsorted(cumulative, target, right=True)
-    greedy = [row for row, draw in enumerate(draws) if draw.greedy]
+    greedy = [row for row, config in enumerate(configs) if config.greedy]
     if greedy:
         tokens[greedy] = logprobs[greedy].argmax(dim=-1, keepdim=True)
     return tokens
 
 
-def _truncate(probs: Tensor, draws: list[Draw]) -> Tensor:
+def _truncate(probs: Tensor, configs: list[RowSampling]) -> Tensor:
     """Apply top-k, then top-p. Top-k keeps the k most likely tokens. Let m be their total probability. Top-p then adds
     up probabilities, beginning with the most likely token, and keeps tokens until the sum is at least p times m.
     Returns `probs` with 0 for all tokens that are not kept.
     """
     size = probs.shape[1]
     ordered, ids = probs.sort(dim=-1, descending=True)
-    limits = torch.tensor([draw.top_k if draw.top_k > 0 else size for draw in draws]).unsqueeze(1)
+    limits = torch.tensor([config.top_k if config.top_k > 0 else size for config in configs]).unsqueeze(1)
     ordered = ordered.masked_fill_(torch.arange(size) >= limits, 0.0)
     before = ordered.cumsum(dim=-1) - ordered
-    top_p = torch.tensor([draw.top_p for draw in draws], dtype=torch.float64).unsqueeze(1)
+    top_p = torch.tensor([config.top_p for config in configs], dtype=torch.float64).unsqueeze(1)
     ordered = ordered.masked_fill_(before >= top_p * ordered.sum(dim=-1, keepdim=True), 0.0)
     return torch.zeros_like(probs).scatter_(1, ids, ordered)

@@ -22,15 +22,15 @@ from arlarena.inference.embedded.sequence import FinishReason, Sequence
 
 @dataclass(slots=True)
 class Counters:
-    """Totals since the engine started. `InferenceMetrics.collect` explains each counter."""
+    """Total numbers since the engine started."""
 
-    prompt_tokens: int = 0
-    computed_tokens: int = 0
+    prompt_tokens: int = 0  # prompt tokens of admitted sequences
+    computed_tokens: int = 0  # prompt tokens that were computed instead of reused
     generated_tokens: int = 0
-    prompt_hits: int = 0
-    prompt_queries: int = 0
+    prompt_hits: int = 0  # sequences that reused a computed prompt or a prefix of it
+    prompt_queries: int = 0  # sequences whose prompt was looked up in the prefix cache
     steps: int = 0
-    busy_s: float = 0.0
+    busy_s: float = 0.0  # seconds spent in steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class ReadySequence:
 
 
 class Scheduler:
-    """All unfinished sequences. `version`: the label of the weights in service. `updated`: the sequences that have
-    finished or grown since the last delivery.
+    """All unfinished sequences. `version`: the label of the weights in service. `updated`: the sequences to deliver,
+    which have finished or are streamed and have new tokens.
     """
 
     def __init__(self, model: Model, slots: Slots, cache: PrefixCache, prefill_tokens: int, version: str) -> None:
@@ -57,7 +57,7 @@ class Scheduler:
         self.version = version
         self.counters = Counters()
         self.updated: list[Sequence] = []
-        self.running: list[Sequence] = []  # the n-th is in slot n
+        self.running: list[Sequence] = []  # the n-th sequence is in slot n
         self._waiting: deque[Sequence] = deque()
         self._chunked: PrefillJob | None = None  # the only prompt that is computed in pieces
         self._next_slot = 0  # the slot of the next prompt in this step
@@ -113,7 +113,7 @@ class Scheduler:
         jobs: dict[bytes, PrefillJob] = {}
         self._next_slot = len(self.running)
         free = self.slots.count - self._next_slot - (len(self._chunked.waiting) if self._chunked else 0)
-        if self._chunked is not None:  # half of the budget if other prompts wait, so that these also make progress
+        if self._chunked is not None:  # if other prompts wait, half of the budget is left to them
             budget -= self._advance(budget // 2 if self._waiting else budget, ready)
         while self._waiting and free > 0 and budget > 0:
             sequence = self._waiting[0]
@@ -134,8 +134,8 @@ class Scheduler:
     def _place(self, sequence: Sequence, jobs: dict[bytes, PrefillJob], ready: list[ReadySequence], budget: int) -> int:
         """Take the first waiting sequence from the queue. The sequence joins the job of an equal prompt, or uses the
         cached prompt, or gets a new job. If `budget` is too small for the prompt, the sequence stays in the queue. If
-        the prompt exceeds the budget of a complete step, it becomes the chunked prompt. Returns how many prompt tokens
-        this step computes for the sequence.
+        the prompt exceeds the budget of a complete step, it becomes the chunked prompt, which several steps compute in
+        pieces. Returns how many prompt tokens this step computes for the sequence.
         """
         key, size = sequence.key, len(sequence.prompt)
         if sequence.score is not None:
@@ -198,7 +198,7 @@ class Scheduler:
         return piece
 
     def _begin_responses(self, ready: list[ReadySequence]) -> None:
-        """Sample the first token of each sequence. Sequences that this token does not finish get a slot."""
+        """Sample the first token of each sequence. Sequences that need more tokens get a slot."""
         if not ready:
             return
         logits = torch.stack([item.logits for item in ready])
@@ -208,7 +208,7 @@ class Scheduler:
                 self.slots.clear(ready[row].slot)
             self._begin_responses([item for row, item in enumerate(ready) if row not in bad])
             return
-        drawn = sample(logits, [item.sequence.draw for item in ready], [0] * len(ready))
+        drawn = sample(logits, [item.sequence.sampling for item in ready], [0] * len(ready))
         self._assign_slots([item for row, item in enumerate(ready) if not self._append(item.sequence, drawn, row)])
 
     def _assign_slots(self, ready: list[ReadySequence]) -> None:
@@ -248,7 +248,7 @@ class Scheduler:
             self._release(bad)
             return  # the next step repeats this step for the other sequences
         indices = [len(sequence.tokens) for sequence in running]
-        drawn = sample(logits, [sequence.draw for sequence in running], indices)
+        drawn = sample(logits, [sequence.sampling for sequence in running], indices)
         finished = [row for row, sequence in enumerate(running) if self._append(sequence, drawn, row)]
         for row in finished:
             sequence = running[row]
@@ -258,8 +258,8 @@ class Scheduler:
         self._release(finished)
 
     def _append(self, sequence: Sequence, drawn: SampledTokens, row: int) -> bool:
-        if sequence.draw.top_logprobs and drawn.top is not None:
-            count = sequence.draw.top_logprobs
+        if sequence.sampling.top_logprobs and drawn.top is not None:
+            count = sequence.sampling.top_logprobs
             sequence.top.append((drawn.top[0][row][:count], drawn.top[1][row][:count]))
         finished = sequence.append(drawn.tokens[row], drawn.logprobs[row], drawn.ranks[row], self.version)
         self.counters.generated_tokens += 1

@@ -8,7 +8,7 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from arlarena.inference.embedded.sampler import Draw
+from arlarena.inference.embedded.sampler import RowSampling
 
 FinishReason = Literal["stop", "length", "abort", "deadline", "nonfinite", "error"]
 
@@ -18,8 +18,8 @@ StopCheck = Callable[[list[int]], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The scores of a prompt's tokens 1 … P-1. P is the number of tokens. `logprobs`: each given all tokens before it,
-    at temperature 1. `ranks`: 1 for the most likely token. `top`: ids and log-probs of the most likely tokens.
+    """The log-probs and ranks of a prompt's tokens 1 … P-1. P is the number of tokens. A log-prob is at temperature 1,
+    given all tokens before. Rank 1 is the most likely token. `top`: ids and log-probs of the most likely tokens.
     """
 
     logprobs: list[float]
@@ -31,19 +31,20 @@ class Score:
 class Sequence:
     """A prompt, the sampling parameters, and the response sampled so far.
 
-    Only the engine's thread changes a sequence. Other threads may read `tokens` and `logprobs`, which only grow. After
-    `finish_reason` is set, other threads may read all fields. `starts`: pairs of a weight version and the index of the
-    first response token that was sampled with this version. `deadline`: a time of `time.monotonic`, in seconds.
+    Only the engine's thread changes a sequence. Other threads may read `tokens` and `logprobs`, to which the engine
+    only appends. After `finish_reason` is set, other threads may read all fields. `starts`: pairs of a weight version
+    and the index of the first response token that was sampled with this version. `deadline`: a time of
+    `time.monotonic`, in seconds.
     """
 
     prompt: list[int]
-    draw: Draw
+    sampling: RowSampling
     max_tokens: int
     stop_ids: frozenset[int]
     eos_ids: frozenset[int]
     deadline: float
     stop_check: StopCheck | None = None
-    score: int | None = None  # None: do not score the prompt; n: score it and report the n most likely tokens
+    score: int | None = None  # n: compute the prompt's log-probs and report the n most likely tokens; None: do not
     stream: bool = False
     owner: Any = None  # the request that waits for this sequence
     key: bytes = b""  # the prompt's token ids as packed int32; all choices of a prompt share one object

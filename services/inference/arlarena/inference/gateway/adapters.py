@@ -1,4 +1,4 @@
-"""LoRA adapters, with vLLM's routes. An adapter is loaded on every replica. A restarted replica gets all adapters."""
+"""Loads LoRA adapters, with vLLM's routes. An adapter is loaded on every replica, and again on a restarted replica."""
 
 from __future__ import annotations
 

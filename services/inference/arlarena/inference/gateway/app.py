@@ -33,7 +33,7 @@ from arlarena.inference.weights.versions import read_manifest
 from arlarena.proto.policy import WeightInfo
 from arlarena.proto.telemetry import Logger
 
-DEFAULT_CONTEXT = 131_072  # tokens; the context length for the limits of requests if max_model_len is not set
+DEFAULT_CONTEXT = 131_072  # tokens; the context length that limits requests if max_model_len is not set
 _encoder = msgspec.json.Encoder()
 
 
@@ -78,8 +78,8 @@ class Gateway:
             await asyncio.gather(*(replica.session.close() for replica in self.fleet.replicas))
 
     async def health(self, call: ApiRequest) -> AnyResponse:
-        """Returns 200 as soon as a replica has been ready once. Later failures of replicas do not change this, because
-        the gateway brings failed replicas back into service.
+        """Returns 200 as soon as a replica has been ready once. Later failures of replicas do not change the status,
+        because the gateway brings failed replicas back into service.
         """
         self._served = self._served or self._ready
         return self._state(self._served)
@@ -112,7 +112,7 @@ class Gateway:
         """Returns the version of this server."""
         return ApiResponse(_encoder.encode({"version": VERSION, "engine": self.settings.engine}))
 
-    async def exposition(self, call: ApiRequest) -> AnyResponse:
+    async def prometheus_metrics(self, call: ApiRequest) -> AnyResponse:
         """Returns the Prometheus metrics of the gateway."""
         return ApiResponse(self.metrics.exposition(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
@@ -139,14 +139,14 @@ def create_app(gateway: Gateway) -> Starlette:
     """Build the ASGI application of a gateway."""
     settings, log = gateway.settings, gateway.log
     limit = settings.max_body_mb << 20
-    handlers: dict[tuple[str, str], Handler] = {
+    public: dict[tuple[str, str], Handler] = {
         ("GET", "/health"): gateway.health,
         ("GET", "/ready"): gateway.readiness,
         ("GET", "/version"): gateway.version,
-        ("GET", "/metrics"): gateway.exposition,
+        ("GET", "/metrics"): gateway.prometheus_metrics,
         ("GET", "/weight_info"): gateway.weight_info,
     }
-    guarded: dict[tuple[str, str], Handler] = {
+    admin: dict[tuple[str, str], Handler] = {
         ("POST", "/serve_weights"): gateway.weight_routes.serve,
         ("PUT", "/weights/{directory}"): gateway.weight_routes.announce,
         UPLOAD_ROUTE: gateway.weight_routes.receive,
@@ -156,7 +156,7 @@ def create_app(gateway: Gateway) -> Starlette:
     forwarded: dict[tuple[str, str], Handler] = {
         (method, path): gateway.forwarding_handler(path) for method, path in MODEL_ROUTES
     }
-    groups = ((handlers, EVERYBODY), (forwarded, model_access(settings)), (guarded, admin_access(settings)))
+    groups = ((public, EVERYBODY), (forwarded, model_access(settings)), (admin, admin_access(settings)))
     return Starlette(
         routes=[
             Route(path, Endpoint(run, None if (method, path) == UPLOAD_ROUTE else limit, log, access), methods=[method])

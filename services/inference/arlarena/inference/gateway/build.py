@@ -24,7 +24,9 @@ LOCAL = "http://engine"  # requests go to a Unix socket, so this host is used on
 
 
 class Sockets:
-    """A private folder for the engines' sockets. The path is short, because socket paths have at most ~100 bytes."""
+    """A private folder for the engines' sockets. The path is short, because a socket path can have only about 100
+    bytes.
+    """
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="arlarena-"))
@@ -49,8 +51,8 @@ def remote_gateway(settings: InferenceSettings, log: Logger) -> Gateway:
 
 
 def local_gateway(settings: InferenceSettings, flags: Sequence[str], sockets: Sockets, log: Logger) -> Gateway:
-    """Returns a gateway with local engines. `flags`: the command-line arguments of this process; embedded engines get
-    the same arguments. Needs a running event loop.
+    """Returns a gateway with local engines. `flags`: the command-line arguments of this process, which are passed on to
+    embedded engines. Needs a running event loop.
 
     Raises:
         ConfigError: vLLM is not installed, or there is no model to serve.

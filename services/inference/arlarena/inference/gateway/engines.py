@@ -16,9 +16,9 @@ from pathlib import Path
 from arlarena.proto.telemetry import Logger
 
 PARENT_DEATH = Path(__file__).with_name("parent_death.py")
-FIRST_PAUSE_S, MAX_PAUSE_S = 0.2, 10.0
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.2, 10.0  # seconds before a restart; each pause is twice the pause before it
 PAUSE_RESET_AFTER_S = 60.0  # an engine that has run this many seconds restarts with the shortest pause
-HELPERS_S = 5.0  # seconds for an engine's helper processes to end
+HELPERS_S = 5.0  # seconds that an engine's helper processes get to end
 
 
 class LocalEngine:
@@ -33,8 +33,8 @@ class LocalEngine:
         grace_s: float,
         log: Logger,
     ) -> None:
-        """`command`: returns the command line. It is called at each start, because the newest version may have changed.
-        `grace_s`: seconds from SIGTERM to SIGKILL.
+        """`command`: returns the command line. It is called at each start, because the command line of vLLM names the
+        newest version of the weights. `grace_s`: seconds from SIGTERM to SIGKILL.
         """
         self.name, self.socket = name, socket
         self._command, self._environment, self._grace_s, self._log = command, environment, grace_s, log

@@ -1,5 +1,6 @@
 """The replicas of a gateway. The fleet chooses a replica for each request and updates all replicas to the target
-version (the version of the weights that every replica must serve).
+version (the version of the weights that every replica must serve). The requests with the same header `x-session-id` are
+a session. They go to the same replica, because this replica has their prefix in its cache.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ MAX_SESSIONS = 100_000  # maximum number of sessions whose replica is stored; th
 class Fleet:
     """The replicas of a gateway."""
 
-    def __init__(self, replicas: list[Replica], slack: int, log: Logger) -> None:
-        """`slack`: a session moves to the least busy replica if the session's own replica has more than `slack`
-        additional requests in flight.
+    def __init__(self, replicas: list[Replica], max_extra_requests: int, log: Logger) -> None:
+        """`max_extra_requests`: how many more requests in flight a session's replica may have than the least busy
+        replica. Above this number, the session moves to the least busy replica.
         """
         self.replicas = replicas
         self.target: Target | None = None
-        self._slack, self._log = slack, log
+        self._max_extra_requests, self._log = max_extra_requests, log
         self._requests = 0  # total number of requests
         self._sessions: OrderedDict[str, Replica] = OrderedDict()
         self._change = asyncio.Event()  # a change of a replica's state sets this event and replaces it by a new event
@@ -58,7 +59,11 @@ class Fleet:
         if session is None:
             return self._record_choice(least_busy)
         chosen = self._sessions.get(session)
-        if chosen is None or chosen not in candidates or chosen.in_flight > least_busy.in_flight + self._slack:
+        if (
+            chosen is None
+            or chosen not in candidates
+            or chosen.in_flight > least_busy.in_flight + self._max_extra_requests
+        ):
             chosen = least_busy
         self._sessions[session] = chosen
         self._sessions.move_to_end(session)
@@ -85,7 +90,7 @@ class Fleet:
         Raises:
             ProbeError: a replica's log-probs differ too much from the trainer's.
             VersionError: the version is damaged or cannot be loaded.
-            RequestError: status 503 if no replica has served the version in time.
+            RequestError: status 503 if no replica has served the version within the time limit of a push.
         """
         if isinstance(source, Path):
             manifest = await asyncio.to_thread(verify, source)  # on an error the old version stays in service

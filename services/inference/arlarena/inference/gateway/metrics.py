@@ -31,7 +31,9 @@ class GatewayMetrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
-        self.retries = Counter(f"{_PREFIX}_retries", "Attempts at a replica that failed", registry=self.registry)
+        self.retries = Counter(
+            f"{_PREFIX}_retries", "Failed attempts to get a response from a replica", registry=self.registry
+        )
         self.registry.register(self)
 
     def exposition(self) -> bytes:

@@ -3,9 +3,9 @@ if the parent is killed by SIGKILL.
 
     python parent_death.py GRACE_S COMMAND …
 
-The standard input of this process is a pipe. The parent holds the pipe open and never writes to it. The end of the file
-means that the parent has ended. This process must lead a new process group, which also contains the engine. The module
-uses only the standard library and works on any Unix.
+The standard input of this process is a pipe. The parent holds the pipe open and never writes to it. The pipe closes
+when the parent ends. This process must lead a new process group, which also contains the engine. The module uses only
+the standard library and works on any Unix.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> int:
     """
     grace_s, command = float(sys.argv[1]), sys.argv[2:]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the engine gets the signal too, because it is sent to the group
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a signal to the group ends the engine; this process waits
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=watch, args=(process, grace_s), daemon=True).start()
     code = process.wait()

@@ -25,7 +25,7 @@ from arlarena.proto.telemetry import Logger
 
 MAX_ATTEMPTS = 3  # limits how many engines one bad request can crash
 SAMPLING_PATHS = frozenset(("/inference/v1/generate", "/v1/completions", "/v1/chat/completions"))
-_MAX_RESPONSE = 256 << 20  # bytes; a million log-probs as JSON take half of this
+_MAX_RESPONSE = 256 << 20  # bytes; a million log-probs as JSON have half of this size
 _SEPARATOR = ", "
 _OUT_OF_TIME = "the request ran out of time (request_timeout_s)"
 
@@ -36,8 +36,8 @@ class _ReplicaFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PendingRequest:
-    """A running request. `deadline`: a time of `time.monotonic`, in seconds. `disconnected`: is done after the client
-    has disconnected.
+    """A running request. `deadline`: a time of `time.monotonic`, in seconds. `disconnected`: a future that is done
+    after the client has disconnected.
     """
 
     call: ApiRequest
@@ -129,29 +129,31 @@ class Proxy:
         """
         sampling = pending.call.path in SAMPLING_PATHS
         try:
-            await _unless_disconnected(asyncio.wait_for(replica.enter(sampling), pending.left_s), pending.disconnected)
+            await _unless_disconnected(
+                asyncio.wait_for(replica.begin_request(sampling), pending.left_s), pending.disconnected
+            )
         except TimeoutError:
             raise RequestError(_OUT_OF_TIME, status=504) from None
-        start = max(0, len(replica.history) - 1)  # position in the history of the version at the start of the request
+        first_version = max(0, len(replica.history) - 1)  # the version in service; an index in `replica.history`
         streams = False
         try:
             if not replica.accepts_requests:
                 raise _ReplicaFailed(f"{replica.name} is {replica.state}")
             reply = await _unless_disconnected(self._send(replica, pending), pending.disconnected)
-            self._check_versions(replica, start, reply)
+            self._check_versions(replica, first_version, reply)
             if _is_stream(reply):
                 streams = True
                 relayed = self._relay(replica, pending, reply, sampling)
-                return Relay(reply.status, _headers(reply, replica, start), relayed)
+                return Relay(reply.status, _headers(reply, replica, first_version), relayed)
             async with reply:
                 body = await _unless_disconnected(_read(reply), pending.disconnected)
             if not replica.driver.probes_before_serving and not await asyncio.wait_for(
                 replica.wait_for_push(), pending.left_s
             ):
-                raise _ReplicaFailed(f"{replica.name} did not pass the probe of its new weights")
+                raise _ReplicaFailed(f"{replica.name} failed the probe of its new weights")
             if reply.status >= 400:
                 body = _openai_error(body, reply.status)
-            return ApiResponse(body, reply.status, reply.content_type.encode(), _headers(reply, replica, start))
+            return ApiResponse(body, reply.status, reply.content_type.encode(), _headers(reply, replica, first_version))
         except TimeoutError:
             raise RequestError(_OUT_OF_TIME, status=504) from None
         except (aiohttp.ClientError, OSError) as error:
@@ -159,7 +161,7 @@ class Proxy:
             raise _ReplicaFailed(f"{replica.name}: {error or type(error).__name__}") from error
         finally:
             if not streams:
-                replica.leave(sampling)
+                replica.end_request(sampling)
 
     async def _send(self, replica: Replica, pending: PendingRequest) -> aiohttp.ClientResponse:
         call, left_s = pending.call, max(0.001, pending.left_s)
@@ -170,16 +172,16 @@ class Proxy:
             call.method, url, data=call.body, headers=headers, timeout=timeout, allow_redirects=False
         )
 
-    def _check_versions(self, replica: Replica, start: int, reply: aiohttp.ClientResponse) -> None:
+    def _check_versions(self, replica: Replica, first_version: int, reply: aiohttp.ClientResponse) -> None:
         """Refuse a response that was sampled by unexpected versions of the weights. This happens if the replica was
-        restarted by another process than this gateway. `start`: the position in `replica.history` of the version at the
-        start of the request.
+        restarted, but not by this gateway. `first_version`: the index in `replica.history` of the version that was in
+        service when the request began.
 
         Raises:
             _ReplicaFailed: a version is unexpected.
         """
         versions = reply.headers.get(VERSIONS_HEADER)
-        if versions and not set(versions.split(_SEPARATOR)) <= set(replica.history[start:]):
+        if versions and not set(versions.split(_SEPARATOR)) <= set(replica.history[first_version:]):
             reply.close()
             replica.mark_down()
             raise _ReplicaFailed(
@@ -189,8 +191,8 @@ class Proxy:
     async def _relay(
         self, replica: Replica, pending: PendingRequest, reply: aiohttp.ClientResponse, sampling: bool
     ) -> AsyncIterator[bytes]:
-        """Yields the data of a stream as soon as they arrive. At the end, calls `leave` of the replica. `sampling`: as
-        for `Replica.enter`.
+        """Yields the data of a stream as soon as they arrive. At the end, calls `Replica.end_request`. `sampling`:
+        whether the request samples tokens.
         """
         try:
             async with reply:
@@ -203,7 +205,7 @@ class Proxy:
             replica.mark_down()
             raise RequestError(f"the engine failed while it answered: {error!r}", status=502) from error
         finally:
-            replica.leave(sampling)
+            replica.end_request(sampling)
             pending.disconnected.cancel()
 
 
@@ -240,7 +242,7 @@ async def _unless_disconnected(work: Any, disconnected: asyncio.Future[Any]) -> 
 
 def _openai_error(body: bytes, status: int) -> bytes:
     """Convert an error of vLLM to OpenAI's format. In vLLM's own errors, the field `code` is the HTTP status. Errors of
-    FastAPI have another format; their body becomes the message.
+    FastAPI have a different format; their body becomes the message.
     """
     try:
         error = msgspec.json.decode(body, type=ErrorResponse).error
@@ -252,16 +254,16 @@ def _openai_error(body: bytes, status: int) -> bytes:
     return RequestError(error.message, status=status, param=error.param, code=code).body()
 
 
-def _headers(reply: aiohttp.ClientResponse, replica: Replica, start: int) -> Headers:
+def _headers(reply: aiohttp.ClientResponse, replica: Replica, first_version: int) -> Headers:
     """Returns the response headers. They contain the weight versions that sampled the response. If the replica does not
-    report versions, the header lists all versions from `replica.history[start]` on, the version at the start of the
-    request. For a stream, only the versions at its start are known. A response with status 503 also has the header
-    retry-after.
+    report versions, the header lists all versions from `replica.history[first_version]` on, which was in service when
+    the request began. The headers of a stream contain only the versions that were known when the stream began. A
+    response with status 503 also has the header retry-after.
     """
     content: Headers = ((b"content-type", reply.headers["content-type"].encode()),) if _is_stream(reply) else ()
     if reply.status == 503:
         content = ((b"retry-after", reply.headers.get("retry-after", str(BUSY_RETRY_S)).encode()),)
-    versions = reply.headers.get(VERSIONS_HEADER) or _SEPARATOR.join(replica.history[start:])
+    versions = reply.headers.get(VERSIONS_HEADER) or _SEPARATOR.join(replica.history[first_version:])
     return (*content, (VERSIONS_HEADER.encode(), versions.encode()))
 
 

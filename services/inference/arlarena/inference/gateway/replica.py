@@ -1,4 +1,6 @@
-"""One replica of a gateway: its state, its version of the weights, and its update to the target version."""
+"""One replica of a gateway: its state, its version of the weights, and its update to the target version. A probe
+compares log-probs of the replica with log-probs of the trainer.
+"""
 
 from __future__ import annotations
 
@@ -54,9 +56,10 @@ class Replica:
         self.probed: str | None = None  # the version that has passed its probe since this replica started
         self.failure: tuple[Target, str] | None = None  # the target that the replica did not accept, and the reason
         self.in_flight = self.asked = 0  # numbers of requests: current and total
-        self.last_request = 0  # the fleet's total number of requests at this replica's last request
+        self.last_request = 0  # the fleet's total number of requests when this replica got its newest request
         self.on_change: Callable[[], None] = lambda: None  # called after a change of the state
-        self.prepare: Callable[[Replica], Awaitable[None]] | None = None  # called before the replica's first request
+        # called before the first request after a start or a failure
+        self.prepare: Callable[[Replica], Awaitable[None]] | None = None
         self.restart: Callable[[], None] | None = None  # restarts the engine; None for a remote replica
         self._capacity = asyncio.Semaphore(max_requests) if max_requests else None
         self._failures = 0
@@ -80,9 +83,9 @@ class Replica:
         report = {"name": self.name, "state": self.state, "weight_version": self.version}
         return report | {"in_flight": self.in_flight, "asked": self.asked}
 
-    async def enter(self, sampling: bool) -> None:
-        """Count a new request. A sampling request then waits until the replica has fewer than `max_requests` sampling
-        requests. Call `leave` after the request.
+    async def begin_request(self, sampling: bool) -> None:
+        """Count a new request. A request that samples tokens (`sampling`) then waits until the replica has fewer than
+        `max_requests` sampling requests. Call `end_request` after the request.
         """
         self.in_flight += 1
         self.asked += 1
@@ -93,8 +96,8 @@ class Replica:
                 self.in_flight -= 1
                 raise
 
-    def leave(self, sampling: bool) -> None:
-        """Count the end of a request. `sampling`: as for `enter`."""
+    def end_request(self, sampling: bool) -> None:
+        """Count the end of a request. `sampling`: whether the request samples tokens."""
         self.in_flight -= 1
         if sampling and self._capacity is not None:
             self._capacity.release()
@@ -107,8 +110,8 @@ class Replica:
         return self.accepts_requests
 
     def mark_down(self) -> None:
-        """Mark a replica that did not answer or has ended as down. The replica gets no requests until the next check
-        and must pass the probe again.
+        """Set the state `down`, because the replica did not answer or has ended. The replica gets no requests until the
+        next check and must pass the probe again.
         """
         self.probed = None
         if self.failure is None:
@@ -185,7 +188,7 @@ class Replica:
         self._log.error("replica_refused", replica=self.name, version=target.label, reason=reason)
         self.failure = (target, reason)
         self._set_state(state)
-        self.on_change()  # `Fleet.serve` waits for the failure, even if the state is the same as before
+        self.on_change()  # `Fleet.serve` waits for the failure, even if the state has not changed
 
     def _record(self, version: str) -> None:
         if self.version != version:

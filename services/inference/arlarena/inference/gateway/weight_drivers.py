@@ -27,7 +27,7 @@ class RestartNeeded(PushError):
 
 
 class Driver(Protocol):
-    """Controls the weights of one replica. A probe compares log-probs that are computed with new weights with the
+    """Controls the weights of one replica. A probe computes log-probs with new weights and compares them with the
     trainer's log-probs. `probes_before_serving`: whether the replica probes new weights before it samples with them.
     """
 
@@ -64,11 +64,11 @@ class ServiceDriver:
         self._sender = Sender()
 
     async def version(self) -> str:
-        """See `Driver`."""
+        """Returns the version in service."""
         return await self._client.version()
 
     async def push(self, source: Source) -> float | None:
-        """See `Driver`."""
+        """Bring a version into service: send the missing files, then one request."""
         manifest, broadcast = _manifest(source), None
         try:
             if isinstance(source, Path):
@@ -97,13 +97,13 @@ class VllmDriver:
         self._session, self._url = session, url
 
     async def version(self) -> str:
-        """See `Driver`."""
+        """Returns the version in service."""
         async with self._session.get(f"{self._url}/weight_info", timeout=_timeout(_INFO_S)) as reply:
             answer = await _json(reply)
         return str(answer["weight_version"])
 
     async def push(self, source: Source) -> float | None:
-        """See `Driver`. After a failed probe, the replica is paused and its running requests are aborted."""
+        """Bring a version into service. After a failed probe, the replica is paused and its requests are aborted."""
         manifest = _manifest(source)
         limit_s = push_limit_s(manifest.bytes)
         deadline = time.monotonic() + limit_s

@@ -77,7 +77,7 @@ class VersionsEngine(WeightTransferEngine[NoInit, Source]):
 
         Raises:
             FileNotFoundError: the directory has no safetensors files.
-            RuntimeError: the sender has another version or has ended.
+            RuntimeError: the sender has a different version or has ended.
         """
         if update_info.group:
             self.model.load_weights(self._receive_tensors(update_info))

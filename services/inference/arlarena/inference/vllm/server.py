@@ -17,8 +17,9 @@ from arlarena.inference.weights.store import newest_intact
 from arlarena.proto.config import ConfigError
 from arlarena.proto.text.redaction import is_secret
 
-# One additional slot, which the gateway leaves free so that the probe of new weights can run immediately. A request
-# with several sequences may still use this slot. The probe then gets the next free slot.
+# One slot more than max_slots. The gateway leaves it free, so that the probe of new weights (a comparison of log-probs
+# with the trainer's) can run immediately. A request with several sequences may still use this slot. The probe then gets
+# the next free slot.
 SPARE = 1
 # Default sampling parameters that do not change the model's distribution, as in the embedded engine. They replace the
 # defaults in the model's `generation_config.json`.

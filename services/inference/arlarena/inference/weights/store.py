@@ -1,5 +1,6 @@
-"""The version directories of this server. Each directory contains one version of the weights. The trainer either writes
-them into the same folder or uploads the files.
+"""Manages the folder `weights_root`. Each of its directories contains one version of the weights. The trainer writes
+the directories into the folder, or uploads their files over HTTP. An upload of a file may be a delta: only the
+difference to the file of an earlier version.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from arlarena.proto.versions.directory import (
     version_directory_name,
 )
 
-_DELTA_SLACK = 1 << 20  # by how many bytes a delta may be larger than the complete file
+_DELTA_EXTRA_BYTES = 1 << 20  # by how many bytes a delta may be larger than the complete file
 
 
 class UnknownVersion(VersionError):
@@ -55,11 +56,11 @@ class Store:
     def __init__(self, root: Path | None, keep: int) -> None:
         """`root`: the folder. `keep`: how many of the newest versions stay after an uploaded version is in service."""
         self._root, self._keep = root, keep
-        self._uploaded: set[Path] = set()  # committed uploads that are not in service and have not been refused
+        self._uploaded: set[Path] = set()  # committed uploads that are not yet in service
 
     @property
     def root(self) -> Path:
-        """The folder.
+        """The folder of the version directories.
 
         Raises:
             VersionError: weights_root is not set.
@@ -92,7 +93,7 @@ class Store:
 
     def announce(self, directory: str, text: bytes) -> PushTarget:
         """Begin or resume the upload of a version. Removes other unfinished uploads. `text`: the manifest. Returns the
-        names of the missing files, and the newest version of this server, on which deltas may be based.
+        names of the missing files, and the name of the newest version directory, on which deltas may be based.
 
         Raises:
             VersionError: the manifest is malformed or belongs to another directory.
@@ -112,8 +113,8 @@ class Store:
         return PushTarget(missing, stored[0].name if stored else None)
 
     async def receive(self, directory: str, name: str, body: AsyncIterator[bytes], base: str | None) -> None:
-        """Receive and store a file of an announced version. `base`: None if `body` is the complete file. If `body` is a
-        delta, `base` is the name of the version directory whose file `name` the delta is based on.
+        """Receive and store the file `name` of an announced version. `base`: None if `body` is the complete file. If
+        `body` is a delta, the delta is the difference to the file `name` in the version directory `base`.
 
         Raises:
             VersionError: the file is not in an announced manifest, is too large, does not match its checksum, or is a
@@ -126,7 +127,7 @@ class Store:
         if entry is None:
             raise VersionError(f"the manifest of {directory} does not list {name!r}")
         part = upload / f"{name}.part"
-        await _write(part, body, entry.bytes + (_DELTA_SLACK if base else 0))
+        await _write(part, body, entry.bytes + (_DELTA_EXTRA_BYTES if base else 0))
         if base is not None:
             part = await asyncio.to_thread(self._apply, base, name, part, entry.bytes)
         if not await asyncio.to_thread(_matches, part, entry):
@@ -136,7 +137,7 @@ class Store:
 
     def remove_old(self, directory: Path) -> None:
         """Remove other versions after the uploaded version `directory` is in service. This version and the `keep` - 1
-        versions before it stay. Newer versions are also removed, because they belong to a run that was rolled back.
+        versions before it stay. Newer versions are also removed, because the trainer has gone back to an earlier step.
         Does nothing if the version was not uploaded.
         """
         if directory not in self._uploaded:
@@ -169,8 +170,8 @@ class Store:
         return restored
 
     def _reuse(self, name: str, manifest: Manifest, upload: Path, stored: list[Path]) -> bool:
-        """True if the upload has the file from an earlier attempt, or if another version has the same file. In the
-        second case, the file is linked into the upload.
+        """True if the upload has the file from an earlier attempt, or if another version has a file with this name and
+        checksum. The file of the other version is then linked into the upload.
         """
         entry = manifest.files[name]
         target = upload / name
@@ -178,7 +179,7 @@ class Store:
             return True
         target.unlink(missing_ok=True)
         for directory in stored:
-            # An error means that the version has another schema or is being removed.
+            # An error means that the version has an unknown schema or is being removed.
             with contextlib.suppress(VersionError, FileNotFoundError):
                 if read_manifest(directory).files.get(name) == entry and _matches(directory / name, entry):
                     _link(directory / name, target)
@@ -199,7 +200,7 @@ class Store:
         except VersionError:
             shutil.rmtree(upload)  # each file matched its checksum on arrival, so the manifest or the disk is faulty
             raise
-        _remove(directory)  # the directory may contain the same weights of another run, or files that a crash left
+        _remove(directory)  # it may exist, with identical weights of an earlier run or with files from a crash
         upload.rename(directory)
         (directory / COMMITTED_FILE).touch()
         self._uploaded.add(directory)

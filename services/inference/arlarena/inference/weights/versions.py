@@ -1,5 +1,6 @@
-"""Reads and verifies version directories. Compares log-probs of an engine with the trainer's log-probs of the version's
-probe.
+"""Reads and verifies version directories, and checks probes. A directory is committed, which means complete, if it
+contains the file `COMMITTED`. The probe of a version is a few token ids with the trainer's log-probs of these tokens.
+An engine must compute the same log-probs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from arlarena.proto.versions.directory import (
     safetensors_digest,
 )
 
-Source = Path | Broadcast  # the source of a version's weights: a directory, or the sender of the tensors
+Source = Path | Broadcast  # where a version's weights come from: a directory, or a sender that broadcasts the tensors
 
 
 class VersionError(ValueError):
@@ -81,7 +82,7 @@ def verify(directory: Path) -> Manifest:
     """Check the files of a committed version directory. Returns the manifest.
 
     Raises:
-        VersionError: see `read_manifest` and `verify_files`.
+        VersionError: the directory is not committed, the manifest cannot be read, or a file is missing or damaged.
     """
     manifest = read_manifest(directory)
     verify_files(directory, manifest)
@@ -92,7 +93,7 @@ def verify_files(directory: Path, manifest: Manifest) -> None:
     """Check the digest of the tensors, the checksum of every other file, and the size of all files.
 
     Raises:
-        VersionError: a file is missing, truncated or altered, or the digest differs.
+        VersionError: a file is missing, truncated or altered, or the digest differs from the manifest.
     """
     try:
         _verify(directory, manifest)
@@ -114,7 +115,7 @@ def _verify(directory: Path, manifest: Manifest) -> None:
     if digest != manifest.version.digest:
         raise VersionError(
             f"{directory}: the tensors' digest is {digest}, the manifest says "
-            f"{manifest.version.digest}: they were damaged"
+            f"{manifest.version.digest}: the tensors are damaged"
         )
 
 
@@ -130,10 +131,10 @@ def committed_versions(root: Path) -> list[Path]:
 
 
 def check_probe(directory: Path | str, probe: ManifestProbe, served: list[float]) -> float:
-    """Returns the largest absolute difference between the log-probs `served` and the log-probs of the probe.
+    """Returns the largest absolute difference between the engine's log-probs `served` and the log-probs in the probe.
 
     Raises:
-        ProbeError: the difference is above the tolerance.
+        ProbeError: the difference is above the tolerance of the probe.
     """
     difference = largest_difference(probe, served)
     if difference > probe.tolerance:

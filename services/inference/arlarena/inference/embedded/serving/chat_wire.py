@@ -11,7 +11,7 @@ from arlarena.proto.policy import PromptLogprobs, TextRequest, Usage
 
 class ChatRequest(TextRequest, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """A conversation to continue, with the parameters that the embedded engine implements. `top_logprobs`: how many of
-    the most likely tokens are reported.
+    the most likely tokens are reported for each position.
     """
 
     messages: list[dict[str, Any]]

@@ -11,7 +11,7 @@ from typing import Any
 
 from arlarena.inference.api.errors import CONTEXT_LENGTH, RequestError
 from arlarena.inference.api.parameters import short_json
-from arlarena.inference.embedded.sampler import Draw, choice_seed
+from arlarena.inference.embedded.sampler import RowSampling, choice_seed
 from arlarena.inference.embedded.sequence import Sequence, pack_key
 from arlarena.inference.embedded.serving.chat_wire import ChatRequest
 from arlarena.inference.embedded.text.codec import TextCodec
@@ -52,7 +52,7 @@ _SHOWN_NAME = 200  # maximum number of characters of a model's name in an error 
 
 
 def check_model(name: str | None, served: ServedModel) -> None:
-    """Refuse a model that is not served.
+    """Refuse a request for a model that is not served.
 
     Raises:
         RequestError: status 404 (as in vLLM) if the model is not served.
@@ -170,7 +170,9 @@ def sequences(ids: list[int], plan: SamplingPlan, served: ServedModel, text: Tex
     return [
         Sequence(
             prompt=ids,
-            draw=Draw(p.temperature, p.top_p, min(max(p.top_k, 0), served.vocab_size), choice_seed(seed, choice), top),
+            sampling=RowSampling(
+                p.temperature, p.top_p, min(max(p.top_k, 0), served.vocab_size), choice_seed(seed, choice), top
+            ),
             max_tokens=min(p.max_tokens or room, room),
             stop_ids=stop_ids,
             eos_ids=eos,
@@ -185,10 +187,10 @@ def sequences(ids: list[int], plan: SamplingPlan, served: ServedModel, text: Tex
 
 
 def sampling_params(request: CompletionRequest | ChatRequest) -> SamplingParams:
-    """Returns the sampling parameters of a text request. The defaults ignore the model's `generation_config.json`.
+    """Returns the sampling parameters of a text request. The model's `generation_config.json` is ignored.
 
     Raises:
-        RequestError: status 400 if `top_logprobs` is out of range, or is set although `logprobs` is not.
+        RequestError: status 400 if `top_logprobs` is out of range, or if `top_logprobs` is set and `logprobs` is not.
     """
     names = set(SamplingParams.__struct_fields__) & set(request.__struct_fields__)
     params = SamplingParams(**{name: getattr(request, name) for name in names})

@@ -37,7 +37,7 @@ from arlarena.proto.policy import (
 
 
 @dataclass(frozen=True, slots=True)
-class Writer:
+class ResponseBuilder:
     """Builds the response to one request. `sequences`: the sequences of all choices, in order. Each prompt has `n`
     choices.
     """
@@ -58,7 +58,7 @@ class Writer:
     # --- /inference/v1/generate ---
 
     def generate(self, *, return_ids: bool) -> GenerateResponse:
-        """Returns the complete response of the token route. `return_ids`: add the token ids of the prompt."""
+        """Returns the complete response of `/inference/v1/generate`. `return_ids`: add the token ids of the prompt."""
         first = self.sequences[0]
         return GenerateResponse(
             request_id=self.response_id,
@@ -200,14 +200,14 @@ class Writer:
         return cut(text, stop, include=p.include_stop_str_in_output)
 
     def usage(self) -> Usage:
-        """Returns the token counts. The tokens of a prompt count once, the response tokens of all its choices count."""
+        """Returns the token counts. A prompt's tokens are counted once, and the tokens of all responses are counted."""
         prompt = sum(len(s.prompt) for s in self.sequences[:: self.plan.params.n])
         response = sum(len(s.tokens) for s in self.sequences)
         return Usage(prompt, prompt + response, response)
 
     def prompt_logprobs(self, s: Sequence) -> PromptLogprobs | None:
-        """Returns the scores of the prompt's tokens, with None for the first token. Returns None if no scores are
-        requested, and for all choices of a prompt except the first.
+        """Returns the log-prob and rank of each prompt token, with None for the first token. Returns None if they are
+        not requested, and for all choices of a prompt except the first choice.
         """
         scored = s.scored
         if scored is None:

@@ -28,7 +28,7 @@ from arlarena.inference.embedded.serving.chat_wire import (
 )
 from arlarena.inference.embedded.serving.metrics import InferenceMetrics
 from arlarena.inference.embedded.serving.request_checks import SamplingPlan, ServedModel
-from arlarena.inference.embedded.serving.responses import Writer, new_response_id
+from arlarena.inference.embedded.serving.responses import ResponseBuilder, new_response_id
 from arlarena.inference.embedded.serving.tokenizing import LONG_RESPONSE, Reader
 from arlarena.inference.embedded.text.codec import TextCodec
 from arlarena.inference.embedded.text.threads import TextWorkers
@@ -50,7 +50,7 @@ from arlarena.proto.text.files import read_text
 
 _encoder = msgspec.json.Encoder()
 
-DEFAULT_MAX_LENGTH = 4096  # upper bound of the default of max_model_len, which is the size of a slot in tokens
+DEFAULT_MAX_LENGTH = 4096  # tokens; the context is at most this long if max_model_len is not set
 
 
 class Serving:
@@ -96,7 +96,7 @@ class Serving:
             ("GET", MODEL_ROUTE): self.model,
             ("POST", "/tokenize"): self._with_metrics("tokenize", self.tokenize),
             ("POST", "/detokenize"): self._with_metrics("detokenize", self.detokenize),
-            ("GET", "/metrics"): self.exposition,
+            ("GET", "/metrics"): self.prometheus_metrics,
             ("GET", "/weight_info"): self.weight_info,
             ("POST", "/serve_weights"): self.weight_routes.serve,
             ("PUT", "/weights/{directory}"): self.weight_routes.announce,
@@ -107,8 +107,8 @@ class Serving:
     # --- sampling ---
 
     async def generate(self, call: ApiRequest) -> AnyResponse:
-        """Sample responses to a prompt of token ids. If prompt and `max_tokens` exceed the context, a response may end
-        at the end of the context, with the reason `length`, as in vLLM.
+        """Sample responses to a prompt of token ids. If the prompt and `max_tokens` together exceed the context, a
+        response may end at the end of the context, with the reason `length`, as in vLLM.
         """
         r = await self.reader.parse(call.body, GenerateRequest)
         request_checks.check_model(r.model, self.served)
@@ -116,29 +116,31 @@ class Serving:
         request_checks.check_request_id(r.request_id)
         plan = self._plan(call, r.sampling_params, stream=r.stream)
         sequences = self._sequences([r.token_ids], plan)
-        writer = self._writer(f"generate-tokens-{r.request_id or new_response_id('')[1:]}", plan, sequences)
+        builder = self._builder(f"generate-tokens-{r.request_id or new_response_id('')[1:]}", plan, sequences)
         if r.stream:
-            stream = streams.Stream(writer, bool(r.return_token_ids), _include_usage(r.stream_options))
-            return self._events(streams.generate_events(stream, self.bridge.grow(sequences, call.receive)))
+            stream = streams.Stream(builder, bool(r.return_token_ids), _include_usage(r.stream_options))
+            return self._events(streams.generate_events(stream, self.bridge.submit_and_stream(sequences, call.receive)))
         await self.bridge.complete(sequences, call.receive)
-        return await self._encode_response(lambda: writer.generate(return_ids=bool(r.return_token_ids)), writer)
+        return await self._encode_response(lambda: builder.generate(return_ids=bool(r.return_token_ids)), builder)
 
     async def completions(self, call: ApiRequest) -> AnyResponse:
-        """AnyResponse a request of OpenAI's completions route. Prompts are texts or token ids."""
+        """Answer a request of OpenAI's completions route. Prompts are texts or token ids."""
         r = await self.reader.parse(call.body, CompletionRequest)
         request_checks.check_model(r.model, self.served)
         plan = self._plan(call, request_checks.sampling_params(r), stream=r.stream)
         self._admit(self.limits.count_prompts(r.prompt), plan)
         sequences = self._sequences(await self.reader.completion(r, plan.deadline), plan)
-        writer = self._writer(new_response_id("cmpl"), plan, sequences)
+        builder = self._builder(new_response_id("cmpl"), plan, sequences)
         if r.stream:
-            stream = streams.Stream(writer, bool(r.return_token_ids), _include_usage(r.stream_options))
-            return self._events(streams.completion_events(stream, self.bridge.grow(sequences, call.receive)))
+            stream = streams.Stream(builder, bool(r.return_token_ids), _include_usage(r.stream_options))
+            return self._events(
+                streams.completion_events(stream, self.bridge.submit_and_stream(sequences, call.receive))
+            )
         await self.bridge.complete(sequences, call.receive)
-        return await self._encode_response(lambda: writer.completion(return_ids=bool(r.return_token_ids)), writer)
+        return await self._encode_response(lambda: builder.completion(return_ids=bool(r.return_token_ids)), builder)
 
     async def chat(self, call: ApiRequest) -> AnyResponse:
-        """AnyResponse a request of OpenAI's chat completions route, with the tokenizer's chat template."""
+        """Answer a request of OpenAI's chat completions route, with the tokenizer's chat template."""
         r = await self.reader.parse(call.body, ChatRequest)
         request_checks.check_model(r.model, self.served)
         plan = self._plan(call, request_checks.sampling_params(r), stream=r.stream)
@@ -146,12 +148,12 @@ class Serving:
         ids = await self.reader.conversation(r, plan.deadline)
         request_checks.check_prompt(ids, self.served, "messages", plan.params.max_tokens)
         sequences = self._sequences([ids], plan)
-        writer = self._writer(new_response_id("chatcmpl"), plan, sequences)
+        builder = self._builder(new_response_id("chatcmpl"), plan, sequences)
         if r.stream:
-            stream = streams.Stream(writer, bool(r.return_token_ids), _include_usage(r.stream_options))
-            return self._events(streams.chat_events(stream, self.bridge.grow(sequences, call.receive)))
+            stream = streams.Stream(builder, bool(r.return_token_ids), _include_usage(r.stream_options))
+            return self._events(streams.chat_events(stream, self.bridge.submit_and_stream(sequences, call.receive)))
         await self.bridge.complete(sequences, call.receive)
-        return await self._encode_response(lambda: writer.chat(return_ids=bool(r.return_token_ids)), writer)
+        return await self._encode_response(lambda: builder.chat(return_ids=bool(r.return_token_ids)), builder)
 
     def _admit(self, prompts: int, plan: SamplingPlan) -> None:
         """Refuse a request with more sequences than the server can run and queue, or for which the queue has no room at
@@ -164,22 +166,22 @@ class Serving:
         self.bridge.check_room(prompts * plan.params.n)
 
     def _sequences(self, prompts: list[list[int]], plan: SamplingPlan) -> list[Sequence]:
-        """Check the number of sequences and log-probs. Returns the sequences of prompts that have been checked."""
+        """Check the number of sequences and log-probs. Returns the sequences of the prompts."""
         self._admit(len(prompts), plan)
         params, context = plan.params, self.served.max_length
         sampled = sum(min(params.max_tokens or context, context - len(ids)) for ids in prompts) * params.n
         self.limits.check_logprobs(params, sum(map(len, prompts)), sampled)
         return [s for ids in prompts for s in request_checks.sequences(ids, plan, self.served, self.text)]
 
-    async def _encode_response(self, write: Callable[[], object], writer: Writer) -> ApiResponse:
-        """Encode the result of `write` as a response with the weight versions in a header. A long response is encoded
+    async def _encode_response(self, build: Callable[[], object], builder: ResponseBuilder) -> ApiResponse:
+        """Encode the result of `build` as a response with the weight versions in a header. A long response is encoded
         in a thread.
         """
-        sequences = writer.sequences
-        if writer.size <= LONG_RESPONSE:
-            body = _encoder.encode(write())
+        sequences = builder.sequences
+        if builder.size <= LONG_RESPONSE:
+            body = _encoder.encode(build())
         else:
-            body = await self.workers.run(lambda: msgspec.json.encode(write()), math.inf)
+            body = await self.workers.run(lambda: msgspec.json.encode(build()), math.inf)
         return ApiResponse(body, headers=_versions(*(version for s in sequences for version, _ in s.starts)))
 
     def _events(self, events: AsyncIterator[bytes]) -> EventStream:
@@ -192,8 +194,8 @@ class Serving:
             raise RequestError("prompt_logprobs cannot be streamed", param="prompt_logprobs")
         return request_checks.make_plan(params, self.served, stream=stream, timeout_s=call.timeout_s)
 
-    def _writer(self, response_id: str, plan: SamplingPlan, sequences: list[Sequence]) -> Writer:
-        return Writer(response_id, self.served.name, plan, self.text, sequences)
+    def _builder(self, response_id: str, plan: SamplingPlan, sequences: list[Sequence]) -> ResponseBuilder:
+        return ResponseBuilder(response_id, self.served.name, plan, self.text, sequences)
 
     # --- text and information ---
 
@@ -222,7 +224,7 @@ class Serving:
         r = await self.reader.parse(call.body, TokenizeRequest)
         request_checks.check_model(r.model, self.served)
         if (r.prompt is None) == (r.messages is None):
-            raise RequestError("give either prompt or messages")
+            raise RequestError("the request must have either prompt or messages")
         return ApiResponse(await self.reader.tokenize(r, time.monotonic() + (call.timeout_s or math.inf)))
 
     async def detokenize(self, call: ApiRequest) -> ApiResponse:
@@ -231,7 +233,7 @@ class Serving:
         request_checks.check_model(r.model, self.served)
         return ApiResponse(await self.reader.detokenize(r, time.monotonic() + (call.timeout_s or math.inf)))
 
-    async def exposition(self, call: ApiRequest) -> ApiResponse:
+    async def prometheus_metrics(self, call: ApiRequest) -> ApiResponse:
         """Returns the Prometheus metrics."""
         return ApiResponse(self.metrics.exposition(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
 

@@ -1,4 +1,4 @@
-"""Streamed responses. After each step of the engine, a choice that has grown gets one server-sent event."""
+"""Streamed responses. After each step of the engine, each choice with new tokens gets one server-sent event."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 
 from arlarena.inference.embedded.sequence import Sequence
 from arlarena.inference.embedded.serving.chat_wire import ChatChunk, ChatChunkChoice, ChatMessage
-from arlarena.inference.embedded.serving.responses import Writer
+from arlarena.inference.embedded.serving.responses import ResponseBuilder
 from arlarena.inference.embedded.text.codec import GrowingText
 from arlarena.inference.embedded.text.token_bytes import TokenText, TokenTexts
 from arlarena.proto.policy import CompletionChoice, CompletionResponse, GenerateResponse
@@ -21,8 +21,8 @@ _encoder = msgspec.json.Encoder()
 
 @dataclass(slots=True)
 class StreamCursor:
-    """How much of one choice has been sent. The current piece has the tokens [`begin`, `end`). `closed`: this is the
-    last piece.
+    """How much of one choice has been sent. The current event has the tokens [`begin`, `end`). `closed`: the current
+    event is the last event of the choice.
     """
 
     index: int
@@ -51,18 +51,18 @@ class SentTokens:
     texts: TokenTexts | None
     sent: int = 0
 
-    def advance(self, cursor: StreamCursor, characters: int) -> tuple[int, list[TokenText] | None]:
-        """Returns the index of the first new token, and the new tokens. `characters`: how many characters of the text
-        have been sent. The new tokens are within these characters. The last call returns all remaining tokens, without
-        the bytes after the end of the text.
+    def advance(self, cursor: StreamCursor, characters_sent: int) -> tuple[int, list[TokenText] | None]:
+        """Returns the index of the first new token, and the new tokens: the tokens whose text lies completely in the
+        first `characters_sent` characters of the response. The last call returns all remaining tokens. If a stop string
+        ended the response, their texts are cut at the end of the response.
         """
         begin, s = self.sent, cursor.sequence
         if self.texts is None:
             return begin, None
         self.texts.extend(s.tokens[: cursor.end])
         if cursor.closed and isinstance(s.stop_reason, str):
-            self.texts.cut(characters)
-        self.sent = len(self.texts.tokens) if cursor.closed else max(begin, self.texts.count_within(characters))
+            self.texts.cut(characters_sent)
+        self.sent = len(self.texts.tokens) if cursor.closed else max(begin, self.texts.count_within(characters_sent))
         return begin, self.texts.tokens[begin : self.sent]
 
 
@@ -70,36 +70,36 @@ class SentTokens:
 class Stream:
     """A running stream. `cursors`: for each choice, how much of it has been sent."""
 
-    writer: Writer
+    builder: ResponseBuilder
     return_ids: bool
     include_usage: bool
     created: int = field(default_factory=lambda: int(time.time()))
     cursors: list[StreamCursor] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.cursors = [StreamCursor(index, sequence) for index, sequence in enumerate(self.writer.sequences)]
+        self.cursors = [StreamCursor(index, sequence) for index, sequence in enumerate(self.builder.sequences)]
 
     def updated_cursors(self) -> Iterator[StreamCursor]:
         """Yields the cursors of the choices that have something to send."""
         return (cursor for cursor in self.cursors if cursor.advance())
 
     def first_prompt(self, cursor: StreamCursor) -> list[int] | None:
-        """Returns the prompt's token ids for the first piece of a choice if they are requested, else None."""
+        """Returns the prompt's token ids for the first event of a choice if they are requested, else None."""
         return cursor.sequence.prompt if self.return_ids and cursor.begin == 0 else None
 
     def sent_tokens(self) -> list[SentTokens]:
         """Returns one `SentTokens` for each choice."""
-        params, text = self.writer.plan.params, self.writer.text
+        params, text = self.builder.plan.params, self.builder.text
         wanted = params.logprobs is not None
         skip = params.skip_special_tokens
         return [SentTokens(text.token_texts(skip_special=skip) if wanted else None) for _ in self.cursors]
 
     def growing_texts(self) -> list[GrowingText]:
         """Returns one `GrowingText` for each choice."""
-        plan = self.writer.plan
+        plan = self.builder.plan
         return [
             GrowingText(
-                self.writer.text,
+                self.builder.text,
                 plan.stops,
                 skip_special=plan.params.skip_special_tokens,
                 include_stop=plan.params.include_stop_str_in_output,
@@ -109,30 +109,30 @@ class Stream:
 
 
 async def generate_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterator[bytes]:
-    """Yields the events of the token route. The last event of a choice contains the choice's weight versions."""
-    writer = stream.writer
+    """Yields the events of `/inference/v1/generate`. The last event of a choice contains its weight versions."""
+    builder = stream.builder
     async for _ in steps:
         for cursor in stream.updated_cursors():
-            choice = writer.generate_choice(
+            choice = builder.generate_choice(
                 cursor.index, cursor.sequence, cursor.begin, cursor.end, final=cursor.closed
             )
             yield _encoder.encode(
                 GenerateResponse(
-                    request_id=writer.response_id, choices=[choice], prompt_token_ids=stream.first_prompt(cursor)
+                    request_id=builder.response_id, choices=[choice], prompt_token_ids=stream.first_prompt(cursor)
                 )
             )
     if stream.include_usage:
-        yield _encoder.encode(GenerateResponse(request_id=writer.response_id, choices=[], usage=writer.usage()))
+        yield _encoder.encode(GenerateResponse(request_id=builder.response_id, choices=[], usage=builder.usage()))
 
 
 async def completion_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterator[bytes]:
     """Yields the events of the completions route."""
-    writer, texts, sent = stream.writer, stream.growing_texts(), stream.sent_tokens()
+    builder, texts, sent = stream.builder, stream.growing_texts(), stream.sent_tokens()
 
     def event(choices: list[CompletionChoice], **extra: Any) -> bytes:
         return _encoder.encode(
             CompletionResponse(
-                id=writer.response_id, model=writer.model, choices=choices, created=stream.created, **extra
+                id=builder.response_id, model=builder.model, choices=choices, created=stream.created, **extra
             )
         )
 
@@ -144,7 +144,7 @@ async def completion_events(stream: Stream, steps: AsyncIterator[None]) -> Async
             choice = CompletionChoice(
                 index=i,
                 text=text,
-                logprobs=writer.completion_logprobs(s, begin, tokens),
+                logprobs=builder.completion_logprobs(s, begin, tokens),
                 finish_reason=s.finish_reason if cursor.closed else None,
                 stop_reason=s.stop_reason if cursor.closed else None,
                 token_ids=s.tokens[cursor.begin : cursor.end] if stream.return_ids else None,
@@ -152,16 +152,16 @@ async def completion_events(stream: Stream, steps: AsyncIterator[None]) -> Async
             )
             yield event([choice])
     if stream.include_usage:
-        yield event([], usage=writer.usage())
+        yield event([], usage=builder.usage())
 
 
 async def chat_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterator[bytes]:
-    """Yields the events of the chat route. Each choice begins with an event for the role. The text follows."""
-    writer, texts, sent = stream.writer, stream.growing_texts(), stream.sent_tokens()
+    """Yields the events of the chat route. The first event of a choice contains the role."""
+    builder, texts, sent = stream.builder, stream.growing_texts(), stream.sent_tokens()
 
     def event(choices: list[ChatChunkChoice], **extra: Any) -> bytes:
         return _encoder.encode(
-            ChatChunk(id=writer.response_id, model=writer.model, choices=choices, created=stream.created, **extra)
+            ChatChunk(id=builder.response_id, model=builder.model, choices=choices, created=stream.created, **extra)
         )
 
     async for _ in steps:
@@ -175,14 +175,14 @@ async def chat_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterat
             choice = ChatChunkChoice(
                 index=i,
                 delta=ChatMessage(content=text),
-                logprobs=writer.chat_logprobs(s, begin, tokens),
+                logprobs=builder.chat_logprobs(s, begin, tokens),
                 finish_reason=s.finish_reason if cursor.closed else None,
                 stop_reason=s.stop_reason if cursor.closed else None,
                 token_ids=s.tokens[cursor.begin : cursor.end] if stream.return_ids else None,
             )
             yield event([choice])
     if stream.include_usage:
-        yield event([], usage=writer.usage())
+        yield event([], usage=builder.usage())
 
 
 def _new_text(text: GrowingText, cursor: StreamCursor) -> str:

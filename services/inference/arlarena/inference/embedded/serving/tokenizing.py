@@ -27,14 +27,14 @@ from arlarena.proto.policy import CompletionRequest
 
 T = TypeVar("T")
 
-_SHORT_TEXT = 4096  # characters and parts; so many take some milliseconds, less than the use of a thread
-_LONG_BODY = 1 << 16  # bytes; most requests are shorter
-LONG_RESPONSE = 20_000  # tokens and log-probs; to encode so many takes about 20 ms
+_SHORT_TEXT = 4096  # characters and parts that are tokenised without a thread, in a few milliseconds
+_LONG_BODY = 1 << 16  # bytes; a longer body is decoded in a thread
+LONG_RESPONSE = 20_000  # tokens and log-probs; a longer response is encoded in a thread, in over 20 ms
 
 
 class Reader:
     """Converts the prompts of requests to token ids. Deadlines are times of `time.monotonic`, in seconds. The methods
-    raise the errors of `TextWorkers`, `RequestLimits` and `request_checks`.
+    raise RequestError if a value is invalid, a limit is exceeded or the deadline has passed.
     """
 
     def __init__(self, text: TextCodec, served: ServedModel, limits: RequestLimits, workers: TextWorkers) -> None:
@@ -102,7 +102,8 @@ class Reader:
         """Returns the response of the detokenize route. For `max_text_chars`, each token counts as one character."""
         if len(r.tokens) > self._limits.text_chars:
             raise RequestError(
-                f"tokens has {len(r.tokens)} ids, but this server accepts {self._limits.text_chars} (max_text_chars)",
+                f"tokens has {len(r.tokens)} ids, but this server accepts at most {self._limits.text_chars} "
+                "(max_text_chars)",
                 param="tokens",
             )
 

@@ -19,7 +19,8 @@ from arlarena.proto.text.files import read_text
 if TYPE_CHECKING:  # the import of transformers takes a second, and only chats need transformers
     from transformers import PreTrainedTokenizerBase
 
-_STOP_SLACK = 32  # a stop string of n bytes is searched in the newest n + 32 tokens, because some tokens have no text
+# A stop string of n bytes is searched in the newest n + 32 tokens, because some tokens have no text.
+_STOP_EXTRA_TOKENS = 32
 _REQUEST_FIELDS = ("messages", "add_generation_prompt", "continue_final_message")
 _INCOMPLETE = "\ufffd"  # the decoder returns this for the bytes of an incomplete character
 
@@ -140,7 +141,7 @@ class TextCodec:
         """
         if not stops:
             return None
-        window = max(len(stop.encode()) for stop in stops) + _STOP_SLACK
+        window = max(len(stop.encode()) for stop in stops) + _STOP_EXTRA_TOKENS
 
         def check(tokens: list[int]) -> str | None:
             tail = self.decode(tokens[-window:], skip_special=skip_special)
@@ -154,18 +155,18 @@ def _check_options(options: dict[str, Any], parameters: Iterable[str]) -> None:
     """Refuse options that are parameters of transformers.
 
     Raises:
-        RequestError: status 400 if an option is such a parameter.
+        RequestError: status 400 if an option is a parameter of transformers.
     """
     for name in ({"messages", *parameters} - {"tools", "documents"}) & options.keys():
         hint = "it is a field of the request itself" if name in _REQUEST_FIELDS else "leave it out"
         raise RequestError(
-            f"chat_template_kwargs.{name} is not a variable of the template: {hint}",
+            f"chat_template_kwargs.{name} is not a variable of the chat template: {hint}",
             param=f"chat_template_kwargs.{name}",
         )
 
 
 def cut(text: str, stop: str | None, *, include: bool) -> str:
-    """Returns `text` up to the stop string `stop`, or all of it without a stop string. `include`: keep the stop string
+    """Returns `text` up to the stop string `stop`, or all of `text` if `stop` is None. `include`: keep the stop string
     at the end.
     """
     at = -1 if stop is None else text.find(stop)
@@ -177,7 +178,7 @@ def cut(text: str, stop: str | None, *, include: bool) -> str:
 class GrowingText:
     """The text of a growing response. Text that `advance` has returned never changes.
 
-    Two kinds of endings are held back until they are complete: a part of a character, and a part of a stop string.
+    The end of the text is held back while it is a part of a character or may be the beginning of a stop string.
     """
 
     def __init__(self, text: TextCodec, stops: tuple[str, ...], *, skip_special: bool, include_stop: bool) -> None:

@@ -45,7 +45,7 @@ class TokenBytes:
         self._kinds = _decoder_kinds(tokenizer)
         self._cache: dict[int, bytes] = {}
         self._special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-        self._before = self._plain_token()  # is decoded before another token, to get the bytes of that token
+        self._before = self._plain_token()  # decoded before a token, to get the bytes that the token adds
 
     def is_special(self, token: int) -> bool:
         """True if `skip_special_tokens` leaves the token out of the text."""

@@ -1,4 +1,6 @@
-"""Loads a version directory, or any Hugging Face directory, for the embedded engine."""
+"""Loads a version directory, or any Hugging Face directory, for the embedded engine. The log-probs of a version's probe
+are compared with the trainer's log-probs in the manifest.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +40,13 @@ def load_version(directory: Path, arch: Architecture | None = None) -> LoadedVer
 
     Raises:
         VersionError: the directory is damaged, or the weights do not fit the architecture.
-        ProbeError: the weights fail the probe.
+        ProbeError: the log-probs of the probe differ too much from the trainer's.
     """
     manifest = verify(directory)
     try:
         actual = read_architecture(directory)
         if arch is not None and actual != arch:
-            raise VersionError(f"{directory} has another architecture: {_list_differences(actual, arch)}")
+            raise VersionError(f"{directory} has a different architecture: {_list_differences(actual, arch)}")
         parameters = load_parameters(directory, actual)
     except (UnsupportedModelError, WeightsError) as error:
         raise VersionError(str(error)) from error
@@ -57,7 +59,7 @@ def _run_probe(directory: Path, probe: ManifestProbe, arch: Architecture, parame
 
     Raises:
         VersionError: the probe is malformed.
-        ProbeError: the difference is above the tolerance.
+        ProbeError: the difference is above the tolerance of the probe.
     """
     ids = probe.ids
     if len(probe.log_probs) != len(ids) - 1 or not all(0 <= token < arch.vocab_size for token in ids):
@@ -66,8 +68,8 @@ def _run_probe(directory: Path, probe: ManifestProbe, arch: Architecture, parame
 
 
 def load_model(directory: Path) -> LoadedVersion:
-    """Load a Hugging Face directory. A version directory is loaded as its version. For another directory, the label of
-    the version is `initial:0:<digest>`.
+    """Load a Hugging Face directory. A version directory keeps its label. Another directory gets the label
+    `initial:0:<digest>`.
 
     Raises:
         VersionError: the directory cannot be served.

@@ -13,7 +13,7 @@ from arlarena.proto.versions.directory import ServedVersion
 
 
 class WeightPush:
-    """Brings versions into service, one at a time. `outcomes`: counts of pushes for `/metrics`."""
+    """Brings versions into service, one at a time. `outcomes`: numbers of finished and failed pushes."""
 
     def __init__(self, engine: Engine, loaded: LoadedVersion, log: Logger) -> None:
         """`loaded`: the version in service."""
@@ -34,7 +34,9 @@ class WeightPush:
         async with self._lock:
             try:
                 if not isinstance(source, Path):
-                    raise VersionError("the embedded engine reads weights from files: push_transport shared or http")
+                    raise VersionError(
+                        'the embedded engine cannot receive a broadcast: set push_transport = "shared" or "http"'
+                    )
                 if read_manifest(source).label != self._engine.version:
                     await self._swap(await asyncio.to_thread(load_version, source, self._engine.arch))
             except VersionError as error:
