@@ -1,5 +1,5 @@
-"""Landlock: restricts the files that a process and its children may access. Any user may apply it (Linux 5.13,
-`landlock(7)`).
+"""Restricts the files that a process and its children may access, with Landlock (Linux 5.13, `landlock(7)`). This needs
+no privileges.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def version() -> int:
 
 
 def ruleset(readable: Sequence[Path]) -> int:
-    """Return a descriptor of rules that allow programs to read only the files at or below `readable`.
+    """Return a descriptor of rules that allow programs to read only the files at or below the paths `readable`.
 
-    Programs may also list the parent folders, because Python lists a changed folder before an import. If the kernel
-    supports it, the rules also forbid TCP, signals to other processes, and abstract sockets of other processes.
+    Programs may also list the parent folders of these paths, because Python lists a changed folder before an import. On
+    newer kernels, the rules also forbid TCP, signals to other processes, and abstract sockets of other processes.
 
     Raises:
         OSError: the kernel has no Landlock.
