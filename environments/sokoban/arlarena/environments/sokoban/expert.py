@@ -14,15 +14,15 @@ ThinkStyle = Literal["push", "none"]
 
 
 class NoSolution(RuntimeError):
-    """The state has no solution, or the search reached its limit before it found a solution."""
+    """The state has no solution, or no search found a solution within its limit."""
 
 
 def plan_for(room: Room, state: RoomState) -> Solution:
-    """Return the plan with the fewest moves. If the search for it reaches its limit, return the plan with the fewest
-    pushes.
+    """Return the plan with the fewest moves. If the search for this plan reaches its limit, return the plan with the
+    fewest pushes.
 
     Raises:
-        NoSolution: see the class.
+        NoSolution: the state has no solution, or both searches reached their limits.
     """
     try:
         plan = least_moves(room, state)
