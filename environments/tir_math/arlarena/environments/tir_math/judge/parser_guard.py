@@ -14,8 +14,8 @@ In math-verify 0.9.0 and the libraries that it uses, an answer can reach `eval` 
 So a text is parsed only if it consists of the characters and commands that this module lists. They cannot form sums,
 limits, integrals, texts or operators. A parsed expression may contain only the types of nodes that this module lists,
 and symbols that are letters. Expressions that would take long to compute are refused too: before any evaluation, `size`
-bounds the numbers in them. The parser itself does not evaluate. A refused answer is still right if its text equals the
-gold answer.
+computes a bound of the numbers in the expression. The parser itself does not evaluate. A refused answer is still right
+if its text equals the gold answer.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class UnsafeExpression(ValueError):
 
 
 def check_text(text: str) -> None:
-    """Raise UnsafeExpression if a text is not a short formula that the parser may read.
+    """Check that a text is a short formula that the parser may read.
 
     Raises:
         UnsafeExpression: the text is not a short formula.
@@ -86,7 +86,7 @@ def check_text(text: str) -> None:
 
 
 def _too_many(text: str) -> bool:
-    """Return whether a text has too many bars, functions or factorials. They are slow to parse."""
+    """Return whether a text has too many bars, functions or factorials, which are slow to parse."""
     functions = sum(name in FUNCTIONS for name in _COMMAND.findall(text))
     factorials = text.count("!") + text.count("\\binom")
     return text.count("|") > MAX_BARS or functions > MAX_FUNCTIONS or factorials > MAX_FACTORIALS

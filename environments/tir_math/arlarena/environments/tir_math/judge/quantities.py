@@ -59,8 +59,8 @@ def _same_ratio(gold: str, answer: str) -> bool:
 
 
 def _same_percentage(gold: Number, gold_percent: bool, answer: Number, answer_percent: bool) -> bool:
-    """Return whether two numbers are equal. `gold_percent`, `answer_percent`: whether they have a percent sign. The
-    sign may be missing in one of them.
+    """Return whether two numbers are equal. `gold_percent`, `answer_percent`: whether the gold number and the answer
+    have a percent sign. One of the two signs may be missing.
     """
     if (gold_percent or not answer_percent or gold.value >= 1) and same_number(gold, answer):
         return True
