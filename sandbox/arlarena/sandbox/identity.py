@@ -56,7 +56,7 @@ def choose_identity(readable: Sequence[Path]) -> Identity:
 
 
 def _problem(identity: Identity, readable: Sequence[Path]) -> str:
-    """Return why forks cannot run as `identity`, or "" if they can. A test fork becomes this user and checks it."""
+    """Return why forks cannot run as `identity`, or "" if they can. A test fork becomes this user to check that."""
     result, result_writer = os.pipe()
     release, release_writer = os.pipe()
     pid = os.fork()

@@ -73,10 +73,10 @@ def cpu_wait_s(pid: int) -> float:
 
 
 def protect_code() -> None:
-    """Make all memory that this process can write non-executable.
+    """Make all writable memory of this process non-executable.
 
-    A mapping can be written directly, or through another, shared mapping of the same file. Old versions of libffi leave
-    executable memory that can be written in one of these ways. Errors as in `call`.
+    A mapping is writable directly, or through another, shared mapping of the same file. Old versions of libffi leave
+    executable memory that is writable in one of these ways. Errors as in `call`.
     """
     with open("/proc/self/maps") as file:
         regions = [line.split() for line in file]

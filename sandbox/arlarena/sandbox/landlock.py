@@ -20,8 +20,8 @@ from arlarena.sandbox.kernel import (
 READ_FILE, READ_DIR = 1 << 2, 1 << 3
 # All file rights of each version of the interface. The kernel refuses every right in this mask that no rule grants.
 FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
-TCP_BIND_AND_CONNECT = 0b11  # from version 4
-SIGNALS_AND_ABSTRACT_SOCKETS = 0b11  # from version 6
+TCP_BIND_AND_CONNECT = 0b11  # from version 4 of the interface on
+SIGNALS_AND_ABSTRACT_SOCKETS = 0b11  # from version 6 of the interface on
 VERSION_FLAG, PATH_BENEATH = 1, 1
 
 

@@ -35,7 +35,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class ForkExit:
-    """The end of a fork. `status`: the exit code, or minus the number of the signal that ended the fork. `cpu_s`:
+    """How a fork ended. `status`: the exit code, or minus the number of the signal that ended the fork. `cpu_s`:
     seconds of CPU time. `memory_mb`: peak memory in MiB.
     """
 

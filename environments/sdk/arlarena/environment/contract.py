@@ -27,7 +27,8 @@ TASKS = 4  # number of tasks of each split that most checks play
 DISJOINT_TASKS = 40  # number of tasks of each split whose content keys are compared
 # Number of episodes in `offers_actions_until_the_end`. In each step, episode n plays the n-th admissible action.
 ACTION_EPISODES = 4
-# Unreadable replies (see `replies`). Template fields, unclosed tags and control characters must not cause errors.
+# Replies without an admissible action, and not in the strict format (see `replies`). Template fields, unclosed tags and
+# control characters must not cause errors.
 UNREADABLE = (
     "",
     "   ",
@@ -228,7 +229,7 @@ def offers_actions_until_the_end(environment: EnvironmentFactory) -> None:
 
 
 def marks_unreadable_replies(environment: EnvironmentFactory) -> None:
-    """Check that an unreadable reply takes a step, gets a reward, and has `format_valid` False."""
+    """Check that an unreadable reply counts as a step, gets a reward, and has `format_valid` False."""
     for reply in UNREADABLE:
         result = _start(environment, _any_task(environment, 1)).step(reply)
         marks = (result.observation.step, result.observation.format_valid)

@@ -1,4 +1,5 @@
-"""Finds environments by name. The name is the name of an entry point (of an installed environment) or of a module.
+"""Finds environments by name. The name of an installed environment is the name of its entry point. The name of any other
+environment is the name of its module.
 
 A distribution declares its environment as an entry point in pyproject.toml. The entry point is a function
 `load(where, options)` that returns the environment's factory:

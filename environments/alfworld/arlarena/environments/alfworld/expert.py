@@ -1,7 +1,7 @@
 """The expert: a program that solves the tasks without knowing where things are.
 
 The expert uses only the goal, the things at the current location, and the admissible commands. It has no memory. To
-find a thing, it visits the receptacles that can hold the thing, in a fixed cyclic order that begins at the current
+find a thing, it visits the receptacles that can hold the thing, in a fixed cyclic order that begins after the current
 location. So a policy that sees only the last one or two steps can imitate the expert. The expert solves every generated
 game within the horizon.
 """

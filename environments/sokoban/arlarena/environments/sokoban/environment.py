@@ -189,6 +189,6 @@ def load(where: str, options: Mapping[str, Any]) -> SokobanEnvironment:
     """Return the environment for a table of options.
 
     Raises:
-        ConfigError: see `read_options`.
+        ConfigError: an option is unknown, or a value is out of range.
     """
     return SokobanEnvironment(read_options(where, options))

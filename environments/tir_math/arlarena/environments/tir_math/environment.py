@@ -50,7 +50,7 @@ class TirMathEnvironment:
 
     name = "tir_math"
     blocking = True
-    threads = 32  # threads mostly wait for the sandbox
+    threads = 32  # number of the server's threads for episodes; they mostly wait for the sandbox
 
     def __init__(self, options: TirMathOptions, problems: Problems) -> None:
         self._options, self._problems = options, problems

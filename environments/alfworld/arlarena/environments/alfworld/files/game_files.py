@@ -172,7 +172,7 @@ def _decode(path: Path, kind: type[Content]) -> Content:
 
 
 def _type_of(path: Path) -> str:
-    """Return the kind of task that `traj_data.json` or else the folder's name states. Return "" if neither does."""
+    """Return the kind of task, from `traj_data.json` or else from the folder's name. Return "" if it is unknown."""
     beside = path.with_name(TRAJECTORY)
     if beside.exists():
         try:

@@ -197,7 +197,7 @@ def _closing_of_python(text: str, opening: _Opening) -> re.Match[str] | None:
 
 def _dedented(content: str, indent: int) -> str:
     """Remove the indentation of the fence from all lines of the content. If the first line has a smaller indentation,
-    remove that.
+    remove only the smaller indentation.
     """
     first = _INDENTED.search(content) if indent else None
     margin = min(indent, len(first[1])) if first else 0

@@ -108,7 +108,7 @@ def _pairwise(golds: list[str], answers: list[str], nesting: int) -> bool:
 
 
 def _in_any_order(golds: list[str], answers: list[str], nesting: int) -> bool:
-    """Return whether the values can be paired, in any order, such that each gold value is equivalent to its answer.
+    """Return whether the values can be paired, in any order, such that both values of each pair are equivalent.
 
     Each gold value is paired with the first equivalent answer. This is correct because equivalence is transitive.
     """

@@ -32,8 +32,8 @@ from sympy.core.function import AppliedUndef
 MAX_LENGTH = 400
 MAX_DIGITS = 300  # maximum digits of one number
 MAX_DEPTH = 12  # maximum depth of nested brackets; the parser's time grows with the depth
-# Maximum numbers of bars `|`, functions and factorials. With these numbers, the parser takes a second. With every few
-# more, the time doubles, because the parser backtracks.
+# Maximum numbers of bars `|`, functions and factorials. With these numbers, the parser takes a second. With a few more,
+# the time doubles, because the parser backtracks.
 MAX_BARS, MAX_FUNCTIONS, MAX_FACTORIALS = 8, 6, 8
 MAX_BITS = 50_000  # maximum bits of an intermediate number; 2004!, an answer of MATH, has 19,090
 MAX_ANGLE_BITS = 2_000  # maximum bits of the argument of a sine; to compute the sine, pi needs as many bits
@@ -111,7 +111,7 @@ def size(node: sympy.Basic) -> float:
     if isinstance(node, sympy.Symbol):
         if not _NAME.fullmatch(node.name):
             raise UnsafeExpression("a symbol is not a letter")
-        return 3.0  # most points have values below 8
+        return 3.0  # at most points, the value of a symbol is below 8
     if isinstance(node, _ATOMS):
         return float(max(abs(node.p).bit_length(), node.q.bit_length(), 1)) if isinstance(node, sympy.Rational) else 4.0
     parts = [size(part) for part in node.args]

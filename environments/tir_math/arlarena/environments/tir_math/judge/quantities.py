@@ -47,7 +47,8 @@ def _digits(text: str, found: re.Match[str] | None) -> str:
 def _same_ratio(gold: str, answer: str) -> bool:
     """Return whether two ratios are equal as fractions.
 
-    A gold answer such as 2:30, which is not in lowest terms, is a time of day. Then the parts must be equal one by one.
+    A gold answer such as 2:30, which is not in lowest terms, is a time of day. The parts of a time must be equal one by
+    one.
     """
     expected, given = ([value_of(part) for part in split(text, ":")] for text in (gold, answer))
     if expected == given:

@@ -4,7 +4,7 @@ r"""Judges an answer in the form that the question requires, such as a computed 
     verdict("number", "1024", "2^{10}")                           # False: the number is not computed
 
 The function `score_answer` of reasoning-gym's generators is not used. In `countdown`, it evaluates the answer as Python
-(`sympy.parse_expr`). In other generators, it gives wrong answers a partial reward, or right answers in LaTeX none.
+(`sympy.parse_expr`). In other generators, it gives wrong answers a partial reward, or right answers in LaTeX no reward.
 """
 
 from __future__ import annotations
