@@ -1,4 +1,4 @@
-"""Finds environments by name. The name of an installed environment is the name of its entry point. The name of any other
+"""Finds environments by name. The name of an installed environment is the name of its entry point. The name of another
 environment is the name of its module.
 
 A distribution declares its environment as an entry point in pyproject.toml. The entry point is a function
