@@ -31,7 +31,6 @@ _COMMANDS = {
     }.items()
     for name in names.split()
 }  # fmt: skip
-_GREEK = "alpha|beta|theta|phi|omega|lambda|pi|infty"
 _FONTS = "(?:text|math)(?:normal|bf|it|rm|sf|tt)|[mh]box|boldsymbol|operatorname|bm|rm|bf"
 
 # Digits in groups of three, before or after the point.
