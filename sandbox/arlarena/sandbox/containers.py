@@ -28,7 +28,7 @@ from arlarena.sandbox.execution import (
 )
 from arlarena.sandbox.identity import NOBODY
 from arlarena.sandbox.limits import ExecutionLimits
-from arlarena.sandbox.slots import Admission
+from arlarena.sandbox.slots import SlotLimiter
 
 LAYERS = ("container", "user", "capabilities", "no_new_privs", "network", "read_only", "memory", "pids")
 # The container's command: the source of `run_program`, and a call that runs the payload from standard input.
@@ -46,7 +46,8 @@ class ContainerSettings:
     Attributes:
         image: a local image with Python, numpy, scipy and sympy.
         limits: the default limits of an execution. Here `memory_mb` also includes the memory of the libraries.
-        max_running, max_waiting: maximum number of executions that run at a time, and that wait.
+        max_running: maximum number of executions that run at a time.
+        max_waiting: maximum number of executions that wait for a slot.
         runtime: the engine's runtime, such as runsc for gVisor; None for the engine's default runtime.
         start_s: timeout in seconds of each request to the engine, such as the start of a container.
     """
@@ -82,14 +83,15 @@ class ContainerSandbox:
             ) from error
         except self._errors as error:
             raise SandboxUnavailable(f"the Docker engine does not answer (check DOCKER_HOST): {error}") from error
-        self._admission = Admission(settings.max_running, settings.max_waiting, max(1.0, settings.limits.wall_s / 2))
-        self._names: set[str] = set()  # names of existing containers
+        retry_after_s = max(1.0, settings.limits.wall_s / 2)
+        self._slots = SlotLimiter(settings.max_running, settings.max_waiting, retry_after_s)
+        self._containers: set[str] = set()  # ids of existing containers
         self._closed = False
 
     def run(self, program: str, before: Sequence[str] = (), limits: ExecutionLimits | None = None) -> Execution:
         """See `Sandbox.run`."""
         payload = json.dumps([*before, program]).encode("utf-8", "surrogatepass")
-        with self._admission.slot():
+        with self._slots.slot():
             self._check_open()
             try:
                 execution = self._run(payload, limits or self._settings.limits)
@@ -104,18 +106,18 @@ class ContainerSandbox:
             alive = bool(self._client.ping())
         except (self._errors, OSError):
             alive = False
-        return SandboxHealth("docker", alive, LAYERS, self._admission.running, self._admission.waiting, 0, NOBODY)
+        return SandboxHealth("docker", alive, LAYERS, self._slots.running, self._slots.waiting, 0, NOBODY)
 
     def close(self) -> None:
         """See `Sandbox.close`."""
         self._closed = True
-        for name in list(self._names):
-            self._remove(name)
+        for container in list(self._containers):
+            self._remove(container)
         self._client.close()
 
     def _run(self, payload: bytes, limits: ExecutionLimits) -> Execution:
         api, begun = self._client.api, time.monotonic()
-        name = api.create_container(
+        container = api.create_container(
             self._settings.image,
             ["python3", "-c", COMMAND],
             user=f"{NOBODY}:{NOBODY}",
@@ -136,27 +138,29 @@ class ContainerSandbox:
                 runtime=self._settings.runtime,
             ),
         )["Id"]
-        self._names.add(name)
+        self._containers.add(container)
         try:
-            return self._communicate(api, name, payload, limits, begun)
+            return self._communicate(api, container, payload, limits, begun)
         finally:
-            self._remove(name)
+            self._remove(container)
 
     def _check_open(self) -> None:
         if self._closed:
             raise SandboxError("the sandbox is closed")
 
-    def _remove(self, name: str) -> None:
+    def _remove(self, container: str) -> None:
         with contextlib.suppress(self._errors):  # the container may have been removed already
-            self._client.api.remove_container(name, force=True)
-        self._names.discard(name)
+            self._client.api.remove_container(container, force=True)
+        self._containers.discard(container)
 
-    def _communicate(self, api: Any, name: str, payload: bytes, limits: ExecutionLimits, begun: float) -> Execution:
-        stream = api.attach_socket(name, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
+    def _communicate(
+        self, api: Any, container: str, payload: bytes, limits: ExecutionLimits, begun: float
+    ) -> Execution:
+        stream = api.attach_socket(container, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
         raw: socket.socket = getattr(stream, "_sock", stream)
         texts = {OUT: bytearray(), ERR: bytearray()}
         try:
-            api.start(name)
+            api.start(container)
             raw.settimeout(self._settings.start_s)
             raw.sendall(payload)
             raw.shutdown(socket.SHUT_WR)  # end of the payload
@@ -167,9 +171,9 @@ class ContainerSandbox:
             stream.close()
         if stopped is not None:
             with contextlib.suppress(self._errors):
-                api.kill(name)
-        status = int(api.wait(name)["StatusCode"])
-        state = api.inspect_container(name)["State"]
+                api.kill(container)
+        status = int(api.wait(container)["StatusCode"])
+        state = api.inspect_container(container)["State"]
         ending, why = _ending(status, stopped)
         if state.get("OOMKilled"):
             ending, why = "killed", f"{why}, because it used more than {limits.memory_mb} MiB"
@@ -179,11 +183,14 @@ class ContainerSandbox:
 
 
 def _ending(status: int, stopped: Ending | None) -> tuple[Ending, str]:
-    """Return how a container ended, and the name of the signal that ended it."""
+    """Return how a container ended, and the name of the signal that ended it. `stopped`: the limit that the container
+    exceeded and for which this process killed it, or None.
+    """
     number = status - KILLED
     if stopped is not None:
         return stopped, signal_name(number)
-    if number == signal.SIGKILL:  # sent by the kernel: the CPU limit, or a lack of memory, which the caller checks
+    # The kernel sends SIGKILL at the CPU limit, or if memory runs out. The caller checks whether memory ran out.
+    if number == signal.SIGKILL:
         return "timeout", "SIGKILL"
     return "ok" if status == 0 else "killed" if number > 0 else "error", signal_name(number)
 

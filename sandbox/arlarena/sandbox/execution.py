@@ -88,7 +88,7 @@ class Execution:
     @property
     def error_line(self) -> str:
         """One line about the ending. For `error`: the error's type and the first line of its message. For `ok`: "". For
-        other endings: `detail`.
+        the other endings: `detail`.
         """
         if self.ending == "ok":
             return ""
@@ -112,7 +112,8 @@ class SandboxHealth:
         backend: `fork` or `docker`.
         alive: whether the sandbox can run programs now.
         layers: the active protection layers. For `fork`, a test process applied them and tried forbidden calls.
-        running, waiting: number of programs that run now, and that wait.
+        running: number of programs that run now.
+        waiting: number of programs that wait for a slot.
         restarts: how often the sandbox replaced a dead zygote.
         uid: id of the user that programs run as.
         warning: if programs run as root, the reason and the fix; else "".

@@ -26,12 +26,13 @@ from arlarena.sandbox.execution import (
 )
 from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.lockdown import REQUIRED
-from arlarena.sandbox.slots import Admission
+from arlarena.sandbox.slots import SlotLimiter
 from arlarena.sandbox.zygote import HEADER, READY
 from arlarena.sandbox.zygote_client import ForkExit, ZygoteDied, ZygoteProcess
 
 PROGRAM = "arlarena.sandbox.run_program"
-# If the zygote dies, the sandbox runs the program again. This is safe because programs have no side effects.
+# Maximum number of attempts to run a program. If the zygote dies, the sandbox runs the program again. This is safe
+# because programs have no side effects.
 TRIES = 3
 CHUNK = 1 << 16
 RECHECK_S = 0.05  # seconds between two reads of the time for which a program has waited for a CPU
@@ -43,9 +44,9 @@ class ForkSettings:
 
     Attributes:
         limits: the default limits of an execution.
-        max_running: maximum number of executions that run at a time. Other executions wait.
-        max_waiting: maximum number of executions that wait. Other executions are refused.
-        required: layers of `lockdown.LAYERS` that must be available. Otherwise the sandbox does not start.
+        max_running: maximum number of executions that run at a time. Further executions wait.
+        max_waiting: maximum number of executions that wait. Further executions are refused.
+        required: layers of `lockdown.LAYERS` that must be available. If a layer is missing, the sandbox does not start.
         start_s: time limit for the start of the zygote.
         begin_s: time limit for the lockdown of a fork, and for the end of a killed fork.
         max_wall_factor: an execution may take `max_wall_factor * wall_s` of wall-clock time in total, including time
@@ -65,7 +66,7 @@ class ForkSandbox:
     """Runs programs in forks of a zygote. If the zygote dies, a new zygote is started."""
 
     def __init__(self, settings: ForkSettings | None = None, work: str = PROGRAM) -> None:
-        """Start the zygote. This takes some seconds.
+        """Start the zygote. This takes some seconds. `work`: the module whose function `load` the zygote calls.
 
         Raises:
             SandboxUnavailable: this machine does not support the required layers.
@@ -79,7 +80,8 @@ class ForkSandbox:
         self._settings = settings or ForkSettings()
         self._work = work
         limits = self._settings.limits
-        self._admission = Admission(self._settings.max_running, self._settings.max_waiting, max(1.0, limits.wall_s / 2))
+        retry_after_s = max(1.0, limits.wall_s / 2)
+        self._slots = SlotLimiter(self._settings.max_running, self._settings.max_waiting, retry_after_s)
         self._replacing = threading.Lock()
         self._restarts, self._closed = 0, False
         self._zygote = self._new()
@@ -89,8 +91,8 @@ class ForkSandbox:
         return self.run_payload(json.dumps([*before, program]).encode("utf-8", "surrogatepass"), limits)
 
     def run_payload(self, payload: bytes, limits: ExecutionLimits | None = None) -> Execution:
-        """Run the zygote's `work` function on a payload and return the result. Raises the same errors as `run`."""
-        with self._admission.slot():
+        """Run the zygote's `work` function on a payload, and return the result. Raises the same errors as `run`."""
+        with self._slots.slot():
             for _ in range(TRIES - 1):
                 with contextlib.suppress(ZygoteDied):
                     return self._run_once(payload, limits)
@@ -99,8 +101,7 @@ class ForkSandbox:
     def health(self) -> SandboxHealth:
         """See `Sandbox.health`."""
         zygote = self._zygote
-        admission = self._admission
-        running, waiting = admission.running, admission.waiting
+        running, waiting = self._slots.running, self._slots.waiting
         return SandboxHealth(
             "fork", zygote.alive, zygote.layers, running, waiting, self._restarts, zygote.uid, zygote.warning
         )
@@ -194,7 +195,7 @@ class _Run:
         return None
 
     def _begin(self) -> None:
-        """Start to measure the wall-clock time. Called when the fork is locked down."""
+        """Start to measure the wall-clock time. This method is called when the fork is locked down."""
         self._pid = int.from_bytes(self._out[len(READY) : HEADER], "little")
         self._began, self._waited = time.monotonic(), kernel.cpu_wait_s(self._pid)
 
@@ -205,7 +206,7 @@ class _Run:
         ends.
 
         Raises:
-            SandboxError: the execution took `max_wall_factor * wall_s` seconds because it waited so long for a CPU.
+            SandboxError: the execution took `max_wall_factor * wall_s` seconds, because it waited long for a CPU.
         """
         if not self._began:
             return 0.0
@@ -233,7 +234,7 @@ class _Run:
 
     def _result(self, ended: ForkExit, stopped: Ending | None) -> Execution:
         ending: Ending = stopped or ("ok" if ended.status == 0 else "error" if ended.status > 0 else "killed")
-        # The kernel checks the CPU limit only at timer ticks. It may end a program some percent before the limit.
+        # The kernel checks the CPU limit only at timer ticks, and may end a program some percent before the limit.
         spent = ended.status == -signal.SIGXCPU or ended.cpu_s > self._limits.whole_cpu_s
         hit_cpu_limit = stopped in (None, "timeout") and spent
         if hit_cpu_limit:

@@ -1,5 +1,5 @@
-"""Chooses the user that forks of the zygote run as. It is root only if the server runs as root and cannot use another
-user.
+"""Chooses the user that forks of the zygote run as. This user is root only if the server runs as root and no other user
+can run the forks.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def choose_identity(readable: Sequence[Path]) -> Identity:
 
     If the zygote runs as an ordinary user, return that user. If it runs as root, try these users, and return the first
     user that can read the loaded libraries below the folders `readable`: user and group nobody; user nobody with the
-    libraries' group; the libraries' owner and group. If no user can, return root with a warning.
+    libraries' group; the libraries' owner and group. If none of these users can, return root with a warning.
     """
     own = Identity(os.geteuid(), os.getegid())
     if own.uid != 0:
@@ -56,7 +56,7 @@ def choose_identity(readable: Sequence[Path]) -> Identity:
 
 
 def _problem(identity: Identity, readable: Sequence[Path]) -> str:
-    """Return why forks cannot run as `identity`, or "". A test fork becomes this user and checks."""
+    """Return why forks cannot run as `identity`, or "" if they can. A test fork becomes this user to check that."""
     result, result_writer = os.pipe()
     release, release_writer = os.pipe()
     pid = os.fork()
@@ -83,8 +83,8 @@ def _problem(identity: Identity, readable: Sequence[Path]) -> str:
 
 
 def _check_access(identity: Identity, readable: Sequence[Path]) -> str:
-    """Become `identity`, and check that this user can read the libraries. Return `OK` or the problem. Called only in
-    the test fork.
+    """Become `identity`, and check that this user can read the libraries. Return `OK` or the problem. This function is
+    called only in the test fork.
     """
     try:
         identity.assume()

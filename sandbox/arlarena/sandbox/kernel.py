@@ -1,4 +1,4 @@
-"""Calls system calls that Python's standard library lacks, with ctypes. For Linux on x86-64 and aarch64."""
+"""Makes system calls that Python's standard library lacks, on Linux on x86-64 and aarch64."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def cpu_wait_s(pid: int) -> float:
 
 
 def protect_code() -> None:
-    """Remove the right to execute from all memory that this process can write.
+    """Make all writable memory of this process non-executable.
 
-    A mapping can be written directly, or through another, shared mapping of the same file. Old versions of libffi leave
-    executable memory of both kinds. Errors as in `call`.
+    A mapping is writable directly, or through another, shared mapping of the same file. Old versions of libffi leave
+    executable memory that is writable in one of these ways. Errors as in `call`.
     """
     with open("/proc/self/maps") as file:
         regions = [line.split() for line in file]

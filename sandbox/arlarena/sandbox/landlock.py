@@ -1,5 +1,5 @@
-"""Landlock: restricts the files that a process and its children may access. Any user may apply it (Linux 5.13,
-`landlock(7)`).
+"""Restricts the files that a process and its children may access, with Landlock (Linux 5.13, `landlock(7)`). This needs
+no privileges.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from arlarena.sandbox.kernel import (
 READ_FILE, READ_DIR = 1 << 2, 1 << 3
 # All file rights of each version of the interface. The kernel refuses every right in this mask that no rule grants.
 FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
-TCP_BIND_AND_CONNECT = 0b11  # from version 4
-SIGNALS_AND_ABSTRACT_SOCKETS = 0b11  # from version 6
+TCP_BIND_AND_CONNECT = 0b11  # from version 4 of the interface on
+SIGNALS_AND_ABSTRACT_SOCKETS = 0b11  # from version 6 of the interface on
 VERSION_FLAG, PATH_BENEATH = 1, 1
 
 
@@ -43,10 +43,10 @@ def version() -> int:
 
 
 def ruleset(readable: Sequence[Path]) -> int:
-    """Return a descriptor of rules that allow programs to read only the files at or below `readable`.
+    """Return a descriptor of rules that allow programs to read only the files at or below the paths `readable`.
 
-    Programs may also list the parent folders, because Python lists a changed folder before an import. If the kernel
-    supports it, the rules also forbid TCP, signals to other processes, and abstract sockets of other processes.
+    Programs may also list the parent folders of these paths, because Python lists a changed folder before an import. On
+    newer kernels, the rules also forbid TCP, signals to other processes, and abstract sockets of other processes.
 
     Raises:
         OSError: the kernel has no Landlock.

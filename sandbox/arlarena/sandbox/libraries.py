@@ -12,7 +12,8 @@ from pathlib import Path
 
 PACKAGES = ("numpy", "scipy", "sympy", "mpmath")
 # Modules that the zygote loads, with all their imports. Other modules, such as scipy.stats and scipy.signal, are read
-# from their files when a program imports them. This import takes a quarter of a second, but every fork stays smaller.
+# from their files when a program imports them. Such an import takes a quarter of a second, but without these modules,
+# every fork is smaller.
 MODULES = """
     array ast base64 bisect calendar cmath collections.abc colorsys copy csv dataclasses datetime decimal difflib enum
     fractions functools hashlib heapq io itertools json keyword locale math numbers operator pprint queue random re

@@ -12,7 +12,7 @@ class ExecutionLimits:
     Attributes:
         wall_s: seconds of wall-clock time, from the first instruction of the program to its end. In forks, the time for
             which the program waits for a CPU does not count; in containers, it counts.
-        cpu_s: seconds of CPU time. Both sandboxes round it up to whole seconds.
+        cpu_s: seconds of CPU time, which are rounded up to whole seconds.
         memory_mb: MiB of memory. In forks, the memory of the libraries is not included; in containers, it is.
         output_bytes: bytes of standard output and standard error together. A program that writes more is stopped.
     """

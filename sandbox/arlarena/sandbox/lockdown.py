@@ -25,7 +25,7 @@ from arlarena.sandbox.identity import Identity
 
 NICENESS = 5  # so that the server and the zygote have priority over programs
 # At its CPU limit, a program gets SIGXCPU; no other event sends this signal. If the program blocks or handles the
-# signal, the kernel kills the program after so many more seconds of CPU time.
+# signal, the kernel kills the program after GRACE_S more seconds of CPU time.
 GRACE_S = 1
 LAYERS = ("rlimits", "user", "capabilities", "no_new_privs", "landlock", "mdwe", "seccomp", "namespaces")
 # Layers required by default. The other layers depend on the kernel's version and on how the server was started.
@@ -40,9 +40,10 @@ class LockdownPlan:
         filter: the seccomp program.
         rules: descriptor of the Landlock rules, or -1.
         identity: the user that forks run as.
-        address_space: bytes of address space that the zygote has mapped. The memory limit of a fork is added to them.
+        address_space: bytes of address space that the zygote has mapped. A fork may map these bytes and in addition the
+            bytes of its memory limit.
         zygote: process id of the zygote.
-        required: names of the layers that must succeed. Otherwise the fork runs no program.
+        required: names of the layers that must succeed. If one of them fails, the fork runs no program.
     """
 
     filter: bytes
@@ -78,7 +79,7 @@ def lock_down(plan: LockdownPlan, cpu_s: int, memory_bytes: int) -> list[str]:
 
     apply("rlimits", lambda: _set_limits(cpu_s, plan.address_space + memory_bytes))
     if plan.identity.uid != os.geteuid():
-        plan.identity.assume()  # a test fork of the zygote did this before; if it fails now, the fork runs no program
+        plan.identity.assume()  # if this fails, the fork runs no program; it succeeded in a test fork of the zygote
         layers.append("user")
     else:
         with contextlib.suppress(OSError):  # an ordinary user cannot leave its groups

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple, TextIO
 import numpy
 
 NAME = "<program>"
-# Maximum characters of the traceback and of the error line. An error with a large formula then fits the output limit.
+# Maximum characters of the traceback and of the error line. Without these limits, an error message with a large formula
+# could exceed the output limit.
 MAX_TRACEBACK, MAX_LINE = 8192, 1000
 RESERVE = 8 << 20  # bytes that are freed when a program fails, so that a MemoryError can be reported
 
@@ -46,9 +47,8 @@ def run(payload: bytes) -> int:
     reserve = [bytearray(RESERVE)]
     random.seed(0)  # deterministic: the same program draws the same numbers
     numpy.random.seed(0)
-    sys.set_int_max_str_digits(
-        100_000
-    )  # programs print numbers such as 2**10000, beyond Python's default of 4300 digits
+    # Programs print numbers such as 2**100000, which has more digits than Python's default limit of 4300.
+    sys.set_int_max_str_digits(100_000)
     for earlier in before:
         sys.stdout, sys.stderr = _NullStream(), _NullStream()
         _execute(earlier, main.__dict__, [])
@@ -130,7 +130,7 @@ def _traceback(error: BaseException) -> str:
 
 
 def _write_error(outcome: _Outcome) -> None:
-    """Write the traceback to standard error, with `error` as the last line. Then close standard error."""
+    """Write the traceback to standard error, with the error line as the last line. Then close standard error."""
     text = outcome.traceback.rstrip()
     if text.rpartition("\n")[2] != outcome.error:
         text = f"{text}\n{outcome.error}"

@@ -17,7 +17,7 @@ from arlarena.sandbox.execution import SandboxUnavailable
 from arlarena.sandbox.kernel import MACHINE, NUMBERS, call
 
 SET_MODE_FILTER = 1
-MAP_TYPE = 0x0F  # mask of mmap's flags: private, shared, … (linux/mman.h)
+MAP_TYPE = 0x0F  # mask of the flags of mmap that make a mapping private or shared (linux/mman.h)
 # Calls that are harmless with any argument: they allocate memory, read and write open descriptors, read the time, …
 ALLOWED = """
     read readv pread64 write writev lseek close dup dup2 dup3 fstat stat lstat newfstatat statx access faccessat
@@ -27,9 +27,10 @@ ALLOWED = """
     pselect6 alarm setitimer getitimer pause rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending sigaltstack
     restart_syscall exit exit_group
 """
-# Errors for these calls. C libraries and Python handle these errors, but would fail after EPERM.
+# Calls that fail with another error than EPERM, because C libraries and Python handle only this other error.
 FALLBACK_ERRORS = {"clone3": errno.ENOSYS, "ioctl": errno.ENOTTY, "readlink": errno.EINVAL, "readlinkat": errno.EINVAL}
-# Allowed commands: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC. Other commands could set signals or locks.
+# Allowed commands of `fcntl`: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC. Other commands could set signals or
+# locks.
 FCNTL = (0, 1, 2, 3, 1030)
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | (os.O_TMPFILE & ~os.O_DIRECTORY)
 
@@ -44,7 +45,7 @@ def compile_filter(*, may_open: bool) -> bytes:
     `may_open`: whether programs may open files for reading. This is safe only if Landlock restricts the files.
 
     Raises:
-        SandboxUnavailable: libseccomp is not installed.
+        SandboxUnavailable: libseccomp or pyseccomp is not installed.
     """
     try:
         import pyseccomp as scmp

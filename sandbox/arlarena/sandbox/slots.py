@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from arlarena.sandbox.execution import SandboxBusy
 
 
-class Admission:
-    """At most `max_running` programs run at a time, and at most `max_waiting` programs wait.
+class SlotLimiter:
+    """Gives each running program a slot. At most `max_running` programs run at a time, and at most `max_waiting` wait.
 
-    `running` and `waiting` are the current numbers.
+    `retry_after_s`: the value of `SandboxBusy.retry_after_s`. `running`, `waiting`: the current numbers of programs.
     """
 
     def __init__(self, max_running: int, max_waiting: int, retry_after_s: float) -> None:

@@ -48,7 +48,7 @@ MAX_MESSAGE = 4096  # bytes of one message
 
 
 class Zygote:
-    """Forks a process for each execution and reports its end to the server."""
+    """Forks a process for each execution, and reports the end of the fork to the server."""
 
     def __init__(self, server: socket.socket, plan: LockdownPlan, work: Callable[[bytes], int]) -> None:
         self._server, self._plan, self._work = server, plan, work
@@ -79,7 +79,7 @@ class Zygote:
         if request.get("kill"):
             for pid, number in self._running.items():
                 if number == request["id"]:
-                    os.kill(pid, signal.SIGKILL)  # not reaped yet, so the id still belongs to the fork
+                    os.kill(pid, signal.SIGKILL)  # the fork is not reaped yet, so its process id is still valid
             return True
         try:
             pid = os.fork()
@@ -94,7 +94,9 @@ class Zygote:
         return True
 
     def _run_fork(self, descriptors: Sequence[int], request: dict[str, Any]) -> NoReturn:
-        """Read the payload, lock down this fork, write the header, and call `work`. Called only in the fork."""
+        """Read the payload, lock down this fork, write the header, and call `work`. This method is called only in the
+        fork.
+        """
         code = NOT_LOCKED
         try:
             signal.set_wakeup_fd(-1)
@@ -112,7 +114,9 @@ class Zygote:
             os._exit(code)
 
     def _redirect(self, descriptors: Sequence[int]) -> bytes:
-        """Make /dev/null and the two received output descriptors the descriptors 0, 1 and 2. Return the payload."""
+        """Read the payload from the first received descriptor, and return it. Descriptor 0 becomes /dev/null, and
+        descriptors 1 and 2 become the two received output descriptors.
+        """
         source, out, err = descriptors
         with os.fdopen(os.dup(source), "rb") as file:
             payload = file.read()

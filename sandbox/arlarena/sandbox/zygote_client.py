@@ -1,5 +1,5 @@
-"""The client of the zygote, in the process that owns the sandbox ("the server"). It starts the zygote, requests forks,
-receives their exits, and notices when the zygote dies.
+"""The client of the zygote, in the process that owns the sandbox ("the server"). The client starts the zygote, requests
+forks, receives their exit statuses, and notices when the zygote dies.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class ForkExit:
-    """The end of a fork. `status`: the exit code, or minus the number of the signal that ended the fork. `cpu_s`:
+    """How a fork ended. `status`: the exit code, or minus the number of the signal that ended the fork. `cpu_s`:
     seconds of CPU time. `memory_mb`: peak memory in MiB.
     """
 
@@ -101,7 +101,7 @@ class ZygoteProcess:
         """Start an execution.
 
         `descriptors`: the descriptors of the payload, of standard output and of standard error. Returns the number of
-        the execution, and a future that gets the fork's exit.
+        the execution, and a future that gets the fork's `ForkExit`.
 
         Raises:
             ZygoteDied: the zygote has died.
@@ -117,7 +117,7 @@ class ZygoteProcess:
         except OSError as error:
             if isinstance(error, ConnectionError):
                 with self._lock:
-                    self._dead = True  # `_listen` may notice later; the next try must start a new zygote
+                    self._dead = True  # `_listen` may notice the end later, but the next try must start a new zygote
             raise ZygoteDied(f"the zygote cannot be reached: {error}") from error
         return number, future
 

@@ -27,7 +27,8 @@ TASKS = 4  # number of tasks of each split that most checks play
 DISJOINT_TASKS = 40  # number of tasks of each split whose content keys are compared
 # Number of episodes in `offers_actions_until_the_end`. In each step, episode n plays the n-th admissible action.
 ACTION_EPISODES = 4
-# Replies without a readable action. Template fields, unclosed tags and control characters must not cause errors.
+# Replies without an admissible action, and not in the strict format (see `replies`). Template fields, unclosed tags and
+# control characters must not cause errors.
 UNREADABLE = (
     "",
     "   ",
@@ -105,9 +106,9 @@ def _transcript(episode: Episode, replies: Sequence[str]) -> list[StepResult]:
     return results
 
 
-def describes_itself(environment: EnvironmentFactory) -> None:
-    """Check that `info` has versions, texts, a horizon and splits. The first split must be for training, and at least
-    one split must be for evaluation.
+def has_complete_info(environment: EnvironmentFactory) -> None:
+    """Check that the names, versions and descriptions in `info` are not empty, and that the horizon is positive. The
+    first split must be for training, and at least one split must be for evaluation.
     """
     info = environment.info
     for name, text in (
@@ -116,7 +117,7 @@ def describes_itself(environment: EnvironmentFactory) -> None:
         ("parser version", info.parser.version),
     ):  # fmt: skip
         _require(text, f"info: the {name} is empty")
-    _require(info.horizon > 0, f"info: the horizon is {info.horizon}")
+    _require(info.horizon > 0, f"info: the horizon must be positive, but it is {info.horizon}")
     _require(info.splits, "info: there is no split")
     _require(len({split.name for split in info.splits}) == len(info.splits), "info: two splits have the same name")
     _require(
@@ -159,8 +160,8 @@ def repeats_transcripts(environment: EnvironmentFactory) -> None:
 
 
 def begins_with_an_observation(environment: EnvironmentFactory) -> None:
-    """Check the result before the first step. The text of the observation must be part of the prompt. There must be
-    keys and no reward. `format_valid` and `action_valid` must be True.
+    """Check the result before the first step. The text of the observation must be part of the prompt. The metadata must
+    have keys. There must be no reward. `format_valid` and `action_valid` must be True.
     """
     for spec in _specs(environment):
         first = _start(environment, spec).observe()
@@ -178,9 +179,16 @@ def begins_with_an_observation(environment: EnvironmentFactory) -> None:
         )
         _require(metadata is not None, f"{spec}: the first result has no metadata")
         assert metadata is not None
-        _require(metadata.task_id == environment.task(spec).id, f"{spec}: metadata has task {metadata.task_id!r}")
+        expected_id = environment.task(spec).id
+        _require(
+            metadata.task_id == expected_id,
+            f"{spec}: the metadata's task_id is {metadata.task_id!r}, but the task has the id {expected_id!r}",
+        )
         _require(metadata.state_key and metadata.observation_key, f"{spec}: state_key or observation_key is empty")
-        _require(0 <= metadata.score < 1, f"{spec}: the score at the start is {metadata.score}")
+        _require(
+            0 <= metadata.score < 1,
+            f"{spec}: the score at the start is {metadata.score}: it must be at least 0 and below 1",
+        )
 
 
 def ends_at_the_horizon(environment: EnvironmentFactory) -> None:
@@ -188,9 +196,11 @@ def ends_at_the_horizon(environment: EnvironmentFactory) -> None:
     episode, results = _start(environment, _any_task(environment, 1)), list[StepResult]()
     while not episode.done:
         results.append(episode.step(NOTHING))
-        _require(len(results) <= environment.info.horizon, "the episode goes on beyond the horizon")
+        _require(len(results) <= environment.info.horizon, "the episode continues after the horizon")
     steps = [result.observation.step for result in results]
-    _require(steps == list(range(1, len(results) + 1)), f"the steps have the numbers {steps}")
+    _require(
+        steps == list(range(1, len(results) + 1)), f"the steps have the numbers {steps}: they must be 1, 2, 3 and so on"
+    )
     _require(
         [result.done for result in results] == [False] * (len(results) - 1) + [True],
         "`done` must be True in the last step, and only there",
@@ -219,17 +229,22 @@ def offers_actions_until_the_end(environment: EnvironmentFactory) -> None:
 
 
 def marks_unreadable_replies(environment: EnvironmentFactory) -> None:
-    """Check that an unreadable reply takes a step, gets a reward, and has `format_valid` False."""
+    """Check that an unreadable reply counts as a step, gets a reward, and has `format_valid` False."""
     for reply in UNREADABLE:
         result = _start(environment, _any_task(environment, 1)).step(reply)
         marks = (result.observation.step, result.observation.format_valid)
-        _require(marks == (1, False), f"after the reply {reply[:20]!r}, (step, format_valid) is {marks}")
-        _require(isinstance(result.reward, float), f"the reply {reply[:20]!r} gets the reward {result.reward!r}")
+        _require(
+            marks == (1, False), f"after the reply {reply[:20]!r}, (step, format_valid) is {marks}, not (1, False)"
+        )
+        _require(
+            isinstance(result.reward, float),
+            f"the reward of the reply {reply[:20]!r} is {result.reward!r}: it must be a float",
+        )
         json.dumps(result.observation.text)
 
 
 def knows_the_strict_format(environment: EnvironmentFactory) -> None:
-    """Check that the expert's reply has `format_valid` True, and False if a character is added to it."""
+    """Check that `format_valid` is True for the expert's reply, and False if a character is added to the reply."""
     _need_expert(environment)
     episode = _start(environment, _any_task(environment, 1))
     strict = _plan(episode)[0]
@@ -240,8 +255,8 @@ def knows_the_strict_format(environment: EnvironmentFactory) -> None:
 
 
 def has_an_expert_that_solves_it(environment: EnvironmentFactory) -> None:
-    """Check that the expert's replies solve the tasks, and are in the strict format. While they are played, the expert
-    must not change its plan.
+    """Check that the expert's replies solve the tasks and are in the strict format (see `replies`). While the replies
+    are played, the expert must not change its plan.
     """
     _need_expert(environment)
     for spec in _specs(environment):
@@ -253,11 +268,15 @@ def has_an_expert_that_solves_it(environment: EnvironmentFactory) -> None:
             marks = (result.observation.action_valid, result.observation.format_valid)
             _require(
                 marks == (True, True),
-                f"{spec}: after the expert's reply {reply!r}, (action_valid, format_valid) is {marks}",
+                f"{spec}: after the expert's reply {reply!r}, (action_valid, format_valid) is {marks}, "
+                "not (True, True)",
             )
         metadata = result.metadata
         ended = metadata and (result.done, metadata.success, metadata.score)
-        _require(ended == (True, True, 1.0), f"{spec}: after the expert's plan, (done, success, score) is {ended}")
+        _require(
+            ended == (True, True, 1.0),
+            f"{spec}: after the expert's plan, (done, success, score) is {ended}, not (True, True, 1.0)",
+        )
 
 
 def forks(environment: EnvironmentFactory) -> None:
@@ -274,7 +293,8 @@ def forks(environment: EnvironmentFactory) -> None:
 
 
 def has_keys_of_states(environment: EnvironmentFactory) -> None:
-    """Check that a step without effect leaves the keys unchanged, and that different tasks have different keys.
+    """Check that a step that does not change the state leaves `state_key` and `observation_key` unchanged, and that
+    different tasks have different state keys.
 
     Methods with step-level advantages compare turns with equal keys. If a key contained a step counter, no two turns of
     an episode would have equal keys.
@@ -301,7 +321,7 @@ Check = Callable[[EnvironmentFactory], None]
 CHECKS: dict[str, Check] = {
     check.__name__: check
     for check in (
-        describes_itself, names_its_tasks, keeps_evaluation_tasks_out_of_training, repeats_transcripts,
+        has_complete_info, names_its_tasks, keeps_evaluation_tasks_out_of_training, repeats_transcripts,
         begins_with_an_observation, ends_at_the_horizon, offers_actions_until_the_end, marks_unreadable_replies,
         knows_the_strict_format, has_an_expert_that_solves_it, forks, has_keys_of_states,
     )
@@ -328,7 +348,7 @@ def main() -> int:
         except Exception:
             outcome, failed = f"FAILED:\n{traceback.format_exc()}", failed + 1
         print(f"{name.replace('_', ' ')}: {outcome}", flush=True)
-    print(f"{len(CHECKS) - failed} of {len(CHECKS)} checks hold")
+    print(f"{len(CHECKS) - failed} of {len(CHECKS)} checks hold or are not applicable")
     return 1 if failed else 0
 
 

@@ -1,4 +1,4 @@
-"""Hashes: the keys of states, observations and task contents, and the random generators and splits made from hashes."""
+"""Hashes of states, observations and task contents. Random generators and splits are derived from hashes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ def digest(text: str) -> str:
 
 
 def seeded(*key: object) -> Random:
-    """Return a random generator seeded by the text of `key`. The generator is the same in all processes and on all
-    machines.
+    """Return a random generator seeded by the text of `key`. Equal keys give equal sequences of random numbers in all
+    processes and on all machines.
     """
     return Random(int(digest("/".join(map(str, key))), 16))
 
 
 def split_of_digest(digest: str, shares: Mapping[str, int]) -> str:
-    """Return the split that a content belongs to. `digest`: the hash of the content. `shares`: the relative size of
+    """Return the split that a task belongs to. `digest`: the hash of the task's content. `shares`: the relative size of
     each split. For example, with {"train": 5, "validation": 1, "test": 2}, five eighths of all contents are in `train`.
     """
     position = int(digest, 16) % sum(shares.values())

@@ -14,8 +14,7 @@ SHOWN_CHARS = 80  # maximum characters of a task_id in an error message
 def indexed_task(name: str, splits: Sequence[Split], spec: ResetSpec) -> Task:
     """Return the task given by `task_id`, by `split` and `index`, or by `split` and `seed`.
 
-    Without `split`, the task is in the first split. Without `index`, the seed is the index; without both, the index is
-    0.
+    Without `split`, the task is in the first split. Without `index`, the index is the seed, or 0 without a seed.
 
     Raises:
         TaskError: the split is unknown, the index is out of range, or the fields contradict each other.

@@ -1,4 +1,6 @@
-"""Prompt templates of text games. A prompt can contain the last turns (the history) and the current observation."""
+"""Prompt templates of text games. A prompt can contain the most recent turns (the history) and the current
+observation.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ class Scene(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         observation: the current observation.
-        past: the last turns, oldest first, each formatted by `past_turn`.
+        past: the most recent turns, oldest first, each formatted by `past_turn`.
         remaining: number of steps left.
         horizon: maximum number of steps of the episode.
         actions: the admissible actions as text; "" if any text is an action.

@@ -5,8 +5,8 @@
     while not episode.done:
         result = episode.step(reply)
 
-The prompt template, the parser and the expert belong to the environment. Trainer, rollouts and servers do not depend on
-the rules of an environment. `registry` finds environments.
+The prompt template, the parser and the *expert* (a program that solves tasks) belong to the environment. Trainer,
+rollouts and servers do not depend on the rules of an environment. `registry` finds environments.
 """
 
 from __future__ import annotations
@@ -62,8 +62,9 @@ class Episode(Protocol):
     def step(self, text: str) -> StepResult:
         """Play a reply. The server calls `step` only while the episode is not `done`.
 
-        An unreadable reply counts as a step and has `action_valid` False; it raises no error. The reward must be
-        finite, and the score must be in [0, 1]. The server reports other values as a failure of the environment.
+        A reply from which no action can be read raises no error: it counts as a step, and `action_valid` is False. The
+        reward must be finite, and the score must be in [0, 1]. The server reports other values as a failure of the
+        environment.
 
         Raises:
             EnvironmentFailure: a resource of the environment failed.
@@ -85,7 +86,7 @@ class Episode(Protocol):
 
 @runtime_checkable
 class Resources(Protocol):
-    """Implemented by environments that use external processes. Without a call of `open`, the environment starts the
+    """The protocol of environments that use external processes. Without a call of `open`, the environment starts the
     processes on first use.
     """
 

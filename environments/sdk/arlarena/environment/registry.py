@@ -1,4 +1,5 @@
-"""Finds environments by name. The name is the name of an entry point (of an installed environment) or of a module.
+"""Finds environments by name. The name of an installed environment is the name of its entry point. The name of another
+environment is the name of its module.
 
 A distribution declares its environment as an entry point in pyproject.toml. The entry point is a function
 `load(where, options)` that returns the environment's factory:
@@ -42,7 +43,7 @@ def load(where: str, name: str, options: Mapping[str, Any]) -> EnvironmentFactor
         where: The text with which error messages begin, such as "FILE: [environment]". Messages about an option then
             begin with "FILE: [environment.options]".
         name: The name of an installed environment, or of a module with a function `load(where, options)`.
-        options: The environment's own options.
+        options: The options of the environment.
 
     Raises:
         ConfigError: The name is unknown, the module cannot be imported, or an option is invalid. Also raised if the
@@ -67,8 +68,8 @@ def load(where: str, name: str, options: Mapping[str, Any]) -> EnvironmentFactor
 def info_of(factory: EnvironmentFactory, name: str) -> Info:
     """Return the environment's `Info`. If the argument `name` is not "", it replaces the field `name`.
 
-    The argument is the name in the server's configuration. It differs from the environment's own name if the
-    configuration names a module. Clients compare it with the name in their own configuration.
+    The argument is the name in the server's configuration. This name differs from the environment's name if the
+    configuration names a module. Clients compare the field `name` with the name in the client's configuration.
     """
     return msgspec.structs.replace(factory.info, name=name) if name else factory.info
 

@@ -1,4 +1,5 @@
-"""Parses replies: removes the thought, finds the action, and checks whether the reply has the strict format.
+"""Parses replies: removes the *thought* (the text in <think>…</think>), finds the action, and checks whether the reply
+has the *strict format* `<think>…</think><action>…</action>`. A reply is *unreadable* if no action can be read from it.
 
 Text games use `parse`. Other environments use `after_thought` to get the text after the thought, and parse this text
 themselves.
@@ -14,7 +15,7 @@ import msgspec
 from arlarena.proto.env_api import Parser
 from arlarena.proto.thoughts import END_THINK, THINK, answer_start
 
-# The tags in replies, and how an action is written in a reply.
+# The tags in replies, and the form of an action in a reply.
 TAGS = (THINK, END_THINK, "<action>", "</action>")
 ACTION = "<action>{action}</action>"
 PARSER = Parser(
@@ -38,8 +39,8 @@ _THINK = re.compile(r"<\s*+/?+\s*+think(?:\s[^<>/]*+)?+>", re.IGNORECASE)
 
 
 class ParsedReply(msgspec.Struct, frozen=True, gc=False):
-    """A parsed reply. `action`: the action to play, or None. `written`: the text in the place of the action, even if it
-    is not an admissible action.
+    """A parsed reply. `action`: the action to play, or None. `written`: the text that was read as the action, even if
+    it is not an admissible action.
     """
 
     action: str | None
@@ -113,7 +114,7 @@ def _match_action(written: str, actions: Collection[str] | None) -> str | None:
 
 
 def _is_one_thought(text: str) -> bool:
-    """Return whether a text is exactly one thought in the strict format. The opening tag may be missing."""
+    """Return whether a text is exactly one `<think>…</think>`. The opening `<think>` may be missing."""
     marks = [mark[0] for mark in _THINK.finditer(text)]
     complete = marks == [THINK, END_THINK] and text.startswith(THINK)
     return text.endswith(END_THINK) and (complete or marks == [END_THINK])

@@ -1,4 +1,4 @@
-"""Base classes of text games. The author of a game writes only its rules.
+"""Base classes of text games. The author of a game writes only the rules.
 
     class Guess(TextGame):              the rules of one episode
     class GuessEnvironment(TextEnvironment):
@@ -6,8 +6,9 @@
         def game(self, task): …         the rules of a new episode
 
 `TextEpisode` counts steps, parses replies, renders prompts, and fills in the other fields of observations and metadata.
-`TextEnvironment` finds the task of a reset request and provides `/v1/info`. `arlarena.environments.guess` is a complete
-example.
+`TextEnvironment` finds the task of a reset request and provides `/v1/info`. The *expert* is a program that solves
+tasks: the method `plan` of a game. `replies` explains when a reply is *unreadable*. `arlarena.environments.guess` is a
+complete example.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ class TextEpisode:
         return self._game.over or self._steps >= self._environment.horizon
 
     def observe(self) -> StepResult:
-        """Return the current state, in the form of a reset's result."""
+        """Return the current state as the result of a reset."""
         return self._result(None, "", action_valid=True, format_valid=True)
 
     def step(self, text: str) -> StepResult:
@@ -223,7 +224,7 @@ class TextEnvironment(ABC):
         options: the environment's options, for `/v1/info`.
         paths: names of the options that are paths of files or folders.
         vocabulary: frequent parts of observations and replies, with their spaces and line ends. Each part becomes one
-            token of a tiny policy. If None, the parts are `actions`.
+            token of the small built-in policy (`[policy.tiny]`). If None, the parts are `actions`.
         expert: whether games implement `plan`. Otherwise there are no demonstrations.
         blocking: whether an action may take longer than about a millisecond; see `EnvironmentFactory`.
     """

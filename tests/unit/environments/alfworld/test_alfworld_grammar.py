@@ -86,6 +86,22 @@ def test_the_first_rule_whose_condition_holds_gives_the_text():
         text_of("#y#", Facts(), {"r": 1}, y=rules[:2])
 
 
+@pytest.mark.parametrize(
+    ("rhs", "message"),
+    [
+        ("#never#", "grammar: no condition of the rules #never# holds"),
+        ("#long#" * 20, "grammar: a text is longer than 65536 characters"),
+        ("{nobody.name}", "grammar: a text uses the name 'nobody', which the game does not have"),
+        ("[{o.name | inside(o:object)}]", "grammar: a condition has a wrong number of variables: "),
+    ],
+)
+def test_the_error_of_a_text_states_the_true_reason(rhs, message):
+    never = [{"condition": "open(r:receptacle)", "rhs": ""}]
+    with pytest.raises(GameError) as caught:
+        text_of(rhs, Facts(inside=[(2, 1)]), {"r": 1}, never=never, long=[{"rhs": "x" * 4000}])
+    assert str(caught.value).startswith(message)
+
+
 def query(text):
     found = []
     grammar, _ = read_grammar(written({"x": [{"condition": text, "rhs": ""}]}))

@@ -69,7 +69,7 @@ def test_boxoban_files_are_split_without_overlap(boxoban_file):
     ("text", "message"),
     [
         ("; 0\n####\n#@?#\n####\n", r"levels\.txt, the level of line 2: unknown glyph '\?'"),
-        ("; 0\n#####\n#@$.#\n#####\n\n; 1\n#####\n#@$ #\n#####\n", "the level of line 7: 1 boxes but 0 targets"),
+        ("; 0\n#####\n#@$.#\n#####\n\n; 1\n#####\n#@$ #\n#####\n", "the level of line 7: .* 1 boxes and 0 targets"),
         ("; 0\n#####\n#@$.#\n#####\n", "none of its 1 levels belongs to the split"),
         ("", "none of its levels can be played"),
         ("; 0\n#####\n#@ *#\n#####\n", "none of its levels can be played.*line 2: it is solved at the start"),
@@ -129,8 +129,8 @@ UNPLAYABLE = {
     "it cannot be solved  ": "#######\n#.. @ #\n#  $$ #\n#######",  # side by side along a wall
     "a room must have one player, but this room has 0": "#####\n# $.#\n#####",
     "a room must have one player, but this room has 2": "######\n#@$.@#\n######",
-    "2 boxes but 1 targets": "######\n#@$$.#\n######",
-    "0 boxes but 0 targets": "#####\n#@  #\n#####",
+    "2 boxes and 1 targets": "######\n#@$$.#\n######",
+    "0 boxes and 0 targets": "#####\n#@  #\n#####",
     "an opening leads from the border to the inside": "#####\n#@$. \n#####",
     "unknown glyph 'T' in row 0": "Title: corridor",
 }

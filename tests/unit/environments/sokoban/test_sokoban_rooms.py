@@ -167,7 +167,7 @@ def test_boxoban_levels_are_read(boxoban_file):
     [
         ("#####\n#?PX#\n#####", "unknown glyph"),
         ("#####\n#_XO#\n#####", "one player"),
-        ("#####\n#PXX#\n##O##\n#####", "2 boxes but 1 targets"),
+        ("#####\n#PXX#\n##O##\n#####", "2 boxes and 1 targets"),
         ("#####\n#P__#\n#####", "0 boxes"),
         ("##P##\n#_XO#\n#####", "border"),
         ("", "one player"),

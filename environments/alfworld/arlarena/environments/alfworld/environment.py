@@ -102,7 +102,7 @@ class AlfworldEnvironment(TextEnvironment):
         return Task(task.environment, task.split, task.index, task.seed, self._games.name(task.split, task.index))
 
     def game(self, task: Task) -> TextGame:
-        """Return a game at its start. This takes milliseconds, or seconds with the stock engine.
+        """Return a game at its start. This takes milliseconds, or seconds with TextWorld.
 
         Raises:
             TaskError: the game's file is invalid, or no game that fulfils the options was found.
@@ -116,7 +116,7 @@ class AlfworldEnvironment(TextEnvironment):
                 raise TaskError(f"the game {self._games.name(task.split, task.index)}: {error}") from error
         file = self._games.file(task.split, task.index)
         native: LoadedGame | None = None
-        with suppress(TaskError):  # then the native engine does not support the rules of the game
+        with suppress(TaskError):  # TaskError: the native engine does not support the rules of the game
             native = self._games.game(task.split, task.index)
         return TextWorldGame(file, native, think, self._pool)
 
@@ -125,7 +125,7 @@ def load(where: str, values: Mapping[str, Any]) -> AlfworldEnvironment:
     """Return the environment for a table of options.
 
     Raises:
-        ConfigError: an option is invalid (see `read_options`), the folder has no games, or the stock engine is not
+        ConfigError: an option is unknown or invalid, the folder has no games, or TextWorld is selected but not
             installed.
     """
     options = read_options(where, values)

@@ -1,7 +1,7 @@
-"""The expert. It does not know where things are.
+"""The expert: a program that solves the tasks without knowing where things are.
 
 The expert uses only the goal, the things at the current location, and the admissible commands. It has no memory. To
-find a thing, it visits the receptacles that can hold the thing, in a fixed cyclic order that begins at the current
+find a thing, it visits the receptacles that can hold the thing, in a fixed cyclic order that begins after the current
 location. So a policy that sees only the last one or two steps can imitate the expert. The expert solves every generated
 game within the horizon.
 """
@@ -77,8 +77,8 @@ class Expert:
     def _next(self, game: Game, action: str, things: Mask, receptacles: Mask) -> str:
         """Return the next command towards `action` with one of `things` and one of `receptacles`.
 
-        If the action is possible at the current location, return its command. Otherwise open a closed receptacle here.
-        If there is none, go to the next of `receptacles`.
+        If the action is possible at the current location, return its command. Otherwise, open a closed receptacle of
+        this location. If there is no closed receptacle either, go to the next of `receptacles`.
         """
         moves = {move: command for command, move in game.commands.items()}
         for wanted in (action, "openobject"):
@@ -118,8 +118,8 @@ class Expert:
         return things
 
     def _target_receptacles(self, game: Game) -> Mask:
-        """Return the receptacles into which the held thing may be put. If the task needs two things, both must be put
-        into the same receptacle.
+        """Return the receptacles into which the held thing may be put. If the task needs two things, the second thing
+        must be put into the receptacle of the first thing.
         """
         targets = self._targets & self._house.fits.get(game.state.held, 0)
         if self._goal.type == TWO:

@@ -19,8 +19,8 @@ class AlfworldOptions(Table):
 
     games: Path | None = Field(
         None,
-        description="folder or file with official games, or with games in their format; default: ALFWORLD_DATA, "
-        "or generated games if that is not set",
+        description="folder or file with official games, or with games in their format; default: the folder "
+        "ALFWORLD_DATA, or generated games if this variable is not set",
     )
     task_types: tuple[str, ...] = Field(TASK_TYPES, description="kinds of tasks to play")
     things: tuple[int, int] = Field(
@@ -31,8 +31,8 @@ class AlfworldOptions(Table):
     )
     instances: PositiveInt | None = Field(
         None,
-        description="maximum number of things of one kind, and of receptacles of one kind, in a generated house; "
-        "the task may need more; default: as in ALFRED",
+        description="maximum number of things of one kind, and of receptacles of one kind, in a generated house, "
+        "unless the task needs more; default: as in ALFRED",
     )
     panel_size: PositiveInt = Field(512, description="number of generated games in each of valid_seen and valid_unseen")
     max_steps: PositiveInt = Field(50, description="maximum number of steps of an episode")
@@ -43,7 +43,7 @@ class AlfworldOptions(Table):
         "full", description="full: a prompt for a language model; compact: a short prompt for a tiny model"
     )
     expert_think: Literal["plan", "none"] = Field(
-        "plan", description="thought in the expert's replies: plan, its next subgoal; none, no thought"
+        "plan", description="thought in the expert's replies. plan: the next subgoal; none: no thought"
     )
     backend: Literal["native", "textworld"] = Field(
         "native",

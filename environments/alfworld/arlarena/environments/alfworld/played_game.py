@@ -98,7 +98,7 @@ class AlfworldGame(HouseGame):
         return SUCCESS_REWARD * self.score
 
     def native(self) -> Game:
-        """Return the game."""
+        """Return the game, which is already in the native engine."""
         return self._game
 
     def copy(self) -> Self:

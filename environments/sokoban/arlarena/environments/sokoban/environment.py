@@ -36,8 +36,8 @@ from arlarena.environments.sokoban.text import observe, template_for, vocabulary
 from arlarena.proto.env_api import Split
 from arlarena.proto.trajectory import Task
 
-# At a reset, the length of the shortest solution is searched in at most this many states, about 0.1 s. A room of 6x6
-# needs far fewer.
+# Maximum number of states that the search for the shortest solution visits at a reset (about 0.1 s). A room of 6x6
+# needs far fewer states.
 OPTIMUM_STATES = 10_000
 
 
@@ -189,6 +189,6 @@ def load(where: str, options: Mapping[str, Any]) -> SokobanEnvironment:
     """Return the environment for a table of options.
 
     Raises:
-        ConfigError: see `read_options`.
+        ConfigError: an option is unknown, or a value is out of range.
     """
     return SokobanEnvironment(read_options(where, options))

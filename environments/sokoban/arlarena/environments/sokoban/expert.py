@@ -1,4 +1,4 @@
-"""The expert: computes an optimal plan and writes it as replies in the strict format."""
+"""The expert: computes an optimal plan, and writes the plan as replies `<think>…</think><action>…</action>`."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ ThinkStyle = Literal["push", "none"]
 
 
 class NoSolution(RuntimeError):
-    """The state has no solution, or the search reached its limit before it found a solution."""
+    """The state has no solution, or no search found a solution within its limit."""
 
 
 def plan_for(room: Room, state: RoomState) -> Solution:
-    """Return the plan with the fewest moves. If the search for it reaches its limit, return the plan with the fewest
-    pushes.
+    """Return the plan with the fewest moves. If the search for this plan reaches its limit, return the plan with the
+    fewest pushes.
 
     Raises:
-        NoSolution: see the class.
+        NoSolution: the state has no solution, or both searches reached their limits.
     """
     try:
         plan = least_moves(room, state)
@@ -51,7 +51,9 @@ def next_push(room: Room, state: RoomState, moves: Iterable[str]) -> str:
 
 
 def replies(room: Room, state: RoomState, moves: Sequence[str], think: ThinkStyle) -> list[str]:
-    """Return the expert's replies, one per move, in the strict format. The thought names the next push."""
+    """Return the expert's replies, one per move. If `think` is "push", the thought names the direction of the next
+    push. Otherwise the thought is empty.
+    """
     out = []
     for position, move in enumerate(moves):
         thought = f"push {next_push(room, state, moves[position:])}" if think == "push" else ""

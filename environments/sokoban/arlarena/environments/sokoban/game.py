@@ -23,8 +23,8 @@ ACTIONS = (*MOVES, "still")
 
 
 class RoomState(msgspec.Struct, frozen=True, gc=False):
-    """The changing part of a room: the number of the player's cell and the mask of boxes. There is no step counter, so
-    states with equal positions are equal.
+    """The changing part of a room: the number of the player's cell and the bit mask of the boxes. There is no step
+    counter, so states with equal positions are equal.
     """
 
     player: int

@@ -9,7 +9,7 @@ from arlarena.environments.sokoban.levels import Levels
 from arlarena.environments.sokoban.room import Room
 from arlarena.environments.sokoban.solver import SearchLimit, least_moves, least_pushes
 
-SAMPLE = 48  # maximum number of levels that are solved for the hint, evenly spread over all levels
+SAMPLE = 48  # maximum number of levels that `horizon_hint` tries to solve, evenly spread over all levels
 SAMPLE_STATES = 1_000  # maximum number of states that the search visits for a level, about 0.05 s
 
 
@@ -42,8 +42,8 @@ def horizon_hint(levels: Levels, max_steps: int) -> str | None:
 def _solution_length(room: Room, max_steps: int) -> float:
     """Return the number of moves of a solution, or inf if no solution is found.
 
-    This is first the solution with the fewest pushes. Only if it has more than `max_steps` moves, the shortest solution
-    is searched.
+    First, the solution with the fewest pushes is searched. If this solution has more than `max_steps` moves, the
+    shortest solution is searched too.
     """
     length = math.inf
     try:
@@ -53,5 +53,5 @@ def _solution_length(room: Room, max_steps: int) -> float:
             shortest = least_moves(room, limit=max_steps, max_states=SAMPLE_STATES)
             length = len(shortest.moves) if shortest else length
     except SearchLimit:
-        pass  # the level is hard: use the length found so far
+        pass  # a search reached its limit: use the length that the other search found, if any
     return length

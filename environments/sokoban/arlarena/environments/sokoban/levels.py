@@ -1,9 +1,9 @@
 """Rooms from level files in Boxoban's format: grids, each after a line like `; 12`.
 
-As for generated rooms, the hash of a level's floor plan determines its split, whatever its file. A level that equals an
-earlier level, up to rotation and reflection, is left out. Levels that cannot be played are left out too: invalid rooms,
-levels that are solved at the start, and levels that cannot be solved. If the search reaches its limit before it knows
-whether a level can be solved, the level is used.
+As for generated rooms, the hash of a level's floor plan (its walls and targets) determines its split, independent of
+its file. A level that equals an earlier level, up to rotation and reflection, is left out. Levels that cannot be played
+are left out too: invalid rooms, levels that are solved at the start, and levels that cannot be solved. If the search
+for a solution reaches its limit, the level is used.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from arlarena.environments.sokoban.splits import SPLITS, split_of
 from arlarena.environments.sokoban.symmetry import room_hash
 from arlarena.proto.text.files import TextFileError, read_text
 
-# Maximum number of states visited in the search for unsolvable levels: for all levels (about 3 s), and for one level.
-# One state takes 60 us.
+# Maximum number of states that the search for solutions visits: for all levels together (about 3 s), and for one level.
+# A state takes 60 us.
 SEARCHED_STATES, LEVEL_STATES = 50_000, 5_000
 LISTED = 10  # maximum number of levels that a message lists
 

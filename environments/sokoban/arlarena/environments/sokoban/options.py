@@ -32,8 +32,8 @@ class Curriculum(Table):
 
 
 class SokobanOptions(Table):
-    """Options of Sokoban. The rooms depend on `size`, `boxes`, the minima and maxima, and `curriculum`, or on the level
-    files. They do not depend on other options.
+    """Options of Sokoban. The rooms depend on `size`, `boxes`, the bounds of moves and pushes, and `curriculum`, or on
+    the level files. They do not depend on other options.
     """
 
     size: int | tuple[int, int] = Field(
@@ -57,14 +57,16 @@ class SokobanOptions(Table):
         None, ge=0, description="number of earlier turns in the prompt; default: 2, or 0 for the compact template"
     )
     observation: ObservationStyle = Field(
-        "grid", description="what is observed: the grid, the grid with positions or with neighbours, or an image"
+        "grid",
+        description="content of an observation: the grid; the grid and the coordinates; the grid, the coordinates and "
+        "the neighbouring cells; or an image",
     )
     frames: bool = Field(False, description="add an image to each observation; observation = 'image' always adds it")
     template: TemplateName = Field(
         "full", description="full: a prompt for a language model; compact: only the observation"
     )
     expert_think: ThinkStyle = Field(
-        "push", description="thought in the expert's replies: push, the direction of its next push; none, no thought"
+        "push", description="thought in the expert's replies. push: the direction of the next push; none: no thought"
     )
     panel_size: PositiveInt = Field(1024, description="number of tasks in each evaluation split")
 
@@ -73,7 +75,9 @@ class SokobanOptions(Table):
         if self.template == "compact" and self.history:
             raise ValueError("the compact template shows no history: set history = 0 or template = 'full'")
         if self.curriculum is not None and (self.max_pushes is None or self.levels is not None):
-            raise ValueError("curriculum needs max_pushes, its final maximum of pushes, and cannot be used with levels")
+            raise ValueError(
+                "curriculum needs max_pushes, the maximum number of pushes at its end, and cannot be used with levels"
+            )
         self.rooms()  # raises ValueError for impossible sizes and bounds
         self._check_levels()
         return self

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 WALL, FLOOR, TARGET, BOX, BOX_ON_TARGET, PLAYER, PLAYER_ON_TARGET = "#_OX√PS"
 
-# The glyphs of Boxoban and XSB are accepted too. No glyph has two meanings.
+# The glyphs of the file formats Boxoban and XSB are accepted too. No glyph has two meanings.
 _READ = {
     **{letter: letter for letter in "#_OX√PS"},
     " ": FLOOR,
@@ -51,8 +51,8 @@ class Room:
     """A room at the start of an episode. `floor`, `targets` and `boxes` are masks, `player` is a cell number.
 
     Raises:
-        RoomError: the border has floor; a target, a box or the player is on a wall; the player is on a box; or the
-            numbers of boxes and targets differ.
+        RoomError: the border has floor; a target, a box or the player is on a wall; the player is on a box; there is no
+            box; or the numbers of boxes and targets differ.
     """
 
     height: int
@@ -64,22 +64,26 @@ class Room:
 
     def __post_init__(self) -> None:
         if self.height < 3 or self.width < 3:
-            raise RoomError(f"a room of {self.height}x{self.width} cells has no interior")
+            raise RoomError(f"a room must have at least 3x3 cells, but this room has {self.height}x{self.width}")
         if self.floor & ~interior(self.height, self.width):
             raise RoomError("the border of a room must be wall")
         if self.targets & ~self.floor or self.boxes & ~self.floor or not self.floor >> self.player & 1:
             raise RoomError("targets, boxes and the player must stand on floor")
         if self.boxes >> self.player & 1:
-            raise RoomError("the player stands on a box")
+            raise RoomError("the player must not stand on a box")
         if self.boxes.bit_count() != self.targets.bit_count() or not self.boxes:
-            raise RoomError(f"{self.boxes.bit_count()} boxes but {self.targets.bit_count()} targets")
+            raise RoomError(
+                "the numbers of boxes and targets must be equal and positive, but there are "
+                f"{self.boxes.bit_count()} boxes and {self.targets.bit_count()} targets"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Room:
-        """Parse a grid in this module's glyphs or in Boxoban's.
+        """Parse a grid in the glyphs of this module, of Boxoban or of XSB.
 
         Raises:
-            RoomError: a glyph is unknown, there is not exactly one player, or the room is invalid (see the class).
+            RoomError: a glyph is unknown, there is not exactly one player, or the room breaks a rule that the docstring
+                of `Room` lists.
         """
         lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
         width = max((len(line) for line in lines), default=0)
@@ -106,9 +110,10 @@ class Room:
 
 def _outside_cells(height: int, width: int, floor: int, things: int) -> int:
     """Return the mask of the blank cells outside the walls. XSB files have such cells if the outline is no rectangle.
+    `things`: the mask of boxes, targets and player.
 
     Raises:
-        RoomError: a cell of `things` (boxes, targets, player) is outside, so the wall has an opening.
+        RoomError: a cell of `things` is outside, so the wall has an opening.
     """
     inner = interior(height, width)
     reached, new = 0, floor & ~inner

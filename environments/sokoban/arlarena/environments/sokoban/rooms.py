@@ -223,21 +223,21 @@ def _distance(a: int, b: int, width: int) -> int:
 
 
 def random_for(*key: object) -> Random:
-    """Return a random generator seeded by the text of `key`. The generator is the same in all processes and on all
-    machines.
-    """
+    """Return a random generator seeded by the text of `key` and the version of this generator (see `seeded`)."""
     return seeded("sokoban-room", GENERATOR_VERSION, *key)
 
 
 def check_size(height: int, width: int, boxes: int) -> None:
-    """Raise ValueError if no room can have this size.
+    """Check that a room can have this size and this number of boxes.
 
     Raises:
-        ValueError: there are fewer than 5 rows or columns, or there is no box, or the floor cannot hold the boxes,
-            their targets and the player.
+        ValueError: there are fewer than 5 rows or columns, there is no box, or the floor cannot hold the boxes, their
+            targets and the player.
     """
     if height < 5 or width < 5:
-        raise ValueError(f"a room needs at least 5 rows and 5 columns, including walls; got {height}x{width}")
+        raise ValueError(
+            f"a room needs at least 5 rows and 5 columns, including walls, but the size is {height}x{width}"
+        )
     space = (height - 2) * (width - 2)
     if boxes < 1 or 2 * boxes + 1 > space:
         raise ValueError(f"{boxes} boxes do not fit into a {height}x{width} room: use 1 to {(space - 1) // 2}")
@@ -247,7 +247,7 @@ def generate(height: int, width: int, boxes: int, seed: int) -> Room:
     """Return the room of (height, width, boxes, seed). Equal arguments always give the same room.
 
     Raises:
-        ValueError: see `check_size`.
+        ValueError: no room can have this size and this number of boxes.
         RoomsExhausted: none of `MAX_DRAFTS` drafts succeeded, probably because there are too many boxes for the size.
     """
     check_size(height, width, boxes)

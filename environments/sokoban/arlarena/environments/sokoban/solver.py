@@ -72,27 +72,30 @@ def _lower_bound(room: Room) -> Callable[[int], int]:
 
 def _search(
     start: RoomState,
-    goal: int,
-    bound: Callable[[int], int],
+    goal_boxes: int,
+    lower_bound: Callable[[int], int],
     successors: Callable[[RoomState], Iterator[RoomState]],
     limit: int | None,
     max_states: int,
 ) -> list[RoomState] | None:
-    """Search with A* and unit costs. Return the states of the path from `start` to a state with the boxes `goal`, or
-    None.
+    """Search with A* and unit costs. Return the states on a shortest path from `start` to a state whose mask of boxes
+    is `goal_boxes`. Return None if there is no such path, or if the shortest path is longer than `limit`.
 
-    Among equal estimates, deeper states come first, then states that were discovered earlier. So the result does not
-    depend on hashing.
+    Among states with equal estimates, deeper states come first, then states that were discovered earlier. So the result
+    does not depend on hashing.
+
+    Raises:
+        SearchLimit: more than `max_states` states were visited.
     """
     parents: dict[RoomState, tuple[RoomState | None, int]] = {start: (None, 0)}
-    heap = [(bound(start.boxes), 0, 0, start)]
+    heap = [(lower_bound(start.boxes), 0, 0, start)]
     pushed = 0
     while heap:
         estimate, negative_depth, _, state = heapq.heappop(heap)
         if estimate >= _UNREACHABLE or (limit is not None and estimate > limit):
             return None
         depth = -negative_depth
-        if state.boxes == goal:
+        if state.boxes == goal_boxes:
             return _path(parents, state)
         if parents[state][1] < depth:
             continue
@@ -102,7 +105,7 @@ def _search(
                 continue
             parents[following] = (state, depth + 1)
             pushed += 1
-            heapq.heappush(heap, (depth + 1 + bound(following.boxes), -depth - 1, pushed, following))
+            heapq.heappush(heap, (depth + 1 + lower_bound(following.boxes), -depth - 1, pushed, following))
         if len(parents) > max_states:
             raise SearchLimit(f"no solution in {max_states} visited states")
     return None

@@ -1,8 +1,8 @@
 """Maps a split and an index to a room, such that no evaluation room occurs in training.
 
 A room's *floor plan* is its walls and targets, up to rotation and reflection. The hash of the floor plan determines the
-split. So all rooms with the same floor plan are in the same split, wherever the boxes and the player are. This also
-saves time: a draft of another split is dropped before reverse play.
+split. So all rooms with equal floor plans are in one split, wherever the boxes and the player are. This also saves
+time: a *draft* (an attempt to draw a room) that belongs to another split is dropped before reverse play.
 
 Training rooms are drawn independently of each other, so rooms may repeat. In evaluation splits, index `i` is the i-th
 *distinct* room; rotated or reflected rooms count as equal.
@@ -28,7 +28,7 @@ from arlarena.environments.sokoban.solver import SearchLimit, least_moves, least
 from arlarena.environments.sokoban.symmetry import floor_plan_hash, room_hash
 
 # How many eighths of all floor plans each split has. Small rooms repeat often: of 1,000 drafts of 6x6 with 1 box, half
-# are repetitions. So large shares are needed to find 512 distinct evaluation rooms in a few seconds.
+# are repetitions. So an evaluation split needs many floor plans to find 512 distinct rooms in a few seconds.
 SHARES = {"train": 5, "validation": 1, "test": 2}
 SPLITS = tuple(SHARES)
 EVALUATION_SPLITS = ("validation", "test")
@@ -39,8 +39,9 @@ MAX_DRAFTS = 50_000
 
 @dataclass(frozen=True, slots=True)
 class RoomOptions:
-    """Options of generated rooms. `min_moves` and `max_moves` are bounds of the moves of the shortest solution.
-    `min_pushes` and `max_pushes` are bounds of the pushes of the solution with the fewest pushes. None means no bound.
+    """Options of generated rooms. `min_moves` and `max_moves` bound the number of moves of the shortest solution.
+    `min_pushes` and `max_pushes` bound the number of pushes of the solution with the fewest pushes. None means that
+    there is no bound.
 
     Raises:
         ValueError: the size is impossible, or the bounds exclude all rooms.
@@ -89,7 +90,7 @@ def split_of(room: Room) -> str:
 
 
 def check_split(split: str) -> None:
-    """Raise ValueError if the split is unknown. The message lists the known splits."""
+    """Raise ValueError if the split is unknown."""
     if split not in SHARES:
         raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
 

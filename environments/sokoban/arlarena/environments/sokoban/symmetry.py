@@ -1,7 +1,7 @@
 """Hashes that identify rooms and floor plans up to symmetry.
 
 A *room* is its walls, targets, boxes and player. All rotations and reflections of a room have the same hash. A *floor
-plan* is only the walls and targets. Its hash is also the same if the floor plan is moved within a larger frame of
+plan* is only the walls and targets. Its hash also does not change if the floor plan is moved within a larger frame of
 walls. Equal rooms have equal floor plans. So if two sets have no floor plan in common, they have no room in common.
 """
 
@@ -42,7 +42,7 @@ def images(rows: Sequence[str]) -> tuple[Grid, ...]:
 
 
 def canonical(rows: Sequence[str]) -> str:
-    """Return the canonical text of a grid: of its 8 images, the first in the order of texts."""
+    """Return the canonical text of a grid: of its 8 images, the first in alphabetical order."""
     return min("\n".join(image) for image in images(rows))
 
 
@@ -52,14 +52,14 @@ def room_hash(room: Room) -> str:
 
 
 def floor_plan_hash(room: Room | Layout) -> str:
-    """Return the hash of a floor plan. Rotations, reflections and other positions in the frame of walls have the same
-    hash.
+    """Return the hash of a floor plan. Rotation, reflection and another position in the frame of walls do not change
+    the hash.
     """
     targets = room.targets if isinstance(room, Room) else room.target_mask
     return _floor_plan_hash(room.height, room.width, room.floor, targets)
 
 
-# Small rooms have few floor plans, so most drafts are in this cache.
+# Small rooms have few floor plans, so the floor plans of most drafts (attempts to draw a room) are in this cache.
 @lru_cache(maxsize=1 << 15)
 def _floor_plan_hash(height: int, width: int, floor: int, targets: int) -> str:
     letters = [WALL] * (height * width)

@@ -52,7 +52,7 @@ def vocabulary(width: int) -> tuple[str, ...]:
     """Return the tokens of a tiny policy: parts of the border of a room that is `width` cells wide (top, between two
     rows, bottom), and words.
 
-    Each inner cell is a token of its own. So all rooms of this size have the same number of tokens, and each cell has a
+    Each inner cell is a separate token. So all rooms of one size have equal numbers of tokens, and each cell has a
     fixed position, which makes learning easier for a small model. Borders of other widths are not included, because
     they would also match rows of walls inside a room.
     """

@@ -45,12 +45,12 @@ PARSER = Parser(
 class TirMathEnvironment:
     """The TIR Math environment with its options. Implements `EnvironmentFactory` and `Resources`.
 
-    Its resources are a sandbox for programs and a judge of answers. Both are started on first use.
+    Its resources are a sandbox for programs and a judge of answers. They are started on first use.
     """
 
     name = "tir_math"
     blocking = True
-    threads = 32  # threads mostly wait for the sandbox
+    threads = 32  # number of the server's threads for episodes; they mostly wait for the sandbox
 
     def __init__(self, options: TirMathOptions, problems: Problems) -> None:
         self._options, self._problems = options, problems
@@ -124,7 +124,7 @@ class TirMathEnvironment:
             raise ConfigError(f"[environment.options.sandbox]: {error}") from error
 
     def health(self) -> dict[str, Any]:
-        """Return the sandbox's state, and the number of problems that were left out of files and data sets."""
+        """Return the sandbox's state, and the number of problems from files and data sets that are left out."""
         details: dict[str, Any] = {"healthy": True, "sandbox": None}
         if isinstance(self._problems, ListedProblems):
             details["left_out"] = asdict(self._problems.left_out)
@@ -180,7 +180,7 @@ def load(where: str, values: Mapping[str, Any]) -> TirMathEnvironment:
     """Return the environment for a table of options.
 
     Raises:
-        ConfigError: see `read_options` and `problems_of`.
+        ConfigError: an option is unknown or invalid, or the problems cannot be read or generated.
     """
     options = with_data_folder(read_options(where, values))
     return TirMathEnvironment(options, problems_of(where, options))

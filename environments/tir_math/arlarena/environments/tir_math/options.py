@@ -19,7 +19,7 @@ from arlarena.sandbox.lockdown import LAYERS, REQUIRED
 
 
 def _source(value: object) -> object:
-    """Parse a table as the options of a data set, so that error messages name its keys. Return a path or text
+    """Parse a table as the options of a data set, so that error messages name the table's keys. Return a path or text
     unchanged.
     """
     if isinstance(value, Mapping):
@@ -53,13 +53,13 @@ class SandboxOptions(Table):
         None, description="maximum number of programs that run at a time; default: 4 per core"
     )
     max_waiting: PositiveInt = Field(
-        1024, description="maximum number of programs that wait; further steps are answered 429"
+        1024, description="maximum number of programs that wait; steps with further programs get the HTTP status 429"
     )
     required: tuple[str, ...] = Field(
         REQUIRED, description="protection layers that must be available; otherwise, the server does not start"
     )
     judge_s: PositiveFloat = Field(
-        5.0, description="limit of CPU time for judging one answer; an answer that reaches it is wrong"
+        5.0, description="limit of CPU time for judging one answer; at this limit, the answer is wrong"
     )
 
     @model_validator(mode="after")
@@ -98,7 +98,7 @@ class TirMathOptions(Table):
     families: dict[str, dict[str, Any]] | None = Field(
         None, description="families of generated problems, each with its options and weight; default: all families"
     )
-    panel_size: PositiveInt = Field(256, description="number of generated problems in validation, and in test")
+    panel_size: PositiveInt = Field(256, description="number of generated problems in each of validation and test")
     max_turns: PositiveInt = Field(5, description="maximum number of replies of an episode")
     interpreter: Literal["stateless", "stateful"] = Field(
         "stateless",

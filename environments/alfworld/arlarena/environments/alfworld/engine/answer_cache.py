@@ -31,8 +31,8 @@ class AnswerCache:
     Attributes:
         by_command: responses that depend only on the command.
         by_receptacle: responses that depend only on the command and the state of its receptacle.
-        dependencies: for each other command, all dependencies that were recorded so far.
-        by_key: responses to these other commands, by the cache key of `_key`.
+        dependencies: for each command with other dependencies, all dependencies that were recorded so far.
+        by_key: responses to the commands in `dependencies`, by the result of `_key`.
     """
 
     by_command: dict[str, str] = field(default_factory=dict)
@@ -79,7 +79,7 @@ def _key(needs: int, command: str, state: WorldState, new: WorldState) -> Key:
 
 
 class FactRecorder:
-    """The facts of a state. It records in `needs` which kinds of facts are read.
+    """Gives access to the facts of a state, and records in `needs` which kinds of facts are read.
 
     `origin` is the location before the command. It is the only argument of the command that is not in the command's
     text. The response depends on `origin` if the grammar reads `origin`, or if the grammar lists locations: a list

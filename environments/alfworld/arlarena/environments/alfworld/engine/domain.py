@@ -28,7 +28,7 @@ def check_domain(text: str) -> frozenset[str]:
         The names of the domain's actions.
 
     Raises:
-        GameError: the domain differs; the message names the difference.
+        GameError: the domain differs from `DOMAIN`. The message names the difference.
     """
     ours, theirs = _actions(DOMAIN), _actions(text)
     if unknown := sorted(theirs.keys() - ours.keys()):
@@ -71,7 +71,7 @@ def _canonical(expression: Expression) -> object:
 
 
 def _without_values(variables: list[Expression]) -> bool:
-    """Return whether the type of a variable ends with a comma, as in a typing error in ALFRED's domain. No object has
-    such a type, so the variable has no values.
+    """Return whether the type of a variable ends with a comma (a typing error in ALFRED's domain). No object has such a
+    type, so the variable has no values.
     """
     return any(kind.endswith(",") for _, kind in typed(variables))

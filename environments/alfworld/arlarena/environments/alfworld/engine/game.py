@@ -82,7 +82,7 @@ class GameRules:
         return menu
 
     def decides(self, move: Move) -> bool:
-        """Return whether this move may change whether the goal holds."""
+        """Return whether this move may make the goal true or false."""
         if not self.watched & EFFECTS[move.action]:
             return False
         # A move with a thing changes only the facts about this thing, and `holdsany`.
@@ -102,9 +102,8 @@ class GameRules:
     def _command(self, state: WorldState, move: Move) -> str:
         command = self.command_of.get(move)
         if command is None:
-            command = intern(
-                self.grammar.command(move.action, state, binding(state, move))
-            )  # many games have equal commands
+            # Many games have equal commands, so `intern` saves memory.
+            command = intern(self.grammar.command(move.action, state, binding(state, move)))
             self.command_of[move] = command
             self.move_of[command] = move
         return command

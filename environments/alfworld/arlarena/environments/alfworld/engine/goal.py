@@ -45,7 +45,7 @@ def changing_predicates(goal: Expression) -> frozenset[str]:
 class _Compiler:
     def __init__(self, house: House, types: Mapping[str, str]) -> None:
         self._house, self.goal_entities = house, 0
-        self.tries_left = MAX_TRIES  # bindings that the running test may still try; concurrent tests share the number
+        self.tries_left = MAX_TRIES  # bindings that the running test may still try; concurrent tests share this number
         self._number = {one: at for at, one in enumerate(house.ids)}
         self._of_type: dict[str, list[int]] = {}
         for at, one in enumerate(house.ids):

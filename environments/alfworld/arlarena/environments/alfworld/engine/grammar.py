@@ -32,14 +32,14 @@ MAX_GRAMMAR, MAX_RULE = 1 << 18, 1 << 12
 
 @dataclass(frozen=True, slots=True)
 class Conjunct:
-    """One condition `predicate(variables)`. A query is a conjunction of them."""
+    """One condition `predicate(variables)`. A query is a conjunction of such conditions."""
 
     predicate: str
     variables: tuple[str, ...]
 
 
 Query = tuple[Conjunct, ...]
-Part = str | Callable[["Grammar", LimitedFacts, Binding], str]  # words, or a function that returns them
+Part = str | Callable[["Grammar", LimitedFacts, Binding], str]  # words, or a function that returns words
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +89,14 @@ class Grammar:
     def _text(self, parts: Sequence[Part], facts: Facts, binding: Binding) -> str:
         try:
             return _joined(parts, self, LimitedFacts(facts), binding)
+        except GameError:
+            raise
         except RecursionError as error:
             raise GameError("grammar: its rules are recursive or nested too deeply") from error
-        except (LookupError, ValueError) as error:
-            raise GameError(f"grammar: a text uses a name that the game does not have: {error!r}") from error
+        except KeyError as error:
+            raise GameError(f"grammar: a text uses the name {error}, which the game does not have") from error
+        except (IndexError, ValueError) as error:
+            raise GameError(f"grammar: a condition has a wrong number of variables: {error}") from error
 
     def derived(self, name: str, facts: LimitedFacts, binding: Binding) -> str:
         """Return the text of the rule `name`, as a part of another text."""
@@ -138,7 +142,7 @@ def answers(facts: Facts, query: Query, binding: Binding) -> Iterator[Binding]:
 
 _TOKEN = re.compile(r"""\"{3}(?P<block>.*?)\"{3}|"(?P<string>[^"]*)"|(?P<word>[\w/-]+)|[{}]""", re.DOTALL)
 _CONJUNCT = re.compile(r"\s*(\w+)\(\s*(\w+\s*:\s*\w+(?:\s*,\s*\w+\s*:\s*\w+)*)\s*\)\s*")
-_PART = re.compile(r"#(?P<rule>[^#\n]+)#|\[\{(?P<each>[^|\]]+)\|(?P<query>[^}\]]+)\}\]|\{(?P<value>[^}#|]+)\}")
+_PART = re.compile(r"#(?P<rule>[^#\n]+)#|\[\{(?P<element>[^|\]]+)\|(?P<query>[^}\]]+)\}\]|\{(?P<value>[^}#|]+)\}")
 _TERM = re.compile(
     r"\s*(?:'(?P<words>[^']*)'|(?P<variable>\w+)\.(?P<field>name|indefinite|definite|id)(?:\s+or\s+\w+\.id)?)\s*"
 )
@@ -147,8 +151,8 @@ _TASK = re.compile(r'("task"\s*:\s*\[\s*\{\s*"rhs"\s*:\s*)"((?:[^"\\]|\\.)*)"')
 
 
 def read_grammar(text: str) -> tuple[Grammar, str]:
-    """Return the grammar of a game and the sentence of its task. Games that differ only in this sentence share the
-    compiled grammar.
+    """Return the grammar of a game, and the sentence that states the task. If games differ only in this sentence, they
+    share the compiled grammar.
 
     Raises:
         GameError: the text is not a grammar, or it uses unsupported features.
@@ -157,7 +161,7 @@ def read_grammar(text: str) -> tuple[Grammar, str]:
         raise GameError(f"grammar: it has {len(text)} characters, but the limit is {MAX_GRAMMAR}")
     tasks = _TASK.findall(text)
     if len(tasks) != 1:
-        raise GameError(f'grammar: one rule "task" with one text is expected, but there are {len(tasks)}')
+        raise GameError(f'grammar: one rule "task" with one text is expected, but there are {len(tasks)} such rules')
     task = json.loads(f'"{tasks[0][1]}"', strict=False)
     try:
         shared = _read(_TASK.sub(r'\1""', text))
@@ -248,7 +252,7 @@ def _parts(text: str, predicates: set[str]) -> tuple[Part, ...]:
         elif found["value"]:
             parts += _value(found["value"])
         else:
-            parts.append(_list(found["each"].strip(), _query(found["query"], predicates)))
+            parts.append(_compile_list(found["element"].strip(), _query(found["query"], predicates)))
     if end < len(text):
         parts.append(text[end:])
     return tuple(parts)
@@ -259,7 +263,7 @@ def _nonterminal(name: str) -> Part:
 
 
 def _value(text: str) -> list[Part]:
-    """Parse an expression such as `o.indefinite + ' ' + o.name`. A variable without an attribute means its name."""
+    """Parse an expression such as `o.indefinite + ' ' + o.name`. A variable `o` without an attribute means `o.name`."""
     terms: list[Part] = []
     for term in text.split("+"):
         found = _TERM.fullmatch(term)
@@ -287,9 +291,10 @@ def _field(variable: str, field: str) -> Part:
     return lambda grammar, facts, binding: facts.name(binding[variable])
 
 
-def _list(each: str, query: Query) -> Part:
-    rule = each[1:-1] if each[:1] == each[-1:] == "#" else ""
-    parts = [_nonterminal(rule)] if rule else _value(each)
+def _compile_list(element: str, query: Query) -> Part:
+    """Return a function that renders a list. `element`: the grammar's text for one element of the list."""
+    rule = element[1:-1] if element[:1] == element[-1:] == "#" else ""
+    parts = [_nonterminal(rule)] if rule else _value(element)
 
     def listed(grammar: Grammar, facts: LimitedFacts, binding: Binding) -> str:
         items = [_joined(parts, grammar, facts, answer) for answer in answers(facts, query, binding)]

@@ -1,7 +1,6 @@
 """Names of things. For example, the thing with the id `Apple_bar__plus_01_dot_59…` has the name "apple 2".
 
-As in ALFWorld, the things of a kind are numbered in descending order of their ids: the first id gets the highest
-    number.
+As in ALFWorld, the things of a kind are numbered in descending order of their ids.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class WorldState:
         marks: for each condition, such as `isclean`, the things that have the condition.
         key: a Zobrist hash of the state: the XOR of the hashes of all facts that differ from the start. Equal states
             have equal keys. A step updates the key only for the facts that the step changes.
-        changes: such a hash for each receptacle, and for each location with everything at it.
+        changes: a hash like `key` for each receptacle, and for each location with its receptacles and things.
         removed: pairs (thing, receptacle) for things that were taken from a receptacle and not put back. They are
             stored only if several receptacles share the location, because the text of `look` then depends on them.
     """
@@ -53,7 +53,7 @@ class WorldState:
         return twin
 
     def location_key(self) -> tuple[int, int]:
-        """Return a key of the current location: its open receptacles, their contents, and the removed objects."""
+        """Return a key of the current location: its open receptacles, their contents, and the removed things."""
         return self.location, self.changes.get(self.location, 0)
 
     def menu_key(self) -> tuple[int, ...]:

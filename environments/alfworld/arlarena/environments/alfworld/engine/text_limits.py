@@ -1,4 +1,4 @@
-"""Limits for the computation of texts. They are needed because the grammar of an untrusted file may never terminate.
+"""Limits for the computation of texts. Without limits, this computation may never end if a grammar is untrusted.
 
 ALFWorld's longest text needs about a hundred queries and 1 ms. It has about a thousand characters.
 """

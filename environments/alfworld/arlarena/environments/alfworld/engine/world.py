@@ -15,8 +15,8 @@ Pair = tuple[int, int]
 Rows = dict[str, tuple[tuple[int, ...], ...]]  # facts by predicate
 Contents = dict[int, tuple[int, ...]]  # things by place, in order
 
-# CHANGING: the predicates whose facts can change. The engine stores the facts of PLACES and MARKS. All other facts of
-# :init are static.
+# CHANGING: the predicates whose facts can change. Of these facts, the engine stores only those of PLACES and MARKS. The
+# facts of all predicates that are not in CHANGING are static.
 PLACES = ("atlocation", "opened", "inreceptacle", "objectatlocation", "holds", "holdsany")
 MARKS = ("isclean", "ishot", "iscool", "issliced", "istoggled")
 PROPERTIES = ("pickupable", "openable", "cleanable", "heatable", "coolable", "toggleable", "sliceable")
@@ -44,17 +44,19 @@ class InitialPlacement:
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """The part of a game that never changes, and the start. Masks are sets of entities.
+    """The part of a game that never changes, and the facts at the start. Masks are sets of entities.
 
     Attributes:
         ids, names: the ids and the names of the entities.
         agent: the entity that represents the player.
-        receptacles: the receptacles at each location. `receptacle_masks` has the same content as masks.
+        receptacles: the receptacles at each location. `receptacle_masks` has the same receptacles as masks.
         location_of: the location of each receptacle.
         fits: for each thing, the receptacles that it can be put into.
         pickupable, openable, cleanable, heatable, coolable, toggleable, sliceable: the entities with this property.
+        knives: the things that can slice other things.
         tools: for each of the actions that clean, heat or cool, the receptacles in which the action is possible.
-        facts: the static facts by predicate, in order. `known` has the same content as sets.
+        facts: the static facts by predicate, in order. `known` has the same facts as sets.
+        start: the changing facts at the start.
     """
 
     ids: tuple[str, ...]

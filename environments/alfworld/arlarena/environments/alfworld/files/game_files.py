@@ -1,7 +1,8 @@
 """Official games, and games in their format: `<root>/<split>/<type>-<thing>-<…>-<scene>/<trial>/game.tw-pddl`.
 
 When a folder is opened, only the file names and the field `solvable` are read. A game is read when it is played. As in
-ALFWorld, games with sliced things or movable receptacles are left out, and games that are not marked as solvable.
+ALFWorld, these games are left out: games with sliced things or movable receptacles, and games that are not marked as
+solvable.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ OFFICIAL_PROBLEM = "(problem plan_trial_T"  # ALFRED's problem names have the ti
 SPLITS = ("train", "valid_seen", "valid_unseen")
 INNER = ("json_2.1.1", "json_2.1.2")  # folders in ALFWORLD_DATA to which ALFWorld's tools download the games
 MAX_FILE_BYTES = 8 << 20  # ALFWorld's games have about 100 KB
-LEFT_OUT = ("movable", "Sliced")
+LEFT_OUT = ("movable", "Sliced")  # games with one of these words in their name are left out
 
 
 Content = TypeVar("Content", bound=msgspec.Struct)
@@ -171,7 +172,7 @@ def _decode(path: Path, kind: type[Content]) -> Content:
 
 
 def _type_of(path: Path) -> str:
-    """Return the kind of task that `traj_data.json` or else the folder's name states. Return "" if neither does."""
+    """Return the kind of task, from `traj_data.json` or else from the folder's name. Return "" if it is unknown."""
     beside = path.with_name(TRAJECTORY)
     if beside.exists():
         try:

@@ -44,11 +44,11 @@ FIXED_THINGS = frozenset(
 )
 SURFACES = frozenset({"CounterTop", "DiningTable", "CoffeeTable", "SideTable", "Desk", "Dresser", "Sofa", "Bed"})
 SURFACE_WEIGHT = 4  # how many times as likely a thing is on a surface than in another receptacle
-# Probability that a thing in a receptacle that stands on another receptacle (such as a coffee machine on a counter top)
-# counts as being on the other receptacle too.
+# Some receptacles stand on another receptacle, such as a coffee machine on a counter top. ALSO_ON is the probability
+# that a thing in such a receptacle is also on the other receptacle.
 ALSO_ON = 0.5
 MAX_INSTANCES = 3  # maximum number of things of one kind in a room, as in ALFRED
-MAX_TARGETS = 4  # the same for the kind of thing that the task needs
+MAX_TARGETS = 4  # maximum number of things of the kind that the task needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +116,7 @@ def pddl_name(name: str) -> str:
 
 
 def random_for(*key: object) -> Random:
-    """Return a random generator seeded by the text of `key`. The generator is the same in all processes and on all
-    machines.
-    """
+    """Return a random generator seeded by the text of `key` and the version of this generator (see `seeded`)."""
     return seeded("alfworld-house", MAKER_VERSION, *key)
 
 
@@ -131,27 +129,27 @@ def belongs_to(content_key: str, split: str) -> bool:
     """Return whether a content key belongs to the split. The room must already be a room of the split."""
     if split == "valid_unseen":
         return True
-    share, of = TRAIN_SHARE
-    return (int(content_key, 16) % of < share) == (split == "train")
+    share, total = TRAIN_SHARE
+    return (int(content_key, 16) % total < share) == (split == "train")
 
 
 def draw(random: Random, split: str, options: HouseOptions) -> Draft | None:
     """Draw a game. Return None if the drawn kind of task is not possible in the drawn room."""
     kind = random.choice(options.types)
-    homes = [number for number in rooms_of(split) if room(number).kind in FACTS["goals"][kind]]
-    home = room(random.choice(homes))
-    goal = _goal(random, kind, home)
+    room_numbers = [number for number in rooms_of(split) if room(number).kind in FACTS["goals"][kind]]
+    house_room = room(random.choice(room_numbers))
+    goal = _goal(random, kind, house_room)
     if goal is None:
         return None
-    fixtures = _chosen_fixtures(random, home, goal, options)
-    return _furnish(random, HouseRoom(home.number, home.kind, fixtures, home.kinds), goal, options)
+    fixtures = _chosen_fixtures(random, house_room, goal, options)
+    return _furnish(random, HouseRoom(house_room.number, house_room.kind, fixtures, house_room.kinds), goal, options)
 
 
-def _goal(random: Random, kind: str, home: HouseRoom) -> TaskGoal | None:
-    things = [thing for thing in home.kinds if thing in PORTABLE and home.holders(thing)]
-    standing = {fixture.kind for fixture in home.fixtures}
+def _goal(random: Random, kind: str, house_room: HouseRoom) -> TaskGoal | None:
+    things = [thing for thing in house_room.kinds if thing in PORTABLE and house_room.holders(thing)]
+    standing = {fixture.kind for fixture in house_room.fixtures}
     if kind == LIGHT:
-        lamps = sorted(LAMPS & set(home.kinds))
+        lamps = sorted(LAMPS & set(house_room.kinds))
         if not lamps or not things or not standing & set(LAMP_STANDS):
             return None
         return TaskGoal(LIGHT, random.choice(things), lamp=random.choice(lamps))
@@ -165,29 +163,31 @@ def _goal(random: Random, kind: str, home: HouseRoom) -> TaskGoal | None:
         (thing, target)
         for thing in things
         for target in sorted(standing - {tool})
-        if thing in FITS[target] and (kind not in (PICK, TWO) or len({f.kind for f in home.holders(thing)}) > 1)
+        if thing in FITS[target] and (kind not in (PICK, TWO) or len({f.kind for f in house_room.holders(thing)}) > 1)
     ]
     return TaskGoal(kind, *random.choice(pairs)) if pairs else None
 
 
-def _chosen_fixtures(random: Random, home: HouseRoom, goal: TaskGoal, options: HouseOptions) -> tuple[Fixture, ...]:
-    """Return the fixtures of a game: all of the room, or a random subset that includes those that the task needs."""
-    limit = len(home.fixtures) if options.receptacles is None else options.receptacles
-    if len(home.fixtures) <= limit and options.instances is None:
-        return home.fixtures
+def _chosen_fixtures(
+    random: Random, house_room: HouseRoom, goal: TaskGoal, options: HouseOptions
+) -> tuple[Fixture, ...]:
+    """Return the fixtures of a game: all fixtures of the room, or a random subset with those that the task needs."""
+    limit = len(house_room.fixtures) if options.receptacles is None else options.receptacles
+    if len(house_room.fixtures) <= limit and options.instances is None:
+        return house_room.fixtures
     needed: list[Fixture] = []
     for wanted in (goal.receptacle, TOOL_OF.get(goal.type, "")):
-        candidates = [fixture for fixture in home.fixtures if fixture.kind == wanted]
+        candidates = [fixture for fixture in house_room.fixtures if fixture.kind == wanted]
         needed += [random.choice(candidates)] if candidates else []
-    others = [f for f in home.holders(goal.thing) if f.kind != goal.receptacle]
+    others = [f for f in house_room.holders(goal.thing) if f.kind != goal.receptacle]
     needed += [random.choice(others)] if others else []
     if goal.lamp:
-        needed.append(random.choice([f for f in home.fixtures if f.kind in LAMP_STANDS]))
-    rest = [fixture for fixture in home.fixtures if fixture not in needed]
+        needed.append(random.choice([f for f in house_room.fixtures if f.kind in LAMP_STANDS]))
+    rest = [fixture for fixture in house_room.fixtures if fixture not in needed]
     if options.instances is not None:
         rest = _limit_kinds(random, needed, rest, options.instances)
     chosen = {*needed, *random.sample(rest, max(0, min(len(rest), limit - len(set(needed)))))}
-    return tuple(fixture for fixture in home.fixtures if fixture in chosen)
+    return tuple(fixture for fixture in house_room.fixtures if fixture in chosen)
 
 
 def _limit_kinds(random: Random, needed: list[Fixture], rest: list[Fixture], instances: int) -> list[Fixture]:
@@ -200,32 +200,34 @@ def _limit_kinds(random: Random, needed: list[Fixture], rest: list[Fixture], ins
     return chosen
 
 
-def _furnish(random: Random, home: HouseRoom, goal: TaskGoal, options: HouseOptions) -> Draft:
+def _furnish(random: Random, house_room: HouseRoom, goal: TaskGoal, options: HouseOptions) -> Draft:
     """Place things in the room, and return the game with all facts."""
-    placements = _placements(random, home, goal, options)
-    places = {fixture.place for fixture in home.fixtures}
+    placements = _placements(random, house_room, goal, options)
+    places = {fixture.place for fixture in house_room.fixtures}
     start = next(
         place
         for place in iter(lambda: (random.randint(-9, 9), random.randint(-9, 9), random.randrange(4), 30), None)
         if place not in places
     )
     things = {thing: kind for thing, kind, _, _ in placements}
-    things |= {thing_id(kind, 0.0, 1.0, 0.1 * at): kind for at, kind in enumerate(home.kinds) if kind in FIXED_THINGS}
+    things |= {
+        thing_id(kind, 0.0, 1.0, 0.1 * at): kind for at, kind in enumerate(house_room.kinds) if kind in FIXED_THINGS
+    }
     objects: dict[str, str] = {"agent1": "agent"}
     objects |= {f"{kind}Type": "otype" for kind in sorted({*things.values(), *PORTABLE, *LAMPS, *FIXED_THINGS})}
     objects |= {f"{kind}Type": "rtype" for kind in sorted(FITS)}
     objects |= dict.fromkeys(sorted(things), "object")
-    objects |= {fixture.id: "receptacle" for fixture in home.fixtures}
+    objects |= {fixture.id: "receptacle" for fixture in house_room.fixtures}
     objects |= {_location(place): "location" for place in sorted({*places, start})}
     facts: list[tuple[str, ...]] = [("atLocation", "agent1", _location(start))]
-    for fixture in home.fixtures:
+    for fixture in house_room.fixtures:
         facts.append(("receptacleType", fixture.id, f"{fixture.kind}Type"))
         facts.append(("receptacleAtLocation", fixture.id, _location(fixture.place)))
         if fixture.openable:
             facts.append(("openable", fixture.id))
     facts += [
         ("canContain", f"{kind}Type", f"{thing}Type")
-        for kind in sorted({fixture.kind for fixture in home.fixtures})
+        for kind in sorted({fixture.kind for fixture in house_room.fixtures})
         for thing in sorted(FITS[kind])
     ]
     for thing, kind in things.items():
@@ -233,20 +235,19 @@ def _furnish(random: Random, home: HouseRoom, goal: TaskGoal, options: HouseOpti
     for thing, kind, fixture, also in placements:
         facts += [("inReceptacle", thing, holder.id) for holder in (fixture, also) if holder]
         facts.append(("objectAtLocation", thing, _location(fixture.place)))
-        if (
-            fixture.kind == "Fridge" and kind == goal.thing
-        ):  # as in ALFRED, the task's thing is cool if it starts in a fridge
+        # As in ALFRED, the task's thing is cool if it starts in a fridge.
+        if fixture.kind == "Fridge" and kind == goal.thing:
             facts.append(("isCool", thing))
-    return Draft(home, goal, random.randrange(2), objects, facts)
+    return Draft(house_room, goal, random.randrange(2), objects, facts)
 
 
 Placement = tuple[str, str, Fixture, Fixture | None]  # thing, its kind, its receptacle, and a second receptacle
 
 
-def _placements(random: Random, home: HouseRoom, goal: TaskGoal, options: HouseOptions) -> list[Placement]:
+def _placements(random: Random, house_room: HouseRoom, goal: TaskGoal, options: HouseOptions) -> list[Placement]:
     low, high = options.things
     wanted = random.randint(low, high)
-    kinds = [kind for kind in home.kinds if kind in PORTABLE and kind != goal.thing and home.holders(kind)]
+    kinds = [kind for kind in house_room.kinds if kind in PORTABLE and kind != goal.thing and house_room.holders(kind)]
     random.shuffle(kinds)
     minimum, same = 2 if goal.type == TWO else 1, options.instances or MAX_INSTANCES
     maximum = max(minimum, min(options.instances or MAX_TARGETS, max(2, wanted // 2)))
@@ -259,23 +260,23 @@ def _placements(random: Random, home: HouseRoom, goal: TaskGoal, options: HouseO
     placements: list[Placement] = []
     ids: set[str] = set()
     for kind, count in counts.items():
-        holders = home.holders(kind)
+        holders = house_room.holders(kind)
         if kind == goal.thing and goal.type in (PICK, TWO):  # so that the task is not solved at the start
             holders = [fixture for fixture in holders if fixture.kind != goal.receptacle]
         for _ in range(count):
             if holders:
-                placements.append(_place(random, kind, holders, home, ids))
-    for kind in sorted(LAMPS & set(home.kinds)):
-        stands = [fixture for fixture in home.fixtures if fixture.kind in LAMP_STANDS]
+                placements.append(_place(random, kind, holders, house_room, ids))
+    for kind in sorted(LAMPS & set(house_room.kinds)):
+        stands = [fixture for fixture in house_room.fixtures if fixture.kind in LAMP_STANDS]
         if stands:
-            placements.append(_place(random, kind, stands, home, ids))
+            placements.append(_place(random, kind, stands, house_room, ids))
     return placements
 
 
-def _place(random: Random, kind: str, holders: list[Fixture], home: HouseRoom, ids: set[str]) -> Placement:
+def _place(random: Random, kind: str, holders: list[Fixture], house_room: HouseRoom, ids: set[str]) -> Placement:
     weights = [SURFACE_WEIGHT if fixture.kind in SURFACES else 1 for fixture in holders]
     fixture = random.choices(holders, weights)[0]
-    beside = [f for f in home.fixtures if f.place == fixture.place and f is not fixture and kind in FITS[f.kind]]
+    beside = [f for f in house_room.fixtures if f.place == fixture.place and f is not fixture and kind in FITS[f.kind]]
     also = (
         beside[0] if beside and not fixture.openable and not beside[0].openable and random.random() < ALSO_ON else None
     )

@@ -1,4 +1,4 @@
-"""Generated games. Options, split and index determine each game."""
+"""Generated games. Options, split and index determine each game. `generator` explains *draft*."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class GeneratedGames:
 
 
 def draft_of(split: str, index: int, options: HouseOptions, horizon: int) -> Draft:
-    """Return the draft of a game, from which its file is written.
+    """Return the draft of a game. The game's file is written from this draft.
 
     Raises:
         TaskError: no game that fulfils the options was found.

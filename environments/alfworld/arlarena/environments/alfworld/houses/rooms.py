@@ -1,8 +1,8 @@
 """The 120 rooms of ALFWorld: their receptacles, and the kinds of things that can be in them.
 
 `data/rooms.json` has the receptacles of the 120 floor plans; `scripts/alfworld_rooms.py` writes this file. For some
-receptacles, such as burners, a toaster or a towel holder, a floor plan states no position. Then this module chooses a
-position, which is always the same.
+receptacles, such as burners, a toaster or a towel holder, a floor plan states no position. This module chooses a fixed
+position for each of these receptacles.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ LAMPS = ABLE["toggleable"]
 ROOM_KINDS = {0: "Kitchen", 2: "LivingRoom", 3: "Bedroom", 4: "Bathroom"}  # by the hundreds digit of a room's number
 
 UNSEEN_UP_TO = 6  # rooms 1 to 6 of each kind are for valid_unseen; rooms 7 to 30 are for train and valid_seen
-# How many receptacles of these kinds a room gets, if the floor plan states no positions; of other kinds, 1.
+# How many receptacles of each of these kinds a room gets if the floor plan states no positions. A room gets one
+# receptacle of each other kind.
 SEVERAL = {"StoveBurner": 4, "Drawer": 3, "Shelf": 2}
-# Receptacles that stand on another receptacle. The player uses both from the same location.
+# Receptacles that stand on another receptacle. The player uses both receptacles from one location.
 ON = {"CoffeeMachine": ("CounterTop", "DiningTable"), "Toaster": ("CounterTop", "DiningTable")}
 LAMP_STANDS = ("Desk", "SideTable", "Dresser", "Shelf", "CoffeeTable", "DiningTable", "TVStand", "Sofa", "ArmChair")
-NEVER_OPENS = 0.2  # share of cabinets that cannot be opened; the floor plans have such doors
+NEVER_OPENS = 0.2  # share of cabinets that cannot be opened; the floor plans have such cabinets
 
-Place = tuple[int, int, int, int]  # column, row, quarter turns, degrees down
+Place = tuple[int, int, int, int]  # the player's column, row, direction (quarter turns) and view (degrees down)
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,8 +50,8 @@ class MathState:
 
     Attributes:
         turns: a pair (reply, response of the environment) for each turn.
-        programs: the programs so far, in order, without those that were stopped. If `EpisodeRules.stateful`, later
-            programs can use their definitions.
+        programs: the programs so far, in order, without programs that were stopped. If `EpisodeRules.stateful` is True,
+            later programs can use the definitions in these programs.
         findings: the results of the programs in canonical form. Methods with step-level advantages compare turns whose
             states have equal findings.
         answer: the answer, or None if the policy has not answered yet.
@@ -85,7 +85,7 @@ class TirMathEpisode:
         return self.state.answer is not None or self.steps >= self.rules.horizon
 
     def observe(self) -> StepResult:
-        """Return the current state, in the form of a reset's result."""
+        """Return the current state as the result of a reset."""
         return self._result(None, None)
 
     def step(self, text: str) -> StepResult:
@@ -107,7 +107,7 @@ class TirMathEpisode:
         return self._result(reply, SUCCESS_REWARD if self.state.right else 0.0)
 
     def expert(self) -> list[str]:
-        """Return the expert's replies: a program that computes the answer and then the answer, or only the answer.
+        """Return the expert's replies: first a program that computes the answer, then the answer; or only the answer.
 
         Raises:
             ExpertUnavailable: the problem has no expert's program.
@@ -138,7 +138,7 @@ class TirMathEpisode:
         earlier = before.programs if self.rules.stateful else ()
         execution = self.rules.sandbox.run(reply.code, earlier)
         response = RESULT + result(execution, self.rules.output_chars)
-        # Do not run a stopped program again before later programs: it would be stopped again.
+        # A program that was stopped is not run again before later programs, because it would be stopped again.
         repeatable = execution.ending in ("ok", "error")
         after = replace(
             before,

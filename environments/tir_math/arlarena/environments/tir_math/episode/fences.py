@@ -13,7 +13,7 @@ _LANGUAGE = re.compile(
     r"[ \t]*+(?:\{code-cell\}[ \t]*+)?+[{\[. \t]*+(?:i?python|py|pycon|tool_code)[\d.]*+(?:-repl)?+(?![\w(=.+#-])",
     re.IGNORECASE,
 )
-# A fence at the beginning of a line, or a fence within a line that is followed by a name of Python.
+# A fence at the beginning of a line. Or a fence within a line, if a language name that means Python follows the fence.
 _OPENING = re.compile(
     rf"^(?P<indent>[ \t]*+)(?P<fence>`{{3,}}+|~{{3,}}+)|(?<!`)(?P<inline>`{{3,}}+)(?={_LANGUAGE.pattern})",
     re.MULTILINE | re.IGNORECASE,
@@ -26,7 +26,7 @@ _ATTRIBUTES = re.compile(
     r"=(?:\"[^\"\n]*+\"|'[^'\n]*+'|[^\s\"'`]++))*+$",
     re.MULTILINE | re.IGNORECASE,
 )
-# Code in the place of the language.
+# Code directly after a fence, where the language is expected.
 _CODE = re.compile(r"[ \t]*+((?:import|from)[ \t]+\w|(?:print|final_answer)[ \t]*\(|\w+[ \t]*=[^=])")
 _BEFORE_CODE = re.compile(r"(?::[ \t]*+[\w/-]++\.py\b)?+[ \t:}\]]*+")  # between a language and code on the same line
 _OUTPUT = re.compile(r"\b(?:print|final_answer)[ \t]*\(")
@@ -51,11 +51,12 @@ class Block:
     """A fenced block.
 
     Attributes:
-        language: the first word after the fence in lower case. All names of Python become `python`; no word is "".
+        language: the first word after the fence, in lower case; `python` for all names of Python; "" if there is no
+            word.
         content: the text between the fences, without the indentation of the opening fence.
         start, end: the positions of the block in the text, fences included.
         closed: whether the block has a closing fence.
-        on_lines: whether the fences are on lines of their own, that is, without code on these lines.
+        on_lines: whether there is no code on the lines of the fences.
     """
 
     language: str
@@ -195,7 +196,9 @@ def _closing_of_python(text: str, opening: _Opening) -> re.Match[str] | None:
 
 
 def _dedented(content: str, indent: int) -> str:
-    """Return the content without the indentation of its fence, or of its first line if that is smaller."""
+    """Remove the indentation of the fence from all lines of the content. If the first line has a smaller indentation,
+    remove only the smaller indentation.
+    """
     first = _INDENTED.search(content) if indent else None
     margin = min(indent, len(first[1])) if first else 0
     return re.sub(rf"^[ \t]{{1,{margin}}}", "", content, flags=re.MULTILINE) if margin else content

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from arlarena.environment.replies import after_thought
 from arlarena.environments.tir_math.episode.fences import fenced
 
-# A token is one of three: \boxed with its opening brace; another escape, because \{ is not a brace; a brace. If \boxed
-# has no brace, as in "\boxed 5", its content is the next word, if that begins like a number or a command.
+# There are three kinds of tokens: \boxed with its opening brace; another escape, because \{ is not a brace; a brace. If
+# \boxed has no brace, as in "\boxed 5", its content is the next word, if this word begins like a number or a command.
 _TOKEN = re.compile(
     r"\\(?:boxed|fbox)(?![A-Za-z])\s*"
     r"(?:(?P<open>\{)|(?P<bare>[-+]?[0-9.][^\s${}]*|[-+]?\\[A-Za-z]+(?:\{[^{}]*\})*))?"
@@ -30,12 +30,13 @@ class MathReply:
     r"""A parsed reply.
 
     Attributes:
-        code: the program: the content of the first block of Python, or None.
+        code: the program, which is the content of the first block of Python; None if there is no such block.
         closed: whether this block has a closing fence. True if there is no program.
-        answer: the last \boxed before the program, or in the complete text if there is no program.
+        answer: the content of the last \boxed{…} before the program, or in the complete text if there is no program;
+            None if there is no \boxed{…}.
         no_action: whether the reply has neither a program nor an answer.
-        format_valid: whether the reply has either a program or an answer, but not both. The program must be in one
-            closed block at the end of the reply, and the fences must be on lines of their own.
+        format_valid: whether the reply has a program or an answer, but not both. The program must be in one closed
+            block at the end of the reply, and there must be no code on the lines of the fences.
     """
 
     code: str | None
@@ -46,7 +47,8 @@ class MathReply:
 
 
 def boxed(text: str) -> str | None:
-    r"""Return the content of the last \boxed{…} or \fbox{…} that is closed and not empty. It has balanced braces.
+    r"""Return the content of the last \boxed{…} or \fbox{…} that is closed and not empty. The braces in the content are
+    balanced.
 
     >>> boxed(r"so \boxed{\frac{1}{2}}.")
     '\\frac{1}{2}'
@@ -80,6 +82,6 @@ def read_reply(text: str) -> MathReply:
             answer = boxed(rest[: block.start])
             alone = block.closed and block.on_lines and answer is None and not rest[block.end :].strip()
             return MathReply(block.content, block.closed, answer, False, alone)
-        programs += block.names_code and block.on_lines  # an empty program; ```python``` within a line is none
+        programs += block.names_code and block.on_lines  # an empty program, but not ```python``` within a line
     answer = boxed(rest)
     return MathReply(None, True, answer, answer is None, answer is not None and not programs)

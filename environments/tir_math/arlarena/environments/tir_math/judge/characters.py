@@ -1,9 +1,9 @@
 r"""Converts Unicode characters of mathematics to LaTeX.
 
-    plain("3√10 · x₁⁻²")          # "3\sqrt{10} * x_{1}^{-2}"
+    to_latex("3√10 · x₁⁻²")       # "3\sqrt{10} * x_{1}^{-2}"
 
 Unicode's own decompositions (NFKC) lose the meaning: `10²` becomes 102, and `2½` becomes 21/2. So this module has its
-own rule for each kind of decomposition. It also finds the operand of a root sign: in `√12`, it is 12, not 1.
+own rule for each kind of decomposition. It also finds the operand of a root sign: in `√12`, the operand is 12, not 1.
 """
 
 # ruff: noqa: RUF001 - look-alike characters are intended.

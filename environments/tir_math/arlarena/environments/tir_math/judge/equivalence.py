@@ -18,7 +18,7 @@ import logging
 import re
 
 from arlarena.environments.tir_math.judge.expressions import same_relation
-from arlarena.environments.tir_math.judge.latex import Malformed, compact, normalize, readings, unwrap_text
+from arlarena.environments.tir_math.judge.latex import Malformed, compact, normalize, possible_meanings, unwrap_text
 from arlarena.environments.tir_math.judge.quantities import same_quantity
 from arlarena.environments.tir_math.judge.structures import (
     Relation,
@@ -71,10 +71,10 @@ def judge(gold: str, answer: str) -> bool:
     if currencies and others and not currencies & others:
         return False
     try:
-        expected, given = normalize(gold), [normalize(reading) for reading in readings(answer)]
+        expected, given = normalize(gold), [normalize(meaning) for meaning in possible_meanings(answer)]
     except Malformed:
         return False
-    return any(equivalent(expected, reading) for reading in given)
+    return any(equivalent(expected, meaning) for meaning in given)
 
 
 def equivalent(gold: str, answer: str, nesting: int = 0) -> bool:
@@ -108,7 +108,7 @@ def _pairwise(golds: list[str], answers: list[str], nesting: int) -> bool:
 
 
 def _in_any_order(golds: list[str], answers: list[str], nesting: int) -> bool:
-    """Return whether the values can be paired, in any order, such that each gold value is equivalent to its answer.
+    """Return whether the values can be paired, in any order, such that both values of each pair are equivalent.
 
     Each gold value is paired with the first equivalent answer. This is correct because equivalence is transitive.
     """
@@ -147,7 +147,8 @@ def _option(text: str) -> tuple[str, str] | None:
 
 
 def by_words(gold: str, answer: str, nesting: int) -> bool | None:
-    """Compare words, or the letters of multiple-choice options. Return None if this does not decide the verdict.
+    """Compare words, or the letters of multiple-choice options. Return None if this comparison does not decide whether
+    the answer is right.
 
     For example, the words `ab` and `ba` differ, but they are equal as products of letters.
     """

@@ -23,7 +23,8 @@ from sympy.core.function import AppliedUndef
 from arlarena.environments.tir_math.judge.numbers import approximates, read_number
 from arlarena.environments.tir_math.judge.parser_guard import FUNCTIONS, check_text, check_tree, size
 
-logging.getLogger("math_verify").setLevel(logging.ERROR)  # no warnings that it has no timeout; the process has limits
+# math-verify warns that it has no timeout. It needs none, because the process has limits.
+logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 # Only LaTeX is parsed, because plain expressions would be evaluated as Python (see `parser_guard`). The texts are
 # already normalised, so math-verify does not normalise them.
@@ -32,7 +33,8 @@ _LATEX = LatexExtractionConfig(
         basic_latex=False, units=False, malformed_operators=False, nits=False, boxed="none", equations=False
     )
 )
-DIGITS, SPARE = 30, 10  # digits computed after the decimal point, and how many of the last are not compared
+# DIGITS: number of digits computed after the decimal point. SPARE: number of the last digits that are not compared.
+DIGITS, SPARE = 30, 10
 # For each point, the range from which the values of all letters are drawn. The first ranges are positive, so that
 # roots and logarithms are real.
 POINTS = ((0, 1), (1, 3), (2, 5), (12, 30), (30, 60), (-2, 2), (-3, 0))
@@ -46,7 +48,7 @@ _PART = (
     r"|\\frac\{[^{}]*\}\{[^{}]*\}|\\sqrt\{[^{}]*\}"
 )
 _ARGUMENT = rf"(?:{_PART})(?:{_PART}|\^\{{[^{{}}]*\}})*"
-_SPELLING = tuple(
+_REWRITES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (rf"(\\(?:{_FUNCTION_NAMES})(?![A-Za-z])(?:[\^_]\{{[^{{}}]*\}})*)\s*({_ARGUMENT})", r"\1(\2)"),
@@ -65,7 +67,7 @@ _WORD = re.compile(r"\\[A-Za-z]+|[A-Za-z]+")
 
 def _rewritten(text: str) -> str:
     """Rewrite a normalised text so that the parser reads it correctly."""
-    for pattern, replacement in _SPELLING:
+    for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     return _UNIT.sub("(I)", _PRODUCT.sub(r"\1*", _WORD.sub(_letters, text)))
 
@@ -130,8 +132,8 @@ def same_expression(gold: str, answer: str) -> bool:
             agreed += 1
         elif first.is_real or a.has(sympy.I):
             return False
-        # Else the values differ but are not real: the point is outside the domain of the formulas. It does not count,
-        # because a root of a negative number may have another sign in the other formula.
+        # Else the values differ but are not real: the point is outside the domain of the formulas. Such points do not
+        # count, because a root of a negative number may have different signs in the two formulas.
     return agreed >= (ENOUGH if a.free_symbols else 1)
 
 
@@ -183,8 +185,8 @@ def _pseudo_random(seed: str, low: int, high: int) -> sympy.Rational:
 def _digits(a: sympy.Expr, b: sympy.Expr) -> int:
     """Return the number of digits to compute.
 
-    The number grows with the numbers in the formulas, so 2^{1000} and 2^{1000}+1 differ. Factorials of non-integers are
-    slow, so for them the number is only `DIGITS`.
+    This number grows with the numbers in the formulas, so 2^{1000} and 2^{1000}+1 differ. If a formula has a factorial
+    of a non-integer, only `DIGITS` digits are computed, because these factorials are slow.
     """
     if any(not part.args[0].is_Integer for node in (a, b) for part in node.atoms(*_GAMMAS)):
         return DIGITS

@@ -35,18 +35,18 @@ class Judge(Protocol):
 
 
 class ForkJudge:
-    """Judges each answer in a locked-down fork of a zygote that has loaded math-verify.
+    """Judges each answer in a locked-down fork of a zygote (see `arlarena.sandbox`) that has loaded math-verify.
 
     Verdicts are cached, because the episodes of a group often give the same answer.
     """
 
     def __init__(self, settings: ForkSettings) -> None:
         """Start the zygote and judge the answers of SELF_TEST. If a library failed in the sandbox, every answer would
-        be wrong.
+        be judged wrong; the self-test detects this.
 
         Raises:
-            SandboxUnavailable: a verdict of the self-test is wrong; or see `ForkSandbox`.
-            SandboxError: see `ForkSandbox`.
+            SandboxUnavailable: a verdict of the self-test is wrong, or a required layer of the sandbox is missing.
+            SandboxError: the zygote did not start, or an execution failed.
         """
         self._sandbox = ForkSandbox(settings, WORK)
         self._cache: OrderedDict[tuple[str, str, str], bool] = OrderedDict()

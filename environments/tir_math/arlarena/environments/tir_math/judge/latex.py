@@ -31,7 +31,6 @@ _COMMANDS = {
     }.items()
     for name in names.split()
 }  # fmt: skip
-_GREEK = "alpha|beta|theta|phi|omega|lambda|pi|infty"
 _FONTS = "(?:text|math)(?:normal|bf|it|rm|sf|tt)|[mh]box|boldsymbol|operatorname|bm|rm|bf"
 
 # Digits in groups of three, before or after the point.
@@ -86,7 +85,7 @@ class Malformed(ValueError):
     """The text is not valid LaTeX."""
 
 
-def readings(text: str) -> tuple[str, ...]:
+def possible_meanings(text: str) -> tuple[str, ...]:
     """Return the possible meanings of a text.
 
     There are two meanings if `log(` may be Python's natural logarithm, or if digits may be grouped as in India
@@ -180,8 +179,8 @@ def _arguments(text: str, command: str, count: int) -> str:
 def _argument(text: str, position: int, number: str) -> tuple[str, int]:
     r"""Return the argument of a command at `position`, and the position after the argument. A missing argument is "".
 
-    `number`: a pattern for numbers with several digits, or "". In TeX, an argument without braces is one digit, but
-    models write \sqrt12 for the root of 12.
+    `number`: a pattern for arguments of several digits without braces, or "". In TeX, an argument without braces is one
+    digit, but models write \sqrt12 for the root of 12.
     """
     while position < len(text) and text[position].isspace():
         position += 1

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-MAX_EXPONENT = 400  # maximum exponent of ten; that of a double is 308
+MAX_EXPONENT = 400  # maximum exponent of ten; the largest exponent of a double is 308
 # A number that is printed with at least 14 digits may have a rounding error. Its relative error may be up to 1e-9.
 NOISE, NOISY_DIGITS = Fraction(1, 10**9), 14
 # A decimal may stand for a number that has no finite decimal form, such as 1/3, if it is right to 6 decimal places (as
@@ -35,7 +35,7 @@ class Number:
 
     @property
     def has_finite_decimal(self) -> bool:
-        """Whether the value has a finite decimal form, as 1/4 has and 1/3 has not."""
+        """Whether the value has a finite decimal form: true for 1/4, false for 1/3."""
         rest = self.value.denominator
         return pow(10, rest.bit_length(), rest) == 0
 

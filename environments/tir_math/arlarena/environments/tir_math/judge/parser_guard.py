@@ -14,8 +14,8 @@ In math-verify 0.9.0 and the libraries that it uses, an answer can reach `eval` 
 So a text is parsed only if it consists of the characters and commands that this module lists. They cannot form sums,
 limits, integrals, texts or operators. A parsed expression may contain only the types of nodes that this module lists,
 and symbols that are letters. Expressions that would take long to compute are refused too: before any evaluation, `size`
-bounds the numbers in them. The parser itself does not evaluate. A refused answer is still right if its text equals the
-gold answer.
+computes a bound of the numbers in the expression. The parser itself does not evaluate. A refused answer is still right
+if its text equals the gold answer.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from sympy.core.function import AppliedUndef
 MAX_LENGTH = 400
 MAX_DIGITS = 300  # maximum digits of one number
 MAX_DEPTH = 12  # maximum depth of nested brackets; the parser's time grows with the depth
-# Maximum numbers of bars `|`, functions and factorials. With these numbers, the parser takes a second. With every few
-# more, the time doubles, because the parser backtracks.
+# Maximum numbers of bars `|`, functions and factorials. With these numbers, the parser takes a second. With a few more,
+# the time doubles, because the parser backtracks.
 MAX_BARS, MAX_FUNCTIONS, MAX_FACTORIALS = 8, 6, 8
 MAX_BITS = 50_000  # maximum bits of an intermediate number; 2004!, an answer of MATH, has 19,090
 MAX_ANGLE_BITS = 2_000  # maximum bits of the argument of a sine; to compute the sine, pi needs as many bits
@@ -66,7 +66,7 @@ class UnsafeExpression(ValueError):
 
 
 def check_text(text: str) -> None:
-    """Raise UnsafeExpression if a text is not a short formula that the parser may read.
+    """Check that a text is a short formula that the parser may read.
 
     Raises:
         UnsafeExpression: the text is not a short formula.
@@ -86,7 +86,7 @@ def check_text(text: str) -> None:
 
 
 def _too_many(text: str) -> bool:
-    """Return whether a text has too many bars, functions or factorials. They are slow to parse."""
+    """Return whether a text has too many bars, functions or factorials, which are slow to parse."""
     functions = sum(name in FUNCTIONS for name in _COMMAND.findall(text))
     factorials = text.count("!") + text.count("\\binom")
     return text.count("|") > MAX_BARS or functions > MAX_FUNCTIONS or factorials > MAX_FACTORIALS
@@ -111,7 +111,7 @@ def size(node: sympy.Basic) -> float:
     if isinstance(node, sympy.Symbol):
         if not _NAME.fullmatch(node.name):
             raise UnsafeExpression("a symbol is not a letter")
-        return 3.0  # most points have values below 8
+        return 3.0  # at most points, the value of a symbol is below 8
     if isinstance(node, _ATOMS):
         return float(max(abs(node.p).bit_length(), node.q.bit_length(), 1)) if isinstance(node, sympy.Rational) else 4.0
     parts = [size(part) for part in node.args]

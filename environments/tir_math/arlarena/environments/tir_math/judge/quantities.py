@@ -47,7 +47,8 @@ def _digits(text: str, found: re.Match[str] | None) -> str:
 def _same_ratio(gold: str, answer: str) -> bool:
     """Return whether two ratios are equal as fractions.
 
-    A gold answer such as 2:30, which is not in lowest terms, is a time of day. Then the parts must be equal one by one.
+    A gold answer such as 2:30, which is not in lowest terms, is a time of day. The parts of a time must be equal one by
+    one.
     """
     expected, given = ([value_of(part) for part in split(text, ":")] for text in (gold, answer))
     if expected == given:
@@ -59,8 +60,8 @@ def _same_ratio(gold: str, answer: str) -> bool:
 
 
 def _same_percentage(gold: Number, gold_percent: bool, answer: Number, answer_percent: bool) -> bool:
-    """Return whether two numbers are equal. `gold_percent`, `answer_percent`: whether they have a percent sign. The
-    sign may be missing in one of them.
+    """Return whether two numbers are equal. `gold_percent`, `answer_percent`: whether the gold number and the answer
+    have a percent sign. One of the two signs may be missing.
     """
     if (gold_percent or not answer_percent or gold.value >= 1) and same_number(gold, answer):
         return True

@@ -4,7 +4,7 @@ r"""Judges an answer in the form that the question requires, such as a computed 
     verdict("number", "1024", "2^{10}")                           # False: the number is not computed
 
 The function `score_answer` of reasoning-gym's generators is not used. In `countdown`, it evaluates the answer as Python
-(`sympy.parse_expr`). In other generators, it gives wrong answers a partial reward, or right answers in LaTeX none.
+(`sympy.parse_expr`). In other generators, it gives wrong answers a partial reward, or right answers in LaTeX no reward.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Form = Literal["math", "number", "digits", "factors", "roots", "point", "radius"
 
 # Tolerances. Questions ask for roots with 4 decimal places. The last place may differ by 1, because of rounding.
 ROOTS = Fraction(101, 10**6)
-# Questions ask for points and radii with 3 decimal places. The generator rounds angles to 2.
+# Questions ask for points and radii with 3 decimal places. The generator rounds angles to 2 decimal places.
 PLACES, ANGLES = Fraction(501, 10**6), Fraction(501, 10**5)
 MAX_POWER = 64  # maximum power of a prime factor
 _NAME = re.compile(r"^(?:[A-Za-z](?:_\{\w+\})?|\\[a-z]+|\\text\{[^{}]*\})\s*(?:=|\\approx)\s*")
@@ -62,7 +62,7 @@ def _near(gold: str, answer: str, distance: Fraction) -> bool:
 
 
 def _digits(gold: str, answer: str) -> bool:
-    """Return whether two numbers in a number base have equal digits. They may name the base, as in 0xff or ff_{16}."""
+    """Return whether two numbers have equal digits. The texts may name the number base, as in 0xff or ff_{16}."""
     return _bare_digits(gold) == _bare_digits(answer)
 
 

@@ -103,10 +103,10 @@ def read_list(text: str, thousands: bool = True) -> list[str]:
     r"""Return the values of a list. `1\pm x` gives two values. `thousands`: whether `15,600` is one value."""
     if thousands and _THOUSANDS.fullmatch(text):
         return [text]
-    return [value for part in split(text, ",;") for value in _with_signs(part)]
+    return [value for part in split(text, ",;") for value in _expand_plus_minus(part)]
 
 
-def _with_signs(text: str) -> list[str]:
+def _expand_plus_minus(text: str) -> list[str]:
     r"""Expand `1\pm x` to the values `1+x` and `1-x`."""
     first, *others = re.split(r"\\(?:pm|mp)(?![A-Za-z])\s*", text)
     if not others or len(others) > MAX_SIGNS:

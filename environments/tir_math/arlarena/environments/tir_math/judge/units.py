@@ -1,4 +1,4 @@
-"""Units and other words after a number. An answer may lack them, but they must not contradict the gold answer."""
+"""Units and other words after a number. An answer may lack its unit, but must not contradict the gold answer's unit."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _UNITS = {
     "acre": "acre", "mph": "mph", "rad": "rad radian", "am": "am", "pm": "pm",
 }  # fmt: skip
 _KNOWN = {word: unit for unit, words in _UNITS.items() for word in words.split()}
-# Words that are units also outside \text{…}. Single letters are not, because they may be variables.
+# Words that are units also outside \text{…}. Single letters are excluded, because they may be variables.
 _PLAIN = {word for word in _KNOWN if len(word) > 1} | {"units", "unit", "square", "sq", "cubic", "cu", "radians"}
-# Words that change the value, such as "million" or "half". Such a text is not the number before the word.
+# Words that change the value, such as "million" or "half". The value of such a text is not the number before the word.
 _CHANGES = re.compile(
     r"^\W*(?:text\W*)?(?:squared|cubed)\b|\b(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|twelve|twenty|dozen|"
     r"hundred|thousand|million|billion|trillion|hal(?:f|ve)|third|quarter|fourth|fifth|sixth|tenth|hundredth|thousandth|"

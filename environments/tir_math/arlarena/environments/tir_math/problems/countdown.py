@@ -5,7 +5,8 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
-MAX_DRAFTS = 1_000  # maximum number of drafts for one game; about one draft in 10 has a target within the bounds
+# A *draft* is an expression drawn at random. About one draft in 10 has a value within the bounds of the target.
+MAX_DRAFTS = 1_000
 
 
 def fast_generator(dataset: type[Any]) -> type[Any]:
@@ -19,7 +20,7 @@ def draw(random: Random, config: Any) -> tuple[str, list[int], int]:
     As in reasoning-gym, operators are applied from left to right, and divisions have no remainder.
 
     Raises:
-        ValueError: no draft has a target within the bounds.
+        ValueError: no draft has a value within the bounds of the target.
     """
     count = random.randint(config.min_numbers, config.max_numbers)
     for _ in range(MAX_DRAFTS):

@@ -1,4 +1,4 @@
-"""Generated problems. Their number is unlimited. Split and index determine each problem.
+"""Generated problems. The number of training problems is unlimited. Split and index determine each problem.
 
 The content of a problem does not include the wording. The hash of the content determines the split, so no evaluation
 problem occurs in training, not even in another wording. Training problems are drawn independently of each other, so
@@ -21,19 +21,17 @@ from arlarena.environments.tir_math.problems.gym import installed_version
 from arlarena.environments.tir_math.problems.problem import Problem
 
 MAKER_VERSION = 1  # part of every seed; a new version generates other problems
-SHARES = {"train": 5, "validation": 1, "test": 2}  # eighths of all contents, as in Sokoban
+SHARES = {"train": 5, "validation": 1, "test": 2}  # how many eighths of all contents each split has
 SPLITS = tuple(SHARES)
-# A *draft* is one problem drawn at random. One draft in 1.6 to 8 belongs to the wanted split. The limit is reached only
-# if a family has too few problems.
+# Maximum number of drafts for one problem. A *draft* is a problem drawn at random. One draft in 1.6 to 8 belongs to the
+# requested split. The limit is reached only if a family has too few problems.
 MAX_DRAFTS = 2_000
 CHECKED = 100  # number of seeds that are tried at the start; at least one of them must give a problem
 SOURCE = "reasoning-gym"
 
 
 def random_for(*key: object) -> Random:
-    """Return a random generator seeded by the text of `key`. The generator is the same in all processes and on all
-    machines.
-    """
+    """Return a random generator seeded by the text of `key` and the version of this module (see `seeded`)."""
     return seeded("tir-math", MAKER_VERSION, *key)
 
 
@@ -101,7 +99,7 @@ class GeneratedProblems:
 
     def draw(self, split: str, index: int, taken: set[str]) -> Problem:
         """Draw problems for an index until a draft belongs to the split and its content key is not in `taken`. Return
-        it.
+        this draft.
 
         Raises:
             TaskError: none of `MAX_DRAFTS` drafts is such a problem.

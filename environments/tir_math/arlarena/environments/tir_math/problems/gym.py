@@ -40,7 +40,7 @@ def _folder() -> Path:
 
 
 def _empty_package(name: str, folder: Path) -> ModuleType:
-    """Register an empty package. Python searches its modules in `folder`."""
+    """Register an empty package. Python finds the modules of this package in `folder`."""
     package = ModuleType(name)
     package.__path__ = [str(folder)]
     sys.modules[name] = package

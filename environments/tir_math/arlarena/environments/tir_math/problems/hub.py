@@ -18,8 +18,8 @@ OPTIONAL = ("id", "source", "level", "subject")
 
 
 class HubOptions(Table):
-    """A data set and its columns. The server downloads the data set at its start, if it is neither a folder nor in the
-    cache.
+    """A data set and its columns. The server downloads the data set when the server starts, unless the data set is a
+    folder or in the cache.
     """
 
     name: str = Field(description="name on the Hugging Face Hub, such as openai/gsm8k, or a folder")
@@ -59,7 +59,7 @@ def _load(options: HubOptions) -> Any:
     except ImportError as error:
         message = f"{options.name}: to read this data set, install the package datasets: {INSTALL}"
         raise ProblemsError(message) from error
-    datasets.disable_progress_bars()  # they would fill the log
+    datasets.disable_progress_bars()  # progress bars would fill the log
     try:
         return datasets.load_dataset(options.name, options.config, split=options.split, revision=options.revision)
     except Exception as error:  # `datasets` raises many types of errors for bad names, networks and files

@@ -65,7 +65,7 @@ class ListedProblems:
         train: the training set, or None.
         tests: the test sets by the names of their splits.
         validation_share: share of the training problems that is used for validation, from 0 to 1. The hash of the
-            question decides whether a problem belongs to this share.
+            question decides whether a problem is used for validation.
 
     Raises:
         ProblemsError: a set cannot be read, or is empty.

@@ -22,7 +22,7 @@ class Problem:
         level: the difficulty that the source states; None if unknown.
         source: name of the source.
         key: hash of the content. Problems with equal keys are always in the same split.
-        form: how answers are compared; see `scoring`.
+        form: the form of answers, which determines how they are compared (see `scoring`).
         expert: a Python program that prints the answer, or None.
     """
 
@@ -48,9 +48,7 @@ class Problems(Protocol):
 
     @property
     def version(self) -> str:
-        """A text that changes when the problems change for another reason than the options: new files or a new
-        generator.
-        """
+        """A text that changes when the problems change because of new files or a new generator."""
         ...
 
     def sizes(self) -> dict[str, int | None]:

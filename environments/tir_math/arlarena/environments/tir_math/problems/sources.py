@@ -17,8 +17,8 @@ LISTED = 8  # maximum number of file names in an error message
 
 
 def problems_of(where: str, options: TirMathOptions) -> GeneratedProblems | ListedProblems:
-    """Return the source of problems that the options select. Files and data sets are read now. Error messages begin
-    with `where`.
+    """Read files and data sets, if the options name any, and return the source of problems. Error messages begin with
+    `where`.
 
     Raises:
         ConfigError: the problems cannot be read or generated. The message names the reason and the fix.
