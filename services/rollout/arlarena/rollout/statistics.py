@@ -82,7 +82,7 @@ def clustered(values: Mapping[Any, Sequence[float]], level: float = LEVEL) -> In
 
 
 def success_rate(outcomes: Mapping[Any, Sequence[bool]]) -> tuple[Interval, str]:
-    """Returns the success rate over tasks and the name of the method.
+    """Returns the success rate with its confidence interval, and the name of the method of the interval.
 
     The method is `wilson` if every task has one attempt, else `clustered`. If all attempts have the same outcome, the
     clustered interval would have width 0. In this case Wilson's interval over the tasks is used.
