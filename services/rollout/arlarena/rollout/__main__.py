@@ -1,8 +1,8 @@
 """`python -m arlarena.rollout worker | evaluate | demonstrate`.
 
 Exit status: 0: finished, or a signal stopped a worker. 1: a service failed, some episodes have no result, or no prompt
-fits the context. 2: the configuration is wrong, or a service refused a request. 130: a signal stopped `evaluate` or
-`demonstrate`.
+fits the context. 2: the configuration is wrong, or a service refused a request. 130: a signal stopped another
+command.
 """
 
 from __future__ import annotations
@@ -350,11 +350,9 @@ def _add_demonstrate(demonstrate: argparse.ArgumentParser) -> None:
     demonstrate.add_argument("--distinct", choices=("room", "prompt"), default="room", help=distinct)
     demonstrate.add_argument("--attempts", type=int_at_least(1), default=1, help="episodes per task")
     demonstrate.add_argument("--min-score", type=float, default=0.9, help="write only episodes with a higher score")
-    expert_noise = (
-        "fraction of turns in which a random action or an invalid reply replaces the expert's reply; these have no loss"
-    )
+    expert_noise = "fraction of turns in which the expert's reply is replaced by a random action or an invalid reply"
     demonstrate.add_argument("--expert-noise", type=fraction, default=0.0, help=expert_noise)
-    train_on_noise = "replace the expert's reply only by random actions, and include these turns in the loss"
+    train_on_noise = "include these turns in the loss (default: exclude them), and replace replies only by random actions"
     demonstrate.add_argument("--train-on-noise", action="store_true", help=train_on_noise)
     _add_teacher(demonstrate)
     demonstrate.add_argument("--out", type=Path, required=True, help="output file (format: arlarena.proto.trajectory)")

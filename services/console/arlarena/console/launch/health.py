@@ -21,7 +21,10 @@ class HealthCheck(Protocol):
     """One health check of a process."""
 
     async def __call__(self, address: Address | None, started: float, timeout_s: float) -> str | None:
-        """Returns None if the process is healthy, else the problem. `started`: start time, identifies the process."""
+        """Returns None if the process is healthy, else the problem.
+
+        `started`: the start time of the process, which is different after a restart. `timeout_s`: limit of the check.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ class Activity:
         if seen != self._seen:
             self._seen, self._seen_at = seen, now
         silent = now - self._seen_at
-        return None if silent < self.hang_timeout_s else f"no sign of work for {silent:.0f} s"
+        return None if silent < self.hang_timeout_s else f"no new output for {silent:.0f} s"
 
     def _state(self) -> list[tuple[int, int]]:
         """Returns the modification time and size of each existing file."""

@@ -242,7 +242,7 @@ class Supervisor:
         self._notice = notice
 
     async def start(self, spec: Spec) -> Service:
-        """Start a service and wait until it is ready. Returns the service. Errors as in `add`."""
+        """Start a service and wait until it is ready. Returns the service. Raises the errors of `add`."""
         service = Service(spec, self.settings, self.reaper, self._notice)
         await self.add(spec.name, service)
         return service
