@@ -57,7 +57,7 @@ class Stage:
         self.status = status
         self.seconds = time.monotonic() - self.began
 
-    def steady(self, seconds_left: float | None) -> float | None:
+    def smoothed_estimate(self, seconds_left: float | None) -> float | None:
         """Returns `seconds_left`. If it is only a little above the last returned estimate, returns that estimate."""
         old = self.seconds_left
         if seconds_left is None or old is None or not old < seconds_left < NOISE * old:
@@ -179,7 +179,7 @@ def read_progress(stage: Stage, now: float | None = None) -> StageProgress:
         share=min(1.0, max([*shares, *_limits(newest).values()])) if shares else None,
         success=_number(newest.get("success")),
         tokens_per_s=_number(newest.get("tokens_per_s")),
-        seconds_left=stage.steady(left[0] if left else None),
+        seconds_left=stage.smoothed_estimate(left[0] if left else None),
         limit=left[1] if left else "",
         message=str(newest.get("message") or newest.get("source") or ""),
         doing=_current_step_text(stage, now, int(newest["step"])),

@@ -352,7 +352,7 @@ def _add_demonstrate(demonstrate: argparse.ArgumentParser) -> None:
     demonstrate.add_argument("--min-score", type=float, default=0.9, help="write only episodes with a higher score")
     expert_noise = "fraction of turns in which the expert's reply is replaced by a random action or an invalid reply"
     demonstrate.add_argument("--expert-noise", type=fraction, default=0.0, help=expert_noise)
-    train_on_noise = "include these turns in the loss (default: exclude them), and replace replies only by random actions"
+    train_on_noise = "include these turns in the loss (default: exclude them); replace replies only by random actions"
     demonstrate.add_argument("--train-on-noise", action="store_true", help=train_on_noise)
     _add_teacher(demonstrate)
     demonstrate.add_argument("--out", type=Path, required=True, help="output file (format: arlarena.proto.trajectory)")

@@ -55,7 +55,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
         ValueError: not low < high.
     """
     if not low < high:
-        raise ValueError(f"no ticks between {low} and {high}")
+        raise ValueError(f"low = {low} must be below high = {high}")
     raw = (high - low) / count
     size = 10 ** math.floor(math.log10(raw))
     step = min((size * factor for factor in (1, 2, 2.5, 5, 10)), key=lambda value: abs(value - raw))
