@@ -171,7 +171,7 @@ def read_progress(stage: Stage, now: float | None = None) -> StageProgress:
     shares = [newest["step"] / newest["steps"]] if newest["steps"] else []
     least = LEAST_FINISHED if "finished" in newest else 0.0
     left = time_left(readings, now, least)
-    if left is not None and left[0] <= 0:  # the estimate was too low
+    if left is not None and left[0] <= 0:  # the estimated time has passed
         left = None
     return StageProgress(
         step=int(newest["step"]),
@@ -211,7 +211,7 @@ def time_left(readings: Sequence[Reading], now: float, least: float = 0.0) -> tu
     The estimate decreases between two readings. Returns None if there are too few readings, or if the stage has ended.
     `least`: the share of a limit that must be used between the first and the last reading, else the limit is ignored.
     """
-    if len(readings) > 2:  # skip the first step, which contains the start of processes
+    if len(readings) > 2:  # skip the first step, because its time includes the start of processes
         readings = readings[1:]
     readings = readings[-WINDOW - 1 :]
     if len(readings) < 2 or max(readings[-1].shares.values()) >= 1:

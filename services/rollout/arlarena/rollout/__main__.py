@@ -349,7 +349,7 @@ def _add_demonstrate(demonstrate: argparse.ArgumentParser) -> None:
     distinct = "duplicates are episodes with equal task content (room; in Sokoban also mirrored) or equal first prompt"
     demonstrate.add_argument("--distinct", choices=("room", "prompt"), default="room", help=distinct)
     demonstrate.add_argument("--attempts", type=int_at_least(1), default=1, help="episodes per task")
-    demonstrate.add_argument("--min-score", type=float, default=0.9, help="write only episodes with a higher score")
+    demonstrate.add_argument("--min-score", type=float, default=0.9, help="write only episodes with a score above it")
     expert_noise = "fraction of turns in which the expert's reply is replaced by a random action or an invalid reply"
     demonstrate.add_argument("--expert-noise", type=fraction, default=0.0, help=expert_noise)
     train_on_noise = "include these turns in the loss (default: exclude them); replace replies only by random actions"

@@ -74,8 +74,8 @@ class EnginePolicy:
 class ExpertPolicy:
     """The environment's expert. Its replies are encoded and end with the end-of-sequence token. All log-probs are 0.
 
-    `expert_noise`: the fraction of turns at which the expert's reply is replaced, with equal probability by a random
-    admissible action or by an invalid reply. The expert continues from the resulting state. Replaced turns have no
+    `expert_noise`: the fraction of turns at which the expert's reply is replaced: half of the time by a random
+    admissible action, half of the time by an invalid reply. The expert continues from the resulting state. Replaced turns have no
     loss, so a cloned policy learns to recover from mistakes but not to make them.
 
     `train_on_noise`: the replacement is always a random admissible action, and replaced turns have a loss. If the

@@ -52,7 +52,7 @@ async def play_group(
     async def member(number: int) -> Trajectory:
         name = f"{group_task.group_id}-{number}"
         try:
-            # The task contains the run's seed, so runs with different seeds draw different samples.
+            # The seed of the task is the run's seed, so runs with different seeds draw different samples.
             assignment = Assignment(name, group_task.task, f"{group_task.task.seed}/{group_task.group_id}/{number}")
             return (await runner.episode(slots[number], assignment, policy)).trajectory
         finally:

@@ -34,7 +34,7 @@ class HttpHealth:
     path: str = "/health"
 
     async def __call__(self, address: Address | None, started: float, timeout_s: float) -> str | None:
-        """See `HealthCheck`."""
+        """Send the request. Returns None if the process is healthy, else the problem."""
         if address is None:
             return "no address announced"
         try:
@@ -65,7 +65,7 @@ class Activity:
     _seen_at: float = 0.0
 
     async def __call__(self, address: Address | None, started: float, timeout_s: float) -> str | None:
-        """See `HealthCheck`."""
+        """Check the files. Returns None if the process is healthy, else the problem."""
         seen = (started, await asyncio.to_thread(self._state))
         now = time.monotonic()
         if seen != self._seen:
