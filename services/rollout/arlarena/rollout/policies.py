@@ -75,8 +75,8 @@ class ExpertPolicy:
     """The environment's expert. Its replies are encoded and end with the end-of-sequence token. All log-probs are 0.
 
     `expert_noise`: the fraction of turns at which the expert's reply is replaced: half of the time by a random
-    admissible action, half of the time by an invalid reply. The expert continues from the resulting state. Replaced turns have no
-    loss, so a cloned policy learns to recover from mistakes but not to make them.
+    admissible action, half of the time by an invalid reply. The expert continues from the resulting state. Replaced
+    turns have no loss, so a cloned policy learns to recover from mistakes but not to make them.
 
     `train_on_noise`: the replacement is always a random admissible action, and replaced turns have a loss. If the
     environment lists no admissible actions, every replacement is an invalid reply.

@@ -58,7 +58,7 @@ class RolloutSettings(RolloutKeys):
     )
     max_deliveries: PositiveInt = Field(
         5,
-        description="maximum number of deliveries of a task to workers; after the last delivery, it becomes a dead letter",
+        description="maximum number of deliveries of a task to workers; after the last one, it becomes a dead letter",
     )
     broker_timeout_s: PositiveFloat = Field(5.0, description="timeout of one Redis command")
     broker_reconnect_s: NonNegativeFloat = Field(
