@@ -22,7 +22,7 @@ TABLES = ("VAL_RECEPTACLE_OBJECTS", "VAL_ACTION_OBJECTS", "OPENABLE_CLASS_LIST",
 
 
 def tables(constants: Path) -> dict[str, Any]:
-    """Read the constants `TABLES` from the source of their module. An import would need packages that are missing."""
+    """Read the constants `TABLES` from the source of a module, because an import would need missing packages."""
     found = {}
     for node in ast.parse(constants.read_text()).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in TABLES:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
-from generated_pages import update
+from generated_pages import write_or_check
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -237,7 +237,7 @@ def main() -> int:
     """Write both files, or check them."""
     found = tables()
     wanted = {PAGE: page(found), CONSOLE / DATA: _data(found)}
-    return update(wanted)
+    return write_or_check(wanted)
 
 
 if __name__ == "__main__":

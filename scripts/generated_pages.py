@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
-def update(wanted: Mapping[Path, str]) -> int:
-    """Write the files whose text differs from the wanted text. Return the exit status.
+def write_or_check(wanted: Mapping[Path, str]) -> int:
+    """Write the files whose text differs from their text in `wanted`. Return the exit status.
 
-    With the flag `--check`, write nothing, print the names of these files, and return 1 if there are any.
+    With the flag `--check`, write nothing, print the names of the files that differ, and return 1 if there are any.
     """
     outdated = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv[1:]:

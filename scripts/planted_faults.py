@@ -27,7 +27,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FAULTS_FILE = "tests/data/planted_faults.toml"
 DISTRIBUTIONS: tuple[str, ...] = tuple(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["src"])
-# If the checkout has no version control, these files are not copied.
+# Files that are not copied if the checkout has no version control.
 NOT_COPIED = shutil.ignore_patterns(".venv*", ".git", "runs", "__pycache__", ".*_cache")
 TIMEOUT_S = 300.0  # time limit of the tests of one fault, which take some seconds on an idle machine
 NOT_IMPORTED = 70
@@ -96,12 +96,10 @@ def copy_checkout(target: Path) -> None:
 
 
 def environment_of(root: Path) -> dict[str, str]:
-    """Return the environment variables with which Python imports the packages, and stores bytecode, in the copy at
-    `root`.
-    """
+    """Return environment variables with which Python uses the packages and the bytecode of the copy at `root`."""
     paths = os.pathsep.join(str(root / distribution) for distribution in DISTRIBUTIONS)
-    own = {"PYTHONPATH": paths, "PYTHONPYCACHEPREFIX": str(root / ".bytecode"), "OMP_NUM_THREADS": "1"}
-    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | own
+    changes = {"PYTHONPATH": paths, "PYTHONPYCACHEPREFIX": str(root / ".bytecode"), "OMP_NUM_THREADS": "1"}
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | changes
 
 
 @contextlib.contextmanager

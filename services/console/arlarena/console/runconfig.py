@@ -53,7 +53,7 @@ from arlarena.proto.shared_settings import (
 from arlarena.proto.text.redaction import MASK, is_secret, split_secrets
 
 SERVICES = ("env_server", "inference", "rollout", "trainer")
-# One check takes 0.1 to 0.3 s, and longer if modules are imported from a slow disk.
+# Time limit of a service's check. It takes 0.1 to 0.3 s, and longer if modules are imported from a slow disk.
 CHECK_TIMEOUT_S = 60.0
 Tables = dict[str, Any]
 
@@ -185,7 +185,7 @@ class RunConfig:
         return "clone" in self.tables
 
     def part(self, table: str, model: type[Model], *keys: str) -> Model:
-        """Returns some keys of a table. Arguments and errors: see `parse_part`."""
+        """Returns `keys` of a table, or all keys that `model` declares. Raises ConfigError if a value is invalid."""
         return parse_part(f"{self.source}: [{table}]", self._table(table), model, *keys)
 
     def port(self, table: str) -> int:
@@ -198,9 +198,9 @@ class RunConfig:
         return part.port if "port" in part.model_fields_set else 0
 
     def with_thread_budget(self, cores: int) -> RunConfig:
-        """Returns a copy in which the tables of compute processes have the key `threads` (see `settings.Threads`).
+        """Returns a copy in which the tables of trainer, policy server and cloning have the key `threads`.
 
-        A table that already has this key is not changed.
+        A table that already has this key is not changed. `cores`: number of cores that the run may use.
         """
         budget = self.console.threads.budget(cores)
         if not self.clones:
@@ -242,7 +242,7 @@ class RunConfig:
         return RunConfig(self.source, tables)
 
     def differences(self, other: RunConfig) -> list[str]:
-        """Returns the keys whose values differ. Ignores secrets and other keys that may differ in a resumed run."""
+        """Returns the keys whose values in `other` differ. Ignores secrets and keys that a resumed run may change."""
         mine, theirs = _flat(_public(self.tables)), _flat(_public(other.tables))
         keys = sorted(mine.keys() | theirs.keys())
         return [key for key in keys if not _same(key, mine.get(key), theirs.get(key)) and not _may_differ(key)]
@@ -275,7 +275,7 @@ def _may_differ(key: str) -> bool:
 
 
 async def find_problems(config: RunConfig, *, machine: bool = False) -> tuple[list[str], Info | None]:
-    """Returns the problems of the configuration, as error messages of the console and the services, and None.
+    """Returns the error messages of the console and of the services about the configuration, and None.
 
     `machine`: also check this machine, and return the environment's description instead of None if it is available.
     """

@@ -135,7 +135,7 @@ class RunDirectory:
         """Start a new run, or continue the existing one. `command`: the command line of a new run.
 
         Raises:
-            ConfigError: another process uses the directory, or its content does not permit this start.
+            ConfigError: another process uses the directory, or the content of the directory does not permit `start`.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"{self.path} is a file: choose another --run-dir")

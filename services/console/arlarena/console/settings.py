@@ -24,10 +24,10 @@ BROKER_URL = "ARLARENA_REDIS_URL"
 
 
 class Threads(Table):
-    """Table `[console.threads]`: the number of threads of each compute process. If it is 0, `budget` chooses it.
+    """Table `[console.threads]`: the number of threads of each process that runs a model. With 0, `budget` chooses.
 
-    If the table of a service sets `threads`, that value is used instead. Environment server, workers and evaluation
-    have one thread each.
+    If the table of a service sets `threads`, the value in that table is used. Environment server, workers and
+    evaluation have one thread each.
     """
 
     clone: NonNegativeInt = Field(default=0, description="number of threads of cloning; 0: all cores")
@@ -96,7 +96,7 @@ class ConsoleSettings(ConsoleKeys):
         default=(),
         description="further environment variables that the services get; NAME_* matches all names with this prefix",
     )
-    threads: Threads = Field(default=Threads(), description="number of threads of each compute process")
+    threads: Threads = Field(default=Threads(), description="number of threads of cloning, trainer and policy server")
 
 
 class BrokerSettings(Table):
@@ -169,10 +169,10 @@ def available_cores() -> int:
 
 
 def validate(path: Path) -> None:
-    """Check the console's own tables.
+    """Check the tables [run], [redis] and [console] of a configuration file.
 
     Raises:
-        ConfigError: see `load_table`.
+        ConfigError: the file cannot be read, or a value is invalid.
     """
     load_table(path, "run", RunSettings)
     load_table(path, "redis", BrokerSettings)

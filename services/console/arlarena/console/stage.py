@@ -32,6 +32,7 @@ class Stage:
 
     `sources`: files with progress records, in the order in which the stage writes them. `total`: the number of items in
     all sources together, if each source counts its own items. `step_file`: file with the state of the current step.
+    `offsets`: the size of each source when the stage began.
     """
 
     name: str
@@ -47,16 +48,16 @@ class Stage:
     seconds_left: float | None = None
 
     def begin(self) -> None:
-        """Start the clock. Progress records that already exist are ignored."""
+        """Set the status to "running" and record the start time. Progress records that already exist are ignored."""
         self.status, self.began, self.began_at, self.seconds_left = "running", time.monotonic(), time.time(), None
         self.offsets = {path: path.stat().st_size for path in self.sources if path.exists()}
 
     def end(self, status: Status) -> None:
-        """Stop the clock."""
+        """Set the final status and the duration of the stage."""
         self.status = status
         self.seconds = time.monotonic() - self.began
 
-    def steady(self, seconds_left: float | None) -> float | None:
+    def smoothed_estimate(self, seconds_left: float | None) -> float | None:
         """Returns `seconds_left`. If it is only a little above the last returned estimate, returns that estimate."""
         old = self.seconds_left
         if seconds_left is None or old is None or not old < seconds_left < NOISE * old:
@@ -66,7 +67,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The used share (0 to 1) of each limit of the stage at the time `at` (seconds since the epoch)."""
+    """The used share (0 to 1) of each limit (such as `max_minutes`) at the time `at` (seconds since the epoch)."""
 
     at: float
     shares: dict[str, float]
@@ -113,7 +114,7 @@ class _Step(msgspec.Struct):
 
     `began`: seconds since the epoch. `groups_kept`: number of groups in the batch so far. `groups_wanted`: number of
     groups that the batch needs. `filtered`: number of groups that the filter dropped. `unsolved`: number of dropped
-    groups without a successful episode. While the trainer learns, the fields after `groups_kept` are not set.
+    groups without a successful episode. During the update of the policy, the fields after `groups_kept` are not set.
     """
 
     step: int
@@ -170,7 +171,7 @@ def read_progress(stage: Stage, now: float | None = None) -> StageProgress:
     shares = [newest["step"] / newest["steps"]] if newest["steps"] else []
     least = LEAST_FINISHED if "finished" in newest else 0.0
     left = time_left(readings, now, least)
-    if left is not None and left[0] <= 0:  # the estimate was too low
+    if left is not None and left[0] <= 0:  # the estimated time has passed
         left = None
     return StageProgress(
         step=int(newest["step"]),
@@ -178,7 +179,7 @@ def read_progress(stage: Stage, now: float | None = None) -> StageProgress:
         share=min(1.0, max([*shares, *_limits(newest).values()])) if shares else None,
         success=_number(newest.get("success")),
         tokens_per_s=_number(newest.get("tokens_per_s")),
-        seconds_left=stage.steady(left[0] if left else None),
+        seconds_left=stage.smoothed_estimate(left[0] if left else None),
         limit=left[1] if left else "",
         message=str(newest.get("message") or newest.get("source") or ""),
         doing=_current_step_text(stage, now, int(newest["step"])),
@@ -208,9 +209,9 @@ def time_left(readings: Sequence[Reading], now: float, least: float = 0.0) -> tu
     """Returns the seconds until the first limit is reached, and the name of this limit ("" for the number of steps).
 
     The estimate decreases between two readings. Returns None if there are too few readings, or if the stage has ended.
-    `least`: the share of a limit that must be used between the readings before the time is estimated.
+    `least`: the share of a limit that must be used between the first and the last reading, else the limit is ignored.
     """
-    if len(readings) > 2:  # skip the first step, which contains the start of processes
+    if len(readings) > 2:  # skip the first step, because its time includes the start of processes
         readings = readings[1:]
     readings = readings[-WINDOW - 1 :]
     if len(readings) < 2 or max(readings[-1].shares.values()) >= 1:

@@ -1,7 +1,8 @@
 """`python -m arlarena.rollout worker | evaluate | demonstrate`.
 
-Exit status: 0: finished (also a worker after SIGTERM). 1: a service failed, some episodes have no result, or no prompt
-fits the context. 2: the configuration is wrong, or a service refused a request. 130: stopped by a signal.
+Exit status: 0: finished, or a signal stopped a worker. 1: a service failed, some episodes have no result, or no prompt
+fits the context. 2: the configuration is wrong, or a service refused a request. 130: a signal stopped another
+command.
 """
 
 from __future__ import annotations
@@ -258,7 +259,7 @@ async def _demonstrate(setup: Setup, args: argparse.Namespace, seed: int) -> int
 
 @asynccontextmanager
 async def _teacher(setup: Setup, args: argparse.Namespace, info: Info) -> AsyncIterator[Policy]:
-    """Open the policy whose episodes are recorded: the model at `--teacher-url` if given, else the expert."""
+    """Yields the policy whose episodes are recorded: the model at `--teacher-url`, else the expert."""
     if args.teacher_url is None:
         yield ExpertPolicy(
             setup.tokens, args.expert_noise, train_on_noise=args.train_on_noise, action=info.parser.action
@@ -299,7 +300,7 @@ def _subcommand(commands: Any, name: str, summary: str) -> argparse.ArgumentPars
     parser.add_argument("--config", type=Path, help="the run's TOML file")
     address = "environment server (default: ARLARENA_ENVIRONMENT_URL, else http://127.0.0.1:8000)"
     parser.add_argument("--environment-url", help=address)
-    tokenizer = "directory or Hub name of the policy's tokenizer; default: [policy] tokenizer or path of the file"
+    tokenizer = "directory or Hub name of the policy's tokenizer; default: tokenizer or path in [policy]"
     parser.add_argument("--tokenizer", help=tokenizer)
     return parser
 
@@ -319,7 +320,7 @@ def _add_worker(worker: argparse.ArgumentParser) -> None:
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     _add_inference_url(evaluate)
     evaluate.add_argument("--out", type=Path, required=True, help="JSON file of the result")
-    episodes = "JSON-lines file for the first episodes; [evaluation] episodes is their number"
+    episodes = "JSON-lines file for the first episodes; [evaluation] episodes sets how many are written"
     evaluate.add_argument("--episodes", dest="episodes_file", type=Path, help=episodes)
     for flag, kind in (
         ("--split", str),
@@ -345,25 +346,27 @@ def _add_demonstrate(demonstrate: argparse.ArgumentParser) -> None:
     demonstrate.add_argument("--seed", type=int, help=seed)
     demonstrate.add_argument("--episode-seed", type=int, default=0, help="reset seed of every episode")
     demonstrate.add_argument("--concurrency", type=int_at_least(1), default=256, help="parallel episodes; default: 256")
-    distinct = "episodes are duplicates if the room is equal (in Sokoban also mirror images), or the first prompt"
+    distinct = "duplicates are episodes with equal task content (room; in Sokoban also mirrored) or equal first prompt"
     demonstrate.add_argument("--distinct", choices=("room", "prompt"), default="room", help=distinct)
     demonstrate.add_argument("--attempts", type=int_at_least(1), default=1, help="episodes per task")
-    demonstrate.add_argument("--min-score", type=float, default=0.9, help="write only episodes with a score above this")
-    expert_noise = "fraction of turns with a random action or an invalid reply instead of the expert's; without loss"
+    demonstrate.add_argument("--min-score", type=float, default=0.9, help="write only episodes with a score above it")
+    expert_noise = "fraction of turns in which the expert's reply is replaced by a random action or an invalid reply"
     demonstrate.add_argument("--expert-noise", type=fraction, default=0.0, help=expert_noise)
-    train_on_noise = "replace the expert's reply only by random actions, and include these turns in the loss"
+    train_on_noise = "include these turns in the loss (default: exclude them); replace replies only by random actions"
     demonstrate.add_argument("--train-on-noise", action="store_true", help=train_on_noise)
     _add_teacher(demonstrate)
-    demonstrate.add_argument("--out", type=Path, required=True, help="output file (arlarena.proto.trajectory)")
+    demonstrate.add_argument("--out", type=Path, required=True, help="output file (format: arlarena.proto.trajectory)")
 
 
 def _add_teacher(demonstrate: argparse.ArgumentParser) -> None:
-    demonstrate.add_argument("--teacher-url", help="record a model at this OpenAI-compatible server")
-    demonstrate.add_argument("--teacher-model", help="name of that model; default: the first in /v1/models")
-    demonstrate.add_argument("--teacher-key-variable", default="OPENAI_API_KEY", help="variable with the API key")
+    demonstrate.add_argument("--teacher-url", help="OpenAI-compatible server; record its model instead of the expert")
+    demonstrate.add_argument("--teacher-model", help="name of the server's model; default: the first in /v1/models")
+    demonstrate.add_argument(
+        "--teacher-key-variable", default="OPENAI_API_KEY", help="environment variable with the API key of the teacher"
+    )
     demonstrate.add_argument("--temperature", type=float, default=1.0, help="sampling temperature of the teacher")
     demonstrate.add_argument(
-        "--max-tokens", type=int_at_least(1), default=512, help="maximum tokens of a teacher's reply"
+        "--max-tokens", type=int_at_least(1), default=512, help="maximum number of tokens of a reply of the teacher"
     )
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 
 def int_at_least(minimum: int) -> Callable[[str], int]:
-    """Returns a parser of integers of at least `minimum`."""
+    """Returns a parser of integers that are not below `minimum`."""
 
     def parse(text: str) -> int:
         value = int(text)
         if value < minimum:
-            raise argparse.ArgumentTypeError(f"must be at least {minimum}")
+            raise argparse.ArgumentTypeError(f"{value} is too small: must be at least {minimum}")
         return value
 
     parse.__name__ = "integer"
@@ -23,5 +23,5 @@ def fraction(text: str) -> float:
     """Parse a number in [0, 1)."""
     value = float(text)
     if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError("must be at least 0 and less than 1")
+        raise argparse.ArgumentTypeError(f"{value:g} is out of range: must be at least 0 and less than 1")
     return value

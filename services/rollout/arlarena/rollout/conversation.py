@@ -38,7 +38,7 @@ class Conversation:
         """Append the environment's next message.
 
         Raises:
-            TokenizerError: see `Tokens.following`.
+            TokenizerError: the chat template does not support several turns.
         """
         self.new_prompt_ids = self._tokens.following(message, self._response_ids)
         self.prompt_ids = [*self.prompt_ids, *self._response_ids, *self.new_prompt_ids]

@@ -52,7 +52,8 @@ def demonstration_assignments(
 
 def _group(assignment: Assignment, episode: EpisodeRecord) -> Group:
     version = episode.trajectory.turns[0].spans[0].version
-    # The replies were not sampled with these parameters. Behaviour cloning computes log-probs at their temperature, 1.
+    # The episode was not sampled with the default parameters of `Sampling`. They are recorded because behaviour cloning
+    # computes log-probs at their temperature, 1.
     return Group(
         id=f"demonstration-{assignment.id}",
         task=assignment.task,
@@ -66,7 +67,7 @@ def _group(assignment: Assignment, episode: EpisodeRecord) -> Group:
 
 
 def _key(episode: EpisodeRecord, criterion: DuplicateCriterion) -> str:
-    # State keys cannot be compared between tasks, because they include the task.
+    # The first prompts are compared and not the state keys, because a state key depends on the task.
     return episode.content_key if criterion == "room" else episode.first.prompt
 
 

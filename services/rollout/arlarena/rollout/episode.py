@@ -3,7 +3,7 @@
     state = reset(task)
     while not done:   response = policy(state);   state = step(response.text);   record the turn
 
-If the policy's reply contains no action, the environment's state does not change and the episode continues. If a
+If the policy's response contains no action, the environment's state does not change and the episode continues. If a
 service fails, an exception is raised and the episode is discarded. The module `runner` then plays the episode again.
 """
 
@@ -21,7 +21,7 @@ from arlarena.proto.trajectory import Task, Trajectory, Turn, VersionSpan, pack_
 
 # An episode that ended by a policy fault has a metric with this prefix and the code of the fault.
 FAULT = "fault:"
-# Code of the fault: in the context, the prompt leaves no room for a response.
+# Code of the fault that the prompt leaves no room for a response in the context.
 PROMPT_TOO_LONG = "prompt_too_long"
 
 
@@ -29,9 +29,10 @@ PROMPT_TOO_LONG = "prompt_too_long"
 class Response:
     """A policy's response to one prompt.
 
-    `token_ids`: the sampled ids. `logprobs`: one per id, in nats. `spans`: the weight version that sampled each token.
-    `text`: the response without special tokens. `learn`: False if the response is excluded from the loss.
-    `new_prompt_ids` and `reset`: see `Turn`.
+    `new_prompt_ids`: the prompt tokens that no earlier turn recorded. `reset`: True if the prompt does not continue the
+    earlier turns. `token_ids`: the sampled ids. `logprobs`: the log-probability of each id, in nats. `spans`: the
+    weight version that sampled each token. `text`: the response without special tokens. `learn`: False if the response
+    is excluded from the loss.
     """
 
     new_prompt_ids: Sequence[int]
@@ -47,9 +48,10 @@ class Response:
 class Policy(Protocol):
     """Responds to the prompts of an episode."""
 
-    async def respond(self, session: Session, state: StepOutcome, key: str, turn: int) -> Response:
-        """Returns the response at `turn`. The first turn is 0. The sampling seed is computed from the episode's `key`
-        and `turn`.
+    async def respond(self, session: Session, state: StepOutcome, seed_key: str, turn: int) -> Response:
+        """Returns the response at `turn`. The first turn is 0.
+
+        The sampling seed is computed from the episode's `seed_key` and `turn`.
 
         The prompt is `state.prompt`. If the environment sends messages (`state.observation.message`), the prompt is the
         conversation so far.
@@ -63,11 +65,11 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """An episode to play. Sampling seeds are computed from `key`: equal keys and weights result in equal episodes."""
+    """An episode to play. Sampling seeds are computed from `seed_key`: equal keys and weights give equal episodes."""
 
     id: str
     task: Task
-    key: str
+    seed_key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +86,19 @@ class EpisodeRecord:
         return self.first.metadata.content_key or self.first.metadata.state_key
 
 
-def turn_seed(key: str, turn: int) -> int:
+def turn_seed(seed_key: str, turn: int) -> int:
     """Returns the sampling seed of one turn, a number of 63 bits. The seed is the same on every machine."""
-    return int.from_bytes(hashlib.blake2b(f"{key}/{turn}".encode(), digest_size=8).digest(), "little") >> 1
+    return int.from_bytes(hashlib.blake2b(f"{seed_key}/{turn}".encode(), digest_size=8).digest(), "little") >> 1
 
 
 @dataclass(slots=True)
-class Behaviour:
+class ActionPatterns:
     """Counts of action patterns in one episode.
 
     `repeated_actions`: turns with the same state and action as an earlier turn. `back_and_forth`: turns that return to
     the state before the previous turn. `invalid_actions`: turns whose action the environment did not accept.
-    `idle_turns`: turns that do not change the state. `no_action_turns`: turns with `no_action` in the environment's
-    metadata. If the environment has no state keys, `back_and_forth` and `idle_turns` are 0.
+    `idle_turns`: turns that do not change the state. `no_action_turns`: turns whose response contains no action. If the
+    environment has no state keys, `back_and_forth` and `idle_turns` are 0.
     """
 
     repeated_actions: int = 0
@@ -136,12 +138,12 @@ class Behaviour:
 
 
 def _turn(before: StepOutcome, response: Response, after: StepOutcome | None) -> Turn:
-    """Returns the record of one turn. `after` is None if the environment rejected the reply."""
+    """Returns the record of one turn. `after` is None if the environment rejected the response."""
     return Turn(
         new_prompt_ids=pack_ids(response.new_prompt_ids),
         response_ids=pack_ids(response.token_ids),
         logprobs=pack_floats(response.logprobs),
-        # The policy sampled all tokens of the response, including an end-of-sequence token.
+        # The loss includes all tokens of the response, because the policy sampled all of them.
         loss_mask=(b"\x01" if response.learn else b"\x00") * len(response.token_ids),
         spans=response.spans,
         reward=after.reward if after else 0.0,
@@ -168,12 +170,12 @@ async def play(session: Session, assignment: Assignment, policy: Policy) -> Epis
     started, task = time.monotonic(), assignment.task
     first = state = await session.reset(split=task.split, index=task.index, seed=task.seed, episode_id=assignment.id)
     turns: list[Turn] = []
-    behaviour = Behaviour()
+    patterns = ActionPatterns()
     code = fault = ""
     while not state.done:
         before = state
         try:
-            response = await policy.respond(session, before, assignment.key, len(turns))
+            response = await policy.respond(session, before, assignment.seed_key, len(turns))
         except PromptTooLong as error:
             code, fault = PROMPT_TOO_LONG, str(error)
             break
@@ -183,9 +185,9 @@ async def play(session: Session, assignment: Assignment, policy: Policy) -> Epis
             code, fault = error.code, str(error)
             turns.append(_turn(before, response, None))
             break
-        behaviour.observe(before, state)
+        patterns.observe(before, state)
         turns.append(_turn(before, response, state))
-    metrics = behaviour.metrics(turns) | ({FAULT + code: 1.0} if code else {})
+    metrics = patterns.metrics(turns) | ({FAULT + code: 1.0} if code else {})
     trajectory = Trajectory(
         id=assignment.id,
         seed=task.seed,

@@ -1,6 +1,6 @@
-"""Evaluation on a fixed set: every policy gets the same tasks, order and sampling seeds.
+"""Evaluation on a fixed set: every policy gets the same tasks in the same order, with the same sampling seeds.
 
-After a failure of a service, the episode is played again. If all retries fail, the episode is counted as an error and
+After a failure of a service, the episode is played again. If all retries fail, the episode counts as an error and
 not as a failure of the policy.
 """
 
@@ -24,7 +24,7 @@ from arlarena.rollout.statistics import clustered, success_rate
 from arlarena.rollout.worker import version_range
 
 SCHEMA = 2
-# The reason for an episode without a turn: the episode was finished directly after the reset.
+# The reason why an episode has no turn: the task was already finished after the reset.
 OVER_AT_RESET = "over at reset"
 
 
@@ -33,13 +33,13 @@ def eval_assignments(settings: EvaluationSettings, environment: str) -> list[Ass
 
     The sampling seeds depend on environment, split, seed, task index and attempt.
     """
-    # "panel" is part of the sampling seeds. Another word would change the results of all evaluations.
+    # Sampling seeds are hashes of a text that begins with "panel". Another word would change all evaluation results.
     prefix = f"panel/{environment}/{settings.split}/{settings.seed}"
     return [
         Assignment(
             id=f"{settings.split}-{index}-{attempt}",
             task=Task(environment, settings.split, index, settings.seed),
-            key=f"{prefix}/{index}/{attempt}",
+            seed_key=f"{prefix}/{index}/{attempt}",
         )
         for index in range(settings.first, settings.first + settings.count)
         for attempt in range(settings.attempts)
@@ -63,13 +63,16 @@ def _turn_share(turns: Sequence[Turn], marks: Sequence[bool]) -> float | None:
 
 
 def _mean(pairs: Sequence[tuple[Assignment, EpisodeRecord]], values: Sequence[float]) -> dict[str, Any]:
-    """Returns the mean over episodes and its 95 % interval (clustered by task; None if there is only one task)."""
+    """Returns the mean of `values` (one value per episode) and its 95 % interval, clustered by task.
+
+    If there is only one task, the interval is None.
+    """
     tasks: dict[int, list[float]] = defaultdict(list)
     for (assignment, _), value in zip(pairs, values, strict=True):
         tasks[assignment.task.index].append(value)
     interval = clustered(dict(tasks))
-    known = len(tasks) > 1
-    return {"mean": round(interval.mean, 4), "ci95": interval.rounded() if known else None}
+    several_tasks = len(tasks) > 1
+    return {"mean": round(interval.mean, 4), "ci95": interval.rounded() if several_tasks else None}
 
 
 def _difficulty_table(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> list[dict[str, Any]]:
@@ -114,8 +117,8 @@ def _versions(trajectories: Sequence[Trajectory]) -> list[str]:
     return sorted({str(version) for version in versions}) if versions else []
 
 
-def _behaviour(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Returns the mean over the episodes of each metric. For the metric of a policy fault, the mean is the share of
+def _mean_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Returns the mean of each metric over the episodes. For the metric of a policy fault, the mean is the share of
     episodes that ended by this fault.
     """
     names = sorted({name for trajectory in trajectories for name in trajectory.metrics})
@@ -134,8 +137,8 @@ def summarise(
 ) -> dict[str, Any]:
     """Returns the result of the evaluation as a JSON object. `scripts/metrics.toml` defines its metrics.
 
-    Shares are in [0, 1]. `ci95`: 95 % intervals. `errors`: attempts without a result. `without_turns`: episodes that
-    ended before the policy's first turn.
+    Shares are in [0, 1]. `ci95`: 95 % intervals. `errors`: number of attempts without a result. `without_turns`: number
+    of episodes that ended before the policy's first turn.
     """
     pairs = [(assignments[position], episode) for position, episode in sorted(played.episodes.items())]
     trajectories = [episode.trajectory for _, episode in pairs]
@@ -201,7 +204,7 @@ def _metrics(
         "return": _mean(pairs, [trajectory.total_reward for trajectory in trajectories]),
         "turns": _mean(pairs, [float(len(trajectory.turns)) for trajectory in trajectories]),
         "policy_errors": sum(trajectory.outcome == "policy_error" for trajectory in trajectories),
-        "behaviour": _behaviour(trajectories),
+        "behaviour": _mean_metrics(trajectories),
         "by_difficulty": _difficulty_table(pairs),
         "by_kind": _kind_table(pairs),
         "results": [
@@ -239,7 +242,7 @@ def describe(result: dict[str, Any]) -> str:
 
 
 def episode_record(assignment: Assignment, episode: EpisodeRecord) -> dict[str, Any]:
-    """Returns one episode as a record of the episodes file."""
+    """Returns one episode as a JSON object for the episodes file."""
     trajectory = episode.trajectory
     turns = [
         {

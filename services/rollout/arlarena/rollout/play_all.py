@@ -1,4 +1,6 @@
-"""Plays many assignments on a fixed number of session slots. A free slot takes the next assignment."""
+"""Plays many assignments on a fixed number of session slots. A slot has one session and plays one assignment after
+another.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from arlarena.rollout.runner import InfraFailure, Runner, ServicesDown, SessionS
 
 @dataclass(slots=True)
 class EvalResults:
-    """Episodes and errors, by the position of the assignment in the list. `restarts`: number of restarted episodes.
+    """Episodes and errors, by the position of the assignment in the list of assignments. `restarts`: number of restarts
+    of episodes.
 
     If an assignment has neither an episode nor an error, it was not played because a service was down.
     """

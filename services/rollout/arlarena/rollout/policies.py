@@ -34,16 +34,17 @@ class EnginePolicy:
         self._stop = stop
         self._conversations = Conversations(tokens)
 
-    async def respond(self, session: Session, state: StepOutcome, key: str, turn: int) -> Response:
-        """See `Policy`. Lowers `max_tokens` if the context has room for fewer tokens."""
+    async def respond(self, session: Session, state: StepOutcome, seed_key: str, turn: int) -> Response:
+        """Returns a response of the policy server. Lowers `max_tokens` if the context has room for fewer tokens."""
         conversation = self._conversations.for_turn(session, state, turn)
         generation = await self._client.generate(
             conversation.prompt_ids,
             self._sampling_for(len(conversation.prompt_ids)),
-            seed=turn_seed(key, turn),
+            seed=turn_seed(seed_key, turn),
             stop=self._stop,
-            request_id=f"{key}/{turn}",
-            session=key.rpartition("/")[0] or key,  # one per group, because its episodes start with the same prompt
+            request_id=f"{seed_key}/{turn}",
+            session=seed_key.rpartition("/")[0]
+            or seed_key,  # one id per group, because the episodes of a group share a prompt
         )
         text = self._tokens.text(generation.token_ids)
         conversation.add_response(generation.token_ids, text)
@@ -73,9 +74,9 @@ class EnginePolicy:
 class ExpertPolicy:
     """The environment's expert. Its replies are encoded and end with the end-of-sequence token. All log-probs are 0.
 
-    `expert_noise`: the fraction of turns at which the expert's reply is replaced, with equal probability by a random
-    admissible action or by an invalid reply. The expert continues from the resulting state. Replaced turns have no
-    loss, so a cloned policy learns to recover from mistakes but not to make them.
+    `expert_noise`: the fraction of turns at which the expert's reply is replaced: half of the time by a random
+    admissible action, half of the time by an invalid reply. The expert continues from the resulting state. Replaced
+    turns have no loss, so a cloned policy learns to recover from mistakes but not to make them.
 
     `train_on_noise`: the replacement is always a random admissible action, and replaced turns have a loss. If the
     environment lists no admissible actions, every replacement is an invalid reply.
@@ -91,14 +92,17 @@ class ExpertPolicy:
         self._conversations = Conversations(tokens)
         self._plans: WeakKeyDictionary[Session, deque[str]] = WeakKeyDictionary()
 
-    async def respond(self, session: Session, state: StepOutcome, key: str, turn: int) -> Response:
-        """See `Policy`. Requests a plan from the expert at turn 0, after a replaced turn, and at the end of a plan."""
+    async def respond(self, session: Session, state: StepOutcome, seed_key: str, turn: int) -> Response:
+        """Returns the next reply of the expert's plan, or its replacement.
+
+        Requests a new plan from the expert at turn 0, after a replaced turn, and at the end of a plan.
+        """
         conversation = self._conversations.for_turn(session, state, turn)
         plan = self._plans.get(session)
         if turn == 0 or not plan:
             plan = self._plans[session] = deque((await session.expert()).plan)
         text = plan.popleft()
-        random = Random(turn_seed(key, turn))
+        random = Random(turn_seed(seed_key, turn))
         if random.random() < self._expert_noise:
             del self._plans[session]
             return self._response(conversation, self._with_noise(text, state, random), learn=self._train_on_noise)
@@ -131,10 +135,10 @@ class ChatPolicy:
         self._conversations = Conversations(tokens)
         self._version = PolicyVersion("chat", 0, model.replace(":", "-"))
 
-    async def respond(self, session: Session, state: StepOutcome, key: str, turn: int) -> Response:
-        """See `Policy`. A truncated reply has finish reason `length` and no end-of-sequence token."""
+    async def respond(self, session: Session, state: StepOutcome, seed_key: str, turn: int) -> Response:
+        """Returns the teacher's reply. A truncated reply has finish reason `length` and no end-of-sequence token."""
         conversation = self._conversations.for_turn(session, state, turn)
-        seed = turn_seed(key, turn) >> 32  # some servers accept only seeds of 31 bits
+        seed = turn_seed(seed_key, turn) >> 32  # some servers accept only seeds of 31 bits
         reply = await self._client.chat(conversation.messages, self._sampling, model=self._model, seed=seed)
         truncated = reply.finish_reason == "length"
         ids = self._tokens.encode(reply.text) if truncated else self._tokens.reply(reply.text)

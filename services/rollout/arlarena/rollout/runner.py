@@ -65,7 +65,7 @@ class Runner:
         deadline = time.monotonic() + self.settings.service_retry_timeout_s
         waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         for name, transport, path in services:
-            while (problem := await _problem(transport, path)) is not None:
+            while (problem := await _readiness_error(transport, path)) is not None:
                 if time.monotonic() >= deadline:
                     what = "is not ready after" if problem.answered else "did not answer within"
                     hint = "" if problem.answered else "; is it running?"
@@ -95,7 +95,7 @@ class Runner:
             await asyncio.sleep(wait)
 
     async def open_up_to(self, count: int) -> list[SessionSlot]:
-        """Open `count` slots. While the server is full, halve the number, down to 1. Errors as in `open`."""
+        """Open `count` slots. While the server is full, halve the number, down to 1. Raises the errors of `open`."""
         while count > 1:
             try:
                 sessions = await self.environments.open(count, ttl_s=self.settings.session_ttl_s)
@@ -143,18 +143,18 @@ class Runner:
         ) from failure
 
     def _abandon(self, slot: SessionSlot) -> None:
-        """Close a session of unknown state in the background: a hanging server must not delay the next attempt."""
+        """Close a session of unknown state in the background, because a hanging server would delay the next attempt."""
         task = asyncio.get_running_loop().create_task(self.close([SessionSlot(slot.session)]))
         slot.session = None
         self._abandoned.add(task)
         task.add_done_callback(self._abandoned.discard)
 
 
-async def _problem(transport: HttpTransport, path: str) -> Unavailable | None:
+async def _readiness_error(transport: HttpTransport, path: str) -> Unavailable | None:
     """Send one readiness request. Returns the error, or None if the service is ready.
 
     Raises:
-        Refused: the service responds with 4xx, which is permanent.
+        Refused: the service responds with 4xx. A retry would also fail.
     """
     try:
         answer = await transport.request("GET", path, timeout_s=transport.timeouts.connect_s)

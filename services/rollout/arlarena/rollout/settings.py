@@ -44,20 +44,25 @@ class RolloutSettings(RolloutKeys):
     }
 
     groups_in_flight: PositiveInt = Field(
-        32, description="groups that one worker plays at the same time; each counts by its share of unfinished episodes"
+        32,
+        description="maximum number of groups that one worker plays at the same time; a group counts as its share of "
+        "unfinished episodes",
     )
     lease_ttl_s: PositiveFloat = Field(
-        60.0, description="a lease expires after this time without renewal; set the same value for all workers of a run"
+        60.0,
+        description="time after which the lease of a task expires if the worker does not renew it; set the same value "
+        "for all workers of a run",
     )
     lease_block_s: PositiveFloat = Field(
         1.0, description="maximum wait of one request for a task; SIGTERM takes effect after at most this time"
     )
     max_deliveries: PositiveInt = Field(
-        5, description="maximum number of deliveries of a task; then it becomes a dead letter"
+        5,
+        description="maximum number of deliveries of a task to workers; after the last one, it becomes a dead letter",
     )
     broker_timeout_s: PositiveFloat = Field(5.0, description="timeout of one Redis command")
     broker_reconnect_s: NonNegativeFloat = Field(
-        30.0, description="time for which a lost connection to Redis is retried"
+        30.0, description="time for which a service tries to restore a lost connection to Redis"
     )
     broker_full_timeout_s: NonNegativeFloat = Field(
         600.0, description="time for which a worker retries to publish a group while the memory of Redis is full"
@@ -86,14 +91,16 @@ class RolloutSettings(RolloutKeys):
         "event-loop iteration",
     )
     drain_s: NonNegativeFloat = Field(
-        20.0, description="after SIGTERM, wait this time for current groups; unfinished groups return to the queue"
+        20.0,
+        description="maximum wait for the current groups after SIGTERM; then unfinished groups return to the queue",
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.session_ttl_s <= self.generate_timeout_s:
             raise ValueError(
-                "session_ttl_s must be above generate_timeout_s: a session is idle while the policy server generates"
+                f"session_ttl_s = {self.session_ttl_s:g} must be above generate_timeout_s = "
+                f"{self.generate_timeout_s:g}, because a session is idle while the policy server generates"
             )
         return self
 
@@ -101,7 +108,7 @@ class RolloutSettings(RolloutKeys):
 class EvaluationSettings(EvaluationKeys):
     """Table [evaluation]: the fixed evaluation set."""
 
-    attempts: PositiveInt = Field(1, description="attempts per task")
+    attempts: PositiveInt = Field(1, description="number of attempts per task")
     temperature: NonNegativeFloat = Field(1.0, description="sampling temperature; 0: greedy")
     top_p: float = Field(1.0, gt=0, le=1, description="top-p sampling; 1: off")
     top_k: NonNegativeInt = Field(0, description="top-k sampling; 0: off")
@@ -156,7 +163,11 @@ def load_addresses(flags: dict[str, str | None]) -> Addresses:
 
 
 def load_seed(path: Path | None, flag: int | None = None) -> int:
-    """Returns the run's seed: the flag, else ARLARENA_SEED, else `seed` of table [run], else 0. Raises ConfigError."""
+    """Returns the run's seed: the flag, else ARLARENA_SEED, else `seed` of table [run], else 0.
+
+    Raises:
+        ConfigError: a value is invalid.
+    """
     return run_seed(flag, os.environ, path)
 
 

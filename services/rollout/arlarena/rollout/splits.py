@@ -21,7 +21,7 @@ async def check_environment(environments: EnvironmentClient, wanted: Environment
 
     Raises:
         ConfigError: the server serves a different environment.
-        ServiceError: see `EnvironmentClient.info`.
+        ServiceError: the server is unavailable or refuses the request.
     """
     info, url = await environments.info(), environments.url
     if wanted.name not in ("", info.name):
@@ -34,7 +34,7 @@ async def check_environment(environments: EnvironmentClient, wanted: Environment
 
 
 def differing_options(info: Info, wanted: EnvironmentKeys) -> dict[str, dict[str, Any]]:
-    """Returns the options whose value on the server differs from the configuration, with both values.
+    """Returns the options whose value differs between configuration and server, with both values.
 
     Only scalar values are compared, because the server may report other values in another form.
     """
@@ -50,8 +50,8 @@ def drawn_indices(split: Split, first: int, count: int, seed: int) -> Sequence[i
     """Returns the indices of at most `count` different tasks of a split.
 
     The tasks of a finite split are shuffled (`TaskOrder` with `seed`), because the first tasks of a file may all be of
-    one kind. The indices are those from position `first` of this order; at the end of the split there are fewer than
-    `count`. The tasks of an endless split are not shuffled: the indices start at `first`.
+    one kind. The indices are those from position `first` of this order on. Near the end of the split, fewer than
+    `count` indices remain. The tasks of an endless split are not shuffled: the indices start at `first`.
 
     Raises:
         ConfigError: `first` is not below the split's size.

@@ -44,7 +44,7 @@ def wilson(successes: int, n: int, level: float = LEVEL) -> Interval:
         ValueError: not 0 <= successes <= n, or n = 0.
     """
     if n <= 0 or not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of {n} attempts is not a proportion")
+        raise ValueError(f"{successes} successes of {n} attempts: give at least 1 attempt, and 0 to {n} successes")
     z = NormalDist().inv_cdf(0.5 + level / 2)
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
@@ -82,7 +82,7 @@ def clustered(values: Mapping[Any, Sequence[float]], level: float = LEVEL) -> In
 
 
 def success_rate(outcomes: Mapping[Any, Sequence[bool]]) -> tuple[Interval, str]:
-    """Returns the success rate over tasks and the name of the method.
+    """Returns the success rate with its confidence interval, and the name of the method of the interval.
 
     The method is `wilson` if every task has one attempt, else `clustered`. If all attempts have the same outcome, the
     clustered interval would have width 0. In this case Wilson's interval over the tasks is used.
@@ -102,7 +102,9 @@ def success_rate(outcomes: Mapping[Any, Sequence[bool]]) -> tuple[Interval, str]
 def student_quantile(probability: float, freedom: int) -> float:
     """Returns the quantile of Student's t at `probability` (0.5 to 1). `freedom`: degrees of freedom."""
     if not 0.5 <= probability < 1 or freedom < 1:
-        raise ValueError(f"no quantile at probability {probability} and {freedom} degrees of freedom")
+        raise ValueError(
+            f"probability {probability} must be in [0.5, 1), and {freedom} degrees of freedom must be at least 1"
+        )
     if freedom >= _NORMAL_FROM:
         return NormalDist().inv_cdf(probability)
     low, high = 0.0, math.pi / 2

@@ -16,16 +16,16 @@ from transformers import PreTrainedTokenizerFast
 
 from arlarena.proto.thoughts import END_THINK, MARKS, THINK
 
-# Tags around a thought. Environments need them. Decoded text contains them, also if they are special tokens of the
-# tokenizer.
+# Tags around a thought. Decoded text contains them, even if they are special tokens of the tokenizer, because
+# environments parse them.
 THOUGHT_TAGS = frozenset({THINK, END_THINK, *MARKS, *MARKS.values(), "<|channel|>", "<|message|>"})
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # The size of the prompt cache: a few times the number of episodes that one worker plays at the same time.
 CACHED_PROMPTS = 1024
 # A placeholder for the text of a message. No chat template changes this text, and no prompt contains it.
 SENTINEL = "arlarena-sentinel-7f3a"
-# Test texts for the function that `_fast_template` returns. For each text, it must produce the output of the chat
-# template: whitespace at the ends, other scripts, markup, quotes, empty text.
+# Test texts with whitespace at the ends, other scripts, markup and quotes, and an empty text. For each text, the
+# function that `_fast_template` returns must give the output of the chat template.
 PROBES = (
     "one line",
     "######\n#_P√_#\n######\nyou 1 2",
@@ -58,7 +58,7 @@ class Tokens:
     def __init__(self, tokenizer: Any, source: str = "tokenizer", tags: Collection[str] = ()) -> None:
         """`tokenizer`: a fast Hugging Face tokenizer with a chat template and an end-of-sequence token.
 
-        `tags`: special tokens, in addition to `THOUGHT_TAGS`, that are kept in the decoded text.
+        `tags`: special tokens that decoded text contains. It always contains `THOUGHT_TAGS`.
         """
         if not getattr(tokenizer, "is_fast", False):
             raise TokenizerError(f"{source}: is not a fast tokenizer; save it as a fast tokenizer (tokenizer.json)")
@@ -148,13 +148,14 @@ class Tokens:
         return str(self._backend.decode(shown, skip_special_tokens=False))
 
     def reply(self, text: str) -> list[int]:
-        """Returns the token ids of a demonstrated reply, ending with the end-of-sequence token."""
+        """Returns the token ids of a reply of the expert or the teacher, followed by the end-of-sequence token."""
         return [*self.encode(text), self.end_id]
 
     def _check_multi_turn(self) -> None:
         """Check that the template supports several turns. After a successful check, later calls do nothing.
 
-        The template must render each message unchanged and exactly once, and all turns after the first in one form.
+        The template must render each message unchanged and exactly once, and all turns after the first in the same
+        form.
         """
         if self._multi_turn_checked:
             return

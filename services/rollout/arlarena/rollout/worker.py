@@ -45,14 +45,14 @@ async def play_group(
     `finished` is called after each episode, when its session is closed.
 
     Raises:
-        InfraFailure, ServiceError: as in `Runner.episode`. The other episodes of the group are cancelled.
+        InfraFailure, ServiceError: an episode failed. The other episodes of the group are cancelled.
     """
     slots = await runner.open(group_task.size)
 
     async def member(number: int) -> Trajectory:
         name = f"{group_task.group_id}-{number}"
         try:
-            # The task contains the run's seed, so runs with different seeds draw different samples.
+            # The seed of the task is the run's seed, so runs with different seeds draw different samples.
             assignment = Assignment(name, group_task.task, f"{group_task.task.seed}/{group_task.group_id}/{number}")
             return (await runner.episode(slots[number], assignment, policy)).trajectory
         finally:
@@ -89,8 +89,8 @@ async def _served_version_range(inference: PolicyClient | None) -> tuple[PolicyV
 class WorkerCounters:
     """Counters of a worker since its start.
 
-    Groups: `completed`; `duplicates`: another worker had published the group; `failed`: a service failed; `lost`: the
-    lease expired; `released`: returned to the queue at the stop of the worker.
+    Counters of groups: `completed`: published by this worker. `duplicates`: published by another worker before.
+    `failed`: a service failed. `lost`: the lease expired. `released`: returned to the queue when the worker stopped.
     """
 
     completed: int = 0
@@ -108,8 +108,8 @@ class WorkerCounters:
 class ActiveGroup:
     """A group that the worker plays. `episodes_left`: number of unfinished episodes.
 
-    `finishing`: True while the group is being published or returned to the queue. This takes long if the memory of the
-    broker is full.
+    `finishing`: True while the group is being published or returned to the queue. Publishing takes long while the
+    memory of the broker is full.
     """
 
     lease: GroupLease
@@ -158,7 +158,7 @@ class Worker:
 
     async def _lease_until(self, stop: asyncio.Event) -> None:
         # There is at most one pending request for a task. This request is not cancelled, because the broker may already
-        # have leased a task to it.
+        # have leased a task for it.
         while not stop.is_set():
             if self._load() > self._settings.groups_in_flight - 1:
                 await self._wait_for_progress(stop)
@@ -265,7 +265,7 @@ class Worker:
     async def _drain(self) -> None:
         """Wait up to `drain_s` for the current groups. Then put unfinished groups back into the queue.
 
-        The deliveries of these groups are not counted.
+        The deliveries of these groups do not count towards `max_deliveries`.
         """
         if self._playing:
             self._log.info("draining", groups=len(self._playing), seconds=self._settings.drain_s)

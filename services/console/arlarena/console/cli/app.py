@@ -29,7 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # brackets are text: [run] seed
+    rich_markup_mode=None,  # in help texts, brackets are text: [run] seed
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 serve = typer.Typer(help="Run one service in the foreground.", no_args_is_help=True, rich_markup_mode=None)

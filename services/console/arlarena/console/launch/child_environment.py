@@ -40,7 +40,7 @@ SERVICES: dict[str, tuple[str, ...]] = {
     ),
     "trainer": (*PROXIES, *HUB, *COMPUTE, "ARLARENA_ENVIRONMENT_TOKEN"),
 }  # fmt: skip
-# These services get no secrets except the listed ones. The other services get the secrets among their variables.
+# These services get only the listed secrets. The other services get all secrets among their variables.
 ALLOWED_SECRETS = {"env_server": ("ARLARENA_ENVIRONMENT_TOKEN",), "broker": (), "reaper": ()}
 
 
@@ -50,8 +50,8 @@ def child_environment(service: str, environment: Mapping[str, str], extra: Colle
     Args:
         service: a key of `SERVICES`.
         environment: the launcher's environment.
-        extra: additional names, or prefixes ending in `*` (`[console] pass_environment`). The environment server gets
-        a secret only if `extra` contains its full name.
+        extra: names, or prefixes that end in `*`, of further variables (`[console] pass_environment`). The environment
+        server gets a secret only if `extra` contains the full name of the variable.
     """
     patterns = (*COMMON, *SERVICES[service], *extra)
     selected = {name: value for name, value in environment.items() if _matches(name, patterns)}

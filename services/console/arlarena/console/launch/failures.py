@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 TAIL_BYTES = 64 * 1024
-# Log lines without a reason: indented parts of stack traces, other structured events, progress bars.
+# Log lines that do not contain the reason: indented parts of stack traces, structured events, progress bars.
 NOISE = re.compile(r"[ \t{]|Traceback|.*\d%\|")
 FIELDS_LEFT_OUT = ("ts", "level", "service", "event", "traceback", "stack")
 
@@ -75,7 +75,7 @@ def last_error(log: Path, start: int = 0) -> str:
 
 
 def describe_exit(code: int) -> str:
-    """Returns text such as `exit status 3` or `killed by SIGKILL`. `code`: -n if signal n ended the process."""
+    """Returns text such as `exit status 3` or `killed by SIGKILL`. `code`: exit status, -n after signal n."""
     if code >= 0:
         return f"exit status {code}"
     try:

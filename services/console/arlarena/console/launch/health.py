@@ -21,7 +21,10 @@ class HealthCheck(Protocol):
     """One health check of a process."""
 
     async def __call__(self, address: Address | None, started: float, timeout_s: float) -> str | None:
-        """Returns None if the process is healthy, else the problem. `started`: start time, identifies the process."""
+        """Returns None if the process is healthy, else the problem.
+
+        `started`: the start time of the process, which is different after a restart. `timeout_s`: limit of the check.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class HttpHealth:
     path: str = "/health"
 
     async def __call__(self, address: Address | None, started: float, timeout_s: float) -> str | None:
-        """See `HealthCheck`."""
+        """Send the request. Returns None if the process is healthy, else the problem."""
         if address is None:
             return "no address announced"
         try:
@@ -62,13 +65,13 @@ class Activity:
     _seen_at: float = 0.0
 
     async def __call__(self, address: Address | None, started: float, timeout_s: float) -> str | None:
-        """See `HealthCheck`."""
+        """Check the files. Returns None if the process is healthy, else the problem."""
         seen = (started, await asyncio.to_thread(self._state))
         now = time.monotonic()
         if seen != self._seen:
             self._seen, self._seen_at = seen, now
         silent = now - self._seen_at
-        return None if silent < self.hang_timeout_s else f"no sign of work for {silent:.0f} s"
+        return None if silent < self.hang_timeout_s else f"no new output for {silent:.0f} s"
 
     def _state(self) -> list[tuple[int, int]]:
         """Returns the modification time and size of each existing file."""

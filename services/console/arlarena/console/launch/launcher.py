@@ -1,6 +1,6 @@
 """`arlarena up`: executes one run, from the configuration to the report (stages: pipeline.py).
 
-Each service is a separate process, and each stage runs in processes of its own. `--resume` skips finished stages. A
+Each service is a separate process, and each stage runs in separate processes. `--resume` skips finished stages. A
 service that exits unexpectedly is restarted. At the end all processes are stopped, also after an error.
 """
 
@@ -62,7 +62,7 @@ class LaunchRequest:
 
 
 async def prepare(request: LaunchRequest) -> tuple[RunConfig, RunDirectory]:
-    """Check the configuration with every service, then open the run's directory. Returns both.
+    """Check the configuration with every service, then open the run's directory. Returns configuration and directory.
 
     Raises:
         ConfigError, LaunchError: a check failed. No process was started, and no file was changed.

@@ -87,7 +87,7 @@ class Pipeline:
         return result
 
     async def _run_if_unfinished(self, name: str, work: Callable[[], Awaitable[Any]]) -> None:
-        """Run a stage whose result is on disk. If the stage has finished before `--resume`, skip it."""
+        """Run a stage that writes its result to disk. Skip the stage if it finished before `--resume`."""
         if name in self.run.state.stages:
             self.view.end(name, "skipped")
             return
@@ -223,7 +223,7 @@ class Pipeline:
 
 
 def newest_version(weights: Path) -> str | None:
-    """Returns the digest of the newest committed version, or None."""
+    """Returns the digest of the newest committed version of the weights, or None."""
     committed = sorted(path.parent for path in weights.glob("v*/COMMITTED"))
     if not committed:
         return None

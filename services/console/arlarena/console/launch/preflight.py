@@ -56,7 +56,7 @@ async def check_before_start(config: RunConfig, directory: Path) -> RunConfig:
 
 
 def _fetch_policy(config: RunConfig) -> None:
-    """Download the policy if it is a repository of the Hub. Errors are ignored: the trainer's check reports them."""
+    """Download a policy of the Hub. Errors are ignored, because the trainer's check reports them."""
     try:
         local_model(config.policy_path or "")
     except ConfigError:

@@ -18,44 +18,48 @@ from collections.abc import Iterable
 POLL_S = 0.05
 
 
-def alive(group: int) -> bool:
-    """True if the process group has a process. A group of another user counts as dead: its number was reused."""
+def is_running(pgid: int) -> bool:
+    """True if the process group with this id has a process.
+
+    If the group belongs to another user, the launcher's child has ended and the system has reused its id. Then
+    returns False.
+    """
     try:
-        os.killpg(group, 0)
+        os.killpg(pgid, 0)
     except (ProcessLookupError, PermissionError):
         return False
     return True
 
 
-def send(group: int, number: int) -> None:
+def send(pgid: int, number: int) -> None:
     """Send the signal `number` to a process group. Does nothing if the group has no process."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, number)
+        os.killpg(pgid, number)
 
 
 def read_remaining_groups(lines: Iterable[str]) -> set[int]:
-    """Read commands until end of file. Returns the process groups that started and did not end."""
-    groups: set[int] = set()
+    """Read commands until end of file. Returns the ids of the process groups that started and did not end."""
+    pgids: set[int] = set()
     for line in lines:
         sign, number = line[:1], line[1:].strip()
         if not number.isdigit():
             continue
         if sign == "+":
-            groups.add(int(number))
+            pgids.add(int(number))
         elif sign == "-":
-            groups.discard(int(number))
-    return groups
+            pgids.discard(int(number))
+    return pgids
 
 
-def end(groups: set[int], grace_s: float) -> None:
+def end(pgids: set[int], grace_s: float) -> None:
     """Send SIGTERM to every process group. After `grace_s`, send SIGKILL to the groups that still run."""
-    for group in groups:
-        send(group, signal.SIGTERM)
+    for pgid in pgids:
+        send(pgid, signal.SIGTERM)
     deadline = time.monotonic() + grace_s
-    while any(alive(group) for group in groups) and time.monotonic() < deadline:
+    while any(is_running(pgid) for pgid in pgids) and time.monotonic() < deadline:
         time.sleep(POLL_S)
-    for group in groups:
-        send(group, signal.SIGKILL)
+    for pgid in pgids:
+        send(pgid, signal.SIGKILL)
 
 
 def main() -> None:

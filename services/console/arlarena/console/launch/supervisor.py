@@ -18,7 +18,7 @@ from arlarena.proto.text.wording import counted
 State = Literal["starting", "up", "restarting", "done", "stopped", "failed"]
 Result = TypeVar("Result")
 
-# Exit statuses after which a restart would also fail: wrong configuration, port in use, permanent error.
+# Exit statuses of services: the configuration is wrong, a port is in use, an error would occur again after a restart.
 EXIT_CONFIG, EXIT_PORT, EXIT_PERMANENT = 2, 3, 4
 
 
@@ -242,7 +242,7 @@ class Supervisor:
         self._notice = notice
 
     async def start(self, spec: Spec) -> Service:
-        """Start a service and wait until it is ready. Returns the service. Errors as in `add`."""
+        """Start a service and wait until it is ready. Returns the service. Raises the errors of `add`."""
         service = Service(spec, self.settings, self.reaper, self._notice)
         await self.add(spec.name, service)
         return service

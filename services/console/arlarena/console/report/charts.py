@@ -1,4 +1,7 @@
-"""The charts of a run's report: training metrics per step, losses of cloning, and results of the evaluations."""
+"""The charts of a run's report: training metrics per step, losses of cloning, and results of the evaluations.
+
+A class of tasks contains all tasks of one difficulty or of one kind.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,9 @@ Records = Sequence[dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart of metrics of metrics.jsonl.
+    """A chart of training metrics.
 
-    `keys`: the metrics to draw. Metrics that a run did not record are left out. `names`: the labels of the metrics.
+    `keys`: the keys of metrics.jsonl to draw. Keys that a run did not record are left out. `names`: labels of the keys.
     `within`: limits of the y axis.
     """
 
@@ -53,7 +56,7 @@ SHOWN_KEYS = {key for chart in CHARTS for key in chart.keys} | {"step", "schema"
 
 
 def series(records: Records, key: str, name: str) -> Line:
-    """Returns the values of metric `key` by step. Records in which the value is not a number are skipped."""
+    """Returns the curve of the metric `key` over the steps. `name`: its label. Skips values that are not numbers."""
     points = [
         (float(record["step"]), float(record[key]))
         for record in records
@@ -67,7 +70,7 @@ def _is_number(value: object) -> bool:
 
 
 def training_charts(steps: Records, summary: dict[str, Any] | None) -> list[Markup]:
-    """Returns the charts of `CHARTS`."""
+    """Returns the charts of `CHARTS` for which the run has values."""
     charts = []
     for chart in CHARTS:
         lines = [series(steps, key, name) for key, name in zip(chart.keys, chart.names, strict=True)]

@@ -11,7 +11,10 @@ from arlarena.proto.text.wording import counted
 
 
 class RunEnding(msgspec.Struct):
-    """The fields of the record that the console reads. The trainer's class `Ending` documents the fields."""
+    """Why training ended, after `step` of `steps` steps.
+
+    `limit`: the value of the setting that `ended_by` names. `detail`: name of the signal, or message of the error.
+    """
 
     ended_by: Literal["steps", "max_minutes", "max_environment_steps", "signal", "error"]
     step: int

@@ -32,7 +32,7 @@ MAX_EPISODES = 4
 
 @dataclass(frozen=True, slots=True)
 class Breakdown:
-    """The success rates by class of tasks. `heading`: title of the column with the class names."""
+    """Success rates by class of tasks (all tasks of one difficulty or kind). `heading`: title of the first column."""
 
     title: str
     heading: str
@@ -60,8 +60,8 @@ def breakdowns(before: dict[str, Any], after: dict[str, Any]) -> list[Breakdown]
 def chosen_episodes(before: Records, after: Records) -> list[dict[str, Any]]:
     """Returns pairs of episodes of the same task, before and after training.
 
-    First come two tasks that are newly solved, then one that is solved in both, then one that is not solved after
-    training.
+    Order: two tasks that are solved only after training, one that is solved before and after, one that is not solved
+    after training, then other tasks. There are at most `MAX_EPISODES` pairs.
     """
     old = {episode.get("task"): episode for episode in before}
     pairs = [

@@ -127,17 +127,17 @@ def write_summary(run: RunDirectory, summary: dict[str, Any]) -> None:
 
 
 def percent(share: float | None) -> str:
-    """Returns `51.2`, or a dash."""
+    """Returns a share in per cent, such as `51.2`. Returns a dash if `share` is None."""
     return "-" if share is None else f"{100 * share:.1f}"
 
 
 def interval(ci95: list[float]) -> str:
-    """Returns `47.0 to 55.4`, in per cent."""
+    """Returns the bounds of an interval in per cent, such as `47.0 to 55.4`."""
     return f"{percent(ci95[0])} to {percent(ci95[1])}"
 
 
 def describe_eval_set(summary: dict[str, Any]) -> str:
-    """Returns `512 unseen tasks of split test`, or `8 tasks of the training split train`."""
+    """Returns text such as `512 unseen tasks of split test`, or `8 tasks of the training split train`."""
     count, split = summary["eval_set"]["n"], summary["eval_set"].get("split", "?")
     if split == summary.get("training_split"):
         return f"{counted(count, 'task')} of the training split {split}"

@@ -1,4 +1,4 @@
-"""Line charts and interval plots as inline SVG. Colours are CSS classes. The page defines them."""
+"""Line charts and interval plots as inline SVG. Colours are CSS classes, which the page defines."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
         ValueError: not low < high.
     """
     if not low < high:
-        raise ValueError(f"no ticks between {low} and {high}")
+        raise ValueError(f"low = {low} must be below high = {high}")
     raw = (high - low) / count
     size = 10 ** math.floor(math.log10(raw))
     step = min((size * factor for factor in (1, 2, 2.5, 5, 10)), key=lambda value: abs(value - raw))
@@ -63,8 +63,8 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [float(f"{index * step:.12g}") for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def short(value: float) -> str:
-    """Returns a number for an axis: `0.25`, `1.2k`, `3e-05`."""
+def format_number(value: float) -> str:
+    """Returns the text of a number for an axis, such as `0.25`, `1.2k` or `3e-05`."""
     if value == 0:
         return "0"
     size = abs(value)
@@ -79,7 +79,7 @@ def labels(values: Sequence[float]) -> list[str]:
     """Returns axis labels for evenly spaced values, with enough digits that all labels differ."""
     largest = max((abs(value) for value in values), default=0.0)
     if len(values) < 2 or largest >= 1000 or largest < 1e-3:
-        return [short(value) for value in values]
+        return [format_number(value) for value in values]
     gap = values[1] - values[0]
     digits = next(n for n in range(12) if abs(round(gap, n) - gap) < 1e-6 * gap or n == 11)
     return [f"{value:.{digits}f}" for value in values]
@@ -137,7 +137,7 @@ def _axes(x: Scale, y: Scale, x_ticks: Sequence[float], x_labels: Sequence[str])
 
 def _curve(line: Line, index: int, x: Scale, y: Scale) -> list[str]:
     points = thin(line.points)
-    name = escape(f"{line.name}: {short(line.points[-1][1])} at {short(line.points[-1][0])}")
+    name = escape(f"{line.name}: {format_number(line.points[-1][1])} at {format_number(line.points[-1][0])}")
     if len(points) < 3:
         return [f'<circle class="dot c{index}" cx="{x(a):.1f}" cy="{y(b):.1f}" r="3"/>' for a, b in points]
     if len(points) < MIN_SMOOTHED:
@@ -165,7 +165,7 @@ def line_chart(
     x = Scale(low, high if high > low else low + 1, LEFT, WIDTH - RIGHT)
     y = Scale(*_bounds(drawn, marks, within), HEIGHT - BOTTOM, TOP)
     x_ticks = [value for value in ticks(x.low, x.high, 5) if value == int(value)]
-    parts = _axes(x, y, x_ticks, [short(value) for value in x_ticks])
+    parts = _axes(x, y, x_ticks, [format_number(value) for value in x_ticks])
     for mark, (at_x, anchor) in zip(marks, ((LEFT + 4, "start"), (WIDTH - RIGHT, "end")), strict=False):
         at = y(mark.y)
         parts.append(f'<line class="mark" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
@@ -191,6 +191,8 @@ def interval_chart(
 ) -> Markup | None:
     """Draw an estimate and its interval for each class and each series. Values are in [0, 1].
 
+    `classes`: names of groups of tasks. `series`: pairs of a name and the estimates of all classes.
+
     Each class is a column. If the name of a class is wider than a column, each class is a row instead.
     """
     if not classes or not any(estimate for _, estimates in series for estimate in estimates):
@@ -206,17 +208,17 @@ def interval_chart(
             if estimate is None:
                 continue
             at = x(place + shift)
-            said = _said(name, classes[place], estimate)
+            tooltip = _tooltip(name, classes[place], estimate)
             low, value, high = y(estimate.low), y(estimate.value), y(estimate.high)
             parts += [
                 f'<line class="whisker c{index}" x1="{at:.1f}" x2="{at:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>',
                 f'<circle class="dot c{index}" cx="{at:.1f}" cy="{value:.1f}" r="3.5">',
-                f"<title>{escape(said)}</title></circle>",
+                f"<title>{escape(tooltip)}</title></circle>",
             ]
     return _figure(title, [name for name, _ in series], parts)
 
 
-def _said(name: str, group: str, estimate: Estimate) -> str:
+def _tooltip(name: str, group: str, estimate: Estimate) -> str:
     return f"{name}, {group}: {estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%})"
 
 
@@ -245,7 +247,7 @@ def _interval_rows(
             parts += [
                 f'<line class="whisker c{index}" x1="{x(estimate.low):.1f}" x2="{x(estimate.high):.1f}"',
                 f' y1="{at}" y2="{at}"/><circle class="dot c{index}" cx="{x(estimate.value):.1f}" cy="{at}" r="3.5">',
-                f"<title>{escape(_said(name, group, estimate))}</title></circle>",
+                f"<title>{escape(_tooltip(name, group, estimate))}</title></circle>",
             ]
     return _figure(title, [name for name, _ in series], parts, bottom + BOTTOM)
 

@@ -1,4 +1,7 @@
-"""The tables of a run's report, for the HTML page and for the terminal."""
+"""The tables of a run's report, for the HTML page and for the terminal.
+
+A class of tasks contains all tasks of one difficulty or of one kind.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ Score = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its heading, and a function that returns a row's text. `page_only`: not shown in the terminal."""
+    """A column: its heading, and a function that returns the text of a row's cell. `page_only`: not in the terminal."""
 
     heading: str
     cell: Callable[[Any], str]
@@ -54,7 +57,7 @@ def _bounds(score: Score | None) -> str:
     return interval(score["ci95"]) if score else "-"
 
 
-SCORE_COLUMNS = (  # one row each for the evaluations before and after training
+SCORE_COLUMNS = (  # the rows are the evaluation before and the evaluation after training
     Column("success %", _share),
     Column("95 % interval", _bounds),
     Column("well-formed %", lambda score: percent(score.get("format_valid"))),
@@ -92,8 +95,8 @@ def scores_table(summary: dict[str, Any]) -> Table:
     """Returns the table that the terminal shows at the end of a run."""
     eval_set = summary["eval_set"]
     title = f"{summary['env']}, {describe_eval_set(summary)}, T = {eval_set.get('temperature', '?')}"
-    said = describe_ending(summary.get("training")), describe_filtered(summary.get("groups", {}).get("filtered", 0))
-    ending = f"Training: {', '.join(filter(None, said))}" if any(said) else None
+    parts = describe_ending(summary.get("training")), describe_filtered(summary.get("groups", {}).get("filtered", 0))
+    ending = f"Training: {', '.join(filter(None, parts))}" if any(parts) else None
     caption = "\n".join(filter(None, (ending, data_warning(summary))))
     rows = (("before", summary["before"]), (f"after {summary['method']}", summary["after"]))
     return _terminal_table(title, SCORE_COLUMNS, rows, caption)
