@@ -43,7 +43,7 @@ T = TypeVar("T")
 _INFO_S = 10.0  # timeout of a request for information, in seconds
 _REFUSED = 409
 _FOLDER_PREFIX = "arlarena-push-"  # the names of temporary folders with deltas begin with this prefix
-_STALE_S = 86_400.0  # no push takes so many seconds, so an older temporary folder is unused
+_STALE_S = 86_400.0  # in seconds; no push takes so long, so an older temporary folder is unused
 _MAX_ANSWER = 1 << 20  # maximum bytes of a response; the largest response lists the files of a model
 
 
@@ -75,15 +75,15 @@ class WeightsClient:
         self._headers = IDENTITY | ({"authorization": f"Bearer {token}"} if token else {})
 
     async def version(self) -> str:
-        """Returns the served version. Errors as in `serve`."""
+        """Returns the served version. Raises the errors of `serve`."""
         return (await self._ask("GET", "/weight_info", None, _INFO_S, WeightInfo)).weight_version
 
     async def announce(self, version_name: str, manifest: bytes, limit_s: float) -> PushTarget:
-        """Announce a version. Returns the files that the server needs. Errors as in `serve`."""
+        """Announce a version. Returns the files that the server needs. Raises the errors of `serve`."""
         return await self._ask("PUT", f"{WEIGHTS_ROUTE}/{version_name}", manifest, limit_s, PushTarget)
 
     async def upload(self, version_name: str, file_name: str, file: Path, base: str | None, limit_s: float) -> None:
-        """Send a file of a version. Errors as in `serve`.
+        """Send a file of a version. Raises the errors of `serve`.
 
         `base`: None if `file` is the complete file. Otherwise `file` is a delta, and `base` is the name of the version
         directory to which the server applies the delta.
@@ -93,12 +93,13 @@ class WeightsClient:
             await self._ask("PUT", f"{WEIGHTS_ROUTE}/{version_name}/{file_name}{query}", body, limit_s, dict)
 
     async def serve(self, version: str, limit_s: float, broadcast: Broadcast | None = None) -> ServedVersion:
-        """Make the server serve `version`. Returns the served version and the result of the server's probe.
+        """Make the server serve `version`. Returns the served version and the result of the server's self-test (probe).
 
-        The server loads the weights from its version directories, or receives them from `broadcast`.
+        The server loads the weights from its version directories, or receives them from `broadcast`. For the probe, it
+        computes the log-probs of a few tokens and compares them with those of the trainer.
 
         Raises:
-            PushRefused: the server's check of the weights failed.
+            PushRefused: the server's probe or its check of the digest failed (409).
             PushError: the status of the response is not 200.
             aiohttp.ClientError, TimeoutError: the server did not respond.
         """
@@ -129,7 +130,7 @@ def _reason(answer: bytes) -> str:
 
 
 class Sender:
-    """Uploads the files that a server lacks. Sends weights as deltas if both sides have the same earlier version."""
+    """Uploads the files that a server lacks. If server and sender have a common earlier version, weights are deltas."""
 
     def __init__(self, full_every: int = 20) -> None:
         """`full_every`: at optimiser steps divisible by `full_every`, complete files are sent instead of deltas."""

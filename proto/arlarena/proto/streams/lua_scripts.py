@@ -1,11 +1,12 @@
 """The Lua scripts of `queue.py`. Each script is one atomic transition of the queue.
 
-All scripts take the six keys of one run, in the order of `Streams.keys`. A script is sent again if the first reply was
-lost. Each script therefore first checks the state of the group or the lease. A second run of a script has no effect.
+All scripts take the six keys of one run, in the order of `Streams.keys`. If the reply of a script was lost, the script
+is sent again. Each script therefore first checks the state of the group or the lease. A second run has no effect.
 
-Three hashes have a field for each outstanding group id. `issued` contains the id of the task's entry. `done` contains
-the id of the group's entry in `groups`, and a receipt (worker name and random id) of the completion. `reasons` contains
-the last failure. `reasons` also has a field 'condemned ENTRY' for each unacknowledged entry that CONDEMN copied.
+A group is outstanding from ISSUE until ACKNOWLEDGE or WITHDRAW. Three hashes have a field for each outstanding group
+id. `issued` contains the id of the task's entry. `done` contains the id of the group's entry in `groups`, and a receipt
+(worker name and random id) of the completion. `reasons` contains the reason of the group's last failure. `reasons` also
+has a field 'condemned ENTRY' for each unacknowledged entry that CONDEMN copied.
 
 A broker whose memory is full refuses a command that may need memory (flag `denyoom`), unless the same script has
 already written. ISSUE, COMPLETE and CONDEMN begin with XADD, so a full broker refuses them. All other scripts begin
@@ -13,7 +14,7 @@ with a command that frees memory or needs none, so they work on a full broker.
 """
 
 # Dead letters are kept for debugging. Failures repeat, so a limited number is enough. 300 groups of 50 KB are 15 MB.
-# Older dead letters are removed, because their run is over or their cause is fixed.
+# Dead letters that are older than this age are removed, because their run is over or their cause is fixed.
 DEAD_LETTERS_KEPT = 300
 DEAD_LETTER_AGE_S = 7 * 24 * 3600
 
@@ -52,8 +53,8 @@ local function keep_letter(...)
   drop_old_letters()
 end
 
--- Remove a task, keep a copy in `dead`, and add a notice to `groups` for the trainer. A task that does not exist was
--- completed or withdrawn. The task is removed first, so that the script works on a full broker.
+-- Remove a task, keep a copy in `dead`, and add a notice to `groups` for the trainer. Does nothing if the task was
+-- already completed or withdrawn. The task is removed first, so that the script works on a full broker.
 local function bury(id, reason, deliveries)
   local fields = fields_of(id)
   finish(id)
@@ -77,8 +78,8 @@ end
 """
 )
 
-# ARGV: pairs of group id and task bytes. Returns the number of added tasks. A task that was issued, but is neither
-# done nor in the stream, was lost by the broker and is added again.
+# ARGV: pairs of group id and task bytes. Returns the number of added tasks. If a task was issued, but is neither
+# done nor in the stream, the broker has lost it, so it is added again.
 ISSUE = (
     _PRELUDE
     + """
@@ -133,8 +134,8 @@ return 1
 )
 
 # ARGV: stream id, group id, group bytes, receipt. The first completion of a group is published, even if its lease was
-# lost. Nothing is published if the task was acknowledged, withdrawn or reset after this worker leased it. This holds
-# even if the same group was issued again.
+# lost. If the group was acknowledged, withdrawn or reset after this worker leased its task, nothing is published, even
+# if the same group id was issued again.
 COMPLETE = (
     _PRELUDE
     + """
@@ -157,7 +158,7 @@ return 1
 )
 
 # ARGV: stream id, consumer, delivery number, reason or '', idle time to set in ms, maximum number of deliveries,
-# whether this delivery counts. The entry is assigned to a placeholder consumer. Another worker can lease the task after
+# '1' if this delivery counts. The entry is assigned to a placeholder consumer. Another worker can lease the task after
 # (lease time - idle time).
 GIVE_BACK = (
     _PRELUDE
@@ -180,8 +181,8 @@ return 1
 # ARGV: stream id of a task, reason, deliveries. Used for a task that cannot be decoded, because a retry would not help.
 BURY = _PRELUDE + "bury(ARGV[1], ARGV[2], ARGV[3]) return 1"
 
-# ARGV: stream id of an entry of `groups`, group id, reason. Copies a group that cannot be used to `dead`, once. The
-# notice of a dead letter is not copied, because the letter is already in `dead`.
+# ARGV: stream id of an entry of `groups`, group id, reason. Copies a group that cannot be used for training to `dead`.
+# A second run makes no second copy. The notice of a dead letter is not copied, because its task is already in `dead`.
 CONDEMN = (
     _PRELUDE
     + """
