@@ -32,39 +32,39 @@ local function fields_of(id, stream)
   return fields
 end
 
-local function finish(id)
+local function remove_task(id)
   redis.call('XACK', tasks, 'rollout', id)
   redis.call('XDEL', tasks, id)
 end
 
-local function forget(group_id)
+local function free_group_id(group_id)
   redis.call('HDEL', done, group_id)
   redis.call('HDEL', issued, group_id)
   redis.call('HDEL', reasons, group_id)
 end
 
-local function drop_old_letters()
+local function drop_old_dead_letters()
   -- Format the number here, because the broker would write a round number as 1.8e+12.
   redis.call('XTRIM', dead, 'MINID', '=', string.format('%.0f', (redis.call('TIME')[1] - dead_age_s) * 1000))
 end
 
-local function keep_letter(...)
+local function store_dead_letter(...)
   redis.call('XADD', dead, 'MAXLEN', '=', dead_kept, '*', ...)
-  drop_old_letters()
+  drop_old_dead_letters()
 end
 
 -- Remove a task, keep a copy in `dead`, and add a notice to `groups` for the trainer. Does nothing if the task was
 -- already completed or withdrawn. The task is removed first, so that the script works on a full broker.
-local function bury(id, reason, deliveries)
+local function make_dead_letter(id, reason, deliveries)
   local fields = fields_of(id)
-  finish(id)
+  remove_task(id)
   if not fields then return end
   local group_id = fields.id or ('unknown-' .. id)
   if redis.call('HEXISTS', done, group_id) == 0 then
     local letter = {'id', group_id, 'reason', reason, 'deliveries', deliveries}
     local entry = redis.call('XADD', groups, '*', unpack(letter))
     redis.call('HSET', done, group_id, entry .. ' dead')
-    keep_letter('data', fields.data or '', unpack(letter))
+    store_dead_letter('data', fields.data or '', unpack(letter))
   end
   redis.call('HDEL', reasons, group_id)
 end
@@ -113,7 +113,7 @@ while true do
       redis.call('XACK', tasks, 'rollout', id)
     elseif deliveries >= limit then
       local reason = redis.call('HGET', reasons, fields.id or '')
-      bury(id, reason or ('the lease of ' .. row[2] .. ' expired without renewal'), deliveries)
+      make_dead_letter(id, reason or ('the lease of ' .. row[2] .. ' expired without renewal'), deliveries)
     else
       redis.call('XCLAIM', tasks, 'rollout', consumer, 0, id)
       return {id, fields.id or '', fields.data or '', deliveries + 1}
@@ -141,18 +141,18 @@ COMPLETE = (
     + """
 local id, group_id, data, receipt = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if redis.call('HGET', issued, group_id) ~= id then
-  finish(id)
+  remove_task(id)
   return 0
 end
 local before = redis.call('HGET', done, group_id)
 if before then
-  finish(id)
+  remove_task(id)
   return before:match(' (.*)') == receipt and 1 or 0
 end
 local entry = redis.call('XADD', groups, '*', 'id', group_id, 'data', data)
 redis.call('HSET', done, group_id, entry .. ' ' .. receipt)
 redis.call('HDEL', reasons, group_id)
-finish(id)
+remove_task(id)
 return 1
 """
 )
@@ -167,7 +167,7 @@ local id, reason, idle, counted = ARGV[1], ARGV[4], ARGV[5], ARGV[7] == '1'
 local deliveries = held(id, ARGV[2], ARGV[3])
 if not deliveries then return 0 end
 if counted and deliveries >= tonumber(ARGV[6]) then
-  bury(id, reason ~= '' and reason or 'given back without a reason', deliveries)
+  make_dead_letter(id, reason ~= '' and reason or 'given back without a reason', deliveries)
   return 1
 end
 local count = counted and deliveries or deliveries - 1
@@ -179,7 +179,7 @@ return 1
 )
 
 # ARGV: stream id of a task, reason, deliveries. Used for a task that cannot be decoded, because a retry would not help.
-BURY = _PRELUDE + "bury(ARGV[1], ARGV[2], ARGV[3]) return 1"
+DEAD_LETTER = _PRELUDE + "make_dead_letter(ARGV[1], ARGV[2], ARGV[3]) return 1"
 
 # ARGV: stream id of an entry of `groups`, group id, reason. Copies a group that cannot be used for training to `dead`.
 # A second run makes no second copy. The notice of a dead letter is not copied, because its task is already in `dead`.
@@ -189,7 +189,7 @@ CONDEMN = (
 local entry, group_id, reason = ARGV[1], ARGV[2], ARGV[3]
 local fields, mark = fields_of(entry, groups), 'condemned ' .. entry
 if not (fields and fields.data) or redis.call('HEXISTS', reasons, mark) == 1 then return 0 end
-keep_letter('data', fields.data, 'id', group_id, 'reason', reason, 'deliveries', 1)
+store_dead_letter('data', fields.data, 'id', group_id, 'reason', reason, 'deliveries', 1)
 redis.call('HSET', reasons, mark, reason)
 return 1
 """
@@ -200,14 +200,14 @@ return 1
 ACKNOWLEDGE = (
     _PRELUDE
     + """
-drop_old_letters()
+drop_old_dead_letters()
 for i = 1, #ARGV, 2 do
   local entry, group_id = ARGV[i], ARGV[i + 1]
   redis.call('XACK', groups, 'trainer', entry)
   redis.call('XDEL', groups, entry)
   redis.call('HDEL', reasons, 'condemned ' .. entry)
   local published = redis.call('HGET', done, group_id)
-  if published and published:match('[^ ]+') == entry then forget(group_id) end
+  if published and published:match('[^ ]+') == entry then free_group_id(group_id) end
 end
 return 1
 """
@@ -221,10 +221,10 @@ local known = 0
 for _, group_id in ipairs(ARGV) do
   local task = redis.call('HGET', issued, group_id)
   if task then
-    finish(task)
+    remove_task(task)
     known = known + 1
   end
-  forget(group_id)
+  free_group_id(group_id)
 end
 return known
 """

@@ -374,7 +374,7 @@ class Streams:
             if task.group_id.encode() != group_id:
                 raise SchemaError(f"the task is for group {task.group_id!r}, its entry for {group_id!r}")
         except SchemaError as error:
-            await self._script(scripts.BURY, stream_id, str(error), deliveries)
+            await self._script(scripts.DEAD_LETTER, stream_id, str(error), deliveries)
             return None
         return GroupLease(stream_id.decode(), task, consumer, deliveries)
 

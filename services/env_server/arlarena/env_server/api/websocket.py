@@ -36,7 +36,7 @@ CLOSE_GOING_AWAY = 1001
 CLOSE_UNEXPECTED = 1011
 CLOSE_TRY_LATER = 1013
 
-# Maximum seconds for sending an error and closing a socket. A client that does not read could block this.
+# Maximum seconds for sending an error and closing a socket. A client that does not read could block both actions.
 HANG_UP_TIMEOUT_S = 5.0
 # Maximum seconds that a new socket of a session waits until the previous socket is closed.
 DETACH_TIMEOUT_S = 1.0
