@@ -56,7 +56,7 @@ class PushError(RuntimeError):
 
 
 class PushRefused(PushError):
-    """The server's check of the weights failed, or the server requested a file that is not part of the version.
+    """The server's probe of the weights failed, or the server requested a file that is not part of the version.
 
     A retry would fail in the same way.
     """
@@ -99,7 +99,7 @@ class WeightsClient:
         computes the log-probs of a few tokens and compares them with those of the trainer.
 
         Raises:
-            PushRefused: the server's probe or its check of the digest failed (409).
+            PushRefused: the probe failed.
             PushError: the status of the response is not 200.
             aiohttp.ClientError, TimeoutError: the server did not respond.
         """

@@ -40,8 +40,8 @@ from arlarena.proto.env_api_tasks import (
 @dataclass(frozen=True, slots=True)
 class RouteCall:
     """One request. `body`: the decoded body, None if the route has no body. `path`, `query`: the parameters in the path
-    and the query. `caller`: the client. `peers`: the other workers; None if there are none, or if a worker forwarded the
-    request. `pods`: the other pods; None if there are none, or if a worker or a pod forwarded the request.
+    and the query. `caller`: the client. `peers`: the other workers, None if there are none or a worker forwarded the
+    request. `pods`: the other pods, None if there are none or a worker or a pod forwarded the request.
     """
 
     service: EnvironmentService
