@@ -227,9 +227,9 @@ class EnvironmentClient(AsyncClosing):
         batch_size: int = 256,
         token: str | None = None,
     ) -> None:
-        """`retries`: how often a request is retried while the server is unavailable. `batch_…`: see `Batcher`.
+        """`retries`: how often a request is retried while the server is unavailable. `token`: bearer token.
 
-        `token`: bearer token.
+        A batch is sent when it has `batch_size` items or is `batch_window_s` seconds old.
 
         Raises:
             TypeError, ValueError: an argument is invalid. The message contains its name.
@@ -285,11 +285,11 @@ class EnvironmentClient(AsyncClosing):
         return opened
 
     async def snapshot(self, session_id: str) -> Snapshot:
-        """See `Session.snapshot`."""
+        """Save the state of a session on the server (see `Session.snapshot`)."""
         return _read(_accepted(await self.transport.request("POST", f"/v1/sessions/{session_id}/snapshot")), Snapshot)
 
     async def restore(self, session_id: str, snapshot_id: str) -> StepOutcome:
-        """See `Session.restore`."""
+        """Replace the state of a session by the state in a snapshot (see `Session.restore`)."""
         body = self._encoder.encode(RestoreRequest(session_id))
         answer = _accepted(await self._send("POST", f"/v1/snapshots/{snapshot_id}/restore", body))
         result = _read(answer, OpenedSession).result
@@ -322,12 +322,12 @@ class EnvironmentClient(AsyncClosing):
         return result
 
     async def expert(self, session_id: str) -> ExpertReply:
-        """See `Session.expert`."""
+        """Returns the next reply of the environment's expert (see `Session.expert`)."""
         reply = _read(_accepted(await self._send("GET", f"/v1/sessions/{session_id}/expert")), ExpertReply)
         return reply if reply.plan else ExpertReply(reply.text, [reply.text])
 
     async def close_session(self, session_id: str) -> None:
-        """See `Session.close`."""
+        """Close a session. Raises the server's error, if any."""
         result = await self._batcher.submit(BatchItem(session_id=session_id, op="close"))
         if isinstance(result, ServiceError):
             raise result

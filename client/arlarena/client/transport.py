@@ -153,7 +153,7 @@ class HttpTransport(AsyncClosing):
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         service: Service | None = None,
     ) -> None:
-        """`url`: see `service_url`. `token`: bearer token. `max_answer_bytes`: maximum size of a response body.
+        """`url`: base URL of the service. `token`: bearer token. `max_answer_bytes`: maximum size of a response body.
         `service`: the expected kind of service, for error messages.
 
         Raises:

@@ -69,7 +69,10 @@ class WeightsClient:
     """
 
     def __init__(self, session: aiohttp.ClientSession, url: str, token: str | None) -> None:
-        """`url`: the server's base URL; raises the errors of `service_url`. `token`: the server's admin token."""
+        """`url`: the server's base URL. `token`: the server's admin token.
+
+        Raises the errors of `service_url`.
+        """
         self.url = service_url(url)
         self._session = session
         self._headers = IDENTITY | ({"authorization": f"Bearer {token}"} if token else {})

@@ -124,7 +124,7 @@ class ResetRequest(ResetSpec, forbid_unknown_fields=True, omit_defaults=True):
 class StepRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """`POST /step`. Without `session_id`, the action is the first step of a new episode.
 
-    `step_index`: see `BatchItem`.
+    `step_index`: the number of steps that the episode has already taken (see `BatchItem`).
     """
 
     action: Action
@@ -158,7 +158,7 @@ class CreateSessions(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
 
 
 class OpenedSession(msgspec.Struct, omit_defaults=True):
-    """A session. `lease_expires_at`: Unix time at which it ends if no further request arrives."""
+    """A session. `lease_expires_at`: Unix time at which the session expires if no further request arrives."""
 
     session_id: str
     lease_expires_at: float
@@ -175,7 +175,7 @@ class SessionList(msgspec.Struct):
 
 
 class SessionLease(msgspec.Struct):
-    """Reply of `POST /v1/sessions/{id}/heartbeat`. `lease_expires_at`: see `OpenedSession`."""
+    """Reply of `POST /v1/sessions/{id}/heartbeat`. `lease_expires_at`: Unix time at which the session expires."""
 
     session_id: str
     lease_expires_at: float
@@ -305,7 +305,7 @@ class Parser(msgspec.Struct):
     `tags`: texts with a meaning in a reply, such as "<action>". They are plain text even if a tokenizer has them as
     special tokens. The tokenizer of a tiny policy (a small new model) has one token for each tag. `action`: the form of
     the part of a reply after the thought, with the placeholder `{action}`; a reply with an empty action is invalid. If
-    the form is "", replies are free text.
+    `action` is "", replies are free text.
     """
 
     version: str
@@ -330,8 +330,8 @@ class Info(msgspec.Struct):
 
     `stop`: stop strings for samplers; text after a stop string is ignored. `data`: the source of the tasks, None if
     unknown. `vocabulary`: frequent parts of observations and replies; the tokenizer of a tiny policy has one token for
-    each part. `paths`: names of the options that are paths of files or folders; the star in "tests.*" matches each key
-    of the table `tests`.
+    each part. `paths`: names of the options that are paths of files or folders; in a name such as "tests.*", the star
+    stands for each key of the table `tests`.
     """
 
     name: str

@@ -23,7 +23,7 @@ class RunSettings(Table):
     """Table `[run]`."""
 
     name: str = Field(
-        "run", pattern=RUN_NAME, description="name of the run and of its streams, and by default of its directory"
+        "run", pattern=RUN_NAME, description="name of the run, of its streams and, by default, of its directory"
     )
     directory: str = Field("", description="the run's directory; empty: runs/<name>")
     seed: Seed = Field(0, description="seed of weights, tasks and sampling; ARLARENA_SEED and --seed override it")
@@ -47,7 +47,7 @@ class EnvironmentKeys(Table):
     workers: PositiveInt = Field(1, description="number of server processes, which share the port and the sessions")
     capacity: PositiveInt = Field(1024, description="maximum number of sessions")
     max_session_ttl_s: PositiveFloat = Field(
-        86_400.0, description="longest idle time of a session (ttl_s), in seconds, that a client may request"
+        86_400.0, description="longest idle time of a session (ttl_s) that a client may request"
     )
     max_batch: PositiveInt = Field(4096, le=8192, description="maximum number of items in a batch")
     expert_splits: tuple[str, ...] = Field((), description="evaluation splits for which expert replies are returned")
@@ -60,7 +60,9 @@ class PolicyKeys(Table):
         None,
         description="existing policy: a Hugging Face directory, or OWNER/NAME on the Hub; default: a new tiny policy",
     )
-    tokenizer: str | None = Field(None, description="directory or hub name of the tokenizer; default: that of path")
+    tokenizer: str | None = Field(
+        None, description="directory or hub name of the tokenizer; default: the tokenizer of path"
+    )
 
 
 class InferenceKeys(Table):

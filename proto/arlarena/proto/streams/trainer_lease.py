@@ -46,7 +46,7 @@ _POLL_SHARE, _LONGEST_POLL_S = 0.05, 0.2
 _LAST_TRAINER_AGE_S = 7 * 24 * 3600
 
 # KEYS: the lease, the last trainer. ARGV: our value, time to live in ms, time to live of the last trainer in ms, the
-# value of a dead holder to replace or '', '1' if a new trainer may replace the last one. Returns the holder and the
+# value of a dead holder to replace or '', '1' if our process may replace the last trainer. Returns the holder and the
 # remaining time of its lease in ms. Renewing needs no memory, so it works on a full broker.
 _TAKE_OR_RENEW = """
 local held, mine = redis.call('GET', KEYS[1]), ARGV[1]
@@ -90,8 +90,8 @@ class Holder:
     """A process that holds or held a lease.
 
     `machine`: boot id and pid namespace if available. The pid is valid only on this machine. `started`: start time of
-    the process, 0 if unknown; a later process with the same pid has another start time. `nonce`: a random
-    value, new for each `acquire`.
+    the process, 0 if unknown; a later process with the same pid has another start time. `nonce`: a random value, new
+    for each `acquire`.
     """
 
     incarnation: str

@@ -215,7 +215,7 @@ def listeners(settings: EnvironmentSettings) -> list[socket.socket]:
     """Returns one listening socket per worker. All sockets have the same port.
 
     Raises:
-        OSError: see `bind`.
+        OSError: the address is in use, not permitted or unknown.
     """
     if settings.workers == 1:
         return [bind(settings.host, settings.port)]

@@ -183,7 +183,7 @@ class Peers(ClusterMembers):
         return [(self.index + step) % self.count for step in range(1, self.count)]
 
     def holder(self, name: str | None) -> int | None:
-        """See `ClusterMembers`. Returns None also if the worker in the id does not exist."""
+        """Does what `ClusterMembers.holder` does. Returns None also if the worker in the id does not exist."""
         worker = super().holder(name)
         return worker if worker is not None and worker < self.count else None
 
@@ -199,7 +199,7 @@ class Peers(ClusterMembers):
         return self._http_clients[number]
 
     def caller_headers(self, caller: Caller) -> dict[str, str]:
-        """See `ClusterMembers`."""
+        """Returns the caller's address and tenant, because the other workers do not check the token again."""
         return {CLIENT: caller.address} | ({} if caller.tenant is None else {TENANT: caller.tenant})
 
     async def ask_all(self, path: str, kind: type[T], caller: Caller = UNKNOWN_CALLER) -> list[T]:
@@ -244,7 +244,7 @@ class Pods(ClusterMembers):
         return self._http_clients[0]
 
     def caller_headers(self, caller: Caller) -> dict[str, str]:
-        """See `ClusterMembers`. Returns the caller's token, because all pods have the same tokens."""
+        """Returns the caller's token, because the other pods check it again."""
         return {} if caller.authorization is None else {"Authorization": caller.authorization}
 
 
