@@ -133,7 +133,7 @@ def _reason(answer: bytes) -> str:
 
 
 class Sender:
-    """Uploads the files that a server lacks. If server and sender have a common earlier version, weights are deltas."""
+    """Uploads the files that a server lacks. Sends weights as a delta if the server's base exists on this machine."""
 
     def __init__(self, full_every: int = 20) -> None:
         """`full_every`: at optimiser steps divisible by `full_every`, complete files are sent instead of deltas."""

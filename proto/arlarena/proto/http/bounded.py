@@ -30,7 +30,7 @@ _SPARE_DESCRIPTORS = 64  # file descriptors reserved for files and sockets that 
 class HttpLimits:
     """Limits of one server process."""
 
-    body_bytes: int  # maximum size of a body that the application reads into memory; longer bodies are streamed
+    body_bytes: int  # maximum size of a body that the application reads into memory; longer bodies must be streamed
     held_bytes: int = 64 << 20  # maximum total size of requests and WebSocket messages that are not yet answered
     frame_bytes: int = 1 << 20  # maximum size of a WebSocket message
     connections: int = 4096  # maximum number of connections; above it, the longest idle connection is closed
@@ -61,7 +61,7 @@ class _Shared:
         self.connections = min(limits.connections, _raise_descriptor_limit() - _SPARE_DESCRIPTORS)
         self.held = 0  # bytes of requests and WebSocket messages that are not yet answered
         self.open = 0
-        self.waiting: dict[_Http, None] = {}  # connections without a request, the longest waiting first
+        self.waiting: dict[_Http, None] = {}  # idle connections, the longest idle first
         self.arriving: dict[_Http | _WebSocket, None] = {}  # connections with an incomplete request or message
 
     def hold(self, connection: _Http | _WebSocket, size: int) -> None:

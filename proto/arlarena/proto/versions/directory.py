@@ -35,7 +35,7 @@ DIGEST_BYTES = 16
 #   GET  /weight_info                            WeightInfo, a route of vLLM
 WEIGHTS_ROUTE, SERVE_ROUTE = "/weights", "/serve_weights"
 
-# The time limit of a push: a constant for the engine, plus the size divided by the rate of a slow disk or network.
+# The time limit of a push: a constant time for the engine, plus the time of a slow disk or network for the bytes.
 _SLOWEST_BYTES_PER_S = 50e6
 _BASE_S = 30.0
 

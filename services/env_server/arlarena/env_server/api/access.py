@@ -1,5 +1,5 @@
 """Access control: bearer tokens, tenants and client addresses. A tenant is a user of the server. Each tenant has one
-token or several tokens. Sessions, snapshots and frames belong to the tenant that created them.
+token or several tokens. Sessions, snapshots and frames (images) belong to the tenant that created them.
 """
 
 from __future__ import annotations
