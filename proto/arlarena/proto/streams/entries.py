@@ -46,7 +46,7 @@ class StreamLimits:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Takes the place of a group whose task failed too often, or whose task or group message cannot be decoded."""
+    """A notice in place of a group: its task failed too often, or its task or group message cannot be decoded."""
 
     group_id: str
     reason: str

@@ -181,8 +181,8 @@ return 1
 # ARGV: stream id of a task, reason, deliveries. Used for a task that cannot be decoded, because a retry would not help.
 DEAD_LETTER = _PRELUDE + "make_dead_letter(ARGV[1], ARGV[2], ARGV[3]) return 1"
 
-# ARGV: stream id of an entry of `groups`, group id, reason. Copies a group that cannot be used for training to `dead`.
-# A second run makes no second copy. The notice of a dead letter is not copied, because its task is already in `dead`.
+# ARGV: stream id of an entry of `groups`, group id, reason. Copies an unusable group to `dead`. A second run makes no
+# second copy. The notice of a dead letter is not copied, because its task is already in `dead`.
 CONDEMN = (
     _PRELUDE
     + """

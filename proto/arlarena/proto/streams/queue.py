@@ -6,7 +6,7 @@
 Guarantees, even if any process is killed at any time:
 
 - **Each issued group reaches the trainer once**, as a `Group` or as a `DeadLetter`. `complete` publishes the group,
-  removes the task and records the id as done in one script. A second completion has no effect.
+  removes the task and records the group id as done, in one script. A second completion has no effect.
 - **A lease belongs to the worker that renews it.** A lease is a worker's right to play one group. If a lease is not
   renewed for `lease_ttl_s`, the task is delivered to another worker. After `max_deliveries` deliveries the task becomes
   a dead letter: the task is copied to `dead`, and a notice in `groups` informs the trainer. A worker that lost its
@@ -22,8 +22,8 @@ Guarantees, even if any process is killed at any time:
 - **Tasks and groups are never trimmed** (no MAXLEN). Their number is limited by the number of groups that the trainer
   issues. A limited number of dead letters is kept for debugging.
 - **A broker whose memory is full refuses `issue`, `complete` and `condemn`** with `BrokerFull`, after `full_timeout_s`.
-  (`condemn` copies a group that cannot be used for training to the dead letters.) A refused call changes nothing. All
-  other calls work, so `acknowledge` can free memory.
+  (`condemn` copies an unusable group to the dead letters.) A refused call changes nothing. All other calls work, so
+  `acknowledge` can free memory.
 
 Durability depends on the broker's append-only file. With `appendfsync always` no acknowledged write is lost. With
 `everysec` the writes of the last one or two seconds may be lost. The trainer then issues the outstanding tasks again
@@ -212,7 +212,7 @@ class Streams:
             self._delivered.difference_update(stream_id for stream_id, _ in page)
 
     async def condemn(self, entry: GroupEntry, reason: str) -> None:
-        """Copy a group that cannot be used for training to `dead`. A second call makes no second copy.
+        """Copy an unusable group to the dead letters. A second call makes no second copy.
 
         The caller must still `acknowledge` the entry. Does nothing for an acknowledged entry or a dead letter.
 
@@ -222,7 +222,7 @@ class Streams:
         await self._script(scripts.CONDEMN, entry.stream_id, entry.group_id, reason)
 
     async def depth(self) -> Depth:
-        """Returns the numbers of entries in the streams, all at the same time."""
+        """Returns the numbers of entries in the streams, read by one script."""
         tasks, leased, groups, collected, dead = await self._script(scripts.DEPTH)
         return Depth(tasks - leased, leased, groups - collected, collected, dead)
 
