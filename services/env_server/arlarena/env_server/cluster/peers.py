@@ -62,7 +62,7 @@ class ClusterMembers:
 
     def __init__(self, id_pattern: str, index: int) -> None:
         """`id_pattern`: a regular expression for the beginning of a session id. The first group of this expression is
-        the number of the member that holds the session. `index`: the number of the member that this process belongs to.
+        the number of the member that holds the session. `index`: the number of the member of this process.
         """
         self.index = index
         self._id_pattern = re.compile(id_pattern)
@@ -99,7 +99,7 @@ class ClusterMembers:
         """Send a request to another member. Returns the response, also if its status is an error.
 
         Raises:
-            ApiError: 503 if the member does not answer. Its sessions are lost if it has died.
+            ApiError: 503 if the member does not answer. If the member has died, its sessions are lost.
         """
         try:
             async with self._http_client(worker).request(
