@@ -1,6 +1,7 @@
 """Validates and converts arguments: numpy scalars and zero-dimensional arrays become Python values.
 
-Many sessions share a request. An invalid value must therefore raise an error before the request is built.
+Calls of several sessions share a request. An invalid value must therefore raise an error before the request is built,
+or all calls of the request would fail.
 """
 
 from __future__ import annotations

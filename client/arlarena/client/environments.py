@@ -45,8 +45,8 @@ from arlarena.proto.env_api import (
     Snapshot,
 )
 
-# Above the server's time limits of a step (75 s) and a reset (60 s). The server's limit should end the request first,
-# because the server's error message states which operation was slow.
+# Timeout of a request in seconds. It is above the server's time limits of a step (75 s) and a reset (60 s), so the
+# server ends a slow operation first, with an error message that names the operation.
 REQUEST_S = 90.0
 # Actions with this many characters take at most 3 MiB of JSON. Servers accept 4 MiB.
 MAX_CHARS = 1 << 19
@@ -64,8 +64,8 @@ T = TypeVar("T")
 class StepOutcome:
     """The result of a reset or a step.
 
-    `observation` is for the player. `metadata` is for training and scoring. `reward` is the reward of this step, or 0
-    after a reset.
+    `observation` is for the player. `metadata` is for training and scoring. `reward` is the reward of the step, or 0
+    for a reset.
     """
 
     observation: Observation
@@ -154,7 +154,10 @@ class Session:
         return state
 
     async def step(self, text: str) -> StepOutcome:
-        """Take one step with `text`: a full reply or only an action. Returns the new state. Errors as in `reset`."""
+        """Take one step with `text`: a full reply or only an action. Returns the new state.
+
+        Raises the errors of `reset`.
+        """
         state = await self._client.call(
             BatchItem(
                 session_id=self.id, op="step", action=Action(valid_text("the action", text)), step_index=self._step
@@ -164,28 +167,32 @@ class Session:
         return state
 
     async def expert(self) -> ExpertReply:
-        """Returns the next reply of the environment's expert.
+        """Returns the next reply of the environment's expert (a scripted player).
 
         Raises:
-            Refused: the environment has no expert, or the split is held out (403).
+            Refused: the environment has no expert, or the split is an evaluation split (403).
         """
         return await self._client.expert(self.id)
 
     async def fork(self, count: int = 1, *, ttl_s: float | None = None) -> list[Session]:
-        """Open `count` sessions with a copy of this state. If the server cannot open all, it opens none.
+        """Open `count` sessions with a copy of this session's state. If the server cannot open all, it opens none.
 
-        Raises the errors of `EnvironmentClient.open`. Raises Refused if the session has not been reset.
+        Raises the errors of `EnvironmentClient.open`. Raises Refused if this session has not been reset.
         """
         request = ForkRequest(valid_integer("count", count, least=1), ttl_s=_ttl(ttl_s))
         opened = await self._client.opened(f"/v1/sessions/{self.id}/fork", request)
         return [Session(self._client, session.session_id, session.step_count) for session in opened]
 
     async def snapshot(self) -> Snapshot:
-        """Save this state on the server. Any session can `restore` the returned snapshot. Errors as in `expert`."""
+        """Save the session's state on the server. Any session can `restore` the returned snapshot.
+
+        Raises:
+            Refused: the session has not been reset.
+        """
         return await self._client.snapshot(self.id)
 
     async def restore(self, snapshot: Snapshot) -> StepOutcome:
-        """Replace this session's state by the state in `snapshot`. Returns this state, with reward 0.
+        """Replace this session's state by the state in `snapshot`. Returns the restored state, with reward 0.
 
         A snapshot can be restored several times.
 
@@ -220,9 +227,9 @@ class EnvironmentClient(AsyncClosing):
         batch_size: int = 256,
         token: str | None = None,
     ) -> None:
-        """`retries`: how often a request is retried while the server is unavailable. `batch_…`: see `Batcher`.
+        """`retries`: how often a request is retried while the server is unavailable. `token`: bearer token.
 
-        `token`: bearer token.
+        A batch is sent when it has `batch_size` items or is `batch_window_s` seconds old.
 
         Raises:
             TypeError, ValueError: an argument is invalid. The message contains its name.
@@ -259,7 +266,7 @@ class EnvironmentClient(AsyncClosing):
             AtCapacity: the server has no capacity for that many sessions now.
             Unavailable: the server is unreachable or failing.
             Refused: `count` or `ttl_s` is outside the range that the server accepts.
-            TypeError, ValueError: `count` or `ttl_s` is not a number, or out of range.
+            TypeError, ValueError: an argument has the wrong type or is out of range.
         """
         request = CreateSessions(
             count=valid_integer("count", count, least=1),
@@ -270,7 +277,7 @@ class EnvironmentClient(AsyncClosing):
 
     async def opened(self, path: str, request: CreateSessions | ForkRequest) -> list[OpenedSession]:
         """Send a request that opens sessions. Returns the opened sessions."""
-        # No retry: after a lost response, the sessions of the first request would stay open until their idle time.
+        # No retry: if the first response was lost, its sessions would stay open until their idle time is over.
         answer = await self.transport.request("POST", path, self._encoder.encode(request))
         opened = _read(_accepted(answer), SessionList).sessions
         if len(opened) != request.count:
@@ -278,11 +285,11 @@ class EnvironmentClient(AsyncClosing):
         return opened
 
     async def snapshot(self, session_id: str) -> Snapshot:
-        """See `Session.snapshot`."""
+        """Save the state of a session on the server (see `Session.snapshot`)."""
         return _read(_accepted(await self.transport.request("POST", f"/v1/sessions/{session_id}/snapshot")), Snapshot)
 
     async def restore(self, session_id: str, snapshot_id: str) -> StepOutcome:
-        """See `Session.restore`."""
+        """Replace the state of a session by the state in a snapshot (see `Session.restore`)."""
         body = self._encoder.encode(RestoreRequest(session_id))
         answer = _accepted(await self._send("POST", f"/v1/snapshots/{snapshot_id}/restore", body))
         result = _read(answer, OpenedSession).result
@@ -291,7 +298,11 @@ class EnvironmentClient(AsyncClosing):
         return StepOutcome(result.observation, result.metadata, 0.0)
 
     async def info(self) -> Info:
-        """Returns the description of the environment. Errors as in `Session.reset`."""
+        """Returns the description of the environment.
+
+        Raises:
+            Unavailable: the server is unreachable or failing.
+        """
         return _read(_accepted(await self._send("GET", "/v1/info", max_answer_bytes=MAX_INFO_BYTES)), Info)
 
     async def ready(self) -> bool:
@@ -303,7 +314,7 @@ class EnvironmentClient(AsyncClosing):
         return answer.status == 200
 
     async def call(self, item: BatchItem) -> StepOutcome:
-        """Execute a reset or a step. Returns the outcome. Concurrent calls are sent in one request."""
+        """Execute a reset or a step. Returns its result. Concurrent calls are sent in one request."""
         result = await self._batcher.submit(item)
         if isinstance(result, ServiceError):
             raise result
@@ -311,12 +322,12 @@ class EnvironmentClient(AsyncClosing):
         return result
 
     async def expert(self, session_id: str) -> ExpertReply:
-        """See `Session.expert`."""
+        """Returns the next reply of the environment's expert (see `Session.expert`)."""
         reply = _read(_accepted(await self._send("GET", f"/v1/sessions/{session_id}/expert")), ExpertReply)
         return reply if reply.plan else ExpertReply(reply.text, [reply.text])
 
     async def close_session(self, session_id: str) -> None:
-        """See `Session.close`."""
+        """Close a session. Raises the server's error, if any."""
         result = await self._batcher.submit(BatchItem(session_id=session_id, op="close"))
         if isinstance(result, ServiceError):
             raise result
@@ -350,7 +361,7 @@ class EnvironmentClient(AsyncClosing):
         return [self._outcome(item, result) for item, result in zip(items, results, strict=True)]
 
     def _outcome(self, item: BatchItem, result: BatchResult) -> StepOutcome | ServiceError | None:
-        """Returns the outcome or the error of one item. Returns None for the operation `close`."""
+        """Returns the result or the error of one item. Returns None for the operation `close`."""
         request = f"{item.op} of session {item.session_id} at {self.url}"
         if not result.ok or result.error is not None:
             return _session_error(request, result.error or _NO_REASON)
@@ -387,7 +398,7 @@ def _read(answer: Answer, kind: type[T]) -> T:
 
 
 def _accepted(answer: Answer) -> Answer:
-    """Return `answer` if its status is a success. Otherwise raise the matching error."""
+    """Return `answer` if its status is below 300. Otherwise raise the error in its body."""
     if answer.status < 300:
         return answer
     try:

@@ -1,7 +1,7 @@
-"""The errors of the clients, by the action that the caller should take.
+"""The errors of the clients. The class of an error tells the caller how to react.
 
 Unavailable      the service is unreachable, slow or failing: retry later
-├─ AtCapacity    the server has no free capacity: retry after `retry_after_s`
+├─ AtCapacity    the server is full: retry after `retry_after_s`
 └─ SessionLost   the session has ended (server restarted, lease expired): open another session
 Refused          the request is invalid: a retry does not help
 ├─ PromptTooLong the prompt does not fit the model's context
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 
 class ServiceError(RuntimeError):
-    """Base of all errors of services. The message names the address and the request."""
+    """Base of all errors of this module. The message names the address and the request."""
 
 
 class Unavailable(ServiceError):
@@ -21,12 +21,12 @@ class Unavailable(ServiceError):
 
     @property
     def answered(self) -> bool:
-        """True if the server responded with an error. False if there was no response; `__cause__` is then set."""
+        """True if the server responded with an error. If there was no response, False, and `__cause__` is set."""
         return self.__cause__ is None
 
 
 class AtCapacity(Unavailable):
-    """The server has no free capacity. Retry after `retry_after_s` seconds."""
+    """The server is full. Retry after `retry_after_s` seconds."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)

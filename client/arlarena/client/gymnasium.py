@@ -26,7 +26,7 @@ from arlarena.client.environments import StepOutcome
 from arlarena.client.sync import SyncEnvironments, SyncSession
 from arlarena.proto.env_api import Info, Split
 
-# In an endless split, task indices are drawn from 0 to this number.
+# In an endless split, task indices are drawn from 0 to this number (exclusive).
 ENDLESS_TASKS = 2**31 - 1
 # Keys of `reset(options=…)`. A key with the value None is ignored.
 OPTIONS, VECTOR_OPTIONS = ("index", "split", "task_id", "episode_id"), ("indices",)
@@ -37,7 +37,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 class AnyText(gymnasium.Space[str]):
-    """The Gymnasium space of all texts. `sample` draws from `examples`."""
+    """The Gymnasium space of all texts. `sample` returns one of `examples`."""
 
     def __init__(self, examples: Sequence[str] = ("",)) -> None:
         super().__init__(shape=(), dtype=None)
@@ -112,7 +112,7 @@ def _connect(
 
 
 class TextEnv(gymnasium.Env[str, str]):
-    """One episode at a time on an environment server."""
+    """A Gymnasium environment that plays one episode at a time on an environment server."""
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (as in Gymnasium)
 
@@ -173,7 +173,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
 
         `options["indices"]`: one task index for each environment. Without this option, the random generator of each
         environment draws a task. `seed`: one seed for each environment, or a number `s` for the seeds `s, s + 1, …`.
-        With the seed None, a generator continues. A `TextEnv` with the same seed draws the same tasks.
+        With the seed None, the environment's generator continues. A `TextEnv` with the same seed draws the same tasks.
 
         Raises:
             TypeError, ValueError: a seed or an option is invalid, or the number of seeds or indices is wrong.
@@ -226,7 +226,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
             TypeError, ValueError: `values` is not a sequence, or its length is wrong.
         """
         if isinstance(values, str | bytes) or not hasattr(values, "__len__") or getattr(values, "ndim", 1) == 0:
-            raise TypeError(f"{name} must be a sequence of {self.num_envs}, not {type(values).__name__}")
+            raise TypeError(f"{name} must be a sequence of {self.num_envs} values, not {type(values).__name__}")
         if len(values) != self.num_envs:
             raise ValueError(f"{len(values)} {name} for {self.num_envs} environments: give one per environment")
         return list(values)

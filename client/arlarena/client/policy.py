@@ -4,7 +4,7 @@
         generation = await policy.generate(prompt_ids, Sampling(max_tokens=64), seed=7)
 
 Rollouts use the token route (`generate`). Its response contains the sampled tokens and the weight version of each
-token. `chat` is for evaluation of any model. All requests are idempotent, so a failed request can be retried.
+token. `chat` is for the evaluation of any model. All requests are idempotent, so a failed request can be retried.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Logprobs(msgspec.Struct):
 
 
 class _Choice(msgspec.Struct):
-    """The fields of a `GenerateChoice` that a rollout needs. The other fields are not decoded, which saves time."""
+    """The fields of a `GenerateChoice` that a rollout needs. To save time, no other fields are decoded."""
 
     token_ids: list[int] | None = None
     finish_reason: str | None = None
@@ -100,7 +100,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class ChatReply:
-    """A reply as text, with the token counts of the server."""
+    """A reply as text, with the token counts that the server returned."""
 
     text: str
     finish_reason: str
@@ -121,7 +121,7 @@ _encoder = msgspec.json.Encoder()
 
 
 def read_version(label: str) -> PolicyVersion:
-    """Parse a version label. Another label, such as that of unmodified vLLM, becomes `unlabelled:0:<label>`."""
+    """Parse a version label. A label in another form, such as vLLM's, becomes `unlabelled:0:<label>`."""
     try:
         return PolicyVersion.parse(label)
     except ValueError:
@@ -166,7 +166,7 @@ def _generation(answer: Answer) -> Generation:
 
 
 def _too_long(answer: Answer) -> bool:
-    """True if the prompt is too long. Both engines respond with 400 and a message about the context length."""
+    """True if the prompt is too long. The message of such a response is about the context length."""
     text = answer.body.lower()
     return answer.status in (400, 413, 422) and any(
         words in text
@@ -225,7 +225,7 @@ class PolicyClient(AsyncClosing):
         Raises:
             Unavailable: the server was unreachable, failed or exceeded `timeout_s`, in the request and in all retries.
             PromptTooLong: the prompt does not fit the model's context.
-            Refused: the server rejected the request for another reason.
+            Refused: the server rejected the request, but not because of the prompt's length.
             ProtocolError: the token ids, log-probs and versions of the response do not match.
         """
         request = GenerateRequest(
@@ -267,7 +267,7 @@ class PolicyClient(AsyncClosing):
             "top_p": sampling.top_p,
         }
         body |= {key: value for key, value in (("model", model), ("seed", seed)) if value is not None}
-        field = self._max_tokens_field  # concurrent requests may change the attribute
+        field = self._max_tokens_field  # a local copy, because concurrent requests may change the attribute
         try:
             answer = await self._chat(body | {field: sampling.max_tokens}, timeout_s)
         except Refused as error:

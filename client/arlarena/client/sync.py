@@ -80,7 +80,7 @@ def _check_task(task: Any) -> None:
 
 
 class SyncSession:
-    """A session of one player. Errors as in `arlarena.client.environments.Session`."""
+    """A session of one player. Raises the errors of `arlarena.client.environments.Session`."""
 
     def __init__(self, loop: BackgroundLoop, session: Session) -> None:
         """Use `SyncEnvironments.open`."""
@@ -113,15 +113,15 @@ class SyncSession:
         return self._loop.run(self.asynchronous.expert())
 
     def fork(self, count: int = 1, *, ttl_s: float | None = None) -> list[SyncSession]:
-        """Open `count` sessions with a copy of this state. If the server cannot open all, it opens none."""
+        """Open `count` sessions with a copy of this session's state. If the server cannot open all, it opens none."""
         return [SyncSession(self._loop, each) for each in self._loop.run(self.asynchronous.fork(count, ttl_s=ttl_s))]
 
     def snapshot(self) -> Snapshot:
-        """Save this state on the server. Pass the returned snapshot to `restore`."""
+        """Save the session's state on the server. Pass the returned snapshot to `restore`."""
         return self._loop.run(self.asynchronous.snapshot())
 
     def restore(self, snapshot: Snapshot) -> StepOutcome:
-        """Replace this session's state by the state in `snapshot`. Returns this state."""
+        """Replace this session's state by the state in `snapshot`. Returns the restored state."""
         return self._loop.run(self.asynchronous.restore(snapshot))
 
     def close(self) -> None:
@@ -135,7 +135,7 @@ class SyncEnvironments:
     def __init__(
         self, url: str, timeouts: Timeouts | None = None, *, retries: int = 2, token: str | None = None
     ) -> None:
-        """See `EnvironmentClient`."""
+        """The arguments are those of `EnvironmentClient`."""
         self._client = EnvironmentClient(url, timeouts, retries=retries, token=token)
         self._loop = BackgroundLoop()
 
@@ -158,7 +158,7 @@ class SyncEnvironments:
     def reset_all(self, sessions: Sequence[SyncSession], tasks: Sequence[dict[str, Any]]) -> list[StepOutcome]:
         """Reset several sessions with one request. `tasks`: the arguments of `SyncSession.reset` for each session.
 
-        Returns one state for each session. Raises the first error.
+        Returns one state for each session. If resets fail, raises the error of the reset that failed first.
         """
         _check_count("tasks", tasks, sessions)
         for task in tasks:
@@ -173,7 +173,7 @@ class SyncEnvironments:
     def step_all(self, sessions: Sequence[SyncSession], texts: Sequence[str]) -> list[StepOutcome]:
         """Take one step in several sessions with one request. Returns one state for each session.
 
-        Raises the first error.
+        If steps fail, raises the error of the step that failed first.
         """
         _check_count("texts", texts, sessions)
 

@@ -23,7 +23,7 @@ from arlarena.proto.backoff import pauses
 from arlarena.proto.http.addresses import service_url
 
 JSON_HEADERS = {"content-type": "application/json", **IDENTITY}
-# Twice the size of a batch response with 256 observations that each contain an image of 100 KB.
+# Maximum size of a response: twice the size of a batch response with 256 observations and an image of 100 KB in each.
 MAX_ANSWER_BYTES = 64 << 20
 # The number of characters of a response that an error message quotes.
 QUOTE_CHARS = 300
@@ -64,7 +64,7 @@ class Answer:
     service: Service | None = None
 
     def refusal(self) -> Refused:
-        """Returns the error for this response. If another kind of service has responded, the message states this."""
+        """Returns the error for this response. If a service of an unexpected kind responded, the message says so."""
         actual = service_of(self.body)
         if self.service is not None and actual not in (None, self.service):
             names = {"environment server": "an environment server", "policy server": "a policy server"}
@@ -119,7 +119,7 @@ def quote(body: bytes) -> str:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
-    """Returns the seconds of a Retry-After header. Returns 1 if the value is not a number."""
+    """Returns the value of a Retry-After header in seconds. Returns 1 if the value is not a number."""
     try:
         return max(0.0, float(headers.get("Retry-After", "1")))
     except ValueError:
@@ -153,7 +153,7 @@ class HttpTransport(AsyncClosing):
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         service: Service | None = None,
     ) -> None:
-        """`url`: see `service_url`. `token`: bearer token. `max_answer_bytes`: maximum size of a response body.
+        """`url`: base URL of the service. `token`: bearer token. `max_answer_bytes`: maximum size of a response body.
         `service`: the expected kind of service, for error messages.
 
         Raises:
@@ -171,7 +171,7 @@ class HttpTransport(AsyncClosing):
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
-        """Close all connections. Requests without a response raise `Unavailable`."""
+        """Close all connections. Requests that are not yet answered raise `Unavailable`."""
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -196,12 +196,13 @@ class HttpTransport(AsyncClosing):
     ) -> Answer:
         """Send a request. Returns a response with a status below 500.
 
-        `max_answer_bytes`: replaces the limit of the transport. `retries`: how often the request is repeated while the
+        `timeout_s`: default: `timeouts.request_s`. `max_answer_bytes`: maximum size of the response body; default: the
+        transport's limit. `retries`: how often the request is repeated while the
         service is unavailable; use retries only for idempotent requests.
 
         Raises:
             AtCapacity: the status is 429 or 503, with a Retry-After header.
-            Unavailable: there is no connection or no response in time, or the status is another 429 or 5xx.
+            Unavailable: there is no connection or no response in time, or the status is 429 or 5xx without this header.
             ProtocolError: the response is larger than `max_answer_bytes`, compressed, or a redirect.
         """
         for pause in islice(pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S), retries):
@@ -220,7 +221,7 @@ class HttpTransport(AsyncClosing):
         headers: Mapping[str, str] | None,
         max_answer_bytes: int | None,
     ) -> Answer:
-        """Send a request once. Result and errors: see `request`."""
+        """Send a request once. The result and the errors are those of `request`."""
         limit = self.timeouts.request_s if timeout_s is None else timeout_s
         request = f"{method} {self.url}{path}"
         timeout = aiohttp.ClientTimeout(total=limit, connect=self.timeouts.connect_s)

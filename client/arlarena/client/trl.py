@@ -22,10 +22,10 @@ TASK_COLUMNS = ("split", "index", "seed", "task_id")
 
 
 class TrlEnvironment:
-    """Plays one episode at a time. Opens a session at the first reset, and again if the session has ended."""
+    """Plays one episode at a time. Opens a session at the first reset, and a new session if that session has ended."""
 
     def __init__(self, environments: SyncEnvironments, split: str | None = None) -> None:
-        """`split`: the split of rows that name no split."""
+        """`split`: the split of rows without a value in the column `split`."""
         self._environments, self._split = environments, split
         self._session: SyncSession | None = None
         self._state: StepOutcome | None = None
@@ -60,7 +60,7 @@ class TrlEnvironment:
         return shown + ("\nThe episode is over." if self._state.done else "")
 
     def get_reward(self) -> float:
-        """The return of the episode so far."""
+        """Returns the sum of the episode's rewards so far."""
         return self._return
 
     def _close(self) -> None:
@@ -74,7 +74,7 @@ class TrlEnvironment:
             try:
                 return self._session.reset(**task)
             except SessionLost:
-                pass  # the session was idle for too long, so another session is opened below
+                pass  # the session was idle for too long, so a new session is opened below
         (self._session,) = self._environments.open(1)
         return self._session.reset(**task)
 
@@ -88,7 +88,7 @@ def _message(state: StepOutcome, default: str) -> str:
 def environment_factory(
     url: str, *, split: str | None = None, token: str | None = None
 ) -> Callable[[], TrlEnvironment]:
-    """Returns a function that creates environments for TRL. All of them share one client.
+    """Returns a function that creates environments for TRL. All these environments share one client.
 
     Raises:
         TypeError, ValueError: an argument is invalid. The message contains its name.

@@ -43,7 +43,7 @@ T = TypeVar("T")
 _INFO_S = 10.0  # timeout of a request for information, in seconds
 _REFUSED = 409
 _FOLDER_PREFIX = "arlarena-push-"  # the names of temporary folders with deltas begin with this prefix
-_STALE_S = 86_400.0  # no push takes so many seconds, so an older temporary folder is unused
+_STALE_S = 86_400.0  # in seconds; no push takes so long, so an older temporary folder is unused
 _MAX_ANSWER = 1 << 20  # maximum bytes of a response; the largest response lists the files of a model
 
 
@@ -56,7 +56,7 @@ class PushError(RuntimeError):
 
 
 class PushRefused(PushError):
-    """The server's check of the weights failed, or the server requested a file that is not part of the version.
+    """The server's probe of the weights failed, or the server requested a file that is not part of the version.
 
     A retry would fail in the same way.
     """
@@ -69,21 +69,24 @@ class WeightsClient:
     """
 
     def __init__(self, session: aiohttp.ClientSession, url: str, token: str | None) -> None:
-        """`url`: the server's base URL; raises the errors of `service_url`. `token`: the server's admin token."""
+        """`url`: the server's base URL. `token`: the server's admin token.
+
+        Raises the errors of `service_url`.
+        """
         self.url = service_url(url)
         self._session = session
         self._headers = IDENTITY | ({"authorization": f"Bearer {token}"} if token else {})
 
     async def version(self) -> str:
-        """Returns the served version. Errors as in `serve`."""
+        """Returns the served version. Raises the errors of `serve`."""
         return (await self._ask("GET", "/weight_info", None, _INFO_S, WeightInfo)).weight_version
 
     async def announce(self, version_name: str, manifest: bytes, limit_s: float) -> PushTarget:
-        """Announce a version. Returns the files that the server needs. Errors as in `serve`."""
+        """Announce a version. Returns the files that the server needs. Raises the errors of `serve`."""
         return await self._ask("PUT", f"{WEIGHTS_ROUTE}/{version_name}", manifest, limit_s, PushTarget)
 
     async def upload(self, version_name: str, file_name: str, file: Path, base: str | None, limit_s: float) -> None:
-        """Send a file of a version. Errors as in `serve`.
+        """Send a file of a version. Raises the errors of `serve`.
 
         `base`: None if `file` is the complete file. Otherwise `file` is a delta, and `base` is the name of the version
         directory to which the server applies the delta.
@@ -93,12 +96,13 @@ class WeightsClient:
             await self._ask("PUT", f"{WEIGHTS_ROUTE}/{version_name}/{file_name}{query}", body, limit_s, dict)
 
     async def serve(self, version: str, limit_s: float, broadcast: Broadcast | None = None) -> ServedVersion:
-        """Make the server serve `version`. Returns the served version and the result of the server's probe.
+        """Make the server serve `version`. Returns the served version and the result of the server's self-test (probe).
 
-        The server loads the weights from its version directories, or receives them from `broadcast`.
+        The server loads the weights from its version directories, or receives them from `broadcast`. For the probe, it
+        computes the log-probs of a few tokens and compares them with those of the trainer.
 
         Raises:
-            PushRefused: the server's check of the weights failed.
+            PushRefused: the probe failed.
             PushError: the status of the response is not 200.
             aiohttp.ClientError, TimeoutError: the server did not respond.
         """
@@ -129,7 +133,7 @@ def _reason(answer: bytes) -> str:
 
 
 class Sender:
-    """Uploads the files that a server lacks. Sends weights as deltas if both sides have the same earlier version."""
+    """Uploads the files that a server lacks. Sends weights as a delta if the server's base exists on this machine."""
 
     def __init__(self, full_every: int = 20) -> None:
         """`full_every`: at optimiser steps divisible by `full_every`, complete files are sent instead of deltas."""

@@ -23,8 +23,8 @@ def open_atomic(path: Path, *, private: bool = False, durable: bool = False) -> 
 
     Args:
         path: the file to replace. Its folder must exist.
-        private: only the owner can read the file (mode 0600).
-        durable: fsync the content and the folder, so that the new content survives a power failure.
+        private: if True, only the owner can read the file (mode 0600).
+        durable: if True, the content and the folder are synced to disk, so the new content survives a power failure.
 
     Raises:
         OSError: the file cannot be written.
@@ -47,23 +47,23 @@ def open_atomic(path: Path, *, private: bool = False, durable: bool = False) -> 
 
 
 def write_bytes(path: Path, data: bytes, *, private: bool = False, durable: bool = False) -> None:
-    """Replace `path` by a file with `data`. Arguments and errors as in `open_atomic`."""
+    """Replace `path` by a file with `data`. The other arguments and the errors are those of `open_atomic`."""
     with open_atomic(path, private=private, durable=durable) as file:
         file.write(data)
 
 
 def write_text(path: Path, text: str, *, private: bool = False) -> None:
-    """Replace `path` by a file with `text` in UTF-8. Arguments and errors as in `open_atomic`."""
+    """Replace `path` by a file with `text` in UTF-8. `private` and the errors are those of `open_atomic`."""
     write_bytes(path, text.encode(), private=private)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by a file with `value` as JSON, encoded by msgspec. Errors as in `open_atomic`."""
+    """Replace `path` by a file with `value` as JSON, encoded by msgspec. Raises the errors of `open_atomic`."""
     write_bytes(path, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
 
 
 def sync_directory(path: Path) -> None:
-    """Fsync the directory `path`, so that its entries are durable.
+    """Fsync the directory `path`, so that its entries survive a power failure.
 
     Raises:
         OSError: `path` is not a directory, or the disk failed.

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 def pauses(first_s: float, longest_s: float) -> Iterator[float]:
-    """Yields pauses in seconds, without end. The first is `first_s`. The pauses then double up to `longest_s`."""
+    """Yields pauses in seconds, without end. The first pause is `first_s`. The pauses double up to `longest_s`."""
     pause = first_s
     while True:
         yield min(pause, longest_s)

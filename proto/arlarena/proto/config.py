@@ -127,7 +127,7 @@ def _value_text(model: type[BaseModel], key: str, value: Any) -> str:
 
 
 def _known_key(key: str, model: type[BaseModel]) -> str:
-    """Returns the hint in an error about an unknown key: its new name, or the most similar key."""
+    """Returns the hint in an error about an unknown key: the key's new name, or the most similar known key."""
     renamed = model.renamed if issubclass(model, Table) else {}
     return f"it was renamed to {renamed[key]!r}" if key in renamed else nearest(key, tuple(model.model_fields))
 
@@ -164,7 +164,7 @@ def parse_table(prefix: str, values: Mapping[str, Any], model: type[Model]) -> M
 
 
 def parse_part(prefix: str, values: Mapping[str, Any], model: type[Model], *keys: str) -> Model:
-    """Read `keys` (default: all fields of `model`) of a table that another service validates. Ignores other keys.
+    """Read `keys` (default: all fields of `model`) of a table that another service validates. Ignores all other keys.
 
     Raises:
         ConfigError: see `parse_table`.
@@ -241,8 +241,8 @@ def load_table(path: Path | None, table: str, model: type[Model], overrides: Map
 def exit_on_config_error(main: Callable[[], int]) -> int:
     """Run a service's `main`. Returns its exit status.
 
-    Returns 2 after a `ConfigError`, 130 after Ctrl-C, and 1 after any other exception. Only other exceptions print a
-    stack trace. Secrets in all output to stderr are masked.
+    Returns 2 after a `ConfigError` and 130 after Ctrl-C. Any other exception prints a stack trace, and the exit status
+    is 1. Secrets in all output to stderr are masked.
     """
     with redacted_stderr():
         try:

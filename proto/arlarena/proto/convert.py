@@ -28,8 +28,8 @@ RENAMED = {
     "panel": "eval_set",
 }
 RECORD_SCHEMA = 2
-# A record with one of these fields is an evaluation, a summary or an episode. Other records, such as metrics, are not
-# converted.
+# A record with one of these fields is an evaluation, a summary or an episode. Other records, such as metrics, did not
+# change in schema 2, so they keep schema 1.
 RECORD_FIELDS = {"panel", "turns"}
 
 
@@ -89,7 +89,7 @@ def convert_groups(data: bytes) -> bytes:
     """Convert the content of a file of groups (format: see `write_groups`). Returns the new content.
 
     Raises:
-        ConfigError: the file is truncated, contains other data than groups, or its schema is neither 1 nor 2.
+        ConfigError: the file is truncated, does not contain groups, or its schema is neither 1 nor 2.
     """
 
     def bodies() -> Iterator[bytes]:
@@ -97,7 +97,7 @@ def convert_groups(data: bytes) -> bytes:
         while offset < len(data):
             end = offset + 4 + int.from_bytes(data[offset : offset + 4], "little")
             if end > len(data):
-                raise ConfigError(f"the file is truncated at byte {offset}, or does not hold groups")
+                raise ConfigError(f"the file is truncated at byte {offset}, or does not contain groups")
             body = msgspec.msgpack.encode(converted_message(msgspec.msgpack.decode(data[offset + 4 : end])))
             yield len(body).to_bytes(4, "little") + body
             offset = end
@@ -105,7 +105,7 @@ def convert_groups(data: bytes) -> bytes:
     try:
         return b"".join(bodies())
     except msgspec.DecodeError as error:
-        raise ConfigError(f"the file does not hold groups: {error}") from error
+        raise ConfigError(f"the file does not contain groups: {error}") from error
 
 
 def convert_json(text: str) -> str:
@@ -134,7 +134,7 @@ def main() -> int:
     parser.add_argument("new", type=Path, help="file to write; it must not exist")
     options = parser.parse_args()
     if options.new.exists():
-        raise ConfigError(f"{options.new} exists: give another file")
+        raise ConfigError(f"{options.new} exists: give a file that does not exist")
     try:
         if options.old.suffix in (".json", ".jsonl"):
             data = convert_json(options.old.read_text(encoding="utf-8")).encode()

@@ -1,10 +1,11 @@
-"""Messages of the environment API: OpenEnv's routes and frames, and the routes for training under /v1.
+"""Messages of the environment API: OpenEnv's routes and WebSocket messages, and the routes for training under /v1.
 
     POST /v1/sessions   CreateSessions -> SessionList        POST /reset  ResetRequest -> StepResult
     POST /v1/batch      BatchRequest   -> BatchReply         POST /step   StepRequest  -> StepResult
 
 Unknown fields in requests are errors, so a misspelt key is not ignored. New releases may add fields to replies.
-Frequent messages have `gc=False`, so the garbage collector skips them. They contain no reference cycles.
+Frequent messages have `gc=False`, so the garbage collector skips them. This is safe because they contain no reference
+cycles. The expert of an environment is a scripted player. Its replies serve as demonstrations.
 """
 
 from __future__ import annotations
@@ -72,11 +73,12 @@ class Observation(msgspec.Struct, gc=False):
 class Metadata(msgspec.Struct, gc=False):
     """Data for the trainer. It must not appear in a prompt.
 
-    `state_key`: hash of task and simulator state, without counters. `observation_key`: hash of task and observation
-    text. `score`: progress on the task, in [0, 1]. `action`: the action parsed from the reply, "" if there is none.
-    `content_key`: hash of the task's content, independent of its index. `optimal_moves`: length of the shortest
-    solution from the start, None if unknown. `kind`: the kind of the task if the environment has several kinds,
-    else "". `no_action`: whether the last reply contained no action, for example neither code nor an answer.
+    `state_key`: hash of task and simulator state, without the step counter. `observation_key`: hash of task and
+    observation text. `score`: progress on the task, in [0, 1]. `action`: the action parsed from the reply, "" if there
+    is none. `content_key`: hash of the task's content, independent of its index. `optimal_moves`: length of the
+    shortest solution from the start, None if unknown. `kind`: the kind of the task if the environment has several
+    kinds, else "". `no_action`: True if the last reply contained no action. In TIR Math, an action is a program or an
+    answer.
     """
 
     task_id: str
@@ -122,7 +124,7 @@ class ResetRequest(ResetSpec, forbid_unknown_fields=True, omit_defaults=True):
 class StepRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """`POST /step`. Without `session_id`, the action is the first step of a new episode.
 
-    `step_index`: see `BatchItem`.
+    `step_index`: the number of steps that the episode has already taken (see `BatchItem`).
     """
 
     action: Action
@@ -156,7 +158,7 @@ class CreateSessions(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
 
 
 class OpenedSession(msgspec.Struct, omit_defaults=True):
-    """A session. `lease_expires_at`: Unix time at which it ends if no further request arrives."""
+    """A session. `lease_expires_at`: Unix time at which the session expires if no further request arrives."""
 
     session_id: str
     lease_expires_at: float
@@ -172,15 +174,15 @@ class SessionList(msgspec.Struct):
     sessions: list[OpenedSession]
 
 
-class Lease(msgspec.Struct):
-    """Reply of `POST /v1/sessions/{id}/heartbeat`. `lease_expires_at`: see `OpenedSession`."""
+class SessionLease(msgspec.Struct):
+    """Reply of `POST /v1/sessions/{id}/heartbeat`. `lease_expires_at`: Unix time at which the session expires."""
 
     session_id: str
     lease_expires_at: float
 
 
 class ForkRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /v1/sessions/{id}/fork`: creates `count` sessions with a copy of the state.
+    """`POST /v1/sessions/{id}/fork`: creates `count` sessions with a copy of this session's state.
 
     If the server cannot create all, it creates none.
     """
@@ -193,7 +195,7 @@ class ForkRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
 class Snapshot(msgspec.Struct):
     """Reply of `POST /v1/sessions/{id}/snapshot`: a saved state.
 
-    `expires_at`: Unix time at which the server deletes the snapshot if no request restores it before.
+    `expires_at`: Unix time at which the server deletes the snapshot, unless a request restores it earlier.
     """
 
     snapshot_id: str
@@ -217,7 +219,7 @@ class BatchItem(ResetSpec, forbid_unknown_fields=True, omit_defaults=True, kw_on
     """One operation of a batch. The fields of `ResetSpec` are for `reset`. `action` and `step_index` are for `step`.
 
     `step_index` must equal the session's step count. A step whose reply was lost can be sent again: if `step_index` and
-    `action` are those of the last step, the server repeats its last reply and takes no step.
+    `action` are those of the most recent step, the server sends the reply of that step again and takes no step.
     """
 
     session_id: str
@@ -277,7 +279,11 @@ class ExpertReply(msgspec.Struct):
 
 
 class Split(msgspec.Struct):
-    """A set of tasks. If `size` is None, any index is valid. `evaluation`: held out, with no expert by default."""
+    """A set of tasks. If `size` is None, any index is valid.
+
+    `evaluation`: True if the tasks are not used for training. By default, the server does not return expert replies for
+    such tasks.
+    """
 
     name: str
     type: Literal["train", "validation", "test"]
@@ -294,12 +300,12 @@ class Template(msgspec.Struct):
 
 
 class Parser(msgspec.Struct):
-    """How replies are parsed: version and description.
+    """Describes how the environment parses replies.
 
     `tags`: texts with a meaning in a reply, such as "<action>". They are plain text even if a tokenizer has them as
     special tokens. The tokenizer of a tiny policy (a small new model) has one token for each tag. `action`: the form of
     the part of a reply after the thought, with the placeholder `{action}`; a reply with an empty action is invalid. If
-    the form is "", replies are free text.
+    `action` is "", replies are free text.
     """
 
     version: str
@@ -324,8 +330,8 @@ class Info(msgspec.Struct):
 
     `stop`: stop strings for samplers; text after a stop string is ignored. `data`: the source of the tasks, None if
     unknown. `vocabulary`: frequent parts of observations and replies; the tokenizer of a tiny policy has one token for
-    each part. `paths`: names of the options that are paths of files or folders; the star in "tests.*" matches each key
-    of the table `tests`.
+    each part. `paths`: names of the options that are paths of files or folders; in a name such as "tests.*", the star
+    stands for each key of the table `tests`.
     """
 
     name: str

@@ -5,7 +5,8 @@
     GET  /weight_info             WeightInfo
 
 Field names and nesting are those of vLLM 0.32 (`entrypoints/scale_out/token_in_token_out/protocol.py`), so one client
-works with both engines. The structs have the fields that ARLArena uses. Other fields of vLLM's responses are ignored.
+works with vLLM and with the embedded engine. The structs have the fields that ARLArena uses. Other fields of vLLM's
+responses are ignored.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_un
     """Sampling parameters. `max_tokens`: if None, the model's context is the only limit.
 
     `logprobs`: None for no log-probs. With a number k, the response has the log-probs of the sampled token and of the
-    k most likely tokens. The parameters from `presence_penalty` on exist in vLLM. The embedded engine accepts only
-    values that do not change the distribution.
+    k most likely tokens. For the parameters from `presence_penalty` on, the embedded engine accepts only values that do
+    not change the distribution.
     """
 
     n: int = 1
@@ -55,7 +56,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_un
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
-    """Options of a stream."""
+    """Options of a streamed response."""
 
     include_usage: bool = False
 
@@ -106,8 +107,8 @@ class GenerateChoice(msgspec.Struct, kw_only=True):
     """One sampled response.
 
     `token_ids` includes the end-of-sequence token if it was sampled. `finish_reason`: `stop`, `length` or `abort` (the
-    server ended the request, for example because the client disconnected). `stop_reason`: the stop string or stop id;
-    None after an end-of-sequence token.
+    server ended the request, for example because the client disconnected). `stop_reason`: the stop string or the stop
+    token id that ended the response; None after an end-of-sequence token.
     """
 
     index: int
@@ -237,5 +238,5 @@ class WeightInfo(msgspec.Struct):
 
 
 def finite(value: float) -> float:
-    """Returns `value`, or -9999 as vLLM does if `value` is infinite or NaN. JSON cannot represent these numbers."""
+    """Returns `value`, or -9999 if `value` is infinite or NaN, because JSON cannot represent it. vLLM does the same."""
     return value if math.isfinite(value) else -9999.0

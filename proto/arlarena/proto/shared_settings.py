@@ -23,7 +23,7 @@ class RunSettings(Table):
     """Table `[run]`."""
 
     name: str = Field(
-        "run", pattern=RUN_NAME, description="name of the run and of its streams, and by default of its directory"
+        "run", pattern=RUN_NAME, description="name of the run, of its streams and, by default, of its directory"
     )
     directory: str = Field("", description="the run's directory; empty: runs/<name>")
     seed: Seed = Field(0, description="seed of weights, tasks and sampling; ARLARENA_SEED and --seed override it")
@@ -37,8 +37,8 @@ class RunSettings(Table):
 class EnvironmentKeys(Table):
     """Table `[environment]` of the environment server."""
 
-    name: str = Field("", description="name of an installed environment, or of a module with load(where, options)")
-    options: dict[str, Any] = Field(default_factory=dict, description="the environment's own options")
+    name: str = Field("", description="name of an installed environment, or of a module that has a function load")
+    options: dict[str, Any] = Field(default_factory=dict, description="options that the environment defines")
     port: int = Field(8000, ge=0, le=65535, description="port to bind; 0 selects a free port")
     token: SecretStr | None = Field(None, min_length=1, description="bearer token that clients must send")
     max_sessions_per_client: PositiveInt | None = Field(
@@ -47,10 +47,10 @@ class EnvironmentKeys(Table):
     workers: PositiveInt = Field(1, description="number of server processes, which share the port and the sessions")
     capacity: PositiveInt = Field(1024, description="maximum number of sessions")
     max_session_ttl_s: PositiveFloat = Field(
-        86_400.0, description="maximum idle time of a session (ttl_s) that a client may request"
+        86_400.0, description="longest idle time of a session (ttl_s) that a client may request"
     )
     max_batch: PositiveInt = Field(4096, le=8192, description="maximum number of items in a batch")
-    expert_splits: tuple[str, ...] = Field((), description="evaluation splits with access to the expert; default: none")
+    expert_splits: tuple[str, ...] = Field((), description="evaluation splits for which expert replies are returned")
 
 
 class PolicyKeys(Table):
@@ -60,7 +60,9 @@ class PolicyKeys(Table):
         None,
         description="existing policy: a Hugging Face directory, or OWNER/NAME on the Hub; default: a new tiny policy",
     )
-    tokenizer: str | None = Field(None, description="directory or hub name of the tokenizer; default: path")
+    tokenizer: str | None = Field(
+        None, description="directory or hub name of the tokenizer; default: the tokenizer of path"
+    )
 
 
 class InferenceKeys(Table):
@@ -124,7 +126,7 @@ class TrainerKeys(Table):
     plugins: tuple[str, ...] = Field(
         (), description="modules that register recipes, clips, advantages or filters, in addition to installed plugins"
     )
-    group_size: PositiveInt = Field(8, description="number of episodes of each task; they form a group")
+    group_size: PositiveInt = Field(8, description="number of episodes of each task; these episodes form a group")
     task_split: str = Field("train", description="split of the training tasks; a finite split is shuffled every epoch")
     push_transport: Literal["shared", "http", "nccl", "gloo"] = Field(
         "shared",

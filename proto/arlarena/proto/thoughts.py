@@ -1,4 +1,5 @@
-"""Finds the end of a model's thought in a reply. The text after the thought is the answer.
+"""Finds the end of a model's thought in a reply. A thought is enclosed in marks such as `<think>` and `</think>`. The
+text after the thought is the answer.
 
     answer_start("<think>left or up?</think><action>up</action>")   26
     answer_start("left or up?</think><action>up</action>")          19: the opening mark is in the chat template
@@ -24,7 +25,7 @@ _EXACT = [*MARKS, *MARKS.values()]
 # Marks that are tags. Upper and lower case, white space and attributes are accepted. An empty tag, `<think/>`, is not a
 # mark.
 _TAG = r"(?i:\s*+(?P<slash>/?+)\s*+(?P<name>think|thinking|thought|reasoning)(?:\s[^<>/]*+)?+>)"
-# A search for a pattern with a fixed first character is ten times as fast as one with several possible characters.
+# A search for a pattern is ten times as fast if all its matches begin with the same character.
 _ANGLED = "<(?:" + "|".join([_TAG, *(re.escape(mark[1:]) for mark in _EXACT if mark[0] == "<")]) + ")"
 _OTHERS = [mark for mark in _EXACT if mark[0] != "<"]
 _MARK = re.compile(_ANGLED)

@@ -36,9 +36,10 @@ Outcome = Literal["ok", "policy_error"]
 
 
 class PolicyVersion(msgspec.Struct, frozen=True):
-    """Identifies weights by a random id of the trainer process (`incarnation`), the optimiser step and their digest.
+    """Identifies weights by a random id of the trainer process (`incarnation`), the optimiser step and a digest.
 
-    The step alone is ambiguous: after a crash between push and checkpoint, two policies may have the same step.
+    `digest`: hash of the weights. The step alone is ambiguous: after a crash between push and checkpoint, two policies
+    may have the same step.
     """
 
     incarnation: str
@@ -148,13 +149,13 @@ class Turn(msgspec.Struct):
         if len(self.logprobs) != 4 * n or len(self.loss_mask) != n:
             raise ValueError(
                 f"a turn of {n} response tokens has {len(self.logprobs) / 4:g} log-probs and a loss mask of "
-                f"{len(self.loss_mask)}: the lengths must be equal"
+                f"length {len(self.loss_mask)}: the lengths must be equal"
             )
         if self.loss_mask.translate(None, b"\0\1"):
             raise ValueError("a loss mask may contain only 0 and 1")
 
     def new_prompt(self) -> IdArray:
-        """Returns the prompt tokens that the previous turn lacks, int32. `Trajectory.prompts` returns full prompts."""
+        """Returns the prompt tokens that are new since the previous turn, int32. Full prompts: `Trajectory.prompts`."""
         return np.frombuffer(self.new_prompt_ids, dtype="<i4")
 
     def tokens(self) -> IdArray:
@@ -224,7 +225,8 @@ def prompt_lengths(turns: Iterable[Turn]) -> list[int]:
 class Group(msgspec.Struct):
     """All episodes of one task that are sent, filtered, scored and trained on together.
 
-    `size`: the number of episodes. `oldest`, `newest`: the first and the last weight version that sampled a token.
+    `size`: the number of episodes. `oldest`, `newest`: the oldest and the newest weight version that sampled a token of
+    the group.
     """
 
     id: str
@@ -272,7 +274,7 @@ _task_decoder = msgspec.msgpack.Decoder(GroupTask)
 
 
 class SchemaError(ValueError):
-    """The bytes are not a valid message, or the message has another schema."""
+    """The bytes are not a valid message, or this code cannot read the schema of the message."""
 
 
 def encode(message: Group | GroupTask) -> bytes:
@@ -294,7 +296,7 @@ def decode_group(data: bytes) -> Group:
     """Decode a group.
 
     Raises:
-        SchemaError: the bytes are malformed or of another schema.
+        SchemaError: the bytes are malformed, or their schema is not `SCHEMA_VERSION`.
     """
     return _decoded("group", _group_decoder, data)
 
@@ -303,7 +305,7 @@ def decode_group_task(data: bytes) -> GroupTask:
     """Decode a group task.
 
     Raises:
-        SchemaError: the bytes are malformed or of another schema.
+        SchemaError: the bytes are malformed, or their schema is not `SCHEMA_VERSION`.
     """
     return _decoded("group task", _task_decoder, data)
 
@@ -322,7 +324,7 @@ def _decoded(kind: str, decoder: msgspec.msgpack.Decoder[_Message], data: bytes)
 def write_groups(path: Path, groups: Iterable[Group]) -> int:
     """Write groups to a file. Returns the number of groups.
 
-    Each group is stored as its length in bytes (4 bytes, little-endian) and its MessagePack.
+    Each group is stored in MessagePack, after the length of the MessagePack in bytes (4 bytes, little-endian).
     """
     count = 0
     with open_atomic(path) as file:

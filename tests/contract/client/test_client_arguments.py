@@ -116,7 +116,7 @@ def test_actions_that_are_not_strings_are_refused(env, action, kind, message):
 @pytest.mark.parametrize(
     ("actions", "kind", "message"),
     [
-        ("up", TypeError, "actions must be a sequence of 2, not str"),
+        ("up", TypeError, "actions must be a sequence of 2 values, not str"),
         (np.array("up"), TypeError, "actions must be a sequence of 2"),
         (["up"] * 3, ValueError, "3 actions for 2 environments: give one per environment"),
         (["up", 1], TypeError, "action 1 must be a string"),
@@ -181,7 +181,7 @@ def test_autoreset_draws_from_the_environments_own_generator(env, envs):
         ([], ValueError, "0 seeds for 2 environments"),
         ([1, 2.5], TypeError, r"seed 1 must be an integer, not 2\.5"),
         ([1, -1], ValueError, "seed 1 must be from 0 to"),
-        ("12", TypeError, "seeds must be a sequence of 2, not str"),
+        ("12", TypeError, "seeds must be a sequence of 2 values, not str"),
         (1.5, TypeError, r"seed must be an integer, not 1\.5"),
         (True, TypeError, "seed must be an integer, not True"),
     ],

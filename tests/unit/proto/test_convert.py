@@ -139,7 +139,7 @@ def test_json_lines_are_converted_line_by_line(tmp_path: Path, monkeypatch: pyte
     ("name", "content", "message"),
     [
         ("old.msgpack", b"\x20\x00\x00\x00cut", "truncated at byte 0"),
-        ("old.msgpack", b"\x01\x00\x00\x00\xc1", "does not hold groups"),
+        ("old.msgpack", b"\x01\x00\x00\x00\xc1", "does not contain groups"),
         ("old.msgpack", b"\x01\x00\x00\x00\x07", "has schema None; only schemas 1 and 2"),
         ("old.msgpack", framed({"schema": 3}), "has schema 3; only schemas 1 and 2"),
         ("old.msgpack", framed({"schema": 2, "trajectories": [{"turns": [{}]}]}), "malformed: KeyError: 'prompt_ids'"),
@@ -164,6 +164,6 @@ def test_an_existing_file_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     old, new = tmp_path / "old.json", tmp_path / "new.json"
     old.write_text("{}")
     new.write_text("mine")
-    with pytest.raises(ConfigError, match="exists: give another file"):
+    with pytest.raises(ConfigError, match="exists: give a file that does not exist"):
         run(monkeypatch, old, new)
     assert new.read_text() == "mine"

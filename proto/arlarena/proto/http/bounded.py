@@ -30,10 +30,10 @@ _SPARE_DESCRIPTORS = 64  # file descriptors reserved for files and sockets that 
 class HttpLimits:
     """Limits of one server process."""
 
-    body_bytes: int  # maximum size of a body that the application reads into memory; longer bodies are streamed
-    held_bytes: int = 64 << 20  # maximum total size of requests and WebSocket frames without a response
+    body_bytes: int  # maximum size of a body that the application reads into memory; longer bodies must be streamed
+    held_bytes: int = 64 << 20  # maximum total size of requests and WebSocket messages that are not yet answered
     frame_bytes: int = 1 << 20  # maximum size of a WebSocket message
-    connections: int = 4096  # maximum number; above it, the connection that was idle for the longest time is closed
+    connections: int = 4096  # maximum number of connections; above it, the longest idle connection is closed
     header_bytes: int = 64 << 10  # maximum size of all headers and the request target
     headers: int = 128  # maximum number of headers
     header_s: float = 10.0  # maximum time from the connection or the first byte of a request to the end of its headers
@@ -59,9 +59,9 @@ class _Shared:
     def __init__(self, limits: HttpLimits) -> None:
         self.limits = limits
         self.connections = min(limits.connections, _raise_descriptor_limit() - _SPARE_DESCRIPTORS)
-        self.held = 0  # bytes of requests and frames without a response
+        self.held = 0  # bytes of requests and WebSocket messages that are not yet answered
         self.open = 0
-        self.waiting: dict[_Http, None] = {}  # connections without a request, the longest waiting first
+        self.waiting: dict[_Http, None] = {}  # idle connections, the longest idle first
         self.arriving: dict[_Http | _WebSocket, None] = {}  # connections with an incomplete request or message
 
     def hold(self, connection: _Http | _WebSocket, size: int) -> None:
@@ -79,12 +79,12 @@ class _Shared:
             victim.close_overloaded()
 
     def release(self, connection: _Http | _WebSocket) -> None:
-        """Stop counting all bytes of a connection, after its last response or after the connection was closed."""
+        """Stop counting all bytes of a connection, because its last response was sent or the connection was closed."""
         self.give_back(connection, connection.held)
         self.arriving.pop(connection, None)
 
     def give_back(self, connection: _Http | _WebSocket, size: int) -> None:
-        """Stop counting `size` bytes of a connection, after the response to their request."""
+        """Stop counting `size` bytes of a connection, because their request was answered."""
         self.held -= size
         connection.held -= size
 
@@ -214,7 +214,7 @@ class _Http(HttpToolsProtocol):
         limits = self.shared.limits
         if len(self.headers) > limits.headers:
             self._refuse(431, f"there are more than {limits.headers} headers")
-        if self._unparsed > limits.header_bytes:  # may include the body, so count the headers exactly
+        if self._unparsed > limits.header_bytes:  # `_unparsed` may include the body, so count the headers exactly
             size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
             if size > limits.header_bytes:
                 self._refuse(431, f"the request target and headers are larger than {limits.header_bytes} bytes")
@@ -268,7 +268,7 @@ class _Http(HttpToolsProtocol):
     # --- refusals ---
 
     def _refuse(self, status: int, message: str) -> None:
-        """Stop parsing the request. Uvicorn then calls `send_400_response`, which sends this error."""
+        """Stop parsing the request. Uvicorn then calls `send_400_response`, which sends this status and message."""
         self._refusal = (status, message)
         raise ValueError(message)
 
@@ -292,7 +292,7 @@ class _Http(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.close()
-        self.loop.call_later(_CLOSE_TIMEOUT_S, self.transport.abort)  # for a client that does not read
+        self.loop.call_later(_CLOSE_TIMEOUT_S, self.transport.abort)  # if the client does not read
 
     # --- response ---
 

@@ -17,7 +17,7 @@ VARIABLE, FILE_VARIABLE = "REDIS_PASSWORD", "REDIS_PASSWORD_FILE"
 
 
 def broker_url(url: str, environment: Mapping[str, str], password_file: str = "") -> str:
-    """Returns `url` with the password. Without a password, `url` is returned unchanged.
+    """Returns `url` with the password. If no source has a password, `url` is returned unchanged.
 
     Raises:
         ConfigError: the password file cannot be read or is empty.

@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 
 T = TypeVar("T")
 
-# Each blocked reader needs a connection. A process has fewer readers than this.
+# Each blocked reader needs a connection. A process has fewer readers than this number.
 _MAX_CONNECTIONS = 4096
 # The first and the longest pause between two attempts, in seconds.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
@@ -92,7 +92,7 @@ class Link:
         await self._redis.aclose()
 
     async def first_contact(self) -> None:
-        """Run `repair`. Retries while the broker loads its data, but not if the broker is unreachable.
+        """Connect and run `repair`. Retries while the broker loads its data, but not if the broker is unreachable.
 
         Raises:
             StreamError: the broker is unreachable or refuses the connection.
@@ -153,14 +153,14 @@ def bad_url_error(url: str, error: Exception) -> StreamError:
     hint = "write redis://HOST:PORT/0, rediss://… or unix://…"
     # redis-py quotes the supposed port in its message. The quoted text may be a part of an unquoted password.
     detail = "quote special characters in the password" if "@" in url else str(error)
-    return StreamError(f"{redact(url)!r} is not the URL of a Redis: {hint} ({detail})")
+    return StreamError(f"{redact(url)!r} is not the URL of a Redis server: {hint} ({detail})")
 
 
 def stream_error(url: str, error: Exception) -> StreamError:
     """Returns the error to raise for the error `error` of redis-py. `url`: without password."""
     detail = str(error) or type(error).__name__
     if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):
-        hint = "give its password by REDIS_PASSWORD or REDIS_PASSWORD_FILE, or correct the URL"
+        hint = "give the password by REDIS_PASSWORD or REDIS_PASSWORD_FILE, or correct the URL"
         return StreamError(f"Redis at {url} refused the user or password: {hint} ({detail})")
     if is_network(error):
         hint = "start one, or unset REDIS_URL and let `arlarena up` start its own"

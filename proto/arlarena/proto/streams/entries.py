@@ -21,9 +21,9 @@ class StreamLimits:
     Attributes:
         timeout_s: time limit of connecting and of each reply. A blocking read is split into waits below this limit.
         reconnect_s: how long a call is retried while the broker is unreachable.
-        lease_ttl_s: a lease that is not renewed for this time is lost. All workers must use the same value. Workers
+        lease_ttl_s: a lease expires if it is not renewed for this time. All workers must use the same value. Workers
             renew their leases after a third of this time.
-        max_deliveries: number of deliveries of a task before it becomes a dead letter.
+        max_deliveries: maximum number of deliveries of a task; after this number the task becomes a dead letter.
         retry_delay_s: pause before a failed task is delivered again. The pause doubles with each delivery.
         full_timeout_s: how long a call is retried while the broker's memory is full.
     """
@@ -46,7 +46,7 @@ class StreamLimits:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A group that cannot be delivered: its task failed too often, or its task or group message cannot be decoded."""
+    """A notice in place of a group: its task failed too often, or its task or group message cannot be decoded."""
 
     group_id: str
     reason: str
@@ -70,7 +70,7 @@ class GroupEntry:
 class GroupLease:
     """A worker's right to play one group. The lease ends `lease_ttl_s` after the last renewal.
 
-    `deliveries`: the number of counted deliveries of the task, including this one.
+    `deliveries`: the number of counted deliveries of the task, including this delivery.
     """
 
     stream_id: str
@@ -83,8 +83,8 @@ class GroupLease:
 class Depth:
     """The number of entries in a run's streams.
 
-    `tasks_queued`: tasks that were never delivered. `tasks_leased`: tasks that a worker has leased, or that wait for
-    the next worker. `groups_waiting`: groups that the trainer has not collected. `groups_collected`: groups that the
+    `tasks_queued`: tasks that were never delivered. `tasks_leased`: tasks that a worker has leased, or that were
+    given back. `groups_waiting`: groups that the trainer has not collected. `groups_collected`: groups that the
     trainer has collected but not acknowledged. `dead`: dead letters.
     """
 

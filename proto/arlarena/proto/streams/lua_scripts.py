@@ -1,11 +1,12 @@
 """The Lua scripts of `queue.py`. Each script is one atomic transition of the queue.
 
-All scripts take the six keys of one run, in the order of `Streams.keys`. A script is sent again if the first reply was
-lost. Each script therefore first checks the state of the group or the lease. A second run of a script has no effect.
+All scripts take the six keys of one run, in the order of `Streams.keys`. If the reply of a script was lost, the script
+is sent again. Each script therefore first checks the state of the group or the lease. A second run has no effect.
 
-Three hashes have a field for each outstanding group id. `issued` contains the id of the task's entry. `done` contains
-the id of the group's entry in `groups`, and a receipt (worker name and random id) of the completion. `reasons` contains
-the last failure. `reasons` also has a field 'condemned ENTRY' for each unacknowledged entry that CONDEMN copied.
+A group is outstanding from ISSUE until ACKNOWLEDGE or WITHDRAW. Three hashes have a field for each outstanding group
+id. `issued` contains the id of the task's entry. `done` contains the id of the group's entry in `groups`, and a receipt
+(worker name and random id) of the completion. `reasons` contains the reason of the group's last failure. `reasons` also
+has a field 'condemned ENTRY' for each unacknowledged entry that CONDEMN copied.
 
 A broker whose memory is full refuses a command that may need memory (flag `denyoom`), unless the same script has
 already written. ISSUE, COMPLETE and CONDEMN begin with XADD, so a full broker refuses them. All other scripts begin
@@ -13,7 +14,7 @@ with a command that frees memory or needs none, so they work on a full broker.
 """
 
 # Dead letters are kept for debugging. Failures repeat, so a limited number is enough. 300 groups of 50 KB are 15 MB.
-# Older dead letters are removed, because their run is over or their cause is fixed.
+# Dead letters that are older than this age are removed, because their run is over or their cause is fixed.
 DEAD_LETTERS_KEPT = 300
 DEAD_LETTER_AGE_S = 7 * 24 * 3600
 
@@ -31,39 +32,39 @@ local function fields_of(id, stream)
   return fields
 end
 
-local function finish(id)
+local function remove_task(id)
   redis.call('XACK', tasks, 'rollout', id)
   redis.call('XDEL', tasks, id)
 end
 
-local function forget(group_id)
+local function free_group_id(group_id)
   redis.call('HDEL', done, group_id)
   redis.call('HDEL', issued, group_id)
   redis.call('HDEL', reasons, group_id)
 end
 
-local function drop_old_letters()
+local function drop_old_dead_letters()
   -- Format the number here, because the broker would write a round number as 1.8e+12.
   redis.call('XTRIM', dead, 'MINID', '=', string.format('%.0f', (redis.call('TIME')[1] - dead_age_s) * 1000))
 end
 
-local function keep_letter(...)
+local function store_dead_letter(...)
   redis.call('XADD', dead, 'MAXLEN', '=', dead_kept, '*', ...)
-  drop_old_letters()
+  drop_old_dead_letters()
 end
 
--- Remove a task, keep a copy in `dead`, and add a notice to `groups` for the trainer. A task that does not exist was
--- completed or withdrawn. The task is removed first, so that the script works on a full broker.
-local function bury(id, reason, deliveries)
+-- Remove a task, keep a copy in `dead`, and add a notice to `groups` for the trainer. Does nothing if the task was
+-- already completed or withdrawn. The task is removed first, so that the script works on a full broker.
+local function make_dead_letter(id, reason, deliveries)
   local fields = fields_of(id)
-  finish(id)
+  remove_task(id)
   if not fields then return end
   local group_id = fields.id or ('unknown-' .. id)
   if redis.call('HEXISTS', done, group_id) == 0 then
     local letter = {'id', group_id, 'reason', reason, 'deliveries', deliveries}
     local entry = redis.call('XADD', groups, '*', unpack(letter))
     redis.call('HSET', done, group_id, entry .. ' dead')
-    keep_letter('data', fields.data or '', unpack(letter))
+    store_dead_letter('data', fields.data or '', unpack(letter))
   end
   redis.call('HDEL', reasons, group_id)
 end
@@ -77,8 +78,8 @@ end
 """
 )
 
-# ARGV: pairs of group id and task bytes. Returns the number of added tasks. A task that was issued, but is neither
-# done nor in the stream, was lost by the broker and is added again.
+# ARGV: pairs of group id and task bytes. Returns the number of added tasks. If a task was issued, but is neither
+# done nor in the stream, the broker has lost it, so it is added again.
 ISSUE = (
     _PRELUDE
     + """
@@ -112,7 +113,7 @@ while true do
       redis.call('XACK', tasks, 'rollout', id)
     elseif deliveries >= limit then
       local reason = redis.call('HGET', reasons, fields.id or '')
-      bury(id, reason or ('the lease of ' .. row[2] .. ' expired without renewal'), deliveries)
+      make_dead_letter(id, reason or ('the lease of ' .. row[2] .. ' expired without renewal'), deliveries)
     else
       redis.call('XCLAIM', tasks, 'rollout', consumer, 0, id)
       return {id, fields.id or '', fields.data or '', deliveries + 1}
@@ -133,31 +134,31 @@ return 1
 )
 
 # ARGV: stream id, group id, group bytes, receipt. The first completion of a group is published, even if its lease was
-# lost. Nothing is published if the task was acknowledged, withdrawn or reset after this worker leased it. This holds
-# even if the same group was issued again.
+# lost. If the group was acknowledged, withdrawn or reset after this worker leased its task, nothing is published, even
+# if the same group id was issued again.
 COMPLETE = (
     _PRELUDE
     + """
 local id, group_id, data, receipt = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if redis.call('HGET', issued, group_id) ~= id then
-  finish(id)
+  remove_task(id)
   return 0
 end
 local before = redis.call('HGET', done, group_id)
 if before then
-  finish(id)
+  remove_task(id)
   return before:match(' (.*)') == receipt and 1 or 0
 end
 local entry = redis.call('XADD', groups, '*', 'id', group_id, 'data', data)
 redis.call('HSET', done, group_id, entry .. ' ' .. receipt)
 redis.call('HDEL', reasons, group_id)
-finish(id)
+remove_task(id)
 return 1
 """
 )
 
 # ARGV: stream id, consumer, delivery number, reason or '', idle time to set in ms, maximum number of deliveries,
-# whether this delivery counts. The entry is assigned to a placeholder consumer. Another worker can lease the task after
+# '1' if this delivery counts. The entry is assigned to a placeholder consumer. Another worker can lease the task after
 # (lease time - idle time).
 GIVE_BACK = (
     _PRELUDE
@@ -166,7 +167,7 @@ local id, reason, idle, counted = ARGV[1], ARGV[4], ARGV[5], ARGV[7] == '1'
 local deliveries = held(id, ARGV[2], ARGV[3])
 if not deliveries then return 0 end
 if counted and deliveries >= tonumber(ARGV[6]) then
-  bury(id, reason ~= '' and reason or 'given back without a reason', deliveries)
+  make_dead_letter(id, reason ~= '' and reason or 'given back without a reason', deliveries)
   return 1
 end
 local count = counted and deliveries or deliveries - 1
@@ -178,17 +179,17 @@ return 1
 )
 
 # ARGV: stream id of a task, reason, deliveries. Used for a task that cannot be decoded, because a retry would not help.
-BURY = _PRELUDE + "bury(ARGV[1], ARGV[2], ARGV[3]) return 1"
+DEAD_LETTER = _PRELUDE + "make_dead_letter(ARGV[1], ARGV[2], ARGV[3]) return 1"
 
-# ARGV: stream id of an entry of `groups`, group id, reason. Copies a group that cannot be used to `dead`, once. The
-# notice of a dead letter is not copied, because the letter is already in `dead`.
+# ARGV: stream id of an entry of `groups`, group id, reason. Copies an unusable group to `dead`. A second run makes no
+# second copy. The notice of a dead letter is not copied, because its task is already in `dead`.
 CONDEMN = (
     _PRELUDE
     + """
 local entry, group_id, reason = ARGV[1], ARGV[2], ARGV[3]
 local fields, mark = fields_of(entry, groups), 'condemned ' .. entry
 if not (fields and fields.data) or redis.call('HEXISTS', reasons, mark) == 1 then return 0 end
-keep_letter('data', fields.data, 'id', group_id, 'reason', reason, 'deliveries', 1)
+store_dead_letter('data', fields.data, 'id', group_id, 'reason', reason, 'deliveries', 1)
 redis.call('HSET', reasons, mark, reason)
 return 1
 """
@@ -199,14 +200,14 @@ return 1
 ACKNOWLEDGE = (
     _PRELUDE
     + """
-drop_old_letters()
+drop_old_dead_letters()
 for i = 1, #ARGV, 2 do
   local entry, group_id = ARGV[i], ARGV[i + 1]
   redis.call('XACK', groups, 'trainer', entry)
   redis.call('XDEL', groups, entry)
   redis.call('HDEL', reasons, 'condemned ' .. entry)
   local published = redis.call('HGET', done, group_id)
-  if published and published:match('[^ ]+') == entry then forget(group_id) end
+  if published and published:match('[^ ]+') == entry then free_group_id(group_id) end
 end
 return 1
 """
@@ -220,10 +221,10 @@ local known = 0
 for _, group_id in ipairs(ARGV) do
   local task = redis.call('HGET', issued, group_id)
   if task then
-    finish(task)
+    remove_task(task)
     known = known + 1
   end
-  forget(group_id)
+  free_group_id(group_id)
 end
 return known
 """

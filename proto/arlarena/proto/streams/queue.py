@@ -6,11 +6,11 @@
 Guarantees, even if any process is killed at any time:
 
 - **Each issued group reaches the trainer once**, as a `Group` or as a `DeadLetter`. `complete` publishes the group,
-  removes the task and records the id as done in one script. A second completion has no effect.
-- **A lease belongs to the worker that renews it.** If a lease is not renewed for `lease_ttl_s`, the task is delivered
-  to another worker. After `max_deliveries` deliveries the task becomes a dead letter: the task is copied to `dead`, and
-  a notice in `groups` informs the trainer. A worker that lost its lease may still complete the group. The first
-  completion is published.
+  removes the task and records the group id as done, in one script. A second completion has no effect.
+- **A lease belongs to the worker that renews it.** A lease is a worker's right to play one group. If a lease is not
+  renewed for `lease_ttl_s`, the task is delivered to another worker. After `max_deliveries` deliveries the task becomes
+  a dead letter: the task is copied to `dead`, and a notice in `groups` informs the trainer. A worker that lost its
+  lease may still complete the group. The first completion is published.
 - **Collected groups are not lost before `acknowledge`.** The trainer acknowledges an entry when a durable checkpoint
   contains its effect. After a crash, `collect_pending` returns unacknowledged entries again, in order. If the trainer
   died between checkpoint and acknowledgement, its checkpoint already contains some of these groups. The trainer ignores
@@ -22,11 +22,12 @@ Guarantees, even if any process is killed at any time:
 - **Tasks and groups are never trimmed** (no MAXLEN). Their number is limited by the number of groups that the trainer
   issues. A limited number of dead letters is kept for debugging.
 - **A broker whose memory is full refuses `issue`, `complete` and `condemn`** with `BrokerFull`, after `full_timeout_s`.
-  A refused call changes nothing. All other calls work, so `acknowledge` can free memory.
+  (`condemn` copies an unusable group to the dead letters.) A refused call changes nothing. All other calls work, so
+  `acknowledge` can free memory.
 
 Durability depends on the broker's append-only file. With `appendfsync always` no acknowledged write is lost. With
-`everysec` the writes of the last one or two seconds may be lost. The trainer then restores the state by issuing the
-tasks again and ignoring known group ids. Messages are MessagePack.
+`everysec` the writes of the last one or two seconds may be lost. The trainer then issues the outstanding tasks again
+and ignores groups that it already has. Messages are MessagePack.
 
 The keys of a run share the hash tag `{run}`, so a cluster stores them in one slot. A run has any number of workers and
 one trainer. `trainer_lease` ensures that there is only one trainer.
@@ -152,7 +153,7 @@ class Streams:
         """Queue all `tasks` whose group is not outstanding. Returns the number of added tasks.
 
         Raises:
-            BrokerFull: no task was added.
+            BrokerFull: the broker's memory is full. No task was added.
         """
         if not tasks:
             return 0
@@ -175,7 +176,7 @@ class Streams:
         """Collect up to `count` new entries, oldest first. Waits up to `block_s` seconds for the first entry.
 
         An entry that cannot be decoded is returned as a `DeadLetter` with the reason. Its bytes are copied to `dead`,
-        unless the broker is full. Entries stay pending for `consumer` until `acknowledge`.
+        unless the broker is full. Entries stay pending for `consumer` until `acknowledge` is called.
         """
         deadline = time.monotonic() + block_s
         async with self._collecting:
@@ -211,17 +212,17 @@ class Streams:
             self._delivered.difference_update(stream_id for stream_id, _ in page)
 
     async def condemn(self, entry: GroupEntry, reason: str) -> None:
-        """Copy a group that cannot be used for training to `dead`. A second call makes no second copy.
+        """Copy an unusable group to the dead letters. A second call makes no second copy.
 
         The caller must still `acknowledge` the entry. Does nothing for an acknowledged entry or a dead letter.
 
         Raises:
-            BrokerFull: the group was not copied. Call again later.
+            BrokerFull: the broker's memory is full. The group was not copied. Call again later.
         """
         await self._script(scripts.CONDEMN, entry.stream_id, entry.group_id, reason)
 
     async def depth(self) -> Depth:
-        """Returns the sizes of the streams, read atomically."""
+        """Returns the numbers of entries in the streams, read by one script."""
         tasks, leased, groups, collected, dead = await self._script(scripts.DEPTH)
         return Depth(tasks - leased, leased, groups - collected, collected, dead)
 
@@ -264,11 +265,11 @@ class Streams:
     async def complete(self, lease: GroupLease, group: Group) -> bool:
         """Publish `group` and remove its task, in one script.
 
-        Returns False if nothing was published. The reasons are: the group is already completed or a dead letter, the
-        task was withdrawn, or the run was reset.
+        Returns False if nothing was published, because the group is already completed or a dead letter, because the
+        task was withdrawn, or because the run was reset.
 
         Raises:
-            BrokerFull: nothing was published. The lease is still held. Renew the lease and call again later.
+            BrokerFull: the broker's memory is full. Nothing was published. Renew the lease and call again later.
             ValueError: `group` is not the leased group.
         """
         if group.id != lease.task.group_id:
@@ -278,7 +279,7 @@ class Streams:
         return bool(await self._script(scripts.COMPLETE, lease.stream_id, group.id, encode(group), receipt))
 
     async def release(self, lease: GroupLease, *, counted: bool = True) -> None:
-        """Give the task back at once. Has no effect if the lease is lost.
+        """Give the task back, so that another worker can lease it at once. Has no effect if the lease is lost.
 
         A worker that shuts down passes `counted=False`. The delivery then does not count towards `max_deliveries`.
         """
@@ -288,8 +289,8 @@ class Streams:
         """Give the task back after an infrastructure failure. Has no effect if the lease is lost.
 
         The task is delivered again after `retry_delay_s`. This delay doubles with each delivery. After the last
-        delivery the task becomes a dead letter with this reason. `final`: a retry would fail in the same way, so the
-        task becomes a dead letter now.
+        delivery the task becomes a dead letter with this reason. `final`: if True, the task becomes a dead letter now,
+        because a retry would fail in the same way.
         """
         delay_s = self.limits.retry_delay_s * 2.0 ** (lease.deliveries - 1)
         await self._give_back(lease, reason, delay_s, True, final=final)
@@ -373,7 +374,7 @@ class Streams:
             if task.group_id.encode() != group_id:
                 raise SchemaError(f"the task is for group {task.group_id!r}, its entry for {group_id!r}")
         except SchemaError as error:
-            await self._script(scripts.BURY, stream_id, str(error), deliveries)
+            await self._script(scripts.DEAD_LETTER, stream_id, str(error), deliveries)
             return None
         return GroupLease(stream_id.decode(), task, consumer, deliveries)
 

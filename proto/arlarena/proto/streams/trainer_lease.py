@@ -38,15 +38,15 @@ from arlarena.proto.streams.entries import check_run_name
 
 # The first and the longest pause between two attempts, in seconds.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.5
-# `acquire` waits `ttl_s` plus this time for the lease of another machine to expire.
+# `acquire` waits `ttl_s` plus this time for the lease of a trainer on another machine to expire.
 _MARGIN_S = 1.0
 # The poll interval of `acquire`: as a fraction of `ttl_s`, and its maximum.
 _POLL_SHARE, _LONGEST_POLL_S = 0.05, 0.2
-# How long the broker stores the last trainer. This is longer than a process is expected to be frozen.
+# How long the broker stores the key of the last trainer. A frozen process is expected to continue within this time.
 _LAST_TRAINER_AGE_S = 7 * 24 * 3600
 
 # KEYS: the lease, the last trainer. ARGV: our value, time to live in ms, time to live of the last trainer in ms, the
-# value of a dead holder to replace or '', '1' if a new trainer may replace the last one. Returns the holder and the
+# value of a dead holder to replace or '', '1' if our process may replace the last trainer. Returns the holder and the
 # remaining time of its lease in ms. Renewing needs no memory, so it works on a full broker.
 _TAKE_OR_RENEW = """
 local held, mine = redis.call('GET', KEYS[1]), ARGV[1]
@@ -90,8 +90,8 @@ class Holder:
     """A process that holds or held a lease.
 
     `machine`: boot id and pid namespace if available. The pid is valid only on this machine. `started`: start time of
-    the process, 0 if unknown; a later process with the same pid has another start time. `nonce`: a random
-    value, new for each `acquire`.
+    the process, 0 if unknown; a later process with the same pid has another start time. `nonce`: a random value, new
+    for each `acquire`.
     """
 
     incarnation: str
@@ -126,7 +126,7 @@ class Holder:
         return self.host == socket.gethostname() and self.machine == _machine()
 
     def is_alive(self) -> bool:
-        """True if the process of a holder that `is_here` runs. False for a zombie and for the calling process."""
+        """True if the holder's process runs and is neither a zombie nor the calling process. Requires `is_here`."""
         if self.pid == os.getpid():
             return False
         try:
@@ -183,11 +183,11 @@ class TrainerLease:
         timeout_s: float = 5.0,
         reconnect_s: float = 30.0,
     ) -> Self:
-        """Acquire the lease of `run`. If another trainer has stopped renewing its lease, waits until it expires.
+        """Acquire the lease of `run`. If another trainer stopped renewing its lease, waits until that lease expires.
 
         `incarnation`: a random id of this trainer process, which error messages show. `timeout_s`: time limit of
-        connecting and of each reply. `reconnect_s`: how long later calls retry while the broker is unreachable.
-        `acquire` itself does not retry the first connection.
+        connecting and of each reply. `reconnect_s`: how long later requests are retried while the broker is
+        unreachable. The first request of `acquire` is not retried.
 
         Raises:
             LeaseHeld: another trainer of this run renews the lease, or is alive on this machine.
@@ -264,7 +264,7 @@ class TrainerLease:
         """Take or renew the lease if no other trainer has it. Returns the lease key's value and time to live in ms.
 
         The value identifies the holder. `dead_holder`: value of a holder that may be replaced. `may_replace_last`: if
-        False, the lease is not taken after another trainer had it.
+        False, the lease is not taken if another trainer held it after this process.
         """
         args: list[bytes | int] = [
             self._value,

@@ -14,7 +14,7 @@ import shlex
 from pathlib import Path
 
 BYTE_ORDER_MARK = "\ufeff"
-_WIDE_MARKS = {  # UTF-32 first, because its little-endian mark begins with that of UTF-16
+_WIDE_MARKS = {  # UTF-32 first, because its little-endian mark begins with the mark of UTF-16
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
@@ -60,7 +60,7 @@ def _wide_encoding(data: bytes) -> str:
     for mark, name in _WIDE_MARKS.items():
         if data.startswith(mark):
             return name
-    # All text formats here begin with an ASCII character. In UTF-16 and UTF-32 its other bytes are zero.
+    # All text formats here begin with an ASCII character. UTF-16 and UTF-32 encode it as its ASCII byte and zero bytes.
     zeros = "".join("0" if byte == 0 else "x" for byte in data[:4])
     return {"x0x0": "UTF-16LE", "0x0x": "UTF-16BE", "x000": "UTF-32LE", "000x": "UTF-32BE"}.get(zeros, "")
 

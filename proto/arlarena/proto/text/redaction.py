@@ -48,7 +48,7 @@ _hidden: set[str] = set()
 
 
 def register_secret(secret: str | None) -> None:
-    """Register `secret`. `redact` then masks it, also if quoted for a URL or for JSON. Ignores None and short texts."""
+    """Make `redact` mask `secret`, also if it is quoted for a URL or for JSON. Ignores None and short texts."""
     if secret is None or len(secret) < _SHORTEST_HIDDEN or secret in _hidden:
         return
     _hidden.update({secret, quote(secret, safe=""), unquote(secret), repr(secret)[1:-1]})
@@ -113,7 +113,7 @@ def masked(value: Any, name: str = "") -> Any:
 
 
 def split_secrets(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split a settings table into public values and secrets. `merged` is the inverse."""
+    """Split a settings table into public values and secrets. `merged` combines the two tables again."""
     public: dict[str, Any] = {}
     secret: dict[str, Any] = {}
     for key, value in table.items():

@@ -1,4 +1,4 @@
-"""The program name in usage texts. It differs if the `arlarena` command has started the program."""
+"""The program name in usage texts. It depends on whether the `arlarena` command has started the program."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def printable(text: str) -> str:
 
 
 def json_escaped(text: str) -> str:
-    """Returns the JSON text with control characters escaped. Its value does not change."""
+    """Returns the JSON text with control characters escaped. The value of the JSON does not change."""
     return _UNPRINTABLE.sub(_json_escape, text)
 
 

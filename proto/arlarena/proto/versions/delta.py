@@ -1,12 +1,12 @@
-"""Compressed deltas between two safetensors files, for pushes over a network.
+"""Compressed deltas from a safetensors file (the base) to a new safetensors file, for pushes over a network.
 
     header of the new file, unchanged | for each tensor in file order: kind (1 byte), length (8 bytes), payload
 
 If the base has a tensor of the same name, type and shape, the payload is the difference of the two bit patterns as
 integers. The difference is zigzag-coded, its bytes are grouped by significance, and the result is compressed by zstd. A
 small optimiser step changes only the low bits, so the high bytes are zeros. An unchanged tensor takes 9 bytes. A tensor
-that the base lacks is only compressed. The result equals the new file byte for byte. The caller compares its checksum
-with the manifest.
+that the base lacks is only compressed. The file that `apply_delta` writes equals the new file byte for byte. The caller
+compares the file's checksum with the manifest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import zstandard
 from arlarena.proto.versions.directory import read_safetensors_header
 
 SAME, DIFFERENCE, WHOLE = 0, 1, 2
-LEVEL = 1  # of zstd: a higher level is slower and saves little, because the low bits are noise
+LEVEL = 1  # zstd's level: a higher level is slower and saves little, because the low bits are noise
 _FRAME = struct.Struct("<BQ")
 _LENGTH = struct.Struct("<Q")
 _WIDTHS = {"8": 1, "16": 2, "32": 4, "64": 8}  # bytes of "F32", "BF16", "I64", …; "F8_E4M3" and "BOOL" have one byte
@@ -33,7 +33,7 @@ class DeltaError(ValueError):
 
 
 def write_delta(base: Path, new: Path, out: BinaryIO) -> int:
-    """Compute the delta from `base` to `new`, and write it into `out`. Returns its size in bytes.
+    """Compute the delta from `base` to `new`, and write it into `out`. Returns the delta's size in bytes.
 
     Only one tensor is processed at a time, so the memory does not grow with the model.
 
@@ -78,7 +78,7 @@ def apply_delta(base: Path, delta: Path, target: Path, size: int) -> None:
         for name, entry in _in_file_order(header):
             kind, payload_bytes = _FRAME.unpack(_exactly(source, _FRAME.size))
             if payload_bytes > delta_size:
-                raise DeltaError(f"{delta} announces {payload_bytes} bytes of {name}, but has fewer")
+                raise DeltaError(f"{delta} announces {payload_bytes} bytes of {name}, but is shorter")
             payload = _exactly(source, payload_bytes)
             length = entry["data_offsets"][1] - entry["data_offsets"][0]
             if kind == WHOLE:
@@ -106,14 +106,14 @@ def _copy_header(source: BinaryIO, out: BinaryIO, target: Path, delta_size: int,
     (start,) = _LENGTH.unpack(_exactly(source, _LENGTH.size))
     if start > min(size, delta_size):
         raise DeltaError(
-            f"the delta announces a header of {start} bytes; the delta has {delta_size}, the new file {size}"
+            f"the delta announces a header of {start} bytes; the delta has {delta_size} bytes, the new file {size}"
         )
     out.write(_exactly(source, start))
     out.flush()
     header = _header_of(target, start)
     described = start + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if described != size:
-        raise DeltaError(f"the delta describes a file of {described} bytes, but the manifest a file of {size} bytes")
+        raise DeltaError(f"the delta describes a file of {described} bytes, but the manifest lists {size} bytes")
     return header
 
 

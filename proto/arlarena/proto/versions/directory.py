@@ -2,10 +2,11 @@
 
     <run>/weights/v000012-0a1b2c3d4e5f/
         config.json  model.safetensors  tokenizer.json  ...   loaded by any engine
-        manifest.json                                         the policy version, a probe, checksums and sizes
+        manifest.json                                         the policy version, checksums, sizes and a probe
         COMMITTED                                             written last; marks the directory as complete
 
 The trainer writes version directories, and the policy server reads them. The routes below transfer version directories.
+A probe is a test: the server computes the log-probs of a few tokens and compares them with those of the trainer.
 The digest of the weights is computed from the safetensors bytes, so this module does not need torch. Hashes are BLAKE3,
 because BLAKE3 is fast: a large model is hashed twice on each side of a push.
 """
@@ -34,13 +35,13 @@ DIGEST_BYTES = 16
 #   GET  /weight_info                            WeightInfo, a route of vLLM
 WEIGHTS_ROUTE, SERVE_ROUTE = "/weights", "/serve_weights"
 
-# The time limit of a push: a constant for the engine, plus the size divided by the rate of a slow disk or network.
+# The time limit of a push: a constant time for the engine, plus the time of a slow disk or network for the bytes.
 _SLOWEST_BYTES_PER_S = 50e6
 _BASE_S = 30.0
 
 
 class ManifestVersion(msgspec.Struct, frozen=True):
-    """The policy version of a directory; see `trajectory.PolicyVersion`."""
+    """The policy version of a directory. The fields are those of `trajectory.PolicyVersion`."""
 
     incarnation: str
     step: int
@@ -94,7 +95,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
 class PushTarget(msgspec.Struct, frozen=True):
     """The files of an announced version that a server needs.
 
-    `base`: the version directory on the server to which deltas can be applied; None if there is none.
+    `base`: the version directory on the server to which deltas can be applied; None if the server has none.
     """
 
     files: list[str]
@@ -104,11 +105,12 @@ class PushTarget(msgspec.Struct, frozen=True):
 class Broadcast(msgspec.Struct, frozen=True):
     """A version, and the address of the sender that broadcasts its tensors over `torch.distributed` process groups.
 
-    `host` and `port` are those of the sender's TCPStore. A replica with W workers uses these keys:
+    `host` and `port` are those of the sender's TCPStore. A replica with W workers uses these keys of the store:
     `requests`             a counter; the first worker takes the next number n
     `request/{n}`          group name, W + 1 and the version, separated by blanks
-    `{group}/tensors`      the sender's reply in JSON: [[name, dtype, shape], ...], or a text with the reason of refusal
-    `{group}/done/{rank}`  set by each worker, rank 1 to W, after it has received all tensors; the sender then leaves
+    `{group}/tensors`      the sender's reply in JSON: [[name, dtype, shape], ...], or a refusal as text
+    `{group}/done/{rank}`  set by each worker, rank 1 to W, after it has received all tensors
+    The sender leaves the group when all workers have set their key.
     The workers and the sender (rank 0) form a process group over the store with the prefix `{group}`. The sender
     broadcasts the tensors in the order of its reply.
     """
@@ -130,7 +132,7 @@ class ServeWeights(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tru
 
 
 class ServedVersion(msgspec.Struct, frozen=True):
-    """Response of `/serve_weights`. `probe`: largest |Δ log-prob| of the version's probe, None without a probe."""
+    """Response of `/serve_weights`. `probe`: largest |Δ log-prob| of the version's probe, None if it has no probe."""
 
     version: str
     probe: float | None = None

@@ -1,9 +1,9 @@
 """Finds the local directory of a model. The model is given as a directory or as a repository of the Hugging Face Hub.
 
-    local_model("runs/tiny/model")    this directory
+    local_model("runs/tiny/model")    the directory of this name
     local_model("Qwen/Qwen3-0.6B")    the snapshot in the Hub's cache, which is downloaded if it is missing
 
-The package `huggingface_hub` is imported only for names of repositories. The package reads the variables HF_HOME,
+The package `huggingface_hub` is imported only for names of repositories. It reads the environment variables HF_HOME,
 HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE.
 """
 

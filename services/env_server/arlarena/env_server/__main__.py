@@ -182,8 +182,8 @@ def with_pod_number(settings: EnvironmentSettings) -> EnvironmentSettings:
 
 
 def serve_worker(settings: EnvironmentSettings, arguments: argparse.Namespace, factory: EnvironmentFactory) -> int:
-    """Serve as one of several workers. Clients connect to a socket that the parent process has opened, other workers to
-    a Unix socket. Returns the exit code.
+    """Serve as one of several workers. Returns the exit code. Clients connect to a socket that the parent process has
+    opened. Other workers connect to a Unix socket.
     """
     shard = shard_of(settings.shard, arguments.worker)
     capacity = math.ceil(settings.capacity / arguments.of)
@@ -215,7 +215,7 @@ def listeners(settings: EnvironmentSettings) -> list[socket.socket]:
     """Returns one listening socket per worker. All sockets have the same port.
 
     Raises:
-        OSError: see `bind`.
+        OSError: the address is in use, not permitted or unknown.
     """
     if settings.workers == 1:
         return [bind(settings.host, settings.port)]

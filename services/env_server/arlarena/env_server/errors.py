@@ -33,7 +33,7 @@ class ApiError(Exception):
         self.retry_after_s = retry_after_s
 
     def copy(self) -> ApiError:
-        """Returns a copy for storing. An exception that was raised would keep its stack frames in memory."""
+        """Returns a copy to store. The original exception, which was raised, would keep its stack frames in memory."""
         return ApiError(self.status, self.code, self.message, self.blame, self.retryable, self.retry_after_s)
 
     def to_item(self) -> Error:
@@ -113,7 +113,7 @@ def episode_over(session_id: str, steps: int) -> ApiError:
 
 
 def step_index_conflict(session_id: str, index: int, count: int) -> ApiError:
-    """Returns the error for a `step_index` that is neither the next step nor a repetition of the last step."""
+    """Returns the error for a `step_index` that belongs neither to the next step nor to the most recent step."""
     return ApiError(
         409,
         "step_index_conflict",

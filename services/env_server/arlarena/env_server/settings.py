@@ -50,18 +50,18 @@ class EnvironmentSettings(EnvironmentKeys):
     reap_interval_s: PositiveFloat = Field(5.0, description="interval at which expired sessions are ended")
     reattach_grace_s: PositiveFloat = Field(60.0, description="how long a session stays open after its socket is lost")
     reset_cache_size: NonNegativeInt = Field(
-        1024, description="number of tasks whose start is cached, so that a reset copies the start; 0: no cache"
+        1024, description="number of tasks of which a new episode is cached, so that a reset copies it; 0: no cache"
     )
     pool_threads: PositiveInt | None = Field(
         None,
-        description="threads for resets, the expert and blocking steps; default: the environment's own number, or 2",
+        description="threads for resets, the expert and blocking steps; default: as the environment declares, else 2",
     )
     lost_threads_timeout_s: PositiveFloat = Field(
         60.0,
-        description="a thread is lost while it runs work that has timed out; if all threads are lost for this time, "
-        "/health answers 503; with several workers, the affected worker exits and is restarted",
+        description="time after which /health answers 503 if all threads are lost; a thread is lost while it runs work "
+        "that has timed out; with several workers, the affected worker exits and is restarted",
     )
-    max_waiting: PositiveInt = Field(4096, description="maximum number of calls that wait for a thread; others get 429")
+    max_waiting: PositiveInt = Field(4096, description="maximum number of calls that wait for a thread; more get 429")
     reset_timeout_s: PositiveFloat = Field(60.0, description="time limit of a reset")
     step_timeout_s: PositiveFloat = Field(
         75.0,
@@ -75,18 +75,18 @@ class EnvironmentSettings(EnvironmentKeys):
     max_listed: PositiveInt = Field(10_000, description="maximum number of tasks that one request lists")
     max_body_bytes: PositiveInt = Field(4 << 20, description="maximum size of a request body or a WebSocket message")
     max_pending_bytes: PositiveInt = Field(
-        32 << 20, description="maximum total size of all bodies and messages that have no reply yet"
+        32 << 20, description="maximum total size of all bodies and messages that are not yet answered"
     )
     max_connections: PositiveInt = Field(4096, description="maximum number of open connections")
     header_timeout_s: PositiveFloat = Field(10.0, description="time limit for receiving the headers of a request")
     write_timeout_s: PositiveFloat = Field(120.0, description="how long a client may leave a reply unread")
     max_action_chars: PositiveInt = Field(
-        1 << 18, description="maximum length of an action, which as JSON has at most 12 bytes per character"
+        1 << 18, description="maximum length of an action; a character takes at most 12 bytes of JSON"
     )
     retry_after_s: PositiveFloat = Field(1.0, description="value of the header Retry-After when the server is full")
     websocket_ping_s: NonNegativeFloat = Field(
         0.0,
-        description="interval of keep-alive pings; 0: none, because a client that is generating may not answer them",
+        description="interval of keep-alive pings; 0: none, because clients may not answer while their model samples",
     )
     drain_s: NonNegativeFloat = Field(5.0, description="how long a stopping server waits for open sessions to end")
     shutdown_timeout_s: PositiveFloat = Field(10.0, description="how long a stopping server waits for running requests")

@@ -28,7 +28,7 @@ UNREADABLE = {
     "an array": (b"[]", "invalid_request"),
     "compressed without saying so": (gzip.compress(b"{}"), "invalid_json"),
 }
-TAKES_JSON = [route for route in ROUTES if route.takes not in (None, bytes)]
+TAKES_JSON = [route for route in ROUTES if route.body_type not in (None, bytes)]
 DIGITS = "9" * 5000
 
 

@@ -1,5 +1,5 @@
 """Access control: bearer tokens, tenants and client addresses. A tenant is a user of the server. Each tenant has one
-token or several tokens. Sessions, snapshots and frames belong to the tenant that created them.
+token or several tokens. Sessions, snapshots and frames (images) belong to the tenant that created them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def read_tokens(path: Path) -> dict[bytes, str]:
     tenant. Each token without a name belongs to a tenant of its own.
 
     Raises:
-        ConfigError: the file cannot be read, has no token, or has an invalid line. The message contains no token.
+        ConfigError: the file cannot be read, contains no token, or has an invalid line. The message omits the tokens.
     """
     try:
         lines = read_text(path).splitlines()
@@ -52,7 +52,7 @@ def read_tokens(path: Path) -> dict[bytes, str]:
         digest = _digest(found["token"])
         tenants[digest] = found["name"] or digest.hex()[:12]
     if not tenants:
-        raise ConfigError(f"[environment] tokens_file: {path} has no token")
+        raise ConfigError(f"[environment] tokens_file: {path} contains no token")
     return tenants
 
 
@@ -127,12 +127,12 @@ class TenantTokens:
             return
         host = connection.headers.get("host", "").lower()
         own = origin.lower() in (f"http://{host}", f"https://{host}")
-        if not own or not (self._tenants or _is_address(host)):
+        if not own or not (self._tenants or _is_ip_or_localhost(host)):
             message = f"this server refuses requests from web pages of other origins (header Origin): {origin[:100]!r}"
             raise ApiError(403, "cross_origin", message)
 
 
-def _is_address(host: str) -> bool:
+def _is_ip_or_localhost(host: str) -> bool:
     """True if the value of a Host header is an IP address or localhost."""
     try:
         name = urlsplit(f"//{host}").hostname or ""

@@ -67,14 +67,14 @@ def _allowed(request: Request) -> str:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """Returns the error reply for an HTTP error of Starlette, such as an unknown path, in the format of all errors."""
+    """Returns the error reply for an HTTP error of Starlette, such as an unknown path."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     path = request.url.path
     if status == 404 and path == SOCKET_PATH:
         return error_reply(ApiError(404, "not_found", f"{path} is a WebSocket: connect with ws:// or wss://"))
     if status == 404:
         paths = known_names(path, [*dict.fromkeys(route.path for route in ROUTES), SOCKET_PATH])
-        return error_reply(ApiError(404, "not_found", f"no route {path}; {paths}; described at /docs"))
+        return error_reply(ApiError(404, "not_found", f"no route {path}; {paths}; /docs describes the routes"))
     if status == 405:
         allowed = _allowed(request)
         message = f"{path} supports {allowed}, not {request.method}"
@@ -85,7 +85,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _maintain(service: EnvironmentService) -> None:
-    """Every `reap_interval_s` seconds: end what has expired, read changed tokens, check the threads, release memory."""
+    """Every `reap_interval_s` seconds, end expired sessions, delete expired snapshots, read changed tokens, check the
+    threads and release memory.
+    """
     peak = PeakTracker()
     while True:
         await asyncio.sleep(service.settings.reap_interval_s)

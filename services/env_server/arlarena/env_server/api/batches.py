@@ -144,7 +144,7 @@ def _check_fields(item: BatchItem) -> None:
         ApiError: 422 if the item is refused.
     """
     if (item.op == "step") != (item.action is not None):
-        raise invalid("op 'step' needs an action, such as {text: 'up'}, and all other ops must not have one")
+        raise invalid("op 'step' needs an action, such as {text: 'up'}, and no other op may have an action")
     if item.op != "step" and item.step_index is not None:
         raise invalid(f"op {item.op!r} has no step_index: it belongs to op 'step'")
     if item.op != "reset" and (given := _reset_of(item)) != _NO_RESET:

@@ -26,7 +26,7 @@ _PATH_STEP = re.compile(r"\.(?P<field>\w+)|\[[^\]]*\]")
 
 
 def explain(error: msgspec.ValidationError, kind: Any) -> str:
-    """Returns the message of `error` and the list of valid names. `kind`: the type as which the JSON was decoded."""
+    """Returns the message of `error` and the list of valid names. `kind`: the type that the JSON should have."""
     message = str(error)
     if match := _UNKNOWN_FIELD.match(message):
         names = _fields(kind, match["path"])

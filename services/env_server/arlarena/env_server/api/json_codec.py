@@ -32,7 +32,10 @@ def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
 
 
 def decode(body: bytes, kind: type[T]) -> T:
-    """Check the number of values in `body`, then decode `body` as `kind`. Errors as in `check_values` and `parse`."""
+    """Check the number of values in `body`, then decode it as `kind`.
+
+    Raises the errors of `check_values` and `parse`.
+    """
     check_values(body)
     return parse(body, kind)
 

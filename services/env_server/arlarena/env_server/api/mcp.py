@@ -166,10 +166,10 @@ async def _act(call: McpCall, arguments: Action) -> StepResult:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """An MCP tool. `takes`: the type of its arguments. `work`: the function that runs the tool."""
+    """An MCP tool. `arguments_type`: the type of its arguments. `work`: the function that runs the tool."""
 
     description: str
-    takes: type[msgspec.Struct]
+    arguments_type: type[msgspec.Struct]
     work: Callable[[McpCall, Any], Awaitable[StepResult]]
 
 
@@ -197,7 +197,7 @@ async def _ping(call: McpCall) -> Any:
 async def _tools_list(call: McpCall) -> Any:
     call.session()  # raises an error if the session does not exist
     tools = [
-        {"name": name, "description": tool.description, "inputSchema": schema_of(tool.takes)}
+        {"name": name, "description": tool.description, "inputSchema": schema_of(tool.arguments_type)}
         for name, tool in TOOLS.items()
     ]
     return {"tools": tools}
@@ -207,7 +207,8 @@ async def _tools_call(call: McpCall) -> Any:
     name = call.text("name")
     if name not in TOOLS:
         raise RpcError(INVALID_PARAMS, f"tool not found: {name!r}; {known_names(name, TOOLS)}")
-    result = await TOOLS[name].work(call, _arguments(call.params.arguments, TOOLS[name].takes))
+    tool = TOOLS[name]
+    result = await tool.work(call, _arguments(call.params.arguments, tool.arguments_type))
     content = [{"type": "text", "text": result.observation.prompt}]
     if result.done:
         score = result.metadata.score if result.metadata else 0.0

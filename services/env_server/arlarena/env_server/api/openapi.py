@@ -23,10 +23,10 @@ def _operation(route: Route, references: dict[Any, dict[str, Any]]) -> dict[str,
         return {"application/json": {"schema": references.get(kind, {})}}
 
     ok: dict[str, Any] = {"description": "Success"}
-    if route.gives:
-        ok["content"] = content(route.gives)
+    if route.reply_type:
+        ok["content"] = content(route.reply_type)
     responses = {"204" if route.method == "DELETE" else "200": ok}
-    possible = {*route.errors, *ALWAYS_POSSIBLE, *([413] if route.takes else [])}
+    possible = {*route.errors, *ALWAYS_POSSIBLE, *([413] if route.body_type else [])}
     for status in sorted(possible):
         responses[str(status)] = {"description": HTTPStatus(status).phrase, "content": content(ErrorReply)}
     path_names = re.findall(r"{(\w+)}", route.path)
@@ -40,8 +40,8 @@ def _operation(route: Route, references: dict[Any, dict[str, Any]]) -> dict[str,
     }
     if parameters:
         operation["parameters"] = parameters
-    if route.takes:
-        operation["requestBody"] = {"required": _has_required_fields(route.takes), "content": content(route.takes)}
+    if (kind := route.body_type) is not None:
+        operation["requestBody"] = {"required": _has_required_fields(kind), "content": content(kind)}
     return operation
 
 
@@ -52,8 +52,8 @@ def _has_required_fields(kind: Any) -> bool:
 
 def document(title: str, routes: Sequence[Route]) -> dict[str, Any]:
     """Returns an OpenAPI 3.1 document. OpenEnv's validator requires a version that begins with "1."."""
-    named = (kind for route in routes for kind in (route.takes, route.gives, ErrorReply) if kind and kind is not RAW)
-    kinds = list(dict.fromkeys(named))
+    types = (kind for route in routes for kind in (route.body_type, route.reply_type, ErrorReply))
+    kinds = list(dict.fromkeys(kind for kind in types if kind and kind is not RAW))
     schemas, components = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)
     references = dict(zip(kinds, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}

@@ -40,8 +40,8 @@ from arlarena.proto.env_api_tasks import (
 @dataclass(frozen=True, slots=True)
 class RouteCall:
     """One request. `body`: the decoded body, None if the route has no body. `path`, `query`: the parameters in the path
-    and the query. `caller`: the client. `peers`: the other workers, None if a worker has forwarded the request. `pods`:
-    the other pods, None if a worker or a pod has forwarded the request. A server without workers or pods has None.
+    and the query. `caller`: the client. `peers`: the other workers, None if there are none or a worker forwarded the
+    request. `pods`: the other pods, None if there are none or a worker or a pod forwarded the request.
     """
 
     service: EnvironmentService
@@ -69,16 +69,16 @@ MCP_PATH = "/mcp"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One route. `takes`: the type of the request body; for RAW, the handler gets the bytes. `gives`: the type of the
-    reply; for None, the handler returns a Response. `errors`: the possible error statuses.
+    """One route. `body_type`: the type of the request body; if it is RAW, the handler gets the bytes. `reply_type`: the
+    type of the reply; if it is None, the handler returns a Response. `errors`: the possible error statuses.
     """
 
     method: str
     path: str
     handler: Handler
     summary: str
-    takes: type[Any] | None = None
-    gives: Any = None
+    body_type: type[Any] | None = None
+    reply_type: Any = None
     errors: tuple[int, ...] = ()
     query: tuple[str, ...] = ()
 
@@ -90,7 +90,7 @@ async def health(call: RouteCall) -> Response:
 
 
 async def ready(call: RouteCall) -> Response:
-    """Returns 200 if the server opens new sessions and not all of its threads are lost. Returns 503 otherwise."""
+    """Returns 200 if the server opens new sessions and has a thread that is not lost (see `WorkPool`), else 503."""
     service = call.service
     if service.store.draining:
         return reply(env.Health("draining"), 503)
@@ -107,7 +107,7 @@ async def metadata(call: RouteCall) -> env.OpenEnvMetadata:
 
 async def schema(call: RouteCall) -> env.Schemas:
     """Returns the JSON Schemas of action, observation and state."""
-    # The package verifiers takes an action with the title "Action" for that of an MCP server.
+    # The package verifiers would treat an action whose schema has the title "Action" as an action of an MCP server.
     action = schema_of(env.Action) | {"title": "TextAction"}
     return env.Schemas(action, schema_of(env.Observation), schema_of(env.State))
 
@@ -264,11 +264,11 @@ async def show_frame(call: RouteCall) -> Response:
     return Response(png, headers=headers, media_type=PNG)
 
 
-async def heartbeat(call: RouteCall) -> env.Lease:
+async def heartbeat(call: RouteCall) -> env.SessionLease:
     """Restart the idle time of a session. Returns the time at which the session expires."""
     store = call.service.store
     session = call.session(call.path["session_id"])
-    return env.Lease(session.id, store.lease_expires_at(session))
+    return env.SessionLease(session.id, store.lease_expires_at(session))
 
 
 async def expert(call: RouteCall) -> env.ExpertReply:
@@ -285,7 +285,7 @@ async def batch(call: RouteCall) -> env.BatchReply:
 
 
 async def info(call: RouteCall) -> env.Info:
-    """Returns the description of the environment: versions, template, rewards, splits."""
+    """Returns the description of the environment, such as its versions, template, rewards and splits."""
     return call.service.info
 
 
@@ -300,24 +300,24 @@ async def metrics(call: RouteCall) -> Response:
     """Returns the metrics as Prometheus text."""
     service = call.service
     service.metrics.sessions.set(len(service.store))
-    service.metrics.lost_threads.set(service.pool.lost)
+    service.metrics.lost_threads.set(service.pool.lost_count)
     if call.peers is not None:
         return Response(await shared.metrics(service, call.peers), media_type=CONTENT_TYPE_LATEST)
     return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 ROUTES = (
-    Route("GET", "/health", health, "Health of the server", gives=env.Health, errors=(503,)),
+    Route("GET", "/health", health, "Health of the server", reply_type=env.Health, errors=(503,)),
     Route("GET", "/ready", ready, "Whether the server opens new sessions", errors=(503,)),
-    Route("GET", "/metadata", metadata, "Name and description, in OpenEnv's format", gives=env.OpenEnvMetadata),
-    Route("GET", "/schema", schema, "JSON Schemas of action, observation and state", gives=env.Schemas),
-    Route("GET", "/state", state, "State of a session", gives=env.State, errors=(404,), query=("session_id",)),
+    Route("GET", "/metadata", metadata, "Name and description, in OpenEnv's format", reply_type=env.OpenEnvMetadata),
+    Route("GET", "/schema", schema, "JSON Schemas of action, observation and state", reply_type=env.Schemas),
+    Route("GET", "/state", state, "State of a session", reply_type=env.State, errors=(404,), query=("session_id",)),
     Route("POST", "/reset", reset, "Begin an episode", env.ResetRequest, env.StepResult, (404, 422, 504)),
     Route("POST", "/step", step, "Take a step", env.StepRequest, env.StepResult, (404, 409, 422, 504)),
-    Route("POST", MCP_PATH, rpc, "MCP, as JSON-RPC 2.0", takes=RAW, errors=(400, 404)),
+    Route("POST", MCP_PATH, rpc, "MCP, as JSON-RPC 2.0", body_type=RAW, errors=(400, 404)),
     Route("DELETE", MCP_PATH, close_rpc, "End the session of an MCP client", errors=(404,)),
-    Route("GET", "/list_environments", list_environments, "Name of the served environment", gives=list[str]),
-    Route("GET", "/{env}/splits", list_splits, "Splits of the environment", gives=list[SplitRef], errors=(404,)),
+    Route("GET", "/list_environments", list_environments, "Name of the served environment", reply_type=list[str]),
+    Route("GET", "/{env}/splits", list_splits, "Splits of the environment", reply_type=list[SplitRef], errors=(404,)),
     Route("POST", "/{env}/tasks", list_tasks, "Tasks of a split", SplitRequest, TaskList, (404, 422)),
     Route("POST", "/{env}/num_tasks", count_tasks, "Number of tasks", SplitRequest, TaskCount, (404, 422)),
     Route("POST", "/{env}/task", show_task, "One task", TaskRequest, TaskReply, (400, 404, 422)),
@@ -329,12 +329,12 @@ ROUTES = (
         "POST", "/v1/sessions", open_sessions, "Open sessions, all or none", env.CreateSessions, env.SessionList,
         (422, 429, 503, 504),
     ),
-    Route("GET", "/v1/sessions", list_sessions, "Open sessions of the caller", gives=env.SessionList),
-    Route("GET", "/v1/sessions/{session_id}", show_session, "One session", gives=env.OpenedSession, errors=(404,)),
+    Route("GET", "/v1/sessions", list_sessions, "Open sessions of the caller", reply_type=env.SessionList),
+    Route("GET", "/v1/sessions/{session_id}", show_session, "One session", reply_type=env.OpenedSession, errors=(404,)),
     Route("DELETE", "/v1/sessions/{session_id}", close_session, "End a session", errors=(404,)),
     Route(
         "POST", "/v1/sessions/{session_id}/heartbeat", heartbeat, "Restart the idle timer of a session",
-        gives=env.Lease, errors=(404,),
+        reply_type=env.SessionLease, errors=(404,),
     ),
     Route(
         "POST", "/v1/sessions/{session_id}/fork", fork, "Open sessions with copies of this session's episode",
@@ -342,7 +342,7 @@ ROUTES = (
     ),
     Route(
         "POST", "/v1/sessions/{session_id}/snapshot", snapshot, "Store a session's state",
-        gives=env.Snapshot, errors=(404, 409, 503),
+        reply_type=env.Snapshot, errors=(404, 409, 503),
     ),
     Route(
         "POST", "/v1/snapshots/{snapshot_id}/restore", restore, "Restore a stored state",
@@ -350,13 +350,13 @@ ROUTES = (
     ),
     Route("DELETE", "/v1/snapshots/{snapshot_id}", forget_snapshot, "Delete a snapshot", errors=(404,)),
     Route(
-        "GET", "/v1/sessions/{session_id}/expert", expert, "The expert's replies to the end", gives=env.ExpertReply,
-        errors=(403, 404, 409, 504),
+        "GET", "/v1/sessions/{session_id}/expert", expert, "The expert's replies until the episode ends",
+        reply_type=env.ExpertReply, errors=(403, 404, 409, 504),
     ),
     Route("POST", "/v1/batch", batch, "Many operations in one request", env.BatchRequest, env.BatchReply, (422,)),
     Route("GET", "/v1/frames/{digest}.png", show_frame, "A frame (image), by its SHA-256", errors=(404,)),
-    Route("GET", "/v1/info", info, "Description of the environment", gives=env.Info),
-    Route("GET", "/v1/capacity", capacity, "Open and free sessions", gives=env.Capacity),
+    Route("GET", "/v1/info", info, "Description of the environment", reply_type=env.Info),
+    Route("GET", "/v1/capacity", capacity, "Open and free sessions", reply_type=env.Capacity),
     Route("GET", "/metrics", metrics, "Metrics as Prometheus text"),
 )  # fmt: skip
 
@@ -375,15 +375,15 @@ async def answer(route: Route, service: EnvironmentService, request: Request) ->
     """Handle one request and return the response. If another worker or pod holds the session, the request is forwarded.
 
     Raises:
-        ApiError: the request is invalid or not permitted, or the handler has raised this error.
+        ApiError: the request is invalid or not permitted, or the operation failed.
     """
     caller = service.access.caller(request)
     body: Any = None
     raw = b""
-    if route.takes is not None:
+    if route.body_type is not None:
         raw = await read_body(request, service.settings.max_body_bytes)
         check_values(raw)
-        body = raw if route.takes is RAW else parse(raw, route.takes)
+        body = raw if route.body_type is RAW else parse(raw, route.body_type)
     path = cast(dict[str, str], request.path_params)
     query = dict(request.query_params) if request.scope["query_string"] else {}
     peers = None if is_hop(request) else service.peers

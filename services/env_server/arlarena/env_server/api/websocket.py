@@ -36,7 +36,7 @@ CLOSE_GOING_AWAY = 1001
 CLOSE_UNEXPECTED = 1011
 CLOSE_TRY_LATER = 1013
 
-# Maximum seconds for sending an error and closing a socket. A client that does not read could block this.
+# Maximum seconds for sending an error and closing a socket. A client that does not read could block both actions.
 HANG_UP_TIMEOUT_S = 5.0
 # Maximum seconds that a new socket of a session waits until the previous socket is closed.
 DETACH_TIMEOUT_S = 1.0
@@ -133,7 +133,7 @@ class SocketSession:
 
 
 async def _wait_until_detached(session: ServerSession) -> None:
-    """Wait until no socket uses the session. The close frame of the previous socket may arrive after the new socket.
+    """Wait until no socket uses the session. A new socket may open before the close frame of the previous one arrives.
 
     Raises:
         ApiError: 409 if a socket still uses the session after `DETACH_TIMEOUT_S` seconds.
@@ -173,8 +173,8 @@ async def _attach(socket: WebSocket, service: EnvironmentService, caller: Caller
 
 
 async def _other_member(socket: WebSocket, service: EnvironmentService) -> tuple[ClusterMembers, int] | None:
-    """Returns the other pod or worker that must serve this socket: the holder of the session or, for a new session if
-    this worker is full, a worker that is not full. Returns None if this process must serve the socket.
+    """Returns the other pod or worker that must serve this socket, None if this process must serve it. The member that
+    holds the session serves the socket. If this worker is full, another worker serves the socket of a new session.
     """
     if is_hop(socket):
         return None
@@ -190,7 +190,7 @@ async def _other_member(socket: WebSocket, service: EnvironmentService) -> tuple
 
 
 async def serve(socket: WebSocket) -> None:
-    """Serve one socket of /ws until it is closed. If another worker or pod must serve it, pass its frames on."""
+    """Serve one socket of /ws until it is closed. If another worker or pod must serve it, forward its frames."""
     service = cast(EnvironmentService, socket.app.state.service)
     await socket.accept()
     try:

@@ -38,7 +38,8 @@ REQUEST_HEADERS = ("Mcp-Session-Id", "Mcp-Protocol-Version")
 # Maximum seconds for a complete reply of another member. A member that takes longer is treated as unavailable.
 ANSWER_S = 120.0
 CONNECT_S = 10.0
-# Bytes. A batch reply of a few 100 KB fits. A reply that does not fit is slower: reading pauses and resumes.
+# Size of the read buffer in bytes. A batch reply of a few 100 KB fits. Reading a larger reply is slower, because it
+# pauses and resumes.
 READ_BUFFER = 4 << 20
 
 T = TypeVar("T")
@@ -61,11 +62,11 @@ class ClusterMembers:
 
     def __init__(self, id_pattern: str, index: int) -> None:
         """`id_pattern`: a regular expression for the beginning of a session id. The first group of this expression is
-        the number of the member that holds the session. `index`: the number of the member that this process belongs to.
+        the number of the member that holds the session. `index`: the number of the member of this process.
         """
         self.index = index
         self._id_pattern = re.compile(id_pattern)
-        self._sessions: dict[int, aiohttp.ClientSession] = {}
+        self._http_clients: dict[int, aiohttp.ClientSession] = {}
 
     def holder(self, name: str | None) -> int | None:
         """Returns the number of the other member that holds a session or snapshot. `name`: the id. Returns None if this
@@ -78,7 +79,7 @@ class ClusterMembers:
         """Returns the base URL of a member."""
         raise NotImplementedError
 
-    def _session(self, number: int) -> aiohttp.ClientSession:
+    def _http_client(self, number: int) -> aiohttp.ClientSession:
         """Returns the HTTP client for requests to a member."""
         raise NotImplementedError
 
@@ -88,9 +89,9 @@ class ClusterMembers:
 
     async def close(self) -> None:
         """Close all connections."""
-        for session in self._sessions.values():
+        for session in self._http_clients.values():
             await session.close()
-        self._sessions.clear()
+        self._http_clients.clear()
 
     async def send(
         self, worker: int, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
@@ -98,10 +99,10 @@ class ClusterMembers:
         """Send a request to another member. Returns the response, also if its status is an error.
 
         Raises:
-            ApiError: 503 if the member does not answer. Its sessions are lost if it has died.
+            ApiError: 503 if the member does not answer. If the member has died, its sessions are lost.
         """
         try:
-            async with self._session(worker).request(
+            async with self._http_client(worker).request(
                 method, self._url(worker) + path, data=body, headers=headers
             ) as reply:
                 headers_kept = {name: reply.headers[name] for name in REPLY_HEADERS if name in reply.headers}
@@ -149,7 +150,7 @@ class ClusterMembers:
     async def forward_socket(self, worker: int, socket: WebSocket, caller: Caller) -> None:
         """Pass frames between a client's socket and another member until one of them closes the connection."""
         path = socket.url.path + (f"?{socket.url.query}" if socket.url.query else "")
-        async with self._session(worker).ws_connect(
+        async with self._http_client(worker).ws_connect(
             self._url(worker) + path, headers=self.caller_headers(caller), max_msg_size=0, timeout=_CLOSE
         ) as peer:
             pumps = [
@@ -182,23 +183,23 @@ class Peers(ClusterMembers):
         return [(self.index + step) % self.count for step in range(1, self.count)]
 
     def holder(self, name: str | None) -> int | None:
-        """See `ClusterMembers`. Returns None also if the worker in the id does not exist."""
+        """Does what `ClusterMembers.holder` does. Returns None also if the worker in the id does not exist."""
         worker = super().holder(name)
         return worker if worker is not None and worker < self.count else None
 
     def _url(self, number: int) -> str:
         return "http://peer"
 
-    def _session(self, number: int) -> aiohttp.ClientSession:
-        if number not in self._sessions:
+    def _http_client(self, number: int) -> aiohttp.ClientSession:
+        if number not in self._http_clients:
             connector = aiohttp.UnixConnector(str(socket_path(self._directory, number)), limit=0)
-            self._sessions[number] = aiohttp.ClientSession(
+            self._http_clients[number] = aiohttp.ClientSession(
                 connector=connector, timeout=_TOTAL, headers={HOP: "1"}, read_bufsize=READ_BUFFER
             )
-        return self._sessions[number]
+        return self._http_clients[number]
 
     def caller_headers(self, caller: Caller) -> dict[str, str]:
-        """See `ClusterMembers`."""
+        """Returns the caller's address and tenant, because the other workers do not check the token again."""
         return {CLIENT: caller.address} | ({} if caller.tenant is None else {TENANT: caller.tenant})
 
     async def ask_all(self, path: str, kind: type[T], caller: Caller = UNKNOWN_CALLER) -> list[T]:
@@ -232,18 +233,18 @@ class Pods(ClusterMembers):
     def _url(self, number: int) -> str:
         return self._template.format(pod=number)
 
-    def _session(self, number: int) -> aiohttp.ClientSession:
-        if not self._sessions:  # one HTTP client for all pods, because an id from a caller may contain any pod number
-            self._sessions[0] = aiohttp.ClientSession(
+    def _http_client(self, number: int) -> aiohttp.ClientSession:
+        if not self._http_clients:  # one HTTP client for all pods, because a caller can invent ids with any pod number
+            self._http_clients[0] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0),
                 timeout=_TOTAL,
                 headers={POD_HOP: "1"},
                 read_bufsize=READ_BUFFER,
             )
-        return self._sessions[0]
+        return self._http_clients[0]
 
     def caller_headers(self, caller: Caller) -> dict[str, str]:
-        """See `ClusterMembers`. Returns the caller's token, because all pods have the same tokens."""
+        """Returns the caller's token, because the other pods check it again."""
         return {} if caller.authorization is None else {"Authorization": caller.authorization}
 
 
@@ -269,7 +270,7 @@ async def _client_to_peer(socket: WebSocket, peer: aiohttp.ClientWebSocketRespon
 
 
 async def _peer_to_client(peer: aiohttp.ClientWebSocketResponse, socket: WebSocket) -> None:
-    """Pass frames from the peer to the client until the peer closes. Then close the client's socket with this code."""
+    """Pass frames from the peer to the client. When the peer closes, close the client's socket with the same code."""
     async for message in peer:
         await socket.send_text(message.data)
     try:
@@ -293,8 +294,8 @@ def is_pod_hop(connection: HTTPConnection) -> bool:
 
 
 def split_by_size(values: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:
-    """Split `values` into consecutive parts of the given sizes. If `values` has no element or one, each part is a copy
-    of `values`.
+    """Split `values` into consecutive parts of the given sizes. If `values` has fewer than two elements, each part is a
+    copy of `values`.
     """
     if len(values) < 2:
         return [list(values)] * len(sizes)

@@ -1,5 +1,6 @@
-"""Starts episodes. If the reset cache has the task, the new episode is a copy (fork) of the cached start. Otherwise the
-environment starts the episode in a thread.
+"""Starts episodes. The start of an episode is the episode directly after its reset, with the first observation. If the
+reset cache has the start of a task, the new episode is a copy (fork) of it. Otherwise the environment starts the
+episode in a thread.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class EpisodeStarts:
         """Returns a new episode and its first observation.
 
         Raises:
-            ApiError: 422 if the task does not exist, 504 if the start takes longer than `reset_timeout_s`. Other errors
-                are listed at `run_in_pool`.
+            ApiError: 422 if the task does not exist, 504 after `reset_timeout_s` seconds. `run_in_pool` lists the other
+                errors.
         """
         task = self.task(spec)
         return self.from_cache(task) or await self._start_in_thread(task)

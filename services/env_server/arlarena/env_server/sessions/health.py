@@ -19,15 +19,15 @@ class ServerHealth:
     ) -> None:
         self._factory, self._pool, self._clock = factory, pool, clock
         self._lost_threads_timeout_s = lost_threads_timeout_s
-        self._lost_since: float | None = None  # the first check at which all threads were lost
+        self._lost_since: float | None = None  # time of the first check at which all threads were lost
 
     def report(self) -> Health:
         """Returns the health. "unhealthy": `needs_restart` is True. "degraded": a thread is lost, or the environment
         reports a fault. "healthy": otherwise.
         """
         details = self._factory.health() if isinstance(self._factory, Resources) else {}
-        healthy = details.get("healthy", True) and not self._pool.lost
-        if self._pool.lost:
+        healthy = details.get("healthy", True) and not self._pool.lost_count
+        if self._pool.lost_count:
             details = details | self.threads()
         if self.needs_restart():
             return Health("unhealthy", details)
@@ -35,7 +35,7 @@ class ServerHealth:
 
     def threads(self) -> dict[str, int]:
         """Returns the number of threads and the number of lost threads."""
-        return {"threads": self._pool.size, "threads_lost": self._pool.lost}
+        return {"threads": self._pool.size, "threads_lost": self._pool.lost_count}
 
     def needs_restart(self) -> bool:
         """True if all threads have been lost for `lost_threads_timeout_s` seconds. The time starts at the first call

@@ -1,4 +1,6 @@
-"""A cache of episode starts, by task. Later episodes of the same task are copies (forks) of the cached start."""
+"""A cache of episode starts, by task. The start of an episode is the episode directly after its reset, with the first
+observation. Later episodes of the same task are copies (forks) of the cached start.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ Start = tuple[Episode, StepResult]
 
 
 class ResetCache:
-    """The starts of the `capacity` most recently used tasks.
+    """Caches an episode start for each of the `capacity` most recently used tasks.
 
     All episodes of a group have the same task, and all evaluations of a run have the same tasks. Starting an episode
     may take seconds. The start depends only on the task, so a copy is equal to a new start.

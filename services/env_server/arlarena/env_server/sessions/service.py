@@ -134,7 +134,10 @@ class EnvironmentService:
         return await run_in_pool(self.pool, self.settings, operation, limit_s, work)
 
     async def first_observation(self, spec: ResetSpec, caller: Caller) -> StepResult:
-        """Start an episode without a session and return its first observation. Errors as in `EpisodeStarts.start`."""
+        """Start an episode without a session and return its first observation.
+
+        Raises the errors of `EpisodeStarts.start`.
+        """
         return self._for_reply((await self._starts.start(spec))[1], caller.tenant)
 
     async def reset(self, session: ServerSession, spec: ResetSpec) -> StepResult:
@@ -156,12 +159,12 @@ class EnvironmentService:
         return self._for_reply(result, session.tenant)
 
     async def step(self, session: ServerSession, text: str, index: int | None = None) -> StepResult:
-        """Take one step. If the request repeats the last step, return the last reply again. `index`: the number of the
-        step in the episode, from 0.
+        """Take one step. If the request repeats the most recent step, return the reply of that step again. `index`: the
+        number of the step in the episode, from 0.
 
         Raises:
-            ApiError: 409 if the session has no episode, if the episode has ended, or if `index` is neither the next
-                step nor the last step with the same action.
+            ApiError: 409 if the session has no episode, if the episode has ended, or if `index` belongs neither
+                to the next step nor to the most recent step with the same action.
         """
         async with session.lock:
             if not self.factory.blocking:
@@ -175,7 +178,7 @@ class EnvironmentService:
             return result
 
     def step_now(self, session: ServerSession, text: str, index: int | None = None) -> StepResult:
-        """Take one step on the event loop, as `step`. The session must be idle and the environment non-blocking."""
+        """Do what `step` does, on the event loop. The session must be idle and the environment non-blocking."""
         if (repeated := self._repeated(session, text, index)) is not None:
             return repeated
         episode = self._episode(session)
@@ -208,11 +211,11 @@ class EnvironmentService:
         return self._check_and_record(episode, episode.step(text), begun, caller.tenant)
 
     def _repeated(self, session: ServerSession, text: str, index: int | None) -> StepResult | None:
-        """Returns the last reply if the request repeats the last step, None if the request is the next step.
+        """Returns the reply of the most recent step if the request repeats this step, None if it is the next step.
 
         Raises:
-            ApiError: the request is neither the last nor the next step, the episode has ended, or the action is too
-                long.
+            ApiError: the request is neither the most recent nor the next step, the episode has ended, or the action is
+                too long.
         """
         episode, last = self._episode(session), session.last
         if index is not None and index != episode.steps:
@@ -293,11 +296,10 @@ class EnvironmentService:
         return [self.store.describe(s, result) for s, result in zip(sessions, padded, strict=True)]
 
     async def fork(self, session: ServerSession, request: ForkRequest) -> list[OpenedSession]:
-        """Open `request.count` sessions with copies of this session's episode. After an error no session is opened.
+        """Open `request.count` sessions with copies of this session's episode. If an error occurs, none is opened.
 
         Raises:
-            ApiError: 409 if the session has no episode, 503 if the server is full. Other errors are listed at
-                `SessionStore.open`.
+            ApiError: 409 if the session has no episode. The other errors are listed at `SessionStore.open`.
         """
         async with session.lock:
             episode = self._episode(session)
@@ -326,8 +328,8 @@ class EnvironmentService:
         """Put the state of a snapshot into the session `request.session_id`. If this id is None, open a new session.
 
         Raises:
-            ApiError: 404 if the snapshot or the session does not exist, 503 if the server is full. Other errors are
-                listed at `SessionStore.open`.
+            ApiError: 404 if the snapshot or the session does not exist. The other errors are listed at
+                `SessionStore.open`.
         """
         stored = self.snapshots.get(snapshot_id, caller.tenant)
         if request.session_id is not None:

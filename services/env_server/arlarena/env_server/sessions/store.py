@@ -20,7 +20,7 @@ Clock = Callable[[], float]
 
 
 class LastStep(msgspec.Struct, frozen=True):
-    """The last step of a session and its reply. A request that repeats the step gets this reply and changes nothing."""
+    """The most recent step of a session, and its reply. A request that repeats this step gets the reply again."""
 
     index: int
     text: str
@@ -209,7 +209,7 @@ class SessionStore:
         session.expires_at = self._clock() + session.ttl_s
 
     def shorten(self, session: ServerSession, seconds: float) -> None:
-        """Let the session expire in at most `seconds`. A use of the session restarts its `ttl_s` as usual."""
+        """Let the session expire in at most `seconds`. Each later use of the session restarts its `ttl_s`."""
         session.expires_at = min(session.expires_at, self._clock() + seconds)
 
     def close(self, session_id: str, tenant: str | None = None) -> None:

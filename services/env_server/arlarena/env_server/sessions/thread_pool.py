@@ -20,7 +20,8 @@ class _Job(Generic[T]):
 
 
 class WorkPool:
-    """`size` threads that run work for one event loop.
+    """`size` threads that run work for one event loop. A thread is lost while it runs work whose caller has stopped
+    waiting, for example after a timeout.
 
     `ThreadPoolExecutor` is slower when a batch starts many episodes, because it wakes the event loop for every result.
     The threads are daemons, so the process can exit while some work still runs.
@@ -45,16 +46,14 @@ class WorkPool:
         return len(self._threads)
 
     @property
-    def lost(self) -> int:
-        """The number of lost threads. A thread is lost while it runs work whose caller has stopped waiting, for example
-        after a timeout.
-        """
+    def lost_count(self) -> int:
+        """The number of lost threads."""
         return sum(job.future.done() for job in tuple(self._running.values()))
 
     @property
     def free(self) -> bool:
         """True if at least one thread is not lost, so that waiting work will run."""
-        return self.lost < len(self._threads)
+        return self.lost_count < len(self._threads)
 
     @property
     def waiting(self) -> int:
