@@ -199,7 +199,7 @@ def write(store: VersionStore, probe: Probe, step: int) -> Version:
     model = policy(step % VOCABULARY)
 
     def manifest_probe() -> ManifestProbe:
-        return probe.of(lambda prompt, response: log_probs(model, list(prompt), list(response)))
+        return probe.compute(lambda prompt, response: log_probs(model, list(prompt), list(response)))
 
     return store.write(model, model.state_dict(), step, manifest_probe)
 

@@ -95,7 +95,7 @@ class Trainer:
     def write(self, step: int) -> Version:
         """Write the version directory of a step."""
         weights = {name: value.detach() for name, value in self.model.state_dict().items()}
-        return self.store.write(self.model, weights, step, lambda: self.probe.of(self.log_probs))
+        return self.store.write(self.model, weights, step, lambda: self.probe.compute(self.log_probs))
 
 
 def publisher_of(url: str, transport: Transport, token: str | None = None) -> Publisher:

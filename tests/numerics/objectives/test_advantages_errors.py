@@ -35,8 +35,8 @@ def test_a_reward_that_is_not_finite_is_named():
         (recipe("gigpo"), "needs state_keys"),
         (recipe("gigpo", anchor="observation"), "needs observation_keys"),
         (recipe("gigpo", anchor="similar"), "needs observations"),
-        (recipe("empg"), "needs entropies"),
-        (recipe("dapo_grpo"), "needs lengths"),
+        (recipe("empg"), "a group has no entropies"),
+        (recipe("dapo_grpo"), "the group has no lengths"),
     ],
 )
 def test_missing_facts_are_named(method, message):

@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m arlarena.trainer", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     tiny = _command(commands, "tiny", "create a tiny policy with its own tokenizer")
-    tiny.add_argument("--config", type=Path, help="TOML file of the run; [policy.tiny] is the shape of the policy")
+    tiny.add_argument("--config", type=Path, help="TOML file of the run; [policy.tiny] sets the shape of the policy")
     tiny.add_argument("--out", type=Path, required=True, help="directory to write")
     tiny.add_argument(
         "--environment-url",
@@ -81,7 +81,10 @@ def _add_clone(cloning: argparse.ArgumentParser) -> None:
     cloning.add_argument("--model", required=True, help="policy to start from: a directory or a hub name")
     cloning.add_argument("--demonstrations", type=Path, required=True, help="file of groups or conversations (.jsonl)")
     cloning.add_argument(
-        "--validation", type=Path, required=True, help="file of the same kind; its loss decides when to stop"
+        "--validation",
+        type=Path,
+        required=True,
+        help="validation file, in a format of --demonstrations; the loss on it decides when cloning stops",
     )
     cloning.add_argument("--run-dir", type=Path, required=True, help="directory for progress and clone.json")
     cloning.add_argument("--out", type=Path, required=True, help="directory for the cloned policy")
@@ -122,7 +125,11 @@ def _add_replay(replaying: argparse.ArgumentParser) -> None:
         "--recipe", action="append", help="method; may be given several times (default: [trainer] recipe)"
     )
     replaying.add_argument(
-        "--set", action="append", default=[], metavar="CHOICE=VALUE", help="choice to change in all methods"
+        "--set",
+        action="append",
+        default=[],
+        metavar="CHOICE=VALUE",
+        help="choice or hyperparameter to change in all methods; may be repeated",
     )
     _add_plugin(replaying)
     replaying.add_argument("--config", type=Path, help="TOML file of the run, with the table [trainer]")

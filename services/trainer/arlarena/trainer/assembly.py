@@ -45,7 +45,7 @@ class Invocation:
     environment: str
     environment_url: str | None
     seed: int
-    incarnation: str
+    incarnation: str  # random id of this trainer process
     resume: bool
 
 
@@ -181,14 +181,14 @@ async def _train(
 def _files(plan: Invocation, step: int) -> tuple[VersionStore, MetricsFile, MetricsFile]:
     """Open the version store, metrics.jsonl and flows.jsonl. Remove data that a previous process wrote after `step`."""
     settings = plan.settings
-    # Workers and servers may still read the second newest version, so one version more than checkpoints is kept.
+    # Workers and servers may still read the second newest version, so at least two versions are kept.
     kept = settings.keep_checkpoints + 1
     dtype = getattr(torch, settings.publish_dtype)
     versions = VersionStore(plan.run_dir / "weights", Path(plan.model), plan.incarnation, kept, dtype)
     versions.discard_after(step)
     metrics, flows = (MetricsFile(plan.run_dir / name) for name in ("metrics.jsonl", "flows.jsonl"))
     for file in (metrics, flows):
-        file.rewind(step)
+        file.remove_after(step)
     return versions, metrics, flows
 
 

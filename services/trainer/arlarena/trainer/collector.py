@@ -1,8 +1,8 @@
-"""Issues tasks within the capacity, and collects one batch of useful groups for each step.
+"""Issues tasks within the limit of open groups, and collects one batch of groups for each step.
 
-Each entry of the stream `groups` contains a group or a dead letter, and is handled in one of three ways. A dead letter
-reports that a group could not be played. A group is open until the ledger has its outcome (`state/ledger.py`). A step
-is lost if a crash happened between the step and the next checkpoint.
+A group is open until the ledger has its outcome (`state/ledger.py`). Each entry of the stream `groups` contains a group
+or a dead letter. A dead letter reports that a group could not be played. A step is lost if a crash happened between the
+step and the next checkpoint. An entry is handled in one of three ways:
 
 - An open group is offered to the batch. If it cannot be trained on, the ledger records its outcome at once.
 - If a group was sampled by weights of a lost step, the group is discarded, and its task is issued again.
@@ -37,7 +37,7 @@ _PAGE = 100
 
 
 class RunError(RuntimeError):
-    """The run cannot continue. The message has the reason. `permanent`: a restart would fail in the same way."""
+    """The run cannot continue. The message contains the reason. `permanent`: a restart would fail again."""
 
     def __init__(self, message: str, *, permanent: bool = False) -> None:
         super().__init__(message)
@@ -98,7 +98,7 @@ class Collector:
         free_broker_memory: saves a checkpoint and acknowledges entries. Called when no group arrives, because
             unacknowledged entries may fill the memory of the broker, which then accepts no groups.
         on_progress: called with the progress of the batch, at least every half second.
-        broker_full: whether the broker refused the last write because its memory is full.
+        broker_full: whether the broker refused the newest write because its memory is full.
     """
 
     streams: Streams
@@ -127,9 +127,9 @@ class Collector:
     async def resume(self) -> None:
         """Restore the streams after a restart: receive unacknowledged entries again, and issue open tasks again.
 
-        The previous process may have been many steps ahead of the checkpoint. Groups that were sampled by weights of
-        these lost steps are discarded. Tasks that were issued in these steps are withdrawn, because workers would
-        start them too early.
+        The previous process may have taken steps after the checkpoint, which are lost. Groups that were sampled by
+        weights of lost steps are discarded. Tasks that were issued in lost steps are withdrawn, because they are issued
+        again in later steps, and workers must not start them earlier.
         """
         await self._receive_pending(after_restart=True)
         while entries := await self.streams.collect(consumer=CONSUMER, count=_PAGE, block_s=0.0):
@@ -177,8 +177,9 @@ class Collector:
                 stale.append(group)
                 self.state.ledger.release(group.id)
                 self._count_unusable(
-                    f"{group.id} was sampled by weights of step {group.oldest.step}, more than {settings.staleness} "
-                    f"behind step {step}: do the policy servers load new weights?",
+                    f"{group.id} was sampled by weights of step {group.oldest.step}, more than "
+                    f"{counted(settings.staleness, 'step')} behind step {step}: do the policy servers load new "
+                    f"weights?",
                     self.capacity,
                 )
                 continue
@@ -269,8 +270,8 @@ class Collector:
         silence = time.monotonic() - self._last_arrival
         if silence > self.settings.no_data_timeout_s:
             raise RunError(
-                f"no group arrived for {silence:.0f} s with {len(self.state.ledger.open)} outstanding: "
-                f"are rollout workers running, and can they reach the environment and the policy server?"
+                f"no group arrived for {silence:.0f} s, but {counted(len(self.state.ledger.open), 'group')} should "
+                f"arrive: are rollout workers running, and can they reach the environment and the policy server?"
             )
         if self.broker_full or min(silence, time.monotonic() - self._last_issue) > self.settings.reissue_after_s:
             if self.free_broker_memory is not None:
@@ -298,7 +299,7 @@ class Collector:
     async def _receive_all(self, entries: list[GroupEntry], *, after_restart: bool = False) -> None:
         """Handle entries by the rules of the module docstring.
 
-        After a restart, groups of unknown weights are expected and do not count as unusable.
+        After a restart, groups that were sampled by unknown weights are expected, and do not count as unusable.
         """
         ignored: dict[str, str] = {}
         again: list[int] = []
@@ -368,8 +369,8 @@ class Collector:
     def _count_unusable(self, reason: str, expected: int = 0, *, permanent: bool = False) -> None:
         """Add 1 to the number of consecutive unusable groups. The limit is `max_unusable_in_a_row` plus `expected`.
 
-        `expected`: the number of unusable groups that can occur without an error. `permanent`: after a restart the
-        groups would also be unusable.
+        `expected`: the number of unusable groups that can occur without an error. `permanent`: the groups would also be
+        unusable after a restart.
 
         Raises:
             RunError: the limit is reached.
@@ -377,7 +378,7 @@ class Collector:
         self._unusable_in_a_row += 1
         if self._unusable_in_a_row >= self.settings.max_unusable_in_a_row + expected:
             count = counted(self._unusable_in_a_row, "group")
-            raise RunError(f"{count} in a row could not be used; the last: {reason}", permanent=permanent)
+            raise RunError(f"{count} in a row could not be used; reason of the last: {reason}", permanent=permanent)
 
 
 def empty_reason(group: Group) -> str:

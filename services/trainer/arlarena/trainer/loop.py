@@ -82,7 +82,7 @@ class Trainer:
         """Train until `steps`, `max_minutes` or `max_environment_steps` is reached. Write the reason to training.json.
 
         After an error or a signal, save a checkpoint and raise the error again. If the lease is lost, write nothing and
-        raise `LeaseLost`, because the error may be a consequence: the other trainer removes old files of the run.
+        raise `LeaseLost`, because another trainer may be writing to the run directory.
         """
         self.collector.free_broker_memory, self.collector.on_progress = self.free_broker_memory, self._show_collecting
         ending = EndingFile(self.run)
@@ -90,7 +90,7 @@ class Trainer:
         try:
             await self._train(resumed=resumed)
         except LeaseLost:
-            raise  # another trainer may be writing to the run directory
+            raise
         except (Interrupted, RunError, StreamError, PushError, OSError) as error:
             await self._save_before_end()
             ended_by: EndedBy = "signal" if isinstance(error, Interrupted) else "error"
@@ -226,14 +226,14 @@ class Trainer:
     async def publish(self) -> Version:
         """Write the current weights, save a checkpoint if one is due, push the weights, and issue new tasks.
 
-        New tasks are issued last, for two reasons. First, the broker may be full, and acknowledging entries after the
-        checkpoint frees its memory. Second, a group that starts before the push would be one step older. At the end of
-        the run no tasks are issued, and open tasks are withdrawn.
+        New tasks are issued last, for two reasons. First, the memory of the broker may be full until `save` has
+        acknowledged entries. Second, a group that starts before the push would be one step older. At the end of the run
+        no tasks are issued, and open tasks are withdrawn.
         """
         self.lease.check()
         weights = self._finite_weights()
         version = self.versions.write(
-            self.learner.policy, weights, self.state.step, lambda: self.probe.of(self.learner.log_probs)
+            self.learner.policy, weights, self.state.step, lambda: self.probe.compute(self.learner.log_probs)
         )
         self.version = version
         self.state.versions[version.version.digest] = self.state.step
@@ -268,9 +268,9 @@ class Trainer:
             await self.save()
 
     async def _save_before_end(self) -> None:
-        """Save the steps since the last checkpoint.
+        """Save a checkpoint after an error or a signal.
 
-        Errors other than `LeaseLost` are only logged, so that the first error is reported.
+        Errors except `LeaseLost` are only logged, because the caller reports the earlier error.
         """
         try:
             await self.save()
@@ -282,7 +282,7 @@ class Trainer:
             self.log.info("saved", step=self.state.step)
 
     def _finite_weights(self) -> dict[str, Tensor]:
-        """Return the policy's weights. Errors as in `_finite`."""
+        """Return the policy's weights. Raises RunError if a weight is not finite."""
         return self._finite("weights", self.learner.weights())
 
     def _finite(self, kind: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -305,7 +305,7 @@ class Trainer:
     ) -> None:
         """Write the metrics of the step. Every `record_groups_every` steps, also write the groups of the batch.
 
-        `learning`: the metrics that `learn` returned. `seconds`: time since the last record.
+        `learning`: the metrics that `learn` returned. `seconds`: time since the record of the step before.
         """
         self.lease.check()
         step, selected = self.state.step, collected.selected
@@ -339,10 +339,10 @@ class Trainer:
             write_groups(folder / f"step-{step:06d}.msgpack", selected.batch)
 
     def log_warnings(self, step: int, metrics: dict[str, float]) -> None:
-        """Log a warning for each of these problems.
+        """Log a warning for each problem of a step.
 
-        The problems are: metrics that are not finite, a mismatch between sampler and trainer, gradients that stay
-        exactly 0, and groups whose members all have the same return.
+        The problems are: metrics that are not finite, a mismatch between sampler and trainer, gradients that are
+        exactly 0 for several steps, and batches in which all members of each group have equal returns.
         """
         if names := not_finite(metrics):
             self.log.warning("not_finite", step=step, figures=names)
@@ -366,7 +366,7 @@ class Trainer:
 
 
 UNIFORM = (
-    "in every group all members have the same return, so returns give no training signal; only penalties, the times of "
+    "in every group all members have equal returns, so returns give no training signal; only penalties, the times of "
     "rewards, the KL term and the entropy bonus can change the policy: change the tasks, start from a better policy, "
     "or raise group_size or [trainer] temperature"
 )

@@ -32,8 +32,8 @@ def check_output(
 
     Args:
         out: the folder to write.
-        apart: folders. `out` must not be the same folder, contain the folder or be inside the folder.
-        outside: files and folders. `out` must not be the same path or contain the path.
+        apart: folders that `out` must not be equal to, contain, or be inside.
+        outside: files and folders that `out` must not be equal to or contain.
 
     Raises:
         ConfigError: the command may not write `out`.
@@ -65,11 +65,11 @@ def _unknown_entries(folder: Path) -> list[str]:
 def atomic_folder(out: Path, record: Mapping[str, Any]) -> Iterator[Path]:
     """Create a temporary folder in the parent of `out`, and yield the folder.
 
-    At the end of the block, write `record` to its `arlarena.json`, and rename the folder to `out`. After an exception,
-    delete the temporary folder.
+    At the end of the block, write `record` to `arlarena.json` in the folder, and rename the folder to `out`. After an
+    exception, delete the temporary folder.
 
     Raises:
-        ConfigError: see `check_output`.
+        ConfigError: `out` is a file, a mount point, or a folder with files of other programs.
     """
     check_output(out)
     place = out.resolve()

@@ -16,8 +16,8 @@ from arlarena.proto.versions.hub import local_model, missing_files
 from arlarena.trainer.policy_settings import PolicySettings
 from arlarena.trainer.settings import CloneSettings, TrainerSettings, load_recipe
 
-# The largest length of prompt and response together, in tokens, if `[inference] max_model_len` is not set. The policy
-# server has the same default.
+# The largest length of prompt and response together, in tokens, if `[inference] max_model_len` is not set. This is also
+# the default of the policy server.
 DEFAULT_CONTEXT = 4096
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
@@ -192,14 +192,15 @@ def check_length(setting: str, tokens: int, positions: int | None, served: int |
     """
     if served is not None and positions is not None and served > positions:
         raise ConfigError(
-            f"[inference] max_model_len = {served}: the policy has {positions} positions; set it to that or less"
+            f"[inference] max_model_len = {served}: the policy has only {positions} positions; set max_model_len to "
+            f"{positions} or less"
         )
     bound = served if served is not None else min(positions or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
     if tokens >= bound:
         source = "[inference] max_model_len" if served is not None or bound != positions else "the policy's context"
         raise ConfigError(
             f"{setting} = {tokens} leaves no room for a prompt: {source} is {bound} tokens for prompt and "
-            f"response together; set {setting.rpartition('] ')[2]} well below that, or raise the context"
+            f"response together; set {setting.rpartition('] ')[2]} well below {bound}, or raise the context"
         )
 
 

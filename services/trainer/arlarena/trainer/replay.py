@@ -4,8 +4,8 @@ The forward and backward pass of the step are computed, but the weights do not c
 on the same groups. As in a run, the batch has the groups that the method's filter keeps. If the method has back-fill,
 the batch also has the other groups. The metrics have the names of metrics.jsonl.
 
-Three kinds of records are left out and reported: groups that a run would refuse, demonstrations (which no policy
-sampled) and unreadable records.
+Three kinds of records are left out and reported: groups that a run would refuse, demonstrations (which the
+environment's expert or another model played), and records that cannot be decoded.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SHOWN = (
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A group that is left out, and the reason. `group`: the group's id, or `record N` (from 0) if unreadable."""
+    """A group that is left out, and the reason. `group`: its id, or `record N` (from 0) if it cannot be decoded."""
 
     group: str
     reason: str
@@ -63,10 +63,10 @@ class ReplayResult:
 
 
 def load_groups(path: Path) -> list[Group | Refusal]:
-    """Return the records of a file that `write_groups` wrote, in order. An unreadable record becomes a `Refusal`.
+    """Return the records of a file that `write_groups` wrote, in order; a `Refusal` if a record cannot be decoded.
 
     Raises:
-        ConfigError: the file or all of its records cannot be read.
+        ConfigError: the file cannot be read, or none of its records can be decoded.
     """
     try:
         records = list(_records(path.read_bytes()))
@@ -83,7 +83,7 @@ def load_groups(path: Path) -> list[Group | Refusal]:
 def _records(data: bytes) -> Iterator[Group | Refusal]:
     """Yield the records of a file. A record is a 4-byte little-endian length, followed by as many bytes.
 
-    After a wrong length, all later records are unreadable.
+    After a wrong length, no later record can be decoded.
     """
     offset = number = 0
     while offset < len(data):
@@ -126,7 +126,7 @@ def replay(groups: Sequence[Group | Refusal], model: str, recipe: Recipe, settin
     counts = {"groups": len(groups), "groups_refused": len(refused), "rows": len(rows)}
     metrics = {name: float(count) for name, count in (counts | selection_metrics(selected)).items()}
     metrics["no_action_share"] = episode_metrics(selected.batch)["no_action_share"]
-    # With a rate of 0, neither the gradient nor the weight decay changes the weights.
+    # With a learning rate of 0, neither the gradient nor the weight decay changes the weights.
     metrics |= learner.update([rows] if rows else [], rate=0.0)
     return ReplayResult(recipe.name, metrics, tuple(refused))
 
@@ -146,7 +146,7 @@ def _admit(groups: Sequence[Group | Refusal], recipe: Recipe, vocabulary: int) -
 
 
 def _demonstrator(group: Group) -> str:
-    """Return the source of a demonstration (see `arlarena.rollout.policies`); "" for a group that a policy sampled."""
+    """Return who played a demonstration; "" for a group that a policy of a run sampled."""
     version = group.oldest
     return {"expert": "the environment's expert", "chat": f"the model {version.digest!r}"}.get(version.incarnation, "")
 

@@ -57,7 +57,7 @@ class CloneSettings(CloneKeys):
     threads: PositiveInt | None = Field(None, description="torch threads; default: OMP_NUM_THREADS, else 1")
 
     def torch_device(self) -> str:
-        """Return the device to compute on, see `device_of`."""
+        """Return the torch device to compute on: "cpu" or "cuda:N"."""
         return device_of(self.device, "clone")
 
 
@@ -159,37 +159,47 @@ class TrainerSettings(TrainerKeys):
     threads: PositiveInt | None = Field(None, description="torch threads; default: OMP_NUM_THREADS, else 1")
 
     checkpoint_every: PositiveInt = Field(
-        1, description="training steps between checkpoints; a group is acknowledged after a checkpoint has its outcome"
+        1,
+        description="training steps between checkpoints; a group is acknowledged after a checkpoint has its outcome",
     )
     keep_checkpoints: PositiveInt = Field(3, description="number of newest checkpoints that are kept")
     record_groups_every: NonNegativeInt = Field(
-        20, description="save the groups of every n-th step for `replay`; 0: never"
+        20, description="save the groups of every n-th training step for `arlarena replay`; 0: never"
     )
 
     mismatch_alarm: PositiveFloat = Field(
-        0.015, description="warn if mismatch_k3 (estimate of the KL of sampler and trainer) is above this"
+        0.015,
+        description="warn if mismatch_k3 (estimate of the KL divergence between sampler and trainer, in nats) is above "
+        "this value",
     )
     publish_dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="dtype of the served weights; bfloat16 needs a larger probe_tolerance"
     )
     broadcast_host: str = Field(
-        "127.0.0.1", description="nccl, gloo: address at which vLLM's workers reach this trainer"
+        "127.0.0.1",
+        description="address at which vLLM's workers reach this trainer; used if push_transport is nccl or gloo",
     )
     full_push_every: PositiveInt = Field(
-        20, description="http: every n-th version is uploaded completely, others as deltas"
+        20,
+        description="every n-th version is uploaded completely, other versions as differences; used if push_transport "
+        "is http",
     )
     probe_tolerance: PositiveFloat = Field(
-        1e-3, description="maximum difference between log-probs of server and trainer after a push"
+        1e-3, description="maximum difference between log-probs of server and trainer after a push, in nats"
     )
     request_timeout_s: PositiveFloat = Field(60.0, description="timeout of a request to Redis")
     service_wait_s: PositiveFloat = Field(180.0, description="how long to wait for the environment server to start")
     push_retry_timeout_s: PositiveFloat = Field(180.0, description="how long a failed push is retried")
-    reissue_after_s: PositiveFloat = Field(20.0, description="time without groups before open tasks are issued again")
+    reissue_after_s: PositiveFloat = Field(
+        20.0, description="time without an arriving group after which open tasks are issued again"
+    )
     max_unusable_in_a_row: PositiveInt = Field(
-        32, description="number of consecutive unusable groups (dead letters, invalid, no turn) that ends the run"
+        32,
+        description="the run ends after this number of consecutive unusable groups (not played, invalid, or no turn)",
     )
     max_skipped_steps: PositiveInt = Field(
-        3, description="number of consecutive steps without a finite update that ends the run"
+        3,
+        description="the run ends after this number of consecutive steps without a finite loss and gradient",
     )
     zero_gradient_alarm: NonNegativeInt = Field(
         5, description="consecutive steps with a gradient of exactly 0 before a warning; 0: never"
@@ -224,7 +234,7 @@ class TrainerSettings(TrainerKeys):
         return texts
 
     def torch_device(self) -> str:
-        """Return the device to compute on, see `device_of`."""
+        """Return the torch device to compute on: "cpu" or "cuda:N"."""
         return device_of(self.device, "trainer")
 
     @property

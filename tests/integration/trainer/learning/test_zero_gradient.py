@@ -79,7 +79,7 @@ async def test_uniform_returns_give_a_warning_although_penalties_give_a_gradient
     run, uniform = tmp_path / "run", {"played": PenalisedFailures, "event": "uniform_groups"}
     result = await warnings_of(redis_url, run_name, run, tiny_directory, make_group, **uniform, **QUIET)
     assert [(line["step"], line["steps"]) for line in result] == [(2, 2), (4, 4)]
-    assert "in every group all members have the same return" in result[0]["reason"]
+    assert "in every group all members have equal returns" in result[0]["reason"]
     assert all(record["grad_norm"] > 0 for record in records(run))
 
 

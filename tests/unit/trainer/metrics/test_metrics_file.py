@@ -42,7 +42,7 @@ def test_rewinding_keeps_the_records_up_to_a_step(tmp_path, step):
         file.append({"step": number})
     with file.path.open("a") as open_file:
         open_file.write('{"step": 4, "lo')  # truncated by a crash
-    file.rewind(step)
+    file.remove_after(step)
     assert [json.loads(line)["step"] for line in file.path.read_text().splitlines()] == list(range(1, min(step, 3) + 1))
 
 
@@ -52,5 +52,5 @@ def test_rewinding_drops_invalid_lines(tmp_path, garbage):
     file.append({"step": 1})
     with file.path.open("ab") as open_file:
         open_file.write(garbage + b"\n")
-    file.rewind(5)
+    file.remove_after(5)
     assert file.path.read_text().splitlines() == ['{"step": 1}']

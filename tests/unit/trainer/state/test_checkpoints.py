@@ -90,7 +90,7 @@ def test_another_schema_is_refused_with_the_directory(trained, tmp_path, schema,
     checkpoints = Checkpoints(tmp_path, keep=1)
     path = save(checkpoints, state, learner)
     rewrite_state(path, {**state.to_json(), "schema": schema})
-    with pytest.raises(CheckpointError, match=rf"step-000004 cannot be resumed from: its schema {schema} is {age}"):
+    with pytest.raises(CheckpointError, match=rf"step-000004 cannot be loaded: its schema {schema} is {age}"):
         checkpoints.load_latest(learner.restore, QUIET)
 
 

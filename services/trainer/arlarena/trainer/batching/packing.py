@@ -1,9 +1,9 @@
 """Packs training samples (rows) into micro-batches in which shared tokens are computed once.
 
 Episodes of a group often visit the same state. Their rows then have the same prompt, or are equal. All prompts of an
-environment also begin with the same instructions. Rows are therefore packed into a forest of token spans
-(`model/attention.py`). The log-probs of each row are read from the forest, and are the same as without sharing. Packing
-therefore works with any loss.
+environment also begin with the same instructions. Rows are therefore packed into a forest: trees whose nodes are token
+spans (`model/attention.py`). The log-probs of each row are read from the forest, and do not depend on the other rows.
+Packing therefore works with any loss.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import FloatArray, IdArray, MaskArray
 from arlarena.trainer.model.attention import Forest, Ids, Node, build_forest
 
-# The length of the shared prefix of two different prompts is rounded down to a multiple of this number. With a smaller
-# number, the additional spans would cost more time than they save.
+# The length of the shared prefix of two different prompts is rounded down to a multiple of this number. A smaller
+# number would give more spans, which would cost more time than they save.
 SHARED_STEP = 32
 
 
@@ -58,14 +58,14 @@ class TrainingSample:
     def __post_init__(self) -> None:
         """Check the prompt and the lengths."""
         if not len(self.prompt):
-            raise ValueError("a row needs a prompt of at least one token, to predict the first token of its response")
+            raise ValueError("the prompt is empty; it needs a token that predicts the first token of the response")
         if sum(tokens for tokens, _ in self.turns) != len(self.response):
             tokens = counted(len(self.response), "token")
-            raise ValueError(f"turns {self.turns} do not add up to a response of {tokens}")
+            raise ValueError(f"the token numbers of turns {self.turns} do not add up to a response of {tokens}")
 
     @property
     def key(self) -> bytes:
-        """A key that is equal for rows with the same log-probs. Sorting by keys sorts the rows by their tokens."""
+        """The key of rows with equal log-probs. Sorting by key puts rows with a common prefix of tokens together."""
         tokens = b"".join(np.asarray(part, ">u4").tobytes() for part in (self.prompt, self.response))
         return tokens + struct.pack(">Id", len(self.prompt), self.temperature)
 
@@ -112,7 +112,7 @@ class MicroBatch:
 
 
 def empty_micro_batch() -> MicroBatch:
-    """Return a micro-batch without rows, for a rank without rows, because all ranks must make each collective call.
+    """Return a micro-batch without rows. A rank without rows needs it to take part in all collective calls.
 
     The model runs on one token. The loss is 0 and has a gradient of 0 for all weights.
     """
@@ -125,8 +125,8 @@ def empty_micro_batch() -> MicroBatch:
 def micro_batches(rows: Sequence[TrainingSample], max_tokens: int) -> Iterator[MicroBatch]:
     """Yield micro-batches of `rows` with at most `max_tokens` tokens each. Shared tokens count once.
 
-    A row with more tokens gets its own micro-batch. Rows are sorted by their tokens, so that rows with a shared prefix
-    are neighbours.
+    A row with more than `max_tokens` tokens is alone in its micro-batch. Rows are sorted by `TrainingSample.key`, so
+    that rows with a shared prefix are neighbours.
     """
     pending: list[list[TrainingSample]] = []
     tokens = 0
@@ -144,7 +144,7 @@ def micro_batches(rows: Sequence[TrainingSample], max_tokens: int) -> Iterator[M
 
 
 def _group_equal_rows(rows: Sequence[TrainingSample]) -> list[list[TrainingSample]]:
-    """Group rows with the same log-probs. The groups are sorted by tokens, so that neighbours share long prefixes."""
+    """Group rows with equal keys. The groups are sorted by key, so that neighbours share long prefixes."""
     by_key: dict[bytes, list[TrainingSample]] = {}
     for row in rows:
         by_key.setdefault(row.key, []).append(row)
@@ -163,7 +163,7 @@ def _common_prefix(first: IdArray, second: IdArray) -> int:
 
 
 def build(distinct: Sequence[Sequence[TrainingSample]]) -> MicroBatch:
-    """Build a micro-batch from groups of rows with the same log-probs, sorted as `_group_equal_rows` returns them."""
+    """Build a micro-batch from groups of rows with equal keys. The groups must be sorted by key."""
     nodes, leaves = _build_nodes([same[0] for same in distinct])
     forest = build_forest(nodes)
     positions, targets, token_index = [], [], []
@@ -197,7 +197,7 @@ def build(distinct: Sequence[Sequence[TrainingSample]]) -> MicroBatch:
 
 
 def _temperature(temperatures: Sequence[float], sizes: Sequence[int]) -> float | Tensor:
-    """Return the temperature of all rows, or the temperature of each token [M] if the rows differ."""
+    """Return the temperature of all rows, or the temperature of each token [M] if the temperatures differ."""
     if len(set(temperatures)) == 1:
         return temperatures[0]
     return torch.from_numpy(np.repeat(np.asarray(temperatures, dtype=np.float64), sizes))
@@ -215,11 +215,11 @@ def _turns(rows: Sequence[TrainingSample], sampled_by: Sequence[Ids]) -> tuple[T
 
 
 def _build_nodes(rows: Sequence[TrainingSample]) -> tuple[list[Node], list[int]]:
-    """Return the nodes of the forest, and the index of each row's last node. `rows` must be sorted by tokens."""
+    """Return the nodes of the forest, and the index of each row's last node. `rows` must be sorted by key."""
     shared = [_common_prefix(row.prompt, following.prompt) for row, following in itertools.pairwise(rows)]
     nodes: list[Node] = []
     leaves = [-1] * len(rows)
-    # (first row, last row, depth, parent node); the rows of a block have the same first `depth` tokens
+    # (first row, last row, depth, parent node); the first `depth` tokens of all rows of a block are equal
     blocks = [(first, last, 0, -1) for first, last in _split_at_divergence(shared, 0, len(rows) - 1, 0)]
     while blocks:
         first, last, depth, parent = blocks.pop()

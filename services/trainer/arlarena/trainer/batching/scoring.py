@@ -1,7 +1,8 @@
 """Converts collected groups to training samples.
 
-A group has several episodes (members, trajectories) of the same task. Advantages are computed over complete groups.
-Afterwards, members that are stale or have a turn without an action are dropped.
+A group has several episodes (members, trajectories) of one task. Advantages are computed over complete groups.
+Afterwards, members that are stale (too old) or have a turn without an action are dropped. A conversation is a sequence
+of turns in which each prompt continues the turn before (`Trajectory.conversations`).
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ def has_no_action(trajectory: Trajectory) -> bool:
 def group_rewards(group: Group, entropies: list[list[float]] | None = None, *, growing: bool = False) -> GroupRewards:
     """Convert `group` to the input of the advantage estimators. A turn counts as valid if format and action are valid.
 
-    `entropies`: the mean token entropy of each turn. `growing`: each conversation is one row (training sequence), see
-    `Trajectory.conversations`; otherwise each turn is one row.
+    `entropies`: the mean token entropy of each turn. `growing`: each conversation is one row (training sequence);
+    otherwise each turn is one row.
     """
     turns = [trajectory.turns for trajectory in group.trajectories]
     return GroupRewards(
@@ -102,14 +103,14 @@ def score(
     """Compute advantages over complete groups, and decide which trajectories are usable (may be trained on).
 
     Stale members are not usable, but their rewards count in the mean and standard deviation of the group. If
-    `no_action_turns` is "mask", the same is true for members with a turn without an action. SimpleTIR (arXiv
-    2509.02479) instead sets the loss of such trajectories to 0. With the aggregations `token_mean` and
-    `seq_mean_token_mean` the result is the same. With `seq_mean_token_sum` and `seq_mean_token_sum_norm` the loss is
-    larger than SimpleTIR's by the factor (all rows / remaining rows).
+    `no_action_turns` is "mask", members with a turn without an action are treated like stale members. SimpleTIR (arXiv
+    2509.02479) instead sets the loss of trajectories with such a turn to 0. With the aggregations `token_mean` and
+    `seq_mean_token_mean` the loss equals SimpleTIR's. With `seq_mean_token_sum` and `seq_mean_token_sum_norm` it is
+    larger by the factor (all rows / remaining rows).
 
     `entropy_fn` returns the mean token entropy of each sample, and is called only if the estimator needs entropies
-    (EMPG). `growing` must be the same as for `training_samples`, because the mean and standard deviation of advantages
-    may be over training samples (`stat_unit` "row").
+    (EMPG). Call `training_samples` with the same `growing`, because the mean and standard deviation of rewards may be
+    over training samples (`stat_unit` "row").
 
     Raises:
         NotFinite: rewards, entropies or advantages of a group are not finite.
@@ -159,10 +160,9 @@ def training_samples(
 ) -> list[TrainingSample]:
     """Return the samples of all usable trajectories.
 
-    There is one sample for each turn. If `growing`, there is one sample for each conversation instead (see
-    `Trajectory.conversations`). Usable trajectories are numbered consecutively from 0 over all `groups`. A sample is
-    `fresh` if all its tokens were sampled by the version `current_digest`. Advantages are multiplied by
-    `advantage_scale`.
+    There is one sample for each turn. If `growing`, there is one sample for each conversation instead. Usable
+    trajectories are numbered consecutively from 0 over all `groups`. A sample is `fresh` if all its tokens were sampled
+    by the version `current_digest`. Advantages are multiplied by `advantage_scale`.
     """
     samples: list[TrainingSample] = []
     number = 0
@@ -223,15 +223,15 @@ def _row_numbers(trajectory: Trajectory) -> list[int]:
     return [number for number, (first, last) in enumerate(trajectory.conversations()) for _ in range(first, last)]
 
 
-def minibatches(groups: Sequence[ScoredGroup], size: int, seed: int) -> list[list[ScoredGroup]]:
-    """Split `groups` randomly into minibatches of about `size` groups.
+def minibatches(groups: Sequence[ScoredGroup], minibatch_groups: int, seed: int) -> list[list[ScoredGroup]]:
+    """Split `groups` randomly into minibatches of about `minibatch_groups` groups.
 
     The result depends on `seed` and the group ids, but not on the order of arrival. All rows of a group are in one
-    minibatch, for two reasons: the rows that share a ratio must be computed with the same weights, and rows with the
-    same tokens are then computed once. If the filter leaves few groups, the number of minibatches is smaller, but their
-    size is about the same, because small minibatches lead to noisy updates.
+    minibatch, because the rows of an episode may have a common importance ratio, whose log-probs must be computed with
+    one version of the weights. Tokens that rows share are then also computed only once. If the filter leaves few
+    groups, there are fewer minibatches instead of smaller ones, because small minibatches lead to noisy updates.
     """
     order = sorted(groups, key=lambda scored: scored.group.id)
     random.Random(seed).shuffle(order)
-    count = min(updates_of(len(order), size), len(order))
+    count = min(updates_of(len(order), minibatch_groups), len(order))
     return [order[i::count] for i in range(count)]

@@ -16,7 +16,7 @@ class StalenessPolicy:
         step: the training step of the current weights.
         staleness: the largest permitted age of a sample, in training steps.
         known: the step of every version in the history of this run, by the digest of the version. Samples of other
-            versions count as stale. The weights of such a version were lost in a crash.
+            versions count as stale, because their weights were lost in a crash.
     """
 
     step: int

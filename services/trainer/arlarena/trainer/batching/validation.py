@@ -33,8 +33,8 @@ def refusal_reason(group: Group, *, vocabulary: int, recipe: Recipe, task: Group
     Args:
         group: the received group.
         vocabulary: number of token ids of the policy.
-        recipe: the method. Its anchor decides which field of a turn must not be empty.
-        task: the issued task that the group must match; None: do not compare.
+        recipe: the method. Its anchor (the key by which GiGPO compares turns) is a field that must not be empty.
+        task: the issued task, which the group must match; None: the task is not compared.
     """
     return next(_reasons(group, vocabulary, _anchor(recipe), task), None)
 

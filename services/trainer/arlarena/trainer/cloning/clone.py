@@ -1,6 +1,7 @@
 """Behaviour cloning: supervised learning on the response tokens of successful multi-turn episodes.
 
-Demonstrations are groups of episodes in a file. The rollout service records them from an expert or from any model.
+Demonstrations are groups of episodes in a file. The rollout service records them from the environment's expert (a
+program that solves the tasks) or from any model.
 Only episodes with a score above `min_score` are used (rejection fine-tuning). Validation episodes come from a separate
 split. Training ends after `max_epochs` epochs, or if the validation loss has not improved in the last `patience`
 validations. The result is the policy with the lowest validation loss.
@@ -39,12 +40,16 @@ _PROGRESS_EVERY_S = 2.0
 
 
 class CloneError(RuntimeError):
-    """Cloning cannot continue. The message has the reason."""
+    """Cloning cannot continue. The message contains the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class CloneResult:
-    """The result of cloning. `validation_loss`: the lowest loss, in nats per response token, at `best_step`."""
+    """The result of cloning.
+
+    `turns`: number of training rows. `validation_loss`: the lowest loss, in nats per response token, at `best_step`.
+    `stopped`: why cloning ended: `max_epochs`, or `validation` (the validation loss did not improve any more).
+    """
 
     steps: int
     epochs: float
@@ -62,10 +67,10 @@ class CloneResult:
 def load_demonstrations(path: Path, min_score: float) -> list[Group]:
     """Return the groups of `path`, with only the episodes whose score is above `min_score`.
 
-    Groups without such an episode are left out.
+    Groups in which no episode has such a score are left out.
 
     Raises:
-        ConfigError: the file is missing, is not a file of groups, or has no such episode.
+        ConfigError: the file is missing, is not a file of groups, or has no episode with such a score.
     """
     check_readable(path)
     try:
@@ -90,7 +95,9 @@ def read_rows(path: Path, min_score: float, model: str) -> list[TrainingSample]:
     """Return the rows (training samples) of a file of demonstrations.
 
     The file contains groups of the rollout service, or conversations as JSON lines (see `conversations.py`).
-    Errors as in `load_demonstrations`, `read_conversations` and `conversation_rows`.
+
+    Raises:
+        ConfigError: the file has no usable demonstration, or the tokenizer of `model` has no chat template.
     """
     if path.suffix in SUFFIXES:
         return conversation_rows(read_conversations(path, min_score), model)
@@ -126,7 +133,7 @@ def negative_log_likelihood(scorer: Scorer, rows: Sequence[TrainingSample], *, b
 
 
 def batches(rows: Sequence[TrainingSample], size: int, seed: int) -> Iterator[list[TrainingSample]]:
-    """Yield batches of `size` rows without end. Each epoch has a new random order.
+    """Yield batches of `size` rows endlessly. Each epoch has a new random order.
 
     Rows at the end of an epoch that do not fill a batch are left out.
     """

@@ -42,7 +42,8 @@ def read_conversations(path: Path, min_score: float) -> list[ConversationRecord]
     """Return the conversations of a file with a score above `min_score` or without a score.
 
     Raises:
-        ConfigError: the file is missing, a line is not a conversation, or no conversation can be used.
+        ConfigError: the file is missing, a line is not a conversation, or no conversation with such a score (or without
+            a score) has an assistant message.
     """
     decoder = msgspec.json.Decoder(ConversationRecord)
     conversations = []
@@ -62,7 +63,7 @@ def read_conversations(path: Path, min_score: float) -> list[ConversationRecord]
     if not any(message.role == "assistant" for conversation in good for message in conversation.messages):
         raise ConfigError(
             f"demonstrations {path}: none of {counted(len(conversations), 'conversation')} has an assistant message "
-            f"and a score above {min_score}"
+            f"and a score above {min_score}; conversations without a score are also used"
         )
     return good
 
@@ -75,7 +76,10 @@ def conversation_rows(conversations: list[ConversationRecord], model: str) -> li
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
     if not tokenizer.chat_template or tokenizer.eos_token_id is None:
-        raise ConfigError(f"policy {model}: its tokenizer needs a chat template and an end-of-sequence token")
+        raise ConfigError(
+            f"policy {model}: its tokenizer has no chat template or no end-of-sequence token; cloning from "
+            f"conversations needs both of them"
+        )
     rows = []
     for conversation in conversations:
         messages = [{"role": message.role, "content": message.content} for message in conversation.messages]

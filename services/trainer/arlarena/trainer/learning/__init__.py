@@ -1,1 +1,1 @@
-"""Optimiser steps on one rank or several."""
+"""Optimiser steps on one rank (process) or on several ranks."""

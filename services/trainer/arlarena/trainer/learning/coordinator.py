@@ -66,31 +66,31 @@ class Coordinator:
 
     @property
     def skipped_minibatches(self) -> list[int]:
-        """The indices of the minibatches that the last `update` skipped, see `Learner.update`."""
+        """The indices of the minibatches that the newest `update` skipped, because they were not finite."""
         return self._learner.skipped_minibatches
 
     def update(self, minibatches: Sequence[Sequence[TrainingSample]], rate: float) -> dict[str, float]:
-        """See `Learner.update`."""
+        """Call `Learner.update` on all ranks."""
         result: dict[str, float] = self._call_all("update", [list(rows) for rows in minibatches], rate)
         return result
 
     def mean_entropies(self, rows: Sequence[TrainingSample]) -> list[float]:
-        """See `Learner.mean_entropies`."""
+        """Call `Learner.mean_entropies` on all ranks."""
         result: list[float] = self._call_all("mean_entropies", list(rows))
         return result
 
     def log_probs(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
-        """See `Learner.log_probs`."""
+        """Call `Learner.log_probs` on all ranks."""
         result: list[float] = self._call_all("log_probs", list(prompt), list(response))
         return result
 
     def weights(self) -> dict[str, Tensor]:
-        """See `Learner.weights`."""
+        """Call `Learner.weights` on all ranks."""
         result: dict[str, Tensor] = self._call_all("weights")
         return result
 
     def optimizer_state(self) -> dict[str, Tensor]:
-        """See `Learner.optimizer_state`."""
+        """Call `Learner.optimizer_state` on all ranks."""
         result: dict[str, Tensor] = self._call_all("optimizer_state")
         return result
 

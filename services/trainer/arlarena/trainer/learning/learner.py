@@ -46,7 +46,7 @@ _WITHOUT_ROWS = (
 
 @dataclass(frozen=True, slots=True)
 class _Update:
-    """The result of one update. `gap`: difference between trainer and sampler. `applied`: whether weights changed."""
+    """The result of one update. `gap`: difference of trainer's and sampler's log-probs. `applied`: not skipped."""
 
     metrics: dict[str, float]
     cells: CellTable
@@ -58,7 +58,7 @@ class Learner:
     """Trains the policy. Holds the policy, the frozen reference policy and the optimiser.
 
     A rank is one of the processes that train the policy together. With several ranks every public method is collective:
-    all ranks must call the method with the same arguments, and get the same result. A row is one training sample.
+    all ranks must call the method with equal arguments, and get equal results. A row is one training sample.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Learner:
         reference = reference or (frozen_copy(policy) if settings.kl_coefficient > 0 else None)
         self.scorer = self._place(policy, trained=True)
         self.reference = None if reference is None else self._place(reference, trained=False)
-        self.skipped_minibatches: list[int] = []  # indices of the minibatches that the last `update` skipped
+        self.skipped_minibatches: list[int] = []  # indices of the minibatches that the newest `update` skipped
         self.optimizer = adamw(self.scorer.parameters(), settings.lr, settings.betas, settings.weight_decay)
         self.terms = LossConfig(
             kl_coefficient=settings.kl_coefficient,
@@ -177,7 +177,7 @@ class Learner:
         given = {id(own[name]): value for name, value in weights.items() if name in own}
         missing = {name for name, value in own.items() if id(value) not in given}
         if differing := missing | (set(weights) - set(own)):
-            raise KeyError(f"weights differ by name: {sorted(differing)[:5]}")
+            raise KeyError(f"weights differ by name; only the model or only the checkpoint has {sorted(differing)[:5]}")
         with torch.no_grad():
             for value in own.values():
                 value.copy_(_sharded_like(value, given[id(value)]))
@@ -192,7 +192,7 @@ class Learner:
         self.optimizer.load_state_dict(state_dict)
 
     def _place(self, model: PreTrainedModel, *, trained: bool) -> Scorer:
-        """Move `model` to this rank's device. If there are several ranks, shard the model. Returns the scorer."""
+        """Return `model` as a `Scorer` on this rank's device, sharded if there are several ranks."""
         settings, device = self.settings, torch.device(self.settings.torch_device())
         if device.type == "cuda":
             torch.cuda.set_device(device)  # FSDP and NCCL use the current device
@@ -206,9 +206,9 @@ class Learner:
     def _split(self, rows: Sequence[TrainingSample], *, single: bool = False) -> list[MicroBatch]:
         """Split `rows` into micro-batches and return the micro-batches of this rank.
 
-        Every rank gets the same number of micro-batches; some may be empty. `single`: put all rows into one
-        micro-batch. Recipes with a literal ratio (see `clipping.importance_ratio`) need all rows of a trajectory in one
-        micro-batch.
+        All ranks get equally many micro-batches; some may be empty. `single`: put all rows into one micro-batch. The
+        literal form of the importance ratio needs this, because the gradient then flows through the ratio, which is
+        computed from all rows of a trajectory.
         """
         limit = sys.maxsize if single else self.settings.tokens_per_microbatch
         if self.ranks.count > 1 and not single:  # smaller micro-batches, so that each rank gets at least one of them
@@ -218,7 +218,7 @@ class Learner:
         return [empty_micro_batch() if batch is None else batch for batch in cut]
 
     def _on_device(self, batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
-        """Yield `batches` on the policy's device, one at a time, because all attention masks may exceed its memory."""
+        """Yield `batches` on the device of the policy, one at a time, because together they may exceed its memory."""
         return (batch.to(self.scorer.device) for batch in batches)
 
     def _one_update(self, batches: Sequence[MicroBatch], old: Sequence[Tensor] | None, episodes: int) -> _Update:
@@ -241,7 +241,7 @@ class Learner:
             sampler.append((log_probs.detach(), micro.behaviour, micro.fresh))
         norm = torch.nn.utils.clip_grad_norm_(self.scorer.parameters(), self.settings.gradient_clip)
         metrics = merge_metrics(self.ranks.gather(merge_metrics(parts))) | {"grad_norm": float(_full_tensor(norm))}
-        # Loss and gradient norm are the same on all ranks, so all ranks take the same decision.
+        # Loss and gradient norm are equal on all ranks, so all ranks apply the update or no rank does.
         applied = math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])
         if applied:
             self.optimizer.step()
@@ -314,7 +314,7 @@ class Learner:
 
 
 def _full_tensor(value: Tensor) -> Tensor:
-    """Return the full tensor of `value` on the CPU, detached. If `value` is sharded, all ranks must make this call."""
+    """Return `value` unsharded on the CPU, detached. If `value` is sharded, all ranks must make this call."""
     result = value.full_tensor() if isinstance(value, DTensor) else value
     return result.detach().cpu()
 
@@ -332,7 +332,7 @@ def first_not_finite(weights: Mapping[str, Tensor]) -> str | None:
         if id(value) in checked or not value.is_floating_point() or not value.numel():
             continue
         checked.add(id(value))
-        # Both extremes are NaN if any value is NaN. `torch.isfinite` would allocate a bool for each value.
+        # Minimum and maximum are NaN if any value is NaN. `torch.isfinite` would allocate a bool for each value.
         if not all(math.isfinite(float(extreme)) for extreme in torch.aminmax(value)):
             return name
     return None
@@ -358,7 +358,7 @@ def _step_metrics(updates: Sequence[_Update]) -> dict[str, float]:
 def _merge_updates(parts: Sequence[dict[str, float]]) -> dict[str, float]:
     """Merge the metrics of updates: means; maximum or minimum for names ending in `_max` or `_min`.
 
-    If an update lacks a metric, it does not count for that metric. An update without tokens has no `ratio_max`.
+    A metric that an update lacks is merged from the other updates. An update without tokens has no `ratio_max`.
     """
     merged: dict[str, float] = {}
     for key in dict.fromkeys(key for part in parts for key in part):

@@ -10,12 +10,12 @@ import torch
 def lr_multiplier(step: int, warmup_steps: int, done: float, min_lr_ratio: float) -> float:
     """Return the learning rate at `step` as a share of the peak rate.
 
-    The result is the minimum of two lines: a rise over `warmup_steps`, and a decay over the whole run.
+    The result is the minimum of two lines: a rise over `warmup_steps`, and a decay over the run.
 
     Args:
         step: steps taken so far.
         warmup_steps: number of steps below the peak rate. Without warm-up, the first steps of Adam change every weight
-            by the full rate, even if the gradient is small. Such steps can move the weights away from a sharp optimum.
+            by the full rate, even if the gradient is small. This can move the weights away from a sharp optimum.
         done: completed share of the run, in [0, 1].
         min_lr_ratio: share of the peak rate at the end of the run; 1: no decay.
     """

@@ -32,7 +32,7 @@ class Ranks:
     """
 
     def __init__(self, index: int = 0, count: int = 1) -> None:
-        """Set the rank without starting communication. If there may be several ranks, call `from_env` instead."""
+        """Set the rank, but do not start communication. If there may be several ranks, call `from_env` instead."""
         self.index, self.count = index, count
 
     @classmethod
@@ -57,7 +57,7 @@ class Ranks:
     def shard(self, items: Sequence[T]) -> list[T | None]:
         """Return this rank's share of `items`: every `count`-th item, starting at `index`.
 
-        The share is padded with None, so that all ranks get the same number of items.
+        The share is padded with None, so that all ranks get equally many items.
         """
         rounds = -(-len(items) // self.count)
         mine = list(items[self.index :: self.count])

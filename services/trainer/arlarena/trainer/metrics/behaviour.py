@@ -1,4 +1,7 @@
-"""Behaviour in episodes: repeated actions, idle turns, moves back and forth, and transitions between actions."""
+"""Behaviour in episodes: repeated actions, idle turns, moves back and forth, and transitions between actions.
+
+An idle turn does not change the state of the environment.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,13 @@ from itertools import pairwise
 
 from arlarena.proto.trajectory import Group, Trajectory, Turn
 
-# Number of transitions that are listed, separately for successful and failed episodes. `other` is the sum of the rest.
+# Number of transitions that are listed, separately for successful and failed episodes. `other` is the share of the
+# transitions that are not listed.
 FLOWS = 24
 
 
 def behaviour_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """Return shares of turns and mean lengths of episodes. Without turns or episodes, the metric is 0.
+    """Return shares of turns and mean lengths of episodes. A share or mean over no turns or episodes is 0.
 
     Three metrics are shares of all turns: repeated actions, idle turns, and moves back to the previous state. The
     rollout service counts them in `Trajectory.metrics`. `steps_to_success` is the mean number of turns of successful

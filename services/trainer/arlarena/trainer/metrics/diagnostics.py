@@ -70,7 +70,7 @@ def training_metrics(groups: Sequence[ScoredGroup], staleness_policy: StalenessP
 
 
 def selection_metrics(selected: Selected[Group]) -> dict[str, float]:
-    """Return how many groups the filter kept and dropped, and how many dropped groups were added back."""
+    """Return how many groups the filter kept and dropped, and how many dropped groups the back-fill added again."""
     return {
         "groups_kept": selected.kept,
         "groups_filtered": len(selected.filtered),
@@ -85,7 +85,7 @@ class MetricsFile:
         """Store `path`. The file is created by the first `append`."""
         self.path = path
 
-    def rewind(self, step: int) -> None:
+    def remove_after(self, step: int) -> None:
         """Remove the records of steps after `step`, and records that cannot be read."""
         if not self.path.exists():
             return

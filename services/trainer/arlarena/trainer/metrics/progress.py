@@ -37,8 +37,8 @@ class Progress:
     ) -> None:
         """Append a record: the stage has reached `step`.
 
-        `limits`: the used share (0 to 1) of each limit that may end the stage before its last step. The keys are the
-        names of the settings. `metrics` are added to the record.
+        `limits`: the used share (0 to 1) of each limit that may end the stage before all steps are taken. The keys are
+        the names of the limits' settings. `metrics` are added to the record.
         """
         self._last = time.monotonic()
         record = {
@@ -55,8 +55,8 @@ class Progress:
     def report_current(self, step: int, doing: str, **counts: int) -> None:
         """Replace the record of the current step.
 
-        A record of the same step and the same activity `doing` is replaced at most once per second. In the record,
-        `began` is the time of the first call for this step. `ts` is the time of this call. Both times are in seconds
+        `doing`: the activity of the stage. While step and activity do not change, the record is replaced at most once
+        per second. `began` is the time of the first call for this step, and `ts` the time of this call, in seconds
         since the epoch. A write error is ignored, because only the display needs the record.
         """
         now, running = time.time(), time.monotonic()

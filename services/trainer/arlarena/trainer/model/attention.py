@@ -1,9 +1,8 @@
 """Computes attention over a forest of token spans. Tokens that several training sequences (rows) share occur once.
 
-A node of the forest is a span of tokens. A row is the path from a root to a node. The tokens of a node attend to all
-tokens of the node's ancestors, and to the same and earlier tokens of the node. Each row therefore gets the same result
-as in a batch without other rows. A prompt that eight rows share is computed once. All other layers of the model stay
-unchanged.
+A node of the forest is a span of tokens. A row is the path from a root to a node. Each token of a node attends to all
+tokens of the node's ancestors, to itself, and to the earlier tokens of the node. The result of a row therefore does not
+depend on the other rows. A prompt that eight rows share is computed once. All other layers of the model stay unchanged.
 
 Nodes of similar size are computed in one attention call, and are padded to the same shape for this call. `prepare` sets
 up any Hugging Face model that takes its attention from `AttentionInterface` and its positions from `position_ids`.
@@ -47,12 +46,12 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class AttentionBatch:
-    """Nodes of one attention call: B nodes, each with at most Q own tokens and A tokens of ancestors.
+    """The nodes of one attention call: B nodes, each with at most Q tokens, and with at most A tokens of ancestors.
 
     Attributes:
         shape: (B, Q, A).
         queries: [B·Q] indices of the query tokens; None if they are the consecutive tokens from `start` on.
-        keys: [B·(A+Q)] indices of the key tokens; None if they are the same as `queries`.
+        keys: [B·(A+Q)] indices of the key tokens; None if the key tokens are the query tokens.
         visible: [B, 1, Q, A+Q] bool, the attention mask; None for causal attention.
         kept: indices of the [B·Q] outputs that are not padding; None if there is no padding.
         start: index of the first token of the first node.
@@ -257,7 +256,7 @@ def prepare(model: PreTrainedModel) -> PreTrainedModel:
 
 def hidden_states(decoder: torch.nn.Module, forest: Forest) -> Tensor:
     """Run `decoder` once. Returns the last hidden states [T, H] of the T tokens of `forest`."""
-    # If the model gets a four-dimensional mask, it does not build its own. `forest_attention` does not read the mask.
+    # A model that gets a four-dimensional mask does not build a mask. `forest_attention` does not read the mask.
     unread = forest.ids.new_zeros((1, 1, 1, 1))
     output = decoder(
         input_ids=forest.ids[None],

@@ -30,7 +30,7 @@ class Scorer(nn.Module):
     def __init__(
         self, model: PreTrainedModel, chunk_tokens: int | None = None, precision: Precision = "float32"
     ) -> None:
-        """Wrap `model`. `chunk_tokens`: see `token_log_probs`."""
+        """Wrap `model`. `chunk_tokens`: number of tokens whose logits exist at the same time; None: 64 MB of logits."""
         super().__init__()
         self.model = model
         self._chunk, self._precision = chunk_tokens, precision
@@ -46,11 +46,11 @@ class Scorer(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Return the log-probs [N] and entropies [N] of the sampled tokens of all rows, in nats.
 
-        `temperature`: one temperature for all tokens; None: each row's own temperature. `entropy`: "none" returns None
+        `temperature`: one temperature for all tokens; None: the temperature of each row. `entropy`: "none" returns None
         instead of entropies. `exact`: compute the layers in float32 regardless of the precision. Sharded layers
         ignore `exact`.
 
-        The model runs once over the tokens of the forest. Rows that share a token read the same value. In the backward
+        The model runs once over the tokens of the forest. Rows that share a token read one log-prob. In the backward
         pass the gradients of these rows add up.
         """
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast and not exact):
@@ -66,7 +66,7 @@ class Scorer(nn.Module):
         return self._precision == "bfloat16" and not self._sharded
 
     def checkpoint_layers(self) -> None:
-        """Switch on activation checkpointing: store only each layer's input, and recompute the layer for backward."""
+        """Switch on activation checkpointing: store each layer's input, and recompute the layer in backward passes."""
         for layer in self._layers():
             layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
 

@@ -44,12 +44,12 @@ def token_log_probs(
     chunk_tokens: int | None = None,
     entropy: Entropy = "trained",
 ) -> tuple[Tensor, Tensor | None]:
-    """Return log-probs and entropies, both [M] in nats, of `targets` [M] under softmax(head(hidden) / temperature).
+    """Return log-probs [M] and entropies [M], in nats, of `targets` [M] under softmax(head(hidden) / temperature).
 
     `hidden`: [M, H]. `temperature`: a number, or a tensor [M]. `chunk_tokens`: the number of tokens in a chunk. The
     default is the number that `LOGITS_PER_CHUNK` allows. The logits of only one chunk exist at a time. With more than
-    one chunk, the backward pass computes the logits of each chunk a second time. With `entropy` "none", the second
-    value is None.
+    one chunk, the backward pass computes the logits of each chunk a second time. With `entropy` "none", the result has
+    None instead of entropies.
     """
     size = chunk_tokens or max(1, LOGITS_PER_CHUNK // _vocabulary(head))
     if hidden.shape[0] <= size:

@@ -38,7 +38,7 @@ PRINTABLE = tuple(string.printable)  # single-character tokens, so that any ASCI
 
 
 def word_pieces(words: Sequence[str]) -> tuple[str, ...]:
-    """Return each word twice: without and with a space in front. Both forms are then one token."""
+    """Return each word twice: without and with a space in front, so that each of these texts becomes one token."""
     return tuple(piece for word in words for piece in (word, f" {word}"))
 
 
@@ -117,7 +117,7 @@ def create_tiny_policy(out: Path, shape: TinyPolicy, seed: int, pieces: Sequence
     `pieces`: texts that become one token each (see `pieces_of`), in addition to the printable ASCII characters.
 
     Raises:
-        ConfigError: see `check_output`.
+        ConfigError: `out` is a file, a mount point, or a folder with files of other programs.
     """
     # Progress bars would break the JSON log on stderr.
     disable_progress_bar()  # type: ignore[no-untyped-call]

@@ -1,13 +1,13 @@
 """Policy-gradient objectives. A recipe is a method: one choice per dimension.
 
 The four dimensions are loss aggregation, importance-sampling clipping, advantage design and trajectory filtering
-(ARLArena, arXiv 2602.21534). These modules import only torch and the standard library. The following code uses them
+(ARLArena, arXiv 2602.21534). This package imports only torch and the standard library. The following code uses it
 without the rest of ARLArena:
 
     from arlarena.trainer.objectives import Batch, Denominators, GroupRewards, RunContext, LossConfig, Selection
     from arlarena.trainer.objectives import check, compute_advantages, policy_loss, recipe, rule_at
 
-    method = recipe("sampo", clip_low=0.03, clip_high=0.04)        # clear error on an unknown name or key
+    method = recipe("sampo", clip_low=0.03, clip_high=0.04)        # RecipeError on an unknown name or key
     check(method, RunContext(updates_per_batch=4, policy_anchor="bypass", group_size=8))  # can the clip have an effect?
     scored = compute_advantages(method, [GroupRewards(rewards=..., action_valid=..., state_keys=...), ...])
     selection = Selection(rule_at(method.filter, step, cold_start_steps), wanted, max_tries=method.max_tries)
@@ -18,11 +18,11 @@ without the rest of ARLArena:
         loss, metrics = policy_loss(method, batch, step, LossConfig(kl_coefficient=0.01))
         loss.backward()                                             # gradients are summed, not averaged
 
-At ratio level `trajectory` (recipes gspo and sampo), all rows of a trajectory share one importance ratio. There are two
-ways to compute this ratio. Either keep all rows of a trajectory in one micro-batch. Or first run a pass without
-gradient: add up `sequence_sums(batch, J)` over the micro-batches, where J is the number of trajectories, and pass the
-result of `sequence_log_ratio(sums, counts)` to every `Batch`. A minibatch (the rows of one optimiser step) must contain
-all rows of a trajectory or no row of it, because all tokens of a ratio must be computed with the same weights.
+At ratio level `trajectory` (recipes gspo and sampo), all rows of a trajectory share one importance ratio. If these rows
+are in several micro-batches, first run a pass without gradient: add up `sequence_sums(batch, J)` over the
+micro-batches, where J is the number of trajectories, and pass the result of `sequence_log_ratio(sums, counts)` to every
+`Batch`. All rows of a trajectory must be in one minibatch (the rows of one optimiser step), because the log-probs in
+one ratio must be computed with one version of the weights.
 
 Modules:
 

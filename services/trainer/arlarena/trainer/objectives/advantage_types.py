@@ -1,4 +1,8 @@
-"""Defines the input and output types of advantage estimators. The output has one advantage per turn."""
+"""Defines the input and output types of advantage estimators. The output has one advantage per turn.
+
+GiGPO compares the turns of a group that have the same anchor: the state or observation before the turn. Overlong
+shaping (DAPO) is a penalty for long responses. EMPG weights advantages by entropy.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ Values = list[list[float]]
 
 @dataclass(frozen=True, slots=True)
 class GroupRewards:
-    """The data of one group, indexed by trajectory and turn.
+    """The data of one group (episodes of one task), indexed by trajectory and turn.
 
     Attributes:
         rewards: raw environment reward of each turn, without penalties.
@@ -30,8 +34,8 @@ class GroupRewards:
         observations: text of the observation shown at each turn; needed for the anchor `similar`.
         lengths: number of sampled tokens of each response; needed for overlong shaping.
         entropies: mean token entropy of each response, in nats; needed for EMPG.
-        rows: for each turn, the number of its row (training sequence). Turns of one trajectory with the same number
-            are in one row. None means that every turn is a row.
+        rows: for each turn, the index of the row (training sequence) that contains it. Turns of one trajectory with
+            equal indices are in one row. None: every turn is a row.
 
     Raises:
         ValueError: the shapes of a field and of `rewards` differ, or a reward, return or entropy is not finite.
@@ -86,9 +90,9 @@ class AdvantageConfig:
     returns. A step return is the discounted sum of the rewards from one turn to the end of the episode.
 
     Attributes:
-        stat_unit: the unit that contributes one value to mean and standard deviation. `row`: each row, so an episode
-            with more rows weighs more. `turn`: each turn, even if a row has several turns. `trajectory`: each episode.
-            `row` and `turn` are the same if every row has one turn.
+        stat_unit: the unit that contributes one value to the mean and standard deviation of rewards. `row`: each row,
+            so an episode with more rows weighs more. `turn`: each turn, even if a row has several turns. `trajectory`:
+            each episode. If every row has one turn, `row` and `turn` have the same effect.
         scale: the divisor of the episode part: `std` (standard deviation), or `none` (no division, as in Dr.GRPO).
         step_scale: the divisor of the step part: `std` or `none`. GiGPO's mode `mean_std` is `std` for both parts, and
             its mode `mean` is `none` for both parts.
@@ -98,10 +102,12 @@ class AdvantageConfig:
             `observation`: the same observation key. `similar`: observation texts whose similarity is at least
             `similarity`.
         similarity: the minimum similarity (0 to 1) for the anchor `similar`.
-        entropy_k, entropy_k_next, entropy_zeta: EMPG's k, k' and ζ, see `advantages.empg`.
+        entropy_k: EMPG's k. A larger k gives smaller advantages to turns with high entropy.
+        entropy_k_next: EMPG's k'. A larger k' gives a smaller bonus to turns whose next turn has high entropy.
+        entropy_zeta: EMPG's ζ, the weight of this bonus.
         invalid_penalty: penalty for a turn with an invalid action or format. It is subtracted from the reward and from
             the step return of the turn.
-        overlong_tokens: the limit L of a response, in tokens, for overlong shaping; None: no overlong shaping.
+        overlong_tokens: the limit L of a response for overlong shaping, in tokens; None: no overlong shaping.
     """
 
     stat_unit: str = "row"

@@ -7,6 +7,9 @@ An estimator maps the groups of a batch to the advantage of every turn, as Pytho
 part A_E, computed from the returns of episodes. GiGPO adds a step part A_S, computed from step returns. A step return
 is the discounted sum of the rewards from one turn to the end of the episode. Inputs are raw rewards (`GroupRewards`).
 Penalties are subtracted only in this module.
+
+Mean and standard deviation are over units. A unit is a row (training sequence), a turn or an episode, as `stat_unit`
+selects. The reward of a unit is the mean of `turn_rewards` over its turns.
 """
 
 from __future__ import annotations
@@ -25,12 +28,12 @@ from arlarena.trainer.objectives.advantage_types import (
     Values,
 )
 from arlarena.trainer.objectives.registry import Registry
-from arlarena.trainer.objectives.similarity import similar_groups
+from arlarena.trainer.objectives.similarity import cluster_numbers
 
 # Added to a standard deviation, as in the released code of GRPO and GiGPO.
 STD_EPSILON = 1e-6
-# Overlong shaping, as in the DAPO runs of ARLArena: over the last fifth of the response limit, the added reward falls
-# linearly from 0 to -0.1.
+# Overlong shaping is a penalty for long responses, as in the DAPO runs of ARLArena: over the last fifth of the response
+# limit, the added reward falls linearly from 0 to -0.1.
 OVERLONG_START = 0.8
 OVERLONG_PENALTY = 0.1
 # Values whose difference is at most EQUAL count as equal, because sums of the same rewards may be rounded differently.
@@ -46,9 +49,10 @@ class Advantage:
 
     Attributes:
         estimate: maps the groups of one batch to advantages, in the order of the groups.
-        uses_anchors: whether the estimator compares turns with the same anchor. Groups without anchors are then
-            refused.
-        uses_entropies: whether the estimator needs `GroupRewards.entropies`, which cost an additional forward pass.
+        uses_anchors: whether the estimator compares turns with the same anchor (key of a state or observation). Groups
+            without anchors are then refused.
+        uses_entropies: whether the estimator needs `GroupRewards.entropies`. The trainer then runs a forward pass
+            before the update to compute them.
         batch_baseline: whether the baseline is a mean over the batch. Groups with one episode are then allowed.
     """
 
@@ -66,7 +70,7 @@ Estimator = TypeVar("Estimator", bound=Callable[[Sequence[GroupRewards], Advanta
 def register_advantage(
     name: str, *, uses_anchors: bool = False, uses_entropies: bool = False, batch_baseline: bool = False
 ) -> Callable[[Estimator], Estimator]:
-    """Return a decorator that registers an estimator as the advantage `name`. For the flags see `Advantage`.
+    """Return a decorator that registers an estimator as the advantage `name`, with the flags of `Advantage`.
 
     Raises:
         RecipeError: the name is taken.
@@ -83,8 +87,8 @@ def register_advantage(
 def grpo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
     """Return (r - mean) / (std + 1e-6), with mean and unbiased std over the group.
 
-    r is the mean reward (`turn_rewards`) of a unit of the group. A unit is a row, turn or episode, as `stat_unit`
-    selects. If `scale` is `none` (Dr.GRPO), return r - mean.
+    r is the reward of a unit: a row, turn or episode, as `stat_unit` selects. If `scale` is `none` (Dr.GRPO), return
+    r - mean.
     """
     episodes = [_episode_part(group, config) for group in groups]
     return [GroupAdvantages(total=part, episode=part) for part in episodes]
@@ -92,7 +96,7 @@ def grpo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupA
 
 @register_advantage("gigpo", uses_anchors=True)
 def gigpo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
-    """Return A_E + ω A_S. A_E is the advantage of `grpo`. A_S is the step part, see `step_part`."""
+    """Return A_E + ω A_S. A_E is the advantage of `grpo`, and A_S the step part (`step_part`)."""
     results = []
     for group in groups:
         episode, (step, sizes) = _episode_part(group, config), step_part(group, config)
@@ -103,9 +107,9 @@ def gigpo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[Group
 
 @register_advantage("rloo")
 def rloo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
-    """Return (r - mean) · n / (n - 1) for a group with n rewards r: each reward minus the mean of the other rewards.
+    """Return (r - mean) · n / (n - 1) for a group with n rewards r: each reward minus the mean of the n - 1 others.
 
-    A reward is the mean of `turn_rewards` over a row, turn or episode, as `stat_unit` selects.
+    r is the reward of a unit: a row, turn or episode, as `stat_unit` selects.
     """
     results = []
     for group in groups:
@@ -121,7 +125,7 @@ def rloo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupA
 def reinforce_pp(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
     """Return (r - mean) / (std + 1e-6), with mean and unbiased std over the batch instead of over the group.
 
-    r is the mean reward (`turn_rewards`) of a row, turn or episode, as `stat_unit` selects.
+    r is the reward of a unit: a row, turn or episode, as `stat_unit` selects.
     """
     scored = [_group_values(group, config) for group in groups]
     units = [value for _, group_units in scored for value in group_units]
@@ -134,13 +138,14 @@ def empg(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupA
     """Return g · A_E + ζ · f of each turn, minus the mean of these values over all turns of the batch.
 
     A_E is the advantage of `grpo`. Ĥ is the mean token entropy of a turn, scaled to [0, 1] over the batch. g is
-    exp(-k Ĥ) divided by its mean over the batch. f is exp(-k' Ĥ) of the next turn, and 0 for the last turn.
+    exp(-k Ĥ) divided by its mean over the batch. f is exp(-k' Ĥ) of the next turn of the episode, and 0 for the last
+    turn.
 
     Raises:
         ValueError: a group has no entropies.
     """
     if any(group.entropies is None for group in groups):
-        raise ValueError("advantage 'empg' needs entropies, the mean token entropy of each turn")
+        raise ValueError("a group has no entropies; advantage 'empg' needs the mean token entropy of each turn")
     flat = [value for group in groups for turns in group.entropies or [] for value in turns]
     low, spread = (min(flat), max(flat) - min(flat)) if flat else (0.0, 0.0)
     # If all entropies are equal, every Ĥ is 0.
@@ -166,7 +171,7 @@ def turn_rewards(group: GroupRewards, config: AdvantageConfig) -> Values:
         ValueError: `overlong_tokens` is set, but the group has no lengths.
     """
     if config.overlong_tokens is not None and group.lengths is None:
-        raise ValueError("overlong shaping needs lengths, the sampled tokens of each response")
+        raise ValueError("the group has no lengths; overlong shaping needs the number of tokens of each response")
     rewards: Values = []
     for i, (total, invalid) in enumerate(zip(group.episode_returns(), group.invalid(), strict=True)):
         turns = [total - config.invalid_penalty if bad else total for bad in invalid]
@@ -189,11 +194,10 @@ def _episode_part(group: GroupRewards, config: AdvantageConfig) -> Values:
 
 
 def _group_values(group: GroupRewards, config: AdvantageConfig) -> tuple[Values, list[float]]:
-    """Return the value of each turn, and the values of all units, for their mean and standard deviation.
+    """Return the value of each turn, and the values of all units (rows, turns or episodes, as `stat_unit` selects).
 
-    A unit is a row, turn or episode, as `stat_unit` selects. The value of a unit is the mean reward of its turns. The
-    value of a turn is the value of its unit. Its own reward could differ from the mean of the units by many standard
-    deviations.
+    The value of a unit is the mean reward of its turns. The value of a turn is the value of its unit. The turn's reward
+    is not used, because it could differ from the mean over units by many standard deviations.
     """
     rewards = turn_rewards(group, config)
     if config.stat_unit not in STAT_UNITS:
@@ -210,7 +214,7 @@ def _group_values(group: GroupRewards, config: AdvantageConfig) -> tuple[Values,
 
 
 def _unit_means(values: Sequence[float], units: Sequence[int]) -> dict[int, float]:
-    """Return the mean value of each unit, in the order in which the units first occur. `units`: unit of each value."""
+    """Return the mean value of each unit, by unit number. `units`: the unit number of each value."""
     members: dict[int, list[float]] = {}
     for value, unit in zip(values, units, strict=True):
         members.setdefault(unit, []).append(value)
@@ -259,13 +263,13 @@ def step_returns(group: GroupRewards, config: AdvantageConfig) -> Values:
 
 
 def anchor_groups(group: GroupRewards, config: AdvantageConfig) -> list[list[int]]:
-    """Return, for each turn, the number of its step group within `group`.
+    """Return, for each turn, the index of its step group: the turns of `group` with the same anchor.
 
     Raises:
         ValueError: the anchor is unknown, or the group lacks the field that the anchor needs.
     """
     if config.anchor == "similar":
-        return similar_groups(_keys(group.observations, "observations", config.anchor), config.similarity)
+        return cluster_numbers(_keys(group.observations, "observations", config.anchor), config.similarity)
     if config.anchor == "state":
         keys = _keys(group.state_keys, "state_keys", config.anchor)
     elif config.anchor == "observation":

@@ -71,13 +71,13 @@ register_aggregation = AGGREGATIONS.register
 
 @register_aggregation("token_mean")
 def token_mean(batch: Batch, counts: Denominators, _length: float) -> Tensor:
-    """Return weights [N]: all sampled tokens of the step weigh the same. A long row therefore weighs more."""
+    """Return weights [N]: all sampled tokens of the step have the same weight, so a long row weighs more."""
     return batch.token_ones() / _or_one(counts.tokens)
 
 
 @register_aggregation("seq_mean_token_mean")
 def seq_mean_token_mean(batch: Batch, counts: Denominators, _length: float) -> Tensor:
-    """Return weights [N]: all rows weigh the same. A token of a long row therefore weighs less."""
+    """Return weights [N]: all rows have the same weight, so a token of a long row weighs less."""
     ones = batch.token_ones()
     row_tokens = segment_sum(ones, batch.row_of_token, batch.n_rows)
     return ones / (row_tokens[batch.row_of_token] * _or_one(counts.live_rows))

@@ -30,8 +30,8 @@ class Batch:
         entropy: [N] entropy of the policy at each token in nats, for the entropy bonus.
         turn_of_token: [N] int64 in [0, U); None means that each row is one turn.
         sequence_log_ratio: [J] mean log-ratio over all tokens of each trajectory, detached
-            (`clipping.sequence_log_ratio`). Needed at ratio level `trajectory` if a trajectory has rows in several
-            micro-batches.
+            (`clipping.sequence_log_ratio`). It is needed at ratio level `trajectory` if a trajectory has rows in
+            several micro-batches.
 
     Raises:
         ValueError: the shape of a tensor does not fit. The message names the tensor.
@@ -102,4 +102,4 @@ def segment_sum(values: Tensor, segment: Tensor, size: int) -> Tensor:
 
 def _check_shape(name: str, value: Tensor | None, size: int, unit: str) -> None:
     if value is not None and tuple(value.shape) != (size,):
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; one value per {unit} needs ({size},)")
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; it must be ({size},), one value per {unit}")

@@ -1,7 +1,7 @@
 """Computes diagnostics of rows (training sequences) in eight cells.
 
 A cell is a combination of the sign of the advantage A, high or low entropy, and a ratio above or below 1. ARLArena
-(arXiv 2602.21534) splits the KL of a collapsing run by the same cells.
+(arXiv 2602.21534) splits the KL of a collapsing run by these cells.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class CellTable:
         rows: number of rows with a sampled token and A ≠ 0.
         tokens: number of sampled tokens of these rows.
         kl: sum of e^Δ - Δ - 1 over these tokens, an estimate of KL(π_old ‖ π_θ) that is never negative.
-        off_policy_kl: sum of -Δ over these tokens, an estimate of the same KL that may be negative.
+        off_policy_kl: sum of -Δ over these tokens, an estimate of KL(π_old ‖ π_θ) that may be negative.
     """
 
     rows: Tensor
@@ -74,7 +74,7 @@ def cell_table(batch: Batch, threshold: float = ENTROPY_THRESHOLD) -> CellTable:
         ValueError: the batch has no entropy.
     """
     if batch.entropy is None:
-        raise ValueError("the table of cells needs the entropy of each token")
+        raise ValueError("the batch has no entropy; the table of cells needs the entropy of each token")
     delta = log_ratio(batch).double()
 
     def row_sum(values: Tensor) -> Tensor:

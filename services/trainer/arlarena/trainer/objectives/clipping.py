@@ -9,7 +9,8 @@ token t. sg(x) is x without gradient.
 The recipe's `ratio_level` defines the ratio. At level `token` the ratio is w_t = exp(Δ_t). At the levels `turn`, `row`
 and `trajectory`, all tokens of a unit i (a turn, row or trajectory) have the ratio s_i = exp(mean Δ_t of the unit). The
 token form of s_i (GSPO) is sg(s_i) · exp(log π_θ - sg(log π_θ)). In this form the gradient of each token is multiplied
-by the advantage of that token.
+by the advantage of that token. The literal form, an ablation, is the differentiable s_i itself. The gradient of every
+token of a unit is then multiplied by the *mean* advantage of the unit.
 """
 
 from __future__ import annotations
@@ -81,10 +82,9 @@ def log_ratio(batch: Batch) -> Tensor:
 
 
 def importance_ratio(batch: Batch, level: str, *, literal: bool = False) -> Tensor:
-    """Return the ratio [N] of each token at `level`, in token form (see the module docstring).
+    """Return the ratio [N] of each token at `level`, in token form; in literal form if `literal` is True.
 
-    With `literal`, the ratio is the differentiable s_i instead of its token form. The gradient of every token of a unit
-    is then multiplied by the *mean* advantage of the unit. This is an ablation.
+    The module docstring defines both forms.
 
     Raises:
         ValueError: the level is unknown, or `literal` is used with a precomputed `sequence_log_ratio`, which has no
@@ -97,7 +97,8 @@ def importance_ratio(batch: Batch, level: str, *, literal: bool = False) -> Tens
     if literal:
         if level == "trajectory" and batch.sequence_log_ratio is not None:
             raise ValueError(
-                "the literal form needs all rows of a trajectory in one micro-batch; leave out sequence_log_ratio"
+                "sequence_log_ratio has no gradient, but the literal form of the ratio needs it; leave out "
+                "sequence_log_ratio, and put all rows of a trajectory into one micro-batch"
             )
         return _segment_mean(delta, unit, size).exp()[unit]
     if level == "trajectory" and batch.sequence_log_ratio is not None:
@@ -110,10 +111,10 @@ def importance_ratio(batch: Batch, level: str, *, literal: bool = False) -> Tens
 
 @torch.no_grad()
 def sequence_sums(batch: Batch, n_trajectories: int) -> tuple[Tensor, Tensor]:
-    """Return the sum of Δ_t and the number of tokens of each trajectory, both [J] float64.
+    """Return the sum of Δ_t [J] and the number of tokens [J] of each trajectory, in float64.
 
-    Add up both results over micro-batches and ranks. Then pass them to `sequence_log_ratio`. This pass is needed at
-    ratio level `trajectory` if a trajectory has rows in several micro-batches.
+    Add up the sums and the numbers over micro-batches and ranks. Then pass the totals to `sequence_log_ratio`. This is
+    needed at ratio level `trajectory` if a trajectory has rows in several micro-batches.
     """
     unit = batch.trajectory_of_row[batch.row_of_token]
     return (
@@ -123,7 +124,7 @@ def sequence_sums(batch: Batch, n_trajectories: int) -> tuple[Tensor, Tensor]:
 
 
 def sequence_log_ratio(sums: Tensor, counts: Tensor) -> Tensor:
-    """Return the mean log-ratio [J] of each trajectory from the totals of `sequence_sums`; 0 without tokens."""
+    """Return the mean log-ratio [J] of each trajectory from the totals of `sequence_sums`; 0 if it has no tokens."""
     return sums / counts.clamp(min=1.0)
 
 
@@ -153,7 +154,7 @@ class Clip:
     Attributes:
         surrogate: maps (terms, an instance of `config`) to the loss of each token, [N].
         config: the class of the surrogate's hyperparameters.
-        literal: whether the ratio is computed with `literal=True`, see `importance_ratio`.
+        literal: whether the surrogate gets the literal form of the ratio, which the module docstring defines.
         uses_ratio: whether the surrogate reads `Terms.ratio`.
     """
 
@@ -171,7 +172,7 @@ Surrogate = TypeVar("Surrogate", bound=Callable[[Terms, Any], Tensor])
 def register_clip(
     name: str, config: type[ClipConfig] = ClipConfig, *, literal: bool = False, uses_ratio: bool = True
 ) -> Callable[[Surrogate], Surrogate]:
-    """Return a decorator that registers a surrogate as the clip `name`. For the other arguments see `Clip`.
+    """Return a decorator that registers a surrogate as the clip `name`. The other arguments are fields of `Clip`.
 
     Raises:
         RecipeError: the name is taken, or `config` is not a subclass of `ClipConfig`.
@@ -188,7 +189,10 @@ def register_clip(
 
 @register_clip("ppo", PpoConfig)
 def ppo(terms: Terms, config: PpoConfig) -> Tensor:
-    """Return max(-A w, -A clip(w, 1-ε_lo, 1+ε_hi)) [N] with ratio w. If A < 0, at most -A c with c = `dual_clip`."""
+    """Return max(-A w, -A clip(w, 1-ε_lo, 1+ε_hi)) [N] with ratio w.
+
+    If A < 0, the loss is at most -A c with c = `dual_clip`.
+    """
     loss = gspo(terms, config)
     if config.dual_clip is None:
         return loss
@@ -220,7 +224,7 @@ def sapo(terms: Terms, config: SapoConfig) -> Tensor:
 
 @register_clip("reinforce", uses_ratio=False)
 def reinforce(terms: Terms, _config: ClipConfig) -> Tensor:
-    """Return -A log π_θ [N], without a ratio. For methods that take one update on each batch of fresh data (RLOO)."""
+    """Return -A log π_θ [N]. Methods that take only one update on each fresh batch need no ratio (RLOO)."""
     return -terms.advantages * terms.log_probs
 
 
@@ -231,8 +235,9 @@ def reinforce(terms: Terms, _config: ClipConfig) -> Tensor:
 def sequence_mask(batch: Batch, delta: float) -> Tensor:
     """Return bool [R]: False for rows with A < 0 and log π_old - log π_θ above δ = `delta`.
 
-    A and the difference are means over the tokens of the row. A row with False is dropped from the policy loss. The
-    policy has already lowered its probability, and a further update would only move the policy farther from π_old.
+    A and the difference are means over the tokens of the row. A row with False is dropped from the policy loss, because
+    the policy has already lowered the probability of the row, and a further update would only move the policy farther
+    from π_old.
     """
     drop = batch.old_log_probs.to(batch.dtype) - batch.log_probs.to(batch.dtype)
     mean_drop = _segment_mean(drop, batch.row_of_token, batch.n_rows)
@@ -257,7 +262,7 @@ def behaviour_correction(batch: Batch, kind: str, low: float, high: float) -> Te
         ValueError: the kind is unknown, or the batch has no `behaviour_log_probs`.
     """
     if batch.behaviour_log_probs is None:
-        raise ValueError(f"correction {kind!r} needs behaviour_log_probs, the sampler's log-probabilities")
+        raise ValueError(f"the batch has no behaviour_log_probs (the sampler's), which correction {kind!r} needs")
     drift = batch.old_log_probs.to(batch.dtype) - batch.behaviour_log_probs.to(batch.dtype)
     drift = drift.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     if kind == "geometric":
@@ -276,9 +281,9 @@ def clip_counts(terms: Terms, config: ClipConfig) -> dict[str, Tensor]:
     """Count tokens whose ratio is outside [1-ε_lo, 1+ε_hi].
 
     Returns:
-        `outside`: all these tokens. `clip_negative_low`: tokens with A < 0 and a ratio below the interval. If this
-        count increases, training may collapse soon. `clip_positive_high`: tokens with A > 0 and a ratio above the
-        interval.
+        `outside`: tokens with a ratio outside the interval. `clip_negative_low`: tokens with A < 0 and a ratio below
+        the interval; if this count increases, training may collapse soon. `clip_positive_high`: tokens with A > 0 and a
+        ratio above the interval.
     """
     low, high = terms.ratio < 1.0 - config.clip_low, terms.ratio > 1.0 + config.clip_high
     return {

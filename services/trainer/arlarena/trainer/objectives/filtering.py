@@ -86,10 +86,10 @@ class Selection(Generic[Item]):
     """
 
     def __init__(self, rule: str, wanted: int, *, max_tries: int = 3, backfill: bool = True) -> None:
-        """Start with an empty batch. `wanted`: size of the batch. `rule`: name of the filter.
+        """Start with an empty batch. `wanted`: number of groups in the batch. `rule`: name of the filter.
 
         Raises:
-            ValueError: unknown rule, or a size that is not positive.
+            ValueError: the rule is unknown, or `wanted` or `max_tries` is below 1.
         """
         if rule not in FILTERS:
             raise ValueError(f"unknown filter {rule!r}; one of {', '.join(FILTERS)}")
@@ -116,7 +116,7 @@ class Selection(Generic[Item]):
         return len(self._dropped)
 
     def offer(self, item: Item, returns: Sequence[float], successes: Sequence[bool] | None = None) -> Verdict:
-        """Keep or drop a group by the outcomes of **all** its trajectories, including stale trajectories.
+        """Apply the filter to the outcomes of **all** trajectories of a group, including trajectories that are too old.
 
         Raises:
             RuntimeError: the selection is full. Offer the group to the next selection.
@@ -134,7 +134,7 @@ class Selection(Generic[Item]):
         return self.kept >= self._wanted or self.kept + self.dropped >= self._budget
 
     def close(self) -> Selected[Item]:
-        """Return the batch. With `backfill`, the newest (least stale) dropped groups fill an incomplete batch."""
+        """Return the batch. With `backfill`, an incomplete batch is filled with the newest dropped groups."""
         missing = min(self._wanted - self.kept, self.dropped) if self._backfill else 0
         split = self.dropped - missing
         fill = self._dropped[split:][::-1]
@@ -144,6 +144,7 @@ class Selection(Generic[Item]):
 def rule_at(rule: str, step: int, cold_start_steps: int) -> str:
     """Return the rule of training step `step` (counted from 0): "none" in the first `cold_start_steps`, else `rule`.
 
-    In the cold start, groups in which all episodes fail still teach the format of replies.
+    In these first steps, groups in which all episodes fail are kept, because the penalty for invalid turns still
+    teaches the format of replies.
     """
     return "none" if step < cold_start_steps else rule

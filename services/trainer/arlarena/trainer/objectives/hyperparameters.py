@@ -42,14 +42,14 @@ def hyperparameter(
     at_least: float = -math.inf,
     at_most: float = math.inf,
 ) -> Any:
-    """Declare a hyperparameter as a field of a dataclass. Returns the default value of the field:
+    """Declare a hyperparameter as a field of a dataclass. Returns the default value of the field. For example:
 
         epsilon: float = hyperparameter(0.2, "distance from 1 at which the gradient is 0", above=0)
 
     Args:
         default: the value if a recipe or a configuration sets no value. None turns off the feature.
         description: what the hyperparameter does, in a few words, with the unit.
-        above: the value must be greater than this; replaces `at_least`.
+        above: lower bound that is not allowed itself; replaces `at_least`.
         at_least: the smallest allowed value.
         at_most: the largest allowed value.
     """

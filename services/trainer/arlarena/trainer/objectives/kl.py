@@ -62,7 +62,7 @@ class Mismatch:
 def mismatch(trainer_log_probs: Tensor, sampler_log_probs: Tensor, mask: Tensor) -> Mismatch:
     """Compare the log-probs [N] of trainer and sampler on the tokens where `mask` [N] is not 0.
 
-    If there is no such token, all fields of the result are 0.
+    If `mask` is 0 everywhere, all fields of the result are 0.
     """
     live = mask.bool()
     trainer, sampler = trainer_log_probs[live].double(), sampler_log_probs[live].double()

@@ -31,10 +31,10 @@ class LossConfig:
     Attributes:
         kl_coefficient: weight of the KL term, `kl.k3` to the reference policy.
         entropy_coefficient: weight of the entropy bonus, which is subtracted from the loss.
-        correction: the rule that weights the policy term by π_old/μ, see `behaviour_correction`. μ is the sampler's
-            policy. KL term and entropy bonus are not weighted.
-        correction_low: lower bound of π_old/μ. `truncate` does not use this bound. IcePop uses 0.5.
-        correction_high: upper bound of π_old/μ. 2 is usual for truncated importance sampling. IcePop uses 5.
+        correction: the rule that weights the policy term by π_old/μ: `none`, or a kind of `behaviour_correction`. μ is
+            the sampler's policy. KL term and entropy bonus are not weighted.
+        correction_low: lower bound of π_old/μ; not used by `truncate`. IcePop's value is 0.5.
+        correction_high: upper bound of π_old/μ. Usual values are 2 for truncated importance sampling, 5 for IcePop.
     """
 
     kl_coefficient: float = 0.0
@@ -44,7 +44,7 @@ class LossConfig:
     correction_high: float = 2.0
 
     def __post_init__(self) -> None:
-        """Check names and signs."""
+        """Check the name and the ranges."""
         if self.correction not in CORRECTIONS:
             raise ValueError(f"unknown correction {self.correction!r}; one of {', '.join(CORRECTIONS)}")
         if self.kl_coefficient < 0 or self.entropy_coefficient < 0:
@@ -56,13 +56,13 @@ class LossConfig:
 def policy_loss(
     recipe: Recipe, batch: Batch, denominators: Denominators, run: LossConfig | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss of a micro-batch as a share of the step's loss, and its metrics.
+    """Return the loss and the metrics of a micro-batch.
 
-    The loss of the step is the *sum* of these shares over micro-batches and ranks, not their mean.
+    The loss of the optimiser step is the *sum* of these losses over micro-batches and ranks, not their mean.
 
     Args:
         recipe: the method.
-        batch: rows (training sequences) of the micro-batch. If they have no sampled tokens, loss and gradient are 0.
+        batch: the micro-batch. If its rows have no sampled tokens, loss and gradient are 0.
         denominators: counts over all micro-batches and ranks of the optimiser step.
         run: KL term, entropy bonus and correction; None: only the policy term. KL term and entropy bonus are aggregated
             over tokens in the same way as the policy term.
@@ -98,8 +98,8 @@ def _surrogate(recipe: Recipe, terms: Terms) -> Tensor:
     losses = CLIPS[recipe.clip].surrogate(terms, recipe.clip_config)
     if losses.shape != terms.ratio.shape:
         raise ValueError(
-            f"clip {recipe.clip!r} returned losses of shape {tuple(losses.shape)}; one value per token needs "
-            f"{tuple(terms.ratio.shape)}"
+            f"clip {recipe.clip!r} returned losses of shape {tuple(losses.shape)}; it must be "
+            f"{tuple(terms.ratio.shape)}, one value per token"
         )
     return losses
 
@@ -131,7 +131,7 @@ def _entropy_bonus(batch: Batch, weights: Tensor, run: LossConfig) -> Tensor:
 def _metrics(
     recipe: Recipe, batch: Batch, denominators: Denominators, terms: Terms, kept: Tensor, correction: Tensor | None
 ) -> dict[str, Tensor]:
-    """Return the metrics of this micro-batch, divided by the tokens of the step. `rows_masked` is a share of rows."""
+    """Return the metrics of this micro-batch, divided by the number of tokens (`rows_masked`: of rows) of the step."""
     tokens, dtype, log_probs = denominators.tokens or 1.0, batch.dtype, terms.log_probs
     sums = clip_counts(terms, recipe.clip_config)
     if correction is not None:
@@ -154,7 +154,7 @@ def _metrics(
 
 
 def merge_metrics(parts: Iterable[Mapping[str, Tensor | float]]) -> dict[str, float]:
-    """Merge the metrics of micro-batches or ranks: sums; maximum or minimum for names ending in `_max` or `_min`."""
+    """Merge the metrics of micro-batches or ranks: maximum for names in `_max`, minimum for `_min`, else the sum."""
     merged: dict[str, float] = {}
     for part in parts:
         for name, value in part.items():

@@ -21,7 +21,7 @@ from arlarena.trainer.objectives.registry import RecipeError, Registry, nearest
 
 
 def _option(default: str | bool | int, description: str, values: Iterable[str] = ()) -> Any:
-    """Return the default value of a field of `Recipe` that is not a hyperparameter. `values`: the allowed choices."""
+    """Declare a field of `Recipe` that is not a hyperparameter. `values`: the allowed names; empty: not a name."""
     return field(default=default, metadata={"description": description, "values": values})
 
 
@@ -42,11 +42,14 @@ class Recipe:
     clip: str = _option("ppo", "rule for the loss of a token, given its importance ratio", CLIPS)
     ratio_level: str = _option("token", "unit whose tokens share one importance ratio", RATIO_LEVELS)
     clip_options: Mapping[str, float | None] = field(default_factory=dict)
-    mask: str = _option("none", "sequence: drop the rows that mask_delta describes", ("none", "sequence"))
-    mask_delta: float = hyperparameter(3e-3, "δ: rows with A < 0 whose mean log-prob fell by more are dropped, in nats",
-                                       at_least=0)  # fmt: skip
+    mask: str = _option(
+        "none", "sequence: drop rows with A < 0 whose mean log-prob fell by more than mask_delta", ("none", "sequence")
+    )
+    mask_delta: float = hyperparameter(
+        3e-3, "δ of the sequence mask: largest accepted fall of a row's mean log-prob, in nats", at_least=0
+    )
     advantage: str = _option("grpo", "estimator of the advantages", ADVANTAGES)
-    stat_unit: str = _option("row", "unit with one value in the mean and std of returns", STAT_UNITS)
+    stat_unit: str = _option("row", "unit that contributes one value to the mean and std of returns", STAT_UNITS)
     scale: str = _option("std", "divisor of the advantage's episode part", ("std", "none"))
     step_scale: str = _option("std", "divisor of the advantage's step part", ("std", "none"))
     omega: float = hyperparameter(1.0, "weight of the advantage's step part", at_least=0)
@@ -63,7 +66,7 @@ class Recipe:
     )
     entropy_zeta: float = hyperparameter(0.05, "ζ of EMPG: weight of the term of the next turn", at_least=0)
     overlong: bool = _option(False, "DAPO's penalty for responses near max_response_tokens")
-    filter: str = _option("none", "rule for the groups that are trained on", FILTERS)
+    filter: str = _option("none", "rule that selects the groups to train on", FILTERS)
     max_tries: int = _option(3, "the filter checks at most max_tries · groups_per_step groups for a batch")
     backfill: bool = _option(True, "fill an incomplete batch with the newest dropped groups")
 
@@ -89,15 +92,16 @@ class Recipe:
         own, known = hyperparameters(CLIPS[self.clip].config), choices()
         if twice := own.keys() & {*known, "name"}:
             raise RecipeError(
-                f"clip {self.clip!r}: rename its hyperparameter {min(twice)!r}: all recipes have that choice"
+                f"clip {self.clip!r}: its hyperparameter {min(twice)!r} has the name of a field of all recipes; "
+                f"rename it"
             )
         for key in self.clip_options:
             if key in own:
                 continue
             if readers := [name for name, clip in CLIPS.items() if key in hyperparameters(clip.config)]:
                 raise RecipeError(
-                    f"{self.name}.{key} is set, but clip {self.clip!r} has no such hyperparameter; only "
-                    f"{', '.join(map(repr, readers))} has it"
+                    f"{self.name}.{key} is set, but clip {self.clip!r} has no hyperparameter {key!r}; clips with it: "
+                    f"{', '.join(map(repr, readers))}"
                 )
             raise RecipeError(
                 f"recipe {self.name!r} has no choice {key!r}: {nearest(key, [*known, *own])} "
@@ -107,7 +111,7 @@ class Recipe:
 
     @property
     def literal(self) -> bool:
-        """Whether all tokens of a turn, row or trajectory share one differentiable ratio, see `importance_ratio`."""
+        """Whether all tokens of a turn, row or trajectory share one differentiable ratio."""
         return CLIPS[self.clip].literal
 
     @property
@@ -118,7 +122,7 @@ class Recipe:
     def advantage_config(
         self, *, invalid_penalty: float = 0.1, max_response_tokens: int | None = None
     ) -> AdvantageConfig:
-        """Return the hyperparameters of the advantage. The two arguments are settings of the run, and are included.
+        """Return the hyperparameters of the advantage. It includes the arguments, which are settings of the run.
 
         Raises:
             RecipeError: the recipe has overlong shaping, but `max_response_tokens` is not given.
@@ -180,7 +184,7 @@ for _recipe in (
     Recipe(name="rloo", advantage="rloo", aggregation="seq_mean_token_sum", clip="reinforce", stat_unit="trajectory"),
     Recipe(name="reinforce_pp", advantage="reinforce_pp", stat_unit="trajectory"),
     Recipe(name="dr_grpo", aggregation="seq_mean_token_sum_norm", stat_unit="trajectory", scale="none"),
-    # Ablations with a differentiable s_i: each token gets the mean advantage of its trajectory.
+    # Ablations: the gradient flows through the ratio, so each token gets the mean advantage of its trajectory.
     Recipe(name="gspo_literal", ratio_level="trajectory", **{**_GSPO, "clip": "gspo_literal"}),
     Recipe(
         name="sampo_literal",
@@ -199,7 +203,7 @@ def recipe(name: str, /, **overrides: Any) -> Recipe:
     If `overrides` selects another clip, each hyperparameter that the old and the new clip share keeps its value.
 
     Raises:
-        RecipeError: a name or key is unknown, or `Recipe` refuses a value. The message has similar names or keys.
+        RecipeError: a name or key is unknown, or a value is not allowed. The message lists similar names or keys.
     """
     if name not in RECIPES:
         raise RecipeError(f"unknown recipe {name!r}: {nearest(name, RECIPES)}")
@@ -221,8 +225,8 @@ def compute_advantages(
 
     Args:
         recipe: the method.
-        groups: all groups of the batch, with all their members, including stale members. EMPG and REINFORCE++ compute
-            means over the batch.
+        groups: all groups of the batch, because EMPG and REINFORCE++ compute means over the batch. Each group includes
+            the trajectories that are too old to be trained on.
         invalid_penalty: subtracted from the reward of a turn with an invalid action or format; 0: no penalty.
         max_response_tokens: the limit of a response in tokens, for recipes with overlong shaping.
 
@@ -233,7 +237,10 @@ def compute_advantages(
     config = recipe.advantage_config(invalid_penalty=invalid_penalty, max_response_tokens=max_response_tokens)
     advantages = ADVANTAGES[recipe.advantage].estimate(groups, config)
     if [list(map(len, each.total)) for each in advantages] != [list(map(len, group.rewards)) for group in groups]:
-        raise ValueError(f"advantage {recipe.advantage!r} must return one value for each turn of the groups")
+        raise ValueError(
+            f"advantage {recipe.advantage!r} returned other numbers of values than the groups have turns; it must "
+            f"return one value for each turn"
+        )
     return advantages
 
 
@@ -265,7 +272,7 @@ class RunContext:
 
 
 def check(recipe: Recipe, run: RunContext) -> tuple[str, ...]:
-    """Check that the parts of `recipe` can have an effect in a run. Returns warnings about parts with little effect.
+    """Check that clip, mask and advantage can have an effect in a run. Returns warnings about parts with little effect.
 
     Raises:
         RecipeError: the clip or the mask has no effect, or every advantage is 0. The message contains the fix.
@@ -291,8 +298,8 @@ def check(recipe: Recipe, run: RunContext) -> tuple[str, ...]:
     if ratio_free and recipe.mask == "none":
         return ()
     return (
-        f"{recipe.name}: with one optimiser step per batch, the ratio differs from 1 only by staleness and by the "
-        f"mismatch of sampler and trainer; clipping will rarely have an effect on fresh groups.",
+        f"{recipe.name}: with one optimiser step per batch, the ratio differs from 1 only because of staleness and of "
+        f"the mismatch between sampler and trainer; clipping will rarely have an effect on fresh groups.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Clusters texts that are nearly equal, for the anchor `similar` of step groups."""
+"""Clusters texts that are nearly equal. GiGPO with the anchor `similar` compares turns in the same cluster."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 
 
-def similar_groups(observations: Sequence[Sequence[str]], similarity: float) -> list[list[int]]:
+def cluster_numbers(observations: Sequence[Sequence[str]], similarity: float) -> list[list[int]]:
     """Return the cluster number of each turn's observation.
 
     Turns are processed in order. The text of a turn is compared with the first text of each cluster. The turn joins the
-    first cluster with a similarity of at least `similarity` (0 to 1). Without such a cluster, it starts a new cluster.
+    first cluster with a similarity of at least `similarity` (0 to 1). If there is none, the turn starts a new cluster.
     """
     matchers: list[SequenceMatcher[str]] = []
     known: dict[str, int] = {}

@@ -1,15 +1,15 @@
-"""Saves and loads checkpoints. A run that is resumed from a checkpoint continues with bitwise the same state.
+"""Saves and loads checkpoints. The loaded state is bitwise equal to the saved state.
 
     <run>/checkpoints/step-000012/
         model.safetensors  optimizer.safetensors  state.json  manifest.json  COMMITTED
 
 `state.json` holds `TrainerState`. `model.safetensors` is a hard link to the weights file of the version directory
-(`weights/versions.py`) if that file holds the same tensors. The weights are then written only once, and the checkpoint
-stays intact when the version directory is removed.
+(`weights/versions.py`) if that file holds the trainer's tensors unchanged. The weights are then written only once, and
+the checkpoint stays intact when the version directory is removed.
 
-`manifest.json` holds the sizes and BLAKE3 hashes of the other three files. COMMITTED is written last. A directory
-without COMMITTED is ignored. A second checkpoint of the same step gets another name (`step-000012-1`). The first
-checkpoint is removed only after the second is complete, so a complete checkpoint exists at all times.
+`manifest.json` holds the sizes and BLAKE3 hashes of the two tensor files and of `state.json`. COMMITTED is written
+last. A directory without COMMITTED is ignored. A second checkpoint of a step gets another name (`step-000012-1`). The
+first checkpoint of the step is removed only after the second is complete, so a complete checkpoint exists at all times.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class TrainerState:
 
     Attributes:
         step: number of training steps (batches of groups) so far. This is also the step of the policy's version.
-        ledger: the open groups and the outcomes of the other groups.
+        ledger: the open groups (issued, but without an outcome), and the outcomes of all other groups.
         versions: the step of each version of this run, by the digest of the version's weights.
-        seconds: training time so far, in all processes of this run.
+        seconds: training time so far in seconds, the sum over all trainer processes of this run.
         environment_steps: number of turns in all groups that were collected for a batch, including filtered and stale
             groups.
         skipped_steps: number of consecutive steps in which every update was skipped, because its loss or gradient was
@@ -94,8 +94,8 @@ class TrainerState:
         if schema != STATE_SCHEMA:
             age = "newer" if isinstance(schema, int) and schema > STATE_SCHEMA else "older"
             raise CheckpointError(
-                f"its schema {schema} is {age} than this trainer's ({STATE_SCHEMA}): resume it with the "
-                f"release that wrote it, or start a new run"
+                f"its schema {schema} is {age} than this trainer's ({STATE_SCHEMA}): resume the run with the "
+                f"release that wrote the checkpoint, or start a new run"
             )
         return cls(
             step=data["step"],
@@ -144,9 +144,9 @@ class Checkpoints:
         optimizer: Mapping[str, Tensor],
         written: Path | None = None,
     ) -> Path:
-        """Write and fsync a checkpoint of `state.step`. Then remove old checkpoints and others of this step.
+        """Write and fsync a checkpoint of `state.step`. Then remove old checkpoints and other checkpoints of this step.
 
-        `written`: a file that already holds `weights`, see `Version.weights_file`. Returns the checkpoint's directory.
+        `written`: a file of a version that already holds `weights`. Returns the checkpoint's directory.
 
         Raises:
             OSError: a file cannot be written.
@@ -212,7 +212,7 @@ class Checkpoints:
             state = TrainerState.from_json(json.loads((path / STATE_FILE).read_text()))
             restore(load_file(path / MODEL_FILE), load_file(path / OPTIMIZER_FILE))
         except (RuntimeError, ValueError, KeyError, TypeError, OSError) as error:
-            raise CheckpointError(f"{path} cannot be resumed from: {error}") from error
+            raise CheckpointError(f"checkpoint {path} cannot be loaded: {error}") from error
         return state
 
     def _directories(self) -> list[Path]:

@@ -9,8 +9,8 @@ from typing import Literal
 
 from arlarena.proto.atomic_files import write_json
 
-# steps: all steps were taken. max_minutes, max_environment_steps: the setting of this name was reached before the
-# last step. signal: SIGTERM or SIGINT arrived. error: the run cannot continue.
+# steps: all steps were taken. max_minutes, max_environment_steps: this limit was reached before all steps were taken.
+# signal: SIGTERM or SIGINT arrived. error: the run cannot continue.
 EndedBy = Literal["steps", "max_minutes", "max_environment_steps", "signal", "error"]
 
 
@@ -19,8 +19,8 @@ class Ending:
     """How a trainer process ended. A process that is killed by SIGKILL writes no file.
 
     Attributes:
-        ended_by: see `EndedBy`.
-        step: training steps taken.
+        ended_by: the kind of reason (`EndedBy`).
+        step: number of training steps taken.
         steps: the configured number of steps.
         limit: the value of the setting `max_minutes` or `max_environment_steps` if `ended_by` is that setting.
         detail: name of the signal, or message of the error.

@@ -1,4 +1,4 @@
-"""The ledger of a run's groups: which groups are open, the outcome of the others, and how many more may be issued.
+"""The ledger of a run's groups: the open groups, the outcomes of all other groups, and how many more may be issued.
 
 A group is *open* from its issue until the ledger records the final outcome. Recording the outcome is called *settling*
 the group. An open group holds a *slot*, unless the slot was released. The number of slots is limited, which limits the
@@ -84,7 +84,7 @@ class Ledger:
         return {outcome: counted[outcome] for outcome in OUTCOMES}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content for a checkpoint. `released` is left out: after a restart these groups arrive again."""
+        """Return the content for a checkpoint. `released` is left out, because these groups arrive again on restart."""
         lineage = {group: [outcome, step] for group, (outcome, step) in self.lineage.items()}
         return {"next_index": self.next_index, "open": self.open, "lineage": lineage}
 

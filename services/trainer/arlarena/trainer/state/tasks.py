@@ -1,4 +1,4 @@
-"""Determines the task order of a run from the size of the split, and compares it with the order of a resumed run."""
+"""Determines the task order of a run from the size of the split, and compares it with the order in the checkpoint."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ async def draw_order(
     drawn = {"environment": environment, "group_size": settings.group_size} | asdict(order)
     if state.tasks and state.tasks != drawn:
         raise CheckpointError(
-            f"the checkpoint draws tasks as {state.tasks}, but the settings draw them as {drawn}: resume the run with "
-            f"the same data, split and seed, or start a new run"
+            f"the task order of the checkpoint is {state.tasks}, but the settings give {drawn}: resume the run with "
+            f"the data, split, group_size and seed of the checkpoint, or start a new run"
         )
     state.tasks = drawn
     log.info("task_order", **drawn)
@@ -58,7 +58,9 @@ async def split_size(
 ) -> int | None:
     """Return the number of tasks of `task_split`; None if the split is endless or `url` is None.
 
-    Errors as in `draw_order`.
+    Raises:
+        ConfigError: the server has another environment, or no split `task_split`.
+        ServiceError: the server does not answer within `service_wait_s`.
     """
     if url is None:
         return None

@@ -1,6 +1,6 @@
 """Broadcasts the tensors of a version to the workers of policy servers. Each request gets its own process group.
 
-A replica of a policy server sends a request when it must load the version, and again after a restart. A thread of the
+A replica of a policy server sends a request when it must load a version, and again after a restart. A thread of the
 trainer polls a TCPStore for requests (keys: `arlarena.proto.versions.directory.Broadcast`). The tensors are read from
 the version directory, which later optimiser steps do not change. Requests are not authenticated. The port must
 therefore be reachable only for trainers and policy servers.
@@ -31,7 +31,7 @@ _POLL_S = 0.01  # time between two checks for a request, in seconds
 
 
 class Broadcaster:
-    """Sends the two newest versions on request. A replica may still request the second newest version."""
+    """Sends the two newest versions on request, because a replica may still request the second newest version."""
 
     def __init__(self, host: str, backend: Literal["nccl", "gloo"], device: torch.device, log: Logger) -> None:
         """Start the thread and the TCPStore. `host`: address of this trainer. `device`: must be a GPU for nccl."""
@@ -67,7 +67,9 @@ class Broadcaster:
     def _answer(self, group: str, size: str, label: str) -> None:
         offered = {manifest.label: (manifest, directory) for manifest, directory in list(self._offered)}
         if label not in offered:
-            self._store.set(f"{group}/tensors", json.dumps(f"{label} is not offered, only {' and '.join(offered)}"))
+            self._store.set(
+                f"{group}/tensors", json.dumps(f"version {label} is not offered; offered: {', '.join(offered)}")
+            )
             return
         manifest, directory = offered[label]
         tensors = {
@@ -83,13 +85,13 @@ class Broadcaster:
 
     def _send(self, tensors: dict[str, Tensor], group: str, size: int, limit_s: float) -> None:
         limit = timedelta(seconds=limit_s)
-        members = process_group(self._backend, PrefixStore(group, self._store), size, limit)
+        members = create_process_group(self._backend, PrefixStore(group, self._store), size, limit)
         for tensor in tensors.values():
             members.broadcast(tensor.to(self._device).contiguous(), 0).wait()
         self._store.wait([f"{group}/done/{rank}" for rank in range(1, size)], limit)
 
 
-def process_group(backend: str, store: PrefixStore, size: int, limit: timedelta) -> Any:
+def create_process_group(backend: str, store: PrefixStore, size: int, limit: timedelta) -> Any:
     """Create a process group with this process as rank 0, separate from torch's global group of the trainer's ranks."""
     if backend == "gloo":
         return dist.ProcessGroupGloo(store, 0, size, limit)

@@ -1,4 +1,7 @@
-"""The probe of a version: log-probs of fixed tokens. A policy server compares the probe with its own log-probs."""
+"""The probe of a version: fixed tokens with the trainer's log-probs. A policy server compares them with its log-probs.
+
+A large difference shows that the server did not load the weights of the version correctly.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,16 @@ LENGTH = 24  # number of token ids of a probe
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Fixed token ids. `tolerance`: the largest permitted difference of a server's log-probs, in nats."""
+    """Fixed token ids. `tolerance`: largest permitted difference between server's and trainer's log-probs, in nats."""
 
     ids: tuple[int, ...]
     tolerance: float
 
     @classmethod
     def spread(cls, vocabulary: int, tolerance: float) -> Probe:
-        """Return a probe with ids spread evenly over the vocabulary, so that it tests many parts of the embedding."""
+        """Return a probe with ids spread evenly over the vocabulary, so that many rows of the embedding are tested."""
         return cls(tuple((7 + i * max(1, vocabulary // LENGTH)) % vocabulary for i in range(LENGTH)), tolerance)
 
-    def of(self, log_probs: Callable[[Sequence[int], Sequence[int]], list[float]]) -> ManifestProbe:
-        """Return the manifest entry of a policy, whose `log_probs(prompt, response)` are at temperature 1."""
+    def compute(self, log_probs: Callable[[Sequence[int], Sequence[int]], list[float]]) -> ManifestProbe:
+        """Return the probe for the manifest. `log_probs(prompt, response)` must return log-probs at temperature 1."""
         return ManifestProbe(list(self.ids), log_probs(self.ids[:1], self.ids[1:]), self.tolerance)

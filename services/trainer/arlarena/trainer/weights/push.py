@@ -1,7 +1,8 @@
 """Pushes versions to the policy servers. Each server gets the version, loads the weights and checks the probe.
 
-The probe is a list of tokens with the trainer's log-probs. The server compares them with its own log-probs, because an
-engine may report success while it still uses some of the old weights. A push to a restarting server is retried.
+The probe is a list of tokens with the trainer's log-probs. The server compares them with the log-probs of its engine,
+because an engine may report success while it still uses some of the old weights. A push to a restarting server is
+retried.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Publisher:
     def __init__(
         self, urls: Sequence[str], transport: Transport, *, token: str | None, patience_s: float, log: Logger
     ) -> None:
-        """Store the arguments. `token`: the servers' admin token. `patience_s`: how long a failed push is retried."""
+        """Store the arguments. `token`: the servers' admin token. `patience_s`: seconds in which a push is retried."""
         self._urls, self._transport, self._token = urls, transport, token
         self._patience_s, self._log = patience_s, log
 

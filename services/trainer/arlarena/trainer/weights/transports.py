@@ -11,7 +11,7 @@ from arlarena.trainer.weights.versions import Version
 
 
 class Transport(Protocol):
-    """Sends versions to policy servers. A repeated push has the same result."""
+    """Sends versions to policy servers. A push of a version may be repeated."""
 
     async def push(self, version: Version, server: WeightsClient) -> tuple[ServedVersion, int]:
         """Send `version` to `server` and make the server use this version.
@@ -34,45 +34,45 @@ class SharedDirectory:
     """The transport for servers that read the same version directories as the trainer."""
 
     async def push(self, version: Version, server: WeightsClient) -> tuple[ServedVersion, int]:
-        """See `Transport`."""
+        """Make `server` load the version from the shared directory."""
         return await server.serve(str(version.version), push_limit_s(version.bytes)), 0
 
     def pushed(self) -> None:
-        """See `Transport`."""
+        """Do nothing: there is no temporary data."""
 
     def close(self) -> None:
-        """See `Transport`."""
+        """Do nothing: there are no resources."""
 
 
 class Http:
-    """Uploads missing files to each server: complete files every `full_every` versions, otherwise only differences."""
+    """Uploads the files of a version that a server lacks."""
 
     def __init__(self, full_every: int) -> None:
-        """See `Sender`."""
+        """`full_every`: every n-th version is uploaded completely, other versions as differences."""
         self._sender = Sender(full_every)
 
     async def push(self, version: Version, server: WeightsClient) -> tuple[ServedVersion, int]:
-        """See `Transport`."""
+        """Upload the files to `server` and make it load the version."""
         sent = await self._sender.deliver(version.path, server)
         return await server.serve(str(version.version), push_limit_s(version.bytes)), sent
 
     def pushed(self) -> None:
-        """See `Transport`."""
+        """Remove temporary data."""
         self._sender.forget()
 
     def close(self) -> None:
-        """See `Transport`."""
+        """Do nothing: there are no resources."""
 
 
 class Collective:
-    """Sends the broadcaster's address to each server, whose workers then join a process group with this trainer."""
+    """Sends the address of the broadcaster to each server. The server's workers join a process group with it."""
 
     def __init__(self, broadcaster: Broadcaster) -> None:
-        """Store `broadcaster`, which sends versions until `close`."""
+        """Store `broadcaster`. It sends versions until `close` is called."""
         self._broadcaster = broadcaster
 
     async def push(self, version: Version, server: WeightsClient) -> tuple[ServedVersion, int]:
-        """See `Transport`."""
+        """Offer the version, and make the server's workers receive it from the broadcaster."""
         offer = self._broadcaster.offer(version.path)
         return await server.serve(str(version.version), push_limit_s(version.bytes), offer), version.bytes
 
@@ -80,5 +80,5 @@ class Collective:
         """Do nothing: the broadcaster must keep the version, because a replica requests it again after a restart."""
 
     def close(self) -> None:
-        """See `Transport`."""
+        """Stop the broadcaster."""
         self._broadcaster.close()

@@ -1,4 +1,8 @@
-"""Writes the version directories of a run (`arlarena.proto.versions.directory`), which policy servers load."""
+"""Writes the version directories of a run (`arlarena.proto.versions.directory`), which policy servers load.
+
+The manifest of a version contains a probe: token ids and their log-probs under the weights of the version. With the
+probe, a policy server checks that it has loaded the weights correctly.
+"""
 
 from __future__ import annotations
 
@@ -64,8 +68,8 @@ class VersionStore:
     ) -> None:
         """Store the arguments.
 
-        `tokenizer`: source of the tokenizer files. `keep`: number of versions that are kept. `dtype`: dtype of the
-        written weights.
+        `tokenizer`: source of the tokenizer files. `incarnation`: random id of this trainer process. `keep`: number of
+        versions that are kept. `dtype`: dtype of the written weights.
         """
         self.root, self.incarnation = root, incarnation
         self._tokenizer, self._keep, self._dtype = tokenizer, keep, dtype
@@ -76,11 +80,11 @@ class VersionStore:
         model: PreTrainedModel,
         weights: Mapping[str, Tensor],
         step: int,
-        probe: Callable[[], ManifestProbe] | None = None,
+        compute_probe: Callable[[], ManifestProbe] | None = None,
     ) -> Version:
         """Write `model` with the `weights` of `step` as a Hugging Face directory with a manifest and a commit marker.
 
-        `probe` computes the probe of these weights, and is called while the files are written.
+        `compute_probe` returns the probe of these weights. It is called while the files are written.
         """
         partial = self.root / f".partial-{step:06d}"
         shutil.rmtree(partial, ignore_errors=True)
@@ -89,9 +93,9 @@ class VersionStore:
             written = pool.submit(self._files, model, weights, partial)
             if self._template is None:
                 written.result()  # transformers reads the model while it saves, so the probe must wait
-            computed = None if probe is None else probe()
+            probe = None if compute_probe is None else compute_probe()
             digest, files = written.result()
-        manifest = Manifest(ManifestVersion(self.incarnation, step, digest), files, MANIFEST_SCHEMA, computed)
+        manifest = Manifest(ManifestVersion(self.incarnation, step, digest), files, MANIFEST_SCHEMA, probe)
         (partial / MANIFEST_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=1))
         target = self.root / version_directory_name(step, digest)
         shutil.rmtree(target, ignore_errors=True)
@@ -145,8 +149,8 @@ def versions_after(root: Path, step: int) -> list[Path]:
 class _Template:
     """A version that transformers wrote. Reusing its files makes writing a later version three times as fast.
 
-    A version is a template only if one file holds the model's tensors unchanged. For some models transformers converts
-    the weights or splits the file. Files other than the weights are hard links to the files of the previous version.
+    A version is a template only if one file holds the model's tensors unchanged, because for some models transformers
+    converts the weights or splits the file. All files but the weights are hard links to files of the previous version.
     """
 
     tensors: tuple[str, ...]
@@ -164,7 +168,7 @@ class _Template:
         return cls(tuple(saved), directory, {})
 
     def write(self, weights: Mapping[str, Tensor], target: Path) -> dict[str, ManifestFile]:
-        """Write a version with other weights to `target`. Returns the manifest entries of the unchanged files."""
+        """Write a version with `weights` to `target`. Returns the manifest entries of the unchanged files."""
         tensors = {name: weights[name].contiguous() for name in self.tensors}
         try:
             save_file(tensors, target / WEIGHTS_FILE, metadata={"format": "pt"})
