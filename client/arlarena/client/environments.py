@@ -158,11 +158,8 @@ class Session:
 
         Raises the errors of `reset`.
         """
-        state = await self._client.call(
-            BatchItem(
-                session_id=self.id, op="step", action=Action(valid_text("the action", text)), step_index=self._step
-            )
-        )
+        action = Action(valid_text("the action", text))
+        state = await self._client.call(BatchItem(session_id=self.id, op="step", action=action, step_index=self._step))
         self._step += 1
         return state
 
@@ -234,12 +231,8 @@ class EnvironmentClient(AsyncClosing):
         Raises:
             TypeError, ValueError: an argument is invalid. The message contains its name.
         """
-        self.transport = HttpTransport(
-            url,
-            Timeouts(request_s=REQUEST_S) if timeouts is None else timeouts,
-            token,
-            service="environment server",
-        )
+        timeouts = Timeouts(request_s=REQUEST_S) if timeouts is None else timeouts
+        self.transport = HttpTransport(url, timeouts, token, service="environment server")
         self.retries = valid_integer("retries", retries)
         self._batcher: Batcher[BatchItem, StepOutcome | ServiceError | None] = Batcher(
             self._send_batch,
@@ -369,9 +362,7 @@ class EnvironmentClient(AsyncClosing):
             return None
         if result.observation is None or result.metadata is None:
             return ProtocolError(f"{request}: ok, but without observation or metadata")
-        reward = result.reward
-        if reward is None and item.op == "reset":
-            reward = 0.0
+        reward = 0.0 if result.reward is None and item.op == "reset" else result.reward
         if reward is None or not math.isfinite(reward):
             return ProtocolError(f"{request}: ok, but its reward is {reward}; it must be a finite number")
         return StepOutcome(result.observation, result.metadata, reward)

@@ -217,6 +217,6 @@ def test_an_external_broker_that_is_away_or_evicts_is_refused(tmp_path: Path) ->
 
 
 def test_an_external_broker_that_is_too_old_is_refused(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_info", lambda client: {"redis_version": "6.2.14"})
+    monkeypatch.setattr(module, "_server_info", lambda client: {"redis_version": "6.2.14"})
     with pytest.raises(BrokerError, match=r"version 6\.2\.14: 7\.0 or newer"):
         check_broker(redis_url)

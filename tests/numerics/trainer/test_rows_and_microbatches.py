@@ -200,7 +200,7 @@ def test_mean_entropies_are_those_of_each_row_alone(policy):
 
 def test_invalid_rows_are_refused():
     one = np.ones(1, dtype=np.int32)
-    with pytest.raises(ValueError, match="prompt of at least one token"):
+    with pytest.raises(ValueError, match="the prompt is empty"):
         TrainingSample(one[:0], one, np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.uint8), ((1, 1.0),))
     with pytest.raises(ValueError, match=r"do not add up to a response of 1 token$"):
         TrainingSample(one, one, np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.uint8), ((2, 1.0),))

@@ -137,7 +137,7 @@ def test_a_turn_with_arrays_of_different_lengths_is_refused(logprobs: int, mask:
         "logprobs": pack_floats([-1.0] * logprobs),
         "loss_mask": bytes([1] * mask),
     }
-    with pytest.raises(ValueError, match=rf"3 response tokens has {logprobs} log-probs and a loss mask of {mask}"):
+    with pytest.raises(ValueError, match=rf"3 response tokens has {logprobs} log-probs and .* of length {mask}"):
         msgspec.structs.replace(turn, **arrays)
     group = msgspec.to_builtins(random_group(random.Random(3)), builtin_types=(bytes,))
     bad = msgspec.to_builtins(turn, builtin_types=(bytes,)) | arrays

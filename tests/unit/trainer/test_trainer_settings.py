@@ -54,7 +54,10 @@ def write(folder, text):
             r"\[inference\] max_model_len is 128 tokens",
         ),
         ("[evaluation]\nmax_tokens = 600", r"\[evaluation\] max_tokens = 600 leaves no room"),
-        ("[inference]\nmax_model_len = 1024\n[evaluation]\nmax_tokens = 9", "max_model_len = 1024: the policy has 512"),
+        (
+            "[inference]\nmax_model_len = 1024\n[evaluation]\nmax_tokens = 9",
+            "1024: the policy has only 512",
+        ),
     ],
 )
 def test_an_invalid_configuration_is_refused_with_the_reason(tmp_path, text, output):

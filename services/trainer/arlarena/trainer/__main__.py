@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m arlarena.trainer", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     tiny = _command(commands, "tiny", "create a tiny policy with its own tokenizer")
-    tiny.add_argument("--config", type=Path, help="TOML file of the run; [policy.tiny] sets the shape of the policy")
+    tiny.add_argument("--config", type=Path, help="TOML file of the run; its table [policy.tiny] is used")
     tiny.add_argument("--out", type=Path, required=True, help="directory to write")
     tiny.add_argument(
         "--environment-url",

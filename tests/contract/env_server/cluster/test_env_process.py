@@ -57,7 +57,7 @@ def test_a_file_of_tokens_that_cannot_be_used_is_told_without_a_token(tmp_path):
     settings.write_text(f'[environment]\nname = "sokoban"\ntokens_file = "{tokens}"\n')
     assert_explained(run("arlarena.env_server", "--config", str(settings)), 2, str(tokens), "No such file")
     tokens.write_text("# none yet\n\n")
-    assert_explained(run("arlarena.env_server", "--config", str(settings)), 2, "has no token")
+    assert_explained(run("arlarena.env_server", "--config", str(settings)), 2, "contains no token")
     tokens.write_text("good-token\nmy very secret one\n")
     done = run("arlarena.env_server", "--config", str(settings))
     assert_explained(done, 2, "line 2", "NAME:TOKEN")

@@ -59,7 +59,7 @@ def test_a_name_that_is_no_identifier_is_refused(name: str, tmp_path: Path) -> N
     ],
 )
 def test_a_name_that_is_taken_is_refused(kind: str, name: str, what: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"NAME '{name}' is the name of {what}: choose another one"):
+    with pytest.raises(ConfigError, match=f"NAME '{name}' is the name of {what}: choose another name"):
         init(kind, name, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -23,7 +23,7 @@ def probe_of(made, tolerance=1e-3):
     def log_probs(prompt, response):
         return reference_logprobs(made, [*prompt], [*response]).tolist()
 
-    return lambda: Probe.spread(VOCABULARY, tolerance).of(log_probs)
+    return lambda: Probe.spread(VOCABULARY, tolerance).compute(log_probs)
 
 
 @pytest.mark.parametrize("tied", [False, True])
