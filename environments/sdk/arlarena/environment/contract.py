@@ -160,8 +160,8 @@ def repeats_transcripts(environment: EnvironmentFactory) -> None:
 
 
 def begins_with_an_observation(environment: EnvironmentFactory) -> None:
-    """Check the result before the first step. The text of the observation must be part of the prompt. The metadata must
-    have keys. There must be no reward. `format_valid` and `action_valid` must be True.
+    """Check the result before the first step. All words of the observation's text must be in the prompt, in any order.
+    The metadata must have keys. There must be no reward. `format_valid` and `action_valid` must be True.
     """
     for spec in _specs(environment):
         first = _start(environment, spec).observe()
@@ -170,8 +170,11 @@ def begins_with_an_observation(environment: EnvironmentFactory) -> None:
         expected = (None, False, 0, environment.info.horizon)
         names = "(reward, done, step, remaining_steps)"
         _require(begun == expected, f"{spec}: at the start, {names} is {begun}, not {expected}")
+        words, shown = set(seen.text.split()), set(seen.prompt.split())
+        _require(words, f"{spec}: the observation's text is empty")
         _require(
-            seen.text and seen.text in seen.prompt, f"{spec}: the observation's text is empty or not in its prompt"
+            seen.text in seen.prompt or words <= shown,
+            f"{spec}: the observation's text is not in its prompt, which lacks {min(words - shown, default='')!r}",
         )
         _require(
             seen.action_valid and seen.format_valid,

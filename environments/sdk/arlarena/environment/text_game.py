@@ -46,6 +46,9 @@ class TextGame(ABC):
     a negative reward. For a draw, it returns a reward between the rewards of a loss and of a win. Reaching the horizon
     adds no reward. Evaluation reports the share of episodes that are `solved`.
 
+    If any text is an action (`actions` is None), override `accepts` to mark texts without effect as invalid. If the
+    observation repeats the task, override `prompt_text` so that prompts state the task once.
+
     Attributes:
         score: progress on the task, from 0 to 1.
         content_key: identifies the content of the task. Tasks with equal content have equal keys, whatever their index.
@@ -64,6 +67,12 @@ class TextGame(ABC):
     @abstractmethod
     def text(self) -> str:
         """Return the current observation, without history."""
+
+    def prompt_text(self) -> str:
+        """Return the current observation as prompts show it. A template with {task} adds what it lacks. Default:
+        `text`.
+        """
+        return self.text()
 
     @abstractmethod
     def state(self) -> str:
@@ -100,6 +109,12 @@ class TextGame(ABC):
     def actions(self) -> Sequence[str] | None:
         """Return the admissible actions. Return None if any text is an action."""
         return None
+
+    def accepts(self, action: str) -> bool:
+        """Return whether `action` has its effect in the current state. If not, the step is marked with `action_valid`
+        False. Default: every readable action has.
+        """
+        return True
 
     def offered(self) -> str:
         """Return the admissible actions as text for the prompt. Default: separated by commas."""
@@ -144,7 +159,8 @@ class TextEpisode:
         return self._result(None, "", action_valid=True, format_valid=True)
 
     def step(self, text: str) -> StepResult:
-        """Play a reply. An unreadable reply counts as a step and has `action_valid` False.
+        """Play a reply. An unreadable reply counts as a step, and so does an action that the game does not accept. Both
+        have `action_valid` False.
 
         Raises:
             RuntimeError: the episode has ended.
@@ -152,14 +168,13 @@ class TextEpisode:
         if self.done:
             raise RuntimeError("the episode has ended")
         reply = parse(text, self._game.actions())
+        valid = reply.action is not None and self._game.accepts(reply.action)
         if self._environment.history:
-            turn = past_turn(self._steps + 1, self._game.text(), reply.action or "none (unreadable)")
+            turn = past_turn(self._steps + 1, self._game.prompt_text(), reply.action or "none (unreadable)")
             self._past.append(turn)
         reward = self._game.play(reply.action)
         self._steps += 1
-        return self._result(
-            reward, reply.action or "", action_valid=reply.action_valid, format_valid=reply.format_valid
-        )
+        return self._result(reward, reply.action or "", action_valid=valid, format_valid=reply.format_valid)
 
     def expert(self) -> list[str]:
         """Return the expert's replies from the current state to the end.
@@ -180,7 +195,7 @@ class TextEpisode:
         text, actions, solved, over = game.text(), game.actions(), game.solved, game.over
         done = over or steps >= environment.horizon
         remaining = environment.horizon - steps
-        scene = Scene(text, self._past, remaining, environment.horizon, game.offered(), game.task)
+        scene = Scene(game.prompt_text(), self._past, remaining, environment.horizon, game.offered(), game.task)
         observation = Observation(
             text=text,
             prompt=environment.template.render(scene),

@@ -135,3 +135,68 @@ def test_a_game_has_no_expert_by_default():
 
 def test_actions_are_the_default_vocabulary():
     assert EndingEnvironment().info.vocabulary == list(REWARDS)
+
+
+class Guessing(Ending):
+    """Any text is an action, and only "even" numbers are accepted. The observation repeats the task."""
+
+    task = "Say an even number."
+
+    def actions(self):
+        return None
+
+    def accepts(self, action):
+        return action.isdigit() and int(action) % 2 == 0
+
+    def text(self):
+        return f"{self.task} Said: {self.ending or 'nothing'}"
+
+    def prompt_text(self):
+        return f"Said: {self.ending or 'nothing'}"
+
+    def play(self, action):
+        if action is not None and self.accepts(action):
+            self.ending, self.score = action, 1.0
+        return 0.0
+
+
+class GuessingEnvironment(EndingEnvironment):
+    template = PromptTemplate("full", "1", "{task}{history}\n{observation}")
+
+    def game(self, task):
+        return Guessing(task)
+
+
+def test_an_action_that_the_game_does_not_accept_is_marked_and_has_a_valid_format():
+    environment = GuessingEnvironment()
+    episode = environment.start(environment.task(ResetSpec(index=0)))
+    marks = []
+    for reply in ("<think>x</think><action>3</action>", "<think>x</think>", "4"):
+        seen = episode.step(reply).observation
+        marks.append((seen.action_valid, seen.format_valid))
+    assert marks == [(False, True), (False, False), (True, False)]
+    assert episode.done
+
+
+def test_every_readable_action_is_accepted_by_default():
+    environment = EndingEnvironment()
+    episode = environment.start(environment.task(ResetSpec(index=0)))
+    assert episode.step("wait").observation.action_valid
+    assert not episode.step("unknown").observation.action_valid
+
+
+def test_prompts_show_the_observation_and_its_history_without_what_the_template_adds():
+    environment = GuessingEnvironment()
+    episode = environment.start(environment.task(ResetSpec(index=0)))
+    seen = episode.step("3").observation
+    assert seen.text == "Say an even number. Said: nothing"
+    assert seen.prompt.count("Say an even number.") == 1
+    assert seen.prompt.count("Said: nothing") == 2
+
+
+def test_the_contract_refuses_a_prompt_that_lacks_a_part_of_the_observation(monkeypatch):
+    check = CHECKS["begins_with_an_observation"]
+    check(GuessingEnvironment())
+    monkeypatch.setattr(GuessingEnvironment, "template", PromptTemplate("full", "1", "{observation}"))
+    with pytest.raises(ContractError, match=r"is not in its prompt, which lacks 'Say'"):
+        check(GuessingEnvironment())
