@@ -34,7 +34,19 @@ OWN_REPLIES = {
         "Let me try.\n```python\nprint(1)\nprint(1 / 0)\n```\nand so on",
         "```python\nimport socket\nsocket.socket()\n```",
         "<think>\\boxed{1}</think>The answer is \\boxed{\\frac{1}{2}}.",
-    )
+    ),
+    "webshop": (
+        "<think>x</think><action>search[tea]</action>",
+        "click[next >]",
+        "<action>click[buy now]</action>",
+        "<action>click[< prev]</action>",
+        "<action>click[b03n8lhks5]</action>",
+        "<action>click[features]</action>",
+        "<action>click[< prev]</action>",
+        "<action>click[4 fl oz]</action>",
+        "<action>SEARCH[tea]</action>",
+        "<action>click[buy now]</action>",
+    ),
 }
 
 

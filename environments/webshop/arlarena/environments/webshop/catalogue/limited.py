@@ -1,0 +1,44 @@
+"""A catalogue whose searches find fewer products, so that pages are short."""
+
+from __future__ import annotations
+
+from arlarena.environments.webshop.catalogue.protocol import Catalogue
+from arlarena.environments.webshop.shop.goal import Goal
+from arlarena.environments.webshop.shop.product import Product
+from arlarena.proto.env_api import DataSource
+
+
+class LimitedCatalogue:
+    """The same catalogue, in which a search finds at most `most` products."""
+
+    def __init__(self, catalogue: Catalogue, most: int) -> None:
+        self._catalogue, self._most = catalogue, most
+        self.version = f"{catalogue.version}-{most}"
+
+    def __len__(self) -> int:
+        """Return the number of products."""
+        return len(self._catalogue)
+
+    def product(self, number: int) -> Product:
+        """Return a product."""
+        return self._catalogue.product(number)
+
+    def number(self, asin: str) -> int | None:
+        """Return the number of the product with this asin, or None."""
+        return self._catalogue.number(asin)
+
+    def search(self, text: str) -> list[int]:
+        """Return the numbers of the best products for a text, best first."""
+        return self._catalogue.search(text)[: self._most]
+
+    def sizes(self) -> dict[str, int]:
+        """Return the number of goals of each split."""
+        return self._catalogue.sizes()
+
+    def goal(self, split: str, index: int) -> Goal:
+        """Return a goal. Raises IndexError if the split has fewer goals."""
+        return self._catalogue.goal(split, index)
+
+    def source(self) -> DataSource:
+        """Describe the data for `/v1/info`."""
+        return self._catalogue.source()

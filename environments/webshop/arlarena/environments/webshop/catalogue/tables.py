@@ -1,0 +1,175 @@
+"""Tables in files that are memory-mapped: records, sorted texts and arrays. All parts of a catalogue's folder use them.
+
+A table of records is NAME.bin, the records as msgpack one after another, and NAME_offsets.npy, where each begins. A
+table of sorted texts has the same two files. Processes share the pages of mapped files.
+"""
+
+from __future__ import annotations
+
+import mmap
+from array import array
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from arlarena.environments.webshop.errors import CatalogueError
+
+Record = TypeVar("Record")
+REBUILD = "delete the folder and build it again: python -m arlarena.environments.webshop build"
+
+
+def damaged(path: Path, problem: str) -> CatalogueError:
+    """Return the error for a damaged file of a built folder."""
+    return CatalogueError(f"{path}: {problem}; {REBUILD}")
+
+
+def write_array(folder: Path, name: str, values: NDArray[Any]) -> None:
+    """Write NAME.npy."""
+    np.save(folder / f"{name}.npy", values, allow_pickle=False)
+
+
+def open_array(folder: Path, name: str, kind: type[np.generic], dimensions: int = 1) -> NDArray[Any]:
+    """Map NAME.npy into memory, read-only.
+
+    Raises:
+        CatalogueError: the file is missing, truncated, or of another type.
+    """
+    path = folder / f"{name}.npy"
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise damaged(path, error.strerror or "cannot be read") from error
+    except (ValueError, EOFError) as error:
+        if (empty := _empty_array(path, kind, dimensions)) is not None:
+            return empty
+        raise damaged(path, "is truncated or no array") from error
+    if array.dtype != kind or array.ndim != dimensions:
+        raise damaged(path, f"has the wrong type ({array.dtype}, {array.ndim} dimensions)")
+    return np.asarray(array)
+
+
+def _empty_array(path: Path, kind: type[np.generic], dimensions: int) -> NDArray[Any] | None:
+    """Return an array without elements, which cannot be mapped. None if the file is something else."""
+    try:
+        array: NDArray[Any] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return array if array.size == 0 and array.dtype == kind and array.ndim == dimensions else None
+
+
+class _Blobs:
+    """Byte strings in NAME.bin."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / f"{name}.bin"
+        self._offsets = open_array(folder, f"{name}_offsets", np.int64)
+        self._bytes = self._map()
+        if not len(self._offsets) or self._offsets[-1] != len(self._bytes) or self._offsets[0]:
+            expected = int(self._offsets[-1]) if len(self._offsets) else 0
+            raise damaged(self.path, f"has {len(self._bytes)} bytes instead of {expected}")
+
+    def _map(self) -> mmap.mmap | bytes:
+        try:
+            with self.path.open("rb") as file:
+                if not file.seek(0, 2):
+                    return b""  # an empty file cannot be mapped
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise damaged(self.path, error.strerror or "cannot be read") from error
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, number: int) -> bytes:
+        return self._bytes[self._offsets[number] : self._offsets[number + 1]]
+
+
+class BlobWriter:
+    """Writes NAME.bin. Close it to write the offsets."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._name = folder, name
+        self._file = (folder / f"{name}.bin").open("wb")
+        self._offsets = array("q", [0])
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def append(self, blob: bytes) -> None:
+        """Append a byte string."""
+        self._file.write(blob)
+        self._offsets.append(self._offsets[-1] + len(blob))
+
+    def close(self) -> None:
+        """Close the file and write the offsets."""
+        self._file.close()
+        write_array(self._folder, f"{self._name}_offsets", np.array(self._offsets, np.int64))
+
+
+class RecordTable(Generic[Record]):
+    """Records of one type, by number. Thread-safe."""
+
+    def __init__(self, folder: Path, name: str, kind: type[Record]) -> None:
+        """Open a table.
+
+        Raises:
+            CatalogueError: a file is missing or damaged.
+        """
+        self._blobs = _Blobs(folder, name)
+        self._decoder = msgspec.msgpack.Decoder(kind)
+
+    def __len__(self) -> int:
+        return len(self._blobs)
+
+    def __getitem__(self, number: int) -> Record:
+        """Return a record.
+
+        Raises:
+            IndexError: there is no such record.
+            CatalogueError: the record is damaged.
+        """
+        if not 0 <= number < len(self._blobs):
+            raise IndexError(number)
+        try:
+            return self._decoder.decode(self._blobs[number])
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise damaged(self._blobs.path, f"record {number} is damaged") from error
+
+
+class SortedTexts:
+    """Texts in the order of their UTF-8 bytes, found by binary search. Thread-safe."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        """Open a table.
+
+        Raises:
+            CatalogueError: a file is missing or damaged.
+        """
+        self._blobs = _Blobs(folder, name)
+
+    def __len__(self) -> int:
+        return len(self._blobs)
+
+    def find(self, text: str) -> int | None:
+        """Return the position of a text, or None."""
+        wanted = text.encode("utf-8", "surrogatepass")
+        low, high = 0, len(self._blobs)
+        while low < high:
+            middle = (low + high) // 2
+            if self._blobs[middle] < wanted:
+                low = middle + 1
+            else:
+                high = middle
+        return low if low < len(self._blobs) and self._blobs[low] == wanted else None
+
+
+def write_sorted_texts(folder: Path, name: str, texts: Iterable[bytes]) -> None:
+    """Write a table of texts, given as UTF-8 in ascending order."""
+    writer = BlobWriter(folder, name)
+    for text in texts:
+        writer.append(text)
+    writer.close()

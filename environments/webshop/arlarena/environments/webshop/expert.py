@@ -1,0 +1,262 @@
+"""The expert: it finds, opens, configures and buys a product that scores 1, by searches and clicks alone.
+
+It knows the goal and its product, and takes the plan with the fewest actions: from the current page, from the results
+of the last search, or by a new search. Searches use words of the instruction. If they do not find a product that
+scores 1, the title of the goal's product is searched. Any product that scores 1 is bought, not only the goal's.
+
+With each action the shortest plan becomes one action shorter, and ties are broken by order, so the rest of a plan is
+the plan from the next page.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from arlarena.environment.protocols import ExpertUnavailable
+from arlarena.environments.webshop.shop.actions import click, is_clickable, parse_action, search
+from arlarena.environments.webshop.shop.goal import Goal
+from arlarena.environments.webshop.shop.pages import PAGE_SIZE
+from arlarena.environments.webshop.shop.product import Product
+from arlarena.environments.webshop.shop.reward import (
+    matched_attributes,
+    matched_options,
+    score_purchase,
+    type_score,
+)
+from arlarena.environments.webshop.shop.session import BACK, BUY, NEXT, PREVIOUS, SUB_PAGES, ShopState
+from arlarena.environments.webshop.shop_game import ShopGame
+
+MAX_MOVES = 100  # five pages of results, and as many options as products have
+MAX_CHOICES = 2_000  # combinations of option values that are tried for one product
+LEAST_COST = 3  # of a plan that begins with a search: search, open, buy
+# The thoughts of the expert's replies, apart from the value that it chooses.
+FIND, LOOK_FURTHER, LOOK_AT_RESULTS = "find the product", "look further", "look at the results"
+OPEN, LOOK_AT_PRODUCT, CHOOSE, BUY_IT = "open the product", "look at the product", "choose ", "buy the product"
+THOUGHTS = (FIND, LOOK_FURTHER, LOOK_AT_RESULTS, OPEN, LOOK_AT_PRODUCT, CHOOSE, BUY_IT)
+# Words of instructions that say nothing about the product.
+_COMMON = """
+a about after also am an and any are as at be brother but buy by can color colored come comes could dollars find
+for from get give had has have help i i'd i'll i'm id im in is it its like looking made me my need needs of on
+one ones or our pick please preferably price purchase recommend same searching shall shopping should show sister
+size sized some something take that that's the them there's they this those to under want we we're where which
+whose will with would you your
+"""
+COMMON_WORDS = frozenset(_COMMON.split())
+_PRICE = re.compile(r",? and price (?:lower|less) than [\d.,]+ dollars.*$")
+_WORD = re.compile(r"[^\W_]+(?:[.'\u2019-][^\W_]+)*")
+
+
+class Step(NamedTuple):
+    """The first action of a plan. `cost`: the number of actions of the whole plan."""
+
+    cost: int
+    thought: str
+    action: str
+
+
+class FoundProduct(NamedTuple):
+    """A product among the results that scores 1. `cost`: the number of actions from its page to the purchase."""
+
+    page: int
+    number: int
+    cost: int
+
+
+def moves(game: ShopGame) -> Iterator[tuple[str, str]]:
+    """Yield (thought, action) from the current state to the purchase. The actions are played on a copy of the game.
+
+    Raises:
+        ExpertUnavailable: no search finds a product that scores 1.
+    """
+    game, expert = game.copy(), ShopExpert(game)
+    for _ in range(MAX_MOVES):
+        if game.over:
+            return
+        step = expert.choose(game.place)
+        yield step.thought, step.action
+        game.play(step.action)
+    raise ExpertUnavailable(f"the expert has bought nothing after {MAX_MOVES} steps")
+
+
+class ShopExpert:
+    """The expert for one goal."""
+
+    def __init__(self, game: ShopGame) -> None:
+        self._catalogue, self._goal, self._wanted = game.shop.catalogue, game.goal, game.wanted
+        self._clicks: dict[int, list[str] | None] = {}
+        self._search: tuple[Step | None] | None = None  # after the first use
+
+    def choose(self, place: ShopState) -> Step:
+        """Return the first step of the shortest plan from this state.
+
+        Raises:
+            ExpertUnavailable: no search finds a product that scores 1.
+        """
+        steps = [step for step in (self._stay(place), self._open(place)) if step is not None]
+        best = min(steps, key=lambda step: step.cost, default=None)
+        if best is not None and best.cost <= LEAST_COST:
+            return best
+        if self._search is None:
+            self._search = (self._best_search(),)
+        by_search = self._search[0]
+        if by_search is None or (best is not None and best.cost <= by_search.cost):
+            by_search = best
+        if by_search is None:
+            raise ExpertUnavailable(self._reason())
+        return by_search
+
+    def _stay(self, place: ShopState) -> Step | None:
+        """Return the step towards buying the product of this page. None if it cannot score 1."""
+        if place.product is None:
+            return None
+        clicks = winning_clicks(self._goal, self._wanted, self._catalogue.product(place.product), place.options)
+        if clicks is None:
+            return None
+        if place.page == "sub_page":
+            return Step(len(clicks) + 2, LOOK_AT_PRODUCT, click(PREVIOUS))
+        if clicks:
+            return Step(len(clicks) + 1, CHOOSE + clicks[0], click(clicks[0]))
+        return Step(1, BUY_IT, click(BUY))
+
+    def _open(self, place: ShopState) -> Step | None:
+        """Return the step towards the best product of the last search. None if none scores 1."""
+        found = self._nearest(place.hits, place.number) if place.page != "search" else None
+        if found is None:
+            return None
+        pages = abs(found.page - place.number)
+        if place.page != "results":
+            away = 2 if place.page == "sub_page" else 1
+            return Step(away + pages + 1 + found.cost, LOOK_AT_RESULTS, click(PREVIOUS))
+        if pages:
+            return Step(pages + 1 + found.cost, LOOK_FURTHER, click(NEXT if found.page > place.number else PREVIOUS))
+        asin = self._catalogue.product(found.number).asin.lower()
+        return Step(1 + found.cost, OPEN, click(asin))
+
+    def _nearest(self, hits: Sequence[int], page: int) -> FoundProduct | None:
+        """Return the product with the shortest plan from a page of these results; the first of several."""
+        best: tuple[int, FoundProduct] | None = None
+        for place, number in enumerate(hits):
+            clicks = self._fresh_clicks(number)
+            if clicks is None:
+                continue
+            found = FoundProduct(place // PAGE_SIZE + 1, number, len(clicks) + 1)
+            cost = abs(found.page - page) + found.cost
+            if best is None or cost < best[0]:
+                best = cost, found
+        return None if best is None else best[1]
+
+    def _fresh_clicks(self, number: int) -> list[str] | None:
+        """Return the clicks on a product that was just opened. None if it cannot score 1."""
+        if number not in self._clicks:
+            product = self._catalogue.product(number)
+            opened = is_clickable(product.asin.lower()) and product.asin.lower() not in (BACK, NEXT, PREVIOUS)
+            self._clicks[number] = winning_clicks(self._goal, self._wanted, product, {}) if opened else None
+        return self._clicks[number]
+
+    def _best_search(self) -> Step | None:
+        """Return the search of the shortest plan, or None. Later queries are tried only if the first page of earlier
+        ones lacks a product that scores 1.
+        """
+        best: Step | None = None
+        for words in queries(self._goal.instruction, self._goal.options, self._wanted.title):
+            action = parse_action(search(words))
+            assert action is not None
+            found = self._nearest(self._catalogue.search(action.argument), 1)
+            if found is None:
+                continue
+            step = Step(1 + found.page + found.cost, FIND, search(words))
+            if best is None or step.cost < best.cost:
+                best = step
+            if found.page == 1:
+                break
+        return best
+
+    def _reason(self) -> str:
+        """Return why nothing scores 1."""
+        goal, wanted = self._goal, self._wanted
+        if winning_clicks(goal, wanted, wanted, {}) is not None:
+            return f"no search finds {wanted.asin} or another product that scores 1"
+        values = [value for values in wanted.options.values() for value in values]
+        score = score_purchase(goal, wanted, wanted, values)
+        return (
+            f"no product that scores 1 is found, and {wanted.asin} does not score 1 for its own goal: type factor "
+            f"{score.type.factor}, {score.attributes_matched} of {score.attributes} attributes, at most "
+            f"{score.options_matched} of {score.options} options at once, price {'' if score.price_ok else 'not '}ok"
+        )
+
+
+def queries(instruction: str, options: Sequence[tuple[str, str] | str], title: str) -> list[str]:
+    """Return the searches that the expert tries, in order: the instruction's words without those of the options, with
+    them, and the title.
+    """
+    said = [word for word in _WORD.findall(_PRICE.sub("", instruction)) if word.lower() not in COMMON_WORDS]
+    asked = {word for option in options for part in _parts(option) for word in _WORD.findall(part.lower())}
+    without = [word for word in said if word.lower() not in asked]
+    found = dict.fromkeys((" ".join(without), " ".join(said), " ".join(title.translate(_NO_BRACKETS).split())))
+    return [words for words in found if words]
+
+
+def winning_clicks(goal: Goal, wanted: Product, product: Product, chosen: Mapping[str, str]) -> list[str] | None:
+    """Return the option values to click so that buying `product` scores 1. None if it cannot score 1.
+
+    `chosen`: the value of each axis that is chosen already.
+    """
+    if product.price > goal.price_upper or type_score(wanted, product).factor < 1.0:
+        return None
+    if matched_attributes(goal.attributes, product) < len(goal.attributes):
+        return None
+    clickable = {
+        value: axis.lower()
+        for axis, values in product.options.items()
+        for value in values
+        if is_clickable(value) and value not in (BACK, PREVIOUS, BUY, *SUB_PAGES)
+    }
+    matching = [_matching(option, clickable) for option in goal.options]
+    return _Chooser(goal, matching).choose(dict(chosen))
+
+
+def _matching(option: tuple[str, str] | str, clickable: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return (axis, value) of the values that match an option of a goal; equal ones first."""
+    found = [(axis, value) for value, axis in clickable.items() if matched_options([option], [value])]
+    exact = ("", option) if isinstance(option, str) else (option[0].lower(), option[1])
+    return sorted(found, key=lambda pair: (pair != exact, pair[1] != exact[1]))
+
+
+class _Chooser:
+    """Chooses a value per axis so that all options of a goal match. `matching`: (axis, value) by option."""
+
+    def __init__(self, goal: Goal, matching: list[list[tuple[str, str]]]) -> None:
+        self._goal, self._matching, self._tried = goal, matching, 0
+
+    def choose(self, chosen: dict[str, str]) -> list[str] | None:
+        """Return the clicks, in the order of the goal's options, or None."""
+        return self._from(0, chosen, frozenset(), [])
+
+    def _from(
+        self, position: int, chosen: dict[str, str], locked: frozenset[str], clicks: list[str]
+    ) -> list[str] | None:
+        if position == len(self._matching):
+            return clicks
+        self._tried += 1
+        if self._tried > MAX_CHOICES:
+            return None
+        option = self._goal.options[position]
+        for axis, value in chosen.items():
+            if matched_options([option], [value]):
+                return self._from(position + 1, chosen, locked | {axis}, clicks)
+        for axis, value in self._matching[position]:
+            if axis in locked:
+                continue
+            found = self._from(position + 1, {**chosen, axis: value}, locked | {axis}, [*clicks, value])
+            if found is not None:
+                return found
+        return None
+
+
+def _parts(option: tuple[str, str] | str) -> tuple[str, ...]:
+    return (option,) if isinstance(option, str) else option
+
+
+_NO_BRACKETS = str.maketrans({"[": " ", "]": " ", "\n": " "})

@@ -1,0 +1,1 @@
+"""The generated catalogue: products with near-duplicates, and goals in human phrasing."""

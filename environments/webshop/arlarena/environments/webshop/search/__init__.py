@@ -1,0 +1,1 @@
+"""Full-text search: tokens, a memory-mapped index, and BM25."""

@@ -1,0 +1,1 @@
+"""The shop itself: products, pages, sessions and the score of a purchase."""

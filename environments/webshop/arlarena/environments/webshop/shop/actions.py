@@ -1,0 +1,53 @@
+"""Actions: `search[words]` and `click[name]`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class ShopAction(msgspec.Struct, frozen=True, gc=False):
+    """A search for the words of `argument`, or a click on the clickable with that name. `argument` is lower case."""
+
+    kind: Literal["search", "click"]
+    argument: str
+
+
+def parse_action(text: str) -> ShopAction | None:
+    r"""Return the action that a text starts with, or None.
+
+    The rule is the original's `re.match(r"(.+)\[(.+)\]", text)`: the last `[` that has a `]` behind it, and the last
+    `]` of the first line. The name must be exactly `search` or `click`. Surrounding white space of the argument
+    counts. This is linear in the length of the text; the regular expression is quadratic for many `[`.
+    """
+    line = text.partition("\n")[0]
+    end = line.rfind("]")
+    start = line.rfind("[", 1, end - 1) if end > 1 else -1
+    if start < 1:
+        return None
+    name = line[:start]
+    argument = line[start + 1 : end].lower()
+    if name == "search":
+        return ShopAction("search", argument)
+    return ShopAction("click", argument) if name == "click" else None
+
+
+def click(name: str) -> str:
+    """Return the text of a click."""
+    return f"click[{name}]"
+
+
+def search(words: str) -> str:
+    """Return the text of a search. Brackets and line ends, which an action cannot contain, become spaces."""
+    return f"search[{words.translate(_NO_BRACKETS)}]"
+
+
+def is_clickable(name: str) -> bool:
+    """Return whether an action can name this clickable. An empty name and a name with `[` cannot be written."""
+    if name and "[" not in name and "\n" not in name:  # the usual case, without parsing
+        return name == name.lower()
+    return parse_action(click(name)) == ShopAction("click", name)
+
+
+_NO_BRACKETS = str.maketrans({"[": " ", "]": " ", "\n": " "})

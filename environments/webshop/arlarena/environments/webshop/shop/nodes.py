@@ -1,0 +1,55 @@
+"""Text nodes of pages, and the two forms of an observation.
+
+The original renders a page as HTML, parses it, and converts its text nodes. Here, a page is a list of nodes from the
+start, and the rules of the parser are applied to each text:
+
+- An empty text has no node.
+- A text of ASCII white space becomes a line end, which the conversion drops, or else a single space.
+
+In the form `text`, the nodes without surrounding white space are joined by " [SEP] ". In the form `rich`, each node is
+a line, and buttons, options and links are marked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Literal
+
+Form = Literal["text", "rich"]
+NodeKind = Literal["text", "button", "option", "link"]
+Node = tuple[NodeKind, str]
+
+SEPARATOR = " [SEP] "
+_ASCII_SPACE = " \n\t\f\r"
+
+
+def nodes(kind: NodeKind, *texts: str) -> list[Node]:
+    """Return the nodes of texts of one kind."""
+    return [(kind, text if text.strip(_ASCII_SPACE) else " ") for text in texts if _has_node(text)]
+
+
+def fragment(form: Form, parts: Iterable[Node], clicked: Collection[str] = ()) -> str:
+    """Return the text of consecutive nodes. Each node ends with a separator, so that fragments can be joined.
+
+    `clicked`: the options and links that the form `rich` marks as clicked.
+    """
+    if form == "text":
+        return "".join([f"{text.strip()}{SEPARATOR}" for _, text in parts])
+    return "".join([_rich(kind, text, text in clicked) for kind, text in parts])
+
+
+def finished(form: Form, text: str) -> str:
+    """Remove what follows the last node of a page."""
+    return text.removesuffix(SEPARATOR) if form == "text" else text
+
+
+def _has_node(text: str) -> bool:
+    return bool(text) and not ("\n" in text and not text.strip(_ASCII_SPACE))
+
+
+def _rich(kind: NodeKind, text: str, clicked: bool) -> str:
+    if kind == "text":
+        return f"{text}\n"
+    before = {"button": "", "option": "  ", "link": "\n"}[kind]
+    mark = "clicked button" if clicked and kind != "button" else "button"
+    return f"{before}[{mark}] {text} [{mark}_]\n"

@@ -1,0 +1,206 @@
+"""The pages of the shop, as observations with their clickables.
+
+What depends only on a product is cached, so a step that is no search joins a few texts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pprint import pformat
+
+import msgspec
+
+from arlarena.environments.webshop.catalogue.protocol import Catalogue
+from arlarena.environments.webshop.shop.actions import click, is_clickable
+from arlarena.environments.webshop.shop.nodes import Form, Node, finished, fragment, nodes
+from arlarena.environments.webshop.shop.product import Product
+from arlarena.environments.webshop.shop.session import (
+    ATTRIBUTES,
+    BACK,
+    BUTTON,
+    BUY,
+    DESCRIPTION,
+    FEATURES,
+    NEXT,
+    PREVIOUS,
+    REVIEWS,
+    SEARCH,
+    Clickable,
+    ShopState,
+)
+
+PAGE_SIZE = 10  # products on a page of results
+CACHED_CARDS = 16_384  # about 0.6 KB each
+CACHED_ITEMS = 1_024  # about 10 KB each
+CACHED_SUB_PAGES = 512  # about 3 KB each
+CACHED_RESULTS = 1_024  # about 4 KB each: `< prev` leads back to a page that was just shown
+SEARCH_ACTION = "search[<your query>]"  # how a prompt offers a search
+# As pages write them. Clicks name them in lower case.
+LABELS = {name: name.title() for name in (SEARCH, PREVIOUS, NEXT, BUY, DESCRIPTION, FEATURES, REVIEWS, ATTRIBUTES)} | {
+    BACK: "Back to Search"
+}
+
+
+class Page(msgspec.Struct, frozen=True):
+    """A page. An observation is `before`, then the instruction under `label`, then `after`.
+
+    Attributes:
+        before, after: what comes before and after the instruction. Complete without the instruction, too.
+        label: the text above the instruction; "" if the page does not show the instruction.
+        clickables: the clickables by name, in the order of the original.
+        offered: the valid clicks as text, one per line; on the search page, the form of a search.
+    """
+
+    before: str
+    after: str
+    label: str
+    clickables: Mapping[str, Clickable]
+    offered: str
+
+    def text(self, form: Form, instruction: str) -> str:
+        """Return the observation for an episode with this instruction."""
+        if not self.label:
+            return self.before + self.after
+        return self.before + fragment(form, nodes("text", self.label, instruction)) + self.after
+
+
+class Card(msgspec.Struct, frozen=True):
+    """A product in the results: its name as a clickable, its text, and its text if it was visited."""
+
+    name: str
+    clickable: Clickable
+    text: str
+    visited: str
+
+
+class ItemPage(msgspec.Struct, frozen=True):
+    """The page of a product: without clicked options, and its nodes from which other versions are made."""
+
+    page: Page
+    nodes: list[Node]
+    options: list[str]  # texts of the option nodes, in order
+
+
+class Pages:
+    """Renders the pages of a catalogue in one form. Thread-safe."""
+
+    def __init__(self, catalogue: Catalogue, form: Form, show_attributes: bool = False) -> None:
+        self._catalogue, self._form, self._show_attributes = catalogue, form, show_attributes
+        self._card = lru_cache(CACHED_CARDS)(self._make_card)
+        self._item = lru_cache(CACHED_ITEMS)(self._make_item)
+        self._sub_page = lru_cache(CACHED_SUB_PAGES)(self._make_sub_page)
+        self._results = lru_cache(CACHED_RESULTS)(self._make_results)
+        after = self._complete([("button", LABELS[SEARCH])])
+        title = fragment(form, [("text", "WebShop")])
+        self._search_page = Page(title, after, "Instruction: ", {SEARCH: BUTTON}, SEARCH_ACTION)
+
+    def page(self, state: ShopState) -> Page:
+        """Return the page of a state; for the page after a purchase, see `receipt`."""
+        if state.page == "results":
+            shown = state.hits[(state.number - 1) * PAGE_SIZE : state.number * PAGE_SIZE]
+            marked = state.visited.intersection(shown) if self._form == "rich" else frozenset[int]()
+            return self._results(shown, state.number, len(state.hits), marked)
+        if state.product is None:
+            return self._search_page
+        if state.page == "sub_page":
+            return self._sub_page(state.product, state.sub_page)
+        return self._with_clicked(state, self._item(state.product))
+
+    def receipt(self, state: ShopState, score: float, details: Mapping[str, float | bool] | None) -> Page:
+        """Return the page after the purchase of `state`.
+
+        It shows what the original's does in a text environment: fields that it does not fill are empty or "None".
+        `details`: the parts of the score, shown in the place that the original has for them.
+        """
+        assert state.product is not None
+        chosen = json.dumps(dict(state.options), sort_keys=True)
+        for character in "<>&'":
+            chosen = chosen.replace(character, f"\\u{ord(character):04x}")
+        texts = [
+            *("Thank you for shopping with us!", "Your code: ", "None", " (Paste it in your MTurk interface.)"),
+            *("Purchased", "asin", self._catalogue.product(state.product).asin, "options", chosen),
+            *("attrs", "None", "category", "None", "query", "None", "product category", "None"),
+            *("Target", "asin", "options", "attrs", "price upper", "instuction text", "category"),
+            *("product category", "query", "Goal ", "None", "Reward"),
+            *("Your score (min 0.0, max 1.0)", str(score)),
+            *("Reward Details ", pformat(details and dict(details))),
+        ]
+        return Page("", self._complete([("text", text) for text in texts]), "", {}, "")
+
+    def _complete(self, parts: list[Node], clicked: frozenset[str] = frozenset()) -> str:
+        return finished(self._form, fragment(self._form, parts, clicked))
+
+    def _make_results(self, shown: tuple[int, ...], page: int, total: int, visited: frozenset[int]) -> Page:
+        """Return a page of results. A page behind the last shows no products."""
+        names = [BACK, PREVIOUS, NEXT] if page > 1 else [BACK, NEXT]
+        buttons: list[Node] = [("button", LABELS[name]) for name in names]
+        head: list[Node] = [buttons[0], ("text", f"Page {page} (Total results: {total})"), *buttons[1:]]
+        cards = [self._card(number) for number in shown]
+        body = [card.visited if card.clickable.product in visited else card.text for card in cards]
+        after = finished(self._form, fragment(self._form, head) + "".join(body))
+        clickables = dict.fromkeys(names, BUTTON) | {card.name: card.clickable for card in cards}
+        return Page("", after, "Instruction:", clickables, _offered(clickables))
+
+    def _make_card(self, number: int) -> Card:
+        product = self._catalogue.product(number)
+        link, rest = nodes("link", product.asin), nodes("text", product.title, product.price_text)
+        texts = (fragment(self._form, [*link, *rest], clicked) for clicked in ((), (product.asin,)))
+        return Card(product.asin.lower(), Clickable(product=number), *texts)
+
+    def _make_item(self, number: int) -> ItemPage:
+        product = self._catalogue.product(number)
+        parts: list[Node] = [("button", LABELS[BACK]), ("button", LABELS[PREVIOUS])]
+        options: list[Node] = []
+        for axis, values in product.options.items():
+            labels = nodes("option", *values)
+            options += labels
+            parts += [*nodes("text", axis), *labels]
+        parts += nodes("text", product.title, f"Price: {product.price_text}", "Rating: N.A.")
+        names = [DESCRIPTION, FEATURES, REVIEWS, *([ATTRIBUTES] if self._show_attributes else []), BUY]
+        parts += [("button", LABELS[name]) for name in names]
+        clickables = dict.fromkeys([BACK, PREVIOUS, *names], BUTTON) | {
+            value: Clickable(axis=axis.lower()) for axis, values in product.options.items() for value in values
+        }
+        page = Page("", self._complete(parts), "Instruction:", clickables, _offered(clickables))
+        return ItemPage(page, parts, [text for _, text in options])
+
+    def _with_clicked(self, state: ShopState, item: ItemPage) -> Page:
+        """Return the page of a product with its clicked options marked, in the form `rich`.
+
+        As in the original, an option is clicked if its text in quotes occurs in the page's address, which ends with the
+        chosen options as JSON. So a value with quotes or with characters beyond ASCII is never marked.
+        """
+        if self._form == "text" or not (state.options or '"' in state.keywords):
+            return item.page
+        address = f"{state.keywords.replace(' ', '+')}/{state.number}/{json.dumps(dict(state.options))}"
+        clicked = [text for text in item.options if f'"{text}"' in address]
+        if not clicked:
+            return item.page
+        before = "".join([f"You have clicked {text}.\n" for text in reversed(clicked)])
+        after = self._complete(item.nodes, frozenset(clicked))
+        return msgspec.structs.replace(item.page, before=before, after=after)
+
+    def _make_sub_page(self, number: int, name: str) -> Page:
+        product = self._catalogue.product(number)
+        parts: list[Node] = [("button", LABELS[BACK]), ("button", LABELS[PREVIOUS])]
+        parts += nodes("text", *_contents(product, name))
+        clickables = dict.fromkeys((BACK, PREVIOUS), BUTTON)
+        return Page("", self._complete(parts), "Instruction:", clickables, _offered(clickables))
+
+
+def _contents(product: Product, name: str) -> list[str]:
+    """Return the texts of a sub-page. There are no reviews: the original's files have none."""
+    if name == DESCRIPTION:
+        return [product.description]
+    if name == FEATURES:
+        return [f" {bullet}" for bullet in product.bullets]
+    if name == REVIEWS:
+        return []
+    attributes = [f" {attribute}" for attribute in product.attributes]
+    return [*attributes, product.category, product.query, product.product_category]
+
+
+def _offered(clickables: Mapping[str, Clickable]) -> str:
+    return "\n".join([click(name) for name in clickables if name != SEARCH and is_clickable(name)])
