@@ -1,0 +1,54 @@
+"""Who may use the shop: pages of other origins may not, and other machines need the token."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from urllib.parse import urlsplit
+
+from fastapi import Request
+
+from arlarena.proto.config import ConfigError
+from arlarena.proto.http.addresses import is_loopback
+from arlarena.proto.text.redaction import register_secret
+
+
+def check_token(host: str, token: str | None) -> None:
+    """Refuse a server that other machines can reach without a token.
+
+    Raises:
+        ConfigError: `host` is not a loopback address, and there is no token.
+    """
+    register_secret(token)
+    if not token and not is_loopback(host):
+        raise ConfigError(
+            f"--host {host} lets other machines in: set a token, best by the environment variable WEBSHOP_HUMAN_TOKEN, "
+            "or with --token"
+        )
+
+
+def token_matches(token: str | None, given: str) -> bool:
+    """Return whether `given` is the server's token. True if the server has none."""
+    return token is None or hmac.compare_digest(token.encode(), given.encode())
+
+
+def problem_of(request: Request, *, has_token: bool) -> str:
+    """Return why a request is refused; "" if it is not.
+
+    A page of another origin could send forms to a loopback address. Without a token, `Host` must be an address or
+    localhost, because an attacker's host name may resolve to this server (DNS rebinding).
+    """
+    host, origin = request.headers.get("host", "").lower(), request.headers.get("origin")
+    if not has_token and not _is_address(host):
+        return f"Open this shop by an address or as localhost, not as {host[:100]!r}."
+    if request.method == "POST" and origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}"):
+        return f"A page of {origin[:100]!r} sent this form, and the shop accepts only its own."
+    return ""
+
+
+def _is_address(host: str) -> bool:
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False

@@ -1,0 +1,51 @@
+"""Builds HTML from elements. Every text is escaped, unless it is `Html` already."""
+
+from __future__ import annotations
+
+import html
+
+# Invisible characters that a page does not show: controls (except tab and line end), direction controls, soft hyphens,
+# zero-width characters, and lone surrogates, which cannot be encoded.
+_INVISIBLE = dict.fromkeys(
+    (
+        *(*range(0x00, 0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0), 0xAD, 0x61C, *range(0x200B, 0x2010)),
+        *(*range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF, *range(0xFFF9, 0xFFFC), *range(0xD800, 0xE000)),
+        *(0xFFFE, 0xFFFF),
+    )
+)
+_VOID = frozenset({"input", "meta", "link", "img", "br"})
+
+
+class Html(str):
+    """HTML. Only `element`, `text` and `join` make it, apart from constants of this package."""
+
+    __slots__ = ()
+
+
+Content = Html | str | None
+
+
+def text(value: str) -> Html:
+    """Return a text as HTML, without invisible characters."""
+    return value if isinstance(value, Html) else Html(html.escape(value.translate(_INVISIBLE)))
+
+
+def join(*content: Content) -> Html:
+    """Return the contents one after another."""
+    return Html("".join([text(one) for one in content if one is not None]))
+
+
+def element(tag: str, /, *content: Content, **attributes: str | int | bool | None) -> Html:
+    """Return an element.
+
+    `attributes`: None and False leave the attribute out, True is an attribute without value. A trailing underscore of a
+    name is removed, and other underscores become hyphens: `class_`, `aria_label`.
+    """
+    written = []
+    for key, value in attributes.items():
+        if value is None or value is False:
+            continue
+        key = key.rstrip("_").replace("_", "-")
+        written.append(f" {key}" if value is True else f' {key}="{text(str(value))}"')
+    start = f"<{tag}{''.join(written)}>"
+    return Html(start if tag in _VOID else f"{start}{join(*content)}</{tag}>")

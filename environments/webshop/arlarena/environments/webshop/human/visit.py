@@ -1,0 +1,148 @@
+"""An episode that a person plays: every click is one action of the environment's episode.
+
+    visit = Visit(environment, task, "test-0-4f1c-1")
+    visit.search("red shoes")
+    visit.click(3)                     # the fourth clickable of the page
+
+The person's actions are written as a model writes them, so observations, rewards and marks are those of a model.
+"""
+
+from __future__ import annotations
+
+import time
+
+from arlarena.environment.replies import parse, reply
+from arlarena.environment.text_game import TextEpisode
+from arlarena.environments.webshop.environment import WebShopEnvironment
+from arlarena.environments.webshop.human.record import (
+    HumanEpisode,
+    HumanTurn,
+    PlayedEnvironment,
+    RecordedPurchase,
+)
+from arlarena.environments.webshop.shop.actions import click, is_clickable, search
+from arlarena.environments.webshop.shop.session import SEARCH
+from arlarena.proto.trajectory import Task
+
+MOST_SEARCH_CHARS = 300  # longer searches are cut; the longest instruction is shorter
+
+
+class Visit:
+    """One episode of a person, and its record. Not thread-safe.
+
+    Attributes:
+        game: the rules, for pages: the current page, the goal, and the purchase.
+        episode: the episode; it counts the steps.
+        state: the result of the last step.
+        id: identifies the episode in the record.
+    """
+
+    def __init__(self, environment: WebShopEnvironment, task: Task, episode_id: str) -> None:
+        self._environment = environment
+        self.game = environment.game(task)
+        self.episode = TextEpisode(environment, task, self.game)
+        self.state = self.episode.observe()
+        self.id = episode_id
+        self._turns: list[HumanTurn] = []
+        self._started_at, self._started = time.time(), time.monotonic()
+        self._last = self._started
+
+    @property
+    def task(self) -> Task:
+        """The task."""
+        return self.episode.task
+
+    @property
+    def done(self) -> bool:
+        """Whether a product was bought, or the horizon is reached."""
+        return self.episode.done
+
+    @property
+    def last_action(self) -> str:
+        """The last action, "" at the start."""
+        return self._turns[-1].action if self._turns else ""
+
+    def search_action(self, words: str) -> str | None:
+        """Return the action of a search; None if the text has no words. Characters without a meaning become spaces."""
+        words = " ".join("".join(one if one.isprintable() else " " for one in words).split())[:MOST_SEARCH_CHARS]
+        action = search(words)
+        if not _can_be_written(action):  # the words look like the tags of a reply
+            action = search(words.replace("<", " ").replace(">", " "))
+        words = action.removeprefix("search[").removesuffix("]")
+        return action if words.strip() else None
+
+    def click_action(self, position: int) -> str | None:
+        """Return the action of a click on the clickable at this position of the page; None if there is none."""
+        names = list(self.game.page.clickables)
+        if not 0 <= position < len(names) or not can_be_clicked(names[position]):
+            return None
+        return click(names[position])
+
+    def play(self, action: str) -> None:
+        """Play an action as one step.
+
+        Raises:
+            RuntimeError: the episode is over.
+        """
+        self.play_response(reply("", action))
+
+    def play_response(self, response: str) -> None:
+        """Play a complete reply. Errors as in `play`."""
+        before = self.state
+        after = self.episode.step(response)
+        now = time.monotonic()
+        assert before.metadata is not None
+        assert after.metadata is not None
+        turn = HumanTurn(
+            turn=len(self._turns),
+            observation=before.observation.text,
+            response=response,
+            action=after.metadata.action,
+            reward=after.reward or 0.0,
+            action_valid=after.observation.action_valid,
+            format_valid=after.observation.format_valid,
+            state_key=before.metadata.state_key,
+            seconds=round(now - self._last, 3),
+        )
+        self._turns.append(turn)
+        self.state, self._last = after, now
+
+    def record(self) -> HumanEpisode:
+        """Return the record of the finished episode."""
+        observation, metadata = self.state.observation, self.state.metadata
+        assert metadata is not None
+        info = self._environment.info
+        options = {name: value for name, value in info.options.items() if name not in info.paths}
+        return HumanEpisode(
+            id=self.id,
+            task=self.task.id,
+            success=metadata.success,
+            score=metadata.score,
+            total_reward=round(sum(turn.reward for turn in self._turns), 4),
+            terminated=observation.terminated,
+            truncated=observation.truncated,
+            optimal_moves=metadata.optimal_moves,
+            metrics={"turns": float(len(self._turns))},
+            turns=tuple(self._turns),
+            final_observation=observation.text,
+            environment=PlayedEnvironment(info.name, info.version, options),
+            started_at=round(self._started_at, 3),
+            duration_s=round(self._last - self._started, 3),
+            purchase=self._purchase(),
+        )
+
+    def _purchase(self) -> RecordedPurchase | None:
+        place, score = self.game.place, self.game.purchase
+        if score is None or place.product is None:
+            return None
+        bought = self.game.shop.catalogue.product(place.product)
+        return RecordedPurchase(bought.asin, dict(place.options), bought.price, score.details())
+
+
+def can_be_clicked(name: str) -> bool:
+    """Return whether an action in a reply can name this clickable. `search` is no click: it needs words."""
+    return name != SEARCH and is_clickable(name) and _can_be_written(click(name))
+
+
+def _can_be_written(action: str) -> bool:
+    return parse(reply("", action)).action == action
