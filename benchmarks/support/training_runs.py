@@ -40,6 +40,11 @@ class Claim:
     holds: bool
 
 
+def directory_of(plan: Plan) -> Path:
+    """Return the run directory of a plan."""
+    return ROOT / RUNS / plan.name
+
+
 def make(plan: Plan, config: Path, reuse: bool) -> dict[str, Any]:
     """Do a run, or if `reuse` is set, resume an earlier run. Return the run's summary.
 
@@ -49,7 +54,7 @@ def make(plan: Plan, config: Path, reuse: bool) -> dict[str, Any]:
     Raises:
         SystemExit: the run failed; the exit status is 2.
     """
-    directory = ROOT / RUNS / plan.name
+    directory = directory_of(plan)
     start = "--resume" if reuse and (directory / "run.json").exists() else "--fresh"
     command = [sys.executable, "-m", "arlarena.console", "up", str(config), start]
     command += ["--seed", str(plan.seed), "--run-dir", str(directory.relative_to(ROOT))]
@@ -79,7 +84,31 @@ def paired_gain(directory: Path) -> list[float]:
             by_task.setdefault(index, []).append(success)
         outcomes.append(by_task)
     before, after = outcomes
-    differences = [mean(after[task]) - mean(before[task]) for task in before if task in after]
+    return interval_of([mean(after[task]) - mean(before[task]) for task in before if task in after])
+
+
+def paired_scores(directory: Path) -> tuple[list[float], list[float], list[float]]:
+    """Return the scores before and after training, and the 95 % confidence interval of the gain in the mean score.
+
+    The scores are those of the tasks that both episodes files have, in the same order. By default, an evaluation writes
+    only the first episodes: `[evaluation] episodes` is their number.
+    """
+    before, after = (_scores_by_task(directory / "episodes" / f"{label}.jsonl") for label in ("before", "after"))
+    tasks = [task for task in before if task in after]
+    pairs = [(mean(before[task]), mean(after[task])) for task in tasks]
+    return [old for old, _ in pairs], [new for _, new in pairs], interval_of([new - old for old, new in pairs])
+
+
+def _scores_by_task(path: Path) -> dict[str, list[float]]:
+    scores: dict[str, list[float]] = {}
+    for line in path.read_text().splitlines():
+        episode = json.loads(line)
+        scores.setdefault(episode["task"], []).append(float(episode["score"]))
+    return scores
+
+
+def interval_of(differences: Sequence[float]) -> list[float]:
+    """Return the 95 % confidence interval of the mean of at least two differences."""
     centre = mean(differences)
     variance = sum((value - centre) ** 2 for value in differences) / (len(differences) - 1)
     half = Z95 * math.sqrt(variance / len(differences))

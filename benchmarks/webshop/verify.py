@@ -1,0 +1,54 @@
+"""Checks the claims about configs/webshop-tiny.toml on three seeds, and writes benchmarks/results/webshop_tiny.json.
+
+    python -m benchmarks.webshop.verify             repeat all runs, half an hour each
+    python -m benchmarks.webshop.verify --reuse     keep finished runs, and resume the others
+
+Runs are in runs/verify/webshop-<seed>. The claims are about the success rate, and about the mean score: a purchase that
+satisfies only a part of the goal is no success, but has a score. Exit status: 0 if every claim holds, 1 if a claim
+fails, 2 if a run failed.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from benchmarks.support.tiny_recipes import arguments, claims_of, conclude
+from benchmarks.support.training_runs import Claim, Plan, directory_of, make, mean, paired_scores
+
+
+def main() -> int:
+    """Do the runs, check the claims, and write and show the result."""
+    args = arguments(__doc__, "webshop-tiny.toml", "webshop_tiny.json")
+    runs: dict[str, dict[str, Any]] = {}
+    claims: list[Claim] = []
+    for plan in [Plan(f"webshop-{seed}", seed) for seed in args.seeds]:
+        runs[plan.name] = run = make(plan, args.config, args.reuse)
+        run["score"] = scores(plan)
+        claims += [*claims_of(plan.name, run, "test"), score_claim(plan.name, run)]
+    return conclude(runs, claims, list(runs), args.out)
+
+
+def scores(plan: Plan) -> dict[str, Any]:
+    """Return the mean score before and after training, and the paired 95 % interval of the gain."""
+    before, after, interval = paired_scores(directory_of(plan))
+    return {
+        "tasks": len(before),
+        "before": round(mean(before), 4),
+        "after": round(mean(after), 4),
+        "paired_gain_ci95": interval,
+    }
+
+
+def score_claim(name: str, run: dict[str, Any]) -> Claim:
+    """Return the claim that the mean score over all tasks rises."""
+    score, (low, high) = run["score"], run["score"]["paired_gain_ci95"]
+    measured = f"{score['before']:.3f} to {score['after']:.3f} ({low:+.3f} to {high:+.3f})"
+    complete = score["tasks"] == run["eval_set"]["n"]
+    if not complete:
+        measured += f", but only {score['tasks']} tasks: set [evaluation] episodes to the number of tasks"
+    return Claim(name, "a higher mean score, whose paired interval excludes 0", measured, complete and low > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
