@@ -72,6 +72,11 @@ PARTS = {
         ),
         ("alfworld",),
     ),
+    "webshop": Part(
+        "WebShop: tests, then speed, search and memory up to 1.18 million products: half an hour, 10 GB of disk",
+        (tests("tests/unit/environments/webshop"), benchmark("webshop.speed", "webshop")),
+        ("webshop",),
+    ),
     "sandbox": Part(
         "the sandbox: attacks (with Docker also in containers), speed compared with a new Python process: 10 minutes",
         (tests("tests/integration/sandbox", "tests/contract/environments/test_tir_math_server.py"),
@@ -80,6 +85,11 @@ PARTS = {
     "tir_math": Part(
         "TIR Math: tir-math-tiny on three seeds, with GSPO, and with advantages of 0: half an hour",
         (("-m", "benchmarks.tir_math.verify"),),
+    ),
+    "webshop": Part(
+        "WebShop: webshop-tiny on three seeds: over an hour",
+        (("-m", "benchmarks.webshop.verify"),),
+        ("webshop",),
     ),
     "faults": Part(
         "planted faults: for each fault in the code, a quick test fails: 15 minutes",
