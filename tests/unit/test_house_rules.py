@@ -16,6 +16,7 @@ EDITS_OF_SYS_PATH = re.compile(
     r"|setattr\(sys, [\"']path[\"']|addsitedir"
 )
 MAY_EDIT_SYS_PATH = {
+    "benchmarks/webshop/flask_shop.py": "uses the templates of the tests",
     "sandbox/arlarena/sandbox/zygote_client.py": "the zygote starts isolated and takes over the path of its parent",
     "tests/e2e/test_how_to.py": "a fresh environment sees the packages of this one",
     "tests/integration/sandbox/test_attacks.py": "the program starts isolated, as another user",

@@ -33,6 +33,7 @@ MAY_USE_ENVIRON = {
 }
 # Why a file that is not atomic_files.py names a partial file.
 MAY_REPLACE_FOLDERS = {
+    "environments/webshop/arlarena/environments/webshop/catalogue/build.py": "replaces a folder",
     "services/trainer/arlarena/trainer/output.py": "replaces a folder",
     "services/trainer/arlarena/trainer/state/checkpoint.py": "replaces a folder",
     "services/trainer/arlarena/trainer/weights/versions.py": "replaces a folder",
