@@ -105,7 +105,8 @@ class StepResult(msgspec.Struct, gc=False):
 class ResetSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Selects a task by `task_id`, or by `split` (default: train) and `index`.
 
-    Without `index`, `seed` is the index. With `task_id` or `index`, `seed` is the random seed of the episode.
+    If neither `task_id` nor `index` is given, `seed` is used as the index. Otherwise `seed` is the random seed of the
+    episode.
     """
 
     seed: Index | None = None

@@ -160,8 +160,9 @@ def repeats_transcripts(environment: EnvironmentFactory) -> None:
 
 
 def begins_with_an_observation(environment: EnvironmentFactory) -> None:
-    """Check the result before the first step. All words of the observation's text must be in the prompt, in any order.
-    The metadata must have keys. There must be no reward. `format_valid` and `action_valid` must be True.
+    """Check the first result of an episode, before any step. All words of the observation's text must be in the prompt,
+    in any order. `state_key` and `observation_key` must not be empty. There must be no reward. `format_valid` and
+    `action_valid` must be True.
     """
     for spec in _specs(environment):
         first = _start(environment, spec).observe()

@@ -183,7 +183,7 @@ def with_pod_number(settings: EnvironmentSettings) -> EnvironmentSettings:
 
 def serve_worker(settings: EnvironmentSettings, arguments: argparse.Namespace, factory: EnvironmentFactory) -> int:
     """Serve as one of several workers. Returns the exit code. Clients connect to a socket that the parent process has
-    opened. Other workers connect to a Unix socket.
+    opened. The worker also opens a Unix socket, to which the other workers connect.
     """
     shard = shard_of(settings.shard, arguments.worker)
     capacity = math.ceil(settings.capacity / arguments.of)

@@ -206,11 +206,13 @@ class Collector:
         self.state.environment_steps += sum(len(each.turns) for group in handled for each in group.trajectories)
 
     def _issue_limit(self, selection: Selection[Group], handled: int) -> int:
-        """Return how many tasks may be issued now: S·B, plus the groups that the batch still needs, minus open tasks.
+        """Return how many tasks may be issued now: `staleness` · `groups_per_step`, plus the groups which the batch
+        still needs, minus open tasks.
 
-        If the filter drops groups, the ledger would allow more tasks. The groups of these tasks would be one step too
-        old, because workers would sample them with the weights before the step. `handled`: number of open groups that
-        were offered to the batch or are stale; these groups do not count as open tasks.
+        The ledger alone is not a sufficient limit, because it allows more tasks when the filter drops groups. Workers
+        would sample the groups of these tasks with the weights from before the current step, so the groups would be one
+        step too old. `handled`: number of open groups that were offered to the batch or are stale; these groups do not
+        count as open tasks.
         """
         size = self.settings.groups_per_step
         wanted = 0 if selection.is_full() else min(size - selection.kept, selection.left)

@@ -263,7 +263,7 @@ class Trainer:
         await self.collector.acknowledge()
 
     async def free_broker_memory(self) -> None:
-        """Save an early checkpoint if it allows entries of the stream to be acknowledged."""
+        """Save a checkpoint now, if entries of the stream can then be acknowledged and deleted."""
         if any(group in self.state.ledger.lineage for group in self.collector.consumed):
             await self.save()
 

@@ -40,7 +40,7 @@ class Caller:
 
     @property
     def client(self) -> str:
-        """The client whose number of sessions is limited: the tenant or, if the server has no tokens, the address."""
+        """The key by which sessions are counted for the limit: the tenant or, without tokens, the address."""
         return self.address if self.tenant is None else f"token {self.tenant}"
 
 

@@ -95,8 +95,8 @@ class PrefixCache:
 
     def put(self, key: bytes, kv: KeysValues, logits: Tensor | None) -> None:
         """Store the keys and values of a token sequence, which are in the first positions of `kv`. `logits`: the logits
-        after the last token, None for a prompt with its response. Other sequences are evicted if necessary. Does
-        nothing if the sequence is larger than the cache or is already stored.
+        after the last token, None if the sequence also contains a response. Other sequences are evicted if necessary.
+        Does nothing if the sequence is larger than the cache or is already stored.
         """
         known = self._sequences.get(key)
         if known is not None and (logits is None or known.logits is not None):

@@ -61,7 +61,7 @@ class TrainingSample:
             raise ValueError("the prompt is empty; it needs a token that predicts the first token of the response")
         if sum(tokens for tokens, _ in self.turns) != len(self.response):
             tokens = counted(len(self.response), "token")
-            raise ValueError(f"the token numbers of turns {self.turns} do not add up to a response of {tokens}")
+            raise ValueError(f"the token counts of turns {self.turns} do not add up to a response of {tokens}")
 
     @property
     def key(self) -> bytes:

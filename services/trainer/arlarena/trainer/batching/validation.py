@@ -40,7 +40,7 @@ def refusal_reason(group: Group, *, vocabulary: int, recipe: Recipe, task: Group
 
 
 def _reasons(group: Group, vocabulary: int, anchor: str | None, task: GroupTask | None) -> Iterator[str]:
-    """Yield all reasons. Cheap checks come first, because `refusal_reason` reads only the first reason."""
+    """Yield all reasons to refuse the group. Cheap checks come first, because `refusal_reason` reads only one."""
     if task is not None:
         yield from _differences(group, task)
     if not group.trajectories:

@@ -11,7 +11,7 @@ from arlarena.trainer.weights.versions import Version
 
 
 class Transport(Protocol):
-    """Sends versions to policy servers. A push of a version may be repeated."""
+    """Sends versions to policy servers. It is safe to push a version more than once."""
 
     async def push(self, version: Version, server: WeightsClient) -> tuple[ServedVersion, int]:
         """Send `version` to `server` and make the server use this version.

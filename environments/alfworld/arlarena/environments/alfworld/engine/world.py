@@ -49,13 +49,13 @@ class House:
     Attributes:
         ids, names: the ids and the names of the entities.
         agent: the entity that represents the player.
-        receptacles: the receptacles at each location. `receptacle_masks` has the same receptacles as masks.
+        receptacles: the receptacles at each location. `receptacle_masks` stores these sets as bit masks.
         location_of: the location of each receptacle.
         fits: for each thing, the receptacles that it can be put into.
         pickupable, openable, cleanable, heatable, coolable, toggleable, sliceable: the entities with this property.
         knives: the things that can slice other things.
         tools: for each of the actions that clean, heat or cool, the receptacles in which the action is possible.
-        facts: the static facts by predicate, in order. `known` has the same facts as sets.
+        facts: the static facts by predicate, in order. `known` stores these facts as sets.
         start: the changing facts at the start.
     """
 

@@ -32,8 +32,8 @@ class StreamCursor:
     closed: bool = False
 
     def advance(self) -> bool:
-        """Move to the new tokens. Returns True if there is anything to send. The length of `ranks` is the number of
-        complete tokens, because the engine appends to `ranks` last.
+        """Move to the new tokens. Returns True if there is anything to send. The engine appends to `ranks` after the
+        other lists, so all data of the first `len(ranks)` tokens is present.
         """
         if self.closed:
             return False

@@ -118,7 +118,7 @@ class TextCodec:
 
     def render(self, messages: list[dict[str, Any]], options: dict[str, Any] | None = None, **flags: Any) -> str:
         """Convert a conversation to text with the tokenizer's chat template. `options`: variables of the template.
-        `flags`: parameters of transformers.
+        `flags`: further keyword arguments of `apply_chat_template`.
 
         Raises:
             RequestError: status 400 if there is no template, the template refuses the messages, or an option is not a
