@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 MODULES = sorted(".".join(path.relative_to(ROOT).with_suffix("").parts) for path in (ROOT / "benchmarks").rglob("*.py"))
-OPTIONAL = ("openenv", "schemathesis", "textworld")  # packages of optional environments
+# Packages of optional environments.
+OPTIONAL = ("bm25s", "flask", "openenv", "schemathesis", "tantivy", "textworld", "thefuzz")
 
 
 @pytest.mark.parametrize("name", MODULES)

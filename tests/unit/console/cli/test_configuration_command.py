@@ -37,7 +37,7 @@ def test_a_table_has_the_keys_of_its_settings_with_default_unit_and_description(
 
 def test_the_options_of_every_environment_are_printed_under_one_name() -> None:
     titles = [line for line in describe(read_tables(), "environment.options").splitlines() if line.startswith("[")]
-    assert [title.partition("of ")[2] for title in titles] == ["sokoban", "alfworld", "tir_math"]
+    assert [title.partition("of ")[2] for title in titles] == ["sokoban", "alfworld", "tir_math", "webshop"]
 
 
 def test_an_unknown_table_is_refused_with_the_nearest() -> None:
