@@ -7,9 +7,12 @@ PACKAGES := proto client sandbox $(wildcard environments/* services/*)
 CODE := $(PACKAGES) tests benchmarks scripts examples
 # Two pytest processes by default. All tests of a file run in the same process, because they share servers. The files run
 # in the order of the folders, because the folders with long tests come first. Each process has one thread: on two cores,
-# two processes with two threads each are many times slower.
+# two processes with two threads each are many times slower. If a process crashes, the run ends with the name of its test.
 TEST_PROCESSES ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
+	--max-worker-restart 0
+# faulthandler also ends a test that holds Python's global lock, which the limit of pytest-timeout (120 s) cannot.
+QUICK := -m "not slow" -o faulthandler_timeout=180 -o faulthandler_exit_on_timeout=true
 
 # If this variable is set, every process compiles ARLArena's modules, torch and transformers again, which takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
@@ -28,7 +31,7 @@ demo: setup ## train a small policy on Sokoban by behaviour cloning and SAMPO, a
 
 test: ## run the tests except the slow ones: about 11 minutes on 2 cores; on more cores, set TEST_PROCESSES=4
 	@$(PYTHON) scripts/setup.py openenv
-	@$(PYTEST) -m "not slow"
+	@$(PYTEST) $(QUICK)
 
 test-all: ## run all tests, including the slow ones
 	@$(PYTHON) scripts/setup.py openenv fuzz docs

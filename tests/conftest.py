@@ -1,6 +1,7 @@
 """Fixtures that every kind of test shares."""
 
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_configure_node(node: Any) -> None:
     """Tell a process of pytest-xdist where to fork."""
     node.workerinput["forking_process"] = forking_support.address()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Print the exit status of a crashed process of pytest-xdist, which is negative for a signal."""
+    if error:
+        print(f"\nexit status of {node.gateway.id}: {node.gateway._io.popen.wait(10)}", file=sys.stderr)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
