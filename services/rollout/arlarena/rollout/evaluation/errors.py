@@ -1,0 +1,23 @@
+"""The errors of an evaluation. Errors of a model's API are in `models.protocol`."""
+
+from __future__ import annotations
+
+
+class EvaluationError(RuntimeError):
+    """The evaluation cannot start or go on. The message names the cause and the fix."""
+
+
+class AttemptFailed(RuntimeError):
+    """This attempt cannot go on, and others can.
+
+    Attributes:
+        status: the status of its record.
+    """
+
+    def __init__(self, message: str, status: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class BudgetSpent(RuntimeError):
+    """A budget of money, tokens or time is used up. Unfinished attempts can be resumed with a larger budget."""

@@ -1,0 +1,1 @@
+"""Models behind an API, each through its vendor's own client library."""

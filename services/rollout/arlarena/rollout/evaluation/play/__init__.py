@@ -1,0 +1,1 @@
+"""Plays the attempts of an evaluation: limits, budgets, retries and resume."""

@@ -1,0 +1,187 @@
+"""The records of an evaluation: what was asked (plan.json) and what happened (journal.jsonl).
+
+The journal is append-only: one JSON object a line, with the field `event`. A line that a kill cut off is ignored. A
+resumed evaluation reads it, plays recorded replies to the environment again, and continues after the last one.
+
+    request   before a request is sent to the model
+    reply     after its reply arrived, before anything else happens
+    end       an attempt has its final status
+
+The last `end` of an attempt is its result. A `request` without a `reply` was possibly charged without a result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Literal
+
+import msgspec
+
+from arlarena.rollout.evaluation.models.protocol import Finish, Usage
+
+SCHEMA = 1
+
+# `ok`: played to its end. `policy_error`: the reply or the prompt broke the episode (for example, the prompt exceeds
+# the context); counts as a failure of the model. `infra_error`: a service failed for too long. `model_error`: the
+# model's API rejected a request of this attempt. The last two are not scored, and a resume plays these attempts again.
+Status = Literal["ok", "policy_error", "infra_error", "model_error"]
+
+
+class AttemptKey(msgspec.Struct, frozen=True, order=True):
+    """Names an attempt within one evaluation. `environment`: the name in the plan, which may have several."""
+
+    environment: str
+    split: str
+    index: int
+    attempt: int
+
+    def __str__(self) -> str:
+        return f"{self.environment}/{self.split}/{self.index}#{self.attempt}"
+
+
+class RequestEvent(msgspec.Struct, frozen=True, tag_field="event", tag="request"):
+    """A request is about to be sent.
+
+    Attributes:
+        call: number of the request in the attempt, from 0.
+        messages_digest: hash of the messages. A resume uses a recorded reply only for equal messages.
+    """
+
+    key: AttemptKey
+    call: int
+    turn: int
+    purpose: str
+    messages_digest: str
+    time: float
+
+
+class ReplyEvent(msgspec.Struct, frozen=True, tag_field="event", tag="reply"):
+    """A reply arrived. `seconds`: of the successful request. `retries`: failed requests before it."""
+
+    key: AttemptKey
+    call: int
+    text: str
+    finish: Finish
+    usage: Usage
+    model: str
+    request_id: str
+    reasoning: str
+    seconds: float
+    retries: int
+    possibly_charged_retries: int = 0
+
+
+class TurnRecord(msgspec.Struct, frozen=True):
+    """A turn of an attempt. `response`: what the environment parsed. `images`: names of files in images/, by hash."""
+
+    observation: str
+    response: str
+    action: str
+    reward: float
+    action_valid: bool
+    format_valid: bool
+    no_action: bool
+    state_key: str
+    finish: Finish
+    images: tuple[str, ...] = ()
+
+
+class AttemptRecord(msgspec.Struct, frozen=True, tag_field="event", tag="end"):
+    """The result of an attempt.
+
+    Attributes:
+        task_id, content_key, kind: as the environment reports them.
+        status: see `Status`. Only `ok` and `policy_error` are scored.
+        score: the environment's score in [0, 1].
+        steps: number of turns.
+        metrics: behaviour of the episode, as in training (`rollout.episode.ActionPatterns`), and further metrics of an
+            environment.
+        usage: of all requests of this attempt, also of those that a resume did not repeat.
+        seconds: of the attempt, without the time before a resume.
+        error: why the status is not `ok`.
+        final_observation: the text after the last step.
+    """
+
+    key: AttemptKey
+    task_id: str
+    content_key: str
+    kind: str
+    status: Status
+    success: bool
+    score: float
+    total_reward: float
+    steps: int
+    terminated: bool
+    truncated: bool
+    turns: tuple[TurnRecord, ...]
+    metrics: dict[str, float]
+    usage: Usage
+    requests: int
+    started: float
+    seconds: float
+    error: str = ""
+    final_observation: str = ""
+
+    @property
+    def scored(self) -> bool:
+        """Whether the attempt counts in success rates."""
+        return self.status in ("ok", "policy_error")
+
+
+Event = RequestEvent | ReplyEvent | AttemptRecord
+
+
+class EnvironmentPlan(msgspec.Struct, frozen=True):
+    """One environment of an evaluation.
+
+    Attributes:
+        name: unique in the evaluation; the environment's name unless the same environment occurs twice.
+        url: of the environment server; "" if the evaluation starts it.
+        version, template, parser: as `/v1/info` reports them. Part of the evaluation's identity.
+        options: of the environment, as `/v1/info` reports them.
+        split, indices: the tasks.
+        set: name of the standard evaluation set, or "".
+    """
+
+    name: str
+    url: str
+    version: str
+    template: str
+    parser: str
+    options: dict[str, Any]
+    split: str
+    indices: tuple[int, ...]
+    set: str = ""
+
+
+class EvaluationPlan(msgspec.Struct, frozen=True):
+    """What is asked. Two plans with equal `identity()` are the same evaluation, and the second resumes the first.
+
+    Attributes:
+        model: as given on the command line, for example "openai/gpt-5" or "expert".
+        base_url: address of the model's API, without credentials; "" for the vendor's own.
+        strategy: name of the strategy, with its options in `strategy_options`.
+        sampling: what is sent to the model.
+        attempts: number of attempts per task.
+        seed: of resets and of the sampling seeds.
+    """
+
+    schema: int
+    model: str
+    base_url: str
+    strategy: str
+    strategy_options: dict[str, Any]
+    sampling: dict[str, Any]
+    environments: tuple[EnvironmentPlan, ...]
+    attempts: int
+    seed: int
+    images: bool
+
+    def identity(self) -> str:
+        """Return the hash of everything that can change a result; addresses cannot. 32 hex digits."""
+        same_everywhere = msgspec.structs.replace(
+            self,
+            base_url="",
+            environments=tuple(msgspec.structs.replace(one, url="") for one in self.environments),
+        )
+        return hashlib.blake2b(msgspec.json.encode(same_everywhere, order="deterministic"), digest_size=16).hexdigest()

@@ -1,0 +1,1 @@
+"""Standard evaluation sets: fixed lists of tasks with digests."""

@@ -1,0 +1,1 @@
+"""Strategies: how replies of a model become an action. One file each."""

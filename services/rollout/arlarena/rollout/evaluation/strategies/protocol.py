@@ -1,0 +1,54 @@
+"""Players: what chooses the reply to the environment in each turn of an attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from arlarena.client.environments import Session, StepOutcome
+from arlarena.rollout.evaluation.models.protocol import Message, Reply
+
+
+class Caller(Protocol):
+    """Requests to the model for one attempt. It waits for limits, retries, records, and replays what is recorded."""
+
+    async def __call__(self, messages: Sequence[Message], *, purpose: str = "answer") -> Reply:
+        """Return the model's reply. `purpose`: what the request is for, such as "debater 2"; shown in the record.
+
+        Raises:
+            TooLong: the messages do not fit the model's context.
+            AttemptFailed: the request failed too often, or must not be repeated.
+            BudgetSpent: a budget of the evaluation is used up. The attempt stays unfinished and can be resumed.
+        """
+        ...
+
+
+class TurnView:
+    """What a player sees in one turn.
+
+    Attributes:
+        turn: number of the turn, from 0.
+        state: the environment's observation and metadata. Only the expert may use the session.
+        messages: the prompt as in training: the conversation so far, or one message with the rendered template.
+        call: sends requests to the model.
+        seed_key: the text that decides all random choices of this attempt, together with `turn`.
+    """
+
+    def __init__(
+        self, turn: int, session: Session, state: StepOutcome, messages: Sequence[Message], call: Caller, seed_key: str
+    ) -> None:
+        self.turn, self.session, self.state = turn, session, state
+        self.messages, self.call, self.seed_key = tuple(messages), call, seed_key
+
+
+class Player(Protocol):
+    """Chooses replies: a strategy with a model, an expert, a random player or a person.
+
+    `name`: for records, such as "plain" or "react".
+    """
+
+    name: str
+
+    async def respond(self, view: TurnView) -> str:
+        """Return the text that the environment parses."""
+        ...
