@@ -52,9 +52,10 @@ class Observation(msgspec.Struct, gc=False):
     `text`: the current observation, without history. `prompt`: the user message for players that keep no conversation;
     it contains the history and follows the environment's template. `message`: the next user message for players that
     keep all turns (first the problem, then the result of each tool call); None if the environment is not a
-    conversation. `admissible_actions`: None if any text is allowed. `action_valid`, `format_valid`: whether the action
-    and the format of the last reply were valid; True after a reset. `step`: the number of steps taken.
-    `remaining_steps`: the number of steps until truncation.
+    conversation. `admissible_actions`: actions that work in this state; None if any text is allowed. If an environment
+    has actions with free text, such as a search, the list has at most one example of them. `action_valid`,
+    `format_valid`: whether the action and the format of the last reply were valid; True after a reset. `step`: the
+    number of steps taken. `remaining_steps`: the number of steps until truncation.
     """
 
     text: str
