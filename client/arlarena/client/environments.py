@@ -226,8 +226,7 @@ class EnvironmentClient(AsyncClosing):
     ) -> None:
         """`retries`: how often a request is retried while the server is unavailable. `token`: bearer token.
 
-        A batch (a request with calls of several sessions) is sent when it has `batch_size` items or is `batch_window_s`
-        seconds old.
+        A batch (calls of several sessions) is sent with `batch_size` items, or when `batch_window_s` seconds old.
 
         Raises:
             TypeError, ValueError: an argument is invalid. The message contains its name.
@@ -254,9 +253,7 @@ class EnvironmentClient(AsyncClosing):
         await self.transport.close()
 
     async def open(self, count: int, *, ttl_s: float | None = None, group_id: str | None = None) -> list[Session]:
-        """Open `count` sessions. If the server cannot open all, it opens none.
-
-        `ttl_s`: idle time in seconds after which a session ends. `group_id`: a label of the sessions.
+        """Open `count` sessions, or none if the server cannot open all. A session ends after `ttl_s` idle seconds.
 
         Raises:
             AtCapacity: the server has no capacity for that many sessions now.

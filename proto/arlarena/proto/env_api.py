@@ -37,10 +37,7 @@ class Action(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class Image(msgspec.Struct, gc=False):
-    """An image of the state, as base64 in `data` or at `url`. `width` and `height` are in pixels.
-
-    `mime`: the media type, such as "image/png". `sha256`: hash of the image file, in hex.
-    """
+    """An image of the state, as base64 in `data` or at `url`. `width` and `height` are in pixels."""
 
     mime: str
     sha256: str

@@ -1,14 +1,12 @@
-"""The queue between the trainer and rollout workers. Each run has two streams on a Redis or Valkey broker.
+"""The queue between the trainer and rollout workers. Each run has two streams on Valkey or Redis (7 or newer).
 
     trainer  ── issue, withdraw ─────► tasks ──── lease, renew ──► worker
     trainer  ◄─ collect, acknowledge ─ groups ◄── complete ───────┘
 
-The broker is Valkey, or Redis 7 or newer. A group consists of all episodes of one task.
-
 Guarantees, even if any process is killed at any time:
 
-- **Each issued group reaches the trainer once**, as a `Group` or as a `DeadLetter`. `complete` publishes the group,
-  removes the task and records the group id as done, in one script. A second completion has no effect.
+- **Each issued group (the episodes of one task) reaches the trainer once**, as a `Group` or as a `DeadLetter`.
+  `complete` publishes the group, removes the task and records the group id as done. A second call has no effect.
 - **A lease belongs to the worker that renews it.** A lease is a worker's right to play one group. If a lease is not
   renewed for `lease_ttl_s`, the task is delivered to another worker. After `max_deliveries` deliveries the task becomes
   a dead letter: the task is copied to `dead`, and a notice in `groups` informs the trainer. A worker that lost its
@@ -177,9 +175,8 @@ class Streams:
     async def collect(self, *, consumer: str, count: int, block_s: float) -> list[GroupEntry]:
         """Collect up to `count` new entries, oldest first. Waits up to `block_s` seconds for the first entry.
 
-        An entry that cannot be decoded is returned as a `DeadLetter` with the reason. The bytes of the entry are copied
-        to the stream `dead` if the broker's memory is not full. Entries stay pending for `consumer` until `acknowledge`
-        is called.
+        An entry that cannot be decoded is returned as a `DeadLetter` with the reason, and copied to `dead` if the
+        broker is not full. Entries stay pending for `consumer` until `acknowledge` is called.
         """
         deadline = time.monotonic() + block_s
         async with self._collecting:
