@@ -18,11 +18,11 @@ VERSION = SimpleNamespace(version="run:0:abc", bytes=1)
 
 async def push(status, patience_s):
     """Push to a server that responds with `status`. Returns the number of requests and the error."""
-    received_by = 0
+    requests = 0
 
     async def answer(_):
-        nonlocal received_by
-        received_by += 1
+        nonlocal requests
+        requests += 1
         return web.Response(status=status, text="told so")
 
     app = web.Application()
@@ -32,7 +32,7 @@ async def push(status, patience_s):
         publisher = Publisher([url], SharedDirectory(), token="t", patience_s=patience_s, log=Logger("test", "error"))
         with pytest.raises(PushError) as failed:
             await publisher.push(VERSION)
-    return received_by, failed.value
+    return requests, failed.value
 
 
 @pytest.mark.parametrize("status", [401, 403, 405, 409, 413, 422])
