@@ -201,8 +201,8 @@ def _files(plan: Invocation, step: int) -> tuple[VersionStore, MetricsFile, Metr
 
 
 def _publisher(plan: Invocation, log: Logger) -> Publisher:
-    transport, patience_s = transport_of(plan.settings, log), plan.settings.push_retry_timeout_s
-    return Publisher(plan.inference_urls, transport, token=admin_token(), patience_s=patience_s, log=log)
+    transport, retry_timeout_s = transport_of(plan.settings, log), plan.settings.push_retry_timeout_s
+    return Publisher(plan.inference_urls, transport, token=admin_token(), retry_timeout_s=retry_timeout_s, log=log)
 
 
 def transport_of(settings: TrainerSettings, log: Logger) -> Transport:

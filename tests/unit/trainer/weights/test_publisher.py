@@ -16,7 +16,7 @@ from arlarena.trainer.weights.transports import SharedDirectory
 VERSION = SimpleNamespace(version="run:0:abc", bytes=1)
 
 
-async def push(status, patience_s):
+async def push(status, retry_timeout_s):
     """Push to a server that responds with `status`. Returns the number of requests and the error."""
     requests = 0
 
@@ -29,7 +29,9 @@ async def push(status, patience_s):
     app.add_routes([web.post("/{path:.*}", answer)])
     async with TestServer(app) as server:
         url = f"http://127.0.0.1:{server.port}"
-        publisher = Publisher([url], SharedDirectory(), token="t", patience_s=patience_s, log=Logger("test", "error"))
+        publisher = Publisher(
+            [url], SharedDirectory(), token="t", retry_timeout_s=retry_timeout_s, log=Logger("test", "error")
+        )
         with pytest.raises(PushError) as failed:
             await publisher.push(VERSION)
     return requests, failed.value
