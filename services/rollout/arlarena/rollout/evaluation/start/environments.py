@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from arlarena.proto.atomic_files import write_text
 from arlarena.proto.config import ConfigError, parse_assignment
 from arlarena.proto.env_api import Info
 from arlarena.proto.http.addresses import service_url
-from arlarena.rollout.evaluation.errors import EvaluationError
+from arlarena.rollout.evaluation.sets.standard import find_set, set_options
 from arlarena.rollout.evaluation.start.local_service import local_service
 from arlarena.rollout.settings import RolloutSettings, load_addresses
 
@@ -70,6 +70,24 @@ def parse_environments(texts: Sequence[str], options: Sequence[str]) -> list[Env
     return [
         EnvironmentChoice(text, _address(text), {}) if "://" in text else EnvironmentChoice(text, "", of_name[text])
         for text in dict.fromkeys(texts)
+    ]
+
+
+def choices_of(texts: Sequence[str], options: Sequence[str], set_name: str | None) -> list[EnvironmentChoice]:
+    """Return the choices of `--env` and `--option`; with a standard set, its environment with the options of the set.
+
+    Raises:
+        ConfigError: see `parse_environments`; or there is neither `--env` nor a set.
+        EvaluationError: there is no such set, or it fixes an option that is given.
+    """
+    if set_name is None:
+        if not texts:
+            raise ConfigError("give --env NAME or --env URL, or --set NAME of a standard evaluation set")
+        return parse_environments(texts, options)
+    standard = find_set(set_name)
+    return [
+        choice if choice.url else replace(choice, options=set_options(standard, choice.options))
+        for choice in parse_environments(texts or [standard.environment], options)
     ]
 
 
@@ -159,14 +177,3 @@ def _client(url: str, settings: RolloutSettings, *, local: bool) -> EnvironmentC
         batch_size=settings.batch_size,
         token=token.get_secret_value() if token else None,
     )
-
-
-def check_same(plan_names: Sequence[str], found: Sequence[OpenedEnvironment]) -> None:
-    """Check that the environments are those of a plan.
-
-    Raises:
-        EvaluationError: names differ.
-    """
-    names = [one.name for one in found]
-    if list(plan_names) != names:
-        raise EvaluationError(f"the evaluation has the environments {list(plan_names)}, and these are {names}")

@@ -1,0 +1,33 @@
+"""A local checkpoint as MODEL: its identity, and the policy server that is started for it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from arlarena.proto.config import ConfigError
+
+CONFIG = "config.json"
+SUFFIXES = (".json", ".jinja", ".model", ".safetensors", ".txt")  # files that decide what a policy replies
+
+
+def is_checkpoint(model: str) -> bool:
+    """Return whether MODEL is a folder."""
+    return Path(model).expanduser().is_dir()
+
+
+def checkpoint_name(model: str) -> str:
+    """Return `checkpoint/NAME@HASH`. The hash is over the contents of the files, so other weights have another name.
+
+    Raises:
+        ConfigError: the folder has no config.json, so it is not in the Hugging Face format.
+    """
+    folder = Path(model).expanduser().resolve()
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(f"{model}: has no {CONFIG}, so it is not a checkpoint in the Hugging Face format")
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return f"checkpoint/{folder.name}@{digest.hexdigest()}"

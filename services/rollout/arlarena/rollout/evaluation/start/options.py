@@ -1,0 +1,44 @@
+"""The options of `arlarena eval`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from arlarena.rollout.evaluation.models.protocol import SamplingRequest
+from arlarena.rollout.evaluation.play.budgets import BudgetLimits
+from arlarena.rollout.evaluation.play.limits import ModelLimits
+from arlarena.rollout.evaluation.start.tasks import TaskChoice
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateOptions:
+    """What the command line asks for. `command.py` explains the options.
+
+    Attributes:
+        model: MODEL.
+        base_url: of an OpenAI-compatible server.
+        environments, options: the values of `--env` and `--option`.
+        set_name: of a standard evaluation set.
+        directory: for plan, journal, summary and report.
+    """
+
+    model: str
+    directory: Path
+    environments: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    set_name: str | None = None
+    base_url: str | None = None
+    tasks: TaskChoice = field(default_factory=TaskChoice)
+    attempts: int = 1
+    seed: int = 0
+    sampling: SamplingRequest = field(default_factory=SamplingRequest)
+    strategy: str = "plain"
+    strategy_options: dict[str, Any] = field(default_factory=dict)
+    images: bool = True
+    limits: ModelLimits = field(default_factory=ModelLimits)
+    budgets: BudgetLimits = field(default_factory=BudgetLimits)
+    prices: Path | None = None
+    config: Path | None = None
+    dry_run: bool = False

@@ -1,0 +1,66 @@
+"""The plan of an evaluation, from the options and the opened environments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from arlarena.proto.telemetry import get_logger
+from arlarena.rollout.evaluation.errors import EvaluationError
+from arlarena.rollout.evaluation.records import SCHEMA, EnvironmentPlan, EvaluationPlan
+from arlarena.rollout.evaluation.sets.standard import check_set, environment_plan, find_set
+from arlarena.rollout.evaluation.start.environments import OpenedEnvironment
+from arlarena.rollout.evaluation.start.options import EvaluateOptions
+from arlarena.rollout.runner import Runner
+from arlarena.rollout.settings import RolloutSettings
+
+
+async def plan_of(
+    options: EvaluateOptions, model: str, found: Sequence[OpenedEnvironment], settings: RolloutSettings
+) -> EvaluationPlan:
+    """Return the plan. The tasks of a standard set are compared with its digest.
+
+    `model`: the name for the records.
+
+    Raises:
+        EvaluationError: a task does not exist, or the tasks are not those of the set.
+        ServiceError: an environment server failed.
+    """
+    if options.set_name is None:
+        environments = [_environment(options, one) for one in found]
+        seed = options.seed
+    else:
+        if len(found) != 1 or options.tasks.tasks or options.tasks.count or options.tasks.first:
+            raise EvaluationError("--set names the tasks: leave out --split, --first, --count and --tasks, and give one --env")
+        standard = find_set(options.set_name)
+        runner = Runner(found[0].client, None, settings, get_logger("evaluation"))
+        checked = await check_set(runner, standard)
+        environments, seed = [environment_plan(standard, checked, found[0].url, found[0].name)], standard.seed
+    sampling = msgspec.to_builtins(options.sampling)
+    return EvaluationPlan(
+        schema=SCHEMA,
+        model=model,
+        base_url=options.base_url or "",
+        strategy=options.strategy,
+        strategy_options=dict(options.strategy_options),
+        sampling=sampling,
+        environments=tuple(environments),
+        attempts=options.attempts,
+        seed=seed,
+        images=options.images,
+    )
+
+
+def _environment(options: EvaluateOptions, one: OpenedEnvironment) -> EnvironmentPlan:
+    info = one.info
+    return EnvironmentPlan(
+        name=one.name,
+        url=one.url,
+        version=info.version,
+        template=f"{info.template.name} {info.template.version}",
+        parser=info.parser.version,
+        options=msgspec.to_builtins(info.options),
+        split=options.tasks.split_of(info).name,
+        indices=options.tasks.indices(info),
+    )

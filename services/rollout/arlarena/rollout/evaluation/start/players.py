@@ -1,0 +1,49 @@
+"""From MODEL and --strategy to a player for each environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from arlarena.proto.config import ConfigError
+from arlarena.proto.env_api import Info
+from arlarena.proto.text.names import nearest
+from arlarena.rollout.evaluation.strategies.debate import DebatePlayer
+from arlarena.rollout.evaluation.strategies.expert import ExpertPlayer
+from arlarena.rollout.evaluation.strategies.person import PersonPlayer
+from arlarena.rollout.evaluation.strategies.plain import PlainPlayer
+from arlarena.rollout.evaluation.strategies.protocol import Player
+from arlarena.rollout.evaluation.strategies.random_player import RandomPlayer
+from arlarena.rollout.evaluation.strategies.react import ReactPlayer
+from arlarena.rollout.evaluation.strategies.reply_format import ReplyFormat
+
+# Values of MODEL that need no model.
+SCRIPTED: Mapping[str, Callable[[ReplyFormat], Player]] = {
+    "expert": lambda form: ExpertPlayer(),
+    "random": RandomPlayer,
+    "person": PersonPlayer,
+}
+STRATEGIES: Mapping[str, Callable[..., Player]] = {
+    "plain": lambda form: PlainPlayer(),
+    "react": ReactPlayer,
+    "debate": DebatePlayer,
+}
+
+
+def player_of(model: str, strategy: str, options: Mapping[str, Any], info: Info) -> Player:
+    """Return the player for an environment.
+
+    Raises:
+        ConfigError: the strategy or an option of it is unknown or invalid, or a scripted player is given a strategy.
+    """
+    form = ReplyFormat.of(info.parser)
+    if model in SCRIPTED:
+        if strategy != "plain" or options:
+            raise ConfigError(f"--strategy and --strategy-option are for models; {model} has none")
+        return SCRIPTED[model](form)
+    if strategy not in STRATEGIES:
+        raise ConfigError(f"--strategy {strategy}: unknown; {nearest(strategy, STRATEGIES)}")
+    try:
+        return STRATEGIES[strategy](form, **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"--strategy {strategy}: {error}") from error
