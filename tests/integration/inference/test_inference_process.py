@@ -96,7 +96,9 @@ def test_more_sequences_than_the_server_holds_are_refused_for_good(narrow):
     answer = narrow.http.post("/v1/completions", {"prompt": [[5], [6]], "n": 2, "max_tokens": 1})
     assert answer.status_code == 400
     assert openai_error(answer)["param"] == "prompt"
-    assert "4 sequences, but this server accepts at most 3 (max_waiting" in openai_error(answer)["message"]
+    assert (
+        "4 sequences, but this server accepts at most 3 (server setting max_waiting" in openai_error(answer)["message"]
+    )
     chat = {"messages": [{"role": "user", "content": "x"}], "n": 4}
     assert "4 sequences" in narrow.refused("/v1/chat/completions", chat, 400)
 
