@@ -33,7 +33,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def watched(server):
-    """Fails a test during which `/health` was slow or failed, or memory grew."""
+    """Fails the test if, while it runs, `/health` is slow or fails, or the server's memory grows."""
     with HealthWatch(server.url, server.process.pid):
         yield
     assert len(server.generate([5], max_tokens=2, ignore_eos=True)["token_ids"]) == 2
@@ -203,12 +203,14 @@ def test_silent_connections_do_not_block_the_server(server):
 
 
 def test_incomplete_bodies_do_not_exhaust_memory(server):
-    """40 clients withhold the end of 8 MiB each: the server closes the connections that hold the most bytes."""
+    """40 clients announce bodies of 8 MiB and never send the ends. The server closes the connections that hold the most
+    bytes.
+    """
     with many(server, 40) as clients:
         for client in clients:
             with contextlib.suppress(OSError):
                 client.sendall(head(COMPLETIONS, 8 * MIB) + b'{"prompt":"' + b"a" * (7 * MIB))
-        time.sleep(0.5)  # so that memory is measured while they are open
+        time.sleep(0.5)  # so that the server's memory is measured while the connections are open
 
 
 def test_endless_headers_are_cut_off(server):

@@ -30,7 +30,7 @@ def test_the_command_has_the_transfer_engine_and_the_users_options_last():
         "8",
     ]  # one more than max_slots, for the probe of new weights
     assert "--enable-lora" not in words
-    assert "--port" not in words  # its weight routes are reachable only by the socket
+    assert "--port" not in words  # clients must not reach vLLM's weight routes, so vLLM listens only on the socket
     assert option(words, "--weight-transfer-config") == '{"backend": "safetensors"}'
     assert words[-2:] == ["--tensor-parallel-size", "2"]
     assert "--enforce-eager" not in words
