@@ -119,7 +119,8 @@ def test_rendering_the_most_messages_does_not_block_other_requests(server):
 
 def test_messages_with_too_many_parts_are_refused(server):
     parts = [{"type": "text", "text": "x"}] * 40_000
-    refused(server, CHAT, {"messages": [{"role": "user", "content": parts}]}, 400, "16 times max_messages", "messages")
+    word = "16 times the server setting max_messages"
+    refused(server, CHAT, {"messages": [{"role": "user", "content": parts}]}, 400, word, "messages")
     tools = {"tools": [{"a": [[]] * 10}] * 10_000}
     refused(server, CHAT, {"messages": SAY, "chat_template_kwargs": tools}, 400, "max_messages", "chat_template_kwargs")
 

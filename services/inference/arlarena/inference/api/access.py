@@ -38,8 +38,8 @@ class Access:
             not self.allow_cross_site and site == b"cross-site"
         ):
             message = (
-                "this route refuses requests that a web page sends (headers Origin and Sec-Fetch-Site): send the "
-                "request from a program"
+                "this route refuses requests from web pages (headers Origin and Sec-Fetch-Site): send the request from "
+                "a program"
             )
             raise RequestError(message, status=403)
         if self.tokens and not self._has_valid_token(given.get(b"authorization", b"")):
