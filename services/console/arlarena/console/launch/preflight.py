@@ -56,7 +56,7 @@ async def check_before_start(config: RunConfig, directory: Path) -> RunConfig:
 
 
 def _fetch_policy(config: RunConfig) -> None:
-    """Download a policy of the Hub. Errors are ignored, because the trainer's check reports them."""
+    """Download the policy if it is on the Hub. Errors are ignored, because the trainer's check reports them."""
     try:
         local_model(config.policy_path or "")
     except ConfigError:
@@ -118,13 +118,13 @@ def engine_problems(config: RunConfig) -> Iterator[str]:
     transport = config.part("trainer", TrainerKeys, "push_transport").push_transport
     if server.engine == "vllm" and not server.vllm_python.exists():
         yield (
-            f'{source}: [inference] engine = "vllm": vllm_python = "{server.vllm_python}" does not exist; `make '
-            f'setup-vllm` installs it, engine = "embedded" does not need it'
+            f'{source}: [inference] engine = "vllm": vllm_python = "{server.vllm_python}" does not exist; install '
+            f'vLLM with `make setup EXTRA=vllm`, or set engine = "embedded", which does not need vLLM'
         )
     if server.engine == "embedded" and transport in ("nccl", "gloo"):
         yield (
-            f'{source}: [trainer] push_transport = "{transport}" needs [inference] engine = "vllm"; the embedded '
-            f'engine takes weights by "shared" or "http"'
+            f'{source}: [trainer] push_transport = "{transport}" needs [inference] engine = "vllm"; for the '
+            f'embedded engine, set push_transport to "shared" or "http"'
         )
     if server.engine == "vllm" and server.vllm_device == "cpu" and transport == "nccl":
         yield (
@@ -133,7 +133,7 @@ def engine_problems(config: RunConfig) -> Iterator[str]:
 
 
 def limit_problems(config: RunConfig) -> Iterator[str]:
-    """Yields an error message for each limit of the environment server or launcher that is too low for the workers."""
+    """Yields an error message for each limit of environment server or launcher that trainer or workers would exceed."""
     source, play, server = (
         config.source,
         config.part("rollout", RolloutKeys),

@@ -81,8 +81,8 @@ def summarise(
     """Returns the summary of a finished run, from the files of its stages.
 
     `groups` counts the groups by outcome. `trained`: used for training. `filtered`: removed by the filter. `stale`: all
-    episodes are too old. `empty`: no episode has a turn. `skipped`: the optimiser update was skipped. `dead`: dead
-    letters. Groups that were unfinished at the end of training are not counted.
+    episodes are too old. `empty`: no episode has a turn. `skipped`: the optimiser update was skipped. `dead`: the group
+    could not be played or read. Groups that were unfinished at the end of training are not counted.
 
     Raises:
         LaunchError: an evaluation is missing, or the two evaluations used different evaluation sets.
