@@ -70,7 +70,10 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The used share (0 to 1) of each limit (such as `max_minutes`) at the time `at` (seconds since the epoch)."""
+    """The used share (0 to 1) of each limit at the time `at` (seconds since the epoch).
+
+    `shares`: the share by the name of the limit, such as `max_minutes`. The name of the number of steps is "".
+    """
 
     at: float
     shares: dict[str, float]

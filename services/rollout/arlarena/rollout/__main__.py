@@ -334,7 +334,7 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     ):
         key = flag.removeprefix("--").replace("-", "_")
         field = EvaluationSettings.model_fields[key]
-        text = f"{field.description}; default: {key} of [evaluation], else {field.default}"
+        text = f"{field.description}; default: key {key} of [evaluation], else {field.default}"
         evaluate.add_argument(flag, type=kind, help=text)
 
 

@@ -156,18 +156,20 @@ def limit_problems(config: RunConfig) -> Iterator[str]:
     if play.session_ttl_s > server.max_session_ttl_s:
         yield (
             f"{source}: [rollout] session_ttl_s = {play.session_ttl_s:g} is above [environment] max_session_ttl_s = "
-            f"{server.max_session_ttl_s:g}, so sessions would be refused"
+            f"{server.max_session_ttl_s:g}, so the environment server would refuse the sessions"
         )
     waits = trainer.no_data_timeout_s
     if waits >= config.console.hang_timeout_s:
         yield (
             f"{source}: [console] hang_timeout_s = {config.console.hang_timeout_s:g} must be above "
-            f"[trainer] no_data_timeout_s = {waits:g}: a waiting trainer would be killed before it reports the reason"
+            f"[trainer] no_data_timeout_s = {waits:g}, because a trainer without data would otherwise be killed "
+            f"before it can report the reason"
         )
     if play.report_every_s >= config.console.hang_timeout_s:
         yield (
             f"{source}: [console] hang_timeout_s = {config.console.hang_timeout_s:g} must be above "
-            f"[rollout] report_every_s = {play.report_every_s:g}: a healthy worker would count as hung"
+            f"[rollout] report_every_s = {play.report_every_s:g}, because a healthy worker would otherwise count "
+            f"as hung"
         )
 
 

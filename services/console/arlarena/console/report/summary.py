@@ -90,7 +90,9 @@ def summarise(
     before, after = read_json(run.eval_set("before")), read_json(run.eval_set("after"))
     tasks, tasks_after = before["eval_set"], after["eval_set"]
     if tasks != tasks_after:
-        raise LaunchError(f"the evaluation sets before and after differ: {tasks} and {tasks_after}")
+        raise LaunchError(
+            f"the evaluation sets before and after differ: {tasks} and {tasks_after}; start the run again with --fresh"
+        )
     steps = read_steps(run.metrics)
     last = steps[-1] if steps else {}
     first, second = _score(before, run.eval_set("before")), _score(after, run.eval_set("after"))
