@@ -1,4 +1,6 @@
-"""Our own catalogue as `catalogue.open` builds and opens it: products for the folder, goals computed on demand."""
+"""The generated catalogue, as `catalogue.open` builds and opens it. The folder has the products; the goals are computed
+when they are needed.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ class GeneratedShop:
     """The generated catalogue of some options.
 
     Attributes:
-        key: changes with whatever changes a product or a goal.
-        description: for `/v1/info`.
+        key: a text that changes whenever a product or a goal changes.
+        description: the description of the data for `/v1/info`.
     """
 
     def __init__(self, options: GeneratedOptions) -> None:
