@@ -28,7 +28,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     build = commands.add_parser("build", help="build the index of the official files; all servers can share this index")
     build.add_argument("--data", type=Path, help="folder of the official files; default: WEBSHOP_DATA")
     build.add_argument("--index", type=Path, help="folder to write; default: a folder in ~/.cache/arlarena/webshop")
-    build.add_argument("--products", type=int, help="number of products to use, from the beginning of the file; default: all")
+    build.add_argument("--products", type=int, help="number of products, from the first of the file on; default: all")
     build.add_argument("--goals", choices=("synthetic", "human"), help="goals to build (default synthetic)")
     add_parser(commands)
     return parser.parse_args(argv)
