@@ -140,8 +140,8 @@ def limit_problems(config: RunConfig) -> Iterator[str]:
         config.part("environment", EnvironmentKeys),
     )
     trainer = config.part("trainer", TrainerKeys, "group_size", "no_data_timeout_s")
-    size, room = trainer.group_size, server.capacity * server.workers
-    if size > room:
+    size = trainer.group_size
+    if size > server.capacity:  # of all workers together
         yield f"{source}: [environment] capacity = {server.capacity} must be at least [trainer] group_size = {size}"
     if server.max_sessions_per_client is not None and size > server.max_sessions_per_client:
         yield (
