@@ -11,10 +11,10 @@ CODE := $(PACKAGES) tests benchmarks scripts examples
 TEST_PROCESSES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
 	--max-worker-restart 0
-# faulthandler also ends a test that holds Python's global lock, which the limit of pytest-timeout (120 s) cannot.
+# The limit of pytest-timeout (120 s) cannot end a test that holds Python's global lock. faulthandler ends such a test.
 QUICK := -m "not slow" -o faulthandler_timeout=180 -o faulthandler_exit_on_timeout=true
 
-# If this variable is set, every process compiles ARLArena's modules, torch and transformers again, which takes seconds.
+# If this variable is set, every process compiles ARLArena's modules, torch and transformers again. This takes seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help

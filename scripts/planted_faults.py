@@ -30,7 +30,7 @@ DISTRIBUTIONS: tuple[str, ...] = tuple(tomllib.loads((ROOT / "pyproject.toml").r
 # Files that are not copied if the checkout has no version control.
 NOT_COPIED = shutil.ignore_patterns(".venv*", ".git", "runs", "__pycache__", ".*_cache")
 TIMEOUT_S = 300.0  # time limit of the tests of one fault, which take some seconds on an idle machine
-NOT_IMPORTED = 70
+NOT_IMPORTED = 70  # exit status of `DRIVER` if the changed module cannot be imported
 # Imports the changed module from the copy, then runs the tests. A fault that breaks the import, for example by a syntax
 # error, does not count as caught.
 DRIVER = f"""

@@ -56,7 +56,7 @@ HTTP_HEAD = """\
 This page lists the routes and types of every environment server. `scripts/reference_pages.py` writes this page from
 the server's `/openapi.json`. [Environments](environments.md#playing) explains sessions, steps, limits and errors.
 
-The page does not list OpenEnv's WebSocket `/ws`, and the routes `/docs` and `/openapi.json`.
+The routes `/ws` (OpenEnv's WebSocket), `/docs` and `/openapi.json` are not on this page.
 """
 
 

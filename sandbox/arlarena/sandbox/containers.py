@@ -1,7 +1,7 @@
 """The container sandbox: the Docker engine runs each program in its own container.
 
-A container is about a hundred times slower than a fork. Use this sandbox if the machine has no Landlock, or if
-containers are required.
+This sandbox is about a hundred times slower than the fork sandbox (`forks.py`). Use it if containers are required, or
+if the machine has no Landlock (the kernel feature with which the fork sandbox restricts files).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COMMAND = inspect.getsource(program) + "\nsys.exit(run(sys.stdin.buffer.read()))
 MAX_PIDS = 32
 OUT, ERR = 1, 2  # numbers of standard output and standard error in the engine's frames
 CHUNK = 1 << 16
-KILLED = 128  # an exit code above 128 is 128 plus the number of a signal
+KILLED = 128  # if a signal ended the program, the exit code is 128 plus the number of the signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class ContainerSettings:
 
     Attributes:
         image: a local image with Python, numpy, scipy and sympy.
-        limits: the default limits of an execution. Here `memory_mb` also includes the memory of the libraries.
+        limits: the default limits of an execution. In a container, `memory_mb` includes the memory of the libraries.
         max_running: maximum number of executions that run at a time.
         max_waiting: maximum number of executions that wait for a slot.
         runtime: the engine's runtime, such as runsc for gVisor; None for the engine's default runtime.
@@ -183,13 +183,14 @@ class ContainerSandbox:
 
 
 def _ending(status: int, stopped: Ending | None) -> tuple[Ending, str]:
-    """Return how a container ended, and the name of the signal that ended it. `stopped`: the limit that the container
-    exceeded and for which this process killed it, or None.
+    """Return how a container ended, and the name of the signal that ended it. `stopped`: if this process killed the
+    container because it exceeded a limit, the ending for this limit; else None.
     """
     number = status - KILLED
     if stopped is not None:
         return stopped, signal_name(number)
-    # The kernel sends SIGKILL at the CPU limit, or if memory runs out. The caller checks whether memory ran out.
+    # This process did not kill the container, so the kernel sent SIGKILL: at the CPU limit, or because memory ran out.
+    # The caller checks whether memory ran out.
     if number == signal.SIGKILL:
         return "timeout", "SIGKILL"
     return "ok" if status == 0 else "killed" if number > 0 else "error", signal_name(number)

@@ -35,7 +35,7 @@ class SandboxUnavailable(SandboxError):
 class ResourceUsage:
     """The resources that an execution used: wall-clock seconds, CPU seconds, and peak memory in MiB.
 
-    The memory includes that of the libraries. A value is None if the sandbox cannot measure it.
+    The memory includes the memory of the libraries. A value is None if the sandbox cannot measure it.
     """
 
     wall_s: float
@@ -114,7 +114,8 @@ class SandboxHealth:
         layers: the active protection layers. For `fork`, a test process applied them and tried forbidden calls.
         running: number of programs that run now.
         waiting: number of programs that wait for a slot.
-        restarts: how often the sandbox replaced a dead zygote.
+        restarts: how often a `fork` sandbox replaced its zygote (the process that it forks for each program) after the
+            zygote had died. Always 0 for `docker`.
         uid: id of the user that programs run as.
         warning: if programs run as root, the reason and the fix; else "".
     """
@@ -133,10 +134,10 @@ class Sandbox(Protocol):
     """Runs programs, each in its own process. Thread-safe."""
 
     def run(self, program: str, before: Sequence[str] = (), limits: ExecutionLimits | None = None) -> Execution:
-        """Run a program in a new interpreter, after the programs in `before`.
+        """Run a program in a new process.
 
-        The output and the errors of the programs in `before` are dropped. The time of these programs counts towards the
-        limits.
+        The programs in `before` run first, in the same process and namespace. Their output and their errors are
+        dropped. Their time counts towards the limits.
 
         Raises:
             SandboxBusy: too many programs are waiting.

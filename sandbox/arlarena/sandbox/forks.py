@@ -1,4 +1,4 @@
-"""The fork sandbox: runs each program in a locked-down fork of the zygote."""
+"""The fork sandbox. Each program runs in a locked-down fork of the zygote (a process that has loaded the libraries)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,8 @@ class ForkSandbox:
     """Runs programs in forks of a zygote. If the zygote dies, a new zygote is started."""
 
     def __init__(self, settings: ForkSettings | None = None, work: str = PROGRAM) -> None:
-        """Start the zygote. This takes some seconds. `work`: the module whose function `load` the zygote calls.
+        """Start the zygote. This takes some seconds. `work`: the module whose function `load` the zygote calls; see
+        `zygote.py`.
 
         Raises:
             SandboxUnavailable: this machine does not support the required layers.
@@ -234,7 +235,8 @@ class _Run:
 
     def _result(self, ended: ForkExit, stopped: Ending | None) -> Execution:
         ending: Ending = stopped or ("ok" if ended.status == 0 else "error" if ended.status > 0 else "killed")
-        # The kernel checks the CPU limit only at timer ticks, and may end a program some percent before the limit.
+        # The kernel checks the CPU limit only at timer ticks, and may send SIGXCPU some percent before the limit. So
+        # SIGXCPU counts as reaching the limit, even if the measured CPU time is below the limit.
         spent = ended.status == -signal.SIGXCPU or ended.cpu_s > self._limits.whole_cpu_s
         hit_cpu_limit = stopped in (None, "timeout") and spent
         if hit_cpu_limit:

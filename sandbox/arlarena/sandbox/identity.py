@@ -1,5 +1,5 @@
-"""Chooses the user that forks of the zygote run as. This user is root only if the server runs as root and no other user
-can run the forks.
+"""Chooses the user that forks of the zygote (the processes that run programs) run as. This user is root only if the
+server runs as root and no other user can run the forks.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWNET = 0x04000000, 0x08000000, 0x40000000
 
 MADV_HUGEPAGE, MADV_COLLAPSE, HUGE = 14, 25, 2 << 20
 
-# Newer system calls have the same number on both architectures; older ones differ.
+# These newer system calls have the same number on both architectures. Older system calls have different numbers: see
+# NUMBERS.
 LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF, CLOSE_RANGE = 444, 445, 446, 436
 NUMBERS = {
     "x86_64": {"seccomp": 317, "capset": 126},
@@ -75,8 +76,8 @@ def cpu_wait_s(pid: int) -> float:
 def protect_code() -> None:
     """Make all writable memory of this process non-executable.
 
-    A mapping is writable directly, or through another, shared mapping of the same file. Old versions of libffi leave
-    executable memory that is writable in one of these ways. Errors as in `call`.
+    Memory can be written in two ways: directly, or through a second, shared mapping of the same file. Old versions of
+    libffi leave executable memory that can be written in one of these ways. Errors as in `call`.
     """
     with open("/proc/self/maps") as file:
         regions = [line.split() for line in file]
@@ -91,7 +92,7 @@ def protect_code() -> None:
 def use_huge_pages() -> None:
     """Move this process's memory into pages of 2 MiB, if the kernel supports such pages.
 
-    This makes forks faster: with small pages, a fork needs half of its time to copy the page table.
+    This makes forks faster. With small pages, copying the page table takes half of the time of a fork.
     """
     with open("/proc/self/maps") as file:
         regions = [line.split() for line in file]

@@ -18,7 +18,8 @@ from arlarena.sandbox.kernel import (
 )
 
 READ_FILE, READ_DIR = 1 << 2, 1 << 3
-# All file rights of each version of the interface. The kernel refuses every right in this mask that no rule grants.
+# For each version of the interface, the mask of all file rights. The kernel refuses each right in the mask that no rule
+# grants.
 FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
 TCP_BIND_AND_CONNECT = 0b11  # from version 4 of the interface on
 SIGNALS_AND_ABSTRACT_SOCKETS = 0b11  # from version 6 of the interface on
@@ -45,8 +46,9 @@ def version() -> int:
 def ruleset(readable: Sequence[Path]) -> int:
     """Return a descriptor of rules that allow programs to read only the files at or below the paths `readable`.
 
-    Programs may also list the parent folders of these paths, because Python lists a changed folder before an import. On
-    newer kernels, the rules also forbid TCP, signals to other processes, and abstract sockets of other processes.
+    Programs may also list the parent folders of these paths. Python needs this right: before an import, it lists each
+    folder whose modification time has changed. On newer kernels, the rules also forbid TCP, signals to other processes,
+    and abstract sockets of other processes.
 
     Raises:
         OSError: the kernel has no Landlock.
@@ -76,7 +78,7 @@ def _allow(rules: int, path: Path, rights: int) -> None:
 
 
 def restrict(rules: int) -> None:
-    """Apply the rules to this process irrevocably. The process must have set no_new_privs. Raises OSError on
-    failure.
+    """Apply the rules to this process irrevocably. `rules`: a descriptor that `ruleset` returned. The process must have
+    set no_new_privs. Raises OSError on failure.
     """
     call(LANDLOCK_RESTRICT_SELF, rules, 0)

@@ -10,10 +10,10 @@ class ExecutionLimits:
     """Resource limits of an execution.
 
     Attributes:
-        wall_s: seconds of wall-clock time, from the first instruction of the program to its end. In forks, the time for
-            which the program waits for a CPU does not count; in containers, it counts.
-        cpu_s: seconds of CPU time, which are rounded up to whole seconds.
-        memory_mb: MiB of memory. In forks, the memory of the libraries is not included; in containers, it is.
+        wall_s: seconds of wall-clock time, from the first instruction of the program to its end. The time for which the
+            program waits for a CPU counts in containers, but not in forks.
+        cpu_s: seconds of CPU time. The sandbox rounds them up to whole seconds.
+        memory_mb: MiB of memory. The memory of the libraries counts in containers, but not in forks.
         output_bytes: bytes of standard output and standard error together. A program that writes more is stopped.
     """
 

@@ -1,4 +1,4 @@
-"""The restrictions that a fork of the zygote applies to itself before it reads a program. They are irrevocable.
+"""The restrictions that a fork of the zygote applies to itself before it runs a program. They are irrevocable.
 
 There are several layers, and each layer stops most attacks:
 * resource limits;
@@ -38,11 +38,11 @@ class LockdownPlan:
 
     Attributes:
         filter: the seccomp program.
-        rules: descriptor of the Landlock rules, or -1.
+        rules: descriptor of the Landlock rules, or -1 if the kernel has no Landlock.
         identity: the user that forks run as.
         address_space: bytes of address space that the zygote has mapped. A fork may map these bytes and in addition the
             bytes of its memory limit.
-        zygote: process id of the zygote.
+        zygote: process id of the zygote. A fork uses it to check that its parent still runs.
         required: names of the layers that must succeed. If one of them fails, the fork runs no program.
     """
 
@@ -79,7 +79,7 @@ def lock_down(plan: LockdownPlan, cpu_s: int, memory_bytes: int) -> list[str]:
 
     apply("rlimits", lambda: _set_limits(cpu_s, plan.address_space + memory_bytes))
     if plan.identity.uid != os.geteuid():
-        plan.identity.assume()  # if this fails, the fork runs no program; it succeeded in a test fork of the zygote
+        plan.identity.assume()  # this has succeeded in a test fork; if it fails here, the fork runs no program
         layers.append("user")
     else:
         with contextlib.suppress(OSError):  # an ordinary user cannot leave its groups
@@ -115,7 +115,7 @@ def _set_limits(cpu_s: int, address_space: int) -> None:
         limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         soft = min(limit, cpu_s) if name == resource.RLIMIT_CPU else limit
         resource.setrlimit(name, (soft, limit))
-    # If the machine's memory runs out, the kernel kills a program before it kills the server.
+    # With this score, if the machine's memory runs out, the kernel kills a program before it kills the server.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
 

@@ -63,7 +63,7 @@ def run(payload: bytes) -> int:
 
 
 def final_answer(answer: object) -> None:
-    r"""Print the answer as \boxed{…}. The environment then ends the episode."""
+    r"""Print the answer as \boxed{…}. If the output contains such an answer, TIR Math ends the episode."""
     print(f"\\boxed{{{answer}}}")
 
 
@@ -75,7 +75,9 @@ class _NullStream(io.TextIOBase):
 
 
 def _stream(descriptor: int) -> TextIO:
-    """Return a text stream to a descriptor. It writes after each line, so a killed program loses no complete line."""
+    """Return a text stream to a descriptor. The stream writes each complete line at once, so that the line is not lost
+    if the program is killed.
+    """
     return open(descriptor, "w", encoding="utf-8", errors="replace", closefd=False, buffering=1)
 
 

@@ -27,7 +27,7 @@ ALLOWED = """
     pselect6 alarm setitimer getitimer pause rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending sigaltstack
     restart_syscall exit exit_group
 """
-# Calls that fail with another error than EPERM, because C libraries and Python handle only this other error.
+# Forbidden calls that must not fail with EPERM, because C libraries and Python handle only this other error.
 FALLBACK_ERRORS = {"clone3": errno.ENOSYS, "ioctl": errno.ENOTTY, "readlink": errno.EINVAL, "readlinkat": errno.EINVAL}
 # Allowed commands of `fcntl`: F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC. Other commands could set signals or
 # locks.

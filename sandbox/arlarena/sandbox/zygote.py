@@ -127,7 +127,7 @@ class Zygote:
         return payload
 
     def _reap(self) -> None:
-        """Wait for all forks that have ended, and report each end to the server."""
+        """Collect the exit status of each fork that has ended, and report it to the server."""
         while self._running:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)

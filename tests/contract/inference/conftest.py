@@ -1,4 +1,4 @@
-"""A server for tests that do not change its weights, and a server of each engine for their common contract."""
+"""A server for tests that do not change the weights, and one server for each engine for test_engines_*.py."""
 
 import pytest
 from support.inference.engines_support import PROMPT, PYTHON, SLOTS, TOKEN, policy, serve
@@ -55,7 +55,7 @@ def running(engine, first, folder):
 
 @pytest.fixture
 def engine_server(running, first):
-    """Serves the first version again after every test."""
+    """A server of one engine. After every test, the server serves the first version again."""
     yield running
     if running.version() != first.label:
         assert serve(running, first.label).status_code == 200

@@ -109,7 +109,7 @@ def test_the_gateway_answers_like_an_engine(server):
     body = {"token_ids": PROMPT, "sampling_params": {"max_tokens": 300, "seed": 3, "ignore_eos": True}, "stream": True}
     events = list(server.http.events("/inference/v1/generate", body))
     assert [token for event in events for token in event["choices"][0]["token_ids"]] == whole
-    assert len(events) > 1  # streamed, not collected
+    assert len(events) > 1  # the gateway passes on each event when it arrives
 
 
 def test_a_session_stays_with_its_replica_and_other_requests_are_spread(server):
@@ -260,7 +260,7 @@ def test_a_killed_engine_is_restarted_and_serves_only_the_target_version(server,
     victim.send_signal(signal.SIGKILL)
     wait_until(lambda: [one["state"] for one in states(server)].count("down") == 1, "one replica down")
     newer = version(root, 25, 41)
-    assert serve(server, newer).status_code == 200  # the other replica loads it now, this one after its restart
+    assert serve(server, newer).status_code == 200  # the killed replica loads it after its restart
     over = len(answers) + len(threads)  # requests in flight may span the push
     wait_until(lambda: all_ready(server, label(newer)), "both serve the newer version", 60)
     stop.set()
@@ -326,9 +326,9 @@ def test_no_process_is_left_when_the_gateway_is_killed(first, tmp_path):
         assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
 
 
-@pytest.mark.slow  # three servers; test_inference_replica.py has the rule
+@pytest.mark.slow  # starts three servers; test_inference_replica.py is a quick test of a replica's updates
 async def test_a_remote_server_that_restarted_gets_the_target_before_its_next_request(first, tmp_path):
-    """A pod restarts with other weights between two checks: its responses are not passed on."""
+    """A server restarts with other weights between two checks. The gateway does not pass on its responses."""
     made = model(27)
 
     def pod(name, port=0):

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from support.inference.inference_support import Http, environment, openai_error, wait_until
 
-pytestmark = pytest.mark.slow  # a gateway whose engines start
+pytestmark = pytest.mark.slow  # starts gateways
 
 GENERATE = "/inference/v1/generate"
 BODY = {"token_ids": [5], "sampling_params": {"max_tokens": 1}}
@@ -45,7 +45,7 @@ class Engine(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def gateway(folder, **engine):
-    """A gateway in front of one such engine."""
+    """A client of a gateway that forwards requests to one `Engine`. `engine`: values of `loaded` and `retry_after`."""
     upstream = ThreadingHTTPServer(("127.0.0.1", 0), type("Configured", (Engine,), engine))
     threading.Thread(target=upstream.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{upstream.server_address[1]}"

@@ -33,7 +33,7 @@ def server(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def watched(server):
-    """Fails a test during which `/health` was slow or failed, or memory grew."""
+    """Fails the test if, while it runs, `/health` is slow or fails, or the server's memory grows."""
     with HealthWatch(server.url, server.process.pid):
         yield
     assert len(server.generate([5], max_tokens=2, ignore_eos=True)["token_ids"]) == 2
@@ -119,7 +119,8 @@ def test_rendering_the_most_messages_does_not_block_other_requests(server):
 
 def test_messages_with_too_many_parts_are_refused(server):
     parts = [{"type": "text", "text": "x"}] * 40_000
-    refused(server, CHAT, {"messages": [{"role": "user", "content": parts}]}, 400, "16 times max_messages", "messages")
+    word = "16 times the server setting max_messages"
+    refused(server, CHAT, {"messages": [{"role": "user", "content": parts}]}, 400, word, "messages")
     tools = {"tools": [{"a": [[]] * 10}] * 10_000}
     refused(server, CHAT, {"messages": SAY, "chat_template_kwargs": tools}, 400, "max_messages", "chat_template_kwargs")
 
@@ -203,12 +204,14 @@ def test_silent_connections_do_not_block_the_server(server):
 
 
 def test_incomplete_bodies_do_not_exhaust_memory(server):
-    """40 clients withhold the end of 8 MiB each: the server closes the connections that hold the most bytes."""
+    """40 clients announce bodies of 8 MiB and never send the ends. The server closes the connections that hold the most
+    bytes.
+    """
     with many(server, 40) as clients:
         for client in clients:
             with contextlib.suppress(OSError):
                 client.sendall(head(COMPLETIONS, 8 * MIB) + b'{"prompt":"' + b"a" * (7 * MIB))
-        time.sleep(0.5)  # so that memory is measured while they are open
+        time.sleep(0.5)  # so that the server's memory is measured while the connections are open
 
 
 def test_endless_headers_are_cut_off(server):

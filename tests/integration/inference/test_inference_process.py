@@ -79,7 +79,7 @@ def test_a_client_that_leaves_frees_its_slot(narrow, extra):
 
 
 def test_a_full_queue_answers_503(narrow):
-    """The server holds three of the sequences that come at the same time; the others have to come again."""
+    """The server can hold three sequences at the same time. Further requests are answered 503."""
     body = {"prompt": [5], "max_tokens": 400, "ignore_eos": True}
     with ThreadPoolExecutor(12) as pool:
         answers = list(pool.map(lambda _: narrow.http.post("/v1/completions", body), range(12)))
@@ -96,13 +96,17 @@ def test_more_sequences_than_the_server_holds_are_refused_for_good(narrow):
     answer = narrow.http.post("/v1/completions", {"prompt": [[5], [6]], "n": 2, "max_tokens": 1})
     assert answer.status_code == 400
     assert openai_error(answer)["param"] == "prompt"
-    assert "4 sequences, but this server accepts at most 3 (max_waiting" in openai_error(answer)["message"]
+    assert (
+        "4 sequences, but this server accepts at most 3 (server setting max_waiting" in openai_error(answer)["message"]
+    )
     chat = {"messages": [{"role": "user", "content": "x"}], "n": 4}
     assert "4 sequences" in narrow.refused("/v1/chat/completions", chat, 400)
 
 
 def test_from_start_to_sigterm(directory):
-    """The port answers 503 while the model loads; at SIGTERM a request in flight is finished, then exit code 0."""
+    """While the model loads, the server answers 503. After SIGTERM, the server finishes the request in flight and ends
+    with exit code 0.
+    """
     command = [sys.executable, "-m", "arlarena.inference", "--model", str(directory), "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment())
     try:
@@ -172,7 +176,7 @@ def test_nothing_to_serve_is_said(tmp_path, root):
         load_weights(settings, get_logger("inference"))
 
 
-@pytest.mark.slow  # two servers; test_hub.py has the cache
+@pytest.mark.slow  # starts two servers; test_hub.py tests the cache itself
 def test_a_model_of_the_hub_is_served_from_the_local_cache(directory, tmp_path, monkeypatch):
     repository = tmp_path / "home" / "hub" / "models--Tiny--Policy-1.0"
     (repository / "refs").mkdir(parents=True)

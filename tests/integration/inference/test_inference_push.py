@@ -1,4 +1,4 @@
-"""Weight pushes against a real server of the embedded engine. test_engines_weights.py has what both engines do."""
+"""Weight pushes to a real server of the embedded engine. test_engines_weights.py tests what both engines must do."""
 
 import json
 import threading
@@ -25,14 +25,14 @@ def models():
 
 @pytest.fixture(scope="module")
 def versions(models, tmp_path_factory):
-    """Their version directories, steps 1, 2 and 3."""
+    """The version directories of `models`, steps 1, 2 and 3."""
     root = tmp_path_factory.mktemp("weights")
     return [write_version(root, made, step) for step, made in enumerate(models, start=1)]
 
 
 @pytest.fixture(scope="module")
 def server(versions, models, tmp_path_factory):
-    """Serves an ordinary directory first: nothing of `versions` is loaded at the start."""
+    """A server that loads a Hugging Face directory at its start. `versions` are hidden until the server has started."""
     folder = tmp_path_factory.mktemp("push")
     root = versions[0].parent
     hidden = [marker for directory in versions for marker in (directory / "COMMITTED",)]
@@ -65,7 +65,7 @@ def probe(server, prompt):
 def test_a_push_changes_what_is_computed_and_the_probe_sees_it(server, models, versions):
     prompt = [(5 * i + 3) % 45 for i in range(40)]
     for made, directory in zip(models, versions, strict=True):
-        server.generate(prompt, max_tokens=2)  # into the prefix cache, under the weights before
+        server.generate(prompt, max_tokens=2)  # the old weights compute the prompt, and the prefix cache stores it
         server.push(directory)
         assert server.version() == label(directory)
         assert (probe(server, prompt) - reference_logprobs(made, prompt[:1], prompt[1:])).abs().max() < 1e-5

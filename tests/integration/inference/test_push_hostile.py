@@ -38,7 +38,7 @@ IDS = [(5 * i + 3) % 45 for i in range(20)]
 
 @pytest.fixture
 def versions(tmp_path):
-    """Two versions of a trainer, and a secret file next to them."""
+    """Two version directories of a trainer. Near them are files with a secret, which no server may receive."""
     folder = tmp_path / "run" / "weights"
     folder.mkdir(parents=True)
     (tmp_path / "secret.txt").write_bytes(SECRET)
@@ -49,7 +49,7 @@ def versions(tmp_path):
 
 
 class Hostile:
-    """Answers the announcement as the test specifies, and records the requests."""
+    """A server that records the requests and answers them with the function `answer`."""
 
     def __init__(self, answer):
         self.answer, self.bodies, self.headers, self.queries = answer, [], [], []
@@ -132,7 +132,7 @@ async def test_deltas_of_a_killed_process_are_removed_by_a_later_process(version
         await deliver(versions[1], url)
         assert hostile.queries[1] == {"base": versions[0].name}  # a delta was sent
     assert not old.exists()
-    assert young.exists()  # its process may still be running
+    assert young.exists()  # the process that made this folder may still be running
 
 
 async def test_a_file_requested_a_million_times_is_sent_once(versions):
@@ -142,7 +142,7 @@ async def test_a_file_requested_a_million_times_is_sent_once(versions):
         assert len(hostile.bodies) == 2
 
 
-@pytest.mark.parametrize("origin", ["same", "other"])  # aiohttp itself keeps a token from other origins
+@pytest.mark.parametrize("origin", ["same", "other"])  # aiohttp sends no token to other origins
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirects_of_a_push_are_not_followed(versions, status, origin):
     async with served(lambda request: {"files": []}) as (other, elsewhere):
@@ -208,7 +208,9 @@ async def push_and_serve(server, directory):
 
 @pytest.fixture(params=["embedded", "gateway"])
 def start(request, tmp_path):
-    """A function that starts a policy server with the versions in `tmp_path / "served"`; later calls restart it."""
+    """A function that starts a policy server with the versions in `tmp_path / "served"`. A later call starts the server
+    again.
+    """
     (tmp_path / "served").mkdir()
     first = save(model(20), tmp_path / "model")
     config = f'model = "{first}"\nweights_root = "{tmp_path / "served"}"\nadmin_token = "{TOKEN}"\nkeep_versions = 1\n'
@@ -216,7 +218,7 @@ def start(request, tmp_path):
     return lambda: running_server(tmp_path / "server", config)
 
 
-@pytest.mark.slow  # two servers are started twice; tests/unit/inference/test_inference_store.py is the quick part
+@pytest.mark.slow  # starts two servers twice; tests/unit/inference/test_inference_store.py has quick tests
 async def test_after_a_refused_push_and_a_kill_the_newest_good_version_serves(start, tmp_path):
     folder = tmp_path / "trainer"
     folder.mkdir()
@@ -235,7 +237,7 @@ async def test_after_a_refused_push_and_a_kill_the_newest_good_version_serves(st
         assert [path.name for path in (tmp_path / "served").glob("v*")] == [good.name]
         server.process.send_signal(signal.SIGKILL)
         server.process.wait()
-    # A kill between commit and check leaves a committed version that was not checked.
+    # If the server is killed after a version is committed and before its probe, the version on disk is unchecked.
     unchecked = write_version(tmp_path / "served", model(22), 4, probe=probe_of(made, off=1.0))
     with start() as server:
         wait_until(lambda: server.version() == label(good), "the good version serves")

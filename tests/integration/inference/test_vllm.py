@@ -39,7 +39,9 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def tied(seed):
-    """A head size that vLLM's CPU attention supports, and a tied output head, which vLLM's reload misses."""
+    """A random model with a head size that vLLM's CPU attention supports. Its output head is tied to the embedding,
+    because vLLM's reload does not update a tied head.
+    """
     return model(seed, head_dim=32, tie_word_embeddings=True)
 
 
@@ -108,7 +110,7 @@ def sender():
 
 
 async def test_a_broadcast_reaches_vllm_without_files_and_again_after_a_kill(server, sender, tmp_path):
-    """By gloo, in place of NCCL between GPUs. The server cannot read the version's directory."""
+    """The broadcast uses gloo. (Between GPUs it would use NCCL.) The server cannot read the version's directory."""
     push = Publisher(
         [server.url], Collective(sender), token=None, retry_timeout_s=5.0, log=Logger("test", "error")
     ).push
@@ -189,7 +191,7 @@ async def test_a_stale_head_is_refused_by_the_probe(tmp_path, monkeypatch):
     with vllm(tmp_path, tmp_path / "weights", monkeypatch, *planted) as server:
         with pytest.raises(PushRefused, match="the weights in use are not the ones pushed"):
             await publisher(server).push(version(tmp_path / "weights", 1, 1))
-        assert server.http.get("/ready").status_code == 503  # its samples reach no client
+        assert server.http.get("/ready").status_code == 503  # no client may receive tokens of this replica
         body = {"token_ids": PROMPT, "sampling_params": {"max_tokens": 1}}
         headers = {"x-request-timeout-s": "1"}
         assert server.http.post("/inference/v1/generate", body, headers=headers).status_code in (503, 504)

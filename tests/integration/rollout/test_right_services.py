@@ -74,7 +74,8 @@ def test_another_environment_than_the_configured_one_is_refused(
     where += ["--redis-url", redis_url] if command == "worker" else ["--out", str(out)]
     assert run(command, *where, *COMMANDS[command]) == 2
     assert capsys.readouterr().err == (
-        f"error: [environment] name = 'alfworld', but the server at {sokoban} plays sokoban; give --environment-url\n"
+        f"error: [environment] name = 'alfworld', but the environment server at {sokoban} serves 'sokoban': "
+        "change name, or give the address of another server with --environment-url\n"
     )
     assert not out.exists()
 

@@ -9,6 +9,7 @@ import transformers
 from safetensors.torch import load_file
 from support.trainer.trainer_support import growing_rows, random_rows
 
+from arlarena.proto.telemetry import Logger
 from arlarena.trainer.batching.packing import micro_batches
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.model.attention import prepare
@@ -174,7 +175,7 @@ def test_a_checkpoint_resumes_bitwise_on_gpu_and_closely_on_cpu(policy, tmp_path
     store.save(TrainerState(step=1), first.weights(), first.optimizer_state())
     again, cpu = (learner_of(policy, "sampo", device) for device in ("cuda", "cpu"))
     for learner in (again, cpu):
-        store.load_latest(learner.restore)
+        store.load_latest(learner.restore, Logger("test", "error"))
         assert all(value.equal(first.weights()[key]) for key, value in learner.weights().items())
     figures = [learner.update(later, 5e-4) for learner in (first, again, cpu)]
     assert figures[0] == figures[1]

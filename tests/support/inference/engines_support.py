@@ -1,5 +1,5 @@
-"""Shared by test_engines_*.py: the common contract of both engines, tested by the same routes and compared with
-transformers. Where they differ and a client would notice, the name of the test says so.
+"""Shared by test_engines_*.py. These tests send the same requests to the embedded engine and to vLLM, and compare the
+responses with transformers. If the engines differ in a way that a client can observe, the name of the test says so.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ USER = [{"role": "user", "content": "ab 1"}]
 PROMPT = [3, 5, 6, 41, 32, 4]  # USER through the template
 LONG = [(7 + 31 * i) % VOCABULARY for i in range(150)]
 LONGEST = LENGTH - len(PROMPT)
-SOON_S = 8.0  # far less than `much_work` takes, far more than an idle server needs for a short answer
+SOON_S = 8.0  # seconds; far less than `much_work` takes, far more than a short answer of an idle server takes
 
 by_route = pytest.mark.parametrize("route", ROUTES, ids=["generate", "completions", "chat"])
 by_text_route = pytest.mark.parametrize("route", ROUTES[1:], ids=["completions", "chat"])
@@ -53,8 +53,9 @@ class Policy:
 
 
 def policy(root, seed, step, probe_off=0.0):
-    """A head size that vLLM's CPU attention supports, a tied output head (which vLLM's reload misses), and
-    preferences of the model's author.
+    """Write a random model as a version. Its head size is supported by vLLM's CPU attention. Its output head is tied to
+    the embedding, because vLLM's reload does not update a tied head. Its generation_config has sampling parameters,
+    which both engines must ignore. `probe_off`: the error of the log-probs in the version's probe.
     """
     made = model(seed, head_dim=32, tie_word_embeddings=True, max_position_embeddings=LENGTH)
     made.generation_config.update(do_sample=True, temperature=0.6)
@@ -67,11 +68,13 @@ def serve(server, version):
     return Http(server.url, timeout_s=90).post("/serve_weights", {"version": version}, headers=BEARER)
 
 
-# --- the three routes as one ---
+# --- the three sampling routes with the same parameters ---
 
 
 def request(route, **params):
-    """A request with vLLM's names of sampling parameters; `logprobs`: number of likeliest tokens."""
+    """The body of a request to `route`. `params`: sampling parameters by vLLM's names. `logprobs` is the number of most
+    likely tokens on each route.
+    """
     if route == GENERATE:
         outer = {key: params.pop(key) for key in ("model", "stream", "stream_options") if key in params}
         return {"token_ids": PROMPT, "sampling_params": params, "return_token_ids": True, **outer}
@@ -100,12 +103,12 @@ def prompt_logprobs(route, answer):
 
 
 def text(route, one):
-    """Of a choice, or of a piece of one."""
+    """The text of a choice, or of a part of a choice in a stream."""
     return (one.get("message") or one["delta"]).get("content") or "" if route == CHAT else one["text"]
 
 
 def logprobs(route, one):
-    """Of a choice, or of a piece of one."""
+    """The log-probs of a choice, or of a part of a choice in a stream."""
     found = one.get("logprobs")
     if found is None:
         return []
@@ -128,7 +131,7 @@ def next_logprobs(made, ids):
 
 
 def ask_of_prompt(route, **params):
-    """A request about LONG."""
+    """A request with the long prompt LONG."""
     asked = request(route, max_tokens=1, **params)
     if route == CHAT:
         content = tokenizer().decode(LONG[10:40], skip_special_tokens=True)
@@ -137,12 +140,12 @@ def ask_of_prompt(route, **params):
 
 
 def likeliest(made, ids, count):
-    """{id: log-prob} of the `count` likeliest next tokens."""
+    """{id: log-prob} of the `count` most likely next tokens."""
     values, tokens = next_logprobs(made, ids).topk(count)
     return dict(zip(tokens.tolist(), values.tolist(), strict=True))
 
 
-# --- more than the slots hold ---
+# --- more sequences than slots ---
 
 
 @contextlib.contextmanager
@@ -156,7 +159,7 @@ def asked_and_left(server, body):
 
 
 def much_work(**extra):
-    """Many more sequences than slots, each as long as the context: more work than any test waits for."""
+    """A request for many more sequences than slots, each as long as the context. No test waits for its end."""
     asked = request(COMPLETIONS, n=SLOTS, max_tokens=LONGEST, ignore_eos=True, **extra)
     return {**asked, "prompt": [PROMPT] * 32}
 

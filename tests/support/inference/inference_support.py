@@ -39,7 +39,7 @@ TEMPLATE = (
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a character."""
+    """A tokenizer with one token for each character."""
     inner = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(LETTERS)}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
     inner.decoder = decoders.Fuse()
@@ -94,7 +94,7 @@ def save(made: Any, directory: Path) -> Path:
 
 
 def write_version(root: Path, made: Any, step: int, incarnation: str = "run", probe: Any = None) -> Path:
-    """Write a committed version directory by its specification, independent of the trainer's code."""
+    """Write a committed version directory. The code follows the specification and does not use the trainer's code."""
     partial = save(made, root / f".partial-{step}")
     digest = safetensors_digest(partial / "model.safetensors")
     files = {f.name: {"blake3": file_blake3(f), "bytes": f.stat().st_size} for f in partial.iterdir()}
@@ -124,7 +124,7 @@ def reference_logprobs(made: Any, prompt: list[int], response: list[int], temper
 
 @dataclass(frozen=True)
 class Answer:
-    """Status, body and headers (lower case) of a response."""
+    """Status, body and headers of a response. The names of headers are in lower case."""
 
     status_code: int
     body: bytes
@@ -142,7 +142,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Http:
-    """A client of one server; an error status raises no exception."""
+    """A client of one server. A response with an error status is returned and raises no exception."""
 
     url: str
     timeout_s: float = 30.0
@@ -161,13 +161,13 @@ class Http:
         return self._send(urllib.request.Request(self.url + path, data=data, headers=headers or {}, method="PUT"))
 
     def events(self, path: str, value: Any, headers: Any = None) -> Iterator[Any]:
-        """Yield server-sent events as they arrive; the last must be [DONE]."""
+        """Yield each server-sent event when it arrives. Fails if the last event is not [DONE]."""
         with self.stream(path, value, headers) as (_, events):
             yield from events
 
     @contextlib.contextmanager
     def stream(self, path: str, value: Any, headers: Any = None) -> Iterator[tuple[dict[str, str], Iterator[Any]]]:
-        """The headers of a stream and its events."""
+        """The headers and the events of a stream."""
         request = urllib.request.Request(self.url + path, data=_dump(value), headers=headers or {}, method="POST")
         with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
             assert response.headers["content-type"].startswith("text/event-stream")
@@ -277,7 +277,8 @@ def running_server(
 ) -> Iterator[ServerProcess]:
     """Start the service with this `[inference]` table, wait until it is healthy, and stop it with SIGTERM.
 
-    A forked server has imported Hugging Face's libraries, which read their environment variables on import.
+    `forked`: fork the server from a process that has already imported Hugging Face's libraries. These libraries read
+    environment variables only on import.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, log = folder / "config.toml", folder / "inference.log"
@@ -294,7 +295,7 @@ def running_server(
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, log.read_text()
-        # An engine behind a gateway writes its log to the same pipe and would block once the pipe is full.
+        # A server that writes more lines to its stdout would block once the pipe is full.
         threading.Thread(target=process.stdout.read, daemon=True).start()
         url = f"http://127.0.0.1:{json.loads(line)['port']}"
         http = Http(url)

@@ -16,4 +16,4 @@ if "stale" not in WeightTransferEngineFactory._registry:
 
 
 class Extension:
-    """vLLM mixes this into its worker class."""
+    """An empty class that vLLM adds to its worker class."""

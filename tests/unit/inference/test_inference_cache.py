@@ -119,7 +119,7 @@ def test_a_text_without_logits_can_be_continued_but_is_no_prompt():
     put(cache, BASE[:100], None)
     assert cache.find_prompt(pack_key(BASE[:100])) is None
     assert cache.find_longest(pack_key([*BASE[:100], 3]))[1] == 100
-    assert cache.find_longest(pack_key(BASE[:100]))[1] == 99  # always less than the prompt
+    assert cache.find_longest(pack_key(BASE[:100]))[1] == 99  # the common prefix is always shorter than the prompt
     put(cache, BASE[:100])
     assert cache.find_prompt(pack_key(BASE[:100])).logits is LOGITS
     assert len(cache) == 1
@@ -141,7 +141,7 @@ def test_texts_with_a_common_prefix_share_its_full_blocks():
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
 def test_texts_that_differ_only_in_the_last_block_are_each_continued_to_the_token(order):
-    """In any order of finishing: the amount of reused computation must not depend on the machine's load."""
+    """The load of the machine changes the order in which texts finish. The number of reused tokens must not change."""
     cache = sized_cache(100, 9)
     siblings = [[*BASE[:70], *[9 - sibling] * 5] for sibling in range(3)]
     for sibling in order:
@@ -151,7 +151,7 @@ def test_texts_that_differ_only_in_the_last_block_are_each_continued_to_the_toke
         cached, shared = cache.find_longest(pack_key(prompt))
         assert (cached.key, shared) == (pack_key(sibling), 75)
         check(cache, cached, shared, prompt)
-    _, shared = cache.find_longest(pack_key([*BASE[:70], 9, 9, 0, 0]))  # no cached text is a prefix of it
+    _, shared = cache.find_longest(pack_key([*BASE[:70], 9, 9, 0, 0]))  # no cached text is a prefix of this prompt
     assert shared in (70, 72)
 
 

@@ -8,12 +8,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from arlarena.inference.embedded.text.codec import GrowingText, TextCodec, cut
 from arlarena.inference.embedded.text.token_bytes import printed
 
-END = "<\uff5cend▁of\uff5c>"  # of DeepSeek's form: two of its characters stand for no bytes
+END = "<\uff5cend▁of\uff5c>"  # like DeepSeek's special tokens; a byte-level vocabulary has no byte for U+FF5C and ▁
 SAMPLES = ["go up", "√12 = 2√3", "naïve 👩‍👩‍👧 漢字", " leading", "a", "", "tab\tnewline\n", "  two  blanks  "]
 
 
 def byte_level():
-    """One token a byte, as GPT-2's and Qwen's vocabularies spell them."""
+    """A tokenizer with one token for each byte. The tokens are spelled as in the vocabularies of GPT-2 and Qwen."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     made = Tokenizer(models.BPE({piece: i for i, piece in enumerate(alphabet)}, []))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -24,7 +24,9 @@ def byte_level():
 
 
 def sentence_pieces():
-    """Like Llama 2: words after ▁, bytes for everything else, and the text's first space stripped."""
+    """A tokenizer like that of Llama 2: words begin with ▁, all other text is bytes, and the decoder strips the first
+    space of a text.
+    """
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "▁go", "▁up", "x", "a", "g"]
     made = Tokenizer(
         models.BPE({piece: i for i, piece in enumerate(pieces)}, [], unk_token="<unk>", byte_fallback=True)
@@ -37,7 +39,7 @@ def sentence_pieces():
 
 
 def metaspace():
-    """Like T5."""
+    """A tokenizer like that of T5."""
     pieces = ["<unk>", "</s>", "▁", "▁go", "▁up", "x", "é"]
     made = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, unk_token="<unk>"))
     made.decoder = decoders.Metaspace()

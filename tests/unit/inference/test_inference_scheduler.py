@@ -17,7 +17,7 @@ ARCH = Architecture("qwen3", 16, 4, 1, 1, 1, 2, 4, 1e-6, 1e4, 512, False, True, 
 
 
 class CountingModel:
-    """Its logits make token (last token + 1) certain, so responses count upwards modulo 16."""
+    """A model that records its calls. The next token is always (last token + 1) modulo 16."""
 
     arch = ARCH
 

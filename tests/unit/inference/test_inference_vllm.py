@@ -30,7 +30,7 @@ def test_the_command_has_the_transfer_engine_and_the_users_options_last():
         "8",
     ]  # one more than max_slots, for the probe of new weights
     assert "--enable-lora" not in words
-    assert "--port" not in words  # its weight routes are reachable only by the socket
+    assert "--port" not in words  # clients must not reach vLLM's weight routes, so vLLM listens only on the socket
     assert option(words, "--weight-transfer-config") == '{"backend": "safetensors"}'
     assert words[-2:] == ["--tensor-parallel-size", "2"]
     assert "--enforce-eager" not in words
@@ -47,7 +47,7 @@ def test_on_a_cpu_vllm_uses_float32_and_no_chunked_prefill():
 def test_a_missing_vllm_or_model_is_named(tmp_path):
     with pytest.raises(ConfigError, match="make setup EXTRA=vllm"):
         check(InferenceSettings(engine="vllm", vllm_python=tmp_path / "python"))
-    with pytest.raises(ConfigError, match="model is not set"):
+    with pytest.raises(ConfigError, match="weights_root has no intact version; set model"):
         model_to_serve(InferenceSettings(engine="vllm", weights_root=tmp_path))
 
 

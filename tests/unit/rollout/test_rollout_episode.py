@@ -110,7 +110,7 @@ async def test_a_prompt_beyond_the_context_is_the_policys_fault(house: Any, toke
     assert (one.outcome, one.score, one.success, one.truncated) == ("policy_error", 0.0, False, True)
     assert one.metrics["fault:prompt_too_long"] == 1.0
     n = len(tokens.prompt("you are at 0"))
-    assert one.fault == f"a prompt of {n} tokens leaves no room in a context of {n}"
+    assert one.fault == f"a prompt of {n} tokens leaves no room for a response in a context of {n} tokens"
     assert house.mouth.requests == []
 
 

@@ -34,7 +34,7 @@ async def test_no_prompt_fits_ends_with_the_lengths_and_the_fix(
 ) -> None:
     house.mouth.context = length = len(tokens.prompt("you are at 0"))
     code, result = await evaluate(house, policy_directory, tmp_path / "x.json")
-    reason = f"a prompt of {length} tokens leaves no room in a context of {length}"
+    reason = f"a prompt of {length} tokens leaves no room for a response in a context of {length} tokens"
     assert code == 1
     assert (result["episodes"], result["errors"], result["without_turns"]) == (6, 0, 6)
     assert result["without_turns_reasons"] == [reason]

@@ -68,7 +68,9 @@ def _start(environment: EnvironmentFactory, spec: ResetSpec) -> Episode:
 
 
 def _any_task(environment: EnvironmentFactory, index: int = 0) -> ResetSpec:
-    """Return the reset request of a task of the default split."""
+    """Return the reset request of the task `index` of the default split. If the split is smaller, return the reset
+    request of its last task.
+    """
     size = environment.info.splits[0].size
     return ResetSpec(index=index if size is None else min(index, size - 1))
 
@@ -300,8 +302,8 @@ def has_keys_of_states(environment: EnvironmentFactory) -> None:
     """Check that a step that does not change the state leaves `state_key` and `observation_key` unchanged, and that
     different tasks have different state keys.
 
-    Methods with step-level advantages compare turns with equal keys. If a key contained a step counter, no two turns of
-    an episode would have equal keys.
+    Training methods with step-level advantages compare turns with equal keys. If a key contained a step counter, no two
+    turns of an episode would have equal keys.
     """
     episode = _start(environment, _any_task(environment, 1))
     first, other = episode.observe().metadata, _start(environment, _any_task(environment, 2)).observe().metadata

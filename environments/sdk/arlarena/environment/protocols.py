@@ -18,7 +18,7 @@ from arlarena.proto.trajectory import Task
 
 
 class TaskError(ValueError):
-    """The requested task does not exist. The message names the valid tasks."""
+    """The requested task does not exist, or its content cannot be read or generated. The message gives the reason."""
 
 
 class ExpertUnavailable(RuntimeError):

@@ -69,8 +69,8 @@ class TextGame(ABC):
         """Return the current observation, without history."""
 
     def prompt_text(self) -> str:
-        """Return the current observation as prompts show it. A template with {task} adds what it lacks. Default:
-        `text`.
+        """Return the current observation as prompts show it. It may leave out the task if the template has {task}.
+        Default: `text`.
         """
         return self.text()
 
@@ -119,8 +119,8 @@ class TextGame(ABC):
         return self.actions()
 
     def accepts(self, action: str) -> bool:
-        """Return whether `action` has its effect in the current state. If not, the step is marked with `action_valid`
-        False. Default: every readable action has.
+        """Return whether `action` is valid in the current state. If not, the step has `action_valid` False. Default:
+        True.
         """
         return True
 

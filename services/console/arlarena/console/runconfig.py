@@ -53,7 +53,8 @@ from arlarena.proto.shared_settings import (
 from arlarena.proto.text.redaction import MASK, is_secret, split_secrets
 
 SERVICES = ("env_server", "inference", "rollout", "trainer")
-# Time limit of a service's check. It takes 0.1 to 0.3 s, and longer if modules are imported from a slow disk.
+# Time limit for a service to check the configuration. A check takes 0.1 to 0.3 s, or longer if Python imports modules
+# from a slow disk.
 CHECK_TIMEOUT_S = 60.0
 Tables = dict[str, Any]
 
@@ -189,7 +190,7 @@ class RunConfig:
         return parse_part(f"{self.source}: [{table}]", self._table(table), model, *keys)
 
     def port(self, table: str) -> int:
-        """Returns the fixed port of a service's table, or 0."""
+        """Returns the port that the table of a service sets, or 0 if it sets no port."""
         part: EnvironmentKeys | InferenceKeys = (
             self.part(table, EnvironmentKeys, "port")
             if table == "environment"
@@ -275,9 +276,13 @@ def _may_differ(key: str) -> bool:
 
 
 async def find_problems(config: RunConfig, *, machine: bool = False) -> tuple[list[str], Info | None]:
-    """Returns the error messages of the console and of the services about the configuration, and None.
+    """Check the configuration with the settings modules of the console and of every service.
 
-    `machine`: also check this machine, and return the environment's description instead of None if it is available.
+    `machine`: also check this machine.
+
+    Returns:
+        The error messages, one line per problem, and the environment's description. The description is None if
+        `machine` is False or if the environment cannot be loaded.
     """
     modules: dict[str, tuple[str, ...]] = {service: (f"arlarena.{service}.settings",) for service in SERVICES}
     if machine:
@@ -315,7 +320,7 @@ def _own_check(file: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """The answer of a service: the problem that it has found ("" if there is none), and its output."""
+    """The result of a service's check. `problem`: error messages, or "" if there are none. `output`: text on stdout."""
 
     problem: str = ""
     output: str = ""

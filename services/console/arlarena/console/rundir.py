@@ -17,7 +17,7 @@ import msgspec
 from arlarena.proto.atomic_files import write_json
 from arlarena.proto.config import ConfigError
 
-STATE_SCHEMA = 3
+STATE_SCHEMA = 3  # version of the format of run.json
 GIT_TIMEOUT_S = 5.0
 
 
@@ -57,6 +57,8 @@ class RunState(msgspec.Struct):
 
     `id` is unique per run. It is part of the stream names, so several runs can use the same Redis. `stages`: duration
     of each finished stage in seconds. `wall_s`: total time in seconds in which the launcher ran, over all starts.
+    `restarts`: number of restarts of each service. `finished`: True if all stages before the report have
+    finished.
     """
 
     id: str

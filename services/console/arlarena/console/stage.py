@@ -32,7 +32,10 @@ class Stage:
 
     `sources`: files with progress records, in the order in which the stage writes them. `total`: the number of items in
     all sources together, if each source counts its own items. `step_file`: file with the state of the current step.
-    `offsets`: the size of each source when the stage began.
+    `offsets`: the size of each source in bytes when the stage began.
+
+    `began`: start time on the monotonic clock. `began_at`: start time in seconds since the epoch. `seconds`: duration.
+    `note`: the result of the stage as text. `seconds_left`: the last estimate of the remaining time.
     """
 
     name: str
@@ -67,7 +70,10 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The used share (0 to 1) of each limit (such as `max_minutes`) at the time `at` (seconds since the epoch)."""
+    """The used share (0 to 1) of each limit at the time `at` (seconds since the epoch).
+
+    `shares`: the share by the name of the limit, such as `max_minutes`. The name of the number of steps is "".
+    """
 
     at: float
     shares: dict[str, float]
@@ -189,7 +195,8 @@ def read_progress(stage: Stage, now: float | None = None) -> StageProgress:
 def _current_step_text(stage: Stage, now: float, done: int) -> str:
     """Returns text such as `step 1: 7 of 24 needed groups, 96 episodes, 31 s`.
 
-    The text is empty if the step file has no step after step `done`.
+    `done`: number of the last finished step. The text is empty if the step file does not describe a later step, or
+    describes a step that began before the stage.
     """
     if stage.step_file is None:
         return ""

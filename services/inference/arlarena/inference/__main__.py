@@ -1,7 +1,7 @@
 """`python -m arlarena.inference --config FILE`: bind the address, print it, load the model, and serve until SIGTERM.
 
-A single embedded engine runs in this process. With vLLM, several engines or `replica_urls`, this process is a gateway,
-which forwards requests to the engines.
+A single embedded engine (the torch engine of this package) runs in this process. With vLLM, with several engines or
+with remote servers (`replica_urls`), this process is a gateway. A gateway forwards requests to the engines or servers.
 
 Exit codes: 0: stopped by a signal. 1: the model cannot be served, or the engine failed. 2: configuration error. 3: the
 address cannot be bound.
@@ -37,6 +37,7 @@ BACKLOG = 2048
 # CPython's thread switch interval, in seconds. The engine's thread releases the GIL in every torch call. With the
 # default of 5 ms, the thread could wait 5 ms for the GIL after each call while another thread handles requests.
 SWITCH_INTERVAL_S = 0.0005
+# The beginning of the path of a weight file's upload.
 _UPLOAD = re.compile(f"{WEIGHTS_ROUTE}/[^/?]+/".encode())
 
 
@@ -76,11 +77,13 @@ def bind(host: str, port: int, path: Path | None = None) -> socket.socket:
 
 
 class _Uvicorn(uvicorn.Server):
-    """Uvicorn without its own signal handlers. They would raise the signal again and so change the exit code."""
+    """Uvicorn without its own signal handlers. After the shutdown, uvicorn's handlers would raise the signal again. The
+    signal would then determine the exit code.
+    """
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Install no signal handlers, because the event loop handles the signals."""
+        """Install no signal handlers, because `_uvicorn` adds handlers to the event loop."""
         yield
 
 
@@ -120,7 +123,9 @@ async def serve_gateway(settings: InferenceSettings, flags: list[str], listener:
 
 
 def _limits(settings: InferenceSettings) -> HttpLimits:
-    """Returns the HTTP limits. Uploaded weight files are streamed to disk, so `held_bytes` does not limit them."""
+    """Returns the HTTP limits. The limit `held_bytes` does not apply to uploads of weight files, because these bodies
+    are written to disk while they arrive.
+    """
     return HttpLimits(
         body_bytes=settings.max_body_mb << 20,
         held_bytes=settings.max_held_mb << 20,

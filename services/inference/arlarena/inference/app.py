@@ -1,5 +1,5 @@
-"""The ASGI application. It answers requests from the start of the process. Until the model is loaded, the model routes
-answer 503.
+"""The ASGI application of a process with an embedded engine (the torch engine of this package). The application answers
+requests before the model is loaded. Until the model is loaded, all routes except `/version` answer 503.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ ADMIN_ROUTES = (
 
 
 class InferenceServer:
-    """The state of the process. `stop`: a function that ends the process if the model cannot be loaded or the engine
-    fails.
+    """The state of the process. `stop`: a function that ends the process. It is called if the model cannot be loaded or
+    the engine fails. `serving`: the loaded model and its routes, None while the model is loading. `failure`: why the
+    process ends, None if there was no failure.
     """
 
     def __init__(self, settings: InferenceSettings, log: Logger, stop: Callable[[], None]) -> None:

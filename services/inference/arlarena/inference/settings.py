@@ -1,4 +1,5 @@
-"""Settings of the policy server (table `[inference]`). Only this module of the service reads environment variables.
+"""Settings of the policy server (table `[inference]`). Only this module of the service reads settings from
+environment variables.
 
 python -m arlarena.inference.settings FILE      check the table in the file and print "ok"
 """
@@ -28,16 +29,18 @@ class InferenceSettings(InferenceKeys):
 
     model: Path | None = Field(
         None,
-        description="directory in the Hugging Face format, or OWNER/NAME on the Hub; served while weights_root has no "
-        "version",
+        description="directory in the Hugging Face format, or OWNER/NAME on the Hugging Face Hub; served while "
+        "weights_root contains no version",
     )
     weights_root: Path | None = Field(
-        None, description="folder with the version directories, from which the server loads pushed weights"
+        None,
+        description="folder with a directory for each pushed version of the weights; the server loads versions from "
+        "this folder",
     )
     vllm_arguments: tuple[str, ...] = Field(
         (), description="command-line options that are passed to vLLM, such as --tensor-parallel-size 2"
     )
-    vllm_lora: bool = Field(False, description="accept LoRA adapters at /v1/load_lora_adapter")
+    vllm_lora: bool = Field(False, description="accept LoRA adapters at /v1/load_lora_adapter (vLLM only)")
     host: str = Field("127.0.0.1", description="address to bind")
     served_model_name: str = Field("policy", min_length=1, description="name of the model in OpenAI's API")
     threads: PositiveInt = Field(
@@ -46,7 +49,8 @@ class InferenceSettings(InferenceKeys):
     max_slots: PositiveInt = Field(256, description="maximum number of sequences decoded at once")
     kv_cache_mb: PositiveInt = Field(
         2048,
-        description="memory limit of the slots (keys and values of running sequences); limits the number of slots",
+        description="memory limit of all slots (a slot holds the keys and values of one running sequence); a lower "
+        "limit means fewer slots",
     )
     prefix_cache_mb: NonNegativeInt = Field(256, description="memory limit of the prefix cache; 0 turns the cache off")
     prefill_tokens_per_step: PositiveInt = Field(
@@ -56,7 +60,7 @@ class InferenceSettings(InferenceKeys):
         3, description="how many of the newest versions are kept in weights_root after an upload over HTTP"
     )
     admin_token: SecretStr | None = Field(
-        None, min_length=16, description="bearer token of the weight routes; required if host is not loopback"
+        None, min_length=16, description="bearer token of the weight routes; required if host is not a loopback address"
     )
     replicas: PositiveInt = Field(
         1, description="number of engines; with several engines or vLLM, this service is a gateway to the engines"
@@ -72,8 +76,9 @@ class InferenceSettings(InferenceKeys):
     )
     affinity_slack: NonNegativeInt = Field(
         32,
-        description="how many more requests in progress a session's replica may have than the least busy replica; "
-        "above this number, the session moves to the least busy replica",
+        description="how many more unfinished requests the replica of a session (the requests with the same header "
+        "x-session-id) may have than the least busy replica; above this number, the session moves to the least busy "
+        "replica",
     )
     max_waiting: PositiveInt = Field(
         8192, description="maximum number of queued sequences; further requests are answered 503"
@@ -118,11 +123,13 @@ def read_variables(environment: Mapping[str, str] | None = None) -> dict[str, st
 
 
 def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> InferenceSettings:
-    """Returns the settings. Flags override environment variables, which override the file. If `model` is a name on the
-    Hub, a model that is not in the local cache is downloaded, and `model` becomes the directory in the cache.
+    """Returns the settings. Flags override environment variables. Environment variables override the file. If `model`
+    is a name on the Hugging Face Hub, `model` becomes the model's directory in the local cache. If the cache does not
+    contain the model, the model is downloaded first.
 
     Raises:
-        ConfigError: a setting is unknown or malformed, or the model does not exist.
+        ConfigError: a setting is unknown, malformed or missing, settings contradict each other, or the model does not
+            exist.
     """
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     settings = load_table(path, "inference", InferenceSettings, {**read_variables(), **given})

@@ -1,4 +1,5 @@
 """Rollout workers, evaluation and demonstrations.
 
-A worker leases the task of a group, plays the episodes of the group and publishes the complete group.
+A group is a set of episodes of the same task. A worker leases a task from the run's broker (Redis), plays the group's
+episodes, and publishes the complete group for the trainer.
 """

@@ -1,8 +1,8 @@
 """`python -m arlarena.rollout worker | evaluate | demonstrate`.
 
 Exit status: 0: finished, or a signal stopped a worker. 1: a service failed, some episodes have no result, or no prompt
-fits the context. 2: the configuration is wrong, or a service refused a request. 130: a signal stopped another
-command.
+fits the context. 2: the configuration is wrong, or a service refused a request. 130: a signal stopped `evaluate` or
+`demonstrate`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ from arlarena.rollout.worker import Worker
 
 # 128 + SIGINT, the exit status of an interrupted command.
 EXIT_INTERRUPTED = 130
-# Exit status if a service refused a request. A retry would also fail, so the launcher does not restart the command.
+# Exit status if a service refused a request. The launcher does not restart a command that exits with this status,
+# because a retry would also fail.
 EXIT_REFUSED = 2
 # The minimum time between two progress lines, in seconds.
 PROGRESS_EVERY_S = 5.0
@@ -137,7 +138,7 @@ def _url(url: str) -> str:
 
 
 def _cancel_on_sigterm() -> None:
-    """Cancel this command on SIGTERM. The cancelled command closes its sessions."""
+    """Cancel this command on SIGTERM. A cancelled command closes its sessions on the environment server."""
     task = asyncio.current_task()
     if task is not None and threading.current_thread() is threading.main_thread():
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -320,7 +321,7 @@ def _add_worker(worker: argparse.ArgumentParser) -> None:
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     _add_inference_url(evaluate)
     evaluate.add_argument("--out", type=Path, required=True, help="JSON file of the result")
-    episodes = "JSON-lines file for the first episodes; [evaluation] episodes sets how many are written"
+    episodes = "JSON-lines file for the first episodes; their number is the key episodes of [evaluation]"
     evaluate.add_argument("--episodes", dest="episodes_file", type=Path, help=episodes)
     for flag, kind in (
         ("--split", str),
@@ -333,7 +334,7 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     ):
         key = flag.removeprefix("--").replace("-", "_")
         field = EvaluationSettings.model_fields[key]
-        text = f"{field.description}; default: [evaluation] {key} of the file, else {field.default}"
+        text = f"{field.description}; default: key {key} of [evaluation], else {field.default}"
         evaluate.add_argument(flag, type=kind, help=text)
 
 
@@ -346,13 +347,19 @@ def _add_demonstrate(demonstrate: argparse.ArgumentParser) -> None:
     demonstrate.add_argument("--seed", type=int, help=seed)
     demonstrate.add_argument("--episode-seed", type=int, default=0, help="reset seed of every episode")
     demonstrate.add_argument("--concurrency", type=int_at_least(1), default=256, help="parallel episodes; default: 256")
-    distinct = "duplicates are episodes with equal task content (room; in Sokoban also mirrored) or equal first prompt"
+    distinct = (
+        "which episodes are duplicates, of which only the first is written; room: episodes with the same task content "
+        "(in Sokoban, also its mirror images); prompt: episodes with the same first prompt"
+    )
     demonstrate.add_argument("--distinct", choices=("room", "prompt"), default="room", help=distinct)
     demonstrate.add_argument("--attempts", type=int_at_least(1), default=1, help="episodes per task")
-    demonstrate.add_argument("--min-score", type=float, default=0.9, help="write only episodes with a score above it")
+    demonstrate.add_argument("--min-score", type=float, default=0.9, help="write only episodes with a higher score")
     expert_noise = "fraction of turns in which the expert's reply is replaced by a random action or an invalid reply"
     demonstrate.add_argument("--expert-noise", type=fraction, default=0.0, help=expert_noise)
-    train_on_noise = "include these turns in the loss (default: exclude them); replace replies only by random actions"
+    train_on_noise = (
+        "include the turns that --expert-noise changes in the loss (default: exclude them), and replace replies only "
+        "by random actions"
+    )
     demonstrate.add_argument("--train-on-noise", action="store_true", help=train_on_noise)
     _add_teacher(demonstrate)
     demonstrate.add_argument("--out", type=Path, required=True, help="output file (format: arlarena.proto.trajectory)")

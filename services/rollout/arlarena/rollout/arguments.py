@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def int_at_least(minimum: int) -> Callable[[str], int]:
-    """Returns a parser of integers that are not below `minimum`."""
+    """Returns a parser of integers of at least `minimum`."""
 
     def parse(text: str) -> int:
         value = int(text)
@@ -15,7 +15,7 @@ def int_at_least(minimum: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"{value} is too small: must be at least {minimum}")
         return value
 
-    parse.__name__ = "integer"
+    parse.__name__ = "integer"  # argparse names the type in its error for other text: invalid integer value
     return parse
 
 

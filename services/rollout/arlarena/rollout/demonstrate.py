@@ -1,7 +1,7 @@
-"""Records demonstrations: successful episodes of the environment's expert or of a served model, as groups of size 1.
+"""Records demonstrations: successful episodes of the environment's expert or of a model on a server.
 
-With a served model, this is the sampling part of rejection fine-tuning: only episodes with a score above a threshold
-are written.
+Each episode is written as a group of size 1. To record a model is the sampling step of rejection fine-tuning: only
+episodes with a score above a threshold are written.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ DuplicateCriterion = Literal["room", "prompt"]
 class OutcomeCounts:
     """Counts of episodes by outcome.
 
-    Each of the `asked` episodes is counted in exactly one of `written`, `duplicates`, `rejected` and `errors`.
-    `turns` and `response_tokens`: totals of the written episodes.
+    Each of the `asked` episodes is counted in exactly one of four fields. `errors`: no result. `rejected`: the score is
+    too low, or the episode has no turn. `duplicates`: an equal episode was already written. `written`: written to the
+    file. `turns` and `response_tokens`: totals of the written episodes.
     """
 
     asked: int = 0
@@ -38,7 +39,7 @@ class OutcomeCounts:
 def demonstration_assignments(
     environment: str, split: str, indices: Sequence[int], seed: int, attempts: int = 1
 ) -> list[Assignment]:
-    """Returns `attempts` assignments for each task of `indices`, in order. `seed`: the random seed of the episodes."""
+    """Returns `attempts` assignments for each task of `indices`, in order. `seed`: the reset seed of every episode."""
     return [
         Assignment(
             f"{split}-{index}-{attempt}",
@@ -52,8 +53,8 @@ def demonstration_assignments(
 
 def _group(assignment: Assignment, episode: EpisodeRecord) -> Group:
     version = episode.trajectory.turns[0].spans[0].version
-    # The episode was not sampled with the default parameters of `Sampling`. They are recorded because behaviour cloning
-    # computes log-probs at their temperature, 1.
+    # The recorded parameters are the defaults of `Sampling`, not the parameters with which a teacher sampled, because
+    # behaviour cloning computes log-probs at the default temperature, 1.
     return Group(
         id=f"demonstration-{assignment.id}",
         task=assignment.task,
@@ -67,7 +68,7 @@ def _group(assignment: Assignment, episode: EpisodeRecord) -> Group:
 
 
 def _key(episode: EpisodeRecord, criterion: DuplicateCriterion) -> str:
-    # The first prompts are compared and not the state keys, because a state key depends on the task.
+    # The criterion "prompt" does not compare state keys, because a state key depends on the task.
     return episode.content_key if criterion == "room" else episode.first.prompt
 
 
@@ -106,7 +107,7 @@ def write_demonstrations(
     criterion: DuplicateCriterion = "room",
     min_score: float = 0.9,
 ) -> dict[str, Any]:
-    """Write the distinct episodes with a score above `min_score` to `path`. Returns the counts.
+    """Write the distinct episodes with a score above `min_score` to `path`. Returns `OutcomeCounts` as a dict.
 
     `criterion`: episodes are duplicates if they have the same `content_key` ("room") or the same first prompt
     ("prompt"). In Sokoban, mirror images of a room have the same `content_key`.

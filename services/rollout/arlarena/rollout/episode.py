@@ -19,9 +19,10 @@ from arlarena.client.environments import Session, StepOutcome
 from arlarena.client.errors import PolicyFault, PromptTooLong
 from arlarena.proto.trajectory import Task, Trajectory, Turn, VersionSpan, pack_floats, pack_ids, prompt_lengths
 
-# An episode that ended by a policy fault has a metric with this prefix and the code of the fault.
+# A policy fault (a response that the environment refuses, or a prompt that is too long) ends an episode. The episode
+# then has a metric whose name is this prefix and the code of the fault.
 FAULT = "fault:"
-# Code of the fault that the prompt leaves no room for a response in the context.
+# Code of the fault if the prompt leaves no room for a response in the policy's context.
 PROMPT_TOO_LONG = "prompt_too_long"
 
 
@@ -31,8 +32,8 @@ class Response:
 
     `new_prompt_ids`: the prompt tokens that no earlier turn recorded. `reset`: True if the prompt does not continue the
     earlier turns. `token_ids`: the sampled ids. `logprobs`: the log-probability of each id, in nats. `spans`: the
-    weight version that sampled each token. `text`: the response without special tokens. `learn`: False if the response
-    is excluded from the loss.
+    weight version that sampled each range of `token_ids`. `text`: the decoded response, which the environment gets.
+    `learn`: False if the response is excluded from the loss.
     """
 
     new_prompt_ids: Sequence[int]
@@ -65,7 +66,10 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """An episode to play. Sampling seeds are computed from `seed_key`: equal keys and weights give equal episodes."""
+    """An episode to play. The sampling seeds are computed from `seed_key`.
+
+    With the same task, `seed_key` and weights, the episode is the same.
+    """
 
     id: str
     task: Task
@@ -133,7 +137,7 @@ class ActionPatterns:
             "idle_turns": float(self.idle_turns),
             "no_action_turns": float(self.no_action_turns),
             "episode_prompt_tokens": float(sum(prompt_lengths(turns))),
-            "episode_response_tokens": float(sum(len(turn.response_ids) // 4 for turn in turns)),
+            "episode_response_tokens": float(sum(len(turn.response_ids) // 4 for turn in turns)),  # int32
         }
 
 

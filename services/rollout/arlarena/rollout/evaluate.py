@@ -23,7 +23,7 @@ from arlarena.rollout.settings import EvaluationSettings
 from arlarena.rollout.statistics import clustered, success_rate
 from arlarena.rollout.worker import version_range
 
-SCHEMA = 2
+SCHEMA = 2  # version of the format of the result and of the episodes file
 # The reason why an episode has no turn: the task was already finished after the reset.
 OVER_AT_RESET = "over at reset"
 

@@ -17,7 +17,17 @@ from arlarena.rollout.conversation import Conversation, Conversations
 from arlarena.rollout.episode import Response, turn_seed
 from arlarena.rollout.tokens import Tokens
 
+# The version that is recorded for the tokens of the expert's replies.
 EXPERT = PolicyVersion("expert", 0, "-")
+
+
+def _session_id(seed_key: str) -> str:
+    """Returns the session id for the policy server: `seed_key` without its last part, the number of the episode.
+
+    The episodes of a group therefore have the same session id, and their requests go to the same replica of the policy
+    server. The prompts of these episodes start with the same text, so the replica has to process this text only once.
+    """
+    return seed_key.rpartition("/")[0] or seed_key
 
 
 class EnginePolicy:
@@ -43,8 +53,7 @@ class EnginePolicy:
             seed=turn_seed(seed_key, turn),
             stop=self._stop,
             request_id=f"{seed_key}/{turn}",
-            session=seed_key.rpartition("/")[0]
-            or seed_key,  # one id per group, because the episodes of a group share a prompt
+            session=_session_id(seed_key),
         )
         text = self._tokens.text(generation.token_ids)
         conversation.add_response(generation.token_ids, text)
@@ -63,7 +72,8 @@ class EnginePolicy:
             return self._sampling
         room = self._context - prompt_tokens
         if room < 1:
-            message = f"a prompt of {prompt_tokens} tokens leaves no room in a context of {self._context}"
+            context = f"a context of {self._context} tokens"
+            message = f"a prompt of {prompt_tokens} tokens leaves no room for a response in {context}"
             raise PromptTooLong(message, 400)
         sampling = self._sampling
         if room >= sampling.max_tokens:
@@ -72,14 +82,16 @@ class EnginePolicy:
 
 
 class ExpertPolicy:
-    """The environment's expert. Its replies are encoded and end with the end-of-sequence token. All log-probs are 0.
+    """The environment's expert. The expert's replies are encoded and end with the end-of-sequence token. All log-probs
+    are recorded as 0, because the tokens are not sampled.
 
     `expert_noise`: the fraction of turns at which the expert's reply is replaced: half of the time by a random
     admissible action, half of the time by an invalid reply. The expert continues from the resulting state. Replaced
     turns have no loss, so a cloned policy learns to recover from mistakes but not to make them.
 
-    `train_on_noise`: the replacement is always a random admissible action, and replaced turns have a loss. If the
-    environment lists no admissible actions, every replacement is an invalid reply.
+    `train_on_noise`: if True, the replacement is always a random admissible action, and replaced turns have a loss.
+
+    If the environment lists no admissible actions, every replacement is an invalid reply.
 
     `action`: the environment's reply format for an action (`Parser.action`).
     """
@@ -112,7 +124,8 @@ class ExpertPolicy:
         actions = state.observation.admissible_actions
         if not actions or not (self._train_on_noise or random.random() < 0.5):
             return self._format_action("")  # a reply without an action is invalid
-        return text[: answer_start(text) or 0] + self._format_action(random.choice(actions))
+        thought = text[: answer_start(text) or 0]  # only the action of the expert's reply is replaced
+        return thought + self._format_action(random.choice(actions))
 
     def _format_action(self, action: str) -> str:
         return self._action.replace("{action}", action)
@@ -127,7 +140,7 @@ class ExpertPolicy:
 
 class ChatPolicy:
     """A teacher: any model with OpenAI's chat API. The texts of its replies are encoded with the student's tokenizer.
-    The encoded replies end with the end-of-sequence token. All log-probs are 0.
+    The encoded replies end with the end-of-sequence token. All log-probs are recorded as 0.
     """
 
     def __init__(self, client: PolicyClient, model: str, tokens: Tokens, sampling: Sampling) -> None:

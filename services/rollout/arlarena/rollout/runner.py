@@ -21,6 +21,7 @@ from arlarena.proto.telemetry import Logger
 from arlarena.rollout.episode import Assignment, EpisodeRecord, Policy, play
 from arlarena.rollout.settings import RolloutSettings
 
+# The first and the longest pause between two attempts. The pauses get longer after each attempt.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
 
 
@@ -34,7 +35,8 @@ class ServicesDown(InfraFailure):
 
 @dataclass(slots=True)
 class SessionSlot:
-    """A slot for one session. The session plays one episode at a time. A lost session is replaced by a new session.
+    """A slot for one session. The session plays one episode at a time. After a failure of a service, a new session
+    replaces the session.
 
     `restarts`: the number of restarts of episodes on this slot.
     """
@@ -75,7 +77,8 @@ class Runner:
                 await asyncio.sleep(next(waits))
 
     async def open(self, count: int) -> list[SessionSlot]:
-        """Open `count` slots: all or none. Waits while the server is full or unavailable.
+        """Open `count` slots. If the server cannot open all of them, it opens none. Waits while the server is full or
+        unavailable.
 
         Raises:
             ServicesDown: the server was full or unavailable for `service_retry_timeout_s`.
@@ -95,7 +98,10 @@ class Runner:
             await asyncio.sleep(wait)
 
     async def open_up_to(self, count: int) -> list[SessionSlot]:
-        """Open `count` slots. While the server is full, halve the number, down to 1. Raises the errors of `open`."""
+        """Open `count` slots. If the server is full or unavailable, try again with half the number, down to 1 slot.
+
+        Raises the errors of `open`.
+        """
         while count > 1:
             try:
                 sessions = await self.environments.open(count, ttl_s=self.settings.session_ttl_s)
@@ -143,7 +149,10 @@ class Runner:
         ) from failure
 
     def _abandon(self, slot: SessionSlot) -> None:
-        """Close a session of unknown state in the background, because a hanging server would delay the next attempt."""
+        """Remove the session from `slot` and close it in the background.
+
+        To wait for the end of the request would delay the next attempt if the server hangs.
+        """
         task = asyncio.get_running_loop().create_task(self.close([SessionSlot(slot.session)]))
         slot.session = None
         self._abandoned.add(task)

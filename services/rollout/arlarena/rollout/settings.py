@@ -1,7 +1,7 @@
 """Settings of rollouts. Only this file of the service reads environment variables and the configuration file.
 
-`python -m arlarena.rollout.settings FILE` checks the tables [rollout] and [evaluation] of a file and the tokenizer of
-[policy].
+`python -m arlarena.rollout.settings FILE` checks the tables [rollout] and [evaluation] of a file, and the keys of
+[environment] and [policy] that this service reads.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class RolloutSettings(RolloutKeys):
 
     groups_in_flight: PositiveInt = Field(
         32,
-        description="maximum number of groups that one worker plays at the same time; a group counts as its share of "
-        "unfinished episodes",
+        description="maximum number of groups that one worker plays at the same time; a group counts as the "
+        "fraction of its episodes that are unfinished",
     )
     lease_ttl_s: PositiveFloat = Field(
         60.0,
@@ -58,7 +58,8 @@ class RolloutSettings(RolloutKeys):
     )
     max_deliveries: PositiveInt = Field(
         5,
-        description="maximum number of deliveries of a task to workers; after the last one, it becomes a dead letter",
+        description="maximum number of deliveries of a task to workers; if the last delivery also fails, the task "
+        "becomes a dead letter, which no worker plays",
     )
     broker_timeout_s: PositiveFloat = Field(5.0, description="timeout of one Redis command")
     broker_reconnect_s: NonNegativeFloat = Field(

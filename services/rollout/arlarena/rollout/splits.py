@@ -26,7 +26,8 @@ async def check_environment(environments: EnvironmentClient, wanted: Environment
     info, url = await environments.info(), environments.url
     if wanted.name not in ("", info.name):
         raise ConfigError(
-            f"[environment] name = {wanted.name!r}, but the server at {url} plays {info.name}; give --environment-url"
+            f"[environment] name = {wanted.name!r}, but the environment server at {url} serves {info.name!r}: change "
+            f"name, or give the address of another server with --environment-url"
         )
     if options := differing_options(info, wanted):
         log.warning("other_environment_options", url=url, options=options)
@@ -36,7 +37,7 @@ async def check_environment(environments: EnvironmentClient, wanted: Environment
 def differing_options(info: Info, wanted: EnvironmentKeys) -> dict[str, dict[str, Any]]:
     """Returns the options whose value differs between configuration and server, with both values.
 
-    Only scalar values are compared, because the server may report other values in another form.
+    Only booleans, numbers and strings are compared. The server may report lists and tables in a different form.
     """
     plain = (bool, int, float, str)
     return {
@@ -50,8 +51,8 @@ def drawn_indices(split: Split, first: int, count: int, seed: int) -> Sequence[i
     """Returns the indices of at most `count` different tasks of a split.
 
     The tasks of a finite split are shuffled (`TaskOrder` with `seed`), because the first tasks of a file may all be of
-    one kind. The indices are those from position `first` of this order on. Near the end of the split, fewer than
-    `count` indices remain. The tasks of an endless split are not shuffled: the indices start at `first`.
+    one kind. Returns the indices at the positions `first`, `first` + 1, … of this order, up to the end of the split.
+    The tasks of an endless split are not shuffled: the indices are `first`, `first` + 1, …
 
     Raises:
         ConfigError: `first` is not below the split's size.

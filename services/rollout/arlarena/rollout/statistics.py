@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-LEVEL = 0.95
+LEVEL = 0.95  # default confidence level
 # Gauss-Legendre points for Student's distribution function; the error is below 1e-9 up to 10,000 degrees of freedom.
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(256)
 # Above this many degrees of freedom, the quantiles of Student's t and of the normal distribution agree to 4 digits.
@@ -24,7 +24,7 @@ _NORMAL_FROM = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean and its confidence interval [low, high] at `LEVEL`."""
+    """A mean and its confidence interval [low, high]."""
 
     mean: float
     low: float
@@ -44,7 +44,7 @@ def wilson(successes: int, n: int, level: float = LEVEL) -> Interval:
         ValueError: not 0 <= successes <= n, or n = 0.
     """
     if n <= 0 or not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of {n} attempts: give at least 1 attempt, and 0 to {n} successes")
+        raise ValueError(f"n = {n} must be at least 1, and successes = {successes} must be at least 0 and at most n")
     z = NormalDist().inv_cdf(0.5 + level / 2)
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
@@ -82,10 +82,11 @@ def clustered(values: Mapping[Any, Sequence[float]], level: float = LEVEL) -> In
 
 
 def success_rate(outcomes: Mapping[Any, Sequence[bool]]) -> tuple[Interval, str]:
-    """Returns the success rate with its confidence interval, and the name of the method of the interval.
+    """Returns the success rate with its confidence interval, and the name of the method that computed the interval.
 
-    The method is `wilson` if every task has one attempt, else `clustered`. If all attempts have the same outcome, the
-    clustered interval would have width 0. In this case Wilson's interval over the tasks is used.
+    "wilson": every task has one attempt. "clustered by task": tasks have several attempts. "wilson over tasks": all
+    attempts are of one task, or all have the same outcome. The clustered interval would then be unbounded or have width
+    0. Wilson's interval is computed instead, with one trial per task.
     """
     tried = {task: attempts for task, attempts in outcomes.items() if attempts}
     flat = [bool(value) for attempts in tried.values() for value in attempts]
@@ -102,9 +103,7 @@ def success_rate(outcomes: Mapping[Any, Sequence[bool]]) -> tuple[Interval, str]
 def student_quantile(probability: float, freedom: int) -> float:
     """Returns the quantile of Student's t at `probability` (0.5 to 1). `freedom`: degrees of freedom."""
     if not 0.5 <= probability < 1 or freedom < 1:
-        raise ValueError(
-            f"probability {probability} must be in [0.5, 1), and {freedom} degrees of freedom must be at least 1"
-        )
+        raise ValueError(f"probability = {probability} must be in [0.5, 1), and freedom = {freedom} must be at least 1")
     if freedom >= _NORMAL_FROM:
         return NormalDist().inv_cdf(probability)
     low, high = 0.0, math.pi / 2
@@ -115,7 +114,10 @@ def student_quantile(probability: float, freedom: int) -> float:
 
 
 def _student_below(angle: float, freedom: int) -> float:
-    """Returns P(T < sqrt(freedom) tan(angle)). With this substitution the density of T is a power of the cosine."""
+    """Returns P(T < sqrt(freedom) tan(angle)), where T has Student's t distribution with `freedom` degrees of freedom.
+
+    As a function of the angle, the density of T is proportional to a power of the cosine.
+    """
     x = angle / 2 * (_POINTS + 1)
     area = angle / 2 * float(np.sum(_WEIGHTS * np.cos(x) ** (freedom - 1)))
     scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi)

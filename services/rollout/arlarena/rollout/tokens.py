@@ -58,14 +58,14 @@ class Tokens:
     def __init__(self, tokenizer: Any, source: str = "tokenizer", tags: Collection[str] = ()) -> None:
         """`tokenizer`: a fast Hugging Face tokenizer with a chat template and an end-of-sequence token.
 
-        `tags`: special tokens that decoded text contains. It always contains `THOUGHT_TAGS`.
+        `tags`: special tokens that are kept in decoded text, in addition to `THOUGHT_TAGS`.
         """
         if not getattr(tokenizer, "is_fast", False):
             raise TokenizerError(f"{source}: is not a fast tokenizer; save it as a fast tokenizer (tokenizer.json)")
         if not tokenizer.chat_template:
             raise TokenizerError(f"{source}: has no chat template; add chat_template.jinja or tokenizer_config.json")
         if tokenizer.eos_token_id is None:
-            raise TokenizerError(f"{source}: has no end-of-sequence token (eos_token)")
+            raise TokenizerError(f"{source}: has no end-of-sequence token; set eos_token in tokenizer_config.json")
         self.end_id = int(tokenizer.eos_token_id)
         self._source = source
         self._tokenizer = tokenizer
@@ -102,9 +102,9 @@ class Tokens:
         return self._wrap is not None
 
     def prompt(self, text: str) -> Sequence[int]:
-        """Returns the token ids of one user message and the generation prompt, without an added system prompt.
+        """Returns the token ids of a chat with the single message `text` of the user, and of the generation prompt.
 
-        Do not modify the result: it is cached, because the episodes of a group start with the same text.
+        Do not modify the result. It is cached, because the episodes of a group start with the same text.
         """
         return self._cached_prompt(text)
 

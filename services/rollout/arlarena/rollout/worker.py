@@ -91,6 +91,9 @@ class WorkerCounters:
 
     Counters of groups: `completed`: published by this worker. `duplicates`: published by another worker before.
     `failed`: a service failed. `lost`: the lease expired. `released`: returned to the queue when the worker stopped.
+
+    `episodes`, `turns` and `response_tokens`: totals of the groups in `completed` and `duplicates`. `started`: start
+    time of the worker on the monotonic clock, in seconds.
     """
 
     completed: int = 0
@@ -158,7 +161,7 @@ class Worker:
 
     async def _lease_until(self, stop: asyncio.Event) -> None:
         # There is at most one pending request for a task. This request is not cancelled, because the broker may already
-        # have leased a task for it.
+        # have leased a task in reply to this request.
         while not stop.is_set():
             if self._load() > self._settings.groups_in_flight - 1:
                 await self._wait_for_progress(stop)

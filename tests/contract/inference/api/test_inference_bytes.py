@@ -34,7 +34,7 @@ def asked(route, **parameters):
 
 
 def whole_and_streamed(server, route, **parameters):
-    """Text and entries of the response, and the pieces of the stream."""
+    """The choice of a complete response, and the parts of the same choice in a stream."""
     (choice,) = server.post(route, asked(route, **parameters))["choices"]
     events = server.http.events(route, asked(route, stream=True, **parameters))
     return choice, [piece for event in events for piece in event["choices"]]
@@ -76,7 +76,7 @@ def test_bytes_end_where_a_stop_string_ends_the_text(server, seed, include):
     assert text_of(choice) == free[: free.index(stop)] + stop * include
     assert bytes_of(choice).decode(errors="replace") == text_of(choice)
     shown, text = b"", ""
-    for piece in pieces:  # at any time, the sent bytes join to the sent text
+    for piece in pieces:  # after each event, the bytes sent so far are the text sent so far
         shown, text = shown + bytes_of(piece), text + text_of(piece)
         assert shown.decode(errors="replace") == text
     assert (shown, text) == (bytes_of(choice), text_of(choice))

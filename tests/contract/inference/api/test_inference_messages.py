@@ -104,7 +104,7 @@ def test_messages_that_are_not_a_list_are_refused(server, messages):
     "name", ["messages", "conversation", "tokenize", "chat_template", "return_dict", "padding", "add_generation_prompt"]
 )
 def test_an_option_that_is_not_a_template_variable_is_refused(server, name):
-    """They are parameters of transformers."""
+    """The names are parameters of transformers' `apply_chat_template`, or fields of the request."""
     answer = server.http.post(CHAT, {"messages": [USER], "chat_template_kwargs": {name: True}})
     assert (answer.status_code, openai_error(answer)["param"]) == (400, f"chat_template_kwargs.{name}")
 
@@ -116,7 +116,7 @@ def test_an_unused_template_variable_has_no_effect(server):
     assert with_options["choices"] == server.post(CHAT, body)["choices"]
 
 
-# --- ranges: those of vLLM where OpenAI's are narrower ---
+# --- values that vLLM accepts and OpenAI's API does not ---
 
 
 def test_temperatures_above_2_and_more_than_4_stop_strings_are_accepted_as_in_vllm(server):

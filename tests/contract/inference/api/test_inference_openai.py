@@ -40,7 +40,9 @@ def test_several_prompts_times_several_choices(server):
 
 
 def test_prompt_logprobs_are_exact_and_at_temperature_1(server, served_model):
-    """Used as the trainer's probe: exact, uncached, and at temperature 1 for any sampling temperature."""
+    """A probe of new weights uses prompt log-probs. So they must be exact, must not come from the cache, and must be at
+    temperature 1 for any sampling temperature.
+    """
     prompt = [(7 + 31 * i) % VOCABULARY for i in range(150)]
     for extra in ({}, {"temperature": 0.3}):
         hits = server.metric("prefix_cache_queries_total"), server.metric("prompt_tokens_computed_total")

@@ -85,7 +85,7 @@ NOT_NEUTRAL = {
 
 
 def body(route, parameters):
-    """A request with those of the parameters that the route has."""
+    """The body of a request to `route` with the given parameters."""
     if route == GENERATE:
         return {"token_ids": [5, 6], "sampling_params": {"max_tokens": 4, "seed": 3, **parameters}}
     prompt = {"messages": HELLO} if route == CHAT else {"prompt": "hello"}

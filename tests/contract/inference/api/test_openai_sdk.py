@@ -143,7 +143,7 @@ def test_errors_map_to_the_sdks_classes_and_name_the_parameter(client):
 
 
 async def test_concurrent_first_chats_of_a_server_succeed(tmp_path):
-    """The first chat imports transformers and reads the template, while others arrive."""
+    """While the first chat imports transformers and reads the template, further chats arrive."""
     with running_server(tmp_path, f'model = "{save(model(1), tmp_path / "model")}"\n') as server:
         async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
             request = {"model": "policy", "messages": HELLO, "max_tokens": 3, "seed": 5}
@@ -163,9 +163,11 @@ def starting_server(folder):
         process.wait(20)
 
 
-@pytest.mark.slow  # the SDK's waits
+@pytest.mark.slow  # waits until a model is loaded
 def test_the_sdks_retries_last_until_the_model_is_loaded(tmp_path, monkeypatch):
-    """The SDK retries twice after the server's `Retry-After`, here shortened to the loading time of this model."""
+    """The SDK waits as long as `Retry-After` says and retries twice. The test shortens each wait to the time in which
+    this model loads.
+    """
     with starting_server(tmp_path) as http:
         waits = []
 

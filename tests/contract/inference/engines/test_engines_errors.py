@@ -98,7 +98,7 @@ def test_a_prompt_that_is_too_long_is_400_and_names_the_limit(server, route):
     }
     message = server.refused(route, bodies[route], 400)
     assert str(LENGTH) in message
-    assert "context length" in message or "maximum model length" in message  # so a client detects it
+    assert "context length" in message or "maximum model length" in message  # clients recognise the error by this text
 
 
 @by_route
@@ -141,7 +141,7 @@ def test_a_body_that_is_nested_too_deep_is_400(server, route):
 
 @by_route
 def test_a_body_needs_no_content_type(server, route):
-    """`curl -d` sends none that is JSON."""
+    """`curl -d` sends a content type that is not JSON."""
     headers = {"content-type": "application/x-www-form-urlencoded"}
     assert server.http.post(route, request(route, max_tokens=1), headers=headers).status_code == 200
 

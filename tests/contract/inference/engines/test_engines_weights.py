@@ -1,6 +1,6 @@
 """The common contract of both engines: pushes of weights, and the versions that responses name.
 
-Of test_engines_*.py this name sorts last, as it has to: the last test here may cost an engine.
+This file must be the last of test_engines_*.py in alphabetical order, because its last test may damage an engine.
 """
 
 import concurrent.futures
@@ -48,7 +48,7 @@ def second(running, folder):
 
 def test_a_pushed_version_samples_from_then_on(server, second):
     for route in ROUTES:
-        server.post(route, ask_of_prompt(route))  # its prompt is now cached, computed by the old weights
+        server.post(route, ask_of_prompt(route))  # the prompt, computed by the old weights, is now cached
     answer = serve(server, second.label).json()
     assert answer["version"] == server.version() == second.label
     assert answer["probe"] < 1e-4
@@ -67,7 +67,9 @@ def test_serving_the_same_version_again_changes_nothing(server, first):
 
 
 def kept(first, second, tokens, split):
-    """Log-probs of tokens [split:] by the second policy, which continues from the keys and values of the first."""
+    """Log-probs of the tokens [split:]. The first policy computes the keys and values of the tokens before. The second
+    policy continues with these keys and values.
+    """
     with torch.inference_mode():
         cache = DynamicCache()
         first.made(torch.tensor([PROMPT + tokens[: split - 1]]), past_key_values=cache)
@@ -76,7 +78,9 @@ def kept(first, second, tokens, split):
 
 
 def until_it_spans(server, first, attempt):
-    """The result of the first `attempt` whose push came before its responses ended; on a busy machine it may not."""
+    """Repeat `attempt` until two versions have sampled its response, and return its result. On a busy machine, a
+    response may end before the push.
+    """
     for _ in range(10):
         found, versions = attempt()
         if versions == 2:
@@ -86,7 +90,7 @@ def until_it_spans(server, first, attempt):
 
 
 def test_a_response_during_a_push_has_spans_split_at_the_change(server, engine, first, second):
-    """The embedded engine keeps the old keys and values; vLLM computes all of them again."""
+    """After a push, the embedded engine keeps the old keys and values. vLLM computes all keys and values again."""
     common = {"max_tokens": LONGEST, "logprobs": 0, "ignore_eos": True}
 
     def attempt():
@@ -128,7 +132,7 @@ def test_a_response_during_a_push_names_both_versions(server, engine, first, sec
         with concurrent.futures.ThreadPoolExecutor() as pool:
             whole = pool.submit(server.http.post, route, asked)
             wait_until(lambda: whole.done() or in_flight(server, engine) > 0, "in flight")
-            next(server.http.events(GENERATE, beside))  # then earlier requests run too
+            next(server.http.events(GENERATE, beside))  # requests that were sent earlier are then running too
             assert serve(server, second.label).status_code == 200
         versions = whole.result().headers["x-weight-versions"].split(", ")
         return versions, len(versions)
@@ -167,7 +171,9 @@ def assert_refused(answer, planted):
 
 
 def test_after_a_failed_probe_embedded_serves_the_old_version_and_vllm_answers_503(server, engine, first, planted):
-    """vLLM can be probed only after the swap: its gateway answers 503 until a version passes."""
+    """vLLM can be probed only after the old weights were replaced. So vLLM's gateway answers 503 until another version
+    passes its probe.
+    """
     assert_refused(serve(server, planted.label), planted)
     reply = server.http.post(GENERATE, request(GENERATE, max_tokens=3, ignore_eos=True))
     if engine == "embedded":
@@ -222,7 +228,7 @@ def test_other_routes_of_vllm_are_404(server, route):
     assert (answer.status_code, openai_error(answer)["code"]) == (404, "not_found")
 
 
-# --- last, since other tests cannot use an engine after a failed push ---
+# --- the last tests: after a failed push, other tests cannot use the engine ---
 
 
 def flip(weights):

@@ -85,6 +85,7 @@ def test_engines_and_transports_must_go_together(tmp_path: Path, text: str, said
     ("text", "said"),
     [
         ("[environment]\ncapacity = 4", "capacity = 4 must be at least [trainer] group_size = 8"),
+        ("[environment]\ncapacity = 4\nworkers = 4", "capacity = 4 must be at least [trainer] group_size = 8"),
         ("[environment]\nmax_sessions_per_client = 7", "max_sessions_per_client = 7 must be at least"),
         ("[environment]\nmax_batch = 100", "[rollout] batch_size = 256 is above [environment] max_batch = 100"),
         ("[environment]\nmax_session_ttl_s = 60", "session_ttl_s = 180 is above [environment] max_session_ttl_s = 60"),

@@ -137,7 +137,7 @@ def test_kinds_of_tasks_can_be_chosen(root):
     assert [name.split("/")[2] for name in ids(games(root, task_types=["pick_two_obj_and_place"]))] == [
         "pick_two_obj_and_place-Mug-None-Shelf-301"
     ]
-    with pytest.raises(ConfigError, match="task_types: juggle; known:"):
+    with pytest.raises(ConfigError, match="task_types: unknown kinds of tasks juggle; known:"):
         games(root, task_types=["juggle"])
 
 

@@ -158,8 +158,8 @@ def test_rooms_are_cached_and_unchanged():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (HouseOptions(types=()), r"task_types: \(none\); known:"),
-        (HouseOptions(types=("juggle",)), "task_types: juggle; known:"),
+        (HouseOptions(types=()), "task_types: at least one kind of tasks is needed; known:"),
+        (HouseOptions(types=("juggle",)), "task_types: unknown kinds of tasks juggle; known:"),
         (HouseOptions(things=(1, 5)), r"things = \[1, 5\]: the first value must be at least 2"),
         (HouseOptions(things=(9, 5)), r"things = \[9, 5\]"),
         (HouseOptions(receptacles=3), "receptacles = 3: must be at least 4, because a task may need 4"),
@@ -172,5 +172,5 @@ def test_options_that_allow_no_game_are_refused(options, message):
 
 def test_options_without_a_valid_draft_are_a_task_error(monkeypatch):
     monkeypatch.setattr("arlarena.environments.alfworld.houses.made_games.MAX_DRAFTS", 20)
-    with pytest.raises(TaskError, match="no game for train/0 in 20 drafts: the options are too narrow"):
+    with pytest.raises(TaskError, match="no game for train/0 in 20 drafts: the options allow too few games"):
         draft_of("train", 0, HouseOptions(things=(40, 45)), 1)

@@ -52,6 +52,7 @@ def test_without_its_packages_the_error_names_the_fix():
     if find_spec("textworld"):
         pytest.skip("TEXTWORLD IS INSTALLED HERE, so nothing is missing")
     with pytest.raises(
-        ConfigError, match=r"backend: No module named .*; this backend needs TextWorld and alfworld: pip install"
+        ConfigError,
+        match=r"backend: No module named .*; backend = .textworld. needs TextWorld and alfworld: pip install",
     ):
         load("test", "alfworld", {"backend": "textworld"})

@@ -243,7 +243,7 @@ def test_an_index_is_not_used_for_other_files_and_not_written_over_them(tmp_path
     assert build_official(data, Options(index=index)) == index
     with pytest.raises(CatalogueError, match="was built from other files, with other options or by another version"):
         build_official(data, Options(index=index, products=1))
-    with pytest.raises(CatalogueError, match=r"no meta\.json of an index"):
+    with pytest.raises(CatalogueError, match=r"no meta\.json, so it is not an index"):
         build_official(data, Options(index=data))
     assert (data / "items_shuffle_1000.json").is_file()
     assert open_catalogue(Options(index=index)).version == StoredCatalogue(index).version

@@ -53,9 +53,9 @@ def test_a_changed_record_is_no_replay():
     turns[1] = msgspec.structs.replace(turns[1], observation="another page")
     changed = [
         (msgspec.structs.replace(episode, turns=tuple(turns)), "turn 1: observation"),
-        (msgspec.structs.replace(episode, score=0.5), "score was '0.5'"),
-        (msgspec.structs.replace(episode, turns=(*episode.turns, episode.turns[-1])), "the replay is over"),
-        (msgspec.structs.replace(episode, turns=episode.turns[:-1]), "success was 'True'"),
+        (msgspec.structs.replace(episode, score=0.5), "score is '0.5' in the record"),
+        (msgspec.structs.replace(episode, turns=(*episode.turns, episode.turns[-1])), "the replay has ended"),
+        (msgspec.structs.replace(episode, turns=episode.turns[:-1]), "success is 'True' in the record"),
     ]
     for other, message in changed:
         with pytest.raises(ReplayMismatch, match=message):

@@ -26,7 +26,8 @@ class LoadedGame:
     """A game that is ready to be played.
 
     Attributes:
-        goal: the goal, or None if the goal does not belong to one of the six kinds of tasks. Then there is no expert.
+        goal: the goal, or None if it belongs to none of the six kinds of tasks. A game without a goal has no expert (a
+            program that plays the game).
         type: the kind of task; "" if unknown.
         content_key: the hash of everything that a player can observe.
     """
@@ -47,7 +48,7 @@ def loaded(rules: GameRules, kind: str = "") -> LoadedGame:
 
 
 def content_of(rules: GameRules) -> str:
-    """Return a text that describes everything that a player can observe. It has no ids and no coordinates."""
+    """Return a text that describes everything that a player can observe. The text has no ids and no coordinates."""
     house, start = rules.house, rules.house.start
     contents: dict[int, list[tuple[str, ...]]] = {}
     for receptacle, things in start.inside.items():

@@ -51,11 +51,11 @@ class Games(Protocol):
         ...
 
     def file(self, split: str, index: int) -> GameFile:
-        """Return the texts of the game's file. Errors as in `game`, but the rules of the game are not checked."""
+        """Return the three texts of the game's file. Errors as in `game`, but the game's rules are not checked."""
         ...
 
     def name(self, split: str, index: int) -> str:
-        """Return the name that task ids use for the game. Return "" if they use the index."""
+        """Return the name of the game for task ids. Return "" if task ids contain the game's index instead."""
         ...
 
     def index(self, split: str, name: str) -> int | None:

@@ -75,10 +75,11 @@ class Expert:
         )
 
     def _next(self, game: Game, action: str, things: Mask, receptacles: Mask) -> str:
-        """Return the next command towards `action` with one of `things` and one of `receptacles`.
+        """Return the next command towards `action` with one of `things` and one of `receptacles`. The mask -1 contains
+        all things.
 
         If the action is possible at the current location, return its command. Otherwise, open a closed receptacle of
-        this location. If there is no closed receptacle either, go to the next of `receptacles`.
+        this location. If there is no closed receptacle either, go to the next receptacle in `receptacles`.
         """
         moves = {move: command for command, move in game.commands.items()}
         for wanted in (action, "openobject"):
@@ -93,8 +94,8 @@ class Expert:
         raise NoPlan("no receptacle is left to visit")
 
     def _route(self, here: int, receptacles: Mask) -> list[int]:
-        """Return one of `receptacles` for each location, in the cyclic order of names. Begin after the current
-        location.
+        """Return the first of `receptacles` at each location, in the cyclic order of their names. Begin after the
+        current location.
         """
         first: dict[int, int] = {}
         for one in self._order:

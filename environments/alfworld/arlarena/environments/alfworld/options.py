@@ -31,8 +31,8 @@ class AlfworldOptions(Table):
     )
     instances: PositiveInt | None = Field(
         None,
-        description="maximum number of things of one kind, and of receptacles of one kind, in a generated house, "
-        "unless the task needs more; default: as in ALFRED",
+        description="maximum number of things of one kind, and of receptacles of one kind, in a generated house; if "
+        "the task needs more, the limit does not apply; default: as in ALFRED",
     )
     panel_size: PositiveInt = Field(512, description="number of generated games in each of valid_seen and valid_unseen")
     max_steps: PositiveInt = Field(50, description="maximum number of steps of an episode")

@@ -1,11 +1,13 @@
 """The *stock engine*: TextWorld, with the names that alfworld gives to things. It is about 800 times slower than the
 native engine.
 
-This module needs packages that are not dependencies of this distribution (`requirements/alfworld.txt`), because one of
-them, Fast Downward, has the license GPL and must be compiled. They are imported when the first game starts. TextWorld
-cannot copy a game. So a game is stored as the list of its commands and the last response, and the engines are in a
-pool. To play a command, a game takes an engine that is in the game's state. If there is no such engine, an engine loads
-the game and replays its commands.
+This module needs the packages in `requirements/alfworld.txt`. They are not dependencies of this distribution, because
+one of them, Fast Downward, has the license GPL and must be compiled. They are imported only if the option `backend` is
+"textworld".
+
+TextWorld cannot copy a game. So a game is stored as the list of its commands and the last response, and the engines are
+in a pool. To play a command, a game takes an engine that is in the game's state. If there is no such engine, an engine
+loads the game and replays its commands.
 """
 
 from __future__ import annotations
@@ -29,7 +31,10 @@ from arlarena.environments.alfworld.errors import GameError
 from arlarena.environments.alfworld.played_game import SUCCESS_REWARD, HouseGame
 from arlarena.environments.alfworld.settings import alfworld_import
 
-MISSING = "this backend needs TextWorld and alfworld: pip install --no-deps -r requirements/alfworld.txt (some minutes)"
+MISSING = (
+    "backend = 'textworld' needs TextWorld and alfworld: pip install --no-deps -r requirements/alfworld.txt "
+    "(this takes some minutes)"
+)
 MAX_ENGINES = 64  # maximum number of engines in the pool; an engine takes 8 MB, and one to two seconds to create
 IGNORED_FACTS = ("checked", "examined", "wasinreceptacle")  # no condition of ALFWorld uses these facts
 # One game is loaded at a time, because TextWorld's PDDL translator has global options and prints to sys.stdout.

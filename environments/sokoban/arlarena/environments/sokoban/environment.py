@@ -147,7 +147,8 @@ class SokobanEnvironment(TextEnvironment):
     def game(self, task: Task) -> SokobanGame:
         """Return a game at its start.
 
-        This takes 0.1 ms for a small room, and seconds for the first evaluation room of a large size.
+        This takes about 0.1 ms for a small room. It can take seconds for a large evaluation room, because all rooms of
+        the split with lower indices are generated before it.
 
         Raises:
             TaskError: no room that fulfils the options was found.

@@ -33,7 +33,7 @@ class RoomState(msgspec.Struct, frozen=True, gc=False):
 
 @cache
 def offsets(width: int) -> Mapping[str, int]:
-    """Return for each move the difference that it adds to the number of the player's cell."""
+    """Return for each move the number that the move adds to the number of the player's cell. `width`: cells per row."""
     return {"up": -width, "down": width, "left": -1, "right": 1}
 
 

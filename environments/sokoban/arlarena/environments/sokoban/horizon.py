@@ -42,8 +42,8 @@ def horizon_hint(levels: Levels, max_steps: int) -> str | None:
 def _solution_length(room: Room, max_steps: int) -> float:
     """Return the number of moves of a solution, or inf if no solution is found.
 
-    First, the solution with the fewest pushes is searched. If this solution has more than `max_steps` moves, the
-    shortest solution is searched too.
+    The first search is for the solution with the fewest pushes. If this solution has more than `max_steps` moves, a
+    second search is for the shortest solution.
     """
     length = math.inf
     try:

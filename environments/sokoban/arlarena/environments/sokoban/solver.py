@@ -1,9 +1,9 @@
 """Computes optimal plans: with the fewest moves of the player (for the expert), or with the fewest pushes (for the
 generator).
 
-Both searches are A* with the same lower bound: the sum over the boxes of the pushes that a box would need to reach a
-target if it were alone in the room. This bound is admissible and consistent, so the first solution that is taken from
-the queue is optimal.
+Both searches are A* with the same lower bound. For each box, the bound counts the pushes that the box would need to
+reach a target if it were alone in the room. The bound is the sum of these counts. It is admissible and consistent, so
+the first solution that is taken from the queue is optimal.
 """
 
 from __future__ import annotations

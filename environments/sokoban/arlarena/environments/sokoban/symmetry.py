@@ -2,7 +2,8 @@
 
 A *room* is its walls, targets, boxes and player. All rotations and reflections of a room have the same hash. A *floor
 plan* is only the walls and targets. Its hash also does not change if the floor plan is moved within a larger frame of
-walls. Equal rooms have equal floor plans. So if two sets have no floor plan in common, they have no room in common.
+walls. Equal rooms have equal floor plans. So if two sets of rooms have no floor plan in common, they have no room in
+common.
 """
 
 from __future__ import annotations

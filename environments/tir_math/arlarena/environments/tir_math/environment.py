@@ -29,7 +29,9 @@ from arlarena.sandbox.limits import ExecutionLimits
 
 KINDS: Mapping[str, Literal["train", "validation", "test"]] = {TRAIN: "train", VALIDATION: "validation"}
 JUDGE_MEMORY_MB, JUDGE_OUTPUT_BYTES = 512, 4096
-JUDGE_WALL = 2  # wall-clock limit of the judge, as a multiple of its CPU time limit; judging never sleeps
+# Wall-clock limit of the judge, as a multiple of its CPU time limit. A small factor is enough, because judging never
+# sleeps.
+JUDGE_WALL = 2
 END_OF_PROGRAM = "\n```\n"  # a closing fence; an opening fence does not match, because a language follows it
 PARSER = Parser(
     "2",

@@ -1,4 +1,4 @@
-"""The WebShop environment: official products if available, otherwise our own catalogue."""
+"""The WebShop environment: official products if available, otherwise a generated catalogue."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from arlarena.proto.config import ConfigError
 from arlarena.proto.env_api import Info, Split
 from arlarena.proto.trajectory import Task
 
-RULES_VERSION = "1"  # of pages, score and splits
+RULES_VERSION = "1"  # version of the pages, the score and the splits
 # Above this number of products, steps run in threads. benchmarks/webshop: the median search takes 0.4 ms at 100,000
 # products, and 3.2 ms (95th percentile 13.5 ms) at 1.18 million.
 FAST_SEARCH_PRODUCTS = 200_000
@@ -61,7 +61,7 @@ class WebShopEnvironment(TextEnvironment):
         return msgspec.structs.replace(super().info, data=self.data)
 
     def game(self, task: Task) -> ShopGame:
-        """Return a visit at its start. It has no other cost than reading the goal and its product."""
+        """Return a game at its start. This is fast, because only the goal and its product are read."""
         return ShopGame(self.shop, self.shop.catalogue.goal(task.split, task.index))
 
 
@@ -69,7 +69,7 @@ def load(where: str, values: Mapping[str, Any]) -> WebShopEnvironment:
     """Return the environment for a table of options.
 
     Raises:
-        ConfigError: see `read_options`; or the catalogue cannot be read or built.
+        ConfigError: an option is unknown or invalid, or the catalogue cannot be read or built.
     """
     options = read_options(where, values)
     try:

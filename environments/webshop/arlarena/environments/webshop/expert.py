@@ -1,11 +1,12 @@
-"""The expert: it finds, opens, configures and buys a product that scores 1, by searches and clicks alone.
+"""The expert: a program that buys a product that scores 1. It uses only searches and clicks.
 
-It knows the goal and its product, and takes the plan with the fewest actions: from the current page, from the results
-of the last search, or by a new search. Searches use words of the instruction. If they do not find a product that
-scores 1, the title of the goal's product is searched. Any product that scores 1 is bought, not only the goal's.
+The expert knows the goal and the goal's product. It compares three plans: to buy the product of the current page, to
+buy a product of the last search, and to search again. It takes the plan with the fewest actions. A search uses words of
+the instruction. If these words do not find a product that scores 1, the expert searches for the title of the goal's
+product. It may buy any product that scores 1, not only the goal's product.
 
-With each action the shortest plan becomes one action shorter, and ties are broken by order, so the rest of a plan is
-the plan from the next page.
+Each action makes the shortest plan one action shorter, and the choice between equally short plans is fixed. So if the
+expert plans again on the next page, its new plan is the rest of its old plan.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from arlarena.environments.webshop.shop.reward import (
 from arlarena.environments.webshop.shop.session import BACK, BUY, NEXT, PREVIOUS, SUB_PAGES, ShopState
 from arlarena.environments.webshop.shop_game import ShopGame
 
-MAX_MOVES = 100  # five pages of results, and as many options as products have
+MAX_MOVES = 100  # maximum number of actions; more than five pages of results and the options of a product need
 MAX_CHOICES = 2_000  # combinations of option values that are tried for one product
-LEAST_COST = 3  # of a plan that begins with a search: search, open, buy
-# The thoughts of the expert's replies, apart from the value that it chooses.
+LEAST_COST = 3  # minimum number of actions of a plan that begins with a search: search, open, buy
+# The thoughts in the expert's replies. After CHOOSE, the thought names the value that the expert chooses.
 FIND, LOOK_FURTHER, LOOK_AT_RESULTS = "find the product", "look further", "look at the results"
 LOOK_AT_PRODUCT, CHOOSE, BUY_IT = "look at the product", "choose ", "buy the product"
 # One for each place on a page of results.
@@ -96,7 +97,7 @@ class ShopExpert:
     def __init__(self, game: ShopGame) -> None:
         self._catalogue, self._goal, self._wanted = game.shop.catalogue, game.goal, game.wanted
         self._clicks: dict[int, list[str] | None] = {}
-        self._search: tuple[Step | None] | None = None  # after the first use
+        self._search: tuple[Step | None] | None = None  # the result of `_best_search`; None before the first use
 
     def choose(self, place: ShopState) -> Step:
         """Return the first step of the shortest plan from this state.
@@ -118,7 +119,7 @@ class ShopExpert:
         return by_search
 
     def _stay(self, place: ShopState) -> Step | None:
-        """Return the step towards buying the product of this page. None if it cannot score 1."""
+        """Return the step towards buying the product of this page. Return None if the product cannot score 1."""
         if place.product is None:
             return None
         clicks = winning_clicks(self._goal, self._wanted, self._catalogue.product(place.product), place.options)
@@ -131,7 +132,9 @@ class ShopExpert:
         return Step(1, BUY_IT, click(BUY))
 
     def _open(self, place: ShopState) -> Step | None:
-        """Return the step towards the best product of the last search. None if none scores 1."""
+        """Return the step towards the product of the last search that needs the fewest actions. Return None if no
+        product of this search scores 1.
+        """
         found = self._nearest(place.hits, place.number) if place.page != "search" else None
         if found is None:
             return None
@@ -145,7 +148,9 @@ class ShopExpert:
         return Step(1 + found.cost, OPEN[found.place], click(asin))
 
     def _nearest(self, hits: Sequence[int], page: int) -> FoundProduct | None:
-        """Return the product with the shortest plan from a page of these results; the first of several."""
+        """Return the product in `hits` with the shortest plan from the results page number `page`. If several plans are
+        equally short, return the first of these products. Return None if no product scores 1.
+        """
         best: tuple[int, FoundProduct] | None = None
         for place, number in enumerate(hits):
             clicks = self._fresh_clicks(number)
@@ -158,7 +163,7 @@ class ShopExpert:
         return None if best is None else best[1]
 
     def _fresh_clicks(self, number: int) -> list[str] | None:
-        """Return the clicks on a product that was just opened. None if it cannot score 1."""
+        """Return the clicks on a product's page that was just opened. Return None if the product cannot score 1."""
         if number not in self._clicks:
             product = self._catalogue.product(number)
             opened = is_clickable(product.asin.lower()) and product.asin.lower() not in (BACK, NEXT, PREVIOUS)
@@ -166,8 +171,8 @@ class ShopExpert:
         return self._clicks[number]
 
     def _best_search(self) -> Step | None:
-        """Return the search of the shortest plan, or None. Later queries are tried only if the first page of earlier
-        ones lacks a product that scores 1.
+        """Return the search with which the shortest plan begins, or None. When the first results page of a query has a
+        product that scores 1, no further query is tried.
         """
         best: Step | None = None
         for words in queries(self._goal.instruction, self._goal.options, self._wanted.title):
@@ -184,7 +189,7 @@ class ShopExpert:
         return best
 
     def _reason(self) -> str:
-        """Return why nothing scores 1."""
+        """Return why the expert finds no product that scores 1."""
         goal, wanted = self._goal, self._wanted
         if winning_clicks(goal, wanted, wanted, {}) is not None:
             return f"no search finds {wanted.asin} or another product that scores 1"
@@ -198,8 +203,9 @@ class ShopExpert:
 
 
 def queries(instruction: str, options: Sequence[tuple[str, str] | str], title: str) -> list[str]:
-    """Return the searches that the expert tries, in order: the instruction's words without those of the options, with
-    them, and the title.
+    """Return the searches that the expert tries, in order: the instruction's words without the words of the options,
+    all the instruction's words, and the title of the goal's product. COMMON_WORDS and the price limit are left out of
+    the instruction's words.
     """
     said = [word for word in _WORD.findall(_PRICE.sub("", instruction)) if word.lower() not in COMMON_WORDS]
     asked = {word for option in options for part in _parts(option) for word in _WORD.findall(part.lower())}
@@ -209,9 +215,9 @@ def queries(instruction: str, options: Sequence[tuple[str, str] | str], title: s
 
 
 def winning_clicks(goal: Goal, wanted: Product, product: Product, chosen: Mapping[str, str]) -> list[str] | None:
-    """Return the option values to click so that buying `product` scores 1. None if it cannot score 1.
+    """Return the option values to click so that buying `product` scores 1. Return None if the product cannot score 1.
 
-    `chosen`: the value of each axis that is chosen already.
+    `chosen`: the values that are already chosen, by axis (the kind of an option, such as color).
     """
     if product.price > goal.price_upper or type_score(wanted, product).factor < 1.0:
         return None
@@ -228,14 +234,18 @@ def winning_clicks(goal: Goal, wanted: Product, product: Product, chosen: Mappin
 
 
 def _matching(option: tuple[str, str] | str, clickable: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return (axis, value) of the values that match an option of a goal; equal ones first."""
+    """Return a pair (axis, value) for each value that matches an option of a goal. Values that equal the option come
+    first.
+    """
     found = [(axis, value) for value, axis in clickable.items() if matched_options([option], [value])]
     exact = ("", option) if isinstance(option, str) else (option[0].lower(), option[1])
     return sorted(found, key=lambda pair: (pair != exact, pair[1] != exact[1]))
 
 
 class _Chooser:
-    """Chooses a value per axis so that all options of a goal match. `matching`: (axis, value) by option."""
+    """Chooses a value for each axis so that all options of a goal match. `matching`: for each option of the goal, the
+    pairs (axis, value) that match the option.
+    """
 
     def __init__(self, goal: Goal, matching: list[list[tuple[str, str]]]) -> None:
         self._goal, self._matching, self._tried = goal, matching, 0

@@ -16,7 +16,9 @@ from arlarena.proto.config import Table, parse_table
 
 
 class WebShopOptions(Table):
-    """Options of WebShop. `data` and the options of the catalogue decide which products and goals there are."""
+    """Options of WebShop. `data`, `goals` and the options of the generated catalogue determine the products and the
+    goals.
+    """
 
     data: Path | None = Field(None, description="folder of the official files; default: WEBSHOP_DATA, if set")
     index: Path | None = Field(
@@ -24,46 +26,59 @@ class WebShopOptions(Table):
     )
     products: PositiveInt | None = Field(
         None,
-        description="use only this many products: the first of the file, default all; or of the generated catalogue, "
-        "default 10,000",
+        description="number of products. Official files: only the first products of the file are used, default: all; "
+        "generated catalogue: this number is generated, default: 10,000",
     )
     goals: Literal["synthetic", "human"] = Field(
-        "synthetic", description="goals of official files: one per combination of options, or those written by people"
+        "synthetic",
+        description="goals of official files. synthetic: one goal for each combination of a product's options; human: "
+        "the goals that people wrote",
     )
-    catalogue_seed: NonNegativeInt = Field(0, description="another generated catalogue by each seed")
+    catalogue_seed: NonNegativeInt = Field(
+        0, description="seed of the generated catalogue; each seed gives another catalogue"
+    )
     evaluation_goals: PositiveInt = Field(
         512, description="number of goals in each of validation and test of the generated catalogue"
     )
     texts: Texts = Field(
         "full",
-        description="texts of the generated catalogue: as in a shop; or short, for a tiny policy, with all attributes "
-        "in the title, prices in steps of five dollars, ids of two tokens, and instructions without paraphrases",
+        description="texts of the generated catalogue. full: as in a shop; short: for a tiny policy, with all "
+        "attributes in the title, prices in steps of five dollars, ids of two tokens, and instructions without "
+        "paraphrases",
     )
     types: PositiveInt | None = Field(
-        None, description="maximum of product types in each of the five generated categories; default: all, some 30"
+        None,
+        description="maximum number of product types in each of the five categories of the generated catalogue; "
+        "default: all types, about 30",
     )
-    axes: NonNegativeInt = Field(3, description="maximum of option axes of a generated product, such as color and size")
-    values: PositiveInt = Field(8, description="maximum of values of an option axis of a generated product")
-    goal_attributes: PositiveInt = Field(3, description="maximum of attributes of a generated goal, at most 3")
-    max_results: int = Field(TOP, ge=1, le=TOP, description="maximum of products that a search finds")
+    axes: NonNegativeInt = Field(
+        3, description="maximum number of axes (kinds of options, such as color and size) of a generated product"
+    )
+    values: PositiveInt = Field(8, description="maximum number of values of an axis of a generated product")
+    goal_attributes: PositiveInt = Field(
+        3, description="maximum number of attributes of a generated goal; a goal never has more than 3"
+    )
+    max_results: int = Field(TOP, ge=1, le=TOP, description="maximum number of products that a search finds")
     observation: Form = Field(
-        "text", description="form of pages: texts joined by [SEP], or lines in which buttons are marked"
+        "text", description="form of pages. text: texts joined by [SEP]; rich: lines in which buttons are marked"
     )
     show_attributes: bool = Field(False, description="whether products have a page of their attributes, for debugging")
     show_score: bool = Field(
-        False, description="whether the page after a purchase shows the parts of the score; the original's does not"
+        False, description="whether the page after a purchase shows the parts of the score; WebShop's page does not"
     )
-    max_steps: PositiveInt = Field(15, description="maximum steps of an episode")
-    history: NonNegativeInt = Field(2, description="earlier turns in the prompt (the paper's history_length)")
+    max_steps: PositiveInt = Field(15, description="maximum number of steps of an episode")
+    history: NonNegativeInt = Field(
+        2, description="number of earlier turns in the prompt (history_length in the ARLArena paper)"
+    )
     template: TemplateName = Field(
-        "full", description="prompt for a language model, or a short prompt for a tiny model"
+        "full", description="full: a prompt for a language model; compact: a short prompt for a tiny model"
     )
     expert_think: Literal["plan", "none"] = Field(
-        "plan", description="thought in the expert's replies: `plan`, its next aim; `none`, no thought"
+        "plan", description="thought in the expert's replies. plan: the purpose of the next action; none: no thought"
     )
 
     def generated(self) -> GeneratedOptions:
-        """Return the options of our own catalogue."""
+        """Return the options of the generated catalogue."""
         return GeneratedOptions(
             self.products or PRODUCTS,
             self.catalogue_seed,

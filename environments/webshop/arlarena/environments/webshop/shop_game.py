@@ -59,7 +59,7 @@ class ShopGame(TextGame):
         self._enter(START)
 
     def text(self) -> str:
-        """Return the page's text, as the original converts it."""
+        """Return the page's text, as WebShop's code writes it."""
         return self._text
 
     def prompt_text(self) -> str:
@@ -111,18 +111,18 @@ class ShopGame(TextGame):
         return copy(self)
 
     def plan(self) -> list[str]:
-        """Return the expert's replies from here.
+        """Return the expert's replies from the current state to the purchase.
 
         Raises:
-            ExpertUnavailable: the expert finds no way to the goal.
+            ExpertUnavailable: the expert finds no product that scores 1.
         """
-        from arlarena.environments.webshop.expert import moves  # the expert plays games itself
+        from arlarena.environments.webshop.expert import moves  # not at the top: this module is imported there
 
         think = self.shop.expert_think == "plan"
         return [reply(thought if think else "", action) for thought, action in moves(self)]
 
     def _parse(self, action: str) -> ShopAction | None:
-        """Return the parsed action. An episode asks for each action twice."""
+        """Return the parsed action. The last result is stored, because an episode parses each action twice."""
         if self._parsed is None or self._parsed[0] != action:
             self._parsed = action, parse_action(action)
         return self._parsed[1]

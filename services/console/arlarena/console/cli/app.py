@@ -40,6 +40,7 @@ app.add_typer(init_commands, name="init")
 PackageName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the package, a Python identifier.")]
 Into = Annotated[Path, typer.Option("--into", metavar="FOLDER", help="Parent folder of the package.")]
 
+# Settings of a command that passes all its options, including --help, to the service that it starts.
 PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 VERDICTS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "bold red")}
 
@@ -117,7 +118,7 @@ def report(run: Annotated[Path, typer.Argument(help="Directory of a run, for exa
 def show_configuration(
     table: Annotated[str | None, typer.Argument(help="A table, for example trainer; default: all tables.")] = None,
 ) -> None:
-    """Print the settings of the configuration file.
+    """Print the settings that a configuration file can contain.
 
     Shows the default, type, range, unit and description of each setting.
     """

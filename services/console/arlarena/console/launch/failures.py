@@ -1,4 +1,4 @@
-"""Finds the reason for a service's exit in the service's log: the last structured error, never a stack trace."""
+"""Finds the reason for a service's exit in the service's log. The reason is one line, and never a stack trace."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _tail(log: Path, start: int) -> list[str]:
 
 
 def _structured(line: str) -> str | None:
-    """Returns `event key=value …` of an error event."""
+    """Returns `event key=value …` if the line is an error event, a JSON object with the level "error". Else None."""
     if not line.startswith("{"):
         return None
     try:
@@ -60,8 +60,9 @@ def _structured(line: str) -> str | None:
 def last_error(log: Path, start: int = 0) -> str:
     """Returns the most informative error line of `log`, starting at byte `start`.
 
-    This is the last error event, else a line that starts with `error:`, else the last line without indentation (in a
-    stack trace, the exception).
+    If there is an error event (a JSON object with the level "error"), returns the last one. Otherwise returns the last
+    line that starts with `error:`. If there is no such line either, returns the last line without indentation. In a
+    stack trace, this line contains the exception.
     """
     lines = _tail(log, start)
     for line in reversed(lines):

@@ -36,7 +36,7 @@ class HttpHealth:
     async def __call__(self, address: Address | None, started: float, timeout_s: float) -> str | None:
         """Send the request. Returns None if the process is healthy, else the problem."""
         if address is None:
-            return "no address announced"
+            return "the service has not announced its address"
         try:
             timeout = aiohttp.ClientTimeout(total=timeout_s)
             async with (

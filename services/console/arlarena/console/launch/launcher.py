@@ -32,7 +32,7 @@ from arlarena.console.stage import Stage
 from arlarena.proto.config import ConfigError, read_with_secrets
 from arlarena.proto.text.wording import counted, printable
 
-TICK_S = 0.25
+TICK_S = 0.25  # interval between two updates of the view
 # The umask of a run: only the owner can read its files, because they contain secrets, prompts and weights.
 PRIVATE = 0o077
 
@@ -65,7 +65,7 @@ async def prepare(request: LaunchRequest) -> tuple[RunConfig, RunDirectory]:
     """Check the configuration with every service, then open the run's directory. Returns configuration and directory.
 
     Raises:
-        ConfigError, LaunchError: a check failed. No process was started, and no file was changed.
+        ConfigError, LaunchError: a check failed. No service was started, and no file of the run was changed.
     """
     config = RunConfig.load(request.config, request.overrides, request.seed, request.directory, request.plugins)
     run = RunDirectory(Path(config.run.directory))
@@ -90,7 +90,7 @@ def _refuse_another_experiment(run: RunDirectory, new: RunConfig) -> None:
 
 
 def resume_command(run: RunDirectory) -> str:
-    """Returns the command that resumes a run. The run's configuration contains all overrides."""
+    """Returns the command that resumes a run. It needs no overrides, because the run's own configuration has them."""
     return command_line(["up", str(run.config), "--resume"])
 
 
@@ -210,7 +210,7 @@ def up(request: LaunchRequest, console: Console) -> dict[str, Any]:
     """Run `arlarena up`. Returns the summary of the run.
 
     Raises:
-        ConfigError: the configuration is invalid. No process was started.
+        ConfigError: the configuration is invalid. No service was started.
         LaunchError: the run failed.
         Stopped: a signal stopped the run.
     """

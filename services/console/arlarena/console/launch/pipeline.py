@@ -87,7 +87,7 @@ class Pipeline:
         return result
 
     async def _run_if_unfinished(self, name: str, work: Callable[[], Awaitable[Any]]) -> None:
-        """Run a stage that writes its result to disk. Skip the stage if it finished before `--resume`."""
+        """Run a stage that writes its result to disk. Skip the stage if an earlier start of the run has finished it."""
         if name in self.run.state.stages:
             self.view.end(name, "skipped")
             return
@@ -205,11 +205,11 @@ class Pipeline:
         """Evaluate the final weights. First restart the policy server if it serves other weights."""
         version = await asyncio.to_thread(newest_version, self.run.weights)
         if version and await served_version(self.inference) != version:
-            self.view.notice("restarting the policy server, which does not serve the final weights")
+            self.view.notice("restarting the policy server, because it does not serve the final weights")
             await self.supervisor.stop("inference")
             await self._start_inference()
             if (served := await served_version(self.inference)) != version:
-                raise LaunchError(f"the policy server serves version {served} instead of the final {version}")
+                raise LaunchError(f"the policy server serves version {served} instead of the final version {version}")
         return await self._evaluate("after")
 
     async def _report(self) -> dict[str, Any]:
@@ -223,7 +223,10 @@ class Pipeline:
 
 
 def newest_version(weights: Path) -> str | None:
-    """Returns the digest of the newest committed version of the weights, or None."""
+    """Returns the digest of the newest version in the folder `weights`, or None if there is no version.
+
+    Ignores versions without the file `COMMITTED`, because they are incomplete.
+    """
     committed = sorted(path.parent for path in weights.glob("v*/COMMITTED"))
     if not committed:
         return None

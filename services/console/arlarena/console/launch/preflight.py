@@ -56,7 +56,7 @@ async def check_before_start(config: RunConfig, directory: Path) -> RunConfig:
 
 
 def _fetch_policy(config: RunConfig) -> None:
-    """Download a policy of the Hub. Errors are ignored, because the trainer's check reports them."""
+    """Download the policy if it is on the Hub. Errors are ignored, because the trainer's check reports them."""
     try:
         local_model(config.policy_path or "")
     except ConfigError:
@@ -118,13 +118,13 @@ def engine_problems(config: RunConfig) -> Iterator[str]:
     transport = config.part("trainer", TrainerKeys, "push_transport").push_transport
     if server.engine == "vllm" and not server.vllm_python.exists():
         yield (
-            f'{source}: [inference] engine = "vllm": vllm_python = "{server.vllm_python}" does not exist; `make '
-            f'setup-vllm` installs it, engine = "embedded" does not need it'
+            f'{source}: [inference] engine = "vllm": vllm_python = "{server.vllm_python}" does not exist; install '
+            f'vLLM with `make setup EXTRA=vllm`, or set engine = "embedded", which does not need vLLM'
         )
     if server.engine == "embedded" and transport in ("nccl", "gloo"):
         yield (
-            f'{source}: [trainer] push_transport = "{transport}" needs [inference] engine = "vllm"; the embedded '
-            f'engine takes weights by "shared" or "http"'
+            f'{source}: [trainer] push_transport = "{transport}" needs [inference] engine = "vllm"; for the '
+            f'embedded engine, set push_transport to "shared" or "http"'
         )
     if server.engine == "vllm" and server.vllm_device == "cpu" and transport == "nccl":
         yield (
@@ -133,15 +133,15 @@ def engine_problems(config: RunConfig) -> Iterator[str]:
 
 
 def limit_problems(config: RunConfig) -> Iterator[str]:
-    """Yields an error message for each limit of the environment server or launcher that is too low for the workers."""
+    """Yields an error message for each limit of environment server or launcher that trainer or workers would exceed."""
     source, play, server = (
         config.source,
         config.part("rollout", RolloutKeys),
         config.part("environment", EnvironmentKeys),
     )
     trainer = config.part("trainer", TrainerKeys, "group_size", "no_data_timeout_s")
-    size, room = trainer.group_size, server.capacity * server.workers
-    if size > room:
+    size = trainer.group_size
+    if size > server.capacity:  # of all workers together
         yield f"{source}: [environment] capacity = {server.capacity} must be at least [trainer] group_size = {size}"
     if server.max_sessions_per_client is not None and size > server.max_sessions_per_client:
         yield (
@@ -156,18 +156,20 @@ def limit_problems(config: RunConfig) -> Iterator[str]:
     if play.session_ttl_s > server.max_session_ttl_s:
         yield (
             f"{source}: [rollout] session_ttl_s = {play.session_ttl_s:g} is above [environment] max_session_ttl_s = "
-            f"{server.max_session_ttl_s:g}, so sessions would be refused"
+            f"{server.max_session_ttl_s:g}, so the environment server would refuse the sessions"
         )
     waits = trainer.no_data_timeout_s
     if waits >= config.console.hang_timeout_s:
         yield (
             f"{source}: [console] hang_timeout_s = {config.console.hang_timeout_s:g} must be above "
-            f"[trainer] no_data_timeout_s = {waits:g}: a waiting trainer would be killed before it reports the reason"
+            f"[trainer] no_data_timeout_s = {waits:g}, because a trainer without data would otherwise be killed "
+            f"before it can report the reason"
         )
     if play.report_every_s >= config.console.hang_timeout_s:
         yield (
             f"{source}: [console] hang_timeout_s = {config.console.hang_timeout_s:g} must be above "
-            f"[rollout] report_every_s = {play.report_every_s:g}: a healthy worker would count as hung"
+            f"[rollout] report_every_s = {play.report_every_s:g}, because a healthy worker would otherwise count "
+            f"as hung"
         )
 
 

@@ -2,8 +2,8 @@
 
 The reaper is a child process of the launcher. It reads one command per line from stdin: `+PGID` for a process group
 that started, `-PGID` for a process group that ended. End of file means that the launcher has exited. The reaper then
-sends SIGTERM to the remaining groups, and SIGKILL after the grace period. The reaper ignores SIGINT from the terminal,
-needs only the standard library and works on any Unix.
+sends SIGTERM to the remaining groups, and SIGKILL after the grace period. The reaper ignores SIGINT, SIGTERM and
+SIGHUP, because it must not exit before the launcher. It needs only the standard library and works on any Unix.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ POLL_S = 0.05
 def is_running(pgid: int) -> bool:
     """True if the process group with this id has a process.
 
-    If the group belongs to another user, the launcher's child has ended and the system has reused its id. Then
-    returns False.
+    Returns False if the group belongs to another user. In this case the launcher's child has ended, and the system has
+    reused its id.
     """
     try:
         os.killpg(pgid, 0)

@@ -56,7 +56,10 @@ class BrokerService:
         self.state = "up"
 
     async def stop(self) -> None:
-        """Stop the supervision, then stop the server. The server writes its data to disk first."""
+        """Stop the supervision, then stop a local server. The server writes its data to disk before it exits.
+
+        An external server keeps running.
+        """
         if self._watch is not None:
             self._watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -97,7 +100,12 @@ class BrokerService:
             failed = await self._restart(problem)
 
     async def _restart(self, problem: str) -> int:
-        """Kill the server and start it again on the same port and data. Returns the new number of failed checks."""
+        """Kill the server and start it again on the same port and data.
+
+        Returns the number of failed checks from which `_keep_running` continues to count. After a successful start, the
+        number is 0. If the start fails, the number is `health_failures`, so that the next failed check causes another
+        restart.
+        """
         self.state = "restarting"
         self.restarts += 1
         self._notice(f"broker: {problem}; restart {self.restarts} of {self._settings.restarts}")

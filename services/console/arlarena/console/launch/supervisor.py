@@ -30,8 +30,8 @@ class Spec:
     address of the first start, so that the port does not change. `listens`: the service is ready when it has announced
     its address and is healthy. `exits_normally`: exit status 0 is the normal end of the service.
 
-    `is_stage`: the service is one stage of the run and ends by itself. It is restarted only if a signal killed it, not
-    if it failed.
+    `is_stage`: the service is one stage of the run and ends by itself. It is restarted if it hung or if a signal killed
+    it. It is not restarted after a nonzero exit status.
     """
 
     name: str
@@ -43,7 +43,10 @@ class Spec:
 
 
 class Supervised(Protocol):
-    """A supervised `Service` or broker. After a permanent failure, the future `done` has the error."""
+    """A supervised `Service` or broker.
+
+    `done`: a future that has a result after the normal end, and the error after a permanent failure.
+    """
 
     state: State
     restarts: int
@@ -139,7 +142,7 @@ class Service:
             if exited.done():
                 raise self._death(child, exited.result())
             await child.stop(self.settings.stop_timeout_s)
-            raise LaunchError(self._report(child, f"was not ready after {limit:g} s"))
+            raise LaunchError(self._report(child, f"was not ready after {limit:g} s ([console] ready_timeout_s)"))
         finally:
             exited.cancel()
             ready.cancel()
@@ -274,7 +277,8 @@ class Supervisor:
             await self.add(name, stage)
             await asyncio.wait_for(self.race(stage.wait()), timeout_s)
         except TimeoutError:
-            raise LaunchError(f"{name} took longer than {timeout_s:g} s [log: {command.log}]") from None
+            limit = f"{timeout_s:g} s ([console] stage_timeout_s)"
+            raise LaunchError(f"{name} took longer than {limit} [log: {command.log}]") from None
         finally:
             await self.stop(name)
 

@@ -42,7 +42,7 @@ CHARTS = (
     Chart(
         "Share of clipped tokens",
         ("clip_positive_high", "clip_negative_low"),
-        ("A > 0, above", "A < 0, below"),
+        ("A > 0, ratio too high", "A < 0, ratio too low"),
     ),
     Chart("Share of valid turns", ("format_valid", "action_valid"), ("format", "action"), SHARE),
     Chart("Entropy (nats per token)", ("entropy",), ("entropy",)),

@@ -81,8 +81,8 @@ def summarise(
     """Returns the summary of a finished run, from the files of its stages.
 
     `groups` counts the groups by outcome. `trained`: used for training. `filtered`: removed by the filter. `stale`: all
-    episodes are too old. `empty`: no episode has a turn. `skipped`: the optimiser update was skipped. `dead`: dead
-    letters. Groups that were unfinished at the end of training are not counted.
+    episodes are too old. `empty`: no episode has a turn. `skipped`: the optimiser update was skipped. `dead`: the group
+    could not be played or read. Groups that were unfinished at the end of training are not counted.
 
     Raises:
         LaunchError: an evaluation is missing, or the two evaluations used different evaluation sets.
@@ -90,7 +90,9 @@ def summarise(
     before, after = read_json(run.eval_set("before")), read_json(run.eval_set("after"))
     tasks, tasks_after = before["eval_set"], after["eval_set"]
     if tasks != tasks_after:
-        raise LaunchError(f"the evaluation sets before and after differ: {tasks} and {tasks_after}")
+        raise LaunchError(
+            f"the evaluation sets before and after differ: {tasks} and {tasks_after}; start the run again with --fresh"
+        )
     steps = read_steps(run.metrics)
     last = steps[-1] if steps else {}
     first, second = _score(before, run.eval_set("before")), _score(after, run.eval_set("after"))

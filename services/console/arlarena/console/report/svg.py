@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+# Size of a chart and of its margins, in pixels.
 WIDTH, HEIGHT = 380, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 24
-MAX_POINTS = 400
+MAX_POINTS = 400  # approximate maximum number of drawn points of a curve
 # Mean width of a letter of a label, and height of a row whose class name has its own line, in pixels.
 LETTER, ROW = 5.6, 38
 # Window of the moving mean, as a share of the points. It is wide enough to average the noise of single steps.
 SMOOTHING = 0.1
-MIN_SMOOTHED = 12
+MIN_SMOOTHED = 12  # a curve with fewer points has no moving mean
 
 
 @dataclass(frozen=True, slots=True)

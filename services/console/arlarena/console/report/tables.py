@@ -28,7 +28,10 @@ Score = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its heading, and a function that returns the text of a row's cell. `page_only`: not in the terminal."""
+    """A column: its heading, and a function that returns the text of a row's cell.
+
+    `page_only`: True if the terminal does not show the column.
+    """
 
     heading: str
     cell: Callable[[Any], str]
@@ -79,9 +82,13 @@ def class_columns(counted: str) -> tuple[Column, ...]:
 
 
 def class_rows(before: Score, after: Score, breakdown: str, key: str) -> list[ClassRow]:
-    """Returns one row per class of tasks. `before` and `after`: the results of the evaluations.
+    """Returns one row per class of tasks.
 
-    `breakdown`: the key of the records by class. `key`: the field of these records that contains the name of the class.
+    Args:
+        before: the result of the evaluation before training.
+        after: the result of the evaluation after training.
+        breakdown: the key under which a result has the list of its records per class: `by_difficulty` or `by_kind`.
+        key: the field of such a record that contains the name of the class: `optimal_moves` or `kind`.
     """
     old, new = ({record[key]: record for record in each.get(breakdown, [])} for each in (before, after))
     rows = []

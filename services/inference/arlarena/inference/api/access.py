@@ -16,7 +16,8 @@ Headers = Iterable[tuple[bytes, bytes]]
 class Access:
     """Who may use a route. `tokens`: a request must have one of these tokens. If `tokens` is empty, a request needs no
     token. `token_error`: the error message of status 401. `allow_cross_site`: whether web pages of other sites may send
-    requests. `allow_same_site`: whether web pages of the same site may send requests.
+    requests. `allow_same_site`: whether web pages of the same site may send requests. If not, every request with the
+    header `Origin` is refused.
     """
 
     tokens: tuple[str, ...] = ()
@@ -36,13 +37,18 @@ class Access:
         if (not self.allow_same_site and (b"origin" in given or site == b"same-site")) or (
             not self.allow_cross_site and site == b"cross-site"
         ):
-            message = "this route refuses requests of web pages (headers Origin, Sec-Fetch-Site): use a program"
+            message = (
+                "this route refuses requests from web pages (headers Origin and Sec-Fetch-Site): send the request from "
+                "a program"
+            )
             raise RequestError(message, status=403)
         if self.tokens and not self._has_valid_token(given.get(b"authorization", b"")):
             raise RequestError(self.token_error, status=401)
 
     def _has_valid_token(self, authorization: bytes) -> bool:
-        """True if the header has a valid token. Compares all tokens, each in constant time."""
+        """True if the header has a valid token. All tokens are compared, each in constant time, so that the response
+        time does not reveal a token.
+        """
         scheme, _, token = authorization.partition(b" ")
         matches = [hmac.compare_digest(token.strip(), known.encode()) for known in self.tokens]
         return scheme.lower() == b"bearer" and any(matches)

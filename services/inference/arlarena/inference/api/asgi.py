@@ -25,7 +25,9 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
-    """One request. `receive`: waits for the next ASGI message. The message after the body is the disconnection."""
+    """One request. `receive`: waits for the next ASGI message. The first message after the complete body reports that
+    the client has disconnected.
+    """
 
     method: str
     path: str
@@ -86,8 +88,8 @@ class EventStream:
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """The response of another server. Each part is sent as soon as it arrives. If the other server fails, the error is
-    sent as the last event.
+    """An event stream of another server. `chunks`: the parts of the stream. Each part is sent as soon as it arrives. If
+    the other server fails, the error is sent as the last event.
     """
 
     status: int
@@ -229,6 +231,6 @@ async def read_body(receive: Receive, limit: int) -> bytes:
     async for chunk in body_chunks(receive):
         size += len(chunk)
         if size > limit:
-            raise RequestError(f"the body is larger than {limit >> 20} MiB (max_body_mb)", status=413)
+            raise RequestError(f"the body is larger than {limit >> 20} MiB (server setting max_body_mb)", status=413)
         chunks.append(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)

@@ -39,11 +39,14 @@ def read_json(body: bytes) -> Any:
             out of range or half of a surrogate pair; status 413 if the body has too many lists, objects and fields.
     """
     if len(body) > _MAX_MARKS and sum(map(body.count, (b"[", b"{", b":"))) > _MAX_MARKS:
-        raise RequestError(f"the body has more than {_MAX_MARKS} brackets, braces and colons", status=413)
+        raise RequestError(
+            f"the body has more than {_MAX_MARKS} brackets, braces and colons in all: send several smaller requests",
+            status=413,
+        )
     try:
         return msgspec.json.decode(body)
     except RecursionError as error:
-        raise RequestError("the body is nested too deep", code="invalid_json") from error
+        raise RequestError("the body is nested too deeply", code="invalid_json") from error
     except (msgspec.MsgspecError, ValueError, OverflowError) as error:
         raise _json_error(body, str(error)) from error
 
@@ -65,7 +68,7 @@ def _json_error(body: bytes, fallback: str) -> RequestError:
         for path, problem in _problems(json.loads(body, **hooks)):
             return RequestError(f"{path or 'the body'} {problem}", param=param_of(path), code="invalid_json")
     except RecursionError:
-        return RequestError("the body is nested too deep", code="invalid_json")
+        return RequestError("the body is nested too deeply", code="invalid_json")
     except json.JSONDecodeError as error:
         fallback = str(error)
     return RequestError(f"the body is not valid JSON: {fallback}", code="invalid_json")

@@ -20,11 +20,12 @@ _CODES = {
     503: "service_unavailable",
     504: "deadline_exceeded",
 }
-_MAX_MESSAGE, _MAX_PARAM = 1500, 200  # maximum numbers of characters, because `message` and `param` may quote a request
+_MAX_MESSAGE, _MAX_PARAM = 1500, 200  # maximum numbers of characters; both texts may quote a long request
 CONTEXT_LENGTH = "context_length_exceeded"
 
-# Seconds in the header `Retry-After` of status 503: the first if the server is busy, the second while the model loads.
-# OpenAI's SDK retries twice and obeys values up to 60, so twice LOADING_RETRY_S should be longer than the loading.
+# Seconds in the header `Retry-After` of status 503: BUSY_RETRY_S if the server is busy, LOADING_RETRY_S while the model
+# loads. OpenAI's SDK retries a request twice and obeys values up to 60. So twice LOADING_RETRY_S should be longer than
+# the time in which a model loads.
 BUSY_RETRY_S = 1
 LOADING_RETRY_S = 30
 
@@ -34,8 +35,8 @@ class ClientGone(Exception):
 
 
 class RequestError(Exception):
-    """An error response. `param`: the name of the invalid field. `code`: the error code in the body; by default it
-    follows from `status`. `retry_after_s`: the seconds in the header `Retry-After`, which only status 503 has.
+    """An error response. `param`: the name of the invalid field. `code`: the error code in the body, by default the
+    code of `status` in `_CODES`. `retry_after_s`: the seconds in the header `Retry-After`, which only status 503 has.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import deque
 
-TURN_S = 0.02  # seconds of work on requests after which other sockets are polled
+TURN_S = 0.02  # maximum seconds of work on requests before the loop polls the sockets again
 _RELEASED_PER_TURN = 8  # how many waiting requests continue in one turn
 
 
@@ -19,12 +19,13 @@ class Turns:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._began: float | None = None  # when this turn released its first request
+        # when the first request of this turn continued, in seconds of `time.monotonic`
+        self._began: float | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def wait(self) -> None:
-        """Return immediately. If this turn has lasted longer than `TURN_S`, or if other requests already wait, return
-        in a later turn.
+        """Let the calling request continue, now or in a later turn. The request must wait for a later turn if this turn
+        has lasted longer than `TURN_S`, or if other requests already wait.
         """
         now = time.monotonic()
         if self._began is None:

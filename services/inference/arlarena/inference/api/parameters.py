@@ -1,8 +1,9 @@
-"""Decodes a JSON body into a typed request. A parameter that is not implemented is an error if its value has an effect.
+"""Decodes a JSON body into a typed request. A parameter that the embedded engine does not implement is accepted only if
+its value has no effect on the response, such as `presence_penalty` 0. Any other value is an error.
 
-If such a parameter were ignored, tokens would be sampled from a different distribution than requested, and training
-would be corrupted unnoticed. The names of parameters are those of OpenAI's chat completions and completions (Python SDK
-3.57) and of vLLM 0.32.
+If such a value were ignored, tokens would be sampled from a different distribution than requested, and training would
+be corrupted unnoticed. The names of parameters are those of OpenAI's chat completions and completions (Python SDK 3.57)
+and of vLLM 0.32.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _SAMPLING = "sample with temperature, top_p and top_k"
 _TOOLS = "describe the tools in a message and read the calls from the text"
 _GUIDED = "ask for the format in a message and check the text"
 _TEXT = "the model reads and writes text only"
-_REPEAT = "send several requests with seeds, or n"
+_REPEAT = "send several requests with different seeds, or use n"
 _TEMPLATE = "chat_template_kwargs passes options to the chat template"
 
 # Parameters that are not implemented. Each has a check whether a value has no effect, and the advice in the error for a
@@ -134,12 +135,13 @@ def parse(body: bytes, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         raise _validation_error(str(error)) from error
     except RecursionError as error:
-        raise RequestError("the body is nested too deep", code="invalid_json") from error
+        raise RequestError("the body is nested too deeply", code="invalid_json") from error
 
 
 def _implemented_fields(fields: Fields) -> Fields:
-    """Returns the fields whose parameters are implemented. Other parameters are left out if their values have no
-    effect. The same applies to the parameters in `sampling_params` and `stream_options`.
+    """Returns the fields that the embedded engine implements. A field that is not implemented is left out if its value
+    has no effect. The fields in `sampling_params` and `stream_options` are treated in the same way.
+    `max_completion_tokens` is returned as `max_tokens`.
 
     Raises:
         RequestError: status 400 if a parameter that is not implemented has a value with an effect.
@@ -185,8 +187,8 @@ def short_json(value: Any) -> str:
 
 
 def _validation_error(why: str) -> RequestError:
-    """Returns the error response for a validation error of msgspec. `param` is the name of the invalid field. `why`:
-    msgspec's message.
+    """Convert a validation error of msgspec into an error response, with the name of the invalid field as `param`.
+    `why`: msgspec's message.
     """
     path, field = _PATH.search(why), _FIELD.search(why)
     names = [match[1] for match in (path, field) if match and match[1]]

@@ -13,9 +13,10 @@ from arlarena.inference.api.errors import CONTEXT_LENGTH, RequestError
 from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.policy import SamplingParams
 
-CHARS_PER_TOKEN = 16  # assumed upper bound of a text's average; usual texts have about 4 characters per token
-MIN_TEXT_CHARS = 1 << 18
-_VALUES_PER_MESSAGE = 16  # how many fields, content parts, tool calls and arguments a message has at most on average
+# Assumed maximum of the average number of characters per token of a text. Usual texts have about 4.
+CHARS_PER_TOKEN = 16
+MIN_TEXT_CHARS = 1 << 18  # the lowest default of the setting max_text_chars
+_VALUES_PER_MESSAGE = 16  # maximum of the average number of fields, content parts, tool calls and arguments per message
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class RequestLimits:
         if prompts * n > self.sequences:
             raise RequestError(
                 f"{prompts} prompts with n = {n} are {prompts * n} sequences, but this server accepts at most "
-                f"{self.sequences} (max_waiting plus the number of slots): send fewer in a request",
+                f"{self.sequences} (server setting max_waiting plus the number of slots): send fewer in a request",
                 param="prompt" if prompts > 1 else "n",
             )
 
@@ -67,7 +68,7 @@ class RequestLimits:
         if chars > self.text_chars:
             raise RequestError(
                 f"{param} has {chars} characters, more than the maximum context length allows: {self.text_chars} "
-                "characters (max_text_chars); shorten it",
+                "characters (server setting max_text_chars); shorten it",
                 param=param,
                 code=CONTEXT_LENGTH,
             )
@@ -80,7 +81,8 @@ class RequestLimits:
         """
         if tokens > self.prompt_tokens:
             raise RequestError(
-                f"{param} has more than {self.prompt_tokens} tokens in all (max_prompt_tokens): send several requests",
+                f"{param} has more than {self.prompt_tokens} tokens in all (server setting max_prompt_tokens): send "
+                "several requests",
                 param=param,
             )
 
@@ -96,7 +98,8 @@ class RequestLimits:
         if sampled + prompt > self.logprobs:
             raise RequestError(
                 f"the response may have {sampled + prompt} log-probs, but this server returns at most {self.logprobs} "
-                "(max_logprobs): lower max_tokens, n, logprobs or prompt_logprobs, or send several requests",
+                "(server setting max_logprobs): lower max_tokens, n, logprobs or prompt_logprobs, or send several "
+                "requests",
                 param="logprobs" if sampled >= prompt else "prompt_logprobs",
             )
 
@@ -138,8 +141,9 @@ class RequestLimits:
         return len(prompt)
 
     def check_conversation(self, messages: list[dict[str, Any]], options: dict[str, Any] | None) -> int:
-        """Refuse too many messages, and messages or `options` of the chat template with too many parts or characters.
-        Returns the number of parts plus the number of characters.
+        """Refuse a conversation with too many messages, too many fields and parts, or too many characters. The limits
+        of fields, parts and characters also apply to `options`, the variables of the chat template. Returns the number
+        of fields, parts and characters together.
 
         Raises:
             RequestError: status 400 if a limit is exceeded.
@@ -147,7 +151,7 @@ class RequestLimits:
         if len(messages) > self.messages:
             raise RequestError(
                 f"messages has {len(messages)} messages, but this server accepts at most {self.messages} "
-                "(max_messages)",
+                "(server setting max_messages)",
                 param="messages",
             )
         size = 0
@@ -156,7 +160,8 @@ class RequestLimits:
             if values > self.messages * _VALUES_PER_MESSAGE:
                 raise RequestError(
                     f"{param} has {values} fields and parts, but this server accepts at most "
-                    f"{self.messages * _VALUES_PER_MESSAGE} ({_VALUES_PER_MESSAGE} times max_messages)",
+                    f"{self.messages * _VALUES_PER_MESSAGE} ({_VALUES_PER_MESSAGE} times the server setting "
+                    "max_messages)",
                     param=param,
                 )
             self.check_text(chars, param)

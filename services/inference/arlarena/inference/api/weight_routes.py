@@ -21,18 +21,21 @@ _encoder = msgspec.json.Encoder()
 
 
 class WeightRoutes:
-    """The handlers of the weight routes."""
+    """The handlers of the weight routes. `serve`: a function that brings one version into service."""
 
     def __init__(self, store: Store, serve: Callable[[Source], Awaitable[ServedVersion]]) -> None:
         self._store, self._serve = store, serve
-        self._lock = asyncio.Lock()
+        self._lock = asyncio.Lock()  # brings versions into service one at a time
 
     async def announce(self, call: ApiRequest) -> AnyResponse:
-        """Handle `PUT /weights/{directory}`, which announces a version."""
+        """Handle `PUT /weights/{directory}`: begin the upload of a version. The body is the version's manifest."""
         return await self._respond(asyncio.to_thread(self._store.announce, call.path_params["directory"], call.body))
 
     async def receive(self, call: ApiRequest) -> AnyResponse:
-        """Handle `PUT /weights/{directory}/{file}?base=…`. The body is written to disk while it arrives."""
+        """Handle `PUT /weights/{directory}/{file}?base=…`. Without `base`, the body is the complete file. With `base`,
+        the body is the difference to this file in the version directory `base`. The body is written to disk while it
+        arrives.
+        """
         directory, name = call.path_params["directory"], call.path_params["file"]
         chunks = body_chunks(call.receive)
         await self._respond(self._store.receive(directory, name, chunks, call.query.get("base")))

@@ -20,7 +20,11 @@ class UnsupportedModelError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """The shape of a decoder with grouped-query attention, rotary positions, RMS norms and SwiGLU layers."""
+    """The shape of a decoder with grouped-query attention, rotary positions, RMS norms and SwiGLU layers. `hidden`: the
+    size of the hidden state. `ffn`: the size of the feed-forward layer. `tied`: whether the embedding is also the
+    output head. `qk_norm`: whether queries and keys are normalised. `qkv_bias`: whether the projections of queries,
+    keys and values have a bias.
+    """
 
     model_type: str
     vocab_size: int

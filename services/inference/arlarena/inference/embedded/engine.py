@@ -3,6 +3,7 @@ thread handles messages of other threads. A sequence has these states:
 
     submit(sequences)  ->  waiting  ->  prompt computed (or cached)  ->  slot  ->  finished, delivered
 
+A slot is the memory for the keys and values of one running sequence.
 Other threads may use only `submit`, `cancel`, `call`, `stop` and the properties.
 """
 
@@ -175,7 +176,7 @@ class Engine:
     # --- on the engine's thread, through `call` ---
 
     def forget_prompts(self) -> None:
-        """Empty the prefix cache and discard a partly computed prompt."""
+        """Empty the prefix cache. If a prompt is only partly computed, its computation begins again."""
         self._scheduler.forget_prompts()
 
     def swap(self, parameters: Parameters, version: str) -> None:
@@ -191,7 +192,7 @@ class Engine:
     def _post(self, action: Callable[[], None]) -> None:
         with self._inbox_lock:
             if self._closed:
-                raise EngineDeadError(f"the engine has stopped: {self._failure or 'shutting down'}")
+                raise EngineDeadError(f"the engine has stopped: {self._failure or 'the server is shutting down'}")
             self._inbox.append(action)
         self._wake.set()
 

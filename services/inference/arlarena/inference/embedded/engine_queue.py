@@ -9,6 +9,7 @@ from typing import Any
 from arlarena.inference.api.errors import ClientGone, RequestError
 from arlarena.inference.embedded.engine import Engine, EngineDeadError
 from arlarena.inference.embedded.sequence import Sequence
+from arlarena.proto.policy import TIMEOUT_HEADER
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -59,10 +60,11 @@ class Bridge:
         raise_for_failure(sequences)
 
     async def submit_and_stream(self, sequences: list[Sequence], receive: Receive) -> AsyncIterator[None]:
-        """Submit streamed `sequences`. Yields after each step that gives them new tokens. Ends when all have finished.
+        """Submit `sequences`, whose `stream` must be True. Yields after each step of the engine in which a sequence has
+        got new tokens. Ends when all sequences have finished.
 
         Raises:
-            ClientGone, RequestError: for the same reasons as in `complete`.
+            ClientGone, RequestError: for the reasons that are listed in `complete`.
         """
         waiter = self._submit(sequences)
         disconnected = asyncio.ensure_future(receive())
@@ -89,7 +91,8 @@ class Bridge:
         if self._undelivered + count > self._max_waiting + self._engine.slots:
             waiting = self._undelivered - self._engine.running
             raise RequestError(
-                f"the queue is full: {waiting} sequences wait (max_waiting = {self._max_waiting})", status=503
+                f"the queue is full: {waiting} sequences wait (server setting max_waiting = {self._max_waiting})",
+                status=503,
             )
 
     def _submit(self, sequences: list[Sequence]) -> Waiter:
@@ -143,7 +146,9 @@ def raise_for_failure(sequences: list[Sequence]) -> None:
     for sequence in sequences:
         if sequence.finish_reason == "deadline":
             raise RequestError(
-                f"the request ran out of time after {len(sequence.tokens)} tokens (request_timeout_s)", status=504
+                f"the request ran out of time after {len(sequence.tokens)} tokens (header {TIMEOUT_HEADER}, server "
+                "setting request_timeout_s)",
+                status=504,
             )
         if sequence.finish_reason == "nonfinite":
             raise RequestError("the weights in service gave logits that are not finite", status=500)

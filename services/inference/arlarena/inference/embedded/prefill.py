@@ -22,7 +22,7 @@ HEAD_ROWS = 512  # how many positions are scored at a time, which limits the mem
 @dataclass(slots=True)
 class PrefillJob:
     """A prompt to compute, and the sequences that wait for this prompt. The first `done` tokens are already computed.
-    Their keys and values are in `kv`, or in the cached sequence `source` until `kv` is set.
+    The keys and values of these tokens are in `kv`. Until `kv` is set, they are in the cached sequence `source`.
     """
 
     key: bytes

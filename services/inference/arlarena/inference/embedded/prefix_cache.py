@@ -2,7 +2,7 @@
 the same prompt again or the next turn of an episode.
 
 The keys and values are stored in blocks of `BLOCK` token positions. Sequences with the same prefix share the blocks
-that are full. So a new turn of an episode, or another episode of a group, needs memory only for its new tokens.
+that are full. So a new turn of an episode, or another episode of the same task, needs memory only for its new tokens.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from arlarena.inference.embedded.architecture import Architecture
 from arlarena.inference.embedded.kv_slots import FLOAT_BYTES, KeysValues, position_bytes
 
 BLOCK = 16  # token positions per block
-MIN_SHARED = 64  # tokens; to find and copy a shorter prefix takes as long as to compute this prefix
+MIN_SHARED = 64  # tokens; finding and copying a shorter prefix takes as long as computing it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,9 +42,9 @@ class CachedPrefix:
 class PrefixCache:
     """The keys and values of token sequences, by their token ids. The least recently used sequences are evicted.
 
-    A prompt reuses a cached sequence if their common prefix has at least `MIN_SHARED` tokens and at least half of the
-    prompt's length. The prompt is then computed from the first token that differs. If several cached sequences share
-    the same full blocks with the prompt, the prompt reuses a sequence that is a prefix of the prompt, or else the
+    A prompt reuses a cached sequence if the full blocks that the two share contain at least `MIN_SHARED` tokens and at
+    least half of the prompt. The prompt is then computed from the first token that differs. If several cached sequences
+    share the same full blocks with the prompt, the prompt reuses a sequence that is a prefix of the prompt, or else the
     newest sequence. A weight update clears the cache.
     """
 
@@ -96,7 +96,8 @@ class PrefixCache:
     def put(self, key: bytes, kv: KeysValues, logits: Tensor | None) -> None:
         """Store the keys and values of a token sequence, which are in the first positions of `kv`. `logits`: the logits
         after the last token, None if the sequence also contains a response. Other sequences are evicted if necessary.
-        Does nothing if the sequence is larger than the cache or is already stored.
+        Does nothing if the sequence is larger than the cache or is already stored. A sequence that is stored without
+        logits is stored again if `logits` is given.
         """
         known = self._sequences.get(key)
         if known is not None and (logits is None or known.logits is not None):

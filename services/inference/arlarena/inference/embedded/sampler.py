@@ -134,9 +134,9 @@ def _invert_cdf(logprobs: Tensor, configs: list[RowSampling], indices: list[int]
 
 
 def _truncate(probs: Tensor, configs: list[RowSampling]) -> Tensor:
-    """Apply top-k, then top-p. Top-k keeps the k most likely tokens. Let m be their total probability. Top-p then adds
-    up probabilities, beginning with the most likely token, and keeps tokens until the sum is at least p times m.
-    Returns `probs` with 0 for all tokens that are not kept.
+    """Apply top-k, then top-p. Top-k keeps the `top_k` most likely tokens. Let m be the total probability of these
+    tokens. Top-p then adds up probabilities, beginning with the most likely token, and keeps tokens until the sum is at
+    least `top_p` times m. Returns `probs` [rows, V] with 0 for all tokens that are not kept.
     """
     size = probs.shape[1]
     ordered, ids = probs.sort(dim=-1, descending=True)

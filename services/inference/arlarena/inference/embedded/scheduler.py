@@ -1,7 +1,9 @@
 """Schedules sequences: first come, first served, with a budget of prompt tokens per step.
 
-A step computes at most `prefill_tokens` prompt tokens, so a queue of prompts delays running sequences only a little.
-Identical prompts are computed only once. The scheduler is not thread-safe: only the engine's thread may use it.
+A step computes at most `prefill_tokens` prompt tokens, so a queue of prompts delays running sequences only a little. An
+exception is a longer prompt whose log-probs are requested: a single step computes all its tokens. Identical prompts
+whose log-probs are not requested are computed only once. The scheduler is not thread-safe: only the engine's thread may
+use it.
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ class ReadySequence:
 
 
 class Scheduler:
-    """All unfinished sequences. `version`: the label of the weights in service. `updated`: the sequences to deliver,
-    which have finished or are streamed and have new tokens.
+    """All unfinished sequences. `version`: the label of the weights in service. `updated`: the sequences to deliver.
+    These are sequences that have finished, and streamed sequences that have new tokens.
     """
 
     def __init__(self, model: Model, slots: Slots, cache: PrefixCache, prefill_tokens: int, version: str) -> None:
@@ -107,11 +109,14 @@ class Scheduler:
     # --- admission ---
 
     def _admit(self) -> bool:
-        """Compute prompts up to the budget and give their sequences slots. Returns True if there was work."""
+        """Compute at most `prefill_tokens` tokens of prompts. Give slots to the sequences whose prompts are complete.
+        Returns True if there was work.
+        """
         budget = self.prefill_tokens
         ready: list[ReadySequence] = []
         jobs: dict[bytes, PrefillJob] = {}
         self._next_slot = len(self.running)
+        # One slot is reserved for each sequence that waits for the chunked prompt.
         free = self.slots.count - self._next_slot - (len(self._chunked.waiting) if self._chunked else 0)
         if self._chunked is not None:  # if other prompts wait, half of the budget is left to them
             budget -= self._advance(budget // 2 if self._waiting else budget, ready)
@@ -133,9 +138,11 @@ class Scheduler:
 
     def _place(self, sequence: Sequence, jobs: dict[bytes, PrefillJob], ready: list[ReadySequence], budget: int) -> int:
         """Take the first waiting sequence from the queue. The sequence joins the job of an equal prompt, or uses the
-        cached prompt, or gets a new job. If `budget` is too small for the prompt, the sequence stays in the queue. If
-        the prompt exceeds the budget of a complete step, it becomes the chunked prompt, which several steps compute in
-        pieces. Returns how many prompt tokens this step computes for the sequence.
+        cached prompt, or gets a new job. A prompt whose log-probs are requested (`score`) is computed at once, without
+        the cache. If `budget` is too small for the prompt, the sequence stays in the queue. If the prompt exceeds the
+        budget of a complete step, the prompt becomes the chunked prompt, which several steps compute in pieces. While
+        there is another chunked prompt, such a sequence stays in the queue. Returns how many prompt tokens this step
+        computes for the sequence.
         """
         key, size = sequence.key, len(sequence.prompt)
         if sequence.score is not None:
@@ -252,12 +259,13 @@ class Scheduler:
         finished = [row for row, sequence in enumerate(running) if self._append(sequence, drawn, row)]
         for row in finished:
             sequence = running[row]
-            # Only a sequence that was computed by the weights in service may be cached.
+            # Only a sequence that was computed completely by the weights in service may be cached.
             if sequence.starts[0][0] == self.version and sequence.score is None:
                 self._prefiller.cache_response(sequence, self.slots[row])
         self._release(finished)
 
     def _append(self, sequence: Sequence, drawn: SampledTokens, row: int) -> bool:
+        """Append the token of row `row` to a sequence. Returns True if the response is now complete."""
         if sequence.sampling.top_logprobs and drawn.top is not None:
             count = sequence.sampling.top_logprobs
             sequence.top.append((drawn.top[0][row][:count], drawn.top[1][row][:count]))

@@ -19,7 +19,8 @@ StopCheck = Callable[[list[int]], str | None]
 @dataclass(frozen=True, slots=True)
 class Score:
     """The log-probs and ranks of a prompt's tokens 1 … P-1. P is the number of tokens. A log-prob is at temperature 1,
-    given all tokens before. Rank 1 is the most likely token. `top`: ids and log-probs of the most likely tokens.
+    given all tokens before. Rank 1 is the most likely token. `top`: for each of these positions, the ids and log-probs
+    of the most likely tokens; None if they are not requested.
     """
 
     logprobs: list[float]
@@ -31,10 +32,10 @@ class Score:
 class Sequence:
     """A prompt, the sampling parameters, and the response sampled so far.
 
-    Only the engine's thread changes a sequence. Other threads may read `tokens` and `logprobs`, to which the engine
-    only appends. After `finish_reason` is set, other threads may read all fields. `starts`: pairs of a weight version
-    and the index of the first response token that was sampled with this version. `deadline`: a time of
-    `time.monotonic`, in seconds.
+    Only the engine's thread changes a sequence. Other threads may read `tokens`, `logprobs`, `ranks` and `top`, because
+    the engine only appends to these lists. After `finish_reason` is set, other threads may read all fields. `starts`:
+    pairs of a weight version and the index of the first response token that was sampled with this version. `deadline`:
+    a time of `time.monotonic`, in seconds.
     """
 
     prompt: list[int]

@@ -1,4 +1,6 @@
-"""Loads LoRA adapters, with vLLM's routes. An adapter is loaded on every replica, and again on a restarted replica."""
+"""Handles vLLM's routes for LoRA adapters. An adapter is loaded on every replica of the gateway. After a replica has
+been restarted, all adapters are loaded on this replica again.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ class Adapters:
         return await self._post_to_all(call)
 
     async def restore(self, replica: Replica) -> None:
-        """Load all adapters on a replica that was restarted.
+        """Load all adapters on a replica after the replica's start, or after a failure.
 
         Raises:
             aiohttp.ClientError: the replica does not answer.
@@ -56,8 +58,11 @@ class Adapters:
         return parse(call.body, _AdapterName).lora_name
 
     async def _post_to_all(self, call: ApiRequest) -> ApiResponse:
-        """Send a request to the replicas, one after another. Stops at the first response with an error. Returns the
-        last response. Replicas that accept no requests are left out.
+        """Send a request to all replicas that accept requests, one after another. Stops at the first response that
+        reports an error. Returns the last response.
+
+        Raises:
+            RequestError: status 502 if a replica does not answer; status 503 if no replica accepts requests.
         """
         reply: ApiResponse | None = None
         for replica in self._fleet.replicas:
@@ -66,12 +71,12 @@ class Adapters:
                     reply = await _post(replica, call.path, call.body)
                 except aiohttp.ClientError as error:
                     raise RequestError(
-                        f"{replica.name} failed: {error!r}; load the adapter again", status=502
+                        f"{replica.name} failed: {error!r}; send this request again", status=502
                     ) from error
                 if reply.status != 200:
                     return reply
         if reply is None:
-            raise RequestError("no replica is ready", status=503)
+            raise RequestError("no replica is ready: wait until GET /ready answers 200", status=503)
         return reply
 
 

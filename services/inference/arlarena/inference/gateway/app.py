@@ -1,5 +1,5 @@
-"""The gateway's ASGI application. Model routes are forwarded to replicas. The gateway handles the weight routes itself.
-Clients cannot reach the engines' admin routes.
+"""The gateway's ASGI application. Requests to model routes are forwarded to replicas (engines on this machine or remote
+policy servers). The gateway handles the weight routes itself. Clients cannot reach the admin routes of local engines.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ class Gateway:
         """Start the engines, monitor the replicas, and stop the engines at shutdown."""
         versions = intact_versions(self.settings.weights_root)
         newest = await asyncio.to_thread(next, versions, None)
-        if newest is not None:  # the target must be set before the first check of a replica
+        # The target (the version that all replicas must serve) is set before the first check of a replica. Otherwise a
+        # replica could become ready with another version.
+        if newest is not None:
             self.fleet.target = Target(read_manifest(newest).label, newest)
         tasks = [asyncio.create_task(self.fleet.maintain())]
         if newest is not None:
@@ -85,7 +87,7 @@ class Gateway:
         return self._state(self._served)
 
     async def readiness(self, call: ApiRequest) -> AnyResponse:
-        """Returns 200 while at least one replica serves the target version."""
+        """Returns 200 while at least one replica accepts requests."""
         return self._state(self._ready)
 
     @property
@@ -101,7 +103,9 @@ class Gateway:
         return ApiResponse(_encoder.encode({"status": "ok", "weight_version": label, "replicas": replicas}))
 
     async def weight_info(self, call: ApiRequest) -> AnyResponse:
-        """Returns the target version. If there is no target, returns the version of the first ready replica."""
+        """Returns the target version (the version that all replicas must serve). If there is no target, returns the
+        version of the first replica that accepts requests.
+        """
         versions = [replica.version for replica in self.fleet.replicas if replica.accepts_requests and replica.version]
         label = self.fleet.target.label if self.fleet.target else next(iter(versions), None)
         if label is None:

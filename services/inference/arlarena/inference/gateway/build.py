@@ -1,4 +1,4 @@
-"""Builds a gateway. Its replicas are either engines that the gateway starts, or remote policy servers."""
+"""Builds a gateway. The replicas of a gateway are either engines that it starts, or remote policy servers."""
 
 from __future__ import annotations
 

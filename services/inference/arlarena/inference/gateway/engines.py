@@ -15,6 +15,7 @@ from pathlib import Path
 
 from arlarena.proto.telemetry import Logger
 
+# The script that runs an engine. The script stops the engine when this process ends.
 PARENT_DEATH = Path(__file__).with_name("parent_death.py")
 FIRST_PAUSE_S, MAX_PAUSE_S = 0.2, 10.0  # seconds before a restart; each pause is twice the pause before it
 PAUSE_RESET_AFTER_S = 60.0  # an engine that has run this many seconds restarts with the shortest pause
@@ -65,8 +66,8 @@ class LocalEngine:
             *wrapper,
             *self._command(),
             env=dict(self._environment),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=sys.stderr,  # the gateway's stdout is read by the gateway's parent
+            stdin=asyncio.subprocess.PIPE,  # when this pipe closes, the wrapper stops the engine
+            stdout=sys.stderr,  # an engine must not write to the gateway's stdout, which the gateway's parent reads
             start_new_session=True,
         )
         self._log.info("engine_started", engine=self.name, pid=self._process.pid)

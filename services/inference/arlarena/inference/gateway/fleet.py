@@ -1,6 +1,7 @@
-"""The replicas of a gateway. The fleet chooses a replica for each request and updates all replicas to the target
-version (the version of the weights that every replica must serve). The requests with the same header `x-session-id` are
-a session. They go to the same replica, because this replica has their prefix in its cache.
+"""The replicas of a gateway: engines or remote policy servers. The fleet chooses a replica for each request and updates
+all replicas to the target version (the version of the weights that every replica must serve). The requests with the
+same header `x-session-id` are a session. The requests of a session go to the same replica, because the prefix cache of
+this replica contains their common prefix.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Fleet:
         """
         deadline = time.monotonic() + wait_s
         while not (candidates := [r for r in self.replicas if r.accepts_requests and r not in avoid]):
-            await self._wait(deadline, self._no_replica_message())
+            await self._wait(deadline, f"no replica can take the request now: {self._states()}")
         least_busy = min(candidates, key=lambda replica: (replica.in_flight, replica.last_request))
         if session is None:
             return self._record_choice(least_busy)
@@ -76,21 +77,21 @@ class Fleet:
         replica.last_request = self._requests
         return replica
 
-    def _no_replica_message(self) -> str:
-        states = ", ".join(f"{replica.name} is {replica.state}" for replica in self.replicas)
-        return f"no replica can take the request now: {states}"
+    def _states(self) -> str:
+        return ", ".join(f"{replica.name} is {replica.state}" for replica in self.replicas)
 
     # --- weights ---
 
     async def serve(self, source: Source) -> ServedVersion:
         """Make a version the target and wait until every reachable replica serves the version. An unreachable replica
         gets the version before its next request. If a replica refuses the version, all replicas return to the previous
-        version.
+        version (for the exceptions, see `_roll_back`).
 
         Raises:
             ProbeError: a replica's log-probs differ too much from the trainer's.
             VersionError: the version is damaged or cannot be loaded.
-            RequestError: status 503 if no replica has served the version within the time limit of a push.
+            RequestError: status 503 if, at the time limit of a push, all replicas are down or a replica is still
+                updating.
         """
         if isinstance(source, Path):
             manifest = await asyncio.to_thread(verify, source)  # on an error the old version stays in service
@@ -98,11 +99,11 @@ class Fleet:
             manifest = source.manifest
         target, before = Target(manifest.label, source), self.target
         if before is not None and before.label == target.label:
-            before = None
+            before = None  # there is no other version to return to
         self._set_target(target)
         deadline = time.monotonic() + push_limit_s(manifest.bytes)
         while not self._reached(target):
-            await self._wait(deadline, f"no replica serves {target.label} yet. {self._no_replica_message()}")
+            await self._wait(deadline, f"the replicas do not serve {target.label} yet: {self._states()}")
         for replica in self.replicas:
             if why := replica.failure_reason(target):
                 error = (ProbeError if replica.state == "refused" else VersionError)(f"{replica.name}: {why}")
@@ -121,7 +122,7 @@ class Fleet:
                 except VersionError as error:
                     self._log.warning("version_skipped", directory=str(directory), reason=str(error))
                     break
-                except RequestError:  # the replicas are still starting
+                except RequestError:  # the replicas are still starting; try again if no other version was pushed
                     if self.target is None or self.target.source != directory:
                         return
 

@@ -26,8 +26,8 @@ from arlarena.proto.telemetry import Logger
 MAX_ATTEMPTS = 3  # limits how many engines one bad request can crash
 SAMPLING_PATHS = frozenset(("/inference/v1/generate", "/v1/completions", "/v1/chat/completions"))
 _MAX_RESPONSE = 256 << 20  # bytes; a million log-probs as JSON have half of this size
-_SEPARATOR = ", "
-_OUT_OF_TIME = "the request ran out of time (request_timeout_s)"
+_SEPARATOR = ", "  # between the versions in the header VERSIONS_HEADER
+_OUT_OF_TIME = f"the request ran out of time (header {TIMEOUT_HEADER}, server setting request_timeout_s)"
 
 
 class _ReplicaFailed(Exception):
@@ -75,7 +75,7 @@ class Proxy:
         self._metrics, self._log, self._limits = metrics, log, limits
 
     async def forward(self, call: ApiRequest) -> AnyResponse:
-        """Forward a request to a replica and return the replica's response. Tries at most `MAX_ATTEMPTS` replicas.
+        """Forward a request to a replica and return the replica's response. Makes at most `MAX_ATTEMPTS` attempts.
 
         Raises:
             ClientGone: the client disconnected.
@@ -97,7 +97,7 @@ class Proxy:
                     replica = await self._fleet.pick(session, full_replicas, wait_s)
                 except RequestError as error:
                     if response is not None:
-                        return response  # every replica is full: return the 503 of the last replica
+                        return response  # every replica is full: return the 503 of the last attempt
                     pending.check_deadline()
                     if all(replica.state == "down" for replica in self._fleet.replicas):  # the engines are starting
                         error.retry_after_s = LOADING_RETRY_S
@@ -114,7 +114,7 @@ class Proxy:
                 full_replicas.add(replica)
             if response is not None:
                 return response
-            raise RequestError(f"{MAX_ATTEMPTS} attempts failed; the last: {why}", status=502)
+            raise RequestError(f"all {MAX_ATTEMPTS} attempts failed; the last error: {why}", status=502)
         finally:
             if not isinstance(response, Relay):
                 pending.disconnected.cancel()
@@ -134,8 +134,8 @@ class Proxy:
             )
         except TimeoutError:
             raise RequestError(_OUT_OF_TIME, status=504) from None
-        first_version = max(0, len(replica.history) - 1)  # the version in service; an index in `replica.history`
-        streams = False
+        first_version = max(0, len(replica.history) - 1)  # index in `replica.history` of the version in service
+        streams = False  # if True, `_relay` calls `end_request`
         try:
             if not replica.accepts_requests:
                 raise _ReplicaFailed(f"{replica.name} is {replica.state}")
@@ -147,6 +147,7 @@ class Proxy:
                 return Relay(reply.status, _headers(reply, replica, first_version), relayed)
             async with reply:
                 body = await _unless_disconnected(_read(reply), pending.disconnected)
+            # If the weights were replaced but not yet probed, the response can be used only if the probe succeeds.
             if not replica.driver.probes_before_serving and not await asyncio.wait_for(
                 replica.wait_for_push(), pending.left_s
             ):
@@ -173,9 +174,9 @@ class Proxy:
         )
 
     def _check_versions(self, replica: Replica, first_version: int, reply: aiohttp.ClientResponse) -> None:
-        """Refuse a response that was sampled by unexpected versions of the weights. This happens if the replica was
-        restarted, but not by this gateway. `first_version`: the index in `replica.history` of the version that was in
-        service when the request began.
+        """Refuse a response that was sampled by unexpected versions of the weights. A replica has an unexpected version
+        if another program has restarted this replica. `first_version`: the index in `replica.history` of the version
+        that was in service when the request began.
 
         Raises:
             _ReplicaFailed: a version is unexpected.
@@ -255,10 +256,10 @@ def _openai_error(body: bytes, status: int) -> bytes:
 
 
 def _headers(reply: aiohttp.ClientResponse, replica: Replica, first_version: int) -> Headers:
-    """Returns the response headers. They contain the weight versions that sampled the response. If the replica does not
-    report versions, the header lists all versions from `replica.history[first_version]` on, which was in service when
-    the request began. The headers of a stream contain only the versions that were known when the stream began. A
-    response with status 503 also has the header retry-after.
+    """Returns the response headers. The header `x-weight-versions` lists the weight versions that sampled the response.
+    If the replica does not report versions, the header lists the version that was in service when the request began,
+    `replica.history[first_version]`, and all later versions. In the headers of a stream, only the versions that were
+    known when the stream began are listed. A response with status 503 also has the header `retry-after`.
     """
     content: Headers = ((b"content-type", reply.headers["content-type"].encode()),) if _is_stream(reply) else ()
     if reply.status == 503:

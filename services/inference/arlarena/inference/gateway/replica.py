@@ -21,13 +21,15 @@ from arlarena.proto.telemetry import Logger
 # refused: the replica failed the probe of the target version and gets no requests.
 State = Literal["down", "behind", "pushing", "ready", "refused"]
 
-FIRST_PAUSE_DOWN_S = 0.1  # seconds between the first two checks of a replica that is down; each later pause doubles
+# A replica that is down is checked again after this many seconds times 2**n, but at most after `interval_s`. n is the
+# number of checks that have failed in a row, at most _MAX_DOUBLINGS.
+FIRST_PAUSE_DOWN_S = 0.1
 _MAX_DOUBLINGS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The version of the weights that every replica must serve."""
+    """The version of the weights that every replica must serve. `source`: where the weights come from."""
 
     label: str
     source: Source
@@ -52,7 +54,7 @@ class Replica:
         self.name, self.url, self.session, self.driver = name, url, session, driver
         self.state: State = "down"
         self.history: list[str] = []
-        self.difference: float | None = None
+        self.difference: float | None = None  # from the trainer's log-probs, at the last probe; None without a probe
         self.probed: str | None = None  # the version that has passed its probe since this replica started
         self.failure: tuple[Target, str] | None = None  # the target that the replica did not accept, and the reason
         self.in_flight = self.asked = 0  # numbers of requests: current and total
@@ -111,7 +113,7 @@ class Replica:
 
     def mark_down(self) -> None:
         """Set the state `down`, because the replica did not answer or has ended. The replica gets no requests until the
-        next check and must pass the probe again.
+        next check and must pass the probe again. A replica that did not accept the target keeps its state.
         """
         self.probed = None
         if self.failure is None:
@@ -145,8 +147,9 @@ class Replica:
         return min(self._interval_s, pause) if self.state == "down" else self._interval_s
 
     async def _check(self, target: Target | None) -> None:
+        """Check the replica once. Push the target if the replica does not serve it, or has not yet passed its probe."""
         if target is not None and self.failure_reason(target):
-            return  # the replica has refused this target
+            return  # the replica did not accept this target
         self.failure = None
         try:
             version = await self.driver.version()

@@ -1,5 +1,5 @@
-"""Sends new weights to a replica. An ARLArena policy server needs one request for an update, after missing files have
-been sent. A vLLM server needs several requests, one for each phase of an update.
+"""Sends new weights to a replica. An ARLArena policy server first receives the files that it lacks. Then one request
+updates its weights. A vLLM server needs several requests, one for each phase of an update.
 """
 
 from __future__ import annotations

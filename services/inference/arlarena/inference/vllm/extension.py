@@ -1,8 +1,9 @@
-"""A weight transfer engine for version directories. Only vLLM's worker processes import this module.
+"""A weight transfer engine, the kind of plugin by which vLLM receives new weights. Only vLLM's worker processes import
+this module.
 
 vLLM's own transfer engines need a GPU, and need vLLM to be installed for the trainer. This engine works on any device.
-It reads safetensors from a directory, or receives tensors that a trainer broadcasts (see
-`arlarena.proto.versions.directory.Broadcast`). The engine uses vLLM's layerwise reload.
+It reads safetensors from a version directory, or receives tensors that a trainer broadcasts. The messages of a
+broadcast are described in `arlarena.proto.versions.directory.Broadcast`. The engine uses vLLM's layerwise reload.
 
 At the start, vLLM's CPU backend converts the output head to a packed format. If the head is tied to the embedding, a
 reload does not update the packed head. So `finish_weight_update` packs the head again.
@@ -42,8 +43,9 @@ class NoInit(WeightTransferInitInfo):
 
 @dataclass
 class Source(WeightTransferUpdateInfo):
-    """The source of new weights: a directory (`path`) or a sender (`host`, `port`). `group`: a unique name of this
-    update; empty for a directory. `limit_s`: time limit of the transfer, in seconds.
+    """The source of new weights: a directory (`path`) or a sender (`host`, `port`). `backend`: the backend of
+    torch.distributed, `nccl` or `gloo`. `group`: a unique name of this update; empty for a directory. `version`: the
+    label of the version. `limit_s`: time limit of the transfer, in seconds.
     """
 
     path: str = ""
@@ -85,18 +87,18 @@ class VersionsEngine(WeightTransferEngine[NoInit, Source]):
             self._load_files(update_info)
 
     def _receive_tensors(self, source: Source) -> Iterator[tuple[str, torch.Tensor]]:
-        """Join the process group of the sender and all workers of this replica. Yields the name and value of each
-        tensor that the sender broadcasts.
+        """Join the process group that consists of the sender and all workers of this replica. Yields the name and value
+        of each tensor that the sender broadcasts.
         """
         limit, config = timedelta(seconds=source.limit_s), self.parallel_config
         store = TCPStore(source.host, source.port, is_master=False, wait_for_workers=False, timeout=limit)
         rank = config.data_parallel_index * config.world_size + config.rank  # this worker's rank among all workers
-        size = config.data_parallel_size * config.world_size + 1
+        size = config.data_parallel_size * config.world_size + 1  # all workers and the sender, which has rank 0
         if rank == 0:
             number = store.add("requests", 1)
             store.set(f"request/{number}", f"{source.group} {size} {source.version}")
         tensors = json.loads(store.get(f"{source.group}/tensors"))
-        if isinstance(tensors, str):
+        if isinstance(tensors, str):  # the reason why the sender refuses
             raise RuntimeError(f"no weights from {source.host}:{source.port}: {tensors}")
         members = _process_group(source.backend, PrefixStore(source.group, store), rank + 1, size, limit)
         for name, dtype, shape in tensors:
@@ -147,4 +149,6 @@ if BACKEND not in WeightTransferEngineFactory._registry:
 
 
 class Extension:
-    """An empty class that vLLM adds to its worker class. The import of this module registers the engine."""
+    """An empty class that vLLM adds to its worker class. For this, vLLM imports this module. The import registers
+    `VersionsEngine` (see above).
+    """

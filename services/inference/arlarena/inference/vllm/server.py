@@ -17,15 +17,15 @@ from arlarena.inference.weights.store import newest_intact
 from arlarena.proto.config import ConfigError
 from arlarena.proto.text.redaction import is_secret
 
-# One slot more than max_slots. The gateway leaves it free, so that the probe of new weights (a comparison of log-probs
-# with the trainer's) can run immediately. A request with several sequences may still use this slot. The probe then gets
-# the next free slot.
+# vLLM gets one slot more than max_slots. The gateway sends at most max_slots requests at a time, so that the probe of
+# new weights (a comparison of log-probs with the trainer's) finds a free slot. If requests with several sequences
+# occupy all slots, the probe gets the next free slot.
 SPARE = 1
 # Default sampling parameters that do not change the model's distribution, as in the embedded engine. They replace the
 # defaults in the model's `generation_config.json`.
 NEUTRAL = '{"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}'
 EXTENSION = "arlarena.inference.vllm.extension.Extension"
-SOURCES = Path(__file__).resolve().parents[3]
+SOURCES = Path(__file__).resolve().parents[3]  # the folder that contains the package `arlarena`
 
 
 def check(settings: InferenceSettings) -> None:
@@ -48,7 +48,7 @@ def model_to_serve(settings: InferenceSettings) -> Path:
     """
     model = newest_intact(settings.weights_root) or settings.model
     if model is None:
-        raise ConfigError("[inference] model is not set, and weights_root has no intact version")
+        raise ConfigError("[inference] nothing to serve: weights_root has no intact version; set model")
     return model
 
 
@@ -65,7 +65,8 @@ def command(settings: InferenceSettings, socket: Path) -> list[str]:
     if settings.vllm_lora:
         arguments += ["--enable-lora"]
     if settings.vllm_device == "cpu":
-        # Chunked prefill resets the random generators of seeded requests, which crashes vLLM 0.32 on a CPU.
+        # On a CPU, chunked prefill resets the random generators of seeded requests, and vLLM 0.32 crashes. Without
+        # chunked prefill, a step must have room for the longest prompt.
         tokens = max(settings.prefill_tokens_per_step, settings.max_model_len or 4096)
         arguments += ["--dtype", "float32", "--enforce-eager", "--no-enable-chunked-prefill"]
         arguments += ["--max-num-batched-tokens", str(tokens)]

@@ -47,6 +47,7 @@ class Store:
     1. `announce(directory, manifest)` creates a hidden directory and returns the missing files.
     2. `receive(directory, file, …)` stores one missing file in the hidden directory.
     3. `find(label)` verifies the complete upload and commits it: the hidden directory becomes a version directory.
+       `label` is the name of a version, `incarnation:step:digest` (see `arlarena.proto.trajectory.PolicyVersion`).
     4. `remove_old(directory)` removes old versions after the new version is in service. If the new version cannot be
        served, `remove_refused(directory)` removes the new version.
 
@@ -70,7 +71,8 @@ class Store:
         return self._root
 
     def find(self, label: str) -> Path:
-        """Returns the directory of a version. If the version is an upload, verifies and commits the upload first.
+        """Returns the directory of a version. If an upload of the version is not yet committed, verifies and commits
+        the upload first.
 
         Raises:
             UnknownVersion: this server does not have the version.
@@ -79,7 +81,7 @@ class Store:
         try:
             version = PolicyVersion.parse(label)
         except ValueError as error:
-            raise UnknownVersion(f"{label!r} is not a version: {error}") from error
+            raise UnknownVersion(f"{label!r} is not the label of a version: {error}") from error
         name = version_directory_name(version.step, version.digest)
         directory, upload = self.root / name, self._upload_directory(name)
         if (upload / MANIFEST_FILE).is_file() and self._manifest(upload).label == label:
@@ -92,8 +94,9 @@ class Store:
         return directory
 
     def announce(self, directory: str, text: bytes) -> PushTarget:
-        """Begin or resume the upload of a version. Removes other unfinished uploads. `text`: the manifest. Returns the
-        names of the missing files, and the name of the newest version directory, on which deltas may be based.
+        """Begin or resume the upload of a version. Removes other unfinished uploads. `text`: the version's manifest.
+        Returns the names of the missing files, and the name of the newest version directory. A delta may be the
+        difference to a file of this directory.
 
         Raises:
             VersionError: the manifest is malformed or belongs to another directory.
@@ -137,8 +140,8 @@ class Store:
 
     def remove_old(self, directory: Path) -> None:
         """Remove other versions after the uploaded version `directory` is in service. This version and the `keep` - 1
-        versions before it stay. Newer versions are also removed, because the trainer has gone back to an earlier step.
-        Does nothing if the version was not uploaded.
+        versions before it stay. Newer versions are removed too, because they exist only if the trainer has gone back to
+        an earlier step. Does nothing if the version was not uploaded.
         """
         if directory not in self._uploaded:
             return
@@ -179,7 +182,7 @@ class Store:
             return True
         target.unlink(missing_ok=True)
         for directory in stored:
-            # An error means that the version has an unknown schema or is being removed.
+            # An error means that the version's manifest has an unknown schema, or that the version is being removed.
             with contextlib.suppress(VersionError, FileNotFoundError):
                 if read_manifest(directory).files.get(name) == entry and _matches(directory / name, entry):
                     _link(directory / name, target)
@@ -194,13 +197,16 @@ class Store:
         """
         missing = [name for name in self._manifest(upload).files if not (upload / name).is_file()]
         if missing:
-            raise VersionError(f"{directory.name} is incomplete: {', '.join(missing)} was not uploaded")
+            raise VersionError(f"{directory.name} is incomplete: missing files: {', '.join(missing)}")
         try:
             verify_files(upload, self._manifest(upload))
         except VersionError:
-            shutil.rmtree(upload)  # each file matched its checksum on arrival, so the manifest or the disk is faulty
+            # Each file matched its checksum in the manifest on arrival. So a file has changed on the disk since then,
+            # or the digest of the tensors in the manifest is wrong. The next upload must begin without these files.
+            shutil.rmtree(upload)
             raise
-        _remove(directory)  # it may exist, with identical weights of an earlier run or with files from a crash
+        # The directory may already exist: an earlier run had the same weights, or a crash left an incomplete version.
+        _remove(directory)
         upload.rename(directory)
         (directory / COMMITTED_FILE).touch()
         self._uploaded.add(directory)

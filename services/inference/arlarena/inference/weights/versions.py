@@ -1,6 +1,6 @@
 """Reads and verifies version directories, and checks probes. A directory is committed, which means complete, if it
 contains the file `COMMITTED`. The probe of a version is a few token ids with the trainer's log-probs of these tokens.
-An engine must compute the same log-probs.
+An engine that has loaded the version must compute the same log-probs, within a tolerance.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def parse_manifest(text: bytes, name: str) -> Manifest:
     try:
         schema = msgspec.json.decode(text, type=_Schema).schema
         if schema != MANIFEST_SCHEMA:
-            raise VersionError(f"{name} has schema {schema}, this server reads {MANIFEST_SCHEMA}")
+            raise VersionError(f"{name} has schema {schema}, but this server reads only schema {MANIFEST_SCHEMA}")
         manifest = msgspec.json.decode(text, type=Manifest)
     except VersionError:
         raise

@@ -9,7 +9,7 @@ from arlarena.environments.alfworld.engine.state import NOTHING, WorldState
 from arlarena.environments.alfworld.engine.world import House
 
 HANDS = frozenset(("inreceptacle", "objectatlocation", "holds", "holdsany"))
-EFFECTS: Mapping[str, frozenset[str]] = {  # for each action, the predicates of goals that it may change
+EFFECTS: Mapping[str, frozenset[str]] = {  # for each action, the predicates whose facts the action may change
     "gotolocation": frozenset(("atlocation",)),
     "openobject": frozenset(("opened",)),
     "closeobject": frozenset(("opened",)),

@@ -41,7 +41,7 @@ class AnswerCache:
     by_key: dict[Key, str] = field(default_factory=dict)
 
     def answer(self, grammar: Grammar, command: str, move: Move, state: WorldState, new: WorldState) -> str:
-        """Return the response to a command, which is a move from `state` to `new`."""
+        """Return the response to a command. `move`: the command's move, which leads from `state` to `new`."""
         text = self.by_receptacle.get((command, new.changes.get(move.receptacle, 0))) or self.by_command.get(command)
         if text:
             return text
@@ -65,8 +65,8 @@ class AnswerCache:
 
 
 def _key(needs: int, command: str, state: WorldState, new: WorldState) -> Key:
-    """Return a cache key: the command and the values of its dependencies. The key of the location covers the command's
-    receptacle too.
+    """Return a cache key: the command and the values of its dependencies `needs`. The location's key also covers the
+    command's receptacle, because the receptacle is at this location.
     """
     return (
         command,
@@ -81,9 +81,10 @@ def _key(needs: int, command: str, state: WorldState, new: WorldState) -> Key:
 class FactRecorder:
     """Gives access to the facts of a state, and records in `needs` which kinds of facts are read.
 
-    `origin` is the location before the command. It is the only argument of the command that is not in the command's
-    text. The response depends on `origin` if the grammar reads `origin`, or if the grammar lists locations: a list
-    leaves out `origin`, because different variables of a query denote different entities.
+    `origin`: the location before the command. All other arguments of the command are in the command's text. The
+    response depends on `origin` in two cases: the grammar reads `origin`, or the grammar lists locations. A list of
+    locations leaves out `origin`, because a variable already denotes `origin`, and different variables of a query
+    denote different entities.
     """
 
     def __init__(self, state: WorldState, origin: int, receptacle: int) -> None:

@@ -1,6 +1,6 @@
 """The rules of this engine as a PDDL domain, and the check that a game has the same rules.
 
-Generated games contain `DOMAIN`. It is equivalent to ALFRED's domain.
+Generated games contain `DOMAIN`. This domain is equivalent to the domain of ALFRED, the data set behind ALFWorld.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ GRAMMAR = resources.files(__package__).joinpath("data/grammar.twl2").read_text(e
 UNSATISFIABLE = ("never",)  # stands for a condition that never holds; ALFRED's domain has such a condition
 
 
-OPTIONAL_ACTIONS = frozenset(("help",))  # ALFWorld 0.4 added this action; the games of json_2.1.1 are older
+# ALFWorld 0.4 added this action. The games of the older data set json_2.1.1 do not have it.
+OPTIONAL_ACTIONS = frozenset(("help",))
 
 
 @lru_cache(maxsize=16)
@@ -46,7 +47,7 @@ def check_domain(text: str) -> frozenset[str]:
 
 
 def _actions(text: str) -> dict[str, object]:
-    """Return the actions of a domain by name. They are in canonical form: equivalent definitions become equal."""
+    """Return the actions of a domain by name, in a canonical form that is equal for equivalent definitions."""
     definition = next((one for one in read_expressions(text) if isinstance(one, list) and one[:1] == ["define"]), None)
     if not isinstance(definition, list):
         raise GameError("PDDL domain: there is no (define …)")

@@ -1,4 +1,4 @@
-"""Plays a game. It computes exactly the same admissible commands and responses as TextWorld.
+"""Plays a game. The admissible commands and the responses are exactly the same as in TextWorld.
 
 A *menu* is the list of the admissible commands in a state. All episodes of a game share its caches of menus and
 responses.

@@ -19,7 +19,8 @@ def compile_goal(goal: Expression, house: House, types: Mapping[str, str]) -> tu
     """Compile a goal expression. `types`: the type of each object, by the object's id.
 
     Returns:
-        a function that tests whether the goal holds in a state, and the mask of the entities that the goal can name.
+        a function that tests whether the goal holds in a state, and the mask of the entities that the goal can refer
+        to.
 
     Raises:
         GameError: the expression is not supported.
@@ -104,8 +105,8 @@ class _Compiler:
         return lambda state, scope: all(test(state, scope) for test in always) and search(state, dict(scope), 0)
 
     def _candidates(self, name: str, kind: str, parts: list[Expression]) -> list[int]:
-        """Return the candidates for the variable `name`: the entities of type `kind` that satisfy all conditions in
-        `parts` that contain no other variable and never change.
+        """Return the candidates for the variable `name`: the entities of type `kind` that satisfy certain conditions in
+        `parts`. These are the conditions that contain no other variable and whose predicate is static.
         """
         # `object` is the root of PDDL's types and matches every entity.
         found = list(range(len(self._house.ids))) if kind == "object" else self._of_type.get(kind, [])
@@ -138,7 +139,9 @@ class _Compiler:
 
 
 def _merged(kinds: dict[str, str], body: Expression) -> tuple[dict[str, str], list[Expression]]:
-    """Return the variables and the parts of a conjunction. Merge an inner `exists` if its variable names are new."""
+    """Return the variables and the parts of a conjunction. If all variables of an inner `exists` have new names, its
+    variables and its parts are included.
+    """
     parts: list[Expression] = []
     for part in _conjuncts(body):
         match part:

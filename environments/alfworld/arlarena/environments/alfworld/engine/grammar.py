@@ -26,7 +26,7 @@ from arlarena.environments.alfworld.errors import GameError
 Binding = Mapping[str, int]  # variable -> entity
 
 # Maximum characters of a grammar and of a text in it. ALFWorld's grammar has 6 KB, and its longest text 50 characters.
-# The regular expressions in this module take quadratic time.
+# The limits are necessary because the regular expressions in this module take quadratic time.
 MAX_GRAMMAR, MAX_RULE = 1 << 18, 1 << 12
 
 

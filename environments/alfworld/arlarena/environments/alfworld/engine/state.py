@@ -29,7 +29,8 @@ class WorldState:
         marks: for each condition, such as `isclean`, the things that have the condition.
         key: a Zobrist hash of the state: the XOR of the hashes of all facts that differ from the start. Equal states
             have equal keys. A step updates the key only for the facts that the step changes.
-        changes: a hash like `key` for each receptacle, and for each location with its receptacles and things.
+        changes: for each receptacle and each location, a hash of its changed facts, computed like `key`. The facts of a
+            location include the facts of its receptacles and things.
         removed: pairs (thing, receptacle) for things that were taken from a receptacle and not put back. They are
             stored only if several receptacles share the location, because the text of `look` then depends on them.
     """

@@ -1,4 +1,4 @@
-"""Limits for the computation of texts. Without limits, this computation may never end if a grammar is untrusted.
+"""Limits for the computation of texts. A grammar may be untrusted: without limits, computing its texts may never end.
 
 ALFWorld's longest text needs about a hundred queries and 1 ms. It has about a thousand characters.
 """
@@ -13,6 +13,7 @@ from arlarena.environments.alfworld.errors import GameError
 
 Pattern = tuple[int | None, ...]
 
+# Limits of one text. MAX_TEXT is in characters.
 MAX_QUERIES = 100_000
 MAX_SECONDS = 2.0
 MAX_TEXT = 1 << 16

@@ -28,7 +28,7 @@ from arlarena.proto.text.files import TextFileError, read_text
 
 GAME, TRAJECTORY = "game.tw-pddl", "traj_data.json"
 MADE_PROBLEM = "made"  # name of the PDDL problem in games that `export` writes
-OFFICIAL_PROBLEM = "(problem plan_trial_T"  # ALFRED's problem names have the time of the trial after T
+OFFICIAL_PROBLEM = "(problem plan_trial_T"  # the first words of official problems; the time of the trial follows T
 SPLITS = ("train", "valid_seen", "valid_unseen")
 INNER = ("json_2.1.1", "json_2.1.2")  # folders in ALFWORLD_DATA to which ALFWorld's tools download the games
 MAX_FILE_BYTES = 8 << 20  # ALFWorld's games have about 100 KB
@@ -64,7 +64,8 @@ class FileGames:
     """The games of a folder, or of one file.
 
     Args:
-        root: the folder ALFWORLD_DATA, the folder of splits in it, another folder with games, or the file of one game.
+        root: the folder that ALFWORLD_DATA names, the folder of splits in it, another folder with games, or the file of
+            one game.
         types: the kinds of tasks to play. If a folder's name does not state the kind of a game, the game is included.
 
     Raises:
@@ -115,7 +116,7 @@ class FileGames:
         return read_game(self._splits[split][index].path)
 
     def file(self, split: str, index: int) -> GameFile:
-        """Return the texts of the game's file. Errors as in `game`, but the game's rules are not checked."""
+        """Return the three texts of the game's file. Errors as in `game`, but the game's rules are not checked."""
         return read_file(self._splits[split][index].path)
 
     def name(self, split: str, index: int) -> str:
@@ -143,7 +144,7 @@ def read_game(path: Path) -> LoadedGame:
 
 
 def read_file(path: Path) -> GameFile:
-    """Return the texts of a file.
+    """Return the three texts that a game's file contains: the PDDL domain, the grammar and the PDDL problem.
 
     Raises:
         TaskError: the file cannot be read. The message names the file.
@@ -210,8 +211,8 @@ def _files(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _can_be_solved(path: Path) -> bool:
-    """Return whether the game is marked as solvable. Return True for an invalid file: when the game is played, the
-    error then names the file.
+    """Return whether the game is marked as solvable. Return True for an invalid file, so that the game is not silently
+    left out. When it is played, the error names the file.
     """
     try:
         return _decode(path, Solvable).solvable is True

@@ -43,7 +43,7 @@ FIXED_THINGS = frozenset(
     {"Chair", "LightSwitch", "Mirror", "Sink", "Window", "Television", "Painting", "HousePlant", "Bathtub"}
 )
 SURFACES = frozenset({"CounterTop", "DiningTable", "CoffeeTable", "SideTable", "Desk", "Dresser", "Sofa", "Bed"})
-SURFACE_WEIGHT = 4  # how many times as likely a thing is on a surface than in another receptacle
+SURFACE_WEIGHT = 4  # a thing is 4 times as likely to be on a surface as to be in another receptacle
 # Some receptacles stand on another receptacle, such as a coffee machine on a counter top. ALSO_ON is the probability
 # that a thing in such a receptacle is also on the other receptacle.
 ALSO_ON = 0.5
@@ -126,7 +126,7 @@ def rooms_of(split: str) -> Sequence[int]:
 
 
 def belongs_to(content_key: str, split: str) -> bool:
-    """Return whether a content key belongs to the split. The room must already be a room of the split."""
+    """Return whether a game with this content key belongs to the split. Its room must be in `rooms_of(split)`."""
     if split == "valid_unseen":
         return True
     share, total = TRAIN_SHARE
@@ -306,9 +306,10 @@ def check_options(options: HouseOptions) -> None:
     Raises:
         ValueError: no game is possible. The message names the option to change.
     """
-    unknown = sorted(set(options.types) - set(TASK_TYPES)) or ([] if options.types else ["(none)"])
-    if unknown:
-        raise ValueError(f"task_types: {', '.join(unknown)}; known: {', '.join(TASK_TYPES)}")
+    if not options.types:
+        raise ValueError(f"task_types: at least one kind of tasks is needed; known: {', '.join(TASK_TYPES)}")
+    if unknown := sorted(set(options.types) - set(TASK_TYPES)):
+        raise ValueError(f"task_types: unknown kinds of tasks {', '.join(unknown)}; known: {', '.join(TASK_TYPES)}")
     if not 2 <= options.things[0] <= options.things[1]:
         raise ValueError(
             f"things = {list(options.things)}: the first value must be at least 2, and the second at least the first"

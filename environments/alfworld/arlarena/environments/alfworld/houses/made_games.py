@@ -1,4 +1,6 @@
-"""Generated games. Options, split and index determine each game. `generator` explains *draft*."""
+"""Generated games. The options, the split and the index determine a game. A *draft* is a game drawn at random: see
+`generator`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from arlarena.environments.alfworld.houses.generator import SPLITS, Draft, House
 from arlarena.proto.env_api import DataSource
 
 MAX_DRAFTS = 10_000  # about every second draft is valid; the limit is reached only if the options allow no game
-GOAL = "Your task is to: UNKNOWN GOAL."
+GOAL = "Your task is to: UNKNOWN GOAL."  # in GRAMMAR; each game replaces it by the sentence of its task
 
 
 class GeneratedGames:
@@ -43,7 +45,7 @@ class GeneratedGames:
         return _loaded(split, index, self._options, self._horizon)[1]
 
     def file(self, split: str, index: int) -> GameFile:
-        """Return the texts of the game's file. Errors as in `game`."""
+        """Return the three texts of the game's file. Errors as in `game`."""
         return file_of(draft_of(split, index, self._options, self._horizon))
 
     def name(self, split: str, index: int) -> str:
@@ -76,7 +78,10 @@ def _loaded(split: str, index: int, options: HouseOptions, horizon: int) -> tupl
         )
         if belongs_to(made.content_key, split) and _solvable(made, horizon):
             return draft, made
-    raise TaskError(f"no game for {split}/{index} in {MAX_DRAFTS} drafts: the options are too narrow")
+    raise TaskError(
+        f"no game for {split}/{index} in {MAX_DRAFTS} drafts: the options allow too few games: change things, "
+        "receptacles, instances, task_types or max_steps"
+    )
 
 
 def _solvable(made: LoadedGame, horizon: int) -> bool:
@@ -93,5 +98,5 @@ def _solvable(made: LoadedGame, horizon: int) -> bool:
 
 
 def file_of(draft: Draft) -> GameFile:
-    """Return the texts of a game's file."""
+    """Return the three texts of a game's file."""
     return GameFile(DOMAIN, GRAMMAR.replace(GOAL, draft.goal.sentence(draft.choice)), draft.text(MADE_PROBLEM))

@@ -52,8 +52,8 @@ class MathState:
         turns: a pair (reply, response of the environment) for each turn.
         programs: the programs so far, in order, without programs that were stopped. If `EpisodeRules.stateful` is True,
             later programs can use the definitions in these programs.
-        findings: the results of the programs in canonical form. Methods with step-level advantages compare turns whose
-            states have equal findings.
+        findings: the results of the programs in canonical form. Training methods with step-level advantages compare
+            turns whose states have equal findings.
         answer: the answer, or None if the policy has not answered yet.
         right: whether the answer is right.
     """
@@ -110,7 +110,7 @@ class TirMathEpisode:
         """Return the expert's replies: first a program that computes the answer, then the answer; or only the answer.
 
         Raises:
-            ExpertUnavailable: the problem has no expert's program.
+            ExpertUnavailable: the problem has no program of the expert.
         """
         program, answer = self.problem.expert, f"\\boxed{{{self.problem.answer}}}"
         if self.state.findings or self._is_direct():

@@ -13,7 +13,8 @@ _LANGUAGE = re.compile(
     r"[ \t]*+(?:\{code-cell\}[ \t]*+)?+[{\[. \t]*+(?:i?python|py|pycon|tool_code)[\d.]*+(?:-repl)?+(?![\w(=.+#-])",
     re.IGNORECASE,
 )
-# A fence at the beginning of a line. Or a fence within a line, if a language name that means Python follows the fence.
+# Matches a fence at the beginning of a line. Also matches a fence within a line if a language name that means Python
+# follows the fence.
 _OPENING = re.compile(
     rf"^(?P<indent>[ \t]*+)(?P<fence>`{{3,}}+|~{{3,}}+)|(?<!`)(?P<inline>`{{3,}}+)(?={_LANGUAGE.pattern})",
     re.MULTILINE | re.IGNORECASE,
@@ -85,7 +86,8 @@ class _Opening:
         fence: the backticks or tildes.
         start: position of the fence in the text.
         indent: number of characters before the fence on its line.
-        body: position at which the content begins.
+        language: as in `Block`.
+        body: position in the text at which the content begins.
         on_line: whether the line contains only the fence, its language and its attributes.
         quoted: number of Markdown quotation marks (`>`) before the fence.
     """

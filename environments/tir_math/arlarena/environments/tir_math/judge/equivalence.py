@@ -179,7 +179,8 @@ def by_parts(gold: str, answer: str, nesting: int) -> bool | None:
     if any("\\text{" in text and "," in text and _words_of(text) for text in (gold, answer)):
         gold, answer = unwrap_text(gold), unwrap_text(answer)
     expected, given = read_structure(gold), read_structure(answer)
-    if (expected.kind == "list") != (given.kind == "list"):  # if the other text is a list, 15,600 may be two values
+    # If exactly one text is a list, a number such as 15,600 in the other text may be two values.
+    if (expected.kind == "list") != (given.kind == "list"):
         expected, given = read_structure(gold, given.kind != "list"), read_structure(answer, expected.kind != "list")
     golds, answers, kinds = list(expected.items), list(given.items), {expected.kind, given.kind}
     if kinds <= {"value", "relation"}:

@@ -60,7 +60,8 @@ _REWRITES = tuple(
         (r"(?<=[\d)!])(?=\()", "*"),  # the parser reads 2(3) as a mixed number
     )
 )
-# Letters other than f, g and h are factors, not functions. I gets parentheses, because the parser drops its exponent.
+# Letters other than f, g and h are factors, not functions. I gets parentheses, because the parser would drop the
+# exponent of a bare I.
 _PRODUCT, _UNIT = re.compile(r"((?<![\\A-Za-z])[A-Za-eI-Zi-z]|\\pi)\s*(?=\()"), re.compile(r"I(?=\^)")
 _WORD = re.compile(r"\\[A-Za-z]+|[A-Za-z]+")
 

@@ -37,7 +37,7 @@ class Judge(Protocol):
 class ForkJudge:
     """Judges each answer in a locked-down fork of a zygote (see `arlarena.sandbox`) that has loaded math-verify.
 
-    Verdicts are cached, because the episodes of a group often give the same answer.
+    Verdicts are cached, because episodes of the same task often give the same answer.
     """
 
     def __init__(self, settings: ForkSettings) -> None:

@@ -11,11 +11,11 @@ In math-verify 0.9.0 and the libraries that it uses, an answer can reach `eval` 
 - `latex2sympy` reads a number by `sympy.Number(text)`, which evaluates the text as Python. This is safe: the lexer of
   `latex2sympy` passes only digits and a point.
 
-So a text is parsed only if it consists of the characters and commands that this module lists. They cannot form sums,
-limits, integrals, texts or operators. A parsed expression may contain only the types of nodes that this module lists,
-and symbols that are letters. Expressions that would take long to compute are refused too: before any evaluation, `size`
-computes a bound of the numbers in the expression. The parser itself does not evaluate. A refused answer is still right
-if its text equals the gold answer.
+So a text is parsed only if it consists of the characters and commands that this module lists. These characters and
+commands cannot form sums, limits, integrals, texts or operators. A parsed expression may contain only the types of
+nodes that this module lists, and symbols that are letters. Expressions that would take long to compute are refused too:
+before any evaluation, `size` computes an upper bound of the numbers in the expression. The parser itself does not
+evaluate expressions. A refused answer is still right if its text equals the gold answer.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ OPTIONAL = ("id", "source", "level", "subject")
 
 
 class HubOptions(Table):
-    """A data set and its columns. The server downloads the data set when the server starts, unless the data set is a
-    folder or in the cache.
+    """A data set and its columns. If the data set is neither a folder nor in the cache, the server downloads it at its
+    start.
     """
 
     name: str = Field(description="name on the Hugging Face Hub, such as openai/gsm8k, or a folder")

@@ -55,8 +55,8 @@ def _from_folder(folder: Path, options: TirMathOptions) -> TirMathOptions:
     The file train.jsonl is the training set. Every other file is a test set, with the file's name as its split.
 
     Raises:
-        ConfigError: the folder does not exist, or it has no train.jsonl. In the latter case, one of the other files may
-            be the training set, so none is used as a test set.
+        ConfigError: the folder does not exist, or it has no train.jsonl. Without train.jsonl, one of the other files
+            may be the training set, so none of them may be used as a test set.
     """
     if not folder.is_dir():
         problem = "this is a file: name its folder" if folder.exists() else "this folder does not exist"

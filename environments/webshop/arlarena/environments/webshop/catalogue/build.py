@@ -2,8 +2,9 @@
 
     build_folder(target, items, CatalogueFacts(key, "files of /data", official=True, splits="official"))
 
-The folder has the products, the instructions, the goals of each split, and the index for searching. It is written into
-a temporary folder beside it, which is then renamed, so a folder is complete or absent.
+The folder has the products, the instructions, the goals of each split, and the index for searching. The build writes
+into a temporary folder beside the target, and renames the temporary folder at the end. So the target is complete or
+absent.
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ from arlarena.environments.webshop.search.build import IndexBuilder
 from arlarena.environments.webshop.shop.product import Product
 from arlarena.proto.atomic_files import write_json
 
-FORMAT = 1  # of a built folder; another number makes old folders unusable
-BATCH = 1000  # products whose nouns are found together
+FORMAT = 1  # version of the format of built folders; folders of other versions cannot be read
+BATCH = 1000  # number of products whose nouns are found in one call
 
 
 class Item(NamedTuple):
-    """A product and the instructions whose goal it is."""
+    """A product, and the instructions that ask for this product."""
 
     product: Product
     instructions: list[Instruction]
@@ -64,13 +65,14 @@ class Nouns(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CatalogueFacts:
-    """What is known about a catalogue before it is built.
+    """The facts about a catalogue that are known before it is built.
 
     Attributes:
-        key: identifies sources and options; a folder with another key is another catalogue.
-        description: of the source, for `/v1/info`.
-        official: whether the products are the data of published results.
-        splits: the original's shuffle, or by hash of the content.
+        key: identifies the sources and the options. A folder with another key contains another catalogue.
+        description: description of the source, for `/v1/info`.
+        official: whether the products are the data set of the published results; None if unknown.
+        splits: how goals are assigned to splits. `official`: by the shuffle of WebShop's code; `hash`: by the hash of
+            their content.
     """
 
     key: str
@@ -80,7 +82,14 @@ class CatalogueFacts:
 
 
 class Meta(msgspec.Struct, frozen=True):
-    """meta.json of a built folder. `content`: the hash of products and goals."""
+    """The content of meta.json in a built folder.
+
+    Attributes:
+        products: number of products.
+        goals: number of goals in each split.
+        content: hash of the products, the instructions and the method of the splits.
+        warnings: problems in the source files that did not stop the build.
+    """
 
     format: int
     key: str
@@ -94,7 +103,8 @@ class Meta(msgspec.Struct, frozen=True):
 
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Hold the lock of a folder, NAME.lock beside it. Waits for the process that has it.
+    """Hold the lock of a folder while the context lasts. The lock is the file NAME.lock beside the folder. If another
+    process holds the lock, wait.
 
     Raises:
         CatalogueError: the parent folder cannot be written.
@@ -103,7 +113,8 @@ def locked(target: Path) -> Iterator[None]:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(target.with_name(f"{target.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise CatalogueError(f"{target}: cannot be written ({error.strerror}): name another folder as index") from error
+        message = f"{target}: cannot be written ({error.strerror}): set index (or --index) to another folder"
+        raise CatalogueError(message) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -120,22 +131,23 @@ def build_folder(
     nouns: Nouns | None = None,
     total: int | None = None,
 ) -> Meta:
-    """Write a catalogue's folder. The caller holds its lock. A folder at `target` is replaced.
+    """Write a catalogue's folder. The caller must hold the folder's lock (see `locked`). A folder at `target` is
+    replaced.
 
     Args:
         target: the folder to write.
-        items: products in order. Asins must be unique.
-        facts: of the catalogue.
-        problems: what the reading of `items` reports; stored as warnings.
-        nouns: finds the nouns of products that have none. None: they are left as they are.
-        total: number of products for the progress bar, which is shown on a terminal.
+        items: the products with their instructions, in order. All asins (product ids) must differ.
+        facts: the facts about the catalogue.
+        problems: the problems that were found while `items` was read. They are stored as warnings.
+        nouns: finds the nouns of the titles of products without nouns. If None, these products stay without nouns.
+        total: number of products, for the progress bar. The bar is shown only on a terminal.
 
     Raises:
-        CatalogueError: there is no product, or `items` raised it.
+        CatalogueError: there is no product, or reading `items` raises it.
         OSError: the folder cannot be written.
     """
     partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed build
+    shutil.rmtree(partial, ignore_errors=True)  # an earlier build may have been killed
     partial.mkdir()
     try:
         meta = _write(partial, items, facts, problems or DataProblems(), nouns, total)
@@ -156,7 +168,7 @@ def _write(
     total: int | None,
 ) -> Meta:
     writer = _Writer(folder, problems)
-    # tqdm shows nothing if stderr is no terminal.
+    # With disable=None, tqdm shows nothing if standard error is not a terminal.
     with tqdm(total=total, unit=" products", desc="building", disable=None, file=sys.stderr) as progress:
         for batch in _batches(items):
             for item in _with_nouns(batch, nouns):
@@ -197,7 +209,7 @@ class _Writer:
         self._index = IndexBuilder(folder)
         self._encoder = msgspec.msgpack.Encoder()
         self._asins: list[bytes] = []
-        self._goals = array("q")  # instruction and combination of each goal
+        self._goals = array("q")  # two numbers for each goal: its instruction, and its combination of options
 
     def add(self, item: Item) -> None:
         product = item.product

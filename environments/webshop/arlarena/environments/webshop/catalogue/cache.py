@@ -1,4 +1,4 @@
-"""Finds the folder of a built catalogue, and builds it if it is absent."""
+"""Finds the folder of a built catalogue. If the folder is absent, the catalogue is built."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from arlarena.environments.webshop.settings import index_cache
 
 
 def key_of_files(files: Iterable[Path], *options: object) -> str:
-    """Return the key of a catalogue: it changes with the format of the folder, the constants of the index, the options,
-    and the name, size or time of change of a file.
+    """Return the key of a catalogue: a hash of the format, the constants of the index, the options, and the name, size
+    and modification time of each file.
 
     Raises:
         CatalogueError: a file cannot be read.
@@ -31,7 +31,9 @@ def key_of_files(files: Iterable[Path], *options: object) -> str:
 
 
 def folder_of(index: Path | None, key: str) -> Path:
-    """Return the folder of a catalogue: the option `index`, or a folder in the user's cache by the key."""
+    """Return the folder of a catalogue: the option `index`, or else the folder with the key's name in the user's
+    cache.
+    """
     return index.expanduser() if index else index_cache() / key
 
 
@@ -39,7 +41,7 @@ def is_built(folder: Path, key: str) -> bool:
     """Return whether the folder has the catalogue of this key.
 
     Raises:
-        CatalogueError: it has another catalogue, a damaged one, or other files.
+        CatalogueError: the folder has another catalogue, a damaged catalogue, or other files.
     """
     try:
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
@@ -47,17 +49,21 @@ def is_built(folder: Path, key: str) -> bool:
     except OSError as error:
         raise CatalogueError(f"{folder}: cannot be read: {error.strerror}") from error
     if not (folder / "meta.json").is_file():
-        raise CatalogueError(f"{folder}: has other files, and no meta.json of an index; name another folder as index")
+        raise CatalogueError(
+            f"{folder}: has other files, but no meta.json, so it is not an index; set index (or --index) to another "
+            "folder"
+        )
     if read_meta(folder).key != key:
         raise CatalogueError(
-            f"{folder}: was built from other files, with other options or by another version; name another folder as "
-            "index, or delete this one"
+            f"{folder}: was built from other files, with other options or by another version; delete this folder, or "
+            "set index (or --index) to another folder"
         )
     return True
 
 
 def ensure_built(folder: Path, key: str, build: Callable[[Path], Meta]) -> bool:
-    """Build the folder if it is absent. Returns whether it was built. One process builds; others wait for it.
+    """Build the folder if it is absent. Return whether this call built it. If several processes call this function, one
+    of them builds, and the others wait.
 
     Raises:
         CatalogueError: see `is_built`, `locked` and `build`.

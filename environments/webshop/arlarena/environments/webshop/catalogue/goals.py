@@ -1,7 +1,8 @@
 """Goals: instructions for products, and the goals that follow from them.
 
-An instruction written by a person is one goal. A synthetic instruction is a goal for each combination of the product's
-options. Goals are stored as pairs of integers (instruction, combination), so that millions of them stay small.
+An instruction written by a person gives one goal. A synthetic instruction gives one goal for each combination of the
+product's options. A goal is stored as a pair of integers (instruction, combination), so that millions of goals take
+little space.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from arlarena.environments.webshop.shop.product import Product
 Options = list[tuple[str, str] | str]
 
 PRICE_LIMITS = tuple(10.0 * tens for tens in range(1, 100))  # PRICE_RANGE of WebShop's goal.py
-LIMITS_DRAWN_FROM = 4  # the lowest limits above the price, of which two are drawn
-# Beyond this number of combinations the goals of one product would crowd out all others. The original has no bound.
+LIMITS_DRAWN_FROM = 4  # two limits are drawn from this number of the lowest limits above the price
+# Maximum number of combinations of one instruction that become goals. Without a maximum, a few products could have most
+# of the goals. WebShop's code has no maximum.
 MOST_COMBINATIONS = 10_000
 
 
@@ -27,11 +29,12 @@ class Instruction(msgspec.Struct, frozen=True):
     """An instruction for a product, as a source of products gives it.
 
     Attributes:
-        text: the instruction. Option texts and the price limit are appended if they are not given here.
-        attributes: what the purchase must have; not empty.
-        options: what to choose. None: synthetic, there is a goal for each combination of the product's options.
-        price_upper: the price limit in dollars. None: a limit is drawn, and its text appended. A limit that is given
-            must be part of `text` already.
+        text: the instruction. If `options` is None, the goal's options are appended. If `price_upper` is None, the
+            price limit is appended.
+        attributes: the attributes that the purchase must have; not empty.
+        options: the options to choose. None for a synthetic instruction, which gives a goal for each combination of the
+            product's options.
+        price_upper: the price limit in dollars. If a limit is given, `text` must state it. If None, a limit is drawn.
     """
 
     text: str
@@ -41,7 +44,9 @@ class Instruction(msgspec.Struct, frozen=True):
 
 
 class StoredInstruction(msgspec.Struct, frozen=True):
-    """An instruction of a built catalogue. `product`: its number. `price_text`: appended to the goal's instruction."""
+    """An instruction of a built catalogue. `product`: the number of the product. `price_text`: the text about the price
+    limit, which is appended to each goal's instruction.
+    """
 
     product: int
     text: str
@@ -61,10 +66,11 @@ def stored(instruction: Instruction, number: int, product: Product) -> StoredIns
 
 
 def price_limit(product: Product, instruction: str) -> float:
-    """Draw the price limit of an instruction: the larger of two of the first four limits above the price.
+    """Draw the price limit of an instruction: the larger of two limits, drawn from the four lowest limits above the
+    price.
 
-    The drawing is seeded by product and instruction. As in the original, all goals of a synthetic instruction have the
-    same limit.
+    The product and the instruction are the seed. As in WebShop's code, all goals of a synthetic instruction have the
+    same limit. If fewer than two limits are above the price, return NO_LIMIT.
     """
     limits = [limit for limit in PRICE_LIMITS if limit > product.price][:LIMITS_DRAWN_FROM]
     if len(limits) < 2:
@@ -87,7 +93,7 @@ def combination(options: Mapping[str, Sequence[str]], number: int) -> list[tuple
 
 
 def goals_of(instruction: StoredInstruction, product: Product) -> int:
-    """Return the number of goals of an instruction. The caller applies MOST_COMBINATIONS."""
+    """Return the number of goals of an instruction. The caller must apply the maximum MOST_COMBINATIONS."""
     return combinations(product.options) if instruction.options is None else 1
 
 
@@ -108,6 +114,8 @@ def goal(instruction: StoredInstruction, product: Product, number: int) -> Goal:
 
 
 def content_key(goal: Goal, product: Product) -> tuple[str, ...]:
-    """Return what two goals must not have in common if one is for training and one for evaluation: product, options."""
+    """Return the key of a goal: its product and its options. A training goal and an evaluation goal must have different
+    keys.
+    """
     options = ["\0".join(option) if isinstance(option, tuple) else option for option in goal.options]
     return (product.asin, *sorted(options))

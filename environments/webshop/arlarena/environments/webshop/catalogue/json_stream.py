@@ -1,4 +1,4 @@
-"""Reads a JSON array of objects from a large file, an object at a time."""
+"""Reads a JSON array of objects from a large file, one object at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from arlarena.environments.webshop.errors import CatalogueError
 
 CHUNK = 1 << 22  # characters read at once
-LONGEST = 1 << 25  # characters of an object; a longer one is taken for a missing bracket
+LONGEST = 1 << 25  # maximum characters of an object; in a longer object, a bracket is probably missing
 WHITE_SPACE = " \t\r\n"
 _decoder = json.JSONDecoder()
 
@@ -19,7 +19,8 @@ def read_array(path: Path) -> Iterator[Any]:
     """Yield the elements of a JSON array.
 
     Raises:
-        CatalogueError: the file cannot be read or is no array of JSON values; the message names file and position.
+        CatalogueError: the file cannot be read, or is not an array of JSON values. The message names the file and the
+            position.
     """
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -33,7 +34,11 @@ def read_array(path: Path) -> Iterator[Any]:
 
 
 class _Stream:
-    """A window of the text. `_before`: characters before the window; `_at`: position in the window."""
+    """Reads the file through a window, which is a part of its text.
+
+    `_text`: the window. `_before`: number of characters before the window. `_at`: position in the window. `_number`:
+    number of elements read so far.
+    """
 
     def __init__(self, path: Path, file: TextIO) -> None:
         self._path, self._file = path, file
@@ -51,7 +56,9 @@ class _Stream:
             self._expect(",")
 
     def _more(self) -> bool:
-        """Read on. Returns whether there was more."""
+        """Append the next chunk of the file to the window, and drop the text before `_at`. Return False at the end of
+        the file.
+        """
         chunk = self._file.read(CHUNK)
         self._before += self._at
         self._text, self._at = self._text[self._at :] + chunk, 0
@@ -88,7 +95,7 @@ class _Stream:
             except RecursionError as error:
                 raise self._error("invalid JSON (nested too deeply)", self._before + self._at) from error
             read = end - self._at
-            # A number at the end of the window may go on with ".5" or "e+5".
+            # A number at the end of the window may continue with ".5" or "e+5" in the next chunk.
             if end + 2 >= len(self._text) and isinstance(value, (int, float)) and self._more():
                 continue
             self._at += read
@@ -102,6 +109,8 @@ class _Stream:
 
 
 def _may_go_on(error: json.JSONDecodeError, rest: str) -> bool:
-    """Return whether the text ended before the parser could know more. `rest`: the text from the error on."""
-    # The longest token that can be cut is "false" or an escape such as "\u20ac".
+    """Return whether the parser may have failed only because the text ends within a token. `rest`: the text from the
+    error on.
+    """
+    # The longest tokens that the end of the text can cut are "false" and escapes such as "\u20ac".
     return error.msg.startswith("Unterminated string") or len(rest.strip()) < len("\\u20ac")

@@ -9,7 +9,7 @@ from arlarena.proto.env_api import DataSource
 
 
 class LimitedCatalogue:
-    """The same catalogue, in which a search finds at most `most` products."""
+    """Another catalogue's products and goals, with a search that finds at most `most` products."""
 
     def __init__(self, catalogue: Catalogue, most: int) -> None:
         self._catalogue, self._most = catalogue, most

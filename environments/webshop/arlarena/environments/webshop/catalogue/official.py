@@ -1,4 +1,4 @@
-"""The official files: products, attributes with synthetic instructions, and instructions written by people."""
+"""Reads the official files: products, attributes with synthetic instructions, and instructions written by people."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXPECTED = (
 
 @dataclass(frozen=True, slots=True)
 class OfficialFiles:
-    """The files of a folder. `attributes` and `human` are None if absent."""
+    """The official files of a folder. `attributes` and `human` are None if the file is absent or not used."""
 
     products: Path
     attributes: Path | None
@@ -43,7 +43,7 @@ class OfficialFiles:
 
 
 class _AttributesEntry(msgspec.Struct):
-    """Of items_ins_v2*.json, by asin."""
+    """An entry of items_ins_v2*.json. The file has one entry for each asin (product id)."""
 
     attributes: list[str] | None = None
     instruction: str | None = None
@@ -51,7 +51,7 @@ class _AttributesEntry(msgspec.Struct):
 
 
 class _HumanEntry(msgspec.Struct):
-    """Of the lists in items_human_ins.json, by asin."""
+    """An entry of items_human_ins.json. The file has a list of entries for each asin (product id)."""
 
     instruction: str
     instruction_attributes: list[str] = []
@@ -61,11 +61,12 @@ class _HumanEntry(msgspec.Struct):
 def find_files(folder: Path, goals: GoalKind) -> OfficialFiles:
     """Return the official files of a folder.
 
-    Products: items_shuffle.json, else items_shuffle_1000.json, else the only file *items*.json that is no file of
-    instructions. Attributes: the file of the same data set, else the only items_ins_v2*.json.
+    The file of products is items_shuffle.json, else items_shuffle_1000.json, else the only file *items*.json that does
+    not contain instructions. The file of attributes is the file of the same data set, else the only file
+    items_ins_v2*.json.
 
     Raises:
-        CatalogueError: a file is missing, or the choice is not clear; the message lists what is expected.
+        CatalogueError: a file is missing, or there are several candidates. The message lists the expected files.
     """
     if not folder.is_dir():
         raise CatalogueError(f"{folder}: no such folder; {EXPECTED}")
@@ -99,7 +100,7 @@ def _has_instructions(name: str) -> bool:
 
 
 def _only(folder: Path, pattern: str) -> Path | None:
-    """Return the only file of a pattern, None if there is none."""
+    """Return the only file that matches a pattern, or None if no file matches."""
     found = sorted(folder.glob(pattern))
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
@@ -108,7 +109,7 @@ def _only(folder: Path, pattern: str) -> Path | None:
 
 
 def has_more_products(files: OfficialFiles, most: int) -> bool:
-    """Return whether the file of products has more than `most` entries. Reads no further than that."""
+    """Return whether the file of products has more than `most` entries. At most `most` + 1 entries are read."""
     return next(islice(read_array(files.products), most, None), None) is not None
 
 
@@ -118,17 +119,17 @@ def read_items(
     """Yield the products with their instructions.
 
     Args:
-        files: of `find_files`.
-        goals: which instructions to read.
-        problems: counts what is left out.
-        most: use the first entries of the file only.
+        files: the result of `find_files`.
+        goals: the kind of instructions to read.
+        problems: counts the entries and the instructions that are left out.
+        most: maximum number of entries to read from the file of products; None for all entries.
 
     Raises:
         CatalogueError: a file is truncated or invalid.
     """
     attributes = _by_asin(files.attributes) if files.attributes else {}
     human = _by_asin(files.human) if files.human else {}
-    # The rule of the original for its own files: longer ids there are scraping errors.
+    # WebShop's code has this rule for its own files, in which longer asins are scraping errors.
     longest = LONGEST_ASIN if files.products.name.startswith("items_shuffle") else None
     seen: set[str] = set()
     for number, entry in enumerate(islice(read_array(files.products), most), start=1):
@@ -136,7 +137,7 @@ def read_items(
             asin = asin_of(entry) if isinstance(entry, Mapping) else ""
             where = f"{files.products}, product {asin or f'number {number:,}'}"
             if longest and len(asin) > longest:
-                problems.add(f"an asin longer than {longest} characters was left out", where)
+                problems.add(f"a product with an asin longer than {longest} characters was left out", where)
                 continue
             if asin in seen:
                 problems.add("a second product with the same asin was left out", where)
@@ -184,14 +185,15 @@ def _human_instructions(
 
 
 def _by_asin(path: Path) -> dict[str, msgspec.Raw]:
-    """Return the undecoded entries of a JSON object."""
+    """Return the entries of a JSON object by asin, without decoding them."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw])
     except OSError as error:
         raise CatalogueError(f"{path}: cannot be read: {error.strerror}") from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CatalogueError(
-            f"{path}: invalid or truncated JSON ({error}); it must be an object by asin; download the file again"
+            f"{path}: invalid or truncated JSON ({error}); it must be an object whose keys are asins; download the "
+            "file again"
         ) from error
 
 
@@ -203,10 +205,10 @@ def _decoded(raw: msgspec.Raw, kind: type[Entry], path: Path | None, asin: str) 
 
 
 def description(files: OfficialFiles, goals: GoalKind) -> str:
-    """Return a line for `/v1/info`."""
+    """Return a description of the data for `/v1/info`."""
     return f"{goals} goals of {files.products}"
 
 
 def is_official(files: OfficialFiles) -> bool | None:
-    """Return whether the products are the published data set. None for a file of another name."""
+    """Return whether the products are the published data set. Return None (unknown) if the file has another name."""
     return True if files.products.name in (FULL, SMALL) else None

@@ -1,4 +1,4 @@
-"""Products of the official files, by the rules of the original's `load_products`."""
+"""Products of the official files, by the rules of the function `load_products` in WebShop's code."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from arlarena.environment.hashing import seeded
 from arlarena.environments.webshop.catalogue.problems import DataProblems
 from arlarena.environments.webshop.shop.product import Product
 
-NO_PRICE, NO_PRICE_TEXT = 100.0, "$100.0"  # of a product without a price
-NO_ATTRIBUTES = ("DUMMY_ATTR",)  # of a product that the file of attributes does not have
+NO_PRICE, NO_PRICE_TEXT = 100.0, "$100.0"  # for a product without a price
+NO_ATTRIBUTES = ("DUMMY_ATTR",)  # for a product that is not in the file of attributes
 LONGEST_ASIN = 10
 _not_in_a_number = re.compile(r"[^\d.]", re.ASCII)
 
@@ -21,19 +21,23 @@ class Unusable(ValueError):
 
 
 class Price(NamedTuple):
-    """`value`: of a purchase, in dollars; `text`: on pages."""
+    """A price. `value`: what a purchase costs, in dollars. `text`: the price as pages show it."""
 
     value: float
     text: str
 
 
 def product_of(entry: object, attributes: list[str] | None, problems: DataProblems, where: str) -> Product:
-    """Return the product of an entry. `attributes`: of the file of attributes. `where`: file and asin.
+    """Return the product of an entry.
 
-    Missing or invalid parts that a product can do without are counted in `problems`.
+    Args:
+        entry: the entry of the file of products.
+        attributes: the product's attributes in the file of attributes; None if the product is not in that file.
+        problems: counts the invalid parts of the entry that a product does not need.
+        where: the file and the asin, for messages.
 
     Raises:
-        Unusable: the entry is no object, or has no asin or no name.
+        Unusable: the entry is not an object, or has no asin or no name.
     """
     if not isinstance(entry, Mapping):
         raise Unusable("an entry that is no object was left out")
@@ -63,7 +67,7 @@ def asin_of(entry: Mapping[str, Any]) -> str:
     """Return the asin of an entry.
 
     Raises:
-        Unusable: it has none.
+        Unusable: the entry has no asin.
     """
     asin = _text(entry.get("asin"))
     if not asin or asin == "nan":
@@ -72,7 +76,9 @@ def asin_of(entry: Mapping[str, Any]) -> str:
 
 
 def price_of(pricing: object, asin: str, problems: DataProblems, where: str) -> Price:
-    """Return the price of a text such as "$12.98" or "$10.00$14.50". A price in a range is drawn by the asin."""
+    """Return the price of a text such as "$12.98" or "$10.00$14.50". A price in a range is drawn with the asin as the
+    seed.
+    """
     text = _text(pricing)
     if not text:
         return Price(NO_PRICE, NO_PRICE_TEXT)
@@ -89,7 +95,7 @@ def price_of(pricing: object, asin: str, problems: DataProblems, where: str) -> 
 
 
 def _options(value: object, problems: DataProblems, where: str) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Return the values of each option, and the images of values."""
+    """Return the values of each option by the option's name, and the images of values by value."""
     options: dict[str, list[str]] = {}
     images: dict[str, str] = {}
     if not value:
@@ -122,12 +128,12 @@ def _first_image(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    """Return a text; "" for what is none, such as null or NaN."""
+    """Return a text. Return "" for a value that is not a text, such as null or NaN."""
     return _clean(value) if isinstance(value, str) else ""
 
 
 def _clean(text: str) -> str:
-    """Replace half surrogate pairs, which JSON may have and UTF-8 may not."""
+    """Replace unpaired surrogates, which JSON allows but UTF-8 does not."""
     try:
         text.encode()
     except UnicodeEncodeError:

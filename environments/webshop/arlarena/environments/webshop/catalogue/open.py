@@ -1,4 +1,7 @@
-"""Opens the catalogue of a table of options, and builds it if it is small."""
+"""Opens the catalogue that the options select. If the catalogue is absent and small, it is built first.
+
+The *generated catalogue* has products and goals that this package makes up. It is used if there are no official files.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ from arlarena.environments.webshop.generated.options import GeneratedOptions
 from arlarena.environments.webshop.settings import webshop_data
 from arlarena.environments.webshop.shop.product import Product
 
-MOST_BUILT_BY_SERVER = 20_000  # products of official files: a minute with spaCy
+# Maximum number of products of official files for which a server builds the index. This takes a minute with spaCy.
+MOST_BUILT_BY_SERVER = 20_000
 BUILD = "python -m arlarena.environments.webshop build"
 
 
@@ -36,14 +40,14 @@ class CatalogueOptions(Protocol):
     def goals(self) -> official.GoalKind: ...  # noqa: D102
 
     def generated(self) -> GeneratedOptions:
-        """Return the options of our own catalogue."""
+        """Return the options of the generated catalogue."""
         ...
 
 
 class Generated(Protocol):
-    """Our own catalogue, as `generated.catalogue.generated` returns it.
+    """The generated catalogue, as `generated.catalogue.generated` returns it.
 
-    `key`: text that is equal only for equal products and goals. `code`: hash of the code that makes them.
+    `key`: a text that is equal only for equal products and goals. `code`: the hash of the code that makes them.
     """
 
     key: str
@@ -51,19 +55,22 @@ class Generated(Protocol):
     description: str
 
     def items(self) -> Iterable[Item]:
-        """Return the products, with instructions if `goals` returns None."""
+        """Return the products. They have instructions only if `goals` returns None."""
         ...
 
     def goals(self, product: Callable[[int], Product]) -> GoalSource | None:
-        """Return the goals, given access to products by number. None: the goals are those of the instructions."""
+        """Return the source of the goals, or None if the instructions of the products give the goals. `product`: a
+        function that returns a product by its number.
+        """
         ...
 
 
 def open_catalogue(options: CatalogueOptions) -> Catalogue:
     """Return the catalogue of the options.
 
-    Official files are those of the option `data`, or of WEBSHOP_DATA. Without files, but with an `index`, what was
-    built there is opened. Without both, our own catalogue is used.
+    The official files are in the folder `data`, or else in the folder WEBSHOP_DATA. If neither folder is given, and the
+    folder `index` has a built catalogue of official files, that catalogue is opened. Otherwise, the generated catalogue
+    is used.
 
     Raises:
         CatalogueError: a file is missing or damaged, or the catalogue is too large to be built by a server.
@@ -79,9 +86,9 @@ def open_catalogue(options: CatalogueOptions) -> Catalogue:
 
 
 def build_official(data: Path, options: CatalogueOptions, most: int | None = None) -> Path:
-    """Build the catalogue of official files unless it is built. Returns its folder.
+    """Build the catalogue of official files if it is not built yet. Return its folder.
 
-    `most`: refuse to build a catalogue of more products.
+    `most`: maximum number of products for which a catalogue is built; None for no maximum.
 
     Raises:
         CatalogueError: see `open_catalogue`.
@@ -95,8 +102,8 @@ def build_official(data: Path, options: CatalogueOptions, most: int | None = Non
     if most is not None and not limited and official.has_more_products(files, most):
         command = " ".join([BUILD, *_arguments(data, options)])
         raise CatalogueError(
-            f"{files.products}: has more than {most:,} products, so that building its index takes too long for a "
-            f"server's start. Build it once: {command}"
+            f"{files.products}: has more than {most:,} products, so building its index would delay the server's start "
+            f"too long. Build the index once, before the start: {command}"
         )
     ensure_built(folder, key, partial(_build, files, key, options))
     return folder
@@ -117,23 +124,24 @@ def _official(data: Path, options: CatalogueOptions) -> StoredCatalogue:
 def _with_goals(catalogue: StoredCatalogue) -> StoredCatalogue:
     check_goals(
         catalogue,
-        'their asins must occur in items_ins_v2*.json for goals = "synthetic", '
+        'the asins of products must occur in items_ins_v2*.json for goals = "synthetic", '
         'and in items_human_ins.json for goals = "human"',
     )
     return catalogue
 
 
 def _generated(options: CatalogueOptions) -> StoredCatalogue:
-    from arlarena.environments.webshop.generated.catalogue import generated  # imported here: word lists take memory
+    # Imported only if it is used, because its word lists take memory.
+    from arlarena.environments.webshop.generated.catalogue import generated
 
     return open_generated(generated(options.generated()), options.index)
 
 
 def open_generated(source: Generated, index: Path | None) -> StoredCatalogue:
-    """Return our own catalogue. It is built if it is absent.
+    """Return the generated catalogue. If it is absent, it is built.
 
     Raises:
-        CatalogueError: `index` is of another catalogue, or cannot be written.
+        CatalogueError: `index` has another catalogue, or cannot be written.
     """
     key = key_of_files((), source.key, source.code)
     folder = folder_of(index, key)

@@ -1,4 +1,4 @@
-"""What an episode needs of a catalogue."""
+"""The interface of catalogues that episodes use."""
 
 from __future__ import annotations
 

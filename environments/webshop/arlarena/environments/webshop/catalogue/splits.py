@@ -1,4 +1,6 @@
-"""Splits of goals into train, validation and test. No training goal has product and options of another split's goal."""
+"""Splits goals into train, validation and test. No training goal has the same product and options as a goal of another
+split.
+"""
 
 from __future__ import annotations
 
@@ -15,22 +17,26 @@ Goals = NDArray[np.signedinteger[Any]]
 Method = Literal["official", "hash"]
 
 NAMES = ("train", "validation", "test")
-SEED = 233  # the original's, in SimServer
-TEST, VALIDATION = 500, 1000  # the paper's: goals 0 to 499, and 500 to 1499
-# With fewer goals than this, test and validation are a sixth and a third, so that half are left for training.
+SEED = 233  # the seed of the shuffle in WebShop's code (class SimServer)
+TEST, VALIDATION = 500, 1000  # sizes in WebShop's paper: goals 0 to 499 for test, goals 500 to 1499 for validation
+# If there are fewer goals, a sixth of the goals are for test and a third for validation, so that half remain for
+# training.
 FEWEST = 2 * (TEST + VALIDATION)
-SHARES = {"train": 8, "validation": 1, "test": 1}  # tenths of a generated catalogue
+SHARES = {"train": 8, "validation": 1, "test": 1}  # for `hashed_splits`: how many tenths of all keys each split has
 
 
 def official_splits(products: Goals, key: Callable[[int], Hashable]) -> dict[str, Goals]:
-    """Shuffle the goals as the original does, and cut the order into splits.
+    """Shuffle the goals as WebShop's code does, and cut the shuffled list into splits.
 
     Training goals whose key occurs in test or validation are left out.
 
     Args:
-        products: the product of each goal [goals].
-        key: returns the key of a goal: product and options. It is called for goals whose product has a goal in test or
-            validation only.
+        products: the number of each goal's product; shape [goals].
+        key: returns the key of a goal (its product and options) by the goal's number. It is called only for goals of
+            products that have a goal in test or validation.
+
+    Returns:
+        the numbers of the goals in each split.
     """
     count = len(products)
     shuffled = list(range(count))
@@ -45,7 +51,9 @@ def official_splits(products: Goals, key: Callable[[int], Hashable]) -> dict[str
 
 
 def hashed_splits(count: int, key: Callable[[int], str]) -> dict[str, Goals]:
-    """Assign each goal by the hash of its key. Goals with the same key are in the same split."""
+    """Assign each of `count` goals to a split by the hash of its key. Goals with equal keys are in the same split.
+    Return the numbers of the goals in each split. `key`: returns the key of a goal by the goal's number.
+    """
     members: dict[str, list[int]] = {name: [] for name in NAMES}
     for number in range(count):
         members[split_of_digest(digest(key(number)), SHARES)].append(number)

@@ -21,7 +21,7 @@ from arlarena.environments.webshop.shop.goal import Goal
 from arlarena.environments.webshop.shop.product import Product
 from arlarena.proto.env_api import DataSource
 
-CACHED_PRODUCTS = 1024  # decoded products that are kept, about 10 MB
+CACHED_PRODUCTS = 1024  # maximum number of decoded products in memory, about 10 MB
 
 
 def read_meta(folder: Path) -> Meta:
@@ -66,15 +66,16 @@ class StoredCatalogue:
         """Open the folder.
 
         Args:
-            folder: of `build.build_folder`.
-            goals: returns the goals, given access to products. None, or None returned: the goals of the folder.
-            goals_key: text that is equal only for equal `goals`.
+            folder: a folder that `build.build_folder` has written.
+            goals: returns the source of computed goals. It gets a function that returns a product by its number. If
+                `goals` is None or returns None, the goals in the folder are used.
+            goals_key: a text that is equal only for equal computed goals.
 
         Raises:
-            CatalogueError: a file is missing or damaged; the message names the file.
+            CatalogueError: a file is missing or damaged. The message names the file.
         """
         self.folder, self.meta = folder, read_meta(folder)
-        # The content has the products, and the goals only if they are not computed.
+        # The hash of the content does not cover computed goals, but `goals_key` does.
         self.version = digest(self.meta.content + goals_key) if goals else self.meta.content
         self.warnings = self.meta.warnings
         self._products = RecordTable(folder, "products", Product)
@@ -101,14 +102,15 @@ class StoredCatalogue:
                 raise damaged(self.folder / name, f"has {size} products instead of {count}")
         for name in NAMES:
             if len(self._splits[name]) != self.meta.goals.get(name):
-                raise damaged(self.folder / f"{name}.npy", f"has {len(self._splits[name])} goals")
+                expected = self.meta.goals.get(name)
+                raise damaged(self.folder / f"{name}.npy", f"has {len(self._splits[name])} goals instead of {expected}")
 
     def __len__(self) -> int:
         """Return the number of products."""
         return self.meta.products
 
     def product(self, number: int) -> Product:
-        """Return a product. Raises IndexError if there is none."""
+        """Return a product. Raises IndexError if there is no product with this number."""
         return self._product(number)
 
     def number(self, asin: str) -> int | None:
@@ -146,10 +148,10 @@ class StoredCatalogue:
 
 
 def check_goals(catalogue: StoredCatalogue, fix: str) -> None:
-    """Check that there are goals. `fix`: what the files must have.
+    """Check that the catalogue has a goal. `fix`: the end of the error message, which says what the files must have.
 
     Raises:
-        CatalogueError: there are none.
+        CatalogueError: there is no goal.
     """
     if not any(catalogue.sizes().values()):
         raise CatalogueError(f"{catalogue.meta.description}: no product has an instruction; {fix}")

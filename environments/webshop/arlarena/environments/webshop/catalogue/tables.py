@@ -1,7 +1,8 @@
-"""Tables in files that are memory-mapped: records, sorted texts and arrays. All parts of a catalogue's folder use them.
+"""Tables in memory-mapped files: records, sorted texts and arrays. All parts of a catalogue's folder use these tables.
 
-A table of records is NAME.bin, the records as msgpack one after another, and NAME_offsets.npy, where each begins. A
-table of sorted texts has the same two files. Processes share the pages of mapped files.
+A table of records has two files. NAME.bin has the records as msgpack, one after another. NAME_offsets.npy has the
+position in bytes at which each record begins, and the end of the last record. A table of sorted texts has the same two
+files, with texts instead of records. Processes share the pages of mapped files.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def open_array(folder: Path, name: str, kind: type[np.generic], dimensions: int 
     """Map NAME.npy into memory, read-only.
 
     Raises:
-        CatalogueError: the file is missing, truncated, or of another type.
+        CatalogueError: the file is missing or truncated, or its array has another type or other dimensions.
     """
     path = folder / f"{name}.npy"
     try:
@@ -53,7 +54,9 @@ def open_array(folder: Path, name: str, kind: type[np.generic], dimensions: int 
 
 
 def _empty_array(path: Path, kind: type[np.generic], dimensions: int) -> NDArray[Any] | None:
-    """Return an array without elements, which cannot be mapped. None if the file is something else."""
+    """Read an array without elements, because such an array cannot be mapped. Return None if the file has something
+    else.
+    """
     try:
         array: NDArray[Any] = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -89,7 +92,7 @@ class _Blobs:
 
 
 class BlobWriter:
-    """Writes NAME.bin. Close it to write the offsets."""
+    """Writes byte strings to NAME.bin. `close` writes the offsets."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder, self._name = folder, name

@@ -1,4 +1,6 @@
-"""Our own catalogue as `catalogue.open` builds and opens it: products for the folder, goals computed on demand."""
+"""The generated catalogue, as `catalogue.open` builds and opens it. The folder has the products; the goals are computed
+when they are needed.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,8 @@ class GeneratedShop:
 
     Attributes:
         key: options and version of the generator. The same key gives the same products and goals.
-        code: hash of the generator's code. A folder that other code built is not used, even if its key is equal.
-        description: for `/v1/info`.
+        code: the hash of the generator's code. A folder that other code has built is not used.
+        description: the description of the data for `/v1/info`.
     """
 
     def __init__(self, options: GeneratedOptions) -> None:

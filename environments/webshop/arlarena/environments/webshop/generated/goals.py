@@ -1,4 +1,7 @@
-"""The goals of the generated catalogue: each a function of the options, the split and the index."""
+"""The goals of the generated catalogue. The catalogue's options, the split and the index determine each goal.
+
+The *content* of a goal is its product and the options to choose.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,15 @@ from arlarena.environments.webshop.generated.words import load_words
 from arlarena.environments.webshop.shop.goal import NO_LIMIT, Goal
 from arlarena.environments.webshop.shop.product import Product
 
-TRAINING_GOALS = 1_000_000  # as good as unlimited; content may repeat after some ten thousand
-SHARES: Mapping[str, int] = {"train": 6, "validation": 1, "test": 1}  # eighths of all contents
+TRAINING_GOALS = 1_000_000  # practically unlimited; contents may repeat after some ten thousand goals
+SHARES: Mapping[str, int] = {"train": 6, "validation": 1, "test": 1}  # how many eighths of all contents each split has
 EVALUATION = ("validation", "test")
-MAX_DRAWS = 2_000  # of a training goal; three of four draws are of training
-MAX_PASSES = 64  # over all products, to find the goals of an evaluation split; one draw in eight is of the split
-# With fewer products per evaluation goal, the options are checked at once: there may be too few contents.
+MAX_DRAWS = 2_000  # maximum number of draws for a training goal; three of four draws belong to the training split
+# Maximum number of passes over all products to find the goals of an evaluation split. One draw in eight belongs to the
+# split.
+MAX_PASSES = 64
+# With fewer products per evaluation goal, there may be too few contents. Then the evaluation goals are drawn at the
+# start, so that the error occurs at the start.
 SCARCE = 16
 PRICE_STEPS = [10.0 * step for step in range(1, 100)]
 # How many of 100 goals have 1, 2, 3 attributes, and 0, 1, 2, 3 options.
@@ -30,9 +36,9 @@ Content = tuple[int, list[tuple[str, str]]]  # a product and the options to choo
 
 
 class GeneratedGoals:
-    """The goals of a catalogue.
+    """The goals of a catalogue. Thread-safe.
 
-    `product` returns a product by its number, for numbers below `options.products`. Thread-safe.
+    `product`: a function that returns a product by its number, for numbers below `options.products`.
 
     Raises:
         CatalogueError: the options allow no catalogue, or too few goals.
@@ -75,10 +81,10 @@ class GeneratedGoals:
         raise CatalogueError(f"no training goal in {MAX_DRAWS} draws; use more products or axes")
 
     def _panel(self, split: str) -> list[Content]:
-        """Return the contents of an evaluation split: of different products, as long as there are some.
+        """Return the contents of an evaluation split. A product occurs twice only if there are too few products.
 
         Raises:
-            CatalogueError: there are too few.
+            CatalogueError: there are too few contents.
         """
         if split not in self._panels:
             self._panels[split] = self._draw_panel(split)
@@ -109,7 +115,9 @@ class GeneratedGoals:
         return split_of_digest(self._key(content), SHARES)
 
     def _draw(self, random: Random, number: int) -> Content:
-        """Draw options of a product, in the order of its axes, so that a content has one key."""
+        """Draw the options to choose for a product. They are in the order of the product's axes (kinds of options), so
+        that equal contents have equal keys.
+        """
         product = self._product(number)
         axes = list(product.options)
         most = min(len(axes), len(OPTION_WEIGHTS) - 1)
@@ -130,11 +138,13 @@ class GeneratedGoals:
 
 
 def content_key(asin: str, options: list[tuple[str, str]]) -> str:
-    """Return the key of a goal's content: equal for the same product with the same options. 32 hex digits."""
+    """Return the key of a goal's content: 32 hex digits. Equal contents have equal keys."""
     return digest(json.dumps([asin, options]))
 
 
 def price_limit(random: Random, price: float) -> float:
-    """Draw the price limit of a goal, as the original: the larger of two of the next four multiples of ten dollars."""
+    """Draw the price limit of a goal in dollars. As in WebShop's code, the limit is the larger of two multiples of ten
+    dollars, drawn from the next four multiples above the price.
+    """
     steps = [step for step in PRICE_STEPS if step > price][:4]
     return max(random.sample(steps, 2)) if len(steps) >= 2 else NO_LIMIT

@@ -8,9 +8,11 @@ from typing import Literal
 
 from arlarena.environments.webshop.errors import CatalogueError
 
-PRODUCTS = 10_000  # by default
-FEWEST_PRODUCTS = 60  # ten families; with fewer, a split may have no goal
-MOST_SHORT_IDS = 10_000  # ids of short texts have two parts of two digits
+PRODUCTS = 10_000  # default number of products
+# Minimum number of products: ten families of near-duplicates (see `products`). With fewer products, a split may have no
+# goal.
+FEWEST_PRODUCTS = 60
+MOST_SHORT_IDS = 10_000  # maximum number of products with short texts: their ids have two parts of two digits
 
 Texts = Literal["full", "short"]
 
@@ -21,14 +23,14 @@ class GeneratedOptions:
 
     Attributes:
         products: number of products.
-        seed: another catalogue by each seed.
+        seed: the seed of the catalogue. Each seed gives another catalogue.
         evaluation_goals: number of goals in each of `validation` and `test`.
         texts: `full`, as in a shop; or `short`, for a tiny policy: lower case, a title that names all attributes,
             prices in steps of five dollars, ids of two tokens, and instructions without paraphrases.
-        types: maximum of product types in each of the five categories; None: all, some 30.
-        axes: maximum of option axes of a product.
-        values: maximum of values of an axis.
-        goal_attributes: maximum of attributes of a goal.
+        types: maximum number of product types in each of the five categories; None for all types, about 30.
+        axes: maximum number of axes (kinds of options, such as color) of a product.
+        values: maximum number of values of an axis.
+        goal_attributes: maximum number of attributes of a goal.
     """
 
     products: int = PRODUCTS
@@ -41,7 +43,7 @@ class GeneratedOptions:
     goal_attributes: int = 3
 
     def check(self) -> None:
-        """Raise CatalogueError if there can be no catalogue of these options."""
+        """Raise CatalogueError if no catalogue is possible with these options."""
         if self.products < FEWEST_PRODUCTS:
             raise CatalogueError(
                 f"products = {self.products}: the generated catalogue has at least {FEWEST_PRODUCTS} products"
@@ -53,8 +55,8 @@ class GeneratedOptions:
 
     @property
     def id_parts(self) -> int:
-        """The number of values of each of the two parts of a short id: as few as possible. A tiny policy must learn to
-        copy each of them.
+        """The number of different values that each of the two parts of a short id can have. It is as small as possible,
+        because a tiny policy must learn to copy each value.
         """
         return math.isqrt(self.products - 1) + 1
 

@@ -7,8 +7,8 @@ from random import Random
 
 from arlarena.environments.webshop.generated.words import ProductType, Words
 
-ALIAS_SHARE = 0.5  # of goals that name the type otherwise than titles do
-PARAPHRASE_SHARE = 0.5  # of attributes that are paraphrased
+ALIAS_SHARE = 0.5  # share of goals that name the type by an alias, not by its name in titles
+PARAPHRASE_SHARE = 0.5  # share of attributes that are paraphrased
 OPENINGS = (
     "i am looking for {thing}", "i'm looking for {thing}", "i need {thing}", "i want to buy {thing}", "find me {thing}",
     "can you help me find {thing}", "i would like {thing}", "looking for {thing}", "show me {thing}",
@@ -17,7 +17,7 @@ OPENINGS = (
     "for my brother, i need {thing}", "we are after {thing}", "could you recommend {thing}",
 )  # fmt: skip
 PLAIN_OPENINGS = ("i am looking for {thing}", "i need {thing}", "find me {thing}")
-# How options follow the thing: each of them as a clause, or in a sentence of their own.
+# The options follow the thing directly (CLAUSES), or in a clause or sentence of their own (SENTENCES).
 CLAUSES = ("{thing}, {options}", "{thing} {options}", "{thing}, preferably {options}", "{thing} that comes {options}")
 SENTENCES = (
     "{thing}. i need it {options}", "{thing}. it has to come {options}", "{thing}. please pick one {options}",
@@ -29,7 +29,7 @@ OTHERS = ("with {axis} {value}", "in the {value} {axis}", "with the {axis} {valu
 
 
 class Phrases:
-    """Writes instructions. `plain`: without paraphrases, and with few forms."""
+    """Writes instructions. `plain`: whether instructions have no paraphrases and only a few forms."""
 
     def __init__(self, words: Words, plain: bool = False) -> None:
         self._words, self._plain = words, plain
@@ -82,7 +82,7 @@ class Phrases:
 
 
 def _head(name: str) -> str:
-    """Return the word of a type's name that says whether it is one thing, several, or uncountable."""
+    """Return the main noun of a type's name. This word shows whether the name is singular, plural or uncountable."""
     for word in ("for", "with", "of", "to", "in", "under", "without", "against"):
         name = name.partition(f" {word} ")[0]
     return name.split()[-1]

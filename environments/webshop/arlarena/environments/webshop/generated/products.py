@@ -1,7 +1,8 @@
 """The products of the generated catalogue.
 
-Products come in families of `FAMILY` near-duplicates. The members of a family share their texts, and each differs from
-the first in one thing: an attribute, a value of an option, the price, or the type, which is then a neighbouring one.
+Products come in families of `FAMILY` near-duplicates, whose texts have the same form. Each other member of a family
+differs from the first member in one thing: an attribute, a value of an option, the price, or the type. The other type
+is a neighbour: it belongs to the same group of types. Half of the other members also have another brand.
 """
 
 from __future__ import annotations
@@ -16,18 +17,22 @@ from arlarena.environments.webshop.generated.texts import Looks, describe, draw_
 from arlarena.environments.webshop.generated.words import ProductType, Words, load_words, neighbours
 from arlarena.environments.webshop.shop.product import Product
 
-GENERATOR_VERSION = "1"  # changes with any change of a product or of a goal
-FAMILY = 6
-RANGE_SHARE = 0.2  # of products with a range of prices
-ATTRIBUTES = {"full": (3, 5), "short": (2, 3)}  # fewest and most of a product
-DEARER = (1.7, 2.6)  # factor of the price of a dearer near-duplicate: mostly above the limits of the first's goals
+GENERATOR_VERSION = "1"  # change it if a change of the code changes a product or a goal
+FAMILY = 6  # number of products in a family
+RANGE_SHARE = 0.2  # share of products with a range of prices
+ATTRIBUTES = {"full": (3, 5), "short": (2, 3)}  # minimum and maximum number of attributes of a product, by `texts`
+# The price of a dearer near-duplicate is higher by a factor in this range. So it is mostly above the price limits of
+# goals for the first member of the family.
+DEARER = (1.7, 2.6)
 ASIN_CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SHORT_ID_STEP = 7919  # a prime, so that short ids are different, and do not follow the order of products
 
 
 @dataclass(frozen=True, slots=True)
 class ProductDraft:
-    """What a product is, before its texts. `price`: the lowest and highest price in dollars, equal for one price."""
+    """A product without its texts. `price`: the lowest and the highest price in dollars. If the product has one price,
+    both are equal.
+    """
 
     kind: ProductType
     brand: str
@@ -37,7 +42,7 @@ class ProductDraft:
 
 
 def types_of(options: GeneratedOptions, words: Words) -> list[ProductType]:
-    """Return the types that the options allow: of each category the same number."""
+    """Return at most `options.types` types of each category, or all types if this option is None."""
     found: list[ProductType] = []
     for category in dict.fromkeys(kind.category for kind in words.types):
         listed = [kind for kind in words.types if kind.category == category]
@@ -47,7 +52,7 @@ def types_of(options: GeneratedOptions, words: Words) -> list[ProductType]:
 
 
 def make_products(options: GeneratedOptions) -> list[Product]:
-    """Return all products, as a function of the options. 10,000 products take about a second.
+    """Return all products. They depend only on the options. 10,000 products take about a second.
 
     Raises:
         CatalogueError: the options allow no catalogue.
@@ -90,7 +95,7 @@ def _draw(random: Random, kind: ProductType, words: Words, options: GeneratedOpt
 
 
 def _values(random: Random, values: tuple[str, ...], most: int) -> list[str]:
-    """Draw values of an axis, 2 to 8 in the order of the list, or `most` if that is fewer."""
+    """Draw 2 to 8 values of an axis, but at most `most` values. The values keep their order."""
     most = min(most, len(values), 8)
     count = random.randint(min(2, most), most)
     return [values[position] for position in sorted(random.sample(range(len(values)), count))]
@@ -106,8 +111,10 @@ def _price(random: Random, kind: ProductType, options: GeneratedOptions) -> tupl
 
 
 def _vary(random: Random, first: ProductDraft, near: list[ProductType], place: int, words: Words) -> ProductDraft:
-    """Return a near-duplicate. The members 1 and 2 of a family differ in an attribute, 3 in an option, 4 in the price,
-    and 5 in the type. Half of them have another brand.
+    """Return a near-duplicate of `first`. `place`: its position in the family, from 1, because `first` has position 0.
+
+    The members 1 and 2 differ in an attribute, 3 in an option, 4 in the price, and 5 in the type. If there is no option
+    or no other type, an attribute differs instead. Half of the near-duplicates have another brand.
     """
     draft = replace(first, brand=random.choice(words.brands)) if random.random() < 0.5 else first
     if place == 3 and first.options:
@@ -125,7 +132,9 @@ def _vary(random: Random, first: ProductDraft, near: list[ProductType], place: i
 
 
 def _other_value(random: Random, first: ProductDraft) -> dict[str, list[str]]:
-    """Return the options with one value replaced by another; without it, if the axis has no other value."""
+    """Return the options with one value replaced by another value of its axis. If the axis has no other value, the
+    value is removed. A single value is not removed.
+    """
     axis = random.choice(list(first.options))
     values, listed = first.options[axis], first.kind.axes[axis]
     lost = random.choice(values)
@@ -137,12 +146,14 @@ def _other_value(random: Random, first: ProductDraft) -> dict[str, list[str]]:
 
 
 def _raised(price: float, factor: float) -> float:
-    """Return a higher price that is as round as the lower one."""
+    """Return a price that is higher by about `factor`. The difference is a multiple of five dollars, so that the cents
+    do not change.
+    """
     return price + 5.0 * max(1, round(price * (factor - 1) / 5))
 
 
 def _asin(options: GeneratedOptions, number: int) -> str:
-    """Return the id of a product: ten characters as in the shop, or two parts of three characters."""
+    """Return the id of a product: ten characters as at Amazon, or for short texts two parts of three characters."""
     if options.texts == "short":
         parts = options.id_parts
         code = (number + 1) * SHORT_ID_STEP % parts**2

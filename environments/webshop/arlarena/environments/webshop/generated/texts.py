@@ -16,7 +16,7 @@ TITLES = (
     "{brand} {name}{value} {first} and {second}, {filler} Choice for {use}",
     "{filler} {name} {first}, for {use} and {use2}, {second} by {brand}{value}",
 )
-# Of an attribute each; the first one is searched.
+# Each of these bullets is about one attribute. The search covers only the first bullet of a product.
 BULLETS = (
     "{attribute}: a detail that buyers of our {name} ask for again and again.",
     "Why {brand}? Because of details such as {attribute}, checked by hand before we ship.",
@@ -42,7 +42,7 @@ LAST = ("It comes with these qualities: {attributes}", "Details: {attributes}", 
 
 @dataclass(frozen=True, slots=True)
 class Looks:
-    """Random numbers in [0, 1) that decide how the texts of a family are written, and its filler word."""
+    """Random numbers in [0, 1) that determine the wording of a family's texts, and the family's filler word."""
 
     title: float
     use: float
@@ -63,7 +63,7 @@ class ProductTexts:
 
 
 def draw_looks(random: Random, words: Words) -> Looks:
-    """Draw how the texts of a family are written."""
+    """Draw the random numbers and the filler word for the texts of a family."""
     return Looks(
         random.random(),
         random.random(),
@@ -84,8 +84,8 @@ def describe(
 ) -> ProductTexts:
     """Return the texts of a product, which together name all its attributes.
 
-    In full texts, the title names two attributes, and half of the titles a value of an option. The other attributes are
-    in the bullets and in the description.
+    In full texts, the title names two attributes. Half of the titles also name a value of an option. The other
+    attributes are in the bullets and in the description.
     """
     if texts == "short":
         return _short(kind, attributes)
@@ -112,7 +112,9 @@ def _short(kind: ProductType, attributes: tuple[str, ...]) -> ProductTexts:
 
 
 def _shown_value(options: dict[str, list[str]], drawn: float) -> str:
-    """Return a value of the first axis for the title of half of the products."""
+    """Return a value of the first axis, as the end of a title. Return "" if the product has no options, and for half of
+    the numbers `drawn`.
+    """
     if not options or drawn < 0.5:
         return ""
     values = next(iter(options.values()))
@@ -120,7 +122,9 @@ def _shown_value(options: dict[str, list[str]], drawn: float) -> str:
 
 
 def _bullets(attributes: tuple[str, ...], fields: dict[str, str], looks: Looks) -> list[str]:
-    """Return bullets of the third and of the fourth attribute, if there is one, and two general ones."""
+    """Return a bullet about the third attribute, one about the fourth attribute if there is one, and two general
+    bullets.
+    """
     forms = [BULLETS[(int(looks.bullets[0] * len(BULLETS)) + shift) % len(BULLETS)] for shift in (0, 1)]
     own = [
         _sentence(form.format_map({**fields, "attribute": one}))

@@ -10,7 +10,7 @@ from arlarena.environments.webshop.generated.phrases import CLAUSES, OPENINGS, P
 from arlarena.environments.webshop.generated.products import types_of
 from arlarena.environments.webshop.generated.words import ProductType, load_words
 
-# With their spaces and line ends.
+# Parts of pages and actions, with their spaces and line ends.
 PAGE_PIECES = (
     " [SEP] ", "WebShop", "Instruction:", "Back to Search", "< Prev", "Next >", "Search", "Page ", " (Total results: ",
     "Price: $", "Rating: N.A.", "Description", "Features", "Reviews", "Attributes", "Buy Now", "$", ".0", ")",
@@ -21,13 +21,14 @@ PAGE_PIECES = (
     ", and price lower than ", "0.00 dollars", ".00 dollars", ".99", ".95", ".5", ".49", ",",
 )  # fmt: skip
 LARGEST_NUMBER = 995  # price limits are below 1,000 dollars
-# All numbers below these, and larger ones in steps of five. Short texts have prices in steps of five dollars.
+# By `texts`: all numbers below this limit are pieces. Of the larger numbers, only every fifth is a piece, because short
+# texts have prices in steps of five dollars.
 COUNTED = {"full": 100, "short": 15}
 
 
 def vocabulary(options: GeneratedOptions) -> tuple[str, ...]:
-    """Return the pieces for the products and goals of these options. Each phrase occurs without and with a space in
-    front.
+    """Return the pieces for the products and goals of these options. Each phrase is included twice: without and with a
+    space in front.
     """
     types = types_of(options, load_words())
     found = _short_phrases(types) if options.texts == "short" else _words(types)
@@ -41,7 +42,9 @@ def vocabulary(options: GeneratedOptions) -> tuple[str, ...]:
 
 
 def _short_phrases(types: list[ProductType]) -> Iterator[str]:
-    """Yield the names, attributes, axes and values as a whole, and then their words, which queries may have alone."""
+    """Yield the complete names, attributes, axes and values. Then yield their single words, because a search may have
+    only some of them.
+    """
     phrases = list(_phrases(types))
     yield from phrases
     yield from (opening.removesuffix(" {thing}") for opening in PLAIN_OPENINGS)

@@ -17,7 +17,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """How goals speak of an attribute.
+    """How the instructions of goals name an attribute.
 
     Attributes:
         form: how a sentence joins the attribute to the type: "long lasting lipstick", "boots with rubber sole",
@@ -35,8 +35,8 @@ class ProductType:
 
     Attributes:
         query: the search query by which such products are collected.
-        name: the type in titles.
-        aliases: other names, for goals.
+        name: the name of the type in titles.
+        aliases: other names of the type, which goals use.
         lowest, highest: range of prices in dollars.
         category: one of the five categories.
         path: path of categories, such as "Beauty & Personal Care › Hair Care › Shampoo".
@@ -65,9 +65,9 @@ class Words:
         types: all types. Types of one group, which share attributes and axes, are neighbours.
         attributes: the attributes by their text.
         brands: invented brands.
-        fillers: words for titles that mean nothing.
+        fillers: words without meaning, for titles.
         mass_words: nouns of uncountable things.
-        other_words: words of titles that are no nouns, in lower case.
+        other_words: words of titles that are not nouns, in lower case.
     """
 
     types: tuple[ProductType, ...]
@@ -99,7 +99,7 @@ def load_words() -> Words:
 
 
 def neighbours(types: Sequence[ProductType]) -> dict[str, list[ProductType]]:
-    """Return the other types of the same group by the query of a type."""
+    """Return for each type, by its query, the other types of the same group."""
     groups: dict[tuple[str, ...], list[ProductType]] = {}
     for kind in types:
         groups.setdefault(kind.attributes, []).append(kind)
@@ -125,7 +125,9 @@ def _types(group: Mapping[str, object], values: Mapping[str, list[str]]) -> list
 
 
 def _path(department: str, query: str, aliases: str) -> str:
-    """Return a path of categories. Neighbouring types share only the first, so that the score tells them apart."""
+    """Return a path of categories. Types of one group share only the first category, so that the score of a purchase
+    depends on the type.
+    """
     return " › ".join([department, capwords(query), capwords(aliases.rpartition(" | ")[2])])
 
 

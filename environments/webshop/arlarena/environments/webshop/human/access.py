@@ -1,4 +1,4 @@
-"""Who may use the shop: pages of other origins may not, and other machines need the token."""
+"""Decides which requests the shop accepts: no forms of other origins, and from other machines only with the token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from arlarena.proto.text.redaction import register_secret
 
 
 def check_token(host: str, token: str | None) -> None:
-    """Refuse a server that other machines can reach without a token.
+    """Check that a server has a token if other machines can reach it.
 
     Raises:
         ConfigError: `host` is not a loopback address, and there is no token.
@@ -22,18 +22,18 @@ def check_token(host: str, token: str | None) -> None:
     register_secret(token)
     if not token and not is_loopback(host):
         raise ConfigError(
-            f"--host {host} lets other machines in: set a token, best by the environment variable WEBSHOP_HUMAN_TOKEN, "
-            "or with --token"
+            f"--host {host}: other machines can reach this server: set a token in the environment variable "
+            "WEBSHOP_HUMAN_TOKEN (recommended) or with --token"
         )
 
 
 def token_matches(token: str | None, given: str) -> bool:
-    """Return whether `given` is the server's token. True if the server has none."""
+    """Return whether `given` is the server's token. Return True if the server has no token."""
     return token is None or hmac.compare_digest(token.encode(), given.encode())
 
 
 def problem_of(request: Request, *, has_token: bool) -> str:
-    """Return why a request is refused; "" if it is not.
+    """Return why a request is refused. Return "" if the request is accepted.
 
     A page of another origin could send forms to a loopback address. Without a token, `Host` must be an address or
     localhost, because an attacker's host name may resolve to this server (DNS rebinding).

@@ -1,11 +1,12 @@
 """The web application of the shop for people.
 
     GET  /                   the start page, or a redirect to the current page of the episode
-    POST /start              a session with its cookie, at a task
-    GET  /{episode}/{step}   the current page; another step of the episode redirects to it, with a note
-    POST /act, POST /next    one action, the next task; then a redirect to the current page
+    POST /start              open a session at a task, and set its cookie
+    GET  /{episode}/{step}   the current page; for other numbers, a redirect to the current page, with a note
+    POST /act                play one action; then a redirect to the current page
+    POST /next               start the next task; then a redirect to the current page
 
-Every form carries the numbers of its episode and step, so that a form is played once.
+Every form contains the numbers of its episode and of its step, so that a form is not played twice.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from arlarena.environments.webshop.human.visitors import ShopIsFull, Visitor, Vi
 MOST_BODY_BYTES = 64 << 10
 MOST_FIELDS = 16
 SEE_OTHER = 303
-ENDED = "Your session has ended, or this server was started again. What was not finished is not recorded."
+ENDED = "Your session has ended, or this server was started again. Unfinished tasks are not recorded."
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -39,7 +40,8 @@ class BadForm(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class HumanApp:
-    """The handlers. `first`: index of the first task. `token`: what a person has to type at the start, or None.
+    """The handlers of requests. `first`: index of the first task. `token`: the token that a person must type at the
+    start, or None.
 
     `cookie`: the name of the cookie. It differs between servers, because a browser sends the cookies of all ports.
     """
@@ -66,7 +68,7 @@ class HumanApp:
         return app
 
     async def home(self, request: Request) -> Response:
-        """Show the start page, or lead to the current page."""
+        """Show the start page. If the person has a session, redirect to the current page."""
         visitor = self._visitor(request)
         return self._start_page() if visitor is None else _to_current(visitor)
 
@@ -76,7 +78,7 @@ class HumanApp:
         return Response(css, media_type="text/css")
 
     async def start(self, request: Request) -> Response:
-        """Open a session at the task of the form."""
+        """Open a session at the task that the form names."""
         form = await _read_form(request)
         if not token_matches(self.token, form.get("token", "")):
             return self._start_page("The access token is wrong.", 403)
@@ -135,7 +137,9 @@ class HumanApp:
         return HTMLResponse(page, status)
 
     def _guarded(self, handler: Handler) -> Handler:
-        """Return a handler that refuses foreign and malformed requests, and sets the headers of all pages."""
+        """Return a handler that refuses requests of other origins and malformed forms, and sets the headers of all
+        responses.
+        """
 
         async def guarded(request: Request) -> Response:
             if problem := problem_of(request, has_token=self.token is not None):
@@ -152,7 +156,8 @@ class HumanApp:
         return guarded
 
 
-# No scripts, and no resources of other servers. `same-origin`: with `no-referrer`, browsers hide the Origin of forms.
+# Pages have no scripts, and load nothing from other servers. The referrer policy is `same-origin`, because with
+# `no-referrer`, browsers do not send the Origin of a form, which `access` checks.
 _POLICY = (
     "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
@@ -175,7 +180,7 @@ async def _read_form(request: Request) -> dict[str, str]:
     """Return the fields of a form. Bytes that are not UTF-8 are replaced.
 
     Raises:
-        BadForm: it is too large, or not a form.
+        BadForm: the form is too large, or has too many fields.
     """
     body = bytearray()
     async for part in request.stream():

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from arlarena.environments.webshop.human.app import HumanApp
 
 EXIT_ADDRESS = 3
-STOP_S = 5  # for requests that are being served at SIGTERM
+STOP_S = 5  # seconds after SIGTERM within which running requests must end
 BACKLOG = 128
 
 
@@ -39,18 +39,22 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--config", type=Path, help="TOML file; the options of its table [environment] are used")
     parser.add_argument("--split", choices=tuple(KINDS), default="test", help="split of the tasks (default test)")
-    parser.add_argument("--index", type=int, default=0, help="first task of each person (default 0)")
+    parser.add_argument("--index", type=int, default=0, help="index of each person's first task (default 0)")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (default 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8300, help="port to bind, 0 for a free one (default 8300)")
-    parser.add_argument("--token", help="token that people have to type at the start; default: WEBSHOP_HUMAN_TOKEN")
+    parser.add_argument("--port", type=int, default=8300, help="port to bind; 0: any free port (default 8300)")
+    parser.add_argument("--token", help="token that people must type at the start; default: WEBSHOP_HUMAN_TOKEN")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/webshop-human"), help=f"folder for {FILE} (default runs/webshop-human)"
     )
     parser.add_argument(
-        "--images", action="store_true", help="show the images of the official files, from Amazon's servers"
+        "--images",
+        action="store_true",
+        help="show the images that the official files name; browsers load them from Amazon's servers",
     )
-    parser.add_argument("--capacity", type=int, default=64, help="most people at a time (default 64)")
-    parser.add_argument("--idle-s", type=float, default=3600.0, help="idle time that ends a session (default 3600)")
+    parser.add_argument("--capacity", type=int, default=64, help="maximum number of people at a time (default 64)")
+    parser.add_argument(
+        "--idle-s", type=float, default=3600.0, help="seconds without a request that end a session (default 3600)"
+    )
 
 
 def run_human(arguments: argparse.Namespace) -> int:
@@ -77,18 +81,21 @@ def run_human(arguments: argparse.Namespace) -> int:
 
 
 def human_app(arguments: argparse.Namespace, token: str | None, log: Logger) -> HumanApp:
-    """Return the application for the command line.
+    """Return the application for the arguments of the command line.
 
     Raises:
         ConfigError: see `run_human`.
     """
-    from arlarena.environments.webshop.human.app import HumanApp  # an extra has its packages
+    from arlarena.environments.webshop.human.app import HumanApp  # needs the packages of the extra `human`
 
     if arguments.capacity < 1 or arguments.idle_s <= 0:
         raise ConfigError("--capacity and --idle-s must be positive")
     keys = load_part(arguments.config, "environment", EnvironmentKeys, "name", "options")
     if keys.name not in ("", "webshop"):
-        raise ConfigError(f"{arguments.config}: [environment] name = {keys.name!r}, but this is the shop of webshop")
+        raise ConfigError(
+            f"{arguments.config}: [environment] name = {keys.name!r}: must be webshop, because this command serves "
+            "webshop"
+        )
     environment = load(f"{arguments.config or 'command line'}: [environment.options]", keys.options)
     counter = Counter(environment, arguments.split, arguments.out / FILE, log, arguments.images)
     if not 0 <= arguments.index < counter.size:

@@ -1,4 +1,4 @@
-"""What happens at the shop's counter: a person starts, acts, and goes on to the next task. Independent of HTTP."""
+"""Serves the people in the shop: a person starts, acts, and goes on to the next task. Independent of HTTP."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ NOT_OVER = "This task is not finished yet."
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """Serves people, one action at a time. Callers hold the visitor's lock.
+    """Serves people, one action at a time. Callers must hold the visitor's lock.
 
     Attributes:
         environment: the environment that is played.
         split: the split of the tasks.
         out: the file of recorded episodes.
-        remote: whether pages show images of other servers.
+        log: the log of recorded episodes and of errors.
+        remote: whether pages show images from other servers.
     """
 
     environment: WebShopEnvironment
@@ -45,18 +46,18 @@ class Counter:
         return self.environment.shop.catalogue.sizes()[self.split]
 
     def welcome(self, index: int) -> Visitor:
-        """Return a person at the start of a task."""
+        """Return the session of a new person, at the start of the task `index`."""
         visitor = Visitor(index)
         self._start(visitor, index)
         return visitor
 
     def showing(self, visitor: Visitor) -> Showing:
-        """Return what the person sees, and forget the note."""
+        """Return what the person's page shows. Clear the note, so that it is shown only once."""
         note, visitor.note = visitor.note, ""
         return Showing(visitor.visit, visitor.number, note, self.remote)
 
     def act(self, visitor: Visitor, form: Mapping[str, str]) -> None:
-        """Play the action of a form, if the form belongs to the current page; else leave a note."""
+        """Play the action of a form if the form comes from the current page. Otherwise, set a note for the person."""
         sent = tuple(form.get(name) for name in ("episode", "step", "search", "click"))
         visit = visitor.visit
         if not _is_current(visitor, form) or visit.done:
@@ -93,7 +94,9 @@ class Counter:
         visitor.number, visitor.index, visitor.recorded, visitor.note = number, index, False, ""
 
     def _record(self, visitor: Visitor) -> bool:
-        """Write the finished episode unless it is written. Returns whether it is; if not, the person can try again."""
+        """Write the finished episode if it is not written yet. Return whether the file has the episode. If not, the
+        person can try again.
+        """
         if visitor.recorded:
             return True
         try:

@@ -1,7 +1,8 @@
 """The frame of every page: head, header with the search box, the instruction, and forms for actions.
 
-All buttons of a page belong to one form, which carries the number of the episode and of the step. A button sends the
-position of its clickable on the page, because a form would change some characters of a name.
+All buttons of a page belong to one form, which contains the numbers of the episode and of the step. A button stands for
+a clickable of the observation (a button, an option or a link). It sends the clickable's position on the page instead of
+the name, because some characters of a name would change when a browser sends them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ ACT_FORM = "act"
 
 @dataclass(frozen=True, slots=True)
 class Showing:
-    """What a page shows. `number`: of the person's episode, from 1. `note`: a message above the page, or "".
+    """What a page shows. `number`: the number of the person's episode, from 1. `note`: a message above the page, or "".
     `remote`: whether pictures come from other servers.
     """
 
@@ -61,9 +62,9 @@ def shop_document(showing: Showing, title: str, *main: Content) -> str:
 
 
 def action_button(showing: Showing, name: str, *content: Content, **attributes: str | bool | None) -> Html | None:
-    """Return the button of a clickable; None if the page has no such clickable.
+    """Return the button of a clickable. Return None if the page has no such clickable.
 
-    It is disabled if no action can name the clickable.
+    The button is disabled if no action can name the clickable.
     """
     names = list(showing.visit.game.page.clickables)
     if name not in names:
@@ -110,5 +111,5 @@ def _counter(showing: Showing) -> Html:
 
 
 def fact_list(items: list[Html]) -> Html:
-    """Return a list of facts, one a line."""
+    """Return a list of facts, one per line."""
     return element("ul", join(*(element("li", item) for item in items)), class_="facts")

@@ -17,7 +17,7 @@ _VOID = frozenset({"input", "meta", "link", "img", "br"})
 
 
 class Html(str):
-    """HTML. Only `element`, `text` and `join` make it, apart from constants of this package."""
+    """A text that is already HTML: a constant of this package, or a result of `element`, `text` or `join`."""
 
     __slots__ = ()
 
@@ -38,8 +38,8 @@ def join(*content: Content) -> Html:
 def element(tag: str, /, *content: Content, **attributes: str | int | bool | None) -> Html:
     """Return an element.
 
-    `attributes`: None and False leave the attribute out, True is an attribute without value. A trailing underscore of a
-    name is removed, and other underscores become hyphens: `class_`, `aria_label`.
+    `attributes`: if the value is None or False, the attribute is left out; if it is True, the attribute has no value. A
+    trailing underscore of a name is removed, and other underscores become hyphens: `class_`, `aria_label`.
     """
     written = []
     for key, value in attributes.items():

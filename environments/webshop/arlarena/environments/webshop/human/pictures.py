@@ -1,4 +1,4 @@
-"""Pictures of products: a drawing by category and name, or the image of the official files."""
+"""Pictures of products: a drawing for the product's name or category, or the image that the official files name."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def picture(product: Product, chosen: Iterable[str] = (), *, remote: bool = Fals
     Args:
         product: the product.
         chosen: the chosen option values. A value with the name of a colour decides the colour of the drawing.
-        remote: whether to show the image of the official files, which the browser loads from another server.
+        remote: whether to show the image that the official files name. The browser loads it from another server.
     """
     values = list(chosen)
     url = next((product.option_images[one] for one in values if one in product.option_images), product.image)
@@ -68,7 +68,9 @@ def picture(product: Product, chosen: Iterable[str] = (), *, remote: bool = Fals
 
 
 def _colour(product: Product, chosen: list[str]) -> str:
-    """Return the colour of a drawing: of a chosen option, else of the title, else any colour by the asin."""
+    """Return the colour of a drawing: the colour that a chosen option names, else the colour that the title names, else
+    a colour computed from the asin.
+    """
     for text in [*reversed(chosen), product.title]:
         for word in _WORD.findall(text.lower()[:500]):
             if word in COLOURS:

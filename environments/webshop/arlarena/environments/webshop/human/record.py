@@ -1,8 +1,8 @@
 """Episodes of people, in the format that `arlarena eval --episodes` writes for a model.
 
 Each line of the file is one finished episode as JSON. All keys of an evaluation's episodes are present, with the same
-meaning, so the same tools read both files. A person samples no tokens: `response_tokens` and `logprob` are 0. Further
-keys: `player`, `environment`, times, `purchase`.
+meaning, so the same tools read both files. A person samples no tokens: `response_tokens` and `logprob` are 0. There are
+further keys: `player`, `environment`, `purchase`, and the times `started_at`, `duration_s` and `seconds`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ class RecordError(ValueError):
 
 
 class HumanTurn(msgspec.Struct, frozen=True):
-    """One action. `observation` and `state_key`: before the action. `response`: the reply as a model writes it.
+    """One action.
 
-    `seconds`: time since the previous action, or since the start of the episode.
+    `observation`, `state_key`: their values before the action. `response`: the reply as a model writes it. `seconds`:
+    time since the previous action, or since the start of the episode.
     """
 
     turn: int
@@ -45,7 +46,9 @@ class HumanTurn(msgspec.Struct, frozen=True):
 
 
 class RecordedPurchase(msgspec.Struct, frozen=True):
-    """What was bought. `parts`: the parts of the score by the names of the original, such as `r_att`."""
+    """A purchase. `options`: the chosen values by axis. `price`: in dollars. `parts`: the parts of the score by their
+    names in WebShop's code, such as `r_att`.
+    """
 
     asin: str
     options: dict[str, str]
@@ -68,9 +71,10 @@ class HumanEpisode(msgspec.Struct, frozen=True, kw_only=True):
         id: split, index of the task, the person's random number, and the person's episode number from 1.
         task: the task's id.
         success, score, total_reward: the outcome; `total_reward` is written as `return`.
-        terminated, truncated: whether the person bought a product, or the horizon was reached.
+        terminated: whether the person bought a product.
+        truncated: whether the horizon was reached without a purchase.
         started_at: Unix time in seconds.
-        duration_s: time to the last action.
+        duration_s: seconds from the start to the last action.
         purchase: None if nothing was bought.
     """
 
@@ -101,7 +105,7 @@ def append_episode(path: Path, episode: HumanEpisode) -> None:
     An incomplete last line, left by a killed process, is removed first, so that every line stays complete.
 
     Raises:
-        OSError: the file cannot be written. It then has the lines that it had.
+        OSError: the file cannot be written. Its earlier lines remain.
     """
     line = msgspec.json.encode(episode) + b"\n"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +145,7 @@ def load_episodes(path: Path) -> list[HumanEpisode]:
 
 
 def _end_of_lines(handle: int) -> int:
-    """Return the position behind the last line end of a file; 0 if there is none."""
+    """Return the position after the last line end of a file. Return 0 if the file has no line end."""
     end = os.fstat(handle).st_size
     while end > 0:
         start = max(0, end - _BLOCK)

@@ -25,7 +25,7 @@ def replay(environment: WebShopEnvironment, recorded: HumanEpisode) -> HumanEpis
     visit = Visit(environment, environment.task(ResetSpec(task_id=recorded.task)), recorded.id)
     for turn in recorded.turns:
         if visit.done:
-            raise ReplayMismatch(f"{recorded.id}, turn {turn.turn}: the replay is over, and the record continues")
+            raise ReplayMismatch(f"{recorded.id}, turn {turn.turn}: the replay has ended, but the record continues")
         visit.play_response(turn.response)
     played = visit.record()
     for old, new in zip(recorded.turns, played.turns, strict=True):
@@ -38,4 +38,6 @@ def _compare(where: str, old: HumanTurn | HumanEpisode, new: HumanTurn | HumanEp
     for name in names:
         before, after = getattr(old, name), getattr(new, name)
         if name not in TIMES and before != after:
-            raise ReplayMismatch(f"{where}: {name} was {str(before)[:200]!r}, and is {str(after)[:200]!r}")
+            raise ReplayMismatch(
+                f"{where}: {name} is {str(before)[:200]!r} in the record, but {str(after)[:200]!r} in the replay"
+            )

@@ -1,4 +1,4 @@
-"""The page after an episode: the score and its parts, what matched and what did not."""
+"""The page after an episode. It shows the score, its parts, and which requirements of the task the purchase matches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages of the shop for people. They show what the observation has, with pictures, and the same clickables."""
+"""The pages of the shop for people. A page shows the texts and the clickables of the observation, and pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from arlarena.environments.webshop.shop.session import (
     ShopState,
 )
 
-TITLE_CHARS = 300  # of a title in the results
+TITLE_CHARS = 300  # maximum characters of a title in the results and in the browser's title bar
 
 
 def shop_page(showing: Showing) -> str:
@@ -147,7 +147,7 @@ def _axis(showing: Showing, axis: str, values: list[str]) -> Html:
 
 
 def _chosen(product: Product, place: ShopState) -> Html | None:
-    """Return a hint about axes without a choice; None if all have one."""
+    """Return a hint that names the axes without a chosen value. Return None if every axis has a chosen value."""
     missing = [axis for axis in product.options if axis.lower() not in place.options]
     return element("p", f"Not chosen yet: {', '.join(missing)}", class_="hint") if missing else None
 
@@ -191,7 +191,7 @@ def _product(showing: Showing) -> Product:
 
 
 def _bar(showing: Showing, *content: Content) -> Html:
-    """Return the row above the page: the ways back, then `content`."""
+    """Return the row above the page: the buttons that lead back, then `content`."""
     page = showing.visit.game.place.page
     ways = [action_button(showing, BACK, "⌂ New search")]
     if page == "results":

@@ -1,10 +1,11 @@
 """An episode that a person plays: every click is one action of the environment's episode.
 
     visit = Visit(environment, task, "test-0-4f1c-1")
-    visit.search("red shoes")
-    visit.click(3)                     # the fourth clickable of the page
+    visit.play(visit.search_action("red shoes"))
+    visit.play(visit.click_action(3))              # the fourth clickable of the page
 
-The person's actions are written as a model writes them, so observations, rewards and marks are those of a model.
+The person's actions are written as a model writes them. So a person and a model get the same observations, rewards and
+marks (`action_valid`, `format_valid`).
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Visit:
         return self._turns[-1].action if self._turns else ""
 
     def search_action(self, words: str) -> str | None:
-        """Return the action of a search; None if the text has no words. Characters without a meaning become spaces."""
+        """Return the action of a search. Return None if the text has no words. Unprintable characters become spaces."""
         words = " ".join("".join(one if one.isprintable() else " " for one in words).split())[:MOST_SEARCH_CHARS]
         action = search(words)
         if not _can_be_written(action):  # the words look like the tags of a reply
@@ -72,7 +73,9 @@ class Visit:
         return action if words.strip() else None
 
     def click_action(self, position: int) -> str | None:
-        """Return the action of a click on the clickable at this position of the page; None if there is none."""
+        """Return the action of a click on the clickable at a position of the page, from 0. Return None if there is no
+        such clickable, or if it cannot be clicked.
+        """
         names = list(self.game.page.clickables)
         if not 0 <= position < len(names) or not can_be_clicked(names[position]):
             return None
@@ -140,7 +143,9 @@ class Visit:
 
 
 def can_be_clicked(name: str) -> bool:
-    """Return whether an action in a reply can name this clickable. `search` is no click: it needs words."""
+    """Return whether an action in a reply can name this clickable. The clickable `search` cannot be clicked, because a
+    search needs words.
+    """
     return name != SEARCH and is_clickable(name) and _can_be_written(click(name))
 
 

@@ -16,7 +16,7 @@ class ShopIsFull(RuntimeError):
 
 
 class Visitor:
-    """The session of one person. Take `lock` to read or change it.
+    """The session of one person. Hold `lock` while you read or change the session.
 
     Attributes:
         name: random text that marks the person's episodes in the record. It differs from the cookie.
@@ -54,7 +54,7 @@ class Visitors:
             return len(self._visitors)
 
     def find(self, cookie: str | None) -> Visitor | None:
-        """Return the session of a cookie, and count it as used. None if there is none."""
+        """Return the session of a cookie, and restart its idle time. Return None if the cookie has no session."""
         with self._lock:
             self._drop_idle()
             visitor = self._visitors.get(cookie or "")

@@ -1,10 +1,10 @@
-"""Text to index terms, as Lucene's EnglishAnalyzer does.
+"""Converts text to index terms, as Lucene's EnglishAnalyzer does.
 
     terms("The women's running shoes")    # ["women", "run", "shoe"]
 
-Steps: words by the rules of Unicode's UAX #29 (Lucene's StandardTokenizer), possessive 's removed, lower case, 33 stop
-words removed, Porter's stemmer. Two deviations from Lucene: symbols such as emoji are no terms, and quotation marks
-inside Hebrew words end a word.
+The steps are: split the text into words by the rules of Unicode's UAX #29 (Lucene's StandardTokenizer), remove a
+possessive 's, convert to lower case, remove 33 stop words, apply Porter's stemmer. There are two differences from
+Lucene: symbols such as emoji are not terms, and quotation marks inside Hebrew words end a word.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _STOP_WORDS = (
     "this to was will with"
 )
 STOP_WORDS = frozenset(_STOP_WORDS.split())
-_LONGEST_WORD = 255  # characters; StandardAnalyzer.DEFAULT_MAX_TOKEN_LENGTH, longer words are cut into parts
+_LONGEST_WORD = 255  # characters; longer words are cut into parts, as by Lucene (DEFAULT_MAX_TOKEN_LENGTH)
 _APOSTROPHES = "'\u2019\uff07"  # EnglishPossessiveFilter
-# The properties of Unicode 17, a line per class: name, then code points and ranges in hexadecimal.
+# Classes of characters in Unicode 17. Each line has a class: its name, then its code points and ranges in hexadecimal.
 _RANGES = Path(__file__).parent / "data" / "word_break.txt"
 # UAX #29 for ASCII: letters joined by one of . ' : and digits joined by one of . ' , ; are one word.
 _ascii_words = re.compile(
     r"[a-zA-Z0-9_]+(?:(?<=[a-zA-Z])[.':](?=[a-zA-Z])[a-zA-Z0-9_]+|(?<=[0-9])[.,;'](?=[0-9])[a-zA-Z0-9_]+)*"
 ).findall
-_stemmer = Stemmer.Stemmer("porter", 0)  # without its cache, for there are others
+_stemmer = Stemmer.Stemmer("porter", 0)  # 0: without its own cache, because `search.build` caches terms
 
 
 @cache

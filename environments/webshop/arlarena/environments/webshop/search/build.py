@@ -1,4 +1,8 @@
-"""Builds the index in bounded memory: postings are collected in segments on disk, then merged."""
+"""Builds the index in bounded memory: postings are collected in segments on disk, and then the segments are merged.
+
+A *posting* is a pair of a term and a document that has the term. The *impact* of a posting is the term's contribution
+to the document's score (see `index`).
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,10 @@ from arlarena.environments.webshop.catalogue.tables import write_array, write_so
 from arlarena.environments.webshop.search.analyzer import term, words
 from arlarena.environments.webshop.search.index import COMMON, K1, TOP, B
 
-SEGMENT_TOKENS = 4_000_000  # a segment takes about 150 MB while it is sorted
-BLOCK_POSTINGS = 4_000_000  # postings whose impacts are computed at once
-MOST_CACHED_WORDS = 2_000_000  # words whose terms are remembered, about 0.3 GB
-MOST_REPEATED = 65535  # a higher frequency in one document counts as this one
+SEGMENT_TOKENS = 4_000_000  # tokens of a segment, which takes about 150 MB while it is sorted
+BLOCK_POSTINGS = 4_000_000  # number of postings whose impacts are computed at once
+MOST_CACHED_WORDS = 2_000_000  # maximum number of words whose terms are cached, about 0.3 GB
+MOST_REPEATED = 65535  # maximum frequency of a term in a document; a higher frequency counts as this number
 
 Integers = NDArray[np.signedinteger[Any]]
 
@@ -39,7 +43,9 @@ class _Vocabulary(dict[str, int]):
 
 
 class _Segment(NamedTuple):
-    """Postings sorted by term, then document. `terms`, `counts`: the terms and their numbers of postings."""
+    """Postings, sorted by term and then by document. `terms`, `counts`: the numbers of the terms, and how many postings
+    each term has. `documents`, `frequencies`: the document of each posting, and how often it has the term.
+    """
 
     terms: Integers
     counts: Integers
@@ -80,7 +86,9 @@ class IndexBuilder:
         shutil.rmtree(self._work)
 
     def _write_terms(self) -> Integers:
-        """Write the terms in the order of their bytes. Returns the position of each term number in this order."""
+        """Write the terms in the order of their bytes. Return the position of each term in this order, by the term's
+        number.
+        """
         names = [name.encode("utf-8", "surrogatepass") for name in self._vocabulary.terms]
         self._vocabulary.clear()
         self._vocabulary.terms.clear()
@@ -110,8 +118,10 @@ class IndexBuilder:
 
 
 def _merge(folder: Path, work: Path, segments: int, order: Integers, lengths: Integers) -> None:
-    """Merge the segments. `order`: the position of each term; `lengths`: the terms of each document [N]."""
-    frequencies = np.zeros(len(order), np.int64)  # documents with the term
+    """Merge the segments. `order`: the position of each term in the order of bytes, by the term's number [terms].
+    `lengths`: how many terms each document has [documents].
+    """
+    frequencies = np.zeros(len(order), np.int64)  # for each position, the number of documents with the term
     for number in range(segments):
         segment = _load(work, number)
         frequencies[order[segment.terms]] += segment.counts
@@ -145,7 +155,9 @@ def _write_impacts(
     repeated: NDArray[np.uint16],
     lengths: Integers,
 ) -> None:
-    """Write postings of rare terms, rows of common ones, and each term's highest and 50th highest impact."""
+    """Write the postings of rare terms, and for each common term a row with its impact on each document. Also write the
+    highest and the 50th highest impact of each term.
+    """
     count = len(lengths)
     common = frequencies * COMMON > count
     rare_starts = np.concatenate([[0], np.cumsum(np.where(common, 0, frequencies))])
@@ -201,7 +213,7 @@ class _Impacts:
 
 
 def _blocks(starts: Integers) -> list[tuple[int, int]]:
-    """Return ranges of terms with about BLOCK_POSTINGS postings each; one term is never divided."""
+    """Return ranges of terms, each with about BLOCK_POSTINGS postings. All postings of a term are in one range."""
     ranges, first, terms = [], 0, len(starts) - 1
     while first < terms:
         last = int(np.searchsorted(starts, starts[first] + BLOCK_POSTINGS, side="right")) - 1

@@ -1,11 +1,15 @@
-"""A memory-mapped index and its 50 best documents for a query: BM25 as in Lucene, with exact document lengths.
+"""A memory-mapped index that finds the 50 best documents for a query. The score of a document is BM25, as in Lucene but
+with exact document lengths:
 
-    score(d, q) = sum over the terms t of q, repeated terms repeatedly, of
+    score(d, q) = sum over the terms t of q (a repeated term counts each time) of
                   ln(1 + (N - df + 0.5) / (df + 0.5)) * tf / (tf + k1 * (1 - b + b * length / mean length))
 
-The contribution of a term to a document is its impact, which is stored in float32. Terms are added from rare to common.
-As soon as the 50th best sum exceeds what the remaining terms can add, only the documents that can still be among the 50
-best are completed (Turtle and Flood, 1995: MaxScore). The result is the same as without this.
+    N: number of documents; df: number of documents with t; tf: how often d has t; length: number of terms of d
+
+The contribution of a term to a document's score is its *impact*, which is stored in float32. A search adds the impacts
+of rare terms first. At some point, the 50th best sum exceeds the most that the remaining terms can add. From then on,
+only the sums of documents that can still be among the 50 best are completed (Turtle and Flood, 1995: MaxScore). This
+does not change the result.
 """
 
 from __future__ import annotations
@@ -24,9 +28,9 @@ K1, B = 0.9, 0.4  # pyserini's defaults, which WebShop uses
 TOP = 50  # WebShop's SEARCH_RETURN_N
 SLACK = 1.0 - 1e-5  # covers the rounding of float32 sums when documents are left out
 COMMON = 8  # a term in more than an eighth of the documents has a row with its impact on each document
-# How many entries of a posting list can be added in the time of one binary search in it. Measured.
+# How many entries of a posting list can be added in the time of one binary search in the list (measured).
 SEARCH_COST = 10
-CHECKED = 16  # the 50 best sums are only looked for before a term that is in more than a sixteenth of the documents
+CHECKED = 16  # the 50th best sum is computed only before a term that is in more than a sixteenth of the documents
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.signedinteger[Any]]
@@ -57,7 +61,9 @@ class Index:
         return int(self._common.shape[1])
 
     def search(self, text: str) -> list[int]:
-        """Return the numbers of the 50 best documents, best first, equal ones in order. Fewer if fewer have a term."""
+        """Return the numbers of the 50 best documents, best first. Documents with equal scores are in ascending order.
+        Return fewer numbers if fewer documents have a term of the text.
+        """
         counts = Counter(terms(text))
         query = [(number, count) for word, count in counts.items() if (number := self._terms.find(word)) is not None]
         if not query:
@@ -66,7 +72,8 @@ class Index:
         numbers = [number for number, _ in query]
         weights = np.array([count for _, count in query], np.float32)
         limits = self._highest[numbers] * weights
-        # What the terms from each on can add, and the 50th best score of a term alone: a bound of the final one.
+        # remaining[i]: the most that term i and all later terms can add to a sum. bound: a lower bound of the 50th best
+        # final score; at first, the 50th best score of a single term.
         remaining = np.append(np.cumsum(limits[::-1])[::-1], np.float32(0.0))
         bound = float((self._fiftieth[numbers] * weights).max()) * SLACK
         sums = np.zeros(self.documents, np.float32)
@@ -117,19 +124,23 @@ class Index:
 
 
 def _best(scores: Floats, rank: int) -> float:
-    """Return the score at this rank, from 1, or 0 if there are fewer."""
+    """Return the score at a rank; rank 1 is the highest score. Return 0 if there are fewer scores."""
     if len(scores) < rank:
         return 0.0
     return float(np.partition(scores, len(scores) - rank)[len(scores) - rank])
 
 
 def _fiftieth_best(sums: Floats, at_least: float) -> float:
-    """Return a bound of the 50th best sum. `at_least`: sums below it cannot change the decision."""
+    """Return a lower bound of the 50th best sum. Sums up to `at_least` are ignored, because they cannot change the
+    caller's decision.
+    """
     return _best(sums[sums > max(at_least, 0.0)], TOP) * SLACK
 
 
 def _ranked(documents: Integers, scores: Floats) -> list[int]:
-    """Return the 50 best documents. `documents`: in ascending order."""
+    """Return the 50 best documents, best first. `documents`: numbers of documents in ascending order. `scores`: their
+    scores.
+    """
     worst = _best(scores, TOP)
     kept = scores >= worst
     documents, scores = documents[kept], scores[kept]

@@ -17,9 +17,10 @@ class ShopAction(msgspec.Struct, frozen=True, gc=False):
 def parse_action(text: str) -> ShopAction | None:
     r"""Return the action that a text starts with, or None.
 
-    The rule is the original's `re.match(r"(.+)\[(.+)\]", text)`: the last `[` that has a `]` behind it, and the last
-    `]` of the first line. The name must be exactly `search` or `click`. Surrounding white space of the argument
-    counts. This is linear in the length of the text; the regular expression is quadratic for many `[`.
+    The rule is `re.match(r"(.+)\[(.+)\]", text)` in WebShop's code: the argument ends at the last `]` of the first
+    line, and begins after the last `[` that still leaves room for an argument. The name must be exactly `search` or
+    `click`. White space around the argument is a part of the argument. This function takes linear time in the length of
+    the text; the regular expression takes quadratic time if there are many `[`.
     """
     line = text.partition("\n")[0]
     end = line.rfind("]")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-# The colours of the original, in its order: the first that occurs in a value replaces the value.
+# The colours in WebShop's code, in the same order. Before values are compared, the first colour that occurs in a value
+# replaces the value.
 COLOURS = (
     "alabaster", "apricot", "aqua", "ash", "asphalt", "azure", "banana", "beige", "black", "blue", "blush", "bordeaux",
     "bronze", "brown", "burgundy", "camel", "camo", "caramel", "champagne", "charcoal", "cheetah", "chestnut",
@@ -24,7 +25,8 @@ def first_colour(value: str) -> str:
 def first_colour_of_pair(name: str, value: str) -> str:
     """Return the first of `COLOURS` that equals `name` or `value`, or the pair as Python writes a tuple.
 
-    The original passes the pairs (name, value) of a synthetic goal to the function for texts. Containment in a tuple
-    is equality with an element, and the comparison that follows takes `str` of the tuple.
+    WebShop's code passes the pairs (name, value) of a synthetic goal to a function that was written for texts. There,
+    `colour in pair` is true only if the colour equals the name or the value. If no colour does, the following
+    comparison uses `str(pair)`. This function gives the same results.
     """
     return next((colour for colour in COLOURS if colour in (name, value)), str((name, value)))

@@ -1,10 +1,10 @@
 """Text nodes of pages, and the two forms of an observation.
 
-The original renders a page as HTML, parses it, and converts its text nodes. Here, a page is a list of nodes from the
-start, and the rules of the parser are applied to each text:
+WebShop's code ("the original") renders a page as HTML, parses the HTML, and converts its text nodes. Here, a page is a
+list of nodes, without HTML. The rules of the original's parser are applied to each text:
 
 - An empty text has no node.
-- A text of ASCII white space becomes a line end, which the conversion drops, or else a single space.
+- A text that has only ASCII white space has no node if it has a line end. Otherwise, its node is a single space.
 
 In the form `text`, the nodes without surrounding white space are joined by " [SEP] ". In the form `rich`, each node is
 a line, and buttons, options and links are marked.
@@ -39,7 +39,7 @@ def fragment(form: Form, parts: Iterable[Node], clicked: Collection[str] = ()) -
 
 
 def finished(form: Form, text: str) -> str:
-    """Remove what follows the last node of a page."""
+    """Remove the separator after the last node of a page. The form `rich` has no such separator."""
     return text.removesuffix(SEPARATOR) if form == "text" else text
 
 

@@ -1,6 +1,6 @@
-"""The pages of the shop, as observations with their clickables.
+"""The pages of the shop, as observations with their clickables. "The original" is WebShop's code.
 
-What depends only on a product is cached, so a step that is no search joins a few texts.
+Texts that depend only on a product are cached. So a step that is not a search only joins a few texts.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ PAGE_SIZE = 10  # products on a page of results
 CACHED_CARDS = 16_384  # about 0.6 KB each
 CACHED_ITEMS = 1_024  # about 10 KB each
 CACHED_SUB_PAGES = 512  # about 3 KB each
-CACHED_RESULTS = 1_024  # about 4 KB each: `< prev` leads back to a page that was just shown
+CACHED_RESULTS = 1_024  # about 4 KB each; useful because `< prev` leads back to a page that was shown before
 SEARCH_ACTION = "search[<your query>]"  # how a prompt offers a search
-# As pages write them. Clicks name them in lower case.
+# The names of buttons as pages write them. Clicks name the buttons in lower case.
 LABELS = {name: name.title() for name in (SEARCH, PREVIOUS, NEXT, BUY, DESCRIPTION, FEATURES, REVIEWS, ATTRIBUTES)} | {
     BACK: "Back to Search"
 }
@@ -47,7 +47,7 @@ class Page(msgspec.Struct, frozen=True):
     """A page. An observation is `before`, then the instruction under `label`, then `after`.
 
     Attributes:
-        before, after: what comes before and after the instruction. Complete without the instruction, too.
+        before, after: the texts before and after the instruction. Together they are the page without the instruction.
         label: the text above the instruction; "" if the page does not show the instruction.
         clickables: the clickables by name, in the order of the original.
         clicks: the valid clicks as actions, in the same order; without the button of the search form.
@@ -69,7 +69,9 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class Card(msgspec.Struct, frozen=True):
-    """A product in the results: its name as a clickable, its text, and its text if it was visited."""
+    """A product in the results. `name`: the name of its clickable. `text`: its text. `visited`: its text if the product
+    was visited before.
+    """
 
     name: str
     clickable: Clickable
@@ -78,7 +80,9 @@ class Card(msgspec.Struct, frozen=True):
 
 
 class ItemPage(msgspec.Struct, frozen=True):
-    """The page of a product: without clicked options, and its nodes from which other versions are made."""
+    """The page of a product. `page`: the page without clicked options. `nodes`: the nodes from which the page with
+    clicked options is made.
+    """
 
     page: Page
     nodes: list[Node]
@@ -113,8 +117,9 @@ class Pages:
     def receipt(self, state: ShopState, score: float, details: Mapping[str, float | bool] | None) -> Page:
         """Return the page after the purchase of `state`.
 
-        It shows what the original's does in a text environment: fields that it does not fill are empty or "None".
-        `details`: the parts of the score, shown in the place that the original has for them.
+        The page has the same content as the original's page in a text environment: fields that the original does not
+        fill are empty or "None". `details`: the parts of the score, or None. They are in the same place as in the
+        original.
         """
         assert state.product is not None
         chosen = json.dumps(dict(state.options), sort_keys=True)
@@ -135,7 +140,7 @@ class Pages:
         return finished(self._form, fragment(self._form, parts, clicked))
 
     def _make_results(self, shown: tuple[int, ...], page: int, total: int, visited: frozenset[int]) -> Page:
-        """Return a page of results. A page behind the last shows no products."""
+        """Return a page of results. A page after the last page shows no products."""
         names = [BACK, PREVIOUS, NEXT] if page > 1 else [BACK, NEXT]
         buttons: list[Node] = [("button", LABELS[name]) for name in names]
         head: list[Node] = [buttons[0], ("text", f"Page {page} (Total results: {total})"), *buttons[1:]]

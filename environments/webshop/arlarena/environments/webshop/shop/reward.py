@@ -1,8 +1,9 @@
-"""The score of a purchase, as the original computes it, with its parts.
+"""The score of a purchase with its parts, as WebShop's code ("the original") computes them.
 
     score = type score * (attributes matched + options matched + [price ok]) / (attributes + options + 1)
 
-Texts are compared as by `thefuzz.fuzz.token_set_ratio(a, b) > 85`. rapidfuzz computes the ratio, as it does there.
+Two texts count as equal if `thefuzz.fuzz.token_set_ratio(a, b) > 85`. Like thefuzz, this module computes the ratio with
+rapidfuzz.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from arlarena.environments.webshop.shop.colours import first_colour, first_colou
 from arlarena.environments.webshop.shop.goal import Goal
 from arlarena.environments.webshop.shop.product import Product
 
-LEAST_RATIO = 86  # of two texts that count as equal; in percent, rounded
+LEAST_RATIO = 86  # minimum ratio of two texts that count as equal, in percent, rounded to an integer
 NO_NOUNS_SCORE = 0.2  # title score if the title of the goal's product has no noun
 _NOT_ASCII = dict.fromkeys(range(128, 256))  # thefuzz removes these characters, and only these
 
 
 class TypeScore(msgspec.Struct, frozen=True):
-    """How far the purchased product is the kind of product that the goal asks for.
+    """How well the kind of the purchased product matches the kind of the goal's product.
 
     Attributes:
         query_match: whether both products were collected by the same query.
@@ -69,7 +70,7 @@ class PurchaseScore(msgspec.Struct, frozen=True):
         return matched / self._parts * self.type.factor
 
     def details(self) -> dict[str, float | bool]:
-        """Return the parts by the names of the original. A goal without options has no `r_option` and `w_option`."""
+        """Return the parts by their names in the original. A goal without options has no `r_option` and `w_option`."""
         details: dict[str, float | bool] = {
             "r_type": self.type.factor,
             "r_att": self.attributes_matched / self.attributes,
@@ -115,7 +116,9 @@ def type_score(wanted: Product, bought: Product) -> TypeScore:
 
 
 def matched_attributes(wanted: Iterable[str], bought: Product) -> int:
-    """Return how many attributes a product has: in its list of attributes, or word for word in one of its texts."""
+    """Return how many of the attributes `wanted` a product has. The product has an attribute if its list of attributes
+    has an equal text, or if one of its texts contains the attribute literally.
+    """
     having = [_processed(attribute) for attribute in bought.attributes]
     texts = (bought.title.lower(), " ".join(bought.bullets).lower(), bought.description.lower())
     return sum(
@@ -124,7 +127,9 @@ def matched_attributes(wanted: Iterable[str], bought: Product) -> int:
 
 
 def matched_options(wanted: Iterable[tuple[str, str] | str], chosen: Iterable[str]) -> int:
-    """Return how many options of a goal were chosen. Values with a colour are compared by their first colour."""
+    """Return how many of a goal's options `wanted` were chosen. If a value contains a colour, only its first colour is
+    compared.
+    """
     having = [_processed(first_colour(value)) for value in chosen]
     names = (first_colour(option) if isinstance(option, str) else first_colour_of_pair(*option) for option in wanted)
     return sum(_matches(_processed(name), having) for name in names)

@@ -52,7 +52,7 @@ class ShopState(msgspec.Struct, frozen=True):
     hits: tuple[int, ...] = ()
 
     def canonical(self, visited: bool) -> str:
-        """Return the state as text: equal for states with equal pages and scores.
+        """Return the state as text. States with equal pages and equal scores give equal texts.
 
         `visited`: whether pages show which products were visited.
         """
@@ -60,7 +60,7 @@ class ShopState(msgspec.Struct, frozen=True):
         parts = [self.page, self.keywords, self.number, self.product, sorted(self.options.items()), self.sub_page, seen]
         try:
             return msgspec.json.encode(parts).decode()
-        except UnicodeEncodeError:  # a search for half of a surrogate pair
+        except UnicodeEncodeError:  # the text of the search has an unpaired surrogate
             return json.dumps(parts)
 
 
@@ -75,7 +75,8 @@ def after_search(catalogue: Catalogue, state: ShopState, words: str) -> ShopStat
 def after_click(state: ShopState, name: str, clickable: Clickable) -> ShopState:
     """Return the state after a click on a clickable of the current page.
 
-    As in the original, the name decides first: an option called like a button of its page acts as that button.
+    As in WebShop's code, the name decides first: if an option has the name of a button of its page, the click acts as a
+    click on the button.
     """
     if name == BUY:
         return msgspec.structs.replace(state, page="done", sub_page="")
@@ -99,6 +100,6 @@ def _results(state: ShopState, number: int) -> ShopState:
 
 
 def _item(state: ShopState, options: Mapping[str, str] | None = None) -> ShopState:
-    """Return the page of the current product, with these options or the chosen ones."""
+    """Return the page of the current product. `options`: the chosen options; None if they do not change."""
     chosen = state.options if options is None else options
     return msgspec.structs.replace(state, page="item", options=chosen, sub_page="")

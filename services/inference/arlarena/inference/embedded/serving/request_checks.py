@@ -15,20 +15,20 @@ from arlarena.inference.embedded.sampler import RowSampling, choice_seed
 from arlarena.inference.embedded.sequence import Sequence, pack_key
 from arlarena.inference.embedded.serving.chat_wire import ChatRequest
 from arlarena.inference.embedded.text.codec import TextCodec
-from arlarena.proto.policy import CompletionRequest, SamplingParams
+from arlarena.proto.policy import TIMEOUT_HEADER, CompletionRequest, SamplingParams
 
 MAX_LOGPROBS = 20  # vLLM's default for max_logprobs
 MAX_CHOICES = 128
 MAX_STOPS = 16
 MAX_STOP_CHARS = 1024
 MAX_STOP_IDS = 1024
-MAX_REQUEST_ID = 1024
+MAX_REQUEST_ID = 1024  # characters
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
     """The served model and the limits of requests. `max_length`: maximum number of tokens of prompt and response
-    together.
+    together. `eos_ids`: the ids of the tokens that end a response.
     """
 
     name: str
@@ -155,7 +155,8 @@ def check_request_id(request_id: str | None) -> None:
 def check_deadline(deadline: float) -> None:
     """Raises RequestError with status 504 if `deadline` (seconds of `time.monotonic`) has passed."""
     if time.monotonic() >= deadline:
-        raise RequestError("the request ran out of time (request_timeout_s)", status=504)
+        message = f"the request ran out of time (header {TIMEOUT_HEADER}, server setting request_timeout_s)"
+        raise RequestError(message, status=504)
 
 
 def sequences(ids: list[int], plan: SamplingPlan, served: ServedModel, text: TextCodec) -> list[Sequence]:

@@ -71,8 +71,8 @@ class ResponseBuilder:
         )
 
     def generate_choice(self, index: int, s: Sequence, begin: int, end: int, *, final: bool) -> GenerateChoice:
-        """Returns the tokens [begin, end) of one choice. `index`: the number of the choice. `final`: this is the last
-        part.
+        """Returns the tokens [begin, end) of one choice. `index`: the number of the choice. `final`: whether these are
+        the last tokens of the choice.
         """
         logprobs = None
         if self.plan.params.logprobs is not None:
@@ -200,14 +200,14 @@ class ResponseBuilder:
         return cut(text, stop, include=p.include_stop_str_in_output)
 
     def usage(self) -> Usage:
-        """Returns the token counts. A prompt's tokens are counted once, and the tokens of all responses are counted."""
+        """Returns the token counts. The tokens of a prompt are counted once, even if the prompt has several choices."""
         prompt = sum(len(s.prompt) for s in self.sequences[:: self.plan.params.n])
         response = sum(len(s.tokens) for s in self.sequences)
         return Usage(prompt, prompt + response, response)
 
     def prompt_logprobs(self, s: Sequence) -> PromptLogprobs | None:
-        """Returns the log-prob and rank of each prompt token, with None for the first token. Returns None if they are
-        not requested, and for all choices of a prompt except the first choice.
+        """Returns the log-prob and rank of each prompt token, with None for the first token. Returns None if the
+        log-probs are not requested, or if `s` is not the first choice of its prompt.
         """
         scored = s.scored
         if scored is None:

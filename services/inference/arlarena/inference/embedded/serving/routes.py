@@ -156,8 +156,8 @@ class Serving:
         return await self._encode_response(lambda: builder.chat(return_ids=bool(r.return_token_ids)), builder)
 
     def _admit(self, prompts: int, plan: SamplingPlan) -> None:
-        """Refuse a request with more sequences than the server can run and queue, or for which the queue has no room at
-        the moment.
+        """Refuse a request with more sequences than the server can run and queue. Also refuse a request if the queue
+        has too little room for its sequences at the moment.
 
         Raises:
             RequestError: status 400 if the request has too many sequences; status 503 if the queue is full.
@@ -191,7 +191,7 @@ class Serving:
         if params.stop and not self.text.present:
             raise RequestError("stop strings need a tokenizer, which the served model lacks", param="stop")
         if stream and params.prompt_logprobs is not None:
-            raise RequestError("prompt_logprobs cannot be streamed", param="prompt_logprobs")
+            raise RequestError("prompt_logprobs needs stream = false", param="prompt_logprobs")
         return request_checks.make_plan(params, self.served, stream=stream, timeout_s=call.timeout_s)
 
     def _builder(self, response_id: str, plan: SamplingPlan, sequences: list[Sequence]) -> ResponseBuilder:
@@ -325,7 +325,9 @@ def open_serving(
     arch = loaded.arch
     length = settings.max_model_len or min(arch.max_positions, DEFAULT_MAX_LENGTH)
     if length > arch.max_positions:
-        raise VersionError(f"max_model_len = {length}, but the model has {arch.max_positions} positions")
+        raise VersionError(
+            f"[inference] max_model_len = {length}, but the model has only {arch.max_positions} positions: lower it"
+        )
     limits = EngineLimits(
         max_length=length,
         slots=settings.max_slots,

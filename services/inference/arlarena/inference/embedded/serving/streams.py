@@ -54,7 +54,7 @@ class SentTokens:
     def advance(self, cursor: StreamCursor, characters_sent: int) -> tuple[int, list[TokenText] | None]:
         """Returns the index of the first new token, and the new tokens: the tokens whose text lies completely in the
         first `characters_sent` characters of the response. The last call returns all remaining tokens. If a stop string
-        ended the response, their texts are cut at the end of the response.
+        ended the response, the texts of the tokens are cut at the end of the response.
         """
         begin, s = self.sent, cursor.sequence
         if self.texts is None:
@@ -68,7 +68,9 @@ class SentTokens:
 
 @dataclass(slots=True)
 class Stream:
-    """A running stream. `cursors`: for each choice, how much of it has been sent."""
+    """A running stream. `return_ids`: whether events contain token ids. `include_usage`: whether a last event contains
+    the token counts. `cursors`: for each choice, how much of the choice has been sent.
+    """
 
     builder: ResponseBuilder
     return_ids: bool
@@ -109,7 +111,9 @@ class Stream:
 
 
 async def generate_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterator[bytes]:
-    """Yields the events of `/inference/v1/generate`. The last event of a choice contains its weight versions."""
+    """Yields the events of `/inference/v1/generate`. The last event of a choice contains its weight versions. `steps`:
+    yields after each step of the engine with new tokens.
+    """
     builder = stream.builder
     async for _ in steps:
         for cursor in stream.updated_cursors():
@@ -126,7 +130,7 @@ async def generate_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIt
 
 
 async def completion_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterator[bytes]:
-    """Yields the events of the completions route."""
+    """Yields the events of the completions route. `steps`: yields after each step of the engine with new tokens."""
     builder, texts, sent = stream.builder, stream.growing_texts(), stream.sent_tokens()
 
     def event(choices: list[CompletionChoice], **extra: Any) -> bytes:
@@ -156,7 +160,9 @@ async def completion_events(stream: Stream, steps: AsyncIterator[None]) -> Async
 
 
 async def chat_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterator[bytes]:
-    """Yields the events of the chat route. The first event of a choice contains the role."""
+    """Yields the events of the chat route. The first event of a choice contains the role. `steps`: yields after each
+    step of the engine with new tokens.
+    """
     builder, texts, sent = stream.builder, stream.growing_texts(), stream.sent_tokens()
 
     def event(choices: list[ChatChunkChoice], **extra: Any) -> bytes:

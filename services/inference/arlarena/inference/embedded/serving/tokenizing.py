@@ -27,7 +27,9 @@ from arlarena.proto.policy import CompletionRequest
 
 T = TypeVar("T")
 
-_SHORT_TEXT = 4096  # characters and parts that are tokenised without a thread, in a few milliseconds
+# Maximum number of characters and parts that are tokenised on the event loop, in a few milliseconds. Longer texts are
+# tokenised in a thread.
+_SHORT_TEXT = 4096
 _LONG_BODY = 1 << 16  # bytes; a longer body is decoded in a thread
 LONG_RESPONSE = 20_000  # tokens and log-probs; a longer response is encoded in a thread, in over 20 ms
 
@@ -99,11 +101,11 @@ class Reader:
         return await self._workers.run(write, deadline) if len(ids) > LONG_RESPONSE else write()
 
     async def detokenize(self, r: DetokenizeRequest, deadline: float) -> bytes:
-        """Returns the response of the detokenize route. For `max_text_chars`, each token counts as one character."""
+        """Returns the response of the detokenize route. The setting `max_text_chars` limits the number of token ids."""
         if len(r.tokens) > self._limits.text_chars:
             raise RequestError(
                 f"tokens has {len(r.tokens)} ids, but this server accepts at most {self._limits.text_chars} "
-                "(max_text_chars)",
+                "(server setting max_text_chars)",
                 param="tokens",
             )
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # the import of transformers takes a second, and only chats n
 
 # A stop string of n bytes is searched in the newest n + 32 tokens, because some tokens have no text.
 _STOP_EXTRA_TOKENS = 32
+# Fields of a chat request that are also parameters of transformers' `apply_chat_template`.
 _REQUEST_FIELDS = ("messages", "add_generation_prompt", "continue_final_message")
 _INCOMPLETE = "\ufffd"  # the decoder returns this for the bytes of an incomplete character
 
@@ -152,10 +153,11 @@ class TextCodec:
 
 
 def _check_options(options: dict[str, Any], parameters: Iterable[str]) -> None:
-    """Refuse options that are parameters of transformers.
+    """Refuse options that are parameters of transformers' `apply_chat_template`. The options `tools` and `documents`
+    are accepted, because `apply_chat_template` passes them to the template.
 
     Raises:
-        RequestError: status 400 if an option is a parameter of transformers.
+        RequestError: status 400 if an option is refused.
     """
     for name in ({"messages", *parameters} - {"tools", "documents"}) & options.keys():
         hint = "it is a field of the request itself" if name in _REQUEST_FIELDS else "leave it out"

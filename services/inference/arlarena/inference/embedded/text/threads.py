@@ -32,14 +32,15 @@ class TextWorkers:
         """
         if self._pending >= self._max_pending:
             raise RequestError(
-                f"{self._pending} texts already wait to be tokenised (max_waiting); retry later", status=503
+                f"{self._pending} texts already wait to be tokenised (server setting max_waiting); retry later",
+                status=503,
             )
         self._pending += 1
         try:
             left_s = min(self._limit_s, deadline - time.monotonic())
             return await asyncio.wait_for(asyncio.wrap_future(self._pool.submit(work)), left_s)
         except TimeoutError as error:
-            message = "the text was not tokenised in time (text_timeout_s, request_timeout_s)"
+            message = "the text was not tokenised in time (server settings text_timeout_s, request_timeout_s)"
             raise RequestError(message, status=504) from error
         finally:
             self._pending -= 1

@@ -122,8 +122,8 @@ class _Characters:
 
 @dataclass(slots=True)
 class TokenText:
-    """One token of a response. `raw`: the bytes that the token adds to the text. These bytes are in the characters
-    [begin, end) of the text.
+    """One token of a response. `token`: the token as text. `raw`: the bytes that the token adds to the text of the
+    response. These bytes are in the characters [begin, end) of this text.
     """
 
     token: str

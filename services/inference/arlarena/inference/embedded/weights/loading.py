@@ -1,5 +1,6 @@
-"""Loads a version directory, or any Hugging Face directory, for the embedded engine. The log-probs of a version's probe
-are compared with the trainer's log-probs in the manifest.
+"""Loads a version directory, or any Hugging Face directory, for the embedded engine. The manifest of a version may
+contain a probe: a few token ids with the trainer's log-probs of these tokens. The log-probs that the loaded weights
+give for these tokens are compared with the trainer's.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class LoadedVersion:
 
 
 def load_version(directory: Path, arch: Architecture | None = None) -> LoadedVersion:
-    """Verify, load and probe a version directory. If `arch` is given, the version must have this architecture.
+    """Verify and load a version directory, and check its probe. If `arch` is given, the version must have this
+    architecture.
 
     Raises:
         VersionError: the directory is damaged, or the weights do not fit the architecture.
@@ -63,7 +65,10 @@ def _run_probe(directory: Path, probe: ManifestProbe, arch: Architecture, parame
     """
     ids = probe.ids
     if len(probe.log_probs) != len(ids) - 1 or not all(0 <= token < arch.vocab_size for token in ids):
-        raise VersionError(f"{directory / MANIFEST_FILE} has a malformed probe")
+        raise VersionError(
+            f"{directory / MANIFEST_FILE} has a malformed probe: it must have ids below {arch.vocab_size}, and a "
+            "log-prob for each id except the first"
+        )
     return check_probe(directory, probe, log_probs(Model(arch, parameters, len(ids)), ids))
 
 

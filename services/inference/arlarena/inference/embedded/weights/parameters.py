@@ -133,8 +133,8 @@ def _interleave(rows: Tensor, heads: int) -> Tensor:
 
 
 def _fuse_matrices(*matrices: Tensor, gain: Tensor | None = None) -> Tensor:
-    """Transpose matrices [outputs, inputs] of a checkpoint and concatenate them to one matrix [inputs, outputs]. `gain`
-    [inputs]: one factor for each row of the result.
+    """Transpose matrices [outputs, inputs] of a checkpoint and concatenate the results to one matrix [inputs, total
+    outputs]. `gain` [inputs]: one factor for each row of this matrix.
     """
     fused = torch.empty(matrices[0].shape[1], sum(len(matrix) for matrix in matrices))
     begin = 0

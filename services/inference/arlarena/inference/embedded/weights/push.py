@@ -24,8 +24,8 @@ class WeightPush:
         self.outcomes = {"finished": 0, "failed": 0}
 
     async def serve(self, source: Source) -> ServedVersion:
-        """Load and probe a version while the old weights stay in service. Then replace the old weights between two
-        steps of the engine.
+        """Load a version and check its probe (log-probs of the trainer) while the old weights stay in service. Then
+        replace the old weights between two steps of the engine. Does nothing if the version is already in service.
 
         Raises:
             VersionError: the version cannot be served.
