@@ -56,12 +56,12 @@ from arlarena.rollout.settings import (
     Addresses,
     EvaluationSettings,
     RolloutSettings,
+    api_key,
     load_addresses,
     load_environment,
     load_evaluation,
     load_rollout,
     load_seed,
-    teacher_key,
     tokenizer_source,
 )
 from arlarena.rollout.splits import check_environment, drawn_indices
@@ -266,7 +266,7 @@ async def _teacher(setup: Setup, args: argparse.Namespace, info: Info) -> AsyncI
             setup.tokens, args.expert_noise, train_on_noise=args.train_on_noise, action=info.parser.action
         )
         return
-    key = teacher_key(args.teacher_key_variable)
+    key = api_key(args.teacher_key_variable)
     s = setup.settings
     timeouts = Timeouts(s.connect_timeout_s, s.generate_timeout_s)
     async with PolicyClient(_url(args.teacher_url), timeouts, retries=s.request_retries, token=key) as client:

@@ -197,8 +197,8 @@ def tokenizer_source(path: Path | None, flag: str | None) -> str:
     return source
 
 
-def teacher_key(variable: str) -> str | None:
-    """Returns the API key of a teacher from the environment variable `variable`. Messages and logs mask the key."""
+def api_key(variable: str) -> str | None:
+    """Returns the API key in the environment variable `variable`. Messages and logs mask the key."""
     return secret_from(os.environ, variable)
 
 

@@ -1,0 +1,227 @@
+"""Failures of a model's API as errors by what the caller does.
+
+    429, 5xx, 408, 409, timeout, lost connection    Retryable
+    401, 402, 403, 404, no credit, redirect         Denied
+    the messages exceed the context                 TooLong
+    other 4xx, unusable reply                       Rejected
+
+`possibly_charged` is False only if the server certainly did not run the request: it was not sent, or the server was
+full (429, 503, and Anthropic's 529). Sources: https://platform.openai.com/docs/guides/error-codes,
+https://docs.anthropic.com/en/api/errors, https://ai.google.dev/gemini-api/docs/troubleshooting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import httpx2
+
+from arlarena.rollout.evaluation.models.connection import ApiConnection
+from arlarena.rollout.evaluation.models.http import HttpFailure, UnusableReply
+from arlarena.rollout.evaluation.models.protocol import Denied, ModelError, Rejected, Retryable, TooLong
+
+_NOT_RUN = frozenset((429, 503, 529))
+_RETRYABLE = frozenset((408, 409, 425, 429))
+_DENIED = frozenset((401, 402, 403, 404))
+# Codes and words of "no credit". Waiting does not help. OpenAI reports it with status 429, and Anthropic with 400.
+_NO_CREDIT = re.compile(r"insufficient_quota|billing_(?:hard_limit|error)|credit balance is too low", re.IGNORECASE)
+# How OpenAI, Anthropic, Google, vLLM, llama.cpp and our own engine say that the messages are too long.
+_TOO_LONG = re.compile(
+    r"context_length_exceeded|maximum (?:context|model) length|context (?:length|window|size|limit)|prompt is too long"
+    r"|input token count|exceed_context_size|reduce the length of the (?:messages|prompt|input)",
+    re.IGNORECASE,
+)
+# Parameters that are equal in all requests of an evaluation: if one is invalid, all requests fail.
+_SAMPLING = frozenset(("model", "temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "stop"))
+# OpenAI quotes the ends of an invalid key around stars.
+_STARRED = re.compile(r"\S*\*{3,}\S*")
+_TAG = re.compile(r"<[^>]*>")
+
+
+@dataclass(frozen=True, slots=True)
+class VendorError:
+    """The error object of a response. Fields that it lacks are "".
+
+    Attributes:
+        status: the HTTP status.
+        kind: `type` (OpenAI, Anthropic) or `status` (Google).
+        code: OpenAI's code of the reason.
+        param: the invalid parameter.
+        message: the text; without an error object, the text of the body.
+        retry_after_s: the wait that the server asks for.
+    """
+
+    status: int
+    kind: str = ""
+    code: str = ""
+    param: str = ""
+    message: str = ""
+    retry_after_s: float | None = None
+
+    @property
+    def words(self) -> str:
+        """All texts, for a search."""
+        return f"{self.kind} {self.code} {self.message}"
+
+    @property
+    def reason(self) -> str:
+        """The reason for a message."""
+        names = " ".join(dict.fromkeys(name for name in (self.kind, self.code) if name and name != "error"))
+        return f"{self.status} {names}: {self.message or 'no explanation'}"
+
+
+# What an adapter knows of its vendor's errors. None: `status_error` decides.
+SpecialCase = Callable[[VendorError], ModelError | None]
+
+
+def parse_http_date(text: str) -> float | None:
+    """Returns seconds since the epoch, or None if `text` is no HTTP date."""
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return None
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Returns the wait that a response asks for, in seconds, or None.
+
+    It is in `retry-after-ms` (OpenAI, Azure) or in `Retry-After`, as seconds or as an HTTP date (RFC 9110, 10.2.3). A
+    date counts from the response's `Date`, because the clocks may differ. Numbers that are negative or no numbers are
+    ignored.
+    """
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers.get(name, "")) * unit
+        except ValueError:
+            continue
+        if math.isfinite(seconds) and seconds >= 0:
+            return seconds
+    date = parse_http_date(headers.get("retry-after", ""))
+    if date is None:
+        return None
+    now = parse_http_date(headers.get("date", ""))
+    return max(0.0, date - (time.time() if now is None else now))
+
+
+def _google_delay_s(error: Mapping[str, Any]) -> float | None:
+    """Returns `retryDelay` of Google's `RetryInfo`, for example "34.5s", in seconds."""
+    details = error.get("details")
+    for detail in details if isinstance(details, list) else ():
+        delay = detail.get("retryDelay") if isinstance(detail, dict) else None
+        if isinstance(delay, str) and (match := re.fullmatch(r"(\d{1,9}(?:\.\d+)?)s", delay)):
+            return float(match[1])
+    return None
+
+
+def vendor_error(failure: HttpFailure) -> VendorError:
+    """Returns the error of a response. A body that is no error object becomes the message, without HTML tags."""
+    try:
+        body: Any = json.loads(failure.body)
+    except (ValueError, RecursionError):
+        body = None
+    if isinstance(body, list) and body:
+        body = body[0]  # Google's OpenAI-compatible route
+    error = body.get("error", body) if isinstance(body, dict) else body
+    if isinstance(error, str):
+        error = {"message": error}
+    wait = retry_after_s(failure.headers)
+    if not isinstance(error, dict):
+        return VendorError(failure.status, message=_page_text(failure), retry_after_s=wait)
+    text = {name: error[name] for name in ("type", "status", "code", "param", "message") if error.get(name) is not None}
+    return VendorError(
+        status=failure.status,
+        kind=str(text.get("type", text.get("status", "")))[:80],
+        code="" if isinstance(text.get("code"), int) else str(text.get("code", ""))[:80],
+        param=str(text.get("param", ""))[:80],
+        message=_STARRED.sub("***", str(text.get("message", error.get("detail", "")))[:2000]),
+        retry_after_s=wait if wait is not None else _google_delay_s(error),
+    )
+
+
+def _page_text(failure: HttpFailure) -> str:
+    """Returns the address of a redirect, or the text of a page."""
+    if 300 <= failure.status < 400:
+        return f"redirects to {failure.headers.get('location', 'no address')}; check the address"
+    # A page of 64 KiB may have tags only, so the tags are removed before the text is cut.
+    return " ".join(_TAG.sub(" ", failure.body.decode(errors="replace")).split())[:2000]
+
+
+def status_error(error: VendorError, connection: ApiConnection) -> ModelError:
+    """Returns the error for a response that is no success."""
+    message = connection.message(error.reason)
+    if _NO_CREDIT.search(error.words):
+        return Denied(message)
+    if error.status >= 500 or error.status in _RETRYABLE:
+        return Retryable(message, retry_after_s=error.retry_after_s, possibly_charged=error.status not in _NOT_RUN)
+    if error.status in _DENIED or error.status < 400:
+        hint = f" (the key is that of {connection.key_variable})" if error.status in (401, 403) else ""
+        return Denied(connection.message(error.reason[:200] + hint) if hint else message)
+    if error.status == 413 or _TOO_LONG.search(error.words):
+        return TooLong(message)
+    if error.param in _SAMPLING:
+        return Denied(message)
+    return Rejected(message)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yields the error and the errors behind it. The SDKs wrap errors of the HTTP client."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
+
+
+def _connection_error(error: httpx2.HTTPError, connection: ApiConnection) -> ModelError:
+    """Returns the error for a request without a complete response."""
+    reason = f"{type(error).__name__}: {error}"
+    if isinstance(error, httpx2.UnsupportedProtocol | httpx2.LocalProtocolError) or "CERTIFICATE" in str(error):
+        return Denied(connection.message(reason))
+    not_sent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout | httpx2.ProxyError)
+    return Retryable(connection.message(reason), possibly_charged=not not_sent)
+
+
+def model_error(error: Exception, connection: ApiConnection, special: SpecialCase | None = None) -> ModelError:
+    """Returns the error of `protocol` for any error that an SDK raised during a request."""
+    for cause in _causes(error):
+        if isinstance(cause, ModelError):
+            return cause
+        if isinstance(cause, HttpFailure):
+            found = vendor_error(cause)
+            return (special(found) if special else None) or status_error(found, connection)
+        if isinstance(cause, UnusableReply):
+            return Rejected(connection.message(str(cause)))
+        if isinstance(cause, httpx2.HTTPError):
+            return _connection_error(cause, connection)
+        if isinstance(cause, TimeoutError):
+            seconds = f"{connection.limits.request_s:g} s"
+            return Retryable(connection.message(f"no complete reply within {seconds}"), possibly_charged=True)
+        # A reply without a length is cut off if the connection is lost.
+        if isinstance(cause, json.JSONDecodeError):
+            return Retryable(connection.message(f"the reply is no valid JSON: {cause}"), possibly_charged=True)
+    return Rejected(connection.message(f"the reply or a parameter is invalid: {type(error).__name__}: {error}"))
+
+
+@asynccontextmanager
+async def model_errors(connection: ApiConnection, special: SpecialCase | None = None) -> AsyncIterator[None]:
+    """Limits the time of a request and turns all its errors into errors of `protocol`.
+
+    Raises:
+        ModelError: the request or the conversion of its reply failed.
+    """
+    try:
+        async with asyncio.timeout(connection.limits.request_s):
+            yield
+    except Exception as error:
+        # Without a cause: the SDKs' errors contain the response, and may contain headers of the request.
+        raise model_error(error, connection, special) from None

@@ -1,0 +1,193 @@
+"""Chat Completions: OpenAI's models, and any server that imitates this API (vLLM, SGLang, llama.cpp, gateways).
+
+API: https://platform.openai.com/docs/api-reference/chat. Compatible servers differ in a few names; this adapter knows
+`max_tokens` for `max_completion_tokens`, and `reasoning_content` or `reasoning` for the text of the reasoning.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from openai import AsyncOpenAI
+
+from arlarena.rollout.evaluation.models.connection import ApiConnection
+from arlarena.rollout.evaluation.models.failures import VendorError, model_errors
+from arlarena.rollout.evaluation.models.http import HttpFailure, http_client
+from arlarena.rollout.evaluation.models.protocol import (
+    Finish,
+    Message,
+    ModelError,
+    Rejected,
+    Reply,
+    Retryable,
+    SamplingRequest,
+    Usage,
+)
+from arlarena.rollout.evaluation.models.replies import (
+    base64_text,
+    checked,
+    clean_name,
+    clean_text,
+    token_count,
+)
+
+BASE_URL = "https://api.openai.com/v1"
+RESERVED = frozenset(("model", "messages", "stream", "n"))
+_FINISH: dict[str, Finish] = {
+    "stop": "stop",
+    "length": "length",
+    "content_filter": "refusal",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+}
+# Codes of a prompt that a filter blocked (OpenAI's and Azure's): the vendor's refusal, not a wrong request.
+_BLOCKED = frozenset(("content_filter", "content_policy_violation", "invalid_prompt"))
+_UNSUPPORTED = frozenset(("unsupported_parameter", "unknown_parameter"))
+# Words of compatible servers that send no such code.
+_UNSUPPORTED_WORDS = ("unsupported parameter", "not supported", "unknown", "unrecognized", "extra inputs", "unexpected")
+
+
+class _PromptBlocked(Rejected):
+    """The vendor's filter blocked the prompt. `reply` returns a refusal."""
+
+
+class OpenAiChatModel:
+    """A model behind the API Chat Completions.
+
+    `own_api`: whether this is OpenAI's own API, whose newer models reject `max_tokens` and know
+    `max_completion_tokens` only. Other servers are asked with `max_tokens`, which is known to more of them. If a server
+    rejects one of the names as unsupported, or rejects `seed`, further requests use the other name, or no seed.
+    """
+
+    def __init__(self, connection: ApiConnection, *, own_api: bool) -> None:
+        self.name, self.sees_images = connection.name, connection.sees_images
+        self._connection = connection
+        self._limit_name = "max_completion_tokens" if own_api else "max_tokens"
+        self._seeded = True
+        self._client = AsyncOpenAI(
+            api_key=connection.key,
+            base_url=connection.base_url,
+            max_retries=0,
+            timeout=connection.limits.request_s,
+            http_client=http_client(connection.limits),
+        )
+
+    async def reply(self, messages: Sequence[Message], sampling: SamplingRequest, *, seed: int) -> Reply:
+        """Send one request. See `protocol.Model.reply`."""
+        extra = checked(self._connection, messages, sampling, RESERVED)
+        request: dict[str, Any] = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            self._limit_name: sampling.max_tokens,
+            "stop": list(sampling.stop) or None,
+            "seed": seed if self._seeded else None,
+        }
+        request = {name: value for name, value in request.items() if value is not None}
+        sent = frozenset(request)
+        create: Any = self._client.chat.completions.create
+        try:
+            async with model_errors(self._connection, lambda error: self._special_case(error, sent)):
+                completion = await create(
+                    model=self._connection.model,
+                    messages=[_message(message) for message in messages],
+                    extra_body=dict(extra),
+                    **request,
+                )
+                return _reply(completion, self._connection)
+        except _PromptBlocked:
+            return Reply(text="", finish="refusal", model=self._connection.model)
+
+    def _special_case(self, error: VendorError, sent: frozenset[str]) -> ModelError | None:
+        """Returns what this API's errors mean besides their status. `sent`: the parameters of the request."""
+        if error.code in _BLOCKED and error.status < 500:
+            return _PromptBlocked(self._connection.message(error.reason))
+        if error.status in (400, 422) and (name := _unsupported(error, sent & {self._limit_name, "seed"})):
+            if name == "seed":
+                self._seeded = False
+            else:
+                self._limit_name = "max_tokens" if name == "max_completion_tokens" else "max_completion_tokens"
+            reason = f"{error.reason} (further requests leave {name} out)"
+            return Retryable(self._connection.message(reason), retry_after_s=0.0)
+        return None
+
+    async def close(self) -> None:
+        """Close connections."""
+        await self._client.close()
+
+
+def _unsupported(error: VendorError, names: frozenset[str]) -> str:
+    """Returns the parameter of `names` that the server does not know, or ""."""
+    message = error.message
+    if error.code not in _UNSUPPORTED and not any(word in message.lower() for word in _UNSUPPORTED_WORDS):
+        return ""
+    named = (name for name in sorted(names) if name == error.param or f"'{name}'" in message or f"`{name}`" in message)
+    return next(named, "")
+
+
+def _message(message: Message) -> dict[str, Any]:
+    """Returns a message in the form of this API, with images as data URLs."""
+    if not message.images:
+        return {"role": message.role, "content": message.text}
+    urls = (f"data:{picture.media_type};base64,{base64_text(picture)}" for picture in message.images)
+    images = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return {"role": message.role, "content": [*images, {"type": "text", "text": message.text}]}
+
+
+def _reply(completion: Any, connection: ApiConnection) -> Reply:
+    """Returns the reply of a completion. A refusal's explanation is its text.
+
+    Raises:
+        HttpFailure: a gateway reports an error with the status 200.
+        Retryable: there is no choice.
+        Rejected: the response is something else than a completion.
+    """
+    if isinstance(completion, str):
+        raise Rejected(connection.message(f"no Chat Completions API at this address; it returned {completion[:100]!r}"))
+    if not completion.choices:
+        if isinstance(error := getattr(completion, "error", None), dict):
+            raise _gateway_failure(error)
+        raise Retryable(connection.message("the response has no choices"), possibly_charged=True)
+    choice = completion.choices[0]
+    message = choice.message
+    refusal = clean_text(message.refusal)
+    finish = _FINISH.get(str(choice.finish_reason), "other")
+    if finish == "stop":  # some servers report "stop" for a tool call, too
+        finish = "refusal" if refusal else "tool_calls" if message.tool_calls else finish
+    return Reply(
+        text=_text(message.content) or refusal,
+        finish=finish,
+        usage=_usage(completion.usage),
+        model=clean_name(completion.model),
+        request_id=clean_name(completion._request_id) or clean_name(completion.id),
+        reasoning=_text(getattr(message, "reasoning_content", None)) or _text(getattr(message, "reasoning", None)),
+    )
+
+
+def _text(content: object) -> str:
+    """Returns the text of a content, which is a text or a list of parts (Mistral)."""
+    if isinstance(content, list):
+        return "".join(clean_text(part.get("text")) for part in content if isinstance(part, dict))
+    return clean_text(content)
+
+
+def _gateway_failure(error: dict[str, Any]) -> HttpFailure:
+    """Returns the failure that a gateway (OpenRouter) reports in the body of a response with status 200."""
+    code = error.get("code")
+    status = code if isinstance(code, int) and 400 <= code < 600 else 500
+    return HttpFailure(status, {}, json.dumps({"error": error}).encode())
+
+
+def _usage(usage: Any) -> Usage:
+    """Returns the tokens of a request. A server that does not report usage gives unknown numbers."""
+    if usage is None:
+        return Usage()
+    prompt, output = token_count(usage.prompt_tokens), token_count(usage.completion_tokens)
+    reasoning = token_count(getattr(usage.completion_tokens_details, "reasoning_tokens", None))
+    cached = token_count(getattr(usage.prompt_tokens_details, "cached_tokens", None))
+    if cached is None:
+        cached = token_count(getattr(usage, "prompt_cache_hit_tokens", None))  # DeepSeek
+    if None not in (prompt, output, reasoning) and usage.total_tokens == prompt + output + reasoning:  # type: ignore[operator]
+        output += reasoning  # type: ignore[operator]  # xAI counts reasoning apart from the completion
+    return Usage(input=prompt, output=output, reasoning=reasoning, cached=cached)

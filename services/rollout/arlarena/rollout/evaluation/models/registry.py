@@ -1,0 +1,179 @@
+"""From the text MODEL of the command line to a model.
+
+openai/NAME, anthropic/NAME, google/NAME    the vendor's SDK, at the vendor's address or at --base-url
+NAME with --base-url                        an OpenAI-compatible server
+compatible/NAME with --base-url             the same, for names such as google/gemma-3-27b-it
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from arlarena.proto.config import ConfigError
+from arlarena.proto.http.addresses import service_url
+from arlarena.proto.text.names import nearest
+from arlarena.rollout.evaluation.models.connection import ApiConnection, ApiLimits
+from arlarena.rollout.evaluation.models.protocol import Model
+from arlarena.rollout.settings import api_key
+
+# The key for --base-url. Keys of vendors are not sent to other addresses.
+BASE_URL_KEY = "ARLARENA_EVAL_API_KEY"
+# Sent to a server at --base-url if there is no key. The SDKs require one, and most local servers ignore it.
+NO_KEY = "none"
+_COMPATIBLE = "compatible"
+
+
+@dataclass(frozen=True, slots=True)
+class Vendor:
+    """An API with its SDK.
+
+    Attributes:
+        title: for messages.
+        module: of this package, which imports the SDK.
+        build: name of the class in `module`.
+        extra: of arlarena-rollout, which installs the SDK.
+        key_variable: the environment variable of the key.
+        address: from a base URL to the form that the SDK expects.
+        starts: how names of this vendor's models start, for hints.
+    """
+
+    title: str
+    module: str
+    build: str
+    extra: str
+    key_variable: str
+    address: Callable[[str], str]
+    starts: tuple[str, ...]
+
+
+def openai_address(url: str) -> str:
+    """Returns the address with its path, which is /v1 if there is none: http://host:8100 is http://host:8100/v1.
+
+    Raises:
+        ValueError: `url` is not an http(s) URL.
+    """
+    service_url(url)
+    base = url.strip().rstrip("/")
+    return base if urlsplit(base).path else f"{base}/v1"
+
+
+def google_address(url: str) -> str:
+    """Returns the address without the version of the API, which the SDK adds.
+
+    Raises:
+        ValueError: `url` is not an http(s) URL.
+    """
+    return service_url(url.strip().rstrip("/").removesuffix("/v1beta"))
+
+
+VENDORS = {
+    "openai": Vendor(
+        "OpenAI", "openai_chat", "OpenAiChatModel", "openai", "OPENAI_API_KEY", openai_address, ("gpt", "o1", "o3")
+    ),
+    "anthropic": Vendor(
+        "Anthropic", "anthropic", "AnthropicModel", "anthropic", "ANTHROPIC_API_KEY", service_url, ("claude",)
+    ),
+    "google": Vendor("Google", "google", "GoogleModel", "google", "GEMINI_API_KEY", google_address, ("gemini",)),
+}  # fmt: skip
+
+
+def open_model(
+    text: str, *, base_url: str | None = None, sees_images: bool = True, limits: ApiLimits | None = None
+) -> Model:
+    """Returns the model of `text`. It sends nothing yet.
+
+    `sees_images`: whether images may be sent.
+
+    Raises:
+        ConfigError: the name or the address is invalid, the SDK is not installed, or the key is missing.
+    """
+    prefix, name = _split(text, base_url)
+    vendor = VENDORS[prefix]
+    variable = BASE_URL_KEY if base_url else vendor.key_variable
+    module = _module(text, vendor)
+    connection = ApiConnection(
+        name=text,
+        model=name,
+        base_url=_address(base_url, vendor) if base_url else module.BASE_URL,
+        key=_key(text, vendor, variable, required=not base_url),
+        key_variable=variable,
+        sees_images=sees_images,
+        limits=limits or ApiLimits(),
+    )
+    build = getattr(module, vendor.build)
+    return cast(Model, build(connection, own_api=not base_url) if prefix == "openai" else build(connection))
+
+
+def _split(text: str, base_url: str | None) -> tuple[str, str]:
+    """Returns the vendor's key in `VENDORS`, and the model's name for its API.
+
+    Raises:
+        ConfigError: the name is invalid, or there is no address for it.
+    """
+    prefix, slash, rest = text.partition("/")
+    if prefix in VENDORS and slash:
+        name = rest
+    elif base_url:
+        prefix, name = "openai", rest if prefix == _COMPATIBLE and slash else text
+    else:
+        guess = next((key for key, one in VENDORS.items() if text.startswith(one.starts)), "")
+        hint = f"did you mean '{guess}/{text}'?" if guess else nearest(prefix, VENDORS) if slash else ""
+        raise ConfigError(
+            f"unknown model {text[:100]!r}: write openai/NAME, anthropic/NAME or google/NAME, or give --base-url URL "
+            f"for an OpenAI-compatible server{'; ' + hint if hint else ''}"
+        )
+    if not name.strip() or name != name.strip():
+        raise ConfigError(f"the model {text[:100]!r} has no name after {prefix}/")
+    return prefix, name
+
+
+def _module(text: str, vendor: Vendor) -> Any:
+    """Returns the module with the vendor's adapter.
+
+    Raises:
+        ConfigError: the SDK is not installed.
+    """
+    try:
+        return importlib.import_module(f"arlarena.rollout.evaluation.models.{vendor.module}")
+    except ImportError as error:
+        raise ConfigError(
+            f"{text[:100]} needs {vendor.title}'s SDK ({error}): pip install 'arlarena-rollout[{vendor.extra}]'"
+        ) from error
+
+
+def _address(url: str, vendor: Vendor) -> str:
+    """Returns the address for the SDK.
+
+    Raises:
+        ConfigError: it is not an http(s) URL, or contains credentials, a query or a fragment.
+    """
+    try:
+        parts = urlsplit(url)
+        if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
+            raise ConfigError(
+                "--base-url must not contain a user, a password, a query or a fragment; "
+                f"put the key into {BASE_URL_KEY}"
+            )
+        return vendor.address(url)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"--base-url: {error}") from error
+
+
+def _key(text: str, vendor: Vendor, variable: str, *, required: bool) -> str:
+    """Returns the API key.
+
+    Raises:
+        ConfigError: the key is missing, or has characters that a header cannot have.
+    """
+    key = (api_key(variable) or "").strip()
+    if not key and required:
+        raise ConfigError(f"{text[:100]} needs a key of {vendor.title}'s API: set the environment variable {variable}")
+    if not all(" " < character <= "~" for character in key):
+        raise ConfigError(f"the environment variable {variable} contains blanks or characters that no key has")
+    return key or NO_KEY
