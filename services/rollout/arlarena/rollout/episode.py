@@ -127,15 +127,20 @@ class ActionPatterns:
             self.back_and_forth += 1
         self._keys.append(here)
 
-    def metrics(self, turns: list[Turn]) -> dict[str, float]:
-        """Returns the values for `Trajectory.metrics`."""
+    def counts(self, turns: int) -> dict[str, float]:
+        """Returns the counts and the number of `turns`, as metrics."""
         return {
-            "turns": float(len(turns)),
+            "turns": float(turns),
             "repeated_actions": float(self.repeated_actions),
             "back_and_forth": float(self.back_and_forth),
             "invalid_actions": float(self.invalid_actions),
             "idle_turns": float(self.idle_turns),
             "no_action_turns": float(self.no_action_turns),
+        }
+
+    def metrics(self, turns: list[Turn]) -> dict[str, float]:
+        """Returns the values for `Trajectory.metrics`."""
+        return self.counts(len(turns)) | {
             "episode_prompt_tokens": float(sum(prompt_lengths(turns))),
             "episode_response_tokens": float(sum(len(turn.response_ids) // 4 for turn in turns)),  # int32
         }

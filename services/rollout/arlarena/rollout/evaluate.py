@@ -28,19 +28,23 @@ SCHEMA = 2  # version of the format of the result and of the episodes file
 OVER_AT_RESET = "over at reset"
 
 
-def eval_assignments(settings: EvaluationSettings, environment: str) -> list[Assignment]:
-    """Returns one assignment for each attempt of each task.
+def eval_assignment(environment: str, split: str, seed: int, index: int, attempt: int) -> Assignment:
+    """Returns the assignment of one attempt of one task, with its seeds.
 
     The sampling seeds depend on environment, split, seed, task index and attempt.
     """
     # Sampling seeds are hashes of a text that begins with "panel". Another word would change all evaluation results.
-    prefix = f"panel/{environment}/{settings.split}/{settings.seed}"
+    return Assignment(
+        id=f"{split}-{index}-{attempt}",
+        task=Task(environment, split, index, seed),
+        seed_key=f"panel/{environment}/{split}/{seed}/{index}/{attempt}",
+    )
+
+
+def eval_assignments(settings: EvaluationSettings, environment: str) -> list[Assignment]:
+    """Returns one assignment for each attempt of each task (see `eval_assignment`)."""
     return [
-        Assignment(
-            id=f"{settings.split}-{index}-{attempt}",
-            task=Task(environment, settings.split, index, settings.seed),
-            seed_key=f"{prefix}/{index}/{attempt}",
-        )
+        eval_assignment(environment, settings.split, settings.seed, index, attempt)
         for index in range(settings.first, settings.first + settings.count)
         for attempt in range(settings.attempts)
     ]

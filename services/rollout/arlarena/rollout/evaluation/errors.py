@@ -19,5 +19,9 @@ class AttemptFailed(RuntimeError):
         self.status = status
 
 
-class BudgetSpent(RuntimeError):
-    """A budget of money, tokens or time is used up. Unfinished attempts can be resumed with a larger budget."""
+class EvaluationStopped(RuntimeError):
+    """The evaluation ends now. Unfinished attempts can be resumed."""
+
+
+class BudgetSpent(EvaluationStopped):
+    """A budget of money, tokens or time is used up. A resume with a larger budget goes on."""

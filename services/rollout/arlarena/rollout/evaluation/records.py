@@ -3,11 +3,13 @@
 The journal is append-only: one JSON object a line, with the field `event`. A line that a kill cut off is ignored. A
 resumed evaluation reads it, plays recorded replies to the environment again, and continues after the last one.
 
-    request   before a request is sent to the model
+    request   before a request is sent to the model; a retry is a further `request` with the same call
     reply     after its reply arrived, before anything else happens
+    failure   after the request failed
     end       an attempt has its final status
 
-The last `end` of an attempt is its result. A `request` without a `reply` was possibly charged without a result.
+The last `end` of an attempt is its result. A `request` without a `reply` or `failure` was sent by a process that ended
+before the answer. It was possibly charged without a result.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ class RequestEvent(msgspec.Struct, frozen=True, tag_field="event", tag="request"
     Attributes:
         call: number of the request in the attempt, from 0.
         messages_digest: hash of the messages. A resume uses a recorded reply only for equal messages.
+        state_key: of the environment's state, as `Metadata` defines it. A resume compares it.
+        start: how often the attempt started afresh before this request, because a replay diverged.
     """
 
     key: AttemptKey
@@ -53,6 +57,8 @@ class RequestEvent(msgspec.Struct, frozen=True, tag_field="event", tag="request"
     purpose: str
     messages_digest: str
     time: float
+    state_key: str = ""
+    start: int = 0
 
 
 class ReplyEvent(msgspec.Struct, frozen=True, tag_field="event", tag="reply"):
@@ -69,6 +75,15 @@ class ReplyEvent(msgspec.Struct, frozen=True, tag_field="event", tag="reply"):
     seconds: float
     retries: int
     possibly_charged_retries: int = 0
+
+
+class FailureEvent(msgspec.Struct, frozen=True, tag_field="event", tag="failure"):
+    """A request failed. `possibly_charged`: as `models.protocol.Retryable` defines it."""
+
+    key: AttemptKey
+    call: int
+    error: str
+    possibly_charged: bool
 
 
 class TurnRecord(msgspec.Struct, frozen=True):
@@ -97,9 +112,12 @@ class AttemptRecord(msgspec.Struct, frozen=True, tag_field="event", tag="end"):
         metrics: behaviour of the episode, as in training (`rollout.episode.ActionPatterns`), and further metrics of an
             environment.
         usage: of all requests of this attempt, also of those that a resume did not repeat.
+        requests: number of requests that were sent, with retries.
         seconds: of the attempt, without the time before a resume.
         error: why the status is not `ok`.
         final_observation: the text after the last step.
+        restarts: how often the attempt was restored in another session, after a failure of the environment server.
+        divergences: how often it started afresh because the environment did not repeat its states.
     """
 
     key: AttemptKey
@@ -121,6 +139,8 @@ class AttemptRecord(msgspec.Struct, frozen=True, tag_field="event", tag="end"):
     seconds: float
     error: str = ""
     final_observation: str = ""
+    restarts: int = 0
+    divergences: int = 0
 
     @property
     def scored(self) -> bool:
@@ -128,7 +148,7 @@ class AttemptRecord(msgspec.Struct, frozen=True, tag_field="event", tag="end"):
         return self.status in ("ok", "policy_error")
 
 
-Event = RequestEvent | ReplyEvent | AttemptRecord
+Event = RequestEvent | ReplyEvent | FailureEvent | AttemptRecord
 
 
 class EnvironmentPlan(msgspec.Struct, frozen=True):

@@ -99,11 +99,19 @@ class Retryable(ModelError):
     Attributes:
         retry_after_s: the wait in seconds that the server asked for (`Retry-After`), or None.
         possibly_charged: whether the request may have been charged: True unless the server certainly did not run it.
+        rate_limited: whether the vendor limits the rate of requests (429). All requests then wait, not only this one.
     """
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None, possibly_charged: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        possibly_charged: bool = False,
+        rate_limited: bool = False,
+    ) -> None:
         super().__init__(message)
-        self.retry_after_s, self.possibly_charged = retry_after_s, possibly_charged
+        self.retry_after_s, self.possibly_charged, self.rate_limited = retry_after_s, possibly_charged, rate_limited
 
 
 class Rejected(ModelError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from arlarena.client.environments import Session, StepOutcome
 from arlarena.rollout.evaluation.models.protocol import Message, Reply
@@ -18,7 +18,8 @@ class Caller(Protocol):
         Raises:
             TooLong: the messages do not fit the model's context.
             AttemptFailed: the request failed too often, or must not be repeated.
-            BudgetSpent: a budget of the evaluation is used up. The attempt stays unfinished and can be resumed.
+            EvaluationStopped: the evaluation ends, for example because a budget is used up. The attempt stays
+                unfinished and can be resumed.
         """
         ...
 
@@ -32,13 +33,22 @@ class TurnView:
         messages: the prompt as in training: the conversation so far, or one message with the rendered template.
         call: sends requests to the model.
         seed_key: the text that decides all random choices of this attempt, together with `turn`.
+        memory: the player's notes of this attempt. Empty at turn 0. A replay of turns does not call the player, and
+            keeps the notes.
     """
 
     def __init__(
-        self, turn: int, session: Session, state: StepOutcome, messages: Sequence[Message], call: Caller, seed_key: str
+        self,
+        turn: int,
+        session: Session,
+        state: StepOutcome,
+        messages: Sequence[Message],
+        call: Caller,
+        seed_key: str,
+        memory: dict[str, Any],
     ) -> None:
         self.turn, self.session, self.state = turn, session, state
-        self.messages, self.call, self.seed_key = tuple(messages), call, seed_key
+        self.messages, self.call, self.seed_key, self.memory = tuple(messages), call, seed_key, memory
 
 
 class Player(Protocol):

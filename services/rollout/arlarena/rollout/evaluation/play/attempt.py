@@ -1,0 +1,227 @@
+"""Plays one attempt of an evaluation, and restores it in another session after a failure of the environment server.
+
+    state = reset(task)
+    while not done:   response = player(state);   state = step(response)
+
+The responses are kept. After a failure, `play` is called again with another session: it plays the kept responses to the
+environment and goes on after the last one. So no reply is requested twice. If the environment does not repeat its
+states, the attempt starts afresh.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from arlarena.client.environments import Session, StepOutcome
+from arlarena.client.errors import PolicyFault
+from arlarena.rollout.episode import FAULT, PROMPT_TOO_LONG, ActionPatterns, Assignment
+from arlarena.rollout.evaluation.errors import AttemptFailed
+from arlarena.rollout.evaluation.models.protocol import Finish, Message, PictureBytes, TooLong, Usage
+from arlarena.rollout.evaluation.play.caller import AttemptCaller, ReplayDiverged
+from arlarena.rollout.evaluation.play.pictures import PictureStore
+from arlarena.rollout.evaluation.records import AttemptKey, AttemptRecord, Status, TurnRecord
+from arlarena.rollout.evaluation.strategies.protocol import Caller, Player, TurnView
+
+# After so many fresh starts, the environment does not repeat its states at all. Each of them may cost a whole attempt.
+MAX_DIVERGENCES = 3
+# Code of the fault that the environment server refuses a reply, for example because it is too long.
+REPLY_REFUSED = "reply_refused"
+
+
+@dataclass(frozen=True, slots=True)
+class PlayedTurn:
+    """A response with the key of the state that it answers."""
+
+    state_key: str
+    response: str
+    finish: Finish
+
+
+@dataclass(slots=True)
+class _Course:
+    """An attempt since its reset."""
+
+    first: StepOutcome
+    state: StepOutcome
+    turns: list[TurnRecord] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    images: tuple[str, ...] = ()
+    patterns: ActionPatterns = field(default_factory=ActionPatterns)
+
+    def observe(self, state: StepOutcome, names: tuple[str, ...], pictures: tuple[PictureBytes, ...]) -> None:
+        """Add a new state to the messages: as in training, the next message of a conversation, or one new prompt."""
+        text = state.observation.message
+        if text is None:
+            self.messages = [Message("user", state.prompt, pictures)]
+        else:
+            self.messages.append(Message("user", text, pictures))
+        self.state, self.images = state, names
+
+    def finish_turn(self, played: PlayedTurn, after: StepOutcome | None) -> None:
+        """Record a turn. `after`: the state after the step, or None if the environment rejected the response."""
+        before = self.state
+        if after is not None:
+            self.patterns.observe(before, after)
+        self.messages.append(Message("assistant", played.response))
+        self.turns.append(
+            TurnRecord(
+                observation=before.observation.text,
+                response=played.response,
+                action=after.metadata.action if after else "",
+                reward=after.reward if after else 0.0,
+                action_valid=after.observation.action_valid if after else False,
+                format_valid=after.observation.format_valid if after else False,
+                no_action=after.metadata.no_action if after else False,
+                state_key=before.metadata.state_key,
+                finish=played.finish,
+                images=self.images,
+            )
+        )
+
+
+class Attempt:
+    """One attempt. `play` may be called again after it raised a ServiceError.
+
+    Attributes:
+        played: the responses so far, for the replay.
+        in_step: whether the last call of `play` ended during a step of the environment.
+        restarts: how often the caller of `play` restored the attempt in another session.
+    """
+
+    def __init__(
+        self,
+        key: AttemptKey,
+        assignment: Assignment,
+        player: Player,
+        caller: AttemptCaller | None,
+        pictures: PictureStore | None,
+        *,
+        sees_images: bool = False,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`caller`: None if the player has no model. `pictures`: None: images are not loaded. `sees_images`: whether
+        messages have the images. `on_progress` is called whenever the environment answered.
+        """
+        self.key, self._assignment, self._player, self._caller = key, assignment, player, caller
+        self._pictures, self._sees, self._on_progress = pictures, sees_images, on_progress
+        self._started, self._began = time.time(), time.monotonic()
+        self._memory: dict[str, Any] = {}
+        self._course: _Course | None = None
+        self.played: list[PlayedTurn] = []
+        self.in_step = False
+        self.restarts = self.divergences = 0
+
+    async def play(self, session: Session) -> AttemptRecord:
+        """Play to the end. Return the record.
+
+        Raises:
+            ServiceError: the environment server failed. Call again with another session.
+            AttemptFailed: the attempt cannot go on.
+            EvaluationStopped, EvaluationError: the evaluation ends. The attempt has no result.
+        """
+        while True:
+            try:
+                return await self._play(session)
+            except ReplayDiverged as error:
+                self.divergences += 1
+                if self.divergences > MAX_DIVERGENCES:
+                    raise AttemptFailed(f"the environment does not repeat its states: {error}", "infra_error") from None
+                self._start_afresh()
+
+    def failed(self, status: Status, error: str) -> AttemptRecord:
+        """Return the record of an attempt without a result. It has the turns since the last reset."""
+        return self._record(status, error)
+
+    def refused(self, error: str) -> AttemptRecord:
+        """Return the record of an attempt whose last response the environment server refuses to accept."""
+        assert self._course is not None
+        self._course.finish_turn(self.played[-1], None)
+        return self._record("policy_error", error, REPLY_REFUSED)
+
+    async def _play(self, session: Session) -> AttemptRecord:
+        self.in_step, task = False, self._assignment.task
+        first = await session.reset(split=task.split, index=task.index, seed=task.seed, episode_id=self._assignment.id)
+        course = self._course = _Course(first, first)
+        await self._observe(course, first)
+        while not course.state.done:
+            try:
+                played = await self._response(course, session)
+            except TooLong as error:
+                return self._record("policy_error", str(error), PROMPT_TOO_LONG)
+            self.in_step = True
+            try:
+                after = await session.step(played.response)
+            except PolicyFault as error:
+                course.finish_turn(played, None)
+                return self._record("policy_error", str(error), error.code)
+            self.in_step = False
+            course.finish_turn(played, after)
+            await self._observe(course, after)
+        return self._record("ok", "")
+
+    async def _observe(self, course: _Course, state: StepOutcome) -> None:
+        self._on_progress()
+        names: tuple[str, ...] = ()
+        pictures: tuple[PictureBytes, ...] = ()
+        if self._pictures is not None and state.observation.images and not state.done:
+            names, pictures = await self._pictures.load(state.observation)
+        course.observe(state, names, pictures if self._sees else ())
+
+    async def _response(self, course: _Course, session: Session) -> PlayedTurn:
+        """Return the response of the current turn: the kept one, or that of the player."""
+        turn, state = len(course.turns), course.state
+        if turn < len(self.played):
+            if self.played[turn].state_key != state.metadata.state_key:
+                raise ReplayDiverged(f"turn {turn} of {self.key} has another state than before")
+            return self.played[turn]
+        if self._caller is not None:
+            self._caller.begin_turn(turn, state.metadata.state_key)
+        call: Caller = self._caller if self._caller is not None else _no_model
+        view = TurnView(turn, session, state, course.messages, call, self._assignment.seed_key, self._memory)
+        response = await self._player.respond(view)
+        last = self._caller.last if self._caller is not None else None
+        self.played.append(PlayedTurn(state.metadata.state_key, response, last.finish if last else "stop"))
+        return self.played[-1]
+
+    def _start_afresh(self) -> None:
+        self.played.clear()
+        self._memory.clear()
+        if self._caller is not None:
+            self._caller.start_afresh()
+
+    def _record(self, status: Status, error: str, fault: str = "") -> AttemptRecord:
+        course, caller = self._course, self._caller
+        state = course.state if course else None
+        turns = tuple(course.turns) if course else ()
+        metrics = (course.patterns if course else ActionPatterns()).counts(len(turns))
+        first = course.first.metadata if course else None
+        return AttemptRecord(
+            key=self.key,
+            task_id=first.task_id if first else self._assignment.task.id,
+            content_key=(first.content_key or first.state_key) if first else "",
+            kind=first.kind if first else "",
+            status=status,
+            success=status == "ok" and state is not None and state.metadata.success,
+            score=state.metadata.score if status == "ok" and state is not None else 0.0,
+            total_reward=sum(turn.reward for turn in turns),
+            steps=len(turns),
+            terminated=state is not None and state.observation.terminated,
+            truncated=bool(fault) or (state is not None and state.observation.truncated),
+            turns=turns,
+            metrics=metrics | ({FAULT + fault: 1.0} if fault else {}),
+            usage=caller.usage if caller else Usage(),
+            requests=caller.requests if caller else 0,
+            started=self._started,
+            seconds=time.monotonic() - self._began,
+            error=error,
+            final_observation=state.observation.text if state else "",
+            restarts=self.restarts,
+            divergences=self.divergences,
+        )
+
+
+async def _no_model(messages: object, *, purpose: str = "") -> Any:
+    raise TypeError("this player has a strategy that calls a model, but the evaluation has no model")

@@ -1,0 +1,86 @@
+"""Budgets of an evaluation: tokens, money and time.
+
+A budget is checked before a request is sent. Requests in flight then still end, so a budget of tokens or money is
+exceeded by at most their replies.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from arlarena.rollout.evaluation.errors import BudgetSpent, EvaluationError
+from arlarena.rollout.evaluation.models.protocol import Usage
+
+# Returns the price of a usage, or None if it is unknown.
+Price = Callable[[Usage], float | None]
+
+
+def no_price(usage: Usage) -> float | None:
+    """Return None: the price is unknown."""
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetLimits:
+    """Budgets; None: unlimited.
+
+    Attributes:
+        tokens: input and output tokens of all replies, with those before a resume.
+        money: price of all replies, with those before a resume, in the currency of the price function.
+        seconds: duration of this process's part of the evaluation.
+    """
+
+    tokens: int | None = None
+    money: float | None = None
+    seconds: float | None = None
+
+
+class BudgetMeter:
+    """Sums what an evaluation uses, and ends it when a budget is spent."""
+
+    def __init__(
+        self, limits: BudgetLimits, price: Price = no_price, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Start the time.
+
+        Raises:
+            EvaluationError: there is a budget of money, but no price.
+        """
+        if limits.money is not None and price(Usage(input=1, output=1)) is None:
+            raise EvaluationError(
+                "the price of this model is unknown, so a budget of money cannot be kept: give prices"
+            )
+        self._limits, self._price, self._clock, self._started = limits, price, clock, clock()
+        self.usage, self.money, self.unpriced = Usage(), 0.0, 0
+
+    def add(self, usage: Usage) -> None:
+        """Add the usage of a reply. `unpriced` counts replies whose price is unknown."""
+        self.usage += usage
+        price = self._price(usage)
+        if price is None:
+            self.unpriced += 1
+        else:
+            self.money += price
+
+    def add_earlier(self, usages: Iterable[Usage]) -> None:
+        """Add the usages of replies that arrived before a resume."""
+        for usage in usages:
+            self.add(usage)
+
+    def check(self) -> None:
+        """Check the budgets.
+
+        Raises:
+            BudgetSpent: a budget is spent, or a reply does not tell what the budget counts.
+        """
+        limits, tokens = self._limits, (self.usage.input or 0) + (self.usage.output or 0)
+        if limits.tokens is not None and tokens >= limits.tokens:
+            raise BudgetSpent(f"the budget of {limits.tokens} tokens is spent ({tokens} used)")
+        if limits.money is not None and self.money >= limits.money:
+            raise BudgetSpent(f"the budget of {limits.money:g} in money is spent ({self.money:.4f} used)")
+        if limits.money is not None and self.unpriced:
+            raise BudgetSpent(f"the price of {self.unpriced} replies is unknown, so the budget of money cannot be kept")
+        if limits.seconds is not None and self._clock() - self._started >= limits.seconds:
+            raise BudgetSpent(f"the budget of {limits.seconds:g} s is spent")

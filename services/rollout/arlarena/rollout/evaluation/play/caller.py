@@ -1,0 +1,265 @@
+"""Sends the requests of attempts to the model: limits, budgets, retries and records.
+
+    wait for a permit → check the budgets → journal the request → send → journal the reply → return it
+
+On a resume, a recorded reply is returned in the place of a request, if its call has the same turn, purpose, messages
+and state of the environment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+import msgspec
+
+from arlarena.proto.text.wording import counted
+from arlarena.rollout.episode import turn_seed
+from arlarena.rollout.evaluation.errors import AttemptFailed, EvaluationError, EvaluationStopped
+from arlarena.rollout.evaluation.models.protocol import (
+    Denied,
+    Message,
+    Model,
+    ModelError,
+    Rejected,
+    Reply,
+    Retryable,
+    SamplingRequest,
+    TooLong,
+)
+from arlarena.rollout.evaluation.play.budgets import BudgetMeter
+from arlarena.rollout.evaluation.play.journal import Journal
+from arlarena.rollout.evaluation.play.limits import RequestGate
+from arlarena.rollout.evaluation.play.resume import AttemptHistory, RecordedCall
+from arlarena.rollout.evaluation.records import AttemptKey, FailureEvent, ReplyEvent, RequestEvent
+
+# The purpose of a request whose seed is that of the turn, as in the evaluation of a trained policy.
+ANSWER = "answer"
+# A rule of thumb for estimates: English text has about four characters a token.
+CHARS_PER_TOKEN = 4
+# Estimated tokens of an image: those of 1024 by 1024 pixels (platform.claude.com/docs, "Vision": pixels / 750).
+IMAGE_TOKENS = 1400
+# Estimated tokens of a reply if the request sets no maximum.
+REPLY_TOKENS = 500
+
+
+class ReplayDiverged(RuntimeError):
+    """A replay of recorded replies leads to another state or other messages than before."""
+
+
+@dataclass(slots=True)
+class ModelAccess:
+    """The model of an evaluation with its limits, budget and journal. Shared by the callers of all attempts.
+
+    Attributes:
+        stopped: an error that each further request raises, or None. Requests in flight end as usual.
+        possibly_charged: requests of this process that were possibly charged without a reply.
+    """
+
+    model: Model
+    sampling: SamplingRequest
+    gate: RequestGate
+    budget: BudgetMeter
+    journal: Journal
+    stopped: EvaluationStopped | EvaluationError | None = None
+    sent: int = 0
+    possibly_charged: int = 0
+
+    def stop(self, reason: EvaluationStopped | EvaluationError) -> None:
+        """Send no further requests. Each attempt ends at its next request; the first reason counts."""
+        if self.stopped is None:
+            self.stopped = reason
+        self.gate.wake()
+
+    def check(self) -> None:
+        """Raise the error that ends the evaluation, if there is one.
+
+        Raises:
+            EvaluationStopped: a budget is spent, or the evaluation is asked to stop.
+            EvaluationError: the model's API denies all requests.
+        """
+        if self.stopped is not None:
+            raise self.stopped
+        self.budget.check()
+
+
+def messages_digest(messages: Sequence[Message]) -> str:
+    """Return the hash of the messages with their images. 32 hex digits."""
+    digest = hashlib.blake2b(digest_size=16)
+    for message in messages:
+        pictures = [hashlib.sha256(picture.data).digest() for picture in message.images]
+        for part in (message.role.encode(), message.text.encode("utf-8", "surrogatepass"), *pictures):
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part)
+        digest.update(len(pictures).to_bytes(8, "little"))
+    return digest.hexdigest()
+
+
+def estimated_tokens(messages: Sequence[Message], sampling: SamplingRequest) -> int:
+    """Return a rough number of the tokens of messages and reply, for the limit of tokens per minute."""
+    text = sum(len(message.text) for message in messages) // CHARS_PER_TOKEN
+    images = sum(len(message.images) for message in messages) * IMAGE_TOKENS
+    return text + images + min(sampling.max_tokens or REPLY_TOKENS, REPLY_TOKENS)
+
+
+@dataclass(slots=True)
+class _Position:
+    """Where the next call is: the turn, its state, and how often each purpose was called in this turn."""
+
+    turn: int = 0
+    state_key: str = ""
+    purposes: Counter[str] = field(default_factory=Counter)
+
+
+class AttemptCaller:
+    """The `Caller` of one attempt.
+
+    Attributes:
+        last: the last reply of the current turn, or None.
+        usage, requests: of the attempt, with those before a resume.
+    """
+
+    def __init__(self, access: ModelAccess, key: AttemptKey, seed_key: str, history: AttemptHistory) -> None:
+        """`history`: what the journal says about this attempt."""
+        self._access, self._key, self._seed_key = access, key, seed_key
+        self._recorded: dict[tuple[int, str, int], RecordedCall] = {}
+        for call in history.usable():
+            self._recorded[self._identity(call.request.turn, call.request.purpose)] = call
+        self._next, self._start = max(history.calls, default=-1) + 1, history.starts
+        self._position = _Position()
+        self.usage, self.requests = history.usage, history.requests
+        self.last: Reply | None = None
+
+    def begin_turn(self, turn: int, state_key: str) -> None:
+        """Begin a turn. The following calls belong to it."""
+        self._position, self.last = _Position(turn, state_key), None
+
+    def start_afresh(self) -> None:
+        """Forget all recorded replies. The attempt starts from its first turn with new requests."""
+        self._recorded.clear()
+        self._start += 1
+
+    async def __call__(self, messages: Sequence[Message], *, purpose: str = ANSWER) -> Reply:
+        """See `strategies.protocol.Caller`.
+
+        Raises:
+            ReplayDiverged: the recorded request differs from this one.
+        """
+        position, digest = self._position, messages_digest(messages)
+        repetition = position.purposes[purpose]
+        position.purposes[purpose] += 1
+        identity = (position.turn, purpose, repetition)
+        recorded = self._recorded.get(identity)
+        if recorded is None:
+            number, self._next = self._next, self._next + 1
+        elif (recorded.request.messages_digest, recorded.request.state_key) != (digest, position.state_key):
+            raise ReplayDiverged(f"turn {position.turn} differs from the recorded turn")
+        else:
+            number = recorded.request.call
+        reply = recorded.reply if recorded is not None else None
+        if reply is None:
+            event = RequestEvent(
+                self._key, number, position.turn, purpose, digest, time.time(), position.state_key, self._start
+            )
+            reply = await self._send(event, messages, self._seed(purpose, repetition))
+            self._recorded[identity] = RecordedCall(event, reply)
+        self.last = reply
+        return reply
+
+    def _identity(self, turn: int, purpose: str) -> tuple[int, str, int]:
+        """Return the key of the next recorded call of this purpose in this turn."""
+        repetition = 0
+        while (turn, purpose, repetition) in self._recorded:
+            repetition += 1
+        return turn, purpose, repetition
+
+    def _seed(self, purpose: str, repetition: int) -> int:
+        first = purpose == ANSWER and repetition == 0
+        return turn_seed(self._seed_key if first else f"{self._seed_key}/{purpose}/{repetition}", self._position.turn)
+
+    async def _send(self, event: RequestEvent, messages: Sequence[Message], seed: int) -> Reply:
+        """Send a request until its reply arrives. Raises the errors of `__call__`."""
+        gate, began, charged = self._access.gate, time.monotonic(), 0
+        estimate = estimated_tokens(messages, self._access.sampling)
+        for failures in count(1):
+            async with gate.permit(estimate):
+                sent_at = time.monotonic()
+                result = await self._send_once(event, messages, seed)
+                if isinstance(result, Reply):
+                    # The line is in the file before another request gets the permit. So a kill loses no more replies
+                    # than there are permits.
+                    self._record(event, result, time.monotonic() - sent_at, failures - 1, charged)
+                    tokens = (result.usage.input or 0) + (result.usage.output or 0)
+                    gate.succeeded(sent_at, estimate, tokens or None)
+            if isinstance(result, Reply):
+                await self._access.journal.sync()
+                return result
+            charged += result.possibly_charged
+            wait, limit = gate.failed(result, sent_at, failures), gate.limits.give_up_after_s
+            if time.monotonic() + wait - began > limit:
+                message = f"{counted(failures, 'request')} failed within {limit:g} s; last: {result}"
+                raise AttemptFailed(message, "infra_error") from result
+            await gate.rest(wait)
+        raise AssertionError("count(1) has no end")
+
+    async def _send_once(self, event: RequestEvent, messages: Sequence[Message], seed: int) -> Reply | Retryable:
+        """Send one request. Return its reply, or its error if it may be sent again."""
+        access = self._access
+        access.check()
+        access.journal.append(msgspec.structs.replace(event, time=time.time()))
+        access.sent += 1
+        self.requests += 1
+        try:
+            reply = await access.model.reply(messages, access.sampling, seed=seed)
+        except Retryable as error:
+            self._failed(event, error, error.possibly_charged)
+            return error
+        except TooLong as error:
+            self._failed(event, error, False)
+            raise
+        except Denied as error:
+            self._failed(event, error, False)
+            access.stop(EvaluationError(f"the model's API denies all requests: {error}"))
+            raise AttemptFailed(str(error), "model_error") from error
+        except Rejected as error:
+            self._failed(event, error, False)
+            raise AttemptFailed(str(error), "model_error") from error
+        except Exception as error:
+            # A fault of the model's client. This attempt has no result, and the others go on.
+            self._failed(event, error, True)
+            raise AttemptFailed(f"the model's client failed: {type(error).__name__}", "model_error") from error
+        return msgspec.structs.replace(reply, text=_encodable(reply.text), reasoning=_encodable(reply.reasoning))
+
+    def _record(self, event: RequestEvent, reply: Reply, seconds: float, retries: int, charged: int) -> None:
+        self._access.journal.append(
+            ReplyEvent(
+                key=event.key,
+                call=event.call,
+                text=reply.text,
+                finish=reply.finish,
+                usage=reply.usage,
+                model=reply.model,
+                request_id=reply.request_id,
+                reasoning=reply.reasoning,
+                seconds=round(seconds, 4),
+                retries=retries,
+                possibly_charged_retries=charged,
+            )
+        )
+        self.usage += reply.usage
+        self._access.budget.add(reply.usage)
+
+    def _failed(self, event: RequestEvent, error: Exception, possibly_charged: bool) -> None:
+        # The text of an unknown error may contain a key, so only its type is recorded.
+        text = str(error) if isinstance(error, ModelError) else type(error).__name__
+        self._access.journal.append(FailureEvent(event.key, event.call, _encodable(text), possibly_charged))
+        self._access.possibly_charged += possibly_charged
+
+
+def _encodable(text: str) -> str:
+    """Return the text with a question mark for each lone surrogate, which JSON cannot represent."""
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,203 @@
+"""Reads the journal of an earlier process: which attempts have a result, and which replies can be used again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from arlarena.proto.atomic_files import write_bytes
+from arlarena.rollout.evaluation.errors import EvaluationError
+from arlarena.rollout.evaluation.models.protocol import Reply, Usage
+from arlarena.rollout.evaluation.play.journal import JOURNAL, read_journal
+from arlarena.rollout.evaluation.records import (
+    AttemptKey,
+    AttemptRecord,
+    EvaluationPlan,
+    Event,
+    FailureEvent,
+    ReplyEvent,
+    RequestEvent,
+)
+
+PLAN = "plan.json"
+
+
+@dataclass(slots=True)
+class RecordedCall:
+    """A call of an attempt. `outcomes`: number of its requests that have a reply or a failure."""
+
+    request: RequestEvent
+    reply: Reply | None = None
+    requests: int = 0
+    outcomes: int = 0
+
+
+@dataclass(slots=True)
+class AttemptHistory:
+    """What the journal says about one attempt.
+
+    Attributes:
+        calls: by number, with those before a fresh start.
+        usage: of all replies.
+        requests: number of sent requests.
+        possibly_charged: requests that were possibly charged without a reply: those without an outcome, and those whose
+            failure says so.
+        result: the last record of the attempt, or None.
+    """
+
+    calls: dict[int, RecordedCall] = field(default_factory=dict)
+    usage: Usage = field(default_factory=Usage)
+    requests: int = 0
+    failures_charged: int = 0
+    result: AttemptRecord | None = None
+
+    @property
+    def possibly_charged(self) -> int:
+        """The number of requests that were possibly charged without a reply."""
+        return self.failures_charged + sum(call.requests - call.outcomes for call in self.calls.values())
+
+    @property
+    def starts(self) -> int:
+        """How often the attempt started afresh."""
+        return max((call.request.start for call in self.calls.values()), default=0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the result is final. Attempts that a service or the model's API failed are played again."""
+        return self.result is not None and self.result.scored
+
+    def usable(self) -> Iterator[RecordedCall]:
+        """Yield the calls since the last fresh start, in their order."""
+        start = self.starts
+        yield from (call for _, call in sorted(self.calls.items()) if call.request.start == start)
+
+    def add(self, event: Event) -> None:
+        """Add the next event of this attempt."""
+        match event:
+            case RequestEvent():
+                call = self.calls.setdefault(event.call, RecordedCall(event))
+                call.requests += 1
+                self.requests += 1
+            case ReplyEvent():
+                reply = Reply(event.text, event.finish, event.usage, event.model, event.request_id, event.reasoning)
+                self.calls[event.call].reply = reply
+                self.calls[event.call].outcomes += 1
+                self.usage += event.usage
+            case FailureEvent():
+                self.calls[event.call].outcomes += 1
+                self.failures_charged += event.possibly_charged
+            case AttemptRecord():
+                self.result = event
+
+
+@dataclass(slots=True)
+class EvaluationHistory:
+    """What the journal says about all attempts."""
+
+    attempts: dict[AttemptKey, AttemptHistory] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, directory: Path) -> EvaluationHistory:
+        """Read the journal of a directory. It is empty if there is no journal.
+
+        Raises:
+            EvaluationError: a line of the journal is damaged.
+        """
+        path = directory / JOURNAL
+        return cls.of(read_journal(path) if path.exists() else ())
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> EvaluationHistory:
+        """Return the history of these events.
+
+        Raises:
+            EvaluationError: a reply or a failure has no request.
+        """
+        history = cls()
+        for event in events:
+            try:
+                history.of_attempt(event.key).add(event)
+            except KeyError:
+                raise EvaluationError(f"the journal has an answer without a request, of attempt {event.key}") from None
+        return history
+
+    def of_attempt(self, key: AttemptKey) -> AttemptHistory:
+        """Return the history of an attempt, which may be empty."""
+        return self.attempts.setdefault(key, AttemptHistory())
+
+    @property
+    def results(self) -> dict[AttemptKey, AttemptRecord]:
+        """The last record of each attempt that has one."""
+        return {key: one.result for key, one in self.attempts.items() if one.result is not None}
+
+    @property
+    def possibly_charged(self) -> int:
+        """The number of requests that were possibly charged without a reply."""
+        return sum(one.possibly_charged for one in self.attempts.values())
+
+    @property
+    def usages(self) -> Iterator[Usage]:
+        """The usage of each reply."""
+        calls = (call for one in self.attempts.values() for call in one.calls.values())
+        return (call.reply.usage for call in calls if call.reply is not None)
+
+    def remaining(self, plan: EvaluationPlan) -> dict[str, list[AttemptKey]]:
+        """Return the attempts of each environment that have no final result, in the order of the plan."""
+        found: dict[str, list[AttemptKey]] = {environment.name: [] for environment in plan.environments}
+        for key in attempts_of(plan):
+            history = self.attempts.get(key)
+            if history is None or not history.finished:
+                found[key.environment].append(key)
+        return found
+
+
+def attempts_of(plan: EvaluationPlan) -> Iterator[AttemptKey]:
+    """Yield all attempts of a plan: task by task, as `rollout.evaluate.eval_assignments` does."""
+    for environment in plan.environments:
+        for index in environment.indices:
+            for attempt in range(plan.attempts):
+                yield AttemptKey(environment.name, environment.split, index, attempt)
+
+
+def read_plan(directory: Path) -> EvaluationPlan | None:
+    """Return the plan of a directory, or None if there is none.
+
+    Raises:
+        EvaluationError: plan.json is not a plan.
+    """
+    path = directory / PLAN
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=EvaluationPlan)
+    except FileNotFoundError:
+        return None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise EvaluationError(f"{path} is not a plan of an evaluation: {error}") from error
+
+
+def write_plan(directory: Path, plan: EvaluationPlan) -> None:
+    """Write plan.json, or check that the directory has an equal plan. Call it while the journal is locked.
+
+    Raises:
+        EvaluationError: the directory belongs to another evaluation. The message names what differs.
+    """
+    earlier = read_plan(directory)
+    if earlier is not None and earlier.identity() != plan.identity():
+        raise EvaluationError(
+            f"{directory} has another evaluation, which differs in {', '.join(_differences(earlier, plan))}; choose "
+            "another directory"
+        )
+    if earlier is None:
+        data = msgspec.json.format(msgspec.json.encode(plan, order="deterministic"), indent=1) + b"\n"
+        write_bytes(directory / PLAN, data, durable=True)
+
+
+def _differences(one: EvaluationPlan, other: EvaluationPlan) -> list[str]:
+    names = [name for name in one.__struct_fields__ if name not in ("base_url", "environments")]
+    found = [name for name in names if getattr(one, name) != getattr(other, name)]
+    pairs = list(zip(one.environments, other.environments, strict=False))
+    fields = [name for name in type(pairs[0][0]).__struct_fields__ if name != "url"] if pairs else []
+    found += [f"{a.name}.{name}" for a, b in pairs for name in fields if getattr(a, name) != getattr(b, name)]
+    return found or ["environments"]

@@ -1,0 +1,168 @@
+"""Plays all attempts of an evaluation that have no final result yet.
+
+Each environment has its own session slots, so an outage of one environment does not hold up the others. The limits of
+the model are shared by all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from arlarena.proto.telemetry import Logger
+from arlarena.rollout.evaluate import eval_assignment
+from arlarena.rollout.evaluation.errors import EvaluationError, EvaluationStopped
+from arlarena.rollout.evaluation.play.attempt import Attempt
+from arlarena.rollout.evaluation.play.caller import AttemptCaller, ModelAccess
+from arlarena.rollout.evaluation.play.journal import Journal
+from arlarena.rollout.evaluation.play.pictures import PictureStore
+from arlarena.rollout.evaluation.play.resume import EvaluationHistory
+from arlarena.rollout.evaluation.play.slots import PlayLimits, SessionSource, SlotGroup, StopSignal
+from arlarena.rollout.evaluation.records import AttemptKey, AttemptRecord, EvaluationPlan
+from arlarena.rollout.evaluation.strategies.protocol import Player
+
+
+@dataclass(frozen=True, slots=True)
+class PlayedEnvironment:
+    """An environment of the evaluation with its player. `pictures`: None: images are not loaded."""
+
+    sessions: SessionSource
+    player: Player
+    pictures: PictureStore | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationProgress:
+    """The state of an evaluation after an attempt ended.
+
+    Attributes:
+        record: of this attempt.
+        ended, total: attempts that have a record, with those before a resume, and all attempts.
+        possibly_charged: requests that were possibly charged without a reply.
+        seconds: duration of this process's part of the evaluation.
+    """
+
+    record: AttemptRecord
+    ended: int
+    total: int
+    possibly_charged: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationOutcome:
+    """The end of an evaluation.
+
+    Attributes:
+        results: the last record of each attempt, in the order of the attempts' ends.
+        remaining: number of attempts without a final result.
+        stopped: why the evaluation ended before its last attempt, or "".
+        possibly_charged: requests that were possibly charged without a reply, with those before a resume.
+    """
+
+    results: dict[AttemptKey, AttemptRecord]
+    remaining: int
+    stopped: str
+    possibly_charged: int
+
+
+class EvaluationRun:
+    """One process's part of an evaluation."""
+
+    def __init__(
+        self,
+        plan: EvaluationPlan,
+        environments: Mapping[str, PlayedEnvironment],
+        journal: Journal,
+        history: EvaluationHistory,
+        access: ModelAccess | None,
+        *,
+        limits: PlayLimits | None = None,
+        log: Logger | None = None,
+        on_end: Callable[[EvaluationProgress], None] = lambda progress: None,
+    ) -> None:
+        """`environments`: by the names of the plan. `access`: None if the players have no model.
+
+        `history`: of the journal before this process.
+        """
+        self.plan, self.environments, self.journal, self.access = plan, environments, journal, access
+        self._history, self._limits, self._on_end = history, limits or PlayLimits(), on_end
+        self._log = log or Logger("evaluation", "warning")
+        self.results = history.results
+        self._earlier_charges = history.possibly_charged
+        if access is not None:
+            access.budget.add_earlier(history.usages)
+        self._stop, self._began = StopSignal(), time.monotonic()
+
+    @property
+    def total(self) -> int:
+        """The number of attempts of the plan."""
+        return self.plan.attempts * sum(len(one.indices) for one in self.plan.environments)
+
+    @property
+    def possibly_charged(self) -> int:
+        """The number of requests that were possibly charged without a reply, with those before a resume."""
+        return self._earlier_charges + (self.access.possibly_charged if self.access else 0)
+
+    def stop(self, reason: EvaluationStopped | EvaluationError) -> None:
+        """Start no attempt and send no request from now on. Requests in flight end and are recorded."""
+        self._stop.set(reason)
+        if self.access is not None:
+            self.access.stop(reason)
+
+    async def run(self) -> EvaluationOutcome:
+        """Play all attempts that have no final result.
+
+        Raises:
+            EvaluationError: the evaluation cannot go on. Everything that happened is in the journal.
+        """
+        await _all([self._slots(name, keys) for name, keys in self._history.remaining(self.plan).items()])
+        reason = self._stop.reason or (self.access.stopped if self.access else None)
+        if isinstance(reason, EvaluationError):
+            raise reason
+        remaining = self.total - sum(record.scored for record in self.results.values())
+        return EvaluationOutcome(self.results, remaining, str(reason or ""), self.possibly_charged)
+
+    async def _slots(self, name: str, keys: Sequence[AttemptKey]) -> None:
+        environment = self.environments[name]
+        make = partial(self._attempt, environment)
+        group = SlotGroup(environment.sessions, keys, make, self._end, self._stop, self._limits, self._log)
+        await _all([group.slot() for _ in range(min(self._limits.sessions, len(keys)))])
+
+    def _attempt(self, environment: PlayedEnvironment, key: AttemptKey, on_progress: Callable[[], None]) -> Attempt:
+        assignment = eval_assignment(key.environment, key.split, self.plan.seed, key.index, key.attempt)
+        access, caller = self.access, None
+        if access is not None:
+            caller = AttemptCaller(access, key, assignment.seed_key, self._history.of_attempt(key))
+        sees = access is not None and access.model.sees_images
+        return Attempt(
+            key,
+            assignment,
+            environment.player,
+            caller,
+            environment.pictures,
+            sees_images=sees,
+            on_progress=on_progress,
+        )
+
+    async def _end(self, record: AttemptRecord) -> None:
+        await self.journal.commit(record)
+        self._history.attempts.pop(record.key, None)  # its replies are not needed any more
+        self.results[record.key] = record
+        seconds = time.monotonic() - self._began
+        self._on_end(EvaluationProgress(record, len(self.results), self.total, self.possibly_charged, seconds))
+
+
+async def _all(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Wait for all. If one fails unexpectedly, or this call is cancelled, cancel the others."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

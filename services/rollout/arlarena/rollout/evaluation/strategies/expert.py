@@ -1,0 +1,33 @@
+"""The environment's expert, a scripted player: an upper reference."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from arlarena.client.errors import Refused
+from arlarena.rollout.evaluation.errors import EvaluationError
+from arlarena.rollout.evaluation.strategies.protocol import TurnView
+
+
+class ExpertPlayer:
+    """Plays the replies of the environment's expert."""
+
+    name = "expert"
+
+    async def respond(self, view: TurnView) -> str:
+        """See `strategies.protocol.Player`.
+
+        Raises:
+            EvaluationError: the environment has no expert, or the server does not give its replies for this split.
+        """
+        session, plan = view.memory.get("expert", ("", deque()))
+        if session != view.session.id or not plan:
+            try:
+                plan = deque((await view.session.expert()).plan)
+            except Refused as error:
+                raise EvaluationError(
+                    f"the expert does not play: {error}; if the split is for evaluation, start the environment server "
+                    "with this split in [environment] expert_splits"
+                ) from error
+            view.memory["expert"] = (view.session.id, plan)
+        return str(plan.popleft())
