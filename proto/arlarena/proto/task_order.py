@@ -52,6 +52,11 @@ class TaskOrder:
         return int(_permutation(self.split, self.size, self.seed, epoch)[offset])
 
 
+def group_id(index: int) -> str:
+    """Returns the id of the run's group number `index` (from 0), which plays the task `TaskOrder.index(index)`."""
+    return f"g{index:06d}"
+
+
 @lru_cache(maxsize=4)
 def _permutation(split: str, size: int, seed: int, epoch: int) -> np.ndarray:
     """Returns a permutation of range(size) that does not depend on the version of numpy.

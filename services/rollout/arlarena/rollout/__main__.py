@@ -31,6 +31,7 @@ from arlarena.proto.atomic_files import write_json
 from arlarena.proto.config import ConfigError, exit_on_config_error, print_error
 from arlarena.proto.env_api import Info
 from arlarena.proto.http.addresses import service_url
+from arlarena.proto.served import ServedEnvironment
 from arlarena.proto.shared_settings import EnvironmentKeys
 from arlarena.proto.splits import check_tasks, find_split
 from arlarena.proto.streams.queue import StreamError, Streams
@@ -51,7 +52,7 @@ from arlarena.rollout.evaluate import (
 )
 from arlarena.rollout.play_all import play_all
 from arlarena.rollout.policies import ChatPolicy, EnginePolicy, ExpertPolicy
-from arlarena.rollout.runner import InfraFailure, Runner
+from arlarena.rollout.runner import InfraFailure, Runner, environment_client
 from arlarena.rollout.settings import (
     Addresses,
     EvaluationSettings,
@@ -105,17 +106,7 @@ def _setup(args: argparse.Namespace) -> Setup:
 
 
 def _environments(setup: Setup) -> EnvironmentClient:
-    s = setup.settings
-    timeouts = Timeouts(s.connect_timeout_s, s.environment_timeout_s)
-    token = setup.addresses.environment_token
-    return EnvironmentClient(
-        _url(setup.addresses.environment_url),
-        timeouts,
-        retries=s.request_retries,
-        batch_window_s=s.batch_window_s,
-        batch_size=s.batch_size,
-        token=token.get_secret_value() if token else None,
-    )
+    return environment_client(_url(setup.addresses.environment_url), setup.settings, setup.addresses.environment_token)
 
 
 def _inference(setup: Setup) -> PolicyClient:
@@ -224,6 +215,7 @@ async def _evaluate(setup: Setup, eval_set: EvaluationSettings, out: Path, episo
         played = await play_all(runner, assignments, policy, concurrency=eval_set.concurrency, progress=report)
     result = summarise(eval_set, environment, assignments, played, time.monotonic() - started)
     result["data"] = msgspec.to_builtins(info.data)
+    result["served"] = msgspec.to_builtins(ServedEnvironment.of(info))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, result)
     if episodes is not None:

@@ -6,7 +6,6 @@ not as a failure of the policy.
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from arlarena.proto.atomic_files import write_bytes
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Sampling, Task, Trajectory, Turn
 from arlarena.rollout.episode import FAULT, PROMPT_TOO_LONG, Assignment, EpisodeRecord
+from arlarena.rollout.evaluation.sets.digest import tasks_digest
 from arlarena.rollout.play_all import EvalResults
 from arlarena.rollout.settings import EvaluationSettings
 from arlarena.rollout.statistics import clustered, success_rate
@@ -111,9 +111,7 @@ def _kind_table(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> list[dict[
 
 
 def _eval_digest(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> str:
-    """Returns the digest of the played tasks. Two results are comparable only if their digests are equal."""
-    names = sorted(f"{assignment.task.id} {episode.content_key}" for assignment, episode in pairs)
-    return hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest()
+    return tasks_digest((assignment.task.id, episode.content_key) for assignment, episode in pairs)
 
 
 def _versions(trajectories: Sequence[Trajectory]) -> list[str]:

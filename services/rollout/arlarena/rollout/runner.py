@@ -12,10 +12,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pydantic import SecretStr
+
 from arlarena.client.environments import EnvironmentClient, Session
 from arlarena.client.errors import AtCapacity, Refused, ServiceError, Unavailable
 from arlarena.client.policy import PolicyClient
-from arlarena.client.transport import HttpTransport
+from arlarena.client.transport import HttpTransport, Timeouts
 from arlarena.proto.backoff import pauses
 from arlarena.proto.telemetry import Logger
 from arlarena.rollout.episode import Assignment, EpisodeRecord, Policy, play
@@ -31,6 +33,18 @@ class InfraFailure(RuntimeError):
 
 class ServicesDown(InfraFailure):
     """A service was unavailable or full for `service_retry_timeout_s`. Other episodes would also fail."""
+
+
+def environment_client(url: str, settings: RolloutSettings, token: SecretStr | None) -> EnvironmentClient:
+    """Returns a client of the environment server at `url`, with the timeouts and batches of `settings`."""
+    return EnvironmentClient(
+        url,
+        Timeouts(settings.connect_timeout_s, settings.environment_timeout_s),
+        retries=settings.request_retries,
+        batch_window_s=settings.batch_window_s,
+        batch_size=settings.batch_size,
+        token=token.get_secret_value() if token else None,
+    )
 
 
 @dataclass(slots=True)

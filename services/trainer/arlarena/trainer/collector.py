@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from arlarena.proto.streams.queue import BrokerFull, DeadLetter, GroupEntry, Streams
-from arlarena.proto.task_order import TaskOrder
+from arlarena.proto.task_order import TaskOrder, group_id
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Group, GroupTask, Sampling, Task
@@ -27,7 +27,7 @@ from arlarena.trainer.batching.validation import refusal_reason
 from arlarena.trainer.objectives import Recipe, Selected, Selection, Verdict, rule_at
 from arlarena.trainer.settings import TrainerSettings
 from arlarena.trainer.state.checkpoint import TrainerState
-from arlarena.trainer.state.ledger import Outcome, group_id
+from arlarena.trainer.state.ledger import Outcome
 
 CONSUMER = "trainer"
 # The longest wait of one read of the stream, in seconds. Timeouts and signals are checked between two reads.

@@ -233,6 +233,18 @@ def evaluate(context: typer.Context) -> None:
     _exec("eval", "arlarena.rollout", "evaluate", *context.args)
 
 
+@app.command(context_settings=PASS_ON)
+def verify(context: typer.Context) -> None:
+    """Check a training run and write its certificate. `arlarena verify --help` lists the options."""
+    _exec("verify", "arlarena.rollout.evaluation.certificate", "verify", *context.args)
+
+
+@app.command(context_settings=PASS_ON)
+def rescore(context: typer.Context) -> None:
+    """Judge recorded episodes again, without inference. `arlarena rescore --help` lists the options."""
+    _exec("rescore", "arlarena.rollout.evaluation.certificate", "rescore", *context.args)
+
+
 def main() -> None:
     """Run the `arlarena` command. Errors that the user can fix are printed without a stack trace."""
     with redacted_stderr():

@@ -25,11 +25,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from arlarena.proto.atomic_files import sync_directory
+from arlarena.proto.served import ServedEnvironment
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.versions.directory import COMMITTED_FILE, file_blake3
 from arlarena.trainer.state.ledger import Ledger
@@ -61,6 +63,7 @@ class TrainerState:
         skipped_steps: number of consecutive steps in which every update was skipped, because its loss or gradient was
             not finite.
         tasks: the order of tasks (`TaskOrder`), the environment and the group size; empty until `draw_order` sets it.
+        served: the fields of each different `ServedEnvironment` that the trainer processes of this run have met.
     """
 
     step: int = 0
@@ -70,6 +73,13 @@ class TrainerState:
     environment_steps: int = 0
     skipped_steps: int = 0
     tasks: dict[str, Any] = field(default_factory=dict)
+    served: list[dict[str, Any]] = field(default_factory=list)
+
+    def record_served(self, served: ServedEnvironment) -> None:
+        """Add the description of the environment, unless it is already there."""
+        fields = msgspec.to_builtins(served)
+        if fields not in self.served:
+            self.served.append(fields)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `state.json`."""
@@ -82,6 +92,7 @@ class TrainerState:
             "environment_steps": self.environment_steps,
             "skipped_steps": self.skipped_steps,
             "tasks": self.tasks,
+            "served": self.served,
         }
 
     @classmethod
@@ -106,6 +117,7 @@ class TrainerState:
             environment_steps=data["environment_steps"],
             skipped_steps=data["skipped_steps"],
             tasks=dict(data["tasks"]),
+            served=list(data.get("served", ())),
         )
 
 

@@ -12,6 +12,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from arlarena.proto.task_order import group_id
+
 # The outcome of a group. trained: an update used the group. filtered: the filter dropped the group. stale: all members
 # were too old. empty: no member has a turn. skipped: the advantages, loss or gradient of the group's update were not
 # finite. dead: the episodes failed, or the group was invalid. unused: the run ended before the group was used.
@@ -21,11 +23,6 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 class LedgerError(RuntimeError):
     """A group was settled twice, or was never issued. This is a bug of the trainer, not an error of the user."""
-
-
-def group_id(index: int) -> str:
-    """Return the id of the run's group number `index` (from 0)."""
-    return f"g{index:06d}"
 
 
 @dataclass(slots=True)

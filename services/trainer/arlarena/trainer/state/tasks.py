@@ -11,6 +11,7 @@ from arlarena.client.environments import EnvironmentClient
 from arlarena.client.errors import ServiceError, Unavailable
 from arlarena.proto.config import ConfigError
 from arlarena.proto.env_api import Info
+from arlarena.proto.served import ServedEnvironment
 from arlarena.proto.splits import find_split
 from arlarena.proto.task_order import TaskOrder
 from arlarena.proto.telemetry import Logger
@@ -30,7 +31,7 @@ async def draw_order(
     log: Logger,
     guard: Callable[[], None] = lambda: None,
 ) -> TaskOrder:
-    """Return the task order of the run, and store the order in `state`.
+    """Return the task order of the run, and store the order and the description of the environment in `state`.
 
     `url`: the environment server, which reports the size of the split; None: the split counts as endless. `guard` is
     called during the wait for the server, and raises if the trainer must stop.
@@ -40,7 +41,11 @@ async def draw_order(
         CheckpointError: `state` comes from a checkpoint with another order.
         ServiceError: the server does not answer within `service_wait_s`.
     """
-    size = await split_size(url, environment, settings, log, guard)
+    size = None
+    if url is not None:
+        info = await environment_info(url, environment, settings.service_wait_s, log, guard)
+        size = find_split(info, settings.task_split, "[trainer] task_split").size
+        state.record_served(ServedEnvironment.of(info))
     order = TaskOrder(settings.task_split, size, seed, settings.train_index_start)
     drawn = {"environment": environment, "group_size": settings.group_size} | asdict(order)
     if state.tasks and state.tasks != drawn:

@@ -1,0 +1,87 @@
+"""Write the digests of the standard evaluation sets, and the page docs/reference/evaluation-sets.md.
+
+.venv/bin/python scripts/evaluation_sets.py                     all sets that need no data
+.venv/bin/python scripts/evaluation_sets.py --set sokoban-v1    one set; the others keep their digests
+.venv/bin/python scripts/evaluation_sets.py --set alfworld-official-unseen-v1 --options '{"games": "/data/alfworld"}'
+.venv/bin/python scripts/evaluation_sets.py --check             exit with 1 if the page or a file is out of date
+
+A set whose data is absent keeps its digest, or has none. The script starts the environment server of each set and
+resets all tasks of the set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from generated_pages import write_or_check
+
+from arlarena.proto.atomic_files import write_json
+from arlarena.proto.telemetry import get_logger
+from arlarena.rollout.evaluation.served import configured_process, connected_runner
+from arlarena.rollout.evaluation.sets.standard import (
+    PINS,
+    Pin,
+    StandardSet,
+    describe_sets,
+    play_set,
+    published_pins,
+    set_options,
+    standard_sets,
+)
+from arlarena.rollout.settings import RolloutSettings
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "reference" / "evaluation-sets.md"
+PINNED = ROOT / "services" / "rollout" / "arlarena" / "rollout" / "evaluation" / "sets" / PINS
+HEAD = """\
+# Standard evaluation sets
+
+`arlarena eval MODEL --set sokoban-v1` plays a standard evaluation set: a fixed list of tasks with fixed options. The
+command resets all tasks before it asks a model, and compares the *digest*: a hash over the id and the content of every
+task. The evaluation starts only if the digest is the one in this table. So two people who name the same set play the
+same tasks, on every machine and with any number of server processes.
+
+The template of the prompt, the history, the form of observations and other options that change neither tasks nor rules
+are free. They are part of the plan of the evaluation (`plan.json`). If another option differs, the command stops, and
+the message names the option.
+
+A set over official data has a digest only if the data was present when this page was written.
+`scripts/evaluation_sets.py` writes this page. [Environments](environments.md) describes the options.
+
+"""
+
+
+async def pin(standard: StandardSet, options: Mapping[str, Any]) -> Pin:
+    """Start the server of a set and reset its tasks. Returns what was found."""
+    async with (
+        configured_process(standard.environment, set_options(standard, options)) as url,
+        connected_runner(url, RolloutSettings(), None, get_logger("sets")) as runner,
+    ):
+        return (await play_set(runner, standard)).pin
+
+
+def main() -> int:
+    """Write or check the digests and the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", dest="name", choices=standard_sets(), help="only this set")
+    parser.add_argument("--options", type=json.loads, default={}, help="options with the paths of data, as JSON")
+    parser.add_argument("--check", action="store_true", help="compare only the page with the published digests")
+    args = parser.parse_args()
+    pins, sets = published_pins(), standard_sets()
+    if not args.check:
+        for standard in sets.values():
+            if standard.name == args.name or (args.name is None and not standard.needs):
+                pins[standard.name] = asyncio.run(pin(standard, args.options))
+                print(f"{standard.name}: {pins[standard.name].digest}", flush=True)
+        write_json(PINNED, {name: pins[name] for name in sets if name in pins})
+    return write_or_check({PAGE: HEAD + describe_sets(pins, list(sets.values()))})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

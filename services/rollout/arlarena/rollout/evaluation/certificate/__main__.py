@@ -1,0 +1,103 @@
+"""`python -m arlarena.rollout.evaluation.certificate verify RUN | rescore DIR`.
+
+Exit status of `verify`: 0: every check passed or does not apply; 1: a check failed or could not be done. Of `rescore`:
+0: all episodes were judged; 1: some were not. Of both: 1: a service failed; 2: the command line or the directory is
+wrong; 130: Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from arlarena.client.errors import ServiceError
+from arlarena.proto.config import exit_on_config_error, print_error
+from arlarena.proto.telemetry import get_logger
+from arlarena.proto.text.usage_name import program
+from arlarena.proto.text.wording import counted, printable
+from arlarena.rollout.arguments import int_at_least
+from arlarena.rollout.evaluation.certificate.checks import table
+from arlarena.rollout.evaluation.certificate.rescore import RESCORED, Rescored, RescoreRequest, rescore
+from arlarena.rollout.evaluation.certificate.verify import CERTIFICATE, PER_FILE, VerifyRequest, verify
+from arlarena.rollout.evaluation.errors import EvaluationError
+from arlarena.rollout.runner import InfraFailure
+
+PROGRAM = "arlarena.rollout.evaluation.certificate"
+# Tasks with a changed judgement that are listed on the terminal; rescored.json has all.
+LISTED = 10
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=program(PROGRAM), description=(__doc__ or "").partition("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    checking = "check a training run and write its certificate: disjoint tasks, versions, digests, lineage, replay"
+    verifying = commands.add_parser("verify", help=checking, description=checking, prog=program(f"{PROGRAM} verify"))
+    verifying.add_argument("run", type=Path, help="directory of a training run, for example runs/demo")
+    number = f"episodes of each file to replay; 0: all (default: {PER_FILE})"
+    verifying.add_argument("--replay", type=int_at_least(0), default=PER_FILE, metavar="N", help=number)
+    verifying.add_argument("--seed", type=int, default=0, help="chooses the episodes to replay (default: 0)")
+    verifying.add_argument("--out", type=Path, help=f"file of the certificate (default: RUN/{CERTIFICATE})")
+    judging = "judge recorded episodes again on the environment as it is now, without inference"
+    rescoring = commands.add_parser("rescore", help=judging, description=judging, prog=program(f"{PROGRAM} rescore"))
+    rescoring.add_argument("directory", type=Path, help="directory of a training run or of an evaluation")
+    rescoring.add_argument("--out", type=Path, help=f"result file (default: DIRECTORY/{RESCORED})")
+    for each in (verifying, rescoring):
+        url = "a running environment server (default: start one with the recorded options)"
+        each.add_argument("--environment-url", metavar="URL", help=url)
+    return parser
+
+
+async def _verify(args: argparse.Namespace, console: Console) -> int:
+    request = VerifyRequest(args.run, args.environment_url, args.replay, args.seed, args.out)
+    certificate = await verify(request, get_logger("verify", "warning"))
+    console.print(table(certificate.checks, f"Certificate of {printable(str(args.run))}"))
+    console.print("passed" if certificate.passed else "NOT passed", style="green" if certificate.passed else "bold red")
+    console.print(printable(str(args.out or args.run / CERTIFICATE)), soft_wrap=True)
+    return 0 if certificate.passed else 1
+
+
+async def _rescore(args: argparse.Namespace, console: Console) -> int:
+    request = RescoreRequest(args.directory, args.environment_url, args.out)
+    result = await rescore(request, get_logger("rescore", "warning"))
+    show_rescored(result, console)
+    console.print(printable(str(args.out or args.directory / RESCORED)), soft_wrap=True)
+    return 0 if all(each.new is not None for each in result.episodes) else 1
+
+
+def show_rescored(result: Rescored, console: Console) -> None:
+    """Print one line for each file, and the first changed tasks."""
+    shown = Table(title="Judged again", title_justify="left")
+    for heading in ("file", "episodes", "success before", "success now", "changed", "diverged", "unfinished"):
+        shown.add_column(heading, justify="left" if heading == "file" else "right")
+    for each in result.files:
+        shares = ("-" if share is None else f"{100 * share:.1f} %" for share in (each.success_old, each.success_new))
+        counts = (str(each.changed), str(each.diverged), str(each.unfinished))
+        shown.add_row(each.source, f"{each.judged} of {each.episodes}", *shares, *counts)
+    console.print(shown)
+    for task in result.changed[:LISTED]:
+        console.print(f"changed: {printable(task)}", soft_wrap=True)
+    if (more := len(result.changed) - LISTED) > 0:
+        console.print(f"… and {counted(more, 'task')} more")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Returns the exit status. Errors that the user can fix are printed as one line on stderr."""
+    args = _parser().parse_args(argv)
+    command = _verify if args.command == "verify" else _rescore
+    try:
+        return asyncio.run(command(args, Console(highlight=False)))
+    except EvaluationError as error:
+        print_error(error)
+        return 2
+    except (ServiceError, InfraFailure, OSError) as error:
+        print_error(error)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(exit_on_config_error(main))

@@ -1,0 +1,256 @@
+"""`arlarena rescore DIR`: judges recorded episodes again, without inference.
+
+The recorded replies are played on the environment as it is now: with a corrected judge, or with other rewards. The
+prompt is not used, so another template changes nothing. If the environment shows other observations than the record,
+the replies answered something else; such episodes are marked as `diverged`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from pydantic import SecretStr
+
+from arlarena.proto.atomic_files import write_json
+from arlarena.proto.env_api import Info
+from arlarena.proto.served import ServedEnvironment
+from arlarena.proto.telemetry import Logger
+from arlarena.proto.trajectory import Trajectory
+from arlarena.rollout.episode import EpisodeRecord
+from arlarena.rollout.evaluation.certificate.recorded import NO_MORE_REPLIES, RecordedEpisode, attempt_episode
+from arlarena.rollout.evaluation.certificate.replay import play_recorded
+from arlarena.rollout.evaluation.certificate.run_files import RunFiles
+from arlarena.rollout.evaluation.certificate.tasks import missing_reason
+from arlarena.rollout.evaluation.errors import EvaluationError
+from arlarena.rollout.evaluation.records import AttemptRecord, EnvironmentPlan, EvaluationPlan, Event
+from arlarena.rollout.evaluation.served import configured_process, connected_runner, environment_process
+from arlarena.rollout.evaluation.sets.standard import find_set
+from arlarena.rollout.settings import RolloutSettings, load_addresses, load_rollout
+
+SCHEMA = 1
+RESCORED = "rescored.json"
+PLAN, JOURNAL = "plan.json", "journal.jsonl"
+
+
+class Judgement(msgspec.Struct, frozen=True):
+    """How an episode ended. `total_reward`: the undiscounted sum of its rewards. `score`: in [0, 1]."""
+
+    success: bool
+    score: float
+    total_reward: float
+
+
+class RescoredEpisode(msgspec.Struct, frozen=True):
+    """One episode of `rescored.json`.
+
+    Attributes:
+        source, episode, task: as in `RecordedEpisode`.
+        old, new: the recorded judgement, and the one of the environment as it is now; None if it was not played.
+        diverged: an observation differs from the record.
+        unfinished: the environment goes on after the last recorded reply. `new` judges its last state.
+        problem: why `new` is None.
+    """
+
+    source: str
+    episode: str
+    task: str
+    old: Judgement
+    new: Judgement | None
+    diverged: bool = False
+    unfinished: bool = False
+    problem: str = ""
+
+    @property
+    def changed(self) -> bool:
+        """Whether success, score or total reward differ."""
+        return self.new is not None and self.new != self.old
+
+
+class RescoredFile(msgspec.Struct, frozen=True):
+    """The episodes of one file. `success_old` and `success_new`: shares over the episodes that have both."""
+
+    source: str
+    episodes: int
+    judged: int
+    changed: int
+    diverged: int
+    unfinished: int
+    success_old: float | None
+    success_new: float | None
+
+
+class Rescored(msgspec.Struct, frozen=True):
+    """`rescored.json`. `changed`: the ids of tasks with a changed judgement. `environments`: as served now."""
+
+    schema: int
+    directory: str
+    written: str
+    environments: list[dict[str, str]]
+    files: list[RescoredFile]
+    changed: list[str]
+    episodes: list[RescoredEpisode]
+
+
+@dataclass(frozen=True, slots=True)
+class RescoreRequest:
+    """What to judge again.
+
+    Attributes:
+        directory: of a training run, or of an evaluation.
+        url: of a running environment server; None: start one with the recorded options.
+        out: the result file; None: rescored.json in the directory.
+    """
+
+    directory: Path
+    url: str | None = None
+    out: Path | None = None
+
+
+async def rescore(request: RescoreRequest, log: Logger) -> Rescored:
+    """Judge all recorded episodes again, and write the result.
+
+    Raises:
+        EvaluationError: the directory has no records, or an environment server does not start.
+        ServicesDown, Refused: an environment server does not work.
+    """
+    folder = request.directory
+    if (folder / PLAN).is_file():
+        served, episodes = await _rescore_evaluation(request, log)
+    else:
+        served, episodes = await _rescore_run(request, log)
+    if not episodes:
+        raise EvaluationError(f"{folder} has no recorded episodes")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    changed = list(dict.fromkeys(each.task for each in episodes if each.changed))
+    result = Rescored(SCHEMA, str(folder), now, served, summaries(episodes), changed, episodes)
+    write_json(request.out or folder / RESCORED, result)
+    return result
+
+
+async def _rescore_run(request: RescoreRequest, log: Logger) -> tuple[list[dict[str, str]], list[RescoredEpisode]]:
+    run = RunFiles(request.directory)
+    recorded = run.episodes()
+    if run.unreadable:
+        name, reason = next(iter(run.unreadable.items()))
+        raise EvaluationError(f"{request.directory / name} cannot be read: {reason}")
+    async with AsyncExitStack() as stack:
+        url = request.url or await stack.enter_async_context(environment_process(run.config, run.environment.name))
+        served, episodes = await _judge(url, load_rollout(run.config), run.environment.token, recorded, log)
+    return [served], episodes
+
+
+async def _rescore_evaluation(
+    request: RescoreRequest, log: Logger
+) -> tuple[list[dict[str, str]], list[RescoredEpisode]]:
+    plan, attempts = read_evaluation(request.directory)
+    if request.url is not None and len(plan.environments) > 1:
+        raise EvaluationError("--environment-url serves one environment, but the evaluation has several: omit it")
+    served, episodes = [], []
+    for planned in plan.environments:
+        name = environment_name(planned)
+        chosen = [attempt for attempt in attempts if attempt.key.environment == planned.name]
+        recorded = [attempt_episode(f"{JOURNAL} {planned.name}", attempt, name, plan.seed) for attempt in chosen]
+        async with AsyncExitStack() as stack:
+            url = request.url or await stack.enter_async_context(configured_process(name, planned.options))
+            found, judged = await _judge(url, RolloutSettings(), None, recorded, log)
+        served.append(found)
+        episodes += judged
+    return served, episodes
+
+
+def read_evaluation(folder: Path) -> tuple[EvaluationPlan, list[AttemptRecord]]:
+    """Returns the plan, and the last result of each scored attempt. A line that a kill cut off is ignored.
+
+    Raises:
+        EvaluationError: a file cannot be read.
+    """
+    try:
+        plan = msgspec.json.decode((folder / PLAN).read_bytes(), type=EvaluationPlan)
+        lines = (folder / JOURNAL).read_bytes().splitlines(keepends=True)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise EvaluationError(f"{folder} cannot be read as an evaluation: {error}") from error
+    decoder = msgspec.json.Decoder(Event)
+    last: dict[Any, AttemptRecord] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            event = decoder.decode(line)
+        except msgspec.MsgspecError as error:
+            if number == len(lines) and not line.endswith(b"\n"):
+                break
+            raise EvaluationError(f"{folder / JOURNAL}, line {number}: {error}") from error
+        if isinstance(event, AttemptRecord):
+            last[event.key] = event
+    return plan, [attempt for _, attempt in sorted(last.items()) if attempt.scored]
+
+
+def environment_name(planned: EnvironmentPlan) -> str:
+    """Returns the name of the environment: of the standard set, else the name in the plan without its number."""
+    return find_set(planned.set).environment if planned.set else re.sub(r"-\d+$", "", planned.name)
+
+
+async def _judge(
+    url: str, settings: RolloutSettings, token: SecretStr | None, recorded: Sequence[RecordedEpisode], log: Logger
+) -> tuple[dict[str, str], list[RescoredEpisode]]:
+    token = load_addresses({}).environment_token or token
+    async with connected_runner(url, settings, token, log) as runner:
+        info = await runner.environments.info()
+        missing = {number: why for number, each in enumerate(recorded) if (why := missing_reason(each.task, info))}
+        playable = [number for number in range(len(recorded)) if number not in missing]
+        played = await play_recorded(runner, [recorded[number] for number in playable], None)
+    again = {number: played.episodes.get(position) for position, number in enumerate(playable)}
+    problems = missing | {number: played.errors.get(position, "") for position, number in enumerate(playable)}
+    results = [_rescored(each, again.get(number), problems.get(number, "")) for number, each in enumerate(recorded)]
+    return _served(info), results
+
+
+def _served(info: Info) -> dict[str, str]:
+    fields: dict[str, str] = msgspec.to_builtins(ServedEnvironment.of(info))
+    return fields
+
+
+def _rescored(recorded: RecordedEpisode, again: EpisodeRecord | None, problem: str) -> RescoredEpisode:
+    old = recorded.trajectory
+    judgement = _judgement(old)
+    where = (recorded.source, recorded.name, recorded.task.id)
+    if again is None:
+        return RescoredEpisode(*where, judgement, None, problem=problem or "the server is down")
+    new = again.trajectory
+    unfinished = new.fault.endswith(NO_MORE_REPLIES) and old.outcome == "ok"
+    # An episode that the record ends early is judged by its last state: `play` counts it as a fault of the policy.
+    last = again.last.metadata
+    now = Judgement(last.success, last.score, new.total_reward) if unfinished else _judgement(new)
+    seen = [turn.observation for turn in new.turns]
+    diverged = seen != [turn.observation for turn in old.turns][: len(seen)]
+    return RescoredEpisode(*where, judgement, now, diverged, unfinished)
+
+
+def _judgement(trajectory: Trajectory) -> Judgement:
+    return Judgement(trajectory.success, trajectory.score, trajectory.total_reward)
+
+
+def summaries(episodes: Sequence[RescoredEpisode]) -> list[RescoredFile]:
+    """Returns one summary for each file, in the order of the episodes."""
+    found = []
+    for source in dict.fromkeys(each.source for each in episodes):
+        members = [each for each in episodes if each.source == source]
+        pairs = [(each.old.success, each.new.success) for each in members if each.new is not None]
+        found.append(
+            RescoredFile(
+                source,
+                len(members),
+                len(pairs),
+                sum(each.changed for each in members),
+                sum(each.diverged for each in members),
+                sum(each.unfinished for each in members),
+                sum(old for old, _ in pairs) / len(pairs) if pairs else None,
+                sum(new for _, new in pairs) / len(pairs) if pairs else None,
+            )
+        )
+    return found

@@ -1,0 +1,155 @@
+"""Checks policy digests: the tensors of versions and checkpoints are hashed again, and compared with the records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from arlarena.proto.trajectory import PolicyVersion
+from arlarena.proto.versions.directory import (
+    MANIFEST_FILE,
+    WEIGHTS_FILE,
+    Manifest,
+    SafetensorsError,
+    file_blake3,
+    read_safetensors_header,
+    safetensors_digest,
+)
+from arlarena.rollout.evaluation.certificate.checks import Evidence
+from arlarena.rollout.evaluation.certificate.run_files import RunFiles
+
+# The incarnation of the weights that a policy server starts with, before the trainer has pushed any.
+INITIAL = "initial"
+
+
+class CheckpointFile(msgspec.Struct, frozen=True):
+    """The entry of a file in the manifest of a checkpoint. `blake3`: in hex. `size`: in bytes."""
+
+    size: int
+    blake3: str
+
+
+class CheckpointManifest(msgspec.Struct, frozen=True):
+    """`manifest.json` of a checkpoint."""
+
+    files: dict[str, CheckpointFile]
+
+
+def check_weights(run: RunFiles) -> Evidence:
+    """Compute the digest of each kept version and checkpoint from the weights, and compare it with all records."""
+    evidence = Evidence("policy digests are those of the weights", "weights file")
+    known: dict[str, int] = dict((run.newest_state or {}).get("versions", {}))
+    for path in run.versions:
+        evidence.compare(f"{run.relative(path)}: {reason}" for reason in version_faults(path, known))
+    for path in run.checkpoints:
+        faults, unknown = checkpoint_faults(run, path, known)
+        evidence.compare(f"{run.relative(path)}: {reason}" for reason in faults)
+        evidence.not_checked += [f"{run.relative(path)}: {reason}" for reason in unknown]
+    if known and len(run.versions) < len(known):
+        evidence.notes.append(f"{len(run.versions)} of {len(known)} versions are kept; the others have no weights")
+    return evidence
+
+
+def version_faults(path: Path, known: dict[str, int]) -> Iterator[str]:
+    """Yield what is wrong with a version directory. `known`: step of each version, by digest, from the checkpoint."""
+    try:
+        manifest = msgspec.json.decode((path / MANIFEST_FILE).read_bytes(), type=Manifest)
+    except (msgspec.MsgspecError, OSError) as error:
+        yield f"{MANIFEST_FILE} cannot be read: {error}"
+        return
+    version = manifest.version
+    yield from (
+        reason
+        for name, entry in manifest.files.items()
+        if (reason := _file_fault(path / name, entry.blake3, entry.bytes))
+    )
+    try:
+        digest = safetensors_digest(*sorted(path.glob("*.safetensors")))
+    except (SafetensorsError, OSError) as error:
+        yield f"the weights cannot be read: {error}"
+        return
+    if digest != version.digest:
+        yield f"the weights have the digest {digest}, but the manifest says {version.digest}"
+    if path.name != manifest.directory:
+        yield f"its name should be {manifest.directory}"
+    if known and known.get(version.digest) != version.step:
+        yield f"version {version.digest} of step {version.step} is not in the record of the newest checkpoint"
+
+
+def _file_fault(path: Path, blake3: str, size: int) -> str | None:
+    if not path.is_file():
+        return f"{path.name} is missing"
+    if path.stat().st_size != size:
+        return f"{path.name} has {path.stat().st_size} bytes instead of {size}"
+    return None if file_blake3(path) == blake3 else f"{path.name} does not match its checksum"
+
+
+def checkpoint_faults(run: RunFiles, path: Path, known: dict[str, int]) -> tuple[list[str], list[str]]:
+    """Returns what is wrong with a checkpoint, and what could not be compared.
+
+    The weights of a checkpoint must have the digest of the version of its step.
+    """
+    try:
+        manifest = msgspec.json.decode((path / MANIFEST_FILE).read_bytes(), type=CheckpointManifest)
+    except (msgspec.MsgspecError, OSError) as error:
+        return [f"{MANIFEST_FILE} cannot be read: {error}"], []
+    entries = manifest.files.items()
+    faults = [reason for name, entry in entries if (reason := _file_fault(path / name, entry.blake3, entry.size))]
+    step = int(path.name.split("-")[1])
+    wanted = {digest for digest, at in known.items() if at == step}
+    try:
+        digest = safetensors_digest(path / WEIGHTS_FILE)
+    except (SafetensorsError, OSError) as error:
+        return [*faults, f"the weights cannot be read: {error}"], []
+    if digest in wanted:
+        return faults, []
+    if not wanted:
+        return faults, [f"no version of step {step} was published, so its digest {digest} has no counterpart"]
+    if (reason := _other_dtype(run, path / WEIGHTS_FILE)) is not None:
+        return faults, [reason]
+    return [*faults, f"the weights have the digest {digest}, but the version of step {step} is {min(wanted)}"], []
+
+
+def _other_dtype(run: RunFiles, weights: Path) -> str | None:
+    """Returns a reason if the run publishes weights in another dtype than it keeps; then the digests must differ."""
+    if not run.versions:
+        return "no version is kept"
+    files = sorted(run.versions[-1].glob("*.safetensors"))
+    try:
+        published = {entry["dtype"] for file in files for entry in read_safetensors_header(file)[0].values()}
+        kept = {entry["dtype"] for entry in read_safetensors_header(weights)[0].values()}
+    except (SafetensorsError, OSError):
+        return None  # `version_faults` or `checkpoint_faults` reports the damage
+    same = published == kept
+    return None if same else f"published in {', '.join(sorted(published))}, but kept in {', '.join(sorted(kept))}"
+
+
+def check_evaluated_weights(run: RunFiles) -> Evidence:
+    """Check that each evaluation used weights that the run knows, and that the last one used the final weights."""
+    evidence = Evidence("evaluations used weights of the run", "evaluation")
+    state = run.newest_state or {}
+    known: dict[str, int] = dict(state.get("versions", {}))
+    for evaluation in run.evaluations:
+        versions = [PolicyVersion.parse(text) for text in evaluation.result.get("versions", ())]
+        if not versions or not known:
+            evidence.not_checked.append(f"{evaluation.label}: no weights are recorded")
+            continue
+        evidence.compare(_evaluated_faults(evaluation.label, versions, known, state))
+    return evidence
+
+
+def _evaluated_faults(
+    label: str, versions: list[PolicyVersion], known: dict[str, int], state: dict[str, Any]
+) -> Iterator[str]:
+    if len(versions) > 1:
+        yield f"{label}: {len(versions)} different weights played: {', '.join(map(str, versions))}"
+    wanted = {"before": 0, "after": state["step"]}.get(label)
+    for version in versions:
+        step = known.get(version.digest)
+        if step is None and not (label == "before" and version.incarnation == INITIAL):
+            yield f"{label}: weights {version.digest} are no version of the run"
+        elif step is not None and wanted is not None and step != wanted:
+            yield f"{label}: weights of step {step} played instead of step {wanted}"
