@@ -91,7 +91,9 @@ def main(
         Path | None,
         typer.Option(help="Directory of the results. The same command resumes it.  [default: evaluations/MODEL-TIME]"),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be asked, and an estimated cost.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be asked, and an estimated cost.")
+    ] = False,
 ) -> None:
     """Evaluate a model on environments.
 

@@ -1,11 +1,11 @@
-"""Runs an evaluation: environments and model are opened, the plan is written, attempts are played, results are shown."""
+"""Runs an evaluation: opens environments and model, writes the plan, plays the attempts, and shows the results."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from rich.console import Console
@@ -147,7 +147,7 @@ async def _ticking(run: EvaluationRun, view: EvaluationView) -> EvaluationOutcom
 
 
 @contextlib.contextmanager
-def _stop_on_signals(run: EvaluationRun) -> contextlib.AbstractContextManager[None]:  # type: ignore[misc]
+def _stop_on_signals(run: EvaluationRun) -> Iterator[None]:
     """At SIGINT or SIGTERM, end the evaluation: requests in flight end and are recorded."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -198,5 +198,3 @@ def _played(
         )
         for one in found
     }
-
-

@@ -71,7 +71,9 @@ def _bound(
 ) -> tuple[Usage, int]:
     """Return the tokens and the number of requests if every attempt takes all steps."""
     reply = min(options.sampling.max_tokens or REPLY_TOKENS, REPLY_TOKENS)
-    prompt = sum(estimated_tokens([Message("user", text)], options.sampling) - reply for text in prompts) // len(prompts)
+    prompt = sum(estimated_tokens([Message("user", text)], options.sampling) - reply for text in prompts) // len(
+        prompts
+    )
     attempts, steps = len(environment.indices) * plan.attempts, one.info.horizon
     calls = _calls_per_turn(plan)
     requests = attempts * steps * calls

@@ -32,7 +32,9 @@ async def plan_of(
         seed = options.seed
     else:
         if len(found) != 1 or options.tasks.tasks or options.tasks.count or options.tasks.first:
-            raise EvaluationError("--set names the tasks: leave out --split, --first, --count and --tasks, and give one --env")
+            raise EvaluationError(
+                "--set names the tasks: leave out --split, --first, --count and --tasks, and give one --env"
+            )
         standard = find_set(options.set_name)
         runner = Runner(found[0].client, None, settings, get_logger("evaluation"))
         checked = await check_set(runner, standard)
