@@ -150,9 +150,8 @@ class _Template:
     """A version that transformers wrote. Reusing its files makes writing a later version three times as fast.
 
     A version is a template only if one file holds the tensors exactly as the model has them. For some models,
-    transformers converts the tensors or splits the file, and then every version is written by transformers. Of a version
-    that is made from the template, only the weights are written; its other files are hard links to those of the previous
-    version.
+    transformers converts the tensors or splits the file. Then transformers writes every version. Of a version that is
+    made from a template, only the weights are written. Its other files are hard links to those of the previous version.
     """
 
     tensors: tuple[str, ...]
