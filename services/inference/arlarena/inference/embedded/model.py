@@ -56,7 +56,7 @@ class Model:
     def prefill(self, ids: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
         """Compute N new prompts, which are concatenated without padding.
 
-        The last layer computes queries and the feed-forward layer only for the last position of each prompt.
+        In the last layer, queries and the feed-forward part are computed only for the last position of each prompt.
 
         Args:
             ids: token ids of all prompts, int64 [T]
@@ -106,8 +106,8 @@ class Model:
         """Compute the remaining tokens of N partly computed prompts. Write the keys and values of these tokens into
         `kv` of each piece.
 
-        As in `prefill`, the last layer computes queries and the feed-forward layer only for the last position of each
-        prompt.
+        As in `prefill`, queries and the feed-forward part of the last layer are computed only for the last position of
+        each prompt.
 
         Args:
             ids: token ids of all pieces, concatenated without padding, int64 [T]

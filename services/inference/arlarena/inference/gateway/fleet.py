@@ -90,8 +90,8 @@ class Fleet:
         Raises:
             ProbeError: a replica's log-probs differ too much from the trainer's.
             VersionError: the version is damaged or cannot be loaded.
-            RequestError: status 503 if, at the time limit of a push, all replicas are down or a replica is still
-                updating.
+            RequestError: status 503. When the time limit of the push expired, all replicas were down, or a replica was
+                still updating.
         """
         if isinstance(source, Path):
             manifest = await asyncio.to_thread(verify, source)  # on an error the old version stays in service

@@ -134,7 +134,7 @@ class Proxy:
             )
         except TimeoutError:
             raise RequestError(_OUT_OF_TIME, status=504) from None
-        first_version = max(0, len(replica.history) - 1)  # index in `replica.history` of the version in service
+        first_version = max(0, len(replica.history) - 1)  # the version in service, as an index of `replica.history`
         streams = False  # if True, `_relay` calls `end_request`
         try:
             if not replica.accepts_requests:

@@ -65,8 +65,8 @@ def command(settings: InferenceSettings, socket: Path) -> list[str]:
     if settings.vllm_lora:
         arguments += ["--enable-lora"]
     if settings.vllm_device == "cpu":
-        # On a CPU, chunked prefill resets the random generators of seeded requests, and vLLM 0.32 crashes. Without
-        # chunked prefill, a step must have room for the longest prompt.
+        # On a CPU, chunked prefill has two faults in vLLM 0.32: it resets the random generators of seeded requests, and
+        # it crashes. Without chunked prefill, a step must have room for the longest prompt.
         tokens = max(settings.prefill_tokens_per_step, settings.max_model_len or 4096)
         arguments += ["--dtype", "float32", "--enforce-eager", "--no-enable-chunked-prefill"]
         arguments += ["--max-num-batched-tokens", str(tokens)]

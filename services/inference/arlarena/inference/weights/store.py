@@ -202,7 +202,7 @@ class Store:
             verify_files(upload, self._manifest(upload))
         except VersionError:
             # Each file matched its checksum in the manifest on arrival. So a file has changed on the disk since then,
-            # or the digest of the tensors in the manifest is wrong. The next upload must begin without these files.
+            # or the manifest has a wrong digest of the tensors. The next upload must begin without these files.
             shutil.rmtree(upload)
             raise
         # The directory may already exist: an earlier run had the same weights, or a crash left an incomplete version.

@@ -50,8 +50,8 @@ class Scorer(nn.Module):
         instead of entropies. `exact`: compute the layers in float32 regardless of the precision. Sharded layers
         ignore `exact`.
 
-        The model runs once over the tokens of the forest. Rows that share a token read one log-prob. In the backward
-        pass the gradients of these rows add up.
+        The model runs once over the tokens of the forest. If several rows have a token in common, its log-prob is
+        computed once. In the backward pass the gradients of these rows add up.
         """
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast and not exact):
             hidden = hidden_states(self.model.get_decoder(), batch.forest)  # type: ignore[no-untyped-call]

@@ -85,9 +85,12 @@ def log_ratio(batch: Batch) -> Tensor:
 
 
 def importance_ratio(batch: Batch, level: str, *, literal: bool = False) -> Tensor:
-    """Return the ratio [N] of each token at `level`, in token form; in literal form if `literal` is True.
+    """Return the importance ratio of each token, shape [N]. The module docstring defines levels and forms.
 
-    The module docstring defines both forms.
+    Args:
+        batch: the N tokens.
+        level: the unit whose tokens share a ratio, one of `RATIO_LEVELS`.
+        literal: True: the literal form. False: the token form.
 
     Raises:
         ValueError: the level is unknown, or `literal` is used with a precomputed `sequence_log_ratio`, which has no
@@ -100,8 +103,8 @@ def importance_ratio(batch: Batch, level: str, *, literal: bool = False) -> Tens
     if literal:
         if level == "trajectory" and batch.sequence_log_ratio is not None:
             raise ValueError(
-                "sequence_log_ratio has no gradient, but the literal form of the ratio needs it; leave out "
-                "sequence_log_ratio, and put all rows of a trajectory into one micro-batch"
+                "sequence_log_ratio has no gradient, and the literal form of the ratio needs a gradient; leave "
+                "out sequence_log_ratio, and put all rows of a trajectory into one micro-batch"
             )
         return _segment_mean(delta, unit, size).exp()[unit]
     if level == "trajectory" and batch.sequence_log_ratio is not None:

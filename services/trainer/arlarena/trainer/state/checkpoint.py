@@ -56,13 +56,13 @@ class TrainerState:
     Attributes:
         step: number of training steps (batches of groups) so far. This is also the step of the policy's version.
         ledger: the open groups (issued, but without an outcome), and the outcomes of all other groups.
-        versions: the step of each version of this run, by the digest of the version's weights.
+        versions: maps the digest of a version's weights to the step of the version, for all versions of this run.
         seconds: training time so far in seconds, the sum over all trainer processes of this run.
         environment_steps: number of turns in all groups that were collected for a batch, including filtered and stale
             groups.
         skipped_steps: number of consecutive steps in which every update was skipped, because its loss or gradient was
             not finite.
-        tasks: the order of tasks (`TaskOrder`), the environment and the group size; empty until `draw_order` sets it.
+        tasks: the environment, the group size, and the order of tasks (`TaskOrder`). Empty until `draw_order` sets it.
         served: the fields of each different `ServedEnvironment` that the trainer processes of this run have met.
     """
 

@@ -22,7 +22,7 @@ class Ending:
         ended_by: the kind of reason (`EndedBy`).
         step: number of training steps taken.
         steps: the configured number of steps.
-        limit: the value of the setting `max_minutes` or `max_environment_steps` if `ended_by` is that setting.
+        limit: if `ended_by` is `max_minutes` or `max_environment_steps`, the value of that setting.
         detail: name of the signal, or message of the error.
     """
 

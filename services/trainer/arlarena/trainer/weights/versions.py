@@ -149,8 +149,9 @@ def versions_after(root: Path, step: int) -> list[Path]:
 class _Template:
     """A version that transformers wrote. Reusing its files makes writing a later version three times as fast.
 
-    A version is a template only if one file holds the model's tensors unchanged, because for some models transformers
-    converts the weights or splits the file. All files but the weights are hard links to files of the previous version.
+    A version is a template only if one file holds the tensors exactly as the model has them. For some models,
+    transformers converts the tensors or splits the file. Then transformers writes every version. Of a version that is
+    made from a template, only the weights are written. Its other files are hard links to those of the previous version.
     """
 
     tensors: tuple[str, ...]
