@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 
 import msgspec
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -220,3 +221,14 @@ def leaderboard_json(board: Leaderboard) -> list[dict[str, object]]:
         if name in {column.environment for column in board.columns}
     ]  # fmt: skip
     return [*measured, *quoted]
+
+
+def print_leaderboard(
+    directories: Sequence[Path], summarise: Summarise, console: Console, *, as_json: bool = False
+) -> None:
+    """Print the leaderboard of evaluations: `arlarena leaderboard DIR…`. Raises the errors of `build`."""
+    board = build(directories, summarise)
+    if as_json:
+        console.print(json.dumps(leaderboard_json(board), indent=1), markup=False, soft_wrap=True)
+    else:
+        console.print(leaderboard_table(board))
