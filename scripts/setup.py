@@ -56,6 +56,7 @@ class Extra:
 
 
 EXTRAS = {
+    "inspect": Extra("Inspect, pyarrow and datasets (0.6 GB), for the tests of the exports of an evaluation"),
     "openenv": Extra("the official OpenEnv package, for the tests and the benchmark against it"),
     "fuzz": Extra("schemathesis, to fuzz the environment server"),
     "docs": Extra("MkDocs with Material and mkdocstrings, for `make docs`"),

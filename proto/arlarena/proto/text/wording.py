@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 # Characters that control a terminal, or change the order or the look of a line: C0 (except tab and newline), DEL and C1
 # (0x9b begins an escape sequence), line and paragraph separators, direction controls, invisible text (tags, variation
@@ -16,6 +17,28 @@ _UNPRINTABLE = re.compile(
 def counted(number: int, noun: str) -> str:
     """Returns a number with its noun: `1 step`, `2 steps`, `1,000 steps`."""
     return f"{number:,} {noun if number == 1 else noun + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Returns a duration as text, such as `0.4 s`, `12 s`, `2 m 05 s` or `1 h 10 m`."""
+    if seconds < 9.95:
+        return f"{max(0.0, seconds):.1f} s"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} m {rounded % 60:02} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60:02} m"
+
+
+def percent(share: float | None) -> str:
+    """Returns a share in per cent, such as `51.2`. Returns a dash if `share` is None."""
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def interval(ci95: Sequence[float]) -> str:
+    """Returns the bounds of an interval in per cent, such as `47.0 to 55.4`."""
+    return f"{percent(ci95[0])} to {percent(ci95[1])}"
 
 
 def printable(text: str) -> str:

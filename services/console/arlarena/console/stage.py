@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from arlarena.proto.text.wording import counted
+from arlarena.proto.text.wording import counted, duration
 
 TAIL_BYTES = 16 * 1024
 # The number of recent steps from which the remaining time is estimated: enough to average noise, few enough to follow
@@ -141,18 +141,6 @@ class _Step(msgspec.Struct):
         filtered = f", {self.filtered:,} filtered out{reason}" if self.filtered else ""
         wanted = counted(self.groups_wanted, "needed group")
         return f"{self.groups_kept:,} of {wanted}{filtered}, {counted(self.episodes, 'episode')}"
-
-
-def duration(seconds: float) -> str:
-    """Returns a duration as text, such as `0.4 s`, `12 s`, `2 m 05 s` or `1 h 10 m`."""
-    if seconds < 9.95:
-        return f"{max(0.0, seconds):.1f} s"
-    rounded = round(seconds)
-    if rounded < 60:
-        return f"{rounded} s"
-    if rounded < 3600:
-        return f"{rounded // 60} m {rounded % 60:02} s"
-    return f"{rounded // 3600} h {rounded % 3600 // 60:02} m"
 
 
 def _number(value: Any) -> float | None:

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from arlarena.console.launch.progress import View
-from arlarena.console.stage import Stage, StageProgress, duration, read_progress
+from arlarena.console.stage import Stage, StageProgress, read_progress
+from arlarena.proto.text.wording import duration
 
 # Seconds of each training step of the demo, measured on two busy cores.
 DEMO_STEPS = (

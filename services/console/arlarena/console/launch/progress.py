@@ -12,9 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from arlarena.console.stage import Stage, StageProgress, Status, duration, read_progress
+from arlarena.console.stage import Stage, StageProgress, Status, read_progress
 from arlarena.proto.text.redaction import redact
-from arlarena.proto.text.wording import printable
+from arlarena.proto.text.wording import duration, printable
 
 REFRESH_HZ = 4
 # If the output is not a terminal and no line was printed for this many seconds, the current stage is printed again.

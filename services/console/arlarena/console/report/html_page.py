@@ -16,16 +16,15 @@ from arlarena.console.report.summary import (
     count_unit,
     data_warning,
     describe_eval_set,
-    percent,
     read_json,
     read_records,
     read_steps,
 )
 from arlarena.console.report.tables import SCORE_COLUMNS, ClassRow, Column, class_columns, class_rows
 from arlarena.console.rundir import RunDirectory
-from arlarena.console.stage import duration
 from arlarena.proto.atomic_files import write_text
-from arlarena.proto.text.wording import counted
+from arlarena.proto.text.page_style import page_style
+from arlarena.proto.text.wording import counted, duration, percent
 
 MAX_EPISODES = 4
 
@@ -104,6 +103,7 @@ def render(run: RunDirectory, summary: dict[str, Any] | None) -> str:
     steps, state = read_steps(run.metrics), run.read_state()
     before, after = _eval_set(run.eval_set("before")), _eval_set(run.eval_set("after"))
     return environment.get_template("report.html.j2").render(
+        style=Markup(page_style()),  # a file of this package
         name=state.name if state else run.path.name,
         state=state,
         warning=data_warning(before or after),

@@ -128,16 +128,6 @@ def write_summary(run: RunDirectory, summary: dict[str, Any]) -> None:
     write_json(run.summary, summary)
 
 
-def percent(share: float | None) -> str:
-    """Returns a share in per cent, such as `51.2`. Returns a dash if `share` is None."""
-    return "-" if share is None else f"{100 * share:.1f}"
-
-
-def interval(ci95: list[float]) -> str:
-    """Returns the bounds of an interval in per cent, such as `47.0 to 55.4`."""
-    return f"{percent(ci95[0])} to {percent(ci95[1])}"
-
-
 def describe_eval_set(summary: dict[str, Any]) -> str:
     """Returns text such as `512 unseen tasks of split test`, or `8 tasks of the training split train`."""
     count, split = summary["eval_set"]["n"], summary["eval_set"].get("split", "?")

@@ -18,10 +18,8 @@ from arlarena.console.report.summary import (
     data_warning,
     describe_eval_set,
     describe_filtered,
-    interval,
-    percent,
 )
-from arlarena.proto.text.wording import printable
+from arlarena.proto.text.wording import interval, percent, printable
 
 Score = dict[str, Any]
 

@@ -1,0 +1,55 @@
+"""The cost of tokens in dollars. An unknown cost is None, never 0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from arlarena.rollout.evaluation.models.protocol import Usage
+from arlarena.rollout.evaluation.report.prices import ModelPrice
+
+PER_TOKENS = 1_000_000
+
+
+def dollars(usage: Usage, price: ModelPrice | None, requests: int = 1) -> float | None:
+    """Returns the cost of `usage` in dollars, or None if it is unknown.
+
+    The cost is unknown if the price is, if the vendor did not report the numbers of input and output tokens, if tokens
+    were read from a cache whose price is unknown, or if requests were longer than the prices hold for. If the vendor
+    does not report cached or reasoning tokens, all tokens have the price of input and output.
+
+    Args:
+        usage: tokens of one or several requests.
+        price: prices per million tokens.
+        requests: number of requests. With several requests, their mean length is compared to `price.input_up_to`.
+    """
+    if price is None or usage.input is None or usage.output is None:
+        return None
+    if price.input_up_to is not None and usage.input > price.input_up_to * max(1, requests):
+        return None
+    cached, reasoning = min(usage.cached or 0, usage.input), min(usage.reasoning or 0, usage.output)
+    if cached and price.cached_input is None:
+        return None
+    total = (
+        (usage.input - cached) * price.input
+        + cached * (price.cached_input or 0.0)
+        + (usage.output - reasoning) * price.output
+        + reasoning * price.reasoning
+    )
+    return total / PER_TOKENS
+
+
+def total_dollars(costs: Iterable[float | None]) -> float | None:
+    """Returns the sum of costs. A single unknown cost makes the sum unknown. The sum of no costs is 0."""
+    total = 0.0
+    for cost in costs:
+        if cost is None:
+            return None
+        total += cost
+    return total
+
+
+def money(cost: float | None) -> str:
+    """Returns a cost as text, such as `$0.0042` or `$12.30`. Returns `unknown` for None."""
+    if cost is None:
+        return "unknown"
+    return f"${cost:,.4f}" if 0 < cost < 1 else f"${cost:,.2f}"

@@ -1,0 +1,234 @@
+"""Several evaluations in one table: `arlarena leaderboard DIR…`. A column is one set of tasks.
+
+Two evaluations share a column only if they played the same tasks, which the digest of the tasks' contents decides.
+Beside the measured rows stand figures of the paper, marked as quoted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from arlarena.proto.text.wording import interval, percent
+from arlarena.rollout.evaluation.errors import EvaluationError
+from arlarena.rollout.evaluation.records import EnvironmentPlan
+from arlarena.rollout.evaluation.report.summary_view import (
+    EvaluationResults,
+    GroupFigures,
+    Summarise,
+    environment_figures,
+    read_evaluation,
+)
+from arlarena.rollout.evaluation.report.terminal import shown
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSet:
+    """A set of tasks: a column of the leaderboard.
+
+    Attributes:
+        environment: name in the plan.
+        label: the standard set, or the split with the number of tasks.
+        digest: of the contents of all tasks, 16 hex digits.
+    """
+
+    environment: str
+    label: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderboardRow:
+    """The figures of one evaluation, by set of tasks."""
+
+    name: str
+    path: Path
+    figures: dict[TaskSet, GroupFigures]
+
+
+class QuotedValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A figure of the paper in per cent, of another metric than success."""
+
+    value: float
+    metric: str
+    tasks: str
+
+    def __str__(self) -> str:
+        return f"{self.value:.1f} ({self.metric}, {self.tasks})"
+
+
+class QuotedRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Figures of the paper for one model. `quoted.toml` describes the fields."""
+
+    name: str
+    kind: str
+    table: str
+    values: dict[str, float | QuotedValue]
+
+
+class QuotedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The contents of `quoted.toml`."""
+
+    schema: int
+    paper: str
+    source: str
+    quoted: tuple[QuotedRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaderboard:
+    """The rows, the best mean success first, and the columns in the order of the environments' names."""
+
+    columns: tuple[TaskSet, ...]
+    rows: tuple[LeaderboardRow, ...]
+    quoted: QuotedFile
+
+
+def read_quoted() -> QuotedFile:
+    """Returns the figures of the paper."""
+    data = (resources.files(__package__) / "quoted.toml").read_bytes()
+    return msgspec.toml.decode(data, type=QuotedFile)
+
+
+def task_set(results: EvaluationResults, plan: EnvironmentPlan) -> TaskSet:
+    """Returns the set of tasks that an evaluation played.
+
+    Raises:
+        EvaluationError: a task has no result, so the contents of the set are unknown.
+    """
+    contents = {one.key.index: one.content_key for one in results.of(plan.name) if one.content_key and one.scored}
+    missing = [index for index in plan.indices if index not in contents]
+    if missing:
+        raise EvaluationError(
+            f"{results.path} has no result for {len(missing)} of {len(plan.indices)} tasks of {plan.name}, for example "
+            f"task {missing[0]}. Resume this evaluation, or leave it out"
+        )
+    tasks = json.dumps(sorted({contents[index] for index in plan.indices})).encode()
+    digest = hashlib.blake2b(tasks, digest_size=8).hexdigest()
+    return TaskSet(plan.name, plan.set or f"{plan.split}, {len(plan.indices)} tasks", digest)
+
+
+def row_name(results: EvaluationResults) -> str:
+    """Returns the name of an evaluation in the table: its model, and its strategy if that is not `plain`."""
+    plan = results.plan
+    return plan.model if plan.strategy in ("plain", plan.model) else f"{plan.model}, {plan.strategy}"
+
+
+def build(directories: Sequence[Path], summarise: Summarise) -> Leaderboard:
+    """Read evaluations and merge them.
+
+    Raises:
+        EvaluationError: a directory is no finished evaluation, or two of them played different tasks under one name.
+    """
+    rows, owners = [], dict[tuple[str, str], tuple[TaskSet, Path]]()
+    for directory in directories:
+        results = read_evaluation(directory)
+        figures: dict[TaskSet, GroupFigures] = {}
+        for plan in results.plan.environments:
+            tasks = task_set(results, plan)
+            first, owner = owners.setdefault((tasks.environment, tasks.label), (tasks, directory))
+            if first.digest != tasks.digest:
+                raise EvaluationError(
+                    f"{owner} and {directory} played different tasks of {plan.name} ({tasks.label}): their digests are "
+                    f"{first.digest} and {tasks.digest}. Make one leaderboard for each"
+                )
+            records = results.of(plan.name)
+            figures[tasks] = environment_figures(plan, records, results.plan.attempts, summarise).all
+        rows.append(LeaderboardRow(row_name(results), directory, figures))
+    columns = sorted({tasks for row in rows for tasks in row.figures}, key=lambda one: (one.environment, one.label))
+    return Leaderboard(tuple(columns), tuple(sorted(rows, key=_rank)), read_quoted())
+
+
+def _rank(row: LeaderboardRow) -> tuple[float, str]:
+    found = [one.success for one in row.figures.values() if one.success is not None]
+    return (-sum(found) / len(found) if found else 1.0, row.name)
+
+
+def cell(figures: GroupFigures | None) -> str:
+    """Returns text such as `41.7 (19.3 to 68.0), n = 12, k = 4`."""
+    if figures is None or figures.success is None:
+        return "-"
+    bounds = f" ({interval(figures.ci95)})" if figures.ci95 else ""
+    return f"{percent(figures.success)}{bounds}\nn = {figures.n:,}, k = {figures.k:,}"
+
+
+def quoted_cell(row: QuotedRow, environment: str) -> str:
+    """Returns text such as `92.7`, or a dash if the paper gives no figure."""
+    value = row.values.get(environment)
+    return "-" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
+def quoted_rows(board: Leaderboard) -> list[QuotedRow]:
+    """Returns the rows of the paper that have a figure for an environment of the leaderboard."""
+    environments = {column.environment for column in board.columns}
+    return [row for row in board.quoted.quoted if environments & row.values.keys()]
+
+
+def quoted_name(row: QuotedRow) -> str:
+    """Returns the name of a quoted row, with the table of the paper if it is known."""
+    return f"{row.name} [quoted{f', table {row.table}' if row.table else ''}]"
+
+
+def leaderboard_table(board: Leaderboard) -> Table:
+    """Returns the leaderboard for the terminal."""
+    table = Table(title="Success in per cent (95 % interval)", title_justify="left", caption_justify="left")
+    table.add_column("")
+    for column in board.columns:
+        table.add_column(escape(shown(f"{column.environment}\n{column.label}\n{column.digest}")), justify="right")
+    for row in board.rows:
+        cells = (cell(row.figures.get(column)) for column in board.columns)
+        table.add_row(escape(shown(row.name)), *cells, end_section=row is board.rows[-1])
+    quoted = quoted_rows(board)
+    for one in quoted:
+        values = (quoted_cell(one, column.environment) for column in board.columns)
+        table.add_row(escape(quoted_name(one)), *values, style="dim")
+    if quoted:
+        table.caption = f"[quoted]: from the paper, {board.quoted.source}, on its tasks; not measured here.".replace(
+            "[", r"\["
+        )
+    return table
+
+
+def leaderboard_json(board: Leaderboard) -> list[dict[str, object]]:
+    """Returns the leaderboard for JSON: one object per row and column. Rates are in [0, 1]."""
+    measured: list[dict[str, object]] = [
+        {
+            "name": row.name, "directory": str(row.path), "environment": tasks.environment, "set": tasks.label,
+            "digest": tasks.digest, "n": found.n, "k": found.k, "success": found.success, "ci95": found.ci95,
+            "quoted": False,
+        }
+        for row in board.rows
+        for tasks, found in row.figures.items()
+    ]  # fmt: skip
+    quoted: list[dict[str, object]] = [
+        {
+            "name": row.name, "environment": name, "source": board.quoted.source, "table": row.table or None,
+            "metric": "success" if isinstance(value, float) else value.metric, "quoted": True,
+            "success": value / 100 if isinstance(value, float) else None,
+            "value": value / 100 if isinstance(value, float) else value.value / 100,
+        }
+        for row in quoted_rows(board)
+        for name, value in row.values.items()
+        if name in {column.environment for column in board.columns}
+    ]  # fmt: skip
+    return [*measured, *quoted]
+
+
+def print_leaderboard(
+    directories: Sequence[Path], summarise: Summarise, console: Console, *, as_json: bool = False
+) -> None:
+    """Print the leaderboard of evaluations: `arlarena leaderboard DIR…`. Raises the errors of `build`."""
+    board = build(directories, summarise)
+    if as_json:
+        console.print(json.dumps(leaderboard_json(board), indent=1), markup=False, soft_wrap=True)
+    else:
+        console.print(leaderboard_table(board))

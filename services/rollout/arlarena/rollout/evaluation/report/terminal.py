@@ -1,0 +1,260 @@
+"""What the terminal shows of an evaluation: the progress while it runs, and the table of its results."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from arlarena.proto.text.redaction import redact
+from arlarena.proto.text.wording import counted, duration, interval, percent, printable
+from arlarena.rollout.evaluation.models.protocol import Usage
+from arlarena.rollout.evaluation.records import AttemptRecord
+from arlarena.rollout.evaluation.report.cost import money, total_dollars
+from arlarena.rollout.evaluation.report.prices import ModelPrice
+from arlarena.rollout.evaluation.report.rows import attempt_dollars
+from arlarena.rollout.evaluation.report.summary_view import EnvironmentFigures, GroupFigures, Summarise, total_usage
+
+REFRESH_HZ = 4
+# The time left is estimated from this many of the last attempts: enough to average noise, few enough to follow changes.
+WINDOW = 200
+STATUS_NAMES = {"infra_error": "infrastructure error", "model_error": "error of the model's API"}
+
+
+def shown(text: str) -> str:
+    """Returns `text` with masked secrets and escaped control characters, because it may quote a service."""
+    return printable(redact(text))
+
+
+def success_text(figures: GroupFigures) -> str:
+    """Returns text such as `success 41.7 % (19.3 to 68.0)`. The text is empty without scored attempts."""
+    if figures.success is None:
+        return ""
+    bounds = f" ({interval(figures.ci95)})" if figures.ci95 else ""
+    return f"success {percent(figures.success)} %{bounds}"
+
+
+def errors_text(errors: Mapping[str, int]) -> str:
+    """Returns text such as `2 infrastructure errors`. The text is empty without errors."""
+    parts = []
+    for status, count in sorted(errors.items()):
+        if count and status == "model_error":
+            parts.append(f"{count:,} {'error' if count == 1 else 'errors'} of the model's API")
+        elif count:
+            parts.append(counted(count, STATUS_NAMES.get(status, status)))
+    return ", ".join(parts)
+
+
+def tokens_text(usage: Usage) -> str:
+    """Returns text such as `31,204 tokens in, 1,022 out (300 reasoning)`."""
+    if usage.input is None and usage.output is None:
+        return "tokens unknown"
+    cached = f" ({usage.cached:,} cached)" if usage.cached else ""
+    reasoning = f" ({usage.reasoning:,} reasoning)" if usage.reasoning else ""
+    read = "unknown" if usage.input is None else f"{usage.input:,}"
+    written = "unknown" if usage.output is None else f"{usage.output:,}"
+    return f"{read} tokens in{cached}, {written} out{reasoning}"
+
+
+def cost_text(cost: float | None) -> str:
+    """Returns the cost, such as `$0.0042`, or `cost unknown`."""
+    return "cost unknown" if cost is None else money(cost)
+
+
+class EvaluationView:
+    """A context manager that shows the progress of an evaluation. Use it from one event loop, inside of `with`.
+
+    On a terminal it draws a table, else it prints a line now and then.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        totals: Mapping[str, int],
+        summarise: Summarise,
+        k: int,
+        *,
+        price: ModelPrice | None = None,
+        console: Console | None = None,
+        plain_interval_s: float = 15.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare the view.
+
+        Args:
+            title: what is evaluated.
+            totals: for each environment of the plan, the number of attempts.
+            summarise: computes success and its interval.
+            k: attempts per task.
+            price: of the model.
+            console: where to print.
+            plain_interval_s: seconds between two lines if the output is not a terminal.
+            clock: the time in seconds.
+        """
+        self.console = console or Console(highlight=False)
+        self._title, self._totals, self._summarise, self._k = shown(title), dict(totals), summarise, k
+        self._price, self._interval, self._clock = price, plain_interval_s, clock
+        self._records: dict[str, list[AttemptRecord]] = {name: [] for name in totals}
+        self._figures: dict[str, tuple[int, GroupFigures]] = {}
+        self._usage, self._cost = Usage(), 0.0
+        self._unpriced = False
+        self._requests = 0
+        self._ends: list[float] = []
+        self._started = self._printed = clock()
+        self._printed_count = 0
+        self._live = (
+            Live(get_renderable=self._render, console=self.console, refresh_per_second=REFRESH_HZ)
+            if self.console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> EvaluationView:
+        self._started = self._printed = self._clock()
+        if self._live:
+            self._live.__enter__()
+        else:
+            self._print(f"{self._title}: {counted(self.total, 'attempt')}, {self.finished:,} finished earlier")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.__exit__(None, None, None)
+        elif self.finished != self._printed_count:
+            self._print(self.as_text())
+
+    @property
+    def total(self) -> int:
+        """Number of attempts of the plan."""
+        return sum(self._totals.values())
+
+    @property
+    def finished(self) -> int:
+        """Number of attempts that have ended, with those before a resume."""
+        return sum(map(len, self._records.values()))
+
+    def add(self, record: AttemptRecord, *, earlier: bool = False) -> None:
+        """Count an attempt that has ended. `earlier`: before a resume, so it does not count for the time left."""
+        self._records.setdefault(record.key.environment, []).append(record)
+        self._usage += record.usage
+        self._requests += record.requests
+        cost = attempt_dollars(record, self._price)
+        self._unpriced |= cost is None
+        self._cost += cost or 0.0
+        if not earlier:
+            self._ends = [*self._ends[-WINDOW:], self._clock()]
+
+    def notice(self, text: str) -> None:
+        """Print a message above the table, such as a pause because of a rate limit."""
+        self._print(text, "yellow")
+
+    def tick(self) -> None:
+        """Print a line if the output is not a terminal and the last line is old. Call `tick` at regular intervals."""
+        if not self._live and self._clock() - self._printed >= self._interval:
+            self._printed_count = self.finished
+            self._print(self.as_text())
+
+    def seconds_left(self) -> float | None:
+        """Returns the estimated time until all attempts have ended, or None if it is unknown."""
+        left = self.total - self.finished
+        if left <= 0 or len(self._ends) < 2 or self._ends[-1] <= self._ends[0]:
+            return None
+        each = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
+        return max(0.0, each * left - (self._clock() - self._ends[-1]))
+
+    def as_text(self) -> str:
+        """Returns the progress as text."""
+        parts = [f"{self.finished:,} of {self.total:,}"]
+        for name, records in self._records.items():
+            if records:
+                figures = self._group(name)
+                label = f"{name} " if len(self._records) > 1 else ""
+                parts += [label + text for text in (success_text(figures), errors_text(figures.errors)) if text]
+        return ", ".join([*parts, *self._spent()])
+
+    def _spent(self) -> list[str]:
+        parts = []
+        if self._requests:
+            parts = [tokens_text(self._usage), cost_text(None if self._unpriced else self._cost)]
+        left = self.seconds_left()
+        return parts if left is None else [*parts, f"{duration(left)} left"]
+
+    def _group(self, name: str) -> GroupFigures:
+        records = self._records[name]
+        cached = self._figures.get(name)
+        if cached is None or cached[0] != len(records):
+            cached = self._figures[name] = len(records), self._summarise(records, self._k)
+        return cached[1]
+
+    def _print(self, text: str, style: str = "") -> None:
+        self._printed = self._clock()
+        elapsed = duration(self._clock() - self._started)
+        self.console.print(Text(f"[{elapsed}] {shown(text)}", style), soft_wrap=True)
+
+    def _render(self) -> RenderableType:
+        head = Text.assemble((self._title, "bold"), "  ", (duration(self._clock() - self._started), "dim"))
+        table = Table.grid(padding=(0, 2))
+        for name, records in self._records.items():
+            total = self._totals.get(name, 0)
+            figures = self._group(name) if records else None
+            success = success_text(figures) if figures else ""
+            errors = errors_text(figures.errors) if figures else ""
+            bar = ProgressBar(total=max(1, total), completed=len(records), width=20)
+            count = Text(f"{len(records):,} of {total:,}", justify="right")
+            table.add_row(Text(shown(name)), bar, count, Text(success), Text(errors, "yellow"))
+        return Group(head, table, Text(", ".join(self._spent()), "dim"))
+
+
+def results_table(
+    title: str, environments: Sequence[EnvironmentFigures], records: Sequence[AttemptRecord], price: ModelPrice | None
+) -> Table:
+    """Returns the table of results: one row per environment and, below it, one per kind of task."""
+    table = Table(title=escape(shown(title)), title_justify="left", caption_justify="left")
+    table.add_column("", no_wrap=True)
+    passes = sorted({k for one in environments for k in one.all.pass_at if k > 1})
+    errors = any(one.all.errors.get(status) for one in environments for status in one.all.errors)
+    headings = ["tasks", "attempts", "success %", "95 % interval", "score", *(f"pass@{k} %" for k in passes), "turns"]
+    for heading in [*headings, *(["not scored"] if errors else [])]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in environments:
+        table.add_row(*_cells(one.plan.name, one.all, passes, errors=errors), style="bold" if one.kinds else "")
+        for kind, figures in one.kinds.items():
+            table.add_row(*_cells(f"  {kind.replace('_', ' ') or '(no kind)'}", figures, passes, errors=errors))
+    table.caption = escape(shown("\n".join(_notes(environments, records, price))))
+    return table
+
+
+def _cells(name: str, figures: GroupFigures, passes: Iterable[int], *, errors: bool) -> list[str]:
+    cells = [
+        escape(shown(name)),
+        f"{figures.n:,}",
+        f"{figures.attempts:,}",
+        percent(figures.success),
+        interval(figures.ci95) if figures.ci95 else "-",
+        "-" if figures.score is None else f"{figures.score:.3f}",
+        *(percent(figures.pass_at.get(k)) for k in passes),
+        "-" if figures.turns is None else f"{figures.turns:.1f}",
+    ]
+    return [*cells, f"{sum(figures.errors.values()):,}"] if errors else cells
+
+
+def _notes(
+    environments: Sequence[EnvironmentFigures], records: Sequence[AttemptRecord], price: ModelPrice | None
+) -> list[str]:
+    notes = []
+    total: Counter[str] = Counter()
+    for one in environments:
+        total.update(one.all.errors)
+    if text := errors_text(total):
+        notes.append(f"Not scored: {text}. The same command plays these attempts again.")
+    if any(record.requests for record in records):
+        cost = total_dollars(attempt_dollars(record, price) for record in records)
+        dated = f" (prices of {price.date})" if price and cost is not None else ""
+        notes.append(f"{tokens_text(total_usage(records))}; {cost_text(cost)}{dated}")
+    return notes
