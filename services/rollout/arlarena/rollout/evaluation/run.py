@@ -24,7 +24,7 @@ from arlarena.rollout.evaluation.play.scheduler import EvaluationOutcome, Evalua
 from arlarena.rollout.evaluation.play.slots import PlayLimits
 from arlarena.rollout.evaluation.records import EvaluationPlan
 from arlarena.rollout.evaluation.report.cost import dollars
-from arlarena.rollout.evaluation.report.finish import write_results
+from arlarena.rollout.evaluation.report.finish import summarise, write_results
 from arlarena.rollout.evaluation.report.prices import ModelPrice, read_prices
 from arlarena.rollout.evaluation.report.terminal import EvaluationView
 from arlarena.rollout.evaluation.start.checkpoint import checkpoint_name, is_checkpoint
@@ -115,7 +115,8 @@ async def _play(
         history = EvaluationHistory.read(options.directory)
         access = None if model is None else _access(options, plan, found, model, journal, price)
         totals = {one.name: len(one.indices) * plan.attempts for one in plan.environments}
-        view = EvaluationView(f"{plan.model}, {plan.strategy}", totals, plan.attempts, price=price, console=console)
+        title = f"{plan.model}, {plan.strategy}"
+        view = EvaluationView(title, totals, summarise(), plan.attempts, price=price, console=console)
         run = EvaluationRun(
             plan,
             _played(options, plan, found, model),

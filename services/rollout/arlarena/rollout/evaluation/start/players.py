@@ -20,8 +20,8 @@ from arlarena.rollout.evaluation.strategies.reply_format import ReplyFormat
 # Values of MODEL that need no model.
 SCRIPTED: Mapping[str, Callable[[ReplyFormat], Player]] = {
     "expert": lambda form: ExpertPlayer(),
-    "random": RandomPlayer,
-    "person": PersonPlayer,
+    "random": lambda form: RandomPlayer(form),
+    "person": lambda form: PersonPlayer(form),
 }
 STRATEGIES: Mapping[str, Callable[..., Player]] = {
     "plain": lambda form: PlainPlayer(),
