@@ -93,8 +93,8 @@ class Holder:
     """A process that holds or held a lease.
 
     `incarnation`: random id of the trainer process. `machine`: boot id and pid namespace of the holder's machine if
-    available; `pid` is valid only there. `started`: start time of the process in clock ticks since boot, 0 if unknown; a later process
-    with the same pid has another start time. `nonce`: a random value, new for each `acquire`.
+    available; `pid` is valid only there. `started`: start time of the process in clock ticks since boot, or 0 if it is
+    unknown; a later process with the same pid has another start time. `nonce`: a random value, new for each `acquire`.
     """
 
     incarnation: str
