@@ -107,12 +107,12 @@ def planted(root: Path, fault: Fault) -> Iterator[None]:
     """Plant a fault in the copy at `root`. Restore the file at the end of the `with` block.
 
     Raises:
-        ValueError: the text of the fault does not occur exactly once.
+        ValueError: the text that the fault replaces does not occur exactly once in its file.
     """
     file = root / fault.file
     source = file.read_text()
     if source.count(fault.text) != 1:
-        raise ValueError(f"{fault.name}: its text occurs {source.count(fault.text)} times in {fault.file}, not once")
+        raise ValueError(f"{fault.name}: {fault.file} has {source.count(fault.text)} times the text to replace")
     file.write_text(source.replace(fault.text, fault.fault))
     try:
         yield

@@ -4,8 +4,7 @@
 
 Each engine is a separate process with one torch thread, float32 and the same model with random weights:
 * `embedded`: our policy server.
-* `vllm`: vLLM's server with the options that our policy server uses on a CPU. Nothing is compiled.
-* `vllm_tuned`: vLLM's server with the options in `TUNED`. They need a C++ compiler.
+* `vllm`: vLLM's server as our policy server starts it on a CPU; `vllm_tuned`: with `TUNED`, for a C++ compiler.
 * `transformers`: `generate`, which gets complete batches over a pipe.
 
 The servers get token ids, and return token ids and their log-probs. Workloads:
@@ -13,8 +12,7 @@ The servers get token ids, and return token ids and their log-probs. Workloads:
 * `trace_N`: the requests of N concurrent episodes in groups of 8. All episodes of a group start with the same prompt.
   Each later prompt is the prompt of the turn before, the response to it (24 tokens) and an observation (60 tokens).
 
-In each round of a workload, all engines run one after the other with the same prompts. A first round is not counted.
-Results are medians over the rounds and ratios of these medians.
+In each round, all engines run one after the other with the same prompts. Results are medians over all but the first.
 """
 
 from __future__ import annotations

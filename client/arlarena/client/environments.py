@@ -226,7 +226,8 @@ class EnvironmentClient(AsyncClosing):
     ) -> None:
         """`retries`: how often a request is retried while the server is unavailable. `token`: bearer token.
 
-        A batch (calls of several sessions) is sent with `batch_size` items, or when `batch_window_s` seconds old.
+        Calls of several sessions are collected into a batch. A batch is sent as soon as it has `batch_size` items, or
+        `batch_window_s` seconds after its first item.
 
         Raises:
             TypeError, ValueError: an argument is invalid. The message contains its name.

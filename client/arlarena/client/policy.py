@@ -228,7 +228,7 @@ class PolicyClient(AsyncClosing):
                 `timeout_s`.
             PromptTooLong: the prompt does not fit the model's context.
             Refused: the server rejected the request, but not because of the prompt's length.
-            ProtocolError: the token ids, log-probs and versions of the response do not match.
+            ProtocolError: token ids, log-probs and versions in the response have different lengths.
         """
         request = GenerateRequest(
             token_ids=list(prompt_ids),

@@ -202,7 +202,8 @@ class HttpTransport(AsyncClosing):
 
         Raises:
             AtCapacity: the status is 429 or 503, with a Retry-After header.
-            Unavailable: there is no connection or no response in time, or any other response with status 429 or 5xx.
+            Unavailable: there is no connection, there is no response in time, or the status is 429 or 5xx and the case
+                of AtCapacity does not apply.
             ProtocolError: the response is larger than `max_answer_bytes`, compressed, or a redirect.
         """
         for pause in islice(pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S), retries):

@@ -30,8 +30,8 @@ class TaskOrder:
         split: name of the split.
         size: number of tasks; None for an endless split, where any index is valid.
         seed: the run's seed.
-        start: the first index of seed 0; only for endless splits.
-        blocks: whether each seed has its own block of `SEED_STRIDE` indices; only for endless splits.
+        blocks: whether each seed of a run uses its own block of `SEED_STRIDE` indices; only for endless splits.
+        start: the first index of the block of seed 0; only for endless splits.
     """
 
     split: str

@@ -135,7 +135,8 @@ class EnvironmentFactory(Protocol):
         ...
 
     def start(self, task: Task) -> Episode:
-        """Start an episode. This method may be slow, because the server calls it outside its event loop.
+        """Start an episode. A slow method does not stop the server, because the server calls it in a
+        thread.
 
         Raises:
             TaskError: the task does not exist.

@@ -84,9 +84,9 @@ class GroupLease:
 class Depth:
     """The number of entries in a run's streams.
 
-    `tasks_queued`: tasks that were never delivered. `tasks_leased`: tasks that a worker has leased, or that were
-    given back. `groups_waiting`: groups that the trainer has not collected. `groups_collected`: groups that the
-    trainer has collected but not acknowledged. `dead`: dead letters.
+    `tasks_queued`: tasks that were never delivered. `tasks_leased`: tasks that were delivered at least once: a worker
+    has leased them, or has given them back. `groups_waiting`: groups that the trainer has not collected.
+    `groups_collected`: groups that the trainer has collected but not acknowledged. `dead`: dead letters.
     """
 
     tasks_queued: int

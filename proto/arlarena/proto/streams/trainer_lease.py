@@ -92,9 +92,9 @@ class LeaseLost(StreamError):
 class Holder:
     """A process that holds or held a lease.
 
-    `incarnation`: random id of the trainer process. `machine`: boot id and pid namespace if available; `pid` is valid
-    only on this machine. `started`: start time of the process in clock ticks since boot, 0 if unknown; a later process
-    with the same pid has another start time. `nonce`: a random value, new for each `acquire`.
+    `incarnation`: random id of the trainer process. `machine`: boot id and pid namespace of the holder's machine if
+    available; `pid` is valid only there. `started`: start time of the process in clock ticks since boot, or 0 if it is
+    unknown; a later process with the same pid has another start time. `nonce`: a random value, new for each `acquire`.
     """
 
     incarnation: str
@@ -266,8 +266,8 @@ class TrainerLease:
     ) -> tuple[bytes, int]:
         """Take or renew the lease if no other trainer has it. Returns the lease key's value and time to live in ms.
 
-        The value identifies the holder. `dead_holder`: value of a holder that may be replaced. `may_replace_last`: if
-        False, the lease is not taken if another trainer held it after this process.
+        The value identifies the holder. `dead_holder`: value of a holder that may be replaced. `may_replace_last`:
+        whether the lease may be taken although another trainer has held it since this process last held it.
         """
         args: list[bytes | int] = [
             self._value,

@@ -115,7 +115,8 @@ class RunConfig:
         directory: Path | None = None,
         plugins: Sequence[str] = (),
     ) -> RunConfig:
-        """Read `source`. Precedence from low to high: file, `overrides`, ARLARENA_SEED, `seed` and `directory`.
+        """Read `source`. `overrides` replace values of the file, ARLARENA_SEED replaces the seed, and `seed` and
+        `directory` replace all of them.
         `plugins` are added to `[trainer] plugins`.
 
         Raises:

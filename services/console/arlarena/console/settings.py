@@ -24,7 +24,8 @@ BROKER_URL = "ARLARENA_REDIS_URL"
 
 
 class Threads(Table):
-    """Table `[console.threads]`: the number of threads of each process that runs a model. With 0, `budget` chooses.
+    """Table `[console.threads]`: the number of threads of each process that runs a model. 0: the function
+    `budget` chooses the number.
 
     If the table of a service sets `threads`, the value in that table is used. Environment server, workers and
     evaluation have one thread each.

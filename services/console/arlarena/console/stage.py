@@ -30,9 +30,9 @@ Status = Literal["waiting", "running", "done", "skipped", "stopped", "failed"]
 class Stage:
     """One stage of a run.
 
-    `sources`: files with progress records, in the order in which the stage writes them. `total`: the number of items in
-    all sources together, if each source counts its own items. `step_file`: file with the state of the current step.
-    `offsets`: the size of each source in bytes when the stage began.
+    `sources`: files with progress records, in the order in which the stage writes them. `total`: if each source counts
+    its own items, the number of items of all sources together; None if the sources continue one count. `step_file`:
+    file with the state of the current step. `offsets`: the size of each source in bytes when the stage began.
 
     `began`: start time on the monotonic clock. `began_at`: start time in seconds since the epoch. `seconds`: duration.
     `note`: the result of the stage as text. `seconds_left`: the last estimate of the remaining time.
@@ -201,10 +201,11 @@ def _current_step_text(stage: Stage, now: float, done: int) -> str:
 
 
 def time_left(readings: Sequence[Reading], now: float, least: float = 0.0) -> tuple[float, str] | None:
-    """Returns the seconds until the first limit is reached, and the name of this limit ("" for the number of steps).
+    """Returns the seconds until the first limit is reached, and the name of this limit ("": the limit of steps).
+    Returns None if there are too few readings, or if the stage has ended.
 
-    The estimate decreases between two readings. Returns None if there are too few readings, or if the stage has ended.
-    `least`: the share of a limit that must be used between the first and the last reading, else the limit is ignored.
+    Until the next reading arrives, the estimate counts down with the clock. `least`: if a smaller share of a limit was
+    used between the first and the last reading, the limit is ignored.
     """
     if len(readings) > 2:  # skip the first step, because its time includes the start of processes
         readings = readings[1:]

@@ -122,8 +122,8 @@ def load_settings(path: Path | None, flags: Mapping[str, Any] | None = None) -> 
     if settings.require_token and not (settings.token or settings.tokens_file or is_loopback(settings.host)):
         raise ConfigError(
             f"[environment] host = {settings.host!r} is open to other machines: set token (preferably by the "
-            "environment variable ARLARENA_ENVIRONMENT_TOKEN) or tokens_file. If everyone who can connect may use the "
-            "server, set require_token = false instead"
+            "environment variable ARLARENA_ENVIRONMENT_TOKEN) or tokens_file. To let everyone who can connect "
+            "use the server, set require_token = false instead"
         )
     return settings
 

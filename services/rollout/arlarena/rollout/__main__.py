@@ -50,7 +50,7 @@ from arlarena.rollout.evaluate import (
     summarise,
     write_episodes,
 )
-from arlarena.rollout.play_all import play_all
+from arlarena.rollout.play_all import play_all, progress_log
 from arlarena.rollout.policies import ChatPolicy, EnginePolicy, ExpertPolicy
 from arlarena.rollout.runner import InfraFailure, Runner, environment_client
 from arlarena.rollout.settings import (
@@ -74,8 +74,6 @@ EXIT_INTERRUPTED = 130
 # Exit status if a service refused a request. The launcher does not restart a command that exits with this status,
 # because a retry would also fail.
 EXIT_REFUSED = 2
-# The minimum time between two progress lines, in seconds.
-PROGRESS_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,19 +184,6 @@ def _engine_policy(
     return EnginePolicy(inference, tokens, sampling, context, stop)
 
 
-def _progress(log: Logger, event: str, total: int) -> Callable[[int, int], None]:
-    log.info(event, finished=0, total=total)
-    last = time.monotonic()
-
-    def report(finished: int, total: int) -> None:
-        nonlocal last
-        if finished == total or time.monotonic() - last >= PROGRESS_EVERY_S:
-            last = time.monotonic()
-            log.info(event, finished=finished, total=total)
-
-    return report
-
-
 async def _evaluate(setup: Setup, eval_set: EvaluationSettings, out: Path, episodes: Path | None) -> int:
     _cancel_on_sigterm()
     started = time.monotonic()
@@ -211,7 +196,7 @@ async def _evaluate(setup: Setup, eval_set: EvaluationSettings, out: Path, episo
         tokens = setup.tokens.with_tags(info.parser.tags)
         policy = EnginePolicy(inference, tokens, eval_sampling(eval_set), context, info.stop)
         assignments = eval_assignments(eval_set, environment)
-        report = _progress(setup.log, "evaluating", len(assignments))
+        report = progress_log(setup.log, "evaluating", len(assignments))
         played = await play_all(runner, assignments, policy, concurrency=eval_set.concurrency, progress=report)
     result = summarise(eval_set, environment, assignments, played, time.monotonic() - started)
     result["data"] = msgspec.to_builtins(info.data)
@@ -241,7 +226,7 @@ async def _demonstrate(setup: Setup, args: argparse.Namespace, seed: int) -> int
                 "fewer_tasks_than_asked", split=split.name, size=split.size, asked=args.count, played=len(indices)
             )
         assignments = demonstration_assignments(info.name, split.name, indices, args.episode_seed, args.attempts)
-        report = _progress(setup.log, "demonstrating", len(assignments))
+        report = progress_log(setup.log, "demonstrating", len(assignments))
         async with _teacher(setup, args, info) as policy:
             played = await play_all(runner, assignments, policy, concurrency=args.concurrency, progress=report)
     counts = write_demonstrations(args.out, assignments, played, args.distinct, args.min_score)

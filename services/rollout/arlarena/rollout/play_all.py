@@ -5,11 +5,16 @@ another.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from arlarena.proto.telemetry import Logger
 from arlarena.rollout.episode import Assignment, EpisodeRecord, Policy
 from arlarena.rollout.runner import InfraFailure, Runner, ServicesDown, SessionSlot
+
+# The minimum time between two progress lines, in seconds.
+PROGRESS_EVERY_S = 5.0
 
 
 @dataclass(slots=True)
@@ -65,3 +70,17 @@ async def play_all(
         await runner.close(slots)
     played.restarts = sum(slot.restarts for slot in slots)
     return played
+
+
+def progress_log(log: Logger, event: str, total: int) -> Callable[[int, int], None]:
+    """Returns a `progress` callback for `play_all` that logs `event`, at most once in PROGRESS_EVERY_S seconds."""
+    log.info(event, finished=0, total=total)
+    last = time.monotonic()
+
+    def report(finished: int, total: int) -> None:
+        nonlocal last
+        if finished == total or time.monotonic() - last >= PROGRESS_EVERY_S:
+            last = time.monotonic()
+            log.info(event, finished=finished, total=total)
+
+    return report

@@ -154,8 +154,8 @@ class Tokens:
     def _check_multi_turn(self) -> None:
         """Check that the template supports several turns. After a successful check, later calls do nothing.
 
-        The template must render each message unchanged and exactly once, and all turns after the first in the same
-        form.
+        The template must render each message unchanged and exactly once. It must render the second and the third turn
+        in the same form.
         """
         if self._multi_turn_checked:
             return

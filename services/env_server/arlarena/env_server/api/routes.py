@@ -155,11 +155,7 @@ async def list_environments(call: RouteCall) -> list[str]:
 
 
 def _check_environment(call: RouteCall) -> None:
-    """Check that the path names the environment of this server.
-
-    Raises:
-        ApiError: 404 if the path names another environment.
-    """
+    """Raises ApiError with status 404 if the path names another environment than that of this server."""
     name, known = call.path["env"], call.service.info.name
     if name.lower() != known.lower():
         raise errors.ApiError(404, "unknown_environment", f"no environment {name!r}; this server serves {known!r}")

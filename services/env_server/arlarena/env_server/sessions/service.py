@@ -215,7 +215,8 @@ class EnvironmentService:
         return self._check_and_record(episode, episode.step(text), begun, caller.tenant)
 
     def _repeated(self, session: ServerSession, text: str, index: int | None) -> StepResult | None:
-        """Returns the reply of the most recent step if the request repeats this step, None if it is the next step.
+        """If the request repeats the most recent step, returns the reply of that step. If it asks for the next step,
+        returns None.
 
         Raises:
             ApiError: the request is neither the most recent nor the next step, the episode has ended, or the action is
@@ -383,7 +384,7 @@ class EnvironmentService:
                 )
             if episode.done:
                 raise errors.episode_over(session.id, episode.steps)
-            # The thread may still run after a timeout, so it gets its own copy of the episode.
+            # The expert runs in a thread, which may still run after a timeout. So it gets its own copy of the episode.
             copy = episode.fork()
             try:
                 plan = await self._in_thread("the expert", self.settings.expert_timeout_s, copy.expert)

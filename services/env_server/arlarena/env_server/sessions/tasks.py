@@ -58,12 +58,13 @@ def task_range(
     first, end = start or 0, count(split) if stop is None else stop
     if not 0 <= first <= end <= count(split):
         message = (
-            f"split {split.name!r} has tasks 0 to {count(split) - 1}: {first} to {end} (exclusive) is not a valid range"
+            f"start = {first} and stop = {end} is not a valid range, because split {split.name!r} has {count(split)} "
+            "tasks: 0 <= start <= stop <= number of tasks"
         )
         raise ApiError(400, "invalid_index", message)
     if end - first > limit:
         raise invalid(
-            f"{end - first} tasks are more than one request lists ({limit}, [environment] max_listed): request smaller "
-            "ranges from /task_range"
+            f"the range has {end - first} tasks, and the reply of one request lists at most {limit} ([environment] "
+            "max_listed): request smaller ranges from /task_range"
         )
     return [task_at(factory, split, index) for index in range(first, end)]

@@ -31,8 +31,8 @@ class WorldState:
             have equal keys. A step updates the key only for the facts that the step changes.
         changes: for each receptacle and each location, a hash of its changed facts, computed like `key`. The facts of a
             location include the facts of its receptacles and things.
-        removed: pairs (thing, receptacle) for things that were taken from a receptacle and not put back. They are
-            stored only if several receptacles share the location, because the text of `look` then depends on them.
+        removed: pairs (thing, receptacle) for things that were taken from a receptacle and not put back. A pair is
+            stored only if other receptacles are at the same location, because the text of `look` then depends on it.
     """
 
     __slots__ = ("at", "changes", "held", "house", "inside", "key", "location", "marks", "opened", "removed")

@@ -1,4 +1,6 @@
-"""Decides which requests the shop accepts: no forms of other origins, and from other machines only with the token."""
+"""Decides which requests the shop accepts. It refuses forms that a page of another origin sends. Requests from other
+machines need the token.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,8 @@ def token_matches(token: str | None, given: str) -> bool:
 def problem_of(request: Request, *, has_token: bool) -> str:
     """Return why a request is refused. Return "" if the request is accepted.
 
-    A page of another origin could send forms to a loopback address. Without a token, `Host` must be an address or
-    localhost, because an attacker's host name may resolve to this server (DNS rebinding).
+    A page of another origin could send forms to a loopback address, so such forms are refused. Without a token, `Host`
+    must be an address or localhost, because an attacker's host name may resolve to this server (DNS rebinding).
     """
     host, origin = request.headers.get("host", "").lower(), request.headers.get("origin")
     if not has_token and not _is_address(host):
