@@ -6,7 +6,6 @@ not as a failure of the policy.
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +17,10 @@ from arlarena.proto.atomic_files import write_bytes
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Sampling, Task, Trajectory, Turn
 from arlarena.rollout.episode import FAULT, PROMPT_TOO_LONG, Assignment, EpisodeRecord
+from arlarena.rollout.evaluation.statistics.intervals import clustered, success_rate
+from arlarena.rollout.evaluation.statistics.tasks import tasks_digest
 from arlarena.rollout.play_all import EvalResults
 from arlarena.rollout.settings import EvaluationSettings
-from arlarena.rollout.statistics import clustered, success_rate
 from arlarena.rollout.worker import version_range
 
 SCHEMA = 2
@@ -106,12 +106,6 @@ def _kind_table(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> list[dict[
     return rows
 
 
-def _eval_digest(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> str:
-    """Returns the digest of the played tasks. Two results are comparable only if their digests are equal."""
-    names = sorted(f"{assignment.task.id} {episode.content_key}" for assignment, episode in pairs)
-    return hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest()
-
-
 def _versions(trajectories: Sequence[Trajectory]) -> list[str]:
     versions = version_range(trajectories)
     return sorted({str(version) for version in versions}) if versions else []
@@ -152,7 +146,7 @@ def summarise(
             "n": settings.count,
             "attempts": settings.attempts,
             "seed": settings.seed,
-            "digest": _eval_digest(pairs),
+            "digest": tasks_digest((assignment.task.id, episode.content_key) for assignment, episode in pairs),
         },
         "temperature": settings.temperature,
         "top_p": settings.top_p,
