@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -15,10 +14,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from arlarena.rollout.evaluation.statistics.paired import difference_interval
 from benchmarks.support.paths import ROOT
 
 RUNS = Path("runs") / "verify"
-Z95 = 1.959964
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +107,8 @@ def _scores_by_task(path: Path) -> dict[str, list[float]]:
 
 
 def interval_of(differences: Sequence[float]) -> list[float]:
-    """Return the 95 % confidence interval of the mean of at least two differences."""
-    centre = mean(differences)
-    variance = sum((value - centre) ** 2 for value in differences) / (len(differences) - 1)
-    half = Z95 * math.sqrt(variance / len(differences))
-    return [round(centre - half, 4), round(centre + half, 4)]
+    """Return the 95 % confidence interval of the mean of the tasks' differences, each in [-1, 1]."""
+    return difference_interval(differences).rounded()
 
 
 def mean(values: Sequence[float]) -> float:

@@ -69,6 +69,7 @@ def test_the_paired_interval_is_that_of_the_differences(tmp_path: Path) -> None:
         results = [[index, success, 0.0, 5] for index, success in enumerate(solved)]
         (tmp_path / "eval_sets" / f"{label}.json").write_text(json.dumps({"results": results}))
     low, high = training_runs.paired_gain(tmp_path)
-    # Differences 1 0 0 0 1 0 -1 1: mean 0.25, sample variance (4 - 8 / 16) / 7 = 0.5, standard error 0.25.
-    assert (low + high) / 2 == pytest.approx(0.25, abs=1e-4)
-    assert (high - low) / 2 == pytest.approx(1.96 * 0.25, abs=1e-3)
+    # Differences 1 0 0 0 1 0 -1 1, and one more 1 and -1: mean 0.2, variance 0.6 - 0.04, standard error sqrt(0.056).
+    # The quantile of Student's t with 9 degrees of freedom is 2.262.
+    assert (low + high) / 2 == pytest.approx(0.2, abs=1e-4)
+    assert (high - low) / 2 == pytest.approx(2.262 * 0.056**0.5, abs=1e-3)

@@ -14,7 +14,7 @@ from support.trainer.tiny_support import sokoban_tokenizer
 
 from arlarena.proto.config import ConfigError
 from arlarena.proto.trajectory import read_groups
-from arlarena.rollout.statistics import clustered, wilson
+from arlarena.rollout.evaluation.statistics.intervals import clustered, success_rate
 from arlarena.rollout.tokens import Tokens
 
 
@@ -32,11 +32,11 @@ async def test_an_evaluation_with_one_attempt_a_task(
     assert await command(house, policy_directory, "evaluate", *flags, evaluation="episodes = 3\nfirst = 5") == 0
     result = json.loads(out.read_text())
     wins = sum(success for _, success, _, _ in result["results"])
-    expected = wilson(wins, 40)
+    expected, _ = success_rate({task: [task < wins] for task in range(40)})
     assert 0 < wins < 40
     assert result["environment"] == "corridor"
     assert (result["eval_set"]["split"], result["eval_set"]["first"], result["eval_set"]["n"]) == ("test", 5, 40)
-    assert (result["episodes"], result["errors"], result["ci_method"]) == (40, 0, "wilson")
+    assert (result["episodes"], result["errors"], result["ci_method"]) == (40, 0, "Clopper-Pearson")
     assert result["success"] == pytest.approx(wins / 40, abs=1e-4)
     assert result["ci95"] == [pytest.approx(expected.low, abs=1e-4), pytest.approx(expected.high, abs=1e-4)]
     assert [index for index, *_ in result["results"]] == list(range(5, 45))
@@ -82,11 +82,11 @@ async def test_attempts_are_clustered_by_task(house: House, policy_directory: Pa
     flags = ("--count", "10", "--attempts", "4", "--out", str(out))
     assert await command(house, policy_directory, "evaluate", *flags) == 0
     result = json.loads(out.read_text())
-    tasks: dict[str, list[float]] = {}
+    tasks: dict[str, list[bool]] = {}
     for index, success, _, _ in result["results"]:
-        tasks.setdefault(str(index), []).append(success)
-    expected = clustered(tasks)
-    assert result["ci_method"] == "clustered by task"
+        tasks.setdefault(str(index), []).append(bool(success))
+    expected, method = success_rate(tasks)
+    assert result["ci_method"] == method == "beta, clustered by task"
     assert result["success"] == pytest.approx(expected.mean, abs=1e-4)
     assert result["ci95"] == [pytest.approx(expected.low, abs=1e-4), pytest.approx(expected.high, abs=1e-4)]
 

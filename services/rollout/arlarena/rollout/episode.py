@@ -115,22 +115,29 @@ class ActionPatterns:
 
     def observe(self, before: StepOutcome, after: StepOutcome) -> None:
         """Count one step. `before`: the state before the step. `after`: the state after the step."""
-        here, there = before.metadata.state_key, after.metadata.state_key
-        self.invalid_actions += not after.observation.action_valid
-        self.no_action_turns += after.metadata.no_action
-        tried = (here, after.metadata.action)
-        self.repeated_actions += tried in self._tried
-        self._tried.add(tried)
+        self.count(
+            before.metadata.state_key,
+            after.metadata.state_key,
+            after.metadata.action,
+            action_valid=after.observation.action_valid,
+            no_action=after.metadata.no_action,
+        )
+
+    def count(self, here: str, there: str, action: str, *, action_valid: bool, no_action: bool) -> None:
+        """Count one step. `here`, `there`: the keys of the states before and after it, or "" if they are unknown."""
+        self.invalid_actions += not action_valid
+        self.no_action_turns += no_action
+        self.repeated_actions += (here, action) in self._tried
+        self._tried.add((here, action))
         if here and here == there:
             self.idle_turns += 1
         elif there and self._keys and self._keys[-1] == there:
             self.back_and_forth += 1
         self._keys.append(here)
 
-    def counts(self, turns: int) -> dict[str, float]:
-        """Returns the counts and the number of `turns`, as metrics."""
+    def counts(self) -> dict[str, float]:
+        """Returns the counts by name."""
         return {
-            "turns": float(turns),
             "repeated_actions": float(self.repeated_actions),
             "back_and_forth": float(self.back_and_forth),
             "invalid_actions": float(self.invalid_actions),
@@ -140,7 +147,9 @@ class ActionPatterns:
 
     def metrics(self, turns: list[Turn]) -> dict[str, float]:
         """Returns the values for `Trajectory.metrics`."""
-        return self.counts(len(turns)) | {
+        return {
+            "turns": float(len(turns)),
+            **self.counts(),
             "episode_prompt_tokens": float(sum(prompt_lengths(turns))),
             "episode_response_tokens": float(sum(len(turn.response_ids) // 4 for turn in turns)),  # int32
         }

@@ -18,9 +18,9 @@ from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Sampling, Task, Trajectory, Turn
 from arlarena.rollout.episode import FAULT, PROMPT_TOO_LONG, Assignment, EpisodeRecord
 from arlarena.rollout.evaluation.sets.digest import tasks_digest
+from arlarena.rollout.evaluation.statistics.intervals import clustered, success_rate
 from arlarena.rollout.play_all import EvalResults
 from arlarena.rollout.settings import EvaluationSettings
-from arlarena.rollout.statistics import clustered, success_rate
 from arlarena.rollout.worker import version_range
 
 SCHEMA = 2  # version of the format of the result and of the episodes file
@@ -110,10 +110,6 @@ def _kind_table(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> list[dict[
     return rows
 
 
-def _eval_digest(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> str:
-    return tasks_digest((assignment.task.id, episode.content_key) for assignment, episode in pairs)
-
-
 def _versions(trajectories: Sequence[Trajectory]) -> list[str]:
     versions = version_range(trajectories)
     return sorted({str(version) for version in versions}) if versions else []
@@ -154,7 +150,7 @@ def summarise(
             "n": settings.count,
             "attempts": settings.attempts,
             "seed": settings.seed,
-            "digest": _eval_digest(pairs),
+            "digest": tasks_digest((assignment.task.id, episode.content_key) for assignment, episode in pairs),
         },
         "temperature": settings.temperature,
         "top_p": settings.top_p,

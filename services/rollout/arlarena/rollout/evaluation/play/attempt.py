@@ -196,7 +196,8 @@ class Attempt:
         course, caller = self._course, self._caller
         state = course.state if course else None
         turns = tuple(course.turns) if course else ()
-        metrics = (course.patterns if course else ActionPatterns()).counts(len(turns))
+        patterns = course.patterns if course else ActionPatterns()
+        metrics = {"turns": float(len(turns)), **patterns.counts()}
         first = course.first.metadata if course else None
         return AttemptRecord(
             key=self.key,

@@ -1,0 +1,62 @@
+"""avg@k and pass@k of tasks with several attempts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from arlarena.rollout.evaluation.statistics.intervals import Interval, success_rate, unit_mean
+
+
+def average_at_k(outcomes: Mapping[Any, Sequence[bool]]) -> Interval:
+    """Return avg@k: the mean over tasks of the success rate of each task's attempts, with its interval over tasks.
+
+    If all tasks have the same number of attempts, it is the success rate, with the same interval.
+
+    Raises:
+        ValueError: there are no attempts.
+    """
+    if len({len(tried) for tried in outcomes.values() if tried}) == 1:
+        return success_rate(outcomes)[0]
+    return unit_mean({task: [float(won) for won in tried] for task, tried in outcomes.items()})
+
+
+def pass_at_k(attempts: int, successes: int, k: int) -> float:
+    """Return the unbiased estimate of the probability that at least one of `k` attempts of a task succeeds.
+
+    1 - C(n - c, k) / C(n, k) for n attempts with c successes: Chen et al., arXiv 2107.03374, equation 1. The product
+    of their code, which has no large numbers, is used: 1 - product of (1 - k / i) for i from n - c + 1 to n.
+
+    Raises:
+        ValueError: not 0 <= successes <= attempts, or not 1 <= k <= attempts.
+    """
+    if not 0 <= successes <= attempts or not 1 <= k <= attempts:
+        raise ValueError(f"pass@{k} of {successes} successes in {attempts} attempts: k must be 1 to {attempts}")
+    if attempts - successes < k:
+        return 1.0
+    none = 1.0
+    for i in range(attempts - successes + 1, attempts + 1):
+        none *= 1 - k / i
+    return 1 - none
+
+
+def ks(attempts: int) -> list[int]:
+    """Return the values of k to report: 1, 2, 4, … up to `attempts`."""
+    return [1 << power for power in range(attempts.bit_length())]
+
+
+def mean_pass_at_k(outcomes: Mapping[Any, Sequence[bool]], k: int) -> tuple[Interval, int]:
+    """Return the mean of pass@k over tasks with its interval over tasks, and the number of tasks.
+
+    Tasks with fewer than `k` attempts are left out, because they have no unbiased estimate. pass@1 is avg@k.
+
+    Raises:
+        ValueError: no task has `k` attempts.
+    """
+    estimates = {
+        task: [pass_at_k(len(tried), sum(tried), k)] for task, tried in outcomes.items() if len(tried) >= max(k, 1)
+    }
+    if not estimates:
+        raise ValueError(f"pass@{k}: no task has {k} attempts")
+    interval = average_at_k(outcomes) if k == 1 else unit_mean(estimates)
+    return interval, len(estimates)

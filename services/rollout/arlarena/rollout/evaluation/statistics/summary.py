@@ -1,0 +1,232 @@
+"""The summary of an evaluation: success, score and further figures with intervals, and totals of usage and cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+
+from arlarena.rollout.evaluation.models.protocol import Usage
+from arlarena.rollout.evaluation.records import AttemptRecord, EvaluationPlan
+from arlarena.rollout.evaluation.statistics.behaviour import mean_behaviour
+from arlarena.rollout.evaluation.statistics.intervals import Interval, clustered, success_rate, unit_mean
+from arlarena.rollout.evaluation.statistics.pass_at_k import average_at_k, ks, mean_pass_at_k
+from arlarena.rollout.evaluation.statistics.tasks import by_task, records_digest, results
+
+SUMMARY_SCHEMA = 1
+# The cost of an attempt in US dollars, or None if a price or a number of tokens is unknown.
+CostOf = Callable[[AttemptRecord], float | None]
+
+
+class Figure(msgspec.Struct, frozen=True):
+    """A mean and its 95 % interval. `ci95` is None if there is only one task, and the interval has no bounds."""
+
+    mean: float
+    ci95: tuple[float, float] | None
+
+
+class PassFigure(msgspec.Struct, frozen=True):
+    """The mean of pass@k over the `tasks` tasks that have at least k scored attempts."""
+
+    k: int
+    mean: float
+    ci95: tuple[float, float]
+    tasks: int
+
+
+class KindFigures(msgspec.Struct, frozen=True):
+    """The scored attempts of one kind of task."""
+
+    tasks: int
+    attempts: int
+    success: Figure
+    score: Figure
+
+
+class Results(msgspec.Struct, frozen=True, rename={"total_reward": "return"}):
+    """The figures of the scored attempts. All intervals are clustered by task.
+
+    Attributes:
+        tasks: number of tasks with a scored attempt.
+        success: share of scored attempts with success. `success_method` names the method of its interval.
+        score: the environment's score in [0, 1], the mean over tasks of each task's mean.
+        total_reward: sum of rewards of an attempt; `return` in JSON.
+        turns: number of turns of an attempt.
+        avg_at_k: mean over tasks of each task's success rate. It differs from `success` only if tasks have different
+            numbers of scored attempts.
+        pass_at_k: for k = 1, 2, 4, … up to the number of attempts of each task.
+        by_kind: by the kind of task; empty if the environment has no kinds.
+        behaviour: mean counts of an attempt: see `behaviour`.
+    """
+
+    tasks: int
+    success: Figure
+    success_method: str
+    score: Figure
+    total_reward: Figure
+    turns: Figure
+    avg_at_k: Figure
+    pass_at_k: list[PassFigure]
+    by_kind: dict[str, KindFigures]
+    behaviour: dict[str, float]
+
+
+class Part(msgspec.Struct, frozen=True):
+    """An environment of an evaluation, or the complete evaluation.
+
+    Attributes:
+        n: number of planned tasks. k: number of planned attempts of each task.
+        planned, scored, policy_errors, infra_errors, model_errors, unfinished: numbers of attempts.
+            `scored` contains `policy_errors`, and planned = scored + infra_errors + model_errors + unfinished.
+        digest: of the tasks of the scored attempts. Results are comparable if their digests are equal.
+        requests, usage: totals of all finished attempts, also of those that are not scored. A number of tokens is None
+            if the model does not report it for an attempt with requests.
+        cost: in US dollars; None if the cost of an attempt is unknown.
+        seconds: sum over attempts.
+        results: None if no attempt is scored.
+    """
+
+    n: int
+    k: int
+    planned: int
+    scored: int
+    policy_errors: int
+    infra_errors: int
+    model_errors: int
+    unfinished: int
+    digest: str
+    requests: int
+    usage: Usage
+    cost: float | None
+    seconds: float
+    results: Results | None
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """The summary of an evaluation: summary.json.
+
+    Attributes:
+        plan: `EvaluationPlan.identity()`.
+        total: over all environments, where each attempt has the same weight.
+        environments: by the name in the plan.
+    """
+
+    schema: int
+    plan: str
+    model: str
+    strategy: str
+    total: Part
+    environments: dict[str, Part]
+
+    def to_json(self) -> bytes:
+        """Return the summary as indented JSON."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+
+
+def summarise_records(plan: EvaluationPlan, records: Iterable[AttemptRecord], cost_of: CostOf | None = None) -> Summary:
+    """Return the summary of an evaluation, which may be unfinished.
+
+    Args:
+        plan: what was asked.
+        records: the records of attempts, in the order of the journal: the last record of an attempt is its result.
+            Records of attempts that are not in the plan are ignored.
+        cost_of: the cost of an attempt. None: all costs are unknown.
+    """
+    tasks = {one.name: set(one.indices) for one in plan.environments}
+    splits = {one.name: one.split for one in plan.environments}
+    valid = [
+        record
+        for record in results(records)
+        if record.key.index in tasks.get(record.key.environment, ())
+        and record.key.split == splits[record.key.environment]
+        and 0 <= record.key.attempt < plan.attempts
+    ]
+    parts = {
+        name: _part(len(indices), plan.attempts, [one for one in valid if one.key.environment == name], cost_of)
+        for name, indices in tasks.items()
+    }
+    total = _part(sum(map(len, tasks.values())), plan.attempts, valid, cost_of)
+    return Summary(SUMMARY_SCHEMA, plan.identity(), plan.model, plan.strategy, total, parts)
+
+
+def results_of(records: Sequence[AttemptRecord]) -> Results | None:
+    """Return the figures of the scored attempts, or None if there are none. Each attempt has one record."""
+    scored = [record for record in records if record.scored]
+    if not scored:
+        return None
+    outcomes = by_task(scored, lambda record: record.success)
+    success, method = success_rate(outcomes)
+    return Results(
+        tasks=len(outcomes),
+        success=_figure(success),
+        success_method=method,
+        score=_figure(unit_mean(by_task(scored, lambda record: record.score))),
+        total_reward=_figure(clustered(by_task(scored, lambda record: record.total_reward))),
+        turns=_figure(clustered(by_task(scored, lambda record: float(record.steps)))),
+        avg_at_k=_figure(average_at_k(outcomes)),
+        pass_at_k=[_pass_figure(outcomes, k) for k in ks(max(map(len, outcomes.values())))],
+        by_kind=_kinds(scored),
+        behaviour=mean_behaviour(scored),
+    )
+
+
+def _part(n: int, k: int, records: Sequence[AttemptRecord], cost_of: CostOf | None) -> Part:
+    def number(status: str) -> int:
+        return sum(record.status == status for record in records)
+
+    costs = [cost_of(record) if cost_of else None for record in records]
+    known = [cost for cost in costs if cost is not None]
+    return Part(
+        n=n,
+        k=k,
+        planned=n * k,
+        scored=sum(record.scored for record in records),
+        policy_errors=number("policy_error"),
+        infra_errors=number("infra_error"),
+        model_errors=number("model_error"),
+        unfinished=n * k - len(records),
+        digest=records_digest(records),
+        requests=sum(record.requests for record in records),
+        usage=total_usage(records),
+        cost=math.fsum(known) if cost_of and len(known) == len(costs) else None,
+        seconds=math.fsum(record.seconds for record in records),
+        results=results_of(records),
+    )
+
+
+def total_usage(records: Iterable[AttemptRecord]) -> Usage:
+    """Return the sums of tokens. A sum is None if an attempt with requests has no such number."""
+    asked = [record.usage for record in records if record.requests]
+    sums: dict[str, int | None] = {}
+    for name in Usage.__struct_fields__:
+        numbers = [getattr(usage, name) for usage in asked]
+        sums[name] = None if None in numbers else sum(numbers)
+    return Usage(**sums)
+
+
+def _kinds(scored: Sequence[AttemptRecord]) -> dict[str, KindFigures]:
+    kinds = sorted({record.kind for record in scored})
+    if not any(kinds):
+        return {}
+    return {kind: _kind_figures([record for record in scored if record.kind == kind]) for kind in kinds}
+
+
+def _kind_figures(members: Sequence[AttemptRecord]) -> KindFigures:
+    outcomes = by_task(members, lambda record: record.success)
+    return KindFigures(
+        tasks=len(outcomes),
+        attempts=len(members),
+        success=_figure(success_rate(outcomes)[0]),
+        score=_figure(unit_mean(by_task(members, lambda record: record.score))),
+    )
+
+
+def _pass_figure(outcomes: Mapping[tuple[str, str, int], Sequence[bool]], k: int) -> PassFigure:
+    interval, tasks = mean_pass_at_k(outcomes, k)
+    return PassFigure(k, interval.mean, (interval.low, interval.high), tasks)
+
+
+def _figure(interval: Interval) -> Figure:
+    bounded = math.isfinite(interval.low) and math.isfinite(interval.high)
+    return Figure(interval.mean, (interval.low, interval.high) if bounded else None)
