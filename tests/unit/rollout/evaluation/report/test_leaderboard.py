@@ -29,9 +29,9 @@ def printed(directories, **options):
 
 
 def test_evaluations_of_the_same_tasks_share_a_column_the_best_first(tmp_path):
-    weak, strong = evaluation(tmp_path, "a/weak", 2), evaluation(tmp_path, "a/strong", 5)
+    weak, strong = evaluation(tmp_path, "a/apt", 2), evaluation(tmp_path, "b/best", 5)
     board = build([weak, strong], summarise)
-    assert [row.name for row in board.rows] == ["a/strong", "a/weak"]
+    assert [row.name for row in board.rows] == ["b/best", "a/apt"]
     assert [column.label for column in board.columns] == ["alfworld-v1"]
     found = board.rows[0].figures[board.columns[0]]
     bounds = wilson(5, 6)
