@@ -77,6 +77,10 @@ def unknown_fields(body: Mapping[str, Any], known: str) -> None:
         raise WireError(400, message, code="unknown_parameter", param=unknown[0])
 
 
+def parts_of(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
 class OpenAiWire:
     """Chat Completions. Models named `reasoning-…` reject `max_tokens`, as OpenAI's reasoning models do."""
 
@@ -106,8 +110,8 @@ class OpenAiWire:
         )
 
     def _message(self, message: dict[str, Any]) -> Message:
-        content, images, texts = message["content"], [], []
-        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        images, texts = [], []
+        for part in parts_of(message["content"]):
             if part["type"] == "text":
                 texts.append(part["text"])
             else:
@@ -183,8 +187,8 @@ class AnthropicWire:
     def _message(self, message: dict[str, Any]) -> Message:
         if message["role"] not in ("user", "assistant", "system"):
             raise WireError(400, 'messages: Unexpected role. The Messages API accepts "user" and "assistant"')
-        content, images, texts = message["content"], [], []
-        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        images, texts = [], []
+        for part in parts_of(message["content"]):
             if part["type"] == "text":
                 texts.append(part["text"])
             elif part["source"]["type"] != "base64":
@@ -257,7 +261,9 @@ class GoogleWire:
             raise WireError(400, "Unable to submit request because it must have a text parameter.")
         # JSON of protocol buffers has both spellings. google-genai sends mime_type.
         kinds = [image.get("mimeType") or image["mime_type"] for image in images]
-        pictures = (picture(kind, image["data"]) for kind, image in zip(kinds, images, strict=True))
+        # Both alphabets of base64, too. google-genai sends the one for URLs.
+        data = [image["data"].translate(str.maketrans("-_", "+/")) for image in images]
+        pictures = (picture(kind, text) for kind, text in zip(kinds, data, strict=True))
         return Message(role, text, tuple(pictures))
 
     def reply(self, request: WireRequest, reply: WireReply, number: int) -> dict[str, Any]:

@@ -48,7 +48,7 @@ _FINISH: Mapping[str, Finish] = {
     "MAX_TOKENS": "length",
     **dict.fromkeys(_TOOL_CALLS, "tool_calls"),
     **dict.fromkeys(_REFUSALS, "refusal"),
-}  # type: ignore[dict-item]
+}
 # How the API says, with status 400, that the key is wrong, or that this country is not served.
 _DENIED_WORDS = ("API key not valid", "API key expired", "User location is not supported")
 
@@ -130,7 +130,7 @@ def _reply(response: Any, connection: ApiConnection) -> Reply:
     Raises:
         Retryable: there is neither a candidate nor a reason for its absence.
     """
-    known = {
+    known: dict[str, Any] = {
         "usage": _usage(response.usage_metadata),
         "model": clean_name(response.model_version),
         "request_id": clean_name(response.response_id),

@@ -1,0 +1,15 @@
+"""Which vendors' SDKs are installed."""
+
+from typing import get_args
+
+import pytest
+from support.evaluation.imitation import Kind
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+_MODULES: dict[Kind, str] = {"openai": "openai", "anthropic": "anthropic", "google": "google.genai"}
+
+
+def needs_sdk(kind: Kind) -> None:
+    """Skip the test if the vendor's SDK is not installed."""
+    module = _MODULES[kind]
+    pytest.importorskip(module, reason=f"{module} is not installed (make setup EXTRA=eval)")
