@@ -182,8 +182,6 @@ def set_up():
     wanted = fingerprint(files + [os.path.join(name.split("[")[0], "pyproject.toml") for name in DISTRIBUTIONS])
     if up_to_date(STAMP, wanted, VENV_PYTHON):
         return
-    if os.path.islink(VENV):  # `venv --clear` would delete the environment of another checkout
-        fail(f"{VENV} is a link to {os.path.realpath(VENV)}, which another checkout may use: remove the link")
     if not os.access(ROOT, os.W_OK):
         fail(f"{ROOT} cannot be written to")
     if subprocess.call([sys.executable, "-c", "import ensurepip"], stderr=subprocess.DEVNULL):

@@ -1,0 +1,55 @@
+"""Guess a number, with an option that plants a fault in the judge: odd numbers are found, but count as a failure."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from arlarena.environments.guess.environment import Guess, GuessEnvironment
+from arlarena.proto.config import Table, parse_table
+from arlarena.proto.trajectory import Task
+
+NAME = "support.evaluation.judged_guess"
+
+
+class JudgeOptions(Table):
+    """The judge: right or faulty. `leak`: the first training task has the number of the first test task."""
+
+    judge: Literal["right", "faulty"] = "right"
+    leak: bool = False
+    prefix: str = "The"
+
+
+class FaultyGuess(Guess):
+    """A game whose judge is wrong for odd numbers. The game ends as it should."""
+
+    found = False
+
+    def play(self, action: str | None) -> float:
+        super().play(action)
+        self.found = bool(self.score)
+        self.score = float(self.found and self.secret % 2 == 0)
+        return 10.0 if self.score else -0.1
+
+    @property
+    def over(self) -> bool:
+        return self.found
+
+    def plan(self) -> list[str]:
+        return Guess(self.secret).plan()
+
+
+class JudgedGuess(GuessEnvironment):
+    """The environment with its options."""
+
+    def __init__(self, options: JudgeOptions) -> None:
+        self.chosen, self.options = options, options.model_dump()
+
+    def game(self, task: Task) -> Guess:
+        game = super().game(task)
+        if self.chosen.leak and (task.split, task.index) == ("train", 0):
+            game = super().game(Task(task.environment, "test", 0))
+        return FaultyGuess(game.secret) if self.chosen.judge == "faulty" else game
+
+
+def load(where: str, options: Mapping[str, Any]) -> JudgedGuess:
+    """Return the environment."""
+    return JudgedGuess(parse_table(where, options, JudgeOptions))
