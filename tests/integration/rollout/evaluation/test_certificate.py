@@ -20,7 +20,7 @@ from support.evaluation.small_run import EVALUATED, GROUPS, LOG, MEMBERS, STEPS,
 
 from arlarena.proto.trajectory import Group, Task, read_groups, write_groups
 from arlarena.rollout.evaluation.certificate.checks import Certificate, CheckRecord
-from arlarena.rollout.evaluation.certificate.rescore import RescoreRequest, Rescored, rescore
+from arlarena.rollout.evaluation.certificate.rescore import Rescored, RescoreRequest, rescore
 from arlarena.rollout.evaluation.certificate.verify import VerifyRequest, verify
 
 TESTS = Path(__file__).parents[3]
@@ -252,9 +252,7 @@ def test_a_changed_outcome_is_found(
         ("action_valid", None),
     ],
 )
-def test_a_changed_value_of_a_turn_is_found(
-    run: Path, servers: Callable[[str], str], name: str, value: Any
-) -> None:
+def test_a_changed_value_of_a_turn_is_found(run: Path, servers: Callable[[str], str], name: str, value: Any) -> None:
     def change(groups: list[Group]) -> list[Group]:
         turn = groups[1].trajectories[0].turns[0]
         changed = not getattr(turn, name) if value is None else value
@@ -358,9 +356,7 @@ def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
 # ---- rescore -----------------------------------------------------------------------------------------------------
 
 
-def test_rescore_restores_the_success_that_a_faulty_judge_hid(
-    tmp_path: Path, servers: Callable[[str], str]
-) -> None:
+def test_rescore_restores_the_success_that_a_faulty_judge_hid(tmp_path: Path, servers: Callable[[str], str]) -> None:
     """The faulty judge counts odd numbers as failures. The right judgement of each task comes from a second run."""
     faulty, right = tmp_path / "faulty", tmp_path / "right"
     write_small_run(faulty, servers('judge = "faulty"\n'), judged_guess.NAME, {"judge": "faulty"})
@@ -372,7 +368,9 @@ def test_rescore_restores_the_success_that_a_faulty_judge_hid(
     assert odd  # the fault concerns some tasks
     assert found == {task for task in odd if solved[task]}
     assert found
-    again = {each.task: each.new.success for each in result.episodes if each.source == "episodes/after.jsonl" and each.new}
+    again = {
+        each.task: each.new.success for each in result.episodes if each.source == "episodes/after.jsonl" and each.new
+    }
     assert again == solved
     recorded = successes(faulty / "episodes" / "after.jsonl")
     assert recorded != solved

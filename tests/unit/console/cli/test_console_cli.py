@@ -76,7 +76,8 @@ def test_help_names_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         (("serve", "inference", "--model", "m"), ("arlarena.inference", "--model", "m")),
         (("train", "--resume", "--help"), ("arlarena.trainer", "train", "--resume", "--help")),
         (("clone",), ("arlarena.trainer", "clone")),
-        (("eval", "--count", "3"), ("arlarena.rollout", "evaluate", "--count", "3")),
+        (("eval", "expert", "--count", "3"), ("arlarena.rollout.evaluation", "expert", "--count", "3")),
+        (("leaderboard", "a", "b"), ("arlarena.rollout.evaluation.report", "leaderboard", "a", "b")),
     ],
 )
 def test_thin_entries_become_the_service(

@@ -229,8 +229,26 @@ def clone(context: typer.Context) -> None:
 
 @app.command("eval", context_settings=PASS_ON)
 def evaluate(context: typer.Context) -> None:
-    """Run an evaluation alone. `arlarena eval --help` lists its options."""
-    _exec("eval", "arlarena.rollout", "evaluate", *context.args)
+    """Evaluate any model on environments. `arlarena eval --help` lists the options."""
+    _exec("eval", "arlarena.rollout.evaluation", *context.args)
+
+
+@app.command(context_settings=PASS_ON)
+def leaderboard(context: typer.Context) -> None:
+    """Merge evaluations into one table. `arlarena leaderboard --help` lists the options."""
+    _exec("leaderboard", "arlarena.rollout.evaluation.report", "leaderboard", *context.args)
+
+
+@app.command(context_settings=PASS_ON)
+def compare(context: typer.Context) -> None:
+    """Compare two evaluations of the same tasks. `arlarena compare --help` lists the options."""
+    _exec("compare", "arlarena.rollout.evaluation.report", "compare", *context.args)
+
+
+@app.command(context_settings=PASS_ON)
+def export(context: typer.Context) -> None:
+    """Write an evaluation in other formats. `arlarena export --help` lists the options."""
+    _exec("export", "arlarena.rollout.evaluation.report", "export", *context.args)
 
 
 @app.command(context_settings=PASS_ON)

@@ -1,0 +1,101 @@
+"""`python -m arlarena.rollout.evaluation.report leaderboard | compare | export`: tables and files of evaluations."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from arlarena.proto.config import exit_on_config_error, print_error
+from arlarena.proto.text.usage_name import program
+from arlarena.rollout.evaluation.errors import EvaluationError
+from arlarena.rollout.evaluation.report.exports import write_csv, write_parquet
+from arlarena.rollout.evaluation.report.finish import summarise, write_results
+from arlarena.rollout.evaluation.report.inspect_log import write_inspect_logs
+from arlarena.rollout.evaluation.report.leaderboard import print_leaderboard
+from arlarena.rollout.evaluation.report.prices import read_prices
+from arlarena.rollout.evaluation.report.summary_view import read_evaluation
+from arlarena.rollout.evaluation.statistics.paired import compare as compare_records
+
+PROGRAM = "arlarena.rollout.evaluation.report"
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Evaluation = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of an evaluation.")]
+
+
+@app.command()
+def leaderboard(
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR…", help="Directories of evaluations.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Merge evaluations into one table, beside the figures of the ARLArena paper, which are marked as quoted."""
+    print_leaderboard(directories, summarise(), Console(highlight=False), as_json=as_json)
+
+
+@app.command()
+def compare(first: Evaluation, second: Evaluation) -> None:
+    """Compare two evaluations of the same tasks: the difference of success rates with a paired 95 % interval."""
+    results = [read_evaluation(directory) for directory in (first, second)]
+    found = compare_records(results[0].records, results[1].records)
+    low, high = found.ci95
+    typer.echo(
+        f"{results[0].plan.model} {100 * found.first:.1f} %, {results[1].plan.model} {100 * found.second:.1f} %, "
+        f"difference {100 * found.difference:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f}), "
+        f"p = {found.p_value:.3g}, {found.tasks} tasks"
+    )
+
+
+@app.command()
+def export(
+    directory: Evaluation,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a CSV file.")] = None,
+    parquet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a Parquet file, as Hugging Face datasets loads it.")
+    ] = None,
+    inspect: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write one Inspect log (.eval) per environment.")
+    ] = None,
+    prices: Annotated[Path | None, typer.Option(help="Price file, in place of the built-in one.")] = None,
+) -> None:
+    """Write the attempts of an evaluation in other formats. Without an option, write summary and report again."""
+    results = read_evaluation(directory)
+    price = read_prices(prices).price(results.plan.model, results.plan.base_url)
+    if csv is not None:
+        write_csv(results, csv, price)
+    if parquet is not None:
+        write_parquet(results, parquet, price)
+    if inspect is not None:
+        inspect.mkdir(parents=True, exist_ok=True)
+        write_inspect_logs(results, inspect, summarise(), price)
+    if csv is parquet is inspect is None:
+        write_results(directory, price, Console(highlight=False))
+
+
+def main() -> int:
+    """Run the command. Returns the exit status: 1 if a directory cannot be used, 2 if the command line is wrong."""
+
+    def run() -> int:
+        try:
+            return int(
+                app(
+                    prog_name=program(PROGRAM).removesuffix(f" {sys.argv[1]}" if len(sys.argv) > 1 else ""),
+                    standalone_mode=False,
+                )
+                or 0
+            )
+        except EvaluationError as error:
+            print_error(error)
+            return 1
+
+    return exit_on_config_error(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
