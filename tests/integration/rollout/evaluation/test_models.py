@@ -234,6 +234,27 @@ async def test_a_server_that_is_not_there_is_retryable_and_free() -> None:
     await model.close()
 
 
+@every_kind
+async def test_a_connection_that_closes_without_a_response_is_possibly_charged_and_not_repeated(kind: Kind) -> None:
+    needs_sdk(kind)
+    connections = 0
+
+    async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(close, "127.0.0.1", 0)
+    model = open_model(f"{kind}/m", base_url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    with pytest.raises(Retryable) as caught:
+        await ask(model)
+    assert caught.value.possibly_charged is True
+    assert connections == 1, "the SDK repeated the request"
+    await model.close()
+    server.close()
+
+
 async def test_a_server_that_sends_a_byte_at_a_time_is_ended_by_the_limit_of_time() -> None:
     needs_sdk("openai")
 
