@@ -91,7 +91,7 @@ async def _model(options: EvaluateOptions, name: str) -> AsyncIterator[Model | N
             base_url = await stack.enter_async_context(
                 local_service("arlarena.inference", arguments, log, f"the policy server of {options.model}")
             )
-            text = f"compatible/{name}"
+            text = "compatible/policy"  # the name by which the policy server always serves its policy
         model = open_model(text, base_url=base_url, sees_images=options.images)
         try:
             yield model
