@@ -23,7 +23,7 @@ from arlarena.rollout.evaluation.play.journal import Journal
 from arlarena.rollout.evaluation.play.limits import ModelLimits, RequestGate
 from arlarena.rollout.evaluation.play.pictures import PictureStore
 from arlarena.rollout.evaluation.play.resume import EvaluationHistory, write_plan
-from arlarena.rollout.evaluation.play.scheduler import EvaluationOutcome, EvaluationRun, PlayedEnvironment
+from arlarena.rollout.evaluation.play.scheduler import EvaluationOutcome, EvaluationRun, EvaluatedEnvironment
 from arlarena.rollout.evaluation.play.slots import PlayLimits
 from arlarena.rollout.evaluation.records import AttemptKey, AttemptRecord, EnvironmentPlan, EvaluationPlan
 from arlarena.rollout.evaluation.strategies.plain import PlainPlayer
@@ -112,7 +112,7 @@ class Evaluation:
     player: Player = field(default_factory=PlainPlayer)
     requests: ModelLimits = FAST
     play: PlayLimits = QUICK
-    budget: BudgetLimits = BudgetLimits()
+    budget: BudgetLimits = field(default_factory=BudgetLimits)
     retries: int = 0
     timeout_s: float = 10.0
 
@@ -138,7 +138,7 @@ class Evaluation:
                 meter = BudgetMeter(self.budget, lambda usage: (usage.output or 0) / 1000)
                 access = ModelAccess(self.model, SamplingRequest(), RequestGate(self.requests), meter, journal)
             environments = {
-                name: PlayedEnvironment(
+                name: EvaluatedEnvironment(
                     client, self.player, PictureStore.of(self.directory, client) if plan.images else None
                 )
                 for name, client in clients.items()

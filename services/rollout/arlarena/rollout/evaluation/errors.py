@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from arlarena.rollout.evaluation.records import Status
+
 
 class EvaluationError(RuntimeError):
     """The evaluation cannot start or go on. The message names the cause and the fix."""
@@ -14,7 +16,7 @@ class AttemptFailed(RuntimeError):
         status: the status of its record.
     """
 
-    def __init__(self, message: str, status: str) -> None:
+    def __init__(self, message: str, status: Status) -> None:
         super().__init__(message)
         self.status = status
 

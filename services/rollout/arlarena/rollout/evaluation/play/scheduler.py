@@ -27,7 +27,7 @@ from arlarena.rollout.evaluation.strategies.protocol import Player
 
 
 @dataclass(frozen=True, slots=True)
-class PlayedEnvironment:
+class EvaluatedEnvironment:
     """An environment of the evaluation with its player. `pictures`: None: images are not loaded."""
 
     sessions: SessionSource
@@ -76,7 +76,7 @@ class EvaluationRun:
     def __init__(
         self,
         plan: EvaluationPlan,
-        environments: Mapping[str, PlayedEnvironment],
+        environments: Mapping[str, EvaluatedEnvironment],
         journal: Journal,
         history: EvaluationHistory,
         access: ModelAccess | None,
@@ -133,7 +133,7 @@ class EvaluationRun:
         group = SlotGroup(environment.sessions, keys, make, self._end, self._stop, self._limits, self._log)
         await _all([group.slot() for _ in range(min(self._limits.sessions, len(keys)))])
 
-    def _attempt(self, environment: PlayedEnvironment, key: AttemptKey, on_progress: Callable[[], None]) -> Attempt:
+    def _attempt(self, environment: EvaluatedEnvironment, key: AttemptKey, on_progress: Callable[[], None]) -> Attempt:
         assignment = eval_assignment(key.environment, key.split, self.plan.seed, key.index, key.attempt)
         access, caller = self.access, None
         if access is not None:

@@ -182,15 +182,14 @@ class SlotGroup:
             if patience.spent or self._health.spent:
                 record = attempt.failed("infra_error", str(failure))
                 break
-            session = self._replace(session, attempt, failure)
+            self._give_up(session, attempt, failure)
+            session = None
             await self._stop.pause(_wait(next(waits), failure))
         await self._end(record)
         return session
 
-    def _replace(self, session: Session | None, attempt: Attempt, failure: ServiceError) -> None:
-        """Give up a session of unknown state. It is closed in the background, because a hanging server would delay the
-        next one.
-        """
+    def _give_up(self, session: Session | None, attempt: Attempt, failure: ServiceError) -> None:
+        """Close a session of unknown state, in the background, because a hanging server would delay the next one."""
         if session is not None:
             attempt.restarts += 1
             self._log.warning("attempt_restarts", attempt=str(attempt.key), reason=str(failure))

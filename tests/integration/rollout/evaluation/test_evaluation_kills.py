@@ -1,0 +1,132 @@
+"""`kill -9` of the evaluating process at random moments, and an environment behind a proxy that fails for a while."""
+
+import asyncio
+import os
+import random
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from support.environments.environment_support import environment_server
+from support.evaluation.evaluation_support import FAST, Evaluation, ScriptedModel, move, results_of, statuses
+from support.rollout.rollout_support import served
+
+from arlarena.rollout.evaluation.play.journal import JOURNAL, read_journal
+from arlarena.rollout.evaluation.records import ReplyEvent, RequestEvent
+from benchmarks.demo.faulty_proxy import Proxy
+
+pytestmark = pytest.mark.processes
+ROOT = Path(__file__).resolve().parents[4]
+TASKS = 16
+
+
+@pytest.fixture(scope="module")
+def sokoban(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    options = "[environment.options]\nmax_moves = 8\n"
+    with environment_server(tmp_path_factory.mktemp("sokoban"), capacity=512, extra=options) as (url, _):
+        yield url
+
+
+class CountingServer:
+    """Replies with a move after a pause. Counts the requests of each seed."""
+
+    def __init__(self) -> None:
+        self.received = Counter[int]()
+        self.answered = 0
+
+    def app(self) -> web.Application:
+        app = web.Application()
+        app.router.add_post("/", self._answer)
+        return app
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        seed = (await request.json())["seed"]
+        self.received[seed] += 1
+        await asyncio.sleep(0.02)
+        self.answered += 1
+        return web.Response(text=move((), seed))
+
+
+async def evaluate(directory: Path, environment: str, model: str) -> asyncio.subprocess.Process:
+    path = os.pathsep.join([str(ROOT / "tests"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "support.evaluation.killed_evaluation", str(directory), environment, model, str(TASKS),
+        stdout=asyncio.subprocess.PIPE, env=os.environ | {"PYTHONPATH": path},
+    )  # fmt: skip
+
+
+@pytest.mark.slow  # seven processes, each of which imports the rollout service
+async def test_kills_at_random_moments_repeat_no_reply(sokoban: str, tmp_path: Path) -> None:
+    await kills(sokoban, tmp_path, [random.Random(3).uniform(5, 20) for _ in range(6)])
+
+
+async def test_a_kill_repeats_no_reply(sokoban: str, tmp_path: Path) -> None:
+    await kills(sokoban, tmp_path, [30])
+
+
+async def kills(sokoban: str, tmp_path: Path, moments: list[float]) -> None:
+    """Kill the evaluation after so many answers of the model each time, then let it end."""
+    clean = await Evaluation(tmp_path / "clean", ScriptedModel(move)).run({"sokoban": sokoban}, TASKS)
+    server, out = CountingServer(), tmp_path / "killed"
+    async with served(server.app()) as model:
+        for moment in moments:
+            process, until = await evaluate(out, sokoban, model), server.answered + moment
+            while server.answered < until:
+                assert process.returncode is None
+                await asyncio.sleep(0.001)
+            process.kill()
+            await process.wait()
+        before_last = Evaluation(out, None).history()
+        process = await evaluate(out, sokoban, model)
+        said, _ = await process.communicate()
+    remaining, possibly_charged = map(int, said.split())
+    history = Evaluation(out, None).history()
+    assert (process.returncode, remaining) == (0, 0)
+    assert possibly_charged == history.possibly_charged == before_last.possibly_charged
+    assert results_of_directory(out) == results_of(clean)
+
+    events = list(read_journal(out / JOURNAL))
+    requests = Counter((event.key, event.call) for event in events if isinstance(event, RequestEvent))
+    replies = Counter((event.key, event.call) for event in events if isinstance(event, ReplyEvent))
+    assert set(replies.values()) == {1}, "a reply that arrived was requested again"
+    assert possibly_charged == requests.total() - replies.total()
+    assert 0 < possibly_charged <= len(moments) * FAST.concurrency
+    # The server's own count: what it received more than once is no more than what is recorded as possibly charged.
+    # A request that is recorded but was not yet sent when the kill came is recorded in excess.
+    repeated = server.received.total() - len(server.received)
+    assert len(server.received) == len(replies)
+    assert server.received.total() <= requests.total()
+    assert repeated <= possibly_charged
+
+
+def results_of_directory(directory: Path) -> object:
+    from arlarena.rollout.evaluation.play.scheduler import EvaluationOutcome
+
+    return results_of(EvaluationOutcome(Evaluation(directory, None).history().results, 0, "", 0))
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+async def test_nine_of_ten_calls_fail_for_a_while(sokoban: str, tmp_path: Path, retries: int) -> None:
+    clean = await Evaluation(tmp_path / "clean", ScriptedModel(move)).run({"sokoban": sokoban}, 24)
+    proxy = Proxy(int(sokoban.rpartition(":")[2]), random.Random(5))
+    model = ScriptedModel(move, delay_s=0.01)
+    evaluation = Evaluation(tmp_path / "faults", model, retries=retries)
+    async with proxy.running():
+        playing = asyncio.ensure_future(evaluation.run({"sokoban": f"http://127.0.0.1:{proxy.port}"}, 24))
+        while len(model.seeds) < 60:
+            assert not playing.done()
+            await asyncio.sleep(0.005)
+        proxy.fault_rate = 0.9
+        while proxy.failed.total() < 150:
+            assert not playing.done()
+            await asyncio.sleep(0.02)
+        proxy.fault_rate = 0.0
+        outcome = await playing
+    assert statuses(outcome) == {"ok": 24}
+    assert results_of(outcome) == results_of(clean)
+    assert len(model.seeds) == len(set(model.seeds)), "no reply is requested twice"
+    assert min(proxy.failed.values()) > 10
+    assert sum(record.restarts for record in outcome.results.values()) > 5
