@@ -269,6 +269,8 @@ def test_an_evaluation_set_is_played(stack: Stack, tmp_path: Path) -> None:
     assert (result["episodes"], result["errors"], result["environment"]) == (24, 0, "sokoban")
     assert result["versions"]
     assert result["data"] is None  # Sokoban has no official rooms
+    assert result["served"]["version"] == "rooms-1"
+    assert result["served"]["template"].startswith("compact ")
     told = result | {"data": {"description": "rooms of a stand-in", "official": False}}
     assert describe(told) == describe(result) + "\n    rooms of a stand-in"
     assert sum(row["n"] for row in result["by_difficulty"]) == 24

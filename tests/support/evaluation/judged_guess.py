@@ -1,6 +1,7 @@
 """Guess a number, with an option that plants a fault in the judge: odd numbers are found, but count as a failure."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from arlarena.environments.guess.environment import Guess, GuessEnvironment
@@ -11,11 +12,14 @@ NAME = "support.evaluation.judged_guess"
 
 
 class JudgeOptions(Table):
-    """The judge: right or faulty. `leak`: the first training task has the number of the first test task."""
+    """The judge: right or faulty. `leak`: the first training task has the number of the first test task. `numbers`: a
+    file with the numbers of the test split; it stands for the official data of an environment.
+    """
 
     judge: Literal["right", "faulty"] = "right"
     leak: bool = False
     prefix: str = "The"
+    numbers: Path | None = None
 
 
 class FaultyGuess(Guess):
@@ -40,11 +44,15 @@ class FaultyGuess(Guess):
 class JudgedGuess(GuessEnvironment):
     """The environment with its options."""
 
+    name, paths = NAME, ("numbers",)
+
     def __init__(self, options: JudgeOptions) -> None:
-        self.chosen, self.options = options, options.model_dump()
+        self.chosen, self.options = options, options.model_dump(mode="json")
 
     def game(self, task: Task) -> Guess:
         game = super().game(task)
+        if self.chosen.numbers is not None and task.split == "test":
+            game = Guess(int(self.chosen.numbers.read_text().split()[task.index]))
         if self.chosen.leak and (task.split, task.index) == ("train", 0):
             game = super().game(Task(task.environment, "test", 0))
         return FaultyGuess(game.secret) if self.chosen.judge == "faulty" else game

@@ -1,4 +1,4 @@
-"""`arlarena verify` and `arlarena rescore` on a small run that real code has written, and on copies with planted faults."""
+"""`arlarena verify` and `arlarena rescore` on a small run, and on copies with planted faults."""
 
 import asyncio
 import json
@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from support.environments.environment_support import environment_server
 from support.evaluation import judged_guess
 from support.evaluation.small_run import EVALUATED, GROUPS, LOG, MEMBERS, STEPS, write_small_run
 
@@ -35,21 +34,24 @@ OUTCOMES, BATCHES, EVALUATED_TASKS = "each group", "recorded batches", "evaluati
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
     """Returns the URL of a server with these options, as TOML. Each server starts once."""
     urls: dict[str, str] = {}
-    open_servers: list[Any] = []
+    processes: list[subprocess.Popen[str]] = []
 
     def serve(options: str = "") -> str:
         if options not in urls:
-            folder = tmp_path_factory.mktemp("server")
-            opened = environment_server(
-                folder, judged_guess.NAME, capacity=64, extra=EXPERT + options, variables=MODULES
-            )
-            urls[options] = opened.__enter__()[0]
-            open_servers.append(opened)
+            config = tmp_path_factory.mktemp("server") / "environment.toml"
+            config.write_text(f'[environment]\nname = "{judged_guess.NAME}"\n{EXPERT}{options}')
+            line = [sys.executable, "-m", "arlarena.env_server", "--config", str(config), "--port", "0"]
+            process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=os.environ | MODULES)
+            processes.append(process)
+            assert process.stdout is not None
+            urls[options] = f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}"
         return urls[options]
 
     yield serve
-    for opened in open_servers:
-        opened.__exit__(None, None, None)
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.communicate(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +292,7 @@ def test_a_shortened_episode_is_found(run: Path, servers: Callable[[str], str]) 
 def test_another_template_or_option_is_found(run: Path, servers: Callable[[str], str]) -> None:
     edit_json(run / "eval_sets" / "after.json", lambda result: result["served"].update(template="full 2 000000000000"))
     config = run / "config.toml"
-    config.write_text(config.read_text() + '\n[environment.options]\nprefix = "A"\n')
+    config.write_text(config.read_text().replace("[environment.options]", '[environment.options]\nprefix = "A"'))
     failures = check(verified(run, servers("")), VERSIONS).failures
     assert any("eval_sets/after.json: template" in text for text in failures)
     assert any("option prefix: 'A' in the run, 'The' served" in text for text in failures)
@@ -324,6 +326,14 @@ def test_a_truncated_file_is_reported(run: Path, servers: Callable[[str], str]) 
     certificate = verified(run, servers(""))
     assert not certificate.passed
     assert "step-000002.msgpack" in check(certificate, "files can be read").failures[0]
+
+
+def test_a_damaged_state_is_reported(run: Path, servers: Callable[[str], str]) -> None:
+    newest_state(run).write_text("{")
+    certificate = verified(run, servers(""))
+    assert not certificate.passed
+    assert "state.json" in check(certificate, "files can be read").failures[0]
+    assert check(certificate, OUTCOMES).verdict == "not checked"
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -143,7 +143,14 @@ class RunFiles:
         """State.json of the newest checkpoint; None if there is none. A key that occurs twice keeps its last value."""
         if not self.checkpoints:
             return None
-        state: dict[str, Any] = json.loads((self.checkpoints[-1] / "state.json").read_text())
+        path = self.checkpoints[-1] / "state.json"
+        try:
+            state: dict[str, Any] = json.loads(path.read_text())
+            if missing := {"step", "ledger", "versions", "tasks"} - state.keys():
+                raise ValueError(f"it has no {min(missing)}")
+        except (OSError, ValueError, AttributeError) as error:
+            self.unreadable[self.relative(path)] = f"{type(error).__name__}: {error}"
+            return None
         return state
 
     def issued_tasks(self) -> dict[str, Task]:

@@ -212,12 +212,10 @@ async def check_set(runner: Runner, standard: StandardSet, pins: Mapping[str, Pi
 
 
 def _compare_settings(standard: StandardSet, pin: Pin, info: Info) -> None:
-    """Raises SetMismatch if the version or an option differs from the pin."""
-    if info.version != pin.version:
-        raise SetMismatch(
-            f"set {standard.name}: other environment version: {info.name} {info.version} is served, but the set is "
-            f"pinned for {pin.version}; install the release with that version, or choose a set for {info.version}"
-        )
+    """Raises SetMismatch if an option, the kind of data or the version differs from the pin.
+
+    Options are compared first, because the version of some environments depends on them.
+    """
     served = pinned_options(standard, info)
     wrong = [
         f"{name} = {served.get(name)!r} instead of {pin.options.get(name)!r}"
@@ -229,6 +227,11 @@ def _compare_settings(standard: StandardSet, pin: Pin, info: Info) -> None:
     official = None if info.data is None else info.data.official
     if official != pin.official:
         raise SetMismatch(f"{_other_data(standard, info)}: official = {official} instead of {pin.official}")
+    if info.version != pin.version:
+        raise SetMismatch(
+            f"set {standard.name}: other environment version: {info.name} {info.version} is served, but the set is "
+            f"pinned for {pin.version}; install the release with that version, or choose a set for {info.version}"
+        )
 
 
 def _other_data(standard: StandardSet, info: Info) -> str:
