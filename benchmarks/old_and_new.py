@@ -2,10 +2,10 @@
 
     git worktree add ../old COMMIT && python -m benchmarks.old_and_new ../old [--part sandbox …] [--pairs 15]
 
-Each checkout is measured by a separate process with one thread, called a side. A side imports only the `arlarena`
-packages of its own checkout. For the parts in `OWN_MODULES` it also imports the benchmark modules of its own checkout,
-because these modules call Python interfaces that differ between checkouts. For the other parts, both sides use the
-benchmark modules of this checkout, so they get the same load.
+A side is a separate process with one thread that measures one checkout. A side imports only the `arlarena` packages of
+its own checkout. For the parts in `OWN_MODULES` it also imports the benchmark modules of its own checkout. The reason
+is that these modules call Python interfaces that differ between checkouts. For the other parts, both sides use the
+benchmark modules of this checkout, so the load of both sides is the same.
 
 In each pair, one side measures and then the other side. The order alternates from pair to pair. The ratio of a pair is
 the rate of this checkout divided by the rate of the older checkout. The result is the median of the ratios, with its

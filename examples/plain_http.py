@@ -28,7 +28,7 @@ def play(url: str, session: str, index: int) -> dict:
     print(f"\n{result['metadata']['task_id']}\n{result['observation']['text']}")
     while not result["done"]:
         action = call(url, "GET", f"/v1/sessions/{session}/expert")["text"]
-        # With step_index, the same step can be sent again if its reply is lost. The server does not play it twice.
+        # If the reply is lost, the step can be sent again. With the same step_index, the server plays it only once.
         step = {"session_id": session, "action": {"text": action}, "step_index": result["observation"]["step"]}
         result = call(url, "POST", "/step", step)
         print(f"{result['metadata']['action']:>6}  reward {result['reward']:+.1f}")

@@ -4,9 +4,9 @@
     pip install "trl>=1.16" ./proto ./client
     python examples/trl_grpo.py http://127.0.0.1:8000 --model Qwen/Qwen3-0.6B
 
-TRL creates an environment for each concurrent rollout with `environment_factory`. The model plays with the tool `act`,
-and TRL gets the reward from the environment. `--dry-run` needs neither TRL nor a model: it makes the calls that TRL
-would make, with fixed actions.
+TRL uses `environment_factory` to create an environment for each concurrent rollout. The model plays with the tool
+`act`, and TRL gets the reward from the environment. `--dry-run` needs neither TRL nor a model: it makes the calls that
+TRL would make, with fixed actions.
 """
 
 import argparse

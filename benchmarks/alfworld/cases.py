@@ -218,7 +218,7 @@ def _add_receptacle_at_same_location(facts: Facts, random: Random) -> Facts:
 
 
 def _change_location(facts: Facts, random: Random) -> Facts:
-    """Move the location of things to that of a random receptacle. The facts about their own receptacle stay."""
+    """Move things to the location of a random receptacle. The facts that put them into a receptacle stay."""
     places = sorted({fact[2] for fact in _facts(facts, "receptacleAtLocation")})
     moved = set(_sample(random, _things(facts), 5))
     return [
@@ -311,8 +311,8 @@ def _gather_all_receptacles(facts: Facts, random: Random) -> Facts:
 def _remove_receptacle_location(facts: Facts, random: Random) -> Facts:
     """Remove the location of an empty receptacle, and put things also into this receptacle.
 
-    The player cannot reach this receptacle. It is one that is empty at the start, because the task may need the other
-    receptacles.
+    The player cannot reach this receptacle. An empty receptacle is chosen, because the task may need a receptacle that
+    contains things.
     """
     full = {fact[2] for fact in _facts(facts, "inReceptacle")}
     empty = sorted({fact[1] for fact in _facts(facts, "receptacleAtLocation")} - full)[:1]

@@ -4,9 +4,9 @@
     PYTHONPATH=proto:environments/sdk:environments/alfworld .venv-alfworld/bin/python -m benchmarks.alfworld.engines
 
 The engines play the same generated games from the same texts. In each game, TextWorld plays a complete random walk, and
-then our engine plays the same commands. The time of a reset is that of a game which is not cached: for our engine it
-includes reading the texts; for TextWorld, loading the game is not counted. A step computes the response and the
-admissible commands. The result is printed as JSON. `speed.py` starts this program and judges the result.
+then our engine plays the same commands. Resets are timed with games that are not cached. For our engine, the time of a
+reset includes reading the texts. For TextWorld, it does not include loading the game. A step computes the response and
+the admissible commands. The result is printed as JSON. `speed.py` starts this program and judges the result.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 The result has two parts:
 
 * `made`: two processes with different hash seeds generate games of all splits. The games must be the same to the byte.
-  The expert must solve each game on our engine within the horizon, all six task types must occur, and no content may
-  occur in two splits.
+  The expert (a program that solves games) must solve each game on our engine within the horizon. All six task types
+  must occur. No two splits may contain games with the same content.
 * `folder`: the environment loads a folder of game files. The time until the environment is ready and the growth of its
   memory are measured.
 """

@@ -1,4 +1,4 @@
-"""An environment without rules, which answers with one word. It measures the cost of the server alone.
+"""An environment without rules. Every observation is one word. Benchmarks use it to measure the server alone.
 
 python -m arlarena.env_server benchmarks.alfworld.noop_environment --port 8000
 """

@@ -9,8 +9,8 @@ careless or malicious player. In every other game the order of the walks is reve
 task is solved. The first difference is printed with the game's recipe and all commands, and ends the run with exit
 status 1.
 
-`--record FOLDER` does not compare. It writes short transcripts of TextWorld's responses, which `make test` compares
-with our engine.
+With `--record FOLDER`, the program plays two short games of each task type instead, and writes transcripts of
+TextWorld's responses. `make test` compares these transcripts with our engine.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _difference(pair: Pair, ours: Answer, theirs: Answer) -> str:
 
 
 def play(stock: StockEngine, case: Case, steps: int, seed: int, tally: Tally) -> None:
-    """Play all walks in one game. Errors as in `Pair.play`."""
+    """Play all walks in one game. Raises the errors of `Pair.play`."""
     pair = Pair(stock, case, tally)
     names = list(WALKS) if seed % 2 else list(reversed(WALKS))
     won = False
@@ -243,7 +243,11 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--real", type=Path, default=REAL, help="file of a real game; ignored if it does not exist")
-    parser.add_argument("--record", type=Path, help="do not compare, but write transcripts into this folder")
+    parser.add_argument(
+        "--record",
+        type=Path,
+        help="only play two short games of each task type, and write transcripts into this folder",
+    )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     check_packages()

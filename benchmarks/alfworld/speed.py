@@ -32,7 +32,7 @@ from benchmarks.support.results import finish
 
 STOCK = ROOT / ".venv-alfworld" / "bin" / "python"
 SESSIONS = 256
-WARM_S = 15.0
+WARM_S = 15.0  # seconds of the warm-up round
 SEEDS = 64  # number of different games; sessions share them, as the episodes of a group do
 
 
@@ -68,7 +68,7 @@ async def rate(url: str, seconds: float, number: int) -> float:
 
 
 async def batches(session: aiohttp.ClientSession, url: str, walks: str, ends: float) -> int:
-    """Step the sessions of one batch until the time `ends`, and return the number of steps.
+    """Step the sessions of one batch until `time.perf_counter` reaches `ends`. Return the number of steps.
 
     An episode that has ended is reset. Resets take part of the time, but are not counted as steps.
     """
@@ -138,10 +138,14 @@ def main() -> int:
         return round(engines[measurement]["textworld"] / engines[measurement]["ours"], 1)
 
     claims = [
-        ("a step, times as fast as TextWorld's", ratio("step_s"), 300.0),
-        ("a reset, times as fast as TextWorld's", ratio("reset_s"), 100.0),
-        ("games in the memory of one of TextWorld's", ratio("memory_bytes"), 20.0),
-        ("batches at 256 sessions, of the rate without a game", round(medians["alfworld"] / medians["noop"], 3), 0.5),
+        ("speed of a step, as a multiple of TextWorld's", ratio("step_s"), 300.0),
+        ("speed of a reset, as a multiple of TextWorld's", ratio("reset_s"), 100.0),
+        ("number of our games in the memory of one TextWorld game", ratio("memory_bytes"), 20.0),
+        (
+            "steps/s at 256 sessions, as a share of those without a game",
+            round(medians["alfworld"] / medians["noop"], 3),
+            0.5,
+        ),
     ]
     return finish(
         {

@@ -15,7 +15,7 @@ script. During the training:
 Afterwards these claims are checked:
 
 * The exit status of the run is 0.
-* The lineage has every issued group once.
+* The lineage (the trainer's record of the outcome of each group) has every issued group once.
 * The recorded steps have every group with the outcome "trained" in the lineage once, and no other group.
 * Every recorded episode, played again in the environment, has the same rewards, validity marks, score and end.
 """
@@ -50,8 +50,10 @@ from benchmarks.support.results import finish
 
 PROXIES = "ARLARENA_CHAOS_PROXIES"  # ports of this script's proxies, for the launcher: environment, policy server
 CONFIG = ROOT / "configs" / "demo.toml"
-# Share of failing requests, and its duration; how long Redis is full; number of damaged checkpoints.
+# Share of the requests that fail, and for how many seconds; seconds during which Redis is full; damaged checkpoints.
 FAULT_RATE, WINDOW_S, FULL_S, DAMAGES = 0.3, 60.0, 15.0, 2
+# Processes that are killed. A process is found by its command line: each of these words must begin an argument. But the
+# broker is found by its process name.
 VICTIMS = {
     "broker": ("--appendonly",),
     "environment": ("arlarena.env_server",),
@@ -164,7 +166,10 @@ class Chaos:
             await asyncio.sleep(0.2)
 
     async def errors(self, name: str, share: float) -> None:
-        """Let a share of the requests to a service fail for `WINDOW_S`, once the share `share` of the steps is done."""
+        """After the share `share` of the steps, let requests to the service `name` fail.
+
+        For `WINDOW_S` seconds, the share `FAULT_RATE` of the requests fails.
+        """
         await self.reach(share)
         self.proxies[name].fault_rate, began = FAULT_RATE, time.monotonic()
         await self.until(lambda: time.monotonic() - began >= WINDOW_S)
@@ -220,7 +225,7 @@ def judge(arguments: argparse.Namespace, chaos: Chaos, ended: dict[str, Any], fo
         problems.append(f"the run ended before all checkpoints were damaged: {chaos.damaged}")
     short = [name for name, seconds in chaos.windows.items() if seconds < (FULL_S if "Redis" in name else WINDOW_S)]
     if short or len(chaos.windows) < 3:
-        problems.append(f"the run ended during {short or 'a fault that had not begun'}")
+        problems.append(f"the run ended before these faults had ended: {short or 'a fault that had not begun'}")
     return {
         "passed": not problems, "problems": problems, **ended, "steps": arguments.steps, "seed": arguments.seed,
         "killed": dict(chaos.killed), "damaged": chaos.damaged, "damage_noticed": _noticed(chaos.run),

@@ -37,7 +37,8 @@ def strict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def lineage_problems(run: Path, steps: int) -> tuple[list[str], Counter[str]]:
     """Return descriptions of the groups that are missing or occur twice in the lineage or in the recorded steps.
 
-    Also returns the number of groups in the lineage by outcome.
+    The lineage is the trainer's record of the outcome of each group. Also returns the number of groups in the lineage
+    by outcome.
     """
     newest = sorted(path.parent for path in run.glob("checkpoints/step-*/COMMITTED"))[-1]
     state = json.loads((newest / "state.json").read_text(), object_pairs_hook=strict)

@@ -4,8 +4,8 @@
     python -m benchmarks.env_server.fuzz --requests 20000 --out benchmarks/results/env_fuzz.json
 
 The run passes if the server's metrics count no status 5xx and no internal error, each reply takes at most 10 s, and no
-session is left after the TTL. Schemathesis also compares each reply with the OpenAPI document. It is seeded, so runs
-with the same seed send the same requests.
+session is left after the idle time (`session_ttl_s`). Schemathesis also compares each reply with the OpenAPI document.
+Schemathesis is seeded, so runs with the same seed send the same requests.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Frames:
         return {str(self._rng.choice(leaves)): self._json(depth + 1) for _ in range(self._rng.randrange(4))}
 
     def raw(self) -> bytes:
-        """Return random bytes. They may have wrong lengths, opcodes or masks."""
+        """Return random bytes for a WebSocket connection. They are seldom a valid WebSocket frame."""
         head = bytes([self._rng.randrange(256), self._rng.randrange(256)])
         return head + self._rng.randbytes(self._rng.randrange(300))
 
@@ -228,7 +228,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=20_000, help="minimum number of requests of schemathesis")
     parser.add_argument(
-        "--examples", type=int, default=300, help="examples of each operation in a round of schemathesis"
+        "--examples", type=int, default=300, help="number of examples of each operation in a round of schemathesis"
     )
     parser.add_argument("--frames", type=int, default=20_000, help="number of WebSocket frames")
     parser.add_argument("--workers", type=int, default=1)

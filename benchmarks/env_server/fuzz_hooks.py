@@ -11,7 +11,7 @@ import urllib.request
 
 import schemathesis
 
-LIFETIME_S = 1.5  # must be shorter than the session_ttl_s of fuzz.py
+LIFETIME_S = 1.5  # seconds; must be less than the session_ttl_s of fuzz.py
 
 
 class ExistingObjects:

@@ -2,7 +2,7 @@
 
     .venv-openenv/bin/python -m benchmarks.env_server.openenv_server PORT
 
-PYTHONPATH must have proto, environments/sdk and environments/sokoban.
+PYTHONPATH must contain the folders proto, environments/sdk and environments/sokoban.
 
 The rules, the rooms and the observations are the same as with our server; only the server differs.
 """

@@ -2,10 +2,11 @@
 
     python -m benchmarks.env_server.scale --sessions 4096 --seconds 60 --out benchmarks/results/env_scale.json
 
-Each session has a player, which sends the next step as soon as the reply to the last step has come. All players use
-the ordinary client, which combines their steps in common requests. The latency is the time that a player waits,
-including the time of the client. The memory is the resident set of the server: before the sessions, during them, after
-them, and after a second run with as many sessions, which would show a leak.
+Each session has a player. It sends the next step as soon as the reply to the last step has come. All players share one
+ordinary client. It combines their steps in batch requests. The latency is the time that a player waits, including the
+time of the client. The memory is the resident set of the server. It is measured before the sessions, during them and
+after them. It is also measured after a second run with as many sessions, because more memory than after the first run
+would show a leak.
 """
 
 from __future__ import annotations

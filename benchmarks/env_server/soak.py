@@ -39,7 +39,7 @@ from benchmarks.support.results import finish
 CAPACITY, TTL_S, GRACE_S, REAP_S = 256, 2.0, 1.0, 0.1
 WAVE_S = 2.5  # seconds between the starts of two waves
 CLIENTS = 3  # clients in a wave for each way to disappear
-EACH = 6  # WebSocket sessions of a client, and as many sessions over HTTP
+EACH = 6  # number of WebSocket sessions of a client; each client also has as many sessions over HTTP
 TCP_REPAIR = 19  # Linux: linux/tcp.h
 ACTIONS = ("up", "down", "left", "right", "still")
 CLOSE_S = 30.0  # limit for closing all connections; the server waits about 10 s for the close frame of a client
@@ -89,7 +89,7 @@ class DisappearingClients:
         self._frozen: list[subprocess.Popen[str]] = []
 
     async def wave(self) -> None:
-        """Start `CLIENTS` clients for each way, let them play, and make them disappear."""
+        """Start `CLIENTS` clients for each way to disappear, let them play, and make them disappear."""
         await asyncio.gather(*(self._run_client(way) for way in self.ways for _ in range(CLIENTS)))
 
     async def _run_client(self, way: str) -> None:

@@ -106,7 +106,7 @@ async def ask(one: aiohttp.ClientWebSocketResponse, kind: str, data: dict[str, A
 
 
 async def play(one: aiohttp.ClientWebSocketResponse, seed: int, ends: float) -> int:
-    """Step until the time `ends`, and return the number of steps."""
+    """Step until `time.perf_counter` reaches `ends`, and return the number of steps."""
     steps = 0
     while time.perf_counter() < ends:
         seen = await ask(one, "step", {"text": ACTIONS[steps % 4]})
@@ -126,7 +126,7 @@ async def batch_rate(url: str, sessions: int, seconds: float) -> float:
 
 
 async def batches(session: aiohttp.ClientSession, url: str, sessions: int, number: int, ends: float) -> int:
-    """Step the sessions of one batch until the time `ends`, and return the number of steps."""
+    """Step the sessions of the batch `number` until `time.perf_counter` reaches `ends`. Return the number of steps."""
     seeds = [number * sessions + seed for seed in range(sessions)]
     opened = await post(session, url + "/v1/sessions", {"count": sessions, "reset": [{"seed": seed} for seed in seeds]})
     names = [one["session_id"] for one in opened["sessions"]]

@@ -10,8 +10,8 @@ Each engine is a separate process with one torch thread, float32 and the same mo
 
 The servers get token ids, and return token ids and their log-probs. Workloads:
 * `requests_N`: N concurrent requests with different prompts of 200 random tokens and responses of 32 tokens.
-* `trace_N`: the requests of N concurrent episodes in groups of 8. A group starts with the same prompt. The prompt of a
-  turn is the prompt of the turn before, its response (24 tokens) and an observation (60 tokens).
+* `trace_N`: the requests of N concurrent episodes in groups of 8. All episodes of a group start with the same prompt.
+  Each later prompt is the prompt of the turn before, the response to it (24 tokens) and an observation (60 tokens).
 
 In each round of a workload, all engines run one after the other with the same prompts. A first round is not counted.
 Results are medians over the rounds and ratios of these medians.
@@ -52,13 +52,13 @@ from benchmarks.support.ports import free_port
 from benchmarks.support.results import finish
 
 VLLM = ROOT / ".venv-vllm" / "bin" / "python"
-SIZES = {"0.9M": 128, "3.3M": 256}  # parameters -> hidden
-VOCABULARY, LAYERS, HEAD_DIM = 512, 4, 32  # vLLM's attention on CPUs has few head sizes, 32 is the smallest
+SIZES = {"0.9M": 128, "3.3M": 256}  # number of parameters -> hidden size
+VOCABULARY, LAYERS, HEAD_DIM = 512, 4, 32  # 32 is the smallest head size that vLLM's attention on CPUs supports
 MAX_LENGTH = 1024
 PROMPT, NEW = 200, 32
 GROUP, TURNS, OBSERVATION, RESPONSE = 8, 8, 60, 24
 WANTED = {"requests_1": 2.0, "requests_64": 1.2, "trace_8": 2.0}  # required speed relative to `vllm`
-START_S, REQUEST_S = 180.0, 600.0  # vLLM compiles while it starts
+START_S, REQUEST_S = 180.0, 600.0  # time limits in seconds; the start takes long, because vLLM compiles code
 
 VLLM_ARGUMENTS = (
     "--dtype", "float32", "--enable-prefix-caching", "--max-num-seqs", "256", "--max-num-batched-tokens", "2048",
@@ -71,7 +71,7 @@ VARIABLES = {
 EAGER = ("--enforce-eager",)
 # The options that made vLLM 0.32 fastest on this machine: compilation (1.4 times the speed of eager mode), blocks of 32
 # instead of 128 tokens (1.3 times), and the worker in the engine's process (1.15 times; a separate worker also uses a
-# third of a core when idle). No effect: binding to a core, async scheduling, no tokenizer, steps of other sizes.
+# third of a core when idle). These had no effect: binding to a core, async scheduling, no tokenizer, other step sizes.
 TUNED = ("--block-size", "32", "--distributed-executor-backend", "uni")
 TUNED_VARIABLES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
@@ -96,7 +96,9 @@ class Server:
         self._url, self._session = url + GENERATE_ROUTE, session
 
     async def respond(self, prompt: list[int], new: int) -> list[int]:
-        """Request and return `new` sampled tokens. No seed: vLLM 0.32 crashes if a seeded prompt is computed in chunks.
+        """Request and return `new` sampled tokens.
+
+        The request has no seed, because vLLM 0.32 crashes if it computes a prompt with a seed in chunks.
 
         Raises:
             RuntimeError: the server did not return `new` tokens with their log-probs.

@@ -3,8 +3,8 @@
     make verify PART=vllm
 
 Starts `arlarena up configs/demo.toml` with `engine = "vllm"` on the CPU, for a few steps and with a short evaluation.
-Then reads the metrics of the run: for tokens that vLLM and the trainer computed with the same weights, the log-probs
-must differ by less than `MAX_MISMATCH`.
+Then checks the metrics of the run. They compare the log-probs of tokens that vLLM and the trainer computed with the
+same weights. These log-probs must differ by less than `MAX_MISMATCH`.
 """
 
 from __future__ import annotations

@@ -78,6 +78,7 @@ class Workload:
     """The environment to play.
 
     Attributes:
+        environment: name of the environment in the table [environment].
         command: arguments of Python that start the environment server.
         config: options of the environment, as TOML.
         context: maximum number of tokens of a prompt with its response.
@@ -161,6 +162,7 @@ def service(folder: Path, *arguments: str) -> Iterator[str]:
 
 
 async def forget_prompts(policy: PolicyClient) -> None:
+    """Clear the prefix cache of the policy server."""
     answer = await policy.transport.request("POST", "/reset_prefix_cache")
     assert answer.status == 200, answer.body
 

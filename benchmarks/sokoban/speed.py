@@ -8,11 +8,11 @@ gym-sokoban's generator is called the original. For each size, three comparisons
   busy machine slows both equally.
 * Difficulty: a two-sample Kolmogorov-Smirnov test compares the minimum number of pushes in the rooms of the generators.
   Each generator draws its own random rooms.
-* Identity: both generators get the same drafts and must return equal rooms. In a draft, the boxes are on their targets;
-  the generator then pulls them away (reverse play).
+* Identity: both generators get the same drafts and must return equal rooms. In a draft, the boxes are on their targets.
+  The generator pulls the boxes away from the targets (reverse play).
 
 gym-sokoban 0.0.6 is not a dependency. If it is not installed, pip installs its wheel, without dependencies, into a
-temporary folder. For 10x10 rooms with 4 boxes it takes about six seconds per room, so `--minutes` limits the time.
+temporary folder. gym-sokoban takes about six seconds for a 10x10 room with 4 boxes, so `--minutes` limits the time.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ Z95 = 1.959964
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The options of a training run."""
+    """The options of a training run. `overrides`: changed settings as KEY=VALUE."""
 
     name: str
     seed: int
@@ -32,7 +32,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A claim about a run, and whether it holds."""
+    """A claim about a run, and whether it holds. `measured`: the measured value as text."""
 
     run: str
     what: str
@@ -46,10 +46,10 @@ def directory_of(plan: Plan) -> Path:
 
 
 def make(plan: Plan, config: Path, reuse: bool) -> dict[str, Any]:
-    """Do a run, or if `reuse` is set, resume an earlier run. Return the run's summary.
+    """Do a run and return its summary. If `reuse` is true and an earlier run exists, resume the earlier run.
 
-    A finished run that is resumed does nothing. The summary also has the result of behaviour cloning, and the interval
-    of the gain.
+    If the earlier run is finished, it is not repeated. The result of behaviour cloning and the interval of the gain are
+    added to the summary.
 
     Raises:
         SystemExit: the run failed; the exit status is 2.
@@ -90,8 +90,8 @@ def paired_gain(directory: Path) -> list[float]:
 def paired_scores(directory: Path) -> tuple[list[float], list[float], list[float]]:
     """Return the scores before and after training, and the 95 % confidence interval of the gain in the mean score.
 
-    The scores are those of the tasks that both episodes files have, in the same order. By default, an evaluation writes
-    only the first episodes: `[evaluation] episodes` is their number.
+    Only tasks that are in both episodes files count. Both lists of scores have the same order of tasks. An evaluation
+    writes only the first `[evaluation] episodes` episodes to its file.
     """
     before, after = (_scores_by_task(directory / "episodes" / f"{label}.jsonl") for label in ("before", "after"))
     tasks = [task for task in before if task in after]

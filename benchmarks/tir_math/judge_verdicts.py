@@ -14,8 +14,9 @@ The judges:
     normalised  the same for texts normalised by `latex.normalize`
     ours        `equivalence.judge`
 
-A table shows the number of pairs for each set and each kind of pair in it, and for each judge "a + r": a wrong answers
-were accepted and r right answers were refused. Exit status 1: our judge is wrong about a pair.
+A table shows the number of pairs for each set and for each kind of pair in the set. The column of a judge shows two
+numbers, "A + R". A is the number of wrong answers that the judge accepted. R is the number of right answers that the
+judge refused. Exit status 1: our judge is wrong about a pair.
 """
 
 from __future__ import annotations

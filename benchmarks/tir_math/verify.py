@@ -5,8 +5,9 @@
 
 Runs are in runs/verify/<name>:
 
-    tir-math-0, -1, -2     the unchanged recipe: SAMPO, whose anchor states are the outputs of the programs so far
-    tir-math-gspo-0        the fallback: GSPO with SAMPO's filter, which needs no anchor states
+    tir-math-0, -1, -2     the unchanged recipe: SAMPO, which compares turns of a group with the same anchor state (here
+                           the outputs of the programs so far)
+    tir-math-gspo-0        the fallback: GSPO with SAMPO's filter of groups; GSPO needs no anchor states
     tir-math-zero-0        control: every advantage is multiplied by 0; only the KL penalty towards the clone (the
                            policy after behaviour cloning) trains the policy
 

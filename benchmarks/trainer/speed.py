@@ -1,20 +1,20 @@
-"""Compares the speed of our SAMPO update with that of TRL's GRPO update, for the same model and rows.
+"""Compares the speed of our SAMPO update with that of TRL's GRPO update, for the same model and rows (samples).
 
     make setup EXTRA=trl && python -m benchmarks.trainer.speed --out benchmarks/results/trainer.json
 
 An update is one optimiser step with three passes over the rows: log-probs of the policy without gradient (our learner
 needs them for the ratio of complete trajectories, TRL for π_old), log-probs of the reference, and forward and backward
 pass of the loss. TRL 1.16 is called as in its training loop: `_get_per_token_logps_and_entropies` on the padded
-generation batch, and `_compute_loss` on each micro-batch. The sides run in turns in one process. Lengths of the
-responses:
+generation batch, and `_compute_loss` on each micro-batch. Our learner and TRL's trainer run in turns in one process.
+There are four cases:
 
 * `equal`: all responses have the maximum length.
 * `uniform`: the lengths are uniformly distributed up to the maximum.
 * `long_tail`: most responses are short, and a few have the maximum length.
-* `shared`: as `equal`, but the rows of a group share a prompt. In the other cases all prompts differ.
+* `shared`: as `equal`, but the rows of a group share a prompt. In the other three cases all prompts differ.
 
-`raw` is the bare model on the rows of `equal`: the same passes without padding and without an objective. It is an upper
-bound of the speed.
+`raw` is the bare model on the rows of `equal`: the same passes without padding and without an objective. The speed of
+`raw` is an upper bound.
 
 The memory is the peak of a separate process, including torch. The process takes one update with a vocabulary of 50,000
 tokens and the trainer's default micro-batches (16,384 tokens). In `chunked` the learner computes the logits in chunks,
@@ -41,7 +41,7 @@ PARTS = (".", "proto", "client", "services/trainer")
 MODULE = "benchmarks.trainer.speed"
 WANTED = {"equal": 1.0, "uniform": 1.5, "long_tail": 2.0}
 RAW_WANTED, MEMORY_WANTED = 0.9, 0.5
-# Number of rows, and of rows in a group; length of prompts, and maximum length of responses; rows in a micro-batch.
+# Number of rows, and of rows in a group; tokens of a prompt, and maximum tokens of a response; rows in a micro-batch.
 ROWS, GROUP, PROMPT, RESPONSE, AT_ONCE = 64, 8, 96, 160, 8
 VOCABULARY = 4096
 
@@ -49,7 +49,7 @@ VOCABULARY = 4096
 def in_trl_environment() -> None:
     """Replace this process by one that runs this module with TRL's packages and our sources.
 
-    Does nothing if this is already that process.
+    Does nothing if this process was already started by this function.
     """
     if os.environ.get("ARLARENA_BENCHMARK") == "trainer":
         return
@@ -148,7 +148,7 @@ class Theirs:
         )  # fmt: skip
         self.reference = copy.deepcopy(self.trainer.model).requires_grad_(False)
         self.trainer.beta = (
-            0.01  # set here, because with beta in the settings TRL loads a reference by the model's name
+            0.01  # not in the settings, because TRL would then load a reference model by the model's name
         )
         self.trainer.current_gradient_accumulation_steps = ROWS // AT_ONCE
         self.optimizer = torch.optim.AdamW(self.trainer.model.parameters(), lr=1e-6)

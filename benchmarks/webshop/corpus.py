@@ -1,7 +1,7 @@
-"""Synthetic products for measurements of search, memory and start at any size.
+"""Makes any number of synthetic products, for measurements of search, memory and start.
 
-The texts have 150 words on average, drawn from 200,000 words by Zipf's law, so that posting lists are as unequal as
-those of real texts. A built folder is a complete catalogue, with products, goals and index.
+The texts have 150 words on average. The words are drawn from 200,000 words by Zipf's law, so the frequencies of words
+are as unequal as in real texts. A built folder is a complete catalogue, with products, goals and index.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from arlarena.environments.webshop.shop.product import Product
 
 WORDS, MEAN_LENGTH = 200_000, 150
 TITLE_WORDS = 12
-GOAL_EVERY = 50  # products
+GOAL_EVERY = 50  # every 50th product has a goal
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def documents(count: int) -> Iterator[str]:
-    """Yield the texts of `count` products. A longer series begins with the texts of a shorter one."""
+    """Yield the texts of `count` products. With a larger `count`, the first texts are the same."""
     rng = np.random.default_rng(0)
     chances = 1 / np.arange(1, WORDS + 1)
     cumulated = np.cumsum(chances / chances.sum())
@@ -47,7 +47,7 @@ def queries(count: int, number: int) -> list[str]:
 
 
 def built(folder: Path, count: int) -> Path:
-    """Return the folder of a catalogue of `count` products. It is built unless it exists."""
+    """Return the folder of a catalogue of `count` products. If the catalogue does not exist, build it."""
     key = f"benchmark/1/{count}"
     try:
         if read_meta(folder).key == key:
@@ -72,7 +72,7 @@ def _items(count: int) -> Iterator[Item]:
 
 
 def _word(number: int) -> str:
-    """Return a word that the stemmer leaves as it is."""
+    """Return the word with this number. The stemmer does not change such words."""
     letters = ""
     while True:
         letters += LETTERS[number % 26]

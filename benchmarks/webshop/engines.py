@@ -1,10 +1,11 @@
-"""Search engines on the same texts, each in a process of its own: ours, plain bm25s, and tantivy.
+"""Measures search engines on the same texts, each in a process of its own: ours, plain bm25s, and tantivy.
 
     python -m benchmarks.webshop.engines build tantivy 100000 FOLDER
     python -m benchmarks.webshop.engines query tantivy 100000 FOLDER
 
-`query` prints JSON: the time to open the index, times of queries, and the memory of the process after them. Meanwhile
-a second process has the same index open and has searched it, so memory that processes share is not private.
+`query` prints JSON: the time to open the index, the times of queries, and the memory of the process after the queries.
+Meanwhile a second process has the same index open and has searched it. So memory that both processes share does not
+count as private memory.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from arlarena.environments.webshop.catalogue.store import StoredCatalogue
 from arlarena.environments.webshop.search.analyzer import term, terms
 from benchmarks.webshop.corpus import built, documents, queries
 
-K1, B, TOP = 0.9, 0.4, 50
+K1, B, TOP = 0.9, 0.4, 50  # parameters k1 and b of BM25; number of documents that a query returns
 QUERIES = 300
 ENGINES = ("ours", "bm25s", "tantivy")
 Search = Callable[[str], list[int]]
@@ -54,7 +55,7 @@ def build_bm25s(count: int, folder: Path) -> None:
 
 
 def build_tantivy(count: int, folder: Path) -> None:
-    """Build the index of tantivy. Its parameters k1 and b are fixed."""
+    """Build the index of tantivy. Tantivy does not allow other values of k1 and b than its own."""
     import tantivy
 
     schema = tantivy.SchemaBuilder()
@@ -69,7 +70,7 @@ def build_tantivy(count: int, folder: Path) -> None:
 
 
 def build(engine: str, count: int, folder: Path) -> Path:
-    """Build an index unless it exists. Return its folder."""
+    """If the index of this engine does not exist, build it. Return the folder of the index."""
     if engine == "ours":
         return built(folder / str(count), count)
     target = folder / f"{engine}-{count}"
@@ -115,7 +116,10 @@ def _open_tantivy(folder: Path) -> Search:
 
 
 def measure(engine: str, count: int, folder: Path) -> dict[str, Any]:
-    """Return times in milliseconds and memory in megabytes. Queries are asked twice; the second round counts."""
+    """Return times in milliseconds and memory in megabytes.
+
+    All queries are sent twice. `p50_ms` and `p95_ms` are measured the second time.
+    """
     asked = queries(count, QUERIES)
     second_process = _second_process(engine, count, folder)
     process = psutil.Process()
@@ -140,7 +144,7 @@ def measure(engine: str, count: int, folder: Path) -> dict[str, Any]:
 
 
 def _second_process(engine: str, count: int, folder: Path) -> subprocess.Popen[str]:
-    """Start a process that asks the same queries and then waits for the end of its stdin."""
+    """Start a process that runs `hold`. Return when this process has sent its queries."""
     command = [sys.executable, "-m", "benchmarks.webshop.engines", "hold", engine, str(count), str(folder)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -149,7 +153,7 @@ def _second_process(engine: str, count: int, folder: Path) -> subprocess.Popen[s
 
 
 def hold(engine: str, count: int, folder: Path) -> None:
-    """Be the second process."""
+    """Run as the second process: send the same queries, then keep the index open until stdin ends."""
     search = open_engine(engine, folder)
     for text in queries(count, QUERIES):
         search(text)

@@ -1,7 +1,8 @@
-"""A step as in the original: Flask renders a template, and BeautifulSoup parses the page twice.
+"""A shop that takes a step as the original WebShop does: Flask renders a template, BeautifulSoup parses the page twice.
 
-The original renders with `render_template_string`, parses the page for the clickables, and parses it again for the
-text of the observation. The templates are those of the tests: our own, with the structure of the original's.
+The original WebShop renders with `render_template_string`, parses the page for the clickable elements, and parses the
+page again for the text of the observation. The templates come from this repository's tests. They are our own, with the
+same structure as the original templates.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ TEMPLATES = {name: reference.LAYOUT.replace("{% block body %}{% endblock %}", bo
 
 
 class FlaskShop(reference.ReferenceShop):  # type: ignore[misc]
-    """One session. `observe` is the end of a step."""
+    """One session of the shop. A step ends with `observe`."""
 
     def step_and_observe(self, action: str) -> str:
         """Play an action and return the text of the page."""
@@ -43,7 +44,7 @@ class FlaskShop(reference.ReferenceShop):  # type: ignore[misc]
         return text
 
     def clickables(self) -> dict[str, Any]:
-        """Parse the page and return its clickables."""
+        """Parse the page and return its clickable elements, by name."""
         self._parsed = BeautifulSoup(self._html, "html.parser")
         found: dict[str, Any] = super().clickables()
         return found

@@ -1,7 +1,8 @@
-"""Steps per second of the WebShop server over `/v1/batch`, beside the environment without rules.
+"""Measures the steps per second over `/v1/batch` of the WebShop server and of a server of an environment without rules.
 
-256 sessions play the same prepared scripts on both servers: in each phase all sessions do one thing, a reset, a search
-or a click, in two concurrent batches. Searches are timed apart from clicks.
+On both servers, 256 sessions play the same prepared scripts. The first step of all sessions is a search, and each later
+step is a click. All sessions take a step at the same time, in two concurrent batches. Searches are timed apart from
+clicks.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ DECODER = msgspec.json.Decoder(BatchReply)
 
 
 def scripts(round_number: int) -> list[list[str]]:
-    """Return the actions of each session: a search, then clicks only. Rounds differ."""
+    """Return the actions of each session: a search, then clicks only. Each round has other actions."""
     environment = load("benchmark", {})
     made = []
     for session in range(SESSIONS):
@@ -82,7 +83,10 @@ async def _batch(client: aiohttp.ClientSession, url: str, phase: list[tuple[str,
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """Return the median steps per second of each server by the kind of step, and the ratio of each."""
+    """Return the median steps per second of each server, by the kind of step (search or click).
+
+    Also return the ratio of the WebShop server to the server without rules for each kind, and the rates of all rounds.
+    """
     rates: dict[str, list[dict[str, float]]] = {"webshop": [], "noop": []}
     ports = {name: free_port() for name in rates}
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}

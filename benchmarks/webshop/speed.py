@@ -2,14 +2,16 @@
 
     make setup EXTRA=webshop && python -m benchmarks.webshop.speed --out benchmarks/results/webshop.json
 
-* `steps`: a step beside a rendering with Flask and BeautifulSoup, as in the original (`flask_shop.py`), on the default
-  catalogue of 10,000 products: the same random actions, and pages that must be equal;
-* `search`: queries at 10,000, 100,000 and 1.18 million synthetic products (`corpus.py`), beside bm25s and tantivy, each
-  in a process of its own (`engines.py`). The first run builds the indexes in the folder `--indexes`: up to an hour;
-* `start`: from the start of a server on 1.18 million products to the answer of its first search, with the index's files
-  removed from the page cache before;
-* `session_bytes`: memory of a session in the middle of an episode;
-* `http`: steps of 256 sessions in batches beside an environment without rules (`http_steps.py`).
+* `steps`: time of a step, compared with a shop that uses Flask and BeautifulSoup, as the original WebShop does
+  (`flask_shop.py`). Both play the same random actions on the default catalogue of 10,000 products. Their pages must be
+  equal.
+* `search`: time of a query at 10,000, 100,000 and 1.18 million synthetic products (`corpus.py`), compared with bm25s
+  and tantivy. Each engine has a process of its own (`engines.py`). The first run builds the indexes in the folder
+  `--indexes`, which takes up to an hour.
+* `start`: time from the start of a server with 1.18 million products to the reply to its first search. Before the
+  start, the index's files are removed from the operating system's page cache.
+* `session_bytes`: memory of a session in the middle of an episode.
+* `http`: steps per second of 256 sessions in batches, compared with an environment without rules (`http_steps.py`).
 """
 
 from __future__ import annotations
@@ -41,7 +43,11 @@ RANKS = 10  # compared results of each query
 
 
 def measure_search(folder: Path, skipped: set[tuple[str, int]]) -> dict[str, Any]:
-    """Return the measurements of each engine at each size, and how far bm25s finds the same products as ours."""
+    """Return the measurements of each engine at each number of products.
+
+    `overlap_with_bm25s` is the share of our 10 best products that are also among the 10 best of bm25s. `skipped`: pairs
+    of an engine and a number of products that are not measured.
+    """
     measured: dict[str, Any] = {}
     for count in SIZES:
         results = {}
@@ -90,16 +96,19 @@ def cold_start_s(index: Path) -> dict[str, float]:
 
 
 def claims_of(result: Mapping[str, Any]) -> list[tuple[str, float, float, bool]]:
-    """Return (claim, measured, aim, whether the measured value must be at least the aim and not at most)."""
+    """Return each claim as (claim, measured, aim, least).
+
+    If `least` is true, the measured value must be at least the aim. Otherwise it must be at most the aim.
+    """
     search = result["search"]
     return [
-        ("a step, times as fast as Flask and BeautifulSoup", result["steps"]["ratio"], 50.0, True),
+        ("speed of a step, as a multiple of that with Flask and BeautifulSoup", result["steps"]["ratio"], 50.0, True),
         ("p50 of a search at 100,000 products, ms", search["100000"]["ours"]["p50_ms"], 2.0, False),
         ("p50 of a search at 1.18 million products, ms", search[str(LARGEST)]["ours"]["p50_ms"], 20.0, False),
         ("cold start to the first search at 1.18 million products, s", result["start"]["first_search_s"], 5.0, False),
-        ("a session, MB", round(result["session_bytes"] / 1e6, 4), 0.2, False),
+        ("memory of a session, MB", round(result["session_bytes"] / 1e6, 4), 0.2, False),
         (
-            "clicks in batches at 256 sessions, of the rate without a shop",
+            "clicks per second in batches at 256 sessions, as a share of the rate without a shop",
             result["http"]["of_the_rate_without_a_shop"]["click"], 0.4, True,
         ),
     ]  # fmt: skip
@@ -109,14 +118,16 @@ def main() -> int:
     """Measure, compare and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--indexes", type=Path, default=ROOT / "runs" / "webshop-indexes", help="folder of the indexes")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of the servers")
-    parser.add_argument("--skip", nargs="*", default=[], metavar="ENGINE:PRODUCTS", help="such as bm25s:1180000")
+    parser.add_argument("--rounds", type=int, default=7, help="number of rounds of `http`")
+    parser.add_argument(
+        "--skip", nargs="*", default=[], metavar="ENGINE:PRODUCTS", help="searches to leave out, such as bm25s:1180000"
+    )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     os.environ["WEBSHOP_DATA"] = ""  # the default catalogue is measured
     skipped = {(engine, int(count)) for engine, _, count in (text.partition(":") for text in args.skip)}
     environment = load("benchmark", {})
-    compare_steps(environment)  # fills caches, as both shops have them in a long run
+    compare_steps(environment)  # not counted: fills the caches of both shops, which are full in a long run
     result: dict[str, Any] = {
         "steps": compare_steps(environment),
         "http": http_steps.measure(args.rounds),

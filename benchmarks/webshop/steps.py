@@ -1,4 +1,6 @@
-"""Compares steps of our shop with a rendering as in the original, and measures the memory of a session.
+"""Compares steps of our shop with those of a shop that renders as the original WebShop does (`flask_shop.py`).
+
+Also measures the memory of a session.
 
 Times are CPU times, because other processes may use the same cores. Neither shop waits for anything.
 """
@@ -20,8 +22,8 @@ from arlarena.proto.env_api import ResetSpec
 from benchmarks.webshop.flask_shop import FlaskShop
 
 EPISODES, STEPS = 100, 14
-BLOCK = 20  # episodes that one shop plays before the other plays the same
-SEARCH_SHARE = 0.1  # of the actions after the first, which is a search
+BLOCK = 20  # number of episodes that our shop plays before the Flask shop plays the same episodes
+SEARCH_SHARE = 0.1  # chance that an action after the first is a search; the first action is always a search
 SESSIONS = 1000
 Times = dict[str, list[float]]  # seconds of each step, by the kind of action
 
@@ -29,14 +31,16 @@ Times = dict[str, list[float]]  # seconds of each step, by the kind of action
 def script(
     environment: WebShopEnvironment, index: int, *, seed: int | None = None, search_share: float = SEARCH_SHARE
 ) -> list[str]:
-    """Return the random actions of an episode: a search for words of the goal, then clicks and, with the chance
-    `search_share`, further searches. The last action buys, if the page is a product's.
+    """Return the random actions of an episode.
+
+    The first action is a search for words of the goal. Each later action is a search with the probability
+    `search_share`, and otherwise a click. If the last page is that of a product, a purchase is added.
     """
     draw = random.Random(index if seed is None else seed)
     game = environment.game(environment.task(ResetSpec(index=index)))
     actions = [_search(game, draw)]
     game.play(actions[0])
-    # Without further searches, a visit must not return to the page that has nothing but a search.
+    # A search is the only action of the search page. So an episode without further searches must not return to it.
     left_out = {"click[buy now]", SEARCH_ACTION, *(() if search_share else ("click[back to search]",))}
     while len(actions) < STEPS:
         clicks = [action for action in game.offered().splitlines() if action not in left_out]
@@ -54,9 +58,12 @@ def _search(game: ShopGame, draw: random.Random) -> str:
 
 
 def compare_steps(environment: WebShopEnvironment) -> dict[str, Any]:
-    """Play the same actions in both shops. Every page must be equal. Return seconds a step by the kind of action.
+    """Play the same actions in both shops. Return the mean milliseconds of a step, by the kind of action.
 
-    A step of ours includes the prompt, keys and metadata, which the rendering does not make.
+    A step of our shop also makes the prompt, keys and metadata. A step of the Flask shop does not make them.
+
+    Raises:
+        SystemExit: a page of our shop differs from that of the Flask shop.
     """
     ours: Times = defaultdict(list)
     theirs: Times = defaultdict(list)
@@ -98,7 +105,10 @@ def _play_flask(environment: WebShopEnvironment, index: int, actions: list[str],
 
 
 def session_bytes(environment: WebShopEnvironment) -> float:
-    """Return the memory of a session in the middle of an episode, in bytes, without the shared caches' first fill."""
+    """Return the memory of a session in the middle of an episode, in bytes.
+
+    The memory of caches that sessions share is not counted. Uncounted sessions fill these caches first.
+    """
     scripts = [script(environment, index)[: STEPS // 2] for index in range(SESSIONS)]
     kept = [_played(environment, index, scripts[index]) for index in range(SESSIONS)]
     gc.collect()

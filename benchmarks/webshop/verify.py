@@ -3,9 +3,9 @@
     python -m benchmarks.webshop.verify             repeat all runs, half an hour each
     python -m benchmarks.webshop.verify --reuse     keep finished runs, and resume the others
 
-Runs are in runs/verify/webshop-<seed>. The claims are about the success rate, and about the mean score: a purchase that
-satisfies only a part of the goal is no success, but has a score. Exit status: 0 if every claim holds, 1 if a claim
-fails, 2 if a run failed.
+Runs are in runs/verify/webshop-<seed>. The claims are about the success rate and about the mean score. A purchase that
+satisfies only a part of the goal is not a success, but has a score above 0. Exit status: 0 if every claim holds, 1 if a
+claim fails, 2 if a run failed.
 """
 
 from __future__ import annotations

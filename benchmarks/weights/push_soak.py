@@ -8,11 +8,11 @@ deadlines, some of them streamed, and random replicas are killed with SIGKILL. W
 are engines that the gateway starts; they share a disk with the trainer. With `--transport http`, the replicas are
 separate policy servers, to which the weights are sent; a killed server restarts with an empty disk.
 
-A response states which version sampled which tokens, as a list of spans. For each response is checked:
+A response states which version sampled which tokens, as a list of spans. These claims are checked for each response:
 
-* Each token is the token of the version of its span.
-* No span has an older version than that of the last push that had ended when the request was sent. So no replica serves
-  old weights after a restart.
+* Each token of a span is the token that the span's version always samples.
+* Each span has the version of the last push that had ended when the request was sent, or a newer version. So no replica
+  serves old weights after a restart.
 * The response arrived within the deadline.
 """
 
@@ -61,7 +61,7 @@ SIZES = {"admin_token": TOKEN, "max_model_len": 256, "max_slots": 32, "health_in
 def policy(token: int) -> Qwen3ForCausalLM:
     """Build a policy that always samples `token`.
 
-    Its layers add 0 to the embedding, and only this token's row of its head is not zero.
+    The layers add 0 to the embedding. In the output head, only the row of `token` is not zero.
     """
     torch.manual_seed(token)
     config = Qwen3Config(

@@ -2,12 +2,14 @@
 
     python -m benchmarks.weights.speed --out benchmarks/results/weight_push.json
 
-The trainer's code (probe, version directory, publisher) pushes weights to a real policy server. For comparison, each
-round also writes the same weights with `safetensors.torch.save_file`, reads them with `load_file` and copies them from
-the memory map. Every push over a disk needs at least this time. Trainer and server use one thread each.
+The trainer's code pushes weights to a real policy server: it writes a version directory, and a publisher sends the
+version to the server. For comparison, each round also writes the same weights with `safetensors.torch.save_file`, reads
+them with `load_file` and copies them from the memory map. Every push over a disk needs at least this time. Trainer and
+server use one thread each.
 
-A delta has the changes of the weights by one AdamW step with random gradients and a learning rate of 1e-6. Its size is
-measured in float32, and in bfloat16, in which GPUs serve weights.
+A delta is a file with the changes of the weights. Here these are the changes by one AdamW step with random gradients
+and a learning rate of 1e-6. The size of the delta is measured for weights in float32 and for weights in bfloat16. GPUs
+usually serve weights in bfloat16.
 """
 
 from __future__ import annotations
@@ -85,7 +87,7 @@ class Trainer:
         self.optimizer.step()
 
     def log_probs(self, prompt: Any, response: Any) -> list[float]:
-        """Return the log-probs of the response for the probe, as a trainer computes them."""
+        """Return the log-probs of the response tokens. The server checks its weights with them (see `Probe`)."""
         ids = torch.tensor([[*prompt, *response]])
         with torch.inference_mode():
             table = torch.log_softmax(self.model(ids).logits[0, len(prompt) - 1 : -1], -1)
@@ -113,7 +115,7 @@ async def first_token(session: aiohttp.ClientSession, url: str, version: str) ->
 
 async def measure(model: Qwen3ForCausalLM, folder: Path, rounds: int) -> dict[str, Any]:
     """Measure pushes, and bare writes and reads, in turns."""
-    names = {name for name, _ in model.named_parameters()}  # has tied weights once, as the file of a version has
+    names = {name for name, _ in model.named_parameters()}  # has tied weights once; so has a version's file
     store = VersionStore(folder / "weights", folder / "model", "bench", keep=3)
     pushed, plain, parts = [], [], []
     settings = {"model": str(folder / "model"), "weights_root": str(folder / "weights"), "max_model_len": 256}

@@ -1,7 +1,7 @@
 """Validates and converts arguments: numpy scalars and zero-dimensional arrays become Python values.
 
-Calls of several sessions share a request. An invalid value must therefore raise an error before the request is built,
-or all calls of the request would fail.
+Calls of several sessions share a request. If an invalid value were sent, all calls of the request would fail. These
+functions therefore raise an error before the request is built.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Combines concurrent calls to the environment server into one `/v1/batch` request.
 
 A request of any size costs a client about 0.3 ms of CPU time. With 256 concurrent episodes, separate requests would be
-most of the client's work. All results of a request arrive together, so the slowest step delays all others. Therefore,
-use small batches if the times of steps vary greatly.
+most of the client's work. All results of a request arrive together, so the slowest step delays all other steps. Use
+small batches if some steps take much longer than others.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ class Batcher(Generic[Item, Result]):
     def __init__(
         self, send: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], *, window_s: float, size: int
     ) -> None:
-        """`send`: returns one result for each item, in order. Its exceptions are raised in all callers of the batch."""
+        """`send`: returns one result for each item, in order. If `send` raises, each `submit` raises this error."""
         if window_s < 0 or size < 1:
             raise ValueError(f"batch window_s must be 0 or more and batch size 1 or more, not {window_s} and {size}")
         self._send, self._window_s, self._size = send, window_s, size
         self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
         self._scheduled: asyncio.Handle | None = None
         self._sending: set[asyncio.Task[None]] = set()
-        self.requests = 0
-        self.items = 0
+        self.requests = 0  # number of batches sent
+        self.items = 0  # number of items sent
 
     async def submit(self, item: Item) -> Result:
         """Send `item` in a batch. Returns its result. If the caller is cancelled, the item may still be executed."""

@@ -1,9 +1,9 @@
-"""Reads responses of untrusted servers: with limited size, without decompression, and without following redirects.
+"""Reads responses of untrusted servers. Too large responses, compressed responses and redirects are errors.
 
     async with session.get(url, headers=IDENTITY, allow_redirects=False) as reply:
         body = await read_bounded(reply, 1 << 20)
 
-The session needs `auto_decompress=False`, because a few kilobytes of gzip may decompress to gigabytes.
+`session` must be created with `auto_decompress=False`, because a few kilobytes of gzip may decompress to gigabytes.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ async def read_bounded(reply: aiohttp.ClientResponse, limit: int) -> bytes:
         aiohttp.ClientError: the connection was lost.
     """
     if 300 <= reply.status < 400:
-        raise AnswerRefused(f"{reply.url} redirects to {reply.headers.get('location')!r}: use that address")
+        raise AnswerRefused(f"{reply.url} redirects to {reply.headers.get('location')!r}: configure that address")
     encoding = reply.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
-        raise AnswerRefused(f"{reply.url} responded with the encoding {encoding!r}, which was not requested")
+        raise AnswerRefused(f"{reply.url} responded with the encoding {encoding!r}, but only 'identity' is accepted")
     chunks: list[bytes] = []
     size = 0
     async for chunk in reply.content.iter_any():

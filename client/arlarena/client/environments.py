@@ -7,8 +7,8 @@
             state = await session.step("<think>…</think><action>up</action>")
         await session.close()
 
-Calls of concurrent sessions share requests (see `Batcher`). Each step has a `step_index`. If a response was lost, the
-request is sent again. The server uses the `step_index` to take the step only once.
+Calls of concurrent sessions share requests (see `Batcher`). If a response was lost, the request is sent again. Each
+step has a `step_index` (the number of earlier steps), so the server takes a repeated step only once.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ from arlarena.proto.env_api import (
 REQUEST_S = 90.0
 # Actions with this many characters take at most 3 MiB of JSON. Servers accept 4 MiB.
 MAX_CHARS = 1 << 19
-MAX_INFO_BYTES = 1 << 20  # maximum size of the response of `/v1/info`, because decoding it takes more memory
-# The server's deadline as a fraction of the request timeout. The response then arrives before the client's timeout.
+MAX_INFO_BYTES = 1 << 20  # maximum size of the response of `/v1/info`; the decoded response takes more memory
+# The deadline that the server gets, as a fraction of the client's timeout. The response arrives before the timeout.
 DEADLINE_SHARE = 0.95
 UNKNOWN_SESSION = "unknown_session"  # the server's error code for an unknown or ended session
 
@@ -64,8 +64,8 @@ T = TypeVar("T")
 class StepOutcome:
     """The result of a reset or a step.
 
-    `observation` is for the player. `metadata` is for training and scoring. `reward` is the reward of the step, or 0
-    for a reset.
+    `observation` is what the player may see. `metadata` is for training and scoring. `reward` is the reward of the
+    step, or 0 for a reset.
     """
 
     observation: Observation
@@ -156,7 +156,7 @@ class Session:
     async def step(self, text: str) -> StepOutcome:
         """Take one step with `text`: a full reply or only an action. Returns the new state.
 
-        Raises the errors of `reset`.
+        Raises the errors of `reset`. Raises PolicyFault if the reply made the environment fail.
         """
         action = Action(valid_text("the action", text))
         state = await self._client.call(BatchItem(session_id=self.id, op="step", action=action, step_index=self._step))
@@ -167,7 +167,7 @@ class Session:
         """Returns the next reply of the environment's expert (a scripted player).
 
         Raises:
-            Refused: the environment has no expert, or the split is an evaluation split (403).
+            Refused: the environment has no expert, or the server gives no expert replies for this evaluation split.
         """
         return await self._client.expert(self.id)
 
@@ -226,7 +226,7 @@ class EnvironmentClient(AsyncClosing):
     ) -> None:
         """`retries`: how often a request is retried while the server is unavailable. `token`: bearer token.
 
-        A batch is sent when it has `batch_size` items or is `batch_window_s` seconds old.
+        A batch (calls of several sessions) is sent with `batch_size` items, or when `batch_window_s` seconds old.
 
         Raises:
             TypeError, ValueError: an argument is invalid. The message contains its name.
@@ -253,7 +253,7 @@ class EnvironmentClient(AsyncClosing):
         await self.transport.close()
 
     async def open(self, count: int, *, ttl_s: float | None = None, group_id: str | None = None) -> list[Session]:
-        """Open `count` sessions. If the server cannot open all, it opens none.
+        """Open `count` sessions, or none if the server cannot open all. A session ends after `ttl_s` idle seconds.
 
         Raises:
             AtCapacity: the server has no capacity for that many sessions now.
@@ -361,10 +361,10 @@ class EnvironmentClient(AsyncClosing):
         if item.op == "close":
             return None
         if result.observation is None or result.metadata is None:
-            return ProtocolError(f"{request}: ok, but without observation or metadata")
+            return ProtocolError(f"{request}: success, but the observation or the metadata is missing")
         reward = 0.0 if result.reward is None and item.op == "reset" else result.reward
         if reward is None or not math.isfinite(reward):
-            return ProtocolError(f"{request}: ok, but its reward is {reward}; it must be a finite number")
+            return ProtocolError(f"{request}: success, but the reward is {reward} instead of a finite number")
         return StepOutcome(result.observation, result.metadata, reward)
 
 

@@ -2,7 +2,7 @@
 
 Unavailable      the service is unreachable, slow or failing: retry later
 ├─ AtCapacity    the server is full: retry after `retry_after_s`
-└─ SessionLost   the session has ended (server restarted, lease expired): open another session
+└─ SessionLost   the session has ended (server restart, or idle too long): open another session
 Refused          the request is invalid: a retry does not help
 ├─ PromptTooLong the prompt does not fit the model's context
 └─ PolicyFault   the policy's reply caused the error
@@ -21,7 +21,7 @@ class Unavailable(ServiceError):
 
     @property
     def answered(self) -> bool:
-        """True if the server responded with an error. If there was no response, False, and `__cause__` is set."""
+        """True if the server responded with an error. False if there was no response (see `__cause__`)."""
         return self.__cause__ is None
 
 
@@ -50,7 +50,7 @@ class PromptTooLong(Refused):
 
 
 class PolicyFault(Refused):
-    """The policy's reply made the environment fail. `code`: the kind of error."""
+    """The policy's reply made the environment fail. `code`: the server's error code."""
 
     def __init__(self, message: str, status: int, code: str) -> None:
         super().__init__(message, status)

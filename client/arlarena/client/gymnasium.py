@@ -4,9 +4,9 @@
     observation, info = env.reset(options={"index": 7})
     observation, reward, terminated, truncated, info = env.step("up")
 
-Observations are prompts. An action is a full reply of a model or only the action in such a reply. `TextVectorEnv` plays
-many episodes at the same time, and takes a step in all episodes with one request. If an episode has ended, the next
-step resets its environment (Gymnasium's next-step autoreset).
+Observations are prompts. An action is a full reply of a model, or only the action without the rest of the reply.
+`TextVectorEnv` plays many episodes at the same time, and takes a step in all episodes with one request. If an episode
+has ended, the next step resets its environment (Gymnasium's next-step autoreset).
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _connect(
 ) -> tuple[SyncEnvironments, list[SyncSession], Info, Split]:
     """Connect to a server. Returns a client, its open sessions, the environment's description, and the split.
 
-    If an error occurs, the client is closed.
+    `split`: name of the split, None for the first split. If an error occurs, the client is closed.
 
     Raises:
         ValueError: the environment has no split of this name.
@@ -126,7 +126,8 @@ class TextEnv(gymnasium.Env[str, str]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start an episode. Returns the first prompt and the info dictionary.
 
-        `options` selects the task (keys: see `OPTIONS`). Without `options`, Gymnasium's generator draws a task.
+        `options` selects the task (keys: see `OPTIONS`). Without `index` and `task_id`, the random generator of the
+        environment draws the index. `seed` seeds this generator.
         """
         super().reset(seed=_seed(seed))
         task = _options(options, OPTIONS)
@@ -194,7 +195,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
     def step(self, actions: Sequence[str]) -> tuple[Texts, Floats, Bools, Bools, dict[str, Any]]:
         """Take a step in each environment. Returns Gymnasium's five values, each as an array.
 
-        An environment whose episode ended at the previous step is reset instead. Its reward is then 0.
+        An environment whose episode ended at the previous step is reset instead. The reward of a reset is 0.
         """
         actions = [
             valid_text(f"action {i}", action) for i, action in enumerate(self._one_per_environment("actions", actions))

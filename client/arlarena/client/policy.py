@@ -1,10 +1,11 @@
-"""The client of the policy server: token ids in, sampled token ids with log-probs and weight versions out.
+"""The client of the policy server. It sends prompts as token ids, and returns sampled tokens with their log-probs.
 
     async with PolicyClient("http://127.0.0.1:8001", Timeouts(request_s=60)) as policy:
         generation = await policy.generate(prompt_ids, Sampling(max_tokens=64), seed=7)
 
 Rollouts use the token route (`generate`). Its response contains the sampled tokens and the weight version of each
-token. `chat` is for the evaluation of any model. All requests are idempotent, so a failed request can be retried.
+token. `chat` is for the evaluation of any model, also of models on other servers. All requests are idempotent, so a
+failed request can be retried.
 """
 
 from __future__ import annotations
@@ -166,7 +167,7 @@ def _generation(answer: Answer) -> Generation:
 
 
 def _too_long(answer: Answer) -> bool:
-    """True if the prompt is too long. The message of such a response is about the context length."""
+    """True if the response says that the prompt is too long. Servers use different words in this message."""
     text = answer.body.lower()
     return answer.status in (400, 413, 422) and any(
         words in text
@@ -219,11 +220,12 @@ class PolicyClient(AsyncClosing):
     ) -> Generation:
         """Sample one response to a prompt of token ids. The response ends with the token that completes a stop string.
 
-        `session`: a gateway sends all requests of one session to the same replica, because the prefix cache of this
-        replica contains the session's earlier prompts.
+        `session`: a name of the episode. A gateway sends all requests with the same name to the same replica, because
+        the prefix cache of this replica contains the earlier prompts.
 
         Raises:
-            Unavailable: the server was unreachable, failed or exceeded `timeout_s`, in the request and in all retries.
+            Unavailable: the request and all retries failed, because the server was unreachable, failed or exceeded
+                `timeout_s`.
             PromptTooLong: the prompt does not fit the model's context.
             Refused: the server rejected the request, but not because of the prompt's length.
             ProtocolError: the token ids, log-probs and versions of the response do not match.
@@ -256,7 +258,7 @@ class PolicyClient(AsyncClosing):
         seed: int | None = None,
         timeout_s: float | None = None,
     ) -> ChatReply:
-        """Request a reply from `/v1/chat/completions` of any server with OpenAI's API. Raises the errors of `generate`.
+        """Request a reply from `/v1/chat/completions` of a server with OpenAI's API. Raises the errors of `generate`.
 
         Newer models of OpenAI require the field `max_completion_tokens` instead of `max_tokens`. After the first error
         about this field, the request is repeated with `max_completion_tokens`. Later requests also use this field.

@@ -6,8 +6,8 @@
         while not state.done:
             state = session.step("<think>…</think><action>up</action>")
 
-All sessions of a client use one event loop in a background thread. Calls from several threads can share requests.
-`step_all` takes a step in many sessions with one request.
+All sessions of a client use one event loop in a background thread. Calls from several threads can be sent in one
+request. `step_all` takes a step in many sessions with one request.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class BackgroundLoop:
         """
         if not self.alive:
             work.close()
-            raise RuntimeError("this client is closed: create another one")
+            raise RuntimeError("this client is closed: create another client")
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def stop(self) -> None:

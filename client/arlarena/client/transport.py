@@ -23,7 +23,7 @@ from arlarena.proto.backoff import pauses
 from arlarena.proto.http.addresses import service_url
 
 JSON_HEADERS = {"content-type": "application/json", **IDENTITY}
-# Maximum size of a response: twice the size of a batch response with 256 observations and an image of 100 KB in each.
+# Maximum bytes of a response: twice the size of a batch response with 256 observations, each with an image of 100 KB.
 MAX_ANSWER_BYTES = 64 << 20
 # The number of characters of a response that an error message quotes.
 QUOTE_CHARS = 300
@@ -64,7 +64,7 @@ class Answer:
     service: Service | None = None
 
     def refusal(self) -> Refused:
-        """Returns the error for this response. If a service of an unexpected kind responded, the message says so."""
+        """Returns the error for this response. If `url` belongs to another kind of service, the message says so."""
         actual = service_of(self.body)
         if self.service is not None and actual not in (None, self.service):
             names = {"environment server": "an environment server", "policy server": "a policy server"}
@@ -178,7 +178,7 @@ class HttpTransport(AsyncClosing):
 
     def _pool(self) -> aiohttp.ClientSession:
         if self._session is None:
-            # limit=0: no limit. aiohttp's default is 100 connections; the 101st concurrent generation would wait.
+            # limit=0 is no limit. With aiohttp's default of 100 connections, the 101st concurrent request would wait.
             connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
             self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
         return self._session
@@ -196,13 +196,13 @@ class HttpTransport(AsyncClosing):
     ) -> Answer:
         """Send a request. Returns a response with a status below 500.
 
-        `timeout_s`: default: `timeouts.request_s`. `max_answer_bytes`: maximum size of the response body; default: the
-        transport's limit. `retries`: how often the request is repeated while the
-        service is unavailable; use retries only for idempotent requests.
+        `timeout_s`: time limit of each attempt; default: `timeouts.request_s`. `max_answer_bytes`: maximum size of the
+        response body; default: the transport's limit. `retries`: how often the request is repeated while the service is
+        unavailable; use retries only for idempotent requests.
 
         Raises:
             AtCapacity: the status is 429 or 503, with a Retry-After header.
-            Unavailable: there is no connection or no response in time, or the status is 429 or 5xx without this header.
+            Unavailable: there is no connection or no response in time, or any other response with status 429 or 5xx.
             ProtocolError: the response is larger than `max_answer_bytes`, compressed, or a redirect.
         """
         for pause in islice(pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S), retries):

@@ -2,9 +2,9 @@
 
     trainer = GRPOTrainer(…, environment_factory=environment_factory("http://127.0.0.1:8000"), train_dataset=…)
 
-The columns `split`, `index`, `seed` and `task_id` of the data set select the task of a row. Other columns are ignored.
-This module does not import TRL. TRL 1 calls `reset` and `get_reward`. Every other public method becomes a tool of the
-model, and the docstring of the method is the description of the tool.
+Each row of the data set is one task. The columns `split`, `index`, `seed` and `task_id` select the task. Other columns
+are ignored. This module does not import TRL. TRL 1 calls `reset` and `get_reward`. Every other public method becomes a
+tool of the model, and the docstring of the method is the description of the tool.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TASK_COLUMNS = ("split", "index", "seed", "task_id")
 
 
 class TrlEnvironment:
-    """Plays one episode at a time. Opens a session at the first reset, and a new session if that session has ended."""
+    """Plays one episode at a time. Opens a session at the first reset. If this session has ended, opens another one."""
 
     def __init__(self, environments: SyncEnvironments, split: str | None = None) -> None:
         """`split`: the split of rows without a value in the column `split`."""

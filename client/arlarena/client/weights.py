@@ -6,7 +6,7 @@
         served = await server.serve("d1f0:12:0a1b2c3d4e5f…", limit_s=60)
 
 `arlarena.proto.versions.directory` describes the routes. All requests are idempotent. If the server reads the version
-directories from a shared disk, only the last call is needed.
+directories from a shared disk, only the call of `serve` is needed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from arlarena.proto.versions.directory import (
 T = TypeVar("T")
 
 _INFO_S = 10.0  # timeout of a request for information, in seconds
-_REFUSED = 409
+_REFUSED = 409  # HTTP status of a push that the server refuses
 _FOLDER_PREFIX = "arlarena-push-"  # the names of temporary folders with deltas begin with this prefix
 _STALE_S = 86_400.0  # in seconds; no push takes so long, so an older temporary folder is unused
 _MAX_ANSWER = 1 << 20  # maximum bytes of a response; the largest response lists the files of a model
@@ -96,10 +96,10 @@ class WeightsClient:
             await self._ask("PUT", f"{WEIGHTS_ROUTE}/{version_name}/{file_name}{query}", body, limit_s, dict)
 
     async def serve(self, version: str, limit_s: float, broadcast: Broadcast | None = None) -> ServedVersion:
-        """Make the server serve `version`. Returns the served version and the result of the server's self-test (probe).
+        """Make the server serve `version` (incarnation:step:digest). Returns the served version and the probe's result.
 
-        The server loads the weights from its version directories, or receives them from `broadcast`. For the probe, it
-        computes the log-probs of a few tokens and compares them with those of the trainer.
+        The server loads the weights from its version directories, or receives them from `broadcast`. The probe is a
+        test: the server computes the log-probs of a few tokens and compares them with those of the trainer.
 
         Raises:
             PushRefused: the probe failed.
@@ -133,7 +133,11 @@ def _reason(answer: bytes) -> str:
 
 
 class Sender:
-    """Uploads the files that a server lacks. Sends weights as a delta if the server's base exists on this machine."""
+    """Uploads the files of a version that a server lacks.
+
+    If the server and this machine both have an earlier version (the base), weights are sent as the difference from this
+    version (a delta).
+    """
 
     def __init__(self, full_every: int = 20) -> None:
         """`full_every`: at optimiser steps divisible by `full_every`, complete files are sent instead of deltas."""
@@ -151,7 +155,7 @@ class Sender:
         manifest = msgspec.json.decode(text, type=Manifest)
         limit_s, sent = push_limit_s(manifest.bytes), 0
         wanted = await server.announce(directory.name, text, limit_s)
-        # Send only files of the manifest, so that a server cannot request other files of this machine.
+        # Send only files of the manifest. Otherwise a server could request any file of this machine.
         if foreign := set(wanted.files) - manifest.files.keys():
             raise PushRefused(
                 f"{server.url} requests {min(foreign)!r}, which the manifest of {directory.name} does not list. "
@@ -172,10 +176,10 @@ class Sender:
             self._folder = None
 
     def _base(self, versions: Path, name: str | None, file: str, step: int) -> Path | None:
-        """Returns the version directory `name` as base of a delta of `file`, or None to send the complete file."""
+        """Returns the version directory `name` as base of a delta of `file`. Returns None to send the complete file."""
         if name is None or not file.endswith(".safetensors") or step % self._full_every == 0:
             return None
-        for directory in versions.iterdir():  # the server may send any path as `name`, so only compare names
+        for directory in versions.iterdir():  # the server may send any path as `name`, so `name` must not be opened
             if directory.name == name and (directory / COMMITTED_FILE).is_file():
                 return directory if (directory / file).is_file() else None
         return None

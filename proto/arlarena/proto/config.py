@@ -18,7 +18,7 @@ from arlarena.proto.text.names import nearest
 from arlarena.proto.text.redaction import MASK, is_secret_name, masked, merged, redact, redacted_stderr, register_secret
 from arlarena.proto.text.wording import printable
 
-# All tables of a configuration file. Each service reads its own tables. Any other table name is an error.
+# All tables of a configuration file. Each service reads its own tables. A table that is not in this list is an error.
 TABLES = (
     "run",
     "redis",
@@ -38,7 +38,7 @@ class ConfigError(ValueError):
 
 
 class Table(BaseModel):
-    """Base of all settings tables: unknown keys, NaN and infinity are errors, and values are frozen.
+    """Base class of the settings of one table. Unknown keys, NaN and infinity are errors. The values are read-only.
 
     `renamed` maps old keys to new keys. The error about an old key names the new key.
     """
@@ -81,7 +81,7 @@ def secrets_file(path: Path, table: str) -> Path:
 
 
 def read_table(path: Path, table: str) -> dict[str, Any]:
-    """Returns one table of `path` with its secrets from the secrets file. Secrets of other tables are not read.
+    """Returns one table of `path`, merged with the table's `secrets_file`. Secrets of other tables are not read.
 
     Raises:
         ConfigError: see `read_file`.
@@ -91,7 +91,7 @@ def read_table(path: Path, table: str) -> dict[str, Any]:
 
 
 def read_with_secrets(path: Path) -> dict[str, Any]:
-    """Returns all tables of `path` with their secrets from the secrets files.
+    """Returns all tables of `path`, each merged with its `secrets_file`.
 
     Raises:
         ConfigError: see `read_file`.
@@ -126,7 +126,7 @@ def _value_text(model: type[BaseModel], key: str, value: Any) -> str:
     return repr(value) if isinstance(value, int | float) else repr(masked(value, last))
 
 
-def _known_key(key: str, model: type[BaseModel]) -> str:
+def _key_hint(key: str, model: type[BaseModel]) -> str:
     """Returns the hint in an error about an unknown key: the key's new name, or the most similar known key."""
     renamed = model.renamed if issubclass(model, Table) else {}
     return f"it was renamed to {renamed[key]!r}" if key in renamed else nearest(key, tuple(model.model_fields))
@@ -138,10 +138,10 @@ def _error_text(prefix: str, error: ValidationError, model: type[BaseModel]) -> 
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
-            lines.append(f"{prefix} unknown key {key!r}; {_known_key(key, model)}")
+            lines.append(f"{prefix} unknown key {key!r}; {_key_hint(key, model)}")
         elif item["type"] == "missing":
             lines.append(f"{prefix} key {key!r} is required")
-        elif not key and item["type"] == "value_error":  # two keys contradict each other, and the message names them
+        elif not key and item["type"] == "value_error":  # two keys contradict each other; the message has both
             lines.append(f"{prefix} {item['msg'].removeprefix('Value error, ')}")
         else:
             lines.append(f"{prefix} {key or 'table'} = {_value_text(model, key, item['input'])}: {item['msg']}")
@@ -164,7 +164,9 @@ def parse_table(prefix: str, values: Mapping[str, Any], model: type[Model]) -> M
 
 
 def parse_part(prefix: str, values: Mapping[str, Any], model: type[Model], *keys: str) -> Model:
-    """Read `keys` (default: all fields of `model`) of a table that another service validates. Ignores all other keys.
+    """Validate only `keys` of `values` (default: all fields of `model`). All other keys are ignored.
+
+    A service uses this function for a few keys of another service's table. That service validates the complete table.
 
     Raises:
         ConfigError: see `parse_table`.
@@ -183,9 +185,9 @@ def load_part(path: Path | None, table: str, model: type[Model], *keys: str) -> 
 def variables_of(
     environment: Mapping[str, str], prefix: str, model: type[BaseModel], *, leave_out: Iterable[str] = ()
 ) -> dict[str, str]:
-    """Returns the values of the environment variables `<prefix><FIELD>` for the fields of `model`, keyed by field.
+    """Returns {field: value} for the fields of `model`, from the environment variables `<prefix><FIELD>`.
 
-    Empty variables and the fields in `leave_out` are skipped.
+    A field is left out if its variable is missing or empty, or if the field is in `leave_out`.
     """
     names = [name for name in model.model_fields if name not in leave_out]
     values = {name: environment.get(f"{prefix}{name.upper()}") for name in names}
@@ -195,7 +197,7 @@ def variables_of(
 def secret_from(environment: Mapping[str, str], variable: str) -> str | None:
     """Returns the secret in a variable, or None if the variable is absent or empty.
 
-    Messages and logs mask the secret from then on.
+    After this call, messages and logs mask the secret.
     """
     value = environment.get(variable) or None
     register_secret(value)
@@ -203,7 +205,7 @@ def secret_from(environment: Mapping[str, str], variable: str) -> str | None:
 
 
 def parse_assignment(text: str, form: str) -> tuple[str, Any]:
-    """Parse the argument of `--set`: `lr=1e-4` becomes ("lr", 0.0001). A value that is not TOML is a string.
+    """Parse the argument of `--set`: `lr=1e-4` becomes ("lr", 0.0001). A value that is not TOML stays a string.
 
     `form`: the correct form of the argument, for the error message.
 

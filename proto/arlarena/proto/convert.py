@@ -1,9 +1,11 @@
-"""Convert a file of an older schema to the current schema: `python -m arlarena.proto.convert OLD NEW`.
+"""Convert a file to the current schema (format version): `python -m arlarena.proto.convert OLD NEW`.
 
-OLD is a file of groups of schema 1 or 2 (see `write_groups`), or a JSON or JSON-lines file of schema 1: an evaluation,
-a summary, episodes or a transcript. Only single files are converted, because runs of an older schema cannot be resumed.
+OLD is one of these files:
+- a file of groups (episodes of one task; see `write_groups`) of schema 1 or 2;
+- a JSON or JSON-lines file of schema 1: an evaluation, a summary, episodes or a transcript.
+A complete run cannot be converted. A run with an older schema cannot be resumed.
 
-Schema 2 renamed fields. Schema 3 of groups and tasks stores only the new prompt tokens of each turn.
+Schema 2 renamed fields. Schema 3 changed only groups and tasks: each turn stores only its new prompt tokens.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from arlarena.proto.atomic_files import write_bytes
 from arlarena.proto.config import ConfigError, exit_on_config_error
 from arlarena.proto.trajectory import SCHEMA_VERSION
 
+# Names of fields: schema 1 -> schema 2.
 RENAMED = {
     "room_key": "content_key",
     "void": "no_action",
@@ -43,7 +46,8 @@ def renamed(value: Any) -> Any:
 def segmented(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Convert turns of schema 2, which contain full prompts, to segments, which contain only new tokens.
 
-    A turn continues the previous turn if its prompt begins with all tokens of the previous turn.
+    A turn continues the previous turn if its prompt begins with the previous prompt and response. Otherwise the turn
+    has `reset` and keeps its full prompt.
     """
     segments, before = list[dict[str, Any]](), b""
     for turn in turns:
@@ -55,7 +59,7 @@ def segmented(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def converted(record: Any) -> Any:
-    """Convert a JSON record of schema 1 to schema 2.
+    """Convert a JSON record of schema 1 to schema 2. In a record without the field `schema`, only fields are renamed.
 
     Raises:
         ConfigError: the schema of the record is not 1.
@@ -130,7 +134,9 @@ def convert_json(text: str) -> str:
 def main() -> int:
     """Convert one file. The new file is written only after the old file was converted without an error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("old", type=Path, help="groups (.msgpack) of schema 1 or 2, JSON or JSON lines of schema 1")
+    parser.add_argument(
+        "old", type=Path, help="file of groups (.msgpack) of schema 1 or 2, or JSON file (.json, .jsonl) of schema 1"
+    )
     parser.add_argument("new", type=Path, help="file to write; it must not exist")
     options = parser.parse_args()
     if options.new.exists():

@@ -4,8 +4,8 @@
     POST /v1/batch      BatchRequest   -> BatchReply         POST /step   StepRequest  -> StepResult
 
 Unknown fields in requests are errors, so a misspelt key is not ignored. New releases may add fields to replies.
-Frequent messages have `gc=False`, so the garbage collector skips them. This is safe because they contain no reference
-cycles. The expert of an environment is a scripted player. Its replies serve as demonstrations.
+Frequent messages have `gc=False`, so the garbage collector skips them. Skipping is safe, because these messages contain
+no reference cycles. The expert of an environment is a scripted player. The expert's replies serve as demonstrations.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+# Who caused an error: the policy by its reply, the server or its infrastructure, or the client by its request.
 Blame = Literal["policy", "infra", "client"]
 Operation = Literal["reset", "step", "state", "close"]
 
@@ -29,7 +30,7 @@ class Ignored(msgspec.Struct, frozen=True, gc=False):
 
 
 class Action(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A player's reply: the full reply of a model, or only the action. `metadata` exists in OpenEnv and is ignored."""
+    """A player's reply: the full reply of a model, or only the action. OpenEnv's field `metadata` is ignored."""
 
     text: str
     metadata: Ignored = Ignored()
@@ -52,9 +53,10 @@ class Observation(msgspec.Struct, gc=False):
     `text`: the current observation, without history. `prompt`: the user message for players that keep no conversation;
     it contains the history and follows the environment's template. `message`: the next user message for players that
     keep all turns (first the problem, then the result of each tool call); None if the environment is not a
-    conversation. `admissible_actions`: None if any text is allowed. `action_valid`, `format_valid`: whether the action
-    and the format of the last reply were valid; True after a reset. `step`: the number of steps taken.
-    `remaining_steps`: the number of steps until truncation.
+    conversation. `admissible_actions`: actions that work in this state; None if any text is allowed. If an environment
+    has actions with free text, such as a search, the list has at most one example of them. `action_valid`,
+    `format_valid`: whether the action and the format of the last reply were valid; True after a reset. `step`: the
+    number of steps taken. `remaining_steps`: the number of steps until truncation.
     """
 
     text: str
@@ -75,10 +77,10 @@ class Metadata(msgspec.Struct, gc=False):
 
     `state_key`: hash of task and simulator state, without the step counter. `observation_key`: hash of task and
     observation text. `score`: progress on the task, in [0, 1]. `action`: the action parsed from the reply, "" if there
-    is none. `content_key`: hash of the task's content, independent of its index. `optimal_moves`: length of the
-    shortest solution from the start, None if unknown. `kind`: the kind of the task if the environment has several
-    kinds, else "". `no_action`: True if the last reply contained no action. In TIR Math, an action is a program or an
-    answer.
+    is none. `content_key`: hash of the task's content, independent of its index. `optimal_moves`: number of
+    moves of the shortest solution from the start, None if unknown. `kind`: the kind of the task if the environment has
+    several kinds, else "". `no_action`: True if the last reply contained no action. In TIR Math, an action is a program
+    or an answer.
     """
 
     task_id: str
@@ -94,7 +96,7 @@ class Metadata(msgspec.Struct, gc=False):
 
 
 class StepResult(msgspec.Struct, gc=False):
-    """The result of a reset or a step. `reward` is None after a reset. `done`: terminated or truncated."""
+    """The result of a reset or a step. `reward` is None after a reset. `done`: whether the episode is over."""
 
     observation: Observation
     reward: float | None
@@ -117,13 +119,13 @@ class ResetSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 class ResetRequest(ResetSpec, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /reset`. Without `session_id`, the server keeps no session."""
+    """`POST /reset`. Without `session_id`, the server drops the new episode after its first observation."""
 
     session_id: str | None = None
 
 
 class StepRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /step`. Without `session_id`, the action is the first step of a new episode.
+    """`POST /step`. Without `session_id`, the server starts an episode of the default task and takes its first step.
 
     `step_index`: the number of steps that the episode has already taken (see `BatchItem`).
     """
@@ -136,7 +138,10 @@ class StepRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
 
 
 class State(msgspec.Struct):
-    """`GET /state`: the state of an episode. Before a reset, `step_count` is 0 and the episode's fields are None."""
+    """`GET /state`: the state of an episode.
+
+    Before a reset, `step_count` is 0, and all other fields except `session_id` are None.
+    """
 
     episode_id: str | None = None
     step_count: int = 0
@@ -149,7 +154,7 @@ class CreateSessions(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
     """`POST /v1/sessions`: creates `count` sessions. If the server cannot create all, it creates none.
 
     `reset`: an empty list (no reset), one reset for all sessions, or one reset for each session. `ttl_s`: idle time in
-    seconds after which a session ends.
+    seconds after which a session ends. `group_id`: a label of the sessions, which replies contain.
     """
 
     count: Annotated[int, msgspec.Meta(ge=1)] = 1
@@ -159,7 +164,10 @@ class CreateSessions(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
 
 
 class OpenedSession(msgspec.Struct, omit_defaults=True):
-    """A session. `lease_expires_at`: Unix time at which the session expires if no further request arrives."""
+    """A session. `lease_expires_at`: Unix time at which the session expires if no further request arrives.
+
+    `result`: the current observation of a new, copied or restored episode. Other replies have None.
+    """
 
     session_id: str
     lease_expires_at: float
@@ -253,7 +261,11 @@ class ErrorReply(Error):
 
 
 class BatchResult(msgspec.Struct, gc=False):
-    """The result of one item: a step result, a state, or an error."""
+    """The result of one item of a batch.
+
+    After `reset` and `step`, the fields of a `StepResult` are set. After `state`, the field `state` is set. If `ok` is
+    False, `error` is set instead.
+    """
 
     session_id: str
     ok: bool
@@ -267,7 +279,7 @@ class BatchResult(msgspec.Struct, gc=False):
 
 
 class BatchReply(msgspec.Struct):
-    """Results in the order of the items."""
+    """Reply of `POST /v1/batch`: one result for each item, in the order of the items."""
 
     results: list[BatchResult]
 
@@ -280,7 +292,7 @@ class ExpertReply(msgspec.Struct):
 
 
 class Split(msgspec.Struct):
-    """A set of tasks. If `size` is None, any index is valid.
+    """A named set of tasks. `size`: the number of tasks, None if any index is valid.
 
     `evaluation`: True if the tasks are not used for training. By default, the server does not return expert replies for
     such tasks.
@@ -303,10 +315,10 @@ class Template(msgspec.Struct):
 class Parser(msgspec.Struct):
     """Describes how the environment parses replies.
 
-    `tags`: texts with a meaning in a reply, such as "<action>". They are plain text even if a tokenizer has them as
-    special tokens. The tokenizer of a tiny policy (a small new model) has one token for each tag. `action`: the form of
-    the part of a reply after the thought, with the placeholder `{action}`; a reply with an empty action is invalid. If
-    `action` is "", replies are free text.
+    `tags`: texts with a meaning in a reply, such as "<action>". If a tag is a special token of a tokenizer, decoded
+    replies must still contain the tag. The tokenizer of a tiny policy (a small new model) has one token for each tag.
+    `action`: the form of a reply's text after the thought, with the placeholder `{action}`. A reply with an empty
+    action is invalid. If `action` is "", replies are free text.
     """
 
     version: str
@@ -327,12 +339,12 @@ class DataSource(msgspec.Struct):
 
 
 class Info(msgspec.Struct):
-    """`GET /v1/info`: the description of the environment, sufficient to decide whether two results are comparable.
+    """`GET /v1/info`: the description of the environment. It shows whether two results are comparable.
 
-    `stop`: stop strings for samplers; text after a stop string is ignored. `data`: the source of the tasks, None if
-    unknown. `vocabulary`: frequent parts of observations and replies; the tokenizer of a tiny policy has one token for
-    each part. `paths`: names of the options that are paths of files or folders; in a name such as "tests.*", the star
-    stands for each key of the table `tests`.
+    `horizon`: maximum number of steps of an episode. `stop`: stop strings for samplers; text after a stop string is
+    ignored. `data`: the source of the tasks, None if unknown. `vocabulary`: frequent parts of observations and replies;
+    the tokenizer of a tiny policy (a small new model) has one token for each part. `paths`: names of the options that
+    are paths of files or folders; in a name such as "tests.*", the star stands for each key of the table `tests`.
     """
 
     name: str

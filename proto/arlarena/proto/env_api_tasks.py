@@ -29,7 +29,7 @@ class TaskRequest(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TaskRangeRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """`POST /{env}/task_range`: tasks from `start` (default 0) to `stop` (exclusive; default: all)."""
+    """`POST /{env}/task_range`: tasks from `start` (default 0) to `stop` (exclusive; default: the end of the split)."""
 
     split: str
     start: int | None = None

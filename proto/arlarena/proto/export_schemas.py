@@ -1,6 +1,7 @@
-"""Write the JSON Schemas of the messages: `python -m arlarena.proto.export_schemas [--check] [FOLDER]`.
+"""Write the JSON Schemas of `trajectory.py`: `python -m arlarena.proto.export_schemas [--check] [FOLDER]`.
 
-FOLDER defaults to `proto/schemas` of the checkout. `--check` writes nothing, and exits with 1 if a file differs.
+FOLDER defaults to `proto/schemas` of the checkout. `--check` writes nothing, and exits with 1 if a file is missing
+or outdated.
 """
 
 from __future__ import annotations
@@ -47,11 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns 1 if `--check` found a missing or outdated file, else 0."""
     parser = argparse.ArgumentParser(prog="python -m arlarena.proto.export_schemas", description="Export JSON Schemas.")
     parser.add_argument("folder", nargs="?", type=Path, help="output folder (default: proto/schemas of the checkout)")
-    parser.add_argument("--check", action="store_true", help="only compare; exit 1 if a file is not current")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with 1 if a file is missing or outdated"
+    )
     options = parser.parse_args(arguments)
     folder = options.folder or CHECKOUT_SCHEMAS
     if options.folder is None and not (folder.parent / "pyproject.toml").is_file():
-        parser.error("arlarena-proto is not installed from a checkout: give a folder")
+        parser.error("arlarena-proto is not installed from a checkout: give the output folder as argument")
     if not options.check:
         print("\n".join(str(path) for path in export(folder)))
         return 0

@@ -1,12 +1,12 @@
-"""Messages of the policy server: vLLM's token route (token ids in and out), completions, scoring, served version.
+"""Messages of the policy server, which samples responses and scores texts (returns token log-probs).
 
-    POST /inference/v1/generate   GenerateRequest  -> GenerateResponse   tokens in, tokens and their versions out
-    POST /v1/completions          CompletionRequest -> CompletionResponse (`prompt_logprobs=0, max_tokens=1`: scores)
-    GET  /weight_info             WeightInfo
+    POST /inference/v1/generate   GenerateRequest  -> GenerateResponse   token ids in, token ids and weight versions out
+    POST /v1/completions          CompletionRequest -> CompletionResponse (scores: prompt_logprobs=0, max_tokens=1)
+    GET  /weight_info             WeightInfo       the version of the served weights
 
 Field names and nesting are those of vLLM 0.32 (`entrypoints/scale_out/token_in_token_out/protocol.py`), so one client
-works with vLLM and with the embedded engine. The structs have the fields that ARLArena uses. Other fields of vLLM's
-responses are ignored.
+works with vLLM and with the embedded engine (the policy server's own engine). The structs have only the fields that
+ARLArena uses. Other fields of vLLM's responses are ignored.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any
 import msgspec
 
 GENERATE_ROUTE = "/inference/v1/generate"
-TIMEOUT_HEADER = "x-request-timeout-s"  # time limit of the request in seconds, at most the server's limit
+TIMEOUT_HEADER = "x-request-timeout-s"  # time limit of the request in seconds; the server may have a lower limit
 SESSION_HEADER = "x-session-id"  # a gateway sends all requests of a session to one replica, for prefix caching
-VERSIONS_HEADER = "x-weight-versions"  # in responses: all versions that may have sampled tokens, separated by ", "
+VERSIONS_HEADER = "x-weight-versions"  # in responses: weight versions that may have sampled tokens, separated by ", "
 
 
 class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Sampling parameters. `max_tokens`: if None, the model's context is the only limit.
+    """Sampling parameters. `max_tokens`: if None, only the model's context limits the response. `top_k`: 0 is off.
 
     `logprobs`: None for no log-probs. With a number k, the response has the log-probs of the sampled token and of the
-    k most likely tokens. For the parameters from `presence_penalty` on, the embedded engine accepts only values that do
-    not change the distribution.
+    k most likely tokens. For the parameters below the blank line, the embedded engine accepts only values
+    that do not change the distribution.
     """
 
     n: int = 1
@@ -139,7 +139,7 @@ PromptLogprobs = list[dict[int, PromptLogprob] | None]
 
 
 class GenerateResponse(msgspec.Struct, kw_only=True):
-    """The response of `/inference/v1/generate`. A stream sends it in parts, with `weight_versions` in the last part."""
+    """The response of `/inference/v1/generate`. A stream consists of parts; the last has `weight_versions`."""
 
     request_id: str
     choices: list[GenerateChoice]
@@ -238,5 +238,5 @@ class WeightInfo(msgspec.Struct):
 
 
 def finite(value: float) -> float:
-    """Returns `value`, or -9999 if `value` is infinite or NaN, because JSON cannot represent it. vLLM does the same."""
+    """Returns `value`, or -9999 if `value` is infinite or NaN, because JSON has no such numbers. vLLM does the same."""
     return value if math.isfinite(value) else -9999.0

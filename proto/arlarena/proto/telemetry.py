@@ -44,11 +44,11 @@ class Logger:
         self._write("info", event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
-        """Log a problem that the service has handled."""
+        """Log a problem after which the service continues its work."""
         self._write("warning", event, fields)
 
     def error(self, event: str, **fields: Any) -> None:
-        """Log a problem that needs attention."""
+        """Log a problem that a person must look at."""
         self._write("error", event, fields)
 
 
@@ -58,7 +58,7 @@ def get_logger(service: str, level: str = "info") -> Logger:
 
 
 def announce(host: str, port: int, stream: TextIO | None = None) -> None:
-    """Tell the parent process where this server listens: one JSON line on stdout."""
+    """Write one JSON line with the address of this server to stdout. The parent process reads it."""
     out = stream if stream is not None else sys.stdout
     out.write(msgspec.json.encode({"event": "listening", "host": host, "port": port}).decode() + "\n")
     out.flush()

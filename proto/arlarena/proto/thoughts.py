@@ -25,7 +25,8 @@ _EXACT = [*MARKS, *MARKS.values()]
 # Marks that are tags. Upper and lower case, white space and attributes are accepted. An empty tag, `<think/>`, is not a
 # mark.
 _TAG = r"(?i:\s*+(?P<slash>/?+)\s*+(?P<name>think|thinking|thought|reasoning)(?:\s[^<>/]*+)?+>)"
-# A search for a pattern is ten times as fast if all its matches begin with the same character.
+# A search for a pattern is ten times as fast if all its matches begin with the same character. `_MARK` is such a
+# pattern. It is used for texts without the marks of `_OTHERS`.
 _ANGLED = "<(?:" + "|".join([_TAG, *(re.escape(mark[1:]) for mark in _EXACT if mark[0] == "<")]) + ")"
 _OTHERS = [mark for mark in _EXACT if mark[0] != "<"]
 _MARK = re.compile(_ANGLED)
@@ -35,9 +36,9 @@ _ANY_MARK = re.compile("|".join([_ANGLED, *map(re.escape, _OTHERS)]))
 def answer_start(text: str) -> int | None:
     """Returns the position after the last thought in `text`, 0 without a thought, or None if a thought is not closed.
 
-    A thought ends at the next closing mark of its kind. Marks of other kinds inside a thought are part of the thought.
-    A closing mark without an opening mark ends a thought that began at the start of the text. An opening mark of
-    another kind before this closing mark is ignored if there is text in front of the opening mark.
+    A thought with an opening mark ends at the next closing mark of its kind. Marks of other kinds are part of the
+    thought. A closing mark without an opening mark ends a thought that began at the start of the text. In such a
+    thought, an opening mark of another kind is ignored if there is text in front of that opening mark.
     """
     start, thought, leads = 0, "", False  # `leads`: no text precedes the opening mark of the thought
     marks = _ANY_MARK if any(mark in text for mark in _OTHERS) else _MARK

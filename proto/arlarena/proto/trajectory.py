@@ -1,7 +1,7 @@
 """Messages between trainer and rollout workers: tasks, and complete groups of trajectories.
 
-    GroupTask  play a Task G times              trainer -> rollout   (stream `tasks`)
-    Group      Task + G trajectories of turns   rollout -> trainer   (stream `groups`)
+    GroupTask  play a Task G times              trainer -> rollout worker   (stream `tasks`)
+    Group      Task + G trajectories of turns   rollout worker -> trainer   (stream `groups`)
 
 All messages are msgspec Structs in MessagePack. Token ids, log-probs and masks are packed little-endian arrays, so
 decoding a group takes microseconds. `schema` is the version of the message format. Adding a field with a default keeps
@@ -101,7 +101,10 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class GroupTask(msgspec.Struct, frozen=True):
-    """A request for one group: play `task` `size` times with the newest weights."""
+    """A request for one group: play `task` `size` times with the newest weights.
+
+    `issued_at_step`: the optimiser step of the trainer at which the request was made.
+    """
 
     group_id: str
     task: Task
@@ -120,8 +123,8 @@ class Turn(msgspec.Struct):
 
     `new_prompt_ids`, `response_ids`: packed int32. `logprobs`: log-probs of the response tokens in nats, under the
     sampling distribution at the task's temperature; packed float32. `loss_mask`: packed uint8, 1 for tokens that the
-    policy sampled. `spans`: the weight version of each range of response tokens. `no_action`: the response contains no
-    action.
+    policy sampled. `spans`: the weight version of each range of response tokens. `state_key`, `observation_key`: see
+    `env_api.Metadata`. `images`: hashes of the images. `no_action`: True if the response contains no action.
     """
 
     new_prompt_ids: bytes
@@ -155,11 +158,14 @@ class Turn(msgspec.Struct):
             raise ValueError("a loss mask may contain only 0 and 1")
 
     def new_prompt(self) -> IdArray:
-        """Returns the prompt tokens that are new since the previous turn, int32. Full prompts: `Trajectory.prompts`."""
+        """Returns the ids of the N prompt tokens that are new since the previous turn, int32 [N].
+
+        `Trajectory.prompts` returns the full prompts.
+        """
         return np.frombuffer(self.new_prompt_ids, dtype="<i4")
 
     def tokens(self) -> IdArray:
-        """Returns the response token ids, int32 [T]."""
+        """Returns the ids of the T response tokens, int32 [T]."""
         return np.frombuffer(self.response_ids, dtype="<i4")
 
     def behaviour_logprobs(self) -> FloatArray:
@@ -194,12 +200,12 @@ class Trajectory(msgspec.Struct):
             raise ValueError("the first turn of an episode must have `reset`")
 
     def conversations(self) -> list[tuple[int, int]]:
-        """Returns ranges [first, end) of turns. A turn with `reset` starts a new range."""
+        """Returns the range [first, end) of turns of each conversation. A turn with `reset` starts a conversation."""
         starts = [number for number, turn in enumerate(self.turns) if turn.reset]
         return list(itertools.pairwise([*starts, len(self.turns)]))
 
     def prompts(self) -> list[IdArray]:
-        """Returns the full prompt of each turn, int32. Prompts of one conversation share their memory."""
+        """Returns the full prompt of each turn, int32 [prompt length]. Prompts of one conversation share memory."""
         lengths, prompts = prompt_lengths(self.turns), list[IdArray]()
         for first, last in self.conversations():
             turns = self.turns[first:last]
@@ -226,7 +232,7 @@ class Group(msgspec.Struct):
     """All episodes of one task that are sent, filtered, scored and trained on together.
 
     `size`: the number of episodes. `oldest`, `newest`: the oldest and the newest weight version that sampled a token of
-    the group.
+    the group. `worker`: name of the worker. `retries`: number of restarts of episodes after failures of a service.
     """
 
     id: str

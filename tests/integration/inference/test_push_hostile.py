@@ -87,7 +87,9 @@ async def deliver(directory, url, **sender):
 async def push(directory, url):
     """One push by the trainer's publisher, with its own session."""
     version = json.loads((directory / "manifest.json").read_text())["version"]
-    publisher = Publisher([url], HttpTransport(full_every=1), token=TOKEN, patience_s=0.0, log=Logger("test", "error"))
+    publisher = Publisher(
+        [url], HttpTransport(full_every=1), token=TOKEN, retry_timeout_s=0.0, log=Logger("test", "error")
+    )
     try:
         return await publisher.push(Version(PolicyVersion(**version), directory))
     finally:

@@ -84,7 +84,7 @@ def server(tmp_path_factory, root, patch):
 
 
 def publisher(server):
-    return Publisher([server.url], SharedDirectory(), token=None, patience_s=5.0, log=Logger("test", "error"))
+    return Publisher([server.url], SharedDirectory(), token=None, retry_timeout_s=5.0, log=Logger("test", "error"))
 
 
 def check(server, made):
@@ -109,7 +109,9 @@ def sender():
 
 async def test_a_broadcast_reaches_vllm_without_files_and_again_after_a_kill(server, sender, tmp_path):
     """By gloo, in place of NCCL between GPUs. The server cannot read the version's directory."""
-    push = Publisher([server.url], Collective(sender), token=None, patience_s=5.0, log=Logger("test", "error")).push
+    push = Publisher(
+        [server.url], Collective(sender), token=None, retry_timeout_s=5.0, log=Logger("test", "error")
+    ).push
     for step in (11, 12):
         pushed = version(tmp_path, step, step)
         assert (await push(pushed)).difference < 1e-4

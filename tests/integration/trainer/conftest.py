@@ -1,4 +1,4 @@
-"""Small synthetic groups, a tiny policy (see `trainer_support`), and an undisturbed run."""
+"""Small synthetic groups, a tiny policy (see `trainer_support`), and a run without interruptions."""
 
 import asyncio
 import uuid
@@ -12,7 +12,7 @@ __all__ = ["make_group", "tiny_directory"]
 
 @pytest.fixture(scope="session")
 def alone(redis_url, tmp_path_factory, tiny_directory, make_group):
-    """The directory of an undisturbed run of `ALONE_STEPS` steps on recorded groups."""
+    """Return the directory of a run of `ALONE_STEPS` steps on recorded groups, without interruptions."""
     run = tmp_path_factory.mktemp("alone") / "run"
     prepare(run, ALONE_STEPS)
     name = f"alone-{uuid.uuid4().hex}"

@@ -1,4 +1,4 @@
-"""Entries of the stream are acknowledged only after a durable checkpoint covers them."""
+"""A stream entry is acknowledged only after a durable checkpoint contains the outcome of its group."""
 
 from types import SimpleNamespace
 
@@ -24,13 +24,13 @@ from arlarena.trainer.weights.versions import VersionStore
 __all__ = ["policy", "tiny_directory"]
 
 NOW = PolicyVersion("life", 0, "d0")
-# Parts that are not used for a checkpoint.
+# Fields of `Trainer` that are not used when a checkpoint is saved.
 UNUSED = ("versions", "probe", "publisher", "metrics", "flows", "board", "progress")
 
 
 @pytest.fixture
 async def trainer(redis_url, run_name, tmp_path, policy, make_group):
-    """A trainer with one settled group, and one received group that is not judged."""
+    """Yield a trainer with one group that has an outcome, and one received group that has none."""
     settings = TrainerSettings(device="cpu", groups_per_step=1, group_size=2, minibatch_groups=1, steps=5, staleness=1)
     state, log, method = TrainerState(versions={"d0": 0}), Logger("test", "error"), recipe("grpo")
     async with await Streams.connect(redis_url, run_name) as streams:
@@ -49,7 +49,7 @@ async def trainer(redis_url, run_name, tmp_path, policy, make_group):
 
 
 async def pending(trainer):
-    """The groups whose entries are unacknowledged."""
+    """Return the ids of the groups whose entries are not acknowledged."""
     return {entry.group_id for entry in await trainer.collector.streams.collect_pending(consumer=CONSUMER)}
 
 
@@ -98,4 +98,4 @@ async def test_an_error_of_a_trainer_that_lost_its_lease_is_reported_as_the_lost
     with pytest.raises(LeaseLost, match="lost run"):
         await trainer.train(resumed=False)
     others[0].release()
-    assert list(tmp_path.iterdir()) == []  # neither a checkpoint nor training.json
+    assert list(tmp_path.iterdir()) == []  # the trainer wrote neither a checkpoint nor training.json

@@ -15,7 +15,7 @@ from arlarena.trainer.state.checkpoint import CheckpointError
 TALK = {"messages": [{"role": "user", "content": "up or down"}, {"role": "assistant", "content": "up"}]}
 
 
-@pytest.mark.slow  # a cloning; test_output_folder.py has the rules
+@pytest.mark.slow  # runs a cloning process; test_output_folder.py is quick
 async def test_clone_writes_a_complete_policy_and_logs_only_json(tmp_path, tiny_directory):
     (tmp_path / "talk.jsonl").write_text((json.dumps(TALK) + "\n") * 4)
     (tmp_path / "run.toml").write_text("[clone]\nmax_epochs = 1\nbatch_rows = 2\n")
@@ -47,6 +47,6 @@ def test_training_does_not_delete_weights_without_checkpoints(tmp_path, resume):
     plan = Invocation(TrainerSettings(), "", tmp_path, "run", "", (), "", None, 0, "a", resume)
     with pytest.raises(CheckpointError, match=r"v000020-0123456789ab.*give another --run-dir"):
         _load_checkpoint(plan, None, get_logger("trainer"))
-    weights.rename(weights.with_name("v000000-0123456789ab"))  # a run that ended before its first checkpoint
+    weights.rename(weights.with_name("v000000-0123456789ab"))  # as after a crash before the first checkpoint
     if not resume:
         assert _load_checkpoint(plan, None, get_logger("trainer"))[1] is None

@@ -1,4 +1,4 @@
-"""The trainer's side of the queue, on a real broker: capacity, filters, staleness, crashes and dead letters."""
+"""The collector with a real broker: capacity, filters, staleness, crashes and dead letters."""
 
 import asyncio
 from dataclasses import astuple
@@ -52,7 +52,7 @@ def played(task, wins=1, version=NOW):
 
 
 class Worker:
-    """Plays every task with `outcome(index)`: the number of successful members, or an exception."""
+    """Plays every task. `outcome(index)` returns the number of successful members, a group, or an exception."""
 
     def __init__(self, streams, outcome=lambda index: 1):
         self.streams, self.outcome, self.seen = streams, outcome, []
@@ -121,7 +121,7 @@ async def test_open_groups_never_exceed_the_capacity(streams):
     assert depth.tasks_queued == 6 == len(collector.state.ledger.open)
 
 
-async def test_tries_are_bounded_and_backfill_is_counted(streams, start):
+async def test_the_number_of_offered_groups_is_limited_and_backfilled_groups_are_counted(streams, start):
     start(Worker(streams, lambda index: 2))  # all members solve all tasks
     collector = new_collector(streams)
     collected = await collector.batch()
@@ -135,7 +135,7 @@ async def test_a_group_of_unknown_weights_is_discarded_and_its_task_issued_again
     lost, plays = PolicyVersion("life", 0, "gone"), []
 
     class Forgetful(Worker):
-        """Plays the first two tasks with lost weights, the first time only."""
+        """Plays the tasks 0 and 1 with unknown weights when it gets them for the first time."""
 
         async def serve(self):
             while True:
@@ -242,11 +242,11 @@ async def test_an_invalid_message_becomes_a_dead_letter_and_the_run_continues(st
 
 async def test_a_crash_before_a_checkpoint_loses_and_duplicates_no_group(streams, start, redis_url, run_name):
     checkpoint = TrainerState(versions={"d0": 0})
-    checkpoint.ledger.issue(2)  # the checkpoint has two groups; the dead trainer had issued and received more
+    checkpoint.ledger.issue(2)  # the checkpoint has two open groups; the first trainer then issues more
     first = new_collector(streams)
     worker = start(Worker(streams))
     for _ in range(3):
-        first.settle(await first.batch())  # trained on, never checkpointed, never acknowledged
+        first.settle(await first.batch())  # these steps are lost: no checkpoint is saved
     issued = first.state.ledger.next_index
     assert issued > 10
 
@@ -254,7 +254,8 @@ async def test_a_crash_before_a_checkpoint_loses_and_duplicates_no_group(streams
         second = new_collector(again, state=TrainerState.from_json(checkpoint.to_json()))
         await second.top_up()
         await second.resume()
-        # Tasks beyond the capacity are withdrawn, and issued again later.
+        # The first trainer issued more tasks than the capacity allows now. These tasks are withdrawn and issued again
+        # later.
         assert second.state.ledger.next_index == 6
         assert await again.outstanding() <= second.state.ledger.open.keys()
         for _ in range(4):
@@ -295,7 +296,7 @@ async def test_outstanding_tasks_are_issued_again_if_the_broker_lost_all_data(st
 async def test_dead_letters_free_their_slots(streams, start):
     start(Worker(streams, lambda index: 1 if index >= 4 else RuntimeError("the environment is down")))
     collector = new_collector(streams, max_unusable_in_a_row=5)
-    async with asyncio.timeout(30):  # a task dies at its second delivery, which may come after the first batch is full
+    async with asyncio.timeout(30):  # the second failure of a task may come after the first batch is full
         while collector.state.ledger.counts()["dead"] < 4:
             collector.settle(await collector.batch())
 
@@ -327,9 +328,9 @@ async def test_progress_shows_groups_and_episodes(streams, start):
     await collector.batch()
     assert seen[0] == (0, 3, 0, 0, 0)
     assert seen == sorted(seen)
-    # Before the last group: two useful groups of five, two episodes each.
+    # Before the last group, two of the five groups passed the filter. Each group has two episodes.
     assert seen[-1][:4] == (2, 3, 10, 3)
-    assert seen[-1][4] in (0, 3)  # of the three uniform groups
+    assert seen[-1][4] in (0, 3)  # unsolved: all three dropped groups, or none
 
 
 async def test_no_groups_for_no_data_timeout_s_end_the_run(streams):
@@ -349,7 +350,7 @@ async def test_a_signal_ends_the_wait(streams):
 
 
 async def test_an_invalid_group_on_a_full_broker_is_condemned_later(broker, run_name):
-    """The broker refuses the copy of the invalid group. The trainer condemns the group when there is memory."""
+    """A full broker refuses the dead letter of an invalid group. The trainer tries again when there is memory."""
     async with await Streams.connect(broker.url, run_name) as streams:
         collector = new_collector(streams)
 
@@ -375,8 +376,8 @@ async def test_an_invalid_group_on_a_full_broker_is_condemned_later(broker, run_
 
 
 @pytest.mark.parametrize(("staleness", "out"), [(0, 0), (1, 3)])
-async def test_a_small_filtered_batch_holds_the_slots_of_a_full_one(streams, start, staleness, out):
-    """Tasks issued before the step are played by the weights before it, so with staleness 0 they would be wasted."""
+async def test_a_batch_that_the_filter_leaves_incomplete_issues_no_extra_tasks(streams, start, staleness, out):
+    """With staleness 0 no task is issued before the step, because its group would be one step too old."""
     start(Worker(streams, lambda index: index % 2))
     collector = new_collector(streams, method=recipe("sampo", max_tries=1, backfill=False), staleness=staleness)
     collected = await collector.batch()

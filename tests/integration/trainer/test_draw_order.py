@@ -17,7 +17,7 @@ LOG = Logger("test", "error")
 
 
 def listed(folder, count):
-    """A TIR Math server with `count` training problems."""
+    """Start a TIR Math server with `count` training problems."""
     folder.mkdir()
     problems = [{"problem": f"What is {i} + {i}?", "answer": str(2 * i)} for i in range(count)]
     (folder / "train.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in problems))
@@ -26,7 +26,7 @@ def listed(folder, count):
 
 
 @pytest.mark.slow  # eleven seconds: two trainers and a server; tests/unit/proto/test_task_order.py is quick
-async def test_a_finite_split_is_drawn_in_epochs_and_a_resumed_run_keeps_to_it(tmp_path):
+async def test_a_finite_split_is_drawn_in_epochs_and_a_resumed_run_keeps_the_order(tmp_path):
     settings, state = TrainerSettings(), TrainerState()
     with listed(tmp_path / "five", 5) as (url, _):
         order = await draw_order(url, "tir_math", settings, 3, state, LOG)
@@ -34,11 +34,11 @@ async def test_a_finite_split_is_drawn_in_epochs_and_a_resumed_run_keeps_to_it(t
         assert sorted(order.index(position) for position in range(5)) == list(range(5))
         resumed = TrainerState.from_json(json.loads(json.dumps(state.to_json())))
         assert await draw_order(url, "tir_math", settings, 3, resumed, LOG) == order
-        with pytest.raises(CheckpointError, match=r"'seed': 3.* but the settings draw them as .*'seed': 4"):
+        with pytest.raises(CheckpointError, match=r"'seed': 3.* but the settings give .*'seed': 4"):
             await draw_order(url, "tir_math", settings, 4, resumed, LOG)
-        with pytest.raises(CheckpointError, match=r"'group_size': 8.* but the settings draw them as .*'group_size': 4"):
+        with pytest.raises(CheckpointError, match=r"'group_size': 8.* but the settings give .*'group_size': 4"):
             await draw_order(url, "tir_math", TrainerSettings(group_size=4), 3, resumed, LOG)
-        with pytest.raises(CheckpointError, match=r"'environment': 'tir_math'.* would now .*'environment': 'guess'"):
+        with pytest.raises(CheckpointError, match=r"'tir_math'.* but the settings give .*'environment': 'guess'"):
             await draw_order(None, "guess", settings, 3, resumed, LOG)
         with pytest.raises(ConfigError, match="task_split = 'rain': tir_math has no such split; known: train"):
             await draw_order(url, "tir_math", TrainerSettings(task_split="rain"), 3, TrainerState(), LOG)
@@ -46,7 +46,7 @@ async def test_a_finite_split_is_drawn_in_epochs_and_a_resumed_run_keeps_to_it(t
             await draw_order(url, "sokoban", settings, 3, TrainerState(), LOG)
     with (
         listed(tmp_path / "six", 6) as (url, _),
-        pytest.raises(CheckpointError, match=r"'size': 5.* but the settings draw them as .*'size': 6"),
+        pytest.raises(CheckpointError, match=r"'size': 5.* but the settings give .*'size': 6"),
     ):
         await draw_order(url, "tir_math", settings, 3, resumed, LOG)
 

@@ -1,4 +1,4 @@
-"""A real trainer writes the reason for its end to training.json, and the progress of the current step."""
+"""A trainer process writes the reason for its end to training.json, and writes the progress of the current step."""
 
 import asyncio
 import json
@@ -14,8 +14,10 @@ from arlarena.proto.streams.queue import Streams
 
 @pytest.fixture
 async def started(redis_url, run_name, tmp_path, tiny_directory, make_group):
-    """`started(steps, **settings)`: the run's directory, the trainer's pid, a future of its exit status, and an event
-    that starts the worker.
+    """Yield a function `(steps, **settings)` that starts a trainer.
+
+    The function returns the run's directory, the trainer's pid, a future of the exit status, and a function that starts
+    the worker.
     """
     run = tmp_path / "run"
     tasks = []
@@ -88,7 +90,7 @@ async def test_a_trainer_records_its_first_step_and_the_signal_that_ends_it(star
 async def test_a_running_trainer_has_no_ending_and_an_error_is_recorded(started):
     run, _, ended, _ = await started(5, no_data_timeout_s=1.0, reissue_after_s=0.5)
     async with asyncio.timeout(60):
-        assert await ended == 1, (run / "log").read_text()[-2000:]  # workers may come: another start can help
+        assert await ended == 1, (run / "log").read_text()[-2000:]  # 1: a restart may succeed
     result = ending(run)
     assert (result["ended_by"], result["step"]) == ("error", 0)
     assert "no group arrived" in result["detail"]

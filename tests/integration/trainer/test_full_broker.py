@@ -1,4 +1,4 @@
-"""A broker whose memory is full delays a run, but the run loses no data."""
+"""If the memory of the broker is full, the run is delayed, but loses no data."""
 
 import asyncio
 
@@ -56,7 +56,7 @@ async def test_a_run_continues_after_a_broker_refused_all_writes(
 async def test_an_early_checkpoint_frees_the_memory_of_a_full_broker(
     broker, run_name, tmp_path, tiny_directory, make_group
 ):
-    """The limit stays, with memory for the groups of some steps. Only an early checkpoint frees this memory."""
+    """The broker has memory for the groups of about ten steps. Only an early checkpoint frees this memory."""
     run, steps = tmp_path / "run", 40
     prepare(run, steps, checkpoint_every=1000)
     redis = Redis.from_url(broker.url)
@@ -78,5 +78,5 @@ async def test_an_early_checkpoint_frees_the_memory_of_a_full_broker(
 
 
 def saved_steps(run):
-    """Steps with a checkpoint, without the first and the last step."""
+    """Return the checkpoints, except those of step 0 and of the last step."""
     return [path for path in run.glob("checkpoints/step-*") if path.name not in ("step-000000", "step-000040")]

@@ -1,4 +1,4 @@
-"""scripts/metrics.toml has exactly the keys that training writes."""
+"""scripts/metrics.toml lists exactly the metrics that training writes."""
 
 import asyncio
 import json
@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from support.trainer.trainer_processes_support import prepare, recorded, train_with_ends
 
-pytestmark = pytest.mark.slow  # two trainings
+pytestmark = pytest.mark.slow  # runs two trainers
 
 TABLE = Path(__file__).parents[3] / "scripts" / "metrics.toml"
-# Together these recipes and anchors write every figure that depends on the method.
+# Together, these methods write all metrics that only some methods have.
 METHODS = (
     {"recipe": "sampo"},
     {"recipe": "cispo_sm", "policy_anchor": "decoupled", "correction": "icepop"},
@@ -20,13 +20,13 @@ METHODS = (
 
 
 def pattern(key):
-    """A pattern for the keys of a line of the table: `<word>` matches any word."""
+    """Return the pattern of the metrics that a key of the table describes. `<word>` in the key matches any word."""
     return re.compile(re.sub(r"<[a-z]+>", "[a-z_]+", key))
 
 
 @pytest.fixture
 def written(redis_url, run_name, tmp_path, tiny_directory, make_group):
-    """All keys that runs of `METHODS` record."""
+    """Return the names of all metrics that runs of `METHODS` write."""
     keys = set()
     for number, method in enumerate(METHODS):
         run = tmp_path / str(number)

@@ -19,7 +19,7 @@ from arlarena.trainer.settings import TrainerSettings
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
-    """(source folder, installation folder)."""
+    """Return the source folder and the installation folder of the package."""
     work = tmp_path_factory.mktemp("outside")
     source, site = init("objective", "outside", work), work / "site"
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
@@ -51,8 +51,9 @@ async def test_an_installed_objective_trains_with_its_hyperparameter(
         await asyncio.gather(feeding, return_exceptions=True)
     assert process.returncode == 0, output.decode()[-3000:]
     (record,) = records(run)
-    # The same groups through the module itself, which is not installed here: the loss is -A w + |A| / (2 ε) (w - 1)²,
-    # and the ratios w of these recordings are nearly 0.
+    # Replay the same groups with the module from the source folder, because the package is not installed in this
+    # process. The loss is -A w + |A| / (2 ε) (w - 1)². The ratios w of these groups are nearly 0, so the loss is about
+    # proportional to 1 / ε.
     monkeypatch.syspath_prepend(str(source))
     restore = [each.snapshot() for each in registry._REGISTRIES]
     try:

@@ -16,7 +16,7 @@ NOBODY = "redis://127.0.0.1:9/0"
 
 
 async def trainer(*arguments):
-    """Exit status and stderr of `python -m arlarena.trainer …`."""
+    """Run `python -m arlarena.trainer …`, and return its exit status and stderr."""
     command = ["arlarena.trainer", *map(str, arguments)]
     done = await asyncio.to_thread(forking_support.run, command, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     return done.returncode, done.stderr

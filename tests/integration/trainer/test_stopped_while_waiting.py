@@ -1,4 +1,4 @@
-"""SIGTERM ends a trainer soon, also while it retries a push or waits for the environment server."""
+"""SIGTERM ends a trainer within seconds, also while the trainer retries a push or waits for the environment server."""
 
 import asyncio
 import os

@@ -122,7 +122,7 @@ def test_prompts_continued_together_have_the_reference_logits(pair):
     logits = engine.continue_(ids, pieces)
     expected = torch.stack([reference_logits(reference, prompt)[-1] for prompt in prompts])
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
-    for prompt, piece in zip(prompts, pieces, strict=True):  # and they write all keys and values
+    for prompt, piece in zip(prompts, pieces, strict=True):  # all keys and values are written
         kv = KeysValues.zeros(engine.arch, len(prompt))
         engine.extend(prompt, Piece(0, len(prompt), kv))
         torch.testing.assert_close(piece.kv.keys, kv.keys, atol=1e-5, rtol=1e-5)
@@ -151,7 +151,7 @@ def run(engine, sequences, **options):
 
 
 def mixed_prompts(rng, count):
-    """Prompts of 1 to 300 tokens: some repeated, some with a common prefix, some longer than a step's budget."""
+    """Prompts of 1 to 300 tokens: some repeated, some with a common prefix, some longer than `prefill_tokens`."""
     base = [rng.randrange(VOCABULARY) for _ in range(300)]
     made = []
     for i in range(count):
@@ -166,7 +166,7 @@ def mixed_prompts(rng, count):
 
 
 def test_log_probs_of_multi_turn_episodes_equal_a_full_forward_pass(tmp_path):
-    """Six episodes share their first prompt; each later prompt is the last one, its response and an observation."""
+    """Six episodes share their first prompt. A later prompt is the previous prompt, the response and an observation."""
     reference = model(5)
     save(reference, tmp_path)
     arch = read_architecture(tmp_path)
@@ -185,7 +185,9 @@ def test_log_probs_of_multi_turn_episodes_equal_a_full_forward_pass(tmp_path):
         (torch.tensor(q.logprobs) - reference_logprobs(reference, q.prompt, q.tokens)).abs().max() for q in played
     ]
     assert max(differences) < 1e-4
-    observed = 4 * 6 * (1 + 9)  # with the last token of each response; the episodes diverge within a cache block
+    # In 4 later turns of 6 episodes, the last token of the response and 9 tokens of the observation are new. The
+    # episodes diverge within a cache block, so each episode computes at most one block again.
+    observed = 4 * 6 * (1 + 9)
     assert s.counters.computed_tokens < 70 + observed + 6 * BLOCK
 
 

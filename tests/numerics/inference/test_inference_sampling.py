@@ -16,13 +16,16 @@ def peaked_logits(size=30, seed=0):
 
 
 def drawn(logits, **how):
-    """DRAWS tokens of one distribution, each with its own seed."""
+    """Sample DRAWS tokens from one distribution, each with its own seed."""
     draws = [RowSampling(seed=seed, **how) for seed in range(DRAWS)]
     return sample(logits.expand(DRAWS, -1), draws, [0] * DRAWS)
 
 
 def chi_square_p(tokens, probabilities):
-    """The p-value that `tokens` were drawn from `probabilities`; cells expected fewer than 5 times are joined."""
+    """Return the p-value of the hypothesis that `tokens` were drawn from `probabilities`.
+
+    Tokens that are expected fewer than 5 times are counted together.
+    """
     counts = np.bincount(tokens, minlength=len(probabilities)).astype(float)
     expected = probabilities * len(tokens)
     rare = expected < 5

@@ -1,4 +1,4 @@
-"""Rows as plain Python lists, and their translation into the tensors of a `Batch`."""
+"""Rows as plain Python lists, and their conversion to the tensors of a `Batch`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from arlarena.trainer.objectives import Batch
 
 @dataclass
 class Row:
-    """One row: the values of its sampled tokens. `turns`: (tokens, advantage) of each turn, where it has several."""
+    """One row (training sequence): the values of its sampled tokens.
+
+    `turns`: (number of tokens, advantage) of each turn. If the row is one turn, `turns` is empty.
+    """
 
     trajectory: int
     advantage: float
@@ -26,12 +29,15 @@ class Row:
     turns: list[tuple[int, float]] = field(default_factory=list)
 
     def credits(self) -> list[tuple[int, float]]:
-        """`turns`, also where there is one."""
+        """Return (number of tokens, advantage) of each turn, also if the row is one turn."""
         return self.turns or [(len(self.new), self.advantage)]
 
 
 def random_rows(seed: int, *, spread: float = 0.3, extreme: bool = True) -> list[Row]:
-    """Rows of 5 trajectories of 1 to 4 turns: a row without tokens, zero advantages, absurd ratios."""
+    """Return rows of 5 trajectories with 1 to 4 turns each. One row has no tokens, and one row has an advantage of 0.
+
+    With `extreme`, some log-probs differ so much that their ratios and KL values are clamped.
+    """
     rng = random.Random(seed)
     rows = []
     for trajectory in range(5):
@@ -54,7 +60,10 @@ def random_rows(seed: int, *, spread: float = 0.3, extreme: bool = True) -> list
 
 
 def growing_rows(seed: int) -> list[Row]:
-    """`random_rows` of three turns, each with an advantage of its own, some without tokens; no absurd ratios."""
+    """Return rows of three turns: the rows of `random_rows` without extreme log-probs, split into turns.
+
+    Each turn has its own advantage. Some turns have no tokens.
+    """
     rng = random.Random(seed)
     rows = random_rows(seed, extreme=False)
     for row in rows:
@@ -64,7 +73,7 @@ def growing_rows(seed: int) -> list[Row]:
 
 
 def batch_of(rows: Sequence[Row], *, dtype: torch.dtype = torch.float64, **extra: torch.Tensor) -> Batch:
-    """The tensors of `rows`; `log_probs` and `entropy` are leaves with gradient."""
+    """Return the batch of `rows`. The tests read the gradients of `log_probs` and `entropy`."""
 
     def flat(name: str) -> torch.Tensor:
         return torch.tensor([value for row in rows for value in getattr(row, name)], dtype=dtype)

@@ -1,4 +1,4 @@
-"""Advantages against hand-worked numbers and against NumPy-free loops written from the formulas."""
+"""Advantages equal numbers that were computed by hand, and the results of plain Python loops over the formulas."""
 
 import dataclasses
 import itertools
@@ -33,7 +33,7 @@ def random_group(seed):
 
 
 def rows_at_random(seed, sizes):
-    """For each turn, the number of its row: a new one begins now and then."""
+    """Return, for each turn, the index of its row. A turn begins a new row with probability 0.4."""
     rng = random.Random(seed)
     return [list(itertools.accumulate([0, *(int(rng.random() < 0.4) for _ in range(n - 1))])) for n in sizes]
 
@@ -72,7 +72,10 @@ def plain_step(group, keys, gamma, penalty=0.1, std=True):
 
 
 def hand_group():
-    """Both start in s0; the first wins 10 on its second turn, the second wins nothing and ends on an invalid action."""
+    """Return two episodes that start in state s0.
+
+    The first gets reward 10 on its second turn. The second gets no reward, and its second action is invalid.
+    """
     return GroupRewards(
         rewards=[[0.0, 10.0], [0.0, 0.0]],
         action_valid=[[True, True], [True, False]],
@@ -81,8 +84,10 @@ def hand_group():
 
 
 def test_gigpo_by_hand():
-    # Rows 10, 10, 0, -0.1: mean 4.975, squares 25.250625 * 2 + 24.750625 + 25.755625 = 101.0075, std 5.802514.
-    # Step returns 9.5, 10 | 0, -0.1. Step group s0 = {9.5, 0}: mean 4.75, std 6.717514. s1 and s2 stand alone: 0.
+    # The rewards of the rows are 10, 10, 0, -0.1. Their mean is 4.975. The sum of the squared differences is
+    # 25.250625 * 2 + 24.750625 + 25.755625 = 101.0075, so std is 5.802514.
+    # The step returns are 9.5, 10 | 0, -0.1. The step group of s0 is {9.5, 0}: mean 4.75, std 6.717514. The step groups
+    # of s1 and s2 have one turn each, so their step part is 0.
     (scored,) = compute_advantages(recipe("gigpo"), [hand_group()])
     close(scored.episode, [[0.866004, 0.866004], [-0.857387, -0.874621]], 1e-6)
     close(scored.step, [[0.707107, 0.0], [-0.707107, 0.0]], 1e-6)
@@ -103,7 +108,7 @@ def test_gigpo_mean_mode_by_hand():
     close(scored.total, [[5.025 + 4.75, 5.025], [-4.975 - 4.75, -5.075]])
 
 
-def test_grpo_statistics_by_turn_weigh_long_episodes_and_by_trajectory_do_not():
+def test_long_episodes_weigh_more_with_stat_unit_turn_but_not_with_trajectory():
     group = GroupRewards(rewards=[[1.0], [0.0, 0.0, 0.0]])
     (by_turn,) = compute_advantages(recipe("grpo"), [group])
     close(by_turn.total, [[0.75 / 0.500001], [-0.25 / 0.500001] * 3])
@@ -134,7 +139,8 @@ def test_growing_rows_by_hand_two_winners_of_one_turn_two_losers_of_five(unit, w
 
 
 def test_turns_of_one_row_share_the_mean_of_their_rewards():
-    # The first trajectory is a row of two turns, one invalid, and a row of one: 2 - 0.05 and 2. The second: 0.
+    # The first trajectory has a row of two turns, one of them invalid (mean reward 2 - 0.05), and a row of one turn
+    # (reward 2). The reward of the second trajectory is 0.
     group = GroupRewards(
         rewards=[[1.0, 1.0, 0.0], [0.0]], action_valid=[[True, False, True], [True]], rows=[[0, 0, 1], [0]]
     )
@@ -146,7 +152,7 @@ def test_turns_of_one_row_share_the_mean_of_their_rewards():
 def test_grpo_by_trajectory_stays_bounded_when_only_penalties_differ():
     group = GroupRewards(rewards=[[0.0, 0.0], [0.0, 0.0]], action_valid=[[True, False], [True, True]])
     (scored,) = compute_advantages(recipe("grpo", stat_unit="trajectory"), [group])
-    # Episodes are worth -0.05 and 0: std 0.0353553.
+    # The mean rewards of the episodes are -0.05 and 0, and std is 0.0353553.
     close(scored.total, [[-0.70708679, -0.70708679], [0.70708679, 0.70708679]], 1e-5)
 
 
@@ -177,8 +183,9 @@ def test_reinforce_pp_normalises_over_the_batch():
 
 
 def test_empg_by_hand():
-    # H scaled: 0, 1 | 0.5. exp(-H): 1, 0.367879, 0.606531; mean 0.658137. GRPO of rows 1, 1, 0: 1/3, 1/3, -2/3 over
-    # std 0.577350. Only the first turn has a successor: f = exp(-1).
+    # The scaled entropies H are 0, 1 | 0.5. exp(-H) is 1, 0.367879, 0.606531, with the mean 0.658137. The rewards of
+    # the rows are 1, 1, 0, so GRPO's advantages are 1/3, 1/3, -2/3, divided by std 0.577350. Only the first turn has a
+    # next turn: f = exp(-1).
     group = GroupRewards(rewards=[[0.0, 1.0], [0.0]], entropies=[[0.2, 1.2], [0.7]])
     (scored,) = compute_advantages(recipe("empg"), [group])
     a = [0.577349, 0.577349, -1.154699]
@@ -237,7 +244,7 @@ def test_statistics_by_row_equal_the_formula(seed, scale):
     (sampo,) = compute_advantages(recipe("sampo", scale=scale, omega=0.5), [group])
     close(sampo.episode, grpo.total)
     step = plain_step(group, group.state_keys, 0.95)
-    close(sampo.step, step)  # states are compared turn by turn, whatever a row is
+    close(sampo.step, step)  # the step part compares single turns, also if a row has several
 
 
 def test_rloo_and_reinforce_pp_by_row():
@@ -252,7 +259,8 @@ def test_rloo_and_reinforce_pp_by_row():
 def test_empg_weighs_each_turn_of_a_row_by_its_own_entropy():
     group = GroupRewards(rewards=[[0.0, 1.0], [0.0]], entropies=[[0.2, 1.2], [0.7]], rows=[[0, 0], [0]])
     (scored,) = compute_advantages(recipe("empg", entropy_zeta=0.0), [group])
-    # H scaled: 0, 1 | 0.5; exp(-H): 1, 0.367879, 0.606531, mean 0.658137. A of the rows: ±0.707106.
+    # The scaled entropies H are 0, 1 | 0.5. exp(-H) is 1, 0.367879, 0.606531, with the mean 0.658137. The advantages of
+    # the rows are ±0.707106.
     modulated = [0.707106 * 1 / 0.658137, 0.707106 * 0.367879 / 0.658137, -0.707106 * 0.606531 / 0.658137]
     mean = sum(modulated) / 3
     close(scored.episode, [[0.707106, 0.707106], [-0.707106]], 1e-5)
@@ -311,7 +319,7 @@ def test_the_order_of_trajectories_does_not_matter(name):
 def test_the_penalty_falls_on_the_invalid_turn_alone():
     group = GroupRewards(rewards=[[1.0, 2.0, 4.0]], action_valid=[[True, False, True]])
     assert turn_rewards(group, AdvantageConfig(invalid_penalty=0.1)) == [[7.0, 6.9, 7.0]]
-    # gamma 0.5: 1 + 1 + 1, 2 + 2, 4; the penalty is not discounted into earlier turns.
+    # With gamma 0.5, the step returns are 1 + 1 + 1, 2 + 2 and 4. The penalty changes only the return of its own turn.
     close(step_returns(group, AdvantageConfig(gamma=0.5, invalid_penalty=0.1)), [[3.0, 3.9, 4.0]])
     assert turn_rewards(group, AdvantageConfig(invalid_penalty=0.0)) == [[7.0, 7.0, 7.0]]
 
@@ -333,7 +341,7 @@ def test_a_lone_row_has_nothing_to_compare_with(name):
 @pytest.mark.parametrize("name", ["grpo", "gigpo", "rloo", "reinforce_pp", "empg"])
 @pytest.mark.parametrize("unit", ["turn", "row", "trajectory"])
 @pytest.mark.parametrize("rows", [None, [[0], [], [0]]])
-def test_an_episode_without_turns_is_carried_along(name, unit, rows):
+def test_an_episode_without_turns_does_not_change_other_episodes(name, unit, rows):
     group = GroupRewards(
         rewards=[[1.0], [], [0.0]],
         state_keys=[["a"], [], ["b"]],

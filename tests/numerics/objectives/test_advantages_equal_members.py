@@ -1,4 +1,4 @@
-"""Members that differ by rounding alone have advantages of exactly zero."""
+"""If the members of a group differ only by rounding errors, their advantages are exactly 0."""
 
 import math
 import random
@@ -9,7 +9,7 @@ from arlarena.trainer.objectives import GroupRewards, compute_advantages, recipe
 
 
 def unevenly_summed(size=7):
-    """Trajectories of the same rewards in other orders, whose sums and means differ in the last places."""
+    """Return trajectories with the same rewards in different orders. Their sums differ only by rounding errors."""
     rng = random.Random(size)
     rewards = [-0.1, 0.7, -0.3, 1.1, -0.1]
     return GroupRewards(

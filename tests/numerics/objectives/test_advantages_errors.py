@@ -1,4 +1,4 @@
-"""Groups from which advantages cannot be computed: the error names what is wrong or missing."""
+"""If advantages cannot be computed from a group, the error names the wrong or missing field."""
 
 import math
 
@@ -39,12 +39,12 @@ def test_a_reward_that_is_not_finite_is_named():
         (recipe("dapo_grpo"), "the group has no lengths"),
     ],
 )
-def test_missing_facts_are_named(method, message):
+def test_missing_fields_are_named(method, message):
     with pytest.raises(ValueError, match=message):
         compute_advantages(method, [GroupRewards(rewards=[[1.0], [0.0]])], max_response_tokens=10)
 
 
-def test_an_empty_state_key_is_no_key():
+def test_an_empty_state_key_is_refused():
     group = GroupRewards(rewards=[[1.0, 2.0]], state_keys=[["a", ""]])
     with pytest.raises(ValueError, match="trajectory 0, turn 1 is empty"):
         compute_advantages(recipe("gigpo"), [group])

@@ -1,4 +1,4 @@
-"""Which turns are compared with one another, and the reward of responses that are too long."""
+"""Anchors, which define the turns to compare, and overlong shaping, the penalty for long responses."""
 
 import difflib
 
@@ -17,7 +17,7 @@ def test_overlong_shaping(length, value):
     assert overlong_shaping(length, 100) == pytest.approx(value, abs=1e-12)
 
 
-def test_dapo_shapes_rows_but_not_step_returns():
+def test_overlong_shaping_changes_the_episode_part_but_not_the_step_part():
     group = GroupRewards(rewards=[[1.0], [1.0]], lengths=[[50], [100]], state_keys=[["a"], ["a"]])
     (scored,) = compute_advantages(recipe("dapo_gigpo"), [group], max_response_tokens=100)
     assert scored.episode[0][0] > 0 > scored.episode[1][0]
@@ -27,7 +27,7 @@ def test_dapo_shapes_rows_but_not_step_returns():
 
 
 @pytest.mark.parametrize("limit", [None, 0])
-def test_dapo_needs_the_runs_limit(limit):
+def test_dapo_needs_max_response_tokens(limit):
     with pytest.raises(ValueError, match="max_response_tokens"):
         compute_advantages(
             recipe("dapo_grpo"), [GroupRewards(rewards=[[1.0]], lengths=[[3]])], max_response_tokens=limit
@@ -37,7 +37,7 @@ def test_dapo_needs_the_runs_limit(limit):
 # ---- anchors -------------------------------------------------------------------------------------------------------
 
 
-def test_similar_anchors_join_the_first_cluster_alike_enough():
+def test_similar_observations_join_the_first_cluster_that_is_similar_enough():
     base = "You are in the kitchen. On the table you see an apple, a knife and a bowl of soup. " * 3
     near, far = base.replace("apple", "apply", 1), "Nothing happens. The drawer is closed and will not open. " * 4
     assert difflib.SequenceMatcher(None, base, near, autojunk=False).ratio() > 0.95
@@ -47,13 +47,13 @@ def test_similar_anchors_join_the_first_cluster_alike_enough():
 
 
 def test_similar_compares_with_the_first_member_only():
-    """A chain of small changes does not drift: each text is compared with its cluster's founder."""
+    """The third text is similar to the second text, but not to the first text of the cluster."""
     texts = ["a" * 100, "a" * 96 + "b" * 4, "a" * 92 + "b" * 8]
     group = GroupRewards(rewards=[[0.0] * 3], observations=[texts])
     assert anchor_groups(group, AdvantageConfig(anchor="similar")) == [[0, 0, 1]]
 
 
-def test_state_anchor_tells_apart_what_observations_alias():
+def test_the_state_anchor_separates_states_with_equal_observations():
     group = GroupRewards(
         rewards=[[0.0], [1.0]], state_keys=[["s1"], ["s2"]], observation_keys=[["nothing happens"], ["nothing happens"]]
     )

@@ -1,4 +1,4 @@
-"""The correction of a decoupled anchor, and inputs of the loss that are refused."""
+"""The correction for the policy anchor `decoupled`, and the errors for invalid inputs of the loss."""
 
 import math
 
@@ -9,7 +9,7 @@ from arlarena.trainer.objectives import Denominators, LossConfig, policy_loss, r
 
 
 @pytest.mark.parametrize(("correction", "weights"), [("truncate", [2.0, 1.5, 0.25]), ("icepop", [0.0, 1.5, 0.0])])
-def test_decoupled_anchor_weighs_by_proximal_over_behaviour(correction, weights, make_row, make_batch):
+def test_the_correction_weights_tokens_by_old_over_sampler_probability(correction, weights, make_row, make_batch):
     row = make_row(0, 1.0, [-1.0] * 3, [-1.0] * 3, [-1.0] * 3, [0.1] * 3)
     behaviour = torch.tensor([-1.0 - math.log(x) for x in (4.0, 1.5, 0.25)], dtype=torch.float64)
     batch = make_batch([row], behaviour_log_probs=behaviour)
@@ -21,7 +21,7 @@ def test_decoupled_anchor_weighs_by_proximal_over_behaviour(correction, weights,
 
 
 def test_the_geometric_correction_drops_whole_rows(make_row, make_batch):
-    tokens = [[4.0, 4.0], [4.0, 0.5], [0.4, 0.4, 0.4]]  # geometric means 4, √2, 0.4
+    tokens = [[4.0, 4.0], [4.0, 0.5], [0.4, 0.4, 0.4]]  # π_old/μ of each token; geometric means 4, √2, 0.4
     rows = [make_row(i, -1.0, *([[-1.0] * len(k)] * 3), [0.1] * len(k)) for i, k in enumerate(tokens)]
     behaviour = torch.tensor([-1.0 - math.log(x) for k in tokens for x in k], dtype=torch.float64)
     batch = make_batch(rows, behaviour_log_probs=behaviour)
@@ -64,6 +64,6 @@ def test_wrong_shapes_and_indices_are_named(make_rows, make_batch):
         {"correction_low": 1.0},
     ],
 )  # fmt: skip
-def test_run_terms_refuse_nonsense(options):
+def test_invalid_loss_configurations_are_refused(options):
     with pytest.raises(ValueError, match=r"at least 0|unknown correction|correction_low must be in"):
         LossConfig(**options)

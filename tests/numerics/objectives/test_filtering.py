@@ -1,4 +1,4 @@
-"""Which groups train: the two rules, the filling of a batch, back-fill, cold start."""
+"""The selection of groups to train on: the filter rules, the filling of a batch, back-fill and cold start."""
 
 import random
 
@@ -24,8 +24,11 @@ def test_return_rule_keeps_unequal_returns(returns, useful):
     assert FILTERS["return"](returns, None) is useful
 
 
-def test_the_rules_differ_where_returns_count_steps():
-    """All solve, in different numbers of steps: the paper's rule drops the group, the release's keeps it."""
+def test_the_rules_differ_if_returns_depend_on_the_number_of_turns():
+    """All episodes succeed, but in different numbers of turns, so their returns differ.
+
+    The rule of the paper drops the group. The rule of the released code keeps it.
+    """
     returns, successes = [10.4, 10.1], [True, True]
     assert FILTERS["return"](returns, successes)
     assert not FILTERS["success"](returns, successes)
@@ -40,7 +43,7 @@ def offer(selection, name, *wins):
     return selection.offer(name, [float(win) for win in wins], [bool(win) for win in wins])
 
 
-def test_sampling_goes_on_until_the_batch_is_full():
+def test_groups_are_offered_until_the_batch_is_full():
     selection = Selection("success", wanted=2)
     assert offer(selection, "a", 1, 0) is Verdict.KEPT
     assert offer(selection, "b", 0, 0) is Verdict.DROPPED
@@ -75,7 +78,7 @@ def test_without_backfill_a_short_batch_stays_short():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_group_ends_in_exactly_one_place(seed):
+def test_every_offered_group_is_either_in_the_batch_or_filtered(seed):
     rng = random.Random(seed)
     wanted, tries = rng.randint(1, 6), rng.randint(1, 4)
     selection = Selection("success", wanted, max_tries=tries, backfill=rng.random() < 0.5)
@@ -97,7 +100,7 @@ def test_cold_start_filters_nothing():
 
 
 @pytest.mark.parametrize("options", [{"rule": "sucess", "wanted": 1}, {"rule": "none", "wanted": 0}])
-def test_nonsense_is_refused(options):
+def test_invalid_arguments_are_refused(options):
     with pytest.raises(ValueError, match=r"unknown filter 'sucess'|wanted = 0 .* must be at least 1"):
         Selection(**options)
     with pytest.raises(ValueError, match="max_tries = 0 must be at least 1"):

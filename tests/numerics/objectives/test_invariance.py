@@ -1,4 +1,4 @@
-"""What must not change the gradient: micro-batches, ranks, the order of rows, the precision of inputs."""
+"""The gradient does not depend on micro-batches, ranks or the order of rows, and little on the dtype of the inputs."""
 
 import itertools
 import random
@@ -22,7 +22,10 @@ AGGREGATIONS = ["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "seq_
 
 
 def step(method, parts, make_batch, n_trajectories=5):
-    """(loss, gradient by row, metrics) of one optimiser step over micro-batches `parts`, lists of (number, row)."""
+    """Return the loss, the gradient of each row, and the metrics of one optimiser step.
+
+    `parts`: the micro-batches, each a list of (row number, row).
+    """
     batches = [make_batch([row for _, row in part]) for part in parts]
     totals = [sequence_sums(batch, n_trajectories) for batch in batches]
     shared = sequence_log_ratio(sum(t[0] for t in totals), sum(t[1] for t in totals))
@@ -62,7 +65,7 @@ def test_any_split_gives_the_same_step(aggregation, level, clip, growing, make_r
         parts = [shuffled[a:b] for a, b in itertools.pairwise(cuts)]
         assert_same(step(method, parts, make_batch), whole)
     assert_same(step(method, [[row] for row in rows], make_batch), whole)
-    assert_same(step(method, [rows, []], make_batch), whole)  # a rank that holds nothing
+    assert_same(step(method, [rows, []], make_batch), whole)  # a rank without rows
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
@@ -72,8 +75,11 @@ def test_the_order_of_rows_does_not_matter(name, make_rows, make_batch):
     assert_same(step(method, [rows[::-1]], make_batch), step(method, [rows], make_batch))
 
 
-def test_dividing_per_micro_batch_would_be_seen(make_rows, make_batch):
-    """The control of the tests above: the mistake they guard against does change the gradient here."""
+def test_dividing_by_counts_of_each_micro_batch_changes_the_gradient(make_rows, make_batch):
+    """Dividing by the counts of each micro-batch, instead of the step, changes the gradient.
+
+    This control shows that the tests above can detect the mistake.
+    """
     rows, method = make_rows(2), recipe("grpo")
     whole = make_batch(rows)
     policy_loss(method, whole, Denominators.count([whole]))[0].backward()
@@ -105,7 +111,7 @@ def test_the_literal_form_refuses_split_trajectories(make_rows, make_batch):
 
 @pytest.mark.parametrize("name", list(RECIPES))
 @pytest.mark.parametrize("kind", ["no tokens", "no rows"])
-def test_an_empty_micro_batch_is_a_zero_in_the_graph(name, kind, make_rows, make_batch):
+def test_an_empty_micro_batch_has_a_loss_and_gradient_of_zero(name, kind, make_rows, make_batch):
     rows = [] if kind == "no rows" else make_rows(1)[:3]
     for row in rows:
         row.new, row.old, row.ref, row.entropy = [], [], [], []

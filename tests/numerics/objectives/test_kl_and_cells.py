@@ -1,4 +1,4 @@
-"""Divergences, entropy, the mismatch of sampler and trainer, and the table of eight cells."""
+"""KL divergences, entropy, the mismatch of sampler and trainer, and the table of eight cells."""
 
 import math
 import random
@@ -17,14 +17,17 @@ def double(values):
 
 @pytest.mark.parametrize("d", [-50.0, -20.0, -3.0, -0.1, 0.0, 0.1, 2.0, 2.6, 2.7, 19.0, 50.0])
 def test_k3_equals_its_formula_and_clamps(d):
-    """d = log π_ref - log π_θ within ±20, value at most 10; the gradient is 1 - e^d inside, 0 where clamped."""
+    """d = log π_ref - log π_θ is clamped to ±20, and k3 to 10.
+
+    The gradient is 1 - e^d. If d or k3 is clamped, the gradient is 0.
+    """
     log_probs = double([-1.0]).requires_grad_()
     value = k3(log_probs, double([-1.0 + d]))
     value.sum().backward()
     bounded = max(-20.0, min(20.0, d))
     raw = math.exp(bounded) - bounded - 1
     assert value.item() == pytest.approx(min(raw, 10.0), rel=1e-12)
-    if d != -20.0:  # at the corner either slope is right
+    if d != -20.0:  # exactly at the bound, both gradients are correct
         inside = raw <= 10 and abs(d) < 20
         assert log_probs.grad.item() == pytest.approx(1 - math.exp(d) if inside else 0.0, rel=1e-9)
 
@@ -36,7 +39,7 @@ def test_k3_estimates_the_divergence():
     assert estimate == pytest.approx(exact, rel=1e-12)
 
 
-def test_off_policy_kl_has_the_old_policy_first():
+def test_off_policy_kl_is_old_minus_current_log_prob():
     assert off_policy_kl(double([-2.0]).requires_grad_(), double([-1.0])).item() == 1.0
 
 
@@ -67,7 +70,7 @@ def test_mismatch_by_hand():
     assert mismatch(double([]), double([]), torch.tensor([])).tokens == 0
 
 
-def test_rows_fall_into_their_cells(make_row, make_batch):
+def test_rows_are_counted_in_their_cells(make_row, make_batch):
     rows = [
         make_row(0, a, [-1.0 + move] * n, [-1.0] * n, [-1.0] * n, [h] * n)
         for a, h, n in ((-1.0, 0.1, 1), (-1.0, 0.9, 2), (2.0, 0.1, 3), (2.0, 0.9, 4))
@@ -89,7 +92,7 @@ def test_rows_fall_into_their_cells(make_row, make_batch):
     assert shares["positive/low_entropy/ratio_above"] == pytest.approx(3 * high / (10 * (low + high)))
 
 
-def test_tables_add_and_split(make_rows, make_batch):
+def test_the_table_of_a_batch_is_the_sum_of_the_tables_of_its_parts(make_rows, make_batch):
     rows = make_rows(3)
     whole, parts = cell_table(make_batch(rows)), cell_table(make_batch(rows[:4])) + cell_table(make_batch(rows[4:]))
     for name in ("rows", "tokens", "kl", "off_policy_kl"):

@@ -1,4 +1,4 @@
-"""The loss and its gradient against loops in float64, written from the formulas; no code is shared with the package."""
+"""The loss and its gradient equal float64 loops over the formulas. The loops share no code with the package."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 
 from arlarena.trainer.objectives import RECIPES, Denominators, LossConfig, policy_loss, recipe
 
-# ---- the formulas, once more, token by token -----------------------------------------------------------------------
+# ---- the formulas, token by token ----------------------------------------------------------------------------------
 
 
 def clamp(value, low, high):
@@ -19,7 +19,7 @@ def deltas(row):
 
 
 def turn_at(row, t):
-    """The number of token `t`'s turn within its row."""
+    """Return the index of the turn of token `t` within `row`."""
     ends = [sum(size for size, _ in row.credits()[: k + 1]) for k in range(len(row.credits()))]
     return next(k for k, end in enumerate(ends) if t < end)
 
@@ -29,7 +29,7 @@ def advantage_at(row, t):
 
 
 def unit_at(rows, level, i, t):
-    """What token `t` of row `i` shares its ratio with."""
+    """Return the key of the unit whose tokens have the same ratio as token `t` of row `i`."""
     return {
         "token": (i, t),
         "turn": (i, turn_at(rows[i], t)),
@@ -39,7 +39,7 @@ def unit_at(rows, level, i, t):
 
 
 def token_ratios(rows, level):
-    """{(row, token): ratio} of every token."""
+    """Return {(row, token): ratio} for all tokens."""
     values = {}
     for i, row in enumerate(rows):
         for t in range(len(row.new)):
@@ -54,13 +54,13 @@ def token_ratios(rows, level):
 
 def token_weights(rows, aggregation, length):
     tokens = sum(len(row.new) for row in rows)
-    live = sum(1 for row in rows if row.new)
+    rows_with_tokens = sum(1 for row in rows if row.new)
     weights = {}
     for i, row in enumerate(rows):
         for t in range(len(row.new)):
             weights[i, t] = {
                 "token_mean": 1 / tokens,
-                "seq_mean_token_mean": 1 / (live * len(row.new)),
+                "seq_mean_token_mean": 1 / (rows_with_tokens * len(row.new)),
                 "seq_mean_token_sum": 1 / len(rows),
                 "seq_mean_token_sum_norm": 1 / (len(rows) * length),
             }[aggregation]
@@ -68,9 +68,10 @@ def token_weights(rows, aggregation, length):
 
 
 def surrogate(method, ratio, log_prob, a, delta):
-    """(loss, derivative by log π_θ with stopped factors held) of one token."""
+    """Return the loss of one token, and its derivative by log π_θ. Factors without gradient count as constants."""
     low, high = 1 - method.clip_config.clip_low, 1 + method.clip_config.clip_high
-    # At token level the clamp of Δ ends the gradient; the token form of a shared ratio has no clamp on its gradient.
+    # At level `token`, the gradient is 0 if Δ is clamped. At other levels, the token form of the ratio has a gradient
+    # even if Δ is clamped.
     moves = 0.0 if method.ratio_level == "token" and abs(delta) >= 20 else 1.0
     if method.clip in ("ppo", "gspo", "gspo_literal"):
         free, bound = -a * ratio, -a * clamp(ratio, low, high)
@@ -97,7 +98,7 @@ def dropped(method, row):
 
 
 def expected(method, rows, kl_coefficient=0.0, entropy_coefficient=0.0):
-    """(loss, {(row, token): derivative by log π_θ})."""
+    """Return the loss, and {(row, token): derivative by log π_θ}."""
     ratios = token_ratios(rows, method.ratio_level)
     weights = token_weights(rows, method.aggregation, method.length_norm)
     loss, slopes = 0.0, {}
@@ -116,7 +117,10 @@ def expected(method, rows, kl_coefficient=0.0, entropy_coefficient=0.0):
 
 
 def spread_over_units(method, rows, slopes):
-    """One shared, differentiable s_i: every token of the unit gets the unit's summed slope over its T_i."""
+    """Return the derivatives of the literal form of the ratio.
+
+    All tokens of a unit share one differentiable s_i. Each token gets the mean derivative of the unit's tokens.
+    """
     level = method.ratio_level
     spread = {}
     for i, t in slopes:
@@ -179,7 +183,7 @@ def test_literal_form_equals_its_formula(level, growing, make_rows, make_growing
     torch.testing.assert_close(batch.log_probs.grad, flat(rows, expected(method, rows)[1]), rtol=1e-10, atol=1e-13)
 
 
-def test_dual_clip_bounds_bad_tokens(make_rows, make_batch):
+def test_dual_clip_limits_the_loss_of_tokens_with_negative_advantage(make_rows, make_batch):
     rows, method = make_rows(3, spread=1.5), recipe("grpo", dual_clip=3.0)
     batch = make_batch(rows)
     loss, _ = policy_loss(method, batch, Denominators.count([batch]))
@@ -191,7 +195,7 @@ def test_dual_clip_bounds_bad_tokens(make_rows, make_batch):
 
 
 @pytest.mark.parametrize("name", ["grpo", "gigpo", "gspo", "sampo", "sampo_release", "sampo_literal"])
-def test_clips_really_act_in_these_tests(name, make_rows, make_batch):
+def test_some_ratios_of_these_tests_are_clipped(name, make_rows, make_batch):
     batches = [make_batch(make_rows(seed)) for seed in range(4)]
     metrics = [policy_loss(recipe(name), batch, Denominators.count([batch]))[1] for batch in batches]
     for key in ("clip_negative_low", "clip_positive_high"):
@@ -200,7 +204,7 @@ def test_clips_really_act_in_these_tests(name, make_rows, make_batch):
 
 
 def test_clip_metrics_count_tokens_by_hand(make_row, make_batch):
-    """A < 0 with ratios 0.5, 0.6, 1, 2 meets its clip twice (low); A > 0 with ratios 0.5, 4 meets it once (high)."""
+    """With A < 0, two of the ratios 0.5, 0.6, 1, 2 are below the interval. With A > 0, one of 0.5, 4 is above it."""
     rows = []
     for i, (advantage, ratios) in enumerate(((-1.0, (0.5, 0.6, 1.0, 2.0)), (1.0, (0.5, 4.0)))):
         n, moved = len(ratios), [-1 + math.log(x) for x in ratios]
@@ -217,7 +221,11 @@ def test_clip_metrics_count_tokens_by_hand(make_row, make_batch):
 
 
 def hand_rows(make_row):
-    """Trajectory 0: turns of 2 and 1 tokens, A' = 2 and -1. Trajectory 1: one turn of one token, A' = 1."""
+    """Return three rows of one turn each.
+
+    Trajectory 0 has a turn of 2 tokens with A = 2, and a turn of 1 token with A = -1. Trajectory 1 has a turn of 1
+    token with A = 1.
+    """
 
     def row(trajectory, advantage, delta):
         zeros = [0.0] * len(delta)
@@ -227,15 +235,15 @@ def hand_rows(make_row):
 
 
 def test_sampo_by_hand_at_trajectory_level(make_row, make_batch):
-    # mean Δ of trajectory 0 is 0.3/3 = 0.1: s = 1.105171, clipped at 1.04. Trajectory 1: s = e^-0.1 = 0.904837.
-    # min(2s, 2.08) = 2.08, twice; min(-s, -1.04) = -1.105171; min(s, 0.95) = 0.904837.
-    # Sum 4.16 - 1.105171 + 0.904837 = 3.959666 over 4 tokens.
+    # The mean Δ of trajectory 0 is 0.3/3 = 0.1, so s = 1.105171, clipped to 1.04. Trajectory 1: s = e^-0.1 = 0.904837.
+    # min(2s, 2.08) = 2.08 for two tokens; min(-s, -1.04) = -1.105171; min(s, 0.95) = 0.904837.
+    # The sum over the 4 tokens is 4.16 - 1.105171 + 0.904837 = 3.959666.
     batch = make_batch(hand_rows(make_row))
     method = recipe("sampo", clip_low=0.05, clip_high=0.04)
     loss, _ = policy_loss(method, batch, Denominators.count([batch]))
     assert loss.item() == pytest.approx(-3.959666 / 4, abs=1e-6)
     loss.backward()
-    # Clipped tokens are still; the rest move by -s A' / 4.
+    # The gradient of clipped tokens is 0. The gradient of other tokens is -s A / 4.
     assert batch.log_probs.grad.tolist() == pytest.approx([0.0, 0.0, 1.105171 / 4, -0.904837 / 4], abs=1e-6)
 
 
@@ -266,8 +274,8 @@ def test_row_level_is_trajectory_level_where_each_trajectory_is_one_row(make_gro
 
 
 def test_sampo_by_hand_at_row_level(make_row, make_batch):
-    # Row 0: mean Δ 0.15, s = 1.161834, clipped: 2.08. Row 1: s = 1: -1. Row 2: s = 0.904837.
-    # Each row a mean over its tokens: (2.08 - 1 + 0.904837) / 3.
+    # Row 0: mean Δ 0.15, s = 1.161834, s A clipped to 2.08. Row 1: s = 1, s A = -1. Row 2: s = 0.904837 = s A.
+    # The loss of a row is a mean over its tokens. The mean over the rows is (2.08 - 1 + 0.904837) / 3, negated.
     batch = make_batch(hand_rows(make_row))
     method = recipe("sampo_release", clip_low=0.05, clip_high=0.04)
     loss, _ = policy_loss(method, batch, Denominators.count([batch]))
@@ -276,7 +284,7 @@ def test_sampo_by_hand_at_row_level(make_row, make_batch):
     assert batch.log_probs.grad.tolist() == pytest.approx([0.0, 0.0, 1 / 3, -0.904837 / 3], abs=1e-6)
 
 
-def test_token_form_keeps_each_turns_credit_and_literal_form_loses_it(make_row, make_batch):
+def test_token_form_uses_the_advantage_of_each_turn_and_literal_form_their_mean(make_row, make_batch):
     rows = hand_rows(make_row)[:2]
     for name, gradient in (("sampo", [-2.0, -2.0, 1.0]), ("sampo_literal", [-1.0, -1.0, -1.0])):
         batch = make_batch(rows)
@@ -289,7 +297,7 @@ def test_token_form_keeps_each_turns_credit_and_literal_form_loses_it(make_row, 
 
 
 def frozen_surrogate(method, rows, weights, x):
-    """The surrogate at log-probs `x`, with every stop-gradient factor held at the rows' own values."""
+    """Return the surrogate loss at the log-probs `x`. Factors without gradient are computed from `rows`, not `x`."""
     total, position = 0.0, 0
     ratios = token_ratios(rows, method.ratio_level)
     for i, row in enumerate(rows):
@@ -328,8 +336,10 @@ def test_gradient_equals_finite_differences(name, make_rows, make_batch):
     [(-1.0, -0.01, False), (-1.0, 0.01, True), (1.0, -0.01, True), (1.0, 0.01, True), (-1.0, -0.002, True)],
 )
 @pytest.mark.parametrize("name", ["grpo_sm", "cispo_sm", "sapo_sm"])
-def test_sequence_mask_drops_bad_rows_that_went_down(name, advantage, moved, trains, make_row, make_batch):
-    """`moved` = log π_θ - log π_old of each token; δ = 0.003."""
+def test_sequence_mask_drops_rows_with_negative_advantage_and_lower_probability(
+    name, advantage, moved, trains, make_row, make_batch
+):
+    """`moved` is log π_θ - log π_old of each token. The limit `mask_delta` is 0.003."""
     row = make_row(0, advantage, [-1.0 + moved] * 3, [-1.0] * 3, [-1.0] * 3, [0.5] * 3)
     batch = make_batch([row])
     loss, metrics = policy_loss(recipe(name), batch, Denominators.count([batch]))
@@ -338,7 +348,7 @@ def test_sequence_mask_drops_bad_rows_that_went_down(name, advantage, moved, tra
     assert metrics["rows_masked"].item() == (0.0 if trains else 1.0)
 
 
-def test_sequence_mask_leaves_kl_and_denominators_alone(make_row, make_batch):
+def test_sequence_mask_does_not_change_kl_and_denominators(make_row, make_batch):
     bad = make_row(0, -1.0, [-2.0, -2.0], [-1.0, -1.0], [-1.5, -1.5], [0.5, 0.5])
     good = make_row(1, 1.0, [-1.0, -1.0], [-1.0, -1.0], [-1.0, -1.0], [0.5, 0.5])
     batch = make_batch([bad, good])

@@ -1,4 +1,4 @@
-"""The table of methods, overriding a choice, and the refusal of dead combinations."""
+"""The choices of each recipe, overrides, and the refusal of combinations without effect."""
 
 import dataclasses
 
@@ -30,14 +30,14 @@ TABLE = {
 
 
 @pytest.mark.parametrize("name", list(TABLE))
-def test_the_row_says_what_the_paper_says(name):
+def test_recipes_have_the_choices_of_the_table(name):
     row = recipe(name)
     chosen = (row.aggregation, row.clip, row.ratio_level, row.advantage, row.filter, row.mask)
     assert (*chosen, row.clip_config.clip_low, row.clip_config.clip_high) == TABLE[name]
     assert row.name == name
 
 
-def test_shared_numbers():
+def test_recipes_have_their_hyperparameters():
     assert (recipe("sampo").omega, recipe("sampo").gamma, recipe("sampo").max_tries) == (1.0, 0.95, 3)
     assert (recipe("dapo_grpo").max_tries, recipe("dapo_gigpo").overlong) == (2, True)
     sapo = recipe("sapo").clip_config
@@ -48,7 +48,7 @@ def test_shared_numbers():
     assert all(row.clip_config.dual_clip is None for row in RECIPES.values() if row.clip == "ppo")
 
 
-def test_the_table_cannot_be_changed_in_passing():
+def test_registered_recipes_cannot_be_changed():
     with pytest.raises(TypeError):
         RECIPES["grpo"] = recipe("gspo")
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -85,21 +85,21 @@ def test_overrides_change_a_copy():
         ("gspo_literal", {"ratio_level": "token"}, "not 'token'"),
     ],
 )
-def test_mistakes_are_named_with_the_nearest_choice(name, overrides, message):
+def test_errors_name_the_mistake_and_the_nearest_choice(name, overrides, message):
     with pytest.raises(RecipeError, match=message):
         recipe(name, **overrides)
 
 
-def test_a_new_method_is_a_row():
+def test_a_new_recipe_passes_the_checks():
     mine = Recipe(name="mine", clip="cispo", ratio_level="turn", advantage="gigpo", filter="success")
     assert check(mine, RunContext(updates_per_batch=2, policy_anchor="bypass", group_size=8)) == ()
 
 
-# ---- dead combinations ---------------------------------------------------------------------------------------------
+# ---- combinations without effect -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != "rloo"])
-def test_one_update_on_a_recomputed_anchor_is_refused(name):
+def test_one_update_per_batch_with_a_decoupled_anchor_is_refused(name):
     with pytest.raises(RecipeError, match=r"clip .* has no effect"):
         check(recipe(name), RunContext(updates_per_batch=1, policy_anchor="decoupled", group_size=8))
 
@@ -111,12 +111,12 @@ def test_statistics_are_over_rows_unless_a_method_takes_whole_trajectories():
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != "rloo"])
-def test_what_can_act_passes(name):
+def test_several_updates_per_batch_are_accepted(name):
     for anchor in ("bypass", "decoupled"):
         assert check(recipe(name), RunContext(updates_per_batch=4, policy_anchor=anchor, group_size=8)) == ()
 
 
-def test_methods_without_a_ratio_may_step_once():
+def test_methods_without_a_ratio_may_take_one_update_per_batch():
     facts = RunContext(updates_per_batch=1, policy_anchor="decoupled", group_size=8)
     assert check(recipe("rloo"), facts) == ()
     with pytest.raises(RecipeError, match="sequence mask has no effect"):
@@ -133,7 +133,7 @@ def test_several_updates_without_a_ratio_are_warned_about(anchor, overrides):
     assert check(recipe("rloo", clip="ppo"), facts) == ()
 
 
-def test_one_update_against_the_sampler_is_warned_about():
+def test_one_update_per_batch_with_a_bypass_anchor_gives_a_warning():
     (warning,) = check(recipe("sampo"), RunContext(updates_per_batch=1, policy_anchor="bypass", group_size=8))
     assert "rarely" in warning
 
@@ -153,7 +153,7 @@ def test_a_group_of_one_passes_where_advantages_are_relative_to_the_batch():
 
 
 @pytest.mark.parametrize("facts", [("bypas", 1, 8), ("bypass", 0, 8), ("bypass", 1, 0)])
-def test_run_facts_are_checked(facts):
+def test_invalid_run_contexts_are_refused(facts):
     anchor, updates, size = facts
     with pytest.raises(RecipeError, match=r"did you mean 'bypass'|must be at least 1"):
         RunContext(updates_per_batch=updates, policy_anchor=anchor, group_size=size)

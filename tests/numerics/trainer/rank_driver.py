@@ -1,9 +1,9 @@
-"""One of several ranks: takes two optimiser steps for each method and writes the results.
+"""The program of each rank (process) in `test_ranks.py`. Takes two optimiser steps for each method.
 
-    torchrun --nproc-per-node 2 rank_driver.py POLICY ROWS OUT        ROWS: a pickle of [(name, settings, minibatches)]
+    torchrun --nproc-per-node 2 rank_driver.py POLICY PLAN OUT        PLAN: a pickle of [(name, settings, minibatches)]
 
-The other ranks run `worker_loop`, as in a run. OUT/<number>.safetensors holds gradients of the last update, weights and
-optimiser; OUT/<number>.json the metrics, entropies and log-probs.
+Rank 0 writes the results. The other ranks run `worker_loop`, as in a run. OUT/<number>.safetensors holds the gradients
+of the last update, the weights and the optimiser state. OUT/<number>.json holds the metrics, entropies and log-probs.
 """
 
 import json
@@ -57,7 +57,7 @@ def main(policy, plan, out):
                 state | {f"gradient/{key}": value for key, value in gradients.items()}, out / f"{number}.safetensors"
             )
             lead.stop()
-        # A checkpoint resumes on any number of ranks.
+        # Load the saved state into a new learner on the same ranks, and take one more step.
         saved = load_file(out / f"{number}.safetensors") if ranks.is_main else None
         if ranks.count > 1:
             torch.distributed.barrier()

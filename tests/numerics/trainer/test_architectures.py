@@ -1,4 +1,4 @@
-"""Forests of tokens in common architectures: each row has the same log-probs as alone."""
+"""In common architectures, each row of a packed forest has the log-probs of the row computed alone."""
 
 import numpy as np
 import pytest
@@ -97,7 +97,7 @@ def test_bfloat16_layers_keep_weights_head_and_gradients_in_float32():
     assert all(grad.dtype == torch.float32 for grad in rough.values())
     assert result["off_policy_kl"] == pytest.approx(expected["off_policy_kl"], rel=0.02)
     one, other = (torch.cat([grad.flatten() for grad in each.values()]) for each in (exact, rough))
-    assert 0.98 < float(torch.cosine_similarity(one, other, 0)) < 1.0  # rounded, so not equal
+    assert 0.98 < float(torch.cosine_similarity(one, other, 0)) < 1.0  # rounding makes them unequal
 
 
 def test_probe_log_probs_are_float32_in_every_precision():

@@ -1,8 +1,9 @@
-"""Converted groups of schema 2, which had full prompts, give the gradients of the trainer of that schema.
+"""Groups of schema 2, converted to schema 3, give the gradients that the trainer of schema 2 computed.
 
-`tests/data/recorded_groups` holds the groups (conversations, windows, conversations that restart, responses of two
-versions, masked tokens, turns without a loss) and, by method and kind of row, the gradient's largest component and its
-products with eight fixed random vectors. These figures come from the trainer before schema 3, in float64.
+In schema 2 each turn held its full prompt. `tests/data/recorded_groups` holds groups with conversations, windows,
+conversations that restart, responses of two versions, masked tokens, and turns without a loss. For each method and kind
+of row, it also holds the largest component of the gradient, and the products of the gradient with eight fixed random
+vectors. The trainer of schema 2 computed these numbers in float64.
 """
 
 import json
@@ -27,7 +28,7 @@ KNOWN = StalenessPolicy(3, 2, {"old": 2, "now": 3})
 
 
 def fill(policy, seed):
-    """Random weights in float64 that do not depend on the version of torch."""
+    """Fill `policy` with random float64 weights that do not depend on the version of torch. Returns `policy`."""
     generator = np.random.default_rng(seed)
     with torch.no_grad():
         for name, parameter in sorted(policy.double().named_parameters()):
@@ -37,7 +38,7 @@ def fill(policy, seed):
 
 
 def gradient(policy, groups, method, growing):
-    """The gradient of one update, [parameters], read before the optimiser step clears it."""
+    """Return the gradient of one update as one vector, [number of parameters]."""
     reference = fill(frozen_copy(policy), 1)
     settings = TrainerSettings(device="cpu", lr=1e-3, kl_coefficient=0.02, entropy_coefficient=0.003, gradient_clip=1e9)
     learner = Learner(fill(policy, 0), reference, method, settings)
@@ -54,7 +55,7 @@ def gradient(policy, groups, method, growing):
 
 
 def products(vector):
-    """[8] dot products of `vector` with fixed random vectors."""
+    """Return the dot products [8] of `vector` with eight fixed random vectors."""
     return np.random.default_rng(7).standard_normal((8, len(vector))) @ vector
 
 
@@ -66,5 +67,5 @@ def test_converted_groups_have_the_recorded_gradients(policy, tmp_path, name):
     result = gradient(policy, read_groups(path), recipe(method), rows == "episodes")
     expected = EXPECTED[name]
     assert np.abs(result).max() == pytest.approx(expected["largest"], rel=1e-6)
-    # A product with a random vector differs by about the norm of the difference of the gradients.
+    # If two gradients differ, their products with a random vector differ by about the norm of the difference.
     assert products(result) == pytest.approx(expected["products"], abs=1e-6 * expected["largest"])

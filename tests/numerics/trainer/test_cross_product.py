@@ -54,7 +54,7 @@ ALL = [
         sorted(CLIPS), sorted(AGGREGATIONS), RATIO_LEVELS, ("none", "sequence"), sorted(ADVANTAGES), sorted(FILTERS),
         (True, False),
     )
-    if not (level == "token" and clip in LITERAL)  # is refused
+    if not (level == "token" and clip in LITERAL)  # such a recipe is refused
     if not (backfill and rule == "none")  # no group is dropped, so there is no back-fill
 ]  # fmt: skip
 
@@ -79,7 +79,7 @@ def test_every_combination_of_three_choices(learner, groups, triples, clip):
     check(learner, groups, rows)
 
 
-# Slow: 4,600 steps. It also covers failures that need more than three choices together.
+# Slow: 4,600 steps. This test also finds failures that occur only with a combination of more than three choices.
 @pytest.mark.slow
 @pytest.mark.parametrize("clip", sorted(CLIPS))
 @pytest.mark.parametrize("aggregation", sorted(AGGREGATIONS))

@@ -30,7 +30,7 @@ def learner_of(policy, name, device, **changes):
 
 
 def updated(policy, minibatches, name, device, **changes):
-    """Gradients of the last update on the CPU, metrics, and the learner itself."""
+    """Return the gradients of the last update (as CPU tensors), the metrics, and the learner."""
     learner, seen = learner_of(policy, name, device, **changes), {}
     learner.optimizer.register_step_pre_hook(
         lambda *_: seen.update({key: p.grad.cpu().clone() for key, p in learner.policy.named_parameters()})
@@ -65,7 +65,7 @@ def deterministic(monkeypatch):
 
 
 def test_float32_is_float32():
-    """TF32, with 10 bits of mantissa, would be off by about 3e-4."""
+    """Products of matrices use float32. With TF32 (10 bits of mantissa), the relative error would be about 3e-4."""
     one, other = torch.randn(2, 512, 512, device="cuda")
     exact = one.double() @ other.double()
     assert float((one @ other - exact).norm() / exact.norm()) < 1e-6
@@ -145,7 +145,7 @@ def test_bfloat16_is_close_and_weights_stay_float32(policy):
     assert all(grad.dtype == torch.float32 for grad in rough.values())
     assert result["off_policy_kl"] == pytest.approx(expected["off_policy_kl"], rel=0.02)
     one, other = (torch.cat([grad.flatten() for grad in each.values()]) for each in (exact, rough))
-    assert 0.98 < float(torch.cosine_similarity(one, other, 0)) < 1.0 - 1e-6  # rounded, so not equal
+    assert 0.98 < float(torch.cosine_similarity(one, other, 0)) < 1.0 - 1e-6  # rounding makes them unequal
 
 
 def test_the_probe_of_a_bfloat16_run_is_in_float32(policy):

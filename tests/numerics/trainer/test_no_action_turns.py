@@ -1,4 +1,4 @@
-"""An episode with a turn without an action has no loss, as with a zero loss mask, which this test computes by hand."""
+"""If a turn of an episode has no action, the episode has no loss. The gradients equal those with a zero loss mask."""
 
 import copy
 
@@ -20,8 +20,9 @@ RUN = TrainerSettings(device="cpu", kl_coefficient=0.0, gradient_clip=1e9)
 
 @pytest.fixture
 def groups(make_group):
-    """Seven episodes of different lengths and texts. Two have a turn without an action: the first of one group, the
-    last of another.
+    """Return two groups with seven episodes of different lengths and texts.
+
+    Two episodes have a turn without an action: the first episode of group a, and the last episode of group b.
     """
     made = [make_group("a", [True, False, True], NOW, turns=3), make_group("b", [False, True, False, False], NOW)]
     for group in made:
@@ -41,7 +42,7 @@ def scored(method, groups, **how):
 
 
 def masked(groups):
-    """The same groups with zero masks instead of the `no_action` flag."""
+    """Return the groups without `no_action` flags. The loss masks of the flagged episodes are 0 instead."""
     result = copy.deepcopy(groups)
     for group in result:
         for one in group.trajectories:
@@ -52,7 +53,7 @@ def masked(groups):
 
 
 def gradients(policy, rows, method):
-    """The gradients of one update, read before the optimiser step clears them, and the loss."""
+    """Return the gradients and the loss of one update."""
     model, seen = copy.deepcopy(policy), {}
     learner = Learner(model, None, method, RUN)
     learner.optimizer.register_step_pre_hook(
@@ -62,8 +63,9 @@ def gradients(policy, rows, method):
 
 
 def by_hand(policy, groups, aggregation, width):
-    """PPO's loss (GRPO's advantages by episode) in float64, turn by turn, and its gradient: every token of
-    every episode is in it, weighed by its mask.
+    """Return the gradient and the value of PPO's loss with GRPO's advantages by episode, computed in float64.
+
+    The loss includes all tokens of all episodes. The tokens of episodes with a turn without an action have mask 0.
     """
     model = copy.deepcopy(policy).double()
     rows = []
@@ -83,8 +85,8 @@ def by_hand(policy, groups, aggregation, width):
     if aggregation == "token_mean":
         total = sum((loss * mask).sum() for loss, mask in rows) / sum(mask.sum() for _, mask in rows)
     else:
-        live = [(loss * mask).sum() / mask.sum() for loss, mask in rows if mask.sum() > 0]
-        total = sum(live) / len(live)
+        means = [(loss * mask).sum() / mask.sum() for loss, mask in rows if mask.sum() > 0]
+        total = sum(means) / len(means)
     total.backward()
     return {name: p.grad for name, p in model.named_parameters()}, float(total.detach())
 
@@ -112,7 +114,7 @@ def test_a_dropped_episode_equals_a_zero_loss_mask(policy, groups, aggregation):
 @pytest.mark.parametrize(
     "name", ["grpo", "grpo_st", "grpo_sm", "gspo", "gspo_release", "cispo", "sapo", "gigpo", "sampo"]
 )
-def test_dropping_equals_masking_where_empty_rows_do_not_count(policy, groups, name):
+def test_dropping_an_episode_equals_masking_if_empty_rows_do_not_count(policy, groups, name):
     method = recipe(name)
     result, _ = gradients(policy, training_samples(scored(method, groups), "now"), method)
     expected, _ = gradients(policy, training_samples(scored(method, masked(groups)), "now"), method)
@@ -120,7 +122,7 @@ def test_dropping_equals_masking_where_empty_rows_do_not_count(policy, groups, n
 
 
 @pytest.mark.parametrize("aggregation", ["seq_mean_token_sum", "seq_mean_token_sum_norm"])
-def test_dropping_equals_scaled_masking_where_empty_rows_count(policy, groups, aggregation):
+def test_dropping_an_episode_equals_scaled_masking_if_empty_rows_count(policy, groups, aggregation):
     method = recipe("grpo", aggregation=aggregation)
     skipped, full = (training_samples(scored(method, each), "now") for each in (groups, masked(groups)))
     assert (len(skipped), len(full)) == (3 * 2 + 2 * 3, 3 * 3 + 2 * 4)
@@ -150,7 +152,7 @@ def test_without_no_action_turns_the_setting_has_no_effect(groups):
 
 
 def test_a_replay_masks_no_action_episodes(tiny_directory, groups):
-    """The only success of a group has no action: the filter keeps the group, but the success is not trained on."""
+    """The only successful episode has a turn without an action. The group is kept, but this episode is dropped."""
     group = groups[0]
     group.trajectories = tuple(
         msgspec.structs.replace(one, success=number == 0) for number, one in enumerate(group.trajectories)

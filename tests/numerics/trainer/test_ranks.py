@@ -1,4 +1,7 @@
-"""Several ranks give the results of one: gradients, weights, metrics, checkpoints. Real processes, gloo, FSDP2."""
+"""Several ranks give the gradients, weights, metrics and checkpoints of one rank.
+
+A rank is one process of the trainer. The ranks communicate by gloo, and FSDP2 shards the parameters.
+"""
 
 import json
 import math
@@ -23,7 +26,7 @@ SMALL = {"tokens_per_microbatch": 30, "logits_chunk_tokens": 3}
 
 
 def invalid(rows):
-    """One row, which only one rank holds, gives a loss of NaN."""
+    """Return `rows` with one row whose loss is NaN. Only one rank gets this row."""
     place = next(k for k, row in enumerate(rows) if row.mask.any())
     return [*rows[:place], replace(rows[place], turns=((len(rows[place].response), math.nan),)), *rows[place + 1 :]]
 
@@ -41,12 +44,12 @@ PLAN = [
     ("sampo", TERMS | SMALL, [random_rows(12), random_rows(13)]),
     ("sampo", TERMS | SMALL, [random_rows(12), invalid(random_rows(14)), random_rows(13)]),
 ]
-WITHOUT_SPOILT, WITH_SPOILT = len(PLAN) - 2, len(PLAN) - 1
+WITHOUT_INVALID, WITH_INVALID = len(PLAN) - 2, len(PLAN) - 1
 
 
 @pytest.fixture(scope="module")
 def outcomes(tiny_directory, tmp_path_factory):
-    """The results of one, two and three ranks on the same plan."""
+    """Return the folders with the results of `PLAN`, by number of ranks (1, 2 and 3)."""
     result = {}
     for count in (1, 2, 3):
         out = tmp_path_factory.mktemp(f"ranks-{count}")
@@ -72,7 +75,8 @@ def test_the_number_of_ranks_does_not_change_results(outcomes, number, count):
     alone, expected = read(outcomes[1], number)
     together, result = read(outcomes[count], number)
     assert alone.keys() == together.keys()
-    # The second batch starts from weights after an Adam step, which depends on rounding where a gradient is nearly 0.
+    # The second update starts from weights after an Adam step. If a gradient is nearly 0, the Adam step depends on
+    # rounding.
     for part, tolerance in (("gradient/", 1e-5), ("optimizer/", 5e-5)):
         first = {key: value for key, value in alone.items() if key.startswith(part) and value.dim()}
         largest = max(float(value.abs().max()) for value in first.values())
@@ -91,8 +95,8 @@ def test_the_number_of_ranks_does_not_change_results(outcomes, number, count):
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_all_ranks_skip_an_update_that_is_not_finite_on_one_rank(outcomes, count):
-    plain, figures = read(outcomes[count], WITHOUT_SPOILT)
-    skipping, result = read(outcomes[count], WITH_SPOILT)
+    plain, figures = read(outcomes[count], WITHOUT_INVALID)
+    skipping, result = read(outcomes[count], WITH_INVALID)
     assert (figures["skipped"], result["skipped"]) == ([], [1])
     for one, other in zip(result["metrics"], figures["metrics"], strict=True):
         assert (one.pop("updates_skipped"), other.pop("updates_skipped")) == (1.0, 0.0)
@@ -112,4 +116,4 @@ def test_a_checkpoint_resumes_on_any_number_of_ranks(outcomes, count):
         for key, value in alone.items():
             torch.testing.assert_close(
                 together[key], value, atol=3e-4, rtol=1e-3
-            )  # Adam moves a weight by up to the rate
+            )  # an Adam step can change a weight by the learning rate

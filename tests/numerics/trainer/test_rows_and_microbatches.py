@@ -1,4 +1,4 @@
-"""Packed rows give the results of rows alone, for any size of micro-batches and chunks."""
+"""Packed rows give the results of rows computed alone, for any size of micro-batches and chunks."""
 
 import copy
 from dataclasses import replace
@@ -24,7 +24,7 @@ def in_float64(model):
 
 
 def reference_log_probs(exact, row, temperature):
-    """Log-probs of one row alone, from the full logits of a policy in float64."""
+    """Return log-probs and entropies of the response of one row alone, from a policy in float64."""
     ids = torch.tensor(np.concatenate([row.prompt, row.response])[None].astype(np.int64))
     logits = exact(input_ids=ids).logits[0].detach() / temperature
     log_p = torch.log_softmax(logits, -1)
@@ -63,7 +63,7 @@ def test_shared_tokens_are_computed_once():
     (batch,) = micro_batches(rows, 10_000)
     distinct = {row.key: row for row in rows}.values()
     prompts = {row.prompt.tobytes(): row.prompt for row in distinct}.values()
-    # 32 tokens of the instructions, the rest of each prompt, each response.
+    # The forest has 32 shared tokens of the instructions, the rest of each prompt, and each response.
     tokens = 32 + sum(len(prompt) - 32 for prompt in prompts) + sum(len(row.response) for row in distinct)
     assert len(batch.forest.ids) == tokens < sum(len(row.prompt) + len(row.response) for row in distinct)
     assert len(batch.token_index) == sum(int(row.mask.sum()) for row in rows)
@@ -76,7 +76,7 @@ def test_a_microbatch_respects_its_token_limit():
 
 
 def as_turns(rows):
-    """The same episodes with one row for each turn, whose prompt is all text before it."""
+    """Return one row for each turn of `rows`. The prompt of a turn is all tokens before the turn."""
     turns = []
     for row in rows:
         start = 0
@@ -91,7 +91,7 @@ def as_turns(rows):
 @pytest.mark.parametrize("name", ["sampo", "gspo", "grpo", "cispo", "sapo", "gigpo"])
 def test_a_growing_row_has_the_gradient_of_its_turns(policy, name):
     rows = growing_rows(9)
-    method = recipe(name)  # all of them weigh by tokens, so the distribution of tokens over rows has no effect
+    method = recipe(name)  # the loss is a mean over tokens, so the split into rows has no effect
     complete, _ = gradients_after(policy, rows, settings(), method)
     turns, _ = gradients_after(policy, as_turns(rows), settings(), method)
     largest = max(float(grad.abs().max()) for grad in complete.values())
@@ -101,7 +101,7 @@ def test_a_growing_row_has_the_gradient_of_its_turns(policy, name):
 
 
 def gradients_after(policy, rows, run, method):
-    """Gradients of the update, read before the optimiser step clears them."""
+    """Return the gradients and the metrics of one update."""
     model = copy.deepcopy(policy)
     learner = Learner(model, policy, method, run)
     seen = {}
@@ -209,10 +209,10 @@ def test_invalid_rows_are_refused():
 def test_rows_without_sampled_tokens_change_only_counts(policy):
     rows = random_rows(12)
     empty = {name: getattr(rows[0], name)[:0] for name in ("response", "behaviour", "mask")}
-    nothing_said = replace(rows[0], **empty, turns=((0, 1.0),), trajectory=5)
+    empty_response = replace(rows[0], **empty, turns=((0, 1.0),), trajectory=5)
     unsampled = replace(rows[1], mask=rows[1].mask * 0, trajectory=5)
-    method = recipe("grpo")  # weighs by tokens
+    method = recipe("grpo")  # the loss is a mean over tokens
     without, _ = gradients_after(policy, rows, settings(), method)
-    with_them, _ = gradients_after(policy, [*rows, nothing_said, unsampled], settings(), method)
+    with_them, _ = gradients_after(policy, [*rows, empty_response, unsampled], settings(), method)
     for key, grad in without.items():
         torch.testing.assert_close(with_them[key], grad, atol=1e-7, rtol=1e-5)

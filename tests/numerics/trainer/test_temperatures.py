@@ -1,4 +1,4 @@
-"""Rows with different temperatures in one batch: each row is computed at its own temperature, as if alone."""
+"""In a batch with several temperatures, each row has the results of the row computed alone at its temperature."""
 
 import copy
 from dataclasses import replace
@@ -28,7 +28,7 @@ def mixed(rows):
 
 
 def alone(model, row, temperature=None):
-    """(log-probs, entropies) of the sampled tokens of one row alone, from the full logits."""
+    """Return the log-probs and entropies of the sampled tokens of one row alone, from the full logits."""
     ids = torch.tensor(np.concatenate([row.prompt, row.response])[None].astype(np.int64))
     log_p = torch.log_softmax(model(input_ids=ids).logits[0] / (temperature or row.temperature), -1)
     at = len(row.prompt) - 1 + torch.from_numpy(np.flatnonzero(row.mask))
@@ -36,7 +36,7 @@ def alone(model, row, temperature=None):
 
 
 def in_order(batches, rows):
-    """The index in `rows` of each row of the micro-batches."""
+    """Return, for each row of the micro-batches, its index in `rows`."""
     order = []
     for batch in batches:
         for number in range(len(batch.trajectory_of_row)):
@@ -48,7 +48,7 @@ def in_order(batches, rows):
 
 
 def told_apart(rows):
-    """The same rows, each with a sampled token and with unique log-probs of the sampler."""
+    """Return rows that `in_order` can identify: each has a sampled token and unique log-probs of the sampler."""
     made = []
     for number, row in enumerate(rows):
         mask = row.mask.copy()
@@ -101,7 +101,7 @@ def test_equal_temperatures_are_one_number_with_equal_results(policy):
 
 @pytest.mark.parametrize("anchor", ["bypass", "decoupled"])
 def test_an_update_with_mixed_temperatures_equals_a_float64_loop(policy, anchor):
-    """PPO by tokens, k3 to another policy, entropy bonus: all at each row's own temperature."""
+    """The loss has PPO at token level, k3 to another policy and an entropy bonus, at the temperature of each row."""
     rows = mixed(random_rows(5))
     reference = copy.deepcopy(policy)
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_an_update_with_mixed_temperatures_equals_a_float64_loop(policy, anchor)
 
 
 def sampled_at(policy, group, temperature):
-    """The group, with the log-probs that `policy` gives its tokens at `temperature`, and a record of it."""
+    """Set the group's temperature, and the log-probs of its tokens to those of `policy`. Returns the group."""
     group.sampling = Sampling(temperature=temperature)
     exact = copy.deepcopy(policy).double()
     for trajectory in group.trajectories:
@@ -162,7 +162,7 @@ def test_groups_of_several_temperatures_show_no_mismatch(policy, make_group):
     assert result["mismatch_max"] < 1e-4
     assert result["ratio_mean"] == pytest.approx(1.0, abs=1e-5)
     wrong = learner.update([[replace(row, temperature=1.0) for row in rows]], rate=0.0)
-    assert wrong["mismatch_k3"] > 0.01  # the control: the same rows at one temperature
+    assert wrong["mismatch_k3"] > 0.01  # control: at a wrong temperature there is a mismatch
 
 
 def test_turn_entropies_use_the_temperature_of_their_group(policy, make_group):

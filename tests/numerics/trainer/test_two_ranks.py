@@ -1,5 +1,6 @@
-"""Two ranks have the gradients and figures of one. Real processes, gloo, FSDP2; `test_ranks.py`, which is slow, has the
-other cases.
+"""Two ranks (processes of the trainer) have the gradients and metrics of one rank.
+
+The ranks communicate by gloo, and FSDP2 shards the parameters. `test_ranks.py`, which is slow, has the other cases.
 """
 
 import json
@@ -24,7 +25,7 @@ SETTINGS = TrainerSettings(
 
 
 def update(policy: Path, ranks: Ranks, out: Path) -> None:
-    """Take one step, and write its gradients and figures to `out`."""
+    """Take one step, and write its gradients and metrics to `out`."""
     learner = Learner(load_policy(policy), None, recipe("sampo"), SETTINGS, ranks)
     gradients = {}
 
@@ -47,7 +48,7 @@ def rank(index: int, policy: Path, out: Path) -> None:
 
 
 def test_two_ranks_have_the_gradients_and_figures_of_one(tiny_directory, tmp_path):
-    forks = multiprocessing.get_context("fork")  # torch is imported already
+    forks = multiprocessing.get_context("fork")  # a fork need not import torch again
     ranks = [forks.Process(target=rank, args=(index, tiny_directory, tmp_path), daemon=True) for index in range(2)]
     for process in ranks:
         process.start()

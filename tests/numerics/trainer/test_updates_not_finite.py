@@ -1,4 +1,7 @@
-"""An update with a non-finite loss or gradient does not change weights and optimiser; other updates are applied."""
+"""If the loss or gradient of an update is not finite, only this update is skipped.
+
+A skipped update does not change the weights or the optimiser state.
+"""
 
 import copy
 import math
@@ -24,13 +27,16 @@ def learner_of(policy, name="grpo", **options):
 
 
 def state_of(learner):
-    """The exact bytes of weights and optimiser state."""
+    """Return the bytes of the weights and of the optimiser state, by name."""
     tensors = learner.weights() | learner.optimizer_state()
     return {name: value.detach().clone().numpy().tobytes() for name, value in tensors.items()}
 
 
 def planted(rows, **changes):
-    """The rows, with `changes` to one of them; numbers in place of arrays go to its first sampled token."""
+    """Return the rows with `changes` to one row. `behaviour` and `advantage` are numbers.
+
+    `behaviour` replaces the log-prob of the first sampled token of this row.
+    """
     rows = list(rows)
     place = next(k for k, row in enumerate(rows) if row.mask.any())
     row = rows[place]
@@ -60,7 +66,7 @@ def plant_in_reference(learner, value):
 
 
 GOOD = random_rows(1)
-# name: (a change of the learner, the rows)
+# name: (a function that changes the learner, or None; the rows)
 CASES = {
     "advantage nan": (None, planted(GOOD, advantage=NAN)),
     "advantage inf": (None, planted(GOOD, advantage=INF)),
@@ -81,7 +87,7 @@ TRIPLES = [
     for case in CASES
     for name in ("grpo", "sampo", "sampo_release", "cispo_sm", "rloo")
     for anchor in (["bypass", "decoupled"] if name in ("sampo", "rloo") else ["bypass"])
-    if (case, name) != ("sampler's log-prob nan", "rloo")  # a method without a ratio does not read them
+    if (case, name) != ("sampler's log-prob nan", "rloo")  # rloo does not read the sampler's log-probs
 ]
 
 
@@ -103,7 +109,7 @@ def test_a_non_finite_update_changes_no_bit(policy, case, name, anchor):
 
 
 def test_the_loss_of_the_overflowing_gradient_is_finite(policy):
-    """So this case tests the check of the gradient norm."""
+    """In the case "gradient overflows" only the gradient is not finite, so the case tests the check of its norm."""
     learner = learner_of(policy)
     rows = CASES["gradient overflows"][1]
     assert math.isfinite(learner.update([rows], rate=1e-3)["loss"])

@@ -35,7 +35,7 @@ async def test_a_null_reward_is_0_after_a_reset_and_an_error_after_a_step(serve:
     async with EnvironmentClient(await serve(answering("null")), retries=0) as environments:
         (session,) = await environments.open(1)
         assert (await session.reset(index=0)).reward == 0.0
-        with pytest.raises(ProtocolError, match=r"step of session s at .*: ok, but its reward is None"):
+        with pytest.raises(ProtocolError, match=r"step of session s at .*: success, but the reward is None"):
             await session.step("up")
 
 

@@ -269,7 +269,7 @@ async def test_the_expert_is_silent_on_evaluation_splits(service):
     with pytest.raises(ApiError, match="no episode yet"):
         await service.expert(session)
     await service.reset(session, ResetSpec(split="test", index=0))
-    with pytest.raises(ApiError, match="evaluation task") as caught:
+    with pytest.raises(ApiError, match="in the evaluation split") as caught:
         await service.expert(session)
     assert caught.value.status == 403
     await service.reset(session, ResetSpec(index=0))

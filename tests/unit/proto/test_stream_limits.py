@@ -53,7 +53,7 @@ async def test_an_unreachable_broker_is_named_without_its_password() -> None:
 
 async def test_an_unquoted_password_is_not_shown() -> None:
     for connect in (Streams.connect, _acquire):
-        with pytest.raises(StreamError, match="quote special characters") as caught:
+        with pytest.raises(StreamError, match="percent-encode special characters") as caught:
             await connect("redis://:sec/ret@127.0.0.1:1/0", "r")
         assert "sec" not in str(caught.value).replace("secial", "")
         assert "ret" not in str(caught.value)

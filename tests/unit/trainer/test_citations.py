@@ -1,4 +1,4 @@
-"""Comments and docstrings cite papers, or documents that ship."""
+"""Comments and docstrings cite only papers, and documents of this repository."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ SOURCES = sorted(
 
 
 def cited(text: str) -> list[str]:
-    """Documents under docs/ that the text names: files, or decisions by number."""
+    """Return the documents under docs/ that the text names: files, or decisions (ADR) by number."""
     return re.findall(r"docs/(?:adr/\d{4}|[\w/-]+\.md)", text)
 
 

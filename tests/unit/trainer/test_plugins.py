@@ -64,7 +64,7 @@ def registries():
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """Writes a module that can be imported."""
+    """Return a function `(name, text)` that writes a Python module, which can then be imported."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def write(name, text):

@@ -1,4 +1,4 @@
-"""`replay`: recorded groups through any method, offline, with the figures of an independent step."""
+"""`replay` computes a step of any method on recorded groups. The metrics equal those of a step of a `Learner`."""
 
 import copy
 import json
@@ -130,7 +130,7 @@ def test_demonstrations_are_refused(recorded, make_group, tiny_directory, tmp_pa
 
 @pytest.fixture
 def corrupted(make_group, tmp_path):
-    """Two valid groups between three invalid ones."""
+    """Return a file of five groups, and the groups. The groups a, c and e are invalid."""
     groups = [make_group(name, [True, False, True], NOW) for name in "abcde"]
     groups[0].trajectories[1].turns[0].reward = math.inf
     groups[2].sampling = Sampling(temperature=0.6, top_p=0.95, top_k=20)

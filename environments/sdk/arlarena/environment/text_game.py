@@ -110,6 +110,14 @@ class TextGame(ABC):
         """Return the admissible actions. Return None if any text is an action."""
         return None
 
+    def examples(self) -> Sequence[str] | None:
+        """Return actions that work in this state, for players that choose at random. Return None if there is nothing to
+        list. Default: the admissible actions.
+
+        A game with free text, such as a search, has no list of all actions. It can list its other actions here.
+        """
+        return self.actions()
+
     def accepts(self, action: str) -> bool:
         """Return whether `action` has its effect in the current state. If not, the step is marked with `action_valid`
         False. Default: every readable action has.
@@ -192,7 +200,7 @@ class TextEpisode:
 
     def _result(self, reward: float | None, action: str, *, action_valid: bool, format_valid: bool) -> StepResult:
         game, environment, steps = self._game, self._environment, self._steps
-        text, actions, solved, over = game.text(), game.actions(), game.solved, game.over
+        text, examples, solved, over = game.text(), game.examples(), game.solved, game.over
         done = over or steps >= environment.horizon
         remaining = environment.horizon - steps
         scene = Scene(game.prompt_text(), self._past, remaining, environment.horizon, game.offered(), game.task)
@@ -201,7 +209,7 @@ class TextEpisode:
             prompt=environment.template.render(scene),
             step=steps,
             remaining_steps=remaining,
-            admissible_actions=None if actions is None else list(actions),
+            admissible_actions=None if examples is None else list(examples),
             terminated=over,
             truncated=done and not over,
             action_valid=action_valid,

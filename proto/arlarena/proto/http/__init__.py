@@ -1,1 +1,1 @@
-"""HTTP: service addresses, and limits of servers."""
+"""HTTP: addresses of services, and limits of servers."""

@@ -28,7 +28,7 @@ _SPARE_DESCRIPTORS = 64  # file descriptors reserved for files and sockets that 
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """Limits of one server process."""
+    """Limits of one server process. Sizes are in bytes, times in seconds."""
 
     body_bytes: int  # maximum size of a body that the application reads into memory; longer bodies must be streamed
     held_bytes: int = 64 << 20  # maximum total size of requests and WebSocket messages that are not yet answered
@@ -39,7 +39,7 @@ class HttpLimits:
     header_s: float = 10.0  # maximum time from the connection or the first byte of a request to the end of its headers
     body_s: float = 10.0  # interval between two checks of a body against `body_rate`
     body_rate: int = 1024  # minimum bytes per second of a body
-    write_s: float = 120.0  # how long a client may leave a response unread
+    write_s: float = 120.0  # maximum time for which a client may leave a response unread
     streamed: re.Pattern[bytes] | None = None  # paths with streamed bodies, which do not count towards `held_bytes`
     pipelined: int = 16  # maximum number of requests or WebSocket messages that wait for a response
     fragments: int = 1024  # maximum number of fragments of one WebSocket message
@@ -65,7 +65,7 @@ class _Shared:
         self.arriving: dict[_Http | _WebSocket, None] = {}  # connections with an incomplete request or message
 
     def hold(self, connection: _Http | _WebSocket, size: int) -> None:
-        """Count received bytes.
+        """Count `size` received bytes of a connection.
 
         If the total is above the limit, the connection with the largest incomplete request is closed. One client
         therefore cannot use up the limit.
@@ -127,7 +127,7 @@ class _Http(HttpToolsProtocol):
         self._write_timer: asyncio.TimerHandle | None = None
         self._refusal = (400, "Invalid HTTP request received.")
         self._unparsed = 0  # bytes received since the start of the request or since the last part of its body
-        self._body = self._body_seen = 0
+        self._body = self._body_seen = 0  # bytes of the body: until now, and until the last check of `_check_body`
         self._streamed = False
         self._in_body = False  # the headers are complete, but the body is not
         self._unregistered = False  # the connection is closed or became a WebSocket
@@ -189,7 +189,7 @@ class _Http(HttpToolsProtocol):
         self._timer = None if seconds is None else self.loop.call_later(seconds, then)
 
     def _headers_late(self) -> None:
-        self._close_with(408, "the headers of a request did not arrive in time")
+        self._close_with(408, f"the headers of a request did not arrive within {self.shared.limits.header_s:g} s")
 
     # --- request ---
 
@@ -292,7 +292,7 @@ class _Http(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.close()
-        self.loop.call_later(_CLOSE_TIMEOUT_S, self.transport.abort)  # if the client does not read
+        self.loop.call_later(_CLOSE_TIMEOUT_S, self.transport.abort)  # `close` waits for a client that does not read
 
     # --- response ---
 

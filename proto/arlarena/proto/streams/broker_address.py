@@ -1,7 +1,7 @@
-"""Adds the password to the URL of Redis. Users may keep the password in a file or an environment variable.
+"""Adds the password to the URL of the broker (Redis or Valkey). Users may keep the password outside the URL.
 
-The password is taken from the first source that has one: the URL, the variable `REDIS_PASSWORD`, the file that
-`REDIS_PASSWORD_FILE` names, the password file of the settings.
+The password is taken from the first source that has one: the URL, the environment variable `REDIS_PASSWORD`, the file
+that the environment variable `REDIS_PASSWORD_FILE` names, the file that `[redis] password_file` names.
 """
 
 from __future__ import annotations

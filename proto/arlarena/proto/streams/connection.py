@@ -1,7 +1,7 @@
-"""A connection to the broker that reconnects after the broker fails, with time limits and errors that name the fix.
+"""A connection to the broker (Redis or Valkey). It reconnects after a failure. Its errors say how to fix the problem.
 
-A command whose reply was lost is sent again. This is safe, because scripts are idempotent and the entries of a lost
-reply stay pending.
+A command whose reply was lost is sent again. A repeated script has no further effect, and the entries in a lost reply
+stay pending, so they can be claimed again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LOST_GROUP = ("NOGROUP", "UNBLOCKED")
 
 
 class StreamError(RuntimeError):
-    """The broker cannot be reached or refuses a command. The message contains the URL (no password) and the fix."""
+    """The broker cannot be reached or refuses a command. The message has the URL (without password) and the fix."""
 
 
 class BrokerFull(StreamError):
@@ -81,7 +81,7 @@ class Link:
                 socket_connect_timeout=timeout_s,
                 socket_keepalive=True,
                 max_connections=_MAX_CONNECTIONS,
-                # `_repeat` does all retries and limits their time.
+                # No retries by redis-py, because `_repeat` does all retries and limits their time.
                 retry=Retry(NoBackoff(), 0),
             )
         except ValueError as error:
@@ -127,7 +127,7 @@ class Link:
     async def _repeat(
         self, call: Callable[[], Awaitable[T]], *, reconnect_s: float | None = None, full_timeout_s: float | None = None
     ) -> T:
-        """Await `call()`. Retries after a lost connection or consumer group, and while the broker is full."""
+        """Await `call()`. Retries after a lost connection or a lost consumer group, and while the broker is full."""
         started, pause, group_lost = time.monotonic(), _FIRST_PAUSE_S, False
         reconnect_s = self._reconnect_s if reconnect_s is None else reconnect_s
         full_timeout_s = self._full_timeout_s if full_timeout_s is None else full_timeout_s
@@ -151,8 +151,8 @@ class Link:
 def bad_url_error(url: str, error: Exception) -> StreamError:
     """Returns the error to raise for a URL that redis-py cannot parse."""
     hint = "write redis://HOST:PORT/0, rediss://… or unix://…"
-    # redis-py quotes the supposed port in its message. The quoted text may be a part of an unquoted password.
-    detail = "quote special characters in the password" if "@" in url else str(error)
+    # redis-py's message contains the text that it took for the port. This text may be a part of the password.
+    detail = "percent-encode special characters of the password" if "@" in url else str(error)
     return StreamError(f"{redact(url)!r} is not the URL of a Redis server: {hint} ({detail})")
 
 
@@ -160,16 +160,16 @@ def stream_error(url: str, error: Exception) -> StreamError:
     """Returns the error to raise for the error `error` of redis-py. `url`: without password."""
     detail = str(error) or type(error).__name__
     if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):
-        hint = "give the password by REDIS_PASSWORD or REDIS_PASSWORD_FILE, or correct the URL"
+        hint = "set REDIS_PASSWORD or REDIS_PASSWORD_FILE, or correct the URL"
         return StreamError(f"Redis at {url} refused the user or password: {hint} ({detail})")
     if is_network(error):
         hint = "start one, or unset REDIS_URL and let `arlarena up` start its own"
         return StreamError(f"no Redis at {url}: {hint} ({detail})")
     if is_full(error):
-        hint = "raise its maxmemory, or lower staleness or groups_per_step"
+        hint = "raise its maxmemory, or lower [trainer] staleness or groups_per_step"
         return BrokerFull(f"the memory of Redis at {url} is full: {hint} ({detail})")
     if isinstance(error, errors.InvalidResponse):
-        return StreamError(f"the server at {url} is not a Redis: correct the URL ({detail})")
+        return StreamError(f"the server at {url} is not Redis: correct the URL ({detail})")
     return StreamError(f"Redis at {url} refused a command: {detail}")
 
 
@@ -189,7 +189,7 @@ async def _cancellable(call: Callable[[], Awaitable[T]]) -> T:
 
 
 def is_network(error: Exception) -> bool:
-    """True if the error is a network error, so that a retry may succeed."""
+    """True if the error is a network error. A retry may then succeed."""
     if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):
         return False
     return isinstance(error, errors.ConnectionError | errors.TimeoutError | OSError)

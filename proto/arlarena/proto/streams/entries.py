@@ -21,8 +21,8 @@ class StreamLimits:
     Attributes:
         timeout_s: time limit of connecting and of each reply. A blocking read is split into waits below this limit.
         reconnect_s: how long a call is retried while the broker is unreachable.
-        lease_ttl_s: a lease expires if it is not renewed for this time. All workers must use the same value. Workers
-            renew their leases after a third of this time.
+        lease_ttl_s: a lease (a worker's right to play a group) expires if it is not renewed for this time. All workers
+            must use the same value. Workers renew their leases after a third of this time.
         max_deliveries: maximum number of deliveries of a task; after this number the task becomes a dead letter.
         retry_delay_s: pause before a failed task is delivered again. The pause doubles with each delivery.
         full_timeout_s: how long a call is retried while the broker's memory is full.
@@ -46,7 +46,7 @@ class StreamLimits:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A notice in place of a group: its task failed too often, or its task or group message cannot be decoded."""
+    """A notice in place of a group. The task failed too often, or the message of the task or group is malformed."""
 
     group_id: str
     reason: str
@@ -70,7 +70,8 @@ class GroupEntry:
 class GroupLease:
     """A worker's right to play one group. The lease ends `lease_ttl_s` after the last renewal.
 
-    `deliveries`: the number of counted deliveries of the task, including this delivery.
+    `deliveries`: the number of deliveries of the task, including this delivery. A delivery that a worker gave back by
+    `release(counted=False)` does not count.
     """
 
     stream_id: str
@@ -102,7 +103,9 @@ def check_run_name(run: str) -> None:
         ValueError: `run` contains characters that are not permitted, or is too long.
     """
     if not _RUN_NAME.fullmatch(run):
-        raise ValueError(f"run name {run!r}: use up to 100 letters, digits, '.', '_' or '-', first a letter or a digit")
+        raise ValueError(
+            f"run name {run!r}: use up to 100 letters, digits, '.', '_' or '-', and begin with a letter or a digit"
+        )
 
 
 def group_id_of(stream_id: bytes, fields: Fields) -> str:
@@ -111,7 +114,7 @@ def group_id_of(stream_id: bytes, fields: Fields) -> str:
 
 
 def dead_letter_of(stream_id: bytes, fields: Fields) -> DeadLetter:
-    """Decode a dead letter: an entry of `dead`, or the notice of a dead letter in `groups`."""
+    """Decode a dead letter: an entry of the stream `dead`, or the notice of a dead letter in the stream `groups`."""
     reason = fields.get(b"reason", b"the entry has neither a group nor a reason").decode(errors="replace")
     deliveries = fields.get(b"deliveries", b"1")
     return DeadLetter(group_id_of(stream_id, fields), reason, int(deliveries) if deliveries.isdigit() else 1)

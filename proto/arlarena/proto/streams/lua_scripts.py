@@ -1,20 +1,21 @@
-"""The Lua scripts of `queue.py`. Each script is one atomic transition of the queue.
+"""The Lua scripts of `queue.py`. Each script is one atomic change of the queue.
 
-All scripts take the six keys of one run, in the order of `Streams.keys`. If the reply of a script was lost, the script
-is sent again. Each script therefore first checks the state of the group or the lease. A second run has no effect.
+All scripts take the six keys of one training run, in the order of `Streams.keys`. If the reply of a script was lost,
+the script is executed again. Each script therefore first checks the state of the group or the lease, so that a second
+execution has no effect.
 
 A group is outstanding from ISSUE until ACKNOWLEDGE or WITHDRAW. Three hashes have a field for each outstanding group
 id. `issued` contains the id of the task's entry. `done` contains the id of the group's entry in `groups`, and a receipt
 (worker name and random id) of the completion. `reasons` contains the reason of the group's last failure. `reasons` also
-has a field 'condemned ENTRY' for each unacknowledged entry that CONDEMN copied.
+has a field 'condemned ENTRY' for each unacknowledged entry that CONDEMN copied to the dead letters.
 
-A broker whose memory is full refuses a command that may need memory (flag `denyoom`), unless the same script has
-already written. ISSUE, COMPLETE and CONDEMN begin with XADD, so a full broker refuses them. All other scripts begin
-with a command that frees memory or needs none, so they work on a full broker.
+A broker whose memory is full refuses a command that may need memory (flag `denyoom`). After its first write, a script
+may use these commands even on a full broker. The first write of ISSUE, COMPLETE and CONDEMN is an XADD, so a full
+broker refuses these scripts. The first write of all other scripts needs no memory, so they work on a full broker.
 """
 
-# Dead letters are kept for debugging. Failures repeat, so a limited number is enough. 300 groups of 50 KB are 15 MB.
-# Dead letters that are older than this age are removed, because their run is over or their cause is fixed.
+# Dead letters are kept for debugging. The same failure occurs many times, so a limited number is enough: 300 groups of
+# 50 KB are 15 MB. Older dead letters are removed, because their run is over or their cause is fixed.
 DEAD_LETTERS_KEPT = 300
 DEAD_LETTER_AGE_S = 7 * 24 * 3600
 
@@ -69,7 +70,7 @@ local function make_dead_letter(id, reason, deliveries)
   redis.call('HDEL', reasons, group_id)
 end
 
--- The number of deliveries of the entry if `consumer` still holds delivery `expected`, else nil.
+-- The number of deliveries of the entry if `consumer` still holds the delivery with the number `expected`, else nil.
 local function held(id, consumer, expected)
   local row = redis.call('XPENDING', tasks, 'rollout', id, id, 1)[1]
   if row and row[2] == consumer and row[4] == tonumber(expected) then return row[4] end
@@ -78,8 +79,8 @@ end
 """
 )
 
-# ARGV: pairs of group id and task bytes. Returns the number of added tasks. If a task was issued, but is neither
-# done nor in the stream, the broker has lost it, so it is added again.
+# ARGV: pairs of group id and task bytes. Returns the number of added tasks. If a task was issued but is
+# neither done nor in the stream, the broker has lost the task. ISSUE adds such a task again.
 ISSUE = (
     _PRELUDE
     + """
@@ -181,8 +182,8 @@ return 1
 # ARGV: stream id of a task, reason, deliveries. Used for a task that cannot be decoded, because a retry would not help.
 DEAD_LETTER = _PRELUDE + "make_dead_letter(ARGV[1], ARGV[2], ARGV[3]) return 1"
 
-# ARGV: stream id of an entry of `groups`, group id, reason. Copies an unusable group to `dead`. A second run makes no
-# second copy. The notice of a dead letter is not copied, because its task is already in `dead`.
+# ARGV: stream id of an entry of `groups`, group id, reason. Copies an unusable group to `dead`. A second execution
+# makes no second copy. The notice of a dead letter is not copied, because its task is already in `dead`.
 CONDEMN = (
     _PRELUDE
     + """

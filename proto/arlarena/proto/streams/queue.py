@@ -1,12 +1,12 @@
-"""The queue between trainer and rollout workers: two streams for each run on Redis (7 or newer) or Valkey.
+"""The queue between the trainer and rollout workers. Each run has two streams on Valkey or Redis (7 or newer).
 
     trainer  ── issue, withdraw ─────► tasks ──── lease, renew ──► worker
     trainer  ◄─ collect, acknowledge ─ groups ◄── complete ───────┘
 
 Guarantees, even if any process is killed at any time:
 
-- **Each issued group reaches the trainer once**, as a `Group` or as a `DeadLetter`. `complete` publishes the group,
-  removes the task and records the group id as done, in one script. A second completion has no effect.
+- **Each issued group (the episodes of one task) reaches the trainer once**, as a `Group` or as a `DeadLetter`.
+  `complete` publishes the group, removes the task and records the group id as done. A second call has no effect.
 - **A lease belongs to the worker that renews it.** A lease is a worker's right to play one group. If a lease is not
   renewed for `lease_ttl_s`, the task is delivered to another worker. After `max_deliveries` deliveries the task becomes
   a dead letter: the task is copied to `dead`, and a notice in `groups` informs the trainer. A worker that lost its
@@ -15,15 +15,15 @@ Guarantees, even if any process is killed at any time:
   contains its effect. After a crash, `collect_pending` returns unacknowledged entries again, in order. If the trainer
   died between checkpoint and acknowledgement, its checkpoint already contains some of these groups. The trainer ignores
   them.
-- **`issue` restores lost tasks.** A call adds only the tasks whose group id is not in the queue. After a long wait the
-  trainer issues all outstanding tasks again, so tasks that the broker lost are restored.
-- **A group id can be used again after `acknowledge` or `withdraw`.** A worker that still plays the earlier task
-  publishes nothing.
+- **`issue` restores lost tasks.** The broker may lose tasks. After a long wait the trainer therefore issues all
+  outstanding tasks again. A call adds only the tasks whose group id is not in the queue.
+- **A group id can be used again after `acknowledge` or `withdraw`.** A worker that still plays a task
+  from before this call publishes nothing.
 - **Tasks and groups are never trimmed** (no MAXLEN). Their number is limited by the number of groups that the trainer
   issues. A limited number of dead letters is kept for debugging.
 - **A broker whose memory is full refuses `issue`, `complete` and `condemn`** with `BrokerFull`, after `full_timeout_s`.
-  (`condemn` copies an unusable group to the dead letters.) A refused call changes nothing. All other calls work, so
-  `acknowledge` can free memory.
+  (`condemn` copies an unusable group to the dead letters.) A refused call changes nothing. All other calls work. One of
+  them is `acknowledge`, which frees memory.
 
 Durability depends on the broker's append-only file. With `appendfsync always` no acknowledged write is lost. With
 `everysec` the writes of the last one or two seconds may be lost. The trainer then issues the outstanding tasks again
@@ -75,8 +75,8 @@ T = TypeVar("T")
 
 _WORKERS, _TRAINER = "rollout", "trainer"
 _KEYS = ("tasks", "groups", "dead", "done", "issued", "reasons")
-# The longest blocking read. A task whose lease expired or that was given back does not end a blocking read, so a worker
-# may receive such a task only after this time.
+# The longest blocking read, in seconds. Only a new task ends a blocking read. A worker may therefore have to wait for
+# this time until it receives a task whose lease expired or that was given back.
 _SLICE_S = 0.5
 # The number of pending entries that one command claims: a few MB of groups.
 _PAGE = 100
@@ -102,7 +102,7 @@ class Streams:
             timeout_s=limits.timeout_s,
             reconnect_s=limits.reconnect_s,
             full_timeout_s=limits.full_timeout_s,
-            repair=self._create_groups,
+            repair=self._create_consumer_groups,
         )
         self._collecting = asyncio.Lock()
         self._backlog: deque[RawEntry] = deque()  # claimed, not yet delivered to the caller
@@ -175,8 +175,8 @@ class Streams:
     async def collect(self, *, consumer: str, count: int, block_s: float) -> list[GroupEntry]:
         """Collect up to `count` new entries, oldest first. Waits up to `block_s` seconds for the first entry.
 
-        An entry that cannot be decoded is returned as a `DeadLetter` with the reason. Its bytes are copied to `dead`,
-        unless the broker is full. Entries stay pending for `consumer` until `acknowledge` is called.
+        An entry that cannot be decoded is returned as a `DeadLetter` with the reason, and copied to `dead` if the
+        broker is not full. Entries stay pending for `consumer` until `acknowledge` is called.
         """
         deadline = time.monotonic() + block_s
         async with self._collecting:
@@ -265,8 +265,8 @@ class Streams:
     async def complete(self, lease: GroupLease, group: Group) -> bool:
         """Publish `group` and remove its task, in one script.
 
-        Returns False if nothing was published, because the group is already completed or a dead letter, because the
-        task was withdrawn, or because the run was reset.
+        Returns False if nothing was published. The causes are: the group was already completed, the task became a dead
+        letter, the task was withdrawn, or the run was reset.
 
         Raises:
             BrokerFull: the broker's memory is full. Nothing was published. Renew the lease and call again later.
@@ -289,8 +289,8 @@ class Streams:
         """Give the task back after an infrastructure failure. Has no effect if the lease is lost.
 
         The task is delivered again after `retry_delay_s`. This delay doubles with each delivery. After the last
-        delivery the task becomes a dead letter with this reason. `final`: if True, the task becomes a dead letter now,
-        because a retry would fail in the same way.
+        delivery the task becomes a dead letter with this reason. Pass `final=True` if a retry would fail in the same
+        way. The task then becomes a dead letter at once.
         """
         delay_s = self.limits.retry_delay_s * 2.0 ** (lease.deliveries - 1)
         await self._give_back(lease, reason, delay_s, True, final=final)
@@ -331,7 +331,7 @@ class Streams:
                 return claimed
 
     async def _fill_backlog(self, consumer: str, count: int, deadline: float) -> None:
-        """Fill the backlog with claimed entries that were not delivered to the caller, or else with new entries.
+        """Fill the backlog with claimed entries that the caller does not have yet. If there are none, read new entries.
 
         After an error, a cancellation or a lost reply, claimed entries may be missing in the backlog. The next call
         then claims all pending entries again.
@@ -372,23 +372,23 @@ class Streams:
         try:
             task = decode_group_task(data)
             if task.group_id.encode() != group_id:
-                raise SchemaError(f"the task is for group {task.group_id!r}, its entry for {group_id!r}")
+                raise SchemaError(f"the task is for group {task.group_id!r}, but its stream entry is for {group_id!r}")
         except SchemaError as error:
             await self._script(scripts.DEAD_LETTER, stream_id, str(error), deliveries)
             return None
         return GroupLease(stream_id.decode(), task, consumer, deliveries)
 
-    async def _create_groups(self) -> None:
+    async def _create_consumer_groups(self) -> None:
         for key, group in ((self._tasks, _WORKERS), (self._groups, _TRAINER)):
             try:
                 await self._link.once("XGROUP CREATE", key, group, "0", "MKSTREAM")
             except Exception as error:
                 exists = str(error).startswith("BUSYGROUP")
-                # A full broker refuses the command without checking whether the group exists.
-                if not exists and not (is_full(error) and await self._has_group(key, group)):
+                # A full broker refuses the command without checking whether the consumer group exists.
+                if not exists and not (is_full(error) and await self._has_consumer_group(key, group)):
                     raise
 
-    async def _has_group(self, key: str, group: str) -> bool:
+    async def _has_consumer_group(self, key: str, group: str) -> bool:
         if not await self._link.once("EXISTS", key):
             return False
         rows = await self._link.once("XINFO GROUPS", key)

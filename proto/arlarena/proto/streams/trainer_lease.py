@@ -5,13 +5,15 @@
         lease.check()       # before each write that must not happen twice
 
 Two trainers of one run would take each other's groups and overwrite each other's checkpoints. The lease is a key on the
-broker with a time to live. A thread renews the key. A trainer that was frozen or disconnected may miss a renewal. The
-next `check` then raises `LeaseLost` if another trainer has taken the run, even if that trainer has already finished.
+broker (Redis or Valkey) with a time to live. A thread renews the key. A trainer that was frozen or disconnected may
+miss a renewal. The next `check` raises `LeaseLost` if another trainer has taken the run since then, even if that
+trainer has already finished.
 
 The lease of a killed trainer on this machine is taken over at once. The lease of a killed trainer on another machine is
 taken over after it has expired.
 
-The lease uses a thread and blocking calls, because the trainer's event loop is blocked for minutes by computation.
+The lease does not use the trainer's event loop, because computation blocks this loop for minutes. It uses a thread and
+blocking calls.
 """
 
 from __future__ import annotations
@@ -40,14 +42,15 @@ from arlarena.proto.streams.entries import check_run_name
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.5
 # `acquire` waits `ttl_s` plus this time for the lease of a trainer on another machine to expire.
 _MARGIN_S = 1.0
-# The poll interval of `acquire`: as a fraction of `ttl_s`, and its maximum.
+# The poll interval of `acquire`: as a fraction of `ttl_s`, and its maximum in seconds.
 _POLL_SHARE, _LONGEST_POLL_S = 0.05, 0.2
-# How long the broker stores the key of the last trainer. A frozen process is expected to continue within this time.
+# How long the broker stores the key of the last trainer. A frozen trainer is expected to continue within this time.
 _LAST_TRAINER_AGE_S = 7 * 24 * 3600
 
 # KEYS: the lease, the last trainer. ARGV: our value, time to live in ms, time to live of the last trainer in ms, the
 # value of a dead holder to replace or '', '1' if our process may replace the last trainer. Returns the holder and the
-# remaining time of its lease in ms. Renewing needs no memory, so it works on a full broker.
+# remaining time of its lease in ms. If another trainer held the lease after our process, returns this trainer and 0.
+# Renewing a lease needs no memory, so it works on a full broker.
 _TAKE_OR_RENEW = """
 local held, mine = redis.call('GET', KEYS[1]), ARGV[1]
 if held == mine then
@@ -89,9 +92,9 @@ class LeaseLost(StreamError):
 class Holder:
     """A process that holds or held a lease.
 
-    `machine`: boot id and pid namespace if available. The pid is valid only on this machine. `started`: start time of
-    the process, 0 if unknown; a later process with the same pid has another start time. `nonce`: a random value, new
-    for each `acquire`.
+    `incarnation`: random id of the trainer process. `machine`: boot id and pid namespace if available; `pid` is valid
+    only on this machine. `started`: start time of the process in clock ticks since boot, 0 if unknown; a later process
+    with the same pid has another start time. `nonce`: a random value, new for each `acquire`.
     """
 
     incarnation: str

@@ -1,1 +1,1 @@
-"""Text that users write or read: files, secrets, wording of messages."""
+"""Text that users write or read: text files, secrets, names, wording of messages."""

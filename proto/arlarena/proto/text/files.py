@@ -2,9 +2,9 @@
 
     text = read_text(Path("run.toml"))
 
-Editors on Windows write a byte-order mark at the start of a file. `read_text` removes the mark. In concatenated files,
-marks at the start of later lines are removed as well. For other encodings the error message contains the invalid byte
-and the command that converts the file.
+Editors on Windows write a byte-order mark at the start of a file. `read_text` removes the mark. A file that was
+concatenated from several files may have marks at the start of later lines. `read_text` removes these marks as well. For
+other encodings the error message contains the invalid byte and the command that converts the file.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _wide_encoding(data: bytes) -> str:
     for mark, name in _WIDE_MARKS.items():
         if data.startswith(mark):
             return name
-    # All text formats here begin with an ASCII character. UTF-16 and UTF-32 encode it as its ASCII byte and zero bytes.
+    # All text formats here begin with an ASCII character. UTF-16 and UTF-32 add zero bytes to this character's byte.
     zeros = "".join("0" if byte == 0 else "x" for byte in data[:4])
     return {"x0x0": "UTF-16LE", "0x0x": "UTF-16BE", "x000": "UTF-32LE", "000x": "UTF-32BE"}.get(zeros, "")
 

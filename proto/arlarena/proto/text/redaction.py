@@ -18,7 +18,7 @@ from typing import Any, TextIO, cast
 from urllib.parse import quote, unquote
 
 MASK = "***"
-# Shorter secrets are not masked, because they would also match in ordinary messages.
+# Secrets with fewer characters are not masked, because their text would also occur in ordinary messages.
 _SHORTEST_HIDDEN = 6
 _WORDS = frozenset(
     ("token", "tokens", "secret", "secrets", "password", "passwords", "passwd", "passphrase", "credential",
@@ -29,7 +29,8 @@ _SPLIT = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
 _OPTION = re.compile(r"--?(?P<name>[A-Za-z][\w.-]*)(?:=|$)")
 
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*://"
-# A number that ends at / or ? is a port, not a password. A password may contain any other character, quoted or not.
+# A number before / or ? is a port, not a password. Other text before the last @ is a password, even if it has special
+# characters that are not quoted.
 _URL_PASSWORD = re.compile(rf"({_SCHEME}[^/\s:@'\"]*):(?!\d{{1,5}}(?:[/?#\s]|$))[^\s'\"]*@")
 _WEB_USER = re.compile(r"(https?://)[^/\s@'\"]+@", re.IGNORECASE)
 _QUERY = re.compile(
@@ -48,7 +49,7 @@ _hidden: set[str] = set()
 
 
 def register_secret(secret: str | None) -> None:
-    """Make `redact` mask `secret`, also if it is quoted for a URL or for JSON. Ignores None and short texts."""
+    """Make `redact` mask `secret`, also where `secret` is quoted for a URL or JSON. Ignores None and short texts."""
     if secret is None or len(secret) < _SHORTEST_HIDDEN or secret in _hidden:
         return
     _hidden.update({secret, quote(secret, safe=""), unquote(secret), repr(secret)[1:-1]})
@@ -102,7 +103,7 @@ def _masked_list(items: Sequence[Any], name: str) -> list[Any]:
 
 
 def masked(value: Any, name: str = "") -> Any:
-    """Returns `value`, which consists of JSON types, with all secrets masked. `name`: the field of the value."""
+    """Returns `value` (of JSON types) with all secrets masked. `name`: name of the field that contains `value`."""
     if isinstance(value, Mapping):
         return {key: masked(item, str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""The program name in usage texts. It depends on whether the `arlarena` command has started the program."""
+"""The program name in usage texts. The `arlarena` command and `python -m` give a program different names."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ VARIABLE = "ARLARENA_PROGRAM"
 def program(module: str) -> str:
     """Returns the command that the user typed: `arlarena serve env`, or `python -m MODULE`.
 
-    `module`: the module, followed by the subcommand if there is one.
+    `module`: the name of the module, followed by the subcommand if there is one.
     """
     return os.environ.get(VARIABLE) or f"python -m {module}"

@@ -1,12 +1,12 @@
-"""Compressed deltas from a safetensors file (the base) to a new safetensors file, for pushes over a network.
+"""Compressed deltas from a safetensors file (the base) to a new safetensors file, for sending weights over a network.
 
     header of the new file, unchanged | for each tensor in file order: kind (1 byte), length (8 bytes), payload
 
 If the base has a tensor of the same name, type and shape, the payload is the difference of the two bit patterns as
 integers. The difference is zigzag-coded, its bytes are grouped by significance, and the result is compressed by zstd. A
-small optimiser step changes only the low bits, so the high bytes are zeros. An unchanged tensor takes 9 bytes. A tensor
-that the base lacks is only compressed. The file that `apply_delta` writes equals the new file byte for byte. The caller
-compares the file's checksum with the manifest.
+small optimiser step changes only the low bits, so the high bytes are zeros. An unchanged tensor takes 9 bytes. If the
+base has no such tensor, the payload is the compressed new tensor. The file that `apply_delta` writes equals the new
+file byte for byte. The caller compares the file's checksum with the manifest (the list of a version's files).
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ import zstandard
 
 from arlarena.proto.versions.directory import read_safetensors_header
 
-SAME, DIFFERENCE, WHOLE = 0, 1, 2
+SAME, DIFFERENCE, WHOLE = 0, 1, 2  # kinds of payload: empty, the difference, the new tensor
 LEVEL = 1  # zstd's level: a higher level is slower and saves little, because the low bits are noise
 _FRAME = struct.Struct("<BQ")
 _LENGTH = struct.Struct("<Q")
-_WIDTHS = {"8": 1, "16": 2, "32": 4, "64": 8}  # bytes of "F32", "BF16", "I64", …; "F8_E4M3" and "BOOL" have one byte
+# Digits in the name of a type ("F32", "BF16", "I64") -> bytes of an element. "F8_E4M3" and "BOOL" have one byte.
+_WIDTHS = {"8": 1, "16": 2, "32": 4, "64": 8}
 
 
 class DeltaError(ValueError):
@@ -35,7 +36,7 @@ class DeltaError(ValueError):
 def write_delta(base: Path, new: Path, out: BinaryIO) -> int:
     """Compute the delta from `base` to `new`, and write it into `out`. Returns the delta's size in bytes.
 
-    Only one tensor is processed at a time, so the memory does not grow with the model.
+    Only one tensor is processed at a time, so the largest tensor determines the use of memory.
 
     Raises:
         SafetensorsError: `base` or `new` is not a safetensors file.
@@ -141,7 +142,7 @@ def _exactly(file: BinaryIO, size: int) -> bytes:
 
 def _expand(payload: bytes, size: int, name: str) -> bytes:
     try:
-        # zstandard allocates the announced size of a frame and ignores `max_output_size`. -1: no announced size.
+        # If a frame announces its size, zstandard allocates this size and ignores `max_output_size`. -1: not announced.
         if payload and (announced := zstandard.frame_content_size(payload)) not in (size, -1):
             raise DeltaError(f"the delta's bytes of {name} announce {announced} bytes instead of {size}")
         data = zstandard.ZstdDecompressor().decompress(payload, max_output_size=size) if size else b""

@@ -1,14 +1,14 @@
-"""The format of version directories: a Hugging Face directory, `manifest.json`, and an empty `COMMITTED`.
+"""The format of version directories. A version directory contains the weights of one policy version.
 
     <run>/weights/v000012-0a1b2c3d4e5f/
         config.json  model.safetensors  tokenizer.json  ...   loaded by any engine
         manifest.json                                         the policy version, checksums, sizes and a probe
-        COMMITTED                                             written last; marks the directory as complete
+        COMMITTED                                             empty, written last; marks the directory as complete
 
 The trainer writes version directories, and the policy server reads them. The routes below transfer version directories.
 A probe is a test: the server computes the log-probs of a few tokens and compares them with those of the trainer.
 The digest of the weights is computed from the safetensors bytes, so this module does not need torch. Hashes are BLAKE3,
-because BLAKE3 is fast: a large model is hashed twice on each side of a push.
+because BLAKE3 is fast: in a transfer, the sender and the receiver each hash a large model twice.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ DIGEST_BYTES = 16
 
 # The routes for weights. PUT and POST need the admin token:
 #   PUT  /weights/{directory}                    Manifest of a new version            -> PushTarget
-#   PUT  /weights/{directory}/{file}?base=DIR    a file, or its delta to DIR's file   -> {}
+#   PUT  /weights/{directory}/{file}?base=DIR    a file, or its delta from DIR's file -> {}
 #   POST /serve_weights                          ServeWeights: serve a version        -> ServedVersion
 #   GET  /weight_info                            WeightInfo, a route of vLLM
 WEIGHTS_ROUTE, SERVE_ROUTE = "/weights", "/serve_weights"
 
-# The time limit of a push: a constant time for the engine, plus the time of a slow disk or network for the bytes.
+# The time limit of a request that sends a version to a policy server: a constant time for the inference engine, plus
+# the time of a slow disk or network for the bytes.
 _SLOWEST_BYTES_PER_S = 50e6
 _BASE_S = 30.0
 
@@ -88,7 +89,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def bytes(self) -> int:
-        """The total size of the files."""
+        """The total size of the files, in bytes."""
         return sum(entry.bytes for entry in self.files.values())
 
 
@@ -124,7 +125,8 @@ class Broadcast(msgspec.Struct, frozen=True):
 class ServeWeights(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Body of `/serve_weights`: the version to serve. Has no effect if the server already serves it.
 
-    `broadcast`: the source of the tensors. If None, the server loads the weights from its version directories.
+    `version`: the text form of a `PolicyVersion`. `broadcast`: the source of the tensors. If None, the server loads the
+    weights from its version directories.
     """
 
     version: str
@@ -149,7 +151,7 @@ def push_limit_s(size: int) -> float:
 
 
 def largest_difference(probe: ManifestProbe, served: Iterable[float]) -> float:
-    """Returns the largest |Δ log-prob| between a probe and a server's values. Returns infinity if a value is NaN."""
+    """Returns the largest |Δ log-prob| between a probe and a server's log-probs. Returns infinity if one is NaN."""
     differences = [abs(a - b) for a, b in zip(probe.log_probs, served, strict=True)]
     return max((d if d == d else float("inf") for d in differences), default=0.0)
 

@@ -3,8 +3,8 @@
     local_model("runs/tiny/model")    the directory of this name
     local_model("Qwen/Qwen3-0.6B")    the snapshot in the Hub's cache, which is downloaded if it is missing
 
-The package `huggingface_hub` is imported only for names of repositories. It reads the environment variables HF_HOME,
-HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE.
+The package `huggingface_hub` is imported only for names of repositories. The package reads the environment variables
+HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from arlarena.proto.config import ConfigError
 
-# Other formats of weights and subfolders (ONNX, the original release) are not downloaded.
+# Only these files are downloaded. Other formats of weights and subfolders (ONNX, the original release) are not needed.
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 SUBFOLDERS = ("*/*",)
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
@@ -87,7 +87,8 @@ def _download(name: str) -> Path:
     if missing := ", ".join(missing_files(snapshot)):
         if constants.HF_HUB_OFFLINE:
             raise ConfigError(
-                f"model {name!r}: {snapshot} lacks {missing}, and HF_HUB_OFFLINE forbids downloads: unset it"
+                f"model {name!r}: {snapshot} lacks {missing}, and the variable HF_HUB_OFFLINE forbids downloads: unset "
+                "the variable"
             )
         raise ConfigError(f"model {name!r}: the repository lacks {missing}, so its model cannot be served")
     return snapshot
@@ -100,20 +101,23 @@ def _reason(name: str, error: Exception) -> str:
     if isinstance(error, errors.GatedRepoError):
         return (
             f"the repository is gated: accept its terms at {constants.ENDPOINT}/{name} and set HF_TOKEN to a token of "
-            "this account"
+            "the account that accepted the terms"
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
-            f"{constants.ENDPOINT} has no repository with this name that this account can read: correct the name or, "
-            "for a private repository, set HF_TOKEN"
+            f"{constants.ENDPOINT} has no repository with this name, or it is private: correct the name or, for a "
+            "private repository, set HF_TOKEN to a token of an account that may read the repository"
         )
     if isinstance(error, errors.LocalEntryNotFoundError | errors.IncompleteSnapshotError | errors.OfflineModeIsEnabled):
         cache = f"the local cache {constants.HF_HUB_CACHE} has no complete snapshot of it"
         if constants.HF_HUB_OFFLINE:
-            return f"{cache}, and HF_HUB_OFFLINE forbids downloads: unset it, or copy the snapshot into the cache"
+            return (
+                f"{cache}, and the variable HF_HUB_OFFLINE forbids downloads: unset the variable, or copy the snapshot "
+                "into the cache"
+            )
         return (
             f"{cache}, and {constants.ENDPOINT} does not answer: check the network, or run `hf download {name}` on "
-            f"another machine and copy its cache ({error.__cause__ or error})"
+            f"another machine and copy that machine's cache to this machine ({error.__cause__ or error})"
         )
     return f"the download from {constants.ENDPOINT} failed: {error}"
 

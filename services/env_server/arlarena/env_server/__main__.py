@@ -57,8 +57,8 @@ class AnnouncingServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle SIGTERM and SIGINT inside the `with` block. The first signal starts the drain. The second signal ends
-        the wait for open sessions.
+        """Handle SIGTERM and SIGINT inside the `with` block. The first signal starts the drain: the server waits for
+        open sessions to end, and then stops. The second signal ends this wait.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -159,12 +159,13 @@ def http_limits(settings: EnvironmentSettings) -> HttpLimits:
 
 
 def pods_of(settings: EnvironmentSettings) -> Pods | None:
-    """Returns the pods of the deployment, or None if the server has no pods."""
+    """Returns the pods of the deployment, or None if the server does not run in one of several pods."""
     return None if settings.pods is None or settings.pod is None else Pods(settings.pods, settings.pod)
 
 
 def with_pod_number(settings: EnvironmentSettings) -> EnvironmentSettings:
-    """Returns the settings with `pod` and `shard` of this pod. If `pods` is not set, the settings do not change.
+    """Returns the settings with the `pod` and the `shard` of this pod. The default of `pod` is the number at the end of
+    the host name. If `pods` is not set, returns the settings unchanged.
 
     Raises:
         ConfigError: the pod's number is not set, and the host name does not end in a number.
@@ -174,9 +175,7 @@ def with_pod_number(settings: EnvironmentSettings) -> EnvironmentSettings:
     name = socket.gethostname()
     found = re.search(r"(\d+)$", name)
     if settings.pod is None and found is None:
-        raise ConfigError(
-            f"[environment] pods is set, but the host name {name!r} does not end in a number: set pod, the pod's number"
-        )
+        raise ConfigError(f"[environment] pods is set, but the host name {name!r} does not end in a number: set pod")
     pod = settings.pod if settings.pod is not None else int(found.group(1)) if found else 0
     return settings.model_copy(update={"pod": pod, "shard": f"p{pod}"})
 

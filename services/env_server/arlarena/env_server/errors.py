@@ -37,7 +37,7 @@ class ApiError(Exception):
         return ApiError(self.status, self.code, self.message, self.blame, self.retryable, self.retry_after_s)
 
     def to_item(self) -> Error:
-        """Returns the error as part of a batch reply."""
+        """Returns the error as the error of one item in a batch reply."""
         return Error(self.code, self.message, self.blame, self.retryable)
 
     def to_reply(self) -> ErrorReply:
@@ -113,7 +113,9 @@ def episode_over(session_id: str, steps: int) -> ApiError:
 
 
 def step_index_conflict(session_id: str, index: int, count: int) -> ApiError:
-    """Returns the error for a `step_index` that belongs neither to the next step nor to the most recent step."""
+    """Returns the error for a step whose `step_index` is not that of the next step, and that does not repeat the most
+    recent step with the same action. `index`: the `step_index` of the request. `count`: the number of steps taken.
+    """
     return ApiError(
         409,
         "step_index_conflict",

@@ -42,7 +42,7 @@ class EnvironmentSettings(EnvironmentKeys):
     )
     session_ttl_s: PositiveFloat = Field(900.0, description="default idle time after which a session ends")
     frames: Literal["url", "data"] = Field(
-        "url", description="url: an observation has the URL of its image; data: it contains the image"
+        "url", description="url: an observation has the URL of its image; data: an observation contains its image"
     )
     frame_cache_bytes: PositiveInt = Field(64 << 20, description="maximum total size of the stored images")
     max_snapshots: PositiveInt = Field(1024, description="maximum number of stored snapshots")
@@ -50,7 +50,7 @@ class EnvironmentSettings(EnvironmentKeys):
     reap_interval_s: PositiveFloat = Field(5.0, description="interval at which expired sessions are ended")
     reattach_grace_s: PositiveFloat = Field(60.0, description="how long a session stays open after its socket is lost")
     reset_cache_size: NonNegativeInt = Field(
-        1024, description="number of tasks of which a new episode is cached, so that a reset copies it; 0: no cache"
+        1024, description="number of tasks of which a new episode is cached; a reset copies this episode; 0: no cache"
     )
     pool_threads: PositiveInt | None = Field(
         None,
@@ -61,7 +61,9 @@ class EnvironmentSettings(EnvironmentKeys):
         description="time after which /health answers 503 if all threads are lost; a thread is lost while it runs work "
         "that has timed out; with several workers, the affected worker exits and is restarted",
     )
-    max_waiting: PositiveInt = Field(4096, description="maximum number of calls that wait for a thread; more get 429")
+    max_waiting: PositiveInt = Field(
+        4096, description="maximum number of calls that wait for a thread; further calls get the status 429"
+    )
     reset_timeout_s: PositiveFloat = Field(60.0, description="time limit of a reset")
     step_timeout_s: PositiveFloat = Field(
         75.0,
@@ -81,19 +83,22 @@ class EnvironmentSettings(EnvironmentKeys):
     header_timeout_s: PositiveFloat = Field(10.0, description="time limit for receiving the headers of a request")
     write_timeout_s: PositiveFloat = Field(120.0, description="how long a client may leave a reply unread")
     max_action_chars: PositiveInt = Field(
-        1 << 18, description="maximum length of an action; a character takes at most 12 bytes of JSON"
+        1 << 18,
+        description="maximum length of an action in characters; JSON takes at most 12 bytes for a character",
     )
     retry_after_s: PositiveFloat = Field(1.0, description="value of the header Retry-After when the server is full")
     websocket_ping_s: NonNegativeFloat = Field(
         0.0,
-        description="interval of keep-alive pings; 0: none, because clients may not answer while their model samples",
+        description="interval of keep-alive pings; 0: no pings; a client may be too busy to answer while its model "
+        "samples",
     )
     drain_s: NonNegativeFloat = Field(5.0, description="how long a stopping server waits for open sessions to end")
     shutdown_timeout_s: PositiveFloat = Field(10.0, description="how long a stopping server waits for running requests")
     pods: str | None = Field(
         None,
         pattern=r"\{pod\}",
-        description="URL of the pods of a StatefulSet, such as http://sokoban-{pod}.sokoban:8000",
+        description="URL of a pod of the Kubernetes StatefulSet, with {pod} in the place of the pod's number, such as "
+        "http://sokoban-{pod}.sokoban:8000",
     )
     pod: NonNegativeInt | None = Field(
         None, description="number of this pod; default: the number at the end of the host name"
@@ -104,7 +109,8 @@ class EnvironmentSettings(EnvironmentKeys):
 
 
 def load_settings(path: Path | None, flags: Mapping[str, Any] | None = None) -> EnvironmentSettings:
-    """Returns the settings. Flags override environment variables, which override the table [environment] of `path`.
+    """Returns the settings. Command-line flags override environment variables. Environment variables override the table
+    [environment] of `path`.
 
     Raises:
         ConfigError: the table is invalid (see `arlarena.proto.config.load_table`), or other machines could connect

@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     tiny.add_argument(
         "--environment-url",
         help="environment server that lists the texts that become one token each (default: ARLARENA_ENVIRONMENT_URL); "
-        "without it, tokens are [policy.tiny] words and single characters",
+        "without a server, the tokens are the words of [policy.tiny] and single characters",
     )
     tiny.add_argument("--seed", type=int, help="seed of the weights (default: ARLARENA_SEED, else [run] seed)")
     _add_clone(_command(commands, "clone", "behaviour cloning from recorded demonstrations"))
@@ -84,7 +84,8 @@ def _add_clone(cloning: argparse.ArgumentParser) -> None:
         "--validation",
         type=Path,
         required=True,
-        help="validation file, in a format of --demonstrations; the loss on it decides when cloning stops",
+        help="validation file, in the same formats as --demonstrations; cloning stops when the loss on this file no "
+        "longer improves",
     )
     cloning.add_argument("--run-dir", type=Path, required=True, help="directory for progress and clone.json")
     cloning.add_argument("--out", type=Path, required=True, help="directory for the cloned policy")
@@ -93,25 +94,26 @@ def _add_clone(cloning: argparse.ArgumentParser) -> None:
 
 def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--config", type=Path, required=True, help="TOML file of the run, with the table [trainer]")
-    policy = "policy to start from, also the reference of the KL term: a directory or a hub name"
+    policy = "policy to start from, a directory or a hub name; also the reference policy of the KL term"
     train.add_argument("--model", required=True, help=policy)
     train.add_argument("--run-dir", type=Path, required=True, help="directory for metrics, checkpoints and weights")
-    train.add_argument("--run-name", help="name of the streams (default: [run] name)")
+    train.add_argument("--run-name", help="name of the run in the keys of the Redis streams (default: [run] name)")
     train.add_argument(
         "--redis-url",
-        help="broker, for example redis://127.0.0.1:6379/0 (default: ARLARENA_REDIS_URL); give its password by "
-        "REDIS_PASSWORD_FILE or REDIS_PASSWORD, not in the URL",
+        help="URL of the Redis broker, for example redis://127.0.0.1:6379/0 (default: ARLARENA_REDIS_URL); give the "
+        "password in the environment variable REDIS_PASSWORD, or in the file that REDIS_PASSWORD_FILE names",
     )
     train.add_argument(
         "--inference-url",
         action="append",
         default=[],
-        help="policy server to push weights to; may be given several times; without it, samplers read RUN/weights",
+        help="URL of a policy server to send new weights to; may be given several times; default: the trainer only "
+        "writes the weights to RUN/weights",
     )
     train.add_argument(
         "--environment-url",
-        help="environment server that reports the size of the split (default: ARLARENA_ENVIRONMENT_URL); without it, "
-        "the split counts as endless",
+        help="environment server that reports the number of tasks in the split (default: ARLARENA_ENVIRONMENT_URL); "
+        "without a server, the split counts as endless",
     )
     _add_plugin(train)
     train.add_argument("--resume", action="store_true", help="continue from the newest checkpoint, if there is one")
@@ -122,14 +124,14 @@ def _add_replay(replaying: argparse.ArgumentParser) -> None:
     replaying.add_argument("groups", type=Path, help="file of groups, such as RUN/groups/step-000020.msgpack")
     replaying.add_argument("--model", required=True, help="policy that computes log-probs: a directory or a hub name")
     replaying.add_argument(
-        "--recipe", action="append", help="method; may be given several times (default: [trainer] recipe)"
+        "--recipe", action="append", help="method to compute; may be given several times (default: [trainer] recipe)"
     )
     replaying.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="CHOICE=VALUE",
-        help="choice or hyperparameter to change in all methods; may be repeated",
+        help="choice or hyperparameter of a recipe, and its value in all computed methods; may be repeated",
     )
     _add_plugin(replaying)
     replaying.add_argument("--config", type=Path, help="TOML file of the run, with the table [trainer]")
@@ -142,7 +144,8 @@ def _add_plugin(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="MODULE",
-        help="module that registers recipes, clips, advantages or filters, added to [trainer] plugins; may be repeated",
+        help="Python module that registers recipes, clips, advantages or filters; loaded in addition to [trainer] "
+        "plugins; may be repeated",
     )
 
 
@@ -171,10 +174,12 @@ def make_tiny(args: argparse.Namespace, log: Logger) -> int:
 
 
 def _environment_of(args: argparse.Namespace, log: Logger) -> Info | None:
-    """Return the description of the environment, for the vocabulary of a tiny policy; None without a server.
+    """Return the description of the environment, which contains the vocabulary for a tiny policy.
+
+    Returns None if no address of a server is given.
 
     Raises:
-        ConfigError: the server has another environment than the configuration.
+        ConfigError: the server's environment differs from `[environment] name`.
         ServiceError: the server does not answer.
     """
     from arlarena.trainer.state.tasks import environment_info
@@ -292,7 +297,7 @@ def _address(flag: str, url: str) -> str:
 
 
 def _report_failure(log: Logger, error: Exception, code: int = EXIT_FAILED) -> int:
-    if "No space left on device" in str(error):  # errors of safetensors have no errno
+    if "No space left on device" in str(error):  # search the text: errors of safetensors have no errno
         error = OSError(f"the disk is full: free space, then run again with --resume ({error})")
     log.error("failed", reason=str(error))
     print_error(error)
@@ -327,10 +332,10 @@ def main() -> int:
     """Run the command. Returns the exit code."""
     args = _parser().parse_args()
     if os.environ.get("OMP_NUM_THREADS") is None:
-        os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; [trainer] threads overrides it
+        os.environ["OMP_NUM_THREADS"] = "1"  # must be set before torch is imported; [trainer] threads overrides it
     os.environ.setdefault(
         "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # for [trainer] deterministic; must be set before CUDA starts
+    )  # needed by [trainer] deterministic; must be set before CUDA starts
     log = get_logger("trainer")
     commands = {"tiny": make_tiny, "clone": run_clone, "train": run_train, "replay": run_replay}
     return commands[args.command](args, log)

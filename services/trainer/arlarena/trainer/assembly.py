@@ -50,7 +50,10 @@ class Invocation:
 
 
 async def run_trainer(plan: Invocation, log: Logger, interrupted: Callable[[], str]) -> None:
-    """Build the trainer, restore the newest checkpoint if `resume` is set, and train. Other ranks run `worker_loop`.
+    """Build the trainer, restore the newest checkpoint if `plan.resume` is set, and train.
+
+    If torchrun starts several ranks (trainer processes), only rank 0 trains. The others execute its calls in
+    `worker_loop`.
 
     `interrupted`: returns the name of the signal that arrived, or "".
 
@@ -68,7 +71,7 @@ async def run_trainer(plan: Invocation, log: Logger, interrupted: Callable[[], s
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     ranks = Ranks.from_env()
-    if ranks.is_main:  # report a wrong split before the policy is loaded
+    if ranks.is_main:  # a wrong `task_split` must end the run before the policy is loaded
 
         def stop() -> None:
             if name := interrupted():
@@ -88,20 +91,22 @@ async def run_trainer(plan: Invocation, log: Logger, interrupted: Callable[[], s
             ranks.broadcast(b"the lease is held")
             await _run_first_rank(plan, learner, lease, method, log, interrupted)
     else:
-        ranks.broadcast()  # wait until rank 0 holds the lease, before a checkpoint is read
+        # Wait until rank 0 holds the lease of the run. Until then, another trainer may still write checkpoints.
+        ranks.broadcast()
         _load_checkpoint(plan, learner, log)
         worker_loop(learner, ranks)
     ranks.shutdown()
 
 
 def _load_checkpoint(plan: Invocation, learner: Learner, log: Logger) -> tuple[Checkpoints, TrainerState | None]:
-    """Return the checkpoints. If the run is resumed, load the newest checkpoint into `learner` and return its state.
+    """Open the run's checkpoints. If `plan.resume` is set, load the newest checkpoint into `learner`.
 
-    All ranks must call this function together.
+    Returns the checkpoints, and the state of the loaded checkpoint (None if no checkpoint was loaded). All ranks must
+    call this function together.
 
     Raises:
-        CheckpointError: the run has checkpoints but is not resumed, no checkpoint can be used, or the directory has
-            weights without a checkpoint, which a new run would delete.
+        CheckpointError: the run has checkpoints but `plan.resume` is not set; or no checkpoint can be used; or the run
+            directory has weights but no checkpoint (a new run would delete these weights).
     """
     checkpoints = Checkpoints(plan.run_dir / "checkpoints", plan.settings.keep_checkpoints)
     if not checkpoints.committed() and (later := versions_after(plan.run_dir / "weights", 0)):
@@ -179,7 +184,10 @@ async def _train(
 
 
 def _files(plan: Invocation, step: int) -> tuple[VersionStore, MetricsFile, MetricsFile]:
-    """Open the version store, metrics.jsonl and flows.jsonl. Remove data that a previous process wrote after `step`."""
+    """Open the version store (the published weights), metrics.jsonl and flows.jsonl.
+
+    Data of steps after `step` are removed. A previous process may have written such data after its last checkpoint.
+    """
     settings = plan.settings
     # Workers and servers may still read the second newest version, so at least two versions are kept.
     kept = settings.keep_checkpoints + 1
@@ -193,12 +201,12 @@ def _files(plan: Invocation, step: int) -> tuple[VersionStore, MetricsFile, Metr
 
 
 def _publisher(plan: Invocation, log: Logger) -> Publisher:
-    transport, patience_s = transport_of(plan.settings, log), plan.settings.push_retry_timeout_s
-    return Publisher(plan.inference_urls, transport, token=admin_token(), patience_s=patience_s, log=log)
+    transport, retry_timeout_s = transport_of(plan.settings, log), plan.settings.push_retry_timeout_s
+    return Publisher(plan.inference_urls, transport, token=admin_token(), retry_timeout_s=retry_timeout_s, log=log)
 
 
 def transport_of(settings: TrainerSettings, log: Logger) -> Transport:
-    """Create the transport that the setting `push_transport` selects.
+    """Create the transport (how new weights reach the policy servers) that the setting `push_transport` selects.
 
     Raises:
         ConfigError: `push_transport` is "nccl", but there is no GPU.

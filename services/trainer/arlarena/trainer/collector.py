@@ -1,10 +1,10 @@
 """Issues tasks within the limit of open groups, and collects one batch of groups for each step.
 
-A group is open until the ledger has its outcome (`state/ledger.py`). Each entry of the stream `groups` contains a group
-or a dead letter. A dead letter reports that a group could not be played. A step is lost if a crash happened between the
-step and the next checkpoint. An entry is handled in one of three ways:
+The ledger (`state/ledger.py`) records all issued groups. A group is open until the ledger has its outcome. Each entry
+of the stream `groups` contains a group or a dead letter. A dead letter reports that a group could not be played. A step
+is lost if a crash happened between the step and the next checkpoint. An entry is handled in one of three ways:
 
-- An open group is offered to the batch. If it cannot be trained on, the ledger records its outcome at once.
+- An open group is offered to the batch. If the group cannot be trained on, the ledger records its outcome at once.
 - If a group was sampled by weights of a lost step, the group is discarded, and its task is issued again.
 - If a group is not open, because it has an outcome or was issued in a lost step, its entry is acknowledged and ignored.
 """
@@ -37,7 +37,7 @@ _PAGE = 100
 
 
 class RunError(RuntimeError):
-    """The run cannot continue. The message contains the reason. `permanent`: a restart would fail again."""
+    """The run cannot continue. The message contains the reason. `permanent`: the error would occur after a restart."""
 
     def __init__(self, message: str, *, permanent: bool = False) -> None:
         super().__init__(message)
@@ -54,8 +54,8 @@ class Collected:
 
     Attributes:
         selected: the batch, and the groups that the filter dropped.
-        seen: all groups that were offered to the batch, for the metrics of the step.
-        stale: groups whose members are all too old.
+        seen: all groups that were offered to the batch (given to the filter), for the metrics of the step.
+        stale: groups whose members are all too old. They were not offered to the batch.
         seconds: duration of the collection.
     """
 
@@ -121,7 +121,7 @@ class Collector:
 
     @property
     def capacity(self) -> int:
-        """The number of slots for open groups: (S + 1)·B, with S = `staleness` and B = `groups_per_step`."""
+        """The largest number of slots of open groups: (S + 1)·B, with S = `staleness` and B = `groups_per_step`."""
         return (self.settings.staleness + 1) * self.settings.groups_per_step
 
     async def resume(self) -> None:
@@ -202,24 +202,26 @@ class Collector:
             ledger.settle(group.id, "filtered", step)
         for group in collected.stale:
             ledger.settle(group.id, "stale", step)
-        handled = [*collected.seen, *collected.stale]
-        self.state.environment_steps += sum(len(each.turns) for group in handled for each in group.trajectories)
+        groups = [*collected.seen, *collected.stale]
+        self.state.environment_steps += sum(len(each.turns) for group in groups for each in group.trajectories)
 
-    def _issue_limit(self, selection: Selection[Group], handled: int) -> int:
-        """Return how many tasks may be issued now: `staleness` · `groups_per_step`, plus the groups which the batch
-        still needs, minus open tasks.
+    def _issue_limit(self, selection: Selection[Group], judged: int) -> int:
+        """Return how many tasks may be issued now.
 
-        The ledger alone is not a sufficient limit, because it allows more tasks when the filter drops groups. Workers
-        would sample the groups of these tasks with the weights from before the current step, so the groups would be one
-        step too old. `handled`: number of open groups that were offered to the batch or are stale; these groups do not
-        count as open tasks.
+        The limit is `staleness` · `groups_per_step`, plus the number of groups that the batch still needs, minus the
+        number of open groups that are not judged. A group is judged if this step has offered it to the batch or found
+        it stale. `judged`: the number of judged groups. The ledger lists them as open until `settle` is called.
+
+        The ledger's own limit (`Ledger.allowance`) is too high, because it allows more tasks when the filter drops
+        groups. Workers would sample the groups of these tasks with the weights from before the current step. These
+        groups would be one step too old.
         """
         size = self.settings.groups_per_step
         wanted = 0 if selection.is_full() else min(size - selection.kept, selection.left)
-        return self.settings.staleness * size + wanted - (len(self.state.ledger.open) - handled)
+        return self.settings.staleness * size + wanted - (len(self.state.ledger.open) - judged)
 
     async def top_up(self, limit: int | None = None) -> None:
-        """Issue as many tasks as the ledger allows, but at most `limit`. Workers play them during the training step."""
+        """Issue as many tasks as the ledger allows, but at most `limit`. Workers play these tasks during training."""
         count = self.state.ledger.allowance(self.settings.staleness, self.settings.groups_per_step)
         await self._issue(self.state.ledger.issue(count if limit is None else max(0, min(count, limit))))
 

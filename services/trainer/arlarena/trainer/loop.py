@@ -2,9 +2,10 @@
 
 The order within a step makes crashes harmless:
 
-1. The record of a step is written before the checkpoint of that step.
-2. An entry of the stream is acknowledged only after a durable checkpoint contains the outcome of its group.
-3. The version directory is complete before a policy server uses the new weights.
+1. The record (the metrics) of a step is written before the checkpoint of that step.
+2. A stream entry contains one group of episodes. The entry is acknowledged only after a durable checkpoint contains the
+   outcome of the group.
+3. The version directory (the files with the new weights) is complete before a policy server loads it.
 
 An update is applied only if its loss and gradient are finite. Weights are written and pushed only if they are finite.
 """
@@ -157,6 +158,8 @@ class Trainer:
     ) -> tuple[list[ScoredGroup], dict[str, float], frozenset[str]]:
         """Score the batch, split it into minibatches, and take one optimiser step on each minibatch.
 
+        `version`: the version of the weights before the first of these steps.
+
         Returns the scored groups, the metrics of this training step, and the ids of the groups whose update was not
         applied. If an advantage is not finite, no optimiser step is taken. The first two results are then empty, and
         the third contains the ids of all groups.
@@ -263,7 +266,7 @@ class Trainer:
         await self.collector.acknowledge()
 
     async def free_broker_memory(self) -> None:
-        """Save a checkpoint now, if entries of the stream can then be acknowledged and deleted."""
+        """Save a checkpoint now, if it allows the broker to delete stream entries: those of groups with an outcome."""
         if any(group in self.state.ledger.lineage for group in self.collector.consumed):
             await self.save()
 
@@ -366,14 +369,14 @@ class Trainer:
 
 
 UNIFORM = (
-    "in every group all members have equal returns, so returns give no training signal; only penalties, the times of "
+    "in every group all members have equal returns, so returns give no training signal; only penalties, the turns of "
     "rewards, the KL term and the entropy bonus can change the policy: change the tasks, start from a better policy, "
     "or raise group_size or [trainer] temperature"
 )
 
 
 def zero_gradient_reason(metrics: Mapping[str, float], settings: TrainerSettings) -> str:
-    """Return the likely reasons for a gradient of 0, from the metrics of the step, and the settings that help."""
+    """Return the likely reasons for a gradient of 0, and the settings to change. `metrics`: the metrics of the step."""
     reasons = []
     if not metrics.get("rows"):
         reasons.append("the step had no rows to train on: see groups_filtered, groups_stale and no_action_share")

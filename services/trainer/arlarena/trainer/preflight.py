@@ -142,10 +142,10 @@ def _check_policy(path: Path, policy: PolicySettings, settings: TrainerSettings 
 
 
 def policy_directory(name: str, setting: str, *, tokenizer: bool = True) -> Path:
-    """Return the local directory of the policy `name`, a directory or a Hub name, and check that it is complete.
+    """Return the local directory of a policy, and check that the directory is complete.
 
-    `setting`: the flag or setting that `name` comes from, for error messages. `tokenizer`: whether the directory must
-    have a tokenizer.
+    `name`: a directory or a Hub name. `setting`: the flag or setting that `name` comes from, for error messages.
+    `tokenizer`: whether the directory must have a tokenizer.
 
     Raises:
         ConfigError: the directory does not exist, or lacks configuration, weights or tokenizer.
@@ -160,13 +160,13 @@ def policy_directory(name: str, setting: str, *, tokenizer: bool = True) -> Path
     if lacking:
         raise ConfigError(
             f"{setting} = {name!r}: {folder} is not a complete policy, it lacks {', '.join(lacking)}; give a directory "
-            f"that save_pretrained of model and tokenizer wrote"
+            f"in which save_pretrained wrote the model and the tokenizer"
         )
     return folder
 
 
 def context_of(folder: Path) -> int | None:
-    """Return the number of positions (tokens) of the policy in `folder`; None if config.json does not contain it.
+    """Return the context length of the policy in `folder`, in tokens; None if config.json does not contain the length.
 
     Raises:
         ConfigError: config.json cannot be read.
@@ -184,11 +184,11 @@ def context_of(folder: Path) -> int | None:
 def check_length(setting: str, tokens: int, positions: int | None, served: int | None = None) -> None:
     """Check that a response of `tokens` leaves room for a prompt.
 
-    `setting`: the setting of `tokens`, for error messages. `positions`: the number of positions of the policy.
-    `served`: the setting `max_model_len`.
+    `setting`: the setting of `tokens`, for error messages. `positions`: the context length of the policy in tokens;
+    None: unknown. `served`: the setting `[inference] max_model_len`; None: not set.
 
     Raises:
-        ConfigError: there is no room, or `served` is above `positions`.
+        ConfigError: there is no room for a prompt, or `served` is above `positions`.
     """
     if served is not None and positions is not None and served > positions:
         raise ConfigError(

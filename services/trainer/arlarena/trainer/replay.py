@@ -1,8 +1,9 @@
 """Computes one training step of a method on recorded groups: `arlarena replay GROUPS --model DIR --recipe sampo`.
 
 The forward and backward pass of the step are computed, but the weights do not change. Several methods can be compared
-on the same groups. As in a run, the batch has the groups that the method's filter keeps. If the method has back-fill,
-the batch also has the other groups. The metrics have the names of metrics.jsonl.
+on the same groups. As in a run, the batch has the groups that the method's filter keeps. If the method has back-fill
+(an incomplete batch is filled with dropped groups), the batch also has the groups that the filter drops. The metrics
+have the names of metrics.jsonl.
 
 Three kinds of records are left out and reported: groups that a run would refuse, demonstrations (which the
 environment's expert or another model played), and records that cannot be decoded.
@@ -39,7 +40,10 @@ SHOWN = (
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A group that is left out, and the reason. `group`: its id, or `record N` (from 0) if it cannot be decoded."""
+    """A group that is left out, and the reason.
+
+    `group`: the id of the group. If the record cannot be decoded, `record N`, with N counted from 0.
+    """
 
     group: str
     reason: str
@@ -111,7 +115,7 @@ def replay(groups: Sequence[Group | Refusal], model: str, recipe: Recipe, settin
     if not admitted:
         first = f"; {refused[0].group}: {refused[0].reason}" if refused else ""
         raise ConfigError(f"{recipe.name}: none of {counted(len(groups), 'group')} can be trained on{first}")
-    # One try, because the file has no more groups.
+    # `max_tries` is 1, because the file has no further groups that could replace dropped groups.
     selection: Selection[Group] = Selection(recipe.filter, len(admitted), max_tries=1, backfill=recipe.backfill)
     for group in admitted:
         selection.offer(group, returns(group), successes(group))

@@ -83,24 +83,31 @@ class TrainerSettings(TrainerKeys):
     correction: Literal["none", "truncate", "icepop", "geometric"] | None = Field(
         None,
         description="weights of tokens in the policy loss, computed from π_old/μ; π_old is the trainer's policy at the "
-        "start of the step, μ the sampler's policy; default: truncate with decoupled, none with bypass",
+        "start of the step, μ the sampler's policy; default: truncate if policy_anchor is decoupled, else none",
     )
-    correction_low: float = Field(0.5, ge=0, lt=1, description="lower bound of π_old/μ (icepop, geometric)")
-    correction_high: float = Field(2.0, gt=1, description="upper bound of π_old/μ")
+    correction_low: float = Field(
+        0.5, ge=0, lt=1, description="lower bound of π_old/μ; used if correction is icepop or geometric"
+    )
+    correction_high: float = Field(2.0, gt=1, description="upper bound of π_old/μ; used if correction is not none")
 
     steps: PositiveInt = Field(100, description="training steps of the run; each step trains on one batch")
     max_minutes: PositiveFloat | None = Field(None, description="maximum training time in minutes")
     max_environment_steps: PositiveInt | None = Field(
-        None, description="maximum number of turns in collected groups; for comparisons with equal experience"
+        None,
+        description="the run ends when its collected groups have this number of turns; use it to compare methods on "
+        "equally many turns",
     )
     groups_per_step: PositiveInt = Field(16, description="number of groups in the batch of one training step")
     minibatch_groups: PositiveInt = Field(
         4,
-        description="groups of one optimiser step; a smaller batch gets fewer optimiser steps of about this size",
+        description="number of groups in one optimiser step; an incomplete batch gets fewer optimiser steps of about "
+        "this size",
     )
-    staleness: NonNegativeInt = Field(1, description="maximum age of a sample, in training steps; 0: synchronous")
+    staleness: NonNegativeInt = Field(
+        1, description="maximum age of a sample, in training steps; 0: synchronous, only samples of current weights"
+    )
     cold_start_steps: NonNegativeInt = Field(
-        0, description="training steps at the start of the run in which the filter drops no group"
+        0, description="number of training steps at the start of the run in which the filter drops no group"
     )
     rows: Literal["turns", "episodes"] = Field(
         "turns",
@@ -144,7 +151,8 @@ class TrainerSettings(TrainerKeys):
     device: Device = Field("auto", description="cuda, cpu, or auto: a GPU if there is one")
     deterministic: bool = Field(
         True,
-        description="deterministic GPU kernels, so that a resumed run is bitwise reproducible; 2 to 5 % slower",
+        description="use deterministic GPU kernels, so that a resumed run is bitwise reproducible; training is 2 to "
+        "5 % slower",
     )
     precision: Literal["float32", "bfloat16"] = Field(
         "float32", description="compute dtype of the layers; weights stay float32"
@@ -154,13 +162,14 @@ class TrainerSettings(TrainerKeys):
         16_384, description="maximum tokens of one forward pass; limits memory and does not change the gradient"
     )
     logits_chunk_tokens: PositiveInt | None = Field(
-        None, description="number of tokens whose logits exist at the same time; default: 64 MB of logits"
+        None, description="number of tokens whose logits are in memory at the same time; default: 64 MB of logits"
     )
     threads: PositiveInt | None = Field(None, description="torch threads; default: OMP_NUM_THREADS, else 1")
 
     checkpoint_every: PositiveInt = Field(
         1,
-        description="training steps between checkpoints; a group is acknowledged after a checkpoint has its outcome",
+        description="training steps between checkpoints; the stream entry of a group is acknowledged after a "
+        "checkpoint contains the outcome of the group",
     )
     keep_checkpoints: PositiveInt = Field(3, description="number of newest checkpoints that are kept")
     record_groups_every: NonNegativeInt = Field(
@@ -173,7 +182,7 @@ class TrainerSettings(TrainerKeys):
         "this value",
     )
     publish_dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="dtype of the served weights; bfloat16 needs a larger probe_tolerance"
+        "float32", description="dtype of the weights for policy servers; bfloat16 needs a larger probe_tolerance"
     )
     broadcast_host: str = Field(
         "127.0.0.1",
@@ -185,27 +194,32 @@ class TrainerSettings(TrainerKeys):
         "is http",
     )
     probe_tolerance: PositiveFloat = Field(
-        1e-3, description="maximum difference between log-probs of server and trainer after a push, in nats"
+        1e-3,
+        description="after a push of weights, maximum difference between the policy server's and the trainer's "
+        "log-probs of the same tokens, in nats",
     )
     request_timeout_s: PositiveFloat = Field(60.0, description="timeout of a request to Redis")
     service_wait_s: PositiveFloat = Field(180.0, description="how long to wait for the environment server to start")
-    push_retry_timeout_s: PositiveFloat = Field(180.0, description="how long a failed push is retried")
+    push_retry_timeout_s: PositiveFloat = Field(180.0, description="how long a failed push of weights is retried")
     reissue_after_s: PositiveFloat = Field(
-        20.0, description="time without an arriving group after which open tasks are issued again"
+        20.0, description="if no group arrives for this time, tasks whose groups are missing are issued again"
     )
     max_unusable_in_a_row: PositiveInt = Field(
         32,
-        description="the run ends after this number of consecutive unusable groups (not played, invalid, or no turn)",
+        description="the run ends after this number of consecutive unusable groups (groups that were not played, are "
+        "invalid, or have no turn)",
     )
     max_skipped_steps: PositiveInt = Field(
         3,
         description="the run ends after this number of consecutive steps without a finite loss and gradient",
     )
     zero_gradient_alarm: NonNegativeInt = Field(
-        5, description="consecutive steps with a gradient of exactly 0 before a warning; 0: never"
+        5, description="warn after this number of consecutive steps with a gradient of exactly 0; 0: never"
     )
     lease_ttl_s: PositiveFloat = Field(
-        15.0, description="time after the last heartbeat of a trainer on another machine until its lease expires"
+        15.0,
+        description="the lease allows one trainer per run; a new trainer can start this time after the last heartbeat "
+        "of a trainer on another machine",
     )
 
     @model_validator(mode="after")
@@ -223,7 +237,7 @@ class TrainerSettings(TrainerKeys):
         return self
 
     def warnings(self) -> list[str]:
-        """Return warnings about settings without effect. They are not errors, because a run may be a short test."""
+        """Return warnings about settings without effect. Such settings are no errors, because a run may be a test."""
         texts = []
         if self.lr_warmup_steps > self.steps:
             texts.append(f"lr_warmup_steps = {self.lr_warmup_steps} is above steps = {self.steps}: the "
@@ -246,7 +260,8 @@ class TrainerSettings(TrainerKeys):
 def device_of(chosen: str, table: str) -> str:
     """Return the torch device for the setting `device` = `chosen` in `table`.
 
-    "auto" is a GPU if there is one, else the CPU. Without a GPU number, each rank takes the GPU of its local rank.
+    "auto" is a GPU if there is one, else the CPU. If `chosen` has no GPU number, a rank (trainer process) takes the GPU
+    whose number is its local rank.
 
     Raises:
         ConfigError: the GPU does not exist.
@@ -322,7 +337,9 @@ def environment_url() -> str | None:
 
 
 def redis_url(given: str | None) -> str:
-    """Return the URL of the broker: `given` or `ARLARENA_REDIS_URL`, with the password of REDIS_PASSWORD or a file.
+    """Return the URL of the broker: `given` or `ARLARENA_REDIS_URL`, with the password.
+
+    The password comes from REDIS_PASSWORD, or from the file that REDIS_PASSWORD_FILE names.
 
     Raises:
         ConfigError: there is no URL, or the password file cannot be read.

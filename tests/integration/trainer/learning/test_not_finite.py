@@ -1,4 +1,4 @@
-"""NaN and infinity in a real trainer are not applied, saved or pushed, and the run ends with the reason."""
+"""A trainer with NaN or infinity applies no update, saves and pushes no weights, and ends with the reason."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from arlarena.proto.streams.queue import Streams
 
 
 def strict(line):
-    """Strict JSON, without NaN."""
+    """Parse strict JSON, which has no NaN and no infinity."""
 
     def refuse(name):
         raise AssertionError(f"{name} is no JSON")
@@ -30,7 +30,7 @@ def everything_on_disk_is_finite(run):
 
 
 def corrupt(policy, copy):
-    """A copy of a policy with one weight that is NaN."""
+    """Write a copy of the folder `policy` to the folder `copy`, with one weight that is NaN."""
     shutil.copytree(policy, copy)
     weights = load_file(copy / "model.safetensors")
     weights["model.norm.weight"][3] = float("nan")
@@ -39,7 +39,10 @@ def corrupt(policy, copy):
 
 @pytest.fixture
 async def failed_run(redis_url, run_name, tmp_path, make_group):
-    """`failed_run(policy, **settings)`: the directory of a run that must fail, and its reason."""
+    """Return a function `(policy, **settings)` that starts a run, which must fail.
+
+    The function returns the run's directory, the reason of the failure, and the lines of the log.
+    """
     run = tmp_path / "run"
     async with await Streams.connect(redis_url, run_name, retry_delay_s=0.05) as streams:
         feeding = asyncio.create_task(Recordings(streams, run / "weights", make_group).serve())
@@ -98,7 +101,7 @@ async def test_repeated_non_finite_steps_end_the_run_and_name_their_groups(faile
     trained = set(range(4 * (last["step"] - 1), 4 * last["step"]))
     assert all(f"g{index:06d}" in reason for index in trained)
     skipped = [line for line in lines if line["event"] == "updates_skipped"]
-    assert len(skipped) >= 2  # the first step may apply its first update
+    assert len(skipped) >= 2  # if the first step applies an update, a third step is needed
     for line in (run / "metrics.jsonl").read_text().splitlines():
         strict(line)
     assert last["total_skipped"] in (8, 10)

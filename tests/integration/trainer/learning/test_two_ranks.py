@@ -1,4 +1,4 @@
-"""A trainer on two ranks, started by torchrun, gives the result of a trainer on one rank."""
+"""A trainer on two ranks (processes, started by torchrun) gives the result of a trainer on one rank."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ LAST = f"checkpoints/step-{STEPS:06d}"
 
 
 async def train(redis_url, name, run, policy, make_group, launch, *flags):
-    """The exit status of a run on recorded groups."""
+    """Run a trainer on recorded groups, and return its exit status. `launch`: arguments of `python`, for torchrun."""
     run.mkdir(exist_ok=True)
     (run / "run.toml").write_text(config_of(STEPS, tokens_per_microbatch=64, device="cpu"))
     command = [sys.executable, *launch, "-m", "arlarena.trainer", "train", "--config", run / "run.toml", "--model",
@@ -52,7 +52,7 @@ async def test_two_ranks_give_the_result_of_one(redis_url, run_name, tmp_path, t
     for key, value in first.items():
         torch.testing.assert_close(
             second[key], value, atol=2e-3, rtol=1e-3
-        )  # Adam moves by 1e-3 in a step, for any gradient
+        )  # an Adam step can change a weight by the learning rate, even if the gradient is tiny
     files = [(run / "metrics.jsonl").read_text().splitlines() for run in (alone, together)]
     records = [[json.loads(line) for line in lines] for lines in files]
     assert len(records[0]) == len(records[1]) == STEPS
@@ -66,7 +66,7 @@ async def test_two_ranks_give_the_result_of_one(redis_url, run_name, tmp_path, t
     )
 
 
-# Slow: as above.
+# Slow: torchrun starts several processes, each of which imports torch.
 @pytest.mark.slow
 async def test_a_dead_rank_ends_the_run_and_one_rank_resumes(redis_url, run_name, tmp_path, tiny_directory, make_group):
     """If one rank is killed, the others must not hang. A single rank then resumes from the checkpoint."""
@@ -91,7 +91,7 @@ async def test_a_dead_rank_ends_the_run_and_one_rank_resumes(redis_url, run_name
 
 
 def rank_of(pid):
-    """The RANK of a process, set by torchrun."""
+    """Return the variable RANK of a process, which torchrun sets; None if the process has ended."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             variables = dict(part.split(b"=", 1) for part in file.read().split(b"\0") if b"=" in part)

@@ -25,7 +25,7 @@ class Failures(Recordings):
 
 
 class PenalisedFailures(Failures):
-    """The same, with one invalid action."""
+    """All members of every group fail, with equal rewards. One action of each group is invalid."""
 
     def recorded(self, task, version):
         group = super().recorded(task, version)
@@ -90,7 +90,7 @@ async def test_a_run_with_gradients_does_not_warn(redis_url, run_name, tmp_path,
     assert {record["zero_gradient_steps"] for record in records(run)} == {0}
 
 
-def test_the_reason_follows_from_the_figures():
+def test_the_reason_for_a_zero_gradient_follows_from_the_metrics():
     settings = TrainerSettings(recipe="grpo")
     figures = {"rows": 8.0, "solve_all": 0.25, "solve_none": 0.75, "advantage_abs": 0.0, "learning_rate": 1e-6}
     reason = zero_gradient_reason(figures, settings)

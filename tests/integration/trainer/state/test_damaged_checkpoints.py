@@ -1,4 +1,4 @@
-"""A damaged newest checkpoint is skipped with a warning, and the run ends like an undisturbed one."""
+"""A damaged newest checkpoint is skipped with a warning. The run then has the same result as without damage."""
 
 import json
 import signal
@@ -81,7 +81,7 @@ async def test_a_run_with_only_damaged_checkpoints_is_refused(
     for folder in committed(run):
         truncate(folder)
     _, ended = await start_trainer(train_arguments(run, run_name, tiny_directory, redis_url, "--resume"), run / "log")
-    assert await ended == 4  # the launcher does not restart it
+    assert await ended == 4  # 4: the launcher does not restart the trainer
     (failed,) = events(run, "failed")
     assert "all checkpoints of the run are damaged" in failed["reason"]
     assert "model.safetensors has" in failed["reason"]
@@ -93,6 +93,6 @@ async def test_a_run_with_checkpoints_needs_resume(redis_url, run_name, tmp_path
     await train_with_ends(redis_url, run_name, run, tiny_directory, recorded(run, make_group), [])
     before = committed(run)
     _, ended = await start_trainer(train_arguments(run, run_name, tiny_directory, redis_url), run / "log")
-    assert await ended == 4  # the launcher does not restart it
+    assert await ended == 4  # 4: the launcher does not restart the trainer
     assert "give --resume" in events(run, "failed")[0]["reason"]
     assert committed(run) == before

@@ -1,5 +1,6 @@
-"""A trainer that is ended at random points by SIGKILL or SIGTERM and resumed ends bitwise equal to an undisturbed one:
-weights, optimiser, metrics and lineage, for any interval of checkpoints.
+"""If SIGKILL or SIGTERM ends a trainer at random points, the resumed run has the result of a run without interruption.
+
+Weights, optimiser state, metrics and outcomes of groups are bitwise equal, for any interval of checkpoints.
 """
 
 import signal
@@ -22,7 +23,7 @@ async def check_same_end(alone, redis_url, run_name, run, policy, make_group, ev
     prepare(run, ALONE_STEPS, checkpoint_every=every)
     ends = random_ends(run, ALONE_STEPS, count, signals, seed=every)
     met = await train_with_ends(redis_url, run_name, run, policy, recorded(run, make_group), ends)
-    assert met >= count - 1  # the last signal may arrive after the end
+    assert met >= count - 1  # the run may end before the last signal
     assert_same_end(run, alone, ALONE_STEPS)
     assert {path.name for path in (run / "weights").glob("v*")} == {
         path.name for path in (alone / "weights").glob("v*")
@@ -48,14 +49,14 @@ async def test_a_run_ended_twenty_times_ends_bitwise_equal(
     await check_same_end(alone, redis_url, run_name, tmp_path / "run", tiny_directory, make_group, every, 20, [how])
 
 
-# Slow: an asynchronous run needs more steps for its kills to reach all states.
+# Slow: an asynchronous run needs many steps, so that the signals interrupt it in all states.
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("every", [1, 3, 10])
 async def test_an_interrupted_asynchronous_run_settles_every_group_once(
     redis_url, run_name, tmp_path, tiny_directory, make_group, every
 ):
-    """An asynchronous run with a filter, and several workers that sample with the newest weights they see."""
+    """The run is asynchronous and has a filter. Several workers sample with the newest weights of the run's folder."""
     run, steps, staleness = tmp_path / "run", 60, 1
     prepare(run, steps, checkpoint_every=every, staleness=staleness, cold_start_steps=0)
     ends = random_ends(run, steps, 20, [signal.SIGKILL, signal.SIGTERM], seed=17 * every)
@@ -63,7 +64,7 @@ async def test_an_interrupted_asynchronous_run_settles_every_group_once(
     def player(streams):
         return LivePlayer(streams, run / "weights", make_group, players=4)
 
-    # Random moments: an end is missed if the trainer has finished before it.
+    # The signals are sent at random times, and some of them only after the run has ended.
     assert await train_with_ends(redis_url, run_name, run, tiny_directory, player, ends) >= 15
     state = state_of(run, steps)
     lineage, open_groups = state["ledger"]["lineage"], state["ledger"]["open"]

@@ -1,4 +1,4 @@
-"""A run has one trainer: a second trainer is refused, and one that lost its lease stops before it writes."""
+"""A run has only one trainer. A second trainer is refused. A trainer that has lost its lease stops without writing."""
 
 import asyncio
 import json
@@ -33,7 +33,10 @@ def reason_in(log):
 
 @pytest.fixture
 async def two_trainers(redis_url, run_name, tmp_path, tiny_directory, make_group):
-    """`start(which, *flags)` starts the trainer `one` or `two` on one run, while a worker plays its tasks."""
+    """Yield the run's directory, and a function `(which, *flags)` that starts the trainer `one` or `two` of this run.
+
+    A worker plays the tasks of the run.
+    """
     run = tmp_path / "run"
     prepare(run, ALONE_STEPS, lease_ttl_s=1.0)
 

@@ -82,6 +82,17 @@ def test_a_search_is_possible_on_every_page_and_clears_the_product():
         assert (place.product, place.options) == (None, {})
 
 
+def test_the_listed_actions_are_the_clicks_and_on_the_search_page_a_search():
+    (example,) = game_after().examples()
+    assert example == search(game_after().goal.instruction)
+    game = opened(3)
+    assert list(game.examples()) == game.offered().split("\n")
+    assert all(game.accepts(action) for action in game.examples())
+    assert game.accepts("search[anything else]")
+    game.play("click[buy now]")
+    assert game.examples() == []
+
+
 def test_previous_leads_from_sub_page_to_product_to_results():
     game = opened(3, "click[black]", "click[description]", "click[< prev]")
     assert (game.place.page, game.place.options) == ("item", {"color": "black"})

@@ -1,5 +1,7 @@
-"""Turns that continue each other become one row; a rewritten history starts a new row. Tool tokens are not trained
-on."""
+"""Turns that continue each other become one row (training sequence). A turn with a changed history starts a new row.
+
+Tokens of tool output are not trained on.
+"""
 
 import msgspec
 import pytest
@@ -23,7 +25,10 @@ def turn(make_group, new_prompt, response, mask=None, version=NOW, reset=False):
 
 @pytest.fixture
 def episode(make_group):
-    """Three turns over a growing context, with tool output 90 and 91, 92; then one whose prompt was cut."""
+    """Return three turns that continue each other, and one turn with a shortened prompt.
+
+    The tool outputs are token 90 before the second turn, and tokens 91 and 92 before the third.
+    """
     return [
         turn(make_group, [1, 2], [10, 11], reset=True),
         turn(make_group, [90], [12]),
@@ -57,7 +62,10 @@ def test_group_rewards_have_the_row_of_each_turn(make_group, episode, growing, r
 
 
 def test_growing_rows_weigh_short_and_long_episodes_equally(make_group):
-    """Two episodes of one turn succeed, and two of five turns fail: four rows, or twelve turns."""
+    """Two episodes of one turn succeed, and two episodes of five turns fail.
+
+    Mean and standard deviation are over four rows if rows are growing, else over twelve turns.
+    """
     group = make_group("g", [True, True, False, False], NOW)
     group.trajectories = tuple(
         msgspec.structs.replace(one, turns=continued(make_group, 1 if one.success else 5, 10.0 * one.success))
@@ -75,7 +83,7 @@ def test_growing_rows_weigh_short_and_long_episodes_equally(make_group):
 
 
 def continued(make_group, turns, reward):
-    """An episode of `turns` turns that continue each other, with the reward at the end."""
+    """Return `turns` turns that continue each other. The last turn has the reward."""
     made = []
     for number in range(turns):
         made.append(turn(make_group, [90] if number else [1, 2], [10 + number], reset=number == 0))

@@ -36,7 +36,7 @@ def test_stale_members_count_in_the_statistics_and_give_no_rows(make_group):
     scored = score(method, [complete, half], staleness_policy, invalid_penalty=0.1, max_response_tokens=8)
     assert scored[0].advantages.total == scored[1].advantages.total
     rows = training_samples([scored[1]], "d3", 1.0)
-    assert len(rows) == 2  # the two turns of the fresh member
+    assert len(rows) == 2  # the two turns of the member that is not stale
     assert all(row.turns[0][1] > 0 for row in rows)
 
 

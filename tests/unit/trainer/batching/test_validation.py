@@ -1,4 +1,4 @@
-"""Which groups are refused and why. Any single changed field is either refused or harmless."""
+"""Invalid groups are refused with the reason. A group with any single changed field is refused or harmless."""
 
 import itertools
 import math
@@ -78,7 +78,7 @@ def test_an_invalid_turn_is_named_with_the_reason(group, fields, reason):
 
 def test_the_first_turn_of_an_episode_must_not_continue_another(group):
     group.trajectories[1].turns[0].reset = False
-    assert why(group) == "member 1, turn 0: the first turn must have `reset`"
+    assert why(group) == "member 1, turn 0: the first turn must have `reset` set to true"
     with pytest.raises(SchemaError, match="the first turn of an episode must have `reset`"):
         decode_group(encode(group))
 
@@ -89,7 +89,7 @@ def test_a_continuing_turn_may_add_no_prompt_tokens(group):
 
 
 def test_prompts_above_the_total_length_limit_are_refused(group):
-    """Each of 6,000 turns adds 1 token to the prompt of the turn before: 18 million tokens of prompts."""
+    """Each of 6,000 turns continues the turn before, so the prompts together have more than 72 million tokens."""
     (turn, *_), count = group.trajectories[2].turns, 6000
     rest = msgspec.structs.replace(turn, new_prompt_ids=b"", reset=False)
     group.trajectories[2].turns = (turn, *[rest] * count)
@@ -226,7 +226,7 @@ ODD = {
 
 
 def variants(value):
-    """Other values of the same type, without values that the type refuses."""
+    """Yield unusual values of the type of `value`."""
     for kind, odd in ODD.items():
         if type(value) is kind:
             yield from odd
@@ -236,8 +236,11 @@ def variants(value):
         yield {"odd": NAN}
 
 
-def spoilt_copies(path):
-    """(description, group) for each unusual value of each field of the struct at `path` in a group."""
+def changed_copies(path):
+    """Return a function from a group to (description, changed group) pairs.
+
+    In each pair, one field of the struct at `path` in the group has an unusual value.
+    """
 
     def make(fresh):
         struct = fresh
@@ -246,7 +249,7 @@ def spoilt_copies(path):
         return struct
 
     def changed(fresh, name, value):
-        """`fresh` with one field of the struct at `path` replaced; frozen structs along the path are copied."""
+        """Return `fresh` with one field of the struct at `path` replaced. Structs along the path are copied."""
         made = msgspec.structs.replace(make(fresh), **{name: value})
         for depth in range(len(path) - 1, -1, -1):
             parent = fresh
@@ -282,7 +285,7 @@ PATHS = {
 }
 
 
-# Slow for three of four recipes: each place takes one to two seconds.
+# Three of the four recipes are slow: each place takes one to two seconds.
 @pytest.mark.parametrize(
     "name", ["sampo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("empg", "dr_grpo", "dapo_gigpo"))]
 )
@@ -292,7 +295,7 @@ def test_any_changed_field_is_refused_or_harmless(make_group, policy, place, nam
     learner = Learner(policy, None, method, TrainerSettings(device="cpu", kl_coefficient=0.0))
     others = [make_group("other", [True, False], NOW)]
     outcomes = {"refused": 0, "harmless": 0}
-    for what, invalid in spoilt_copies(PATHS[place])(make_group("g", [True, False, True], NOW, turns=3)):
+    for what, invalid in changed_copies(PATHS[place])(make_group("g", [True, False, True], NOW, turns=3)):
         refusal_reason(invalid, vocabulary=VOCABULARY, recipe=method)
         try:
             received = decode_group(encode(invalid))
@@ -312,7 +315,7 @@ def test_any_changed_field_is_refused_or_harmless(make_group, policy, place, nam
 
 
 def assert_harmless(learner, method, groups, growing, what):
-    """Advantages and figures of an update are finite."""
+    """Check that the advantages, and the metrics of an update, are finite."""
     scored = score(
         method, groups, StalenessPolicy(3, 1, {"now": 3}), invalid_penalty=0.1, max_response_tokens=8,
         entropy_fn=learner.mean_entropies, growing=growing,
@@ -326,9 +329,9 @@ def assert_harmless(learner, method, groups, growing, what):
 
 
 def test_pairs_of_changed_fields_raise_no_exception(make_group):
-    """Pairs of changed fields, set directly and without decoding."""
-    turns = spoilt_copies(PATHS["turn"])
-    spans = spoilt_copies(PATHS["span"])
+    """The fields are set without decoding the group, which would refuse some of the values."""
+    turns = changed_copies(PATHS["turn"])
+    spans = changed_copies(PATHS["span"])
     count = 0
     for (_, one), number in zip(turns(make_group("g", [True, False, True], NOW, turns=3)), itertools.count()):
         if number % 3 == 0 and one.trajectories[1].turns[1].spans:

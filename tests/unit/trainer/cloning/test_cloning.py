@@ -23,7 +23,7 @@ EXPERT = PolicyVersion("expert", 0, "-")
 
 
 def copying_rows(count, seed):
-    """The reply repeats a token of the prompt, a rule that also holds for unseen rows."""
+    """Return rows in which the response repeats a token of the prompt. The policy can learn this rule."""
     generator = np.random.default_rng(seed)
     rows = []
     for _ in range(count):
@@ -64,7 +64,7 @@ def test_progress_is_reported_between_validations(policy, tmp_path, monkeypatch)
 def test_cloning_stops_when_validation_does_not_improve(policy):
     torch.set_num_threads(1)
     train = copying_rows(40, 0)
-    validation = [  # contradicts the training rows, so that its loss soon rises
+    validation = [  # other responses than in the training rows, so the loss soon rises
         TrainingSample(row.prompt, np.array([95, 2], np.int32), row.behaviour, row.mask, row.turns)
         for row in copying_rows(40, 0)
     ]

@@ -1,4 +1,4 @@
-"""Conversations as JSON lines: one row for each assistant message, in the tokens of the policy."""
+"""Conversations as JSON lines give one row (training sequence) for each assistant message."""
 
 import json
 

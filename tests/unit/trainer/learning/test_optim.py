@@ -1,4 +1,4 @@
-"""The learning rate over a run."""
+"""The learning rate during a run, and the first step of Adam."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_after_the_end_of_the_budget_the_rate_stays_final():
 
 
 def test_the_first_adam_step_moves_every_weight_by_the_rate():
-    """The reason for the warm-up: gradients of 1e-6 and of 1 move a weight equally."""
+    """Gradients of 1e-6 and of 1 change a weight by the same amount. This is the reason for the warm-up."""
     weights = torch.nn.Parameter(torch.zeros(2))
     optimizer = adamw([weights], 1.0, (0.9, 0.999), 0.0)
     set_rate(optimizer, 0.25)

@@ -1,4 +1,4 @@
-"""Behaviour metrics against values computed by hand, and TensorBoard files read back."""
+"""Behaviour metrics equal values computed by hand, and TensorBoard files contain the metrics."""
 
 import io
 import json
@@ -17,7 +17,10 @@ NOW = PolicyVersion("run", 0, "now")
 
 @pytest.fixture
 def played(make_group):
-    """One success: up, up (without effect), left. One failure: right, left, right, and a turn without an action."""
+    """Return a group of two episodes.
+
+    The first succeeds: up, up (without effect), left. The second fails: right, left, right, an invalid action, up.
+    """
 
     def episode(trajectory, turns, **counts):
         shape = trajectory.turns[0]
@@ -59,7 +62,7 @@ def test_without_turns_all_figures_are_zero():
 
 
 def events(path):
-    """The events of a TensorBoard file: length, checksum, data, checksum."""
+    """Yield the events of a TensorBoard file. An event is stored as length, checksum, data and checksum."""
     raw, place = path.read_bytes(), 0
     while place < len(raw):
         size = int.from_bytes(raw[place : place + 8], "little")

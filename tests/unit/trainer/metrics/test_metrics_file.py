@@ -1,4 +1,4 @@
-"""Metrics are strict JSON for any figures, and a resumed run removes records after its checkpoint."""
+"""Metrics files are strict JSON even if metrics are NaN or infinite. A resumed run removes later records."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def test_non_finite_figures_are_named():
 
 
 @pytest.mark.parametrize("step", [0, 2, 9])
-def test_rewinding_keeps_the_records_up_to_a_step(tmp_path, step):
+def test_remove_after_keeps_the_records_up_to_a_step(tmp_path, step):
     file = MetricsFile(tmp_path / "metrics.jsonl")
     for number in (1, 2, 3):
         file.append({"step": number})
@@ -47,7 +47,7 @@ def test_rewinding_keeps_the_records_up_to_a_step(tmp_path, step):
 
 
 @pytest.mark.parametrize("garbage", [b"\xff\xfe\x00", b"17", b"null", b'{"step": null}', b'{"step": Infinity}'])
-def test_rewinding_drops_invalid_lines(tmp_path, garbage):
+def test_remove_after_removes_invalid_lines(tmp_path, garbage):
     file = MetricsFile(tmp_path / "metrics.jsonl")
     file.append({"step": 1})
     with file.path.open("ab") as open_file:

@@ -10,7 +10,7 @@ from arlarena.trainer.metrics.progress import Progress
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The time in seconds since the epoch, to be set."""
+    """Return a list whose element is the time in seconds. A test can change it."""
     now = [1000.0]
     monkeypatch.setattr(progress.time, "time", lambda: now[0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])

@@ -14,7 +14,8 @@ from arlarena.trainer.policy_settings import PolicySettings, TinyPolicy
 
 SMALL = TinyPolicy(hidden=32, layers=2, heads=2, kv_heads=1, head_dim=16, ffn=64)
 
-# SHA-256 of the vocabulary as JSON. Another order of tokens gives other initial weights.
+# The first digits of the SHA-256 of the vocabulary as JSON, by size of a room. The order of the tokens must not change,
+# because another order gives other initial weights.
 VOCABULARIES = {
     6: "b5c9239d66f54779",
     7: "4228d3b8770dec23",
@@ -82,7 +83,7 @@ def test_every_room_of_a_size_has_the_same_layout_of_tokens(width, length):
     tokenizer = build_tokenizer(pieces_of(environment("sokoban", size=width)))
     generator = random.Random(0)
     inside = width - 2
-    rooms = [[["#"] * inside] * inside]  # only walls: rows that look like borders
+    rooms = [[["#"] * inside] * inside]  # a room of walls, whose rows look like borders
     rooms += [[[generator.choice("###_XOP√S") for _ in range(inside)] for _ in range(inside)] for _ in range(200)]
     for room in rooms:
         grid = "\n".join(["#" * width, *("#" + "".join(row) + "#" for row in room), "#" * width])

@@ -75,7 +75,7 @@ def test_a_run_without_checkpoints_loads_none(policy, tmp_path):
 
 
 def rewrite_state(path, data):
-    """Write another state with its checksum."""
+    """Replace the state of the checkpoint `path` by `data`, and write the new checksum to the manifest."""
     (path / "state.json").write_text(json.dumps(data))
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"]["state.json"] = {
@@ -136,7 +136,7 @@ def test_a_damaged_newest_checkpoint_is_skipped(trained, tmp_path, name, damage)
 
 
 def save_linked(directory, store, state, learner):
-    """Save a checkpoint that links to a version. Returns both paths."""
+    """Save a checkpoint that links to a version. Returns the paths of the checkpoint and of the version."""
     version = store.write(learner.policy, learner.weights(), state.step)
     assert version.weights_file is not None
     checkpoints = Checkpoints(directory, keep=2)
@@ -151,14 +151,14 @@ def store(tmp_path, tiny_directory):
 
 def test_a_checkpoint_links_to_the_version_and_survives_its_removal(trained, tmp_path, tiny_directory, store):
     state, learner = trained
-    for number in (3, 4):  # only the first version is written by transformers
+    for number in (3, 4):  # transformers writes only the first version, so test a second
         state.step = number
         path, version = save_linked(tmp_path / "checkpoints", store, state, learner)
         assert (path / "model.safetensors").samefile(version / "model.safetensors")
         step(learner, number)
     shutil.rmtree(version)
     other = learner_of(load_policy(tiny_directory))
-    step(learner_of(learner.policy), 9)  # changing the weights in memory does not change the file
+    step(learner_of(learner.policy), 9)  # changing the weights in memory must not change the file
     assert Checkpoints(tmp_path / "checkpoints", keep=2).load_latest(other.restore, QUIET) == state
     saved = load_file(path / "model.safetensors")
     assert all(other.policy.state_dict()[name].equal(value) for name, value in saved.items())

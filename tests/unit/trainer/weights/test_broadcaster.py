@@ -45,7 +45,7 @@ def receive(offer, group, rank, workers, wanted, result):
 
 
 def received_by(offer, group, workers, wanted):
-    """The results of `workers` receivers."""
+    """Run `workers` receivers. Returns the tensors or the error message of each receiver, by rank."""
     result = {}
     threads = [
         threading.Thread(target=receive, args=(offer, group, rank, workers, wanted, result))

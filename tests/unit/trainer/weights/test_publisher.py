@@ -16,23 +16,25 @@ from arlarena.trainer.weights.transports import SharedDirectory
 VERSION = SimpleNamespace(version="run:0:abc", bytes=1)
 
 
-async def push(status, patience_s):
+async def push(status, retry_timeout_s):
     """Push to a server that responds with `status`. Returns the number of requests and the error."""
-    received_by = 0
+    requests = 0
 
     async def answer(_):
-        nonlocal received_by
-        received_by += 1
+        nonlocal requests
+        requests += 1
         return web.Response(status=status, text="told so")
 
     app = web.Application()
     app.add_routes([web.post("/{path:.*}", answer)])
     async with TestServer(app) as server:
         url = f"http://127.0.0.1:{server.port}"
-        publisher = Publisher([url], SharedDirectory(), token="t", patience_s=patience_s, log=Logger("test", "error"))
+        publisher = Publisher(
+            [url], SharedDirectory(), token="t", retry_timeout_s=retry_timeout_s, log=Logger("test", "error")
+        )
         with pytest.raises(PushError) as failed:
             await publisher.push(VERSION)
-    return received_by, failed.value
+    return requests, failed.value
 
 
 @pytest.mark.parametrize("status", [401, 403, 405, 409, 413, 422])

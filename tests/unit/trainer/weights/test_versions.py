@@ -1,4 +1,4 @@
-"""Version directories equal those of transformers, are complete, and have a probe of their weights."""
+"""Version directories hold the files that transformers would write, and a probe of the weights."""
 
 import json
 

@@ -33,8 +33,12 @@ MAX_CHOICES = 2_000  # combinations of option values that are tried for one prod
 LEAST_COST = 3  # of a plan that begins with a search: search, open, buy
 # The thoughts of the expert's replies, apart from the value that it chooses.
 FIND, LOOK_FURTHER, LOOK_AT_RESULTS = "find the product", "look further", "look at the results"
-OPEN, LOOK_AT_PRODUCT, CHOOSE, BUY_IT = "open the product", "look at the product", "choose ", "buy the product"
-THOUGHTS = (FIND, LOOK_FURTHER, LOOK_AT_RESULTS, OPEN, LOOK_AT_PRODUCT, CHOOSE, BUY_IT)
+LOOK_AT_PRODUCT, CHOOSE, BUY_IT = "look at the product", "choose ", "buy the product"
+# One for each place on a page of results.
+OPEN = tuple(
+    f"open the {place} product" for place in ("1st", "2nd", "3rd", *(f"{number}th" for number in range(4, 11)))
+)
+THOUGHTS = (FIND, LOOK_FURTHER, LOOK_AT_RESULTS, *OPEN, LOOK_AT_PRODUCT, CHOOSE, BUY_IT)
 # Words of instructions that say nothing about the product.
 _COMMON = """
 a about after also am an and any are as at be brother but buy by can color colored come comes could dollars find
@@ -57,9 +61,15 @@ class Step(NamedTuple):
 
 
 class FoundProduct(NamedTuple):
-    """A product among the results that scores 1. `cost`: the number of actions from its page to the purchase."""
+    """A product among the results that scores 1.
+
+    Attributes:
+        page, place: its page of results, from 1, and its place on that page, from 0.
+        cost: the number of actions from the product's page to the purchase.
+    """
 
     page: int
+    place: int
     number: int
     cost: int
 
@@ -132,7 +142,7 @@ class ShopExpert:
         if pages:
             return Step(pages + 1 + found.cost, LOOK_FURTHER, click(NEXT if found.page > place.number else PREVIOUS))
         asin = self._catalogue.product(found.number).asin.lower()
-        return Step(1 + found.cost, OPEN, click(asin))
+        return Step(1 + found.cost, OPEN[found.place], click(asin))
 
     def _nearest(self, hits: Sequence[int], page: int) -> FoundProduct | None:
         """Return the product with the shortest plan from a page of these results; the first of several."""
@@ -141,7 +151,7 @@ class ShopExpert:
             clicks = self._fresh_clicks(number)
             if clicks is None:
                 continue
-            found = FoundProduct(place // PAGE_SIZE + 1, number, len(clicks) + 1)
+            found = FoundProduct(place // PAGE_SIZE + 1, place % PAGE_SIZE, number, len(clicks) + 1)
             cost = abs(found.page - page) + found.cost
             if best is None or cost < best[0]:
                 best = cost, found

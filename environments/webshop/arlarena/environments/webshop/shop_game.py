@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import Literal, Self
@@ -11,7 +12,7 @@ from arlarena.environment.hashing import digest
 from arlarena.environment.replies import reply
 from arlarena.environment.text_game import TextGame
 from arlarena.environments.webshop.catalogue.protocol import Catalogue
-from arlarena.environments.webshop.shop.actions import ShopAction, parse_action
+from arlarena.environments.webshop.shop.actions import ShopAction, parse_action, search
 from arlarena.environments.webshop.shop.goal import Goal
 from arlarena.environments.webshop.shop.nodes import Form
 from arlarena.environments.webshop.shop.pages import Page, Pages
@@ -77,6 +78,12 @@ class ShopGame(TextGame):
     def accepts(self, action: str) -> bool:
         """Return whether `action` is a search, or a click on a clickable of the page."""
         return self._valid(self._parse(action))
+
+    def examples(self) -> Sequence[str]:
+        """Return the valid clicks. On the search page, which has none, return the search for the instruction. A search
+        for any other text is valid on every page.
+        """
+        return self.page.clicks or ([] if self.over else [search(self.goal.instruction)])
 
     def offered(self) -> str:
         """Return the form of a search on the search page, and the valid clicks elsewhere, one per line. A search is

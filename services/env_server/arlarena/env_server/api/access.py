@@ -22,7 +22,7 @@ from arlarena.proto.text.files import TextFileError, read_text
 
 # Paths that need no token, because orchestrators probe them.
 OPEN_PATHS = frozenset({"/health", "/ready"})
-# Methods that are refused if the request comes from a web page of another origin. WebSockets are checked, too.
+# Methods that are refused if the request comes from a web page of another origin. A WebSocket counts as POST.
 CHANGING_METHODS = frozenset({"POST", "DELETE", "PUT", "PATCH"})
 _LINE = re.compile(r"(?:(?P<name>[A-Za-z0-9_.-]{1,64}):)?(?P<token>[\x21-\x7e]+)")
 _TENANT_OF_SETTING = "token"  # the tenant of the setting `token`
@@ -33,8 +33,8 @@ def _digest(token: str) -> bytes:
 
 
 def read_tokens(path: Path) -> dict[bytes, str]:
-    """Returns the tenants in a token file, by the SHA-256 of each token. Tokens with the same name belong to one
-    tenant. Each token without a name belongs to a tenant of its own.
+    """Reads a token file. Returns a dict from the SHA-256 of each token to the name of the token's tenant. Tokens with
+    the same name belong to one tenant. Each token without a name belongs to a tenant of its own.
 
     Raises:
         ConfigError: the file cannot be read, contains no token, or has an invalid line. The message omits the tokens.
@@ -92,8 +92,8 @@ class TenantTokens:
         return None if status is None else (status.st_mtime_ns, status.st_size, status.st_ino)
 
     def caller(self, connection: HTTPConnection) -> Caller:
-        """Returns the caller of a request. If another worker has forwarded the request, that worker has checked the
-        token, and the caller is in the headers CLIENT and TENANT.
+        """Returns the caller of a request. A request that another worker forwarded has the caller in the headers CLIENT
+        and TENANT. That worker has already checked the token.
 
         Raises:
             ApiError: 401 if the token is missing or wrong, 403 if a web page of another origin sent the request.

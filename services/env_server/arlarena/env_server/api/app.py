@@ -33,7 +33,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def _endpoint(route: Route, service: EnvironmentService) -> Endpoint:
-    """Returns the Starlette endpoint of a route. It counts requests and errors, and turns errors into error replies."""
+    """Returns the Starlette endpoint of a route. The endpoint counts requests and errors, and makes error replies."""
 
     async def endpoint(request: Request) -> Response:
         try:
@@ -85,8 +85,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
 
 
 async def _maintain(service: EnvironmentService) -> None:
-    """Every `reap_interval_s` seconds, end expired sessions, delete expired snapshots, read changed tokens, check the
-    threads and release memory.
+    """Maintain the server every `reap_interval_s` seconds, until this task is cancelled.
+
+    End expired sessions and delete expired snapshots. If the token file has changed, read it again. If this process is
+    one of several workers and all its threads have been lost for `lost_threads_timeout_s` seconds (see `ServerHealth`),
+    stop the worker. If the number of sessions has dropped far below its peak, return free memory to the system.
     """
     peak = PeakTracker()
     while True:
@@ -96,7 +99,7 @@ async def _maintain(service: EnvironmentService) -> None:
         service.access.refresh()
         if service.health.needs_restart() and service.peers is not None and not service.store.draining:
             service.log.error("threads_lost", **service.health.threads())
-            os.kill(os.getpid(), signal.SIGTERM)  # the parent restarts this worker
+            os.kill(os.getpid(), signal.SIGTERM)  # the parent process restarts this worker
         if peak.has_dropped(len(service.store)):
             release()
 

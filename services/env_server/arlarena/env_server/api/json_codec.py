@@ -55,7 +55,7 @@ def parse(body: bytes, kind: type[T]) -> T:
 
 def check_values(body: bytes) -> None:
     """Check the number of values in a JSON text without decoding the text. The check counts strings, and the commas and
-    opening brackets outside strings. Each value adds at most three: its key, the value and a comma.
+    opening brackets outside strings. Each value adds at most three to this count: its key, the value and a comma.
 
     Raises:
         ApiError: 413 if the count is above three times `MAX_VALUES`.

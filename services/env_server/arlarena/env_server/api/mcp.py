@@ -81,7 +81,7 @@ class RpcError(Exception):
 @dataclass(frozen=True, slots=True)
 class McpCall:
     """One request. `socket_session`: the session of the WebSocket that sent the request, None over HTTP. `caller`: the
-    client that sent the request. `header`: the session id in the request's header.
+    client that sent the request. `header`: the session id in the header Mcp-Session-Id, None without this header.
     """
 
     service: EnvironmentService
@@ -319,7 +319,8 @@ async def answer(
     request_id: Id = None
     try:
         try:
-            request = parse(raw or b" ", McpRequest)  # `parse` accepts an empty body as {}, but not a blank
+            # `parse` reads an empty body as {}. A blank is invalid JSON, so an empty request becomes an error.
+            request = parse(raw or b" ", McpRequest)
         except ApiError as error:
             if error.code == "invalid_json":
                 raise RpcError(PARSE_ERROR, f"parse error: {error}") from error

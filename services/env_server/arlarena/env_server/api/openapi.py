@@ -46,12 +46,12 @@ def _operation(route: Route, references: dict[Any, dict[str, Any]]) -> dict[str,
 
 
 def _has_required_fields(kind: Any) -> bool:
-    """True if the body has required fields. If so, an empty body, which counts as `{}`, is invalid."""
+    """True if the body has required fields. Then an empty body is invalid, because it is read as `{}`."""
     return kind is not RAW and any(field.required for field in msgspec.structs.fields(kind))
 
 
 def document(title: str, routes: Sequence[Route]) -> dict[str, Any]:
-    """Returns an OpenAPI 3.1 document. OpenEnv's validator requires a version that begins with "1."."""
+    """Returns an OpenAPI 3.1 document. OpenEnv's validator requires an `info.version` that begins with "1."."""
     types = (kind for route in routes for kind in (route.body_type, route.reply_type, ErrorReply))
     kinds = list(dict.fromkeys(kind for kind in types if kind and kind is not RAW))
     schemas, components = msgspec.json.schema_components(kinds, ref_template=_REFERENCE)

@@ -70,7 +70,8 @@ MCP_PATH = "/mcp"
 @dataclass(frozen=True, slots=True)
 class Route:
     """One route. `body_type`: the type of the request body; if it is RAW, the handler gets the bytes. `reply_type`: the
-    type of the reply; if it is None, the handler returns a Response. `errors`: the possible error statuses.
+    type of the reply; if it is None, the handler returns a Response. `errors`: the possible error statuses. `query`:
+    the names of the query parameters.
     """
 
     method: str
@@ -107,7 +108,8 @@ async def metadata(call: RouteCall) -> env.OpenEnvMetadata:
 
 async def schema(call: RouteCall) -> env.Schemas:
     """Returns the JSON Schemas of action, observation and state."""
-    # The package verifiers would treat an action whose schema has the title "Action" as an action of an MCP server.
+    # The Python package `verifiers` treats every action schema with the title "Action" as that of an MCP server. So
+    # this schema gets another title.
     action = schema_of(env.Action) | {"title": "TextAction"}
     return env.Schemas(action, schema_of(env.Observation), schema_of(env.State))
 
@@ -272,7 +274,9 @@ async def heartbeat(call: RouteCall) -> env.SessionLease:
 
 
 async def expert(call: RouteCall) -> env.ExpertReply:
-    """Returns the expert's next reply, and all its replies from the current state to the end of the episode."""
+    """Returns the next reply of the expert (the environment's program that solves tasks), and all replies of the expert
+    from the current state to the end of the episode.
+    """
     return await call.service.expert(call.session(call.path["session_id"]))
 
 

@@ -8,8 +8,8 @@ After an error reply the socket stays open. But if the socket gets no session, t
 socket.
 
 If the client closes the socket, the server ends the session that was opened for the socket. If the connection is lost,
-this session stays open for `reattach_grace_s` seconds, or until its `ttl_s` ends if that is earlier. During this time
-the client can reconnect with `/ws?session_id=…`. If a session expires while its socket is open, or if the server shuts
+this session stays open for `reattach_grace_s` seconds, but not longer than its `ttl_s`. During this time the client
+can reconnect with `/ws?session_id=…`. If a session expires while its socket is open, or if the server shuts
 down, the server sends an error and closes the socket.
 """
 

@@ -38,8 +38,8 @@ REQUEST_HEADERS = ("Mcp-Session-Id", "Mcp-Protocol-Version")
 # Maximum seconds for a complete reply of another member. A member that takes longer is treated as unavailable.
 ANSWER_S = 120.0
 CONNECT_S = 10.0
-# Size of the read buffer in bytes. A batch reply of a few 100 KB fits. Reading a larger reply is slower, because it
-# pauses and resumes.
+# Size of the read buffer in bytes. A batch reply of a few 100 KB fits. A larger reply is read with pauses, which takes
+# longer.
 READ_BUFFER = 4 << 20
 
 T = TypeVar("T")
@@ -166,7 +166,9 @@ class ClusterMembers:
 
 
 class Peers(ClusterMembers):
-    """The workers of one server. `index`: the number of this worker. `count`: the number of workers."""
+    """The workers of one server. `base_shard`: the setting `shard` of the server. `index`: the number of this worker.
+    `count`: the number of workers. `directory`: the folder with the Unix sockets of the workers.
+    """
 
     kind = "worker"
 
@@ -234,7 +236,9 @@ class Pods(ClusterMembers):
         return self._template.format(pod=number)
 
     def _http_client(self, number: int) -> aiohttp.ClientSession:
-        if not self._http_clients:  # one HTTP client for all pods, because a caller can invent ids with any pod number
+        # All pods share one HTTP client. With one client for each pod, requests with invented pod numbers in their ids
+        # would make this process create any number of clients.
+        if not self._http_clients:
             self._http_clients[0] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0),
                 timeout=_TOTAL,

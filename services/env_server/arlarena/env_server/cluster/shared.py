@@ -91,9 +91,9 @@ def _error_result(item: BatchItem, error: ApiError) -> BatchResult:
 async def open_sessions(
     service: EnvironmentService, peers: Peers, request: CreateSessions, caller: Caller
 ) -> list[OpenedSession]:
-    """Open `request.count` sessions. If a session cannot be opened, the others are closed. A single session is opened
-    on this worker if this worker is not full. Several sessions are spread evenly over all workers, so that a batch of
-    steps in these sessions uses all workers.
+    """Open `request.count` sessions. If a session cannot be opened, all new sessions are closed. A single session is
+    opened on this worker if this worker is not full. Several sessions are spread evenly over all workers, so that a
+    batch of steps in these sessions uses all workers.
 
     Raises:
         ApiError: see `EnvironmentService.open`.

@@ -14,33 +14,33 @@ class EnvServerMetrics:
     def __init__(self, environment: str) -> None:
         self.registry = CollectorRegistry()
 
-        def labelled(name: str) -> str:
+        def prefixed(name: str) -> str:
             return f"arlarena_env_{name}"
 
-        self.sessions = Gauge(labelled("sessions"), "Open sessions", registry=self.registry)
-        self.capacity = Gauge(labelled("capacity"), "Maximum number of sessions", registry=self.registry)
-        self.threads = Gauge(labelled("threads"), "Threads for resets and blocking steps", registry=self.registry)
+        self.sessions = Gauge(prefixed("sessions"), "Open sessions", registry=self.registry)
+        self.capacity = Gauge(prefixed("capacity"), "Maximum number of sessions", registry=self.registry)
+        self.threads = Gauge(prefixed("threads"), "Threads for resets and blocking steps", registry=self.registry)
         self.lost_threads = Gauge(
-            labelled("threads_lost"), "Threads that still run work that has timed out", registry=self.registry
+            prefixed("threads_lost"), "Threads that still run work that has timed out", registry=self.registry
         )
-        self.expired = Counter(labelled("sessions_expired"), "Sessions that expired", registry=self.registry)
+        self.expired = Counter(prefixed("sessions_expired"), "Sessions that expired", registry=self.registry)
         self.repeated = Counter(
-            labelled("steps_repeated"), "Requests that repeat the last step", registry=self.registry
+            prefixed("steps_repeated"), "Requests that repeat the last step", registry=self.registry
         )
-        self.episodes = Counter(labelled("episodes"), "Episodes that ended", ["outcome"], registry=self.registry)
-        self.requests = Counter(labelled("requests"), "HTTP requests", ["route", "status"], registry=self.registry)
+        self.episodes = Counter(prefixed("episodes"), "Episodes that ended", ["outcome"], registry=self.registry)
+        self.requests = Counter(prefixed("requests"), "HTTP requests", ["route", "status"], registry=self.registry)
         self.errors = Counter(
-            labelled("errors"), "Errors, including those of batch items", ["code"], registry=self.registry
+            prefixed("errors"), "Errors, including those of batch items", ["code"], registry=self.registry
         )
         self.step_seconds = Histogram(
-            labelled("step_seconds"), "Duration of one step", buckets=_BUCKETS, registry=self.registry
+            prefixed("step_seconds"), "Duration of one step", buckets=_BUCKETS, registry=self.registry
         )
         self.reset_seconds = Histogram(
-            labelled("reset_seconds"),
+            prefixed("reset_seconds"),
             "Duration of one reset, with the wait for a thread",
             buckets=_BUCKETS,
             registry=self.registry,
         )
-        Gauge(labelled("info"), "The environment; always 1", ["name"], registry=self.registry).labels(environment).set(
-            1
-        )
+        Gauge(
+            prefixed("info"), "Name of the environment, as a label; always 1", ["name"], registry=self.registry
+        ).labels(environment).set(1)

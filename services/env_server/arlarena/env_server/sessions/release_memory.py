@@ -10,8 +10,8 @@ MIN_DROP = 256
 
 
 def release() -> None:
-    """Collect garbage and return free memory to the system. glibc needs a call of `malloc_trim` to return fragmented
-    pages. Other C libraries do not have this function, and then it is not called.
+    """Collect garbage and return free memory to the system. glibc returns fragmented pages only after a call of
+    `malloc_trim`. If the C library does not have this function, only garbage is collected.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

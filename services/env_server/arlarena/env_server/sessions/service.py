@@ -148,7 +148,9 @@ class EnvironmentService:
             return self._begin(session, spec, await self._starts.start(spec))
 
     def reset_now(self, session: ServerSession, spec: ResetSpec) -> StepResult | None:
-        """Reset an idle session with a copy from the reset cache. Returns None if the task is not in the cache."""
+        """Reset a session with a copy from the reset cache. Returns None if the task is not in the cache. No other
+        operation may run in the session.
+        """
         start = self._starts.from_cache(self._starts.task(spec))
         return None if start is None else self._begin(session, spec, start)
 
@@ -178,7 +180,9 @@ class EnvironmentService:
             return result
 
     def step_now(self, session: ServerSession, text: str, index: int | None = None) -> StepResult:
-        """Do what `step` does, on the event loop. The session must be idle and the environment non-blocking."""
+        """Do what `step` does, on the event loop. The environment must be non-blocking. No other operation may run in
+        the session.
+        """
         if (repeated := self._repeated(session, text, index)) is not None:
             return repeated
         episode = self._episode(session)
@@ -230,7 +234,10 @@ class EnvironmentService:
 
     def _check_length(self, text: str) -> None:
         if len(text) > self.settings.max_action_chars:
-            raise invalid(f"the action is longer than {self.settings.max_action_chars} characters")
+            raise invalid(
+                f"the action has {len(text)} characters, more than the limit of {self.settings.max_action_chars} "
+                "([environment] max_action_chars)"
+            )
 
     async def _step_copy(self, episode: Episode, text: str, tenant: str | None) -> tuple[Episode, StepResult]:
         """Take a step in a thread, on a copy of the episode. Returns the copy and the result."""
@@ -296,7 +303,7 @@ class EnvironmentService:
         return [self.store.describe(s, result) for s, result in zip(sessions, padded, strict=True)]
 
     async def fork(self, session: ServerSession, request: ForkRequest) -> list[OpenedSession]:
-        """Open `request.count` sessions with copies of this session's episode. If an error occurs, none is opened.
+        """Open `request.count` sessions with copies of this session's episode, or none if an error occurs.
 
         Raises:
             ApiError: 409 if the session has no episode. The other errors are listed at `SessionStore.open`.
@@ -371,7 +378,8 @@ class EnvironmentService:
                 raise ApiError(
                     403,
                     "expert_forbidden",
-                    f"{episode.task.id} is an evaluation task: [environment] expert_splits does not name its split",
+                    f"{episode.task.id} is in the evaluation split {episode.task.split!r}, and "
+                    "[environment] expert_splits does not name this split",
                 )
             if episode.done:
                 raise errors.episode_over(session.id, episode.steps)

@@ -20,7 +20,9 @@ Clock = Callable[[], float]
 
 
 class LastStep(msgspec.Struct, frozen=True):
-    """The most recent step of a session, and its reply. A request that repeats this step gets the reply again."""
+    """The most recent step of a session, and its reply. A request that repeats this step gets the reply again. `index`:
+    the number of the step in the episode, from 0.
+    """
 
     index: int
     text: str
@@ -40,7 +42,7 @@ class Caller:
 
     @property
     def client(self) -> str:
-        """The key by which sessions are counted for the limit: the tenant or, without tokens, the address."""
+        """The client's name for the limit `max_sessions_per_client`: the tenant or, without tokens, the address."""
         return self.address if self.tenant is None else f"token {self.tenant}"
 
 
@@ -60,7 +62,7 @@ class ServerSession:
     `ttl_s`: the idle time in seconds after which the session expires. `expires_at`: seconds on the store's clock.
     `lock`: held while an operation runs. `detached`: set while no socket uses the session. `hang_up`: sends an error
     message to the session's socket and closes the socket. `failure`: set if an error has made the episode unusable; the
-    client must then reset the session.
+    client must then reset the session. `group_id`, `episode_id`: labels that the client chose.
     """
 
     id: str
@@ -133,7 +135,7 @@ class SessionStore:
         self._wall_clock = wall_clock
         self._on_expired = on_expired
         self._sessions: dict[str, ServerSession] = {}
-        self.draining = False
+        self.draining = False  # True: the server is shutting down and opens no sessions
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -149,8 +151,8 @@ class SessionStore:
         group_id: str | None = None,
         caller: Caller = UNKNOWN_CALLER,
     ) -> list[ServerSession]:
-        """Open `count` sessions. If an error occurs, no session is opened. If the store is full, expired sessions end
-        first.
+        """Open `count` sessions. If an error occurs, no session is opened. If fewer than `count` sessions are free, end
+        the expired sessions first.
 
         Raises:
             ApiError: 503 if the store is full or the server is shutting down. 429 if the client would exceed its limit

@@ -88,7 +88,8 @@ class WorkPool:
             self._wake()
 
     def _wake(self) -> None:
-        # No result is missed: it is appended before this check, and `_deliver` clears the flag before it reads.
+        # No result is missed: `_run_jobs` appends the result before this check, and `_deliver` clears `_waking` before
+        # it reads the results.
         if not self._waking and self._loop is not None:
             self._waking = True
             try:

@@ -37,13 +37,13 @@ class TrainingSample:
         response: the tokens after the prompt. Between turns they include tool output, which the policy did not sample.
         behaviour: the sampler's log-prob of each response token; ignored for tokens whose `mask` is 0.
         mask: 1 for sampled tokens, 0 for other tokens.
-        turns: (number of response tokens, advantage) of each turn, in order.
+        turns: for each turn in order, (number of tokens of `response` including tool output, advantage).
         trajectory: index of the episode within the optimiser step.
         fresh: whether all tokens were sampled with the weights that this training step starts from.
         temperature: sampling temperature. Log-probs and entropies are computed at this temperature.
 
     Raises:
-        ValueError: the prompt is empty, or the lengths of `turns` and `response` differ.
+        ValueError: the prompt is empty, or the token counts in `turns` do not add up to the length of `response`.
     """
 
     prompt: IdArray
@@ -65,7 +65,7 @@ class TrainingSample:
 
     @property
     def key(self) -> bytes:
-        """The key of rows with equal log-probs. Sorting by key puts rows with a common prefix of tokens together."""
+        """Rows with equal keys have equal log-probs. Sorting by key puts rows with a common token prefix together."""
         tokens = b"".join(np.asarray(part, ">u4").tobytes() for part in (self.prompt, self.response))
         return tokens + struct.pack(">Id", len(self.prompt), self.temperature)
 
@@ -81,9 +81,9 @@ class MicroBatch:
         positions: [M] index in the forest of the token whose hidden state predicts each sampled token.
         targets: [M] the sampled tokens.
         temperature: the sampling temperature; [M] float64 if the rows have different temperatures.
-        token_index: [N] for each sampled token of each row, the index in [0, M).
-        row_of_token: [N] in [0, R).
-        turn_of_token: [N] in [0, U).
+        token_index: [N] for each sampled token of each row, its index in `targets`, in [0, M).
+        row_of_token: [N] the row of each token, in [0, R).
+        turn_of_token: [N] the turn of each token, in [0, U).
         trajectory_of_row: [R] index of the episode within the optimiser step.
         behaviour: [N] the sampler's log-probs.
         fresh: [N] bool, `TrainingSample.fresh` of each token's row.
@@ -112,9 +112,10 @@ class MicroBatch:
 
 
 def empty_micro_batch() -> MicroBatch:
-    """Return a micro-batch without rows. A rank without rows needs it to take part in all collective calls.
+    """Return a micro-batch without rows.
 
-    The model runs on one token. The loss is 0 and has a gradient of 0 for all weights.
+    A rank (trainer process) without rows needs such a micro-batch, because all ranks must make the same collective
+    calls. The model runs on one token. The loss is 0 and has a gradient of 0 for all weights.
     """
     none = torch.zeros(0, dtype=torch.int64)
     forest = build_forest([Node(np.zeros(1, dtype=np.int64), 0, -1)])

@@ -78,7 +78,10 @@ def group_rewards(group: Group, entropies: list[list[float]] | None = None, *, g
 def turn_entropies(
     groups: Sequence[Group], entropy_fn: Callable[[Sequence[TrainingSample]], list[float]]
 ) -> list[list[list[float]]]:
-    """Return mean token entropies, indexed [group][trajectory][turn]. `entropy_fn` gets one sample for each turn."""
+    """Return mean token entropies in nats, indexed [group][trajectory][turn].
+
+    `entropy_fn` gets one sample for each turn, and returns the mean token entropy of each sample.
+    """
     samples = [
         training_sample(prompt, [turn], [0.0], temperature=group.sampling.temperature)
         for group in groups
@@ -105,12 +108,12 @@ def score(
     Stale members are not usable, but their rewards count in the mean and standard deviation of the group. If
     `no_action_turns` is "mask", members with a turn without an action are treated like stale members. SimpleTIR (arXiv
     2509.02479) instead sets the loss of trajectories with such a turn to 0. With the aggregations `token_mean` and
-    `seq_mean_token_mean` the loss equals SimpleTIR's. With `seq_mean_token_sum` and `seq_mean_token_sum_norm` it is
-    larger by the factor (all rows / remaining rows).
+    `seq_mean_token_mean` the loss equals SimpleTIR's. With `seq_mean_token_sum` and `seq_mean_token_sum_norm` the loss
+    is larger than SimpleTIR's by the factor (all rows / remaining rows).
 
     `entropy_fn` returns the mean token entropy of each sample, and is called only if the estimator needs entropies
-    (EMPG). Call `training_samples` with the same `growing`, because the mean and standard deviation of rewards may be
-    over training samples (`stat_unit` "row").
+    (EMPG). `growing` is explained in `group_rewards`. Call `training_samples` with the same `growing`, because the mean
+    and standard deviation of rewards may be over training samples (`stat_unit` "row").
 
     Raises:
         NotFinite: rewards, entropies or advantages of a group are not finite.
@@ -228,8 +231,9 @@ def minibatches(groups: Sequence[ScoredGroup], minibatch_groups: int, seed: int)
 
     The result depends on `seed` and the group ids, but not on the order of arrival. All rows of a group are in one
     minibatch, because the rows of an episode may have a common importance ratio, whose log-probs must be computed with
-    one version of the weights. Tokens that rows share are then also computed only once. If the filter leaves few
-    groups, there are fewer minibatches instead of smaller ones, because small minibatches lead to noisy updates.
+    one version of the weights. A second reason is that tokens which the rows of a group share are then computed only
+    once. If the filter leaves few groups, there are fewer minibatches instead of smaller ones, because small
+    minibatches lead to noisy updates.
     """
     order = sorted(groups, key=lambda scored: scored.group.id)
     random.Random(seed).shuffle(order)

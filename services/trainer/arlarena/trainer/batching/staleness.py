@@ -15,8 +15,8 @@ class StalenessPolicy:
     Attributes:
         step: the training step of the current weights.
         staleness: the largest permitted age of a sample, in training steps.
-        known: the step of every version in the history of this run, by the digest of the version. Samples of other
-            versions count as stale, because their weights were lost in a crash.
+        known: the step of every version (weights of one step) of this run, by the digest of the version. Samples of
+            other versions count as stale, because a crash discarded the steps that produced these versions.
     """
 
     step: int

@@ -17,23 +17,25 @@ from arlarena.trainer.objectives.advantages import ADVANTAGES
 LOG_PROB_TOLERANCE = 1e-3
 # Tokens with a lower log-prob are never sampled. Differences between much lower log-probs could overflow.
 MIN_LOG_PROB = -1e4
-# The largest sum of the prompt lengths of an episode. The sum is limited, because a message of N tokens can describe
-# prompts of N² tokens in total. The limit allows 100 turns with a context of 160,000 tokens.
+# The largest sum of the prompt lengths of an episode. A message stores only the new tokens of each prompt. A small
+# message of N tokens can therefore describe prompts of about N² tokens in total. The limit allows 100 turns with a
+# context of 160,000 tokens.
 MAX_PROMPT_TOKENS = 1 << 24
 # vLLM raises lower temperatures to 0.01, and decodes greedily below 1e-5.
 MIN_TEMPERATURE = 0.01
 
 
 def refusal_reason(group: Group, *, vocabulary: int, recipe: Recipe, task: GroupTask | None = None) -> str | None:
-    """Return the reason why `group` must not be trained on, with the member and turn; None if the group is valid.
+    """Return the reason why `group` must not be trained on; None if the group is valid.
 
-    A turn without response tokens is valid, because a policy may sample an empty response. The reward of such a
-    turn counts in the mean and standard deviation of the group.
+    The reason names the member and turn. A turn without response tokens is valid, because a policy may sample an empty
+    response. The reward of such a turn counts in the mean and standard deviation of the group.
 
     Args:
         group: the received group.
         vocabulary: number of token ids of the policy.
-        recipe: the method. Its anchor (the key by which GiGPO compares turns) is a field that must not be empty.
+        recipe: the method. If the method compares turns by an anchor (a field such as `state_key`), this field must
+            not be empty in any turn.
         task: the issued task, which the group must match; None: the task is not compared.
     """
     return next(_reasons(group, vocabulary, _anchor(recipe), task), None)
@@ -88,7 +90,7 @@ def _trajectory_reasons(trajectory: Trajectory, vocabulary: int, anchor: str | N
     if not math.isfinite(trajectory.score):
         yield f": its score is {trajectory.score}"
     if trajectory.turns and not trajectory.turns[0].reset:
-        yield ", turn 0: the first turn must have `reset`"
+        yield ", turn 0: the first turn must have `reset` set to true"
     if (tokens := sum(prompt_lengths(trajectory.turns))) > MAX_PROMPT_TOKENS:
         yield f": its prompts have {tokens} tokens in total, more than {MAX_PROMPT_TOKENS}"
     for place, turn in enumerate(trajectory.turns):

@@ -1,10 +1,10 @@
 """Behaviour cloning: supervised learning on the response tokens of successful multi-turn episodes.
 
-Demonstrations are groups of episodes in a file. The rollout service records them from the environment's expert (a
-program that solves the tasks) or from any model.
-Only episodes with a score above `min_score` are used (rejection fine-tuning). Validation episodes come from a separate
-split. Training ends after `max_epochs` epochs, or if the validation loss has not improved in the last `patience`
-validations. The result is the policy with the lowest validation loss.
+Demonstrations are groups of episodes in a file. The rollout service records the demonstrations of the environment's
+expert (a program that solves the tasks) or of any model. Only episodes with a score above `min_score` are used
+(rejection fine-tuning). Validation episodes come from a separate split. Training ends after `max_epochs` epochs, or if
+the validation loss has not improved in the last `patience` validations. The result is the policy with the lowest
+validation loss.
 """
 
 from __future__ import annotations

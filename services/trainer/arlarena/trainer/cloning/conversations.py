@@ -39,11 +39,11 @@ class ConversationRecord(msgspec.Struct):
 
 
 def read_conversations(path: Path, min_score: float) -> list[ConversationRecord]:
-    """Return the conversations of a file with a score above `min_score` or without a score.
+    """Return the conversations of a file whose score is above `min_score`, and the conversations without a score.
 
     Raises:
-        ConfigError: the file is missing, a line is not a conversation, or no conversation with such a score (or without
-            a score) has an assistant message.
+        ConfigError: the file is missing, a line is not a conversation, or none of the conversations to return has an
+            assistant message.
     """
     decoder = msgspec.json.Decoder(ConversationRecord)
     conversations = []

@@ -47,7 +47,7 @@ _ARGUMENTS: dict[str, Any] = {
 
 
 class Coordinator:
-    """The learner of rank 0. Each call is executed by all ranks together."""
+    """Wraps the learner of rank 0. All ranks execute each call together."""
 
     def __init__(self, learner: Learner) -> None:
         """Wrap the learner of rank 0. All other ranks must run `worker_loop`."""
@@ -66,7 +66,7 @@ class Coordinator:
 
     @property
     def skipped_minibatches(self) -> list[int]:
-        """The indices of the minibatches that the newest `update` skipped, because they were not finite."""
+        """The indices of the minibatches that the newest `update` skipped (loss or gradient not finite)."""
         return self._learner.skipped_minibatches
 
     def update(self, minibatches: Sequence[Sequence[TrainingSample]], rate: float) -> dict[str, float]:

@@ -46,7 +46,10 @@ _WITHOUT_ROWS = (
 
 @dataclass(frozen=True, slots=True)
 class _Update:
-    """The result of one update. `gap`: difference of trainer's and sampler's log-probs. `applied`: not skipped."""
+    """The result of one update.
+
+    `gap`: difference of the trainer's and the sampler's log-probs. `applied`: whether the optimiser step was taken.
+    """
 
     metrics: dict[str, float]
     cells: CellTable
@@ -137,7 +140,7 @@ class Learner:
 
     @torch.no_grad()
     def log_probs(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
-        """Return the log-probs of `response` after `prompt` under the current policy at temperature 1.
+        """Return the log-probs of `response` after `prompt` under the current policy at temperature 1, in nats.
 
         The layers compute in float32, even if the setting `precision` is "bfloat16". Exception: sharded layers compute
         in the dtype `precision`.
@@ -207,8 +210,8 @@ class Learner:
         """Split `rows` into micro-batches and return the micro-batches of this rank.
 
         All ranks get equally many micro-batches; some may be empty. `single`: put all rows into one micro-batch. The
-        literal form of the importance ratio needs this, because the gradient then flows through the ratio, which is
-        computed from all rows of a trajectory.
+        literal form of the importance ratio needs a single micro-batch, because its gradient flows through the ratio,
+        and the ratio is computed from all rows of a trajectory.
         """
         limit = sys.maxsize if single else self.settings.tokens_per_microbatch
         if self.ranks.count > 1 and not single:  # smaller micro-batches, so that each rank gets at least one of them
@@ -218,7 +221,7 @@ class Learner:
         return [empty_micro_batch() if batch is None else batch for batch in cut]
 
     def _on_device(self, batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
-        """Yield `batches` on the device of the policy, one at a time, because together they may exceed its memory."""
+        """Yield `batches` on the policy's device, one at a time, because all batches together may exceed its memory."""
         return (batch.to(self.scorer.device) for batch in batches)
 
     def _one_update(self, batches: Sequence[MicroBatch], old: Sequence[Tensor] | None, episodes: int) -> _Update:
@@ -235,7 +238,7 @@ class Learner:
             log_probs, entropies = self.scorer(micro, entropy=entropy)
             batch = self._batch(micro, log_probs, entropies, old[i] if old else None, self._reference(micro), ratios)
             loss, loss_metrics = policy_loss(self.recipe, batch, denominators, self.terms)
-            (loss * self.ranks.count).backward()  # type: ignore[no-untyped-call]  # FSDP averages over the ranks
+            (loss * self.ranks.count).backward()  # type: ignore[no-untyped-call]  # FSDP averages gradients over ranks
             parts.append(loss_metrics)
             tables.append(cell_table(batch))
             sampler.append((log_probs.detach(), micro.behaviour, micro.fresh))
@@ -358,7 +361,8 @@ def _step_metrics(updates: Sequence[_Update]) -> dict[str, float]:
 def _merge_updates(parts: Sequence[dict[str, float]]) -> dict[str, float]:
     """Merge the metrics of updates: means; maximum or minimum for names ending in `_max` or `_min`.
 
-    A metric that an update lacks is merged from the other updates. An update without tokens has no `ratio_max`.
+    A metric that an update lacks is merged from the other updates. For example, an update without tokens has no
+    `ratio_max`.
     """
     merged: dict[str, float] = {}
     for key in dict.fromkeys(key for part in parts for key in part):

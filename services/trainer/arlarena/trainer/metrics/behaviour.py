@@ -17,11 +17,11 @@ FLOWS = 24
 
 
 def behaviour_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """Return shares of turns and mean lengths of episodes. A share or mean over no turns or episodes is 0.
+    """Return shares of turns and mean lengths of episodes. Without turns or episodes, the value is 0.
 
     Three metrics are shares of all turns: repeated actions, idle turns, and moves back to the previous state. The
-    rollout service counts them in `Trajectory.metrics`. `steps_to_success` is the mean number of turns of successful
-    episodes, and `steps_to_failure` the mean number of turns of failed episodes.
+    rollout service counts these turns in `Trajectory.metrics`. `steps_to_success` is the mean number of turns of
+    successful episodes, and `steps_to_failure` the mean number of turns of failed episodes.
     """
     episodes = [trajectory for group in groups for trajectory in group.trajectories]
     turns = sum(len(episode.turns) for episode in episodes)

@@ -124,4 +124,4 @@ def _step_of(line: str) -> int:
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError, OverflowError):
-        return 1 << 60  # a truncated or damaged line
+        return 1 << 60  # later than any step, so that a truncated or damaged line is removed

@@ -184,7 +184,8 @@ def forest_attention(
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     if unsupported := sorted(name for name in UNSUPPORTED_OPTIONS if options.get(name) is not None):
         raise ConfigError(
-            f"the policy's attention has {', '.join(unsupported)}: only plain causal attention can be trained"
+            f"the policy's attention has {', '.join(unsupported)}: only plain causal attention can be trained; "
+            f"choose another policy"
         )
     scale = options.get("scaling")
     # With autocast, rotary embeddings return float32. Query and key are therefore cast to the dtype of the values.
@@ -245,7 +246,8 @@ def prepare(model: PreTrainedModel) -> PreTrainedModel:
     kinds = set(getattr(config, "layer_types", None) or ["sliding_attention" if window else "full_attention"])
     if kinds != {"full_attention"}:
         raise ConfigError(
-            f"policy {model.config.model_type!r} has layers of {sorted(kinds)}: only full attention is supported"
+            f"policy {model.config.model_type!r} has layers of {sorted(kinds)}: only full attention is supported; "
+            f"choose another policy"
         )
     try:
         model.set_attn_implementation(NAME)
@@ -256,7 +258,7 @@ def prepare(model: PreTrainedModel) -> PreTrainedModel:
 
 def hidden_states(decoder: torch.nn.Module, forest: Forest) -> Tensor:
     """Run `decoder` once. Returns the last hidden states [T, H] of the T tokens of `forest`."""
-    # A model that gets a four-dimensional mask does not build a mask. `forest_attention` does not read the mask.
+    # A model that gets a four-dimensional mask builds no mask of its own. `forest_attention` does not read this mask.
     unread = forest.ids.new_zeros((1, 1, 1, 1))
     output = decoder(
         input_ids=forest.ids[None],

@@ -83,7 +83,8 @@ def build_tokenizer(pieces: Sequence[str] = ()) -> PreTrainedTokenizerFast:
 def build_model(shape: TinyPolicy, vocab_size: int, pad_id: int, eos_id: int, seed: int) -> Qwen3ForCausalLM:
     """Build a model with random weights.
 
-    The weights of projections into the residual stream (`o_proj`, `down_proj`) are divided by √(2 · layers).
+    The weights of projections into the residual stream (`o_proj`, `down_proj`) are divided by √(2 · layers), so that
+    the size of the residual stream does not grow with the number of layers.
     """
     torch.manual_seed(seed)
     config = Qwen3Config(

@@ -130,7 +130,7 @@ class GroupAdvantages:
 
     Attributes:
         total: the advantage that the loss uses.
-        episode: the episode part A_E, from returns of episodes, before it is weighted.
+        episode: the episode part A_E, from returns of episodes, before EMPG multiplies it by a weight.
         step: the step part A_S, from step returns, before it is multiplied by ω.
         anchor_sizes: for each turn, the number of turns in the group with the same anchor, including this turn.
     """

@@ -196,8 +196,8 @@ def _episode_part(group: GroupRewards, config: AdvantageConfig) -> Values:
 def _group_values(group: GroupRewards, config: AdvantageConfig) -> tuple[Values, list[float]]:
     """Return the value of each turn, and the values of all units (rows, turns or episodes, as `stat_unit` selects).
 
-    The value of a unit is the mean reward of its turns. The value of a turn is the value of its unit. The turn's reward
-    is not used, because it could differ from the mean over units by many standard deviations.
+    The value of a unit is the mean reward of its turns. The value of a turn is the value of its unit. The turn's own
+    reward is not used, because it could differ from the mean over units by many standard deviations.
     """
     rewards = turn_rewards(group, config)
     if config.stat_unit not in STAT_UNITS:

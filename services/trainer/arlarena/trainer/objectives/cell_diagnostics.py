@@ -65,7 +65,7 @@ class CellTable:
 
 @torch.no_grad()
 def cell_table(batch: Batch, threshold: float = ENTROPY_THRESHOLD) -> CellTable:
-    """Count the rows of `batch` in each of the eight cells.
+    """Return the sums over the rows of `batch` in each of the eight cells.
 
     The advantage A, entropy and log-ratio of a row are means over its sampled tokens. An entropy above `threshold` (in
     nats) is high. A ratio of exactly 1 counts as above 1. Rows with A = 0 are left out.

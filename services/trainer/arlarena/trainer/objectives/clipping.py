@@ -12,8 +12,8 @@ token form of s_i (GSPO) is sg(s_i) · exp(log π_θ - sg(log π_θ)). In this f
 by the advantage of that token. The literal form, an ablation, is the differentiable s_i itself. The gradient of every
 token of a unit is then multiplied by the *mean* advantage of the unit.
 
-The bounds of a clip are fields of its `ClipConfig`. A recipe may set other bounds: those of GSPO (3e-3 and 4e-3) are in
-`recipes.py`.
+The bounds of a clip are fields of its `ClipConfig`. A recipe may set other bounds: those of GSPO are
+`_GSPO` in `recipes.py`.
 """
 
 from __future__ import annotations

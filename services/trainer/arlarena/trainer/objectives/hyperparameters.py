@@ -49,7 +49,7 @@ def hyperparameter(
     Args:
         default: the value if a recipe or a configuration sets no value. None turns off the feature.
         description: what the hyperparameter does, in a few words, with the unit.
-        above: lower bound that is not allowed itself; replaces `at_least`.
+        above: the value must be greater than this bound. Give either `above` or `at_least`.
         at_least: the smallest allowed value.
         at_most: the largest allowed value.
     """

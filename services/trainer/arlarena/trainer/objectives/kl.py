@@ -64,8 +64,8 @@ def mismatch(trainer_log_probs: Tensor, sampler_log_probs: Tensor, mask: Tensor)
 
     If `mask` is 0 everywhere, all fields of the result are 0.
     """
-    live = mask.bool()
-    trainer, sampler = trainer_log_probs[live].double(), sampler_log_probs[live].double()
+    compared = mask.bool()
+    trainer, sampler = trainer_log_probs[compared].double(), sampler_log_probs[compared].double()
     if not trainer.numel():
         return Mismatch(0.0, 0.0, 0)
     difference = trainer - sampler

@@ -31,8 +31,9 @@ class LossConfig:
     Attributes:
         kl_coefficient: weight of the KL term, `kl.k3` to the reference policy.
         entropy_coefficient: weight of the entropy bonus, which is subtracted from the loss.
-        correction: the rule that weights the policy term by π_old/μ: `none`, or a kind of `behaviour_correction`. μ is
-            the sampler's policy. KL term and entropy bonus are not weighted.
+        correction: the rule that weights the policy term by π_old/μ: `none`, or a kind of `behaviour_correction`. π_old
+            is the policy in the denominator of the importance ratio, and μ the sampler's policy. KL term and entropy
+            bonus are not weighted.
         correction_low: lower bound of π_old/μ; not used by `truncate`. IcePop's value is 0.5.
         correction_high: upper bound of π_old/μ. Usual values are 2 for truncated importance sampling, 5 for IcePop.
     """
@@ -115,7 +116,7 @@ def _reference_kl(batch: Batch, weights: Tensor, run: LossConfig) -> Tensor:
     if run.kl_coefficient == 0:
         return weights.new_zeros(())
     if batch.ref_log_probs is None:
-        raise ValueError("kl_coefficient is above 0 but the batch has no ref_log_probs")
+        raise ValueError("kl_coefficient is above 0 but the batch has no ref_log_probs; give both or neither")
     return (weights * kl.k3(batch.log_probs.to(batch.dtype), batch.ref_log_probs.to(batch.dtype))).sum()
 
 
@@ -123,7 +124,7 @@ def _entropy_bonus(batch: Batch, weights: Tensor, run: LossConfig) -> Tensor:
     if run.entropy_coefficient == 0:
         return weights.new_zeros(())
     if batch.entropy is None:
-        raise ValueError("entropy_coefficient is above 0 but the batch has no entropy")
+        raise ValueError("entropy_coefficient is above 0 but the batch has no entropy; give both or neither")
     return (weights * batch.entropy.to(batch.dtype)).sum()
 
 
@@ -131,7 +132,11 @@ def _entropy_bonus(batch: Batch, weights: Tensor, run: LossConfig) -> Tensor:
 def _metrics(
     recipe: Recipe, batch: Batch, denominators: Denominators, terms: Terms, kept: Tensor, correction: Tensor | None
 ) -> dict[str, Tensor]:
-    """Return the metrics of this micro-batch, divided by the number of tokens (`rows_masked`: of rows) of the step."""
+    """Return the metrics of this micro-batch.
+
+    Sums are divided by the number of tokens of the step. Exceptions: `rows_masked` is divided by the number of rows
+    with tokens. `ratio_max` and `ratio_min` are not divided.
+    """
     tokens, dtype, log_probs = denominators.tokens or 1.0, batch.dtype, terms.log_probs
     sums = clip_counts(terms, recipe.clip_config)
     if correction is not None:

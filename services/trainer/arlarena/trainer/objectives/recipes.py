@@ -21,7 +21,7 @@ from arlarena.trainer.objectives.registry import RecipeError, Registry, nearest
 
 
 def _option(default: str | bool | int, description: str, values: Iterable[str] = ()) -> Any:
-    """Declare a field of `Recipe` that is not a hyperparameter. `values`: the allowed names; empty: not a name."""
+    """Declare a field of `Recipe` that is not a hyperparameter. `values`: the allowed names; empty: any value."""
     return field(default=default, metadata={"description": description, "values": values})
 
 
@@ -43,7 +43,9 @@ class Recipe:
     ratio_level: str = _option("token", "unit whose tokens share one importance ratio", RATIO_LEVELS)
     clip_options: Mapping[str, float | None] = field(default_factory=dict)
     mask: str = _option(
-        "none", "sequence: drop rows with A < 0 whose mean log-prob fell by more than mask_delta", ("none", "sequence")
+        "none",
+        "sequence: drop rows with a negative advantage whose mean log-prob fell by more than mask_delta",
+        ("none", "sequence"),
     )
     mask_delta: float = hyperparameter(
         3e-3, "δ of the sequence mask: largest accepted fall of a row's mean log-prob, in nats", at_least=0
@@ -62,9 +64,9 @@ class Recipe:
     )
     entropy_k: float = hyperparameter(1.0, "k of EMPG: weakens advantages of turns with high entropy", at_least=0)
     entropy_k_next: float = hyperparameter(
-        1.0, "k' of EMPG: weakens the term of the next turn if its entropy is high", at_least=0
+        1.0, "k' of EMPG: reduces the bonus of a turn whose next turn has high entropy", at_least=0
     )
-    entropy_zeta: float = hyperparameter(0.05, "ζ of EMPG: weight of the term of the next turn", at_least=0)
+    entropy_zeta: float = hyperparameter(0.05, "ζ of EMPG: weight of the bonus for the next turn", at_least=0)
     overlong: bool = _option(False, "DAPO's penalty for responses near max_response_tokens")
     filter: str = _option("none", "rule that selects the groups to train on", FILTERS)
     max_tries: int = _option(3, "the filter checks at most max_tries · groups_per_step groups for a batch")
@@ -160,6 +162,7 @@ def register_recipe(recipe: Recipe) -> Recipe:
 
 # GSPO's ε are small, because a geometric mean over hundreds of tokens changes far less than the ratio of one token.
 _GSPO: dict[str, Any] = {"clip": "gspo", "clip_options": {"clip_low": 3e-3, "clip_high": 4e-3}}
+# The choices of the code released with ARLArena.
 _AS_RELEASED: dict[str, Any] = {"aggregation": "seq_mean_token_mean", "ratio_level": "row", "stat_unit": "row"}
 _CISPO: dict[str, Any] = {"clip": "cispo", "clip_options": {"clip_low": 1.0, "clip_high": 0.2}}
 _DAPO: dict[str, Any] = {"filter": "return", "max_tries": 2, "overlong": True}

@@ -10,7 +10,8 @@ def cluster_numbers(observations: Sequence[Sequence[str]], similarity: float) ->
     """Return the cluster number of each turn's observation.
 
     Turns are processed in order. The text of a turn is compared with the first text of each cluster. The turn joins the
-    first cluster with a similarity of at least `similarity` (0 to 1). If there is none, the turn starts a new cluster.
+    first cluster with a similarity of at least `similarity` (0 to 1). If no cluster is similar enough, the turn starts
+    a new cluster.
     """
     matchers: list[SequenceMatcher[str]] = []
     known: dict[str, int] = {}

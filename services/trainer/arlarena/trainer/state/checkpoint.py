@@ -3,9 +3,10 @@
     <run>/checkpoints/step-000012/
         model.safetensors  optimizer.safetensors  state.json  manifest.json  COMMITTED
 
-`state.json` holds `TrainerState`. `model.safetensors` is a hard link to the weights file of the version directory
-(`weights/versions.py`) if that file holds the trainer's tensors unchanged. The weights are then written only once, and
-the checkpoint stays intact when the version directory is removed.
+`state.json` holds `TrainerState`. A version directory (`weights/versions.py`) holds the weights that policy servers
+load. `model.safetensors` is a hard link to the weights file of the version directory if that file holds the trainer's
+tensors unchanged. The weights are then written only once, and the checkpoint stays intact when the version directory is
+removed.
 
 `manifest.json` holds the sizes and BLAKE3 hashes of the two tensor files and of `state.json`. COMMITTED is written
 last. A directory without COMMITTED is ignored. A second checkpoint of a step gets another name (`step-000012-1`). The
@@ -59,7 +60,7 @@ class TrainerState:
             groups.
         skipped_steps: number of consecutive steps in which every update was skipped, because its loss or gradient was
             not finite.
-        tasks: the order of tasks (`TaskOrder`), the environment and the group size; empty before the first step.
+        tasks: the order of tasks (`TaskOrder`), the environment and the group size; empty until `draw_order` sets it.
     """
 
     step: int = 0
@@ -116,7 +117,9 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def _write_weights(weights: Mapping[str, Tensor], path: Path, written: Path | None) -> None:
-    """Link `path` to `written`, or write the weights to `path`.
+    """Make `path` a hard link to `written`. If this is not possible, write the weights to `path`.
+
+    `written`: a file that already holds `weights`; None: there is no such file.
 
     If tied weights have several names for one tensor, the tensor is written once, under the first name.
     """
@@ -146,7 +149,8 @@ class Checkpoints:
     ) -> Path:
         """Write and fsync a checkpoint of `state.step`. Then remove old checkpoints and other checkpoints of this step.
 
-        `written`: a file of a version that already holds `weights`. Returns the checkpoint's directory.
+        `written`: a weights file of a version directory that already holds `weights`; None: there is no such file.
+        Returns the checkpoint's directory.
 
         Raises:
             OSError: a file cannot be written.
@@ -173,7 +177,10 @@ class Checkpoints:
         return target
 
     def _remove_old(self, target: Path, same_step: list[Path]) -> None:
-        """Remove the checkpoints `same_step`, damaged checkpoints, and all others except the `keep` newest."""
+        """Remove the checkpoints `same_step`, the damaged checkpoints, and all intact ones except the `keep` newest.
+
+        `target`, the checkpoint that was just saved, is never removed.
+        """
         intact = [path for path in self.committed() if path not in (*self._damaged, *same_step)]
         for old in {*same_step, *self._damaged, *intact[: -self._keep]} - {target}:
             (old / COMMITTED_FILE).unlink(missing_ok=True)

@@ -1,8 +1,9 @@
 """The ledger of a run's groups: the open groups, the outcomes of all other groups, and how many more may be issued.
 
 A group is *open* from its issue until the ledger records the final outcome. Recording the outcome is called *settling*
-the group. An open group holds a *slot*, unless the slot was released. The number of slots is limited, which limits the
-staleness of groups. Every checkpoint contains the ledger, so the limit also holds after a restart.
+the group. An open group holds a *slot* until the group is settled or the slot is released. The number of slots is
+limited, so that groups are not too old when they are trained on. Every checkpoint contains the ledger, so the limit
+also holds after a restart.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ class Ledger:
     Attributes:
         next_index: number of groups issued so far, and the index of the next group.
         open: index of each open group, by its id.
-        released: ids of open groups without a slot. These groups are stale, or were dropped by the filter and may still
-            be back-filled.
+        released: ids of open groups without a slot. Such a group is stale, or the filter dropped it. A dropped group
+            may still be added to an incomplete batch (back-fill).
         lineage: outcome of each settled group, and the training step at which the group was settled.
     """
 
@@ -84,7 +85,10 @@ class Ledger:
         return {outcome: counted[outcome] for outcome in OUTCOMES}
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content for a checkpoint. `released` is left out, because these groups arrive again on restart."""
+        """Return the content for a checkpoint.
+
+        `released` is left out, because the trainer receives the released groups again after a restart.
+        """
         lineage = {group: [outcome, step] for group, (outcome, step) in self.lineage.items()}
         return {"next_index": self.next_index, "open": self.open, "lineage": lineage}
 

@@ -80,7 +80,8 @@ async def environment_info(
     info = await _info(url, wait_s, log, guard)
     if environment not in (None, info.name):
         raise ConfigError(
-            f"[environment] name = {environment!r}, but the server at {url} plays {info.name}; give --environment-url"
+            f"[environment] name = {environment!r}, but the server at {url} plays {info.name}; "
+            f"give the --environment-url of a server that plays {environment}"
         )
     return info
 

@@ -1,9 +1,10 @@
 """Broadcasts the tensors of a version to the workers of policy servers. Each request gets its own process group.
 
-A replica of a policy server sends a request when it must load a version, and again after a restart. A thread of the
-trainer polls a TCPStore for requests (keys: `arlarena.proto.versions.directory.Broadcast`). The tensors are read from
-the version directory, which later optimiser steps do not change. Requests are not authenticated. The port must
-therefore be reachable only for trainers and policy servers.
+A version is the weights of one training step. A replica (one engine of a policy server) sends a request when it must
+load a version, and again after a restart. A thread of the trainer polls a TCPStore (the key-value server of torch) for
+requests (keys: `arlarena.proto.versions.directory.Broadcast`). The tensors are read from the version directory, which
+later optimiser steps do not change. Requests are not authenticated. The port of the TCPStore must therefore be
+reachable only for trainers and policy servers.
 """
 
 from __future__ import annotations

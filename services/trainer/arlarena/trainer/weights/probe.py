@@ -1,6 +1,7 @@
-"""The probe of a version: fixed tokens with the trainer's log-probs. A policy server compares them with its log-probs.
+"""The probe of a version (the weights of one step): fixed tokens with the trainer's log-probs.
 
-A large difference shows that the server did not load the weights of the version correctly.
+A policy server computes the log-probs of the same tokens, and compares the results with the trainer's log-probs. A
+large difference shows that the server did not load the weights of the version correctly.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Pushes versions to the policy servers. Each server gets the version, loads the weights and checks the probe.
 
-The probe is a list of tokens with the trainer's log-probs. The server compares them with the log-probs of its engine,
-because an engine may report success while it still uses some of the old weights. A push to a restarting server is
-retried.
+A version is the weights of one training step. The probe is a list of tokens with the trainer's log-probs. The server
+compares these log-probs with the log-probs of its engine, because an engine may report success while it still uses
+some of the old weights. A push to a restarting server is retried.
 """
 
 from __future__ import annotations
@@ -47,11 +47,13 @@ class Publisher:
     """Pushes versions to every policy server of a run."""
 
     def __init__(
-        self, urls: Sequence[str], transport: Transport, *, token: str | None, patience_s: float, log: Logger
+        self, urls: Sequence[str], transport: Transport, *, token: str | None, retry_timeout_s: float, log: Logger
     ) -> None:
-        """Store the arguments. `token`: the servers' admin token. `patience_s`: seconds in which a push is retried."""
+        """Store the arguments. `token`: the servers' admin token. `retry_timeout_s`: seconds in which a push is
+        retried; the setting `push_retry_timeout_s` of [trainer].
+        """
         self._urls, self._transport, self._token = urls, transport, token
-        self._patience_s, self._log = patience_s, log
+        self._retry_timeout_s, self._log = retry_timeout_s, log
 
     async def push(self, version: Version, guard: Callable[[], None] = lambda: None) -> PushResult:
         """Push `version` to every server. After this call all servers use the version and have checked it.
@@ -60,7 +62,7 @@ class Publisher:
 
         Raises:
             PushRefused: a server's check of the weights failed.
-            PushError: a push failed for `patience_s`, or with an error that a retry cannot correct.
+            PushError: a push failed for `retry_timeout_s`, or with an error that a retry cannot correct.
         """
         began = time.monotonic()
         async with aiohttp.ClientSession(auto_decompress=False) as session:
@@ -75,7 +77,7 @@ class Publisher:
         self._transport.close()
 
     async def _push_one(self, server: WeightsClient, version: Version, guard: Callable[[], None]) -> tuple[float, int]:
-        deadline = time.monotonic() + self._patience_s
+        deadline = time.monotonic() + self._retry_timeout_s
         while True:
             guard()
             try:
@@ -87,7 +89,7 @@ class Publisher:
                     raise
                 if time.monotonic() > deadline:
                     raise PushError(
-                        f"push of {version.version} to {server.url} failed for {self._patience_s:.0f} s; "
+                        f"push of {version.version} to {server.url} failed for {self._retry_timeout_s:.0f} s; "
                         f"last error: {reason}"
                     ) from error
                 self._log.warning("push_retry", url=server.url, version=str(version.version), reason=reason)

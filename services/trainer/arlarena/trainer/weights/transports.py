@@ -1,4 +1,7 @@
-"""Transports of versions to the policy servers: a shared directory, HTTP, or a broadcast to the servers' workers."""
+"""Sends versions (the weights of one training step) to the policy servers.
+
+The transports are a shared directory, HTTP, and a broadcast to the servers' workers.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ class Http:
         self._sender = Sender(full_every)
 
     async def push(self, version: Version, server: WeightsClient) -> tuple[ServedVersion, int]:
-        """Upload the files to `server` and make it load the version."""
+        """Upload the files to `server`, and make the server load the version."""
         sent = await self._sender.deliver(version.path, server)
         return await server.serve(str(version.version), push_limit_s(version.bytes)), sent
 
@@ -65,7 +68,7 @@ class Http:
 
 
 class Collective:
-    """Sends the address of the broadcaster to each server. The server's workers join a process group with it."""
+    """Sends each server the broadcaster's address. The server's workers join a process group with the broadcaster."""
 
     def __init__(self, broadcaster: Broadcaster) -> None:
         """Store `broadcaster`. It sends versions until `close` is called."""

@@ -9,16 +9,18 @@ from arlarena.environment.hashing import digest
 from arlarena.environments.webshop.catalogue.build import FORMAT, Meta, locked
 from arlarena.environments.webshop.catalogue.store import read_meta
 from arlarena.environments.webshop.errors import CatalogueError
+from arlarena.environments.webshop.search.index import COMMON, K1, TOP, B
 from arlarena.environments.webshop.settings import index_cache
 
 
 def key_of_files(files: Iterable[Path], *options: object) -> str:
-    """Return the key of a catalogue: format, options, and name, size and time of change of each file.
+    """Return the key of a catalogue: it changes with the format of the folder, the constants of the index, the options,
+    and the name, size or time of change of a file.
 
     Raises:
         CatalogueError: a file cannot be read.
     """
-    facts: list[object] = [FORMAT, *options]
+    facts: list[object] = [FORMAT, K1, B, TOP, COMMON, *options]
     for path in files:
         try:
             found = path.stat()
@@ -48,7 +50,8 @@ def is_built(folder: Path, key: str) -> bool:
         raise CatalogueError(f"{folder}: has other files, and no meta.json of an index; name another folder as index")
     if read_meta(folder).key != key:
         raise CatalogueError(
-            f"{folder}: was built from other files or other options; name another folder as index, or delete this one"
+            f"{folder}: was built from other files, with other options or by another version; name another folder as "
+            "index, or delete this one"
         )
     return True
 

@@ -43,10 +43,11 @@ class CatalogueOptions(Protocol):
 class Generated(Protocol):
     """Our own catalogue, as `generated.catalogue.generated` returns it.
 
-    `key`: text that changes with whatever changes a product or a goal.
+    `key`: text that is equal only for equal products and goals. `code`: hash of the code that makes them.
     """
 
     key: str
+    code: str
     description: str
 
     def items(self) -> Iterable[Item]:
@@ -134,11 +135,11 @@ def open_generated(source: Generated, index: Path | None) -> StoredCatalogue:
     Raises:
         CatalogueError: `index` is of another catalogue, or cannot be written.
     """
-    key = key_of_files((), source.key)
+    key = key_of_files((), source.key, source.code)
     folder = folder_of(index, key)
     facts = CatalogueFacts(key, source.description, False, "hash")
     ensure_built(folder, key, lambda target: build_folder(target, source.items(), facts))
-    return StoredCatalogue(folder, source.goals)
+    return StoredCatalogue(folder, source.goals, source.key)
 
 
 def _arguments(data: Path, options: CatalogueOptions) -> list[str]:

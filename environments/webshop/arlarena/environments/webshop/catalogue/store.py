@@ -58,20 +58,24 @@ class StoredCatalogue:
     """The catalogue of a folder. Implements `protocol.Catalogue`."""
 
     def __init__(
-        self, folder: Path, goals: Callable[[Callable[[int], Product]], GoalSource | None] | None = None
+        self,
+        folder: Path,
+        goals: Callable[[Callable[[int], Product]], GoalSource | None] | None = None,
+        goals_key: str = "",
     ) -> None:
         """Open the folder.
 
         Args:
             folder: of `build.build_folder`.
             goals: returns the goals, given access to products. None, or None returned: the goals of the folder.
+            goals_key: text that is equal only for equal `goals`.
 
         Raises:
             CatalogueError: a file is missing or damaged; the message names the file.
         """
         self.folder, self.meta = folder, read_meta(folder)
-        # Computed goals are not part of the content, but of the key.
-        self.version = digest(self.meta.content + self.meta.key) if goals else self.meta.content
+        # The content has the products, and the goals only if they are not computed.
+        self.version = digest(self.meta.content + goals_key) if goals else self.meta.content
         self.warnings = self.meta.warnings
         self._products = RecordTable(folder, "products", Product)
         self._instructions = RecordTable(folder, "instructions", StoredInstruction)

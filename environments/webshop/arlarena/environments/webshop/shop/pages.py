@@ -50,6 +50,7 @@ class Page(msgspec.Struct, frozen=True):
         before, after: what comes before and after the instruction. Complete without the instruction, too.
         label: the text above the instruction; "" if the page does not show the instruction.
         clickables: the clickables by name, in the order of the original.
+        clicks: the valid clicks as actions, in the same order; without the button of the search form.
         offered: the valid clicks as text, one per line; on the search page, the form of a search.
     """
 
@@ -57,6 +58,7 @@ class Page(msgspec.Struct, frozen=True):
     after: str
     label: str
     clickables: Mapping[str, Clickable]
+    clicks: tuple[str, ...]
     offered: str
 
     def text(self, form: Form, instruction: str) -> str:
@@ -94,7 +96,7 @@ class Pages:
         self._results = lru_cache(CACHED_RESULTS)(self._make_results)
         after = self._complete([("button", LABELS[SEARCH])])
         title = fragment(form, [("text", "WebShop")])
-        self._search_page = Page(title, after, "Instruction: ", {SEARCH: BUTTON}, SEARCH_ACTION)
+        self._search_page = Page(title, after, "Instruction: ", {SEARCH: BUTTON}, (), SEARCH_ACTION)
 
     def page(self, state: ShopState) -> Page:
         """Return the page of a state; for the page after a purchase, see `receipt`."""
@@ -127,7 +129,7 @@ class Pages:
             *("Your score (min 0.0, max 1.0)", str(score)),
             *("Reward Details ", pformat(details and dict(details))),
         ]
-        return Page("", self._complete([("text", text) for text in texts]), "", {}, "")
+        return _page("", self._complete([("text", text) for text in texts]), "", {})
 
     def _complete(self, parts: list[Node], clicked: frozenset[str] = frozenset()) -> str:
         return finished(self._form, fragment(self._form, parts, clicked))
@@ -141,7 +143,7 @@ class Pages:
         body = [card.visited if card.clickable.product in visited else card.text for card in cards]
         after = finished(self._form, fragment(self._form, head) + "".join(body))
         clickables = dict.fromkeys(names, BUTTON) | {card.name: card.clickable for card in cards}
-        return Page("", after, "Instruction:", clickables, _offered(clickables))
+        return _page("", after, "Instruction:", clickables)
 
     def _make_card(self, number: int) -> Card:
         product = self._catalogue.product(number)
@@ -163,7 +165,7 @@ class Pages:
         clickables = dict.fromkeys([BACK, PREVIOUS, *names], BUTTON) | {
             value: Clickable(axis=axis.lower()) for axis, values in product.options.items() for value in values
         }
-        page = Page("", self._complete(parts), "Instruction:", clickables, _offered(clickables))
+        page = _page("", self._complete(parts), "Instruction:", clickables)
         return ItemPage(page, parts, [text for _, text in options])
 
     def _with_clicked(self, state: ShopState, item: ItemPage) -> Page:
@@ -187,7 +189,7 @@ class Pages:
         parts: list[Node] = [("button", LABELS[BACK]), ("button", LABELS[PREVIOUS])]
         parts += nodes("text", *_contents(product, name))
         clickables = dict.fromkeys((BACK, PREVIOUS), BUTTON)
-        return Page("", self._complete(parts), "Instruction:", clickables, _offered(clickables))
+        return _page("", self._complete(parts), "Instruction:", clickables)
 
 
 def _contents(product: Product, name: str) -> list[str]:
@@ -202,5 +204,7 @@ def _contents(product: Product, name: str) -> list[str]:
     return [*attributes, product.category, product.query, product.product_category]
 
 
-def _offered(clickables: Mapping[str, Clickable]) -> str:
-    return "\n".join([click(name) for name in clickables if name != SEARCH and is_clickable(name)])
+def _page(before: str, after: str, label: str, clickables: Mapping[str, Clickable]) -> Page:
+    """Return a page without a search form."""
+    clicks = tuple([click(name) for name in clickables if name != SEARCH and is_clickable(name)])
+    return Page(before, after, label, clickables, clicks, "\n".join(clicks))
