@@ -1,0 +1,137 @@
+"""Episodes on the official OpenEnv server, in its own process and Python environment."""
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from arlarena.client.errors import AtCapacity, ProtocolError, Refused
+from arlarena.client.transport import Timeouts
+from arlarena.rollout.evaluation.errors import EvaluationError
+from arlarena.rollout.evaluation.play.openenv import SEEDS, OpenEnvClient, detect
+from arlarena.rollout.evaluation.play.openenv_rules import OpenEnvSettings
+
+ROOT = Path(__file__).resolve().parents[4]
+PYTHON = ROOT / ".venv-openenv" / "bin" / "python"
+SERVER = ROOT / "tests" / "support" / "evaluation" / "openenv_server.py"
+QUICK = Timeouts(5.0, 10.0)
+
+pytestmark = [
+    pytest.mark.skipif(not PYTHON.exists(), reason="OPENENV IS NOT INSTALLED: `make setup EXTRA=openenv` installs it"),
+    # Slow: the package takes up to ten seconds to import. The same behaviour is in test_evaluation_openenv.py.
+    pytest.mark.slow,
+]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    log = tmp_path_factory.mktemp("openenv") / "stderr.log"
+    with log.open("w") as errors:
+        process = subprocess.Popen([PYTHON, SERVER], stdout=subprocess.PIPE, stderr=errors, text=True)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line, log.read_text()
+        yield f"http://127.0.0.1:{json.loads(line)['port']}"
+    finally:
+        process.kill()
+        process.wait(20)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+async def guess(client: OpenEnvClient, split: str, index: int) -> tuple[int | None, list[str]]:
+    """Guess 3, 5 and 4 until the end. Return the number of the right guess, or None, and the state keys."""
+    (session,) = await client.open(1)
+    state = await session.reset(split=split, index=index, seed=0, episode_id="from us")
+    keys, right = [state.metadata.state_key], None
+    for number in (3, 5, 4):
+        state = await session.step(f"<think>perhaps {number}</think>{number}")
+        keys.append(state.metadata.state_key)
+        if state.done:
+            right = number if state.metadata.success else None
+            break
+    await session.close()
+    assert state.done
+    return right, keys
+
+
+async def test_seeds_and_tasks_reach_the_environment_and_repeat(base: str) -> None:
+    assert await detect(f"{base}/number") == "openenv"
+    async with OpenEnvClient(f"{base}/number", timeouts=QUICK) as client:
+        plan = await client.plan(SEEDS, range(8))
+        assert (plan.name, plan.version.split("+")[0], plan.options["action_field"]) == ("number", "3.1", "answer")
+        results = await asyncio.gather(*(guess(client, SEEDS, index) for index in range(8)))
+        assert [right for right, _ in results] == [None, None, None, 3, 4, 5, None, None]
+        assert await guess(client, SEEDS, 4) == results[4]
+        assert (await client.plan("validation", range(4))).indices == (0, 1, 2, 3)
+        tasks = await asyncio.gather(*(guess(client, "validation", index) for index in range(3)))
+        assert [right for right, _ in tasks] == [None, None, 4]  # the tasks are the numbers 0, 2 and 4
+        with pytest.raises(EvaluationError, match="4 tasks"):
+            await client.plan("validation", [4])
+
+
+async def test_json_objects_are_actions_and_invalid_ones_are_reported_to_the_model(base: str) -> None:
+    async with OpenEnvClient(f"{base}/grid", OpenEnvSettings(max_steps=5), QUICK) as client:
+        (session,) = await client.open(1)
+        state = await session.reset(split=SEEDS, index=0, seed=0)
+        assert state.observation.message
+        assert '"row"' in state.observation.message
+        assert state.observation.text == '{"marks": []}'
+        state = await session.step('{"row": 1, "column": 1}')
+        assert (state.observation.text, state.done, state.reward) == ('{"marks": [[1, 1]]}', False, 0.0)
+        state = await session.step('{"row": "first", "cell": 5}')
+        assert not state.observation.action_valid
+        assert all(word in (state.observation.message or "") for word in ("row", "column"))
+        state = await session.step('My choice:\n```json\n{"row": 1, "column": 2}\n```')
+        assert (state.done, state.metadata.success, state.reward, state.metadata.score) == (True, True, 2.5, 1.0)
+        with pytest.raises(EvaluationError, match="split 'train'"):
+            await client.plan("train", [0])
+        await session.close()
+
+
+async def test_a_server_with_one_session_is_at_capacity_until_it_ends(base: str) -> None:
+    async with OpenEnvClient(f"{base}/single", timeouts=QUICK) as client:
+        (session,) = await client.open(1)
+        with pytest.raises(AtCapacity, match="CAPACITY_REACHED"):
+            await client.open(1)
+        await session.close()
+        for _ in range(100):
+            try:
+                (session,) = await client.open(1)
+                break
+            except AtCapacity:
+                await asyncio.sleep(0.05)
+        await session.reset(split=SEEDS, index=0, seed=0)
+        await session.close()
+
+
+async def test_a_reward_that_is_not_a_number_is_an_error(base: str) -> None:
+    async with OpenEnvClient(f"{base}/faulty", timeouts=QUICK) as client:
+        (session,) = await client.open(1)
+        await session.reset(split=SEEDS, index=0, seed=0)
+        with pytest.raises(ProtocolError, match="reward is null or not finite"):
+            await session.step("1")
+        await session.close()
+
+
+@pytest.mark.parametrize("reply", ["no number", "unreportable"])
+async def test_a_reply_that_makes_the_environment_fail_is_refused(base: str, reply: str) -> None:
+    async with OpenEnvClient(f"{base}/number", timeouts=QUICK) as client:
+        (session,) = await client.open(1)
+        await session.reset(split=SEEDS, index=0, seed=0)
+        with pytest.raises(Refused):
+            await session.step(reply)
+        await session.close()
+
+
+async def test_a_session_survives_pings_while_the_model_thinks(base: str) -> None:
+    async with OpenEnvClient(f"{base}/number", timeouts=QUICK) as client:
+        (session,) = await client.open(1)
+        await session.reset(split=SEEDS, index=3, seed=0)
+        await asyncio.sleep(2)  # the server pings every 0.5 s and waits 0.5 s for the pong
+        assert (await session.step("3")).metadata.success
+        await session.close()

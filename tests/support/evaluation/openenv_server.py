@@ -1,0 +1,122 @@
+"""Small environments on the official OpenEnv server, for tests of evaluations. It imports nothing of this repository.
+
+    .venv-openenv/bin/python tests/support/evaluation/openenv_server.py
+
+Prints its port. Each environment has its own path: /number, /grid, /faulty and /single.
+"""
+
+import json
+import socket
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from openenv.core.env_server.http_server import create_app
+from openenv.core.env_server.interfaces import Environment
+from openenv.core.env_server.types import Action, EnvironmentMetadata, Observation, State
+from pydantic import field_validator
+
+
+class Guess(Action):
+    answer: str
+
+    @field_validator("answer")
+    @classmethod
+    def short(cls, answer: str) -> str:
+        if answer == "unreportable":  # the server cannot encode this error, and ends the session
+            raise ValueError("cannot be reported")
+        return answer
+
+
+class Hint(Observation):
+    text: str
+    low: int
+    high: int
+
+
+class Number(Environment[Guess, Hint, State]):
+    """Guess a number below 8, which the seed decides. Three guesses."""
+
+    SUPPORTS_CONCURRENT_SESSIONS = True
+    splits = ("validation",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = self.guesses = 0
+
+    def get_metadata(self) -> EnvironmentMetadata:
+        return EnvironmentMetadata(name="number", description="Guess a number.", version="3.1")
+
+    def list_splits(self) -> list[str]:
+        return ["validation"]
+
+    def num_tasks(self, split: str) -> int:
+        return 4
+
+    def get_task(self, split: str, index: int) -> dict[str, Any]:
+        return {"number": 2 * index}
+
+    def reset(self, seed: int | None = None, episode_id: str | None = None, number: int | None = None) -> Hint:
+        self.number, self.guesses = (seed or 0) % 8 if number is None else number, 0
+        return Hint(text="Guess a number from 0 to 7.", low=0, high=7, metadata={"episode": episode_id})
+
+    def step(self, action: Guess, timeout_s: float | None = None) -> Hint:
+        guess = int(action.answer)
+        self.guesses += 1
+        hit = guess == self.number
+        text = "Right." if hit else "Too low." if guess < self.number else "Too high."
+        return Hint(text=text, low=0, high=7, done=hit or self.guesses == 3, reward=1.0 if hit else 0.0)
+
+    @property
+    def state(self) -> State:
+        return State(step_count=self.guesses)
+
+
+class Cell(Action):
+    row: int
+    column: int
+
+
+class Board(Observation):
+    marks: list[list[int]]
+
+
+class Grid(Environment[Cell, Board, State]):
+    """Mark the cell (1, 2). An episode does not end before."""
+
+    SUPPORTS_CONCURRENT_SESSIONS = True
+
+    def reset(self, seed: int | None = None, episode_id: str | None = None) -> Board:
+        return Board(marks=[])
+
+    def step(self, action: Cell, timeout_s: float | None = None) -> Board:
+        done = (action.row, action.column) == (1, 2)
+        return Board(marks=[[action.row, action.column]], done=done, reward=2.5 if done else None)
+
+    @property
+    def state(self) -> State:
+        raise RuntimeError("there is no state")
+
+
+class Faulty(Number):
+    """The last reward is not a number."""
+
+    def step(self, action: Guess, timeout_s: float | None = None) -> Hint:
+        return Hint(text="over", low=0, high=7, done=True, reward=float("nan"))
+
+
+def main() -> None:
+    """Serve until a signal ends the process."""
+    app = FastAPI()
+    app.mount("/number", create_app(Number, Guess, Hint, env_name="number", max_concurrent_envs=8))
+    app.mount("/grid", create_app(Grid, Cell, Board, env_name="grid", max_concurrent_envs=8))
+    app.mount("/faulty", create_app(Faulty, Guess, Hint, env_name="faulty", max_concurrent_envs=8))
+    app.mount("/single", create_app(Number, Guess, Hint, env_name="single"))  # OpenEnv's default: one session
+    listening = socket.create_server(("127.0.0.1", 0))
+    print(json.dumps({"port": listening.getsockname()[1]}), flush=True)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws_ping_interval=0.5, ws_ping_timeout=0.5))
+    server.run(sockets=[listening])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""A server on a loopback port whose frames a test decides, to see what an evaluation makes of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+
+TEXT_ACTION = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
+Answer = Callable[[web.WebSocketResponse, dict[str, Any]], Awaitable[None]]
+
+
+def observed(text: str = "go", *, reward: float | None = None, done: bool = False, **extra: Any) -> str:
+    """A frame with an observation."""
+    data = {"observation": {"text": text, **extra}, "reward": reward, "done": done}
+    return json.dumps({"type": "observation", "data": data})
+
+
+def failed(code: str, message: str = "why", **extra: Any) -> str:
+    """A frame with an error."""
+    return json.dumps({"type": "error", "data": {"code": code, "message": message, **extra}})
+
+
+@dataclass
+class ScriptedOpenEnv:
+    """What the server answers. `steps` and `resets`: frames as text, or a function that answers itself."""
+
+    url: str = ""
+    metadata: Any = field(default_factory=lambda: {"name": "scripted", "version": None, "description": "d"})
+    schemas: Any = field(default_factory=lambda: {"action": TEXT_ACTION, "observation": {}, "state": {}})
+    greeting: str = ""
+    reset: str | Answer = field(default_factory=observed)
+    step: str | Answer = field(default_factory=observed)
+    state: str = '{"type":"state","data":{}}'
+    received: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[str | None] = field(default_factory=list)
+    sockets: int = 0
+
+    async def _socket(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse(max_msg_size=1 << 20)
+        self.headers.append(request.headers.get("authorization"))
+        await socket.prepare(request)
+        if self.greeting:
+            await socket.send_str(self.greeting)
+            await socket.close(code=1000)
+            return socket
+        self.sockets += 1
+        try:
+            async for message in socket:
+                frame = json.loads(message.data)
+                self.received.append(frame)
+                if frame["type"] == "close":
+                    break
+                answer = getattr(self, frame["type"])
+                if isinstance(answer, str):
+                    await socket.send_str(answer)
+                else:
+                    await answer(socket, frame)
+        finally:
+            self.sockets -= 1
+        await socket.close()
+        return socket
+
+    async def _metadata(self, request: web.Request) -> web.Response:
+        return web.json_response(self.metadata)
+
+    async def _schema(self, request: web.Request) -> web.Response:
+        return web.json_response(self.schemas)
+
+
+@asynccontextmanager
+async def scripted_openenv(**answers: Any) -> AsyncIterator[ScriptedOpenEnv]:
+    """Serve on a free port."""
+    server = ScriptedOpenEnv(**answers)
+    app = web.Application()
+    app.router.add_get("/metadata", server._metadata)
+    app.router.add_get("/schema", server._schema)
+    app.router.add_get("/ws", server._socket)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    server.url = "http://{}:{}".format(*runner.addresses[0])
+    try:
+        yield server
+    finally:
+        await runner.cleanup()
