@@ -30,7 +30,7 @@ from arlarena.rollout.evaluation.play.caller import ModelAccess
 from arlarena.rollout.evaluation.play.journal import Journal
 from arlarena.rollout.evaluation.play.limits import ModelLimits, RequestGate
 from arlarena.rollout.evaluation.play.resume import EvaluationHistory
-from arlarena.rollout.evaluation.play.scheduler import EvaluationRun, EvaluatedEnvironment
+from arlarena.rollout.evaluation.play.scheduler import EvaluatedEnvironment, EvaluationRun
 from arlarena.rollout.evaluation.play.slots import PlayLimits
 from arlarena.rollout.evaluation.records import EnvironmentPlan, EvaluationPlan
 from arlarena.rollout.evaluation.strategies.plain import PlainPlayer

@@ -34,6 +34,9 @@ async def test_a_finite_split_is_drawn_in_epochs_and_a_resumed_run_keeps_the_ord
         assert sorted(order.index(position) for position in range(5)) == list(range(5))
         resumed = TrainerState.from_json(json.loads(json.dumps(state.to_json())))
         assert await draw_order(url, "tir_math", settings, 3, resumed, LOG) == order
+        (served,) = resumed.served  # the second trainer met the same environment
+        assert served["name"] == "tir_math"
+        assert served["template"].startswith("full ")
         with pytest.raises(CheckpointError, match=r"'seed': 3.* but the settings give .*'seed': 4"):
             await draw_order(url, "tir_math", settings, 4, resumed, LOG)
         with pytest.raises(CheckpointError, match=r"'group_size': 8.* but the settings give .*'group_size': 4"):

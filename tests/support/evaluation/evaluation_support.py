@@ -23,7 +23,7 @@ from arlarena.rollout.evaluation.play.journal import Journal
 from arlarena.rollout.evaluation.play.limits import ModelLimits, RequestGate
 from arlarena.rollout.evaluation.play.pictures import PictureStore
 from arlarena.rollout.evaluation.play.resume import EvaluationHistory, write_plan
-from arlarena.rollout.evaluation.play.scheduler import EvaluationOutcome, EvaluationRun, EvaluatedEnvironment
+from arlarena.rollout.evaluation.play.scheduler import EvaluatedEnvironment, EvaluationOutcome, EvaluationRun
 from arlarena.rollout.evaluation.play.slots import PlayLimits
 from arlarena.rollout.evaluation.records import AttemptKey, AttemptRecord, EnvironmentPlan, EvaluationPlan
 from arlarena.rollout.evaluation.strategies.plain import PlainPlayer

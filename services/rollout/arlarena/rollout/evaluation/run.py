@@ -20,7 +20,7 @@ from arlarena.rollout.evaluation.play.journal import Journal
 from arlarena.rollout.evaluation.play.limits import RequestGate
 from arlarena.rollout.evaluation.play.pictures import PictureStore
 from arlarena.rollout.evaluation.play.resume import EvaluationHistory, write_plan
-from arlarena.rollout.evaluation.play.scheduler import EvaluationOutcome, EvaluationRun, PlayedEnvironment
+from arlarena.rollout.evaluation.play.scheduler import EvaluatedEnvironment, EvaluationOutcome, EvaluationRun
 from arlarena.rollout.evaluation.play.slots import PlayLimits
 from arlarena.rollout.evaluation.records import EvaluationPlan
 from arlarena.rollout.evaluation.report.cost import dollars
@@ -189,10 +189,10 @@ def sampling_for(sampling: SamplingRequest, found: Sequence[OpenedEnvironment]) 
 
 def _played(
     options: EvaluateOptions, plan: EvaluationPlan, found: Sequence[OpenedEnvironment], model: Model | None
-) -> Mapping[str, PlayedEnvironment]:
+) -> Mapping[str, EvaluatedEnvironment]:
     pictures = model is not None and model.sees_images
     return {
-        one.name: PlayedEnvironment(
+        one.name: EvaluatedEnvironment(
             one.client,
             player_of(options.model, plan.strategy, plan.strategy_options, one.info),
             PictureStore.of(options.directory, one.client) if pictures else None,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -151,7 +151,7 @@ class RecordedReplies:
             new, reset = conversation.new_prompt_ids, conversation.reset
             conversation.add_response([int(i) for i in reply.tokens()], reply.response)
         ids = [int(i) for i in reply.tokens()]
-        finish = "length" if reply.finish_reason == "length" else "stop"
+        finish: Literal["stop", "length"] = "length" if reply.finish_reason == "length" else "stop"
         return Response(new, reset, ids, reply.behaviour_logprobs().tolist(), reply.spans, finish, reply.response)
 
 
