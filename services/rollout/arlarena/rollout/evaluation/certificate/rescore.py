@@ -141,7 +141,7 @@ async def _rescore_run(request: RescoreRequest, log: Logger) -> tuple[list[dict[
         name, reason = next(iter(run.unreadable.items()))
         raise EvaluationError(f"{request.directory / name} cannot be read: {reason}")
     async with AsyncExitStack() as stack:
-        url: str = request.url or await stack.enter_async_context(environment_process(run.config, run.environment.name))
+        url = request.url or str(await stack.enter_async_context(environment_process(run.config, run.environment.name)))
         served, episodes = await _judge(url, load_rollout(run.config), run.environment.token, recorded, log)
     return [served], episodes
 
@@ -158,7 +158,7 @@ async def _rescore_evaluation(
         chosen = [attempt for attempt in attempts if attempt.key.environment == planned.name]
         recorded = [attempt_episode(f"{JOURNAL} {planned.name}", attempt, name, plan.seed) for attempt in chosen]
         async with AsyncExitStack() as stack:
-            url: str = request.url or await stack.enter_async_context(configured_process(name, planned.options))
+            url = request.url or str(await stack.enter_async_context(configured_process(name, planned.options)))
             found, judged = await _judge(url, load_rollout(None), None, recorded, log)
         served.append(found)
         episodes += judged

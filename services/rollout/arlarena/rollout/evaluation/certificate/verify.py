@@ -76,7 +76,7 @@ async def verify(request: VerifyRequest, log: Logger) -> Certificate:
     """
     run = RunFiles(request.run)
     async with AsyncExitStack() as stack:
-        url: str = request.url or await stack.enter_async_context(environment_process(run.config, run.environment.name))
+        url = request.url or str(await stack.enter_async_context(environment_process(run.config, run.environment.name)))
         token = load_addresses({}).environment_token or run.environment.token
         runner = await stack.enter_async_context(connected_runner(url, load_rollout(run.config), token, log))
         info = await runner.environments.info()
