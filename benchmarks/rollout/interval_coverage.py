@@ -1,6 +1,6 @@
 """Simulates how often 95 % intervals of evaluations contain the true mean, and writes a table.
 
-    python -m benchmarks.rollout.interval_coverage [--simulations 2000] [--out FILE]
+    python -m benchmarks.rollout.interval_coverage [--simulations 2000] [--kinds success,paired] [--out FILE]
 
 Tasks are drawn from a population. The task's success rate has the mean p and a beta distribution with the sum of
 parameters `strength`: with 0, the policy solves a task always or never; with infinity, all tasks have the rate p. The
@@ -90,9 +90,8 @@ def simulate(scenario: Scenario, simulations: int, seed: int = 0) -> Coverage:
     if scenario.kind == "paired":
         return _paired(scenario, rates, random)
     k = scenario.attempts
-    wins = random.binomial(GRID, rates)
+    wins = random.binomial(k if scenario.kind == "success" else GRID, rates)
     if scenario.kind == "success":
-        wins = random.binomial(k, rates)
         low, high = beta_bounds(wins.mean(-1) / k, effective_size(wins, np.full(scenario.tasks, k)))
         return _coverage(_contains(scenario.rate, low, high), float((high - low).mean()), scenario.rate, wins / k)
     table = _pass_table() if scenario.kind == "pass" else np.arange(GRID + 1) / GRID
@@ -171,14 +170,17 @@ def main() -> None:
     """Simulate all scenarios, write the table and print the worst of each kind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=2000)
+    parser.add_argument("--kinds", default="success,score,pass,paired")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "interval_coverage.json")
     arguments = parser.parse_args()
-    rows = [(scenario, simulate(scenario, arguments.simulations)) for scenario in scenarios()]
+    kinds = arguments.kinds.split(",")
+    chosen = [scenario for scenario in scenarios() if scenario.kind in kinds]
+    rows = [(scenario, simulate(scenario, arguments.simulations)) for scenario in chosen]
     table = [asdict(scenario) | asdict(coverage) for scenario, coverage in rows]
     for row in table:
         row["strength"] = "equal tasks" if math.isinf(row["strength"]) else row["strength"]
     worst = {}
-    for kind in ("success", "score", "pass", "paired"):
+    for kind in kinds:
         mine = [row for row in table if row["kind"] == kind]
         worst[kind] = {
             "scenarios": len(mine),
