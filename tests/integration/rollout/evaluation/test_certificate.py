@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from support.evaluation import judged_guess
+from support.evaluation.record_edits import change_groups, edit_json, with_first_turn
 from support.evaluation.small_run import EVALUATED, GROUPS, LOG, MEMBERS, STEPS, write_small_run
 
-from arlarena.proto.trajectory import Group, Task, read_groups, write_groups
+from arlarena.proto.trajectory import Group, Task, read_groups
 from arlarena.rollout.evaluation.certificate.checks import Certificate, CheckRecord
 from arlarena.rollout.evaluation.certificate.rescore import Rescored, RescoreRequest, rescore
 from arlarena.rollout.evaluation.certificate.verify import VerifyRequest, verify
@@ -80,23 +81,6 @@ def check(certificate: Certificate, beginning: str) -> CheckRecord:
 
 def failed(certificate: Certificate) -> dict[str, list[str]]:
     return {each.name: each.failures for each in certificate.checks if each.verdict == "failed"}
-
-
-def change_groups(path: Path, change: Callable[[list[Group]], list[Group]]) -> None:
-    write_groups(path, change(read_groups(path)))
-
-
-def with_first_turn(group: Group, **changes: Any) -> Group:
-    """The group with changed fields of the first turn of its first member."""
-    first, *others = group.trajectories
-    turns = (msgspec.structs.replace(first.turns[0], **changes), *first.turns[1:])
-    return msgspec.structs.replace(group, trajectories=(msgspec.structs.replace(first, turns=turns), *others))
-
-
-def edit_json(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
-    value = json.loads(path.read_text())
-    edit(value)
-    path.write_text(json.dumps(value))
 
 
 def test_an_unchanged_run_passes_with_evidence_for_every_check(run: Path, servers: Callable[[str], str]) -> None:

@@ -9,40 +9,21 @@ import aiohttp
 import pytest
 from aiohttp import web
 from support.environments.environment_support import environment_server
+from support.evaluation.openenv_episodes import QUICK, play, solve
 from support.evaluation.scripted_openenv import TEXT_ACTION, failed, observed, scripted_openenv
 
-from arlarena.client.environments import EnvironmentClient, StepOutcome
+from arlarena.client.environments import EnvironmentClient
 from arlarena.client.errors import AtCapacity, ProtocolError, Refused, ServiceError, SessionLost, Unavailable
 from arlarena.client.transport import Timeouts
 from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.play.openenv import SEEDS, OpenEnvClient, detect
 from arlarena.rollout.evaluation.play.openenv_rules import OpenEnvSettings
 
-QUICK = Timeouts(2.0, 5.0)
-
 
 @pytest.fixture(scope="module")
 def sokoban(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with environment_server(tmp_path_factory.mktemp("sokoban"), capacity=3) as (url, _):
         yield url
-
-
-async def solve(url: str, index: int) -> list[str]:
-    """The expert's replies for a task."""
-    async with EnvironmentClient(url, QUICK) as client:
-        (session,) = await client.open(1)
-        await session.reset(split="test", index=index, seed=0)
-        plan = (await session.expert()).plan
-        await session.close()
-        return plan
-
-
-async def play(session: Any, replies: list[str], **task: Any) -> list[StepOutcome]:
-    """All states of an episode."""
-    states = [await session.reset(**task)]
-    for reply in replies:
-        states.append(await session.step(reply))
-    return states
 
 
 async def test_an_episode_equals_that_of_our_own_client(sokoban: str) -> None:

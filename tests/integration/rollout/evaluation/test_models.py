@@ -2,12 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
 import pytest
+from support.evaluation.asking import SEED, ask, running
 from support.evaluation.faults import ANSWERED, FAULTS, Fault, FaultRates
 from support.evaluation.imitation import HUGE, KEY, Canned, Imitation, Kind, serve
 from support.evaluation.sdks import KINDS, needs_sdk
@@ -22,7 +21,6 @@ from arlarena.rollout.evaluation.models.protocol import (
     Rejected,
     Reply,
     Retryable,
-    SamplingRequest,
     TooLong,
     Usage,
 )
@@ -30,9 +28,6 @@ from arlarena.rollout.evaluation.models.registry import BASE_URL_KEY, open_model
 
 PNG = PictureBytes("image/png", b"\x89PNG\r\n\x1a\n0123")
 JPEG = PictureBytes("image/jpeg", b"\xff\xd8\xff0123")
-ASK = (Message("user", "Which way?"),)
-LIMITS = ApiLimits(request_s=10.0, connect_s=2.0, reply_bytes=1 << 20)
-SEED = 2**63 - 1
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -40,22 +35,6 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(BASE_URL_KEY, KEY)
-
-
-@asynccontextmanager
-async def running(kind: Kind, *, limits: ApiLimits = LIMITS, name: str = "m-1", **options: Any) -> AsyncIterator[Any]:
-    """A server, and a model that speaks to it."""
-    needs_sdk(kind)
-    async with serve(Imitation(kind, **options)) as server:
-        model = open_model(f"{kind}/{name}", base_url=server.url, limits=limits)
-        try:
-            yield server, model
-        finally:
-            await model.close()
-
-
-async def ask(model: Model, *messages: Message, **sampling: Any) -> Reply:
-    return await model.reply(messages or ASK, SamplingRequest(**sampling), seed=SEED)
 
 
 async def reply_or_error(model: Model) -> Reply | ModelError:
