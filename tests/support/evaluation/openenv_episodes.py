@@ -12,7 +12,7 @@ async def solve(url: str, index: int) -> list[str]:
     """The expert's replies for a task."""
     async with EnvironmentClient(url, QUICK) as client:
         (session,) = await client.open(1)
-        await session.reset(split="test", index=index, seed=0)
+        await session.reset(split="train", index=index, seed=0)
         plan = (await session.expert()).plan
         await session.close()
         return plan

@@ -28,13 +28,13 @@ def sokoban(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 async def test_an_episode_equals_that_of_our_own_client(sokoban: str) -> None:
     replies = await solve(sokoban, 2)
-    task = {"split": "test", "index": 2, "seed": 0}
+    task = {"split": "train", "index": 2, "seed": 0}
     async with EnvironmentClient(sokoban, QUICK) as own, OpenEnvClient(sokoban, timeouts=QUICK) as foreign:
         (one,) = await own.open(1)
         (two,) = await foreign.open(1)
         expected, found = await play(one, replies, **task), await play(two, replies, **task)
         again = await play(two, replies, **task)
-        other = await two.reset(split="test", index=3, seed=0)
+        other = await two.reset(split="train", index=3, seed=0)
         await one.close()
         await two.close()
     assert [state.prompt for state in found] == [state.prompt for state in expected]
@@ -273,6 +273,7 @@ async def test_pings_are_answered_while_the_model_thinks() -> None:
     async def ping(socket: web.WebSocketResponse, received: dict[str, Any]) -> None:
         await socket.send_str(observed())
         await socket.ping(b"there?")
+        assert socket._reader is not None
         message = await asyncio.wait_for(socket._reader.read(), 5)
         assert message.type == aiohttp.WSMsgType.PONG
         alive.set()
@@ -383,6 +384,15 @@ async def test_a_closed_session_ends_its_socket() -> None:
         while server.sockets:
             assert asyncio.get_running_loop().time() < deadline
             await asyncio.sleep(0.01)
+
+
+async def test_a_closed_client_ends_its_sessions() -> None:
+    async with scripted_openenv() as server:
+        async with OpenEnvClient(server.url) as client:
+            sessions = await client.open(2)
+        assert [one["type"] for one in server.received] == ["state", "state", "close", "close"]
+        with pytest.raises(SessionLost):
+            await sessions[0].reset(split=SEEDS, index=0, seed=0)
 
 
 async def test_features_that_openenv_lacks_are_refused() -> None:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count as numbers
 from typing import Any, Literal
+from weakref import WeakSet
 
 import aiohttp
 import msgspec
@@ -106,6 +107,7 @@ class OpenEnvClient(AsyncClosing):
             self._transport.timeouts, token, valid_integer("max_frame_bytes", max_frame_bytes, least=1)
         )
         self._pool: aiohttp.ClientSession | None = None
+        self._sockets: WeakSet[OpenEnvSocket] = WeakSet()
         self._described: tuple[OpenEnvDescription, OpenEnvRules] | None = None
         self._describing = asyncio.Lock()
         self._task_name: str | None = None
@@ -118,7 +120,8 @@ class OpenEnvClient(AsyncClosing):
         return self._transport.url
 
     async def close(self) -> None:
-        """Close all connections, and with them all sessions."""
+        """End all sessions and close all connections."""
+        await asyncio.gather(*(socket.close() for socket in list(self._sockets)))
         if self._pool is not None:
             await self._pool.close()
             self._pool = None
@@ -199,6 +202,7 @@ class OpenEnvClient(AsyncClosing):
         if failures:
             await asyncio.gather(*(socket.close() for socket in sockets))
             raise failures[0]
+        self._sockets.update(sockets)
         return [OpenEnvSession(socket, rules, self._reset_data, next(self._numbers)) for socket in sockets]
 
     async def _rules(self) -> tuple[OpenEnvDescription, OpenEnvRules]:
