@@ -36,7 +36,19 @@ def player_of(model: str, strategy: str, options: Mapping[str, Any], info: Info)
     Raises:
         ConfigError: the strategy or an option of it is unknown or invalid, or a scripted player is given a strategy.
     """
-    form = ReplyFormat.of(info.parser)
+    return _player(model, strategy, options, ReplyFormat.of(info.parser))
+
+
+def check_strategy(model: str, strategy: str, options: Mapping[str, Any]) -> None:
+    """Check a strategy without an environment.
+
+    Raises:
+        ConfigError: see `player_of`.
+    """
+    _player(model, strategy, options, ReplyFormat())
+
+
+def _player(model: str, strategy: str, options: Mapping[str, Any], form: ReplyFormat) -> Player:
     if model in SCRIPTED:
         if strategy != "plain" or options:
             raise ConfigError(f"--strategy and --strategy-option are for models; {model} has none")
