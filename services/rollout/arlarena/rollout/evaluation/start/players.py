@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -55,6 +56,9 @@ def _player(model: str, strategy: str, options: Mapping[str, Any], form: ReplyFo
         return SCRIPTED[model](form)
     if strategy not in STRATEGIES:
         raise ConfigError(f"--strategy {strategy}: unknown; {nearest(strategy, STRATEGIES)}")
+    known = set(list(inspect.signature(STRATEGIES[strategy]).parameters)[1:]) - {"name"}  # the first is `form`
+    if unknown := sorted(options.keys() - known):
+        raise ConfigError(f"--strategy-option {unknown[0]}: {strategy} has no such option; {nearest(unknown[0], known)}")
     try:
         return STRATEGIES[strategy](form, **options)
     except (TypeError, ValueError) as error:
