@@ -51,7 +51,7 @@ class EnvironmentKeys(Table):
     )
     max_batch: PositiveInt = Field(4096, le=8192, description="maximum number of items in a batch")
     expert_splits: tuple[str, ...] = Field(
-        (), description="evaluation splits for which the server returns expert replies"
+        (), description="evaluation splits for which the server returns expert replies; ['*']: all"
     )
 
 

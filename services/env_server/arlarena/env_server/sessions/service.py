@@ -48,6 +48,7 @@ from arlarena.environment.protocols import (
 )
 from arlarena.environment.registry import info_of
 from arlarena.proto.env_api import (
+    EVERY_SPLIT,
     Capacity,
     CreateSessions,
     ExpertReply,
@@ -88,7 +89,8 @@ class EnvironmentService:
         self.store = SessionStore(StoreSettings.of(settings), clock, on_expired=self._on_expired)
         self.snapshots = SnapshotStore(settings.max_snapshots, settings.snapshot_ttl_s, settings.shard, clock)
         evaluation = {split.name for split in self.info.splits if split.evaluation}
-        self._splits_without_expert = evaluation - set(settings.expert_splits)
+        every = EVERY_SPLIT in settings.expert_splits
+        self._splits_without_expert = set() if every else evaluation - set(settings.expert_splits)
         self.frames = FrameStore(settings.frame_cache_bytes)
         self._closing: set[asyncio.Future[None]] = set()
         self.pool = WorkPool(settings.pool_threads or int(getattr(factory, "threads", THREADS)), "episode")

@@ -11,12 +11,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from arlarena.proto.config import ConfigError, parse_assignment
 from arlarena.rollout.evaluation.models.protocol import SamplingRequest
 from arlarena.rollout.evaluation.play.budgets import BudgetLimits
 from arlarena.rollout.evaluation.play.limits import ModelLimits
 from arlarena.rollout.evaluation.run import evaluate
-from arlarena.rollout.evaluation.start.options import EvaluateOptions
+from arlarena.rollout.evaluation.start.options import EvaluateOptions, assignment
 from arlarena.rollout.evaluation.start.tasks import TaskChoice
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -32,9 +31,7 @@ def _assignments(flag: str, texts: list[str]) -> dict[str, Any]:
     """Return the values of an option KEY=VALUE that may be repeated."""
     values: dict[str, Any] = {}
     for text in texts:
-        if "=" not in text:
-            raise ConfigError(f"{flag} {text}: write KEY=VALUE")
-        key, value = parse_assignment(text, "KEY=VALUE")
+        key, value = assignment(flag, text)
         values[key] = value
     return values
 
@@ -100,7 +97,8 @@ def main(
     Prompts, reply format and step limit are those of training. The results are in summary.json and report.html of the
     directory. If the evaluation is interrupted, the same command with the same --out goes on.
 
-    Exit status: 0: all attempts are scored; 1: attempts remain; 2: an option is wrong.
+    Exit status: 0: all attempts are scored; 1: attempts remain, or a failure; 2: an option is wrong; 128 + n: stopped
+    by signal n. A second Ctrl-C does not wait for requests in flight.
     """
     options = EvaluateOptions(
         model=model,
@@ -116,7 +114,7 @@ def main(
         strategy=strategy,
         strategy_options=_assignments("--strategy-option", strategy_option or []),
         images=images,
-        limits=ModelLimits(concurrency, requests_per_minute or None, tokens_per_minute or None),
+        limits=ModelLimits(concurrency, requests_per_minute, tokens_per_minute),
         budgets=BudgetLimits(max_total_tokens, max_cost, None if max_minutes is None else 60 * max_minutes),
         prices=prices,
         config=config,

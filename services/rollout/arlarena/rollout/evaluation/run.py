@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import signal
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from rich.console import Console
 
-from arlarena.proto.config import ConfigError
-from arlarena.rollout.evaluation.errors import EvaluationStopped
+from arlarena.proto.config import print_error
+from arlarena.rollout.evaluation.interrupts import Interrupts
 from arlarena.rollout.evaluation.models.protocol import Model, SamplingRequest
 from arlarena.rollout.evaluation.models.registry import open_model
 from arlarena.rollout.evaluation.play.budgets import BudgetMeter, Price, no_price
@@ -19,22 +19,23 @@ from arlarena.rollout.evaluation.play.caller import ModelAccess
 from arlarena.rollout.evaluation.play.journal import Journal
 from arlarena.rollout.evaluation.play.limits import RequestGate
 from arlarena.rollout.evaluation.play.pictures import PictureStore
-from arlarena.rollout.evaluation.play.resume import EvaluationHistory, write_plan
+from arlarena.rollout.evaluation.play.resume import EvaluationHistory, check_plan, write_plan
 from arlarena.rollout.evaluation.play.scheduler import EvaluatedEnvironment, EvaluationOutcome, EvaluationRun
 from arlarena.rollout.evaluation.play.slots import PlayLimits
 from arlarena.rollout.evaluation.records import EvaluationPlan
 from arlarena.rollout.evaluation.report.cost import dollars
 from arlarena.rollout.evaluation.report.finish import summarise, write_results
-from arlarena.rollout.evaluation.report.prices import ModelPrice, read_prices
+from arlarena.rollout.evaluation.report.prices import ModelPrice
 from arlarena.rollout.evaluation.report.terminal import EvaluationView
 from arlarena.rollout.evaluation.start.checkpoint import checkpoint_name, is_checkpoint
+from arlarena.rollout.evaluation.start.checks import POLICY, check_options, notes
 from arlarena.rollout.evaluation.start.dry_run import describe_requests
-from arlarena.rollout.evaluation.start.environments import OpenedEnvironment, choices_of, opened
-from arlarena.rollout.evaluation.start.local_service import local_service
+from arlarena.rollout.evaluation.start.environments import EnvironmentChoice, OpenedEnvironment, choices_of, opened
+from arlarena.rollout.evaluation.start.local_service import LocalServices
 from arlarena.rollout.evaluation.start.options import EvaluateOptions
 from arlarena.rollout.evaluation.start.planning import plan_of
 from arlarena.rollout.evaluation.start.players import SCRIPTED, player_of
-from arlarena.rollout.settings import load_rollout
+from arlarena.rollout.settings import RolloutSettings, load_rollout
 
 SESSIONS_PER_REQUEST = 1.5  # sessions that wait for the environment send no request
 TICK_S = 1.0
@@ -42,61 +43,91 @@ SERVICES = "services"  # folder of the configurations and logs of started servic
 
 
 async def evaluate(options: EvaluateOptions, console: Console) -> int:
-    """Run or resume an evaluation. Returns the exit status: 0 if all attempts are scored, 1 otherwise.
+    """Run or resume an evaluation. Returns the exit status: 0 if all attempts are scored, 128 + n after signal n,
+    1 otherwise.
 
     Raises:
-        ConfigError: an option is invalid. Nothing was started or sent.
+        ConfigError: an option is invalid. Nothing was sent to the model.
         EvaluationError: the evaluation cannot start or go on. What happened is in the journal.
         ServiceError: an environment server does not answer.
     """
     name = checkpoint_name(options.model) if is_checkpoint(options.model) else options.model
     settings = load_rollout(options.config)
-    sessions = max(1, round(options.limits.concurrency * SESSIONS_PER_REQUEST))
     choices = choices_of(options.environments, options.options, options.set_name)
+    price = await check_options(options, name)
+    with Interrupts() as interrupts:
+        try:
+            remaining = await _evaluate(options, name, settings, choices, price, interrupts, console)
+        except asyncio.CancelledError:
+            if interrupts.received is None:
+                raise
+            print_error(f"stopped by {interrupts.received.name}; the same command with the same --out goes on")
+            remaining = True
+    return (interrupts.exit_status or 1) if remaining else 0
+
+
+async def _evaluate(
+    options: EvaluateOptions,
+    name: str,
+    settings: RolloutSettings,
+    choices: Sequence[EnvironmentChoice],
+    price: ModelPrice | None,
+    interrupts: Interrupts,
+    console: Console,
+) -> bool:
+    """Start what is needed, play, and show the results. Returns whether attempts remain."""
+    sessions = max(1, round(options.limits.concurrency * SESSIONS_PER_REQUEST))
     async with AsyncExitStack() as stack:
-        services = options.directory / SERVICES
-        splits = ["train", "validation", "test"] if options.model == "expert" else []
+        services = await stack.enter_async_context(LocalServices(_services_directory(options, stack)))
         found = await stack.enter_async_context(
-            opened(choices, services, settings, sessions=sessions, expert_splits=splits)
+            opened(choices, services, settings, sessions=sessions, expert=options.model == "expert")
         )
         plan = await plan_of(options, name, found, settings)
-        price = read_prices(options.prices).price(name, options.base_url or "")
         if options.dry_run:
-            console.print(await describe_requests(options, plan, found, price), soft_wrap=True)
-            return 0
-        model = await stack.enter_async_context(_model(options, name))
-        outcome = await _play(options, plan, found, model, price, sessions, console)
+            console.print(await describe_requests(options, plan, found, price), soft_wrap=True, markup=False)
+            return False
+        check_plan(options.directory, plan)
+        for note in notes(options):
+            console.print(note, soft_wrap=True, markup=False)
+        model = await stack.enter_async_context(_model(options, services))
+        outcome = await _play(options, plan, found, model, price, sessions, services, interrupts, console)
     write_results(options.directory, price, console)
     if outcome.stopped:
-        console.print(f"stopped: {outcome.stopped}; {outcome.remaining} attempts remain, the same command goes on")
+        console.print(
+            f"stopped: {outcome.stopped}; {outcome.remaining} attempts remain, the same command with --out "
+            f"{options.directory} goes on",
+            soft_wrap=True,
+            markup=False,
+        )
     if outcome.possibly_charged:
-        console.print(f"{outcome.possibly_charged} requests without a reply were possibly charged")
-    return 1 if outcome.remaining else 0
+        console.print(f"{outcome.possibly_charged} requests without a reply were possibly charged", soft_wrap=True)
+    return bool(outcome.remaining)
+
+
+def _services_directory(options: EvaluateOptions, stack: AsyncExitStack) -> Path:
+    """Return the folder for configurations and logs. That of a dry run is deleted at the end."""
+    if options.dry_run:
+        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="arlarena-dry-run-")))
+    return options.directory / SERVICES
 
 
 @asynccontextmanager
-async def _model(options: EvaluateOptions, name: str) -> AsyncIterator[Model | None]:
+async def _model(options: EvaluateOptions, services: LocalServices) -> AsyncIterator[Model | None]:
     """Yield the model, or None if the player needs none. The policy server of a checkpoint is started."""
     if options.model in SCRIPTED:
         yield None
         return
-    async with AsyncExitStack() as stack:
-        text, base_url = options.model, options.base_url
-        if is_checkpoint(options.model):
-            if base_url:
-                raise ConfigError("--base-url is for a running server; a checkpoint's policy server is started here")
-            arguments = ["--model", options.model, "--port", "0"]
-            arguments += ["--config", str(options.config)] if options.config else []
-            log = options.directory / SERVICES / "inference.log"
-            base_url = await stack.enter_async_context(
-                local_service("arlarena.inference", arguments, log, f"the policy server of {options.model}")
-            )
-            text = "compatible/policy"  # the name by which the policy server always serves its policy
-        model = open_model(text, base_url=base_url, sees_images=options.images)
-        try:
-            yield model
-        finally:
-            await model.close()
+    text, base_url = options.model, options.base_url
+    if is_checkpoint(text):
+        arguments = ["--model", str(Path(text).expanduser())]
+        arguments += ["--config", str(options.config)] if options.config else []
+        base_url = await services.start("arlarena.inference", arguments, "inference", f"the policy server of {text}")
+        text = POLICY
+    model = open_model(text, base_url=base_url, sees_images=options.images)
+    try:
+        yield model
+    finally:
+        await model.close()
 
 
 async def _play(
@@ -106,6 +137,8 @@ async def _play(
     model: Model | None,
     price: ModelPrice | None,
     sessions: int,
+    services: LocalServices,
+    interrupts: Interrupts,
     console: Console,
 ) -> EvaluationOutcome:
     options.directory.mkdir(parents=True, exist_ok=True)
@@ -128,36 +161,28 @@ async def _play(
         )
         for record in history.results.values():
             view.add(record, earlier=True)
-        with view, _stop_on_signals(run):
-            return await _ticking(run, view)
+        interrupts.stop = run.stop
+        with view:
+            return await _ticking(run, view, services)
     finally:
+        interrupts.stop = None
         await journal.close()
 
 
-async def _ticking(run: EvaluationRun, view: EvaluationView) -> EvaluationOutcome:
-    """Play, and let the view print a line now and then."""
-    playing = asyncio.ensure_future(run.run())
+async def _ticking(run: EvaluationRun, view: EvaluationView, services: LocalServices) -> EvaluationOutcome:
+    """Play, and let the view print a line now and then. If a service ends, end the evaluation."""
+    playing, failing = asyncio.ensure_future(run.run()), asyncio.ensure_future(services.failed())
     try:
         while not playing.done():
             await asyncio.wait([playing], timeout=TICK_S)
+            if failing.done() and not playing.done():
+                run.stop(failing.result())
             view.tick()
         return playing.result()
     finally:
-        playing.cancel()
-        await asyncio.gather(playing, return_exceptions=True)
-
-
-@contextlib.contextmanager
-def _stop_on_signals(run: EvaluationRun) -> Iterator[None]:
-    """At SIGINT or SIGTERM, end the evaluation: requests in flight end and are recorded."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, run.stop, EvaluationStopped(f"{signal.Signals(number).name} was received"))
-    try:
-        yield
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+        for task in (playing, failing):
+            task.cancel()
+        await asyncio.gather(playing, failing, return_exceptions=True)
 
 
 def _access(

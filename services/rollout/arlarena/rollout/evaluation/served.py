@@ -8,16 +8,12 @@ No model is used, so all of this is done before the first request to a model.
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import tomli_w
 from pydantic import SecretStr
 
@@ -25,35 +21,17 @@ from arlarena.client.environments import Session, StepOutcome
 from arlarena.client.errors import PromptTooLong
 from arlarena.proto.atomic_files import write_text
 from arlarena.proto.telemetry import Logger
-from arlarena.proto.text.redaction import is_secret
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Task
 from arlarena.rollout.episode import Assignment, EpisodeRecord, Response
 from arlarena.rollout.evaluation.errors import EvaluationError
+from arlarena.rollout.evaluation.start.local_service import LocalServices
 from arlarena.rollout.play_all import play_all
 from arlarena.rollout.runner import Runner, environment_client
 from arlarena.rollout.settings import RolloutSettings
 
-# Time limit for the start of a server. Official data sets take up to a minute to index.
-START_TIMEOUT_S = 300.0
-# Time limit for the end of a server after SIGTERM. Then the process is killed.
-STOP_TIMEOUT_S = 10.0
 # Most sessions at a time. The server runs on the same machine, and more sessions do not make it faster.
 CONCURRENCY = 64
-# A server may run programs that a model has written, so it inherits no secret except its own token.
-ENVIRONMENT_TOKEN = "ARLARENA_ENVIRONMENT_TOKEN"
-
-
-class Listening(msgspec.Struct):
-    """The line that a server prints when it accepts connections."""
-
-    host: str
-    port: int
-
-
-def server_environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Returns the variables that the server's process inherits: all but secrets; its own token stays."""
-    return {name: value for name, value in variables.items() if name == ENVIRONMENT_TOKEN or not is_secret(name, value)}
 
 
 @asynccontextmanager
@@ -66,34 +44,13 @@ async def environment_process(config: Path, name: str, *, workers: int | None = 
         workers: number of server processes; None: as in the file.
 
     Raises:
-        EvaluationError: the server does not start. The message contains the last line of its output.
+        ConfigError, EvaluationError: the server does not start. The message contains the last error of its output.
     """
-    flags = ["--config", str(config), "--host", "127.0.0.1", "--port", "0"]
-    flags += [] if workers is None else ["--workers", str(workers)]
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "arlarena.env_server", name, *flags),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=server_environment(os.environ),
-    )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    errors = asyncio.ensure_future(_last_lines(process.stderr))
-    try:
-        try:
-            line = await asyncio.wait_for(process.stdout.readline(), START_TIMEOUT_S)
-        except TimeoutError as error:
-            raise EvaluationError(f"the environment server of {name} did not start in {START_TIMEOUT_S:g} s") from error
-        if not line:
-            await process.wait()
-            last = "; ".join(await errors) or f"exit status {process.returncode}"
-            raise EvaluationError(f"the environment server of {name} does not start: {last}")
-        address = msgspec.json.decode(line, type=Listening)
-        yield f"http://{address.host}:{address.port}"
-    finally:
-        await _stop(process)
-        errors.cancel()
+    arguments = [name, "--config", str(config), *([] if workers is None else ["--workers", str(workers)])]
+    with tempfile.TemporaryDirectory(prefix="arlarena-environment-") as folder:
+        async with LocalServices(Path(folder)) as services:
+            title = f"the environment server of {name}"
+            yield await services.start("arlarena.env_server", arguments, name, title, with_token=True)
 
 
 @asynccontextmanager
@@ -115,25 +72,6 @@ def without_none(table: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a table without the keys whose value is None, also in nested tables. TOML has no null."""
     kept = {key: value for key, value in table.items() if value is not None}
     return {key: without_none(value) if isinstance(value, Mapping) else value for key, value in kept.items()}
-
-
-async def _last_lines(stream: asyncio.StreamReader, count: int = 2) -> list[str]:
-    """Read the stream to its end, so that the process never blocks. Returns the last `count` lines."""
-    lines: list[str] = []
-    async for line in stream:
-        lines = [*lines, line.decode("utf-8", "replace").strip().removeprefix("error: ")][-count:]
-    return lines
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        return
-    process.terminate()
-    try:
-        await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
-    except TimeoutError:
-        process.kill()
-        await process.wait()
 
 
 @asynccontextmanager

@@ -91,7 +91,7 @@ def open_model(
     Raises:
         ConfigError: the name or the address is invalid, the SDK is not installed, or the key is missing.
     """
-    prefix, name = _split(text, base_url)
+    prefix, name = vendor_and_name(text, base_url)
     vendor = VENDORS[prefix]
     variable = BASE_URL_KEY if base_url else vendor.key_variable
     module = _module(text, vendor)
@@ -108,7 +108,7 @@ def open_model(
     return cast(Model, build(connection, own_api=not base_url) if prefix == "openai" else build(connection))
 
 
-def _split(text: str, base_url: str | None) -> tuple[str, str]:
+def vendor_and_name(text: str, base_url: str | None) -> tuple[str, str]:
     """Returns the vendor's key in `VENDORS`, and the model's name for its API.
 
     Raises:

@@ -23,6 +23,7 @@ from arlarena.rollout.evaluation.records import (
 )
 
 PLAN = "plan.json"
+SHOWN_CHARS = 100  # of a value in a message
 
 
 @dataclass(slots=True)
@@ -177,8 +178,8 @@ def read_plan(directory: Path) -> EvaluationPlan | None:
         raise EvaluationError(f"{path} is not a plan of an evaluation: {error}") from error
 
 
-def write_plan(directory: Path, plan: EvaluationPlan) -> None:
-    """Write plan.json, or check that the directory has an equal plan. Call it while the journal is locked.
+def check_plan(directory: Path, plan: EvaluationPlan) -> EvaluationPlan | None:
+    """Return the plan of the directory, which is equal to `plan`, or None if there is none.
 
     Raises:
         EvaluationError: the directory belongs to another evaluation. The message names what differs.
@@ -189,15 +190,38 @@ def write_plan(directory: Path, plan: EvaluationPlan) -> None:
             f"{directory} has another evaluation, which differs in {', '.join(_differences(earlier, plan))}; choose "
             "another directory"
         )
-    if earlier is None:
+    return earlier
+
+
+def write_plan(directory: Path, plan: EvaluationPlan) -> None:
+    """Write plan.json, or check that the directory has an equal plan. Call it while the journal is locked.
+
+    Raises:
+        EvaluationError: the directory belongs to another evaluation. The message names what differs.
+    """
+    if check_plan(directory, plan) is None:
         data = msgspec.json.format(msgspec.json.encode(plan, order="deterministic"), indent=1) + b"\n"
         write_bytes(directory / PLAN, data, durable=True)
 
 
 def _differences(one: EvaluationPlan, other: EvaluationPlan) -> list[str]:
     names = [name for name in one.__struct_fields__ if name not in ("base_url", "environments")]
-    found = [name for name in names if getattr(one, name) != getattr(other, name)]
+    found = [_difference(name, one, other) for name in names if getattr(one, name) != getattr(other, name)]
     pairs = list(zip(one.environments, other.environments, strict=False))
     fields = [name for name in type(pairs[0][0]).__struct_fields__ if name != "url"] if pairs else []
-    found += [f"{a.name}.{name}" for a, b in pairs for name in fields if getattr(a, name) != getattr(b, name)]
-    return found or ["environments"]
+    found += [
+        f"{a.name}.{_difference(name, a, b)}"
+        for a, b in pairs
+        for name in fields
+        if getattr(a, name) != getattr(b, name)
+    ]
+    if len(one.environments) != len(other.environments):
+        names = [", ".join(environment.name for environment in plan.environments) for plan in (one, other)]
+        found.append(f"environments ({names[0]} there, {names[1]} here)")
+    return found or ["its form"]
+
+
+def _difference(name: str, one: object, other: object) -> str:
+    """Return the name of a field with its values, or only the name if they are long."""
+    there, here = (msgspec.json.encode(getattr(plan, name)).decode() for plan in (one, other))
+    return name if max(len(there), len(here)) > SHOWN_CHARS else f"{name} ({there} there, {here} here)"

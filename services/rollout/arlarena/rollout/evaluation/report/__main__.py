@@ -9,9 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from arlarena.proto.config import exit_on_config_error, print_error
 from arlarena.proto.text.usage_name import program
-from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.report.exports import write_csv, write_parquet
 from arlarena.rollout.evaluation.report.finish import summarise, write_results
 from arlarena.rollout.evaluation.report.inspect_log import write_inspect_logs
@@ -19,6 +17,7 @@ from arlarena.rollout.evaluation.report.leaderboard import print_leaderboard
 from arlarena.rollout.evaluation.report.prices import read_prices
 from arlarena.rollout.evaluation.report.summary_view import read_evaluation
 from arlarena.rollout.evaluation.statistics.paired import compare as compare_records
+from arlarena.rollout.evaluation.usage import run_app
 
 PROGRAM = "arlarena.rollout.evaluation.report"
 app = typer.Typer(
@@ -80,21 +79,7 @@ def export(
 
 def main() -> int:
     """Run the command. Returns the exit status: 1 if a directory cannot be used, 2 if the command line is wrong."""
-
-    def run() -> int:
-        try:
-            return int(
-                app(
-                    prog_name=program(PROGRAM).removesuffix(f" {sys.argv[1]}" if len(sys.argv) > 1 else ""),
-                    standalone_mode=False,
-                )
-                or 0
-            )
-        except EvaluationError as error:
-            print_error(error)
-            return 1
-
-    return exit_on_config_error(run)
+    return run_app(app, program(PROGRAM).removesuffix(f" {sys.argv[1]}" if len(sys.argv) > 1 else ""))
 
 
 if __name__ == "__main__":

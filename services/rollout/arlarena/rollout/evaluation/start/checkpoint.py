@@ -6,14 +6,15 @@ import hashlib
 from pathlib import Path
 
 from arlarena.proto.config import ConfigError
+from arlarena.rollout.evaluation.start.players import SCRIPTED
 
 CONFIG = "config.json"
 SUFFIXES = (".json", ".jinja", ".model", ".safetensors", ".txt")  # files that decide what a policy replies
 
 
 def is_checkpoint(model: str) -> bool:
-    """Return whether MODEL is a folder."""
-    return Path(model).expanduser().is_dir()
+    """Return whether MODEL is a folder. A player such as `expert` is none, even if there is a folder of this name."""
+    return model not in SCRIPTED and Path(model).expanduser().is_dir()
 
 
 def checkpoint_name(model: str) -> str:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from arlarena.client.environments import EnvironmentClient
+from arlarena.client.errors import ServiceError
 from arlarena.client.transport import Timeouts
 from arlarena.proto.atomic_files import write_text
-from arlarena.proto.config import ConfigError, parse_assignment
-from arlarena.proto.env_api import Info
+from arlarena.proto.config import ConfigError
+from arlarena.proto.env_api import EVERY_SPLIT, Info
 from arlarena.proto.http.addresses import service_url
+from arlarena.proto.text.names import nearest
+from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.sets.standard import find_set, set_options
-from arlarena.rollout.evaluation.start.local_service import local_service
+from arlarena.rollout.evaluation.start.local_service import LocalServices
+from arlarena.rollout.evaluation.start.options import assignment
 from arlarena.rollout.settings import RolloutSettings, load_addresses
 
 SPARE_SESSIONS = 32  # of a started server, above the evaluation's own: a replaced session ends after its idle time
@@ -54,19 +59,26 @@ def parse_environments(texts: Sequence[str], options: Sequence[str]) -> list[Env
     Raises:
         ConfigError: an address is invalid, an option is not KEY=VALUE, or it belongs to no started environment.
     """
-    names = [text for text in texts if "://" not in text]
+    names = list(dict.fromkeys(text for text in texts if "://" not in text))
+    for text in names:
+        if not text.strip() or ":" in text:
+            raise ConfigError(f"--env {text!r}: write a name such as sokoban, or an address such as http://host:8000")
     of_name: dict[str, dict[str, Any]] = {name: {} for name in names}
     for text in options:
-        name, colon, assignment = text.partition(":")
+        if not names:
+            raise ConfigError(
+                f"--option {_key(text)}: is for an environment that is started here, not for a server's URL"
+            )
+        name, colon, value = text.partition(":")
         if not colon or "=" in name:
             if len(names) != 1:
-                raise ConfigError(
-                    f"--option {_key(text)}: write NAME:KEY=VALUE, NAME being one of {names or 'no --env'}"
-                )
-            name, assignment = names[0], text
+                raise ConfigError(f"--option {_key(text)}: write NAME:KEY=VALUE, NAME being {' or '.join(names)}")
+            name, value = names[0], text
         if name not in of_name:
-            raise ConfigError(f"--option {_key(text)}: {name!r} is no --env that is started here; known: {names}")
-        _assign(of_name[name], *parse_assignment(assignment, "KEY=VALUE"))
+            raise ConfigError(
+                f"--option {_key(text)}: {name!r} is no --env that is started here; {nearest(name, names)}"
+            )
+        _assign(of_name[name], *assignment("--option", value))
     return [
         EnvironmentChoice(text, _address(text), {}) if "://" in text else EnvironmentChoice(text, "", of_name[text])
         for text in dict.fromkeys(texts)
@@ -77,18 +89,21 @@ def choices_of(texts: Sequence[str], options: Sequence[str], set_name: str | Non
     """Return the choices of `--env` and `--option`; with a standard set, its environment with the options of the set.
 
     Raises:
-        ConfigError: see `parse_environments`; or there is neither `--env` nor a set.
-        EvaluationError: there is no such set, or it fixes an option that is given.
+        ConfigError: see `parse_environments`; or there is neither `--env` nor a set; there is no such set; or
+            the set fixes an option that is given.
     """
     if set_name is None:
         if not texts:
             raise ConfigError("give --env NAME or --env URL, or --set NAME of a standard evaluation set")
         return parse_environments(texts, options)
-    standard = find_set(set_name)
-    return [
-        choice if choice.url else replace(choice, options=set_options(standard, choice.options))
-        for choice in parse_environments(texts or [standard.environment], options)
-    ]
+    try:
+        standard = find_set(set_name)
+        return [
+            choice if choice.url else replace(choice, options=set_options(standard, choice.options))
+            for choice in parse_environments(texts or [standard.environment], options)
+        ]
+    except EvaluationError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _key(text: str) -> str:
@@ -115,55 +130,74 @@ def _assign(options: dict[str, Any], key: str, value: Any) -> None:
 @asynccontextmanager
 async def opened(
     choices: Sequence[EnvironmentChoice],
-    directory: Path,
+    services: LocalServices,
     settings: RolloutSettings,
     *,
     sessions: int,
-    expert_splits: Sequence[str] = (),
+    expert: bool = False,
 ) -> AsyncIterator[list[OpenedEnvironment]]:
-    """Start or reach the environments. Yields them in the order of `choices`.
+    """Start or reach the environments, all at the same time. Yields them in the order of `choices`.
 
     Args:
         choices: see `parse_environments`.
-        directory: folder for the configurations and logs of started servers.
+        services: starts the servers. Its folder also gets their configurations.
         settings: timeouts and retries of the client.
         sessions: number of sessions that each started server must have.
-        expert_splits: evaluation splits in which a started server gives expert replies.
+        expert: whether started servers give expert replies for evaluation splits.
 
     Raises:
-        EvaluationError: a server did not start.
-        ServiceError: a server does not answer, or is not an environment server.
+        ConfigError: an environment or an option of it is unknown or invalid.
+        EvaluationError: a server did not start, does not answer, or is not an environment server.
     """
     async with AsyncExitStack() as stack:
-        found: list[OpenedEnvironment] = []
-        for number, choice in enumerate(choices):
-            url = choice.url or await stack.enter_async_context(
-                _started(choice, directory / f"{number}-{choice.name}", sessions, expert_splits)
-            )
+
+        async def reach(number: int, choice: EnvironmentChoice) -> tuple[EnvironmentClient, Info]:
+            url = choice.url or await _started(number, choice, services, sessions, expert)
             client = await stack.enter_async_context(_client(url, settings, local=not choice.url))
-            info = await client.info()
-            name = info.name
-            if any(one.name == name for one in found):
-                name = f"{info.name}-{number}"
-            found.append(OpenedEnvironment(name, choice.url, client, info))
-        yield found
+            try:
+                return client, await client.info()
+            except ServiceError as error:
+                hint = "; is it the address of an environment server that runs?" if choice.url else ""
+                raise EvaluationError(f"--env {choice.name}: {error}{hint}") from error
+
+        reaching = [asyncio.ensure_future(reach(number, choice)) for number, choice in enumerate(choices)]
+        try:
+            reached = await asyncio.gather(*reaching)
+        finally:
+            for task in reaching:
+                task.cancel()
+            await asyncio.gather(*reaching, return_exceptions=True)
+        names = unique_names([info.name for _, info in reached])
+        yield [
+            OpenedEnvironment(name, choice.url, client, info)
+            for name, choice, (client, info) in zip(names, choices, reached, strict=True)
+        ]
 
 
-def _started(choice: EnvironmentChoice, path: Path, sessions: int, expert_splits: Sequence[str]) -> Any:
-    """Return the context of the server of one environment (see `local_service`)."""
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Return the names; a name that occurred before gets its position, as in `sokoban-1`."""
+    return [f"{name}-{number}" if name in names[:number] else name for number, name in enumerate(names)]
+
+
+async def _started(number: int, choice: EnvironmentChoice, services: LocalServices, sessions: int, expert: bool) -> str:
+    """Start the server of an environment. Returns its address."""
     table = {
         "name": choice.name,
         "capacity": sessions + SPARE_SESSIONS,
-        "expert_splits": list(expert_splits),
+        "expert_splits": [EVERY_SPLIT] if expert else [],
         "options": dict(choice.options),
     }
-    config = path.with_suffix(".toml")
+    name = f"{number}-{re.sub(r'[^A-Za-z0-9_-]+', '-', choice.name)}"
+    config = services.directory / f"{name}.toml"
     config.parent.mkdir(parents=True, exist_ok=True)
     write_text(config, tomli_w.dumps({"environment": table}), private=True)
-    arguments = ["--config", str(config), "--port", "0"]
-    return local_service(
-        "arlarena.env_server", arguments, path.with_suffix(".log"), f"the environment server of {choice.name}"
-    )
+    try:
+        return await services.start(
+            "arlarena.env_server", ["--config", str(config)], name, f"the environment server of {choice.name}"
+        )
+    except ConfigError as error:
+        _, marker, cause = str(error).partition(f"{config}: ")
+        raise ConfigError(f"--env {choice.name}: {cause}" if marker else str(error)) from error
 
 
 def _client(url: str, settings: RolloutSettings, *, local: bool) -> EnvironmentClient:

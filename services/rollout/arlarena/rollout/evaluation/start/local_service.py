@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import TracebackType
 
 import msgspec
 
+from arlarena.proto.config import ConfigError
+from arlarena.proto.text.redaction import is_secret
 from arlarena.rollout.evaluation.errors import EvaluationError
 
-START_S = 300.0  # time until a service must listen; a large checkpoint takes minutes to load
+ENVIRONMENT_TOKEN = "ARLARENA_ENVIRONMENT_TOKEN"
+START_S = 300.0  # time until a service must listen; an official data set takes up to a minute to index
 STOP_S = 10.0
-LOG_TAIL = 2_000  # characters of the log in an error message
+LOG_TAIL = 20_000  # bytes of the log that are searched for the cause of an early end
+INVALID_CONFIGURATION = 2  # exit status of our services
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class _Listening(msgspec.Struct, tag_field="event", tag="listening"):
@@ -27,50 +35,139 @@ class _Listening(msgspec.Struct, tag_field="event", tag="listening"):
     port: int
 
 
-@asynccontextmanager
-async def local_service(module: str, arguments: Sequence[str], log: Path, title: str) -> AsyncIterator[str]:
-    """Run `python -m MODULE ARGUMENTS` on this machine. Yields its address, and stops it at the end.
+@dataclass(slots=True)
+class LocalService:
+    """A service that was started here.
 
-    Args:
-        module: the service, for example "arlarena.env_server".
-        arguments: must contain no secret, because every user of the machine can read them.
-        log: file for its output, which is appended.
+    Attributes:
         title: for messages, for example "the environment server of sokoban".
-
-    Raises:
-        EvaluationError: the service did not start.
+        log: file of its output. `offset`: where the output of this start begins in it, in bytes.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            module,
-            *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=output,
-            start_new_session=True,
+
+    title: str
+    log: Path
+    offset: int
+    process: asyncio.subprocess.Process
+    url: str = ""
+
+    def cause(self) -> str:
+        """Return the last error line of its output, or else the last line."""
+        with self.log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(self.offset, size - LOG_TAIL))
+            lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("error: ")]
+        return (errors or lines or ["no output"])[-1].removeprefix("error: ")
+
+
+class LocalServices:
+    """Starts services, and stops all of them at the end of the context. They also end if this process is killed.
+
+    async with LocalServices(directory) as services:
+        url = await services.start("arlarena.env_server", ["--config", …], "0-sokoban", "the environment server of …")
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """`directory`: for the logs. It is created with the first service."""
+        self.directory = directory
+        self._services: list[LocalService] = []
+
+    async def __aenter__(self) -> LocalServices:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.gather(*(_stop(service.process) for service in self._services))
+
+    async def start(
+        self, module: str, arguments: Sequence[str], name: str, title: str, *, with_token: bool = False
+    ) -> str:
+        """Run `python -m MODULE ARGUMENTS --host 127.0.0.1 --port 0` and wait until it listens. Returns its address.
+
+        Args:
+            module: the service, for example "arlarena.env_server".
+            arguments: must contain no secret, because every user of the machine can read them.
+            name: of its log file. An existing log is continued.
+            title: for messages, for example "the environment server of sokoban".
+            with_token: whether the service inherits ARLARENA_ENVIRONMENT_TOKEN.
+
+        Raises:
+            ConfigError: the service ended because its configuration is invalid.
+            EvaluationError: the service did not start for another reason.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        log = self.directory / f"{name}.log"
+        with log.open("ab") as output:
+            offset = output.tell()
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", module, *arguments, "--host", "127.0.0.1", "--port", "0"),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=output,
+                start_new_session=True,
+                env=service_variables(os.environ, with_token=with_token),
+                preexec_fn=_end_with_parent(),
+            )
+            service = LocalService(title, log, offset, process)
+        self._services.append(service)
+        service.url = await _address(service)
+        return service.url
+
+    async def failed(self) -> EvaluationError:
+        """Wait until a service ends, which it must not before the end of the context. Returns the error."""
+        if not self._services:
+            await asyncio.Event().wait()  # forever: there is nothing that can end
+        ends = [asyncio.ensure_future(service.process.wait()) for service in self._services]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
+        ended = next(service for service in self._services if service.process.returncode is not None)
+        return EvaluationError(
+            f"{ended.title} ended with exit status {ended.process.returncode} ({ended.cause()}); its log is "
+            f"{ended.log}; the same command with the same --out goes on"
         )
-    try:
-        yield await _address(process, log, title)
-    finally:
-        await _stop(process)
 
 
-async def _address(process: asyncio.subprocess.Process, log: Path, title: str) -> str:
-    assert process.stdout is not None
+def service_variables(variables: Mapping[str, str], *, with_token: bool = False) -> dict[str, str]:
+    """Return the environment variables of a service: all but secrets, because an environment may run programs that a
+    model has written. `with_token`: whether ARLARENA_ENVIRONMENT_TOKEN stays.
+    """
+    return {
+        name: value
+        for name, value in variables.items()
+        if (with_token if name == ENVIRONMENT_TOKEN else not is_secret(name, value))
+    }
+
+
+def _end_with_parent() -> partial[int] | None:
+    """Return a call for the started process: SIGTERM is sent to it when this process ends. None: not possible here."""
+    if not sys.platform.startswith("linux"):
+        return None
+    return partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+
+
+async def _address(service: LocalService) -> str:
+    stdout, process = service.process.stdout, service.process
+    assert stdout is not None
     try:
         async with asyncio.timeout(START_S):
-            while line := await process.stdout.readline():
+            while line := await stdout.readline():
                 with contextlib.suppress(msgspec.DecodeError):
                     found = msgspec.json.decode(line, type=_Listening)
                     return f"http://{found.host}:{found.port}"
     except TimeoutError:
-        raise EvaluationError(f"{title} did not listen within {START_S:g} s; its log is {log}") from None
-    code = await process.wait()
-    tail = log.read_text(errors="replace")[-LOG_TAIL:].strip()
-    raise EvaluationError(f"{title} ended with exit status {code} before it listened; the end of {log}:\n{tail}")
+        raise EvaluationError(
+            f"{service.title} did not listen within {START_S:g} s; its log is {service.log}"
+        ) from None
+    if await process.wait() == INVALID_CONFIGURATION:
+        raise ConfigError(f"{service.title} does not start: {service.cause()}")
+    raise EvaluationError(
+        f"{service.title} ended with exit status {process.returncode} before it listened ({service.cause()}); "
+        f"its log is {service.log}"
+    )
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from arlarena.proto.config import ConfigError, assigned, parse_assignment
 from arlarena.rollout.evaluation.models.protocol import SamplingRequest
 from arlarena.rollout.evaluation.play.budgets import BudgetLimits
 from arlarena.rollout.evaluation.play.limits import ModelLimits
@@ -42,3 +43,15 @@ class EvaluateOptions:
     prices: Path | None = None
     config: Path | None = None
     dry_run: bool = False
+
+
+def assignment(flag: str, text: str) -> tuple[str, Any]:
+    """Return key and value of the option `flag` whose argument is KEY=VALUE.
+
+    Raises:
+        ConfigError: the key or the `=` is missing. The message omits the value.
+    """
+    key, equals, _ = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"{flag} {assigned(text)}: write KEY=VALUE")
+    return parse_assignment(text, "KEY=VALUE")

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import msgspec
 
 from arlarena.proto.telemetry import get_logger
-from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.records import SCHEMA, EnvironmentPlan, EvaluationPlan
 from arlarena.rollout.evaluation.sets.standard import check_set, environment_plan, find_set
 from arlarena.rollout.evaluation.start.environments import OpenedEnvironment
@@ -24,17 +23,14 @@ async def plan_of(
     `model`: the name for the records.
 
     Raises:
-        EvaluationError: a task does not exist, or the tasks are not those of the set.
+        ConfigError: a task does not exist.
+        EvaluationError: the tasks are not those of the set.
         ServiceError: an environment server failed.
     """
     if options.set_name is None:
         environments = [_environment(options, one) for one in found]
         seed = options.seed
     else:
-        if len(found) != 1 or options.tasks.tasks or options.tasks.count or options.tasks.first:
-            raise EvaluationError(
-                "--set names the tasks: leave out --split, --first, --count and --tasks, and give one --env"
-            )
         standard = find_set(options.set_name)
         runner = Runner(found[0].client, None, settings, get_logger("evaluation"))
         checked = await check_set(runner, standard)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -36,13 +37,30 @@ def player_of(model: str, strategy: str, options: Mapping[str, Any], info: Info)
     Raises:
         ConfigError: the strategy or an option of it is unknown or invalid, or a scripted player is given a strategy.
     """
-    form = ReplyFormat.of(info.parser)
+    return _player(model, strategy, options, ReplyFormat.of(info.parser))
+
+
+def check_strategy(model: str, strategy: str, options: Mapping[str, Any]) -> None:
+    """Check a strategy without an environment.
+
+    Raises:
+        ConfigError: see `player_of`.
+    """
+    _player(model, strategy, options, ReplyFormat())
+
+
+def _player(model: str, strategy: str, options: Mapping[str, Any], form: ReplyFormat) -> Player:
     if model in SCRIPTED:
         if strategy != "plain" or options:
             raise ConfigError(f"--strategy and --strategy-option are for models; {model} has none")
         return SCRIPTED[model](form)
     if strategy not in STRATEGIES:
         raise ConfigError(f"--strategy {strategy}: unknown; {nearest(strategy, STRATEGIES)}")
+    known = set(list(inspect.signature(STRATEGIES[strategy]).parameters)[1:]) - {"name"}  # the first is `form`
+    if unknown := sorted(options.keys() - known):
+        raise ConfigError(
+            f"--strategy-option {unknown[0]}: {strategy} has no such option; {nearest(unknown[0], known)}"
+        )
     try:
         return STRATEGIES[strategy](form, **options)
     except (TypeError, ValueError) as error:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 
+from arlarena.proto.config import ConfigError
 from arlarena.proto.env_api import Info, Split
-from arlarena.proto.text.names import nearest
-from arlarena.rollout.evaluation.errors import EvaluationError
+from arlarena.proto.text.names import known_names
 
 MAX_TASKS = 1_000_000
 _RANGE = re.compile(r"(\d+)(?:-(\d+))?")
@@ -29,46 +30,62 @@ class TaskChoice:
     count: int | None = None
     tasks: str | None = None
 
+    @property
+    def is_default(self) -> bool:
+        """Whether no option is given."""
+        return self == TaskChoice()
+
+    def check(self) -> None:
+        """Check what can be checked without an environment.
+
+        Raises:
+            ConfigError: the list of indices is invalid, or options contradict each other.
+        """
+        if self.tasks is not None:
+            parse_indices(self.tasks)
+            if self.first or self.count is not None:
+                raise ConfigError("--tasks chooses the tasks: leave out --first and --count, or --tasks")
+
     def split_of(self, info: Info) -> Split:
         """Return the split.
 
         Raises:
-            EvaluationError: the environment has no such split, or none is chosen and there are several.
+            ConfigError: the environment has no such split, or none is chosen and there are several.
         """
         splits = {split.name: split for split in info.splits}
         if self.split is not None:
             if self.split in splits:
                 return splits[self.split]
-            raise EvaluationError(f"{info.name} has no split {self.split!r}; {nearest(self.split, splits)}")
+            raise ConfigError(f"--split {self.split}: {info.name} has no such split; {known_names(self.split, splits)}")
         if "test" in splits:
             return splits["test"]
         others = [split for split in info.splits if split.evaluation] or info.splits
         if len(others) == 1:
             return others[0]
-        raise EvaluationError(f"{info.name} has no split 'test': choose --split of {', '.join(splits)}")
+        raise ConfigError(f"{info.name} has no split 'test': give --split, one of {', '.join(splits)}")
 
     def indices(self, info: Info) -> tuple[int, ...]:
         """Return the indices in the order in which they are played.
 
         Raises:
-            EvaluationError: an index is outside the split, a text is no list of indices, or the split has no end.
+            ConfigError: an index is outside the split, a text is no list of indices, or the split has no end.
         """
         split = self.split_of(info)
         where = f"split {split.name!r} of {info.name}"
         if self.tasks is not None:
             found = parse_indices(self.tasks)
         elif self.count is None and split.size is None:
-            raise EvaluationError(f"{where} has no end: give --count or --tasks")
+            raise ConfigError(f"{where} has no end: give --count or --tasks")
         else:
             end = (split.size or 0) if self.count is None else self.first + self.count
             found = tuple(range(self.first, end))
         if split.size is not None and found and max(found) >= split.size:
-            raise EvaluationError(
+            raise ConfigError(
                 f"{where} has {split.size} tasks, so the last index is {split.size - 1}, not {max(found)}: "
                 "lower --count, --first or --tasks"
             )
         if not found:
-            raise EvaluationError(f"no task of {where} is chosen: raise --count, or lower --first")
+            raise ConfigError(f"no task of {where} is chosen: raise --count, or lower --first")
         return found
 
 
@@ -76,20 +93,20 @@ def parse_indices(text: str) -> tuple[int, ...]:
     """Return the indices of a text such as "0,7,20-29", which includes both ends of a range.
 
     Raises:
-        EvaluationError: the text is no list of indices, an index occurs twice, or there are too many.
+        ConfigError: the text is no list of indices, an index occurs twice, or there are too many.
     """
     found: list[int] = []
     for part in text.split(","):
         match = _RANGE.fullmatch(part.strip())
         if match is None:
-            raise EvaluationError(f"--tasks {text!r}: {part.strip()!r} is neither an index nor a range such as 20-29")
+            raise ConfigError(f"--tasks {text!r}: {part.strip()!r} is neither an index nor a range such as 20-29")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise EvaluationError(f"--tasks {text!r}: the range {part.strip()!r} ends before it begins")
+            raise ConfigError(f"--tasks {text!r}: the range {part.strip()!r} ends before it begins")
         if len(found) + last - first + 1 > MAX_TASKS:
-            raise EvaluationError(f"--tasks: more than {MAX_TASKS:,} tasks")
+            raise ConfigError(f"--tasks: more than {MAX_TASKS:,} tasks")
         found += range(first, last + 1)
     if len(set(found)) < len(found):
-        twice = next(index for position, index in enumerate(found) if index in found[:position])
-        raise EvaluationError(f"--tasks {text!r}: task {twice} is given twice")
+        twice = next(index for index, times in Counter(found).items() if times > 1)
+        raise ConfigError(f"--tasks {text!r}: task {twice} is given twice")
     return tuple(found)

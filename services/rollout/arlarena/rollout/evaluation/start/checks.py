@@ -1,0 +1,131 @@
+"""Checks of the options that need no environment: they are made before anything starts."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from arlarena.proto.config import ConfigError
+from arlarena.rollout.evaluation.errors import EvaluationError
+from arlarena.rollout.evaluation.models.registry import open_model, vendor_and_name
+from arlarena.rollout.evaluation.report.prices import ModelPrice, read_prices
+from arlarena.rollout.evaluation.sets.standard import find_set, published_pins
+from arlarena.rollout.evaluation.start.checkpoint import is_checkpoint
+from arlarena.rollout.evaluation.start.options import EvaluateOptions
+from arlarena.rollout.evaluation.start.players import SCRIPTED, check_strategy
+
+POLICY = "compatible/policy"  # the name by which the policy server always serves its policy
+
+
+async def check_options(options: EvaluateOptions, name: str) -> ModelPrice | None:
+    """Check the options, and return the price of the model, or None if it is unknown.
+
+    `name`: of the model in the records.
+
+    Raises:
+        ConfigError: an option is invalid, or options contradict each other.
+    """
+    _check_directory(options.directory)
+    _check_numbers(options)
+    options.tasks.check()
+    if options.set_name is not None:
+        _check_set(options, options.set_name)
+    check_strategy(options.model, options.strategy, options.strategy_options)
+    await _check_model(options)
+    return _price(options, name)
+
+
+def notes(options: EvaluateOptions) -> list[str]:
+    """Return remarks on options that are valid and probably not meant."""
+    if options.attempts == 1:
+        return []
+    same = f"so --attempts {options.attempts} mostly repeats the first attempt"
+    if options.model == "expert":
+        return [f"note: the expert plays a task always in the same way, {same}"]
+    if options.sampling.temperature == 0 and options.model not in SCRIPTED:
+        return [f"note: with --temperature 0 the replies to equal prompts hardly differ, {same}"]
+    return []
+
+
+def _check_directory(directory: Path) -> None:
+    existing = next(path for path in (directory, *directory.absolute().parents) if os.path.lexists(path))
+    if not existing.is_dir():
+        raise ConfigError(f"--out {directory}: {existing} is not a directory; choose another path")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out {directory}: {existing} cannot be written; choose another path")
+
+
+def _check_numbers(options: EvaluateOptions) -> None:
+    limits, budgets = options.limits, options.budgets
+    numbers = {
+        "--temperature": options.sampling.temperature,
+        "--top-p": options.sampling.top_p,
+        "--requests-per-minute": limits.requests_per_minute,
+        "--tokens-per-minute": limits.tokens_per_minute,
+        "--max-cost": budgets.money,
+        "--max-minutes": budgets.seconds,
+    }
+    for flag, value in numbers.items():
+        if value is not None and not math.isfinite(value):
+            raise ConfigError(f"{flag} {value}: must be a finite number")
+        if value == 0 and flag.endswith("-per-minute"):
+            raise ConfigError(f"{flag} 0: must be above 0; without the option there is no limit")
+
+
+def _check_set(options: EvaluateOptions, name: str) -> None:
+    try:
+        standard = find_set(name)
+    except EvaluationError as error:
+        raise ConfigError(str(error)) from error
+    if not options.tasks.is_default or len(options.environments) > 1:
+        raise ConfigError(
+            f"--set {name} names the tasks: leave out --split, --first, --count and --tasks, and give at most one --env"
+        )
+    if options.seed not in (0, standard.seed):
+        raise ConfigError(f"--set {name} has the seed {standard.seed}: leave out --seed")
+    if name not in published_pins():
+        needs = f": it needs {standard.needs}" if standard.needs else ""
+        raise ConfigError(
+            f"--set {name} has no published digest, so its tasks cannot be checked{needs}; choose another set, or "
+            f"compute the digest with `python scripts/evaluation_sets.py --set {name}` on a machine with the data"
+        )
+
+
+async def _check_model(options: EvaluateOptions) -> None:
+    """Open the model, which sends nothing, and close it. A dry run needs no key and no SDK."""
+    if options.model in SCRIPTED:
+        if options.base_url:
+            raise ConfigError(f"--base-url is for models; {options.model} has none")
+        return
+    text, base_url = options.model, options.base_url
+    if is_checkpoint(text):
+        if base_url:
+            raise ConfigError(
+                f"--base-url is for a running server, but {text} is a folder, for which a server is started here; for "
+                f"a model of this name at --base-url, write compatible/{text}"
+            )
+        text, base_url = POLICY, "http://127.0.0.1"
+    elif text.startswith((".", "/", "~")) and not base_url:
+        raise ConfigError(f"{text}: there is no such folder, so it is no checkpoint")
+    if options.dry_run:
+        vendor_and_name(text, base_url)
+        return
+    await open_model(text, base_url=base_url, sees_images=options.images).close()
+
+
+def _price(options: EvaluateOptions, name: str) -> ModelPrice | None:
+    try:
+        table = read_prices(options.prices)
+    except EvaluationError as error:
+        raise ConfigError(f"--prices: {error}") from error
+    price = table.price(name, options.base_url or "")
+    if price is None and options.budgets.money is not None:
+        if options.model in SCRIPTED:
+            raise ConfigError(f"--max-cost is for models; {options.model} costs nothing")
+        at = f" at {options.base_url}" if options.base_url else ""
+        raise ConfigError(
+            f"--max-cost: the price of {name}{at} is not in the price file ({table.origin}): give --prices FILE with "
+            "it, or --max-total-tokens in place of --max-cost"
+        )
+    return price

@@ -1,0 +1,39 @@
+"""Runs a command line of this package: one line per error, and the exit status."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import typer
+
+from arlarena.client.errors import ServiceError
+from arlarena.proto.config import exit_on_config_error, print_error
+from arlarena.rollout.evaluation.errors import EvaluationError
+from arlarena.rollout.evaluation.models.protocol import ModelError
+
+# Typer exports this base class of `BadParameter`, of unknown options and of missing arguments under no public name.
+_USAGE_ERROR: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
+
+
+def run_app(app: typer.Typer, name: str) -> int:
+    """Run a Typer app. Returns the exit status: 2 if the command line is wrong, 1 after a failure, 130 after Ctrl-C.
+
+    `name`: the command as the user typed it, for usage and error messages.
+    """
+
+    def run() -> int:
+        try:
+            return int(app(prog_name=name, standalone_mode=False) or 0)
+        except _USAGE_ERROR as error:
+            path = error.ctx.command_path if error.ctx else name
+            print_error(f"{error.format_message().rstrip('.')}; `{path} --help` lists the options")
+            return 2
+        except typer.Abort:
+            print_error("stopped by SIGINT (Ctrl-C)")
+            return 128 + signal.SIGINT
+        except (EvaluationError, ServiceError, ModelError, OSError) as error:
+            print_error(error)
+            return 1
+
+    return exit_on_config_error(run)
