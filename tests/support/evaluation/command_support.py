@@ -16,32 +16,20 @@ from support.processes.forking_support import Forked
 
 @dataclass
 class Command:
-    """A command that runs, or has ended. `code`: its exit status, negative for a signal."""
+    """A command that runs, or has ended. `code`: its exit status, negative for a signal. `out`, `err`: its output."""
 
     process: Forked
     output: IO[str]
     errors: IO[str]
     code: int | None = None
-
-    @property
-    def out(self) -> str:
-        """Its standard output, so far."""
-        return _text(self.output)
-
-    @property
-    def err(self) -> str:
-        """Its errors, so far."""
-        return _text(self.errors)
+    out: str = ""
+    err: str = ""
 
     async def end(self, timeout: float = 60.0) -> "Command":
         """Wait for its end."""
         self.code = await asyncio.wait_for(self.process.ended(), timeout)
+        self.out, self.err = (os.pread(file.fileno(), 1 << 20, 0).decode() for file in (self.output, self.errors))
         return self
-
-
-def _text(file: IO[str]) -> str:
-    size = os.fstat(file.fileno()).st_size
-    return os.pread(file.fileno(), size, 0).decode()
 
 
 @asynccontextmanager

@@ -74,7 +74,7 @@ async def test_a_wrong_option_is_one_line_with_status_2(arguments: list[str], me
 async def test_the_help_has_the_name_of_the_command() -> None:
     code, shown, error = await ended("--help", variables={"ARLARENA_PROGRAM": "arlarena eval"})
     assert (code, error) == (0, "")
-    assert "Usage: arlarena eval [OPTIONS] MODEL" in shown
+    assert "Usage: arlarena eval [OPTIONS]" in shown
 
 
 async def test_a_missing_server_is_named(tmp_path: Path) -> None:
@@ -115,11 +115,6 @@ async def test_a_model_with_faults_completes_and_no_answer_is_asked_twice(guess:
         assert all(record.scored for record in done)
         assert sum(record.requests for record in done) == server.counts.requests
         assert sum(server.counts.answered.values()) == replies(tmp_path) < server.counts.requests
-        assert server.last.temperature == 0.5
-        code, shown, _ = await ended(
-            *("gpt-x", "--base-url", server.url, "--env", guess, "--count", 6, "--out", tmp_path)
-        )
-    assert code == 1, "another temperature is another evaluation"
 
 
 async def test_another_plan_in_the_same_directory_is_refused_with_the_difference(guess: str, tmp_path: Path) -> None:
@@ -185,7 +180,9 @@ async def test_a_started_server_that_dies_ends_the_evaluation_and_a_killed_comma
             await running.end()
         assert running.code == 1
         assert "the environment server of guess ended with exit status -9" in running.err
-        assert running.err.count("\n") == 1
+        *events, error = running.err.splitlines()
+        assert error.startswith("error: ")
+        assert all(event.startswith("{") for event in events)
         seen = server.counts.requests
         async with command(*arguments, "--out", tmp_path) as running:
             await until(lambda: server.counts.requests > seen)
@@ -194,10 +191,11 @@ async def test_a_started_server_that_dies_ends_the_evaluation_and_a_killed_comma
         await until(lambda: not servers_of(tmp_path))
 
 
-@pytest.mark.slow  # three environments start, TIR Math among them: 5 to 20 s
+@pytest.mark.slow  # five environment servers start: 50 s on two busy cores
 async def test_images_conversations_and_standard_sets_reach_the_model(tmp_path: Path) -> None:
     needs_sdk("openai")
-    async with serve(Imitation("openai", script=lambda messages: "\\boxed{1} <action>up</action>")) as server:
+    replies_of_turns = {1: "```python\nprint(1)\n``` <action>up</action>", 3: "\\boxed{1}"}
+    async with serve(Imitation("openai", script=lambda messages: replies_of_turns[len(messages)])) as server:
         common = ("m", "--base-url", server.url)
         image = ("--env", "sokoban", "--option", "observation=image", "--option", "max_steps=2", "--count", 1)
         code, _, error = await ended(*common, *image, "--out", tmp_path / "images")
@@ -210,7 +208,8 @@ async def test_images_conversations_and_standard_sets_reach_the_model(tmp_path: 
         assert not server.last.messages[-1].images
         code, _, error = await ended(*common, "--env", "tir_math", "--count", 2, "--out", tmp_path / "math")
         assert code == 0, error
-        assert {record.key.environment for record in records(tmp_path / "math")} == {"tir_math"}
+        assert [message.role for message in server.last.messages] == ["user", "assistant", "user"]
+        assert [record.steps for record in records(tmp_path / "math")] == [2, 2]
     code, shown, error = await ended("expert", "--set", "guess-v1", "--out", tmp_path / "set")
     assert code == 0, error
     assert {record.success for record in records(tmp_path / "set")} == {True}

@@ -75,9 +75,9 @@ def test_a_wrong_environment_or_option_is_named(environments, options, message):
 def test_a_set_brings_its_environment_and_fixes_its_options():
     (one,) = choices_of([], ["template=compact"], "sokoban-hard-v1")
     assert (one.name, one.options["boxes"], one.options["template"]) == ("sokoban", 2, "compact")
-    with pytest.raises(ConfigError, match="fixes the option boxes"):
+    with pytest.raises(ConfigError, match=r"fixes the option boxes"):
         choices_of([], ["boxes=1"], "sokoban-hard-v1")
-    with pytest.raises(ConfigError, match="did you mean 'sokoban-v1'"):
+    with pytest.raises(ConfigError, match=r"did you mean 'sokoban-v1'"):
         choices_of([], [], "sokobn-v1")
 
 
@@ -88,7 +88,7 @@ def test_two_servers_of_the_same_environment_have_different_names():
 def test_an_assignment_is_a_toml_value_or_text():
     assert assignment("--param", "a=0.5") == ("a", 0.5)
     assert assignment("--param", "effort=low") == ("effort", "low")
-    with pytest.raises(ConfigError, match="^--param effort: write KEY=VALUE"):
+    with pytest.raises(ConfigError, match=r"^--param effort: write KEY=VALUE"):
         assignment("--param", "effort")
 
 
@@ -106,7 +106,10 @@ def options_of(tmp_path, model="m", **changes):
         ({"budgets": BudgetLimits(money=1.0), "dry_run": True}, "--max-cost: the price of m at http://127.0.0.1:9 is"),
         ({"tasks": TaskChoice(tasks="x")}, "--tasks 'x'"),
         ({"strategy": "reakt"}, "--strategy reakt: unknown; did you mean 'react'?"),
-        ({"strategy": "debate", "strategy_options": {"agent": 2}}, "--strategy-option agent: debate has no such option"),
+        (
+            {"strategy": "debate", "strategy_options": {"agent": 2}},
+            "--strategy-option agent: debate has no such option",
+        ),
         ({"strategy": "debate", "strategy_options": {"agents": 0}}, "--strategy debate: "),
         ({"strategy": "plain", "strategy_options": {"x": 0}}, "--strategy-option x: plain has no such option"),
         ({"set_name": "guess-v1", "tasks": TaskChoice("train")}, "--set guess-v1 names the tasks"),
@@ -145,7 +148,7 @@ async def test_the_results_need_a_directory(tmp_path):
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for name in ("file", "file/below", "dangling"):
         options = options_of(tmp_path, "expert", base_url=None, directory=tmp_path / name)
-        with pytest.raises(ConfigError, match="--out .* is not a directory; choose another path"):
+        with pytest.raises(ConfigError, match=r"--out .* is not a directory; choose another path"):
             await check_options(options, "expert")
 
 

@@ -58,7 +58,9 @@ def _player(model: str, strategy: str, options: Mapping[str, Any], form: ReplyFo
         raise ConfigError(f"--strategy {strategy}: unknown; {nearest(strategy, STRATEGIES)}")
     known = set(list(inspect.signature(STRATEGIES[strategy]).parameters)[1:]) - {"name"}  # the first is `form`
     if unknown := sorted(options.keys() - known):
-        raise ConfigError(f"--strategy-option {unknown[0]}: {strategy} has no such option; {nearest(unknown[0], known)}")
+        raise ConfigError(
+            f"--strategy-option {unknown[0]}: {strategy} has no such option; {nearest(unknown[0], known)}"
+        )
     try:
         return STRATEGIES[strategy](form, **options)
     except (TypeError, ValueError) as error:
