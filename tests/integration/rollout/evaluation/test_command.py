@@ -106,7 +106,7 @@ async def test_the_expert_plays_any_split_of_two_environments_that_start_here(tm
 
 async def test_a_model_with_faults_completes_and_no_answer_is_asked_twice(guess: str, tmp_path: Path) -> None:
     async with serve(guesser(faults=FaultRates.uniform(0.2, seed=1), hang_s=0.05)) as server:
-        code, shown, error = await ended(
+        code, _, error = await ended(
             *("gpt-x", "--base-url", server.url, "--env", guess, "--count", 6, "--out", tmp_path, "--temperature", 0.5)
         )
         assert (code, error) == (0, ""), error
@@ -210,7 +210,7 @@ async def test_images_conversations_and_standard_sets_reach_the_model(tmp_path: 
         assert code == 0, error
         assert [message.role for message in server.last.messages] == ["user", "assistant", "user"]
         assert [record.steps for record in records(tmp_path / "math")] == [2, 2]
-    code, shown, error = await ended("expert", "--set", "guess-v1", "--out", tmp_path / "set")
+    code, _, error = await ended("expert", "--set", "guess-v1", "--out", tmp_path / "set")
     assert code == 0, error
     assert {record.success for record in records(tmp_path / "set")} == {True}
     code, _, error = await ended("expert", "--env", "tir_math", "--count", 2, "--out", tmp_path / "expert")

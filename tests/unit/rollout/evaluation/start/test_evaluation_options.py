@@ -137,7 +137,8 @@ async def test_a_price_file_is_read_first_and_a_budget_of_money_needs_its_price(
     (prices := tmp_path / "prices.toml").write_text(PRICES)
     options = options_of(tmp_path, prices=prices, budgets=BudgetLimits(money=1.0))
     price = await check_options(options, "m")
-    assert price is not None and price.input == 1.0
+    assert price is not None
+    assert price.input == 1.0
     prices.write_text("schema =")
     with pytest.raises(ConfigError, match=r"--prices: the price file .*prices\.toml cannot be read"):
         await check_options(options, "m")
