@@ -283,7 +283,8 @@ async def test_the_expert_is_silent_on_evaluation_splits(service):
 
 
 async def test_a_star_allows_the_expert_on_every_split():
-    service = EnvironmentService(load("test", "sokoban", {}), EnvironmentSettings(expert_splits=("*",)), get_logger("t"))
+    settings = EnvironmentSettings(expert_splits=("*",))
+    service = EnvironmentService(load("test", "sokoban", {}), settings, get_logger("test"))
     (session,) = service.store.open(1)
     for split in service.info.splits:
         await service.reset(session, ResetSpec(split=split.name))
