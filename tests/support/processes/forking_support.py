@@ -163,7 +163,7 @@ _IMPORTS = {
     "console": ["cli.app", "cli.invocation", "launch.launcher", "launch.pipeline", "report.html_page"],
     "env_server": ["__main__"],
     "inference": ["__main__", "embedded.serving.routes"],
-    "rollout": ["__main__", "worker", "evaluate", "demonstrate"],
+    "rollout": ["__main__", "worker", "evaluate", "demonstrate", "evaluation.command"],
     "trainer": ["__main__", "assembly", "replay"],
 }
 _LIBRARIES = {

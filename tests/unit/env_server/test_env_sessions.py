@@ -282,6 +282,16 @@ async def test_the_expert_is_silent_on_evaluation_splits(service):
         await service.expert(session)
 
 
+async def test_a_star_allows_the_expert_on_every_split():
+    settings = EnvironmentSettings(expert_splits=("*",))
+    service = EnvironmentService(load("test", "sokoban", {}), settings, get_logger("test"))
+    (session,) = service.store.open(1)
+    for split in service.info.splits:
+        await service.reset(session, ResetSpec(split=split.name))
+        assert (await service.expert(session)).plan
+    service.close()
+
+
 async def test_the_expert_speaks_on_evaluation_splits_when_allowed():
     settings = EnvironmentSettings(expert_splits=("validation",))
     service = EnvironmentService(load("test", "sokoban", {}), settings, get_logger("test"))

@@ -75,9 +75,9 @@ def test_a_wrong_environment_or_option_is_named(environments, options, message):
 def test_a_set_brings_its_environment_and_fixes_its_options():
     (one,) = choices_of([], ["template=compact"], "sokoban-hard-v1")
     assert (one.name, one.options["boxes"], one.options["template"]) == ("sokoban", 2, "compact")
-    with pytest.raises(ConfigError, match="fixes the option boxes"):
+    with pytest.raises(ConfigError, match=r"fixes the option boxes"):
         choices_of([], ["boxes=1"], "sokoban-hard-v1")
-    with pytest.raises(ConfigError, match="did you mean 'sokoban-v1'"):
+    with pytest.raises(ConfigError, match=r"did you mean 'sokoban-v1'"):
         choices_of([], [], "sokobn-v1")
 
 
@@ -88,7 +88,7 @@ def test_two_servers_of_the_same_environment_have_different_names():
 def test_an_assignment_is_a_toml_value_or_text():
     assert assignment("--param", "a=0.5") == ("a", 0.5)
     assert assignment("--param", "effort=low") == ("effort", "low")
-    with pytest.raises(ConfigError, match="^--param effort: write KEY=VALUE"):
+    with pytest.raises(ConfigError, match=r"^--param effort: write KEY=VALUE"):
         assignment("--param", "effort")
 
 
@@ -137,7 +137,8 @@ async def test_a_price_file_is_read_first_and_a_budget_of_money_needs_its_price(
     (prices := tmp_path / "prices.toml").write_text(PRICES)
     options = options_of(tmp_path, prices=prices, budgets=BudgetLimits(money=1.0))
     price = await check_options(options, "m")
-    assert price is not None and price.input == 1.0
+    assert price is not None
+    assert price.input == 1.0
     prices.write_text("schema =")
     with pytest.raises(ConfigError, match=r"--prices: the price file .*prices\.toml cannot be read"):
         await check_options(options, "m")
@@ -148,7 +149,7 @@ async def test_the_results_need_a_directory(tmp_path):
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for name in ("file", "file/below", "dangling"):
         options = options_of(tmp_path, "expert", base_url=None, directory=tmp_path / name)
-        with pytest.raises(ConfigError, match="--out .* is not a directory; choose another path"):
+        with pytest.raises(ConfigError, match=r"--out .* is not a directory; choose another path"):
             await check_options(options, "expert")
 
 

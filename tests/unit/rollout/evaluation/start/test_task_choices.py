@@ -31,14 +31,14 @@ def test_a_list_has_indices_and_ranges_with_both_ends_in_its_order():
     ],
 )
 def test_an_invalid_list_is_refused_with_the_wrong_part(text, message):
-    with pytest.raises(ConfigError, match="--tasks") as caught:
+    with pytest.raises(ConfigError, match=r"--tasks") as caught:
         TaskChoice(tasks=text).check()
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("choice", [TaskChoice(tasks="1", first=2), TaskChoice(tasks="1", count=2)])
 def test_a_list_excludes_first_and_count(choice):
-    with pytest.raises(ConfigError, match="leave out --first and --count"):
+    with pytest.raises(ConfigError, match=r"leave out --first and --count"):
         choice.check()
 
 
@@ -46,9 +46,9 @@ def test_the_default_split_is_test_or_the_only_evaluation_split():
     assert TaskChoice().split_of(info(TRAIN, TEST, SEEN)) is TEST
     assert TaskChoice().split_of(info(TRAIN, SEEN)) is SEEN
     assert TaskChoice("train").split_of(info(TRAIN, TEST)) is TRAIN
-    with pytest.raises(ConfigError, match="give --split, one of train, valid_seen, valid_unseen"):
+    with pytest.raises(ConfigError, match=r"give --split, one of train, valid_seen, valid_unseen"):
         TaskChoice().split_of(info(TRAIN, SEEN, UNSEEN))
-    with pytest.raises(ConfigError, match="--split valid_sen: game has no such split.*did you mean 'valid_seen'"):
+    with pytest.raises(ConfigError, match=r"--split valid_sen: game has no such split.*did you mean 'valid_seen'"):
         TaskChoice("valid_sen").split_of(info(TRAIN, SEEN, UNSEEN))
 
 

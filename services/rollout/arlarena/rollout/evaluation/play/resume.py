@@ -205,23 +205,24 @@ def write_plan(directory: Path, plan: EvaluationPlan) -> None:
 
 
 def _differences(one: EvaluationPlan, other: EvaluationPlan) -> list[str]:
-    names = [name for name in one.__struct_fields__ if name not in ("base_url", "environments")]
-    found = [_difference(name, one, other) for name in names if getattr(one, name) != getattr(other, name)]
-    pairs = list(zip(one.environments, other.environments, strict=False))
-    fields = [name for name in type(pairs[0][0]).__struct_fields__ if name != "url"] if pairs else []
-    found += [
-        f"{a.name}.{_difference(name, a, b)}"
-        for a, b in pairs
-        for name in fields
-        if getattr(a, name) != getattr(b, name)
-    ]
+    """Return what differs, with the values. Values are compared as in the file, where a tuple is a list."""
+    found = _differing(one, other, "", ("base_url", "environments"))
+    for a, b in zip(one.environments, other.environments, strict=False):
+        found += _differing(a, b, f"{a.name}.", ("url",))
     if len(one.environments) != len(other.environments):
-        names = [", ".join(environment.name for environment in plan.environments) for plan in (one, other)]
-        found.append(f"environments ({names[0]} there, {names[1]} here)")
-    return found or ["its form"]
+        there, here = (", ".join(environment.name for environment in plan.environments) for plan in (one, other))
+        found.append(f"environments ({there} there, {here} here)")
+    return found
 
 
-def _difference(name: str, one: object, other: object) -> str:
-    """Return the name of a field with its values, or only the name if they are long."""
-    there, here = (msgspec.json.encode(getattr(plan, name)).decode() for plan in (one, other))
-    return name if max(len(there), len(here)) > SHOWN_CHARS else f"{name} ({there} there, {here} here)"
+def _differing(one: msgspec.Struct, other: msgspec.Struct, prefix: str, without: tuple[str, ...]) -> list[str]:
+    """Return the names of the fields that differ, with their values unless they are long."""
+    found = []
+    for name in one.__struct_fields__:
+        there, here = (
+            msgspec.json.encode(getattr(plan, name), order="deterministic").decode() for plan in (one, other)
+        )
+        if there != here and name not in without:
+            short = max(len(there), len(here)) <= SHOWN_CHARS
+            found.append(f"{prefix}{name} ({there} there, {here} here)" if short else f"{prefix}{name}")
+    return found
