@@ -38,7 +38,9 @@ class FaultyGuess(Guess):
         return self.found
 
     def plan(self) -> list[str]:
-        return Guess(self.secret).plan()
+        game = Guess(self.secret)
+        game.low, game.high = self.low, self.high
+        return game.plan()
 
 
 class JudgedGuess(GuessEnvironment):

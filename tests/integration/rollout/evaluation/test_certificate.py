@@ -322,11 +322,12 @@ def test_a_damaged_state_is_reported(run: Path, servers: Callable[[str], str]) -
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "arlarena.rollout.evaluation.certificate", *arguments]
-    return subprocess.run(
-        line, capture_output=True, text=True, timeout=100, env=os.environ | MODULES | {"COLUMNS": "200"}
-    )
+    return subprocess.run(line, capture_output=True, text=True, env=os.environ | MODULES | {"COLUMNS": "200"})
 
 
+# Slow: two commands, each with a server of its own, import their modules. The tests above do the same in one process.
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_command_starts_the_environment_and_sets_the_exit_status(run: Path) -> None:
     done = command("verify", str(run))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -78,7 +78,7 @@ def pins(checked: CheckedSet, **changes: Any) -> dict[str, Pin]:
     return {"rooms": pin, "n": pin}
 
 
-async def test_each_cause_of_a_refusal_is_named(tmp_path: Path) -> None:
+async def test_each_cause_of_a_refusal_is_named() -> None:
     async with (
         configured_process("sokoban", ROOMS.options) as url,
         connected_runner(url, RolloutSettings(), None, LOG) as runner,
@@ -96,7 +96,7 @@ async def test_each_cause_of_a_refusal_is_named(tmp_path: Path) -> None:
         with pytest.raises(SetMismatch, match=r"is for guess, but .* plays sokoban"):
             await check_set(runner, find_set("guess-v1"))
         many = msgspec.structs.replace(ROOMS, count=5000)
-        with pytest.raises(SetMismatch, match=r"other data.*must have 5003 tasks; 1024 tasks"):
+        with pytest.raises(SetMismatch, match=r"other data.*must have 5003 tasks; 1,024 tasks"):
             await check_set(runner, many, pins(right))
 
 

@@ -142,7 +142,8 @@ async def _rescore_run(request: RescoreRequest, log: Logger) -> tuple[list[dict[
         raise EvaluationError(f"{request.directory / name} cannot be read: {reason}")
     async with AsyncExitStack() as stack:
         url = request.url or str(await stack.enter_async_context(environment_process(run.config, run.environment.name)))
-        served, episodes = await _judge(url, load_rollout(run.config), run.environment.token, recorded, log)
+        token = None if request.url else run.environment.token  # not sent to the server of a given URL
+        served, episodes = await _judge(url, load_rollout(run.config), token, recorded, log)
     return [served], episodes
 
 

@@ -77,7 +77,8 @@ async def verify(request: VerifyRequest, log: Logger) -> Certificate:
     run = RunFiles(request.run)
     async with AsyncExitStack() as stack:
         url = request.url or str(await stack.enter_async_context(environment_process(run.config, run.environment.name)))
-        token = load_addresses({}).environment_token or run.environment.token
+        # The run's token belongs to the run's own server, and is not sent to the server of a given URL.
+        token = load_addresses({}).environment_token or (None if request.url else run.environment.token)
         runner = await stack.enter_async_context(connected_runner(url, load_rollout(run.config), token, log))
         info = await runner.environments.info()
         checks = [*await _task_checks(run, runner, info, request), *_file_checks(run, info)]

@@ -134,11 +134,11 @@ def find_set(name: str) -> StandardSet:
 def flat_options(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns the options of nested tables under dotted names, as in `sandbox.wall_s`. Tuples become lists."""
     flat: dict[str, Any] = {}
-    for name, value in msgspec.to_builtins(dict(options)).items():
-        if isinstance(value, dict) and value:
+    for name, value in options.items():
+        if isinstance(value, Mapping) and value:
             flat |= flat_options(value, f"{prefix}{name}.")
         else:
-            flat[f"{prefix}{name}"] = value
+            flat[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
     return flat
 
 
