@@ -27,6 +27,7 @@ from arlarena.rollout.evaluation.report.cost import dollars
 from arlarena.rollout.evaluation.report.finish import summarise, write_results
 from arlarena.rollout.evaluation.report.prices import ModelPrice, read_prices
 from arlarena.rollout.evaluation.report.terminal import EvaluationView
+from arlarena.rollout.evaluation.sets.standard import find_set
 from arlarena.rollout.evaluation.start.checkpoint import checkpoint_name, is_checkpoint
 from arlarena.rollout.evaluation.start.dry_run import describe_requests
 from arlarena.rollout.evaluation.start.environments import OpenedEnvironment, choices_of, opened
@@ -55,9 +56,8 @@ async def evaluate(options: EvaluateOptions, console: Console) -> int:
     choices = choices_of(options.environments, options.options, options.set_name)
     async with AsyncExitStack() as stack:
         services = options.directory / SERVICES
-        splits = ["train", "validation", "test"] if options.model == "expert" else []
         found = await stack.enter_async_context(
-            opened(choices, services, settings, sessions=sessions, expert_splits=splits)
+            opened(choices, services, settings, sessions=sessions, expert_splits=_expert_splits(options))
         )
         plan = await plan_of(options, name, found, settings)
         price = read_prices(options.prices).price(name, options.base_url or "")
@@ -72,6 +72,15 @@ async def evaluate(options: EvaluateOptions, console: Console) -> int:
     if outcome.possibly_charged:
         console.print(f"{outcome.possibly_charged} requests without a reply were possibly charged")
     return 1 if outcome.remaining else 0
+
+
+def _expert_splits(options: EvaluateOptions) -> list[str]:
+    """Return the splits in which a started server gives expert replies: none unless the expert is evaluated."""
+    if options.model != "expert":
+        return []
+    chosen = [options.tasks.split] if options.tasks.split else []
+    chosen += [find_set(options.set_name).split] if options.set_name else []
+    return sorted({"train", "validation", "test", *chosen})
 
 
 @asynccontextmanager

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
@@ -214,18 +215,36 @@ class EvaluationView:
 def results_table(
     title: str, environments: Sequence[EnvironmentFigures], records: Sequence[AttemptRecord], price: ModelPrice | None
 ) -> Table:
-    """Returns the table of results: one row per environment and, below it, one per kind of task."""
-    table = Table(title=escape(shown(title)), title_justify="left", caption_justify="left")
-    table.add_column("", no_wrap=True)
-    passes = sorted({k for one in environments for k in one.all.pass_at if k > 1})
+    """Returns the table of results: one row per environment and, below it, one per kind of task.
+
+    It fits 80 columns: names and headings are wrapped, and of several estimates of pass@k it has the one with the
+    largest k. The report and summary.json have all.
+    """
+    passes = sorted({k for one in environments for k in one.all.pass_at if k > 1})[-1:]
     errors = any(one.all.errors.get(status) for one in environments for status in one.all.errors)
     headings = ["tasks", "attempts", "success %", "95 % interval", "score", *(f"pass@{k} %" for k in passes), "turns"]
-    for heading in [*headings, *(["not scored"] if errors else [])]:
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings += ["not scored"] if errors else []
+    rows = []
     for one in environments:
-        table.add_row(*_cells(one.plan.name, one.all, passes, errors=errors), style="bold" if one.kinds else "")
+        rows.append((_cells(one.plan.name, one.all, passes, errors=errors), "bold" if one.kinds else ""))
         for kind, figures in one.kinds.items():
-            table.add_row(*_cells(f"  {kind.replace('_', ' ') or '(no kind)'}", figures, passes, errors=errors))
+            name = kind.replace("_", " ") or "(no kind)"
+            rows.append((_cells(f"- {name}", figures, passes, errors=errors), ""))
+    table = Table(
+        title=escape(shown(title)),
+        title_justify="left",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("", overflow="fold")
+    for number, heading in enumerate(headings, 1):
+        # A column is as wide as its longest number or word, so a narrow terminal wraps headings and cuts nothing.
+        words = [*heading.replace("95 % ", "").split(), *(cells[number] for cells, _ in rows)]
+        table.add_column(heading, justify="right", overflow="fold", min_width=max(map(len, words)))
+    for cells, style in rows:
+        table.add_row(*cells, style=style)
     table.caption = escape(shown("\n".join(_notes(environments, records, price))))
     return table
 

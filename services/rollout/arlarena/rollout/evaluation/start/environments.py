@@ -16,6 +16,7 @@ from arlarena.proto.atomic_files import write_text
 from arlarena.proto.config import ConfigError, parse_assignment
 from arlarena.proto.env_api import Info
 from arlarena.proto.http.addresses import service_url
+from arlarena.rollout.evaluation.served import CONCURRENCY
 from arlarena.rollout.evaluation.sets.standard import find_set, set_options
 from arlarena.rollout.evaluation.start.local_service import local_service
 from arlarena.rollout.settings import RolloutSettings, load_addresses
@@ -153,7 +154,7 @@ def _started(choice: EnvironmentChoice, path: Path, sessions: int, expert_splits
     """Return the context of the server of one environment (see `local_service`)."""
     table = {
         "name": choice.name,
-        "capacity": sessions + SPARE_SESSIONS,
+        "capacity": max(sessions, CONCURRENCY) + SPARE_SESSIONS,  # a set resets `CONCURRENCY` tasks at a time
         "expert_splits": list(expert_splits),
         "options": dict(choice.options),
     }

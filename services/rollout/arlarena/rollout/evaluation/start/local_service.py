@@ -13,9 +13,14 @@ from pathlib import Path
 
 import msgspec
 
+from arlarena.client.errors import Unavailable
+from arlarena.client.transport import HttpTransport, Timeouts
 from arlarena.rollout.evaluation.errors import EvaluationError
 
-START_S = 300.0  # time until a service must listen; a large checkpoint takes minutes to load
+START_S = 300.0  # time until a service must listen
+READY_S = 1800.0  # time until it must be ready; a large checkpoint takes minutes to load
+READY_INTERVAL_S = 0.2
+REQUEST = Timeouts(connect_s=5.0, request_s=5.0)  # of a request to /ready, which a service answers at once
 STOP_S = 10.0
 LOG_TAIL = 2_000  # characters of the log in an error message
 
@@ -29,7 +34,7 @@ class _Listening(msgspec.Struct, tag_field="event", tag="listening"):
 
 @asynccontextmanager
 async def local_service(module: str, arguments: Sequence[str], log: Path, title: str) -> AsyncIterator[str]:
-    """Run `python -m MODULE ARGUMENTS` on this machine. Yields its address, and stops it at the end.
+    """Run `python -m MODULE ARGUMENTS` on this machine. Yields its address when it is ready; stops it at the end.
 
     Args:
         module: the service, for example "arlarena.env_server".
@@ -53,7 +58,9 @@ async def local_service(module: str, arguments: Sequence[str], log: Path, title:
             start_new_session=True,
         )
     try:
-        yield await _address(process, log, title)
+        url = await _address(process, log, title)
+        await _ready(url, process, log, title)
+        yield url
     finally:
         await _stop(process)
 
@@ -68,9 +75,32 @@ async def _address(process: asyncio.subprocess.Process, log: Path, title: str) -
                     return f"http://{found.host}:{found.port}"
     except TimeoutError:
         raise EvaluationError(f"{title} did not listen within {START_S:g} s; its log is {log}") from None
-    code = await process.wait()
+    raise _ended(await process.wait(), log, f"{title} ended before it listened")
+
+
+async def _ready(url: str, process: asyncio.subprocess.Process, log: Path, title: str) -> None:
+    """Wait until `GET /ready` responds with 200."""
+    try:
+        async with asyncio.timeout(READY_S), HttpTransport(url, REQUEST) as transport:
+            while not await _is_ready(transport):
+                if process.returncode is not None:
+                    raise _ended(process.returncode, log, f"{title} ended before it was ready")
+                await asyncio.sleep(READY_INTERVAL_S)
+    except TimeoutError:
+        raise EvaluationError(f"{title} was not ready within {READY_S:g} s; its log is {log}") from None
+
+
+async def _is_ready(transport: HttpTransport) -> bool:
+    try:
+        return (await transport.request("GET", "/ready")).status == 200
+    except Unavailable:
+        return False
+
+
+def _ended(code: int, log: Path, what: str) -> EvaluationError:
+    """Return the error of a service that ended, with the end of its log."""
     tail = log.read_text(errors="replace")[-LOG_TAIL:].strip()
-    raise EvaluationError(f"{title} ended with exit status {code} before it listened; the end of {log}:\n{tail}")
+    return EvaluationError(f"{what}, with exit status {code}; the end of {log}:\n{tail}")
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
