@@ -7,6 +7,8 @@ import contextlib
 import signal
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
@@ -55,7 +57,9 @@ async def evaluate(options: EvaluateOptions, console: Console) -> int:
     sessions = max(1, round(options.limits.concurrency * SESSIONS_PER_REQUEST))
     choices = choices_of(options.environments, options.options, options.set_name)
     async with AsyncExitStack() as stack:
-        services = options.directory / SERVICES
+        # A dry run leaves no files.
+        dry = Path(stack.enter_context(TemporaryDirectory())) if options.dry_run else None
+        services = dry or options.directory / SERVICES
         found = await stack.enter_async_context(
             opened(choices, services, settings, sessions=sessions, expert_splits=_expert_splits(options))
         )
