@@ -39,6 +39,7 @@ MODULES = (
     "arlarena.trainer tiny",
     "arlarena.rollout worker",
     "arlarena.rollout demonstrate",
+    "arlarena.rollout evaluate",
     "arlarena.environment.contract",
     "arlarena.proto.convert",
 )
@@ -86,7 +87,9 @@ the minimum and the maximum. The modules are in `arlarena.trainer`.
     "evaluation": """\
 ## Evaluation
 
-These metrics are keys of the result of `arlarena eval`. The modules are in `arlarena.rollout`.
+These metrics are keys of the result of `python -m arlarena.rollout evaluate`, which a training run calls. The modules
+are in `arlarena.rollout`. [Evaluate closed models](../how-to/evaluate-closed-models.md#summaryjson) lists the keys of
+`summary.json` of `arlarena eval`.
 """,
     "episode": """\
 ## Episode

@@ -17,7 +17,7 @@ from arlarena.rollout.evaluation.records import (
     TurnRecord,
 )
 from arlarena.rollout.evaluation.report.summary_view import GroupFigures
-from arlarena.rollout.statistics import success_rate
+from arlarena.rollout.evaluation.statistics.intervals import success_rate
 
 HOSTILE = (
     "</pre></details><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"

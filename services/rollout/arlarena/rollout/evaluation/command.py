@@ -19,7 +19,6 @@ from arlarena.rollout.evaluation.start.options import EvaluateOptions, assignmen
 from arlarena.rollout.evaluation.start.tasks import TaskChoice
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-TASKS, MODEL, LIMITS = "Tasks", "Model", "Limits and budgets"
 
 
 def _default_directory(model: str) -> Path:
@@ -42,60 +41,145 @@ def main(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="openai/NAME, anthropic/NAME or google/NAME; NAME with --base-url; the folder of a checkpoint; or "
-            "expert, random or person.",
+            help="openai/NAME, anthropic/NAME or google/NAME; NAME of a model at --base-url; the folder of a "
+            "checkpoint; or expert (the environment's solver), random (random admissible actions) or person (you).",
         ),
     ],
     env: Annotated[
         list[str] | None,
-        typer.Option(help="Environment: a name, which is started here, or the URL of a server. May be repeated."),
+        typer.Option(
+            metavar="NAME|URL",
+            help="Environment: its name (a server is started on this machine) or the URL of a running server. Repeat "
+            "the option for several environments.",
+        ),
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option(metavar="[NAME:]KEY=VALUE", help="Option of an environment that is started here."),
+        typer.Option(
+            metavar="[NAME:]KEY=VALUE",
+            help="Option of an environment that is started here, such as size=7; with several environments, such as "
+            "sokoban:size=7. May be repeated.",
+        ),
     ] = None,
     set_name: Annotated[
-        str | None, typer.Option("--set", metavar="NAME", help="Standard evaluation set, for example sokoban-v1.")
+        str | None,
+        typer.Option(
+            "--set", metavar="NAME", help="Standard evaluation set, such as sokoban-v1: fixed tasks, options and seed."
+        ),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the tasks.  [default: test]")] = None,
-    first: Annotated[int, typer.Option(min=0, help="Index of the first task.")] = 0,
-    count: Annotated[int | None, typer.Option(min=1, help="Number of tasks.  [default: all of the split]")] = None,
-    tasks: Annotated[str | None, typer.Option(metavar="LIST", help="Indices of tasks, such as 0,7,20-29.")] = None,
-    attempts: Annotated[int, typer.Option(min=1, help="Attempts per task.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of resets and sampling.")] = 0,
-    base_url: Annotated[str | None, typer.Option(metavar="URL", help="OpenAI-compatible server.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help="Default: the API's.")] = None,
-    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Default: the API's.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum tokens of a reply.")] = None,
+    split: Annotated[str | None, typer.Option(metavar="NAME", help="Split of the tasks.  [default: test]")] = None,
+    first: Annotated[int, typer.Option(min=0, metavar="INDEX", help="Index of the first task.")] = 0,
+    count: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Number of tasks.  [default: all from --first on]")
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Indices of tasks, such as 0,7,20-29, instead of --first and --count."),
+    ] = None,
+    attempts: Annotated[int, typer.Option(min=1, metavar="K", help="Attempts per task, for avg@k and pass@k.")] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Seed of resets and of sampling. A standard set has its own.")
+    ] = 0,
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Address of the model's API, such as http://127.0.0.1:8100. For a MODEL without a vendor's prefix: "
+            "an OpenAI-compatible server.",
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.0, metavar="T", help="Sampling temperature.  [default: that of the API]")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, metavar="P", help="Nucleus sampling.  [default: that of the API]")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Maximum tokens of a reply.  [default: that of the API]")
+    ] = None,
     param: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Further parameter of the model's API, such as reasoning_effort=low."),
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Further parameter of the model's API, such as reasoning_effort=low. May be repeated.",
+        ),
     ] = None,
-    strategy: Annotated[str, typer.Option(help="plain, react or debate.")] = "plain",
+    strategy: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="plain: the prompt is sent as it is. react: the model writes a thought and an action in each turn. "
+            "debate: several agents answer and one answer is chosen.",
+        ),
+    ] = "plain",
     strategy_option: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of the strategy, such as agents=3.")
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Option of the strategy debate: agents=3, rounds=2 or judge=false. May be repeated.",
+        ),
     ] = None,
-    images: Annotated[bool, typer.Option(help="Send images of the environment to the model.")] = True,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at the same time.")] = 16,
-    requests_per_minute: Annotated[float | None, typer.Option(min=0.0)] = None,
-    tokens_per_minute: Annotated[float | None, typer.Option(min=0.0, help="Of messages and replies together.")] = None,
-    max_cost: Annotated[float | None, typer.Option(min=0.0, metavar="DOLLARS", help="Stop at this cost.")] = None,
-    max_total_tokens: Annotated[int | None, typer.Option(min=1, help="Stop after this number of tokens.")] = None,
-    max_minutes: Annotated[float | None, typer.Option(min=0.0, help="Stop after this time.")] = None,
-    prices: Annotated[Path | None, typer.Option(help="Price file, in place of the built-in one.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with [rollout] and [inference].")] = None,
+    images: Annotated[bool, typer.Option(help="Send images of the observations to the model.")] = True,
+    concurrency: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum requests at the same time.")] = 16,
+    requests_per_minute: Annotated[
+        float | None, typer.Option(min=0.0, metavar="N", help="Rate limit of requests.  [default: none]")
+    ] = None,
+    tokens_per_minute: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, metavar="N", help="Rate limit of tokens, messages and replies together.  [default: none]"
+        ),
+    ] = None,
+    max_cost: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, metavar="DOLLARS", help="Send no further request when the replies cost this much.  [default: none]"
+        ),
+    ] = None,
+    max_total_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Send no further request after this many tokens.  [default: none]"),
+    ] = None,
+    max_minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0, metavar="MINUTES", help="Send no further request after this time of this process.  [default: none]"
+        ),
+    ] = None,
+    prices: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Price file (TOML), in place of the built-in one."),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="TOML file with the tables [rollout] (timeouts, retries) and [inference] (policy server of a "
+            "checkpoint).",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Directory of the results. The same command resumes it.  [default: evaluations/MODEL-TIME]"),
+        typer.Option(
+            metavar="DIR",
+            help="Directory of the results. The same command resumes it.  [default: evaluations/MODEL-TIME]",
+        ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be asked, and an estimated cost.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print the tasks, the first prompt and upper bounds of requests, tokens and cost. Ask no model.",
+        ),
     ] = False,
 ) -> None:
     """Evaluate a model on environments.
 
-    Prompts, reply format and step limit are those of training. The results are in summary.json and report.html of the
-    directory. If the evaluation is interrupted, the same command with the same --out goes on.
+    Prompts, reply format and step limit are those of training. The directory --out gets plan.json, journal.jsonl,
+    summary.json and report.html. If the evaluation is interrupted, the same command with the same --out resumes it.
+
+    API keys are read from OPENAI_API_KEY, ANTHROPIC_API_KEY and GEMINI_API_KEY; with --base-url, from
+    ARLARENA_EVAL_API_KEY, which most local servers do not need.
 
     Exit status: 0: all attempts are scored; 1: attempts remain, or a failure; 2: an option is wrong; 128 + n: stopped
     by signal n. A second Ctrl-C does not wait for requests in flight.

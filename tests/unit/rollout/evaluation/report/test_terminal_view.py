@@ -4,13 +4,13 @@ import io
 
 import pytest
 from rich.console import Console
+from scipy.stats import binomtest
 from support.evaluation.recorded import environment_of, record_of, summarise
 
 from arlarena.rollout.evaluation.models.protocol import Usage
 from arlarena.rollout.evaluation.report.prices import read_prices
 from arlarena.rollout.evaluation.report.summary_view import environment_figures
 from arlarena.rollout.evaluation.report.terminal import EvaluationView, results_table
-from arlarena.rollout.statistics import wilson
 
 PRICE = read_prices().price("openai/gpt-5")
 
@@ -40,7 +40,7 @@ def test_without_a_terminal_a_line_appears_only_after_the_interval():
             clock.now += 2
             view.tick()
     lines = output.getvalue().splitlines()
-    bounds = wilson(1, 3)
+    bounds = binomtest(1, 3).proportion_ci(0.95, "exact")
     assert lines[0] == "[0.0 s] demo: 10 attempts, 0 finished earlier"
     assert lines[1].startswith(f"[6.0 s] 3 of 10, success 33.3 % ({100 * bounds.low:.1f} to {100 * bounds.high:.1f}), ")
     assert "3,000 tokens in (1,200 cached), 600 out (150 reasoning), $0.0084, 12 s left" in lines[1]
@@ -112,9 +112,9 @@ def test_hostile_text_cannot_control_the_terminal():
     assert "[red]text[/red]" in output.getvalue()
 
 
-def rendered(environments, records, price=PRICE):
+def rendered(environments, records, price=PRICE, width=160):
     output = io.StringIO()
-    Console(file=output, width=160).print(results_table("t", environments, records, price))
+    Console(file=output, width=width).print(results_table("t", environments, records, price))
     return output.getvalue()
 
 
@@ -126,13 +126,13 @@ def test_the_final_table_has_a_row_per_environment_and_kind_with_intervals():
     records.append(record_of("alfworld", 8, status="infra_error", kind="[clean]"))
     figures = environment_figures(environment_of("alfworld", range(9)), records, 1, summarise)
     text = rendered([figures], records)
-    bounds = wilson(6, 8)
-    row = next(line for line in text.splitlines() if line.startswith("│ alfworld"))
-    assert [part.strip() for part in row.split("│")[1:-1]] == [
+    bounds = binomtest(6, 8).proportion_ci(0.95, "exact")
+    row = next(line for line in text.splitlines() if line.startswith("alfworld"))
+    assert [part.strip() for part in row.split("  ") if part.strip()] == [
         "alfworld", "8", "8", "75.0", f"{100 * bounds.low:.1f} to {100 * bounds.high:.1f}", "0.750", "2.0", "1",
     ]  # fmt: skip
-    assert "  pick up" in text
-    assert "  [clean]" in text
+    assert "- pick up" in text
+    assert "- [clean]" in text
     assert "Not scored: 1 infrastructure error." in text
     assert "$0.0252 (prices of 2025-11-13)" in text
 
@@ -143,3 +143,31 @@ def test_the_final_table_of_an_unpriced_model_says_so():
     text = rendered([figures], records, None)
     assert "cost unknown" in text
     assert "not scored" not in text
+
+
+def test_a_table_of_several_environments_is_complete_at_80_columns():
+    kind = "pick_cool_then_place_in_recep"
+    names = ["sokoban", "alfworld", "tir_math"]
+    records = [
+        record_of(name, index, attempt=attempt, kind=kind)
+        for name in names
+        for index in range(20)
+        for attempt in range(4)
+    ]
+    records.append(record_of("sokoban", 20, status="infra_error", kind=kind))
+    figures = [
+        environment_figures(
+            environment_of(name, range(21)), [one for one in records if one.key.environment == name], 4, summarise
+        )
+        for name in names
+    ]
+    lines = rendered(figures, records, width=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    heading = " ".join(lines[1 : next(number for number, line in enumerate(lines) if line.startswith("─"))])
+    for word in ("tasks", "attempts", "success", "interval", "score", "turns", "scored"):
+        assert word in heading.split()
+    bounds = figures[0].all.ci95
+    for name in names:
+        row = next(line for line in lines if line.startswith(name))
+        assert " ".join(row.split()[1:]).startswith(f"20 80 100.0 {100 * bounds[0]:.1f} to 100.0 1.000 100.0")
+    assert "…" not in "".join(lines)

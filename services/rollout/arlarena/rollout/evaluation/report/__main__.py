@@ -31,7 +31,7 @@ Evaluation = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of an
 
 @app.command()
 def leaderboard(
-    directories: Annotated[list[Path], typer.Argument(metavar="DIR…", help="Directories of evaluations.")],
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR", help="Directories of evaluations.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Merge evaluations into one table, beside the figures of the ARLArena paper, which are marked as quoted."""
@@ -39,8 +39,15 @@ def leaderboard(
 
 
 @app.command()
-def compare(first: Evaluation, second: Evaluation) -> None:
-    """Compare two evaluations of the same tasks: the difference of success rates with a paired 95 % interval."""
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="DIR1", help="Directory of an evaluation.")],
+    second: Annotated[Path, typer.Argument(metavar="DIR2", help="Directory of another evaluation.")],
+) -> None:
+    """Compare two evaluations of the same tasks.
+
+    Prints the success rates, their difference (second minus first) with a paired 95 % interval, and the p-value of a
+    sign-flip test.
+    """
     results = [read_evaluation(directory) for directory in (first, second)]
     found = compare_records(results[0].records, results[1].records)
     low, high = found.ci95
@@ -56,12 +63,15 @@ def export(
     directory: Evaluation,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a CSV file.")] = None,
     parquet: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a Parquet file, as Hugging Face datasets loads it.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a Parquet file, as Hugging Face datasets loads it. Needs pyarrow."),
     ] = None,
     inspect: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write one Inspect log (.eval) per environment.")
     ] = None,
-    prices: Annotated[Path | None, typer.Option(help="Price file, in place of the built-in one.")] = None,
+    prices: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Price file (TOML), in place of the built-in one.")
+    ] = None,
 ) -> None:
     """Write the attempts of an evaluation in other formats. Without an option, write summary and report again."""
     results = read_evaluation(directory)

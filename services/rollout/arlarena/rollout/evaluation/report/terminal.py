@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
@@ -213,21 +214,39 @@ class EvaluationView:
 
 def results_table(
     title: str, environments: Sequence[EnvironmentFigures], records: Sequence[AttemptRecord], price: ModelPrice | None
-) -> Table:
-    """Returns the table of results: one row per environment and, below it, one per kind of task."""
-    table = Table(title=escape(shown(title)), title_justify="left", caption_justify="left")
-    table.add_column("", no_wrap=True)
-    passes = sorted({k for one in environments for k in one.all.pass_at if k > 1})
+) -> Group:
+    """Returns the table of results: one row per environment and, below it, one per kind of task.
+
+    It fits 80 columns: only names are wrapped, and of several estimates of pass@k it has the one with the
+    largest k. The report and summary.json have all.
+    """
+    passes = sorted({k for one in environments for k in one.all.pass_at if k > 1})[-1:]
     errors = any(one.all.errors.get(status) for one in environments for status in one.all.errors)
-    headings = ["tasks", "attempts", "success %", "95 % interval", "score", *(f"pass@{k} %" for k in passes), "turns"]
-    for heading in [*headings, *(["not scored"] if errors else [])]:
-        table.add_column(heading, justify="right", no_wrap=True)
+    headings = [
+        "tasks",
+        "attempts",
+        "success\n%",
+        "95 %\ninterval",
+        "score",
+        *(f"pass@{k}\n%" for k in passes),
+        "turns",
+    ]
+    headings += ["not\nscored"] if errors else []
+    rows = []
     for one in environments:
-        table.add_row(*_cells(one.plan.name, one.all, passes, errors=errors), style="bold" if one.kinds else "")
+        rows.append((_cells(one.plan.name, one.all, passes, errors=errors), "bold" if one.kinds else ""))
         for kind, figures in one.kinds.items():
-            table.add_row(*_cells(f"  {kind.replace('_', ' ') or '(no kind)'}", figures, passes, errors=errors))
-    table.caption = escape(shown("\n".join(_notes(environments, records, price))))
-    return table
+            name = kind.replace("_", " ") or "(no kind)"
+            rows.append((_cells(f"- {name}", figures, passes, errors=errors), ""))
+    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("", overflow="fold")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for cells, style in rows:
+        table.add_row(*cells, style=style)
+    # Not the table's title and caption, because these are wrapped at the width of the table.
+    notes = "\n".join(map(shown, _notes(environments, records, price)))
+    return Group(Text(shown(title), "bold"), table, *([Text(notes)] if notes else []))
 
 
 def _cells(name: str, figures: GroupFigures, passes: Iterable[int], *, errors: bool) -> list[str]:

@@ -20,6 +20,7 @@ from arlarena.proto.env_api import EVERY_SPLIT, Info
 from arlarena.proto.http.addresses import service_url
 from arlarena.proto.text.names import nearest
 from arlarena.rollout.evaluation.errors import EvaluationError
+from arlarena.rollout.evaluation.served import CONCURRENCY
 from arlarena.rollout.evaluation.sets.standard import find_set, set_options
 from arlarena.rollout.evaluation.start.local_service import LocalServices
 from arlarena.rollout.evaluation.start.options import assignment
@@ -183,7 +184,7 @@ async def _started(number: int, choice: EnvironmentChoice, services: LocalServic
     """Start the server of an environment. Returns its address."""
     table = {
         "name": choice.name,
-        "capacity": sessions + SPARE_SESSIONS,
+        "capacity": max(sessions, CONCURRENCY) + SPARE_SESSIONS,  # a set resets CONCURRENCY tasks at a time
         "expert_splits": [EVERY_SPLIT] if expert else [],
         "options": dict(choice.options),
     }

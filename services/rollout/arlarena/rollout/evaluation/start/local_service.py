@@ -16,12 +16,17 @@ from types import TracebackType
 
 import msgspec
 
+from arlarena.client.errors import Unavailable
+from arlarena.client.transport import HttpTransport, Timeouts
 from arlarena.proto.config import ConfigError
 from arlarena.proto.text.redaction import is_secret
 from arlarena.rollout.evaluation.errors import EvaluationError
 
 ENVIRONMENT_TOKEN = "ARLARENA_ENVIRONMENT_TOKEN"
 START_S = 300.0  # time until a service must listen; an official data set takes up to a minute to index
+READY_S = 1800.0  # time until it must be ready; a large checkpoint takes minutes to load
+READY_INTERVAL_S = 0.2
+REQUEST = Timeouts(connect_s=5.0, request_s=5.0)  # of a request to /ready
 STOP_S = 10.0
 LOG_TAIL = 20_000  # bytes of the log that are searched for the cause of an early end
 INVALID_CONFIGURATION = 2  # exit status of our services
@@ -83,7 +88,7 @@ class LocalServices:
     async def start(
         self, module: str, arguments: Sequence[str], name: str, title: str, *, with_token: bool = False
     ) -> str:
-        """Run `python -m MODULE ARGUMENTS --host 127.0.0.1 --port 0` and wait until it listens. Returns its address.
+        """Run `python -m MODULE ARGUMENTS --host 127.0.0.1 --port 0` and wait until it is ready. Returns its address.
 
         Args:
             module: the service, for example "arlarena.env_server".
@@ -112,6 +117,7 @@ class LocalServices:
             service = LocalService(title, log, offset, process)
         self._services.append(service)
         service.url = await _address(service)
+        await _ready(service)
         return service.url
 
     async def failed(self) -> EvaluationError:
@@ -168,6 +174,28 @@ async def _address(service: LocalService) -> str:
         f"{service.title} ended with exit status {process.returncode} before it listened ({service.cause()}); "
         f"its log is {service.log}"
     )
+
+
+async def _ready(service: LocalService) -> None:
+    """Wait until `GET /ready` responds with 200: a policy server listens before it has loaded its weights."""
+    try:
+        async with asyncio.timeout(READY_S), HttpTransport(service.url, REQUEST) as transport:
+            while not await _is_ready(transport):
+                if service.process.returncode is not None:
+                    raise EvaluationError(
+                        f"{service.title} ended with exit status {service.process.returncode} before it was ready "
+                        f"({service.cause()}); its log is {service.log}"
+                    )
+                await asyncio.sleep(READY_INTERVAL_S)
+    except TimeoutError:
+        raise EvaluationError(f"{service.title} was not ready within {READY_S:g} s; its log is {service.log}") from None
+
+
+async def _is_ready(transport: HttpTransport) -> bool:
+    try:
+        return (await transport.request("GET", "/ready")).status == 200
+    except Unavailable:
+        return False
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
