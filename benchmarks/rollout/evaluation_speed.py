@@ -24,7 +24,7 @@ from typing import Any
 import uvloop
 
 from arlarena.client.environments import EnvironmentClient
-from arlarena.rollout.evaluation.models.protocol import Message, Reply, SamplingRequest, Usage
+from arlarena.rollout.evaluation.models.protocol import ModelMessage, Reply, SamplingRequest, TokenUsage
 from arlarena.rollout.evaluation.play.budgets import BudgetLimits, BudgetMeter
 from arlarena.rollout.evaluation.play.caller import ModelAccess
 from arlarena.rollout.evaluation.play.journal import Journal
@@ -50,17 +50,17 @@ class SlowModel:
     def __init__(self, delay_s: float) -> None:
         self.delay_s, self.requests, self.in_flight, self.most = delay_s, 0, 0, 0
 
-    async def reply(self, messages: Sequence[Message], sampling: SamplingRequest, *, seed: int) -> Reply:
-        """See `Model`."""
+    async def reply(self, messages: Sequence[ModelMessage], sampling: SamplingRequest, *, seed: int) -> Reply:
+        """See `ChatModel`."""
         self.in_flight += 1
         self.most = max(self.most, self.in_flight)
         await asyncio.sleep(self.delay_s)
         self.in_flight -= 1
         self.requests += 1
-        return Reply(f"<think></think><action>{MOVES[seed % 4]}</action>", usage=Usage(100, 10))
+        return Reply(f"<think></think><action>{MOVES[seed % 4]}</action>", usage=TokenUsage(100, 10))
 
     async def close(self) -> None:
-        """See `Model`."""
+        """See `ChatModel`."""
 
 
 def plan_of(tasks: int) -> EvaluationPlan:

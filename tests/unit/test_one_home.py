@@ -29,7 +29,7 @@ MAY_USE_ENVIRON = {
     "services/console/arlarena/console/cli/app.py": "the process that replaces this one inherits all variables",
     "services/inference/arlarena/inference/gateway/build.py": "an engine process inherits all variables",
     "services/inference/arlarena/inference/vllm/server.py": "vLLM's process inherits all but our variables and secrets",
-    "services/rollout/arlarena/rollout/evaluation/start/local_service.py": "a service inherits all variables but secrets",
+    "services/rollout/arlarena/rollout/evaluation/start/local_service.py": "a service inherits all but secrets",
     "services/trainer/arlarena/trainer/__main__.py": "defaults of torch's variables, set before torch is imported",
 }
 # Why a file that is not atomic_files.py names a partial file.

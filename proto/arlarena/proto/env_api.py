@@ -291,9 +291,6 @@ class ExpertReply(msgspec.Struct):
     plan: list[str]
 
 
-EVERY_SPLIT = "*"  # in `[environment] expert_splits`: the server returns expert replies for all splits
-
-
 class Split(msgspec.Struct):
     """A named set of tasks. `size`: the number of tasks, None if any index is valid.
 

@@ -16,6 +16,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretSt
 from arlarena.proto.config import ConfigError, Table, load_part
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # the range of torch's seeds
+EVERY_SPLIT = "*"  # in `[environment] expert_splits`: expert replies for all splits
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 
 

@@ -8,10 +8,10 @@ from support.evaluation.imitation import Imitation, Kind, serve
 from support.evaluation.sdks import needs_sdk
 
 from arlarena.rollout.evaluation.models.connection import ApiLimits
-from arlarena.rollout.evaluation.models.protocol import Message, Model, Reply, SamplingRequest
+from arlarena.rollout.evaluation.models.protocol import ChatModel, ModelMessage, Reply, SamplingRequest
 from arlarena.rollout.evaluation.models.registry import open_model
 
-ASK = (Message("user", "Which way?"),)
+ASK = (ModelMessage("user", "Which way?"),)
 LIMITS = ApiLimits(request_s=10.0, connect_s=2.0, reply_bytes=1 << 20)
 SEED = 2**63 - 1
 
@@ -28,5 +28,5 @@ async def running(kind: Kind, *, limits: ApiLimits = LIMITS, name: str = "m-1", 
             await model.close()
 
 
-async def ask(model: Model, *messages: Message, **sampling: Any) -> Reply:
+async def ask(model: ChatModel, *messages: ModelMessage, **sampling: Any) -> Reply:
     return await model.reply(messages or ASK, SamplingRequest(**sampling), seed=SEED)

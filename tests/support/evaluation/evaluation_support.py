@@ -16,7 +16,7 @@ import msgspec
 
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.transport import Timeouts
-from arlarena.rollout.evaluation.models.protocol import Message, Reply, SamplingRequest, Usage
+from arlarena.rollout.evaluation.models.protocol import ModelMessage, Reply, SamplingRequest, TokenUsage
 from arlarena.rollout.evaluation.play.budgets import BudgetLimits, BudgetMeter
 from arlarena.rollout.evaluation.play.caller import ModelAccess
 from arlarena.rollout.evaluation.play.journal import Journal
@@ -38,17 +38,17 @@ QUICK = PlayLimits(sessions=12, first_pause_s=0.02, longest_pause_s=0.2)
 class ScriptedModel:
     """A model in this process. `say(messages, seed)` is its reply, after `delay_s`. `fault()` may raise before it."""
 
-    say: Callable[[Sequence[Message], int], str]
+    say: Callable[[Sequence[ModelMessage], int], str]
     delay_s: float = 0.0
     fault: Callable[[], None] = lambda: None
     name: str = "scripted"
     sees_images: bool = False
     seeds: list[int] = field(default_factory=list)
-    asked: list[tuple[Message, ...]] = field(default_factory=list)
+    asked: list[tuple[ModelMessage, ...]] = field(default_factory=list)
     in_flight: int = 0
     most: int = 0
 
-    async def reply(self, messages: Sequence[Message], sampling: SamplingRequest, *, seed: int) -> Reply:
+    async def reply(self, messages: Sequence[ModelMessage], sampling: SamplingRequest, *, seed: int) -> Reply:
         self.in_flight += 1
         self.most = max(self.most, self.in_flight)
         try:
@@ -57,7 +57,7 @@ class ScriptedModel:
             self.seeds.append(seed)
             self.asked.append(tuple(messages))
             text = self.say(messages, seed)
-            return Reply(text, usage=Usage(input=len(messages[-1].text), output=len(text)), model="scripted-1")
+            return Reply(text, usage=TokenUsage(input=len(messages[-1].text), output=len(text)), model="scripted-1")
         finally:
             self.in_flight -= 1
 
@@ -65,12 +65,12 @@ class ScriptedModel:
         return
 
 
-def move(messages: Sequence[Message], seed: int) -> str:
+def move(messages: Sequence[ModelMessage], seed: int) -> str:
     """A random move in Sokoban, which the seed decides."""
     return f"<think>{seed}</think><action>{random.Random(seed).choice(MOVES)}</action>"
 
 
-def middle(messages: Sequence[Message], seed: int) -> str:
+def middle(messages: Sequence[ModelMessage], seed: int) -> str:
     """The best guess in the environment `guess`. It solves each task."""
     low, high = map(int, re.findall(r"The number is from (\d+) to (\d+)", messages[-1].text)[-1])
     return f"<think>{seed}</think><action>{(low + high) // 2}</action>"
@@ -155,7 +155,7 @@ class Evaluation:
 def essence(record: AttemptRecord) -> AttemptRecord:
     """A record without what may differ between equal attempts: times, and what retries cost."""
     return msgspec.structs.replace(
-        record, started=0.0, seconds=0.0, restarts=0, requests=0, usage=Usage(), divergences=0
+        record, started=0.0, seconds=0.0, restarts=0, requests=0, usage=TokenUsage(), divergences=0
     )
 
 

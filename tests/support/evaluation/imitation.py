@@ -27,10 +27,10 @@ from support.evaluation.faults import ANSWERED, FAULTS, Fault, FaultRates
 from support.evaluation.wire_formats import WIRES, Ending, WireError, WireReply, WireRequest, encoded
 
 from arlarena.proto.telemetry import announce
-from arlarena.rollout.evaluation.models.protocol import Message
+from arlarena.rollout.evaluation.models.protocol import ModelMessage
 
 Kind = Literal["openai", "anthropic", "google"]
-Script = Callable[[Sequence[Message]], str]
+Script = Callable[[Sequence[ModelMessage]], str]
 KEY = "sk-imitation-0123456789"
 HUGE = 100_000  # characters of a huge reply or of a page of HTML
 
@@ -63,7 +63,7 @@ class ImitationCounts:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def echo(messages: Sequence[Message]) -> str:
+def echo(messages: Sequence[ModelMessage]) -> str:
     """The default script: a reply that an environment's parser can read, and that tells what was asked."""
     return f"<think>{len(messages)} messages</think><action>up</action>"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 from support.evaluation.evaluation_support import Evaluation, ScriptedModel
 
-from arlarena.rollout.evaluation.models.protocol import Message, Reply, Retryable, SamplingRequest, Usage
+from arlarena.rollout.evaluation.models.protocol import ModelMessage, Reply, Retryable, SamplingRequest, TokenUsage
 
 
 class RemoteModel(ScriptedModel):
@@ -23,13 +23,13 @@ class RemoteModel(ScriptedModel):
         super().__init__(lambda messages, seed: "")
         self._url, self._session = url, session
 
-    async def reply(self, messages: Sequence[Message], sampling: SamplingRequest, *, seed: int) -> Reply:
+    async def reply(self, messages: Sequence[ModelMessage], sampling: SamplingRequest, *, seed: int) -> Reply:
         body = {"seed": seed, "prompt": messages[-1].text}
         async with self._session.post(self._url, json=body) as answer:
             if answer.status != 200:
                 raise Retryable(f"status {answer.status}")
             text = await answer.text()
-        return Reply(text, usage=Usage(1, 1), model="remote")
+        return Reply(text, usage=TokenUsage(1, 1), model="remote")
 
 
 async def main(directory: Path, environment: str, model: str, tasks: int) -> None:

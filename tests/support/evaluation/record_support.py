@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from arlarena.rollout.evaluation.models.protocol import Usage
+from arlarena.rollout.evaluation.models.protocol import TokenUsage
 from arlarena.rollout.evaluation.records import AttemptKey, AttemptRecord, EnvironmentPlan, EvaluationPlan, TurnRecord
 
 
@@ -34,7 +34,7 @@ def attempt(
         "truncated": not success,
         "turns": (),
         "metrics": {},
-        "usage": Usage(),
+        "usage": TokenUsage(),
         "requests": 0,
         "started": 0.0,
         "seconds": 1.0,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from arlarena.rollout.evaluation.models.protocol import Usage
+from arlarena.rollout.evaluation.models.protocol import TokenUsage
 from arlarena.rollout.evaluation.records import (
     AttemptKey,
     AttemptRecord,
@@ -59,7 +59,8 @@ def record_of(name="sokoban", index=0, attempt=0, *, success=True, status="ok", 
         "content_key": f"content-{name}-{index}", "kind": kind, "status": status, "success": success,
         "score": float(success), "total_reward": 10.0 * success, "steps": len(turns), "terminated": True,
         "truncated": False, "turns": turns, "metrics": {"turns": float(len(turns)), "repeated_actions": 1.0},
-        "usage": Usage(1_000, 200, 50, 400), "requests": len(turns), "started": 1_790_000_000.0 + index, "seconds": 2.5,
+        "usage": TokenUsage(1_000, 200, 50, 400), "requests": len(turns), "started": 1_790_000_000.0 + index,
+        "seconds": 2.5,
         "error": "" if status in ("ok", "policy_error") else "the server did not answer",
         "final_observation": "done",
     }  # fmt: skip

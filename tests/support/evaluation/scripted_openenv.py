@@ -8,8 +8,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from aiohttp import web
 
+from arlarena.client.environments import EnvironmentClient, StepOutcome
+from arlarena.client.errors import ServiceError
+from arlarena.client.transport import Timeouts
+from arlarena.rollout.evaluation.play.openenv import SEEDS, OpenEnvClient
+
+QUICK = Timeouts(2.0, 5.0)
 TEXT_ACTION = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
 Answer = Callable[[web.WebSocketResponse, dict[str, Any]], Awaitable[None]]
 
@@ -89,3 +96,46 @@ async def scripted_openenv(**answers: Any) -> AsyncIterator[ScriptedOpenEnv]:
         yield server
     finally:
         await runner.cleanup()
+
+
+async def solve(url: str, index: int) -> list[str]:
+    """The expert's replies for a task."""
+    async with EnvironmentClient(url, QUICK) as client:
+        (session,) = await client.open(1)
+        await session.reset(split="train", index=index, seed=0)
+        plan = (await session.expert()).plan
+        await session.close()
+        return plan
+
+
+async def play(session: Any, replies: list[str], **task: Any) -> list[StepOutcome]:
+    """All states of an episode."""
+    states = [await session.reset(**task)]
+    for reply in replies:
+        states.append(await session.step(reply))
+    return states
+
+
+async def one_step(client: OpenEnvClient) -> None:
+    (session,) = await client.open(1)
+    try:
+        await session.reset(split=SEEDS, index=0, seed=0)
+        await session.step("left")
+    finally:
+        await session.close()
+
+
+async def outcome_of(error: type[ServiceError], match: str, **answers: Any) -> None:
+    """Check the error of an episode of one step."""
+    async with (
+        scripted_openenv(**answers) as server,
+        OpenEnvClient(server.url, timeouts=QUICK, max_frame_bytes=1 << 20) as client,
+    ):
+        with pytest.raises(error, match=match) as raised:
+            await one_step(client)
+        assert f"{server.url}/ws" in str(raised.value)
+        assert type(raised.value) is error
+
+
+def frame(data: str) -> str:
+    return f'{{"type":"observation","data":{data}}}'

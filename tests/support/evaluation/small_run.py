@@ -4,6 +4,7 @@ less. The environment server is real; the policy's replies are the expert's, wit
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from arlarena.client.environments import Session, StepOutcome
 from arlarena.proto.served import ServedEnvironment
 from arlarena.proto.task_order import TaskOrder, group_id
 from arlarena.proto.telemetry import Logger
-from arlarena.proto.trajectory import Group, PolicyVersion, Sampling, Task, VersionSpan, write_groups
+from arlarena.proto.trajectory import Group, PolicyVersion, Sampling, Task, VersionSpan, read_groups, write_groups
 from arlarena.rollout.demonstrate import demonstration_assignments, write_demonstrations
 from arlarena.rollout.episode import Assignment, Response
 from arlarena.rollout.evaluate import eval_assignments, summarise, write_episodes
@@ -132,3 +133,20 @@ def write_small_run(folder: Path, url: str, name: str, options: dict[str, Any]) 
             await SmallRun(folder, runner, name, options).write()
 
     asyncio.run(write())
+
+
+def change_groups(path: Path, change: Callable[[list[Group]], list[Group]]) -> None:
+    write_groups(path, change(read_groups(path)))
+
+
+def with_first_turn(group: Group, **changes: Any) -> Group:
+    """The group with changed fields of the first turn of its first member."""
+    first, *others = group.trajectories
+    turns = (msgspec.structs.replace(first.turns[0], **changes), *first.turns[1:])
+    return msgspec.structs.replace(group, trajectories=(msgspec.structs.replace(first, turns=turns), *others))
+
+
+def edit_json(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    value = json.loads(path.read_text())
+    edit(value)
+    path.write_text(json.dumps(value))

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from arlarena.rollout.evaluation.models.protocol import Message, PictureBytes
+from arlarena.rollout.evaluation.models.protocol import ModelMessage, PictureBytes
 
 Ending = Literal["stop", "length", "refusal", "tool_calls"]
 
@@ -21,7 +21,7 @@ class WireRequest:
     """A request, in the same form for all vendors."""
 
     model: str
-    messages: tuple[Message, ...]
+    messages: tuple[ModelMessage, ...]
     max_tokens: int | None
     stop: tuple[str, ...]
     body: Mapping[str, Any]
@@ -109,7 +109,7 @@ class OpenAiWire:
             body,
         )
 
-    def _message(self, message: dict[str, Any]) -> Message:
+    def _message(self, message: dict[str, Any]) -> ModelMessage:
         images, texts = [], []
         for part in parts_of(message["content"]):
             if part["type"] == "text":
@@ -119,7 +119,7 @@ class OpenAiWire:
                 if not match:
                     raise WireError(400, "the image is no data URL")
                 images.append(picture(match[1], match[2]))
-        return Message(message["role"], "".join(texts), tuple(images))
+        return ModelMessage(message["role"], "".join(texts), tuple(images))
 
     def reply(self, request: WireRequest, reply: WireReply, number: int) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None}
@@ -175,7 +175,7 @@ class AnthropicWire:
             raise WireError(400, f"{unknown[0]}: Extra inputs are not permitted")
         if "max_tokens" not in body:
             raise WireError(400, "max_tokens: Field required")
-        system = [Message("system", body["system"])] if "system" in body else []
+        system = [ModelMessage("system", body["system"])] if "system" in body else []
         messages = [self._message(message) for message in body["messages"]]
         if not messages or messages[0].role != "user":
             raise WireError(400, "messages: first message must use the user role")
@@ -184,7 +184,7 @@ class AnthropicWire:
         stop = tuple(body.get("stop_sequences", ()))
         return WireRequest(body["model"], (*system, *messages), body["max_tokens"], stop, body)
 
-    def _message(self, message: dict[str, Any]) -> Message:
+    def _message(self, message: dict[str, Any]) -> ModelMessage:
         if message["role"] not in ("user", "assistant", "system"):
             raise WireError(400, 'messages: Unexpected role. The Messages API accepts "user" and "assistant"')
         images, texts = [], []
@@ -195,7 +195,7 @@ class AnthropicWire:
                 raise WireError(400, "source.type: only base64 is imitated")
             else:
                 images.append(picture(part["source"]["media_type"], part["source"]["data"]))
-        return Message(message["role"], "".join(texts), tuple(images))
+        return ModelMessage(message["role"], "".join(texts), tuple(images))
 
     def reply(self, request: WireRequest, reply: WireReply, number: int) -> dict[str, Any]:
         content: list[dict[str, Any]] = []
@@ -254,7 +254,7 @@ class GoogleWire:
         stop = tuple(settings.get("stopSequences", ()))
         return WireRequest(model, tuple(messages), settings.get("maxOutputTokens"), stop, body)
 
-    def _message(self, role: Any, content: dict[str, Any]) -> Message:
+    def _message(self, role: Any, content: dict[str, Any]) -> ModelMessage:
         images = [part["inlineData"] for part in content["parts"] if "inlineData" in part]
         text = "".join(part.get("text", "") for part in content["parts"])
         if not text.strip():
@@ -264,7 +264,7 @@ class GoogleWire:
         # Both alphabets of base64, too. google-genai sends the one for URLs.
         data = [image["data"].translate(str.maketrans("-_", "+/")) for image in images]
         pictures = (picture(kind, text) for kind, text in zip(kinds, data, strict=True))
-        return Message(role, text, tuple(pictures))
+        return ModelMessage(role, text, tuple(pictures))
 
     def reply(self, request: WireRequest, reply: WireReply, number: int) -> dict[str, Any]:
         usage = {"promptTokenCount": reply.input, "totalTokenCount": reply.input + reply.output}

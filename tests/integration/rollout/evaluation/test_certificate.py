@@ -15,8 +15,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 from support.evaluation import judged_guess
-from support.evaluation.record_edits import change_groups, edit_json, with_first_turn
-from support.evaluation.small_run import EVALUATED, GROUPS, LOG, MEMBERS, STEPS, write_small_run
+from support.evaluation.small_run import (
+    EVALUATED,
+    GROUPS,
+    LOG,
+    MEMBERS,
+    STEPS,
+    change_groups,
+    edit_json,
+    with_first_turn,
+    write_small_run,
+)
 
 from arlarena.proto.trajectory import Group, Task, read_groups
 from arlarena.rollout.evaluation.certificate.checks import Certificate, CheckRecord

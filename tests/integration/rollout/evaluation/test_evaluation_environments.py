@@ -11,7 +11,7 @@ from support.environments.environment_support import environment_server
 from support.evaluation.evaluation_support import Evaluation, ScriptedModel, results_of, statuses
 from support.rollout.rollout_support import RIGHT, Corridor, Walk, served
 
-from arlarena.rollout.evaluation.models.protocol import Message
+from arlarena.rollout.evaluation.models.protocol import ModelMessage
 from arlarena.rollout.evaluation.play.attempt import MAX_DIVERGENCES
 from arlarena.rollout.evaluation.play.budgets import BudgetLimits
 from arlarena.rollout.evaluation.strategies.debate import DebatePlayer
@@ -21,7 +21,7 @@ from arlarena.rollout.evaluation.strategies.reply_format import ReplyFormat
 pytestmark = pytest.mark.processes
 
 
-def compute(messages: Sequence[Message], seed: int) -> str:
+def compute(messages: Sequence[ModelMessage], seed: int) -> str:
     """A program at first, then an answer."""
     if len(messages) == 1:
         return f"<think>{seed}</think>```python\nprint({seed % 100})\n```"
@@ -50,7 +50,7 @@ async def test_a_conversation_keeps_all_turns_and_is_resumed_after_a_budget(tmp_
     assert results_of(resumed) == results_of(clean)
 
 
-def shop(messages: Sequence[Message], seed: int) -> str:
+def shop(messages: Sequence[ModelMessage], seed: int) -> str:
     """Searches, opens the first product and buys it."""
     text = messages[-1].text
     if "Buy Now" in text or "buy now" in text:
@@ -88,7 +88,7 @@ class Restless(Corridor):
         return super().reset(walk, {**item, "index": next(self.numbers)})
 
 
-def right(messages: Sequence[Message], seed: int) -> str:
+def right(messages: Sequence[ModelMessage], seed: int) -> str:
     return RIGHT
 
 

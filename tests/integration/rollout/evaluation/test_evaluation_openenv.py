@@ -9,8 +9,17 @@ import aiohttp
 import pytest
 from aiohttp import web
 from support.environments.environment_support import environment_server
-from support.evaluation.openenv_episodes import QUICK, play, solve
-from support.evaluation.scripted_openenv import TEXT_ACTION, failed, observed, scripted_openenv
+from support.evaluation.scripted_openenv import (
+    QUICK,
+    TEXT_ACTION,
+    failed,
+    frame,
+    observed,
+    outcome_of,
+    play,
+    scripted_openenv,
+    solve,
+)
 
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.errors import AtCapacity, ProtocolError, Refused, ServiceError, SessionLost, Unavailable
@@ -131,31 +140,6 @@ async def test_the_kind_of_a_server_is_detected(sokoban: str) -> None:
             await detect(server.url)
     with pytest.raises(Unavailable):
         await detect("http://127.0.0.1:9")
-
-
-async def one_step(client: OpenEnvClient) -> None:
-    (session,) = await client.open(1)
-    try:
-        await session.reset(split=SEEDS, index=0, seed=0)
-        await session.step("left")
-    finally:
-        await session.close()
-
-
-async def outcome_of(error: type[ServiceError], match: str, **answers: Any) -> None:
-    """Check the error of an episode of one step."""
-    async with (
-        scripted_openenv(**answers) as server,
-        OpenEnvClient(server.url, timeouts=QUICK, max_frame_bytes=1 << 20) as client,
-    ):
-        with pytest.raises(error, match=match) as raised:
-            await one_step(client)
-        assert f"{server.url}/ws" in str(raised.value)
-        assert type(raised.value) is error
-
-
-def frame(data: str) -> str:
-    return f'{{"type":"observation","data":{data}}}'
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,16 @@ from support.evaluation.sdks import KINDS, needs_sdk
 
 from arlarena.rollout.evaluation.models.connection import MAX_MESSAGE, ApiLimits
 from arlarena.rollout.evaluation.models.protocol import (
+    ChatModel,
     Denied,
-    Message,
-    Model,
     ModelError,
+    ModelMessage,
     PictureBytes,
     Rejected,
     Reply,
     Retryable,
+    TokenUsage,
     TooLong,
-    Usage,
 )
 from arlarena.rollout.evaluation.models.registry import BASE_URL_KEY, open_model
 
@@ -37,7 +37,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(BASE_URL_KEY, KEY)
 
 
-async def reply_or_error(model: Model) -> Reply | ModelError:
+async def reply_or_error(model: ChatModel) -> Reply | ModelError:
     try:
         return await ask(model)
     except ModelError as error:
@@ -47,10 +47,10 @@ async def reply_or_error(model: Model) -> Reply | ModelError:
 @every_kind
 async def test_a_conversation_with_images_arrives_as_it_was_sent(kind: Kind) -> None:
     conversation = (
-        Message("system", "You play Sokoban."),
-        Message("user", "Turn 1", (PNG, JPEG)),
-        Message("assistant", "<action>up</action>"),
-        Message("user", "Turn 2: ä \U0001f600", (PNG,)),
+        ModelMessage("system", "You play Sokoban."),
+        ModelMessage("user", "Turn 1", (PNG, JPEG)),
+        ModelMessage("assistant", "<action>up</action>"),
+        ModelMessage("user", "Turn 2: ä \U0001f600", (PNG,)),
     )
     async with running(kind) as (server, model):
         await ask(model, *conversation)
@@ -80,7 +80,7 @@ async def test_a_reply_has_the_vendors_counts_and_names(kind: Kind) -> None:
         reply = await ask(model)
     assert (reply.text, reply.reasoning, reply.finish) == ("a b c", "hm hm", "stop")
     # Two words in, of which one is cached; three words and two of reasoning out.
-    assert reply.usage == Usage(input=2, output=5, reasoning=2, cached=1)
+    assert reply.usage == TokenUsage(input=2, output=5, reasoning=2, cached=1)
     assert reply.model.startswith("m-1-")
     assert reply.request_id.endswith(("-1", "_1"))
 
@@ -122,7 +122,7 @@ async def test_unusual_replies_are_replies(kind: Kind) -> None:
 @every_kind
 async def test_an_empty_reply_in_the_conversation_is_accepted(kind: Kind) -> None:
     async with running(kind) as (server, model):
-        await ask(model, Message("user", "a"), Message("assistant", ""), Message("user", "b"))
+        await ask(model, ModelMessage("user", "a"), ModelMessage("assistant", ""), ModelMessage("user", "b"))
         assert [message.text for message in server.last.messages if message.text] == ["a", "b"]
 
 
@@ -132,7 +132,7 @@ async def test_wrong_key_unknown_model_and_long_prompts_are_told_apart(
 ) -> None:
     async with running(kind, context=100) as (server, model):
         with pytest.raises(TooLong):
-            await ask(model, Message("user", "word " * 101))
+            await ask(model, ModelMessage("user", "word " * 101))
         unknown = open_model(f"{kind}/unknown-1", base_url=server.url)
         with pytest.raises(Denied, match="unknown-1"):
             await ask(unknown)
@@ -262,11 +262,11 @@ async def test_a_model_without_images_and_a_reserved_parameter_are_rejected_befo
     async with serve(Imitation("openai")) as server:
         model = open_model("m", base_url=server.url, sees_images=False)
         with pytest.raises(Rejected, match="without images"):
-            await ask(model, Message("user", "x", (PNG,)))
+            await ask(model, ModelMessage("user", "x", (PNG,)))
         with pytest.raises(Denied, match="'stream'"):
             await ask(model, extra={"stream": True})
         with pytest.raises(Rejected, match="user"):
-            await ask(model, Message("assistant", "x"))
+            await ask(model, ModelMessage("assistant", "x"))
         assert server.counts.requests == 0
         await ask(model, extra={"reasoning_effort": "low"})
         assert server.last.body["reasoning_effort"] == "low"
@@ -316,7 +316,7 @@ async def test_reasoning_that_is_counted_apart_from_the_completion_is_output() -
         choice = {"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}
         body = {"id": "1", "model": "grok", "choices": [choice], "usage": usage | usage_details}
         server.next.append(Canned(200, json.dumps(body).encode()))
-        assert (await ask(model)).usage == Usage(input=10, output=10, reasoning=7, cached=None)
+        assert (await ask(model)).usage == TokenUsage(input=10, output=10, reasoning=7, cached=None)
 
 
 async def test_anthropic_gets_a_limit_and_the_version_that_has_a_temperature_only_if_it_is_set(
@@ -372,7 +372,7 @@ async def test_a_fifth_of_faults_ends_with_one_reply_per_request(kind: Kind) -> 
             async with gate:
                 while True:
                     try:
-                        return await ask(model, Message("user", f"question {number}"))
+                        return await ask(model, ModelMessage("user", f"question {number}"))
                     except Retryable:
                         continue
 

@@ -12,7 +12,7 @@ from support.evaluation.small_run import LOG
 from arlarena.proto.env_api import ResetSpec
 from arlarena.rollout.evaluation.certificate.rescore import RescoreRequest, read_evaluation, rescore
 from arlarena.rollout.evaluation.errors import EvaluationError
-from arlarena.rollout.evaluation.models.protocol import Usage
+from arlarena.rollout.evaluation.models.protocol import TokenUsage
 from arlarena.rollout.evaluation.records import (
     SCHEMA,
     AttemptKey,
@@ -50,7 +50,7 @@ def attempt(index: int, status: Status = "ok") -> AttemptRecord:
     return AttemptRecord(
         AttemptKey(NAME, "test", index, 0), last.task_id, last.content_key, "", status, last.success, last.score,
         sum(turn.reward for turn in turns), len(turns), result.observation.terminated, result.observation.truncated,
-        tuple(turns), {}, Usage(), len(turns), 0.0, 1.0, final_observation=result.observation.text,
+        tuple(turns), {}, TokenUsage(), len(turns), 0.0, 1.0, final_observation=result.observation.text,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from arlarena.rollout.evaluation.errors import EvaluationError
-from arlarena.rollout.evaluation.models.protocol import Usage
+from arlarena.rollout.evaluation.models.protocol import TokenUsage
 from arlarena.rollout.evaluation.play.journal import BLOCK, JOURNAL, LOCK, Journal, read_journal
 from arlarena.rollout.evaluation.play.resume import EvaluationHistory
 from arlarena.rollout.evaluation.records import AttemptKey, Event, FailureEvent, ReplyEvent, RequestEvent
@@ -24,7 +24,7 @@ def request(call: int, key: AttemptKey = KEY, start: int = 0) -> RequestEvent:
 
 
 def reply(call: int, text: str = "hi", key: AttemptKey = KEY) -> ReplyEvent:
-    return ReplyEvent(key, call, text, "stop", Usage(3, 4), "m", "r", "", 0.1, 0)
+    return ReplyEvent(key, call, text, "stop", TokenUsage(3, 4), "m", "r", "", 0.1, 0)
 
 
 async def written(directory: Path, *events: Event) -> Path:
@@ -149,7 +149,7 @@ def test_possibly_charged_requests_are_those_without_an_outcome_and_those_that_s
     history = EvaluationHistory.of(events)
     assert history.possibly_charged == 3
     assert history.of_attempt(KEY).requests == 5
-    assert history.of_attempt(KEY).usage == Usage(3, 4)
+    assert history.of_attempt(KEY).usage == TokenUsage(3, 4)
     assert [call.reply is not None for call in history.of_attempt(KEY).usable()] == [True, False]
     history.of_attempt(KEY).add(request(2, start=1))
     assert [call.request.call for call in history.of_attempt(KEY).usable()] == [2]

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from arlarena.rollout.evaluation.errors import BudgetSpent, EvaluationError
-from arlarena.rollout.evaluation.models.protocol import Retryable, Usage
+from arlarena.rollout.evaluation.models.protocol import Retryable, TokenUsage
 from arlarena.rollout.evaluation.play.budgets import BudgetLimits, BudgetMeter
 from arlarena.rollout.evaluation.play.limits import MinuteBucket, ModelLimits, RequestGate
 
@@ -154,15 +154,15 @@ def test_limits_are_above_zero(name: str) -> None:
 def test_budgets_of_tokens_money_and_time() -> None:
     clock = Clock()
     meter = BudgetMeter(BudgetLimits(tokens=100), clock=clock)
-    meter.add(Usage(60, 39))
+    meter.add(TokenUsage(60, 39))
     meter.check()
-    meter.add(Usage(1, None))
+    meter.add(TokenUsage(1, None))
     with pytest.raises(BudgetSpent, match=r"100 tokens is spent \(100 used\)"):
         meter.check()
     meter = BudgetMeter(BudgetLimits(money=0.5), lambda usage: (usage.input or 0) * 0.1)
-    meter.add_earlier([Usage(input=4)])
+    meter.add_earlier([TokenUsage(input=4)])
     meter.check()
-    meter.add(Usage(input=1))
+    meter.add(TokenUsage(input=1))
     with pytest.raises(BudgetSpent, match=r"0\.5 in money is spent \(0\.5000 used\)"):
         meter.check()
     meter = BudgetMeter(BudgetLimits(seconds=10), clock=clock)
@@ -177,6 +177,6 @@ def test_an_unknown_price_is_not_zero() -> None:
     with pytest.raises(EvaluationError, match="price of this model is unknown"):
         BudgetMeter(BudgetLimits(money=1.0))
     meter = BudgetMeter(BudgetLimits(money=1.0), lambda usage: usage.output and 0.1)
-    meter.add(Usage(input=4))
+    meter.add(TokenUsage(input=4))
     with pytest.raises(BudgetSpent, match="price of 1 replies is unknown"):
         meter.check()

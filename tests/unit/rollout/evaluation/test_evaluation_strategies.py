@@ -11,7 +11,7 @@ import pytest
 from arlarena.client.environments import StepOutcome
 from arlarena.proto.env_api import Metadata, Observation, Parser
 from arlarena.rollout.evaluation.errors import BudgetSpent, EvaluationStopped
-from arlarena.rollout.evaluation.models.protocol import Message, Reply
+from arlarena.rollout.evaluation.models.protocol import ModelMessage, Reply
 from arlarena.rollout.evaluation.strategies.debate import DebatePlayer
 from arlarena.rollout.evaluation.strategies.person import PersonPlayer
 from arlarena.rollout.evaluation.strategies.protocol import TurnView
@@ -29,7 +29,7 @@ class Asked:
     def __init__(self, say: Callable[[str, int], str]) -> None:
         self.say, self.calls, self.purposes = say, [], []  # type: ignore[var-annotated]
 
-    async def __call__(self, messages: Sequence[Message], *, purpose: str = "answer") -> Reply:
+    async def __call__(self, messages: Sequence[ModelMessage], *, purpose: str = "answer") -> Reply:
         self.calls.append(list(messages))
         self.purposes.append(purpose)
         return Reply(self.say(purpose, len(self.calls)))
@@ -37,11 +37,11 @@ class Asked:
 
 def view(
     call: Any, turn: int = 0, *, prompt: str = "go", message: str | None = None, actions: list[str] | None = None,
-    memory: dict[str, Any] | None = None, seed_key: str = "k", conversation: Sequence[Message] = (),
+    memory: dict[str, Any] | None = None, seed_key: str = "k", conversation: Sequence[ModelMessage] = (),
 ) -> TurnView:  # fmt: skip
     observation = Observation(f"room {turn}", prompt, turn, 9 - turn, actions, message=message)
     state = StepOutcome(observation, Metadata("task", "s", "o"), 0.0)
-    messages = [*conversation, Message("user", message or prompt)]
+    messages = [*conversation, ModelMessage("user", message or prompt)]
     return TurnView(turn, None, state, messages, call, seed_key, {} if memory is None else memory)  # type: ignore[arg-type]
 
 
@@ -133,7 +133,7 @@ async def test_debaters_see_the_others_answers_and_the_majority_wins() -> None:
 
 async def test_a_judge_decides() -> None:
     asked = Asked(lambda purpose, number: "verdict" if purpose == "judge" else f"answer {number} {{x}}")
-    talk = (Message("user", "problem"), Message("assistant", "one"))
+    talk = (ModelMessage("user", "problem"), ModelMessage("assistant", "one"))
     assert (
         await DebatePlayer(FREE, 2, 1, judge=True).respond(view(asked, 1, message="two", conversation=talk))
         == "verdict"

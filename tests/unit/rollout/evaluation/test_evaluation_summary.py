@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from support.evaluation.record_support import attempt, plan
 
-from arlarena.rollout.evaluation.models.protocol import Usage
+from arlarena.rollout.evaluation.models.protocol import TokenUsage
 from arlarena.rollout.evaluation.records import AttemptRecord
 from arlarena.rollout.evaluation.statistics.intervals import clustered, success_rate, unit_mean
 from arlarena.rollout.evaluation.statistics.pass_at_k import mean_pass_at_k
@@ -23,7 +23,7 @@ def corridor_records() -> list[AttemptRecord]:
             kind="even" if index % 2 == 0 else "odd",
             score=0.25 + 0.5 * ((index + number) % 3 == 0),
             steps=index + number,
-            usage=Usage(input=100, output=10),
+            usage=TokenUsage(input=100, output=10),
             requests=2,
         )
         for index in range(6)
@@ -92,16 +92,16 @@ def test_environments_are_apart_and_together() -> None:
 
 def test_totals_are_none_where_a_number_is_unknown() -> None:
     planned = plan({"corridor": (0, 1, 2)})
-    known = Usage(input=100, output=10, cached=0)
+    known = TokenUsage(input=100, output=10, cached=0)
     records = [attempt(0, usage=known, requests=1), attempt(1, usage=known, requests=3, status="infra_error")]
     part = summarise_records(planned, records, lambda record: 0.25).total
-    assert (part.usage, part.requests, part.cost) == (Usage(200, 20, None, 0), 4, 0.5)
-    unknown = attempt(2, usage=Usage(input=100), requests=1)
+    assert (part.usage, part.requests, part.cost) == (TokenUsage(200, 20, None, 0), 4, 0.5)
+    unknown = attempt(2, usage=TokenUsage(input=100), requests=1)
     part = summarise_records(planned, [*records, unknown], lambda record: 0.25 if record.usage.output else None).total
-    assert (part.usage, part.cost) == (Usage(300, None, None, None), None)
+    assert (part.usage, part.cost) == (TokenUsage(300, None, None, None), None)
     assert summarise_records(planned, records).total.cost is None
     # An attempt without requests used no tokens.
-    assert summarise_records(planned, [*records, attempt(2)]).total.usage == Usage(200, 20, None, 0)
+    assert summarise_records(planned, [*records, attempt(2)]).total.usage == TokenUsage(200, 20, None, 0)
 
 
 def test_the_digest_is_that_of_training_evaluations() -> None:

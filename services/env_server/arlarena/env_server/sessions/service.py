@@ -48,7 +48,6 @@ from arlarena.environment.protocols import (
 )
 from arlarena.environment.registry import info_of
 from arlarena.proto.env_api import (
-    EVERY_SPLIT,
     Capacity,
     CreateSessions,
     ExpertReply,
@@ -60,6 +59,7 @@ from arlarena.proto.env_api import (
     State,
     StepResult,
 )
+from arlarena.proto.shared_settings import EVERY_SPLIT
 from arlarena.proto.telemetry import Logger
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from arlarena.rollout.evaluation.models.protocol import Finish, Usage
+from arlarena.rollout.evaluation.models.protocol import Finish, TokenUsage
 
 SCHEMA = 1
 
@@ -68,7 +68,7 @@ class ReplyEvent(msgspec.Struct, frozen=True, tag_field="event", tag="reply"):
     call: int
     text: str
     finish: Finish
-    usage: Usage
+    usage: TokenUsage
     model: str
     request_id: str
     reasoning: str
@@ -133,7 +133,7 @@ class AttemptRecord(msgspec.Struct, frozen=True, tag_field="event", tag="end"):
     truncated: bool
     turns: tuple[TurnRecord, ...]
     metrics: dict[str, float]
-    usage: Usage
+    usage: TokenUsage
     requests: int
     started: float
     seconds: float

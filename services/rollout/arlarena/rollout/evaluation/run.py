@@ -12,7 +12,7 @@ from rich.console import Console
 
 from arlarena.proto.config import print_error
 from arlarena.rollout.evaluation.interrupts import Interrupts
-from arlarena.rollout.evaluation.models.protocol import Model, SamplingRequest
+from arlarena.rollout.evaluation.models.protocol import ChatModel, SamplingRequest
 from arlarena.rollout.evaluation.models.registry import open_model
 from arlarena.rollout.evaluation.play.budgets import BudgetMeter, Price, no_price
 from arlarena.rollout.evaluation.play.caller import ModelAccess
@@ -112,7 +112,7 @@ def _services_directory(options: EvaluateOptions, stack: AsyncExitStack) -> Path
 
 
 @asynccontextmanager
-async def _model(options: EvaluateOptions, services: LocalServices) -> AsyncIterator[Model | None]:
+async def _model(options: EvaluateOptions, services: LocalServices) -> AsyncIterator[ChatModel | None]:
     """Yield the model, or None if the player needs none. The policy server of a checkpoint is started."""
     if options.model in SCRIPTED:
         yield None
@@ -134,7 +134,7 @@ async def _play(
     options: EvaluateOptions,
     plan: EvaluationPlan,
     found: Sequence[OpenedEnvironment],
-    model: Model | None,
+    model: ChatModel | None,
     price: ModelPrice | None,
     sessions: int,
     services: LocalServices,
@@ -189,7 +189,7 @@ def _access(
     options: EvaluateOptions,
     plan: EvaluationPlan,
     found: Sequence[OpenedEnvironment],
-    model: Model,
+    model: ChatModel,
     journal: Journal,
     price: ModelPrice | None,
 ) -> ModelAccess:
@@ -213,7 +213,7 @@ def sampling_for(sampling: SamplingRequest, found: Sequence[OpenedEnvironment]) 
 
 
 def _played(
-    options: EvaluateOptions, plan: EvaluationPlan, found: Sequence[OpenedEnvironment], model: Model | None
+    options: EvaluateOptions, plan: EvaluationPlan, found: Sequence[OpenedEnvironment], model: ChatModel | None
 ) -> Mapping[str, EvaluatedEnvironment]:
     pictures = model is not None and model.sees_images
     return {

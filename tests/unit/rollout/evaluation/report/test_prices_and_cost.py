@@ -6,7 +6,7 @@ from importlib import resources
 import pytest
 
 from arlarena.rollout.evaluation.errors import EvaluationError
-from arlarena.rollout.evaluation.models.protocol import Usage
+from arlarena.rollout.evaluation.models.protocol import TokenUsage
 from arlarena.rollout.evaluation.report.cost import dollars, money, total_dollars
 from arlarena.rollout.evaluation.report.prices import read_prices
 
@@ -91,20 +91,20 @@ def test_a_missing_file_is_refused(tmp_path):
 def test_cost_counts_each_token_once(table):
     price = table(ROW).price("acme/big")
     # 700 at 2 dollars per million, 300 cached at 0.5, 60 at 8, 40 of reasoning at 4
-    assert dollars(Usage(1_000, 100, 40, 300), price) == pytest.approx(0.0014 + 0.00015 + 0.00048 + 0.00016)
-    assert dollars(Usage(1_000, 100), price) == pytest.approx(0.002 + 0.0008)
+    assert dollars(TokenUsage(1_000, 100, 40, 300), price) == pytest.approx(0.0014 + 0.00015 + 0.00048 + 0.00016)
+    assert dollars(TokenUsage(1_000, 100), price) == pytest.approx(0.002 + 0.0008)
 
 
 def test_cost_is_unknown_rather_than_wrong(table):
     price = table(ROW).price("acme/big")
-    assert dollars(Usage(10, 10), None) is None
-    assert dollars(Usage(None, 10), price) is None
-    assert dollars(Usage(10, None), price) is None
-    assert dollars(Usage(1_001, 10), price) is None  # longer than the prices hold for
-    assert dollars(Usage(1_001, 10), price, requests=2) is not None
+    assert dollars(TokenUsage(10, 10), None) is None
+    assert dollars(TokenUsage(None, 10), price) is None
+    assert dollars(TokenUsage(10, None), price) is None
+    assert dollars(TokenUsage(1_001, 10), price) is None  # longer than the prices hold for
+    assert dollars(TokenUsage(1_001, 10), price, requests=2) is not None
     without = table(ROW.replace("cached_input = 0.5\n", "")).price("acme/big")
-    assert dollars(Usage(10, 10, 0, 5), without) is None
-    assert dollars(Usage(10, 10, 0, 0), without) == pytest.approx(0.0001)
+    assert dollars(TokenUsage(10, 10, 0, 5), without) is None
+    assert dollars(TokenUsage(10, 10, 0, 0), without) == pytest.approx(0.0001)
 
 
 def test_a_sum_with_an_unknown_cost_is_unknown():

@@ -7,7 +7,7 @@ from rich.console import Console
 from scipy.stats import binomtest
 from support.evaluation.recorded import environment_of, record_of, summarise
 
-from arlarena.rollout.evaluation.models.protocol import Usage
+from arlarena.rollout.evaluation.models.protocol import TokenUsage
 from arlarena.rollout.evaluation.report.prices import read_prices
 from arlarena.rollout.evaluation.report.summary_view import environment_figures
 from arlarena.rollout.evaluation.report.terminal import EvaluationView, results_table
@@ -70,7 +70,7 @@ def test_an_unknown_price_is_shown_as_unknown_and_never_as_zero():
 
 def test_an_expert_without_requests_shows_no_tokens_and_no_cost():
     view, _ = view_of(Clock())
-    view.add(record_of(usage=Usage(), requests=0))
+    view.add(record_of(usage=TokenUsage(), requests=0))
     assert "token" not in view.as_text()
     assert "cost" not in view.as_text()
 

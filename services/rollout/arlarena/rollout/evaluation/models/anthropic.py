@@ -15,12 +15,12 @@ from arlarena.rollout.evaluation.models.http import http_client
 from arlarena.rollout.evaluation.models.protocol import (
     Denied,
     Finish,
-    Message,
     ModelError,
+    ModelMessage,
     Rejected,
     Reply,
     SamplingRequest,
-    Usage,
+    TokenUsage,
 )
 from arlarena.rollout.evaluation.models.replies import (
     base64_text,
@@ -73,7 +73,7 @@ class AnthropicModel:
             http_client=http_client(connection.limits),
         )
 
-    async def reply(self, messages: Sequence[Message], sampling: SamplingRequest, *, seed: int) -> Reply:
+    async def reply(self, messages: Sequence[ModelMessage], sampling: SamplingRequest, *, seed: int) -> Reply:
         """Send one request. See `protocol.Model.reply`."""
         extra = checked(self._connection, messages, sampling, RESERVED)
         system, turns = split_system(messages)
@@ -114,7 +114,7 @@ class AnthropicModel:
         await self._client.close()
 
 
-def _message(message: Message) -> dict[str, Any]:
+def _message(message: ModelMessage) -> dict[str, Any]:
     """Returns a message in the form of this API."""
     if not message.images:
         return {"role": message.role, "content": message.text}
@@ -143,12 +143,12 @@ def _reply(message: Any, connection: ApiConnection) -> Reply:
     )
 
 
-def _usage(usage: Any) -> Usage:
+def _usage(usage: Any) -> TokenUsage:
     """Returns the tokens of a request. `input_tokens` of this API excludes what was read from or written to a cache."""
     if usage is None:
-        return Usage()
+        return TokenUsage()
     names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
-    return Usage(
+    return TokenUsage(
         input=token_sum(token_count(getattr(usage, name, None)) for name in names),
         output=token_count(usage.output_tokens),
         reasoning=token_count(getattr(getattr(usage, "output_tokens_details", None), "thinking_tokens", None)),

@@ -14,13 +14,13 @@ from arlarena.rollout.evaluation.models.http import http_client
 from arlarena.rollout.evaluation.models.protocol import (
     Denied,
     Finish,
-    Message,
     ModelError,
+    ModelMessage,
     Rejected,
     Reply,
     Retryable,
     SamplingRequest,
-    Usage,
+    TokenUsage,
 )
 from arlarena.rollout.evaluation.models.replies import (
     checked,
@@ -67,7 +67,7 @@ class GoogleModel:
             http_options=HttpOptions(base_url=connection.base_url, httpx_async_client=self._http),
         )
 
-    async def reply(self, messages: Sequence[Message], sampling: SamplingRequest, *, seed: int) -> Reply:
+    async def reply(self, messages: Sequence[ModelMessage], sampling: SamplingRequest, *, seed: int) -> Reply:
         """Send one request. See `protocol.Model.reply`."""
         extra = checked(self._connection, messages, sampling, RESERVED)
         system, turns = split_system(messages)
@@ -117,7 +117,7 @@ class GoogleModel:
         await self._http.aclose()
 
 
-def _content(message: Message) -> dict[str, Any]:
+def _content(message: ModelMessage) -> dict[str, Any]:
     """Returns a message in the form of this API, with images inline."""
     images = [Part.from_bytes(data=picture.data, mime_type=picture.media_type) for picture in message.images]
     role = "model" if message.role == "assistant" else "user"
@@ -152,12 +152,12 @@ def _reply(response: Any, connection: ApiConnection) -> Reply:
     )
 
 
-def _usage(usage: Any) -> Usage:
+def _usage(usage: Any) -> TokenUsage:
     """Returns the tokens of a request. This API counts thoughts apart from the candidates."""
     if usage is None:
-        return Usage()
+        return TokenUsage()
     thoughts = token_count(usage.thoughts_token_count)
-    return Usage(
+    return TokenUsage(
         input=token_sum(map(token_count, (usage.prompt_token_count, usage.tool_use_prompt_token_count))),
         output=token_sum((token_count(usage.candidates_token_count), thoughts)),
         reasoning=thoughts,

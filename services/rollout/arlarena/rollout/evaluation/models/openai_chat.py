@@ -17,13 +17,13 @@ from arlarena.rollout.evaluation.models.failures import VendorError, model_error
 from arlarena.rollout.evaluation.models.http import HttpFailure, http_client
 from arlarena.rollout.evaluation.models.protocol import (
     Finish,
-    Message,
     ModelError,
+    ModelMessage,
     Rejected,
     Reply,
     Retryable,
     SamplingRequest,
-    Usage,
+    TokenUsage,
 )
 from arlarena.rollout.evaluation.models.replies import (
     base64_text,
@@ -74,7 +74,7 @@ class OpenAiChatModel:
             http_client=http_client(connection.limits),
         )
 
-    async def reply(self, messages: Sequence[Message], sampling: SamplingRequest, *, seed: int) -> Reply:
+    async def reply(self, messages: Sequence[ModelMessage], sampling: SamplingRequest, *, seed: int) -> Reply:
         """Send one request. See `protocol.Model.reply`."""
         extra = checked(self._connection, messages, sampling, RESERVED)
         request: dict[str, Any] = {
@@ -126,7 +126,7 @@ def _unsupported(error: VendorError, names: frozenset[str]) -> str:
     return next(named, "")
 
 
-def _message(message: Message) -> dict[str, Any]:
+def _message(message: ModelMessage) -> dict[str, Any]:
     """Returns a message in the form of this API, with images as data URLs."""
     if not message.images:
         return {"role": message.role, "content": message.text}
@@ -179,10 +179,10 @@ def _gateway_failure(error: dict[str, Any]) -> HttpFailure:
     return HttpFailure(status, {}, json.dumps({"error": error}).encode())
 
 
-def _usage(usage: Any) -> Usage:
+def _usage(usage: Any) -> TokenUsage:
     """Returns the tokens of a request. A server that does not report usage gives unknown numbers."""
     if usage is None:
-        return Usage()
+        return TokenUsage()
     prompt, output = token_count(usage.prompt_tokens), token_count(usage.completion_tokens)
     reasoning = token_count(getattr(usage.completion_tokens_details, "reasoning_tokens", None))
     cached = token_count(getattr(usage.prompt_tokens_details, "cached_tokens", None))
@@ -190,4 +190,4 @@ def _usage(usage: Any) -> Usage:
         cached = token_count(getattr(usage, "prompt_cache_hit_tokens", None))  # DeepSeek
     if None not in (prompt, output, reasoning) and usage.total_tokens == prompt + output + reasoning:  # type: ignore[operator]
         output += reasoning  # type: ignore[operator]  # xAI counts reasoning apart from the completion
-    return Usage(input=prompt, output=output, reasoning=reasoning, cached=cached)
+    return TokenUsage(input=prompt, output=output, reasoning=reasoning, cached=cached)

@@ -27,7 +27,7 @@ class PictureBytes(msgspec.Struct, frozen=True):
     data: bytes
 
 
-class Message(msgspec.Struct, frozen=True):
+class ModelMessage(msgspec.Struct, frozen=True):
     """A message of a conversation. Images come before the text."""
 
     role: Role
@@ -48,7 +48,7 @@ class SamplingRequest(msgspec.Struct, frozen=True):
     extra: Mapping[str, Any] = {}
 
 
-class Usage(msgspec.Struct, frozen=True):
+class TokenUsage(msgspec.Struct, frozen=True):
     """Tokens of one or more requests, as the vendor counts them. None: the vendor does not report this number.
 
     Attributes:
@@ -63,10 +63,10 @@ class Usage(msgspec.Struct, frozen=True):
     reasoning: int | None = None
     cached: int | None = None
 
-    def __add__(self, other: Usage) -> Usage:
+    def __add__(self, other: TokenUsage) -> TokenUsage:
         """Return the sums. A sum is None if both numbers are None; a single None counts as 0."""
         pairs = ((getattr(self, name), getattr(other, name)) for name in self.__struct_fields__)
-        return Usage(*(None if one is None and two is None else (one or 0) + (two or 0) for one, two in pairs))
+        return TokenUsage(*(None if one is None and two is None else (one or 0) + (two or 0) for one, two in pairs))
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -83,7 +83,7 @@ class Reply(msgspec.Struct, frozen=True):
 
     text: str
     finish: Finish = "stop"
-    usage: Usage = Usage()
+    usage: TokenUsage = TokenUsage()
     model: str = ""
     request_id: str = ""
     reasoning: str = ""
@@ -126,7 +126,7 @@ class Denied(Rejected):
     """All requests of this evaluation will fail: no access, unknown model, or no credit."""
 
 
-class Model(Protocol):
+class ChatModel(Protocol):
     """A model behind an API. Used by one event loop; many requests at a time.
 
     Attributes:
@@ -137,7 +137,7 @@ class Model(Protocol):
     name: str
     sees_images: bool
 
-    async def reply(self, messages: Sequence[Message], sampling: SamplingRequest, *, seed: int) -> Reply:
+    async def reply(self, messages: Sequence[ModelMessage], sampling: SamplingRequest, *, seed: int) -> Reply:
         """Return the reply to a conversation, which ends with a message of the user. One request, without retries.
 
         `seed`: 63 bits; sent if the API has a seed, shortened to the bits that the API allows.

@@ -17,7 +17,7 @@ from arlarena.proto.config import ConfigError
 from arlarena.proto.http.addresses import service_url
 from arlarena.proto.text.names import nearest
 from arlarena.rollout.evaluation.models.connection import ApiConnection, ApiLimits
-from arlarena.rollout.evaluation.models.protocol import Model
+from arlarena.rollout.evaluation.models.protocol import ChatModel
 from arlarena.rollout.settings import api_key
 
 # The key for --base-url. Keys of vendors are not sent to other addresses.
@@ -83,7 +83,7 @@ VENDORS = {
 
 def open_model(
     text: str, *, base_url: str | None = None, sees_images: bool = True, limits: ApiLimits | None = None
-) -> Model:
+) -> ChatModel:
     """Returns the model of `text`. It sends nothing yet.
 
     `sees_images`: whether images may be sent.
@@ -105,7 +105,7 @@ def open_model(
         limits=limits or ApiLimits(),
     )
     build = getattr(module, vendor.build)
-    return cast(Model, build(connection, own_api=not base_url) if prefix == "openai" else build(connection))
+    return cast(ChatModel, build(connection, own_api=not base_url) if prefix == "openai" else build(connection))
 
 
 def vendor_and_name(text: str, base_url: str | None) -> tuple[str, str]:

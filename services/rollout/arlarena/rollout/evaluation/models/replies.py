@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from arlarena.rollout.evaluation.models.connection import ApiConnection
-from arlarena.rollout.evaluation.models.protocol import Denied, Message, PictureBytes, Rejected, SamplingRequest
+from arlarena.rollout.evaluation.models.protocol import Denied, ModelMessage, PictureBytes, Rejected, SamplingRequest
 
 _MAX_NAME = 200  # characters of a model's name or a request's id in records
 _MAX_TOKENS = 1 << 53  # exact in JSON numbers of all readers
@@ -40,7 +40,7 @@ def base64_text(picture: PictureBytes) -> str:
 
 
 def checked(
-    connection: ApiConnection, messages: Sequence[Message], sampling: SamplingRequest, reserved: frozenset[str]
+    connection: ApiConnection, messages: Sequence[ModelMessage], sampling: SamplingRequest, reserved: frozenset[str]
 ) -> Mapping[str, Any]:
     """Returns `sampling.extra`, after a check of what can be known before a request.
 
@@ -59,13 +59,13 @@ def checked(
     return sampling.extra
 
 
-def split_system(messages: Sequence[Message]) -> tuple[str, Sequence[Message]]:
+def split_system(messages: Sequence[ModelMessage]) -> tuple[str, Sequence[ModelMessage]]:
     """Returns the text of the system messages at the start, and the other messages."""
     count = next((index for index, message in enumerate(messages) if message.role != "system"), len(messages))
     return "\n\n".join(message.text for message in messages[:count]), messages[count:]
 
 
-def without_blank_replies(messages: Sequence[Message]) -> list[Message]:
+def without_blank_replies(messages: Sequence[ModelMessage]) -> list[ModelMessage]:
     """Returns the messages without blank ones of the assistant, which Anthropic and Google reject.
 
     An empty reply is a possible event of an episode. The user's messages around it are sent one after the other.

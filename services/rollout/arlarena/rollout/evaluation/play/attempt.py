@@ -19,11 +19,11 @@ from arlarena.client.environments import Session, StepOutcome
 from arlarena.client.errors import PolicyFault
 from arlarena.rollout.episode import FAULT, PROMPT_TOO_LONG, ActionPatterns, Assignment
 from arlarena.rollout.evaluation.errors import AttemptFailed
-from arlarena.rollout.evaluation.models.protocol import Finish, Message, PictureBytes, TooLong, Usage
+from arlarena.rollout.evaluation.models.protocol import Finish, ModelMessage, PictureBytes, TokenUsage, TooLong
 from arlarena.rollout.evaluation.play.caller import AttemptCaller, ReplayDiverged
 from arlarena.rollout.evaluation.play.pictures import PictureStore
 from arlarena.rollout.evaluation.records import AttemptKey, AttemptRecord, Status, TurnRecord
-from arlarena.rollout.evaluation.strategies.protocol import Caller, Player, TurnView
+from arlarena.rollout.evaluation.strategies.protocol import ModelCaller, Player, TurnView
 
 # After so many fresh starts, the environment does not repeat its states at all. Each of them may cost a whole attempt.
 MAX_DIVERGENCES = 3
@@ -47,7 +47,7 @@ class _Course:
     first: StepOutcome
     state: StepOutcome
     turns: list[TurnRecord] = field(default_factory=list)
-    messages: list[Message] = field(default_factory=list)
+    messages: list[ModelMessage] = field(default_factory=list)
     images: tuple[str, ...] = ()
     patterns: ActionPatterns = field(default_factory=ActionPatterns)
 
@@ -55,9 +55,9 @@ class _Course:
         """Add a new state to the messages: as in training, the next message of a conversation, or one new prompt."""
         text = state.observation.message
         if text is None:
-            self.messages = [Message("user", state.prompt, pictures)]
+            self.messages = [ModelMessage("user", state.prompt, pictures)]
         else:
-            self.messages.append(Message("user", text, pictures))
+            self.messages.append(ModelMessage("user", text, pictures))
         self.state, self.images = state, names
 
     def finish_turn(self, played: PlayedTurn, after: StepOutcome | None) -> None:
@@ -65,7 +65,7 @@ class _Course:
         before = self.state
         if after is not None:
             self.patterns.observe(before, after)
-        self.messages.append(Message("assistant", played.response))
+        self.messages.append(ModelMessage("assistant", played.response))
         self.turns.append(
             TurnRecord(
                 observation=before.observation.text,
@@ -179,7 +179,7 @@ class Attempt:
             return self.played[turn]
         if self._caller is not None:
             self._caller.begin_turn(turn, state.metadata.state_key)
-        call: Caller = self._caller if self._caller is not None else _no_model
+        call: ModelCaller = self._caller if self._caller is not None else _no_model
         view = TurnView(turn, session, state, course.messages, call, self._assignment.seed_key, self._memory)
         response = await self._player.respond(view)
         last = self._caller.last if self._caller is not None else None
@@ -213,7 +213,7 @@ class Attempt:
             truncated=bool(fault) or (state is not None and state.observation.truncated),
             turns=turns,
             metrics=metrics | ({FAULT + fault: 1.0} if fault else {}),
-            usage=caller.usage if caller else Usage(),
+            usage=caller.usage if caller else TokenUsage(),
             requests=caller.requests if caller else 0,
             started=self._started,
             seconds=time.monotonic() - self._began,

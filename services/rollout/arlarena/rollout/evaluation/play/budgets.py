@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from arlarena.rollout.evaluation.errors import BudgetSpent, EvaluationError
-from arlarena.rollout.evaluation.models.protocol import Usage
+from arlarena.rollout.evaluation.models.protocol import TokenUsage
 
 # Returns the price of a usage, or None if it is unknown.
-Price = Callable[[Usage], float | None]
+Price = Callable[[TokenUsage], float | None]
 
 
-def no_price(usage: Usage) -> float | None:
+def no_price(usage: TokenUsage) -> float | None:
     """Return None: the price is unknown."""
     return None
 
@@ -48,14 +48,14 @@ class BudgetMeter:
         Raises:
             EvaluationError: there is a budget of money, but no price.
         """
-        if limits.money is not None and price(Usage(input=1, output=1)) is None:
+        if limits.money is not None and price(TokenUsage(input=1, output=1)) is None:
             raise EvaluationError(
                 "the price of this model is unknown, so a budget of money cannot be kept: give prices"
             )
         self._limits, self._price, self._clock, self._started = limits, price, clock, clock()
-        self.usage, self.money, self.unpriced = Usage(), 0.0, 0
+        self.usage, self.money, self.unpriced = TokenUsage(), 0.0, 0
 
-    def add(self, usage: Usage) -> None:
+    def add(self, usage: TokenUsage) -> None:
         """Add the usage of a reply. `unpriced` counts replies whose price is unknown."""
         self.usage += usage
         price = self._price(usage)
@@ -64,7 +64,7 @@ class BudgetMeter:
         else:
             self.money += price
 
-    def add_earlier(self, usages: Iterable[Usage]) -> None:
+    def add_earlier(self, usages: Iterable[TokenUsage]) -> None:
         """Add the usages of replies that arrived before a resume."""
         for usage in usages:
             self.add(usage)

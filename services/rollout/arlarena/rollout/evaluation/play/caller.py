@@ -21,10 +21,10 @@ from arlarena.proto.text.wording import counted
 from arlarena.rollout.episode import turn_seed
 from arlarena.rollout.evaluation.errors import AttemptFailed, EvaluationError, EvaluationStopped
 from arlarena.rollout.evaluation.models.protocol import (
+    ChatModel,
     Denied,
-    Message,
-    Model,
     ModelError,
+    ModelMessage,
     Rejected,
     Reply,
     Retryable,
@@ -60,7 +60,7 @@ class ModelAccess:
         possibly_charged: requests of this process that were possibly charged without a reply.
     """
 
-    model: Model
+    model: ChatModel
     sampling: SamplingRequest
     gate: RequestGate
     budget: BudgetMeter
@@ -87,7 +87,7 @@ class ModelAccess:
         self.budget.check()
 
 
-def messages_digest(messages: Sequence[Message]) -> str:
+def messages_digest(messages: Sequence[ModelMessage]) -> str:
     """Return the hash of the messages with their images. 32 hex digits."""
     digest = hashlib.blake2b(digest_size=16)
     for message in messages:
@@ -99,7 +99,7 @@ def messages_digest(messages: Sequence[Message]) -> str:
     return digest.hexdigest()
 
 
-def estimated_tokens(messages: Sequence[Message], sampling: SamplingRequest) -> int:
+def estimated_tokens(messages: Sequence[ModelMessage], sampling: SamplingRequest) -> int:
     """Return a rough number of the tokens of messages and reply, for the limit of tokens per minute."""
     text = sum(len(message.text) for message in messages) // CHARS_PER_TOKEN
     images = sum(len(message.images) for message in messages) * IMAGE_TOKENS
@@ -116,7 +116,7 @@ class _Position:
 
 
 class AttemptCaller:
-    """The `Caller` of one attempt.
+    """The `ModelCaller` of one attempt.
 
     Attributes:
         last: the last reply of the current turn, or None.
@@ -143,7 +143,7 @@ class AttemptCaller:
         self._recorded.clear()
         self._start += 1
 
-    async def __call__(self, messages: Sequence[Message], *, purpose: str = ANSWER) -> Reply:
+    async def __call__(self, messages: Sequence[ModelMessage], *, purpose: str = ANSWER) -> Reply:
         """See `strategies.protocol.Caller`.
 
         Raises:
@@ -181,7 +181,7 @@ class AttemptCaller:
         first = purpose == ANSWER and repetition == 0
         return turn_seed(self._seed_key if first else f"{self._seed_key}/{purpose}/{repetition}", self._position.turn)
 
-    async def _send(self, event: RequestEvent, messages: Sequence[Message], seed: int) -> Reply:
+    async def _send(self, event: RequestEvent, messages: Sequence[ModelMessage], seed: int) -> Reply:
         """Send a request until its reply arrives. Raises the errors of `__call__`."""
         gate, began, charged = self._access.gate, time.monotonic(), 0
         estimate = estimated_tokens(messages, self._access.sampling)
@@ -206,7 +206,7 @@ class AttemptCaller:
             await gate.rest(wait)
         raise AssertionError("count(1) has no end")
 
-    async def _send_once(self, event: RequestEvent, messages: Sequence[Message], seed: int) -> Reply | Retryable:
+    async def _send_once(self, event: RequestEvent, messages: Sequence[ModelMessage], seed: int) -> Reply | Retryable:
         """Send one request. Return its reply, or its error if it may be sent again."""
         access = self._access
         access.check()

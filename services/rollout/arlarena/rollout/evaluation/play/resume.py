@@ -10,7 +10,7 @@ import msgspec
 
 from arlarena.proto.atomic_files import write_bytes
 from arlarena.rollout.evaluation.errors import EvaluationError
-from arlarena.rollout.evaluation.models.protocol import Reply, Usage
+from arlarena.rollout.evaluation.models.protocol import Reply, TokenUsage
 from arlarena.rollout.evaluation.play.journal import JOURNAL, read_journal
 from arlarena.rollout.evaluation.records import (
     AttemptKey,
@@ -50,7 +50,7 @@ class AttemptHistory:
     """
 
     calls: dict[int, RecordedCall] = field(default_factory=dict)
-    usage: Usage = field(default_factory=Usage)
+    usage: TokenUsage = field(default_factory=TokenUsage)
     requests: int = 0
     failures_charged: int = 0
     result: AttemptRecord | None = None
@@ -140,7 +140,7 @@ class EvaluationHistory:
         return sum(one.possibly_charged for one in self.attempts.values())
 
     @property
-    def usages(self) -> Iterator[Usage]:
+    def usages(self) -> Iterator[TokenUsage]:
         """The usage of each reply."""
         calls = (call for one in self.attempts.values() for call in one.calls.values())
         return (call.reply.usage for call in calls if call.reply is not None)

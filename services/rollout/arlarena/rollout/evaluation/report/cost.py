@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from arlarena.rollout.evaluation.models.protocol import Usage
+from arlarena.rollout.evaluation.models.protocol import TokenUsage
 from arlarena.rollout.evaluation.report.prices import ModelPrice
 
 PER_TOKENS = 1_000_000
 
 
-def dollars(usage: Usage, price: ModelPrice | None, requests: int = 1) -> float | None:
+def dollars(usage: TokenUsage, price: ModelPrice | None, requests: int = 1) -> float | None:
     """Returns the cost of `usage` in dollars, or None if it is unknown.
 
     The cost is unknown if the price is, if the vendor did not report the numbers of input and output tokens, if tokens

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from arlarena.proto.atomic_files import open_atomic
-from arlarena.rollout.evaluation.models.protocol import Finish, Usage
+from arlarena.rollout.evaluation.models.protocol import Finish, TokenUsage
 from arlarena.rollout.evaluation.records import AttemptRecord, EnvironmentPlan
 from arlarena.rollout.evaluation.report.cost import total_dollars
 from arlarena.rollout.evaluation.report.images import media_type, read_image
@@ -69,7 +69,7 @@ def sample_id(record: AttemptRecord) -> str:
     return f"{record.key.split}-{record.key.index}"
 
 
-def _model_usage(usage: Usage, cost: float | None) -> dict[str, Any]:
+def _model_usage(usage: TokenUsage, cost: float | None) -> dict[str, Any]:
     # Inspect counts tokens that were read from a cache apart from the other input tokens.
     read, output = usage.input or 0, usage.output or 0
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from arlarena.rollout.evaluation.models.protocol import Usage
+from arlarena.rollout.evaluation.models.protocol import TokenUsage
 from arlarena.rollout.evaluation.records import AttemptRecord
 from arlarena.rollout.evaluation.report.cost import dollars
 from arlarena.rollout.evaluation.report.prices import ModelPrice
@@ -91,7 +91,7 @@ def row(results: EvaluationResults, record: AttemptRecord, price: ModelPrice | N
     }
 
 
-def _tokens(usage: Usage) -> dict[str, Cell]:
+def _tokens(usage: TokenUsage) -> dict[str, Cell]:
     return {
         "input_tokens": usage.input,
         "output_tokens": usage.output,

@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from arlarena.rollout.evaluation.errors import EvaluationError
-from arlarena.rollout.evaluation.models.protocol import Usage
+from arlarena.rollout.evaluation.models.protocol import TokenUsage
 from arlarena.rollout.evaluation.records import AttemptKey, AttemptRecord, EnvironmentPlan, EvaluationPlan
 
 PLAN, JOURNAL, IMAGES = "plan.json", "journal.jsonl", "images"
@@ -152,9 +152,9 @@ def environment_figures(
     return EnvironmentFigures(plan, summarise(records, k), by_kind)
 
 
-def total_usage(records: Iterable[AttemptRecord]) -> Usage:
+def total_usage(records: Iterable[AttemptRecord]) -> TokenUsage:
     """Returns the tokens of all attempts."""
-    total = Usage()
+    total = TokenUsage()
     for record in records:
         total += record.usage
     return total

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from arlarena.proto.text.redaction import redact
 from arlarena.proto.text.wording import counted, duration, interval, percent, printable
-from arlarena.rollout.evaluation.models.protocol import Usage
+from arlarena.rollout.evaluation.models.protocol import TokenUsage
 from arlarena.rollout.evaluation.records import AttemptRecord
 from arlarena.rollout.evaluation.report.cost import money, total_dollars
 from arlarena.rollout.evaluation.report.prices import ModelPrice
@@ -53,7 +53,7 @@ def errors_text(errors: Mapping[str, int]) -> str:
     return ", ".join(parts)
 
 
-def tokens_text(usage: Usage) -> str:
+def tokens_text(usage: TokenUsage) -> str:
     """Returns text such as `31,204 tokens in, 1,022 out (300 reasoning)`."""
     if usage.input is None and usage.output is None:
         return "tokens unknown"
@@ -104,7 +104,7 @@ class EvaluationView:
         self._price, self._interval, self._clock = price, plain_interval_s, clock
         self._records: dict[str, list[AttemptRecord]] = {name: [] for name in totals}
         self._figures: dict[str, tuple[int, GroupFigures]] = {}
-        self._usage, self._cost = Usage(), 0.0
+        self._usage, self._cost = TokenUsage(), 0.0
         self._unpriced = False
         self._requests = 0
         self._ends: list[float] = []

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from arlarena.proto.text.wording import counted
 from arlarena.rollout.evaluate import eval_assignment
-from arlarena.rollout.evaluation.models.protocol import Message, Usage
+from arlarena.rollout.evaluation.models.protocol import ModelMessage, TokenUsage
 from arlarena.rollout.evaluation.play.caller import REPLY_TOKENS, estimated_tokens
 from arlarena.rollout.evaluation.records import EnvironmentPlan, EvaluationPlan
 from arlarena.rollout.evaluation.report.cost import dollars, money
@@ -27,7 +27,7 @@ async def describe_requests(
     The bounds assume that every attempt takes all steps. Tokens are estimated with four characters a token.
     """
     lines = [f"{plan.model}, strategy {plan.strategy}, sampling {plan.sampling}"]
-    total = Usage(0, 0)
+    total = TokenUsage(0, 0)
     for one, environment in zip(found, plan.environments, strict=True):
         prompts = await _first_prompts(one, environment, plan)
         usage, requests = _bound(options, one, environment, plan, prompts)
@@ -68,10 +68,10 @@ def _bound(
     environment: EnvironmentPlan,
     plan: EvaluationPlan,
     prompts: Sequence[str],
-) -> tuple[Usage, int]:
+) -> tuple[TokenUsage, int]:
     """Return the tokens and the number of requests if every attempt takes all steps."""
     reply = min(options.sampling.max_tokens or REPLY_TOKENS, REPLY_TOKENS)
-    prompt = sum(estimated_tokens([Message("user", text)], options.sampling) - reply for text in prompts) // len(
+    prompt = sum(estimated_tokens([ModelMessage("user", text)], options.sampling) - reply for text in prompts) // len(
         prompts
     )
     attempts, steps = len(environment.indices) * plan.attempts, one.info.horizon
@@ -80,7 +80,7 @@ def _bound(
     # A conversation repeats what came before: about a prompt's length of observation and a reply in each turn.
     grows = one.info.template.name == "conversation" or plan.strategy == "react"
     earlier = attempts * calls * steps * (steps - 1) // 2 * reply if grows else 0
-    return Usage(requests * prompt + earlier, requests * reply), requests
+    return TokenUsage(requests * prompt + earlier, requests * reply), requests
 
 
 def _calls_per_turn(plan: EvaluationPlan) -> int:

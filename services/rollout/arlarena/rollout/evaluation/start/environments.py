@@ -16,8 +16,9 @@ from arlarena.client.errors import ServiceError
 from arlarena.client.transport import Timeouts
 from arlarena.proto.atomic_files import write_text
 from arlarena.proto.config import ConfigError
-from arlarena.proto.env_api import EVERY_SPLIT, Info
+from arlarena.proto.env_api import Info
 from arlarena.proto.http.addresses import service_url
+from arlarena.proto.shared_settings import EVERY_SPLIT
 from arlarena.proto.text.names import nearest
 from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.served import CONCURRENCY

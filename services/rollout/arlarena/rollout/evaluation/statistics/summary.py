@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from arlarena.rollout.evaluation.models.protocol import Usage
+from arlarena.rollout.evaluation.models.protocol import TokenUsage
 from arlarena.rollout.evaluation.records import AttemptRecord, EvaluationPlan
 from arlarena.rollout.evaluation.statistics.behaviour import mean_behaviour
 from arlarena.rollout.evaluation.statistics.intervals import Interval, clustered, success_rate, unit_mean
@@ -97,7 +97,7 @@ class Part(msgspec.Struct, frozen=True):
     unfinished: int
     digest: str
     requests: int
-    usage: Usage
+    usage: TokenUsage
     cost: float | None
     seconds: float
     results: Results | None
@@ -195,14 +195,14 @@ def _part(n: int, k: int, records: Sequence[AttemptRecord], cost_of: CostOf | No
     )
 
 
-def total_usage(records: Iterable[AttemptRecord]) -> Usage:
+def total_usage(records: Iterable[AttemptRecord]) -> TokenUsage:
     """Return the sums of tokens. A sum is None if an attempt with requests has no such number."""
     asked = [record.usage for record in records if record.requests]
     sums: dict[str, int | None] = {}
-    for name in Usage.__struct_fields__:
+    for name in TokenUsage.__struct_fields__:
         numbers = [getattr(usage, name) for usage in asked]
         sums[name] = None if None in numbers else sum(numbers)
-    return Usage(**sums)
+    return TokenUsage(**sums)
 
 
 def _kinds(scored: Sequence[AttemptRecord]) -> dict[str, KindFigures]:

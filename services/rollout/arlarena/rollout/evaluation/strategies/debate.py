@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from arlarena.rollout.evaluation.models.protocol import Message, Reply
+from arlarena.rollout.evaluation.models.protocol import ModelMessage, Reply
 from arlarena.rollout.evaluation.strategies.protocol import TurnView
 from arlarena.rollout.evaluation.strategies.reply_format import ReplyFormat
 
@@ -57,15 +57,18 @@ class DebatePlayer:
         for number in range(2, self.rounds + 1):
             for agent, talk in enumerate(talks):
                 others = [answer for other, answer in enumerate(answers) if other != agent]
-                talk += [Message("assistant", answers[agent]), Message("user", _listed(OTHERS, others) + UPDATE)]
+                talk += [
+                    ModelMessage("assistant", answers[agent]),
+                    ModelMessage("user", _listed(OTHERS, others) + UPDATE),
+                ]
             answers = await self._round(view, talks, number)
         if self.judge:
             *before, last = view.messages
-            question = Message("user", f"{last.text}\n\n{_listed(JUDGE, answers)}{FORM}", last.images)
+            question = ModelMessage("user", f"{last.text}\n\n{_listed(JUDGE, answers)}{FORM}", last.images)
             return (await view.call([*before, question], purpose="judge")).text
         return self._vote(answers)
 
-    async def _round(self, view: TurnView, talks: Sequence[Sequence[Message]], number: int) -> list[str]:
+    async def _round(self, view: TurnView, talks: Sequence[Sequence[ModelMessage]], number: int) -> list[str]:
         calls = [view.call(talk, purpose=f"debater {agent} round {number}") for agent, talk in enumerate(talks, 1)]
         return [reply.text for reply in await _all_replies(calls)]
 

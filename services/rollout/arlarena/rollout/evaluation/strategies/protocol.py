@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from arlarena.client.environments import Session, StepOutcome
-from arlarena.rollout.evaluation.models.protocol import Message, Reply
+from arlarena.rollout.evaluation.models.protocol import ModelMessage, Reply
 
 
-class Caller(Protocol):
+class ModelCaller(Protocol):
     """Requests to the model for one attempt. It waits for limits, retries, records, and replays what is recorded."""
 
-    async def __call__(self, messages: Sequence[Message], *, purpose: str = "answer") -> Reply:
+    async def __call__(self, messages: Sequence[ModelMessage], *, purpose: str = "answer") -> Reply:
         """Return the model's reply. `purpose`: what the request is for, such as "debater 2"; shown in the record.
 
         Raises:
@@ -42,8 +42,8 @@ class TurnView:
         turn: int,
         session: Session,
         state: StepOutcome,
-        messages: Sequence[Message],
-        call: Caller,
+        messages: Sequence[ModelMessage],
+        call: ModelCaller,
         seed_key: str,
         memory: dict[str, Any],
     ) -> None:

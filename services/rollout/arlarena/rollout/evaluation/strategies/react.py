@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from arlarena.rollout.evaluation.models.protocol import Message
+from arlarena.rollout.evaluation.models.protocol import ModelMessage
 from arlarena.rollout.evaluation.strategies.protocol import TurnView
 from arlarena.rollout.evaluation.strategies.reply_format import ReplyFormat
 
@@ -40,24 +40,24 @@ class ReactPlayer:
 
     async def respond(self, view: TurnView) -> str:
         """See `strategies.protocol.Player`."""
-        history: list[Message] = view.memory.setdefault("react", [])
+        history: list[ModelMessage] = view.memory.setdefault("react", [])
         messages = [*history, self._observation(view)]
         reply = await view.call(messages)
         # Only what comes before an observation that the model invented is its turn.
         written = reply.text[: found.start()] if (found := _INVENTED.search(reply.text)) else reply.text
-        view.memory["react"] = [*messages, Message("assistant", written)]
+        view.memory["react"] = [*messages, ModelMessage("assistant", written)]
         return self._response(written)
 
-    def _observation(self, view: TurnView) -> Message:
+    def _observation(self, view: TurnView) -> ModelMessage:
         last = view.messages[-1]
         if view.turn == 0:
             action = ONE_ACTION if self.reply_format.action else FREE_ACTION
-            return Message("user", f"{INSTRUCTION.format(action=action)}\n{last.text}", last.images)
+            return ModelMessage("user", f"{INSTRUCTION.format(action=action)}\n{last.text}", last.images)
         observation = view.state.observation
         text = observation.text if observation.message is None else observation.message
         if observation.message is None and observation.admissible_actions is not None:
             text += f"\nAdmissible actions: {', '.join(observation.admissible_actions)}"
-        return Message("user", f"Observation: {text}", last.images)
+        return ModelMessage("user", f"Observation: {text}", last.images)
 
     def _response(self, written: str) -> str:
         step = _STEP.match(written)
