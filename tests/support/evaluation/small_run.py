@@ -21,6 +21,7 @@ from arlarena.proto.trajectory import Group, PolicyVersion, Sampling, Task, Vers
 from arlarena.rollout.demonstrate import demonstration_assignments, write_demonstrations
 from arlarena.rollout.episode import Assignment, Response
 from arlarena.rollout.evaluate import eval_assignments, summarise, write_episodes
+from arlarena.rollout.evaluation.certificate.checks import Certificate
 from arlarena.rollout.evaluation.served import connected_runner
 from arlarena.rollout.play_all import play_all
 from arlarena.rollout.policies import ExpertPolicy
@@ -150,3 +151,7 @@ def edit_json(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     value = json.loads(path.read_text())
     edit(value)
     path.write_text(json.dumps(value))
+
+
+def failed(certificate: Certificate) -> dict[str, list[str]]:
+    return {each.name: each.failures for each in certificate.checks if each.verdict == "failed"}

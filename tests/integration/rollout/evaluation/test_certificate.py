@@ -23,6 +23,7 @@ from support.evaluation.small_run import (
     STEPS,
     change_groups,
     edit_json,
+    failed,
     with_first_turn,
     write_small_run,
 )
@@ -86,10 +87,6 @@ def verified(run: Path, url: str) -> Certificate:
 def check(certificate: Certificate, beginning: str) -> CheckRecord:
     (found,) = [each for each in certificate.checks if each.name.startswith(beginning)]
     return found
-
-
-def failed(certificate: Certificate) -> dict[str, list[str]]:
-    return {each.name: each.failures for each in certificate.checks if each.verdict == "failed"}
 
 
 def test_an_unchanged_run_passes_with_evidence_for_every_check(run: Path, servers: Callable[[str], str]) -> None:
