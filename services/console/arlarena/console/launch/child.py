@@ -133,6 +133,7 @@ class Child:
         command.log.parent.mkdir(parents=True, exist_ok=True)
         with command.log.open("ab", buffering=0) as log:
             log.write(_launch_line(command))
+            log_start = log.tell()  # before the process exists: the process moves this position when it writes
             process = await asyncio.create_subprocess_exec(
                 *command.argv,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -144,7 +145,7 @@ class Child:
                 limit=LINE_LIMIT,
             )
             reaper.add(process.pid)
-            return cls(process, command, reaper, log.tell())
+            return cls(process, command, reaper, log_start)
 
     @property
     def pid(self) -> int:
