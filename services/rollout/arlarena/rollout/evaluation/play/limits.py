@@ -19,6 +19,8 @@ from arlarena.rollout.evaluation.models.protocol import Retryable
 
 # A pause doubles at most this often, because `longest_pause_s` is reached long before.
 DOUBLINGS = 30
+# A level above this is not negative, in requests or tokens.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,8 @@ class MinuteBucket:
         now = self._clock()
         self._level = min(self._rate, self._level + (now - self._at) * self._rate)
         self._at = now
-        return max(0.0, -self._level / self._rate)
+        # After a wait of the exact delay, rounding may leave the level a little below 0.
+        return -self._level / self._rate if self._level < -ROUNDING else 0.0
 
     def take(self, amount: float) -> None:
         """Lower the level. A negative amount returns what was taken in excess."""

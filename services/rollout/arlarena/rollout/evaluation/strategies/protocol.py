@@ -57,7 +57,8 @@ class Player(Protocol):
     `name`: for records, such as "plain" or "react".
     """
 
-    name: str
+    @property
+    def name(self) -> str: ...  # noqa: D102
 
     async def respond(self, view: TurnView) -> str:
         """Return the text that the environment parses."""
