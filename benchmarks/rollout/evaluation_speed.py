@@ -3,9 +3,8 @@
     python -m benchmarks.rollout.evaluation_speed [--tasks 2048] [--concurrency 64] [--reply-ms 50] [--sessions 128]
 
 An environment server of Sokoban runs in another process. The model is in this process and replies after `reply-ms`, so
-the ideal duration is requests * reply-ms / concurrency. The journal
-is in a temporary folder, with all syncs. The
-CPU time of a request in this process is given too: it is the figure that remains on a busy machine.
+the ideal duration is requests * reply-ms / concurrency. The journal is in a temporary folder, with all syncs. The CPU
+time of a request in both processes is given too, because other work on the machine does not change it much.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from support.rollout.rollout_support import RIGHT, Corridor, Walk, served
 from arlarena.rollout.evaluation.models.protocol import ModelMessage
 from arlarena.rollout.evaluation.play.attempt import MAX_DIVERGENCES
 from arlarena.rollout.evaluation.play.budgets import BudgetLimits
+from arlarena.rollout.evaluation.play.slots import PlayLimits
 from arlarena.rollout.evaluation.strategies.debate import DebatePlayer
 from arlarena.rollout.evaluation.strategies.react import ReactPlayer
 from arlarena.rollout.evaluation.strategies.reply_format import ReplyFormat
@@ -111,7 +112,8 @@ async def test_an_environment_that_never_repeats_its_states_is_given_up(tmp_path
     corridor = Restless()
     corridor.on_step = corridor.sessions.clear
     async with served(corridor.app()) as url:
-        outcome = await Evaluation(tmp_path, ScriptedModel(right)).run({"corridor": url}, 1)
+        limits = PlayLimits(1, 60, give_up_after_s=5, first_pause_s=0.01, longest_pause_s=0.02)
+        outcome = await Evaluation(tmp_path, ScriptedModel(right), play=limits).run({"corridor": url}, 1)
     (record,) = outcome.results.values()
     assert (record.status, record.divergences) == ("infra_error", MAX_DIVERGENCES + 1)
     assert "does not repeat its states" in record.error

@@ -120,7 +120,7 @@ async def test_nine_of_ten_calls_fail_for_a_while(sokoban: str, tmp_path: Path, 
             assert not playing.done()
             await asyncio.sleep(0.005)
         proxy.fault_rate = 0.9
-        while proxy.failed.total() < 150:
+        while proxy.failed.total() < 100:
             assert not playing.done()
             await asyncio.sleep(0.02)
         proxy.fault_rate = 0.0

@@ -19,8 +19,8 @@ from arlarena.rollout.evaluation.models.protocol import Retryable
 
 # A pause doubles at most this often, because `longest_pause_s` is reached long before.
 DOUBLINGS = 30
-# A shorter wait is the rounding error of the level. It may be too short to move the clock, so it would repeat for ever.
-SHORTEST_WAIT_S = 1e-6
+# A level above this is not negative, in requests or tokens.
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,8 @@ class MinuteBucket:
         now = self._clock()
         self._level = min(self._rate, self._level + (now - self._at) * self._rate)
         self._at = now
-        return max(0.0, -self._level / self._rate)
+        # After a wait of the exact delay, rounding may leave the level a little below 0.
+        return -self._level / self._rate if self._level < -ROUNDING else 0.0
 
     def take(self, amount: float) -> None:
         """Lower the level. A negative amount returns what was taken in excess."""
@@ -101,7 +102,7 @@ class RequestGate:
         async with self._permits:
             if self._requests or self._tokens or self._paused_until:
                 async with self._turn:
-                    while (delay := self._delay()) > SHORTEST_WAIT_S and not self._awake.is_set():
+                    while (delay := self._delay()) > 0 and not self._awake.is_set():
                         await self.rest(delay)
                     for bucket, amount in ((self._requests, 1), (self._tokens, tokens)):
                         if bucket is not None:
