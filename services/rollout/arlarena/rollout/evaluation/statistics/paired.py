@@ -11,7 +11,8 @@ import numpy as np
 
 from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.records import AttemptRecord
-from arlarena.rollout.evaluation.statistics.intervals import LEVEL, Floats, Interval, student_quantile
+from arlarena.rollout.evaluation.statistics.bounded_mean import Floats
+from arlarena.rollout.evaluation.statistics.intervals import LEVEL, Interval, student_quantile
 from arlarena.rollout.evaluation.statistics.tasks import TaskKey, by_task, results, task_key
 
 # The exact distribution of the sum of flipped differences has up to so many values. 512 tasks with 64 attempts in both
