@@ -17,7 +17,7 @@ SOURCES = sorted(
 
 def cited(text: str) -> list[str]:
     """Return the documents under docs/ that the text names: files, or decisions (ADR) by number."""
-    return re.findall(r"docs/(?:adr/\d{4}|[\w/-]+\.md)", text)
+    return re.findall(r"(?<![\w/])docs/(?:adr/\d{4}|[\w/-]+\.md)", text)
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -40,7 +40,7 @@ def test_documents_that_sources_cite_exist(part: str) -> None:
 
 
 def test_citations_are_found_in_a_text() -> None:
-    assert cited("see docs/adr/0010, docs/how-to/train.md; docs/ and doc/x.md") == [
+    assert cited("see docs/adr/0010, docs/how-to/train.md; docs/ and doc/x.md, https://example.org/docs/y.md") == [
         "docs/adr/0010",
         "docs/how-to/train.md",
     ]
