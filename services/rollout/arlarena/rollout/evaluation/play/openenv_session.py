@@ -173,8 +173,8 @@ class OpenEnvSession(Session):
         split: str | None = None,
         index: int | None = None,
         seed: int | None = None,
-        task_id: str | None = None,
         episode_id: str | None = None,
+        task_id: str | None = None,
     ) -> StepOutcome:
         """Start an episode of a task, given by `split` and `index`. Returns the first state.
 
