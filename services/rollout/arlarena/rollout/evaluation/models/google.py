@@ -104,7 +104,7 @@ class GoogleModel:
             raise Denied(self._connection.message(f"invalid parameter: {error}")) from None
 
     def _special_case(self, error: VendorError) -> ModelError | None:
-        """Returns what this API's errors mean besides their status."""
+        """Returns the error if the status alone is not enough, else None."""
         if error.status == 400 and any(words in error.message for words in _DENIED_WORDS):
             reason = f"{error.reason} (the key is that of {self._connection.key_variable})"
             return Denied(self._connection.message(reason))

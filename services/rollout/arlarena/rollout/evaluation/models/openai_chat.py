@@ -100,7 +100,7 @@ class OpenAiChatModel:
             return Reply(text="", finish="refusal", model=self._connection.model)
 
     def _special_case(self, error: VendorError, sent: frozenset[str]) -> ModelError | None:
-        """Returns what this API's errors mean besides their status. `sent`: the parameters of the request."""
+        """Returns the error if the status alone is not enough, else None. `sent`: the parameters of the request."""
         if error.code in _BLOCKED and error.status < 500:
             return _PromptBlocked(self._connection.message(error.reason))
         if error.status in (400, 422) and (name := _unsupported(error, sent & {self._limit_name, "seed"})):
