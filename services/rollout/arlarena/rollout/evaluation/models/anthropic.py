@@ -104,7 +104,7 @@ class AnthropicModel:
         return DEFAULT_MAX_TOKENS
 
     def _special_case(self, error: VendorError) -> ModelError | None:
-        """Returns the error if the status alone is not enough, else None. An invalid parameter fails in all requests."""
+        """Returns the error if the status alone is not enough, else None. An invalid parameter always fails."""
         if error.status == 400 and _PARAMETER.match(error.message):
             return Denied(self._connection.message(error.reason))
         return None
