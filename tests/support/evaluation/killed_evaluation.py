@@ -13,7 +13,8 @@ from pathlib import Path
 import aiohttp
 from support.evaluation.evaluation_support import Evaluation, ScriptedModel
 
-from arlarena.rollout.evaluation.models.protocol import ModelMessage, Reply, Retryable, SamplingRequest, TokenUsage
+from arlarena.rollout.evaluation.models.errors import Retryable
+from arlarena.rollout.evaluation.models.protocol import ModelMessage, Reply, SamplingRequest, TokenUsage
 
 
 class RemoteModel(ScriptedModel):

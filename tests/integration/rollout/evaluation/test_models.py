@@ -12,18 +12,8 @@ from support.evaluation.imitation import HUGE, KEY, Canned, Imitation, Kind, ser
 from support.evaluation.sdks import KINDS, needs_sdk
 
 from arlarena.rollout.evaluation.models.connection import MAX_MESSAGE, ApiLimits
-from arlarena.rollout.evaluation.models.protocol import (
-    ChatModel,
-    Denied,
-    ModelError,
-    ModelMessage,
-    PictureBytes,
-    Rejected,
-    Reply,
-    Retryable,
-    TokenUsage,
-    TooLong,
-)
+from arlarena.rollout.evaluation.models.errors import Denied, ModelError, Rejected, Retryable, TooLong
+from arlarena.rollout.evaluation.models.protocol import ChatModel, ModelMessage, PictureBytes, Reply, TokenUsage
 from arlarena.rollout.evaluation.models.registry import BASE_URL_KEY, open_model
 
 PNG = PictureBytes("image/png", b"\x89PNG\r\n\x1a\n0123")

@@ -6,7 +6,8 @@ import time
 import pytest
 
 from arlarena.rollout.evaluation.errors import BudgetSpent, EvaluationError
-from arlarena.rollout.evaluation.models.protocol import Retryable, TokenUsage
+from arlarena.rollout.evaluation.models.errors import Retryable
+from arlarena.rollout.evaluation.models.protocol import TokenUsage
 from arlarena.rollout.evaluation.play.budgets import BudgetLimits, BudgetMeter
 from arlarena.rollout.evaluation.play.limits import MinuteBucket, ModelLimits, RequestGate
 

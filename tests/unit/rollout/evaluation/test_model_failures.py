@@ -11,15 +11,9 @@ pytest.importorskip("httpx2", reason="httpx2 is not installed (pip install 'arla
 import httpx2
 
 from arlarena.rollout.evaluation.models.connection import MAX_MESSAGE, ApiConnection
+from arlarena.rollout.evaluation.models.errors import Denied, ModelError, Rejected, Retryable, TooLong
 from arlarena.rollout.evaluation.models.failures import model_error, retry_after_s
 from arlarena.rollout.evaluation.models.http import HttpFailure
-from arlarena.rollout.evaluation.models.protocol import (
-    Denied,
-    ModelError,
-    Rejected,
-    Retryable,
-    TooLong,
-)
 
 SECRET = "sk-proj-abcdefghijklmnop"
 CONNECTION = ApiConnection("openai/m", "m", "http://127.0.0.1:9/v1", SECRET, "OPENAI_API_KEY")

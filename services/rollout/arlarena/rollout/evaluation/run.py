@@ -37,7 +37,7 @@ from arlarena.rollout.evaluation.start.planning import plan_of
 from arlarena.rollout.evaluation.start.players import SCRIPTED, player_of
 from arlarena.rollout.settings import RolloutSettings, load_rollout
 
-SESSIONS_PER_REQUEST = 1.5  # sessions that wait for the environment send no request
+SESSIONS_PER_REQUEST = 2  # sessions that wait for the environment send no request
 TICK_S = 1.0
 SERVICES = "services"  # folder of the configurations and logs of started services
 
@@ -76,7 +76,7 @@ async def _evaluate(
     console: Console,
 ) -> bool:
     """Start what is needed, play, and show the results. Returns whether attempts remain."""
-    sessions = max(1, round(options.limits.concurrency * SESSIONS_PER_REQUEST))
+    sessions = options.limits.concurrency * SESSIONS_PER_REQUEST
     async with AsyncExitStack() as stack:
         services = await stack.enter_async_context(LocalServices(_services_directory(options, stack)))
         found = await stack.enter_async_context(

@@ -10,7 +10,7 @@ import typer
 from arlarena.client.errors import ServiceError
 from arlarena.proto.config import exit_on_config_error, print_error
 from arlarena.rollout.evaluation.errors import EvaluationError
-from arlarena.rollout.evaluation.models.protocol import ModelError
+from arlarena.rollout.evaluation.models.errors import ModelError
 
 # Typer exports this base class of `BadParameter`, of unknown options and of missing arguments under no public name.
 _USAGE_ERROR: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")

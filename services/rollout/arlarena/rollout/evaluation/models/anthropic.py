@@ -10,18 +10,10 @@ from anthropic import AsyncAnthropic
 
 from arlarena.proto.telemetry import get_logger
 from arlarena.rollout.evaluation.models.connection import ApiConnection
+from arlarena.rollout.evaluation.models.errors import Denied, ModelError, Rejected
 from arlarena.rollout.evaluation.models.failures import VendorError, model_errors
 from arlarena.rollout.evaluation.models.http import http_client
-from arlarena.rollout.evaluation.models.protocol import (
-    Denied,
-    Finish,
-    ModelError,
-    ModelMessage,
-    Rejected,
-    Reply,
-    SamplingRequest,
-    TokenUsage,
-)
+from arlarena.rollout.evaluation.models.protocol import Finish, ModelMessage, Reply, SamplingRequest, TokenUsage
 from arlarena.rollout.evaluation.models.replies import (
     base64_text,
     checked,
@@ -74,7 +66,7 @@ class AnthropicModel:
         )
 
     async def reply(self, messages: Sequence[ModelMessage], sampling: SamplingRequest, *, seed: int) -> Reply:
-        """Send one request. See `protocol.Model.reply`."""
+        """Send one request. See `protocol.ChatModel.reply`."""
         extra = checked(self._connection, messages, sampling, RESERVED)
         system, turns = split_system(messages)
         request = {"system": system or None, "stop_sequences": list(sampling.stop) or None}

@@ -26,8 +26,8 @@ from typing import Any
 import httpx2
 
 from arlarena.rollout.evaluation.models.connection import ApiConnection
+from arlarena.rollout.evaluation.models.errors import Denied, ModelError, Rejected, Retryable, TooLong
 from arlarena.rollout.evaluation.models.http import HttpFailure, UnusableReply
-from arlarena.rollout.evaluation.models.protocol import Denied, ModelError, Rejected, Retryable, TooLong
 
 _NOT_RUN = frozenset((429, 503, 529))
 _RETRYABLE = frozenset((408, 409, 425, 429))
@@ -161,7 +161,12 @@ def status_error(error: VendorError, connection: ApiConnection) -> ModelError:
     if _NO_CREDIT.search(error.words):
         return Denied(message)
     if error.status >= 500 or error.status in _RETRYABLE:
-        return Retryable(message, retry_after_s=error.retry_after_s, possibly_charged=error.status not in _NOT_RUN)
+        return Retryable(
+            message,
+            retry_after_s=error.retry_after_s,
+            possibly_charged=error.status not in _NOT_RUN,
+            rate_limited=error.status == 429,
+        )
     if error.status in _DENIED or error.status < 400:
         hint = f" (the key is that of {connection.key_variable})" if error.status in (401, 403) else ""
         return Denied(connection.message(error.reason[:200] + hint) if hint else message)
@@ -192,7 +197,7 @@ def _connection_error(error: httpx2.HTTPError, connection: ApiConnection) -> Mod
 
 
 def model_error(error: Exception, connection: ApiConnection, special: SpecialCase | None = None) -> ModelError:
-    """Returns the error of `protocol` for any error that an SDK raised during a request."""
+    """Returns the error of `errors.py` for any error that an SDK raised during a request."""
     for cause in _causes(error):
         if isinstance(cause, ModelError):
             return cause
@@ -214,7 +219,7 @@ def model_error(error: Exception, connection: ApiConnection, special: SpecialCas
 
 @asynccontextmanager
 async def model_errors(connection: ApiConnection, special: SpecialCase | None = None) -> AsyncIterator[None]:
-    """Limits the time of a request and turns all its errors into errors of `protocol`.
+    """Limits the time of a request and turns all its errors into errors of `errors.py`.
 
     Raises:
         ModelError: the request or the conversion of its reply failed.

@@ -9,19 +9,10 @@ from google.genai import Client
 from google.genai.types import GenerateContentConfig, HttpOptions, Part
 
 from arlarena.rollout.evaluation.models.connection import ApiConnection
+from arlarena.rollout.evaluation.models.errors import Denied, ModelError, Rejected, Retryable
 from arlarena.rollout.evaluation.models.failures import VendorError, model_errors
 from arlarena.rollout.evaluation.models.http import http_client
-from arlarena.rollout.evaluation.models.protocol import (
-    Denied,
-    Finish,
-    ModelError,
-    ModelMessage,
-    Rejected,
-    Reply,
-    Retryable,
-    SamplingRequest,
-    TokenUsage,
-)
+from arlarena.rollout.evaluation.models.protocol import Finish, ModelMessage, Reply, SamplingRequest, TokenUsage
 from arlarena.rollout.evaluation.models.replies import (
     checked,
     clean_name,
@@ -68,7 +59,7 @@ class GoogleModel:
         )
 
     async def reply(self, messages: Sequence[ModelMessage], sampling: SamplingRequest, *, seed: int) -> Reply:
-        """Send one request. See `protocol.Model.reply`."""
+        """Send one request. See `protocol.ChatModel.reply`."""
         extra = checked(self._connection, messages, sampling, RESERVED)
         system, turns = split_system(messages)
         if any(turn.role == "system" for turn in turns):

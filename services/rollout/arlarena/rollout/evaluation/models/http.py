@@ -74,7 +74,7 @@ async def _first_bytes(response: httpx2.Response) -> bytes:
 def http_client(limits: ApiLimits) -> httpx2.AsyncClient:
     """Returns an HTTP client for one SDK. It uses the proxy of the environment, if there is one.
 
-    Its requests raise, besides the errors of httpx2:
+    Its requests raise two errors that httpx2 does not have:
         HttpFailure: the status is not 2xx. Redirects are not followed.
         UnusableReply: the reply is larger than `limits.reply_bytes`, or compressed.
     """

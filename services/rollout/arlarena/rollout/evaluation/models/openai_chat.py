@@ -13,18 +13,10 @@ from typing import Any
 from openai import AsyncOpenAI
 
 from arlarena.rollout.evaluation.models.connection import ApiConnection
+from arlarena.rollout.evaluation.models.errors import ModelError, Rejected, Retryable
 from arlarena.rollout.evaluation.models.failures import VendorError, model_errors
 from arlarena.rollout.evaluation.models.http import HttpFailure, http_client
-from arlarena.rollout.evaluation.models.protocol import (
-    Finish,
-    ModelError,
-    ModelMessage,
-    Rejected,
-    Reply,
-    Retryable,
-    SamplingRequest,
-    TokenUsage,
-)
+from arlarena.rollout.evaluation.models.protocol import Finish, ModelMessage, Reply, SamplingRequest, TokenUsage
 from arlarena.rollout.evaluation.models.replies import (
     base64_text,
     checked,
@@ -75,7 +67,7 @@ class OpenAiChatModel:
         )
 
     async def reply(self, messages: Sequence[ModelMessage], sampling: SamplingRequest, *, seed: int) -> Reply:
-        """Send one request. See `protocol.Model.reply`."""
+        """Send one request. See `protocol.ChatModel.reply`."""
         extra = checked(self._connection, messages, sampling, RESERVED)
         request: dict[str, Any] = {
             "temperature": sampling.temperature,

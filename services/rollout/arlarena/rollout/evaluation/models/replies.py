@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from arlarena.rollout.evaluation.models.connection import ApiConnection
-from arlarena.rollout.evaluation.models.protocol import Denied, ModelMessage, PictureBytes, Rejected, SamplingRequest
+from arlarena.rollout.evaluation.models.errors import Denied, Rejected
+from arlarena.rollout.evaluation.models.protocol import ModelMessage, PictureBytes, SamplingRequest
 
 _MAX_NAME = 200  # characters of a model's name or a request's id in records
 _MAX_TOKENS = 1 << 53  # exact in JSON numbers of all readers

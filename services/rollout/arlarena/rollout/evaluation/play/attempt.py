@@ -19,7 +19,8 @@ from arlarena.client.environments import Session, StepOutcome
 from arlarena.client.errors import PolicyFault
 from arlarena.rollout.episode import FAULT, PROMPT_TOO_LONG, ActionPatterns, Assignment
 from arlarena.rollout.evaluation.errors import AttemptFailed
-from arlarena.rollout.evaluation.models.protocol import Finish, ModelMessage, PictureBytes, TokenUsage, TooLong
+from arlarena.rollout.evaluation.models.errors import TooLong
+from arlarena.rollout.evaluation.models.protocol import Finish, ModelMessage, PictureBytes, TokenUsage
 from arlarena.rollout.evaluation.play.caller import AttemptCaller, ReplayDiverged
 from arlarena.rollout.evaluation.play.pictures import PictureStore
 from arlarena.rollout.evaluation.records import AttemptKey, AttemptRecord, Status, TurnRecord

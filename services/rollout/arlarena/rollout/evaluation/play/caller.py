@@ -20,17 +20,8 @@ import msgspec
 from arlarena.proto.text.wording import counted
 from arlarena.rollout.episode import turn_seed
 from arlarena.rollout.evaluation.errors import AttemptFailed, EvaluationError, EvaluationStopped
-from arlarena.rollout.evaluation.models.protocol import (
-    ChatModel,
-    Denied,
-    ModelError,
-    ModelMessage,
-    Rejected,
-    Reply,
-    Retryable,
-    SamplingRequest,
-    TooLong,
-)
+from arlarena.rollout.evaluation.models.errors import Denied, ModelError, Rejected, Retryable, TooLong
+from arlarena.rollout.evaluation.models.protocol import ChatModel, ModelMessage, Reply, SamplingRequest
 from arlarena.rollout.evaluation.play.budgets import BudgetMeter
 from arlarena.rollout.evaluation.play.journal import Journal
 from arlarena.rollout.evaluation.play.limits import RequestGate

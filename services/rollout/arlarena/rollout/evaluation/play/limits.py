@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from arlarena.proto.backoff import pauses
-from arlarena.rollout.evaluation.models.protocol import Retryable
+from arlarena.rollout.evaluation.models.errors import Retryable
 
 # A pause doubles at most this often, because `longest_pause_s` is reached long before.
 DOUBLINGS = 30

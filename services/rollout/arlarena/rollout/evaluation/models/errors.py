@@ -1,0 +1,47 @@
+"""Errors of a model, by what the caller does.
+
+ModelError
+├─ Retryable    the same request may succeed later: rate limit, overload, timeout, lost connection
+└─ Rejected     the same request fails again: wrong key, unknown model, invalid parameter
+   ├─ TooLong   the messages do not fit the model's context
+   └─ Denied    all requests of this evaluation will fail (no access, no credit): stop the evaluation
+"""
+
+from __future__ import annotations
+
+
+class ModelError(RuntimeError):
+    """Base of the errors of a model. The message names the model, the address and the vendor's reason, without keys."""
+
+
+class Retryable(ModelError):
+    """The same request may succeed later.
+
+    Attributes:
+        retry_after_s: the wait in seconds that the server asked for (`Retry-After`), or None.
+        possibly_charged: whether the request may have been charged: True unless the server certainly did not run it.
+        rate_limited: whether the vendor limits the rate of requests (429). All requests then wait, not only this one.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        possibly_charged: bool = False,
+        rate_limited: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_s, self.possibly_charged, self.rate_limited = retry_after_s, possibly_charged, rate_limited
+
+
+class Rejected(ModelError):
+    """The same request fails again."""
+
+
+class TooLong(Rejected):
+    """The messages do not fit the model's context."""
+
+
+class Denied(Rejected):
+    """All requests of this evaluation will fail: no access, unknown model, or no credit."""
