@@ -63,7 +63,7 @@ class SlowModel:
 
 
 def plan_of(tasks: int) -> EvaluationPlan:
-    sokoban = EnvironmentPlan("sokoban", "", "", "", "", {}, "test", tuple(range(tasks)))
+    sokoban = EnvironmentPlan("sokoban", "", "", "", "", {}, "train", tuple(range(tasks)))
     return EvaluationPlan(1, "slow", "", "plain", {}, {}, (sokoban,), 1, 0, False)
 
 
