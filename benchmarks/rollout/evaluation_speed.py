@@ -33,7 +33,7 @@ from arlarena.rollout.evaluation.play.scheduler import EvaluatedEnvironment, Eva
 from arlarena.rollout.evaluation.play.slots import PlayLimits
 from arlarena.rollout.evaluation.records import EnvironmentPlan, EvaluationPlan
 from arlarena.rollout.evaluation.strategies.plain import PlainPlayer
-from arlarena.rollout.settings import RolloutSettings
+from arlarena.rollout.settings import load_rollout
 from benchmarks.support.environment_server import environment_server
 from benchmarks.support.results import finish
 
@@ -72,7 +72,7 @@ async def measured(url: str, folder: Path, flags: argparse.Namespace) -> dict[st
     model, journal = SlowModel(flags.reply_ms / 1000), Journal(folder)
     gate = RequestGate(ModelLimits(concurrency=flags.concurrency))
     access = ModelAccess(model, SamplingRequest(), gate, BudgetMeter(BudgetLimits()), journal)
-    window = RolloutSettings().batch_window_s if flags.window_ms is None else flags.window_ms / 1000
+    window = load_rollout(None).batch_window_s if flags.window_ms is None else flags.window_ms / 1000
     async with EnvironmentClient(url, batch_window_s=window) as client:
         await client.info()  # start-up apart
         environments = {"sokoban": EvaluatedEnvironment(client, PlainPlayer())}

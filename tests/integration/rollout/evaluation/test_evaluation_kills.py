@@ -15,6 +15,7 @@ from support.evaluation.evaluation_support import FAST, Evaluation, ScriptedMode
 from support.rollout.rollout_support import served
 
 from arlarena.rollout.evaluation.play.journal import JOURNAL, read_journal
+from arlarena.rollout.evaluation.play.scheduler import EvaluationOutcome
 from arlarena.rollout.evaluation.records import ReplyEvent, RequestEvent
 from benchmarks.demo.faulty_proxy import Proxy
 
@@ -58,17 +59,9 @@ async def evaluate(directory: Path, environment: str, model: str) -> asyncio.sub
     )  # fmt: skip
 
 
-@pytest.mark.slow  # seven processes, each of which imports the rollout service
 async def test_kills_at_random_moments_repeat_no_reply(sokoban: str, tmp_path: Path) -> None:
-    await kills(sokoban, tmp_path, [random.Random(3).uniform(5, 20) for _ in range(6)])
-
-
-async def test_a_kill_repeats_no_reply(sokoban: str, tmp_path: Path) -> None:
-    await kills(sokoban, tmp_path, [30])
-
-
-async def kills(sokoban: str, tmp_path: Path, moments: list[float]) -> None:
-    """Kill the evaluation after so many answers of the model each time, then let it end."""
+    chance = random.Random(3)
+    moments = [chance.uniform(5, 25) for _ in range(5)]  # answers of the model between two kills
     clean = await Evaluation(tmp_path / "clean", ScriptedModel(move)).run({"sokoban": sokoban}, TASKS)
     server, out = CountingServer(), tmp_path / "killed"
     async with served(server.app()) as model:
@@ -103,8 +96,6 @@ async def kills(sokoban: str, tmp_path: Path, moments: list[float]) -> None:
 
 
 def results_of_directory(directory: Path) -> object:
-    from arlarena.rollout.evaluation.play.scheduler import EvaluationOutcome
-
     return results_of(EvaluationOutcome(Evaluation(directory, None).history().results, 0, "", 0))
 
 
