@@ -25,7 +25,7 @@ def replace(file: Path, first: str, behind: str, text: str) -> None:
 def run_tests(folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=folder, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}, timeout=100, check=False,
+        env=os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": ""}, timeout=100, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:]
 

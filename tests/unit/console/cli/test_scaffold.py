@@ -18,7 +18,7 @@ FILES = {"pyproject.toml", "README.md", "run.toml"}
 
 def run(folder: Path, *arguments: str) -> str:
     """What `python -m ARGUMENTS` prints in `folder`, whose modules it can import."""
-    variables = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
+    variables = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": ""}
     command = [sys.executable, "-m", *arguments]
     done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
