@@ -17,11 +17,11 @@ from support.evaluation.recorded import (
     write_evaluation,
 )
 
+from arlarena.rollout.evaluation.directory import read_evaluation
 from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.report.exports import neutral, write_csv
 from arlarena.rollout.evaluation.report.inspect_log import write_inspect_logs
 from arlarena.rollout.evaluation.report.prices import read_prices
-from arlarena.rollout.evaluation.report.summary_view import read_evaluation
 
 PRICE = read_prices().price("openai/gpt-5")
 

@@ -20,7 +20,7 @@ from arlarena.client.errors import PolicyFault
 from arlarena.rollout.episode import FAULT, PROMPT_TOO_LONG, ActionPatterns, Assignment
 from arlarena.rollout.evaluation.errors import AttemptFailed
 from arlarena.rollout.evaluation.models.errors import TooLong
-from arlarena.rollout.evaluation.models.protocol import Finish, ModelMessage, PictureBytes, TokenUsage
+from arlarena.rollout.evaluation.models.protocol import NO_TOKENS, Finish, ModelMessage, PictureBytes
 from arlarena.rollout.evaluation.play.caller import AttemptCaller, ReplayDiverged
 from arlarena.rollout.evaluation.play.pictures import PictureStore
 from arlarena.rollout.evaluation.records import AttemptKey, AttemptRecord, Status, TurnRecord
@@ -214,7 +214,7 @@ class Attempt:
             truncated=bool(fault) or (state is not None and state.observation.truncated),
             turns=turns,
             metrics=metrics | ({FAULT + fault: 1.0} if fault else {}),
-            usage=caller.usage if caller else TokenUsage(),
+            usage=caller.usage if caller else NO_TOKENS,
             requests=caller.requests if caller else 0,
             started=self._started,
             seconds=time.monotonic() - self._began,

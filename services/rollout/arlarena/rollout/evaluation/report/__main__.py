@@ -10,12 +10,12 @@ import typer
 from rich.console import Console
 
 from arlarena.proto.text.usage_name import program
+from arlarena.rollout.evaluation.directory import read_evaluation
 from arlarena.rollout.evaluation.report.exports import write_csv, write_parquet
 from arlarena.rollout.evaluation.report.finish import summarise, write_results
 from arlarena.rollout.evaluation.report.inspect_log import write_inspect_logs
 from arlarena.rollout.evaluation.report.leaderboard import print_leaderboard
 from arlarena.rollout.evaluation.report.prices import read_prices
-from arlarena.rollout.evaluation.report.summary_view import read_evaluation
 from arlarena.rollout.evaluation.statistics.paired import compare as compare_records
 from arlarena.rollout.evaluation.usage import run_app
 

@@ -19,14 +19,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from arlarena.proto.text.wording import interval, percent
+from arlarena.rollout.evaluation.directory import EvaluationResults, read_evaluation
 from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.records import EnvironmentPlan
 from arlarena.rollout.evaluation.report.summary_view import (
-    EvaluationResults,
     GroupFigures,
     Summarise,
     environment_figures,
-    read_evaluation,
 )
 from arlarena.rollout.evaluation.report.terminal import shown
 

@@ -16,12 +16,13 @@ from rich.text import Text
 
 from arlarena.proto.text.redaction import redact
 from arlarena.proto.text.wording import counted, duration, interval, percent, printable
-from arlarena.rollout.evaluation.models.protocol import TokenUsage
+from arlarena.rollout.evaluation.models.protocol import NO_TOKENS, TokenUsage
 from arlarena.rollout.evaluation.records import AttemptRecord
-from arlarena.rollout.evaluation.report.cost import money, total_dollars
+from arlarena.rollout.evaluation.report.cost import money
 from arlarena.rollout.evaluation.report.prices import ModelPrice
 from arlarena.rollout.evaluation.report.rows import attempt_dollars
-from arlarena.rollout.evaluation.report.summary_view import EnvironmentFigures, GroupFigures, Summarise, total_usage
+from arlarena.rollout.evaluation.report.summary_view import EnvironmentFigures, GroupFigures, Summarise
+from arlarena.rollout.evaluation.totals import total_dollars, total_usage
 
 REFRESH_HZ = 4
 # The time left is estimated from this many of the last attempts: enough to average noise, few enough to follow changes.
@@ -104,7 +105,7 @@ class EvaluationView:
         self._price, self._interval, self._clock = price, plain_interval_s, clock
         self._records: dict[str, list[AttemptRecord]] = {name: [] for name in totals}
         self._figures: dict[str, tuple[int, GroupFigures]] = {}
-        self._usage, self._cost = TokenUsage(), 0.0
+        self._usage, self._cost = NO_TOKENS, 0.0
         self._unpriced = False
         self._requests = 0
         self._ends: list[float] = []
@@ -143,7 +144,8 @@ class EvaluationView:
     def add(self, record: AttemptRecord, *, earlier: bool = False) -> None:
         """Count an attempt that has ended. `earlier`: before a resume, so it does not count for the time left."""
         self._records.setdefault(record.key.environment, []).append(record)
-        self._usage += record.usage
+        if record.requests:
+            self._usage += record.usage
         self._requests += record.requests
         cost = attempt_dollars(record, self._price)
         self._unpriced |= cost is None

@@ -13,6 +13,7 @@ from arlarena.rollout.evaluation.statistics.behaviour import mean_behaviour
 from arlarena.rollout.evaluation.statistics.intervals import Interval, clustered, success_rate, unit_mean
 from arlarena.rollout.evaluation.statistics.pass_at_k import average_at_k, ks, mean_pass_at_k
 from arlarena.rollout.evaluation.statistics.tasks import by_task, records_digest, results
+from arlarena.rollout.evaluation.totals import total_dollars, total_usage
 
 SUMMARY_SCHEMA = 1
 # The cost of an attempt in US dollars, or None if a price or a number of tokens is unknown.
@@ -81,7 +82,7 @@ class Part(msgspec.Struct, frozen=True):
             `scored` contains `policy_errors`, and planned = scored + infra_errors + model_errors + unfinished.
         digest: of the tasks of the scored attempts. Results are comparable if their digests are equal.
         requests, usage: totals of all finished attempts, also of those that are not scored. A number of tokens is None
-            if the model does not report it for an attempt with requests.
+            if the model does not report it for a reply.
         cost: in US dollars; None if the cost of an attempt is unknown.
         seconds: sum over attempts.
         results: None if no attempt is scored.
@@ -175,8 +176,6 @@ def _part(n: int, k: int, records: Sequence[AttemptRecord], cost_of: CostOf | No
     def number(status: str) -> int:
         return sum(record.status == status for record in records)
 
-    costs = [cost_of(record) if cost_of else None for record in records]
-    known = [cost for cost in costs if cost is not None]
     return Part(
         n=n,
         k=k,
@@ -189,20 +188,10 @@ def _part(n: int, k: int, records: Sequence[AttemptRecord], cost_of: CostOf | No
         digest=records_digest(records),
         requests=sum(record.requests for record in records),
         usage=total_usage(records),
-        cost=math.fsum(known) if cost_of and len(known) == len(costs) else None,
+        cost=total_dollars(map(cost_of, records)) if cost_of else None,
         seconds=math.fsum(record.seconds for record in records),
         results=results_of(records),
     )
-
-
-def total_usage(records: Iterable[AttemptRecord]) -> TokenUsage:
-    """Return the sums of tokens. A sum is None if an attempt with requests has no such number."""
-    asked = [record.usage for record in records if record.requests]
-    sums: dict[str, int | None] = {}
-    for name in TokenUsage.__struct_fields__:
-        numbers = [getattr(usage, name) for usage in asked]
-        sums[name] = None if None in numbers else sum(numbers)
-    return TokenUsage(**sums)
 
 
 def _kinds(scored: Sequence[AttemptRecord]) -> dict[str, KindFigures]:
