@@ -11,7 +11,7 @@ from arlarena.rollout.evaluation.models.protocol import TokenUsage
 from arlarena.rollout.evaluation.records import AttemptRecord, EvaluationPlan
 from arlarena.rollout.evaluation.statistics.behaviour import mean_behaviour
 from arlarena.rollout.evaluation.statistics.intervals import Interval, clustered, success_rate, unit_mean
-from arlarena.rollout.evaluation.statistics.pass_at_k import average_at_k, ks, mean_pass_at_k
+from arlarena.rollout.evaluation.statistics.pass_at_k import ks, mean_pass_at_k
 from arlarena.rollout.evaluation.statistics.tasks import by_task, records_digest, results
 from arlarena.rollout.evaluation.totals import total_dollars, total_usage
 
@@ -46,16 +46,18 @@ class KindFigures(msgspec.Struct, frozen=True):
 
 
 class Results(msgspec.Struct, frozen=True, rename={"total_reward": "return"}):
-    """The figures of the scored attempts. All intervals are clustered by task.
+    """The figures of the scored attempts.
+
+    Each is the mean over tasks of the mean of each task's scored attempts, also if tasks have different numbers of
+    them, as in an unfinished evaluation. All intervals are clustered by task: see `intervals`.
 
     Attributes:
         tasks: number of tasks with a scored attempt.
-        success: share of scored attempts with success. `success_method` names the method of its interval.
-        score: the environment's score in [0, 1], the mean over tasks of each task's mean.
+        success: share of attempts with success. `success_method` names the method of its interval.
+        score: the environment's score in [0, 1].
         total_reward: sum of rewards of an attempt; `return` in JSON.
         turns: number of turns of an attempt.
-        avg_at_k: mean over tasks of each task's success rate. It differs from `success` only if tasks have different
-            numbers of scored attempts.
+        avg_at_k: the same as `success`, under the name that results with k attempts per task usually have.
         pass_at_k: for k = 1, 2, 4, … up to the number of attempts of each task.
         by_kind: by the kind of task; empty if the environment has no kinds.
         behaviour: mean counts of an attempt: see `behaviour`.
@@ -109,7 +111,7 @@ class Summary(msgspec.Struct, frozen=True):
 
     Attributes:
         plan: `EvaluationPlan.identity()`.
-        total: over all environments, where each attempt has the same weight.
+        total: over all environments, where each task has the same weight.
         environments: by the name in the plan.
     """
 
@@ -165,7 +167,7 @@ def results_of(records: Sequence[AttemptRecord]) -> Results | None:
         score=_figure(unit_mean(by_task(scored, lambda record: record.score))),
         total_reward=_figure(clustered(by_task(scored, lambda record: record.total_reward))),
         turns=_figure(clustered(by_task(scored, lambda record: float(record.steps)))),
-        avg_at_k=_figure(average_at_k(outcomes)),
+        avg_at_k=_figure(success),
         pass_at_k=[_pass_figure(outcomes, k) for k in ks(max(map(len, outcomes.values())))],
         by_kind=_kinds(scored),
         behaviour=mean_behaviour(scored),
