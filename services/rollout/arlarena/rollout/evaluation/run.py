@@ -34,7 +34,7 @@ from arlarena.rollout.evaluation.start.environments import EnvironmentChoice, Op
 from arlarena.rollout.evaluation.start.local_service import LocalServices
 from arlarena.rollout.evaluation.start.options import EvaluateOptions
 from arlarena.rollout.evaluation.start.planning import plan_of
-from arlarena.rollout.evaluation.start.players import SCRIPTED, player_of
+from arlarena.rollout.evaluation.start.players import PERSON, SCRIPTED, player_of
 from arlarena.rollout.settings import RolloutSettings, load_rollout
 
 SESSIONS_PER_REQUEST = 2  # sessions that wait for the environment send no request
@@ -149,14 +149,15 @@ async def _play(
         access = None if model is None else _access(options, plan, found, model, journal, price)
         totals = {one.name: len(one.indices) * plan.attempts for one in plan.environments}
         title = f"{plan.model}, {plan.strategy}"
-        view = EvaluationView(title, totals, summarise(), plan.attempts, price=price, console=console)
+        live = options.model != PERSON  # a person types on this terminal
+        view = EvaluationView(title, totals, summarise(), plan.attempts, price=price, console=console, live=live)
         run = EvaluationRun(
             plan,
             _played(options, plan, found, model),
             journal,
             history,
             access,
-            limits=PlayLimits(sessions=sessions),
+            limits=PlayLimits(sessions=sessions, one_by_one=options.model == PERSON),
             on_end=lambda progress: view.add(progress.record),
         )
         for record in history.results.values():

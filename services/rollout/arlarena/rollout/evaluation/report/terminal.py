@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -73,7 +74,8 @@ def cost_text(cost: float | None) -> str:
 class EvaluationView:
     """A context manager that shows the progress of an evaluation. Use it from one event loop, inside of `with`.
 
-    On a terminal it draws a table, else it prints a line now and then.
+    On a terminal it draws a table, else it prints a line now and then. If it is not `live`, it prints only the first
+    and the last line.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class EvaluationView:
         *,
         price: ModelPrice | None = None,
         console: Console | None = None,
+        live: bool = True,
         plain_interval_s: float = 15.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -97,12 +100,13 @@ class EvaluationView:
             k: attempts per task.
             price: of the model.
             console: where to print.
+            live: whether to show the progress while attempts are played.
             plain_interval_s: seconds between two lines if the output is not a terminal.
             clock: the time in seconds.
         """
         self.console = console or Console(highlight=False)
         self._title, self._totals, self._summarise, self._k = shown(title), dict(totals), summarise, k
-        self._price, self._interval, self._clock = price, plain_interval_s, clock
+        self._price, self._interval, self._clock = price, plain_interval_s if live else math.inf, clock
         self._records: dict[str, list[AttemptRecord]] = {name: [] for name in totals}
         self._figures: dict[str, tuple[int, GroupFigures]] = {}
         self._usage, self._cost = NO_TOKENS, 0.0
@@ -113,7 +117,7 @@ class EvaluationView:
         self._printed_count = 0
         self._live = (
             Live(get_renderable=self._render, console=self.console, refresh_per_second=REFRESH_HZ)
-            if self.console.is_terminal
+            if live and self.console.is_terminal
             else None
         )
 
