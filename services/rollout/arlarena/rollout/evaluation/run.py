@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from arlarena.proto.config import print_error
+from arlarena.proto.text.wording import counted
 from arlarena.rollout.evaluation.interrupts import Interrupts
 from arlarena.rollout.evaluation.models.protocol import ChatModel, SamplingRequest
 from arlarena.rollout.evaluation.models.registry import open_model
@@ -93,14 +94,12 @@ async def _evaluate(
         outcome = await _play(options, plan, found, model, price, sessions, services, interrupts, console)
     write_results(options.directory, price, console)
     if outcome.stopped:
-        console.print(
-            f"stopped: {outcome.stopped}; {outcome.remaining} attempts remain, the same command with --out "
-            f"{options.directory} goes on",
-            soft_wrap=True,
-            markup=False,
-        )
+        unfinished = f"{counted(outcome.remaining, 'attempt')} not finished"
+        console.print(f"stopped: {outcome.stopped}; {unfinished}", markup=False)
+        # Wrapped by the terminal, so that it can be copied.
+        console.print(f"resume with the same command and --out {options.directory}", soft_wrap=True, markup=False)
     if outcome.possibly_charged:
-        console.print(f"{outcome.possibly_charged} requests without a reply were possibly charged", soft_wrap=True)
+        console.print(f"possibly charged without a reply: {counted(outcome.possibly_charged, 'request')}")
     return bool(outcome.remaining)
 
 
