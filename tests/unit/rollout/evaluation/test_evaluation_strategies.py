@@ -27,7 +27,7 @@ FREE = ReplyFormat()
 
 
 class Asked:
-    """A caller that keeps what was asked."""
+    """A caller that records the messages and purposes of its requests."""
 
     def __init__(self, say: Callable[[str, int], str]) -> None:
         self.say, self.calls, self.purposes = say, [], []  # type: ignore[var-annotated]

@@ -1,4 +1,4 @@
-"""What `--dry-run` prints: what would be asked, and an estimate of tokens and cost. Nothing is sent to the model."""
+"""The text of `--dry-run`: tasks, first prompt, and estimates of requests, tokens and cost. It sends no request."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def summarise_records(plan: EvaluationPlan, records: Iterable[AttemptRecord], co
     """Return the summary of an evaluation, which may be unfinished.
 
     Args:
-        plan: what was asked.
+        plan: of the evaluation.
         records: the records of attempts, in the order of the journal: the last record of an attempt is its result.
             Records of attempts that are not in the plan are ignored.
         cost_of: the cost of an attempt. None: all costs are unknown.
