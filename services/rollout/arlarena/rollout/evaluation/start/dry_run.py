@@ -25,10 +25,10 @@ HISTORY = 2  # earlier turns in a prompt, if the environment has no such option:
 
 
 @dataclass(frozen=True, slots=True)
-class FirstState:
-    """The first state of a task. `tokens`: estimate for the prompt with its images. `observed`: for the observation."""
+class MeasuredPrompt:
+    """The first prompt of a task. `tokens`: estimate for text and images. `observed`: for the observation in it."""
 
-    prompt: str
+    text: str
     tokens: int
     observed: int
 
@@ -44,14 +44,14 @@ async def describe_requests(
     lines = [f"{plan.model}, strategy {plan.strategy}, sampling {plan.sampling}"]
     total = NO_TOKENS
     for one, environment in zip(found, plan.environments, strict=True):
-        states = await _first_states(one, environment, plan)
-        usage, requests = bound(plan, environment, one.info, states, options.sampling.max_tokens or REPLY_TOKENS)
+        prompts = await _first_prompts(one, environment, plan)
+        usage, requests = bound(plan, environment, one.info, prompts, options.sampling.max_tokens or REPLY_TOKENS)
         total += usage
         lines += [
             f"{environment.name} {environment.version}: {counted(len(environment.indices), 'task')} of split "
             f"{environment.split}, {counted(plan.attempts, 'attempt')} each, template {environment.template}, "
             f"at most {one.info.horizon} steps",
-            f"  first prompt of task {environment.indices[0]}:\n{states[0].prompt[:SHOWN_CHARS]}",
+            f"  first prompt of task {environment.indices[0]}:\n{prompts[0].text[:SHOWN_CHARS]}",
         ]
         if plan.model not in SCRIPTED:
             lines.append(f"  at most {requests:,} requests, about {usage.input:,} tokens in, {usage.output:,} out")
@@ -61,8 +61,10 @@ async def describe_requests(
     return "\n".join(lines)
 
 
-async def _first_states(one: OpenedEnvironment, environment: EnvironmentPlan, plan: EvaluationPlan) -> list[FirstState]:
-    """Return the first states of tasks that are spread over the chosen ones."""
+async def _first_prompts(
+    one: OpenedEnvironment, environment: EnvironmentPlan, plan: EvaluationPlan
+) -> list[MeasuredPrompt]:
+    """Measure the first prompts of tasks that are spread over the chosen ones."""
     step = max(1, len(environment.indices) // SAMPLED)
     (session,) = await one.client.open(1)
     try:
@@ -74,7 +76,7 @@ async def _first_states(one: OpenedEnvironment, environment: EnvironmentPlan, pl
             prompt = state.prompt if message is None else message
             images = IMAGE_TOKENS * len(state.observation.images) if plan.images else 0
             found.append(
-                FirstState(prompt, len(prompt) // CHARS_PER_TOKEN + images, len(text) // CHARS_PER_TOKEN + images)
+                MeasuredPrompt(prompt, len(prompt) // CHARS_PER_TOKEN + images, len(text) // CHARS_PER_TOKEN + images)
             )
         return found
     finally:
@@ -82,14 +84,14 @@ async def _first_states(one: OpenedEnvironment, environment: EnvironmentPlan, pl
 
 
 def bound(
-    plan: EvaluationPlan, environment: EnvironmentPlan, info: Info, states: Sequence[FirstState], reply: int
+    plan: EvaluationPlan, environment: EnvironmentPlan, info: Info, prompts: Sequence[MeasuredPrompt], reply: int
 ) -> tuple[TokenUsage, int]:
     """Return the tokens and the number of requests of one environment if every attempt takes all steps.
 
     `reply`: tokens of a reply.
     """
-    prompt = math.ceil(fmean(each.tokens for each in states))
-    observed = math.ceil(fmean(each.observed for each in states))
+    prompt = math.ceil(fmean(each.tokens for each in prompts))
+    observed = math.ceil(fmean(each.observed for each in prompts))
     attempts, steps = len(environment.indices) * plan.attempts, info.horizon
     calls, shown_replies = _calls_per_turn(plan)
     requests = attempts * steps * calls
@@ -102,7 +104,8 @@ def _earlier_turns(plan: EvaluationPlan, info: Info) -> int:
     """Return how many turns before their own all prompts of an attempt show together: all of them in a conversation,
     and else at most as many as the environment's option `history` says.
     """
-    shown = info.options.get("history", HISTORY if "{history}" in info.template.text else 0)
+    given = info.options.get("history")
+    shown = given if isinstance(given, int) else HISTORY if "{history}" in info.template.text else 0
     if info.template.name == "conversation" or plan.strategy == "react":
         shown = info.horizon
     return sum(min(turn, shown) for turn in range(info.horizon))

@@ -18,7 +18,7 @@ from arlarena.rollout.evaluation.records import EvaluationPlan
 from arlarena.rollout.evaluation.report.prices import read_prices
 from arlarena.rollout.evaluation.served import CONCURRENCY
 from arlarena.rollout.evaluation.sets.standard import find_set
-from arlarena.rollout.evaluation.start.dry_run import FirstState, bound, describe_requests
+from arlarena.rollout.evaluation.start.dry_run import MeasuredPrompt, bound, describe_requests
 from arlarena.rollout.evaluation.start.environments import EnvironmentChoice, OpenedEnvironment, choices_of, opened
 from arlarena.rollout.evaluation.start.local_service import LocalServices
 from arlarena.rollout.evaluation.start.options import EvaluateOptions
@@ -154,7 +154,9 @@ async def test_a_debate_asks_each_agent_in_each_round_and_shows_the_answers(gues
     values = {"agents": 3, "rounds": 4, "judge": True}
     plan, _ = await planned(guess, options_of(tmp_path, strategy="debate", strategy_options=values))
     info = msgspec.structs.replace((await info_of(guess, tmp_path)).info, horizon=7)
-    usage, requests = bound(plan, plan.environments[0], info, [FirstState("", 100, 10), FirstState("", 101, 10)], 50)
+    usage, requests = bound(
+        plan, plan.environments[0], info, [MeasuredPrompt("", 100, 10), MeasuredPrompt("", 101, 10)], 50
+    )
     turns = 5 * 3 * 7
     assert requests == turns * (3 * 4 + 1)
     assert usage.output == requests * 50
@@ -167,7 +169,7 @@ async def test_a_debate_asks_each_agent_in_each_round_and_shows_the_answers(gues
 async def test_a_conversation_repeats_the_turns_before(guess: str, tmp_path: Path) -> None:
     plan, _ = await planned(guess, options_of(tmp_path, strategy="react"))
     info = msgspec.structs.replace((await info_of(guess, tmp_path)).info, horizon=4)
-    usage, requests = bound(plan, plan.environments[0], info, [FirstState("", 100, 10)], 50)
+    usage, requests = bound(plan, plan.environments[0], info, [MeasuredPrompt("", 100, 10)], 50)
     assert requests == 5 * 3 * 4
     per_attempt = sum(100 + turn * (10 + 50) for turn in range(4))
     assert usage.input == 5 * 3 * per_attempt
