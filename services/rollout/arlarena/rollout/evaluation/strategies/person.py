@@ -41,14 +41,13 @@ class LineReader:
         return taken.decode(errors="replace")
 
     async def _readable(self) -> None:
-        loop = asyncio.get_running_loop()
-        readable = loop.create_future()
+        loop, readable = asyncio.get_running_loop(), asyncio.Event()
         try:
-            loop.add_reader(self._handle, lambda: readable.done() or readable.set_result(None))
+            loop.add_reader(self._handle, readable.set)
         except PermissionError:  # a file, which is always readable
             return
         try:
-            await readable
+            await readable.wait()
         finally:
             loop.remove_reader(self._handle)
 
