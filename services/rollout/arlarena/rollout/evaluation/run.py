@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from arlarena.proto.config import print_error
+from arlarena.proto.text.wording import counted
 from arlarena.rollout.evaluation.interrupts import Interrupts
 from arlarena.rollout.evaluation.models.protocol import ChatModel, SamplingRequest
 from arlarena.rollout.evaluation.models.registry import open_model
@@ -34,7 +35,7 @@ from arlarena.rollout.evaluation.start.environments import EnvironmentChoice, Op
 from arlarena.rollout.evaluation.start.local_service import LocalServices
 from arlarena.rollout.evaluation.start.options import EvaluateOptions
 from arlarena.rollout.evaluation.start.planning import plan_of
-from arlarena.rollout.evaluation.start.players import SCRIPTED, player_of
+from arlarena.rollout.evaluation.start.players import PERSON, SCRIPTED, player_of
 from arlarena.rollout.settings import RolloutSettings, load_rollout
 
 SESSIONS_PER_REQUEST = 2  # sessions that wait for the environment send no request
@@ -93,14 +94,12 @@ async def _evaluate(
         outcome = await _play(options, plan, found, model, price, sessions, services, interrupts, console)
     write_results(options.directory, price, console)
     if outcome.stopped:
-        console.print(
-            f"stopped: {outcome.stopped}; {outcome.remaining} attempts remain, the same command with --out "
-            f"{options.directory} goes on",
-            soft_wrap=True,
-            markup=False,
-        )
+        unfinished = f"{counted(outcome.remaining, 'attempt')} not finished"
+        console.print(f"stopped: {outcome.stopped}; {unfinished}", markup=False)
+        # Wrapped by the terminal, so that it can be copied.
+        console.print(f"resume with the same command and --out {options.directory}", soft_wrap=True, markup=False)
     if outcome.possibly_charged:
-        console.print(f"{outcome.possibly_charged} requests without a reply were possibly charged", soft_wrap=True)
+        console.print(f"possibly charged without a reply: {counted(outcome.possibly_charged, 'request')}")
     return bool(outcome.remaining)
 
 
@@ -149,14 +148,15 @@ async def _play(
         access = None if model is None else _access(options, plan, found, model, journal, price)
         totals = {one.name: len(one.indices) * plan.attempts for one in plan.environments}
         title = f"{plan.model}, {plan.strategy}"
-        view = EvaluationView(title, totals, summarise(), plan.attempts, price=price, console=console)
+        live = options.model != PERSON  # a person types on this terminal
+        view = EvaluationView(title, totals, summarise(), plan.attempts, price=price, console=console, live=live)
         run = EvaluationRun(
             plan,
             _played(options, plan, found, model),
             journal,
             history,
             access,
-            limits=PlayLimits(sessions=sessions),
+            limits=PlayLimits(sessions=sessions, one_by_one=options.model == PERSON),
             on_end=lambda progress: view.add(progress.record),
         )
         for record in history.results.values():

@@ -10,10 +10,10 @@ from typing import Any
 
 from arlarena.proto.atomic_files import open_atomic
 from arlarena.proto.text.wording import printable
+from arlarena.rollout.evaluation.directory import EvaluationResults
 from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.report.prices import ModelPrice
 from arlarena.rollout.evaluation.report.rows import COLUMNS, Cell, chat, metric_names, row
-from arlarena.rollout.evaluation.report.summary_view import EvaluationResults
 
 # A spreadsheet evaluates a cell that starts with one of these characters
 # (https://owasp.org/www-community/attacks/CSV_Injection); the last four are their full-width forms.

@@ -18,11 +18,12 @@ from arlarena.rollout.evaluation.strategies.random_player import RandomPlayer
 from arlarena.rollout.evaluation.strategies.react import ReactPlayer
 from arlarena.rollout.evaluation.strategies.reply_format import ReplyFormat
 
+PERSON = "person"
 # Values of MODEL that need no model.
 SCRIPTED: Mapping[str, Callable[[ReplyFormat], Player]] = {
     "expert": lambda form: ExpertPlayer(),
     "random": lambda form: RandomPlayer(form),
-    "person": lambda form: PersonPlayer(form),
+    PERSON: lambda form: PersonPlayer(form),
 }
 STRATEGIES: Mapping[str, Callable[..., Player]] = {
     "plain": lambda form: PlainPlayer(),
