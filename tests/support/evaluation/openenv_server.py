@@ -38,7 +38,6 @@ class Number(Environment[Guess, Hint, State]):
     """Guess a number below 8, which the seed decides. Three guesses."""
 
     SUPPORTS_CONCURRENT_SESSIONS = True
-    splits = ("validation",)
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,16 +47,27 @@ class Number(Environment[Guess, Hint, State]):
         return EnvironmentMetadata(name="number", description="Guess a number.", version="3.1")
 
     def list_splits(self) -> list[str]:
-        return ["validation"]
+        return ["train", "validation"]
 
     def num_tasks(self, split: str) -> int:
-        return 4
+        return {"train": 3, "validation": 4}[split]
 
     def get_task(self, split: str, index: int) -> dict[str, Any]:
-        return {"number": 2 * index}
+        return {"number": self._number(split, index)}
 
-    def reset(self, seed: int | None = None, episode_id: str | None = None, number: int | None = None) -> Hint:
-        self.number, self.guesses = (seed or 0) % 8 if number is None else number, 0
+    def _number(self, split: str, index: int) -> int:
+        return 2 * index + (split == "train")
+
+    def reset(
+        self,
+        seed: int | None = None,
+        episode_id: str | None = None,
+        split: str | None = None,
+        index: int | None = None,
+        plus: int = 0,
+    ) -> Hint:
+        chosen = (seed or 0) if split is None or index is None else self._number(split, index)
+        self.number, self.guesses = (chosen + plus) % 8, 0
         return Hint(text="Guess a number from 0 to 7.", low=0, high=7, metadata={"episode": episode_id})
 
     def step(self, action: Guess, timeout_s: float | None = None) -> Hint:

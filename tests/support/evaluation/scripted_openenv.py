@@ -12,9 +12,9 @@ import pytest
 from aiohttp import web
 
 from arlarena.client.environments import EnvironmentClient, StepOutcome
-from arlarena.client.errors import ServiceError
 from arlarena.client.transport import Timeouts
-from arlarena.rollout.evaluation.play.openenv import SEEDS, OpenEnvClient
+from arlarena.rollout.evaluation.openenv.client import OpenEnvClient
+from arlarena.rollout.evaluation.openenv.rules import SEEDS
 
 QUICK = Timeouts(2.0, 5.0)
 TEXT_ACTION = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
@@ -125,7 +125,7 @@ async def one_step(client: OpenEnvClient) -> None:
         await session.close()
 
 
-async def outcome_of(error: type[ServiceError], match: str, **answers: Any) -> None:
+async def outcome_of(error: type[Exception], match: str, **answers: Any) -> None:
     """Check the error of an episode of one step."""
     async with (
         scripted_openenv(**answers) as server,

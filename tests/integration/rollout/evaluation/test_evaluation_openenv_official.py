@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from arlarena.client.errors import AtCapacity, ProtocolError, Refused
+from arlarena.client.errors import AtCapacity, Refused
 from arlarena.client.transport import Timeouts
-from arlarena.rollout.evaluation.errors import EvaluationError
-from arlarena.rollout.evaluation.play.openenv import SEEDS, OpenEnvClient, detect
-from arlarena.rollout.evaluation.play.openenv_rules import OpenEnvSettings
+from arlarena.rollout.evaluation.errors import AttemptFailed
+from arlarena.rollout.evaluation.openenv.client import OpenEnvClient
+from arlarena.rollout.evaluation.openenv.description import detect
+from arlarena.rollout.evaluation.openenv.rules import SEEDS, OpenEnvSettings
 
 ROOT = Path(__file__).resolve().parents[4]
 PYTHON = ROOT / ".venv-openenv" / "bin" / "python"
@@ -62,16 +63,15 @@ async def guess(client: OpenEnvClient, split: str, index: int) -> tuple[int | No
 async def test_seeds_and_tasks_reach_the_environment_and_repeat(base: str) -> None:
     assert await detect(f"{base}/number") == "openenv"
     async with OpenEnvClient(f"{base}/number", timeouts=QUICK) as client:
-        plan = await client.plan(SEEDS, range(8))
-        assert (plan.name, plan.version.split("+")[0], plan.options["action_field"]) == ("number", "3.1", "answer")
+        info = await client.info()
+        assert (info.name, info.version.split("+")[0], info.options["action_field"]) == ("number", "3.1", "answer")
+        splits = [(split.name, split.size, split.evaluation) for split in info.splits]
+        assert splits == [(SEEDS, None, True), ("train", 3, False), ("validation", 4, True)]
         results = await asyncio.gather(*(guess(client, SEEDS, index) for index in range(8)))
         assert [right for right, _ in results] == [None, None, None, 3, 4, 5, None, None]
         assert await guess(client, SEEDS, 4) == results[4]
-        assert (await client.plan("validation", range(4))).indices == (0, 1, 2, 3)
         tasks = await asyncio.gather(*(guess(client, "validation", index) for index in range(3)))
         assert [right for right, _ in tasks] == [None, None, 4]  # the tasks are the numbers 0, 2 and 4
-        with pytest.raises(EvaluationError, match="4 tasks"):
-            await client.plan("validation", [4])
 
 
 async def test_json_objects_are_actions_and_invalid_ones_are_reported_to_the_model(base: str) -> None:
@@ -88,8 +88,7 @@ async def test_json_objects_are_actions_and_invalid_ones_are_reported_to_the_mod
         assert all(word in (state.observation.message or "") for word in ("row", "column"))
         state = await session.step('My choice:\n```json\n{"row": 1, "column": 2}\n```')
         assert (state.done, state.metadata.success, state.reward, state.metadata.score) == (True, True, 2.5, 1.0)
-        with pytest.raises(EvaluationError, match="split 'train'"):
-            await client.plan("train", [0])
+        assert [split.name for split in (await client.info()).splits] == [SEEDS]
         await session.close()
 
 
@@ -113,7 +112,7 @@ async def test_a_reward_that_is_not_a_number_is_an_error(base: str) -> None:
     async with OpenEnvClient(f"{base}/faulty", timeouts=QUICK) as client:
         (session,) = await client.open(1)
         await session.reset(split=SEEDS, index=0, seed=0)
-        with pytest.raises(ProtocolError, match="reward is null or not finite"):
+        with pytest.raises(AttemptFailed, match="reward is null or not finite"):
             await session.step("1")
         await session.close()
 

@@ -49,8 +49,8 @@ def main(
         list[str] | None,
         typer.Option(
             metavar="NAME|URL",
-            help="Environment: its name (a server is started on this machine) or the URL of a running server. Repeat "
-            "the option for several environments.",
+            help="Environment: its name (a server is started on this machine), or the URL of a running server of "
+            "ARLArena or OpenEnv. Repeat the option for several environments.",
         ),
     ] = None,
     option: Annotated[
@@ -59,6 +59,14 @@ def main(
             metavar="[NAME:]KEY=VALUE",
             help="Option of an environment that is started here, such as size=7; with several environments, such as "
             "sokoban:size=7. May be repeated.",
+        ),
+    ] = None,
+    openenv: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="How OpenEnv servers are played: text_field, action_field, conversation, instructions, max_steps, "
+            "success_reward or reset.FIELD. May be repeated. The guide evaluate-on-openenv explains them.",
         ),
     ] = None,
     set_name: Annotated[
@@ -189,6 +197,7 @@ def main(
         directory=out or _default_directory(model),
         environments=tuple(env or ()),
         options=tuple(option or ()),
+        openenv=tuple(openenv or ()),
         set_name=set_name,
         base_url=base_url,
         tasks=TaskChoice(split, first, count, tasks),

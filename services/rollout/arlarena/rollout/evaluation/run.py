@@ -14,6 +14,7 @@ from arlarena.proto.config import print_error
 from arlarena.rollout.evaluation.interrupts import Interrupts
 from arlarena.rollout.evaluation.models.protocol import ChatModel, SamplingRequest
 from arlarena.rollout.evaluation.models.registry import open_model
+from arlarena.rollout.evaluation.openenv.rules import OpenEnvSettings
 from arlarena.rollout.evaluation.play.budgets import BudgetMeter, Price, no_price
 from arlarena.rollout.evaluation.play.caller import ModelAccess
 from arlarena.rollout.evaluation.play.journal import Journal
@@ -32,9 +33,10 @@ from arlarena.rollout.evaluation.start.checks import POLICY, check_options, note
 from arlarena.rollout.evaluation.start.dry_run import describe_requests
 from arlarena.rollout.evaluation.start.environments import EnvironmentChoice, OpenedEnvironment, choices_of, opened
 from arlarena.rollout.evaluation.start.local_service import LocalServices
+from arlarena.rollout.evaluation.start.openenv_options import openenv_settings
 from arlarena.rollout.evaluation.start.options import EvaluateOptions
 from arlarena.rollout.evaluation.start.planning import plan_of
-from arlarena.rollout.evaluation.start.players import SCRIPTED, player_of
+from arlarena.rollout.evaluation.start.players import SCRIPTED, check_player, player_of
 from arlarena.rollout.settings import RolloutSettings, load_rollout
 
 SESSIONS_PER_REQUEST = 2  # sessions that wait for the environment send no request
@@ -54,10 +56,11 @@ async def evaluate(options: EvaluateOptions, console: Console) -> int:
     name = checkpoint_name(options.model) if is_checkpoint(options.model) else options.model
     settings = load_rollout(options.config)
     choices = choices_of(options.environments, options.options, options.set_name)
+    openenv = openenv_settings(options.openenv, choices)
     price = await check_options(options, name)
     with Interrupts() as interrupts:
         try:
-            remaining = await _evaluate(options, name, settings, choices, price, interrupts, console)
+            remaining = await _evaluate(options, name, settings, choices, openenv, price, interrupts, console)
         except asyncio.CancelledError:
             if interrupts.received is None:
                 raise
@@ -71,6 +74,7 @@ async def _evaluate(
     name: str,
     settings: RolloutSettings,
     choices: Sequence[EnvironmentChoice],
+    openenv: OpenEnvSettings | None,
     price: ModelPrice | None,
     interrupts: Interrupts,
     console: Console,
@@ -80,8 +84,10 @@ async def _evaluate(
     async with AsyncExitStack() as stack:
         services = await stack.enter_async_context(LocalServices(_services_directory(options, stack)))
         found = await stack.enter_async_context(
-            opened(choices, services, settings, sessions=sessions, expert=options.model == "expert")
+            opened(choices, services, settings, sessions=sessions, expert=options.model == "expert", openenv=openenv)
         )
+        for one in found:
+            check_player(options.model, one)
         plan = await plan_of(options, name, found, settings)
         if options.dry_run:
             console.print(await describe_requests(options, plan, found, price), soft_wrap=True, markup=False)
@@ -220,7 +226,7 @@ def _played(
         one.name: EvaluatedEnvironment(
             one.client,
             player_of(options.model, plan.strategy, plan.strategy_options, one.info),
-            PictureStore.of(options.directory, one.client) if pictures else None,
+            PictureStore.of(options.directory, one.own_client) if pictures and one.own_client else None,
         )
         for one in found
     }
