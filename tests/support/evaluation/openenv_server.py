@@ -2,17 +2,21 @@
 
     .venv-openenv/bin/python tests/support/evaluation/openenv_server.py
 
-Prints its port. Each environment has its own path: /number, /grid, /faulty and /single.
+Prints its port: `--port`, or a free one. Environments: /number, /grid, /tools, /faulty and /single.
 """
 
+import argparse
 import json
 import socket
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from fastmcp import FastMCP
 from openenv.core.env_server.http_server import create_app
 from openenv.core.env_server.interfaces import Environment
+from openenv.core.env_server.mcp_environment import MCPEnvironment
+from openenv.core.env_server.mcp_types import CallToolAction, CallToolObservation
 from openenv.core.env_server.types import Action, EnvironmentMetadata, Observation, State
 from pydantic import field_validator
 
@@ -108,6 +112,40 @@ class Grid(Environment[Cell, Board, State]):
         raise RuntimeError("there is no state")
 
 
+class Tools(MCPEnvironment):
+    """Call the tool `submit` with the number of the task, which is in the metadata of the first observation."""
+
+    SUPPORTS_CONCURRENT_SESSIONS = True
+
+    def __init__(self) -> None:
+        server: FastMCP = FastMCP("tools")
+        self.number, self.submitted = 0, -1
+
+        @server.tool
+        def submit(number: int) -> str:
+            """Submit a number."""
+            self.submitted = number
+            return f"{number} is submitted"
+
+        super().__init__(server)
+
+    def reset(self, seed: int | None = None, episode_id: str | None = None, **kwargs: Any) -> Observation:
+        self.number, self.submitted = seed or 0, -1
+        return Observation(metadata={"prompt": f"Submit the number {self.number}."})
+
+    async def step_async(self, action: Action, timeout_s: float | None = None, **kwargs: Any) -> Observation:
+        found = await super().step_async(action, timeout_s, **kwargs)
+        done = self.submitted == self.number
+        return found.model_copy(update={"done": done, "reward": 1.0 if done else 0.0})
+
+    def _step_impl(self, action: Action, timeout_s: float | None = None, **kwargs: Any) -> Observation:
+        raise TypeError("only tools can be called")
+
+    @property
+    def state(self) -> State:
+        return State()
+
+
 class Faulty(Number):
     """The last reward is not a number."""
 
@@ -120,9 +158,12 @@ def main() -> None:
     app = FastAPI()
     app.mount("/number", create_app(Number, Guess, Hint, env_name="number", max_concurrent_envs=8))
     app.mount("/grid", create_app(Grid, Cell, Board, env_name="grid", max_concurrent_envs=8))
+    app.mount("/tools", create_app(Tools, CallToolAction, CallToolObservation, env_name="tools", max_concurrent_envs=8))
     app.mount("/faulty", create_app(Faulty, Guess, Hint, env_name="faulty", max_concurrent_envs=8))
     app.mount("/single", create_app(Number, Guess, Hint, env_name="single"))  # OpenEnv's default: one session
-    listening = socket.create_server(("127.0.0.1", 0))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=0)
+    listening = socket.create_server(("127.0.0.1", parser.parse_args().port))
     print(json.dumps({"port": listening.getsockname()[1]}), flush=True)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws_ping_interval=0.5, ws_ping_timeout=0.5))
     server.run(sockets=[listening])

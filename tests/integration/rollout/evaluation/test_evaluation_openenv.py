@@ -111,8 +111,11 @@ async def test_the_description_has_the_identity_and_the_splits_of_the_server(sok
     assert re.fullmatch(re.escape(own_info.version) + r"\+schema\.[0-9a-f]{16}", info.version)
     assert (info.options["action_field"], info.horizon) == ("text", 50)
     splits = {split.name: (split.size, split.evaluation) for split in info.splits}
-    assert splits.pop(SEEDS) == (None, True)
-    assert splits == {split.name: (split.size, split.evaluation) for split in own_info.splits if split.size}
+    assert splits[SEEDS] == (None, False)
+    assert splits.keys() == {SEEDS} | {split.name for split in own_info.splits}
+    (test,) = [split for split in own_info.splits if split.name == "test"]
+    assert splits["test"] == (test.size, test.evaluation)
+    assert not splits["train"][1]
 
 
 async def test_the_schema_is_part_of_the_version() -> None:
@@ -244,7 +247,7 @@ async def test_a_silent_server_is_unavailable_and_its_late_reply_is_not_used() -
 
 async def test_a_server_without_the_route_refuses() -> None:
     async with scripted_openenv() as server, OpenEnvClient(server.url) as client:
-        await client.describe()
+        await client.info()
         client._transport.url += "/other"
         with pytest.raises(Refused, match="HTTP 404"):
             await client.open(1)

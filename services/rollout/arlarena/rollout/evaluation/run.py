@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from rich.console import Console
 
 from arlarena.proto.config import print_error
+from arlarena.proto.text.wording import counted
 from arlarena.rollout.evaluation.interrupts import Interrupts
 from arlarena.rollout.evaluation.models.protocol import ChatModel, SamplingRequest
 from arlarena.rollout.evaluation.models.registry import open_model
@@ -23,11 +25,11 @@ from arlarena.rollout.evaluation.play.pictures import PictureStore
 from arlarena.rollout.evaluation.play.resume import EvaluationHistory, check_plan, write_plan
 from arlarena.rollout.evaluation.play.scheduler import EvaluatedEnvironment, EvaluationOutcome, EvaluationRun
 from arlarena.rollout.evaluation.play.slots import PlayLimits
-from arlarena.rollout.evaluation.records import EvaluationPlan
+from arlarena.rollout.evaluation.records import AttemptRecord, EvaluationPlan
 from arlarena.rollout.evaluation.report.cost import dollars
 from arlarena.rollout.evaluation.report.finish import summarise, write_results
 from arlarena.rollout.evaluation.report.prices import ModelPrice
-from arlarena.rollout.evaluation.report.terminal import EvaluationView
+from arlarena.rollout.evaluation.report.terminal import EvaluationView, shown
 from arlarena.rollout.evaluation.start.checkpoint import checkpoint_name, is_checkpoint
 from arlarena.rollout.evaluation.start.checks import POLICY, check_options, notes
 from arlarena.rollout.evaluation.start.dry_run import describe_requests
@@ -40,6 +42,7 @@ from arlarena.rollout.evaluation.start.players import SCRIPTED, check_player, pl
 from arlarena.rollout.settings import RolloutSettings, load_rollout
 
 SESSIONS_PER_REQUEST = 2  # sessions that wait for the environment send no request
+CAUSES = 3  # errors that are printed at the end
 TICK_S = 1.0
 SERVICES = "services"  # folder of the configurations and logs of started services
 
@@ -105,9 +108,17 @@ async def _evaluate(
             soft_wrap=True,
             markup=False,
         )
+    for line in causes(outcome.results.values()):
+        console.print(line, soft_wrap=True, markup=False)
     if outcome.possibly_charged:
         console.print(f"{outcome.possibly_charged} requests without a reply were possibly charged", soft_wrap=True)
     return bool(outcome.remaining)
+
+
+def causes(records: Iterable[AttemptRecord]) -> list[str]:
+    """Return the most frequent errors of the attempts that are not scored."""
+    errors = Counter(record.error for record in records if not record.scored and record.error)
+    return [f"not scored, {counted(count, 'attempt')}: {shown(error)}" for error, count in errors.most_common(CAUSES)]
 
 
 def _services_directory(options: EvaluateOptions, stack: AsyncExitStack) -> Path:

@@ -93,7 +93,8 @@ class OpenEnvClient(AsyncClosing):
     async def info(self) -> Info:
         """Return the description of the environment in the form of `GET /v1/info`, with the settings as its options.
 
-        The split `SEEDS` has no end. The other splits are those of the server's Task API.
+        The split `SEEDS` has no end. The other splits are those of the server's Task API. If one of them is for
+        evaluation, `SEEDS` is not, so that it is not the default.
 
         Raises:
             Unavailable: the server is unreachable or failing.
@@ -102,6 +103,8 @@ class OpenEnvClient(AsyncClosing):
             ConfigError: the server has no such field as a setting names.
         """
         description, rules = await self._rules()
+        splits = await read_splits(self._transport)
+        seeds = Split(SEEDS, "test", None, evaluation=not any(split.evaluation for split in splits))
         options = msgspec.to_builtins(self.settings) | {
             "api": "openenv",
             "action_field": rules.action.field,
@@ -116,7 +119,7 @@ class OpenEnvClient(AsyncClosing):
             rewards={},
             horizon=self.settings.max_steps,
             actions=list(rules.action.choices) or None,
-            splits=[Split(SEEDS, "test", None, evaluation=True), *await read_splits(self._transport)],
+            splits=[seeds, *splits],
             options=options,
             capabilities=[],
         )
