@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from support.environments.environment_support import environment_server
-from support.evaluation.scripted_openenv import (
+from support.openenv.scripted_openenv import (
     QUICK,
     TEXT_ACTION,
     failed,

@@ -13,9 +13,9 @@ from aiohttp import web
 from support.environments.environment_support import environment_server
 from support.evaluation.command_support import command, ended
 from support.evaluation.imitation import Imitation, serve
-from support.evaluation.number_game import NumberGame, bisect
-from support.evaluation.scripted_openenv import TEXT_ACTION, ScriptedOpenEnv, frame, observed, scripted_openenv
 from support.evaluation.sdks import needs_sdk
+from support.openenv.number_game import NumberGame, bisect
+from support.openenv.scripted_openenv import TEXT_ACTION, ScriptedOpenEnv, frame, observed, scripted_openenv
 from support.rollout.rollout_support import served
 
 from arlarena.rollout.evaluation.openenv.rules import MAX_TEXT_CHARS

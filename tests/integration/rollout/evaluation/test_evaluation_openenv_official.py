@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from support.evaluation.command_support import ended
 from support.evaluation.imitation import Imitation, serve
-from support.evaluation.number_game import bisect
 from support.evaluation.sdks import needs_sdk
+from support.openenv.number_game import bisect
 
 from arlarena.client.errors import AtCapacity, Refused
 from arlarena.client.transport import Timeouts
@@ -27,7 +27,7 @@ from arlarena.rollout.evaluation.records import AttemptRecord, ReplyEvent
 
 ROOT = Path(__file__).resolve().parents[4]
 PYTHON = ROOT / ".venv-openenv" / "bin" / "python"
-SERVER = ROOT / "tests" / "support" / "evaluation" / "openenv_server.py"
+SERVER = ROOT / "tests" / "support" / "openenv" / "openenv_server.py"
 QUICK = Timeouts(5.0, 10.0)
 
 pytestmark = [

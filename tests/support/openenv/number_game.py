@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
-from support.evaluation.scripted_openenv import observed
+from support.openenv.scripted_openenv import observed
 
 from arlarena.rollout.evaluation.models.protocol import ModelMessage
 

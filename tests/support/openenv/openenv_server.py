@@ -1,6 +1,6 @@
 """Small environments on the official OpenEnv server, for tests of evaluations. It imports nothing of this repository.
 
-    .venv-openenv/bin/python tests/support/evaluation/openenv_server.py
+    .venv-openenv/bin/python tests/support/openenv/openenv_server.py
 
 Prints its port: `--port`, or a free one. Environments: /number, /grid, /tools, /faulty and /single.
 """
