@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 from collections import Counter
 from pathlib import Path
@@ -110,6 +111,21 @@ async def test_tasks_of_the_server_and_the_seed_of_the_evaluation(tmp_path: Path
         assert [reset["seed"] for reset in game.resets[resets:]] == [9]
 
 
+async def test_a_dry_run_names_an_invalid_reply(tmp_path: Path) -> None:
+    async with serve(guesser()) as model, scripted_openenv(reset=frame("{}")) as server:
+        arguments = ("m", "--base-url", model.url, "--env", server.url, "--count", 1, "--dry-run")
+        code, _, error = await ended(*arguments, "--out", tmp_path / "out")
+    assert (code, error) == (1, f"error: {server.url}/ws: reset: observation is missing\n")
+
+
+async def test_a_server_that_breaks_the_protocol_at_the_start_of_a_session_ends_the_evaluation(tmp_path: Path) -> None:
+    async with serve(guesser()) as model, scripted_openenv(state="not JSON") as server:
+        arguments = ("m", "--base-url", model.url, "--env", server.url, "--count", 3, "--out", tmp_path)
+        code, _, error = await ended(*arguments)
+    assert (code, error.count("\n")) == (1, 1)
+    assert f"the server does not keep to OpenEnv's protocol: {server.url}/ws: the reply to state is not JSON" in error
+
+
 async def test_a_dry_run_shows_the_first_prompt_and_asks_no_model(tmp_path: Path) -> None:
     async with serve(guesser()) as model, numbers(NumberGame()) as server:
         arguments = ("m", "--base-url", model.url, "--env", server.url, "--openenv", "max_steps=4", "--count", 2)
@@ -117,7 +133,10 @@ async def test_a_dry_run_shows_the_first_prompt_and_asks_no_model(tmp_path: Path
         assert (code, error, model.counts.requests) == (0, "", 0)
     assert "2 tasks of split seeds, 1 attempt each, template openenv 1, at most 4 steps" in shown
     assert "Guess a number from 0 to 7." in shown
-    assert "at most 8 requests" in shown
+    bounds = re.search(r"at most 8 requests, about ([\d,]+) tokens in, ([\d,]+) out", shown)
+    assert bounds
+    read, written = (int(number.replace(",", "")) for number in bounds.groups())
+    assert read > written, "each request of a conversation repeats the earlier replies"
     assert not (tmp_path / "out").exists()
 
 

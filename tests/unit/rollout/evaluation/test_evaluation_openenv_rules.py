@@ -18,6 +18,7 @@ from arlarena.rollout.evaluation.openenv.rules import (
     observation_text,
     visible,
 )
+from arlarena.rollout.evaluation.openenv.session import OpenEnvEpisode, OpenEnvRules, OpenEnvState
 
 TEXT = {"type": "string"}
 NUMBER = {"type": "integer"}
@@ -171,6 +172,20 @@ def test_a_text_that_cannot_be_shown_is_an_error_with_the_field(text: str) -> No
         observation_text({"text": text}, None, "http://x", first=False)
     with pytest.raises(ProtocolError, match=r"http://x: observation"):
         observation_text({"other": text}, None, "http://x", first=True)
+
+
+def test_the_content_key_is_of_the_task_and_not_of_the_shown_field() -> None:
+    def first(task: str, shown: str | None, **observation: Any) -> tuple[str, str]:
+        rules = OpenEnvRules("n", OpenEnvSettings(text_field=shown), ActionRule.of(schema(["a"], a=TEXT), "x"), "")
+        state = OpenEnvEpisode(rules, task, "x").first(OpenEnvState(observation, None, False))
+        return state.observation.text, state.metadata.content_key
+
+    observation = {"text": "t", "board": "b"}
+    (text, key), (board, same) = first("1", None, **observation), first("1", "board", **observation)
+    assert (text, board) == ("t", "b")
+    others = [first("2", None, **observation), first("1", None, text="t", board="c")]
+    assert key == same
+    assert key not in [other for _, other in others]
 
 
 def test_hidden_fields_are_not_compared() -> None:

@@ -103,10 +103,10 @@ async def read_splits(transport: HttpTransport) -> list[Split]:
         ServiceError: the server failed, or a response is invalid. The message names the route.
     """
     try:
-        listed = await transport.request("GET", "/list_environments")
-        if listed.status in (404, 405):
-            return []
-        names = _decoded(listed, list)
+        try:
+            names = _decoded(await transport.request("GET", "/list_environments"), list)
+        except (Refused, ProtocolError):
+            return []  # another page, or none
         if len(names) != 1 or not _is_name(names[0]) or "/" in names[0]:
             raise ProtocolError(f"GET {transport.url}/list_environments: the response is not a list of one name")
         found = _decoded(await transport.request("GET", f"/{names[0]}/splits"), list)

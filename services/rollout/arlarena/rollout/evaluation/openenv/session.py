@@ -81,13 +81,14 @@ class OpenEnvEpisode:
     """Makes the outcomes of one episode from what the server reports.
 
     The state key is a hash of the task and all observations so far, because OpenEnv has no hash of the state. So no
-    state of an episode occurs twice, unless a reply had no action.
+    state of an episode occurs twice, unless a reply had no action. The content key is a hash of the task and the first
+    observation. It does not depend on the shown field.
     """
 
     def __init__(self, rules: OpenEnvRules, task_id: str, address: str) -> None:
         self._rules, self._task_id, self._address = rules, task_id, address
         self._key = _digest(rules.name, task_id)
-        self._observation_key = ""
+        self._observation_key = self._content_key = ""
         self._turn = 0
         self._prompt = ""
         self._conversation = True
@@ -115,6 +116,7 @@ class OpenEnvEpisode:
         self._observation_key = _digest(self._task_id, content, text)
         chosen = settings.conversation
         if self._turn == 0:
+            self._content_key = _digest(self._rules.name, self._task_id, content)
             self._conversation = field != PROMPT_FIELD if chosen is None else chosen
         first = self._turn == 0 or not self._conversation
         self._prompt = f"{self._rules.instructions}\n\n{text}" if first and self._rules.instructions else text
@@ -146,6 +148,7 @@ class OpenEnvEpisode:
             success=state.done and settings.success(reward),
             action=action.shown,
             no_action=action.data is None,
+            content_key=self._content_key,
         )
         return StepOutcome(observation, metadata, reward if self._turn else 0.0)
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from arlarena.proto.text.wording import counted
 from arlarena.rollout.evaluate import eval_assignment
-from arlarena.rollout.evaluation.errors import AttemptFailed, EvaluationError
 from arlarena.rollout.evaluation.models.protocol import ModelMessage, TokenUsage
+from arlarena.rollout.evaluation.openenv.rules import TEMPLATE
 from arlarena.rollout.evaluation.play.caller import REPLY_TOKENS, estimated_tokens
 from arlarena.rollout.evaluation.records import EnvironmentPlan, EvaluationPlan
 from arlarena.rollout.evaluation.report.cost import dollars, money
@@ -16,6 +16,8 @@ from arlarena.rollout.evaluation.start.environments import OpenedEnvironment
 from arlarena.rollout.evaluation.start.options import EvaluateOptions
 from arlarena.rollout.evaluation.start.players import SCRIPTED
 
+# Templates of environments that keep all turns. OpenEnv environments may keep none, so their bounds may be too high.
+CONVERSATIONS = ("conversation", TEMPLATE)
 SAMPLED = 8  # tasks whose first prompt is measured
 SHOWN_CHARS = 2_000  # of the first prompt
 
@@ -26,16 +28,12 @@ async def describe_requests(
     """Return the plan as text: tasks, the first prompt, and upper bounds for requests, tokens and cost.
 
     The bounds assume that every attempt takes all steps. Tokens are estimated with four characters a token.
-
-    Raises:
-        ServiceError: an environment server failed.
-        EvaluationError: a reply of an OpenEnv server is invalid.
     """
     lines = [f"{plan.model}, strategy {plan.strategy}, sampling {plan.sampling}"]
     total = TokenUsage(0, 0)
     for one, environment in zip(found, plan.environments, strict=True):
-        prompts, conversation = await _first_prompts(one, environment, plan)
-        usage, requests = _bound(options, one, environment, plan, prompts, conversation=conversation)
+        prompts = await _first_prompts(one, environment, plan)
+        usage, requests = _bound(options, one, environment, plan, prompts)
         total += usage
         lines += [
             f"{environment.name} {environment.version}: {counted(len(environment.indices), 'task')} of split "
@@ -51,10 +49,8 @@ async def describe_requests(
     return "\n".join(lines)
 
 
-async def _first_prompts(
-    one: OpenedEnvironment, environment: EnvironmentPlan, plan: EvaluationPlan
-) -> tuple[list[str], bool]:
-    """Return the first prompts of tasks that are spread over the chosen ones, and whether they begin conversations."""
+async def _first_prompts(one: OpenedEnvironment, environment: EnvironmentPlan, plan: EvaluationPlan) -> list[str]:
+    """Return the first prompts of tasks that are spread over the chosen ones."""
     step = max(1, len(environment.indices) // SAMPLED)
     (session,) = await one.client.open(1)
     try:
@@ -64,9 +60,7 @@ async def _first_prompts(
             state = await session.reset(split=task.split, index=task.index, seed=task.seed)
             message = state.observation.message
             prompts.append(state.prompt if message is None else message)
-        return prompts, message is not None
-    except AttemptFailed as error:
-        raise EvaluationError(str(error)) from error
+        return prompts
     finally:
         await session.close()
 
@@ -77,8 +71,6 @@ def _bound(
     environment: EnvironmentPlan,
     plan: EvaluationPlan,
     prompts: Sequence[str],
-    *,
-    conversation: bool,
 ) -> tuple[TokenUsage, int]:
     """Return the tokens and the number of requests if every attempt takes all steps."""
     reply = min(options.sampling.max_tokens or REPLY_TOKENS, REPLY_TOKENS)
@@ -89,7 +81,7 @@ def _bound(
     calls = _calls_per_turn(plan)
     requests = attempts * steps * calls
     # A conversation repeats what came before: about a prompt's length of observation and a reply in each turn.
-    grows = conversation or plan.strategy == "react"
+    grows = one.info.template.name in CONVERSATIONS or plan.strategy == "react"
     earlier = attempts * calls * steps * (steps - 1) // 2 * reply if grows else 0
     return TokenUsage(requests * prompt + earlier, requests * reply), requests
 
