@@ -19,6 +19,9 @@ from support.openenv.number_game import NumberGame, bisect
 from support.openenv.scripted_openenv import TEXT_ACTION, ScriptedOpenEnv, frame, observed, scripted_openenv
 from support.rollout.rollout_support import served
 
+from arlarena.proto.telemetry import Logger
+from arlarena.rollout.evaluation.certificate.rescore import RescoreRequest, rescore
+from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.openenv.rules import MAX_TEXT_CHARS
 from arlarena.rollout.evaluation.play.journal import JOURNAL, read_journal
 from arlarena.rollout.evaluation.records import AttemptRecord, ReplyEvent
@@ -75,6 +78,8 @@ async def test_a_complete_evaluation_and_its_repetition(tmp_path: Path) -> None:
         code, _, error = await ended(*common)
         assert (code, error.count("\n")) == (1, 1)
         assert "has another evaluation, which differs in scripted.options" in error
+    with pytest.raises(EvaluationError, match="scripted is an OpenEnv environment; only environments of ARLArena"):
+        await rescore(RescoreRequest(tmp_path), Logger("test", "error"))
     assert asked[0] == "Be brief.\n\nGuess a number from 0 to 7."
     assert results(tmp_path) == {number: {found} for number, found in FOUND.items()}
     assert Counter(reset["seed"] for reset in game.resets) == dict.fromkeys(range(8), 2)
