@@ -21,9 +21,9 @@ from support.rollout.rollout_support import served
 
 from arlarena.proto.telemetry import Logger
 from arlarena.rollout.evaluation.certificate.rescore import RescoreRequest, rescore
+from arlarena.rollout.evaluation.directory import JOURNAL, read_journal
 from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.openenv.rules import MAX_TEXT_CHARS
-from arlarena.rollout.evaluation.play.journal import JOURNAL, read_journal
 from arlarena.rollout.evaluation.records import AttemptRecord, ReplyEvent
 
 pytestmark = pytest.mark.processes

@@ -17,12 +17,12 @@ from support.openenv.number_game import bisect
 
 from arlarena.client.errors import AtCapacity, Refused
 from arlarena.client.transport import Timeouts
+from arlarena.rollout.evaluation.directory import JOURNAL, read_journal
 from arlarena.rollout.evaluation.errors import AttemptFailed
 from arlarena.rollout.evaluation.models.protocol import ModelMessage
 from arlarena.rollout.evaluation.openenv.client import OpenEnvClient
 from arlarena.rollout.evaluation.openenv.description import detect
 from arlarena.rollout.evaluation.openenv.rules import SEEDS, OpenEnvSettings
-from arlarena.rollout.evaluation.play.journal import JOURNAL, read_journal
 from arlarena.rollout.evaluation.records import AttemptRecord, ReplyEvent
 
 ROOT = Path(__file__).resolve().parents[4]
