@@ -93,6 +93,28 @@ def test_options_that_differ_by_case_are_one_clickable_and_no_goal_leaks(opened)
     assert not kept["train"] & (kept["validation"] | kept["test"])
 
 
+def test_goals_with_the_same_options_in_another_order_do_not_leak(tmp_path, monkeypatch):
+    monkeypatch.setattr(open_module, "NounFinder", FakeNouns)
+    asins = [f"B{number}" for number in range(40)]
+    human = {
+        asin: [
+            {"instruction": f"{asin} {number}", "instruction_attributes": ["a"], "instruction_options": options}
+            for number, options in enumerate([["red", "small"], ["small", "red"], ["red", "small"]])
+        ]
+        for asin in asins
+    }
+    data = write_official(tmp_path / "data", [entry(asin) for asin in asins], human=human)
+    catalogue = open_catalogue(Options(data=data, index=tmp_path / "index", goals="human"))
+    found = {
+        split: {catalogue.goal(split, index).product for index in range(size)}
+        for split, size in catalogue.sizes().items()
+    }
+    assert catalogue.sizes()["test"] == 20
+    assert catalogue.sizes()["validation"] == 40
+    assert found["train"]
+    assert not found["train"] & (found["validation"] | found["test"])
+
+
 def test_of_axes_that_differ_by_case_the_last_counts_as_in_the_original(catalogue):
     assert product(catalogue, "axes that differ by case").options == {"color": ["blue"]}
 
