@@ -216,6 +216,7 @@ def test_every_truncation_is_named_with_its_position(tmp_path):
         ('[{"a": 1} {"b": 2}]', "',' is missing at character 10"),
         ('[{"a": 1}, {"b" 2, "c": "a long text follows"}]', "invalid JSON .* at character 16, in product 2"),
         ("[" * 100_000, "nested too deeply|truncated"),
+        ("[" + "9" * 5000 + "]", "a number that cannot be read .* at character 1, in product 1"),
         ("[1,]", "invalid JSON"),
         ("[,1]", "invalid JSON"),
         ("[1]\n garbage", r"the array ends, but more text follows at character 5"),

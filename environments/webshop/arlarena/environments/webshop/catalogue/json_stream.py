@@ -165,6 +165,8 @@ class _Stream:
                 if not too_long and _may_go_on(error, rest):
                     raise self._error("the file is truncated: it ends", self._before + len(self._text)) from error
                 raise self._error(f"invalid JSON ({error.msg})", place) from error
+            except ValueError as error:  # Python refuses integers of more than 4,300 digits
+                raise self._error(f"a number that cannot be read ({error})", self._before + self._at) from error
             except RecursionError as error:
                 raise self._error("invalid JSON (nested too deeply)", self._before + self._at) from error
             read = end - self._at
