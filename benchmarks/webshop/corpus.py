@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from arlarena.environments.webshop.catalogue.build import CatalogueFacts, Item, build_folder, locked
+from arlarena.environments.webshop.catalogue.build import BuildProgress, CatalogueFacts, Item, build_folder, locked
 from arlarena.environments.webshop.catalogue.goals import Instruction
 from arlarena.environments.webshop.catalogue.store import read_meta
 from arlarena.environments.webshop.errors import CatalogueError
@@ -55,7 +55,9 @@ def built(folder: Path, count: int) -> Path:
     except CatalogueError:
         pass
     with locked(folder):
-        build_folder(folder, _items(count), CatalogueFacts(key, "synthetic texts", None, "hash"), total=count)
+        build_folder(
+            folder, _items(count), CatalogueFacts(key, "synthetic texts", None, "hash"), progress=BuildProgress(count)
+        )
     return folder
 
 

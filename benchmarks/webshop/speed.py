@@ -2,9 +2,9 @@
 
     make setup EXTRA=webshop && python -m benchmarks.webshop.speed --out benchmarks/results/webshop.json
 
-* `steps`: time of a step, compared with a shop that uses Flask and BeautifulSoup, as the original WebShop does
-  (`flask_shop.py`). Both play the same random actions on the default catalogue of 10,000 products. Their pages must be
-  equal.
+* `steps`: time of a step, by CPU time and by the wall clock, compared with a shop that uses Flask and BeautifulSoup, as
+  the original WebShop does (`flask_shop.py`). Both play the same random actions on the default catalogue of 10,000
+  products. Their pages must be equal.
 * `search`: time of a query at 10,000, 100,000 and 1.18 million synthetic products (`corpus.py`), compared with bm25s
   and tantivy. Each engine has a process of its own (`engines.py`). The first run builds the indexes in the folder
   `--indexes`, which takes up to an hour.
@@ -40,6 +40,7 @@ from benchmarks.webshop.steps import compare_steps, session_bytes
 SIZES = (10_000, 100_000, 1_180_000)
 LARGEST = SIZES[-1]
 RANKS = 10  # compared results of each query
+STEP_CLAIM = "speed of a step by {}, as a multiple of that with Flask and BeautifulSoup"
 
 
 def measure_search(folder: Path, skipped: set[tuple[str, int]]) -> dict[str, Any]:
@@ -102,7 +103,8 @@ def claims_of(result: Mapping[str, Any]) -> list[tuple[str, float, float, bool]]
     """
     search = result["search"]
     return [
-        ("speed of a step, as a multiple of that with Flask and BeautifulSoup", result["steps"]["ratio"], 50.0, True),
+        (STEP_CLAIM.format("CPU time"), result["steps"]["cpu"]["ratio"], 50.0, True),
+        (STEP_CLAIM.format("the wall clock"), result["steps"]["wall"]["ratio"], 50.0, True),
         ("p50 of a search at 100,000 products, ms", search["100000"]["ours"]["p50_ms"], 2.0, False),
         ("p50 of a search at 1.18 million products, ms", search[str(LARGEST)]["ours"]["p50_ms"], 20.0, False),
         ("cold start to the first search at 1.18 million products, s", result["start"]["first_search_s"], 5.0, False),

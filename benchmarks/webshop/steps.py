@@ -2,7 +2,9 @@
 
 Also measures the memory of a session.
 
-Times are CPU times, because other processes may use the same cores. Neither shop waits for anything.
+Each step is timed twice, by the CPU time of the thread and by the wall clock. Neither shop waits for anything, so on an
+idle machine both times are equal. If other processes use the same cores, the wall clock includes their time, in both
+shops alike.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ import gc
 import random
 import tracemalloc
 from collections import defaultdict
-from time import thread_time as _cpu_s
-from typing import Any
+from statistics import median
+from time import perf_counter, thread_time
+from typing import Any, NamedTuple
 
 from arlarena.environments.webshop.environment import WebShopEnvironment
 from arlarena.environments.webshop.shop.pages import SEARCH_ACTION
@@ -25,7 +28,16 @@ EPISODES, STEPS = 100, 14
 BLOCK = 20  # number of episodes that our shop plays before the Flask shop plays the same episodes
 SEARCH_SHARE = 0.1  # chance that an action after the first is a search; the first action is always a search
 SESSIONS = 1000
-Times = dict[str, list[float]]  # seconds of each step, by the kind of action
+
+
+class StepTime(NamedTuple):
+    """The time of a step in seconds: CPU time of the thread, and time by the wall clock."""
+
+    cpu: float
+    wall: float
+
+
+Times = dict[str, list[StepTime]]  # the time of each step, by the kind of action
 
 
 def script(
@@ -58,7 +70,8 @@ def _search(game: ShopGame, draw: random.Random) -> str:
 
 
 def compare_steps(environment: WebShopEnvironment) -> dict[str, Any]:
-    """Play the same actions in both shops. Return the mean milliseconds of a step, by the kind of action.
+    """Play the same actions in both shops. Return the mean milliseconds of a step, by the kind of action, and how many
+    times as long a step of the Flask shop takes, by CPU time (`cpu`) and by the wall clock (`wall`).
 
     A step of our shop also makes the prompt, keys and metadata. A step of the Flask shop does not make them.
 
@@ -73,12 +86,24 @@ def compare_steps(environment: WebShopEnvironment) -> dict[str, Any]:
         for index, actions in scripts.items():
             if _play_flask(environment, index, actions, theirs) != shown[index]:
                 raise SystemExit(f"error: goal {index}, {actions}: the pages differ")
+    return {"pages": len(_all(ours))} | {clock: _comparison(clock, ours, theirs) for clock in StepTime._fields}
+
+
+def _comparison(clock: str, ours: Times, theirs: Times) -> dict[str, Any]:
+    """Return the means and the ratios by one clock, a field of `StepTime`."""
+
+    def seconds(times: list[StepTime]) -> list[float]:
+        return [getattr(time, clock) for time in times]
+
+    def means(times: Times) -> dict[str, float]:
+        return {kind: _mean_ms(seconds(of_kind)) for kind, of_kind in (times | {"all": _all(times)}).items()}
+
     return {
-        "pages": sum(map(len, ours.values())),
-        "ours_ms": {kind: _mean_ms(times) for kind, times in ours.items()} | {"all": _mean_ms(_all(ours))},
-        "flask_ms": {kind: _mean_ms(times) for kind, times in theirs.items()} | {"all": _mean_ms(_all(theirs))},
-        "ratio": round(sum(_all(theirs)) / sum(_all(ours)), 1),
-        "ratio_of_clicks": round(sum(theirs["click"]) / sum(ours["click"]), 1),
+        "ours_ms": means(ours),
+        "flask_ms": means(theirs),
+        "ratio": round(sum(seconds(_all(theirs))) / sum(seconds(_all(ours))), 1),
+        "ratio_of_clicks": round(sum(seconds(theirs["click"])) / sum(seconds(ours["click"])), 1),
+        "ratio_of_medians": round(median(seconds(_all(theirs))) / median(seconds(_all(ours))), 1),
     }
 
 
@@ -87,9 +112,9 @@ def _play(environment: WebShopEnvironment, index: int, actions: list[str], times
     pages = []
     for action in actions:
         reply = f"<think>x</think><action>{action}</action>"
-        begin = _cpu_s()
+        begin = _now()
         result = episode.step(reply)
-        times[action.partition("[")[0]].append(_cpu_s() - begin)
+        times[action.partition("[")[0]].append(_since(begin))
         pages.append(result.observation.text)
     return pages
 
@@ -98,9 +123,9 @@ def _play_flask(environment: WebShopEnvironment, index: int, actions: list[str],
     flask = _flask_shop(environment, index)
     pages = []
     for action in actions:
-        begin = _cpu_s()
+        begin = _now()
         pages.append(flask.step_and_observe(action))
-        times[action.partition("[")[0]].append(_cpu_s() - begin)
+        times[action.partition("[")[0]].append(_since(begin))
     return pages
 
 
@@ -140,7 +165,16 @@ def _flask_shop(environment: WebShopEnvironment, index: int) -> FlaskShop:
     return FlaskShop(catalogue, goal.instruction, score)
 
 
-def _all(times: Times) -> list[float]:
+def _now() -> StepTime:
+    return StepTime(thread_time(), perf_counter())
+
+
+def _since(begin: StepTime) -> StepTime:
+    end = _now()
+    return StepTime(end.cpu - begin.cpu, end.wall - begin.wall)
+
+
+def _all(times: Times) -> list[StepTime]:
     return [value for values in times.values() for value in values]
 
 

@@ -51,6 +51,20 @@ def test_workers_share_one_index_folder(tmp_path, variables):
     assert len(built) == 1
 
 
+@pytest.mark.slow  # starts three servers with seven processes in total
+def test_episodes_are_equal_for_any_number_of_workers(tmp_path, variables):
+    seen = []
+    for workers in (1, 2, 4):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        arguments = ("--workers", str(workers)) if workers > 1 else ()
+        with environment_server(
+            folder, "webshop", extra=OPTIONS, arguments=arguments, variables=variables, capacity=64
+        ) as (url, _):
+            seen.append([play(url, index) for index in range(12)])
+    assert seen[0] == seen[1] == seen[2]
+
+
 def test_a_build_that_is_killed_does_not_break_the_next_start(tmp_path):
     index = tmp_path / "index"
     command = [sys.executable, "-c", BUILD, str(index)]

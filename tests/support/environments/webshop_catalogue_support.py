@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ class Options:
 class FakeNouns:
     """Every word longer than three letters is a noun. Stands for spaCy, which is an optional package."""
 
-    def find(self, titles: list[str]) -> list[list[str]]:
+    version = "fake"
+
+    def find(self, titles: Sequence[str]) -> list[list[str]]:
         return [[word for word in title.lower().split() if len(word) > 3] for title in titles]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -35,16 +35,20 @@ KINDS: Mapping[str, Literal["train", "validation", "test"]] = {
 
 
 class WebShopEnvironment(TextEnvironment):
-    """WebShop with its options, on a catalogue."""
+    """WebShop with its options, on a catalogue.
+
+    Attributes:
+        warnings: problems in the official files, for the server's operator.
+    """
 
     name = "webshop"
     description = "Find and buy the product that an instruction describes, on the text pages of a shop with search."
     paths = ("data", "index")
     rewards: Mapping[str, float] = {"success": SUCCESS_REWARD}
 
-    def __init__(self, options: WebShopOptions, catalogue: Catalogue) -> None:
+    def __init__(self, options: WebShopOptions, catalogue: Catalogue, warnings: Sequence[str] = ()) -> None:
         self.version = f"{RULES_VERSION}-{catalogue.version}"
-        self.data = catalogue.source()
+        self.data, self.warnings = catalogue.source(), list(warnings)
         self.options = options.model_dump(mode="json")
         self.template = TEMPLATES[options.template]
         self.horizon, self.history = options.max_steps, options.history
@@ -73,12 +77,11 @@ def load(where: str, values: Mapping[str, Any]) -> WebShopEnvironment:
     """
     options = read_options(where, values)
     try:
-        catalogue = open_catalogue(options)
+        stored = open_catalogue(options)
     except CatalogueError as error:
         raise ConfigError(f"{where}: {error}") from error
-    if options.max_results < TOP:
-        catalogue = LimitedCatalogue(catalogue, options.max_results)
-    return WebShopEnvironment(options, catalogue)
+    limited = LimitedCatalogue(stored, options.max_results) if options.max_results < TOP else None
+    return WebShopEnvironment(options, limited or stored, stored.warnings)
 
 
 __all__ = ["TaskError", "WebShopEnvironment", "load"]

@@ -9,13 +9,14 @@ absent.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import shutil
 import sys
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -58,9 +59,23 @@ class Item(NamedTuple):
 class Nouns(Protocol):
     """Finds the nouns of titles. See `nouns.NounFinder`."""
 
-    def find(self, titles: list[str], /) -> list[list[str]]:
+    def find(self, titles: Sequence[str], /) -> list[list[str]]:
         """Return the nouns of each title."""
         ...
+
+
+class BuildProgress(NamedTuple):
+    """What a progress bar counts.
+
+    Attributes:
+        total: the number at the end; None if it is unknown.
+        unit: the name of what is counted.
+        reached: returns the number that is reached; None to count the products that were added.
+    """
+
+    total: int | None
+    unit: str = " products"
+    reached: Callable[[], int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,19 +122,28 @@ def locked(target: Path) -> Iterator[None]:
     process holds the lock, wait.
 
     Raises:
-        CatalogueError: the parent folder cannot be written.
+        CatalogueError: the parent folder cannot be written, or its file system has no locks.
     """
+    handle = None
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(target.with_name(f"{target.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        message = f"{target}: cannot be written ({error.strerror}): set index (or --index) to another folder"
-        raise CatalogueError(message) from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(target.with_name(f"{target.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            raise unwritable(target, error) from error
         yield
     finally:
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
+
+
+def unwritable(folder: Path, error: OSError) -> CatalogueError:
+    """Return the error for a folder that cannot be written."""
+    fix = "free space on the disk, or set" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "set"
+    return CatalogueError(
+        f"{folder}: cannot be written: {error.strerror or error}; {fix} index (or --index) to another folder"
+    )
 
 
 def build_folder(
@@ -129,7 +153,7 @@ def build_folder(
     *,
     problems: DataProblems | None = None,
     nouns: Nouns | None = None,
-    total: int | None = None,
+    progress: BuildProgress | None = None,
 ) -> Meta:
     """Write a catalogue's folder. The caller must hold the folder's lock (see `locked`). A folder at `target` is
     replaced.
@@ -140,7 +164,7 @@ def build_folder(
         facts: the facts about the catalogue.
         problems: the problems that were found while `items` was read. They are stored as warnings.
         nouns: finds the nouns of the titles of products without nouns. If None, these products stay without nouns.
-        total: number of products, for the progress bar. The bar is shown only on a terminal.
+        progress: what the progress bar shows; default: the number of products. The bar is shown only on a terminal.
 
     Raises:
         CatalogueError: there is no product, or reading `items` raises it.
@@ -150,7 +174,7 @@ def build_folder(
     shutil.rmtree(partial, ignore_errors=True)  # an earlier build may have been killed
     partial.mkdir()
     try:
-        meta = _write(partial, items, facts, problems or DataProblems(), nouns, total)
+        meta = _write(partial, items, facts, problems or DataProblems(), nouns, progress or BuildProgress(None))
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
     except BaseException:
@@ -165,16 +189,19 @@ def _write(
     facts: CatalogueFacts,
     problems: DataProblems,
     nouns: Nouns | None,
-    total: int | None,
+    progress: BuildProgress,
 ) -> Meta:
     writer = _Writer(folder, problems)
     # With disable=None, tqdm shows nothing if standard error is not a terminal.
-    with tqdm(total=total, unit=" products", desc="building", disable=None, file=sys.stderr) as progress:
+    with tqdm(
+        total=progress.total, unit=progress.unit, unit_scale=True, desc="reading", disable=None, file=sys.stderr
+    ) as bar:
         for batch in _batches(items):
             for item in _with_nouns(batch, nouns):
                 writer.add(item)
-            progress.update(len(batch))
-    return writer.finish(facts)
+            bar.update(progress.reached() - bar.n if progress.reached else len(batch))
+        bar.set_description("writing the index")
+        return writer.finish(facts)
 
 
 def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
@@ -229,7 +256,8 @@ class _Writer:
 
     def finish(self, facts: CatalogueFacts) -> Meta:
         if not len(self._products):
-            raise CatalogueError(f"{facts.description}: no product can be used. " + " ".join(self._problems.lines()))
+            reasons = "; ".join(self._problems.lines()) or "the file has no products; download or write the file again"
+            raise CatalogueError(f"{facts.description}: no product can be used: {reasons}")
         self._products.close()
         self._instructions.close()
         self._write_asins()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from arlarena.environment.hashing import digest
-from arlarena.environments.webshop.catalogue.build import FORMAT, Meta, locked
+from arlarena.environments.webshop.catalogue.build import FORMAT, Meta, locked, unwritable
+from arlarena.environments.webshop.catalogue.json_stream import unreadable
 from arlarena.environments.webshop.catalogue.store import read_meta
 from arlarena.environments.webshop.errors import CatalogueError
 from arlarena.environments.webshop.search.index import COMMON, K1, TOP, B
@@ -25,16 +27,28 @@ def key_of_files(files: Iterable[Path], *options: object) -> str:
         try:
             found = path.stat()
         except OSError as error:
-            raise CatalogueError(f"{path}: cannot be read: {error.strerror}") from error
+            raise unreadable(path, error) from error
         facts += [path.name, found.st_size, found.st_mtime_ns]
     return digest(repr(facts))
 
 
 def folder_of(index: Path | None, key: str) -> Path:
     """Return the folder of a catalogue: the option `index`, or else the folder with the key's name in the user's
-    cache.
+    cache. Symbolic links are followed, because a build replaces the folder itself.
     """
-    return index.expanduser() if index else index_cache() / key
+    return Path(os.path.realpath(index.expanduser() if index else index_cache() / key))
+
+
+def has_meta(folder: Path) -> bool:
+    """Return whether the folder has a file meta.json, so that it is an index.
+
+    Raises:
+        CatalogueError: the folder cannot be read.
+    """
+    try:
+        return (folder / "meta.json").is_file()
+    except OSError as error:
+        raise _unreadable(folder, error) from error
 
 
 def is_built(folder: Path, key: str) -> bool:
@@ -47,8 +61,8 @@ def is_built(folder: Path, key: str) -> bool:
         if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
             return False
     except OSError as error:
-        raise CatalogueError(f"{folder}: cannot be read: {error.strerror}") from error
-    if not (folder / "meta.json").is_file():
+        raise _unreadable(folder, error) from error
+    if not has_meta(folder):
         raise CatalogueError(
             f"{folder}: has other files, but no meta.json, so it is not an index; set index (or --index) to another "
             "folder"
@@ -76,5 +90,10 @@ def ensure_built(folder: Path, key: str, build: Callable[[Path], Meta]) -> bool:
         try:
             build(folder)
         except OSError as error:
-            raise CatalogueError(f"{folder}: cannot be written: {error.strerror}") from error
+            raise unwritable(folder, error) from error
     return True
+
+
+def _unreadable(folder: Path, error: OSError) -> CatalogueError:
+    fix = "let the user of this process read the folder, or set index (or --index) to another folder"
+    return CatalogueError(f"{folder}: cannot be read: {error.strerror}; {fix}")

@@ -6,22 +6,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 import msgspec
 
 from arlarena.environments.webshop.catalogue.build import Item
-from arlarena.environments.webshop.catalogue.goals import Instruction
-from arlarena.environments.webshop.catalogue.json_stream import read_array
+from arlarena.environments.webshop.catalogue.goals import Instruction, Options
+from arlarena.environments.webshop.catalogue.json_stream import ReadPosition, read_array, read_object
 from arlarena.environments.webshop.catalogue.official_products import LONGEST_ASIN, Unusable, asin_of, product_of
 from arlarena.environments.webshop.catalogue.problems import DataProblems
 from arlarena.environments.webshop.errors import CatalogueError
 
 GoalKind = Literal["synthetic", "human"]
-Entry = TypeVar("Entry")
 
 FULL, SMALL = "items_shuffle.json", "items_shuffle_1000.json"
 HUMAN = "items_human_ins.json"
+MOST_NAMED = 8  # maximum number of files that a message lists
 ATTRIBUTES = {FULL: "items_ins_v2.json", SMALL: "items_ins_v2_1000.json"}
 EXPECTED = (
     f"expected {FULL} or {SMALL} (or one other file *items*.json with products), items_ins_v2.json or "
@@ -53,9 +53,9 @@ class _AttributesEntry(msgspec.Struct):
 class _HumanEntry(msgspec.Struct):
     """An entry of items_human_ins.json. The file has a list of entries for each asin (product id)."""
 
-    instruction: str
-    instruction_attributes: list[str] = []
-    instruction_options: list[str] | dict[str, str] = []
+    instruction: str | None = None
+    instruction_attributes: list[str] | None = None
+    instruction_options: list[str] | dict[str, str] | None = None
 
 
 def find_files(folder: Path, goals: GoalKind) -> OfficialFiles:
@@ -66,46 +66,54 @@ def find_files(folder: Path, goals: GoalKind) -> OfficialFiles:
     items_ins_v2*.json.
 
     Raises:
-        CatalogueError: a file is missing, or there are several candidates. The message lists the expected files.
+        CatalogueError: the folder cannot be read, a file is missing, or there are several candidates. The message lists
+            the expected files.
     """
-    if not folder.is_dir():
-        raise CatalogueError(f"{folder}: no such folder; {EXPECTED}")
-    products = _products_file(folder)
+    try:
+        if not folder.is_dir():
+            raise CatalogueError(f"{folder}: no such folder; {EXPECTED}")
+        # Not `glob`, which finds nothing in a folder that cannot be read.
+        present = sorted(path for path in folder.iterdir() if path.is_file())
+    except OSError as error:
+        raise CatalogueError(
+            f"{folder}: cannot be read: {error.strerror}; let the user of this process read the folder and its files, "
+            "or name another folder"
+        ) from error
+    products = _products_file(folder, present)
     preferred = folder / ATTRIBUTES.get(products.name, "")
-    attributes = preferred if preferred.is_file() else _only(folder, "items_ins_v2*.json")
+    attributes = preferred if preferred in present else _only(folder, present, "items_ins_v2*.json", "attributes")
     human = folder / HUMAN
-    files = OfficialFiles(products, attributes, human if goals == "human" and human.is_file() else None)
+    files = OfficialFiles(products, attributes, human if goals == "human" and human in present else None)
     if goals == "human" and files.human is None:
         raise CatalogueError(f"{human}: missing; {EXPECTED}")
     if goals == "synthetic" and files.attributes is None:
-        raise CatalogueError(f"{folder}: no file of attributes; {EXPECTED}")
+        raise CatalogueError(f"{folder}: no file of attributes{_names(present)}; {EXPECTED}")
     return files
 
 
-def _products_file(folder: Path) -> Path:
+def _products_file(folder: Path, present: list[Path]) -> Path:
     for name in (FULL, SMALL):
-        if (folder / name).is_file():
+        if folder / name in present:
             return folder / name
-    found = [path for path in sorted(folder.glob("*items*.json")) if not _has_instructions(path.name)]
-    if len(found) != 1:
-        problem = (
-            "no file of products" if not found else f"several files of products ({', '.join(p.name for p in found)})"
-        )
-        raise CatalogueError(f"{folder}: {problem}; {EXPECTED}")
-    return found[0]
+    others = [path for path in present if not path.name.startswith(("items_ins", "items_human_ins"))]
+    found = _only(folder, others, "*items*.json", "products")
+    if found is None:
+        raise CatalogueError(f"{folder}: no file of products{_names(present)}; {EXPECTED}")
+    return found
 
 
-def _has_instructions(name: str) -> bool:
-    return name.startswith(("items_ins", "items_human_ins"))
-
-
-def _only(folder: Path, pattern: str) -> Path | None:
+def _only(folder: Path, present: list[Path], pattern: str, content: str) -> Path | None:
     """Return the only file that matches a pattern, or None if no file matches."""
-    found = sorted(folder.glob(pattern))
+    found = [path for path in present if path.match(pattern)]
     if len(found) > 1:
-        names = ", ".join(path.name for path in found)
-        raise CatalogueError(f"{folder}: several files of attributes ({names}); {EXPECTED}")
+        raise CatalogueError(f"{folder}: several files of {content}{_names(found)}; {EXPECTED}")
     return found[0] if found else None
+
+
+def _names(paths: list[Path]) -> str:
+    """Return the names of some files in brackets, at most `MOST_NAMED` of them, for messages."""
+    names = [path.name for path in paths[:MOST_NAMED]] + ["…"] * (len(paths) > MOST_NAMED)
+    return f" ({', '.join(names)})" if names else ""
 
 
 def has_more_products(files: OfficialFiles, most: int) -> bool:
@@ -114,7 +122,11 @@ def has_more_products(files: OfficialFiles, most: int) -> bool:
 
 
 def read_items(
-    files: OfficialFiles, goals: GoalKind, problems: DataProblems, most: int | None = None
+    files: OfficialFiles,
+    goals: GoalKind,
+    problems: DataProblems,
+    most: int | None = None,
+    position: ReadPosition | None = None,
 ) -> Iterator[Item]:
     """Yield the products with their instructions.
 
@@ -123,16 +135,17 @@ def read_items(
         goals: the kind of instructions to read.
         problems: counts the entries and the instructions that are left out.
         most: maximum number of entries to read from the file of products; None for all entries.
+        position: is updated while the file of products is read.
 
     Raises:
         CatalogueError: a file is truncated or invalid.
     """
-    attributes = _by_asin(files.attributes) if files.attributes else {}
-    human = _by_asin(files.human) if files.human else {}
+    attributes = read_object(files.attributes) if files.attributes else {}
+    human = read_object(files.human) if files.human else {}
     # WebShop's code has this rule for its own files, in which longer asins are scraping errors.
     longest = LONGEST_ASIN if files.products.name.startswith("items_shuffle") else None
     seen: set[str] = set()
-    for number, entry in enumerate(islice(read_array(files.products), most), start=1):
+    for number, entry in enumerate(islice(read_array(files.products, position), most), start=1):
         try:
             asin = asin_of(entry) if isinstance(entry, Mapping) else ""
             where = f"{files.products}, product {asin or f'number {number:,}'}"
@@ -153,6 +166,12 @@ def read_items(
         else:
             instructions = _synthetic_instructions(known, f"{files.attributes}, product {asin}", problems)
         yield Item(product, instructions)
+    if most is None:
+        for asin in human.keys() - seen:
+            problems.add(
+                "instructions for a product that the catalogue does not have were left out",
+                f"{files.human}, product {asin}",
+            )
 
 
 def _attributes_entry(entries: Mapping[str, msgspec.Raw], asin: str, path: Path | None) -> _AttributesEntry | None:
@@ -162,10 +181,7 @@ def _attributes_entry(entries: Mapping[str, msgspec.Raw], asin: str, path: Path 
 def _synthetic_instructions(entry: _AttributesEntry | None, where: str, problems: DataProblems) -> list[Instruction]:
     if entry is None or entry.instruction is None:
         return []
-    if not entry.instruction_attributes:
-        problems.add("an instruction without attributes was left out", where)
-        return []
-    return [Instruction(entry.instruction, entry.instruction_attributes)]
+    return _instructions(entry.instruction, entry.instruction_attributes, None, where, problems)
 
 
 def _human_instructions(
@@ -174,30 +190,28 @@ def _human_instructions(
     if asin not in entries:
         return []
     instructions = []
-    for entry in _decoded(entries[asin], list[_HumanEntry], path, asin):
-        if not entry.instruction_attributes:
-            problems.add("an instruction without attributes was left out", f"{path}, product {asin}")
-            continue
-        given = entry.instruction_options
+    for entry in _decoded(entries[asin], list[_HumanEntry] | None, path, asin) or []:
+        given = entry.instruction_options or []
         options: list[tuple[str, str] | str] = list(given.items()) if isinstance(given, dict) else list(given)
-        instructions.append(Instruction(entry.instruction.strip("."), entry.instruction_attributes, options))
+        text = (entry.instruction or "").strip(".")
+        instructions += _instructions(text, entry.instruction_attributes, options, f"{path}, product {asin}", problems)
     return instructions
 
 
-def _by_asin(path: Path) -> dict[str, msgspec.Raw]:
-    """Return the entries of a JSON object by asin, without decoding them."""
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw])
-    except OSError as error:
-        raise CatalogueError(f"{path}: cannot be read: {error.strerror}") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise CatalogueError(
-            f"{path}: invalid or truncated JSON ({error}); it must be an object whose keys are asins; download the "
-            "file again"
-        ) from error
+def _instructions(
+    text: str, attributes: list[str] | None, options: Options | None, where: str, problems: DataProblems
+) -> list[Instruction]:
+    """Return the instruction in a list. An instruction that cannot be a goal is counted, and the list is empty."""
+    if not text.strip():
+        problems.add("an instruction without text was left out", where)
+    elif not attributes:
+        problems.add("an instruction without attributes was left out", where)
+    else:
+        return [Instruction(text, attributes, options)]
+    return []
 
 
-def _decoded(raw: msgspec.Raw, kind: type[Entry], path: Path | None, asin: str) -> Entry:
+def _decoded(raw: msgspec.Raw, kind: Any, path: Path | None, asin: str) -> Any:
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -76,22 +77,31 @@ def asin_of(entry: Mapping[str, Any]) -> str:
 
 
 def price_of(pricing: object, asin: str, problems: DataProblems, where: str) -> Price:
-    """Return the price of a text such as "$12.98" or "$10.00$14.50". A price in a range is drawn with the asin as the
-    seed.
+    """Return the price of a text such as "$12.98" or "$10.00$14.50", or of a number. A price in a range is drawn with
+    the asin as the seed.
     """
-    text = _text(pricing)
-    if not text:
+    # An absent price. NaN, which differs from itself, is how pandas writes an absent text.
+    if not pricing or pricing != pricing:
         return Price(NO_PRICE, NO_PRICE_TEXT)
-    try:
-        amounts = [float(_not_in_a_number.sub("", part)) for part in text.split("$")[1:3]]
-    except ValueError:
-        amounts = []
+    amounts = _amounts(pricing)
     if not amounts:
-        problems.add("a price that cannot be read counts as missing", f"{where}: {text!r}")
+        problems.add("a price that cannot be read counts as missing", f"{where}: {pricing!r}")
         return Price(NO_PRICE, NO_PRICE_TEXT)
     if len(amounts) == 1:
         return Price(amounts[0], f"${amounts[0]}")
     return Price(seeded("webshop-price", asin).uniform(*amounts), f"${amounts[0]} to ${amounts[1]}")
+
+
+def _amounts(pricing: object) -> list[float]:
+    """Return the price, or the two ends of a range. Return an empty list if there is no such number."""
+    try:
+        if isinstance(pricing, str):
+            amounts = [float(_not_in_a_number.sub("", part)) for part in pricing.split("$")[1:3]]
+        else:
+            amounts = [float(pricing)] if isinstance(pricing, (int, float)) and not isinstance(pricing, bool) else []
+    except (ValueError, OverflowError):
+        return []
+    return amounts if all(math.isfinite(amount) and amount >= 0 for amount in amounts) else []
 
 
 def _options(value: object, problems: DataProblems, where: str) -> tuple[dict[str, list[str]], dict[str, str]]:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Protocol
 
 from arlarena.environments.webshop.catalogue import official
-from arlarena.environments.webshop.catalogue.build import CatalogueFacts, Item, Meta, build_folder
-from arlarena.environments.webshop.catalogue.cache import ensure_built, folder_of, is_built, key_of_files
-from arlarena.environments.webshop.catalogue.nouns import NounFinder
+from arlarena.environments.webshop.catalogue.build import BuildProgress, CatalogueFacts, Item, Meta, build_folder
+from arlarena.environments.webshop.catalogue.cache import ensure_built, folder_of, has_meta, is_built, key_of_files
+from arlarena.environments.webshop.catalogue.json_stream import ReadPosition
+from arlarena.environments.webshop.catalogue.nouns import NounFinder, NounJournal
 from arlarena.environments.webshop.catalogue.problems import DataProblems
-from arlarena.environments.webshop.catalogue.protocol import Catalogue
 from arlarena.environments.webshop.catalogue.store import GoalSource, StoredCatalogue, check_goals
 from arlarena.environments.webshop.errors import CatalogueError
 from arlarena.environments.webshop.generated.options import GeneratedOptions
@@ -24,6 +24,8 @@ from arlarena.environments.webshop.shop.product import Product
 
 # Maximum number of products of official files for which a server builds the index. This takes a minute with spaCy.
 MOST_BUILT_BY_SERVER = 20_000
+# Version of the rules by which official files are read. Folders that other rules have built are not used.
+READER = 2
 BUILD = "python -m arlarena.environments.webshop build"
 
 
@@ -65,7 +67,7 @@ class Generated(Protocol):
         ...
 
 
-def open_catalogue(options: CatalogueOptions) -> Catalogue:
+def open_catalogue(options: CatalogueOptions) -> StoredCatalogue:
     """Return the catalogue of the options.
 
     The official files are in the folder `data`, or else in the folder WEBSHOP_DATA. If neither folder is given, and the
@@ -78,8 +80,8 @@ def open_catalogue(options: CatalogueOptions) -> Catalogue:
     data = options.data or webshop_data()
     if data is not None:
         return _official(data, options)
-    if options.index and (options.index.expanduser() / "meta.json").is_file():
-        built = StoredCatalogue(options.index.expanduser())
+    if options.index and has_meta(index := folder_of(options.index, "")):
+        built = StoredCatalogue(index)
         if built.meta.official is not False:
             return _with_goals(built)
     return _generated(options)
@@ -94,7 +96,7 @@ def build_official(data: Path, options: CatalogueOptions, most: int | None = Non
         CatalogueError: see `open_catalogue`.
     """
     files = official.find_files(data.expanduser(), options.goals)
-    key = key_of_files(files.all(), options.goals, options.products)
+    key = key_of_files(files.all(), READER, options.goals, options.products)
     folder = folder_of(options.index, key)
     if is_built(folder, key):
         return folder
@@ -111,10 +113,17 @@ def build_official(data: Path, options: CatalogueOptions, most: int | None = Non
 
 def _build(files: official.OfficialFiles, key: str, options: CatalogueOptions, folder: Path) -> Meta:
     problems = DataProblems()
-    items = official.read_items(files, options.goals, problems, options.products)
+    position = ReadPosition()
+    items = official.read_items(files, options.goals, problems, options.products, position)
+    if options.products is None:
+        progress = BuildProgress(files.products.stat().st_size, "B", lambda: position.bytes)
+    else:
+        progress = BuildProgress(options.products)
     described = official.description(files, options.goals)
     facts = CatalogueFacts(key, described, official.is_official(files), "official")
-    return build_folder(folder, items, facts, problems=problems, nouns=NounFinder(), total=options.products)
+    # After a kill, the next build finds the nouns again in the journal, because spaCy takes most of the time.
+    with NounJournal(folder.with_name(f".{folder.name}.nouns"), NounFinder()) as nouns:
+        return build_folder(folder, items, facts, problems=problems, nouns=nouns, progress=progress)
 
 
 def _official(data: Path, options: CatalogueOptions) -> StoredCatalogue:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from arlarena.proto.text.wording import counted
+from arlarena.proto.text.wording import counted, printable
+
+LONGEST_PLACE = 300  # characters; the texts of a file can be long
 
 
 class DataProblems:
@@ -15,7 +17,9 @@ class DataProblems:
     def add(self, kind: str, where: str) -> None:
         """Count a problem. `where`: the file and the asin, and the invalid value if it helps to find the problem."""
         self._counts[kind] = self._counts.get(kind, 0) + 1
-        self._first.setdefault(kind, where)
+        if kind not in self._first:
+            cut = where if len(where) <= LONGEST_PLACE else f"{where[:LONGEST_PLACE]}…"
+            self._first[kind] = printable(cut)
 
     def lines(self) -> list[str]:
         """Return one line for each kind: the count, and the place of the first problem."""

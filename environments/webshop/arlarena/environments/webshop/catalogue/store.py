@@ -24,6 +24,12 @@ from arlarena.proto.env_api import DataSource
 CACHED_PRODUCTS = 1024  # maximum number of decoded products in memory, about 10 MB
 
 
+class _Format(msgspec.Struct):
+    """The field of meta.json that all formats have."""
+
+    format: int
+
+
 def read_meta(folder: Path) -> Meta:
     """Return the content of meta.json.
 
@@ -32,14 +38,15 @@ def read_meta(folder: Path) -> Meta:
     """
     path = folder / "meta.json"
     try:
-        meta = msgspec.json.decode(path.read_bytes(), type=Meta)
+        content = path.read_bytes()
+        found = msgspec.json.decode(content, type=_Format).format
+        if found != FORMAT:  # before the other fields are read, because another format may have other fields
+            raise damaged(path, f"has format {found}, and this version reads format {FORMAT}")
+        return msgspec.json.decode(content, type=Meta)
     except OSError as error:
         raise damaged(path, error.strerror or "cannot be read") from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise damaged(path, f"is damaged ({error})") from error
-    if meta.format != FORMAT:
-        raise damaged(path, f"has format {meta.format}, and this version reads format {FORMAT}")
-    return meta
 
 
 class GoalSource(Protocol):

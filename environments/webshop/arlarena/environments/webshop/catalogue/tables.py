@@ -8,6 +8,7 @@ files, with texts instead of records. Processes share the pages of mapped files.
 from __future__ import annotations
 
 import mmap
+import os
 from array import array
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
+from numpy.lib.format import open_memmap
+from numpy.typing import DTypeLike, NDArray
 
 from arlarena.environments.webshop.errors import CatalogueError
 
@@ -28,9 +30,29 @@ def damaged(path: Path, problem: str) -> CatalogueError:
     return CatalogueError(f"{path}: {problem}; {REBUILD}")
 
 
+def create_array(folder: Path, name: str, kind: DTypeLike, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Create NAME.npy, filled with zeros, and map it into memory for writing.
+
+    The space on the disk is reserved first. Without this, a write to the mapped file would end the process with the
+    signal SIGBUS if the disk is full.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    path = folder / f"{name}.npy"
+    if 0 in shape:  # an empty array cannot be mapped
+        empty = np.zeros(shape, kind)
+        np.save(path, empty, allow_pickle=False)
+        return empty
+    array: NDArray[Any] = open_memmap(path, mode="w+", dtype=kind, shape=shape)  # type: ignore[no-untyped-call, unused-ignore]
+    with path.open("r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
 def write_array(folder: Path, name: str, values: NDArray[Any]) -> None:
-    """Write NAME.npy."""
-    np.save(folder / f"{name}.npy", values, allow_pickle=False)
+    """Write NAME.npy. Raises the errors of `create_array`."""
+    create_array(folder, name, values.dtype, values.shape)[...] = values
 
 
 def open_array(folder: Path, name: str, kind: type[np.generic], dimensions: int = 1) -> NDArray[Any]:

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from arlarena.environments.webshop.catalogue.tables import write_array, write_sorted_texts
+from arlarena.environments.webshop.catalogue.tables import create_array, write_array, write_sorted_texts
 from arlarena.environments.webshop.search.analyzer import term, words
 from arlarena.environments.webshop.search.index import COMMON, K1, TOP, B
 
@@ -111,7 +110,7 @@ class IndexBuilder:
         frequencies = np.minimum(repeated, MOST_REPEATED).astype(np.uint16)
         parts = (terms, counts, (documents + self._documents).astype(np.int32), frequencies)
         for name, part in zip(_Segment._fields, parts, strict=True):
-            np.save(self._work / f"{self._segments}.{name}.npy", part)
+            write_array(self._work, f"{self._segments}.{name}", part)
         self._documents += len(ends)
         self._segments += 1
         self._tokens, self._ends = array("i"), array("q")
@@ -126,8 +125,8 @@ def _merge(folder: Path, work: Path, segments: int, order: Integers, lengths: In
         segment = _load(work, number)
         frequencies[order[segment.terms]] += segment.counts
     starts = np.concatenate([[0], np.cumsum(frequencies)])
-    documents = _scratch(work, "documents", np.int32, int(starts[-1]))
-    repeated = _scratch(work, "frequencies", np.uint16, int(starts[-1]))
+    documents = create_array(work, "merged.documents", np.int32, (int(starts[-1]),))
+    repeated = create_array(work, "merged.frequencies", np.uint16, (int(starts[-1]),))
     filled = starts[:-1].copy()
     for number in range(segments):
         segment = _load(work, number)
@@ -141,10 +140,6 @@ def _merge(folder: Path, work: Path, segments: int, order: Integers, lengths: In
 
 def _load(work: Path, number: int) -> _Segment:
     return _Segment(*(np.load(work / f"{number}.{name}.npy") for name in _Segment._fields))
-
-
-def _scratch(work: Path, name: str, kind: type[np.generic], length: int) -> NDArray[Any]:
-    return open_memmap(work / f"merged.{name}.npy", mode="w+", dtype=kind, shape=(length,))  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
 
 
 def _write_impacts(
@@ -162,9 +157,9 @@ def _write_impacts(
     common = frequencies * COMMON > count
     rare_starts = np.concatenate([[0], np.cumsum(np.where(common, 0, frequencies))])
     rows = np.where(common, np.cumsum(common) - 1, -1)
-    out_documents = _output(folder, "posting_documents", np.int32, (int(rare_starts[-1]),))
-    out_impacts = _output(folder, "posting_impacts", np.float32, (int(rare_starts[-1]),))
-    out_rows = _output(folder, "rows", np.float32, (int(common.sum()), count))
+    out_documents = create_array(folder, "posting_documents", np.int32, (int(rare_starts[-1]),))
+    out_impacts = create_array(folder, "posting_impacts", np.float32, (int(rare_starts[-1]),))
+    out_rows = create_array(folder, "rows", np.float32, (int(common.sum()), count))
     highest, fiftieth = np.zeros(len(frequencies), np.float32), np.zeros(len(frequencies), np.float32)
     impacts_of = _Impacts(frequencies, lengths)
     for first, last in _blocks(starts):
@@ -187,14 +182,6 @@ def _write_impacts(
     write_array(folder, "term_highest", highest)
     write_array(folder, "term_fiftieth", fiftieth)
     write_array(folder, "row_numbers", rows.astype(np.int32))
-
-
-def _output(folder: Path, name: str, kind: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
-    if 0 in shape:  # an empty file cannot be mapped
-        empty = np.zeros(shape, kind)
-        write_array(folder, name, empty)
-        return empty
-    return open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=shape)  # type: ignore[no-untyped-call, no-any-return, unused-ignore]
 
 
 class _Impacts:

