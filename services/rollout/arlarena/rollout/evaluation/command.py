@@ -39,7 +39,8 @@ def _assignments(flag: str, texts: list[str]) -> dict[str, Any]:
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
 def main(
     model: given.Model,
-    env: given.EnvironmentNames = None, option: given.EnvironmentOptions = None, set_name: given.SetName = None,
+    env: given.EnvironmentNames = None, option: given.EnvironmentOptions = None,
+    openenv: given.OpenEnvOptions = None, set_name: given.SetName = None,
     split: given.SplitName = None, first: given.FirstTask = 0, count: given.TaskCount = None,
     tasks: given.TaskIndices = None, attempts: given.AttemptCount = 1, seed: given.Seed = 0,
     base_url: given.BaseUrl = None, temperature: given.Temperature = None, top_p: given.TopP = None,
@@ -67,6 +68,7 @@ def main(
         directory=out or _default_directory(model),
         environments=tuple(env or ()),
         options=tuple(option or ()),
+        openenv=tuple(openenv or ()),
         set_name=set_name,
         base_url=base_url,
         tasks=TaskChoice(split, first, count, tasks),

@@ -22,8 +22,8 @@ EnvironmentNames = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME|URL",
-        help="Environment: its name (a server is started on this machine) or the URL of a running server. Repeat "
-        "the option for several environments.",
+        help="Environment: its name (a server is started on this machine), or the URL of a running server of "
+        "ARLArena or OpenEnv. Repeat the option for several environments.",
     ),
 ]
 EnvironmentOptions = Annotated[
@@ -32,6 +32,14 @@ EnvironmentOptions = Annotated[
         metavar="[NAME:]KEY=VALUE",
         help="Option of an environment that is started here, such as size=7; with several environments, such as "
         "sokoban:size=7. May be repeated.",
+    ),
+]
+OpenEnvOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="How OpenEnv servers are played: text_field, action_field, conversation, instructions, max_steps, "
+        "success_reward or reset.FIELD. May be repeated. The guide evaluate-on-openenv explains them.",
     ),
 ]
 SetName = Annotated[

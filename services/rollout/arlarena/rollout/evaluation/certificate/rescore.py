@@ -29,6 +29,7 @@ from arlarena.rollout.evaluation.certificate.run_files import RunFiles
 from arlarena.rollout.evaluation.certificate.tasks import missing_reason
 from arlarena.rollout.evaluation.directory import JOURNAL, PLAN, read_evaluation
 from arlarena.rollout.evaluation.errors import EvaluationError
+from arlarena.rollout.evaluation.openenv.rules import PARSER_VERSION
 from arlarena.rollout.evaluation.records import EnvironmentPlan
 from arlarena.rollout.evaluation.served import configured_process, connected_runner, environment_process
 from arlarena.rollout.evaluation.sets.standard import find_set
@@ -151,6 +152,10 @@ async def _rescore_evaluation(
 ) -> tuple[list[dict[str, str]], list[RescoredEpisode]]:
     results = read_evaluation(request.directory)
     plan = results.plan
+    if foreign := [one.name for one in plan.environments if one.parser == PARSER_VERSION]:
+        raise EvaluationError(
+            f"{request.directory}: {foreign[0]} is an OpenEnv environment; only environments of ARLArena are rescored"
+        )
     if request.url is not None and len(plan.environments) > 1:
         raise EvaluationError("--environment-url serves one environment, but the evaluation has several: omit it")
     served, episodes = [], []

@@ -11,6 +11,7 @@ from arlarena.proto.env_api import Info
 from arlarena.proto.text.wording import counted
 from arlarena.rollout.evaluate import eval_assignment
 from arlarena.rollout.evaluation.models.protocol import NO_TOKENS, TokenUsage
+from arlarena.rollout.evaluation.openenv.rules import TEMPLATE
 from arlarena.rollout.evaluation.play.caller import CHARS_PER_TOKEN, IMAGE_TOKENS, REPLY_TOKENS
 from arlarena.rollout.evaluation.records import EnvironmentPlan, EvaluationPlan
 from arlarena.rollout.evaluation.report.cost import dollars, money
@@ -19,6 +20,8 @@ from arlarena.rollout.evaluation.start.environments import OpenedEnvironment
 from arlarena.rollout.evaluation.start.options import EvaluateOptions
 from arlarena.rollout.evaluation.start.players import SCRIPTED
 
+# Templates of environments that keep all turns. OpenEnv environments may keep none, so their bounds may be too high.
+CONVERSATIONS = ("conversation", TEMPLATE)
 SAMPLED = 8  # tasks whose first prompt is measured
 SHOWN_CHARS = 2_000  # of the first prompt
 HISTORY = 2  # earlier turns in a prompt, if the environment has no such option: the default of the SDK's text games
@@ -106,7 +109,7 @@ def _earlier_turns(plan: EvaluationPlan, info: Info) -> int:
     """
     given = info.options.get("history")
     shown = given if isinstance(given, int) else HISTORY if "{history}" in info.template.text else 0
-    if info.template.name == "conversation" or plan.strategy == "react":
+    if info.template.name in CONVERSATIONS or plan.strategy == "react":
         shown = info.horizon
     return sum(min(turn, shown) for turn in range(info.horizon))
 
