@@ -24,7 +24,7 @@ from support.openenv.scripted_openenv import (
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.errors import AtCapacity, Refused, ServiceError, SessionLost, Unavailable
 from arlarena.client.transport import Timeouts
-from arlarena.rollout.evaluation.errors import AttemptFailed, EvaluationError
+from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.openenv.client import OpenEnvClient
 from arlarena.rollout.evaluation.openenv.description import detect
 from arlarena.rollout.evaluation.openenv.rules import SEEDS, OpenEnvSettings

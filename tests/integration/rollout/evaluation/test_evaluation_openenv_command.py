@@ -69,7 +69,7 @@ async def test_a_complete_evaluation_and_its_repetition(tmp_path: Path) -> None:
         common = ("m", "--base-url", model.url, "--env", server.url, "--count", 8, "--attempts", 2, "--out", tmp_path)
         arguments = (*common, "--openenv", "instructions=Be brief.", "--openenv", "reset.level=3")
         code, shown, error = await ended(*arguments)
-        assert (code, error) == (0, ""), error
+        assert code == 0, error
         assert "87.5" in shown
         requests = model.counts.requests
         asked = [message.text for message in model.received[0].messages]
@@ -97,7 +97,7 @@ async def test_tasks_of_the_server_and_the_seed_of_the_evaluation(tmp_path: Path
     async with serve(guesser()) as model, numbers(game, splits={"train": 9, "test": 3}) as server:
         arguments = ("m", "--base-url", model.url, "--env", server.url, "--seed", 5)
         code, _, error = await ended(*arguments, "--out", tmp_path / "out")
-        assert (code, error) == (0, ""), error
+        assert code == 0, error
         assert [record.success for record in sorted(records(tmp_path / "out"), key=lambda one: one.key)] == [
             False, True, True,
         ]  # fmt: skip
@@ -128,7 +128,7 @@ async def test_a_server_that_breaks_the_protocol_at_the_start_of_a_session_ends_
         arguments = ("m", "--base-url", model.url, "--env", server.url, "--count", 3, "--out", tmp_path)
         code, _, error = await ended(*arguments)
     assert (code, error.count("\n")) == (1, 1)
-    assert f"the server does not keep to OpenEnv's protocol: {server.url}/ws: the reply to state is not JSON" in error
+    assert f"the environment server opens no session: {server.url}/ws: the reply to state is not JSON" in error
 
 
 async def test_a_dry_run_shows_the_first_prompt_and_asks_no_model(tmp_path: Path) -> None:
@@ -208,9 +208,7 @@ async def test_a_token_is_required_and_sent(tmp_path: Path) -> None:
         ({"reset": observed("x" * (MAX_TEXT_CHARS + 1))}, "choose another field with --openenv text_field=NAME"),
         ({"reset": observed("x" * (17 << 20))}, "a frame of the server is larger than 16777216 bytes"),
         ({"step": frame('{"observation":[],"reward":0,"done":false}')}, "observation is list, not an object"),
-        ({"step": frame('{"observation":{},"reward":"1","done":true}')}, "reward is str, not a finite number"),
         ({"step": frame('{"observation":{},"reward":1e999,"done":true}')}, "reward is inf, not a finite number"),
-        ({"step": "not JSON"}, "the reply to step is not JSON"),
     ],
 )
 async def test_an_invalid_reply_of_the_server_is_not_scored_and_named(

@@ -37,7 +37,6 @@ EnvironmentOptions = Annotated[
 OpenEnvOptions = Annotated[
     list[str] | None,
     typer.Option(
-        "--openenv",
         metavar="KEY=VALUE",
         help="How OpenEnv servers are played: text_field, action_field, conversation, instructions, max_steps, "
         "success_reward or reset.FIELD. May be repeated. The guide evaluate-on-openenv explains them.",

@@ -131,8 +131,7 @@ class OpenEnvClient(AsyncClosing):
             AtCapacity: the server has no capacity for that many sessions now.
             Unavailable: the server is unreachable or failing.
             Refused, ProtocolError: it is no OpenEnv server.
-            EvaluationError: the server breaks the protocol at the start of a session. Or as `info`.
-            ConfigError: as `info`.
+            EvaluationError, ConfigError: as `info`.
         """
         _, rules = await self._rules()
         if self._pool is None:
@@ -145,8 +144,6 @@ class OpenEnvClient(AsyncClosing):
         failures = [one for one in opened if isinstance(one, BaseException)]
         if failures:
             await asyncio.gather(*(socket.close() for socket in sockets))
-            if isinstance(failures[0], ProtocolError):
-                raise EvaluationError(f"the server does not keep to OpenEnv's protocol: {failures[0]}")
             raise failures[0]
         self._sockets.update(sockets)
         return [OpenEnvSession(socket, rules, next(self._numbers)) for socket in sockets]

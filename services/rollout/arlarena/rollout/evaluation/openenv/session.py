@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -13,7 +11,6 @@ from arlarena.client.arguments import valid_text
 from arlarena.client.environments import Session, StepOutcome
 from arlarena.client.errors import ProtocolError, Refused
 from arlarena.proto.env_api import ExpertReply, Metadata, Observation, Snapshot
-from arlarena.rollout.evaluation.errors import AttemptFailed
 from arlarena.rollout.evaluation.openenv.rules import (
     PROMPT_FIELD,
     ActionReading,
@@ -234,6 +231,7 @@ class OpenEnvSession(Session):
                 raise
             problem = f"The environment did not accept your action: {str(error).removeprefix(f'{address}: ')}"
             return self._episode.rejected(ActionReading(None, action.shown, problem))
+        return self._episode.stepped(OpenEnvState.of(data, address), action)
 
     async def close(self) -> None:
         """End the session. Errors are ignored."""
