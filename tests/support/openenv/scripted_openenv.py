@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from arlarena.client.environments import EnvironmentClient, StepOutcome
+from arlarena.client.errors import ServiceError
 from arlarena.client.transport import Timeouts
 from arlarena.rollout.evaluation.openenv.client import OpenEnvClient
 from arlarena.rollout.evaluation.openenv.rules import SEEDS
@@ -150,7 +151,7 @@ async def one_step(client: OpenEnvClient) -> None:
         await session.close()
 
 
-async def outcome_of(error: type[Exception], match: str, **answers: Any) -> None:
+async def outcome_of(error: type[ServiceError], match: str, **answers: Any) -> None:
     """Check the error of an episode of one step."""
     async with (
         scripted_openenv(**answers) as server,

@@ -22,7 +22,7 @@ from support.openenv.scripted_openenv import (
 )
 
 from arlarena.client.environments import EnvironmentClient
-from arlarena.client.errors import AtCapacity, Refused, ServiceError, SessionLost, Unavailable
+from arlarena.client.errors import AtCapacity, ProtocolError, Refused, ServiceError, SessionLost, Unavailable
 from arlarena.client.transport import Timeouts
 from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.openenv.client import OpenEnvClient
@@ -168,15 +168,15 @@ async def test_the_kind_of_a_server_is_detected(sokoban: str) -> None:
     ],
 )
 async def test_an_invalid_reply_is_an_error_with_the_server_and_the_field(answer: str, field: str) -> None:
-    await outcome_of(AttemptFailed, rf"/ws: .*{field}", step=answer)
-    await outcome_of(AttemptFailed, rf"/ws: .*{field}", reset=answer)
+    await outcome_of(ProtocolError, rf"/ws: .*{field}", step=answer)
+    await outcome_of(ProtocolError, rf"/ws: .*{field}", reset=answer)
 
 
 async def test_a_large_frame_is_an_error_and_is_not_read() -> None:
     async def flood(socket: web.WebSocketResponse, received: dict[str, Any]) -> None:
         await socket.send_str(observed("x" * (8 << 20)))
 
-    await outcome_of(AttemptFailed, r"/ws: a frame of the server is larger than 1048576 bytes", step=flood)
+    await outcome_of(ProtocolError, r"/ws: a frame of the server is larger than 1048576 bytes", step=flood)
 
 
 async def test_frames_without_a_request_are_an_error() -> None:
@@ -189,7 +189,7 @@ async def test_frames_without_a_request_are_an_error() -> None:
         (session,) = await client.open(1)
         await session.reset(split=SEEDS, index=0, seed=0)
         await asyncio.sleep(0.1)
-        with pytest.raises(AttemptFailed, match="without a request"):
+        with pytest.raises(ProtocolError, match="without a request"):
             await session.step("left")
         await session.close()
 

@@ -15,7 +15,7 @@ from support.evaluation.imitation import Imitation, serve
 from support.evaluation.sdks import needs_sdk
 from support.openenv.number_game import bisect
 
-from arlarena.client.errors import AtCapacity, Refused
+from arlarena.client.errors import AtCapacity, ProtocolError, Refused
 from arlarena.client.transport import Timeouts
 from arlarena.rollout.evaluation.directory import JOURNAL, read_journal
 from arlarena.rollout.evaluation.models.protocol import ModelMessage
@@ -131,7 +131,7 @@ async def test_a_reward_that_is_not_a_number_is_an_error(base: str) -> None:
     async with OpenEnvClient(f"{base}/faulty", timeouts=QUICK) as client:
         (session,) = await client.open(1)
         await session.reset(split=SEEDS, index=0, seed=0)
-        with pytest.raises(AttemptFailed, match="reward is null or not finite"):
+        with pytest.raises(ProtocolError, match="reward is null or not finite"):
             await session.step("1")
         await session.close()
 

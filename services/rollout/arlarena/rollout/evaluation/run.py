@@ -13,7 +13,6 @@ from rich.console import Console
 
 from arlarena.proto.config import print_error
 from arlarena.proto.text.wording import counted
-from arlarena.rollout.evaluation.errors import AttemptFailed, EvaluationError
 from arlarena.rollout.evaluation.interrupts import Interrupts
 from arlarena.rollout.evaluation.models.protocol import ChatModel, SamplingRequest
 from arlarena.rollout.evaluation.models.registry import open_model
@@ -94,11 +93,7 @@ async def _evaluate(
             check_player(options.model, one)
         plan = await plan_of(options, name, found, settings)
         if options.dry_run:
-            try:
-                described = await describe_requests(options, plan, found, price)
-            except AttemptFailed as error:
-                raise EvaluationError(str(error)) from error
-            console.print(described, soft_wrap=True, markup=False)
+            console.print(await describe_requests(options, plan, found, price), soft_wrap=True, markup=False)
             return False
         check_plan(options.directory, plan)
         for note in notes(options):

@@ -154,17 +154,6 @@ def _digest(*parts: str) -> str:
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
-@contextmanager
-def _invalid_replies_fail() -> Iterator[None]:
-    """Raise AttemptFailed in place of ProtocolError. A server that breaks the protocol would do so in each session, so
-    the attempt must not be played again until the time limit.
-    """
-    try:
-        yield
-    except ProtocolError as error:
-        raise AttemptFailed(str(error), "infra_error") from error
-
-
 class OpenEnvSession(Session):
     """A session on its own WebSocket. Its calls must not overlap. A lost connection loses the session."""
 
@@ -188,7 +177,7 @@ class OpenEnvSession(Session):
         Raises:
             SessionLost, Unavailable: open another session.
             Refused: the server has no such task, or it is given by `task_id`.
-            AttemptFailed: the server's reply is invalid. The message names the field.
+            ProtocolError: the server's reply is invalid. The message names the field.
         """
         if task_id is not None:
             self._missing("task ids")
@@ -198,10 +187,9 @@ class OpenEnvSession(Session):
             data["episode_id"] = valid_text("episode_id", episode_id)
         self._episode = None
         address = f"{self._socket.address}: reset"
-        with _invalid_replies_fail():
-            state = OpenEnvState.of(await self._socket.request("reset", data), address)
-            episode = OpenEnvEpisode(self._rules, f"{self._rules.name}/{split}/{index}/{seed}", address)
-            outcome = episode.first(state)
+        state = OpenEnvState.of(await self._socket.request("reset", data), address)
+        episode = OpenEnvEpisode(self._rules, f"{self._rules.name}/{split}/{index}/{seed}", address)
+        outcome = episode.first(state)
         self._episode = episode
         return outcome
 
@@ -214,7 +202,7 @@ class OpenEnvSession(Session):
         Raises:
             SessionLost, Unavailable: open another session.
             Refused: the environment failed, perhaps because of the reply; or there was no reset.
-            AttemptFailed: the server's reply is invalid. The message names the field.
+            ProtocolError: the server's reply is invalid. The message names the field.
         """
         if self._episode is None:
             raise Refused(f"{self._socket.address}: step before a reset", 400)
@@ -223,9 +211,7 @@ class OpenEnvSession(Session):
             return self._episode.rejected(action)
         address = f"{self._socket.address}: step"
         try:
-            with _invalid_replies_fail():
-                state = OpenEnvState.of(await self._socket.request("step", action.data), address)
-                return self._episode.stepped(state, action)
+            data = await self._socket.request("step", action.data)
         except Refused as error:
             if error.status != VALIDATION_STATUS:
                 raise
