@@ -3,8 +3,8 @@
 
     python scripts/kubernetes_secrets.py | kubectl apply -f -
 
-Every call creates new values and prints the Secrets as JSON. The values are in no file and in no command line. After new
-values, restart the pods (docs/how-to/operate.md). Needs the program openssl.
+Every call creates new values and prints the Secrets as JSON. The values are in no file and in no command line. Restart
+the pods after new values: docs/how-to/operate.md. Needs the program openssl.
 
 --days N: how long the certificate of Redis is valid (default: 365).
 """
@@ -32,7 +32,7 @@ HOSTS = ("redis", f"redis.{NAMESPACE}", f"redis.{NAMESPACE}.svc", f"redis.{NAMES
 
 def roles() -> list[str]:
     """Returns the roles with a password, in the order of `k8s/redis/users.acl`."""
-    return re.findall(r"\{hash:(\w+)\}", USERS.read_text())
+    return re.findall(r"(?m)^user .*\{hash:(\w+)\}", USERS.read_text())
 
 
 def keys() -> dict[str, set[str]]:

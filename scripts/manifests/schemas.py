@@ -13,7 +13,6 @@ from pathlib import Path
 
 import jsonschema
 import kubernetes_validate
-
 from scripts.manifests.objects import Fault, Object, Overlay, name_of
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "k8s" / "schemas"
@@ -30,12 +29,16 @@ def custom_kinds() -> dict[tuple[str, str], jsonschema.Draft7Validator]:
 def schema_faults(overlay: Overlay) -> Iterator[Fault]:
     """Yields each violation of a schema, and each object whose kind has no schema."""
     for one in overlay.objects:
-        validator = custom_kinds().get((one.get("apiVersion", ""), one.get("kind", "")))
-        if validator is not None:
-            for error in validator.iter_errors(one):
-                yield _fault(one, error)
-        else:
-            yield from _builtin_faults(one)
+        yield from _object_faults(json.dumps(one, sort_keys=True))
+
+
+@functools.cache  # kubernetes-validate reads its schemas from files for each object
+def _object_faults(text: str) -> tuple[Fault, ...]:
+    one = json.loads(text)
+    validator = custom_kinds().get((one.get("apiVersion", ""), one.get("kind", "")))
+    if validator is None:
+        return tuple(_builtin_faults(one))
+    return tuple(_fault(one, error) for error in validator.iter_errors(one))
 
 
 def _builtin_faults(one: Object) -> Iterator[Fault]:

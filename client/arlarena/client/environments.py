@@ -338,7 +338,7 @@ class EnvironmentClient(AsyncClosing):
     async def _send(
         self, method: str, path: str, body: bytes | None = None, base: str | None = None, limit: int | None = None
     ) -> Answer:
-        """Send an idempotent request, with retries while the server is unavailable. `limit`: maximum bytes of the reply."""
+        """Send an idempotent request, with retries while the server is unavailable. `limit`: bytes of the response."""
         return await self.transport.request(method, path, body, max_answer_bytes=limit, retries=self.retries, base=base)
 
     async def _send_batch(self, items: Sequence[BatchItem]) -> Sequence[BatchOutcome]:

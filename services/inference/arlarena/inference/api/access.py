@@ -17,8 +17,8 @@ class Access:
     """Who may use a route. `tokens`: a request must have one of these tokens. If `tokens` is empty, a request needs no
     token. `token_error`: the error message of status 401. `allow_cross_site`: whether web pages of other sites may send
     requests. `allow_same_site`: whether web pages of the same site may send requests. If `allow_same_site` is False,
-    every request with the header `Origin` is refused, whatever `allow_cross_site` is. `port`: the only TCP port on which
-    the route exists; None: all ports.
+    every request with the header `Origin` is refused, whatever `allow_cross_site` is. `port`: the only TCP port on
+    which the route exists; None: all ports.
     """
 
     tokens: tuple[str, ...] = ()
