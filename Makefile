@@ -54,7 +54,8 @@ docs: ## build the documentation site in site/; fails if a link or reference is 
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 	@echo "open site/index.html"
 
-verify: setup ## check documented results at full size: PART=demo, env, trainer, inference, vllm, alfworld, webshop, sandbox, tir_math, faults
+verify: ## check documented results at full size: PART=demo, env, trainer, inference, vllm, alfworld, webshop, sandbox, tir_math, faults
+	@$(PYTHON) scripts/setup.py kubernetes
 	@$(BIN)/python scripts/verify.py $(PART)
 
 bench: setup ## compare the speed of a part with other software: PART=env_server, trainer, inference, rollout, … (ARGS="--rounds 3")
