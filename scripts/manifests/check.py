@@ -25,7 +25,7 @@ class RenderError(RuntimeError):
 
 
 def render(name: str) -> Overlay:
-    """Returns the objects of an overlay. `name`: a folder of `k8s/overlays`.
+    """Returns the objects of an overlay. `name`: a folder of `k8s/overlays`, or the absolute path of another folder.
 
     Raises:
         RenderError: kustomize cannot render the overlay.

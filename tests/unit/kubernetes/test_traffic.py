@@ -1,7 +1,14 @@
 """Who may connect to whom, computed from the rendered NetworkPolicies."""
 
+import os
+import tomllib
+from pathlib import Path
+
 import pytest
 
+from arlarena.sandbox.lockdown import REQUIRED
+
+ROOT = Path(__file__).resolve().parents[3]
 PORTS = (6379, 8000, 8100, 8101)
 
 
@@ -57,9 +64,19 @@ def test_tir_math_and_redis_have_no_egress_and_no_dns(rendered):
     assert closed == {"StatefulSet/environment-tir-math", "StatefulSet/redis"}
 
 
-def test_tir_math_runs_in_gvisor(rendered):
-    from scripts.manifests.objects import Overlay
+def test_tir_math_runs_in_gvisor_if_an_overlay_has_the_component(rendered, tmp_path):
+    from scripts.manifests.check import FOLDER, faults_of, render
 
-    overlay = Overlay.of(rendered("multi-node"))
+    base, component = (os.path.relpath(FOLDER / path, tmp_path) for path in ("multi-node", "../components/gvisor"))
+    text = f"kind: Kustomization\nresources: [{base}]\ncomponents: [{component}]\n"
+    (tmp_path / "kustomization.yaml").write_text(text)
+    overlay = render(str(tmp_path))
+    assert faults_of(overlay) == []
     runtimes = {pods.owner: pods.spec.get("runtimeClassName") for pods in overlay.pods}
-    assert {owner for owner, name in runtimes.items() if name == "gvisor"} == {"StatefulSet/environment-tir-math"}
+    assert {owner for owner, name in runtimes.items() if name} == {"StatefulSet/environment-tir-math"}
+
+
+def test_the_sandbox_in_gvisor_requires_all_default_layers_except_landlock():
+    given = tomllib.loads((ROOT / "k8s/components/gvisor/tir_math.toml").read_text())
+    required = given["environment"]["options"]["sandbox"]["required"]
+    assert {*required, "landlock"} == set(REQUIRED)
