@@ -136,8 +136,8 @@ OBJECTS = {
     ("JobSet/trainer", "Service trainers does not exist"): lambda all: container(all, "JobSet/trainer")["args"].append(
         "--master-addr=trainers"
     ),
-    ("JobSet/trainer", "trainer-ranks-0-2 is no pod of"): lambda all: container(all, "JobSet/trainer")["args"].append(
-        "--master-addr=trainer-ranks-0-2.trainer"
+    ("JobSet/trainer", "trainer-first-0-1 is no pod of"): lambda all: container(all, "JobSet/trainer")["args"].append(
+        "--master-addr=trainer-first-0-1.trainer"
     ),
     ("Rollout/rollout", "has no schema; correct apiVersion"): lambda all: find(all, "Deployment/rollout").update(
         apiVersion="argoproj.io/v1alpha1", kind="Rollout"

@@ -1,5 +1,6 @@
 """The services accept the configuration files of the overlays, and the files fit the manifests."""
 
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -39,10 +40,25 @@ def test_the_gateway_lists_each_policy_server(rendered):
 
 def test_the_trainer_has_as_many_nodes_as_pods(rendered):
     (job_set,) = [one for one in rendered("multi-node") if one["kind"] == "JobSet"]
-    job = job_set["spec"]["replicatedJobs"][0]["template"]["spec"]
-    (container,) = job["template"]["spec"]["containers"]
-    nodes = {variable["name"]: variable.get("value") for variable in container["env"]}["NODES"]
-    assert {int(nodes), job["parallelism"], job["completions"]} == {2}
+    first, others = (job["template"]["spec"] for job in job_set["spec"]["replicatedJobs"])
+    assert (first["parallelism"], first["completions"]) == (1, 1)
+    assert others["parallelism"] == others["completions"]
+    for job in (first, others):
+        (container,) = job["template"]["spec"]["containers"]
+        nodes = {variable["name"]: variable.get("value") for variable in container["env"]}["NODES"]
+        assert int(nodes) == 1 + others["completions"]
+
+
+def test_each_pod_of_the_trainer_gets_its_rank(rendered, tmp_path):
+    """The shell of the pods `others` adds 1 to the index, after Kubernetes has replaced `$$` by `$`."""
+    (job_set,) = [one for one in rendered("multi-node") if one["kind"] == "JobSet"]
+    (container,) = job_set["spec"]["replicatedJobs"][1]["template"]["spec"]["template"]["spec"]["containers"]
+    (tmp_path / "python3").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "python3").chmod(0o755)
+    command = [part.replace("$$", "$") for part in container["command"]]
+    variables = {"PATH": f"{tmp_path}:/usr/bin:/bin", "JOB_COMPLETION_INDEX": "4"}
+    printed = subprocess.run([*command, "--nnodes=6"], env=variables, capture_output=True, text=True, check=True).stdout
+    assert printed.split() == ["-m", "torch.distributed.run", "--node-rank=5", "--nnodes=6"]
 
 
 def test_the_stream_of_the_autoscaler_is_the_runs(rendered):
