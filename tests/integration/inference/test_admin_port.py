@@ -49,6 +49,8 @@ def test_an_admin_port_that_is_in_use_is_named(directory, tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         config = f'model = "{directory}"\nadmin_port = {taken.getsockname()[1]}\n'
-        with pytest.raises(AssertionError, match="choose another .inference. admin_port"):
-            with running_server(tmp_path / "run", config):
-                raise RuntimeError("the server started")
+        with (
+            pytest.raises(AssertionError, match=r"choose another \[inference\] admin_port"),
+            running_server(tmp_path / "run", config),
+        ):
+            raise RuntimeError("the server started")

@@ -118,21 +118,24 @@ async def start_second_node(redis_url, name, run, policy, port):
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 
 
-# Slow: torchrun starts several processes, each of which imports torch.
+# Slow: torchrun starts four times, and each process imports torch.
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_nodes_without_a_common_file_system_resume(redis_url, run_name, tmp_path, tiny_directory, make_group):
     """Only the first node has the run directory. The second node fails, and both nodes start again."""
     run = tmp_path / "run"
 
-    async def kill_the_second_node(process):
+    async def kill_the_second_rank(folder):
         while not list(run.glob("checkpoints/step-000001/COMMITTED")):
             await asyncio.sleep(0.01)
-        process.kill()
+        found = subprocess.run(["pgrep", "-f", f"arlarena.trainer train .*{folder}"], capture_output=True, text=True)
+        (pid,) = [int(pid) for pid in found.stdout.split() if rank_of(int(pid)) == "1"]
+        os.kill(pid, signal.SIGKILL)
 
     for attempt in range(2):
-        port = free_port()
-        second = await start_second_node(redis_url, run_name, tmp_path / f"second-{attempt}", tiny_directory, port)
-        killing = asyncio.create_task(kill_the_second_node(second)) if attempt == 0 else None
+        port, folder = free_port(), tmp_path / f"second-{attempt}"
+        second = await start_second_node(redis_url, run_name, folder, tiny_directory, port)
+        killing = asyncio.create_task(kill_the_second_rank(folder)) if attempt == 0 else None
         status = await train(redis_url, run_name, run, tiny_directory, make_group, node(0, port), "--resume")
         if killing is not None:
             await killing
@@ -141,7 +144,7 @@ async def test_nodes_without_a_common_file_system_resume(redis_url, run_name, tm
     assert not list((tmp_path / "second-1").glob("checkpoints*"))
     steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, STEPS + 1))
-    assert '"resumed": true' in (run / "log").read_text() or '"resumed":true' in (run / "log").read_text()
+    assert '"resumed":true' in (run / "log").read_text()
 
 
 def free_port():
