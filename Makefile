@@ -30,18 +30,20 @@ demo: setup ## train a small policy on Sokoban by behaviour cloning and SAMPO, a
 	@$(BIN)/arlarena up configs/demo.toml --fresh
 
 test: ## run the tests except the slow ones: about 11 minutes on 2 cores; on more cores, set TEST_PROCESSES=4
-	@$(PYTHON) scripts/setup.py openenv
+	@$(PYTHON) scripts/setup.py openenv kubernetes
 	@$(PYTEST) $(QUICK)
 
 test-all: ## run all tests, including the slow ones
-	@$(PYTHON) scripts/setup.py openenv fuzz docs
+	@$(PYTHON) scripts/setup.py openenv fuzz docs kubernetes
 	@$(PYTEST)
 
-check: setup ## check lint, format, types, and which packages import which
+check: ## check lint, format, types, which packages import which, and the Kubernetes manifests
+	@$(PYTHON) scripts/setup.py kubernetes
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/mypy $(PACKAGES)
 	@$(BIN)/lint-imports
+	@$(BIN)/python -m scripts.manifests
 
 format: setup ## format the code and apply automatic lint fixes
 	@$(BIN)/ruff format $(CODE)
@@ -52,7 +54,8 @@ docs: ## build the documentation site in site/; fails if a link or reference is 
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 	@echo "open site/index.html"
 
-verify: setup ## check documented results at full size: PART=demo, env, trainer, inference, vllm, alfworld, webshop, sandbox, tir_math, faults
+verify: ## check documented results at full size: PART=demo, env, trainer, inference, vllm, alfworld, webshop, sandbox, tir_math, faults
+	@$(PYTHON) scripts/setup.py kubernetes
 	@$(BIN)/python scripts/verify.py $(PART)
 
 bench: setup ## compare the speed of a part with other software: PART=env_server, trainer, inference, rollout, … (ARGS="--rounds 3")

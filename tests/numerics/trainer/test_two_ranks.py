@@ -15,6 +15,7 @@ from support.trainer.trainer_support import random_rows
 
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.learning.ranks import Ranks
+from arlarena.trainer.learning.shared_restore import receive_restore, restore_on_all_ranks
 from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.objectives import recipe
 from arlarena.trainer.settings import TrainerSettings
@@ -66,3 +67,46 @@ def test_two_ranks_have_the_gradients_and_figures_of_one(tiny_directory, tmp_pat
     assert result.keys() == expected.keys()
     for name in ("loss", "grad_norm", "reference_kl", "entropy", "mismatch_k3"):
         assert result[name] == pytest.approx(expected[name], rel=2e-3, abs=1e-6), name
+
+
+def restore(policy: Path, ranks: Ranks, out: Path) -> None:
+    """Restore the state in `out` on all ranks, and write the result. Only rank 0 reads the file."""
+    learner = Learner(load_policy(policy), None, recipe("sampo"), SETTINGS, ranks)
+    if ranks.is_main:
+        saved = load_file(out / "saved.safetensors")
+        parts = [{k[2:]: v for k, v in saved.items() if k.startswith(kind)} for kind in ("w/", "o/")]
+        restore_on_all_ranks(learner, ranks, *parts)
+    else:
+        receive_restore(learner, ranks)
+    save_file(state_of(learner), out / f"restored-{ranks.index}.safetensors")
+
+
+def state_of(learner: Learner) -> dict[str, torch.Tensor]:
+    weights = {f"w/{name}": value.clone() for name, value in learner.weights().items()}
+    return weights | {f"o/{name}": value.clone() for name, value in learner.optimizer_state().items()}
+
+
+def restoring_rank(index: int, policy: Path, out: Path) -> None:
+    """Run one of the two processes."""
+    dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=index, world_size=2)
+    restore(policy, Ranks(index, 2), out)
+    dist.destroy_process_group()
+
+
+def test_only_rank_0_needs_the_files_of_a_checkpoint(tiny_directory, tmp_path):
+    learner = Learner(load_policy(tiny_directory), None, recipe("sampo"), SETTINGS, Ranks())
+    learner.update([random_rows(2, count=17)], 1e-3)  # the optimiser has a state
+    saved = state_of(learner)
+    save_file(saved, tmp_path / "saved.safetensors")
+    forks = multiprocessing.get_context("fork")
+    ranks = [forks.Process(target=restoring_rank, args=(i, tiny_directory, tmp_path), daemon=True) for i in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(90)
+        assert process.exitcode == 0
+    for index in range(2):
+        restored = load_file(tmp_path / f"restored-{index}.safetensors")
+        assert restored.keys() == saved.keys()
+        for name, value in saved.items():
+            assert restored[name].equal(value), name

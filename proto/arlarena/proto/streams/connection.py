@@ -79,10 +79,10 @@ class Link:
                 protocol=2,
                 socket_timeout=timeout_s,
                 socket_connect_timeout=timeout_s,
-                socket_keepalive=True,
                 max_connections=_MAX_CONNECTIONS,
                 # No retries by redis-py, because `_repeat` does all retries and limits their time.
                 retry=Retry(NoBackoff(), 0),
+                **keep_alive(url),
             )
         except ValueError as error:
             raise bad_url_error(url, error) from error
@@ -146,6 +146,11 @@ class Link:
                     raise stream_error(self.url, error) from error
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+def keep_alive(url: str) -> dict[str, Any]:
+    """Returns redis-py's option for TCP keep-alive, or {} for a Unix socket, which does not have this option."""
+    return {} if url.startswith("unix:") else {"socket_keepalive": True}
 
 
 def bad_url_error(url: str, error: Exception) -> StreamError:

@@ -35,7 +35,14 @@ from redis import exceptions as errors
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from arlarena.proto.streams.connection import StreamError, bad_url_error, is_network, redact, stream_error
+from arlarena.proto.streams.connection import (
+    StreamError,
+    bad_url_error,
+    is_network,
+    keep_alive,
+    redact,
+    stream_error,
+)
 from arlarena.proto.streams.entries import check_run_name
 
 # The first and the longest pause between two attempts, in seconds.
@@ -166,7 +173,7 @@ class TrainerLease:
         options: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "protocol": 2}
         try:
             # The connection pool gives the thread its own connection.
-            self._redis = Redis.from_url(url, retry=Retry(NoBackoff(), 0), socket_keepalive=True, **options)
+            self._redis = Redis.from_url(url, retry=Retry(NoBackoff(), 0), **keep_alive(url), **options)
         except ValueError as error:
             raise bad_url_error(url, error) from error
         self._take_or_renew_script = self._redis.register_script(_TAKE_OR_RENEW)

@@ -96,16 +96,18 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def serve_engine(settings: InferenceSettings, listener: socket.socket, log: Logger) -> int:
+async def serve_engine(settings: InferenceSettings, listeners: list[socket.socket], log: Logger) -> int:
     """Run an embedded engine until a signal or a failure. Returns the exit code."""
     server = InferenceServer(settings, log, lambda: setattr(http, "should_exit", True))
     http = _uvicorn(create_app(server), settings)
-    await http.serve(sockets=[listener])
+    await http.serve(sockets=listeners)
     log.info("stopped", failure=server.failure)
     return EXIT_FAILED if server.failure else 0
 
 
-async def serve_gateway(settings: InferenceSettings, flags: list[str], listener: socket.socket, log: Logger) -> int:
+async def serve_gateway(
+    settings: InferenceSettings, flags: list[str], listeners: list[socket.socket], log: Logger
+) -> int:
     """Run a gateway until a signal. Returns the exit code."""
     from arlarena.inference.gateway import app, build
 
@@ -115,7 +117,7 @@ async def serve_gateway(settings: InferenceSettings, flags: list[str], listener:
             gateway = build.remote_gateway(settings, log)
         else:
             gateway = build.local_gateway(settings, flags, sockets, log)
-        await _uvicorn(app.create_app(gateway), settings).serve(sockets=[listener])
+        await _uvicorn(app.create_app(gateway), settings).serve(sockets=listeners)
     finally:
         sockets.close()
     log.info("stopped")
@@ -153,6 +155,29 @@ def _uvicorn(app: Starlette, settings: InferenceSettings) -> _Uvicorn:
     return http
 
 
+def open_listeners(settings: InferenceSettings, path: Path | None) -> list[socket.socket]:
+    """Open the socket of `port` and, if it is set, the socket of `admin_port`. With `path`, open only a Unix socket.
+
+    Returns no socket if an address cannot be bound, and prints the reason.
+    """
+    ports = {"port": settings.port}
+    if path is None and settings.admin_port is not None:
+        ports["admin_port"] = settings.admin_port
+    listeners: list[socket.socket] = []
+    for name, port in ports.items():
+        try:
+            listeners.append(bind(settings.host, port, path))
+        except OSError as error:
+            for listener in listeners:
+                listener.close()
+            taken = error.errno == errno.EADDRINUSE
+            fix = "--port" if name == "port" else "[inference] admin_port"
+            why = f"is in use; choose another {fix}" if taken else f"cannot be bound: {error.strerror}"
+            print(f"error: {settings.host}:{port} {why}", file=sys.stderr)
+            return []
+    return listeners
+
+
 def main() -> int:
     """Read the settings, bind the address and serve. Returns the exit code."""
     flags = read_flags()
@@ -160,18 +185,14 @@ def main() -> int:
     settings = load(flags.config, given)
     check_model(settings)
     log = get_logger("inference", settings.log_level)
-    try:
-        listener = bind(settings.host, settings.port, flags.uds)
-    except OSError as error:
-        taken = error.errno == errno.EADDRINUSE
-        why = "is in use; choose another --port" if taken else f"cannot be bound: {error.strerror}"
-        print(f"error: {settings.host}:{settings.port} {why}", file=sys.stderr)
+    listeners = open_listeners(settings, flags.uds)
+    if not listeners:
         return EXIT_ADDRESS
     if flags.uds is None:
-        announce(settings.host, listener.getsockname()[1])
+        announce(settings.host, listeners[0].getsockname()[1])
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     engine = flags.uds is not None or not needs_gateway(settings)
-    work = serve_engine(settings, listener, log) if engine else serve_gateway(settings, sys.argv[1:], listener, log)
+    work = serve_engine(settings, listeners, log) if engine else serve_gateway(settings, sys.argv[1:], listeners, log)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(work)
 

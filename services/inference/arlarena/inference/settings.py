@@ -62,6 +62,13 @@ class InferenceSettings(InferenceKeys):
     admin_token: SecretStr | None = Field(
         None, min_length=16, description="bearer token of the weight routes; required if host is not a loopback address"
     )
+    admin_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="second port of the server; if it is set, the weight routes answer only on this port, so that a "
+        "firewall can admit the trainer alone; all other routes answer on both ports",
+    )
     replicas: PositiveInt = Field(
         1, description="number of engines; with several engines or vLLM, this service is a gateway to the engines"
     )
@@ -138,6 +145,8 @@ def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> Inference
     except ValueError as error:
         raise ConfigError(f"[inference] replica_urls: {error}") from error
     _check_secrets(settings)
+    if settings.admin_port == settings.port:
+        raise ConfigError(f"[inference] admin_port = {settings.admin_port} is also port: choose another admin_port")
     if settings.replicas > 1 and settings.engine == "vllm" and settings.vllm_device == "cuda":
         raise ConfigError(
             f'[inference] replicas = {settings.replicas} is not possible with engine = "vllm" on GPUs: set '

@@ -104,7 +104,11 @@ def _setup(args: argparse.Namespace) -> Setup:
 
 
 def _environments(setup: Setup) -> EnvironmentClient:
-    return environment_client(_url(setup.addresses.environment_url), setup.settings, setup.addresses.environment_token)
+    addresses, url = setup.addresses, _url(setup.addresses.environment_url)
+    try:
+        return environment_client(url, setup.settings, addresses.environment_token, addresses.environment_pods)
+    except ValueError as error:
+        raise ConfigError(f"ARLARENA_ENVIRONMENT_PODS: {error}") from error
 
 
 def _inference(setup: Setup) -> PolicyClient:

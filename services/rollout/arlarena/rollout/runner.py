@@ -35,8 +35,13 @@ class ServicesDown(InfraFailure):
     """A service was unavailable or full for `service_retry_timeout_s`. Other episodes would also fail."""
 
 
-def environment_client(url: str, settings: RolloutSettings, token: SecretStr | None) -> EnvironmentClient:
-    """Returns a client of the environment server at `url`, with the timeouts and batches of `settings`."""
+def environment_client(
+    url: str, settings: RolloutSettings, token: SecretStr | None, pods: str | None = None
+) -> EnvironmentClient:
+    """Returns a client of the environment server at `url`, with the timeouts and batches of `settings`.
+
+    `pods`: URL of a pod of the server, with {pod} in the place of its number.
+    """
     return EnvironmentClient(
         url,
         Timeouts(settings.connect_timeout_s, settings.environment_timeout_s),
@@ -44,6 +49,7 @@ def environment_client(url: str, settings: RolloutSettings, token: SecretStr | N
         batch_window_s=settings.batch_window_s,
         batch_size=settings.batch_size,
         token=token.get_secret_value() if token else None,
+        pods=pods,
     )
 
 

@@ -123,11 +123,15 @@ class EvaluationSettings(EvaluationKeys):
 class Addresses(Table):
     """Addresses of the services, from the variables ARLARENA_{ENVIRONMENT,INFERENCE,REDIS}_URL or from flags.
 
+    `environment_pods` (ARLARENA_ENVIRONMENT_PODS): URL of a pod of the environment server, with {pod} in the place of
+    its number. Requests about a session then go directly to the pod that holds it.
+
     Secrets have no flags, because every user of the machine can see command lines. They are read from
     ARLARENA_ENVIRONMENT_TOKEN, ARLARENA_INFERENCE_API_KEY, and REDIS_PASSWORD or REDIS_PASSWORD_FILE.
     """
 
     environment_url: str = "http://127.0.0.1:8000"
+    environment_pods: str | None = None
     environment_token: SecretStr | None = None
     inference_url: str = "http://127.0.0.1:8100"
     inference_api_key: SecretStr | None = None

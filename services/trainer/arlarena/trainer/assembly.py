@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from arlarena.trainer.collector import Collector, Interrupted
 from arlarena.trainer.learning.coordinator import Coordinator, worker_loop
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.learning.ranks import Ranks
+from arlarena.trainer.learning.shared_restore import no_restore, receive_restore, restore_on_all_ranks
 from arlarena.trainer.loop import Trainer
 from arlarena.trainer.metrics.diagnostics import MetricsFile
 from arlarena.trainer.metrics.progress import Progress
@@ -89,20 +91,22 @@ async def run_trainer(plan: Invocation, log: Logger, interrupted: Callable[[], s
             timeout_s=settings.request_timeout_s,
         ) as lease:
             ranks.broadcast(b"the lease is held")
-            await _run_first_rank(plan, learner, lease, method, log, interrupted)
+            await _run_first_rank(plan, learner, ranks, lease, method, log, interrupted)
     else:
         # Wait until rank 0 holds the lease of the run. Until then, another trainer may still write checkpoints.
         ranks.broadcast()
-        _load_checkpoint(plan, learner, log)
+        receive_restore(learner, ranks)
         worker_loop(learner, ranks)
     ranks.shutdown()
 
 
-def _load_checkpoint(plan: Invocation, learner: Learner, log: Logger) -> tuple[Checkpoints, TrainerState | None]:
-    """Open the run's checkpoints. If `plan.resume` is set, load the newest checkpoint into `learner`.
+def _load_checkpoint(
+    plan: Invocation, learner: Learner, ranks: Ranks, log: Logger
+) -> tuple[Checkpoints, TrainerState | None]:
+    """Open the run's checkpoints. If `plan.resume` is set, load the newest checkpoint into the learners of all ranks.
 
-    Returns the checkpoints, and the state of the loaded checkpoint (None if no checkpoint was loaded). All ranks must
-    call this function together.
+    Returns the checkpoints, and the state of the loaded checkpoint (None if no checkpoint was loaded). Rank 0 calls
+    this function, and the other ranks call `receive_restore`.
 
     Raises:
         CheckpointError: the run has checkpoints but `plan.resume` is not set; or no checkpoint can be used; or the run
@@ -114,23 +118,28 @@ def _load_checkpoint(plan: Invocation, learner: Learner, log: Logger) -> tuple[C
             f"{plan.run_dir} holds weights of a run ({later[-1].name}) but no checkpoint: give another --run-dir"
         )
     if plan.resume:
-        return checkpoints, checkpoints.load_latest(learner.restore, log)
+        state = checkpoints.load_latest(partial(restore_on_all_ranks, learner, ranks), log)
+        if state is None:
+            no_restore(ranks)
+        return checkpoints, state
     if checkpoints.committed():
         raise CheckpointError(
             f"{plan.run_dir} holds a run with checkpoints: give --resume to continue it, or another --run-dir"
         )
+    no_restore(ranks)
     return checkpoints, None
 
 
 async def _run_first_rank(
     plan: Invocation,
     learner: Learner,
+    ranks: Ranks,
     lease: TrainerLease,
     method: Recipe,
     log: Logger,
     interrupted: Callable[[], str],
 ) -> None:
-    checkpoints, restored = _load_checkpoint(plan, learner, log)
+    checkpoints, restored = _load_checkpoint(plan, learner, ranks, log)
     coordinator = Coordinator(learner)
     try:
         await _train(plan, coordinator, lease, method, checkpoints, restored, log, interrupted)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -98,3 +99,55 @@ def rank_of(pid):
     except OSError:
         return None
     return variables.get(b"RANK", b"").decode()
+
+
+def node(index, port):
+    """The launch arguments of one of two nodes, as in k8s/trainer/job-set/job-set.yaml."""
+    address = [f"--node-rank={index}", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    return ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *address, "--max-restarts=0"]
+
+
+async def start_second_node(redis_url, name, run, policy, port):
+    """Start the second node of a trainer with an empty run directory of its own. Returns the process."""
+    run.mkdir()
+    (run / "run.toml").write_text(config_of(STEPS, tokens_per_microbatch=64, device="cpu"))
+    launch = [sys.executable, *node(1, port), "-m", "arlarena.trainer", "train", "--config", run / "run.toml"]
+    command = [*launch, "--model", policy, "--run-dir", run, "--run-name", name, "--redis-url", redis_url, "--resume"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (run / "log").open("w") as log:
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+
+# Slow: torchrun starts four times, and each process imports torch.
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_nodes_without_a_common_file_system_resume(redis_url, run_name, tmp_path, tiny_directory, make_group):
+    """Only the first node has the run directory. The second node fails, and both nodes start again."""
+    run = tmp_path / "run"
+
+    async def kill_the_second_rank(folder):
+        while not list(run.glob("checkpoints/step-000001/COMMITTED")):
+            await asyncio.sleep(0.01)
+        found = subprocess.run(["pgrep", "-f", f"arlarena.trainer train .*{folder}"], capture_output=True, text=True)
+        (pid,) = [int(pid) for pid in found.stdout.split() if rank_of(int(pid)) == "1"]
+        os.kill(pid, signal.SIGKILL)
+
+    for attempt in range(2):
+        port, folder = free_port(), tmp_path / f"second-{attempt}"
+        second = await start_second_node(redis_url, run_name, folder, tiny_directory, port)
+        killing = asyncio.create_task(kill_the_second_rank(folder)) if attempt == 0 else None
+        status = await train(redis_url, run_name, run, tiny_directory, make_group, node(0, port), "--resume")
+        if killing is not None:
+            await killing
+        second.wait(60)
+        assert (status == 0) == (attempt == 1), (run / "log").read_text()[-3000:]
+    assert not list((tmp_path / "second-1").glob("checkpoints*"))
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, STEPS + 1))
+    assert '"resumed":true' in (run / "log").read_text()
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -36,7 +36,7 @@ SERVICES: dict[str, tuple[str, ...]] = {
     "inference": (*PROXIES, *HUB, *COMPUTE, "VLLM_*", "ARLARENA_INFERENCE_*"),
     "rollout": (
         *PROXIES, *HUB, "ARLARENA_ROLLOUT_*", "ARLARENA_EVALUATION_*", "ARLARENA_ENVIRONMENT_TOKEN",
-        "ARLARENA_INFERENCE_API_KEY",
+        "ARLARENA_ENVIRONMENT_PODS", "ARLARENA_INFERENCE_API_KEY",
     ),
     "trainer": (*PROXIES, *HUB, *COMPUTE, "ARLARENA_ENVIRONMENT_TOKEN"),
 }  # fmt: skip

@@ -17,21 +17,25 @@ class Access:
     """Who may use a route. `tokens`: a request must have one of these tokens. If `tokens` is empty, a request needs no
     token. `token_error`: the error message of status 401. `allow_cross_site`: whether web pages of other sites may send
     requests. `allow_same_site`: whether web pages of the same site may send requests. If `allow_same_site` is False,
-    every request with the header `Origin` is refused, whatever `allow_cross_site` is.
+    every request with the header `Origin` is refused, whatever `allow_cross_site` is. `port`: the only TCP port on
+    which the route exists; None: all ports.
     """
 
     tokens: tuple[str, ...] = ()
     token_error: str = ""
     allow_cross_site: bool = True
     allow_same_site: bool = True
+    port: int | None = None
 
-    def check(self, headers: Headers) -> None:
-        """Refuse a request that has no access.
+    def check(self, headers: Headers, port: int | None = None) -> None:
+        """Refuse a request that has no access. `port`: the server's TCP port of the connection; None on a Unix socket.
 
         Raises:
             RequestError: status 401 if the request has no valid token; status 403 if it comes from a web page that may
-                not send requests.
+                not send requests; status 404 if the route does not exist on this port.
         """
+        if self.port is not None and port is not None and port != self.port:
+            raise RequestError("this route is served on another port (admin_port)", status=404)
         given = dict(headers)
         site = given.get(b"sec-fetch-site", b"")
         if (not self.allow_same_site and (b"origin" in given or site == b"same-site")) or (
@@ -79,4 +83,5 @@ def admin_access(settings: InferenceSettings) -> Access:
         "this route needs the administrator's token (admin_token): send the header `authorization: Bearer TOKEN` "
         "(ARLArena's programs: ARLARENA_INFERENCE_ADMIN_TOKEN)"
     )
-    return Access(() if token is None else (token,), message, allow_cross_site=False, allow_same_site=False)
+    tokens = () if token is None else (token,)
+    return Access(tokens, message, allow_cross_site=False, allow_same_site=False, port=settings.admin_port)

@@ -114,7 +114,8 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         try:
-            self._access.check(scope["headers"])
+            server = scope.get("server")
+            self._access.check(scope["headers"], server[1] if server else None)
             _check_encoding(scope)
             body = b"" if self._max_body is None else await read_body(receive, self._max_body)
             headers, query, params = scope["headers"], scope["query_string"], scope.get("path_params", {})

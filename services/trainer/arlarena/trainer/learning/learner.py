@@ -184,8 +184,7 @@ class Learner:
         with torch.no_grad():
             for value in own.values():
                 value.copy_(_sharded_like(value, given[id(value)]))
-        parameters = [value for group in self.optimizer.param_groups for value in group["params"]]
-        state: dict[int, dict[str, Tensor]] = {}
+        parameters, state = self._parameters, dict[int, dict[str, Tensor]]()
         for key, value in optimizer.items():
             index, _, name = key.partition(".")
             parameter = parameters[int(index)]
@@ -193,6 +192,17 @@ class Learner:
         state_dict = self.optimizer.state_dict()
         state_dict["state"] = state
         self.optimizer.load_state_dict(state_dict)
+
+    def is_sharded(self, kind: str, name: str, value: Tensor) -> bool:
+        """Whether `restore` shards a tensor over the ranks. `kind`: "weights" or "optimizer". `name`: its key."""
+        if kind == "weights":
+            return isinstance(self.policy.state_dict(keep_vars=True).get(name), DTensor)
+        return value.dim() > 0 and isinstance(self._parameters[int(name.partition(".")[0])], DTensor)
+
+    @property
+    def _parameters(self) -> list[Tensor]:
+        """The parameters in the order of the optimiser's state."""
+        return [value for group in self.optimizer.param_groups for value in group["params"]]
 
     def _place(self, model: PreTrainedModel, *, trained: bool) -> Scorer:
         """Return `model` as a `Scorer` on this rank's device, sharded if there are several ranks."""

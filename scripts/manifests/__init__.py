@@ -1,0 +1,1 @@
+"""Checks of the Kubernetes manifests in k8s/: `python -m scripts.manifests`."""

@@ -1,0 +1,122 @@
+"""The objects of one rendered overlay, and the pods that they create."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+Object = dict[str, Any]
+NAMESPACE = "arlarena"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Fault:
+    """A fault of one object. `message` says what is wrong and how to fix it."""
+
+    name: str  # Kind/name
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pods:
+    """The pods of one template. `owner`: Kind/name of the object with the template. `claims`: the names of the claims
+    that the owner creates for each pod.
+    """
+
+    owner: str
+    namespace: str
+    labels: dict[str, str]
+    spec: Object
+    claims: tuple[str, ...] = ()
+
+    @property
+    def containers(self) -> list[Object]:
+        """All containers, with init containers."""
+        return [*self.spec.get("initContainers", []), *self.spec.get("containers", [])]
+
+    @property
+    def ports(self) -> dict[str, int]:
+        """The numbers of the named container ports."""
+        ports = [port for container in self.containers for port in container.get("ports", [])]
+        return {port["name"]: port["containerPort"] for port in ports if "name" in port}
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """All objects of an overlay."""
+
+    objects: tuple[Object, ...]
+    pods: tuple[Pods, ...] = field(default=())
+
+    @classmethod
+    def of(cls, objects: list[Object]) -> Overlay:
+        """Returns the overlay with these objects."""
+        return cls(tuple(objects), tuple(pods for one in objects for pods in pods_of(one)))
+
+    def of_kind(self, *kinds: str) -> list[Object]:
+        """Returns the objects of these kinds."""
+        return [one for one in self.objects if one.get("kind") in kinds]
+
+    def names(self, *kinds: str) -> set[str]:
+        """Returns the names of the objects of these kinds."""
+        return {one["metadata"]["name"] for one in self.of_kind(*kinds)}
+
+
+def name_of(one: Object) -> str:
+    """Returns Kind/name."""
+    return f"{one.get('kind', '(no kind)')}/{one.get('metadata', {}).get('name', '(no name)')}"
+
+
+def pods_of(one: Object) -> Iterator[Pods]:
+    """Yields the pods that an object creates, one item for each pod template."""
+    kind, spec = one.get("kind"), one.get("spec", {})
+    if kind in ("Deployment", "StatefulSet", "DaemonSet", "Job", "ReplicaSet"):
+        yield _pods(one, spec.get("template", {}), spec.get("volumeClaimTemplates", []))
+    elif kind == "CronJob":
+        yield _pods(one, spec.get("jobTemplate", {}).get("spec", {}).get("template", {}))
+    elif kind == "Pod":
+        yield _pods(one, one)
+    elif kind == "JobSet":
+        for job in spec.get("replicatedJobs", []):
+            yield _pods(one, job.get("template", {}).get("spec", {}).get("template", {}))
+    elif kind == "LeaderWorkerSet":
+        group = spec.get("leaderWorkerTemplate", {})
+        for name in ("leaderTemplate", "workerTemplate"):
+            if name in group:
+                yield _pods(one, group[name], group.get("volumeClaimTemplates", []))
+
+
+def _pods(one: Object, template: Object, claims: list[Object] | None = None) -> Pods:
+    metadata = template.get("metadata", {})
+    own = tuple(claim["metadata"]["name"] for claim in claims or [])
+    return Pods(
+        name_of(one), one["metadata"].get("namespace", "default"), metadata.get("labels", {}), template["spec"], own
+    )
+
+
+def selects(selector: Object | None, labels: dict[str, str]) -> bool:
+    """Whether a label selector (`matchLabels`, `matchExpressions`) selects pods with these labels. An empty selector
+    selects all pods; None selects no pod.
+    """
+    if selector is None:
+        return False
+    if any(labels.get(key) != value for key, value in selector.get("matchLabels", {}).items()):
+        return False
+    return all(_holds(expression, labels) for expression in selector.get("matchExpressions", []))
+
+
+def _holds(expression: Object, labels: dict[str, str]) -> bool:
+    key, values = expression["key"], expression.get("values", [])
+    match expression["operator"]:
+        case "In":
+            return labels.get(key) in values
+        case "NotIn":
+            return labels.get(key) not in values
+        case "Exists":
+            return key in labels
+        case _:  # DoesNotExist
+            return key not in labels

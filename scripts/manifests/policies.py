@@ -1,0 +1,104 @@
+"""Checks NetworkPolicies: pods without a policy, rules that allow everything, and selectors that select nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from scripts.manifests.objects import Fault, Object, Overlay, Pods, name_of, selects
+from scripts.manifests.references import selected
+
+EVERYWHERE = ("0.0.0.0/0", "::/0")
+DIRECTIONS = (("Ingress", "ingress", "from"), ("Egress", "egress", "to"))
+
+
+def policy_faults(overlay: Overlay) -> Iterator[Fault]:
+    """Yields the faults of all policies, and of pods without a policy."""
+    for pods in overlay.pods:
+        for direction, _, _ in DIRECTIONS:
+            if not any(direction in policy_types(one) for one in policies_of(overlay, pods)):
+                yield Fault(pods.owner, f"no NetworkPolicy restricts its {direction.lower()}; correct its labels, or "
+                            "restore the policy default-deny")  # fmt: skip
+    for one in overlay.of_kind("NetworkPolicy"):
+        for message in _policy(overlay, one):
+            yield Fault(name_of(one), message)
+
+
+def policy_types(policy: Object) -> list[str]:
+    """Returns the directions that a policy restricts."""
+    spec = policy["spec"]
+    types: list[str] = spec.get("policyTypes") or ["Ingress", *(["Egress"] if "egress" in spec else [])]
+    return types
+
+
+def policies_of(overlay: Overlay, pods: Pods) -> list[Object]:
+    """Returns the policies that select these pods."""
+    return [
+        one
+        for one in overlay.of_kind("NetworkPolicy")
+        if one["metadata"].get("namespace", "default") == pods.namespace
+        and selects(one["spec"].get("podSelector", {}), pods.labels)
+    ]
+
+
+def _policy(overlay: Overlay, one: Object) -> Iterator[str]:
+    found = selected(overlay, one, one["spec"].get("podSelector", {}))
+    if not found:
+        yield "it selects no pod; correct podSelector"
+    for direction, rules, peers in DIRECTIONS:
+        if rules in one["spec"] and direction not in policy_types(one):
+            yield f"it has {rules} rules without effect; add {direction} to policyTypes"
+        for rule in one["spec"].get(rules, []):
+            if reason := _allows_all(rule, peers):
+                yield f"a rule of {rules} allows {reason}; name the pods (podSelector) and ports"
+            for peer in rule.get(peers, []):
+                own = "podSelector" in peer and "namespaceSelector" not in peer
+                if own and not selected(overlay, one, peer["podSelector"]):
+                    yield f"a rule of {rules} selects no pod; correct its podSelector"
+            if rules == "ingress":
+                yield from _ports(found, rule)
+
+
+def _allows_all(rule: Object, peers: str) -> str | None:
+    """Returns what a rule allows if it allows far too much, else None."""
+    if not rule.get(peers):
+        return "all peers"
+    for peer in rule[peers]:
+        block = peer.get("ipBlock")
+        if block and block["cidr"] in EVERYWHERE and not (block.get("except") and rule.get("ports")):
+            return f"all addresses ({block['cidr']} without except or ports)"
+        if not block and not any(peer.get(key) for key in ("podSelector", "namespaceSelector")):
+            return "all pods"
+    return None
+
+
+def _ports(found: list[Pods], rule: Object) -> Iterator[str]:
+    for port in rule.get("ports", []):
+        name = port.get("port")
+        for pods in found:
+            if name is not None and name not in pods.ports and name not in pods.ports.values():
+                yield f"port {name!r} is not a port of {pods.owner}, which has {sorted(pods.ports)}"
+
+
+def can_connect(overlay: Overlay, source: Pods, target: Pods, port: int) -> bool:
+    """Whether the policies of both ends allow a TCP connection between pods of one namespace."""
+    egress = _rules(overlay, source, "Egress", "egress")
+    ingress = _rules(overlay, target, "Ingress", "ingress")
+    return (egress is None or any(_matches(rule, "to", target, port, target.ports) for rule in egress)) and (
+        ingress is None or any(_matches(rule, "from", source, port, target.ports) for rule in ingress)
+    )
+
+
+def _rules(overlay: Overlay, pods: Pods, direction: str, rules: str) -> list[Object] | None:
+    """Returns all rules for the traffic of these pods in one direction. None: no policy restricts it."""
+    policies = [one for one in policies_of(overlay, pods) if direction in policy_types(one)]
+    return [rule for one in policies for rule in one["spec"].get(rules, [])] if policies else None
+
+
+def _matches(rule: Object, peers: str, other: Pods, port: int, numbers: dict[str, int]) -> bool:
+    allowed = [one.get("port") for one in rule.get("ports", []) if one.get("protocol", "TCP") == "TCP"]
+    if rule.get("ports") and port not in [numbers.get(str(one), one) for one in allowed]:
+        return False
+    return not rule.get(peers) or any(
+        "podSelector" in peer and "namespaceSelector" not in peer and selects(peer["podSelector"], other.labels)
+        for peer in rule[peers]
+    )

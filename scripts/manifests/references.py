@@ -1,0 +1,168 @@
+"""Checks that names resolve: ConfigMaps, Secrets, claims, volumes, ports, selectors and targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from scripts.kubernetes_secrets import keys as secret_keys
+from scripts.manifests.objects import Fault, Object, Overlay, Pods, name_of, selects
+
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+
+
+def reference_faults(overlay: Overlay) -> Iterator[Fault]:
+    """Yields each name that resolves to nothing."""
+    for pods in overlay.pods:
+        for message in (*_sources(overlay, pods), *_mounts(pods), *_probes(pods), *_classes(overlay, pods)):
+            yield Fault(pods.owner, message)
+    for one in overlay.objects:
+        checks = {
+            "Service": _service,
+            "StatefulSet": _stateful_set,
+            "PodDisruptionBudget": _budget,
+            "ServiceMonitor": _service_monitor,
+            "ScaledObject": _scaled_object,
+            "TriggerAuthentication": _trigger_authentication,
+        }
+        for message in checks.get(one.get("kind", ""), _nothing)(overlay, one):
+            yield Fault(name_of(one), message)
+
+
+def config_files(overlay: Overlay, name: str) -> set[str] | None:
+    """Returns the keys of a ConfigMap, or None if it does not exist."""
+    found = [one for one in overlay.of_kind("ConfigMap") if one["metadata"]["name"] == name]
+    return set(found[0].get("data", {})) | set(found[0].get("binaryData", {})) if found else None
+
+
+def _missing(overlay: Overlay, kind: str, name: str, wanted: set[str]) -> Iterator[str]:
+    known = config_files(overlay, name) if kind == "ConfigMap" else secret_keys().get(name)
+    if known is None:
+        fix = "add it to the overlay" if kind == "ConfigMap" else "add it to scripts/kubernetes_secrets.py"
+        yield f"{kind} {name} does not exist; correct the name, or {fix}"
+    elif absent := wanted - known:
+        yield f"{kind} {name} has no key {', '.join(sorted(absent))}; it has {', '.join(sorted(known))}"
+
+
+def _sources(overlay: Overlay, pods: Pods) -> Iterator[str]:
+    """Yields the missing ConfigMaps, Secrets and claims of a pod."""
+    for container in pods.containers:
+        for source in container.get("envFrom", []):
+            for key, kind in (("configMapRef", "ConfigMap"), ("secretRef", "Secret")):
+                if key in source:
+                    yield from _missing(overlay, kind, source[key]["name"], set())
+        for variable in container.get("env", []):
+            for key, kind in (("configMapKeyRef", "ConfigMap"), ("secretKeyRef", "Secret")):
+                if key in variable.get("valueFrom", {}):
+                    reference = variable["valueFrom"][key]
+                    yield from _missing(overlay, kind, reference["name"], {reference["key"]})
+    for volume in pods.spec.get("volumes", []):
+        for kind, name, wanted in volume_sources(volume):
+            yield from _missing(overlay, kind, name, set(wanted))
+        claim = volume.get("persistentVolumeClaim", {}).get("claimName")
+        if claim is not None and claim not in overlay.names("PersistentVolumeClaim"):
+            yield f"PersistentVolumeClaim {claim} does not exist; correct the name, or add the claim to the overlay"
+
+
+def volume_sources(volume: Object) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """Yields the ConfigMaps and Secrets of a volume: kind, name, and file by key (empty: all keys)."""
+    sources = [volume, *volume.get("projected", {}).get("sources", [])]
+    for source in sources:
+        for key, kind, name in (("configMap", "ConfigMap", "name"), ("secret", "Secret", "secretName")):
+            if key in source:
+                items = {item["key"]: item["path"] for item in source[key].get("items", [])}
+                yield kind, source[key].get(name) or source[key].get("name", ""), items
+
+
+def _mounts(pods: Pods) -> Iterator[str]:
+    volumes = {volume["name"] for volume in pods.spec.get("volumes", [])} | set(pods.claims)
+    mounted = {mount["name"] for one in pods.containers for mount in one.get("volumeMounts", [])}
+    for name in sorted(mounted - volumes):
+        yield f"volume {name} is mounted but does not exist; add it to volumes"
+    for name in sorted(volumes - mounted):
+        yield f"volume {name} is mounted by no container; remove it"
+
+
+def _probes(pods: Pods) -> Iterator[str]:
+    for container in pods.containers:
+        own = {port.get("name") for port in container.get("ports", [])}
+        numbers = {port["containerPort"] for port in container.get("ports", [])}
+        for name in PROBES:
+            for kind in ("httpGet", "tcpSocket", "grpc"):
+                port = container.get(name, {}).get(kind, {}).get("port")
+                if port is not None and port not in own and port not in numbers:
+                    yield f"container {container['name']}: {name} uses port {port!r}, which the container does not have"
+
+
+def _classes(overlay: Overlay, pods: Pods) -> Iterator[str]:
+    runtime = pods.spec.get("runtimeClassName")
+    if runtime is not None and runtime not in overlay.names("RuntimeClass"):
+        yield f"RuntimeClass {runtime} does not exist; correct the name, or add it to the overlay"
+    account = pods.spec.get("serviceAccountName", "default")
+    if account != "default" and account not in overlay.names("ServiceAccount"):
+        yield f"ServiceAccount {account} does not exist; correct the name, or add it to the overlay"
+
+
+def selected(overlay: Overlay, one: Object, selector: Object | None) -> list[Pods]:
+    """Returns the pods in the namespace of the object `one` that a label selector selects."""
+    namespace = one["metadata"].get("namespace", "default")
+    return [pods for pods in overlay.pods if pods.namespace == namespace and selects(selector, pods.labels)]
+
+
+def _service(overlay: Overlay, one: Object) -> Iterator[str]:
+    selector = one["spec"].get("selector")
+    found = selected(overlay, one, {"matchLabels": selector} if selector else None)
+    if not found:
+        yield f"the selector {selector} selects no pod; correct the labels"
+    for port in one["spec"].get("ports", []):
+        target = port.get("targetPort", port["port"])
+        for pods in found:
+            if target not in pods.ports and target not in pods.ports.values():
+                yield f"targetPort {target!r} is not a port of {pods.owner}, which has {sorted(pods.ports)}"
+
+
+def _stateful_set(overlay: Overlay, one: Object) -> Iterator[str]:
+    name = one["spec"].get("serviceName")
+    service = [other for other in overlay.of_kind("Service") if other["metadata"]["name"] == name]
+    if not service:
+        yield f"serviceName {name} does not exist; correct the name, or add the Service"
+    elif service[0]["spec"].get("clusterIP") != "None":
+        yield f"Service {name} gives its pods no names; set clusterIP: None"
+
+
+def _budget(overlay: Overlay, one: Object) -> Iterator[str]:
+    if not selected(overlay, one, one["spec"].get("selector")):
+        yield "the selector selects no pod; correct the labels"
+
+
+def _service_monitor(overlay: Overlay, one: Object) -> Iterator[str]:
+    services = [
+        service
+        for service in overlay.of_kind("Service")
+        if selects(one["spec"].get("selector"), service["metadata"].get("labels", {}))
+    ]
+    if not services:
+        yield "the selector selects no Service; correct the labels"
+    for endpoint in one["spec"].get("endpoints", []):
+        for service in services:
+            names = {port.get("name") for port in service["spec"].get("ports", [])}
+            if endpoint.get("port") not in names:
+                yield f"port {endpoint.get('port')!r} is not a port of {name_of(service)}, which has {sorted(names)}"
+
+
+def _scaled_object(overlay: Overlay, one: Object) -> Iterator[str]:
+    target = one["spec"]["scaleTargetRef"]
+    if target["name"] not in overlay.names(target.get("kind", "Deployment")):
+        yield f"{target.get('kind', 'Deployment')} {target['name']} does not exist; correct scaleTargetRef"
+    for trigger in one["spec"].get("triggers", []):
+        reference = trigger.get("authenticationRef")
+        if reference and reference["name"] not in overlay.names("TriggerAuthentication"):
+            yield f"TriggerAuthentication {reference['name']} does not exist; correct the name, or add it"
+
+
+def _trigger_authentication(overlay: Overlay, one: Object) -> Iterator[str]:
+    for reference in one["spec"].get("secretTargetRef", []):
+        yield from _missing(overlay, "Secret", reference["name"], {reference["key"]})
+
+
+def _nothing(overlay: Overlay, one: Object) -> Iterator[str]:
+    yield from ()

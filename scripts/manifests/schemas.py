@@ -1,0 +1,58 @@
+"""Checks each object against the schema of its kind. Unknown fields are faults.
+
+The schemas of Kubernetes' own kinds are in the package kubernetes-validate. `k8s/schemas` has the schemas of the other
+kinds, from their custom resource definitions (KEDA, JobSet, LeaderWorkerSet, Prometheus operator).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import kubernetes_validate
+from scripts.manifests.objects import Fault, Object, Overlay, name_of
+
+SCHEMAS = Path(__file__).resolve().parents[2] / "k8s" / "schemas"
+VERSION = "1.34"  # the oldest version of Kubernetes that the guide allows
+
+
+@functools.cache
+def custom_kinds() -> dict[tuple[str, str], jsonschema.Draft7Validator]:
+    """Returns the validators of the kinds in `k8s/schemas`, by API version and kind."""
+    schemas = [json.loads(path.read_text()) for path in sorted(SCHEMAS.glob("*.json"))]
+    return {(one["x-api-version"], one["x-kind"]): jsonschema.Draft7Validator(one) for one in schemas}
+
+
+def schema_faults(overlay: Overlay) -> Iterator[Fault]:
+    """Yields each violation of a schema, and each object whose kind has no schema."""
+    for one in overlay.objects:
+        yield from _object_faults(json.dumps(one, sort_keys=True))
+
+
+@functools.cache  # kubernetes-validate reads its schemas from files for each object
+def _object_faults(text: str) -> tuple[Fault, ...]:
+    one = json.loads(text)
+    validator = custom_kinds().get((one.get("apiVersion", ""), one.get("kind", "")))
+    if validator is None:
+        return tuple(_builtin_faults(one))
+    return tuple(_fault(one, error) for error in validator.iter_errors(one))
+
+
+def _builtin_faults(one: Object) -> Iterator[Fault]:
+    try:
+        kubernetes_validate.validate(one, VERSION, strict=True)
+    except kubernetes_validate.SchemaNotFoundError:
+        kind = f"{one.get('apiVersion')} {one.get('kind')}"
+        yield Fault(name_of(one), f"{kind} has no schema; correct apiVersion or kind, or add a schema to k8s/schemas")
+    except kubernetes_validate.ValidationError as error:
+        yield _fault(one, error)
+
+
+def _fault(one: Object, error: jsonschema.ValidationError) -> Fault:
+    # An object with alternatives (anyOf) reports only that none fits. The reason is in the deepest error.
+    deepest = jsonschema.exceptions.best_match([error]) or error
+    path = ".".join(map(str, deepest.absolute_path)) or "object"
+    return Fault(name_of(one), f"{path}: {deepest.message[:200]}; correct or remove this field")

@@ -1,0 +1,82 @@
+"""Who may connect to whom, computed from the rendered NetworkPolicies."""
+
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from arlarena.sandbox.lockdown import REQUIRED
+
+ROOT = Path(__file__).resolve().parents[3]
+PORTS = (6379, 8000, 8100, 8101)
+
+
+@pytest.fixture
+def connections(rendered):
+    """`connections(overlay)`: all allowed connections (client, server, port) between pods of the overlay."""
+    from scripts.manifests.objects import Overlay
+    from scripts.manifests.policies import can_connect
+
+    def of(name):
+        overlay = Overlay.of(rendered(name))
+        names = {pods.owner: pods.owner.partition("/")[2] for pods in overlay.pods}
+        return {
+            (names[source.owner], names[target.owner], port)
+            for source in overlay.pods
+            for target in overlay.pods
+            for port in PORTS
+            if port in target.ports.values() and can_connect(overlay, source, target, port)
+        }
+
+    return of
+
+
+@pytest.mark.parametrize("name", ["cpu-smoke", "single-gpu"])
+def test_the_connections_of_a_driven_run(connections, name):
+    assert connections(name) == {
+        ("rollout", "redis", 6379), ("trainer", "redis", 6379),
+        ("rollout", "environment-sokoban", 8000), ("trainer", "environment-sokoban", 8000),
+        ("run", "environment-sokoban", 8000), ("environment-sokoban", "environment-sokoban", 8000),
+        ("rollout", "inference", 8100), ("run", "inference", 8100),
+        ("trainer", "inference", 8101),
+    }  # fmt: skip
+
+
+def test_the_connections_of_several_nodes(connections):
+    environments = ("alfworld", "sokoban", "tir-math", "webshop")
+    expected = {(client, f"environment-{name}", 8000) for client in ("rollout", "trainer") for name in environments}
+    expected |= {(f"environment-{name}", f"environment-{name}", 8000) for name in environments if name != "tir-math"}
+    assert connections("multi-node") == expected | {
+        ("rollout", "redis", 6379), ("trainer", "redis", 6379), ("rollout", "gateway", 8100),
+        ("trainer", "gateway", 8101), ("gateway", "vllm", 8101),
+    }  # fmt: skip
+
+
+def test_tir_math_and_redis_have_no_egress_and_no_dns(rendered):
+    from scripts.manifests.objects import Overlay
+    from scripts.manifests.policies import policies_of
+
+    overlay = Overlay.of(rendered("multi-node"))
+    closed = {
+        pods.owner for pods in overlay.pods if not any("egress" in one["spec"] for one in policies_of(overlay, pods))
+    }
+    assert closed == {"StatefulSet/environment-tir-math", "StatefulSet/redis"}
+
+
+def test_tir_math_runs_in_gvisor_if_an_overlay_has_the_component(rendered, tmp_path):
+    from scripts.manifests.check import FOLDER, faults_of, render
+
+    base, component = (os.path.relpath(FOLDER / path, tmp_path) for path in ("multi-node", "../components/gvisor"))
+    text = f"kind: Kustomization\nresources: [{base}]\ncomponents: [{component}]\n"
+    (tmp_path / "kustomization.yaml").write_text(text)
+    overlay = render(str(tmp_path))
+    assert faults_of(overlay) == []
+    runtimes = {pods.owner: pods.spec.get("runtimeClassName") for pods in overlay.pods}
+    assert {owner for owner, name in runtimes.items() if name} == {"StatefulSet/environment-tir-math"}
+
+
+def test_the_sandbox_in_gvisor_requires_all_default_layers_except_landlock():
+    given = tomllib.loads((ROOT / "k8s/components/gvisor/tir_math.toml").read_text())
+    required = given["environment"]["options"]["sandbox"]["required"]
+    assert {*required, "landlock"} == set(REQUIRED)
