@@ -276,10 +276,12 @@ def _may_differ(key: str) -> bool:
     return table in ("console", "redis") or key == "run.directory" or name in ("threads", "port", "host")
 
 
-async def find_problems(config: RunConfig, *, machine: bool = False) -> tuple[list[str], Info | None]:
-    """Check the configuration with the settings modules of the console and of every service.
+async def find_problems(
+    config: RunConfig, *, machine: bool = False, services: Sequence[str] = SERVICES
+) -> tuple[list[str], Info | None]:
+    """Check the configuration with the settings modules of the console and of `services`.
 
-    `machine`: also check this machine.
+    `machine`: also check this machine; needs all services.
 
     Returns:
         The error messages, one line per problem, and the environment's description. The description is None if
@@ -300,7 +302,7 @@ async def find_problems(config: RunConfig, *, machine: bool = False) -> tuple[li
         async with asyncio.TaskGroup() as group:
             checks = [
                 group.create_task(_check(service, file, inherited(service, passed), *modules[service]))
-                for service in SERVICES
+                for service in services
             ]
             own = _own_check(file)
     answers = [check.result() for check in checks]

@@ -12,7 +12,16 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from arlarena.console.launch.child_environment import child_environment
-from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table, secret_from
+from arlarena.proto.config import (
+    ConfigError,
+    Table,
+    exit_on_config_error,
+    load_table,
+    parse_table,
+    secret_from,
+    variables_of,
+)
+from arlarena.proto.http.addresses import service_url
 from arlarena.proto.shared_settings import ConsoleKeys, RunSettings, seed_from
 from arlarena.proto.streams.broker_address import broker_url
 from arlarena.proto.text.redaction import register_secret
@@ -128,8 +137,8 @@ def seed_from_environment() -> int | None:
 
 
 def admin_token() -> str:
-    """Returns the admin token of the policy server: from the environment variable, else a random one."""
-    token = os.environ.get(ADMIN_TOKEN) or secrets.token_urlsafe(24)
+    """Returns the admin token of the policy server: from the environment variable or its file, else a random one."""
+    token = given_admin_token() or secrets.token_urlsafe(24)
     register_secret(token)
     return token
 
@@ -152,6 +161,38 @@ def external_broker_url(settings: BrokerSettings) -> str:
     """
     url = redis_url_from_environment() or settings.url
     return broker_url(url, os.environ, settings.password_file) if url else ""
+
+
+class ServiceAddresses(Table):
+    """URLs of services that `arlarena up --attach` and `arlarena join` use and do not start."""
+
+    environment_url: str = ""
+    inference_url: str = ""
+    redis_url: str = ""
+
+
+def service_addresses(flags: Mapping[str, str | None]) -> ServiceAddresses:
+    """Returns the addresses: from `flags`, else from ARLARENA_ENVIRONMENT_URL, ARLARENA_INFERENCE_URL and
+    ARLARENA_REDIS_URL. The URL of Redis contains the password.
+
+    Raises:
+        ConfigError: an address is not an HTTP URL, or the file with the password cannot be read.
+    """
+    given = {name: url for name, url in flags.items() if url}
+    values = {**variables_of(os.environ, "ARLARENA_", ServiceAddresses), **given}
+    for name in ("environment_url", "inference_url"):
+        try:
+            values |= {name: service_url(values[name])} if values.get(name) else {}
+        except ValueError as error:
+            raise ConfigError(f"{name}: {error}") from error
+    if url := values.get("redis_url"):
+        values["redis_url"] = broker_url(url, os.environ)
+    return parse_table("addresses:", values, ServiceAddresses)
+
+
+def given_admin_token() -> str | None:
+    """Returns the policy server's admin token from its environment variable or its file, or None."""
+    return secret_from(os.environ, ADMIN_TOKEN)
 
 
 def redis_url_from_environment() -> str:
