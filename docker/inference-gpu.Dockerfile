@@ -4,7 +4,7 @@
 # VLLM_IMAGE must contain the version of vLLM in requirements/vllm.txt. Its packages are not changed: the gateway is in a
 # virtual environment of its own, which also sees them.
 ARG BASE_IMAGE=python:3.11-slim
-ARG VLLM_IMAGE=vllm/vllm-openai:latest
+ARG VLLM_IMAGE=vllm/vllm-openai:v0.32.0
 
 # The wheels of this repository. `--build-context wheels=FOLDER` replaces this stage by wheels that are already built.
 FROM ${BASE_IMAGE} AS wheels

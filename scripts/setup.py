@@ -59,6 +59,7 @@ EXTRAS = {
     "inspect": Extra("Inspect, pyarrow and datasets (0.6 GB), for the tests of the exports of an evaluation"),
     "openenv": Extra("the official OpenEnv package, for the tests and the benchmark against it"),
     "fuzz": Extra("schemathesis, to fuzz the environment server"),
+    "containers": Extra("hadolint, pip-audit and CycloneDX, for the images and their packages"),
     "docs": Extra("MkDocs with Material and mkdocstrings, for `make docs`"),
     "trl": Extra("TRL, for the test of its example and the benchmark of the trainer"),
     "verifiers": Extra("verifiers (0.8 GB), for the test of its example"),

@@ -214,3 +214,18 @@ def test_the_environment_server_must_play_the_environment_of_the_run(cluster: Cl
     said = output(run)
     assert run.returncode == 2
     assert "[environment] name = 'guess', but the server at" in said
+
+
+def test_doctor_checks_the_given_services(cluster: Cluster) -> None:
+    up = cluster.up
+    cluster.environment_server()
+    url = cluster.variables["ARLARENA_ENVIRONMENT_URL"]
+    until(lambda: bool(up.started("env_server")))
+    process = up.start("doctor", "--attach", **cluster.variables)
+    said = output(process)
+    assert process.returncode == 1
+    lines = {line.split()[1]: line for line in said.splitlines()}
+    assert f"sokoban 1 at {url}" in lines["environ."] or "GET /health failed" in lines["environ."]
+    assert "before the end of stage `clone`, this is normal" in lines["policy"]
+    assert "no Redis at redis://worker:***@redis.invalid:6379/0" in lines["broker"]
+    assert "password-of-redis" not in said

@@ -8,7 +8,7 @@ import shlex
 import sys
 from importlib.metadata import version as distribution_version
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -20,6 +20,9 @@ from arlarena.proto.config import ConfigError, print_error
 from arlarena.proto.text.redaction import redact, redacted_stderr
 from arlarena.proto.text.usage_name import VARIABLE
 from arlarena.proto.text.wording import printable
+
+if TYPE_CHECKING:
+    from arlarena.console.cli.doctor import Finding
 
 # A command imports most of its modules in its own function, so that `arlarena serve env` and `--help` start fast.
 
@@ -203,15 +206,43 @@ def _init(kind: str, name: str, into: Path) -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    attach: Annotated[
+        bool, typer.Option("--attach", help="Check the services that `arlarena up --attach` uses instead.")
+    ] = False,
+    compose: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Check whether this machine can run the compose.yaml in FOLDER instead."),
+    ] = None,
+    environment_url: EnvironmentUrl = None,
+    inference_url: InferenceUrl = None,
+) -> None:
     """Check this machine.
 
-    Checks Python, cores, memory, torch, the services, the broker, ports and disk. Exit status 1 if a requirement is
-    missing.
+    Checks Python, cores, memory, torch, the services, the broker, ports and disk. With --attach: the environment
+    server, the policy server and Redis. With --compose: the engine, secrets, ports and images. Exit status 1 if a
+    requirement is missing.
     """
-    from arlarena.console.cli.doctor import examine
+    findings: list[Finding] = []
+    if compose is not None:
+        from arlarena.console.cli.doctor_compose import examine_compose
 
-    console, findings = Console(highlight=False), examine()
+        findings += examine_compose(compose)
+    if attach:
+        from arlarena.console.cli.doctor_services import examine_services
+        from arlarena.console.settings import service_addresses
+
+        addresses = service_addresses({"environment_url": environment_url, "inference_url": inference_url})
+        findings += examine_services(addresses)
+    if not attach and compose is None:
+        from arlarena.console.cli.doctor import examine
+
+        findings += examine()
+    _print_findings(findings)
+
+
+def _print_findings(findings: list[Finding]) -> None:
+    console = Console(highlight=False)
     for finding in findings:
         mark, style = VERDICTS[finding.verdict]
         console.print(
