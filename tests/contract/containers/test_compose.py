@@ -19,7 +19,9 @@ SECRET_NAME = re.compile(r"TOKEN|PASSWORD|API_KEY|SECRET")
 
 
 def internal(compose: dict[str, Any], service: dict[str, Any]) -> bool:
-    return all((compose["networks"][name] or {}).get("internal") for name in service.get("networks", ()))
+    networks = [compose["networks"][name] or {} for name in service.get("networks", ())]
+    inhibited = "com.docker.network.bridge.inhibit_ipv4"
+    return all(network.get("internal") and network["driver_opts"][inhibited] == "true" for network in networks)
 
 
 def problems(compose: dict[str, Any]) -> Iterator[str]:

@@ -68,6 +68,13 @@ class Stack:
         state: dict[str, Any] = json.loads(images.docker("inspect", "--format", "{{json .State}}", container))
         return state
 
+    def gateways(self, service: str) -> list[str]:
+        """The addresses that the host would have in the networks of a service."""
+        container = self.compose("ps", "--quiet", service).split()[0]
+        networks = json.loads(images.docker("inspect", "--format", "{{json .NetworkSettings.Networks}}", container))
+        made = [json.loads(images.docker("network", "inspect", name))[0] for name in networks]
+        return [str(config["Gateway"]) for network in made for config in network["IPAM"]["Config"]]
+
     def is_healthy(self, service: str) -> bool:
         state = self.state(service)
         health = state.get("Health", {"Status": "healthy"})["Status"]
