@@ -6,6 +6,7 @@ import os
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -17,9 +18,7 @@ from arlarena.proto.config import (
     Table,
     exit_on_config_error,
     load_table,
-    parse_table,
     secret_from,
-    variables_of,
 )
 from arlarena.proto.http.addresses import service_url
 from arlarena.proto.shared_settings import ConsoleKeys, RunSettings, seed_from
@@ -163,8 +162,9 @@ def external_broker_url(settings: BrokerSettings) -> str:
     return broker_url(url, os.environ, settings.password_file) if url else ""
 
 
-class ServiceAddresses(Table):
-    """URLs of services that `arlarena up --attach` and `arlarena join` use and do not start."""
+@dataclass(frozen=True, slots=True)
+class ServiceAddresses:
+    """URLs of services that `arlarena up --attach` and `arlarena join` use and do not start. Empty: not given."""
 
     environment_url: str = ""
     inference_url: str = ""
@@ -178,16 +178,13 @@ def service_addresses(flags: Mapping[str, str | None]) -> ServiceAddresses:
     Raises:
         ConfigError: an address is not an HTTP URL, or the file with the password cannot be read.
     """
-    given = {name: url for name, url in flags.items() if url}
-    values = {**variables_of(os.environ, "ARLARENA_", ServiceAddresses), **given}
-    for name in ("environment_url", "inference_url"):
-        try:
-            values |= {name: service_url(values[name])} if values.get(name) else {}
-        except ValueError as error:
-            raise ConfigError(f"{name}: {error}") from error
-    if url := values.get("redis_url"):
-        values["redis_url"] = broker_url(url, os.environ)
-    return parse_table("addresses:", values, ServiceAddresses)
+    names = ("environment_url", "inference_url", "redis_url")
+    given = {name: flags.get(name) or os.environ.get(f"ARLARENA_{name.upper()}", "") for name in names}
+    broker = broker_url(url, os.environ) if (url := given.pop("redis_url")) else ""
+    try:
+        return ServiceAddresses(**{name: url and service_url(url) for name, url in given.items()}, redis_url=broker)
+    except ValueError as error:
+        raise ConfigError(f"address of a service: {error}") from error
 
 
 def given_admin_token() -> str | None:
