@@ -79,6 +79,11 @@ class ConsoleSettings(ConsoleKeys):
         default=0.5, description="pause before the first restart of a service; each further restart doubles it"
     )
     backoff_max_s: NonNegativeFloat = Field(default=10, description="maximum pause before a restart")
+    check_timeout_s: PositiveFloat = Field(
+        default=60,
+        description="maximum time in which a service checks the configuration before a run; on an idle machine, "
+        "a check takes less than a second, or a few seconds if torch is read from a slow disk",
+    )
     ready_timeout_s: PositiveFloat = Field(
         default=120, description="maximum time from the start of a server to its first successful health check"
     )
