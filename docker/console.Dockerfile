@@ -27,7 +27,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=bind,source=constraints.txt,target=/constraints.txt \
     pip --python /opt/arlarena/bin/python install --constraint /constraints.txt --find-links /wheels \
-        arlarena-console arlarena-rollout arlarena-trainer \
+        arlarena-console "arlarena-rollout[openai]" arlarena-trainer \
  && install --directory --owner 10001 --group 10001 /data /data/run /data/evaluations /cache /cache/hub
 LABEL org.opencontainers.image.title="ARLArena console" \
       org.opencontainers.image.version="${VERSION}" \
