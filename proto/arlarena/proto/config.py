@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 
 from arlarena.proto.text.files import TextFileError, read_text
 from arlarena.proto.text.names import nearest
@@ -31,6 +32,8 @@ TABLES = (
     "evaluation",
     "console",
 )
+# A secret may be in the variable NAME, or in the file that the variable NAME_FILE names.
+FILE_SUFFIX = "_FILE"
 
 
 class ConfigError(ValueError):
@@ -121,7 +124,7 @@ def _value_text(model: type[BaseModel], key: str, value: Any) -> str:
     """Returns an invalid value as text for an error message. Secrets are masked."""
     last = key.rpartition(".")[2]
     field = model.model_fields.get(key.partition(".")[0])
-    if is_secret_name(last) or (field is not None and "SecretStr" in str(field.annotation)):
+    if is_secret_name(last) or (field is not None and _is_secret_field(field)):
         return MASK
     return repr(value) if isinstance(value, int | float) else repr(masked(value, last))
 
@@ -187,21 +190,64 @@ def variables_of(
 ) -> dict[str, str]:
     """Returns {field: value} for the fields of `model`, from the environment variables `<prefix><FIELD>`.
 
-    A field is left out if its variable is missing or empty, or if the field is in `leave_out`.
+    A field is left out if its variable is missing or empty, or if the field is in `leave_out`. A secret field may also
+    come from a file (see `secret_from`).
+
+    Raises:
+        ConfigError: the file of a secret cannot be read.
     """
-    names = [name for name in model.model_fields if name not in leave_out]
-    values = {name: environment.get(f"{prefix}{name.upper()}") for name in names}
+    fields = {name: field for name, field in model.model_fields.items() if name not in leave_out}
+    values = {
+        name: secret_from(environment, f"{prefix}{name.upper()}")
+        if _is_secret_field(field)
+        else environment.get(f"{prefix}{name.upper()}")
+        for name, field in fields.items()
+    }
     return {name: value for name, value in values.items() if value}
 
 
-def secret_from(environment: Mapping[str, str], variable: str) -> str | None:
-    """Returns the secret in a variable, or None if the variable is absent or empty.
+def secret_variables(prefix: str, model: type[BaseModel]) -> set[str]:
+    """Returns the names of the variables that name a file with a secret of `model`, such as `PREFIX_TOKEN_FILE`."""
+    return {
+        f"{prefix}{name.upper()}{FILE_SUFFIX}" for name, field in model.model_fields.items() if _is_secret_field(field)
+    }
 
-    After this call, messages and logs mask the secret.
+
+def _is_secret_field(field: FieldInfo) -> bool:
+    return "SecretStr" in str(field.annotation)
+
+
+def secret_from(environment: Mapping[str, str], variable: str) -> str | None:
+    """Returns the secret in `variable`, else the secret in the file that `<variable>_FILE` names, else None.
+
+    An empty variable counts as absent. White space at both ends of the file is ignored. After this call, messages and
+    logs mask the secret.
+
+    Raises:
+        ConfigError: the file cannot be read or is empty.
     """
-    value = environment.get(variable) or None
+    value, file = environment.get(variable) or None, environment.get(variable + FILE_SUFFIX)
+    if value is None and file:
+        value = read_secret(Path(file), variable + FILE_SUFFIX)
     register_secret(value)
     return value
+
+
+def read_secret(path: Path, setting: str) -> str:
+    """Returns the secret in a file. `setting`: the setting or variable that names the file, for the error message.
+
+    Raises:
+        ConfigError: the file cannot be read or is empty.
+    """
+    try:
+        secret = path.expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"{setting}: {path} cannot be read: {reason}") from error
+    if not secret:
+        raise ConfigError(f"{setting}: {path} is empty; write the secret into it")
+    register_secret(secret)
+    return secret
 
 
 def parse_assignment(text: str, form: str) -> tuple[str, Any]:

@@ -63,6 +63,10 @@ def settings(service: str) -> None:
 
 
 def describe() -> None:
+    print(description())
+
+
+def description() -> str:
     """What Sokoban's server would say, as far as the launcher reads it."""
     splits = [("train", None, False), ("validation", None, False), ("test", 512, True)]
     text = {"name": "", "version": "", "text": "", "description": ""}
@@ -71,7 +75,7 @@ def describe() -> None:
         "horizon": 15, "actions": None, "options": {}, "capabilities": ["expert"],
         "splits": [{"name": n, "type": n, "size": size, "evaluation": held} for n, size, held in splits],
     }  # fmt: skip
-    print(json.dumps(info))
+    return json.dumps(info)
 
 
 class Arguments:
@@ -132,7 +136,7 @@ def serve(service: str, args: Arguments) -> None:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = b"{}"
+            body = description().encode() if self.path == "/v1/info" else b"{}"
             if self.path == "/weight_info":
                 label = version if flag("forgetful") else newest(args.weights_root)
                 body = json.dumps({"weight_version": label}).encode()

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
-from arlarena.proto.config import ConfigError
+from arlarena.proto.config import FILE_SUFFIX, read_secret, secret_from
 from arlarena.proto.text.redaction import register_secret
 
-VARIABLE, FILE_VARIABLE = "REDIS_PASSWORD", "REDIS_PASSWORD_FILE"
+VARIABLE = "REDIS_PASSWORD"
+FILE_VARIABLE = VARIABLE + FILE_SUFFIX
 
 
 def broker_url(url: str, environment: Mapping[str, str], password_file: str = "") -> str:
@@ -24,11 +25,9 @@ def broker_url(url: str, environment: Mapping[str, str], password_file: str = ""
     """
     if url_has_password(url):
         return url
-    password = environment.get(VARIABLE) or ""
-    file = environment.get(FILE_VARIABLE) or password_file
-    if not password and file:
-        setting = FILE_VARIABLE if environment.get(FILE_VARIABLE) else "[redis] password_file"
-        password = _read(Path(file).expanduser(), setting)
+    password = secret_from(environment, VARIABLE)
+    if password is None and password_file:
+        password = read_secret(Path(password_file), "[redis] password_file")
     return with_password(url, password) if password else url
 
 
@@ -44,14 +43,3 @@ def url_has_password(url: str) -> bool:
     """True if the URL contains a password."""
     parts = urlsplit(url)
     return ":" in parts.netloc.rpartition("@")[0] or "password" in parse_qs(parts.query)
-
-
-def _read(path: Path, setting: str) -> str:
-    try:
-        password = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError(f"{setting}: {path} cannot be read: {reason}") from error
-    if not password:
-        raise ConfigError(f"{setting}: {path} is empty; write the password of Redis into it")
-    return password

@@ -53,9 +53,6 @@ from arlarena.proto.shared_settings import (
 from arlarena.proto.text.redaction import MASK, is_secret, split_secrets
 
 SERVICES = ("env_server", "inference", "rollout", "trainer")
-# Time limit for a service to check the configuration. A check takes 0.1 to 0.3 s, or longer if Python imports modules
-# from a slow disk.
-CHECK_TIMEOUT_S = 60.0
 Tables = dict[str, Any]
 
 
@@ -276,10 +273,12 @@ def _may_differ(key: str) -> bool:
     return table in ("console", "redis") or key == "run.directory" or name in ("threads", "port", "host")
 
 
-async def find_problems(config: RunConfig, *, machine: bool = False) -> tuple[list[str], Info | None]:
-    """Check the configuration with the settings modules of the console and of every service.
+async def find_problems(
+    config: RunConfig, *, machine: bool = False, services: Sequence[str] = SERVICES
+) -> tuple[list[str], Info | None]:
+    """Check the configuration with the settings modules of the console and of `services`.
 
-    `machine`: also check this machine.
+    `machine`: also check this machine; needs all services.
 
     Returns:
         The error messages, one line per problem, and the environment's description. The description is None if
@@ -290,17 +289,18 @@ async def find_problems(config: RunConfig, *, machine: bool = False) -> tuple[li
         modules["env_server"] = ("arlarena.env_server.describe",)
         modules["trainer"] = ("arlarena.trainer.settings", "--machine")
     try:
-        passed = config.console.pass_environment
+        settings = config.console
     except ConfigError:  # `_own_check` reports this error
-        passed = ()
+        settings = ConsoleSettings()
+    passed, limit_s = settings.pass_environment, settings.check_timeout_s
     with tempfile.TemporaryDirectory(prefix="arlarena-") as folder:
         file = Path(folder) / "config.toml"
         config.write(file)
         # After a cancellation, a TaskGroup waits until all processes have exited. `gather` would not wait.
         async with asyncio.TaskGroup() as group:
             checks = [
-                group.create_task(_check(service, file, inherited(service, passed), *modules[service]))
-                for service in SERVICES
+                group.create_task(_check(service, file, inherited(service, passed), limit_s, *modules[service]))
+                for service in services
             ]
             own = _own_check(file)
     answers = [check.result() for check in checks]
@@ -327,7 +327,9 @@ class _Answer:
     output: str = ""
 
 
-async def _check(service: str, file: Path, environment: dict[str, str], module: str, *flags: str) -> _Answer:
+async def _check(
+    service: str, file: Path, environment: dict[str, str], limit_s: float, module: str, *flags: str
+) -> _Answer:
     if importlib.util.find_spec(f"arlarena.{service}") is None:
         distribution = f"arlarena-{service.replace('_', '-')}"
         return _Answer(f"arlarena.{service} is not installed: run `make setup`, or `pip install {distribution}`")
@@ -339,13 +341,13 @@ async def _check(service: str, file: Path, environment: dict[str, str], module: 
         env=environment,
     )
     try:
-        output, errors = await asyncio.wait_for(process.communicate(), CHECK_TIMEOUT_S)
+        output, errors = await asyncio.wait_for(process.communicate(), limit_s)
     except BaseException as error:
         with contextlib.suppress(ProcessLookupError):  # Ctrl-C may already have ended the process
             os.kill(process.pid, signal.SIGKILL)  # process.kill() could read the exit status before asyncio does
         await process.wait()
         if isinstance(error, TimeoutError):
-            return _Answer(f"{module} did not answer in {CHECK_TIMEOUT_S:g} s")
+            return _Answer(f"{module} did not answer in {limit_s:g} s ([console] check_timeout_s)")
         raise
     if process.returncode == 0:
         return _Answer(output=output.decode("utf-8", "replace"))

@@ -42,11 +42,15 @@ def code_version(file: Path = Path(__file__)) -> str:
 
 
 class ExistingRunPolicy(Enum):
-    """What `arlarena up` does if the directory contains a run: refuse it, resume it, or move it and start a new run."""
+    """What `arlarena up` does if the directory contains a run: refuse it, resume it, or move it and start a new run.
+
+    CONTINUE resumes a run if there is one, and otherwise starts a new run.
+    """
 
     NEW = "new"
     RESUME = "resume"
     FRESH = "fresh"
+    CONTINUE = "continue"
 
 
 class RunState(msgspec.Struct):

@@ -6,13 +6,21 @@ import os
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from arlarena.console.launch.child_environment import child_environment
-from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table, secret_from
+from arlarena.proto.config import (
+    ConfigError,
+    Table,
+    exit_on_config_error,
+    load_table,
+    secret_from,
+)
+from arlarena.proto.http.addresses import service_url
 from arlarena.proto.shared_settings import ConsoleKeys, RunSettings, seed_from
 from arlarena.proto.streams.broker_address import broker_url
 from arlarena.proto.text.redaction import register_secret
@@ -71,6 +79,11 @@ class ConsoleSettings(ConsoleKeys):
         default=0.5, description="pause before the first restart of a service; each further restart doubles it"
     )
     backoff_max_s: NonNegativeFloat = Field(default=10, description="maximum pause before a restart")
+    check_timeout_s: PositiveFloat = Field(
+        default=60,
+        description="maximum time in which a service checks the configuration before a run; on an idle machine, "
+        "a check takes less than a second, or a few seconds if torch is read from a slow disk",
+    )
     ready_timeout_s: PositiveFloat = Field(
         default=120, description="maximum time from the start of a server to its first successful health check"
     )
@@ -128,8 +141,8 @@ def seed_from_environment() -> int | None:
 
 
 def admin_token() -> str:
-    """Returns the admin token of the policy server: from the environment variable, else a random one."""
-    token = os.environ.get(ADMIN_TOKEN) or secrets.token_urlsafe(24)
+    """Returns the admin token of the policy server: from the environment variable or its file, else a random one."""
+    token = given_admin_token() or secrets.token_urlsafe(24)
     register_secret(token)
     return token
 
@@ -152,6 +165,36 @@ def external_broker_url(settings: BrokerSettings) -> str:
     """
     url = redis_url_from_environment() or settings.url
     return broker_url(url, os.environ, settings.password_file) if url else ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAddresses:
+    """URLs of services that `arlarena up --attach` and `arlarena join` use and do not start. Empty: not given."""
+
+    environment_url: str = ""
+    inference_url: str = ""
+    redis_url: str = ""
+
+
+def service_addresses(flags: Mapping[str, str | None]) -> ServiceAddresses:
+    """Returns the addresses: from `flags`, else from ARLARENA_ENVIRONMENT_URL, ARLARENA_INFERENCE_URL and
+    ARLARENA_REDIS_URL. The URL of Redis contains the password.
+
+    Raises:
+        ConfigError: an address is not an HTTP URL, or the file with the password cannot be read.
+    """
+    names = ("environment_url", "inference_url", "redis_url")
+    given = {name: flags.get(name) or os.environ.get(f"ARLARENA_{name.upper()}", "") for name in names}
+    broker = broker_url(url, os.environ) if (url := given.pop("redis_url")) else ""
+    try:
+        return ServiceAddresses(**{name: url and service_url(url) for name, url in given.items()}, redis_url=broker)
+    except ValueError as error:
+        raise ConfigError(f"address of a service: {error}") from error
+
+
+def given_admin_token() -> str | None:
+    """Returns the policy server's admin token from its environment variable or its file, or None."""
+    return secret_from(os.environ, ADMIN_TOKEN)
 
 
 def redis_url_from_environment() -> str:

@@ -14,12 +14,14 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr
 
-from arlarena.proto.config import ConfigError, exit_on_config_error, load_table, variables_of
+from arlarena.proto.config import ConfigError, exit_on_config_error, load_table, secret_variables, variables_of
 from arlarena.proto.http.addresses import is_loopback, service_url
 from arlarena.proto.shared_settings import InferenceKeys
 from arlarena.proto.versions.hub import local_model, missing_files
 
 ENVIRONMENT_PREFIX = "ARLARENA_INFERENCE_"
+# The policy server's address for its clients. Deployments may set this variable in the containers of all services.
+ADDRESS_VARIABLE = "ARLARENA_INFERENCE_URL"
 
 
 class InferenceSettings(InferenceKeys):
@@ -116,15 +118,17 @@ class InferenceSettings(InferenceKeys):
 
 
 def read_variables(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Returns the settings in environment variables `ARLARENA_INFERENCE_<KEY>`.
+    """Returns the settings in environment variables `ARLARENA_INFERENCE_<KEY>`, and the secrets in the files that
+    `ARLARENA_INFERENCE_<KEY>_FILE` name.
 
     Raises:
-        ConfigError: the <KEY> of a variable is not a setting.
+        ConfigError: the <KEY> of a variable is not a setting, or the file of a secret cannot be read.
     """
     given = os.environ if environment is None else environment
+    ignored = secret_variables(ENVIRONMENT_PREFIX, InferenceSettings) | {ADDRESS_VARIABLE}
     for name in given:
         key = name.removeprefix(ENVIRONMENT_PREFIX).lower()
-        if name.startswith(ENVIRONMENT_PREFIX) and key not in InferenceSettings.model_fields:
+        if name.startswith(ENVIRONMENT_PREFIX) and key not in InferenceSettings.model_fields and name not in ignored:
             raise ConfigError(f"environment variable {name} does not name a setting of [inference]")
     return variables_of(given, ENVIRONMENT_PREFIX, InferenceSettings)
 

@@ -96,6 +96,12 @@ class RolloutSettings(RolloutKeys):
         description="maximum wait for the current groups after SIGTERM; then unfinished groups return to the queue",
     )
 
+    heartbeat_file: Path | None = Field(
+        None,
+        description="file that a worker touches every report_every_s, so that a health check can detect a worker that "
+        "hangs",
+    )
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.session_ttl_s <= self.generate_timeout_s:
@@ -127,7 +133,8 @@ class Addresses(Table):
     its number. Requests about a session then go directly to the pod that holds it.
 
     Secrets have no flags, because every user of the machine can see command lines. They are read from
-    ARLARENA_ENVIRONMENT_TOKEN, ARLARENA_INFERENCE_API_KEY, and REDIS_PASSWORD or REDIS_PASSWORD_FILE.
+    ARLARENA_ENVIRONMENT_TOKEN, ARLARENA_INFERENCE_API_KEY and REDIS_PASSWORD, or from the files that the variables with
+    the same name and the ending _FILE name.
     """
 
     environment_url: str = "http://127.0.0.1:8000"

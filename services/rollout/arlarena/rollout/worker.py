@@ -260,10 +260,12 @@ class Worker:
                     task.cancel()
 
     async def _report_loop(self) -> None:
-        """Log the counters at regular intervals, even if the worker has no group."""
+        """Log the counters and touch the heartbeat file at regular intervals, even if the worker has no group."""
         while True:
             await asyncio.sleep(self._settings.report_every_s)
             self._log.info("working", worker=self.name, playing=len(self._playing), **self._log_fields())
+            if self._settings.heartbeat_file is not None:
+                self._settings.heartbeat_file.touch()
 
     async def _drain(self) -> None:
         """Wait up to `drain_s` for the current groups. Then put unfinished groups back into the queue.

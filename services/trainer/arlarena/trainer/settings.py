@@ -322,12 +322,12 @@ def chosen_seed(given: int | None, config: Path | None) -> int:
 
 
 def admin_token() -> str | None:
-    """Return the token for the admin routes of the policy servers (`ARLARENA_INFERENCE_ADMIN_TOKEN`)."""
+    """Return the token for the admin routes of the policy servers (`ARLARENA_INFERENCE_ADMIN_TOKEN`, or its file)."""
     return secret_from(os.environ, "ARLARENA_INFERENCE_ADMIN_TOKEN")
 
 
 def environment_token() -> str | None:
-    """Return the token for the environment server (`ARLARENA_ENVIRONMENT_TOKEN`)."""
+    """Return the token for the environment server (`ARLARENA_ENVIRONMENT_TOKEN`, or its file)."""
     return secret_from(os.environ, "ARLARENA_ENVIRONMENT_TOKEN")
 
 

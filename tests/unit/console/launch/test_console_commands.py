@@ -49,7 +49,10 @@ def test_secrets_are_in_the_environment_of_a_process_and_not_in_its_command_line
     made = commands(tmp_path, '[environment]\ntoken = "secret-token"\n[inference]\napi_key = "secret-key-sixteen"\n')
     broker = "redis://:secret-password@localhost:6379/0"
     environment, inference = made.environment(WHERE, 0), made.inference(WHERE, 0)
-    worker, trainer = made.worker(0, 0, WHERE, WHERE, broker), made.train(False, WHERE, WHERE, broker)
+    worker, trainer = (
+        made.worker("rollout-0", "worker-0-0", WHERE, WHERE, broker),
+        made.train(False, WHERE, WHERE, broker),
+    )
     for command in (environment, inference, worker, trainer):
         line = " ".join(command.argv)
         assert "secret-" not in line

@@ -8,7 +8,7 @@ import shlex
 import sys
 from importlib.metadata import version as distribution_version
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -20,6 +20,9 @@ from arlarena.proto.config import ConfigError, print_error
 from arlarena.proto.text.redaction import redact, redacted_stderr
 from arlarena.proto.text.usage_name import VARIABLE
 from arlarena.proto.text.wording import printable
+
+if TYPE_CHECKING:
+    from arlarena.console.cli.doctor import Finding
 
 # A command imports most of its modules in its own function, so that `arlarena serve env` and `--help` start fast.
 
@@ -39,6 +42,12 @@ app.add_typer(init_commands, name="init")
 
 PackageName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the package, a Python identifier.")]
 Into = Annotated[Path, typer.Option("--into", metavar="FOLDER", help="Parent folder of the package.")]
+
+EnvironmentUrl = Annotated[
+    str | None, typer.Option(help="URL of the environment server; default: ARLARENA_ENVIRONMENT_URL.")
+]
+InferenceUrl = Annotated[str | None, typer.Option(help="URL of the policy server; default: ARLARENA_INFERENCE_URL.")]
+JoinedService = Literal["inference", "trainer", "rollout"]
 
 # Settings of a command that passes all its options, including --help, to the service that it starts.
 PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
@@ -83,22 +92,65 @@ def up(
             "repeated.",
         ),
     ] = None,
+    attach: Annotated[
+        bool,
+        typer.Option(
+            "--attach",
+            help="Start no service: use the given services, which `arlarena join` starts, and continue the run in the "
+            "run directory if there is one.",
+        ),
+    ] = False,
+    environment_url: EnvironmentUrl = None,
+    inference_url: InferenceUrl = None,
 ) -> None:
     """Train and evaluate on this machine.
 
     Starts broker, environment server, policy server, workers and trainer, evaluates the policy before and after
-    training, and writes a report.
+    training, and writes a report. With --attach, the services run elsewhere, for example in containers.
 
     Exit status: 0: finished; 1: the run failed; 2: the configuration is wrong; 3: a port is in use; 128 + n: stopped by
     signal n.
     """
     if resume and fresh:
         raise typer.BadParameter("--resume and --fresh exclude each other")
+    if fresh and attach:
+        raise typer.BadParameter(
+            "--attach and --fresh exclude each other, because services use the run directory: stop the services, and "
+            "remove the directory"
+        )
     start = ExistingRunPolicy.RESUME if resume else ExistingRunPolicy.FRESH if fresh else ExistingRunPolicy.NEW
     from arlarena.console.launch import launcher
+    from arlarena.console.settings import service_addresses
 
-    request = launcher.LaunchRequest(config, tuple(overrides or ()), seed, run_dir, start, tuple(plugins or ()))
+    addresses = None
+    if attach:
+        addresses = service_addresses({"environment_url": environment_url, "inference_url": inference_url})
+        start = ExistingRunPolicy.CONTINUE
+    request = launcher.LaunchRequest(
+        config, tuple(overrides or ()), seed, run_dir, start, tuple(plugins or ()), addresses
+    )
     launcher.up(request, Console(highlight=False))
+
+
+@app.command()
+def join(
+    service: Annotated[JoinedService, typer.Argument(help="The service to start.")],
+    run: Annotated[Path, typer.Argument(help="Directory of the run, which `arlarena up --attach` creates.")],
+    host: Annotated[str, typer.Option(help="Address that the policy server binds.")] = "0.0.0.0",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the policy server.")] = 8100,
+    environment_url: EnvironmentUrl = None,
+    inference_url: InferenceUrl = None,
+) -> None:
+    """Start one service of a run of `arlarena up --attach`.
+
+    Waits until the run has reached the stage in which the service takes part, then starts the service in this process,
+    with the run's configuration. Workers and trainer connect to ARLARENA_REDIS_URL.
+    """
+    from arlarena.console.attach.join import Join
+    from arlarena.console.settings import service_addresses
+
+    addresses = service_addresses({"environment_url": environment_url, "inference_url": inference_url})
+    Join(service, RunDirectory(run), addresses, host, port).start()
 
 
 @app.command()
@@ -154,15 +206,43 @@ def _init(kind: str, name: str, into: Path) -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    attach: Annotated[
+        bool, typer.Option("--attach", help="Check the services that `arlarena up --attach` uses instead.")
+    ] = False,
+    compose: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Check whether this machine can run the compose.yaml in FOLDER instead."),
+    ] = None,
+    environment_url: EnvironmentUrl = None,
+    inference_url: InferenceUrl = None,
+) -> None:
     """Check this machine.
 
-    Checks Python, cores, memory, torch, the services, the broker, ports and disk. Exit status 1 if a requirement is
-    missing.
+    Checks Python, cores, memory, torch, the services, the broker, ports and disk. With --attach: the environment
+    server, the policy server and Redis. With --compose: the engine, secrets, ports and images. Exit status 1 if a
+    requirement is missing.
     """
-    from arlarena.console.cli.doctor import examine
+    findings: list[Finding] = []
+    if compose is not None:
+        from arlarena.console.cli.doctor_compose import examine_compose
 
-    console, findings = Console(highlight=False), examine()
+        findings += examine_compose(compose)
+    if attach:
+        from arlarena.console.cli.doctor_services import examine_services
+        from arlarena.console.settings import service_addresses
+
+        addresses = service_addresses({"environment_url": environment_url, "inference_url": inference_url})
+        findings += examine_services(addresses)
+    if not attach and compose is None:
+        from arlarena.console.cli.doctor import examine
+
+        findings += examine()
+    _print_findings(findings)
+
+
+def _print_findings(findings: list[Finding]) -> None:
+    console = Console(highlight=False)
     for finding in findings:
         mark, style = VERDICTS[finding.verdict]
         console.print(

@@ -40,6 +40,16 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenAddress:
+    """The address of a service that the launcher does not start. `url`: without a slash at the end."""
+
+    url: str
+
+
+AnyAddress = Address | GivenAddress
+
+
+@dataclass(frozen=True, slots=True)
 class ProcessSpec:
     """A process to start.
 

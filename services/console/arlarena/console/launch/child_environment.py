@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from arlarena.proto.config import FILE_SUFFIX
 from arlarena.proto.text.redaction import is_secret
 
 # `NAME_*` matches all variables whose name begins with `NAME_`. Every process gets these variables: the locations of
@@ -62,4 +63,6 @@ def child_environment(service: str, environment: Mapping[str, str], extra: Colle
 
 
 def _matches(name: str, patterns: Collection[str]) -> bool:
-    return any(name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern for pattern in patterns)
+    """True if a pattern matches `name`. A pattern for NAME also matches NAME_FILE, which names a file with a secret."""
+    names = (name, name.removesuffix(FILE_SUFFIX))
+    return any(name.startswith(pattern[:-1]) if pattern.endswith("*") else pattern in names for pattern in patterns)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from arlarena.console.launch.child import Address, ProcessSpec
+from arlarena.console.launch.child import Address, AnyAddress, ProcessSpec
 from arlarena.console.runconfig import RunConfig
 from arlarena.console.rundir import RunDirectory
 from arlarena.console.settings import (
@@ -84,8 +84,8 @@ class Commands:
         return str(self.run.cloned) if self.config.clones else self.policy
 
     def _server(self, log: str, threads: int, table: str, address: Address | None, *arguments: object) -> ProcessSpec:
-        port = address.port if address else self.config.port(table)
-        return self._python(log, threads, *arguments, "--config", self.run.config, "--host", HOST, "--port", port)
+        host, port = (address.host, address.port) if address else (HOST, self.config.port(table))
+        return self._python(log, threads, *arguments, "--config", self.run.config, "--host", host, "--port", port)
 
     def environment(self, address: Address | None, restarts: int) -> ProcessSpec:
         """Returns the command of the environment server."""
@@ -106,14 +106,14 @@ class Commands:
     def _on_gpus(self, table: str, command: ProcessSpec) -> ProcessSpec:
         return ProcessSpec(command.argv, command.log, {**command.env, **self.config.console.gpus.environment(table)})
 
-    def tiny(self, environment: Address) -> ProcessSpec:
+    def tiny(self, environment: AnyAddress) -> ProcessSpec:
         """Returns the command that creates the tiny policy with the environment's vocabulary."""
         return self._python(
             "policy", 1, "arlarena.trainer", "tiny", "--config", self.run.config,
             "--environment-url", environment.url, "--out", self.run.policy,
         )  # fmt: skip
 
-    def demonstrate(self, environment: Address, split: str, count: int, out: Path) -> ProcessSpec:
+    def demonstrate(self, environment: AnyAddress, split: str, count: int, out: Path) -> ProcessSpec:
         """Returns the command that records the expert on `count` tasks of `split`."""
         counts = self.config.demonstrations
         return self._python(
@@ -133,7 +133,7 @@ class Commands:
         )  # fmt: skip
         return self._on_gpus("clone", command)
 
-    def evaluate(self, label: str, environment: Address, inference: Address) -> ProcessSpec:
+    def evaluate(self, label: str, environment: AnyAddress, inference: AnyAddress) -> ProcessSpec:
         """Returns the command that evaluates the served weights on the fixed evaluation set."""
         return self._python(
             f"evaluate-{label}", 1, "arlarena.rollout", "evaluate", "--config", self.run.config,
@@ -142,20 +142,20 @@ class Commands:
         )  # fmt: skip
 
     def worker(
-        self, index: int, restarts: int, environment: Address, inference: Address, redis_url: str
+        self, log: str, name: str, environment: AnyAddress, inference: AnyAddress, redis_url: str
     ) -> ProcessSpec:
         """Returns the command of a rollout worker.
 
-        A restarted worker gets a new name, because leases under the old name belong to the earlier process.
+        `name`: a restarted worker needs a new name, because leases under the old name belong to the earlier process.
         """
         command = self._python(
-            f"rollout-{index}", 1, "arlarena.rollout", "worker", "--config", self.run.config,
+            log, 1, "arlarena.rollout", "worker", "--config", self.run.config,
             "--environment-url", environment.url, "--inference-url", inference.url,
-            "--run-name", self.run.state.id, "--tokenizer", self.tokenizer, "--name", f"worker-{index}-{restarts}",
+            "--run-name", self.run.state.id, "--tokenizer", self.tokenizer, "--name", name,
         )  # fmt: skip
         return _with_variable(command, BROKER_URL, redis_url)
 
-    def train(self, resume: bool, environment: Address, inference: Address, redis_url: str) -> ProcessSpec:
+    def train(self, resume: bool, environment: AnyAddress, inference: AnyAddress, redis_url: str) -> ProcessSpec:
         """Returns the command of the trainer."""
         command = self._python(
             "trainer", self.config.threads("trainer"), "arlarena.trainer", "train", "--config", self.run.config,

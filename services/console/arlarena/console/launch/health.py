@@ -11,7 +11,7 @@ from typing import Protocol
 import aiohttp
 
 from arlarena.client.bounded import IDENTITY, read_bounded
-from arlarena.console.launch.child import Address
+from arlarena.console.launch.child import AnyAddress
 
 # Responses of /health have a few hundred bytes.
 MAX_ANSWER_BYTES = 1 << 20
@@ -20,7 +20,7 @@ MAX_ANSWER_BYTES = 1 << 20
 class HealthCheck(Protocol):
     """One health check of a process."""
 
-    async def __call__(self, address: Address | None, started: float, timeout_s: float) -> str | None:
+    async def __call__(self, address: AnyAddress | None, started: float, timeout_s: float) -> str | None:
         """Returns None if the process is healthy, else the problem.
 
         `started`: the start time of the process, which is different after a restart. `timeout_s`: limit of the check.
@@ -33,7 +33,7 @@ class HttpHealth:
 
     path: str = "/health"
 
-    async def __call__(self, address: Address | None, started: float, timeout_s: float) -> str | None:
+    async def __call__(self, address: AnyAddress | None, started: float, timeout_s: float) -> str | None:
         """Send the request. Returns None if the process is healthy, else the problem."""
         if address is None:
             return "the service has not announced its address"
@@ -64,7 +64,7 @@ class Activity:
     _seen: object = None
     _seen_at: float = 0.0
 
-    async def __call__(self, address: Address | None, started: float, timeout_s: float) -> str | None:
+    async def __call__(self, address: AnyAddress | None, started: float, timeout_s: float) -> str | None:
         """Check the files. Returns None if the process is healthy, else the problem."""
         seen = (started, await asyncio.to_thread(self._state))
         now = time.monotonic()

@@ -18,6 +18,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from arlarena.console.attach.pipeline import AttachedPipeline
+from arlarena.console.attach.preflight import check_before_attach
 from arlarena.console.cli.invocation import command_line
 from arlarena.console.launch.failures import Stopped
 from arlarena.console.launch.pipeline import STAGES, Pipeline
@@ -27,7 +29,7 @@ from arlarena.console.launch.supervisor import Supervisor
 from arlarena.console.report.tables import kinds_table, scores_table
 from arlarena.console.runconfig import RunConfig, masked_override
 from arlarena.console.rundir import ExistingRunPolicy, RunDirectory
-from arlarena.console.settings import available_cores
+from arlarena.console.settings import ServiceAddresses, available_cores
 from arlarena.console.stage import Stage
 from arlarena.proto.config import ConfigError, read_with_secrets
 from arlarena.proto.text.wording import counted, printable
@@ -47,6 +49,7 @@ class LaunchRequest:
     directory: Path | None = None
     start: ExistingRunPolicy = ExistingRunPolicy.NEW
     plugins: tuple[str, ...] = ()
+    addresses: ServiceAddresses | None = None  # of given services: the run starts no service (`--attach`)
 
     @property
     def command(self) -> str:
@@ -58,6 +61,7 @@ class LaunchRequest:
             words += ["--set", masked_override(text)]
         for module in self.plugins:
             words += ["--plugin", module]
+        words += ["--attach"] if self.addresses else []
         return command_line(words)
 
 
@@ -70,9 +74,13 @@ async def prepare(request: LaunchRequest) -> tuple[RunConfig, RunDirectory]:
     config = RunConfig.load(request.config, request.overrides, request.seed, request.directory, request.plugins)
     run = RunDirectory(Path(config.run.directory))
     state = run.read_state(any_schema=request.start is ExistingRunPolicy.FRESH)
-    if state is None or not state.finished or request.start is not ExistingRunPolicy.RESUME:
-        config = await check_before_start(config, run.path)
-    if request.start is ExistingRunPolicy.RESUME and state is not None:
+    resumes = request.start in (ExistingRunPolicy.RESUME, ExistingRunPolicy.CONTINUE)
+    if state is None or not state.finished or not resumes:
+        if request.addresses is not None:
+            await check_before_attach(config, run.path, request.addresses)
+        else:
+            config = await check_before_start(config, run.path)
+    if resumes and state is not None:
         _refuse_another_experiment(run, config)
     run.open(config.run.name, request.start, request.command)
     config = config.with_thread_budget(available_cores())
@@ -89,9 +97,9 @@ def _refuse_another_experiment(run: RunDirectory, new: RunConfig) -> None:
         )
 
 
-def resume_command(run: RunDirectory) -> str:
+def resume_command(run: RunDirectory, *, attached: bool = False) -> str:
     """Returns the command that resumes a run. It needs no overrides, because the run's own configuration has them."""
-    return command_line(["up", str(run.config), "--resume"])
+    return command_line(["up", str(run.config), "--attach" if attached else "--resume"])
 
 
 class StopSignals:
@@ -119,8 +127,16 @@ class StopSignals:
                 loop.remove_signal_handler(number)
 
 
-async def launch(config: RunConfig, run: RunDirectory, console: Console, signals: StopSignals) -> dict[str, Any]:
+async def launch(
+    config: RunConfig,
+    run: RunDirectory,
+    console: Console,
+    signals: StopSignals,
+    addresses: ServiceAddresses | None = None,
+) -> dict[str, Any]:
     """Execute the run until its end or until a signal, then stop all processes. Returns the summary.
+
+    `addresses`: addresses of given services; None: the run starts its own services.
 
     Raises:
         LaunchError: the run failed.
@@ -136,7 +152,11 @@ async def launch(config: RunConfig, run: RunDirectory, console: Console, signals
     stages = make_stages(config, run)
     with View(title, stages, services, console=console, plain_interval_s=config.console.plain_interval_s) as view:
         supervisor = Supervisor(config.console, view.notice)
-        pipeline = Pipeline(config, run, view, supervisor)
+        pipeline = (
+            Pipeline(config, run, view, supervisor)
+            if addresses is None
+            else AttachedPipeline(config, run, view, supervisor, addresses)
+        )
         main = asyncio.ensure_future(_with_ticks(pipeline.execute(), view))
         signals.stop, signals.kill = stop, supervisor.kill
         try:
@@ -144,7 +164,7 @@ async def launch(config: RunConfig, run: RunDirectory, console: Console, signals
         except asyncio.CancelledError:
             if not signals.received:
                 raise
-            raise Stopped(signals.received[0], f"to resume: {resume_command(run)}") from None
+            raise Stopped(signals.received[0], f"to resume: {resume_command(run, attached=bool(addresses))}") from None
         finally:
             pipeline.save()
             await supervisor.close()
@@ -201,7 +221,7 @@ async def _run(request: LaunchRequest, console: Console) -> tuple[RunDirectory, 
         if run.moved_to is not None:
             console.print(Text(printable(f"The earlier run is kept in {run.moved_to}")), soft_wrap=True)
         try:
-            return run, await launch(config, run, console, signals)
+            return run, await launch(config, run, console, signals, request.addresses)
         finally:
             run.release()
 

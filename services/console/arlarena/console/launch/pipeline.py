@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from arlarena.client.errors import ServiceError
 from arlarena.client.policy import PolicyClient
 from arlarena.console.launch.broker import Broker, ExternalBroker
-from arlarena.console.launch.child import Address, ProcessSpec
+from arlarena.console.launch.child import Address, AnyAddress, ProcessSpec
 from arlarena.console.launch.commands import Commands
 from arlarena.console.launch.failures import LaunchError
 from arlarena.console.launch.health import Activity, HttpHealth
@@ -38,6 +41,7 @@ from arlarena.console.rundir import RunDirectory
 from arlarena.console.settings import external_broker_url
 from arlarena.proto.shared_settings import TrainerKeys
 from arlarena.proto.text.wording import counted
+from arlarena.proto.trajectory import PolicyVersion
 
 STAGES = (
     "broker", "environment", "policy", "demonstrations", "clone", "inference",
@@ -51,8 +55,8 @@ class Pipeline:
     def __init__(self, config: RunConfig, run: RunDirectory, view: View, supervisor: Supervisor) -> None:
         self.config, self.run, self.view, self.supervisor = config, run, view, supervisor
         self.settings, self.commands = config.console, Commands(config, run)
-        self.environment: Address
-        self.inference: Address
+        self.environment: AnyAddress
+        self.inference: AnyAddress
         self._began, self._wall_before = time.monotonic(), run.state.wall_s
 
     async def execute(self) -> dict[str, Any]:
@@ -179,6 +183,9 @@ class Pipeline:
         for spec in workers:
             await self.supervisor.stop(spec.name)
         await self.supervisor.stop("trainer")
+        return self._training_result()
+
+    def _training_result(self) -> str:
         steps = read_steps(self.run.metrics)
         dropped = describe_filtered(int(steps[-1].get("total_filtered", 0)) if steps else 0)
         ending = describe_ending(read_ending(self.run.training))
@@ -196,21 +203,29 @@ class Pipeline:
 
     def _worker_spec(self, index: int) -> Spec:
         def command(address: Address | None, restarts: int) -> ProcessSpec:
-            return self.commands.worker(index, restarts, self.environment, self.inference, self.redis_url)
+            worker = f"worker-{index}-{restarts}"
+            return self.commands.worker(name, worker, self.environment, self.inference, self.redis_url)
 
-        health = Activity((self.run.log(f"rollout-{index}"),), self.settings.hang_timeout_s)
-        return Spec(f"rollout-{index}", command, health, listens=False)
+        name = f"rollout-{index}"
+        health = Activity((self.run.log(name),), self.settings.hang_timeout_s)
+        return Spec(name, command, health, listens=False)
 
     async def _evaluate_after(self) -> str:
-        """Evaluate the final weights. First restart the policy server if it serves other weights."""
-        version = await asyncio.to_thread(newest_version, self.run.weights)
-        if version and await served_version(self.inference) != version:
-            self.view.notice("restarting the policy server, because it does not serve the final weights")
-            await self.supervisor.stop("inference")
-            await self._start_inference()
-            if (served := await served_version(self.inference)) != version:
-                raise LaunchError(f"the policy server serves version {served} instead of the final version {version}")
+        """Evaluate the final weights. If the policy server serves other weights, first make it serve the final ones."""
+        newest = await asyncio.to_thread(newest_version, self.run.weights)
+        if newest and await served_digest(self.inference) != newest.version.digest:
+            await self._serve_final_weights(newest)
+            if (served := await served_digest(self.inference)) != newest.version.digest:
+                raise LaunchError(
+                    f"the policy server serves version {served} instead of the final version {newest.version.digest}"
+                )
         return await self._evaluate("after")
+
+    async def _serve_final_weights(self, newest: CommittedVersion) -> None:
+        """Make the policy server serve the final weights. At its start, it loads the newest version."""
+        self.view.notice("restarting the policy server, because it does not serve the final weights")
+        await self.supervisor.stop("inference")
+        await self._start_inference()
 
     async def _report(self) -> dict[str, Any]:
         self.run.state.finished = True
@@ -222,8 +237,16 @@ class Pipeline:
         return summary
 
 
-def newest_version(weights: Path) -> str | None:
-    """Returns the digest of the newest version in the folder `weights`, or None if there is no version.
+@dataclass(frozen=True, slots=True)
+class CommittedVersion:
+    """A complete version of the weights in the folder `directory`."""
+
+    directory: Path
+    version: PolicyVersion
+
+
+def newest_version(weights: Path) -> CommittedVersion | None:
+    """Returns the newest version in the folder `weights`, or None if there is no version.
 
     Ignores versions without the file `COMMITTED`, because they are incomplete.
     """
@@ -231,10 +254,10 @@ def newest_version(weights: Path) -> str | None:
     if not committed:
         return None
     manifest = read_json(committed[-1] / "manifest.json")
-    return str(manifest["version"]["digest"])
+    return CommittedVersion(committed[-1], msgspec.convert(manifest["version"], PolicyVersion))
 
 
-async def served_version(inference: Address) -> str:
+async def served_digest(inference: AnyAddress) -> str:
     """Returns the digest of the weights that the policy server serves.
 
     Raises:

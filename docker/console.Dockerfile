@@ -1,0 +1,45 @@
+# The command line, and everything that the stages of a run execute: tiny policies, demonstrations, cloning, evaluation.
+#     docker build --file docker/console.Dockerfile --tag arlarena/console .
+#
+# TORCH_INDEX chooses the variant, as in trainer.Dockerfile.
+ARG BASE_IMAGE=python:3.11-slim
+
+# The wheels of this repository. `--build-context wheels=FOLDER` replaces this stage by wheels that are already built.
+FROM ${BASE_IMAGE} AS wheels
+WORKDIR /source
+COPY . .
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --constraint constraints.txt hatchling \
+ && pip wheel --no-deps --no-build-isolation --wheel-dir / ./proto ./client ./sandbox ./environments/* ./services/*
+
+# The images of trainer, policy server and console share this layer.
+FROM ${BASE_IMAGE} AS torch
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN python -m venv --without-pip /opt/arlarena
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=bind,source=constraints.txt,target=/constraints.txt \
+    pip --python /opt/arlarena/bin/python install --no-deps --constraint /constraints.txt --index-url "${TORCH_INDEX}" torch
+
+FROM torch
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+RUN --mount=type=cache,target=/root/.cache/pip \
+    --mount=type=bind,from=wheels,target=/wheels \
+    --mount=type=bind,source=constraints.txt,target=/constraints.txt \
+    pip --python /opt/arlarena/bin/python install --constraint /constraints.txt --find-links /wheels \
+        arlarena-console "arlarena-rollout[openai]" arlarena-trainer \
+ && install --directory --owner 10001 --group 10001 /data /data/run /data/evaluations /cache /cache/hub
+LABEL org.opencontainers.image.title="ARLArena console" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0"
+ENV PATH=/opt/arlarena/bin:${PATH} \
+    HOME=/tmp \
+    HF_HOME=/cache/hub \
+    PYTHONUNBUFFERED=1
+USER 10001:10001
+WORKDIR /tmp
+# Commands of the console end by themselves, so there is no health check.
+HEALTHCHECK NONE
+ENTRYPOINT ["arlarena"]
+CMD ["--help"]

@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""Writes the secrets of compose.yaml into the folder OUT (default: secrets).
+
+    python3 scripts/compose_secrets.py [OUT]
+
+Each secret is one file with a random value: `environment_token`, `inference_api_key`, `inference_admin_token`,
+`redis_ROLE` for each role. `redis_users` is the list of Redis users, docker/redis/users.acl with the hashes of these
+passwords. Existing secrets are kept, so that the services of a running deployment can still connect. To change a
+secret, remove its file, run the script again, and restart the services.
+
+Only the owner can enter the folder. The files in it are readable for others, because Compose mounts each file with its
+owner and mode, and the containers run as another user (10001).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+USERS = ROOT / "docker" / "redis" / "users.acl"
+TOKENS = ("environment_token", "inference_api_key", "inference_admin_token", "grafana_password")
+_HASH = re.compile(r"\{hash:(\w+)\}")
+_BYTES = 32
+
+
+def users() -> str:
+    """Return the list of Redis users without comments, which Redis does not allow."""
+    return "".join(f"{line}\n" for line in USERS.read_text().splitlines() if not line.startswith("#"))
+
+
+def secret(path: Path) -> str:
+    """Return the secret in the file. If there is no file, write a new secret."""
+    if not path.exists():
+        write(path, secrets.token_urlsafe(_BYTES) + "\n")
+    return path.read_text().strip()
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file that everybody who can enter its folder can read, and nobody can change by accident."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    partial.chmod(0o444)
+    os.replace(partial, path)
+
+
+def password_hash(folder: Path, role: str) -> str:
+    """Return the hash of a role's password, in the form that Redis expects."""
+    return hashlib.sha256(secret(folder / f"redis_{role}").encode()).hexdigest()
+
+
+def write_all(folder: Path) -> None:
+    """Write all secrets into the folder."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    for name in TOKENS:
+        secret(folder / name)
+    write(folder / "redis_users", _HASH.sub(lambda found: password_hash(folder, found[1]), users()))
+
+
+def main() -> int:
+    """Write the secrets into the folder that the command line names."""
+    if len(sys.argv) > 2 or (len(sys.argv) == 2 and sys.argv[1].startswith("-")):
+        print("usage: python3 scripts/compose_secrets.py [OUT]", file=sys.stderr)
+        return 2
+    folder = Path(sys.argv[1]) if len(sys.argv) == 2 else ROOT / "secrets"
+    write_all(folder)
+    print(f"{folder} contains the secrets of compose.yaml")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

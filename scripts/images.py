@@ -1,0 +1,209 @@
+#!/usr/bin/env python3
+"""Builds the images of ARLArena, measures them, and finds the digests of their base images.
+
+    python3 scripts/images.py build [NAME ...] [--build-option OPTION]   build images, one after another
+    python3 scripts/images.py measure [NAME ...] [--json]                print their sizes and cold starts as a table
+    python3 scripts/images.py pin                                        print the images of others with their digests
+
+Without names, all images for CPUs are built. The variables BASE_IMAGE, TORCH_INDEX, VLLM_IMAGE and WHEELS set the build
+arguments of the Dockerfiles; WHEELS names a folder with wheels that are already built (scripts/wheels.py). `pin` prints
+lines for the file `.env`, so that all builds and all runs use exactly these images; it needs a registry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VERSION = tomllib.loads((ROOT / "services" / "console" / "pyproject.toml").read_text())["project"]["version"]
+ARGUMENTS = ("BASE_IMAGE", "TORCH_INDEX", "VLLM_IMAGE")
+START_TIMEOUT_S, POLL_S = 300.0, 0.02
+MEGABYTE = 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image. `arguments`: build arguments. `start`: arguments of a container whose start is measured."""
+
+    dockerfile: str
+    contains: str
+    arguments: dict[str, str] = field(default_factory=dict)
+    start: tuple[str, ...] = ()
+    gpu: bool = False
+
+    def tag(self, name: str) -> str:
+        """Return the name and tag of the image."""
+        return f"arlarena/{name.removesuffix('-gpu')}:{VERSION}{'-gpu' if self.gpu else ''}"
+
+
+# The package index of torch for GPUs, as in compose.yaml.
+CUDA = os.environ.get("TORCH_GPU_INDEX") or "https://download.pytorch.org/whl/cu128"
+
+
+def environment(name: str, contains: str) -> Image:
+    """Return the image of an environment server."""
+    variables = ("ARLARENA_ENVIRONMENT_TOKEN=a-token-for-a-measurement",)
+    return Image("environment", contains, {"ENVIRONMENT": name}, ("--env", *variables))
+
+
+IMAGES = {
+    "environment-sokoban": environment("sokoban", "FastAPI, uvicorn, NumPy, Pillow"),
+    "environment-alfworld": environment("alfworld", "FastAPI, uvicorn, NumPy"),
+    "environment-webshop": environment("webshop", "FastAPI, uvicorn, NumPy, RapidFuzz, PyStemmer"),
+    "environment-tir-math": environment("tir_math", "FastAPI, uvicorn, NumPy, SciPy, SymPy, math-verify, libseccomp"),
+    "rollout": Image("rollout", "transformers without torch, redis-py"),
+    "inference": Image("inference", "torch, transformers, Starlette"),
+    "trainer": Image("trainer", "torch, transformers, TensorBoard's writer, redis-py"),
+    "console": Image("console", "the packages of trainer and rollout, Typer, Rich"),
+    "redis": Image("redis", "Debian's redis-server"),
+    "inference-gpu": Image("inference-gpu", "vLLM's image, ARLArena's gateway", gpu=True),
+    "trainer-gpu": Image("trainer", "torch for CUDA, transformers, redis-py", {"TORCH_INDEX": CUDA}, gpu=True),
+}
+CPU_IMAGES = tuple(name for name, image in IMAGES.items() if not image.gpu)
+
+
+def docker(*arguments: str) -> str:
+    """Return the output of a docker command. Raise CalledProcessError if it fails."""
+    return subprocess.run(["docker", *arguments], check=True, text=True, stdout=subprocess.PIPE).stdout.strip()
+
+
+def revision() -> str:
+    """Return the commit of the checkout, or `unknown`."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
+    done = subprocess.run(command, text=True, capture_output=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def build_command(name: str, options: list[str]) -> list[str]:
+    """Return the command that builds an image."""
+    image = IMAGES[name]
+    given = {key: os.environ[key] for key in ARGUMENTS if os.environ.get(key)}
+    arguments = given | image.arguments | {"VERSION": VERSION, "REVISION": revision()}
+    text = (ROOT / "docker" / f"{image.dockerfile}.Dockerfile").read_text()
+    words = ["docker", "build", "--file", f"docker/{image.dockerfile}.Dockerfile", "--tag", image.tag(name), *options]
+    for key, value in arguments.items():
+        if re.search(rf"^ARG {key}\b", text, re.MULTILINE):
+            words += ["--build-arg", f"{key}={value}"]
+    if os.environ.get("WHEELS"):
+        words += ["--build-context", f"wheels={os.environ['WHEELS']}"]
+    return [*words, "."]
+
+
+def build(names: list[str], options: list[str]) -> int:
+    """Build images one after another. Return the exit status of the first build that fails, else 0."""
+    for name in names:
+        print(f"building {IMAGES[name].tag(name)} ...", flush=True)
+        if status := subprocess.call(build_command(name, options), cwd=ROOT, env=os.environ | {"DOCKER_BUILDKIT": "1"}):
+            return status
+    return 0
+
+
+def size(tag: str) -> float:
+    """Return the size of an image in MB (1,000,000 bytes)."""
+    return int(docker("image", "inspect", "--format", "{{.Size}}", tag)) / MEGABYTE
+
+
+def cold_start(image: Image, tag: str) -> float | None:
+    """Return the seconds from `docker run` until the server of an image listens. None: the image has no server."""
+    if not image.start:
+        return None
+    started = time.monotonic()
+    hardened = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges:true")
+    container = docker("run", "--detach", "--network", "none", *hardened, *image.start, tag)
+    try:
+        while '"event":"listening"' not in docker("logs", container):
+            if time.monotonic() - started > START_TIMEOUT_S:
+                raise TimeoutError(f"{tag} did not listen in {START_TIMEOUT_S:g} s")
+            time.sleep(POLL_S)
+        return time.monotonic() - started
+    finally:
+        docker("rm", "--force", container)
+
+
+def measure(names: list[str]) -> list[dict[str, object]]:
+    """Return size, size over the base image, and cold start of each image."""
+    base = size(os.environ.get("BASE_IMAGE") or "python:3.11-slim")
+    rows: list[dict[str, object]] = []
+    for name in names:
+        image, tag = IMAGES[name], IMAGES[name].tag(name)
+        total, start = size(tag), cold_start(image, tag)
+        rows.append(
+            {
+                "image": tag,
+                "mb": round(total),
+                "mb_over_base": round(total - base),
+                "cold_start_s": None if start is None else round(start, 1),
+                "contains": image.contains,
+            }
+        )
+    return rows
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    """Return the measurements as a table in Markdown."""
+    lines = ["| image | size | over the base | cold start | contents |", "|---|---|---|---|---|"]
+    for row in rows:
+        start = "-" if row["cold_start_s"] is None else f"{row['cold_start_s']} s"
+        lines.append(f"| `{row['image']}` | {row['mb']} MB | {row['mb_over_base']} MB | {start} | {row['contains']} |")
+    return "\n".join(lines)
+
+
+def foreign_images() -> dict[str, str]:
+    """Return the images of others that compose.yaml and the Dockerfiles use: variable -> image."""
+    texts = [path.read_text() for path in (ROOT / "compose.yaml", *sorted((ROOT / "docker").glob("*.Dockerfile")))]
+    text = "\n".join(texts)
+    found = re.findall(r"\$\{(\w*IMAGE):-([^}]+)\}", text) + re.findall(r"^ARG (\w*IMAGE)=(\S+)$", text, re.MULTILINE)
+    return dict(found)
+
+
+def pin() -> int:
+    """Print the images of others with their digests, one line for `.env` each. Return the exit status."""
+    status = 0
+    for variable, image in foreign_images().items():
+        try:
+            docker("pull", "--quiet", image)
+            digest = docker("image", "inspect", "--format", "{{index .RepoDigests 0}}", image).rpartition("@")[2]
+            print(f"{variable}={image}@{digest}")
+        except subprocess.CalledProcessError:
+            print(f"error: {image} cannot be pulled, so {variable} is not pinned", file=sys.stderr)
+            status = 1
+    return status
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Return the parsed command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("build", "measure", "pin"))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"an image: {', '.join(IMAGES)}")
+    parser.add_argument("--build-option", action="append", default=[], help="further option of `docker build`")
+    parser.add_argument("--json", action="store_true", help="print measurements as JSON")
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.names if name not in IMAGES]:
+        parser.error(f"there is no image {unknown[0]!r}; known: {', '.join(IMAGES)}")
+    return options
+
+
+def main() -> int:
+    """Run the command. Return the exit status."""
+    options = parse(sys.argv[1:])
+    names = options.names or list(CPU_IMAGES)
+    if options.command == "pin":
+        return pin()
+    if options.command == "build":
+        return build(names, options.build_option)
+    rows = measure(names)
+    print(json.dumps(rows, indent=1) if options.json else table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+#!/usr/bin/env python3
+"""Writes the list of packages of each image (software bill of materials) to sbom/NAME.json, in the CycloneDX format.
+
+    .venv-containers/bin/python scripts/sbom.py [NAME ...]
+
+`make sbom` runs it. The list is made from outside, so no image contains a tool for it. It has the Python packages of
+the virtual environment of the image, and the packages of Debian.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from images import CPU_IMAGES, IMAGES, VERSION
+
+OUT = Path(__file__).resolve().parents[1] / "sbom"
+# Prints one line `name==version` for each package that the image's Python can import.
+LIST_PYTHON = """
+from importlib.metadata import distributions
+print(*sorted({f"{d.name}=={d.version}" for d in distributions()}), sep="\\n")
+"""
+LIST_DEBIAN = ("dpkg-query", "--show", "--showformat", "${Package}=${Version}=${Architecture}\\n")
+
+
+def in_image(tag: str, *command: str) -> str:
+    """Return the output of a command in a container of the image."""
+    words = ["docker", "run", "--rm", "--network", "none", "--read-only", "--entrypoint", command[0], tag, *command[1:]]
+    return subprocess.run(words, check=True, text=True, stdout=subprocess.PIPE).stdout
+
+
+def python_packages(tag: str) -> dict[str, Any]:
+    """Return the CycloneDX document of the image's Python packages."""
+    listed = in_image(tag, "python", "-c", LIST_PYTHON)
+    command = [sys.executable, "-m", "cyclonedx_py", "requirements", "--output-format", "JSON", "-"]
+    done = subprocess.run(command, input=listed, check=True, text=True, stdout=subprocess.PIPE)
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def debian_components(listed: str) -> list[dict[str, str]]:
+    """Return the components for the output of `LIST_DEBIAN`."""
+    rows = [line.split("=") for line in listed.splitlines()]
+    return [
+        {
+            "type": "library",
+            "bom-ref": f"deb-{name}-{architecture}",
+            "name": name,
+            "version": version,
+            "purl": f"pkg:deb/debian/{name}@{version}?arch={architecture}",
+        }
+        for name, version, architecture in rows
+    ]
+
+
+def document(name: str) -> dict[str, Any]:
+    """Return the CycloneDX document of an image."""
+    tag = IMAGES[name].tag(name)
+    made = python_packages(tag) if name != "redis" else {"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1}
+    made.setdefault("metadata", {})["component"] = {"type": "container", "name": f"arlarena/{name}", "version": VERSION}
+    made["components"] = [*made.get("components", []), *debian_components(in_image(tag, *LIST_DEBIAN))]
+    return made
+
+
+def main() -> int:
+    """Write the documents of the images that the command line names; default: all images for CPUs."""
+    names = sys.argv[1:] or list(CPU_IMAGES)
+    if unknown := [name for name in names if name not in IMAGES]:
+        print(f"error: there is no image {unknown[0]!r}; known: {', '.join(IMAGES)}", file=sys.stderr)
+        return 2
+    OUT.mkdir(exist_ok=True)
+    for name in names:
+        path = OUT / f"{name}.json"
+        made = document(name)
+        path.write_text(json.dumps(made, indent=1) + "\n")
+        print(f"{path}: {len(made['components'])} packages")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

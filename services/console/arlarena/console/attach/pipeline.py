@@ -1,0 +1,115 @@
+"""The stages of a run whose services are given. Commands that end by themselves run in this process's container.
+
+The trainer, the workers and the policy server run `arlarena join`, which waits for its stage. They all use one run
+directory: the configuration and the policy come from it, and the files of the trainer show its progress.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import aiohttp
+
+from arlarena.console.launch.broker import BrokerError, check_broker
+from arlarena.console.launch.child import AnyAddress, GivenAddress
+from arlarena.console.launch.failures import LaunchError
+from arlarena.console.launch.health import Activity, HttpHealth
+from arlarena.console.launch.pipeline import CommittedVersion, Pipeline
+from arlarena.console.launch.progress import View
+from arlarena.console.launch.supervisor import Supervisor
+from arlarena.console.report.ending import describe_ending, read_ending
+from arlarena.console.runconfig import RunConfig
+from arlarena.console.rundir import RunDirectory
+from arlarena.console.settings import ServiceAddresses, external_broker_url, given_admin_token
+from arlarena.proto.streams.queue import redact
+
+
+class AttachedPipeline(Pipeline):
+    """A run that starts no service. See `Pipeline` for the stages."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run: RunDirectory,
+        view: View,
+        supervisor: Supervisor,
+        addresses: ServiceAddresses,
+    ) -> None:
+        super().__init__(config, run, view, supervisor)
+        self.environment = GivenAddress(addresses.environment_url)
+        self.inference = GivenAddress(addresses.inference_url)
+
+    async def _start_broker(self) -> str:
+        """Check the given Redis. Without a URL, only the trainer and the workers check it."""
+        url = external_broker_url(self.config.broker)
+        if not url:
+            return "used by the trainer and the workers"
+        await self._wait(f"Redis at {redact(url)}", partial(self._broker_problem, url))
+        return "the given Redis"
+
+    async def _broker_problem(self, url: str) -> str | None:
+        try:
+            await asyncio.to_thread(check_broker, url, timeout_s=self.settings.health_timeout_s)
+        except BrokerError as error:
+            return str(error)
+        return None
+
+    async def _start_environment(self) -> str:
+        await self._wait_until_healthy("environment server", self.environment)
+        return self.environment.url
+
+    async def _start_inference(self) -> str:
+        await self._wait_until_healthy("policy server", self.inference)
+        return self.inference.url
+
+    async def _wait_until_healthy(self, name: str, address: AnyAddress) -> None:
+        check = partial(HttpHealth(), address, 0.0, self.settings.health_timeout_s)
+        await self._wait(f"the {name} at {address.url}", check)
+
+    async def _wait(self, name: str, check: Callable[[], Awaitable[str | None]]) -> None:
+        limit_s = self.settings.ready_timeout_s
+        deadline = time.monotonic() + limit_s
+        while problem := await check():
+            if time.monotonic() >= deadline:
+                raise LaunchError(f"{name} is not ready after {limit_s:g} s ([console] ready_timeout_s): {problem}")
+            await asyncio.sleep(self.settings.health_interval_s)
+
+    async def _train(self) -> str:
+        """Wait for the end of training. The trainer is healthy while its files change."""
+        run, settings = self.run, self.settings
+        files = (run.progress("train"), run.step("train"), run.metrics, run.training)
+        progress = Activity(files, settings.hang_timeout_s)
+        ended = Activity((run.training,), settings.ready_timeout_s)
+        while True:
+            ending = read_ending(run.training)
+            if ending and ending["ended_by"] not in ("signal", "error"):
+                return self._training_result()
+            # A trainer that starts again removes the file with its earlier ending.
+            unchanged = await ended(None, 0.0, settings.health_timeout_s)
+            if ending and ending["ended_by"] == "error" and unchanged:
+                raise LaunchError(f"the trainer has not started again: {describe_ending(ending)}")
+            if problem := await progress(None, 0.0, settings.health_timeout_s):
+                raise LaunchError(f"no progress of the trainer: {problem} ([console] hang_timeout_s); see its log")
+            await asyncio.sleep(settings.health_interval_s)
+
+    async def _serve_final_weights(self, newest: CommittedVersion) -> None:
+        """Send the final weights to the policy server. With a shared run directory, no file is sent."""
+        from arlarena.client.weights import PushError, Sender, WeightsClient
+
+        token = given_admin_token()
+        if token is None:
+            raise LaunchError(
+                "the policy server does not serve the final weights: restart it, so that it loads them, and continue; "
+                "or set ARLARENA_INFERENCE_ADMIN_TOKEN_FILE for this command, so that it can send them"
+            )
+        self.view.notice("the policy server does not serve the final weights: they are sent to it")
+        try:
+            async with aiohttp.ClientSession(auto_decompress=False) as session:
+                server = WeightsClient(session, self.inference.url, token)
+                await Sender().deliver(newest.directory, server)
+                await server.serve(str(newest.version), self.settings.ready_timeout_s)
+        except (PushError, aiohttp.ClientError, TimeoutError) as error:
+            raise LaunchError(f"the policy server cannot serve the final weights: {error}") from error

@@ -1,0 +1,55 @@
+"""The images: what they contain, how large they are, and how they run."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import images
+import pytest
+
+# In MB over the base image.
+LARGEST = {"environment-tir-math": 450} | dict.fromkeys(
+    ("environment-sokoban", "environment-alfworld", "environment-webshop"), 250
+)
+ENVIRONMENTS = sorted(LARGEST)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(4000)]  # the images are built
+
+
+def inspect(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(images.docker("image", "inspect", images.IMAGES[name].tag(name)))[0]
+    return found
+
+
+def python(name: str, program: str) -> str:
+    tag = images.IMAGES[name].tag(name)
+    hardened = ("--rm", "--read-only", "--network", "none", "--cap-drop", "ALL")
+    return images.docker("run", *hardened, "--entrypoint", "python", tag, "-c", program)
+
+
+@pytest.mark.parametrize("name", images.CPU_IMAGES)
+def test_an_image_runs_as_an_ordinary_user_and_has_labels(built: None, name: str) -> None:
+    config = inspect(name)["Config"]
+    assert config["User"] == ("999:999" if name == "redis" else "10001:10001")
+    assert config["Labels"]["org.opencontainers.image.version"] == images.VERSION
+    assert config["Labels"]["org.opencontainers.image.licenses"] == "Apache-2.0"
+    assert all("TOKEN" not in variable and "PASSWORD" not in variable for variable in config["Env"])
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_an_environment_server_is_small_and_has_only_its_own_environment(built: None, name: str) -> None:
+    (row,) = images.measure([name])
+    assert isinstance(row["mb_over_base"], int)
+    assert row["mb_over_base"] <= LARGEST[name]
+    program = (
+        "import importlib.util as u, json; from importlib.metadata import entry_points as e; "
+        "print(json.dumps([[p.name for p in e(group='arlarena.environments')], "
+        "[m for m in ('torch', 'transformers', 'redis', 'arlarena.trainer') if u.find_spec(m)]]))"
+    )
+    environments, others = json.loads(python(name, program))
+    assert environments == [images.IMAGES[name].arguments["ENVIRONMENT"]]
+    assert others == []
+
+
+def test_the_image_of_the_workers_has_no_torch(built: None) -> None:
+    assert python("rollout", "import importlib.util; print(importlib.util.find_spec('torch'))") == "None"

@@ -1,0 +1,103 @@
+"""One deployment of compose.yaml for the tests, with its own names, ports, secrets and volumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import compose_secrets
+import images
+
+ROOT = Path(__file__).resolve().parents[3]
+BUILD_TIMEOUT_S, READY_TIMEOUT_S, TRAINING_TIMEOUT_S = 3600, 900, 2400
+SERVICES = ("sokoban", "alfworld", "webshop", "tir-math", "redis", "run", "inference", "rollout", "trainer")
+
+
+def engine_problem() -> str:
+    """Why there is no engine, or an empty text."""
+    try:
+        done = subprocess.run(["docker", "version"], capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return "" if done.returncode == 0 else done.stderr.strip()
+
+
+class Stack:
+    """One deployment of compose.yaml with its own names, ports, secrets and volumes."""
+
+    def __init__(self, folder: Path) -> None:
+        compose_secrets.write_all(folder / "secrets")
+        config = str(ROOT / "tests" / "e2e" / "short.toml")
+        self.variables = os.environ | {
+            "COMPOSE_PROJECT_NAME": "arlarena-e2e",
+            "COMPOSE_PROFILES": "cpu",
+            "ARLARENA_CONFIG": config,
+            "ARLARENA_SOKOBAN_CONFIG": config,
+            "ARLARENA_SECRETS": str(folder / "secrets"),
+            "ARLARENA_REDIS_IMAGE": images.IMAGES["redis"].tag("redis"),
+            "ARLARENA_SOKOBAN_PORT": "18001",
+            "ARLARENA_ALFWORLD_PORT": "18002",
+            "ARLARENA_WEBSHOP_PORT": "18003",
+            "ARLARENA_INFERENCE_PORT": "18100",
+        }
+
+    def compose(self, *arguments: str, timeout_s: float = 300) -> str:
+        """The output of a compose command, which must succeed."""
+        done = subprocess.run(
+            ["docker", "compose", *arguments],
+            cwd=ROOT,
+            env=self.variables,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        said = f"{done.stdout[-3000:]}{done.stderr[-3000:]}"
+        assert done.returncode == 0, f"docker compose {shlex.join(arguments)}: {said}"
+        return done.stdout
+
+    def state(self, service: str) -> dict[str, Any]:
+        """The state of a service's container, as `docker inspect` prints it."""
+        container = self.compose("ps", "--all", "--quiet", service).split()[0]
+        state: dict[str, Any] = json.loads(images.docker("inspect", "--format", "{{json .State}}", container))
+        return state
+
+    def gateways(self, service: str) -> list[str]:
+        """The addresses that the host would have in the networks of a service."""
+        container = self.compose("ps", "--quiet", service).split()[0]
+        networks = json.loads(images.docker("inspect", "--format", "{{json .NetworkSettings.Networks}}", container))
+        made = [json.loads(images.docker("network", "inspect", name))[0] for name in networks]
+        return [str(config["Gateway"]) for network in made for config in network["IPAM"]["Config"]]
+
+    def is_healthy(self, service: str) -> bool:
+        state = self.state(service)
+        health = state.get("Health", {"Status": "healthy"})["Status"]
+        return bool(state["Running"]) and health == "healthy"
+
+    def python(self, service: str, program: str, *arguments: str, timeout_s: float = 600) -> str:
+        """The output of a Python program in the running container of a service."""
+        return self.compose("exec", "-T", service, "python", "-c", program, *arguments, timeout_s=timeout_s)
+
+    def read(self, path: str) -> str:
+        """A file of the run directory; empty if it does not exist yet. No container needs to run."""
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "copy"
+            command = ["docker", "compose", "cp", f"run:/data/run/{path}", str(copy)]
+            subprocess.run(command, cwd=ROOT, env=self.variables, capture_output=True, timeout=120, check=False)
+            return copy.read_text() if copy.exists() else ""
+
+    def steps(self) -> int:
+        return len(self.read("metrics.jsonl").splitlines())
+
+    def until(self, condition: Callable[[], bool], what: str, limit_s: float = TRAINING_TIMEOUT_S) -> None:
+        deadline = time.monotonic() + limit_s
+        while not condition():
+            assert time.monotonic() < deadline, f"{what}: {self.compose('logs', '--tail', '20')[-6000:]}"
+            time.sleep(1)
