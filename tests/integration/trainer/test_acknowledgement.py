@@ -25,7 +25,7 @@ __all__ = ["policy", "tiny_directory"]
 
 NOW = PolicyVersion("life", 0, "d0")
 # Fields of `Trainer` that are not used when a checkpoint is saved.
-UNUSED = ("versions", "probe", "publisher", "metrics", "flows", "board", "progress")
+UNUSED = ("versions", "probe", "publisher", "metrics", "flows", "trackers", "recorder", "alarms", "progress")
 
 
 @pytest.fixture

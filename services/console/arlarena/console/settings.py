@@ -15,12 +15,14 @@ from arlarena.console.launch.child_environment import child_environment
 from arlarena.proto.config import ConfigError, Table, exit_on_config_error, load_table, secret_from
 from arlarena.proto.shared_settings import ConsoleKeys, RunSettings, seed_from
 from arlarena.proto.streams.broker_address import broker_url
+from arlarena.proto.text.files import TextFileError, read_text
 from arlarena.proto.text.redaction import register_secret
 
 ADMIN_TOKEN = "ARLARENA_INFERENCE_ADMIN_TOKEN"
 ENVIRONMENT_TOKEN = "ARLARENA_ENVIRONMENT_TOKEN"
 API_KEY = "ARLARENA_INFERENCE_API_KEY"
 BROKER_URL = "ARLARENA_REDIS_URL"
+PAGE_TOKEN = "ARLARENA_PAGE_TOKEN"
 
 
 class Threads(Table):
@@ -152,6 +154,31 @@ def external_broker_url(settings: BrokerSettings) -> str:
     """
     url = redis_url_from_environment() or settings.url
     return broker_url(url, os.environ, settings.password_file) if url else ""
+
+
+def page_token(file: Path | None) -> str | None:
+    """Returns the token of the run page: the content of `file`, else ARLARENA_PAGE_TOKEN, else None.
+
+    Raises:
+        ConfigError: the file cannot be read, or has no token.
+    """
+    if file is None:
+        return secret_from(os.environ, PAGE_TOKEN)
+    try:
+        token = read_text(file).strip()
+    except TextFileError as error:
+        raise ConfigError(f"--token-file {error}") from error
+    if not token:
+        raise ConfigError(f"--token-file {file} is empty")
+    register_secret(token)
+    return token
+
+
+def page_cache_folder() -> Path:
+    """Returns the folder of the page's indices: ARLARENA_CACHE_DIR, else `arlarena` in the user's cache folder."""
+    if chosen := os.environ.get("ARLARENA_CACHE_DIR"):
+        return Path(chosen) / "page"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arlarena" / "page"
 
 
 def redis_url_from_environment() -> str:
