@@ -5,8 +5,6 @@ Keys that a release does not write have defaults, so that files of earlier relea
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
 from arlarena.proto.trajectory import PolicyVersion, Task, Trajectory, Turn, VersionSpan
@@ -18,7 +16,6 @@ class TurnLine(msgspec.Struct):
     """A turn. `turn`: its number, from 0. `logprob`: sum of the log-probs of the reply's tokens, in nats.
 
     The other keys are those of `trajectory.Turn`. `version` is the text of the weights that sampled the reply.
-    `seconds`: thinking time of a person; None for a model.
     """
 
     turn: int = 0
@@ -35,7 +32,6 @@ class TurnLine(msgspec.Struct):
     version: str = ""
     response_tokens: int = 0
     logprob: float = 0.0
-    seconds: float | None = None
 
     @classmethod
     def of(cls, number: int, turn: Turn) -> TurnLine:
@@ -84,7 +80,7 @@ class TurnLine(msgspec.Struct):
 
 
 class EpisodeLine(msgspec.Struct):
-    """An episode. `return_`: sum of the rewards. `player`: "human" if a person played; else None.
+    """An episode. `return_`: sum of the rewards.
 
     The other keys are those of `trajectory.Task`, `trajectory.Trajectory` and `env_api.Metadata`.
     """
@@ -108,9 +104,6 @@ class EpisodeLine(msgspec.Struct):
     metrics: dict[str, float] = {}
     final_observation: str | None = None
     duration_s: float = 0.0
-    player: str | None = None
-    # WebShop's page for people writes an object here.
-    environment: Any = None
 
     @classmethod
     def of(

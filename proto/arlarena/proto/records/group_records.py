@@ -83,13 +83,18 @@ class MemberRecord(msgspec.Struct, frozen=True):
 
 
 class GroupRecord(msgspec.Struct, frozen=True):
-    """A group that a step collected, and its outcome. `reason`: why the group was not trained on; "" if it was."""
+    """A group that a step collected, and its outcome.
+
+    `reason`: why the group was not trained on; "" if it was. `update`: the number of the optimiser update of the step
+    that used the group, from 0; None if none did.
+    """
 
     group: Group
     status: GroupStatus
     reason: str
     members: tuple[MemberRecord, ...]
     step: int
+    update: int | None = None
     schema: int = SCHEMA
 
 

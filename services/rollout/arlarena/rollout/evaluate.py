@@ -133,7 +133,7 @@ def summarise(
     played: EvalResults,
     wall_s: float,
 ) -> dict[str, Any]:
-    """Returns the result of the evaluation as a JSON object. `proto/arlarena/proto/metrics.toml` defines its metrics.
+    """Returns the result of the evaluation as a JSON object. `arlarena/proto/metrics.toml` defines its metrics.
 
     Shares are in [0, 1]. `ci95`: 95 % intervals. `errors`: number of attempts without a result. `without_turns`: number
     of episodes that ended before the policy's first turn.

@@ -58,6 +58,7 @@ def view(request: ViewRequest) -> None:
     catalog = Catalog(list(request.runs), request.cache or page_cache_folder())
     rules = AccessRules(request.host, token, request.names)
     play = is_loopback(request.host) if request.play is None else request.play
+    catalog.add_folder(request.play_dir)
     games = Games(catalog, PlayOptions(enabled=play, folder=request.play_dir))
     app = build_app(catalog, rules, PlayRoutes(games).routes())
     with contextlib.closing(_bind(request.host, request.port)) as bound:

@@ -121,7 +121,7 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise ConfigError(f"{folder} is not a directory: give a run directory, or a folder that contains runs")
-        inside = _below(folder, MAX_DEPTH)
+        inside = below(folder, MAX_DEPTH)
         if not inside:
             raise ConfigError(f"{folder} contains no run of ARLArena (no run.json)")
         found += inside
@@ -134,7 +134,8 @@ def is_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in MARKERS)
 
 
-def _below(folder: Path, depth: int) -> list[Path]:
+def below(folder: Path, depth: int) -> list[Path]:
+    """Returns `folder` if it is a run, else the runs at most `depth` folders below it."""
     if is_run(folder):
         return [folder]
     if depth == 0:
@@ -143,7 +144,7 @@ def _below(folder: Path, depth: int) -> list[Path]:
         inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
     except OSError:
         return []
-    return [run for path in inside[:MAX_RUNS] if not path.name.startswith(".") for run in _below(path, depth - 1)]
+    return [run for path in inside[:MAX_RUNS] if not path.name.startswith(".") for run in below(path, depth - 1)]
 
 
 class Catalog:
@@ -169,8 +170,12 @@ class Catalog:
                 self._runs[id] = PageRun(id, path, self._cache)
 
     def look_again(self) -> None:
-        """Add runs that have appeared since."""
-        self._add(find_runs(self._folders))
+        """Add runs that have appeared since. Folders that have vanished are ignored."""
+        self._add([path.resolve() for folder in self._folders for path in below(folder, MAX_DEPTH)])
+
+    def add_folder(self, folder: Path) -> None:
+        """Also look below `folder`, which may not exist yet."""
+        self._folders.append(folder)
 
     def start(self) -> None:
         """Start to build the indices."""

@@ -46,6 +46,25 @@ def usable_members(part: Sequence[ScoredGroup]) -> Iterator[tuple[ScoredGroup, i
         yield from ((scored, member) for member, usable in enumerate(scored.usable) if usable)
 
 
+def collect_figures(
+    parts: Sequence[Part], figures: Sequence[Mapping[int, RowFigures]]
+) -> dict[tuple[str, int], list[TurnFigures]]:
+    """Return the figures of each turn, by group id and member. `figures`: `Learner.row_figures` of the minibatches."""
+    found: dict[tuple[str, int], list[TurnFigures]] = {}
+    for (part, rows), by_number in zip(parts, figures, strict=True):
+        members = list(usable_members(part))
+        for row in rows:
+            if (recorded := by_number.get(row.number)) is None:
+                continue
+            scored, member = members[row.trajectory]
+            ends = [0]
+            for tokens, _ in row.turns:
+                ends.append(ends[-1] + tokens)
+            sizes = [int(row.mask[first:last].sum()) for first, last in pairwise(ends)]
+            found.setdefault((scored.group.id, member), []).extend(recorded.turns(sizes))
+    return found
+
+
 class StepRecorder:
     """Records the groups of one step at a time: `start`, `trajectories`, `keep`, `write`."""
 
@@ -58,6 +77,7 @@ class StepRecorder:
         self._skipped: Collection[str] = ()
         self._skip_reason = ""
         self._figures: dict[tuple[str, int], list[TurnFigures]] = {}
+        self._updates: dict[str, int] = {}
 
     def discard_after(self, step: int) -> None:
         """Delete the files of steps after `step`, which a resumed run takes again."""
@@ -70,7 +90,8 @@ class StepRecorder:
         every = self._settings.record_groups_every
         self._complete = bool(every) and step % every == 0
         self._chosen = frozenset(group.id for group in self._choose(step, collected))
-        self._weights, self._skipped, self._skip_reason, self._figures = str(weights), (), "", {}
+        self._weights, self._skipped, self._skip_reason = str(weights), (), ""
+        self._figures, self._updates = {}, {}
 
     def _choose(self, step: int, collected: Collected) -> list[Group]:
         batch, rest = collected.selected.batch, [*collected.selected.filtered, *collected.stale]
@@ -98,17 +119,8 @@ class StepRecorder:
     ) -> None:
         """Keep the figures of the updates. `skipped`: ids of groups whose update was not applied, for `reason`."""
         self._skipped, self._skip_reason = frozenset(skipped), reason
-        for (part, rows), by_number in zip(parts, figures, strict=True):
-            members = list(usable_members(part))
-            for row in rows:
-                if (found := by_number.get(row.number)) is None:
-                    continue
-                scored, member = members[row.trajectory]
-                ends = [0]
-                for tokens, _ in row.turns:
-                    ends.append(ends[-1] + tokens)
-                sizes = [int(row.mask[first:last].sum()) for first, last in pairwise(ends)]
-                self._figures.setdefault((scored.group.id, member), []).extend(found.turns(sizes))
+        self._figures = collect_figures(parts, figures)
+        self._updates = {scored.group.id: number for number, (part, _) in enumerate(parts) for scored in part}
 
     def write(self, step: int, collected: Collected, scored: Sequence[ScoredGroup], policy: StalenessPolicy) -> None:
         """Write the file of the step. `scored`: the groups of the batch. `policy`: the staleness policy of the step."""
@@ -161,7 +173,7 @@ class StepRecorder:
                 if group.id in self._skipped:
                     given = ("skipped", self._skip_reason)
                 members = self._members(group, given, by_id.get(group.id), policy)
-                yield encode_frame(GroupRecord(group, *given, members, step))
+                yield encode_frame(GroupRecord(group, *given, members, step, self._updates.get(group.id)))
 
     def _members(
         self, group: Group, outcome: tuple[GroupStatus, str], scored: ScoredGroup | None, policy: StalenessPolicy

@@ -210,13 +210,10 @@ class Games:
         server = await self._servers.use((task.environment, run.id if run else None), options)
         try:
             (session,) = await server.client.open(1, ttl_s=IDLE_S)
-            index = None if task.name else task.index
-            first = await session.reset(
-                split=None if task.name else task.split,
-                index=index,
-                seed=task.seed,
-                task_id=task.id.partition("/")[2] if task.name else None,
-            )
+            if task.index >= 0:
+                first = await session.reset(split=task.split, index=task.index, seed=task.seed)
+            else:
+                first = await session.reset(task_id=task.id, seed=task.seed)
             game = Game(f"p{secrets.token_hex(8)}", run, server, session, task, first, first, origin)
             for number in range(len(replies) + 1):
                 known = expected[number] if expected else ""

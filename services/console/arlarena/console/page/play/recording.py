@@ -16,6 +16,19 @@ from arlarena.proto.records.episode_lines import EpisodeLine, TurnLine
 from arlarena.proto.trajectory import Task
 
 
+class PersonTurn(TurnLine):
+    """A turn of a person's episode. `seconds`: time since the previous action; None for a replayed turn."""
+
+    seconds: float | None = None
+
+
+class PersonEpisode(EpisodeLine):
+    """A finished game."""
+
+    turns: tuple[PersonTurn, ...] = ()
+    player: str = "human"
+
+
 @dataclass(frozen=True, slots=True)
 class PlayedTurn:
     """One turn of a game. `by_person`: False for replayed turns of a recorded episode."""
@@ -26,9 +39,9 @@ class PlayedTurn:
     seconds: float
     by_person: bool
 
-    def line(self, number: int) -> TurnLine:
+    def line(self, number: int) -> PersonTurn:
         """Returns the line of the turn."""
-        return TurnLine(
+        return PersonTurn(
             turn=number,
             observation=self.before.observation.text,
             response=self.reply,
@@ -43,11 +56,11 @@ class PlayedTurn:
         )
 
 
-def played_line(id: str, task: Task, first: StepOutcome, turns: Sequence[PlayedTurn], started: float) -> EpisodeLine:
+def played_line(id: str, task: Task, first: StepOutcome, turns: Sequence[PlayedTurn], started: float) -> PersonEpisode:
     """Returns the line of a finished game."""
     last = turns[-1].after
     lines = tuple(turn.line(number) for number, turn in enumerate(turns))
-    return EpisodeLine(
+    return PersonEpisode(
         id=id,
         task=task.id,
         turns=lines,
@@ -64,7 +77,6 @@ def played_line(id: str, task: Task, first: StepOutcome, turns: Sequence[PlayedT
         metrics={"turns": float(len(lines))} | _counts(lines),
         final_observation=last.observation.text,
         duration_s=round(time.time() - started, 3),
-        player="human",
     )
 
 

@@ -52,6 +52,7 @@ def _group(records: RecordCache, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "id": rows[0]["group_id"],
         "status": rows[0]["group_status"],
         "reason": first.record.reason if first.record else None,
+        "update": first.record.update if first.record else None,
         "task": rows[0]["task"],
         "kind": rows[0]["kind"],
         "success": sum(bool(row["success"]) for row in rows),
