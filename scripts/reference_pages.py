@@ -1,7 +1,7 @@
 """Write the generated pages of docs/reference: command line, HTTP API of the environment server, glossary of metrics.
 
 The page about the command line contains the `--help` of each command. The page about the HTTP API is written from the
-`/openapi.json` of a running server, and the glossary from `proto/arlarena/proto/metrics.toml` and the Prometheus registries of the
+`/openapi.json` of a running server, and the glossary from `arlarena/proto/metrics.toml` and the Prometheus registries of the
 services.
 
 .venv/bin/python scripts/reference_pages.py            write the pages
@@ -66,7 +66,7 @@ METRICS_HEAD = """\
 # Metrics
 
 This page lists every metric, with its unit, its definition and the module that computes it.
-`scripts/reference_pages.py` writes this page from `proto/arlarena/proto/metrics.toml` and from the Prometheus registries of the
+`scripts/reference_pages.py` writes this page from `arlarena/proto/metrics.toml` and from the Prometheus registries of the
 servers.
 
 Shares are between 0 and 1. Log-probabilities, KL and entropy are in nats per token. A is the advantage, π_θ the trained

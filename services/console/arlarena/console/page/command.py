@@ -15,7 +15,6 @@ import uvicorn
 
 from arlarena.console.launch.failures import LaunchError
 from arlarena.console.page.play.games import Games, PlayOptions
-from arlarena.console.page.play.routes import PlayRoutes
 from arlarena.console.page.runs import Catalog
 from arlarena.console.page.server.app import build_app
 from arlarena.console.page.server.security import AccessRules, is_loopback
@@ -60,12 +59,12 @@ def view(request: ViewRequest) -> None:
     play = is_loopback(request.host) if request.play is None else request.play
     catalog.add_folder(request.play_dir)
     games = Games(catalog, PlayOptions(enabled=play, folder=request.play_dir))
-    app = build_app(catalog, rules, PlayRoutes(games).routes())
+    app = build_app(catalog, rules, games)
     with contextlib.closing(_bind(request.host, request.port)) as bound:
         host, port = bound.getsockname()[:2]
         announce(host, port)
         print(f"The page is at http://{_shown(host)}:{port}", file=sys.stderr)
-        asyncio.run(_serve(app, bound, games))
+        asyncio.run(_serve(app, bound))
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -85,7 +84,7 @@ def _shown(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-async def _serve(app: object, bound: socket.socket, games: Games) -> None:
+async def _serve(app: object, bound: socket.socket) -> None:
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
         log_level="warning",
@@ -99,10 +98,7 @@ async def _serve(app: object, bound: socket.socket, games: Games) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, lambda: _stop(server, app))
-    try:
-        await server.serve([bound])
-    finally:
-        await games.close()
+    await server.serve([bound])
 
 
 class _PageServer(uvicorn.Server):

@@ -125,7 +125,8 @@ class MetricsTable:
 
 def _number(raw: msgspec.Raw) -> float:
     try:
-        return float(msgspec.json.decode(raw, type=float | None) or 0.0) if raw != b"null" else nan
+        value = msgspec.json.decode(raw, type=float | None)
+        return nan if value is None else value
     except (msgspec.MsgspecError, OverflowError):
         return nan
 

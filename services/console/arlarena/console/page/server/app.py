@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -13,6 +13,8 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from arlarena.console.page.play.games import Games
+from arlarena.console.page.play.routes import PlayRoutes
 from arlarena.console.page.runs import Catalog
 from arlarena.console.page.server.live import LiveRuns
 from arlarena.console.page.server.routes import RunRoutes
@@ -39,8 +41,8 @@ async def _index(_request: Request) -> Response:
     return FileResponse(STATIC / "index.html")
 
 
-def build_app(catalog: Catalog, rules: AccessRules, play_routes: Sequence[Route] = ()) -> Starlette:
-    """Build the application. `play_routes`: the routes of `page.play`."""
+def build_app(catalog: Catalog, rules: AccessRules, games: Games) -> Starlette:
+    """Build the application. At its end, it stops the index and the environment servers of `games`."""
     live = LiveRuns(catalog)
 
     async def _login(request: Request) -> Response:
@@ -53,6 +55,7 @@ def build_app(catalog: Catalog, rules: AccessRules, play_routes: Sequence[Route]
             yield
         finally:
             await live.close()
+            await games.close()
             catalog.stop()
 
     app = Starlette(
@@ -60,7 +63,7 @@ def build_app(catalog: Catalog, rules: AccessRules, play_routes: Sequence[Route]
             Route("/", _index),
             Route("/login", _login),
             *RunRoutes(catalog, live).routes(),
-            *play_routes,
+            *PlayRoutes(games).routes(),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[Middleware(AccessMiddleware, rules=rules)],
