@@ -193,6 +193,7 @@ def page_server(
     catalog = Catalog(runs, folder / "cache", interval_s=0.05)
     for run in catalog.runs():
         run.index.refresh()
+    catalog.add_folder(folder / "played")
     games = Games(catalog, PlayOptions(enabled=play, folder=folder / "played"))
     app = build_app(catalog, AccessRules(host, token), games)
     bound = socket.create_server(("127.0.0.1", 0))

@@ -63,11 +63,12 @@ def file_kind(name: str) -> FileKind | None:
 
 
 class IndexBuilder:
-    """Indexes the files of one run. `refresh` is called by one thread; `progress` by any thread."""
+    """Indexes the files of one run. Safe for several threads."""
 
     def __init__(self, files: RunFiles, database: RunDatabase) -> None:
         """Read the state of an existing index."""
         self._files, self._database = files, database
+        self._lock = threading.Lock()
         self.progress = IndexProgress(False, 0.0, *self._counts())
 
     def _counts(self) -> tuple[int, int]:
@@ -86,6 +87,10 @@ class IndexBuilder:
 
     def refresh(self, stopped: Callable[[], bool] = lambda: False) -> bool:
         """Index what has changed. Returns whether anything has changed. `stopped`: ends the work early."""
+        with self._lock:
+            return self._refresh(stopped)
+
+    def _refresh(self, stopped: Callable[[], bool]) -> bool:
         sources = self.sources()
         with self._database.connect() as connection:
             known = {
@@ -246,7 +251,8 @@ class IndexThread:
     def stop(self) -> None:
         """Stop the thread, and wait for the end of its transaction."""
         self._stop.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _work(self) -> None:
         while not self._stop.is_set():

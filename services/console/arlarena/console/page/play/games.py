@@ -275,7 +275,9 @@ class Games:
                 await self.end(game)
 
     async def close(self) -> None:
-        """Stop all environment servers."""
+        """End all games, and stop all environment servers."""
+        for game in list(self._games.values()):
+            await self.end(game)
         await self._servers.close()
 
 
