@@ -101,13 +101,16 @@ def _list(values: tuple[float, ...]) -> str | None:
 
 
 def _write_csv(path: Path, rows: Iterator[Row]) -> None:
-    with open_atomic(path) as file, io.TextIOWrapper(file, "utf-8", newline="", write_through=True) as text:
-        writer = csv.writer(text, lineterminator="\r\n")
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\r\n")
+    with open_atomic(path) as file:
         for number, row in enumerate(rows):
             if not number:
                 writer.writerow([neutral(name) for name in row])
             writer.writerow([_cell(value) for value in row.values()])
-        text.detach()
+            file.write(buffer.getvalue().encode("utf-8", "replace"))
+            buffer.seek(0)
+            buffer.truncate()
 
 
 def _cell(value: Any) -> Any:
