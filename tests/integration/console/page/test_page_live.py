@@ -126,6 +126,19 @@ def test_files_may_grow_be_replaced_and_vanish_while_they_are_read(tmp_path):
     database.close()
 
 
+def test_long_files_are_indexed_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr("arlarena.console.page.index.builder.BATCH_EPISODES", 3)
+    run = make_run(tmp_path / "run")
+    whole = [msgspec.json.encode(episode_line(number, success=True)) + b"\n" for number in range(10)]
+    (run / "episodes" / "long.jsonl").write_bytes(b"".join(whole))
+    with page_server([run], tmp_path) as page:
+        listed = page.ok("/api/runs/run/episodes?label=long")["episodes"]
+        assert [episode["task"] for episode in listed] == [f"guess/test/{number}" for number in range(10)]
+        (side,) = [each for each in page.ok("/api/runs/run/behaviour")["sides"] if each["label"] == "long"]
+        assert side["success"] == {"episodes": 10, "transitions": {"up>down": 10, "up>up": 10}}
+        assert page.ok("/api/runs/run/episodes?label=long&q=guess")["total"] == 10
+
+
 def test_an_existing_index_is_used_again_and_a_second_page_only_reads(tmp_path):
     run = make_run(tmp_path / "run")
     first = RunDatabase(tmp_path / "cache", run, "x")

@@ -141,7 +141,7 @@ class IndexBuilder:
             last, records = place.offset + place.size, place.number + 1
             if len(batch.rows) >= BATCH_EPISODES:
                 self._write(batch, kind, number, last, records)
-                batch = Batch()
+                batch.clear()  # `_records` adds to the same object
                 episodes, problems = self.progress.episodes, self.progress.problems
                 share = (done + min(last, file.size)) / total
                 self.progress = IndexProgress(False, share, episodes + BATCH_EPISODES, problems)

@@ -43,6 +43,12 @@ class Batch:
     texts: list[str] = field(default_factory=list)
     transitions: Counter[tuple[bool, str]] = field(default_factory=Counter)
 
+    def clear(self) -> None:
+        """Remove everything."""
+        self.rows.clear()
+        self.texts.clear()
+        self.transitions.clear()
+
 
 def action_word(action: str, valid: bool) -> str:
     """Returns the first word of an action, or `-` if the action is invalid or empty. Flows count these words."""

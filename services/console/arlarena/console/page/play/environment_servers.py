@@ -90,8 +90,8 @@ class EnvironmentServers:
         configuration.write_text(tomli_w.dumps({"environment": {"name": environment, "options": options}}))
         token = secrets.token_urlsafe(24)
         register_secret(token)
-        argv = (sys.executable, "-m", "arlarena.env_server", environment, "--config", str(configuration))
-        argv += ("--host", HOST, "--port", "0")
+        module = (sys.executable, "-m", "arlarena.env_server", environment)
+        argv = (*module, "--config", str(configuration), "--host", HOST, "--port", "0")
         log = folder / "environment.log"
         child = await Child.start(
             ProcessSpec(argv, log, inherited("env_server") | {ENVIRONMENT_TOKEN: token, "PYTHONUNBUFFERED": "1"}),
@@ -143,7 +143,8 @@ async def _ready(child: Child) -> None:
     health = HttpHealth()
     ended = asyncio.create_task(child.process.wait())
     try:
-        await asyncio.wait([ended, child.address], return_when=asyncio.FIRST_COMPLETED)
+        announced: set[asyncio.Future[Any]] = {ended, child.address}
+        await asyncio.wait(announced, return_when=asyncio.FIRST_COMPLETED)
         while not ended.done():
             if child.address.done() and await health(child.address.result(), child.started, HEALTH_TIMEOUT_S) is None:
                 return
