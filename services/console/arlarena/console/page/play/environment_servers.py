@@ -17,7 +17,7 @@ import tomli_w
 from arlarena.client.environments import EnvironmentClient
 from arlarena.console.launch.child import Child, ProcessReaper, ProcessSpec
 from arlarena.console.launch.health import HttpHealth
-from arlarena.console.page.server.security import ApiError
+from arlarena.console.page.server.security import PageError
 from arlarena.console.settings import ENVIRONMENT_TOKEN, inherited
 from arlarena.proto.env_api import Info
 from arlarena.proto.text.redaction import register_secret
@@ -60,7 +60,7 @@ class EnvironmentServers:
         `options`: the table `[environment.options]` of the run.
 
         Raises:
-            ApiError: the server does not start.
+            PageError: the server does not start.
         """
         async with self._lock:
             found = self._servers.get(key)
@@ -103,7 +103,7 @@ class EnvironmentServers:
             return EnvironmentServer(child, client, await client.info())
         except Exception as error:  # also the errors of the client: the person gets the server's own reason
             await child.stop(STOP_S)
-            raise ApiError(
+            raise PageError(
                 503, "unavailable", f"the environment server did not start: {_reason(log, error)}"
             ) from error
 
