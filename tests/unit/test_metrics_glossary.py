@@ -14,7 +14,7 @@ from arlarena.trainer.metrics.diagnostics import episode_metrics, training_metri
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = {"training": "trainer", "evaluation": "rollout", "episode": "rollout"}
 GLOSSARY: dict[str, dict[str, tuple[str, str, str]]] = tomllib.loads(
-    (ROOT / "scripts" / "metrics.toml").read_text(encoding="utf-8")
+    (ROOT / "proto" / "arlarena" / "proto" / "metrics.toml").read_text(encoding="utf-8")
 )
 # Keys of dictionaries in the modules of training metrics that are no metrics.
 NO_METRICS = {

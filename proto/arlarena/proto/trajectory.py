@@ -125,6 +125,7 @@ class Turn(msgspec.Struct):
     sampling distribution at the task's temperature; packed float32. `loss_mask`: packed uint8, 1 for tokens that the
     policy sampled. `spans`: the weight version of each range of response tokens. `state_key`, `observation_key`: see
     `env_api.Metadata`. `images`: hashes of the images. `no_action`: True if the response contains no action.
+    `admissible_actions`: the actions that the environment listed before the turn; empty if it lists none.
     """
 
     new_prompt_ids: bytes
@@ -144,6 +145,7 @@ class Turn(msgspec.Struct):
     images: tuple[str, ...] = ()
     no_action: bool = False
     reset: bool = True
+    admissible_actions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.new_prompt_ids) % 4 or len(self.response_ids) % 4:
@@ -180,7 +182,8 @@ class Turn(msgspec.Struct):
 class Trajectory(msgspec.Struct):
     """One episode. `outcome` is `policy_error` if the policy caused an error. The score is then 0.
 
-    `fault`: the message of the error, such as "a prompt of 900 tokens leaves no room in a context of 512".
+    `fault`: the message of the error, such as "a prompt of 900 tokens leaves no room in a context of 512". `kind`: see
+    `env_api.Metadata`.
     """
 
     id: str
@@ -194,6 +197,7 @@ class Trajectory(msgspec.Struct):
     duration_s: float = 0.0
     metrics: dict[str, float] = {}
     fault: str = ""
+    kind: str = ""
 
     def __post_init__(self) -> None:
         if self.turns and not self.turns[0].reset:

@@ -1,4 +1,4 @@
-"""scripts/metrics.toml lists exactly the metrics that training writes."""
+"""proto/arlarena/proto/metrics.toml lists exactly the metrics that training writes."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from support.trainer.trainer_processes_support import prepare, recorded, train_w
 
 pytestmark = pytest.mark.slow  # runs two trainers
 
-TABLE = Path(__file__).parents[3] / "scripts" / "metrics.toml"
+TABLE = Path(__file__).parents[3] / "proto" / "arlarena" / "proto" / "metrics.toml"
 # Together, these methods write all metrics that only some methods have.
 METHODS = (
     {"recipe": "sampo"},

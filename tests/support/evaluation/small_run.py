@@ -123,7 +123,7 @@ class SmallRun:
         result["served"] = msgspec.to_builtins(self.served)
         (self.folder / "eval_sets").mkdir(exist_ok=True)
         (self.folder / "eval_sets" / f"{label}.json").write_text(json.dumps(result))
-        write_episodes(self.folder / "episodes" / f"{label}.jsonl", assignments, played, EVALUATED)
+        write_episodes(self.folder / "episodes" / f"{label}.jsonl", assignments, played, EVALUATED, 10**7)
 
 
 def write_small_run(folder: Path, url: str, name: str, options: dict[str, Any]) -> None:

@@ -23,12 +23,14 @@ from arlarena.proto.config import (
 from arlarena.proto.http.addresses import service_url
 from arlarena.proto.shared_settings import ConsoleKeys, RunSettings, seed_from
 from arlarena.proto.streams.broker_address import broker_url
+from arlarena.proto.text.files import TextFileError, read_text
 from arlarena.proto.text.redaction import register_secret
 
 ADMIN_TOKEN = "ARLARENA_INFERENCE_ADMIN_TOKEN"
 ENVIRONMENT_TOKEN = "ARLARENA_ENVIRONMENT_TOKEN"
 API_KEY = "ARLARENA_INFERENCE_API_KEY"
 BROKER_URL = "ARLARENA_REDIS_URL"
+PAGE_TOKEN = "ARLARENA_PAGE_TOKEN"
 
 
 class Threads(Table):
@@ -195,6 +197,31 @@ def service_addresses(flags: Mapping[str, str | None]) -> ServiceAddresses:
 def given_admin_token() -> str | None:
     """Returns the policy server's admin token from its environment variable or its file, or None."""
     return secret_from(os.environ, ADMIN_TOKEN)
+
+
+def page_token(file: Path | None) -> str | None:
+    """Returns the token of the run page: the content of `file`, else ARLARENA_PAGE_TOKEN, else None.
+
+    Raises:
+        ConfigError: the file cannot be read, or has no token.
+    """
+    if file is None:
+        return secret_from(os.environ, PAGE_TOKEN)
+    try:
+        token = read_text(file).strip()
+    except TextFileError as error:
+        raise ConfigError(f"--token-file {error}") from error
+    if not token:
+        raise ConfigError(f"--token-file {file} is empty")
+    register_secret(token)
+    return token
+
+
+def page_cache_folder() -> Path:
+    """Returns the folder of the page's indices: ARLARENA_CACHE_DIR, else `arlarena` in the user's cache folder."""
+    if chosen := os.environ.get("ARLARENA_CACHE_DIR"):
+        return Path(chosen) / "page"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arlarena" / "page"
 
 
 def redis_url_from_environment() -> str:

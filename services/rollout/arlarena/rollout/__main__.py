@@ -208,7 +208,7 @@ async def _evaluate(setup: Setup, eval_set: EvaluationSettings, out: Path, episo
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, result)
     if episodes is not None:
-        write_episodes(episodes, assignments, played, eval_set.episodes)
+        write_episodes(episodes, assignments, played, eval_set.episodes, int(1e6 * eval_set.episodes_mb))
     print(printable(describe(result)))
     if (why := no_prompt_fits(played)) is not None:
         print_error(why)

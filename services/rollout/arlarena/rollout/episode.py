@@ -176,6 +176,7 @@ def _turn(before: StepOutcome, response: Response, after: StepOutcome | None) ->
         images=before.images,
         no_action=after.metadata.no_action if after else False,
         reset=response.reset,
+        admissible_actions=tuple(before.observation.admissible_actions or ()),
     )
 
 
@@ -218,5 +219,6 @@ async def play(session: Session, assignment: Assignment, policy: Policy) -> Epis
         duration_s=time.monotonic() - started,
         metrics=metrics,
         fault=fault,
+        kind=first.metadata.kind,
     )
     return EpisodeRecord(trajectory, first, state)

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from arlarena.proto.atomic_files import write_bytes
+from arlarena.proto.atomic_files import open_atomic
+from arlarena.proto.records.episode_lines import SCHEMA, EpisodeLine
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Sampling, Task, Trajectory, Turn
 from arlarena.rollout.episode import FAULT, PROMPT_TOO_LONG, Assignment, EpisodeRecord
@@ -24,7 +25,6 @@ from arlarena.rollout.settings import EvaluationSettings
 from arlarena.rollout.worker import version_range
 
 T = TypeVar("T")
-SCHEMA = 2  # version of the format of the result and of the episodes file
 # The reason why an episode has no turn: the task was already finished after the reset.
 OVER_AT_RESET = "over at reset"
 
@@ -137,7 +137,7 @@ def summarise(
     played: EvalResults,
     wall_s: float,
 ) -> dict[str, Any]:
-    """Returns the result of the evaluation as a JSON object. `scripts/metrics.toml` defines its metrics.
+    """Returns the result of the evaluation as a JSON object. `arlarena/proto/metrics.toml` defines its metrics.
 
     Shares are in [0, 1]. `ci95`: 95 % intervals. `errors`: number of attempts without a result. `without_turns`: number
     of episodes that ended before the policy's first turn.
@@ -243,48 +243,32 @@ def describe(result: dict[str, Any]) -> str:
     )
 
 
-def episode_record(assignment: Assignment, episode: EpisodeRecord) -> dict[str, Any]:
-    """Returns one episode as a JSON object for the episodes file."""
-    trajectory = episode.trajectory
-    turns = [
-        {
-            "turn": number,
-            "observation": turn.observation,
-            "response": turn.response,
-            "action": turn.action,
-            "reward": turn.reward,
-            "action_valid": turn.action_valid,
-            "format_valid": turn.format_valid,
-            "no_action": turn.no_action,
-            "finish_reason": turn.finish_reason,
-            "state_key": turn.state_key,
-            "response_tokens": len(turn.loss_mask),
-            "logprob": round(float(turn.behaviour_logprobs().sum()), 4),
-        }
-        for number, turn in enumerate(trajectory.turns)
-    ]
-    return {
-        "schema": SCHEMA,
-        "id": trajectory.id,
-        "task": assignment.task.id,
-        "success": trajectory.success,
-        "score": trajectory.score,
-        "return": round(trajectory.total_reward, 4),
-        "outcome": trajectory.outcome,
-        "fault": trajectory.fault,
-        "terminated": trajectory.terminated,
-        "truncated": trajectory.truncated,
-        "optimal_moves": episode.first.metadata.optimal_moves,
-        "metrics": trajectory.metrics,
-        "turns": turns,
-        "final_observation": episode.last.observation.text,
-    }
+def episode_line(assignment: Assignment, episode: EpisodeRecord) -> EpisodeLine:
+    """Returns the line of one episode in the episodes file."""
+    return EpisodeLine.of(
+        assignment.task,
+        episode.trajectory,
+        optimal_moves=episode.first.metadata.optimal_moves,
+        final_observation=episode.last.observation.text,
+    )
 
 
-def write_episodes(path: Path, assignments: Sequence[Assignment], played: EvalResults, count: int) -> int:
-    """Write the first `count` episodes as JSON lines, atomically. Returns the number of written episodes."""
-    chosen = sorted(played.episodes.items())[:count]
-    lines = [msgspec.json.encode(episode_record(assignments[position], episode)) for position, episode in chosen]
+def write_episodes(
+    path: Path, assignments: Sequence[Assignment], played: EvalResults, count: int | None, max_bytes: int
+) -> int:
+    """Write the first `count` episodes (None: all episodes) as JSON lines, atomically.
+
+    The file has at most `max_bytes` bytes: the first episode that does not fit and all later ones are left out. Returns
+    the number of written episodes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, b"".join(line + b"\n" for line in lines))
-    return len(lines)
+    size = written = 0
+    with open_atomic(path) as file:
+        for position, episode in sorted(played.episodes.items())[:count]:
+            line = msgspec.json.encode(episode_line(assignments[position], episode)) + b"\n"
+            size += len(line)
+            if size > max_bytes:
+                break
+            file.write(line)
+            written += 1
+    return written

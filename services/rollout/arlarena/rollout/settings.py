@@ -123,7 +123,12 @@ class EvaluationSettings(EvaluationKeys):
         0, description="seed of resets and sampling; with the same seed, all policies get the same random numbers"
     )
     concurrency: PositiveInt = Field(128, description="maximum number of episodes that are played at the same time")
-    episodes: NonNegativeInt = Field(16, description="number of episodes that are written to the episodes file")
+    episodes: NonNegativeInt | None = Field(
+        None, description="number of episodes that are written to the episodes file; default: all episodes"
+    )
+    episodes_mb: PositiveFloat = Field(
+        256.0, description="maximum size of the episodes file in MB; episodes that do not fit are left out"
+    )
 
 
 class Addresses(Table):

@@ -9,8 +9,9 @@ import os
 import signal
 import sys
 import uuid
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from arlarena.proto.atomic_files import write_json
 from arlarena.proto.config import (
@@ -44,6 +45,9 @@ from arlarena.trainer.settings import (
     environment_url,
     redis_url,
 )
+
+if TYPE_CHECKING:
+    from arlarena.trainer.objectives import Recipe
 
 EXIT_FAILED = 1
 # Exit code for errors that would also occur after a restart. The launcher then does not restart the trainer.
@@ -122,6 +126,11 @@ def _add_train(train: argparse.ArgumentParser) -> None:
 
 def _add_replay(replaying: argparse.ArgumentParser) -> None:
     replaying.add_argument("groups", type=Path, help="file of groups, such as RUN/groups/step-000020.msgpack")
+    replaying.add_argument(
+        "--check", action="store_true",
+        help="GROUPS is a file such as RUN/records/step-000020.records, and --model the weights before that step: "
+        "recompute the recorded figures of the first update, and print the largest differences",
+    )  # fmt: skip
     replaying.add_argument("--model", required=True, help="policy that computes log-probs: a directory or a hub name")
     replaying.add_argument(
         "--recipe", action="append", help="method to compute; may be given several times (default: [trainer] recipe)"
@@ -321,10 +330,28 @@ def run_replay(args: argparse.Namespace, _log: Logger) -> int:
     except RecipeError as error:
         raise ConfigError(str(error)) from error
     torch.manual_seed(0)
-    groups, model = load_groups(args.groups), str(policy_directory(args.model, "--model"))
+    model = str(policy_directory(args.model, "--model"))
+    if args.check:
+        return _check_records(args, model, methods[0], settings)
+    groups = load_groups(args.groups)
     results = [replay(groups, model, method, settings) for method in methods]
     as_json = json.dumps([result.as_dict() for result in results], indent=1, allow_nan=False) if args.json else ""
     print(as_json or printable(table(results)))
+    return 0
+
+
+def _check_records(args: argparse.Namespace, model: str, method: Recipe, settings: TrainerSettings) -> int:
+    from arlarena.trainer.check_records import check_records, load_records
+
+    head, records = load_records(args.groups)
+    result = check_records(records, model, method, settings)
+    if args.json:
+        print(json.dumps({"step": head.step} | asdict(result), indent=1))
+        return 0
+    print(f"step {head.step}: {result.groups} groups, {result.tokens} tokens of the first update; largest differences:")
+    for name, difference in result.differences.items():
+        print(f"{name:<22}{difference:.3g}")
+    print(f"{'clip marks and masks':<22}{result.marks} differ")
     return 0
 
 

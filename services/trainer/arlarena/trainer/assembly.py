@@ -20,7 +20,9 @@ from arlarena.trainer.learning.shared_restore import no_restore, receive_restore
 from arlarena.trainer.loop import Trainer
 from arlarena.trainer.metrics.diagnostics import MetricsFile
 from arlarena.trainer.metrics.progress import Progress
-from arlarena.trainer.metrics.tensorboard import TensorBoardWriter
+from arlarena.trainer.metrics.recorder import StepRecorder
+from arlarena.trainer.metrics.step_alarms import StepAlarms
+from arlarena.trainer.metrics.trackers import TrackedRun, Trackers
 from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.objectives import Recipe
 from arlarena.trainer.preflight import check_transport
@@ -166,6 +168,8 @@ async def _train(
 
     order = await draw_order(plan.environment_url, plan.environment, settings, plan.seed, state, log, guard)
     versions, metrics, flows = _files(plan, state.step)
+    recorder = StepRecorder(plan.run_dir, settings, method, plan.seed, log)
+    recorder.discard_after(state.step)
     log.info("start", recipe=method.name, step=state.step, resumed=restored is not None, incarnation=plan.incarnation)
     async with await Streams.connect(plan.redis_url, plan.run_name, timeout_s=settings.request_timeout_s) as streams:
         if restored is None:
@@ -182,7 +186,9 @@ async def _train(
             checkpoints=checkpoints,
             metrics=metrics,
             flows=flows,
-            board=TensorBoardWriter(plan.run_dir / "tensorboard", state.step, log),
+            trackers=_trackers(plan, state.step, log),
+            recorder=recorder,
+            alarms=StepAlarms(settings, log),
             progress=Progress(plan.run_dir, "train", settings.steps),
             run=plan.run_dir,
             seed=plan.seed,
@@ -207,6 +213,11 @@ def _files(plan: Invocation, step: int) -> tuple[VersionStore, MetricsFile, Metr
     for file in (metrics, flows):
         file.remove_after(step)
     return versions, metrics, flows
+
+
+def _trackers(plan: Invocation, step: int, log: Logger) -> Trackers:
+    parameters = plan.settings.model_dump(mode="json") | {"environment": plan.environment, "seed": plan.seed}
+    return Trackers(plan.settings.trackers, TrackedRun(plan.run_name, plan.run_dir, step, parameters), log)
 
 
 def _publisher(plan: Invocation, log: Logger) -> Publisher:

@@ -13,7 +13,7 @@ An update is applied only if its loss and gradient are finite. Weights are writt
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from arlarena.proto.streams.trainer_lease import LeaseLost, TrainerLease
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import write_groups
-from arlarena.trainer.batching.scoring import NotFinite, ScoredGroup, minibatches, returns, score, training_samples
+from arlarena.trainer.batching.scoring import NotFinite, ScoredGroup, minibatches, score, training_samples
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.collector import Collected, CollectionProgress, Collector, Interrupted, RunError
 from arlarena.trainer.learning.coordinator import Coordinator
@@ -35,13 +35,13 @@ from arlarena.trainer.metrics.behaviour import action_flows
 from arlarena.trainer.metrics.diagnostics import (
     MetricsFile,
     episode_metrics,
-    not_finite,
     selection_metrics,
     training_metrics,
 )
 from arlarena.trainer.metrics.progress import Progress
-from arlarena.trainer.metrics.tensorboard import TensorBoardWriter
-from arlarena.trainer.objectives.filtering import mixed_return
+from arlarena.trainer.metrics.recorder import StepRecorder
+from arlarena.trainer.metrics.step_alarms import StepAlarms
+from arlarena.trainer.metrics.trackers import Trackers
 from arlarena.trainer.settings import TrainerSettings
 from arlarena.trainer.state.checkpoint import Checkpoints, TrainerState
 from arlarena.trainer.state.ending import EndedBy, Ending, EndingFile
@@ -68,7 +68,9 @@ class Trainer:
     checkpoints: Checkpoints
     metrics: MetricsFile
     flows: MetricsFile
-    board: TensorBoardWriter
+    trackers: Trackers
+    recorder: StepRecorder
+    alarms: StepAlarms
     progress: Progress
     run: Path
     seed: int
@@ -76,8 +78,6 @@ class Trainer:
     guard: Callable[[], None]
     pushed: PushResult | None = None
     version: Version | None = None  # version of the current weights; None after an update, until the next `publish`
-    zero_gradients: int = 0  # consecutive steps of this process with a gradient of exactly 0
-    uniform_steps: int = 0  # consecutive steps of this process in which all members of each group have equal returns
 
     async def train(self, *, resumed: bool) -> None:
         """Train until `steps`, `max_minutes` or `max_environment_steps` is reached. Write the reason to training.json.
@@ -120,7 +120,7 @@ class Trainer:
             recorded = now
             self._check_skipped_steps(metrics, skipped_groups)
             version = await self.publish()
-        self.board.close()
+        self.trackers.close()
         self.publisher.close()
         self.log.info("trained", steps=self.state.step, **self.state.ledger.counts())
 
@@ -165,11 +165,14 @@ class Trainer:
         the third contains the ids of all groups.
         """
         settings, step = self.settings, self.state.step
+        self.recorder.start(step + 1, collected, version.version)
         try:
             groups = self.score(collected)
         except NotFinite as error:
             self.log.error("step_skipped", step=step + 1, reason=str(error))
-            return [], {}, frozenset(group.id for group in collected.selected.batch)
+            skipped = frozenset(group.id for group in collected.selected.batch)
+            self.recorder.keep([], [], skipped, str(error))
+            return [], {}, skipped
         divided = minibatches(groups, settings.minibatch_groups, seed=self.seed * 1_000_003 + step)
         growing, digest = settings.rows == "episodes", version.version.digest
         parts = [(part, training_samples(part, digest, settings.advantage_scale, growing=growing)) for part in divided]
@@ -177,12 +180,14 @@ class Trainer:
         share = lr_multiplier(step, settings.lr_warmup_steps, self.done(), settings.min_lr_ratio)
         metrics = {"rows": float(sum(len(rows) for _, rows in parts))}
         self.version = None
-        metrics |= self.learner.update([rows for _, rows in parts], settings.lr * share)
+        recorded = self.recorder.trajectories([part for part, _ in parts])
+        metrics |= self.learner.update([rows for _, rows in parts], settings.lr * share, recorded)
         skipped_groups = [scored.group.id for number in self.learner.skipped_minibatches for scored in parts[number][0]]
         if skipped_groups:
             reason = "loss or gradient is not finite"
             self.log.error("updates_skipped", step=step + 1, updates=metrics["updates_skipped"], reason=reason,
                            groups=sorted(skipped_groups))  # fmt: skip
+        self.recorder.keep(parts, self.learner.row_figures, skipped_groups, "loss or gradient is not finite")
         return groups, metrics, frozenset(skipped_groups)
 
     def score(self, collected: Collected) -> list[ScoredGroup]:
@@ -319,11 +324,7 @@ class Trainer:
             "collect_seconds": collected.seconds,
             "tokens_per_s": metrics["tokens"] / seconds,
         }
-        if "grad_norm" in metrics:
-            self.zero_gradients = self.zero_gradients + 1 if metrics["grad_norm"] == 0 else 0
-            metrics["zero_gradient_steps"] = float(self.zero_gradients)
-        differ = any(mixed_return(returns(group), None) for group in selected.batch)
-        self.uniform_steps = 0 if differ else self.uniform_steps + 1
+        metrics |= self.alarms.count(metrics, selected.batch)
         if self.pushed is not None:  # the push before this step
             metrics |= {"push_seconds": self.pushed.seconds, "push_bytes": self.pushed.sent}
             metrics["probe_difference"] = self.pushed.difference
@@ -331,64 +332,17 @@ class Trainer:
         progress = {"environment_steps": self.state.environment_steps, "run_seconds": self.state.seconds}
         self.metrics.append({"step": step} | progress | metrics | totals)
         self.flows.append({"step": step} | action_flows(collected.seen))
-        self.board.add(progress | metrics | totals, step)
+        self.trackers.add(progress | metrics | totals, step)
         self.progress.report(
             step, limits=self.limits(), success=metrics["success_rate"], tokens_per_s=metrics["tokens_per_s"]
         )
-        self.log_warnings(step, metrics)
+        self.alarms.log(step, metrics)
+        self.recorder.write(step, collected, groups, self.staleness_policy(step - 1))
         if self.settings.record_groups_every and step % self.settings.record_groups_every == 0:
             folder = self.run / "groups"
             folder.mkdir(exist_ok=True)
             write_groups(folder / f"step-{step:06d}.msgpack", selected.batch)
 
-    def log_warnings(self, step: int, metrics: dict[str, float]) -> None:
-        """Log a warning for each problem of a step.
-
-        The problems are: metrics that are not finite, a mismatch between sampler and trainer, gradients that are
-        exactly 0 for several steps, and batches in which all members of each group have equal returns.
-        """
-        if names := not_finite(metrics):
-            self.log.warning("not_finite", step=step, figures=names)
-        mean_k3 = metrics.get("mismatch_k3", 0.0)
-        if not mean_k3 <= self.settings.mismatch_alarm:  # also true for NaN
-            self.log.warning("mismatch", step=step, mean_k3=mean_k3, max=metrics.get("mismatch_max"))
-        alarm = self.settings.zero_gradient_alarm
-        if alarm and self.zero_gradients and self.zero_gradients % alarm == 0:
-            self.log.warning(
-                "zero_gradient",
-                step=step,
-                steps=self.zero_gradients,
-                reason=zero_gradient_reason(metrics, self.settings),
-            )
-        elif alarm and self.uniform_steps and self.uniform_steps % alarm == 0:
-            self.log.warning("uniform_groups", step=step, steps=self.uniform_steps, reason=UNIFORM)
-
     def staleness_policy(self, step: int | None = None) -> StalenessPolicy:
         """Return the staleness policy at `step`. The default is the current step."""
         return StalenessPolicy(self.state.step if step is None else step, self.settings.staleness, self.state.versions)
-
-
-UNIFORM = (
-    "in every group all members have equal returns, so returns give no training signal; only penalties, the turns of "
-    "rewards, the KL term and the entropy bonus can change the policy: change the tasks, start from a better policy, "
-    "or raise group_size or [trainer] temperature"
-)
-
-
-def zero_gradient_reason(metrics: Mapping[str, float], settings: TrainerSettings) -> str:
-    """Return the likely reasons for a gradient of 0, and the settings to change. `metrics`: the metrics of the step."""
-    reasons = []
-    if not metrics.get("rows"):
-        reasons.append("the step had no rows to train on: see groups_filtered, groups_stale and no_action_share")
-    if (uniform := metrics.get("solve_all", 0.0) + metrics.get("solve_none", 0.0)) > 0:
-        reasons.append(
-            f"in {uniform:.0%} of the groups all members solved the task, or none did: change the tasks, start from a "
-            f"better policy, or raise group_size = {settings.group_size} or [trainer] temperature"
-        )
-    if not metrics.get("advantage_abs"):
-        reasons.append(f"every advantage was 0: see the advantage, filter and backfill of recipe = {settings.recipe!r}")
-    if not settings.advantage_scale:
-        reasons.append("advantage_scale = 0 turns the advantages off")
-    if not metrics.get("learning_rate", 1.0):
-        reasons.append("the learning rate is also 0: see lr and min_lr_ratio")
-    return "the policy does not learn; " + ("; ".join(reasons) or "examine recorded groups with `arlarena replay`")

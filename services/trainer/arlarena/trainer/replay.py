@@ -22,6 +22,7 @@ from arlarena.proto.trajectory import Group, SchemaError, decode_group
 from arlarena.trainer.batching.scoring import NotFinite, ScoredGroup, returns, score, successes, training_samples
 from arlarena.trainer.batching.staleness import StalenessPolicy
 from arlarena.trainer.batching.validation import refusal_reason
+from arlarena.trainer.check_records import load_records
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.metrics.diagnostics import episode_metrics, finite_or_null, selection_metrics
 from arlarena.trainer.model.policy import load_policy
@@ -69,9 +70,13 @@ class ReplayResult:
 def load_groups(path: Path) -> list[Group | Refusal]:
     """Return the records of a file that `write_groups` wrote, in order; a `Refusal` if a record cannot be decoded.
 
+    Of a file of `RUN/records`, return the groups.
+
     Raises:
         ConfigError: the file cannot be read, or none of its records can be decoded.
     """
+    if path.suffix == ".records":
+        return [record.group for record in load_records(path)[1]]
     try:
         records = list(_records(path.read_bytes()))
     except OSError as error:

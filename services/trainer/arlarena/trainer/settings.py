@@ -173,7 +173,22 @@ class TrainerSettings(TrainerKeys):
     )
     keep_checkpoints: PositiveInt = Field(3, description="number of newest checkpoints that are kept")
     record_groups_every: NonNegativeInt = Field(
-        20, description="save the groups of every n-th training step for `arlarena replay`; 0: never"
+        20,
+        description="record all groups of every n-th training step: in RUN/groups for `arlarena replay`, and in "
+        "RUN/records with the figures of each token for `arlarena view`; 0: never",
+    )
+    record_sample_groups: NonNegativeInt = Field(
+        4, description="number of groups of every other training step that are recorded in RUN/records; 0: none"
+    )
+    record_mb: PositiveFloat = Field(
+        512.0,
+        description="maximum size of RUN/records in MB; the oldest files are deleted first, and files of complete "
+        "steps last",
+    )
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = Field(
+        ("tensorboard",),
+        description="experiment trackers that get the metrics; tensorboard writes RUN/tensorboard; the others are "
+        "extras of arlarena-trainer, and read their settings from WANDB_*, MLFLOW_* and TRACKIO_* variables",
     )
 
     mismatch_alarm: PositiveFloat = Field(

@@ -8,7 +8,7 @@ from support.trainer.recordings_support import Recordings
 from support.trainer.trainer_processes_support import prepare, records, start_trainer, train_arguments
 
 from arlarena.proto.streams.queue import Streams
-from arlarena.trainer.loop import zero_gradient_reason
+from arlarena.trainer.metrics.step_alarms import zero_gradient_reason
 from arlarena.trainer.settings import TrainerSettings
 
 

@@ -2,7 +2,6 @@
 
 import os
 from multiprocessing import get_context
-from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -18,8 +17,7 @@ from arlarena.environments.webshop.human.record import (
 from arlarena.environments.webshop.human.replay import ReplayMismatch, replay
 from arlarena.environments.webshop.human.visit import Visit
 from arlarena.proto.env_api import ResetSpec
-from arlarena.proto.trajectory import Trajectory
-from arlarena.rollout import evaluate
+from arlarena.proto.records.episode_lines import EpisodeLine, TurnLine
 
 
 def played(environment, index=0):
@@ -64,20 +62,8 @@ def test_a_changed_record_is_no_replay():
 
 def test_the_format_has_all_keys_of_an_evaluations_episodes():
     record = msgspec.to_builtins(played(shop_environment()))
-    trajectory = Trajectory("id", 0, (), terminated=True, truncated=False, score=1.0, success=True)
-    observation = SimpleNamespace(text="")
-    state = SimpleNamespace(metadata=SimpleNamespace(optimal_moves=None), observation=observation)
-    turn = SimpleNamespace(
-        **dict.fromkeys(("observation", "response", "action", "reward", "action_valid", "format_valid", "no_action",
-                         "finish_reason", "state_key"), ""),
-        loss_mask=b"", behaviour_logprobs=lambda: SimpleNamespace(sum=lambda: 0.0),
-    )  # fmt: skip
-    one = SimpleNamespace(
-        **{name: getattr(trajectory, name) for name in trajectory.__struct_fields__}, total_reward=0.0
-    )
-    one.turns = (turn,)
-    assignment = SimpleNamespace(task=SimpleNamespace(id=""))
-    models = evaluate.episode_record(assignment, SimpleNamespace(trajectory=one, first=state, last=state))
+    turn = TurnLine()
+    models = msgspec.to_builtins(EpisodeLine("id", "webshop/test/0", (turn,)))
     assert models["schema"] == SCHEMA
     assert models.keys() <= record.keys()
     assert models["turns"][0].keys() <= record["turns"][0].keys()

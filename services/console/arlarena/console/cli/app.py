@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from arlarena.console.cli.run_commands import ExportFormat, export_arguments, list_runs, status, view
 from arlarena.console.launch.failures import LaunchError, Stopped
 from arlarena.console.rundir import ExistingRunPolicy, RunDirectory
 from arlarena.proto.config import ConfigError, print_error
@@ -325,10 +326,31 @@ def compare(context: typer.Context) -> None:
     _exec("compare", "arlarena.rollout.evaluation.report", "compare", *context.args)
 
 
-@app.command(context_settings=PASS_ON)
-def export(context: typer.Context) -> None:
-    """Write an evaluation in other formats. `arlarena export --help` lists the options."""
-    _exec("export", "arlarena.rollout.evaluation.report", "export", *context.args)
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def export(
+    context: typer.Context,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of a run or of an evaluation.")],
+    format: Annotated[
+        ExportFormat | None, typer.Option("--format", help="File format; default for a run: csv.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of the files; default: DIR-export, beside DIR.")
+    ] = None,
+) -> None:
+    """Write a run or an evaluation in other formats.
+
+    Of a run: metrics (one row per step) and episodes (one row per episode). Of an evaluation: attempts (csv, parquet).
+    Evaluations have further options: --inspect FOLDER, --csv FILE, --parquet FILE, --prices FILE. An evaluation without
+    an option gets its summary and report again.
+    """
+    arguments = export_arguments(directory, format, out, context.args)
+    if arguments is not None:
+        _exec("export", "arlarena.rollout.evaluation.report", "export", *arguments)
+
+
+app.command()(view)
+app.command("runs")(list_runs)
+app.command()(status)
 
 
 @app.command(context_settings=PASS_ON)

@@ -41,6 +41,7 @@ class TrainingSample:
         trajectory: index of the episode within the optimiser step.
         fresh: whether all tokens were sampled with the weights that this training step starts from.
         temperature: sampling temperature. Log-probs and entropies are computed at this temperature.
+        number: index of the row within the optimiser step.
 
     Raises:
         ValueError: the prompt is empty, or the token counts in `turns` do not add up to the length of `response`.
@@ -54,6 +55,7 @@ class TrainingSample:
     trajectory: int = 0
     fresh: bool = True
     temperature: float = 1.0
+    number: int = 0
 
     def __post_init__(self) -> None:
         """Check the prompt and the lengths."""
@@ -88,6 +90,7 @@ class MicroBatch:
         behaviour: [N] the sampler's log-probs.
         fresh: [N] bool, `TrainingSample.fresh` of each token's row.
         advantages: [U] advantage of each turn.
+        number_of_row: [R] `TrainingSample.number` of each row.
     """
 
     forest: Forest
@@ -101,6 +104,7 @@ class MicroBatch:
     behaviour: Tensor
     fresh: Tensor
     advantages: Tensor
+    number_of_row: Tensor
 
     def to(self, device: torch.device) -> MicroBatch:
         """Return the micro-batch on `device`."""
@@ -120,7 +124,8 @@ def empty_micro_batch() -> MicroBatch:
     none = torch.zeros(0, dtype=torch.int64)
     forest = build_forest([Node(np.zeros(1, dtype=np.int64), 0, -1)])
     floats = torch.zeros(0)
-    return MicroBatch(forest, none, none, 1.0, none, none, none, none, floats, torch.zeros(0, dtype=torch.bool), floats)
+    bools = torch.zeros(0, dtype=torch.bool)
+    return MicroBatch(forest, none, none, 1.0, none, none, none, none, floats, bools, floats, none)
 
 
 def micro_batches(rows: Sequence[TrainingSample], max_tokens: int) -> Iterator[MicroBatch]:
@@ -194,6 +199,7 @@ def build(distinct: Sequence[Sequence[TrainingSample]]) -> MicroBatch:
         behaviour=torch.from_numpy(behaviour.astype(np.float32)),
         fresh=torch.from_numpy(np.repeat([row.fresh for row in rows], sizes)),
         advantages=advantages,
+        number_of_row=torch.tensor([row.number for row in rows], dtype=torch.int64),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -164,8 +164,8 @@ def training_samples(
     """Return the samples of all usable trajectories.
 
     There is one sample for each turn. If `growing`, there is one sample for each conversation instead. Usable
-    trajectories are numbered consecutively from 0 over all `groups`. A sample is `fresh` if all its tokens were sampled
-    by the version `current_digest`. Advantages are multiplied by `advantage_scale`.
+    trajectories are numbered consecutively from 0 over all `groups`, and so are the samples. A sample is `fresh` if all
+    its tokens were sampled by the version `current_digest`. Advantages are multiplied by `advantage_scale`.
     """
     samples: list[TrainingSample] = []
     number = 0
@@ -181,7 +181,8 @@ def training_samples(
                 turns = trajectory.turns[first:last]
                 fresh = all(span.version.digest == current_digest for turn in turns for span in turn.spans)
                 given = prompts[first], turns, scaled[first:last], number
-                samples.append(training_sample(*given, fresh=fresh, temperature=temperature))
+                sample = training_sample(*given, fresh=fresh, temperature=temperature)
+                samples.append(replace(sample, number=len(samples)))
             number += 1
     return samples
 

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from arlarena.trainer.batching.packing import TrainingSample
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.learning.ranks import Ranks
+from arlarena.trainer.learning.row_figures import RowFigures
 from arlarena.trainer.objectives import Recipe
 
 
@@ -37,7 +38,7 @@ def _unpack(kind: type, value: Any) -> Any:
 
 # The argument types of the learner's methods. "stop" ends `worker_loop`.
 _ARGUMENTS: dict[str, Any] = {
-    "update": tuple[list[list[TrainingSample]], float],
+    "update": tuple[list[list[TrainingSample]], float, list[list[int]]],
     "mean_entropies": tuple[list[TrainingSample]],
     "log_probs": tuple[list[int], list[int]],
     "weights": tuple[()],
@@ -69,9 +70,17 @@ class Coordinator:
         """The indices of the minibatches that the newest `update` skipped (loss or gradient not finite)."""
         return self._learner.skipped_minibatches
 
-    def update(self, minibatches: Sequence[Sequence[TrainingSample]], rate: float) -> dict[str, float]:
+    @property
+    def row_figures(self) -> list[dict[int, RowFigures]]:
+        """The figures of the rows that the newest `update` recorded, for each minibatch by `TrainingSample.number`."""
+        return self._learner.row_figures
+
+    def update(
+        self, minibatches: Sequence[Sequence[TrainingSample]], rate: float, recorded: Sequence[Sequence[int]] = ()
+    ) -> dict[str, float]:
         """Call `Learner.update` on all ranks."""
-        result: dict[str, float] = self._call_all("update", [list(rows) for rows in minibatches], rate)
+        rows, chosen = [list(rows) for rows in minibatches], [list(each) for each in recorded]
+        result: dict[str, float] = self._call_all("update", rows, rate, chosen)
         return result
 
     def mean_entropies(self, rows: Sequence[TrainingSample]) -> list[float]:

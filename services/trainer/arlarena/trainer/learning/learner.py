@@ -19,6 +19,7 @@ from arlarena.proto.trajectory import FloatArray
 from arlarena.trainer.batching.packing import MicroBatch, TrainingSample, empty_micro_batch, micro_batches
 from arlarena.trainer.learning.optimizer import adamw, set_rate
 from arlarena.trainer.learning.ranks import Ranks
+from arlarena.trainer.learning.row_figures import FigureCollector, RowFigures
 from arlarena.trainer.model.forward import Scorer
 from arlarena.trainer.model.policy import frozen_copy
 from arlarena.trainer.objectives import (
@@ -83,6 +84,7 @@ class Learner:
         self.scorer = self._place(policy, trained=True)
         self.reference = None if reference is None else self._place(reference, trained=False)
         self.skipped_minibatches: list[int] = []  # indices of the minibatches that the newest `update` skipped
+        self.row_figures: list[dict[int, RowFigures]] = []  # of the newest `update`, by minibatch and row number
         self.optimizer = adamw(self.scorer.parameters(), settings.lr, settings.betas, settings.weight_decay)
         self.terms = LossConfig(
             kl_coefficient=settings.kl_coefficient,
@@ -97,7 +99,9 @@ class Learner:
         """The model that is trained."""
         return self.scorer.model
 
-    def update(self, minibatches: Sequence[Sequence[TrainingSample]], rate: float) -> dict[str, float]:
+    def update(
+        self, minibatches: Sequence[Sequence[TrainingSample]], rate: float, recorded: Sequence[Sequence[int]] = ()
+    ) -> dict[str, float]:
         """Take one optimiser step for each minibatch at the learning rate `rate`. Returns the mean metrics.
 
         With policy anchor `decoupled`, the denominator of the importance ratio is the policy before the first of these
@@ -107,8 +111,11 @@ class Learner:
         change. `skipped_minibatches` is set to the indices of the minibatches with skipped updates. The mean metrics
         are over the applied updates. If no update was applied, the means are over all updates, and metrics that are not
         finite are left out.
+
+        `recorded`: for each minibatch, the trajectories (`TrainingSample.trajectory`) whose figures are stored in
+        `row_figures`: what the loss used for each of their tokens.
         """
-        self.skipped_minibatches = []
+        self.skipped_minibatches, self.row_figures = [], []
         if not minibatches:
             return dict.fromkeys(_WITHOUT_ROWS, 0.0)
         cut = [self._split(rows, single=self.recipe.literal) for rows in minibatches]
@@ -119,7 +126,9 @@ class Learner:
         updates = []
         for i, batches in enumerate(cut):
             episodes = 1 + max(row.trajectory for row in minibatches[i])
-            updates.append(self._one_update(batches, before[i] if before else None, episodes))
+            figures = FigureCollector(recorded[i] if recorded else (), self.recipe.clip_config)
+            updates.append(self._one_update(batches, before[i] if before else None, episodes, figures))
+            self.row_figures.append(figures.gather(self.ranks) if figures.chosen else {})
         self.skipped_minibatches = [i for i, update in enumerate(updates) if not update.applied]
         return _step_metrics(updates) | {"learning_rate": rate}
 
@@ -234,7 +243,9 @@ class Learner:
         """Yield `batches` on the policy's device, one at a time, because all batches together may exceed its memory."""
         return (batch.to(self.scorer.device) for batch in batches)
 
-    def _one_update(self, batches: Sequence[MicroBatch], old: Sequence[Tensor] | None, episodes: int) -> _Update:
+    def _one_update(
+        self, batches: Sequence[MicroBatch], old: Sequence[Tensor] | None, episodes: int, figures: FigureCollector
+    ) -> _Update:
         without_log_probs = [self._batch(batch, batch.behaviour, None, None) for batch in batches]
         counted = torch.tensor(Denominators.count(without_log_probs).as_tuple(), dtype=torch.float64)
         denominators = Denominators(*self.ranks.all_reduce(counted).tolist())
@@ -247,7 +258,8 @@ class Learner:
         for i, micro in enumerate(self._on_device(batches)):
             log_probs, entropies = self.scorer(micro, entropy=entropy)
             batch = self._batch(micro, log_probs, entropies, old[i] if old else None, self._reference(micro), ratios)
-            loss, loss_metrics = policy_loss(self.recipe, batch, denominators, self.terms)
+            observe = functools.partial(figures.observe, micro, batch) if figures.chosen else None
+            loss, loss_metrics = policy_loss(self.recipe, batch, denominators, self.terms, observe)
             (loss * self.ranks.count).backward()  # type: ignore[no-untyped-call]  # FSDP averages gradients over ranks
             parts.append(loss_metrics)
             tables.append(cell_table(batch))

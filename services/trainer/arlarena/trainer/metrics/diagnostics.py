@@ -1,8 +1,8 @@
 """Computes the metrics of a step. metrics.jsonl, the console and the report use the same names of metrics.
 
 `metrics.jsonl` holds one JSON object for each step. A value that is not finite is written as null. All metrics that
-ARLArena plots (arXiv 2602.21534) are included. scripts/metrics.toml must define each key and its unit. `flows.jsonl`
-holds the transitions between actions (`action_flows`) for each step.
+ARLArena plots (arXiv 2602.21534) are included. `arlarena/proto/metrics.toml` must define each key and its unit.
+`flows.jsonl` holds the transitions between actions (`action_flows`) for each step.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -55,7 +55,11 @@ class LossConfig:
 
 
 def policy_loss(
-    recipe: Recipe, batch: Batch, denominators: Denominators, run: LossConfig | None = None
+    recipe: Recipe,
+    batch: Batch,
+    denominators: Denominators,
+    run: LossConfig | None = None,
+    observe: Callable[[Terms, Tensor], None] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss and the metrics of a micro-batch.
 
@@ -67,6 +71,8 @@ def policy_loss(
         denominators: counts over all micro-batches and ranks of the optimiser step.
         run: KL term, entropy bonus and correction; None: only the policy term. KL term and entropy bonus are aggregated
             over tokens in the same way as the policy term.
+        observe: called once with the terms [N] of the policy loss and the row mask, bool [R]; a row with False is left
+            out of the policy term.
 
     Returns:
         (scalar loss, metrics). Metrics are detached scalars, already divided by the counts of the step. The sum of a
@@ -81,6 +87,8 @@ def policy_loss(
     ratio = importance_ratio(batch, recipe.ratio_level, literal=recipe.literal)
     terms = Terms(log_probs=batch.log_probs.to(batch.dtype), ratio=ratio, advantages=batch.token_advantages())
     kept = _row_mask(recipe, batch)
+    if observe is not None:
+        observe(terms, kept)
     policy_weights = weights * kept.to(weights)[batch.row_of_token]
     correction = None
     if run.correction != "none":

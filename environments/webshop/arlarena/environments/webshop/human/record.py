@@ -1,4 +1,4 @@
-"""Episodes of people, in the format that `arlarena eval --episodes` writes for a model.
+"""Episodes of people, in the format that the evaluations of a run write for a model.
 
 Each line of the file is one finished episode as JSON. All keys of an evaluation's episodes are present, with the same
 meaning, so the same tools read both files. A person samples no tokens: `response_tokens` and `logprob` are 0. There are
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-SCHEMA = 2  # of the episodes file; equals arlarena.rollout.evaluate.SCHEMA (a test compares them)
+SCHEMA = 2  # of the episodes file; equals arlarena.proto.records.episode_lines.SCHEMA (a test compares them)
 FILE = "episodes.jsonl"
 _BLOCK = 1 << 16  # bytes read at once in the search for the end of the last complete line
 
@@ -43,6 +43,8 @@ class HumanTurn(msgspec.Struct, frozen=True):
     finish_reason: Literal["stop"] = "stop"
     response_tokens: int = 0
     logprob: float = 0.0
+    admissible_actions: tuple[str, ...] = ()
+    version: str = ""
 
 
 class RecordedPurchase(msgspec.Struct, frozen=True):
@@ -70,6 +72,7 @@ class HumanEpisode(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         id: split, index of the task, the person's random number, and the person's episode number from 1.
         task: the task's id.
+        split, index, seed, kind: of the task.
         success, score, total_reward: the outcome; `total_reward` is written as `return`.
         terminated: whether the person bought a product.
         truncated: whether the horizon was reached without a purchase.
@@ -81,6 +84,10 @@ class HumanEpisode(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = SCHEMA
     id: str
     task: str
+    split: str = ""
+    index: int | None = None
+    seed: int | None = None
+    kind: str = ""
     success: bool
     score: float
     total_reward: float = msgspec.field(name="return")

@@ -105,6 +105,7 @@ class Visit:
             action_valid=after.observation.action_valid,
             format_valid=after.observation.format_valid,
             state_key=before.metadata.state_key,
+            admissible_actions=tuple(before.observation.admissible_actions or ()),
             seconds=round(now - self._last, 3),
         )
         self._turns.append(turn)
@@ -119,6 +120,10 @@ class Visit:
         return HumanEpisode(
             id=self.id,
             task=self.task.id,
+            split=self.task.split,
+            index=self.task.index,
+            seed=self.task.seed,
+            kind=metadata.kind,
             success=metadata.success,
             score=metadata.score,
             total_reward=round(sum(turn.reward for turn in self._turns), 4),

@@ -1,7 +1,7 @@
 """Recorded episodes of all files, in one form, and a policy that plays their replies again.
 
 groups/*.msgpack, demonstrations.msgpack, validation.msgpack     `trajectory.Group`, with token ids
-episodes/*.jsonl                                                 `rollout.evaluate.episode_record`, without
+episodes/*.jsonl                                                 `proto.records.episode_lines.EpisodeLine`, without
 journal.jsonl                                                    `evaluation.records.AttemptRecord`, without
 """
 

@@ -9,23 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from arlarena.proto.atomic_files import open_atomic
-from arlarena.proto.text.wording import printable
+from arlarena.proto.text.csv_cells import neutral
 from arlarena.rollout.evaluation.directory import EvaluationResults
 from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.report.prices import ModelPrice
 from arlarena.rollout.evaluation.report.rows import COLUMNS, Cell, chat, metric_names, row
 
-# A spreadsheet evaluates a cell that starts with one of these characters
-# (https://owasp.org/www-community/attacks/CSV_Injection); the last four are their full-width forms.
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 # Attempts per row group of a Parquet file; they are in memory at the same time.
 GROUP = 256
-
-
-def neutral(text: str) -> str:
-    """Returns the text of a CSV cell, with an apostrophe before a formula and with control characters escaped."""
-    shown = printable(text)
-    return f"'{shown}" if shown.startswith(FORMULA_STARTS) or shown.lstrip().startswith(FORMULA_STARTS) else shown
 
 
 def _cell(value: Cell) -> str | int | float:

@@ -1,0 +1,158 @@
+"""The lines of an episodes file (`RUN/episodes/LABEL.jsonl`): one evaluated or played episode in JSON, without tokens.
+
+Keys that a release does not write have defaults, so that files of earlier releases can be read.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from arlarena.proto.trajectory import PolicyVersion, Task, Trajectory, Turn, VersionSpan
+
+SCHEMA = 2
+
+
+class TurnLine(msgspec.Struct):
+    """A turn. `turn`: its number, from 0. `logprob`: sum of the log-probs of the reply's tokens, in nats.
+
+    The other keys are those of `trajectory.Turn`. `version` is the text of the weights that sampled the reply.
+    """
+
+    turn: int = 0
+    observation: str = ""
+    response: str = ""
+    action: str = ""
+    reward: float = 0.0
+    action_valid: bool = True
+    format_valid: bool = True
+    no_action: bool = False
+    finish_reason: str = "stop"
+    state_key: str = ""
+    admissible_actions: tuple[str, ...] = ()
+    version: str = ""
+    response_tokens: int = 0
+    logprob: float = 0.0
+
+    @classmethod
+    def of(cls, number: int, turn: Turn) -> TurnLine:
+        """Returns the line of a recorded turn."""
+        return cls(
+            turn=number,
+            observation=turn.observation,
+            response=turn.response,
+            action=turn.action,
+            reward=turn.reward,
+            action_valid=turn.action_valid,
+            format_valid=turn.format_valid,
+            no_action=turn.no_action,
+            finish_reason=turn.finish_reason,
+            state_key=turn.state_key,
+            admissible_actions=turn.admissible_actions,
+            version=str(turn.spans[0].version) if turn.spans else "",
+            response_tokens=len(turn.loss_mask),
+            logprob=round(float(turn.behaviour_logprobs().sum()), 4),
+        )
+
+    def to_turn(self) -> Turn:
+        """Returns the turn without tokens."""
+        try:
+            version = PolicyVersion.parse(self.version) if self.version else None
+        except ValueError:
+            version = None
+        return Turn(
+            new_prompt_ids=b"",
+            response_ids=b"",
+            logprobs=b"",
+            loss_mask=b"",
+            spans=() if version is None else (VersionSpan(0, self.response_tokens, version),),
+            reward=self.reward,
+            state_key=self.state_key,
+            observation_key="",
+            action_valid=self.action_valid,
+            format_valid=self.format_valid,
+            finish_reason="length" if self.finish_reason == "length" else "stop",
+            observation=self.observation,
+            response=self.response,
+            action=self.action,
+            no_action=self.no_action,
+            admissible_actions=self.admissible_actions,
+        )
+
+
+class EpisodeLine(msgspec.Struct):
+    """An episode. `return_`: sum of the rewards.
+
+    The other keys are those of `trajectory.Task`, `trajectory.Trajectory` and `env_api.Metadata`.
+    """
+
+    id: str
+    task: str
+    turns: tuple[TurnLine, ...]
+    schema: int = SCHEMA
+    split: str | None = None
+    index: int | None = None
+    seed: int | None = None
+    kind: str = ""
+    success: bool = False
+    score: float = 0.0
+    return_: float = msgspec.field(default=0.0, name="return")
+    outcome: str = "ok"
+    fault: str = ""
+    terminated: bool = False
+    truncated: bool = False
+    optimal_moves: int | None = None
+    metrics: dict[str, float] = {}
+    final_observation: str | None = None
+    duration_s: float = 0.0
+
+    @classmethod
+    def of(
+        cls, task: Task, trajectory: Trajectory, *, optimal_moves: int | None, final_observation: str
+    ) -> EpisodeLine:
+        """Returns the line of a recorded episode."""
+        return cls(
+            id=trajectory.id,
+            task=task.id,
+            turns=tuple(TurnLine.of(number, turn) for number, turn in enumerate(trajectory.turns)),
+            split=task.split,
+            index=task.index,
+            seed=task.seed,
+            kind=trajectory.kind,
+            success=trajectory.success,
+            score=trajectory.score,
+            return_=round(trajectory.total_reward, 4),
+            outcome=trajectory.outcome,
+            fault=trajectory.fault,
+            terminated=trajectory.terminated,
+            truncated=trajectory.truncated,
+            optimal_moves=optimal_moves,
+            metrics=trajectory.metrics,
+            final_observation=final_observation,
+            duration_s=round(trajectory.duration_s, 3),
+        )
+
+    def to_task(self, seed: int) -> Task:
+        """Returns the task. `seed`: used if the line has no seed. The index is -1 if it is unknown."""
+        environment, _, rest = self.task.partition("/")
+        split, _, index = rest.partition("/")
+        number = int(index) if index.isascii() and index.isdigit() and len(index) < 19 else -1
+        chosen = self.index if self.index is not None else number
+        name = "" if index == str(chosen) else index
+        return Task(environment, self.split or split, chosen, self.seed if self.seed is not None else seed, name)
+
+    def to_trajectory(self) -> Trajectory:
+        """Returns the episode without tokens."""
+        return Trajectory(
+            id=self.id,
+            seed=self.seed or 0,
+            turns=tuple(turn.to_turn() for turn in self.turns),
+            terminated=self.terminated,
+            truncated=self.truncated,
+            score=self.score,
+            success=self.success,
+            outcome="policy_error" if self.outcome == "policy_error" else "ok",
+            duration_s=self.duration_s,
+            metrics=self.metrics,
+            fault=self.fault,
+            kind=self.kind,
+        )

@@ -1,0 +1,15 @@
+"""Text in the cells of a CSV file that a spreadsheet may open."""
+
+from __future__ import annotations
+
+from arlarena.proto.text.wording import printable
+
+# A spreadsheet evaluates a cell that starts with one of these characters
+# (https://owasp.org/www-community/attacks/CSV_Injection); the last four are their full-width forms.
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
+def neutral(text: str) -> str:
+    """Returns the text of a CSV cell, with an apostrophe before a formula and with control characters escaped."""
+    shown = printable(text)
+    return f"'{shown}" if shown.startswith(FORMULA_STARTS) or shown.lstrip().startswith(FORMULA_STARTS) else shown

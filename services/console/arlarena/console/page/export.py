@@ -1,0 +1,156 @@
+"""Writes the metrics and the episodes of a run as CSV, Parquet or JSON lines.
+
+metrics.csv     one row per step, one column per metric
+episodes.csv    one row per recorded episode: task, outcome, advantages, actions
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from arlarena.console.page.index.builder import EpisodeIndexer
+from arlarena.console.page.index.database import RunDatabase
+from arlarena.console.page.index.queries import MAX_LIMIT, episodes
+from arlarena.console.page.reading.metrics_table import MetricsTable
+from arlarena.console.page.reading.run_files import BoundedFiles, DamagedFile
+from arlarena.console.page.views.records import RecordCache
+from arlarena.proto.atomic_files import open_atomic
+from arlarena.proto.config import ConfigError
+from arlarena.proto.text.csv_cells import neutral
+
+SUFFIXES = {"csv": "csv", "parquet": "parquet", "json": "jsonl"}
+# Rows of one row group of a Parquet file; they are in memory at the same time.
+GROUP = 1_000
+Row = Mapping[str, Any]
+
+
+def export_run(run: Path, kind: str, folder: Path) -> list[Path]:
+    """Write `metrics` and `episodes` of a run to `folder` in the format `kind`. Returns the paths of the files.
+
+    Raises:
+        ConfigError: `folder` is inside the run, or pyarrow is missing.
+    """
+    files = BoundedFiles(run)
+    place = folder.resolve()
+    if place == files.root or files.root in place.parents:
+        raise ConfigError(f"--out {folder} is inside the run: give another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{SUFFIXES[kind]}" for name in ("metrics", "episodes")]
+    with TemporaryDirectory(prefix="arlarena-export-") as cache:
+        for path, rows in zip(paths, (metric_rows(files), episode_rows(files, Path(cache))), strict=True):
+            {"csv": _write_csv, "parquet": _write_parquet, "json": _write_json}[kind](path, rows)
+    return paths
+
+
+def metric_rows(files: BoundedFiles) -> Iterator[Row]:
+    """Yield one row per step. Metrics that a step does not have are None."""
+    metrics = MetricsTable(files)
+    metrics.refresh()
+    while not metrics.complete:
+        metrics.refresh()
+    columns = {name: metrics.column(name) for name in metrics.names()}
+    for number, step in enumerate(metrics.steps().tolist()):
+        values = {name: column[number] for name, column in columns.items() if column is not None}
+        yield {"step": int(step)} | {
+            name: float(value) if np.isfinite(value) else None for name, value in values.items()
+        }
+
+
+def episode_rows(files: BoundedFiles, cache: Path) -> Iterator[Row]:
+    """Yield one row per recorded episode. Episodes that cannot be read are left out."""
+    database = RunDatabase(cache, files.root, "export")
+    try:
+        EpisodeIndexer(files, database).refresh()
+        records = RecordCache(files, database)
+        offset = 0
+        while page := episodes(database, {"offset": str(offset), "limit": str(MAX_LIMIT)})["episodes"]:
+            offset += len(page)
+            for row in page:
+                try:
+                    loaded = records.episode(row["id"])
+                except DamagedFile:
+                    continue
+                if loaded is None:
+                    continue
+                member, turns = loaded.member, loaded.trajectory.turns
+                yield row | {
+                    "reason": member.reason if member else None,
+                    "age": member.age if member else None,
+                    "seed": loaded.task.seed,
+                    "actions": msgspec.json.encode([turn.action for turn in turns]).decode(),
+                    "rewards": msgspec.json.encode([turn.reward for turn in turns]).decode(),
+                    "episode_advantages": _list(member.episode_advantages if member else ()),
+                    "step_advantages": _list(member.step_advantages if member else ()),
+                    "advantages": _list(member.advantages if member else ()),
+                }
+    finally:
+        database.close()
+
+
+def _list(values: tuple[float, ...]) -> str | None:
+    return msgspec.json.encode(values).decode() if values else None
+
+
+def _write_csv(path: Path, rows: Iterator[Row]) -> None:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\r\n")
+    with open_atomic(path) as file:
+        for number, row in enumerate(rows):
+            if not number:
+                writer.writerow([neutral(name) for name in row])
+            writer.writerow([_cell(value) for value in row.values()])
+            file.write(buffer.getvalue().encode("utf-8", "replace"))
+            buffer.seek(0)
+            buffer.truncate()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else neutral(value) if isinstance(value, str) else value
+
+
+def _write_json(path: Path, rows: Iterator[Row]) -> None:
+    with open_atomic(path) as file:
+        for row in rows:
+            file.write(msgspec.json.encode(row) + b"\n")
+
+
+def _write_parquet(path: Path, rows: Iterator[Row]) -> None:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ConfigError("Parquet needs pyarrow: pip install 'arlarena-console[parquet]'") from error
+    first = list(islice(rows, GROUP))
+    kinds = {bool: pyarrow.bool_(), int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
+    schema = pyarrow.schema([(name, kinds[_kind(name, first)]) for name in (first[0] if first else {})])
+    with open_atomic(path) as file, parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+        everything = chain(first, rows)
+        while batch := list(islice(everything, GROUP)):
+            writer.write_table(pyarrow.Table.from_pylist([dict(row) for row in batch], schema=schema))
+
+
+# Columns of episodes whose type does not follow from a first value, because it may be None.
+_KINDS: dict[str, type] = {
+    "step": int, "member": int, "age": int, "seed": int, "turns": int, "invalid": int, "tokens": int,
+    "success": bool, "playable": bool, "score": float, "return": float, "advantage": float,
+}  # fmt: skip
+
+
+def _kind(name: str, rows: list[Row]) -> type:
+    if name in _KINDS:
+        return _KINDS[name]
+    value = next((row[name] for row in rows if row.get(name) is not None), None)
+    return (
+        str if isinstance(value, str) or (value is None and "advantages" in name) else str if value is None else float
+    )

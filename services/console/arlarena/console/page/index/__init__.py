@@ -1,0 +1,1 @@
+"""The index of the episodes of a run: an SQLite database in a cache folder."""

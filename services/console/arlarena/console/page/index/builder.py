@@ -1,0 +1,269 @@
+"""Builds the index of a run in the background, and keeps it up to date while the run writes."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import msgspec
+
+from arlarena.console.page.index.database import RunDatabase
+from arlarena.console.page.index.rows import COLUMNS, FileKind, RowBatch, add_group, add_line
+from arlarena.console.page.reading.records import (
+    Place,
+    episode_line,
+    frames,
+    group_record,
+    lines,
+    plain_group,
+    step_record,
+)
+from arlarena.console.page.reading.run_files import BoundedFiles, DamagedFile, FileState
+from arlarena.proto.records.group_records import FOLDER, StepRecord
+
+# Episodes in one transaction.
+BATCH_EPISODES = 2_000
+MAX_PROBLEMS = 1_000
+# The episodes of people, in a folder of its own (`page/play/recording.py`).
+PLAYED = "episodes.jsonl"
+_STEP = re.compile(r"^step-(\d{1,12})$")
+_LABEL = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
+_INSERT = f"INSERT OR REPLACE INTO episodes ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+
+
+@dataclass(frozen=True, slots=True)
+class IndexProgress:
+    """Progress of an index. `share` is in [0, 1]. `error`: why the index cannot be built, or ""."""
+
+    ready: bool
+    share: float
+    episodes: int
+    problems: int
+    error: str = ""
+
+
+def file_kind(name: str) -> FileKind | None:
+    """Returns what the file `name` contains, or None if its name is not one of a run."""
+    folder, _, rest = name.rpartition("/")
+    stem = rest.rpartition(".")[0]
+    if folder in (FOLDER, "groups"):
+        step = _STEP.match(stem)
+        prefix = "t" if folder == FOLDER else "g"
+        return FileKind("training", None, int(step[1]), f"{prefix}{int(step[1])}") if step else None
+    if not _LABEL.match(stem):
+        return None
+    if name == PLAYED:
+        return FileKind("evaluation", "played", None, "e.played")
+    if folder == "episodes":
+        return FileKind("evaluation", stem, None, f"e.{stem}")
+    return FileKind("demonstrations", stem, None, f"d.{stem}") if not folder else None
+
+
+class EpisodeIndexer:
+    """Indexes the files of one run. Safe for several threads."""
+
+    def __init__(self, files: BoundedFiles, database: RunDatabase) -> None:
+        """Read the state of an existing index."""
+        self._files, self._database = files, database
+        self._lock = threading.Lock()
+        self.progress = IndexProgress(False, 0.0, *self._counts())
+
+    def _counts(self) -> tuple[int, int]:
+        with self._database.connect() as connection:
+            (episodes,) = connection.execute("SELECT count(*) FROM episodes").fetchone()
+            (problems,) = connection.execute("SELECT count(*) FROM problems").fetchone()
+        return episodes, problems
+
+    def sources(self) -> list[FileState]:
+        """Returns the files of episodes. Files with figures come last, because they replace plain groups."""
+        found = self._files.list("episodes", ".jsonl")
+        found += filter(None, map(self._files.state, ("demonstrations.msgpack", "validation.msgpack", PLAYED)))
+        plain = self._files.list("groups", ".msgpack")
+        recorded = self._files.list(FOLDER, ".records")
+        return [*found, *plain, *recorded]
+
+    def refresh(self, stopped: Callable[[], bool] = lambda: False) -> bool:
+        """Index what has changed. Returns whether anything has changed. `stopped`: ends the work early."""
+        with self._lock:
+            return self._refresh(stopped)
+
+    def _refresh(self, stopped: Callable[[], bool]) -> bool:
+        sources = self.sources()
+        with self._database.connect() as connection:
+            known = {
+                name: (inode, size, mtime)
+                for name, inode, size, mtime in connection.execute("SELECT name, inode, size, mtime FROM files")
+            }
+        changed = [file for file in sources if known.get(file.name) != (file.inode, file.size, file.mtime)]
+        gone = known.keys() - {file.name for file in sources}
+        total = sum(file.size for file in sources) or 1
+        done = total - sum(file.size for file in changed)
+        if not self._database.writable:
+            self.progress = IndexProgress(not changed, done / total, *self._counts())
+            return bool(changed)
+        for name in gone:
+            self._forget(name)
+        for file in changed:
+            if stopped():
+                return True
+            self.progress = IndexProgress(False, done / total, *self._counts())
+            try:
+                self._index_file(file, done, total, stopped)
+            except DamagedFile as error:
+                self._problem(file.name, error.reason)
+            done += file.size
+        self.progress = IndexProgress(True, 1.0, *self._counts())
+        return bool(changed or gone)
+
+    def _forget(self, name: str) -> None:
+        with self._database.connect() as connection:
+            self._delete(connection, name)
+            connection.execute("DELETE FROM files WHERE name = ?", (name,))
+
+    @staticmethod
+    def _delete(connection: sqlite3.Connection, name: str) -> None:
+        """Delete the rows of a file. Words stay in the text index, but no episode has their row number any more."""
+        number = connection.execute("SELECT id FROM files WHERE name = ?", (name,)).fetchone()
+        if number is not None:
+            for table in ("episodes", "transitions", "problems", "heads"):
+                connection.execute(f"DELETE FROM {table} WHERE file = ?", number)
+
+    def _index_file(self, file: FileState, done: int, total: int, stopped: Callable[[], bool]) -> None:
+        kind = file_kind(file.name)
+        number, start, records = self._open(file)
+        if kind is None:
+            raise DamagedFile(file.name, "the name of the file is not one that a run writes")
+        batch, last = RowBatch(), start
+        for place in self._records(kind, file, number, start, records, batch):
+            last, records = place.offset + place.size, place.number + 1
+            if len(batch.rows) >= BATCH_EPISODES:
+                self._write(batch, kind, number, last, records)
+                batch.clear()  # `_records` adds to the same object
+                episodes, problems = self.progress.episodes, self.progress.problems
+                share = (done + min(last, file.size)) / total
+                self.progress = IndexProgress(False, share, episodes + BATCH_EPISODES, problems)
+                if stopped():
+                    return
+        self._write(batch, kind, number, last, records)
+        with self._database.connect() as connection:
+            state = (file.inode, file.size, file.mtime, number)
+            connection.execute("UPDATE files SET inode = ?, size = ?, mtime = ? WHERE id = ?", state)
+
+    def _open(self, file: FileState) -> tuple[int, int, int]:
+        """Returns the file's number, and the offset and the record from which it is read.
+
+        A file that grew is read from where it ended. Every other changed file is read again.
+        """
+        with self._database.connect() as connection:
+            query = "SELECT id, inode, size, done_bytes, done_records FROM files WHERE name = ?"
+            found = connection.execute(query, (file.name,)).fetchone()
+            if found is not None and found[1] == file.inode and found[3] <= file.size:
+                return found[0], found[3], found[4]
+            self._delete(connection, file.name)
+            insert = "INSERT OR REPLACE INTO files (name, inode, size, done_bytes, done_records) VALUES (?, ?, 0, 0, 0)"
+            cursor = connection.execute(insert, (file.name, file.inode))
+            return int(cursor.lastrowid or 0), 0, 0
+
+    def _records(
+        self, kind: FileKind, file: FileState, number: int, start: int, records: int, batch: RowBatch
+    ) -> Iterator[Place]:
+        """Add the records of a file to `batch` one by one. Yields the place of each record."""
+        if kind.source == "evaluation":
+            for place, line in lines(self._files, file.name, start, records):
+                try:
+                    if line is None:
+                        raise DamagedFile(file.name, "the line is longer than the limit")
+                    add_line(batch, kind, number, place, episode_line(file.name, line))
+                except DamagedFile as error:
+                    self._problem(file.name, f"line {place.number + 1}: {error.reason}", number)
+                yield place
+            return
+        figures = file.name.startswith(f"{FOLDER}/")
+        for place, data in frames(self._files, file.name, start, records):
+            try:
+                if figures and place.number == 0:
+                    self._head(number, step_record(file.name, data), data)
+                elif figures:
+                    record = group_record(file.name, data)
+                    add_group(batch, kind, number, place, record.group, record)
+                else:
+                    add_group(batch, kind, number, place, plain_group(file.name, data), None)
+            except DamagedFile as error:
+                self._problem(file.name, f"record {place.number}: {error.reason}", number)
+            yield place
+
+    def _head(self, file: int, head: StepRecord, data: bytes) -> None:
+        with self._database.connect() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO heads VALUES (?, ?, ?, ?)", (head.step, file, head.complete, data)
+            )
+
+    def _problem(self, name: str, reason: str, file: int | None = None) -> None:
+        with self._database.connect() as connection:
+            (count,) = connection.execute("SELECT count(*) FROM problems").fetchone()
+            if count < MAX_PROBLEMS:
+                found = connection.execute("SELECT id FROM files WHERE name = ?", (name,)).fetchone()
+                number = file if file is not None else found[0] if found else None
+                connection.execute("INSERT INTO problems VALUES (?, ?, ?)", (number, name, reason[:500]))
+
+    def _write(self, batch: RowBatch, kind: FileKind, file: int, done: int, records: int) -> None:
+        with self._database.connect() as connection:
+            for row, text in zip(batch.rows, batch.texts, strict=True):
+                cursor = connection.execute(_INSERT, row)
+                connection.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (cursor.lastrowid, text))
+            for (success, pair), count in batch.transitions.items():
+                connection.execute(
+                    "INSERT INTO transitions VALUES (?, ?, ?, ?, ?, ?, ?) "
+                    "ON CONFLICT DO UPDATE SET count = count + excluded.count",
+                    (file, kind.source, kind.label, kind.step, success, pair, count),
+                )
+            if kind.step is not None:
+                self._drop_plain_groups(connection, kind.step)
+            state = (done, records, file)
+            connection.execute("UPDATE files SET done_bytes = ?, done_records = ? WHERE id = ?", state)
+
+    @staticmethod
+    def _drop_plain_groups(connection: sqlite3.Connection, step: int) -> None:
+        """Delete the rows of `groups/` whose groups also have figures, so that each group is listed once."""
+        connection.execute(
+            "DELETE FROM episodes WHERE step = ? AND key GLOB 'g*' AND group_id IN "
+            "(SELECT group_id FROM episodes WHERE step = ? AND key GLOB 't*')",
+            (step, step),
+        )
+
+
+class IndexThread:
+    """Refreshes the indices of several runs until `stop`."""
+
+    def __init__(self, builders: Callable[[], list[EpisodeIndexer]], interval_s: float) -> None:
+        """`builders`: the indices to refresh. `interval_s`: pause between two rounds."""
+        self._builders, self._interval_s = builders, interval_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="index", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the thread, and wait for the end of its transaction."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _work(self) -> None:
+        while not self._stop.is_set():
+            for builder in self._builders():
+                try:
+                    builder.refresh(self._stop.is_set)
+                except (sqlite3.Error, OSError, msgspec.MsgspecError) as error:
+                    builder.progress = interrupted(builder.progress, error)
+            self._stop.wait(self._interval_s)
+
+
+def interrupted(progress: IndexProgress, error: Exception) -> IndexProgress:
+    """Returns `progress` with the error that interrupted the index."""
+    return IndexProgress(False, progress.share, progress.episodes, progress.problems, str(error))

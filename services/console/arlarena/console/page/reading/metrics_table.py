@@ -1,0 +1,152 @@
+"""The metrics of a run (`metrics.jsonl`), read while the file grows."""
+
+from __future__ import annotations
+
+import os
+import threading
+from array import array
+from bisect import bisect_left
+from math import isfinite, nan
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from arlarena.console.page.reading.run_files import BoundedFiles, DamagedFile
+
+NAME = "metrics.jsonl"
+# Longer lines are skipped. A line of a run has about 3 kB.
+LINE_BYTES = 1 << 20
+# Bounds of the memory: 200,000 steps of 80 metrics take 128 MB.
+MAX_STEPS, MAX_METRICS, MAX_VALUES = 200_000, 400, 20_000_000
+# Bytes that one refresh reads at most, so that a request does not wait for a long file. `complete` is then False.
+READ_BYTES = 64 << 20
+
+Floats = npt.NDArray[np.float64]
+
+
+class MetricsTable:
+    """A table of the metrics: one row for each step, one column for each metric. Safe for several threads."""
+
+    def __init__(self, files: BoundedFiles) -> None:
+        """Read nothing yet."""
+        self._files = files
+        self._lock = threading.Lock()
+        self._clear(0)
+
+    def _clear(self, inode: int) -> None:
+        self._inode, self._offset, self._tail = inode, 0, b""
+        self._steps = array("q")
+        self._columns: dict[str, array[float]] = {}
+        self.complete = True
+
+    def refresh(self) -> None:
+        """Read the lines that were added. A replaced file (after a resume) is read again from its start."""
+        with self._lock:
+            try:
+                file = self._files.open(NAME)
+            except DamagedFile:
+                file = None
+            if file is None:
+                self._clear(0)
+                return
+            with file:
+                found = os.fstat(file.fileno())
+                if found.st_ino != self._inode or found.st_size < self._offset:
+                    self._clear(found.st_ino)
+                file.seek(self._offset)
+                data = file.read(READ_BYTES)
+                self.complete = self._offset + len(data) >= found.st_size
+            end = data.rfind(b"\n") + 1
+            if not end and len(data) > LINE_BYTES:  # one huge line: skip it
+                end = len(data)
+            self._offset += end
+            for line in data[:end].splitlines():
+                self._add(line)
+
+    def _add(self, line: bytes) -> None:
+        if len(line) > LINE_BYTES or len(self._steps) >= MAX_STEPS:
+            return
+        try:
+            record = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+            step = msgspec.json.decode(record.pop("step"), type=int)
+        except (msgspec.MsgspecError, UnicodeDecodeError, KeyError):
+            return
+        self._drop_from(step)
+        row = len(self._steps)
+        self._steps.append(step)
+        for name, raw in record.items():
+            if name not in self._columns:
+                if len(self._columns) >= MAX_METRICS or (len(self._columns) + 1) * row > MAX_VALUES:
+                    continue
+                self._columns[name] = array("d", [nan]) * row
+            self._columns[name].append(_number(raw))
+        for column in self._columns.values():
+            if len(column) <= row:
+                column.append(nan)
+
+    def _drop_from(self, step: int) -> None:
+        """Remove the rows from `step` on, which a run has repeated after a resume."""
+        if self._steps and step <= self._steps[-1]:
+            first = bisect_left(self._steps, step)
+            del self._steps[first:]
+            for column in self._columns.values():
+                del column[first:]
+
+    def names(self) -> list[str]:
+        """The metrics, in the order of the file."""
+        with self._lock:
+            return list(self._columns)
+
+    @property
+    def last_step(self) -> int:
+        """The newest step; 0 without steps."""
+        with self._lock:
+            return self._steps[-1] if self._steps else 0
+
+    def steps(self) -> Floats:
+        """The steps, in ascending order."""
+        with self._lock:
+            return np.array(self._steps, dtype=np.float64)
+
+    def column(self, name: str) -> Floats | None:
+        """The values of a metric, NaN where it was not recorded. None if the run does not have the metric."""
+        with self._lock:
+            found = self._columns.get(name)
+            return None if found is None else np.array(found, dtype=np.float64)
+
+    def last(self, name: str) -> float | None:
+        """The value of a metric at the newest step, or None."""
+        with self._lock:
+            column = self._columns.get(name)
+            value = column[-1] if column else nan
+        return value if isfinite(value) else None
+
+
+def _number(raw: msgspec.Raw) -> float:
+    try:
+        value = msgspec.json.decode(raw, type=float | None)
+        return nan if value is None else value
+    except (msgspec.MsgspecError, OverflowError):
+        return nan
+
+
+def thin(x: Floats, y: Floats, points: int) -> tuple[Floats, Floats, Floats | None, Floats | None]:
+    """Merge neighbouring values until at most `points` are left. Returns x, mean, minimum and maximum.
+
+    x is the last x of each interval. Minimum and maximum are None if nothing was merged. Values that are not finite do
+    not count; an interval without finite values is NaN.
+    """
+    if len(x) <= points:
+        return x, y, None, None
+    starts = np.unique(np.linspace(0, len(x), points, endpoint=False).astype(np.int64))
+    ends = np.append(starts[1:], len(x))
+    finite = np.isfinite(y)
+    counts = np.add.reduceat(finite, starts)
+    sums = np.add.reduceat(np.where(finite, y, 0.0), starts)
+    mean = np.where(counts > 0, sums / np.maximum(counts, 1), nan)
+    low = np.minimum.reduceat(np.where(finite, y, np.inf), starts)
+    high = np.maximum.reduceat(np.where(finite, y, -np.inf), starts)
+    empty = counts == 0
+    low[empty] = high[empty] = nan
+    return x[ends - 1], mean, low, high

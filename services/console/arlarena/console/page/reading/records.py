@@ -1,0 +1,126 @@
+"""Reads recorded groups and episodes, one record at a time.
+
+records/step-000020.records     groups with the figures of the loss (`proto.records.group_records`)
+groups/step-000020.msgpack      groups of earlier releases, and those for `arlarena replay`
+demonstrations.msgpack          groups of one episode
+episodes/after.jsonl            episodes of an evaluation, one line each
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import msgspec
+
+from arlarena.console.page.reading.run_files import RECORD_BYTES, BoundedFiles, DamagedFile
+from arlarena.proto.records.episode_lines import EpisodeLine
+from arlarena.proto.records.group_records import LENGTH_BYTES, GroupRecord, StepRecord, decode_frame
+from arlarena.proto.trajectory import Group, SchemaError, decode_group
+
+MAX_TURNS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a record is in its file: `offset` and `size` of its content in bytes, `number` from 0."""
+
+    number: int
+    offset: int
+    size: int
+
+
+def frames(files: BoundedFiles, name: str, start: int = 0, number: int = 0) -> Iterator[tuple[Place, bytes]]:
+    """Yield the frames of a file of groups from the offset `start` (the frame with this `number`).
+
+    Ends before an incomplete frame at the end of the file.
+
+    Raises:
+        DamagedFile: a frame is longer than `RECORD_BYTES`, or the file cannot be read.
+    """
+    if (file := files.open(name)) is None:
+        return
+    with file:
+        file.seek(start)
+        offset = start
+        while (data := _next_frame(file, name, number)) is not None:
+            yield Place(number, offset + LENGTH_BYTES, len(data)), data
+            offset += LENGTH_BYTES + len(data)
+            number += 1
+
+
+def _next_frame(file: BinaryIO, name: str, number: int) -> bytes | None:
+    head = file.read(LENGTH_BYTES)
+    if len(head) < LENGTH_BYTES:
+        return None
+    size = int.from_bytes(head, "little")
+    if size > RECORD_BYTES:
+        raise DamagedFile(name, f"record {number} has {size} bytes; the limit is {RECORD_BYTES}")
+    data = file.read(size)
+    return data if len(data) == size else None
+
+
+def lines(files: BoundedFiles, name: str, start: int = 0, number: int = 0) -> Iterator[tuple[Place, bytes | None]]:
+    """Yield the complete lines of a file from the offset `start`. A line longer than `RECORD_BYTES` is None."""
+    if (file := files.open(name)) is None:
+        return
+    with file:
+        file.seek(start)
+        offset = start
+        while line := file.readline(RECORD_BYTES):
+            size = len(line)
+            whole: bytes | None = line
+            while not line.endswith(b"\n"):
+                line = file.readline(RECORD_BYTES)
+                if not line:
+                    return  # the line is not complete
+                size, whole = size + len(line), None
+            yield Place(number, offset, size), whole
+            offset, number = offset + size, number + 1
+
+
+def group_record(name: str, data: bytes) -> GroupRecord:
+    """Decode a frame of `records/`.
+
+    Raises:
+        DamagedFile: the frame is no group record.
+    """
+    try:
+        return decode_frame(data, GroupRecord, RECORD_BYTES)
+    except SchemaError as error:
+        raise DamagedFile(name, str(error)) from error
+
+
+def step_record(name: str, data: bytes) -> StepRecord:
+    """Decode the first frame of a file of `records/`. Raises DamagedFile."""
+    try:
+        return decode_frame(data, StepRecord, RECORD_BYTES)
+    except SchemaError as error:
+        raise DamagedFile(name, str(error)) from error
+
+
+def plain_group(name: str, data: bytes) -> Group:
+    """Decode a frame of `groups/` or of a file of demonstrations. Raises DamagedFile."""
+    try:
+        return decode_group(data)
+    except SchemaError as error:
+        raise DamagedFile(name, str(error)) from error
+
+
+_line_decoder = msgspec.json.Decoder(EpisodeLine)
+
+
+def episode_line(name: str, data: bytes) -> EpisodeLine:
+    """Decode a line of an episodes file.
+
+    Raises:
+        DamagedFile: the line is no episode, or has more than `MAX_TURNS` turns.
+    """
+    try:
+        line = _line_decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DamagedFile(name, f"not an episode: {error}") from error
+    if len(line.turns) > MAX_TURNS:
+        raise DamagedFile(name, f"an episode of {len(line.turns)} turns; the limit is {MAX_TURNS}")
+    return line

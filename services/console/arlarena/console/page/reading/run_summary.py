@@ -1,0 +1,140 @@
+"""State and results of a run, from its small files. Missing or damaged files give None."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import tomli_w
+
+from arlarena.console.page.reading.run_files import BoundedFiles, DamagedFile
+from arlarena.proto.text.redaction import masked, redact
+
+# A run without a lock that changed a file in this time counts as running.
+ACTIVE_S = 120.0
+# Files that a live run changes often.
+LIVE_FILES = ("progress/train-step.json", "progress/train.jsonl", "progress/clone.jsonl", "metrics.jsonl", "run.json")
+LOG_TAIL_BYTES, MAX_ALARMS = 1 << 20, 10_000
+
+RunPhase = Literal["running", "finished", "stopped", "failed", "inactive"]
+
+
+def read_object(files: BoundedFiles, name: str) -> dict[str, Any]:
+    """Returns a JSON object of a file; {} if the file is missing, too large, or no JSON object."""
+    try:
+        data = files.read(name)
+        return msgspec.json.decode(data, type=dict[str, Any]) if data else {}
+    except (DamagedFile, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+
+
+def configuration(files: BoundedFiles) -> dict[str, Any]:
+    """Returns the tables of `config.toml`; {} if the file is missing or malformed."""
+    try:
+        data = files.read("config.toml")
+        return tomllib.loads(data.decode()) if data else {}
+    except (DamagedFile, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+
+
+def table(tables: dict[str, Any], name: str) -> dict[str, Any]:
+    """Returns the table `name`, or {} if it is missing or no table."""
+    found = tables.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def is_locked(root: Path) -> bool | None:
+    """Whether a process holds the lock of the run directory. None if the system does not tell.
+
+    The lock itself is not touched, because trying it could make `arlarena up` fail.
+    """
+    try:
+        inode = (root / ".lock").stat().st_ino
+        held = Path("/proc/locks").read_text()
+    except OSError:
+        return None
+    return any(line.split()[1:2] == ["FLOCK"] and f":{inode} " in line for line in held.splitlines())
+
+
+def phase(files: BoundedFiles, now: float) -> RunPhase:
+    """Returns the state of a run."""
+    if read_object(files, "run.json").get("finished") is True:
+        return "finished"
+    if is_locked(files.root):
+        return "running"
+    changed = [state.mtime for name in LIVE_FILES if (state := files.state(name))]
+    ending = read_object(files, "training.json").get("ended_by")
+    if changed and now - max(changed) < ACTIVE_S and ending not in ("error", "signal"):
+        return "running"
+    return "failed" if ending == "error" else "stopped" if ending == "signal" else "inactive"
+
+
+def activity(files: BoundedFiles) -> dict[str, Any] | None:
+    """Returns the record of the trainer's current step, or None."""
+    return read_object(files, "progress/train-step.json") or None
+
+
+def evaluations(files: BoundedFiles) -> list[dict[str, Any]]:
+    """Returns the results of the evaluations, in the order of their files' times."""
+    found = sorted(files.list("eval_sets", ".json"), key=lambda file: file.mtime)
+    kept = ("success", "ci95", "episodes", "environment", "by_kind", "by_difficulty", "return", "turns", "errors")
+    results = []
+    for file in found:
+        result = read_object(files, file.name)
+        label = file.name.rpartition("/")[2].removesuffix(".json")
+        results.append({"label": label} | {key: result.get(key) for key in kept})
+    return results
+
+
+def logged_alarms(files: BoundedFiles) -> list[dict[str, Any]]:
+    """Returns the warnings and errors in the tails of the logs, newest first."""
+    alarms = []
+    for file in files.list("logs", ".log"):
+        try:
+            tail = files.tail(file.name, LOG_TAIL_BYTES)
+        except DamagedFile:
+            continue
+        alarms += [alarm for line in tail.splitlines() if (alarm := _alarm(line)) is not None]
+    alarms.sort(key=lambda alarm: alarm["ts"], reverse=True)
+    return alarms[:MAX_ALARMS]
+
+
+class _LogLine(msgspec.Struct):
+    ts: float
+    level: str
+    event: str
+    service: str = ""
+
+
+def _alarm(line: bytes) -> dict[str, Any] | None:
+    if b'"warning"' not in line and b'"error"' not in line:
+        return None
+    try:
+        head = msgspec.json.decode(line, type=_LogLine)
+        fields = msgspec.json.decode(line, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    if head.level not in ("warning", "error"):
+        return None
+    for key in ("ts", "level", "event", "service"):
+        fields.pop(key, None)
+    step = fields.pop("step", None)
+    fields = {key[:100]: redact(value[:2000]) if isinstance(value, str) else value for key, value in fields.items()}
+    message = str(fields.get("reason") or ", ".join(f"{key} = {value}" for key, value in fields.items()))
+    return {
+        "ts": head.ts,
+        "level": head.level,
+        "service": head.service[:100],
+        "event": head.event[:100],
+        "step": step if isinstance(step, int) else None,
+        "message": message[:2000],
+        "fields": fields,
+    }
+
+
+def masked_configuration(files: BoundedFiles) -> str | None:
+    """Returns `config.toml` with secrets masked and without comments, or None if it cannot be read."""
+    tables = configuration(files)
+    return tomli_w.dumps(masked(tables)) if tables else None

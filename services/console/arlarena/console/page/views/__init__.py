@@ -1,0 +1,1 @@
+"""JSON objects of the API: groups, episodes, turns, behaviour."""
