@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 from support.evaluation.evaluation_support import Evaluation, ScriptedModel
-from support.evaluation.scripted_openenv import QUICK, failed, observed, scripted_openenv
+from support.openenv.scripted_openenv import QUICK, failed, observed, scripted_openenv
 
 from arlarena.client.environments import Session
 from arlarena.client.errors import ProtocolError
 from arlarena.proto.telemetry import Logger
 from arlarena.rollout.evaluation.interrupts import StopSignal
-from arlarena.rollout.evaluation.play.openenv import SEEDS, OpenEnvClient
+from arlarena.rollout.evaluation.openenv.client import OpenEnvClient
+from arlarena.rollout.evaluation.openenv.rules import SEEDS
 from arlarena.rollout.evaluation.play.scheduler import EvaluationOutcome
 from arlarena.rollout.evaluation.play.slots import MAX_PROTOCOL_ERRORS, MAX_REFUSALS, PlayLimits, SlotGroup
 from arlarena.rollout.evaluation.records import AttemptKey, EnvironmentPlan, EvaluationPlan
