@@ -103,8 +103,8 @@ async def _evaluate(
     write_results(options.directory, price, console)
     if outcome.stopped:
         unfinished = f"{counted(outcome.remaining, 'attempt')} not finished"
-        console.print(f"stopped: {outcome.stopped}; {unfinished}", markup=False)
-        # Wrapped by the terminal, so that it can be copied.
+        console.print(f"stopped: {outcome.stopped}; {unfinished}", soft_wrap=not console.is_terminal, markup=False)
+        # Without line ends of its own, so that it can be copied.
         console.print(f"resume with the same command and --out {options.directory}", soft_wrap=True, markup=False)
     for line in causes(outcome.results.values()):
         console.print(line, soft_wrap=True, markup=False)
