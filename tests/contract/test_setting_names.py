@@ -11,6 +11,7 @@ from arlarena.env_server.settings import EnvironmentSettings
 from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.shared_settings import Gpus, RunSettings
 from arlarena.rollout import settings as rollout
+from arlarena.rollout.evaluation.openenv.rules import OpenEnvSettings
 from arlarena.trainer import settings as trainer
 from arlarena.trainer.objectives import RECIPES, Recipe
 from arlarena.trainer.objectives.advantages import ADVANTAGES
@@ -49,7 +50,8 @@ OTHERS = {
 }
 SETTINGS = {name for table in TABLES.values() for name in table.model_fields} | {field.name for field in fields(Recipe)}
 OF_CLIPS = {name for clip in CLIPS.values() for name in hyperparameters(clip.config)}
-KNOWN = SETTINGS | OF_CLIPS | OTHERS | set(RECIPES) | set(ADVANTAGES) | set(AGGREGATIONS) | set(CLIPS)
+OF_OPENENV = set(OpenEnvSettings.__struct_fields__)
+KNOWN = SETTINGS | OF_CLIPS | OF_OPENENV | OTHERS | set(RECIPES) | set(ADVANTAGES) | set(AGGREGATIONS) | set(CLIPS)
 
 
 def sources(*parts: str) -> Iterator[tuple[Path, ast.Module]]:

@@ -18,10 +18,14 @@ NOT_OURS = re.compile(
     r"(^|/)(runs?|RUN|eval_sets|episodes|checkpoints|weights|groups|progress|logs|my_\w+|wheels)(/|\.|$)"
     r"|^(site|panel|config\.secrets)/|[<>…*{ ]|NAME|^~?/|^test_my_|^make_levels|^sampling_params|^outputs"
 )
-CODE = (".py", ".toml", ".json", ".j2", ".yml", ".txt", ".template")
+CODE = (".py", ".toml", ".json", ".j2", ".yml", ".yaml", ".txt", ".template", ".Dockerfile", ".js")
 IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9]*(_[A-Za-z0-9]+)+")
 # Named in the documents, and defined by other projects, by a kernel, or by a format string of the code.
-FOREIGN = {"MADV_COLLAPSE", "pkey_mprotect", "raw_logprobs", "total_empty"}
+FOREIGN = {"MADV_COLLAPSE", "depends_on", "pkey_mprotect", "raw_logprobs", "total_empty"} | {
+    f"{name}_{bound}"
+    for name in ("invalid", "return", "turns")
+    for bound in ("min", "max")  # parameters of the page
+}
 ABSENT = {"arlarena/__init__.py": "AGENTS.md says that there is none"}
 
 
@@ -56,7 +60,7 @@ def settings() -> dict[str, set[str]]:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_a_file_that_is_named_exists(page: Path) -> None:
     named = [
-        span.partition("::")[0]
+        span.partition("::")[0].removeprefix("./")
         for span in spans(page)
         if re.fullmatch(r"[\w./-]+\.(py|toml|json|md|yml|svg)", span) and not NOT_OURS.search(span)
     ]
@@ -160,7 +164,7 @@ def test_a_make_target_that_is_shown_exists(page: Path) -> None:
         (ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", "scripts/setup.py", "scripts/verify.py")
     )
     for line in command_lines(page):
-        match = re.match(r"\s*(?:[A-Z_]+=\S+ )*make ([a-z-]+)(?: (EXTRA|PART)=(\w+))?", line)
+        match = re.match(r"\s*(?:[A-Z_]+=\S+ )*make ([a-z0-9-]+)(?: (EXTRA|PART)=(\w+))?", line)
         if match:
             target, variable, name = match.groups()
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), line

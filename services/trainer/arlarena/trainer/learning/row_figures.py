@@ -101,11 +101,12 @@ class FigureCollector:
         table = torch.stack([none if part is None else part.to(none) for part in parts])[:, tokens].float().cpu()
         low, high = terms.ratio < 1.0 - self._clip.clip_low, terms.ratio > 1.0 + self._clip.clip_high
         sizes = torch.bincount(micro.row_of_token, minlength=len(rows))
+        numbers, chosen_sizes, masks = torch.stack([micro.number_of_row, sizes, kept.to(sizes)])[:, rows].cpu().tolist()
         self._parts.append(
             _MicroFigures(
                 table=table.numpy(),
                 clip=(low * BELOW + high * ABOVE)[tokens].to("cpu", torch.uint8).numpy().tobytes(),
-                rows=torch.stack([micro.number_of_row, sizes, kept.to(sizes)])[:, rows].cpu().tolist(),
+                rows=(numbers, chosen_sizes, masks),
                 reference=batch.ref_log_probs is not None,
                 old_is_sampler=batch.old_log_probs is micro.behaviour,
             )
