@@ -1,7 +1,7 @@
 /** A chart of curves over a common x axis, with zoom, a cursor, marks of alarms and a row of values. */
 
 import { announce, fill, h, svg } from "../core/dom.js";
-import { num, withUnit } from "../core/format.js";
+import { bare, num, withUnit } from "../core/format.js";
 import { linear, logarithmic, tickLabels } from "./scale.js";
 import { nearest, smooth } from "./smoothing.js";
 
@@ -102,8 +102,8 @@ export class LineChart {
     const [low, high] = [Math.min(...ys), Math.max(...ys)];
     const pad = low === high || state.log ? 0 : (high - low) * 0.06;
     const make = state.log ? logarithmic : linear;
-    this.x = linear(visible, [MARGIN.left, width - MARGIN.right], Math.max(3, Math.floor(width / 90)));
-    this.y = make([low - (low >= 0 && low - pad < 0 ? low : pad), high + pad], [height - MARGIN.bottom, MARGIN.top], 4);
+    this.x = linear(visible, [MARGIN.left, width - MARGIN.right], Math.max(3, Math.floor(width / 62)));
+    this.y = make([low - (low >= 0 && low - pad < 0 ? low : pad), high + pad], [height - MARGIN.bottom, MARGIN.top], 5);
     fill(this.plot, this.axes(unit), this.curves(lines), this.marks(), this.overlay);
     this.plot.setAttribute("aria-label", `${title}, ${description}. ${lines.map((line) =>
       `${line.label}: last value ${withUnit(lastOf(line.raw), unit)}`).join("; ")}`);
@@ -130,7 +130,7 @@ export class LineChart {
     const { smoothing } = this.state;
     const clip = `clip${(this.id ??= LineChart.count++)}`;
     return [
-      svg("clipPath", { id: clip }, svg("rect", { x: MARGIN.left, y: 0, height: this.height,
+      svg("clipPath", { id: clip }, svg("rect", { x: MARGIN.left, y: MARGIN.top - 2, height: this.height - MARGIN.top - MARGIN.bottom + 4,
         width: Math.max(0, this.width - MARGIN.left - MARGIN.right) })),
       svg("g", { "clip-path": `url(#${clip})` }, lines.map((line) => [
         line.low && line.high && svg("path", { class: `band s${line.style % 8}`, d: this.band(line) }),
@@ -190,7 +190,7 @@ export class LineChart {
       if (x !== null && value !== null && index >= 0 && (!this.state.log || value > 0)) {
         dots.push(svg("circle", { class: `dot s${line.style % 8}`, cx: this.x.at(line.x[index] ?? 0), cy: this.y.at(value), r: 3 }));
       }
-      items.push(h("span", { title: line.label }, sample(line.style, line.thin), withUnit(value, this.options.unit)));
+      items.push(h("span", { title: line.label }, sample(line.style, line.thin), bare(value, this.options.unit)));
     }
     const inside = x !== null && x >= this.x.domain[0] && x <= this.x.domain[1];
     const at = inside ? this.x.at(x) : 0;

@@ -41,15 +41,15 @@ export function logarithmic(domain, range, count) {
 
 /** @param {number} value @returns {[number, number]} */
 function padded(value) {
-  const pad = Math.abs(value) * 0.1 || 1;
-  return [value - pad, value + pad];
+  if (value >= 0) return [0, value * 2 || 1];
+  return [value * 2, 0];
 }
 
 /** @param {number} low @param {number} high @param {number} count */
 function linearTicks(low, high, count) {
   const rough = (high - low) / Math.max(count, 1);
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((each) => each * power).find((each) => each >= rough) ?? rough;
+  const step = [1, 2, 2.5, 5, 10].map((each) => each * power).find((each) => each >= rough) ?? rough;
   const ticks = [];
   for (let index = Math.ceil(low / step - 1e-9); index * step <= high + step * 1e-9; index++) ticks.push(index * step);
   return ticks;
@@ -72,7 +72,9 @@ function oneLabel(value, largest, gap) {
   if (value === 0) return "0";
   const [divisor, suffix] = largest >= 1e9 ? [1e9, " G"] : largest >= 1e6 ? [1e6, " M"] : largest >= 1e4 ? [1e3, " k"] : [1, ""];
   const step = gap / divisor;
-  if (largest < 1e-3) return value.toExponential(0).replace("-", "−").replace("e−", "e−");
-  const decimals = Math.min(6, Math.max(0, -Math.floor(Math.log10(step) + 1e-9)));
+  if (largest < 1e-3) return value.toExponential(0).replaceAll("-", "−");
+  const places = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+  const whole = Math.abs(step * 10 ** places - Math.round(step * 10 ** places)) < 1e-6;
+  const decimals = Math.min(6, whole ? places : places + 1); // a step of 2.5 needs one decimal more
   return `${(value / divisor).toFixed(decimals).replace("-", "−")}${suffix}`;
 }

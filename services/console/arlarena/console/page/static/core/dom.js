@@ -87,7 +87,7 @@ export function visible(text) {
  */
 export function textBlock(text, options = {}) {
   const full = text ?? "";
-  const block = h("pre", { class: `text ${options.class ?? ""}`, tabindex: 0, role: "region",
+  const block = h("pre", { class: `text ${options.class ?? ""}`, tabindex: 0, role: "group",
     "aria-label": options.label ?? "Text" });
   let shown = 0;
   const more = h("button", { type: "button", class: "more", onclick: () => show(MORE_CHARS) });
@@ -123,4 +123,12 @@ export function badge(tone, label, title) {
 /** Returns an abbreviation with its explanation. @param {string} short @param {string} long @returns {HTMLElement} */
 export function abbr(short, long) {
   return h("abbr", { title: long }, short);
+}
+
+/** Returns a name in which "A_E" and similar symbols have a subscript. @param {string} name @returns {Node[]} */
+export function symbol(name) {
+  return name.split(/([A-Zπ]_\w+)/).filter(Boolean).map((part) => {
+    const [letter, index] = part.split("_");
+    return index === undefined ? document.createTextNode(part) : h("span", {}, letter, h("sub", {}, index));
+  });
 }

@@ -16,7 +16,7 @@ export function num(value, digits = 3) {
 }
 
 /** @param {string} text */
-const minus = (text) => text.replace("-", "−");
+const minus = (text) => text.replaceAll("-", "−");
 
 /** Returns a number with a fixed number of decimals and always a sign. @param {number | null | undefined} value
  * @param {number} [decimals] @returns {string} */
@@ -54,6 +54,12 @@ export function ago(seconds) {
   if (!seconds) return NONE;
   const passed = Date.now() / 1000 - seconds;
   return passed < 5 ? "now" : `${passed < 172_800 ? duration(Math.max(0, passed)) : `${Math.floor(passed / 86_400)} days`} ago`;
+}
+
+/** Returns a value of a metric without its unit, except per cent.
+ * @param {number | null | undefined} value @param {string} unit @returns {string} */
+export function bare(value, unit) {
+  return unit === "share" ? percent(value) : num(value);
 }
 
 /** Returns a value of a metric with its unit. @param {number | null | undefined} value @param {string} unit */

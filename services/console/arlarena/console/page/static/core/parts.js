@@ -63,13 +63,13 @@ export function runHeading(title, run, address, ...more) {
 
 /**
  * Returns the controls of a paged list.
- * @param {{offset: number, limit: number, total: number, noun: string}} page @param {(offset: number) => void} turn
+ * @param {{offset: number, limit: number, total: number, noun: string, label?: string}} page @param {(offset: number) => void} turn
  * @returns {HTMLElement}
  */
-export function pager({ offset, limit, total, noun }, turn) {
+export function pager({ offset, limit, total, noun, label = "Pages of the list" }, turn) {
   const last = Math.min(offset + limit, total);
   const range = total > limit ? `${count(offset + 1)}–${count(last)} of ` : "";
-  return h("nav", { class: "pager", "aria-label": "Pages of the list" },
+  return h("nav", { class: "pager", "aria-label": label },
     h("span", { role: "status" }, `${range}${plural(total, noun)}`),
     total > limit && [
       h("button", { type: "button", disabled: offset === 0, onclick: () => turn(0) }, "First"),
@@ -81,13 +81,13 @@ export function pager({ offset, limit, total, noun }, turn) {
 /** Returns a table in a block that scrolls and can be focused.
  * @param {string} label @param {import("./dom.js").Child} head @param {import("./dom.js").Child} rows */
 export function table(label, head, rows) {
-  return h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label },
+  return h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": label },
     h("table", {}, h("thead", {}, head), h("tbody", {}, rows)));
 }
 
-/** Returns a list of names and values. @param {[string, import("./dom.js").Child][]} pairs */
+/** Returns a list of names and values; a third element "full" gives the pair a row of its own. @param {[import("./dom.js").Child, import("./dom.js").Child, string?][]} pairs */
 export function facts(pairs) {
-  return h("dl", { class: "facts" }, pairs.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  return h("dl", { class: "facts" }, pairs.map(([name, value, kind]) => h("div", { class: kind }, h("dt", {}, name), h("dd", {}, value))));
 }
 
 /** Calls `action` at most once per `delay` ms, at the end. @param {() => void} action @param {number} delay */

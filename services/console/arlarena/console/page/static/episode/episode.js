@@ -84,8 +84,7 @@ class EpisodePage {
           h("a", { href: this.address(each, 0), class: "sibling", "aria-current": each === episode.id ? "true" : null }, `#${place}`)))),
       facts([["Set", episode.label ? `${episode.source}, ${episode.label}` : `${episode.source}${episode.step === null ? "" : `, step ${episode.step}`}`],
         ["Return", fixed(episode.return, 3)], ["Score", fixed(episode.score, 3)], ["Turns", `${count(episode.turns)}, ${episode.invalid} invalid`], ["Tokens of replies", count(episode.tokens)],
-        ["Mean advantage", signed(episode.advantage, 3)], ["Age", episode.age === null ? "–" : plural(episode.age, "step")], ["Duration", duration(episode.duration_s)],
-        ["Weights", episode.weights ? h("code", { class: "cut", title: episode.weights }, episode.weights) : "–"]]));
+        ["Mean advantage", signed(episode.advantage, 3)], ["Age", episode.age === null ? "–" : plural(episode.age, "step")], ["Duration", duration(episode.duration_s || null)]]));
   }
 
   /** @param {import("../app.js").Route} route */

@@ -14,7 +14,7 @@ export function replyView(reply) {
   const text = reply.text ?? "";
   const long = text.length > MAX_MARKED || text === "";
   const block = long ? textBlock(text, { label: "Reply", truncated: reply.truncated })
-    : h("pre", { class: "text", tabindex: 0, role: "region", "aria-label": "Reply" }, pieces(text, reply.marks ?? [], reply.format_valid));
+    : h("pre", { class: "text", tabindex: 0, role: "group", "aria-label": "Reply" }, pieces(text, reply.marks ?? [], reply.format_valid));
   return h("div", {}, h("p", { class: "bar tight" }, reply.format_valid ? badge("good", "format valid") : badge("bad", "format error"),
     reply.finish_reason && badge(reply.finish_reason === "length" ? "warn" : "plain", reply.finish_reason === "length" ? "cut at the limit of tokens" : `ended by ${reply.finish_reason}`),
     reply.tokens !== null && h("span", { class: "note" }, `${reply.tokens.toLocaleString("en")} tokens`)),

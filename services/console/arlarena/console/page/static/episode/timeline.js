@@ -23,8 +23,8 @@ export class Timeline {
     const step = (/** @type {string} */ label, /** @type {string} */ title, /** @type {() => number} */ to) =>
       h("button", { type: "button", title, "aria-label": title, onclick: () => go(to()) }, label);
     this.element = h("section", { class: "panel scrubber", "aria-label": "Turns" }, h("div", { class: "bar tight" },
-      step("⏮", "First turn (Home)", () => 0), step("◀", "Previous turn (←)", () => this.turn - 1), this.player,
-      step("▶", "Next turn (→)", () => this.turn + 1), step("⏭", "Last turn (End)", () => this.last), this.slider, this.text), this.list);
+      step("|◀", "First turn (Home)", () => 0), step("◀", "Previous turn (←)", () => this.turn - 1), this.player,
+      step("▶", "Next turn (→)", () => this.turn + 1), step("▶|", "Last turn (End)", () => this.last), this.slider, this.text), this.list);
     this.showPlayer();
   }
 
@@ -76,6 +76,6 @@ export class Timeline {
       "aria-current": each.turn === this.turn ? "step" : null, tabindex: each.turn === this.turn ? 0 : -1, onclick: () => this.go(each.turn) },
       h("span", { class: "top-line" }, `${each.turn}`, each.visits > 1 && h("span", { class: "visits" }, `×${each.visits}`)),
       h("span", { class: "action" }, visible(each.action || "–"), invalid && " !"),
-      h("span", { class: "sub" }, `${fixed(each.reward, 1)} ${each.advantage === null ? "" : `A ${sign(each.advantage)}${Math.abs(each.advantage).toFixed(2)}`}`)));
+      h("span", { class: "sub" }, h("span", {}, `r ${fixed(each.reward, 1)}`), each.advantage !== null && h("span", {}, `A ${sign(each.advantage)}${Math.abs(each.advantage).toFixed(2)}`))));
   }
 }

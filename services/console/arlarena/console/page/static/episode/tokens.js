@@ -1,12 +1,15 @@
 /** The tokens of a reply with one figure of each token as colour. */
 
 import { largestOf, level } from "../charts/diverging.js";
-import { announce, fill, h, visible } from "../core/dom.js";
-import { field, select } from "../core/parts.js";
+import { announce, fill, h, symbol, visible } from "../core/dom.js";
+import { field, select, table } from "../core/parts.js";
 import { fixed, num, signed } from "../core/format.js";
 
 /** Tokens that are shown at first, and with each further press of "Show more". */
 const FIRST_TOKENS = 1_500;
+/** Rows of the table, which is open for short replies. */
+const TABLE_ROWS = 400;
+const SHORT_REPLY = 24;
 const CLIP = ["inside the range of the clip", "below the range of the clip", "above the range of the clip"];
 
 /**
@@ -68,6 +71,7 @@ export class TokenPanel {
         this.draw();
       })), h("span", { class: "note" }, this.note(tokens, total))), this.list, this.detail);
     this.fillTokens(chosen);
+    this.element.append(tokenTable(this.turn));
     this.select(this.selected, false);
   }
 
@@ -124,7 +128,7 @@ export class TokenPanel {
     this.selected = place;
     const { tokens, advantage } = this.turn;
     if (place < 0) {
-      fill(this.detail, h("div", {}, h("dd", { class: "note" }, "Select a token to see its figures.")));
+      fill(this.detail);
       return;
     }
     this.list.children[place]?.classList.add("selected");
@@ -142,7 +146,23 @@ export class TokenPanel {
       ["Ratio", fixed(at("ratios"), 5), "importance ratio at the level of the method"],
       ["Clip", CLIP[at("clip") ?? -1] ?? "–", ""],
       ["Advantage", tokens.mask[place] ? signed(advantage?.total, 4) : "–", "advantage in the loss"]];
-    fill(this.detail, rows.map(([name, value, title]) => h("div", { title }, h("dt", {}, name), h("dd", {}, value))));
+    fill(this.detail, rows.map(([name, value, title]) => h("div", { title }, h("dt", {}, symbol(name)), h("dd", {}, value))));
     if (say) announce(rows.map(([name, value]) => `${name}: ${value}`).join("; "));
   }
+}
+
+/** @param {any} turn @returns {HTMLElement} */
+function tokenTable({ tokens, advantage }) {
+  /** @type {[string, string, (place: number) => string][]} */
+  const columns = [["Mask", "1: in the loss", (place) => String(tokens.mask[place])],
+    ["log π", "log-probability of the trainer at the first update, in nats", (place) => fixed(tokens.log_probs?.[place], 4)],
+    ["log μ", "log-probability of the policy that sampled, in nats", (place) => fixed(tokens.sampler_log_probs?.[place], 4)],
+    ["Ratio", "importance ratio at the level of the method", (place) => fixed(tokens.ratios?.[place], 5)],
+    ["Entropy", "in nats", (place) => fixed(tokens.entropies?.[place], 3)],
+    ["A", "advantage in the loss", (place) => (tokens.mask[place] ? signed(advantage?.total, 3) : "–")],
+    ["Clip", "▾: below, ▴: above the range of the clip", (place) => ["in", "▾", "▴"][tokens.clip?.[place]] ?? "–"]];
+  const rows = tokens.ids.slice(0, TABLE_ROWS).map((/** @type {number} */ id, /** @type {number} */ place) => h("tr", {},
+    h("th", { scope: "row", class: "mono" }, tokens.texts ? visible(tokens.texts[place] || "∅") : String(id)), columns.map(([, , value]) => h("td", { class: "n" }, value(place)))));
+  return h("details", { open: tokens.ids.length <= SHORT_REPLY, class: "token-table" }, h("summary", {}, "Figures of all tokens", tokens.ids.length > TABLE_ROWS ? ` (the first ${TABLE_ROWS})` : ""),
+    table("Figures of tokens", h("tr", {}, h("th", { scope: "col" }, "Token"), columns.map(([label, title]) => h("th", { scope: "col", class: "n", title }, label))), rows));
 }

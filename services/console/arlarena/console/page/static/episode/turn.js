@@ -1,7 +1,7 @@
 /** The panels of one turn: frame, reply, tokens, prompt, figures, and visits of the same state. */
 
 import { level, largestOf } from "../charts/diverging.js";
-import { badge, fill, h, textBlock, visible } from "../core/dom.js";
+import { badge, fill, h, symbol, textBlock, visible } from "../core/dom.js";
 import { fixed, plural, signed } from "../core/format.js";
 import { facts } from "../core/parts.js";
 import { href } from "../core/route.js";
@@ -27,7 +27,8 @@ export class TurnPanels {
     this.figures = part("Figures", "figures-panel");
     this.actions = part("Action", "actions-panel");
     this.visits = part("Visits of this state", "visits-panel");
-    this.after = part("After the action", "after-panel");
+    this.after = { body: h("div"), element: h("details", { class: "panel after-panel" }, h("summary", {}, h("h2", { class: "inline" }, "After the action"))) };
+    this.after.element.append(this.after.body);
     this.prompt = h("div");
     this.promptBox = h("details", { class: "panel" }, h("summary", {}, h("h2", { class: "inline" }, "Prompt"), " ", (this.promptNote = h("span", { class: "note" }))), this.prompt);
     this.promptBox.addEventListener("toggle", () => this.showPrompt());
@@ -46,6 +47,7 @@ export class TurnPanels {
     fill(this.actions.body, this.actionList(turn));
     fill(this.figures.body, this.figureList(turn));
     fill(this.after.body, this.afterwards(turn));
+    /** @type {any} */ (this.after.element).open = Boolean(turn.next.tool_output) || turn.turn === turn.turns - 1;
     this.tokens.show(turn);
     this.promptNote.textContent = turn.prompt ? plural(turn.prompt.tokens, "token") : "not recorded";
     this.showPrompt();
@@ -81,16 +83,18 @@ export class TurnPanels {
     const versions = turn.versions.map((/** @type {any} */ each) => h("div", {}, `step ${each.step}`, h("code", { class: "cut", title: each.version }, ` ${each.version}`),
       turn.versions.length > 1 && ` tokens ${each.start}–${each.end - 1}`));
     const row = this.episode.turn_list[turn.turn] ?? {};
-    return [facts([
-      ["Reward", fixed(turn.reward, 3)],
-      ["A, in the loss", advantage ? h("strong", { class: `pill ${level(advantage.total, 2)}` }, signed(advantage.total, 3)) : "–"],
-      [`A_E, episode`, advantage ? signed(advantage.episode, 3) : "–"], ["A_S, step", advantage ? signed(advantage.step, 3) : "–"],
-      ["Size of the anchor group", advantage?.anchor_size === undefined || advantage?.anchor_size === null ? "–" : plural(advantage.anchor_size, "turn")],
-      ["Mean ratio", fixed(row.mean_ratio, 5)], ["Mean entropy", row.mean_entropy === null || row.mean_entropy === undefined ? "–" : `${fixed(row.mean_entropy, 3)} nats`],
-      ["Outside the clip", row.outside === null || row.outside === undefined ? "–" : `${(100 * row.outside).toFixed(1)} % of tokens`],
-      ["Sequence mask", row.kept === null || row.kept === undefined ? "–" : row.kept ? "kept" : badge("warn", "removed")],
-      ["Weights that sampled", versions.length ? versions : "–"], ["State", turn.state_key ? h("code", { class: "cut", title: turn.state_key }, turn.state_key.slice(0, 12)) : "–"],
-    ]), !advantage && h("p", { class: "note" }, "Advantages are recorded for groups of training by this release.")];
+    const known = (/** @type {unknown} */ value) => value !== null && value !== undefined;
+    /** @type {[string, import("../core/dom.js").Child, boolean][]} */
+    const rows = [
+      ["Reward", fixed(turn.reward, 3), true],
+      ["A in the loss", h("strong", { class: `pill ${level(advantage?.total, 2)}` }, signed(advantage?.total, 3)), Boolean(advantage)],
+      ["A_E, of the episode", signed(advantage?.episode, 3), known(advantage?.episode)], ["A_S, of the step", signed(advantage?.step, 3), known(advantage?.step)],
+      ["Anchor group", plural(advantage?.anchor_size ?? 0, "turn"), known(advantage?.anchor_size)],
+      ["Mean ratio", fixed(row.mean_ratio, 5), known(row.mean_ratio)], ["Mean entropy", `${fixed(row.mean_entropy, 3)} nats`, known(row.mean_entropy)],
+      ["Outside the clip", `${fixed(100 * (row.outside ?? 0), 1)} % of tokens`, known(row.outside)],
+      ["Sequence mask", row.kept ? "kept" : badge("warn", "removed"), known(row.kept)],
+      ["Weights that sampled", versions, versions.length > 0], ["State", h("code", { class: "cut", title: turn.state_key }, turn.state_key.slice(0, 12)), Boolean(turn.state_key)]];
+    return [facts(rows.filter(([, , shown]) => shown).map(([name, value]) => [symbol(name), value])), !advantage && h("p", { class: "note" }, "Advantages are recorded for groups of training by this release.")];
   }
 
   /** @param {any} turn */
@@ -116,14 +120,14 @@ export class TurnPanels {
     const largest = largestOf(visits.map((/** @type {any} */ each) => each.step_advantage ?? each.advantage));
     const others = visits.filter((/** @type {any} */ each) => !each.this).length;
     fill(this.visits.body, h("p", { class: "note" }, others ? `${plural(others, "other turn")} of the ${visits[0].member === null ? "episode" : "group"} in the same state.`
-      : "No other turn of the group is in this state."),
-      h("table", { class: "visits" }, h("thead", {}, h("tr", {}, ["Turn", "Action"].map((label) => h("th", { scope: "col" }, label)),
-        h("th", { scope: "col", class: "n", title: "discounted sum of the rewards from this turn on" }, "R"), h("th", { scope: "col", class: "n", title: "step advantage" }, "A_S"), h("th", { scope: "col" }, "End"))),
+      : `No other turn of the ${visits[0].member === null ? "episode" : "group"} is in this state.`),
+      h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Visits" }, h("table", { class: "visits" }, h("thead", {}, h("tr", {}, ["Turn", "Action"].map((label) => h("th", { scope: "col" }, label)),
+        h("th", { scope: "col", class: "n", title: "discounted sum of the rewards from this turn on" }, "R"), h("th", { scope: "col", class: "n", title: "step advantage" }, symbol("A_S")), h("th", { scope: "col" }, "End"))),
       h("tbody", {}, visits.slice(0, 200).map((/** @type {any} */ each) => h("tr", { "aria-current": each.this ? "true" : null },
         h("th", { scope: "row" }, each.this ? "this turn" : h("a", { class: "visit", href: href(["episode", this.run, each.episode, each.turn]) },
           each.member === null ? `turn ${each.turn}` : `#${each.member}, turn ${each.turn}`)),
         h("td", { class: "cut" }, visible(each.action || "–"), !each.action_valid && " !"), h("td", { class: "n" }, fixed(each.step_return)),
         h("td", { class: "n" }, h("span", { class: `pill ${level(each.step_advantage, largest)}` }, signed(each.step_advantage))),
-        h("td", {}, each.success ? badge("good", "solved") : badge("bad", "failed"))))) ));
+        h("td", {}, h("span", { class: each.success ? "solved" : "failed", title: each.success ? "solved" : "failed" }, h("span", { "aria-hidden": "true" }, each.success ? "✓" : "✗"), h("span", { class: "hidden" }, each.success ? "solved" : "failed")))))))));
   }
 }

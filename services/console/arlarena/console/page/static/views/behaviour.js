@@ -57,7 +57,7 @@ function draw(body, left, right, flows, run) {
     const here = counts[row]?.[column] ?? new Map();
     const name = `${outcome === "success" ? "Solved" : "Failed"}, ${side.name}`;
     const query = { source: side.source, label: side.label ?? "", step_min: side.steps?.[0] ?? "", step_max: side.steps?.[1] ?? "", success: outcome === "success" };
-    return h("figure", { class: "panel flow-card" }, h("figcaption", {}, h("h3", {}, h("span", { class: outcome === "success" ? "solved" : "failed", "aria-hidden": "true" }, outcome === "success" ? "✓ " : "✗ "), name),
+    return h("figure", { class: "panel flow-card" }, h("figcaption", {}, h("h2", {}, h("span", { class: outcome === "success" ? "solved" : "failed", "aria-hidden": "true" }, outcome === "success" ? "✓ " : "✗ "), name),
       h("a", { href: href(["episodes", run], query) }, plural(side[outcome].episodes, "episode"))),
     here.size ? flow(shares(here, actions), actions, name) : h("p", { class: "note" }, "No transition: no such episode, or none with two turns."));
   }));

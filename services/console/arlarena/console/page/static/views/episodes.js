@@ -90,7 +90,7 @@ class Episodes {
       found.indexed < 1 && h("p", { class: "note", role: "status" }, `The index is being built (${percent(found.indexed, 0)}): the list is not complete yet.`),
       found.total === 0 ? empty("No episode matches.", "Remove a filter, or ", h("button", { type: "button", onclick: () => go(href(["episodes", this.run])) }, "show all episodes")) : [
         pager(page, turn), table("Episodes", h("tr", {}, COLUMNS.map((column) => this.column(column))), found.episodes.map((/** @type {any} */ each) => row(each, this.run, back))),
-        found.total > LIMIT && pager(page, turn)]);
+        found.total > LIMIT && pager({ ...page, label: "Pages, below the list" }, turn)]);
   }
 
   /** @param {[string, string, string?, string?]} column */
@@ -120,5 +120,5 @@ function row(each, run, back) {
     h("td", { class: "n" }, fixed(each.return)), h("td", { class: "n" }, count(each.turns)), h("td", { class: "n" }, count(each.invalid)),
     h("td", { class: "n" }, count(each.tokens)), h("td", { class: "n" }, signed(each.advantage)),
     h("td", {}, each.status ? statusBadge(each.group_status === "filtered" ? "filtered" : each.status, "") : h("span", { class: "note" }, "–")),
-    h("td", { class: "cut" }, visible(each.first_action ?? "")));
+    h("td", { class: "cut" }, each.first_action ? visible(each.first_action) : h("span", { class: "note" }, "none")));
 }

@@ -48,7 +48,7 @@ export function sections(metrics) {
 /** @param {{name: string, unit: string, description: string} | undefined} metric @returns {ChartSpec[]} */
 function spec(metric) {
   if (!metric) return [];
-  const title = TITLES[/** @type {"clip_negative_low"} */ (metric.name)] ?? metric.name.replaceAll("_", " ");
+  const title = TITLES[/** @type {"clip_negative_low"} */ (metric.name)] ?? metric.name.replaceAll("_", " ").replace(/\bkl\b/, "KL");
   return [{ title, unit: metric.unit, description: `${metric.name}: ${metric.description.replaceAll("`", "")}`,
     note: metric.unit === "share" ? "" : metric.unit, metrics: [metric.name] }];
 }

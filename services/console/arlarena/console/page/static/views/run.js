@@ -53,11 +53,11 @@ function summary(run) {
     ["Steps", `${count(run.step)} of ${count(run.steps)}`], ["Ended by", ending(run)],
     ["Training success", `${percent(run.success)} at the newest step`],
     ["Turns played", count(run.environment_steps)], ["Training time", duration(run.run_seconds)],
-    ["Stages", stages.join(" · ") || "–"],
+    ["Stages", stages.join(" · ") || "–", "full"],
     ["Restarts", Object.entries(run.restarts ?? {}).map(([name, number]) => `${name}: ${number}`).join(", ") || "none"],
     ["Recorded", recorded.groups ? `${plural(recorded.groups, "group")} of ${plural(recorded.steps.length, "step")}, ${
       recorded.figures ? "with" : "without"} figures of tokens` : "no groups"],
-    ["Code", (run.code ?? []).join(", ") || "–"], ["Command", h("code", {}, visible(run.command ?? "–"))],
+    ["Code", (run.code ?? []).join(", ") || "–"], ["Command", h("code", {}, visible(run.command ?? "–")), "full"],
   ]));
 }
 

@@ -87,7 +87,7 @@ class RunList {
 
   head() {
     /** @type {[string, string?, string?][]} */
-    const columns = [["Run"], ["State"], ["Environment"], ["Method"], ["Seed", "", "n"], ["Step", "steps done, of steps planned", "n"],
+    const columns = [["Run"], ["State"], ["Environment", "", "minor"], ["Method", "", "minor"], ["Seed", "", "n minor"], ["Step", "steps done, of steps planned", "n"],
       ["Training success", "share of solved episodes at the newest step", "n"], ["Curve", "training success over steps"],
       ["Evaluation", "success on the evaluation set, before and after training", "n"], ["Turns", "environment steps: turns that were played", "n"],
       ["Time", "training time", "n"], ["Alarms", "warnings and errors", "n"], ["Changed"]];
@@ -109,7 +109,7 @@ class RunList {
     return h("tr", { class: box.checked ? "chosen" : null }, h("td", {}, box),
       h("th", { scope: "row" }, h("a", { href: href(["run", run.id]) }, run.id), problems,
         run.index && !run.index.ready && h("span", { class: "note" }, ` indexing ${percent(run.index.progress, 0)}`)),
-      h("td", {}, stateBadge(run.state)), h("td", {}, run.environment), h("td", {}, run.method), h("td", { class: "n" }, run.seed),
+      h("td", {}, stateBadge(run.state)), h("td", { class: "minor" }, run.environment), h("td", { class: "minor" }, run.method), h("td", { class: "n minor" }, run.seed),
       h("td", { class: "n" }, `${count(run.step)} / ${count(run.steps)} `, run.state === "running" && bar),
       h("td", { class: "n" }, percent(run.success)),
       h("td", {}, this.curves.has(run.id) && sparkline(this.curves.get(run.id) ?? [], `success over steps, now ${percent(run.success)}`)),
