@@ -92,7 +92,7 @@ def simulate(scenario: Scenario, simulations: int, seed: int = 0) -> Coverage:
     k = scenario.attempts
     wins = random.binomial(k if scenario.kind == "success" else GRID, rates)
     if scenario.kind == "success":
-        low, high = beta_bounds(wins.mean(-1) / k, effective_size(wins, np.full(scenario.tasks, k)))
+        low, high = beta_bounds(wins.mean(-1) / k, effective_size(wins / k, np.full(scenario.tasks, k)))
         return _coverage(_contains(scenario.rate, low, high), float((high - low).mean()), scenario.rate, wins / k)
     table = _pass_table() if scenario.kind == "pass" else np.arange(GRID + 1) / GRID
     truth = _true_pass(scenario) if scenario.kind == "pass" else scenario.rate

@@ -245,5 +245,5 @@ class HttpTransport(AsyncClosing):
             message = f"{request} failed with {answer.status}: {quote(answer.body)}"
             if answer.status in (429, 503) and "Retry-After" in received_headers:
                 raise AtCapacity(message, _retry_after(received_headers))
-            raise Unavailable(message)
+            raise Unavailable(message, answer.status)
         return answer

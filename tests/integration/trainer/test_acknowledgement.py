@@ -16,6 +16,7 @@ from arlarena.proto.trajectory import PolicyVersion
 from arlarena.trainer.collector import CONSUMER, Collector
 from arlarena.trainer.learning.learner import Learner
 from arlarena.trainer.loop import Trainer
+from arlarena.trainer.metrics.recorder import StepRecorder
 from arlarena.trainer.objectives import recipe
 from arlarena.trainer.settings import TrainerSettings
 from arlarena.trainer.state.checkpoint import Checkpoints, TrainerState
@@ -25,7 +26,7 @@ __all__ = ["policy", "tiny_directory"]
 
 NOW = PolicyVersion("life", 0, "d0")
 # Fields of `Trainer` that are not used when a checkpoint is saved.
-UNUSED = ("versions", "probe", "publisher", "metrics", "flows", "trackers", "recorder", "alarms", "progress")
+UNUSED = ("versions", "probe", "publisher", "metrics", "flows", "trackers", "alarms", "progress")
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ async def trainer(redis_url, run_name, tmp_path, policy, make_group):
             yield Trainer(
                 settings=settings, state=state, learner=Learner(policy, None, method, settings), collector=collector,
                 lease=lease, checkpoints=Checkpoints(tmp_path / "checkpoints", 2), run=tmp_path, seed=0, log=log,
-                guard=lambda: None, **dict.fromkeys(UNUSED),
+                guard=lambda: None, recorder=StepRecorder(tmp_path, settings, method, 0, log), **dict.fromkeys(UNUSED),
             )  # fmt: skip
 
 

@@ -5,8 +5,10 @@ The ranks communicate by gloo, and FSDP2 shards the parameters. `test_ranks.py`,
 
 import json
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -34,8 +36,13 @@ def update(policy: Path, ranks: Ranks, out: Path) -> None:
             gradients[name] = value.grad.full_tensor() if ranks.count > 1 else value.grad.clone()
 
     learner.optimizer.register_step_pre_hook(keep)
-    figures = learner.update([random_rows(2, count=17)], 1e-3)
+    rows = [replace(row, number=number) for number, row in enumerate(random_rows(2, count=17))]
+    figures = learner.update([rows], 1e-3, [[0, 2]])
     if ranks.is_main:
+        recorded = {number: [len(row.clip), *np.frombuffer(row.values, "<f4").tolist()]
+                    for number, row in sorted(learner.row_figures[0].items())}  # fmt: skip
+        (out / f"{ranks.count}-recorded.json").write_text(json.dumps(recorded))
+        assert list(recorded) == [row.number for row in rows if row.trajectory in (0, 2)]
         save_file(gradients, out / f"{ranks.count}.safetensors")
         (out / f"{ranks.count}.json").write_text(json.dumps(figures))
 
@@ -58,6 +65,10 @@ def test_two_ranks_have_the_gradients_and_figures_of_one(tiny_directory, tmp_pat
         assert process.exitcode == 0
     alone, together = (load_file(tmp_path / f"{count}.safetensors") for count in (1, 2))
     assert alone.keys() == together.keys()
+    one, two = (json.loads((tmp_path / f"{count}-recorded.json").read_text()) for count in (1, 2))
+    assert one.keys() == two.keys()
+    for number, values in one.items():
+        assert values == pytest.approx(two[number], abs=1e-5)
     largest = max(float(value.abs().max()) for value in alone.values())
     assert largest > 0
     for name, value in alone.items():

@@ -105,7 +105,7 @@ async def plan_of(
 
 @dataclass
 class Evaluation:
-    """What an evaluation needs besides its plan, and how often it is resumed."""
+    """Model, player, limits and clients' settings of an evaluation. `run` starts it, or resumes it, in `directory`."""
 
     directory: Path
     model: ScriptedModel | None

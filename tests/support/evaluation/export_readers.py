@@ -13,9 +13,9 @@ from pathlib import Path
 
 
 def write(evaluation, target):
+    from arlarena.rollout.evaluation.directory import read_evaluation
     from arlarena.rollout.evaluation.report.exports import write_parquet
     from arlarena.rollout.evaluation.report.prices import read_prices
-    from arlarena.rollout.evaluation.report.summary_view import read_evaluation
 
     results = read_evaluation(Path(evaluation))
     write_parquet(results, Path(target), read_prices().price(results.plan.model))

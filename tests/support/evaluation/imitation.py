@@ -64,7 +64,7 @@ class ImitationCounts:
 
 
 def echo(messages: Sequence[ModelMessage]) -> str:
-    """The default script: a reply that an environment's parser can read, and that tells what was asked."""
+    """The default script: a reply that an environment's parser can read, with the number of messages."""
     return f"<think>{len(messages)} messages</think><action>up</action>"
 
 

@@ -7,9 +7,9 @@ not as a failure of the policy.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,11 +19,12 @@ from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import Sampling, Task, Trajectory, Turn
 from arlarena.rollout.episode import FAULT, PROMPT_TOO_LONG, Assignment, EpisodeRecord
 from arlarena.rollout.evaluation.sets.digest import tasks_digest
-from arlarena.rollout.evaluation.statistics.intervals import clustered, success_rate
+from arlarena.rollout.evaluation.statistics.intervals import Interval, clustered, success_rate, task_means
 from arlarena.rollout.play_all import EvalResults
 from arlarena.rollout.settings import EvaluationSettings
 from arlarena.rollout.worker import version_range
 
+T = TypeVar("T")
 # The reason why an episode has no turn: the task was already finished after the reset.
 OVER_AT_RESET = "over at reset"
 
@@ -55,11 +56,16 @@ def eval_sampling(settings: EvaluationSettings) -> Sampling:
     return Sampling(settings.temperature, settings.top_p, settings.top_k, settings.max_tokens)
 
 
-def _by_task(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> dict[int, list[bool]]:
-    outcomes: dict[int, list[bool]] = defaultdict(list)
-    for assignment, episode in pairs:
-        outcomes[assignment.task.index].append(episode.trajectory.success)
-    return dict(outcomes)
+def _by_task(pairs: Sequence[tuple[Assignment, EpisodeRecord]], values: Iterable[T]) -> dict[int, list[T]]:
+    """Returns `values` (one value per episode), grouped by task."""
+    tasks: dict[int, list[T]] = defaultdict(list)
+    for (assignment, _), value in zip(pairs, values, strict=True):
+        tasks[assignment.task.index].append(value)
+    return dict(tasks)
+
+
+def _success(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> tuple[Interval, str]:
+    return success_rate(_by_task(pairs, [episode.trajectory.success for _, episode in pairs]))
 
 
 def _turn_share(turns: Sequence[Turn], marks: Sequence[bool]) -> float | None:
@@ -67,14 +73,12 @@ def _turn_share(turns: Sequence[Turn], marks: Sequence[bool]) -> float | None:
 
 
 def _mean(pairs: Sequence[tuple[Assignment, EpisodeRecord]], values: Sequence[float]) -> dict[str, Any]:
-    """Returns the mean of `values` (one value per episode) and its 95 % interval, clustered by task.
+    """Returns the mean over tasks of `values` (one value per episode) and its 95 % interval, clustered by task.
 
     If there is only one task, the interval is None.
     """
-    tasks: dict[int, list[float]] = defaultdict(list)
-    for (assignment, _), value in zip(pairs, values, strict=True):
-        tasks[assignment.task.index].append(value)
-    interval = clustered(dict(tasks))
+    tasks = _by_task(pairs, values)
+    interval = clustered(tasks)
     several_tasks = len(tasks) > 1
     return {"mean": round(interval.mean, 4), "ci95": interval.rounded() if several_tasks else None}
 
@@ -87,7 +91,7 @@ def _difficulty_table(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> list
             classes[moves].append(pair)
     rows = []
     for moves, members in sorted(classes.items()):
-        interval, _ = success_rate(_by_task(members))
+        interval, _ = _success(members)
         row = {
             "optimal_moves": moves,
             "n": len(members),
@@ -105,7 +109,7 @@ def _kind_table(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> list[dict[
         kinds[pair[1].first.metadata.kind].append(pair)
     rows = []
     for kind, members in sorted(kinds.items()) if any(kinds) else ():
-        interval, _ = success_rate(_by_task(members))
+        interval, _ = _success(members)
         rows.append({"kind": kind, "n": len(members), "success": round(interval.mean, 4), "ci95": interval.rounded()})
     return rows
 
@@ -115,14 +119,14 @@ def _versions(trajectories: Sequence[Trajectory]) -> list[str]:
     return sorted({str(version) for version in versions}) if versions else []
 
 
-def _mean_metrics(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Returns the mean of each metric over the episodes. For the metric of a policy fault, the mean is the share of
-    episodes that ended by this fault.
+def _mean_metrics(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> dict[str, float]:
+    """Returns the mean over tasks of each metric. For the metric of a policy fault, the mean is the share of episodes
+    that ended by this fault.
     """
-    names = sorted({name for trajectory in trajectories for name in trajectory.metrics})
+    metrics = [episode.trajectory.metrics for _, episode in pairs]
     return {
-        name: round(sum(trajectory.metrics.get(name, 0.0) for trajectory in trajectories) / len(trajectories), 4)
-        for name in names
+        name: round(float(task_means(_by_task(pairs, [one.get(name, 0.0) for one in metrics]))[0].mean()), 4)
+        for name in sorted({name for one in metrics for name in one})
     }
 
 
@@ -190,7 +194,7 @@ def no_prompt_fits(played: EvalResults) -> str | None:
 def _metrics(
     pairs: Sequence[tuple[Assignment, EpisodeRecord]], trajectories: Sequence[Trajectory], turns: Sequence[Turn]
 ) -> dict[str, Any]:
-    interval, method = success_rate(_by_task(pairs))
+    interval, method = _success(pairs)
     return {
         "versions": _versions(trajectories),
         "success": round(interval.mean, 4),
@@ -202,7 +206,7 @@ def _metrics(
         "return": _mean(pairs, [trajectory.total_reward for trajectory in trajectories]),
         "turns": _mean(pairs, [float(len(trajectory.turns)) for trajectory in trajectories]),
         "policy_errors": sum(trajectory.outcome == "policy_error" for trajectory in trajectories),
-        "behaviour": _mean_metrics(trajectories),
+        "behaviour": _mean_metrics(pairs),
         "by_difficulty": _difficulty_table(pairs),
         "by_kind": _kind_table(pairs),
         "results": [

@@ -24,9 +24,9 @@ from support.console.page_support import (
     write_step,
 )
 
-from arlarena.console.page.index.builder import IndexBuilder
+from arlarena.console.page.index.builder import EpisodeIndexer
 from arlarena.console.page.index.database import RunDatabase
-from arlarena.console.page.reading.run_files import RunFiles
+from arlarena.console.page.reading.run_files import BoundedFiles
 
 
 def state_of(folder: Path) -> dict[str, tuple[int, int, bytes]]:
@@ -99,7 +99,7 @@ def test_a_new_step_arrives_within_five_seconds(tmp_path):
 def test_files_may_grow_be_replaced_and_vanish_while_they_are_read(tmp_path):
     run = make_run(tmp_path / "run")
     database = RunDatabase(tmp_path / "cache", run, "x")
-    builder = IndexBuilder(RunFiles(run), database)
+    builder = EpisodeIndexer(BoundedFiles(run), database)
     builder.refresh()
     assert builder.progress.episodes == 15
     path = run / "episodes" / "live.jsonl"
@@ -126,19 +126,32 @@ def test_files_may_grow_be_replaced_and_vanish_while_they_are_read(tmp_path):
     database.close()
 
 
+def test_long_files_are_indexed_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr("arlarena.console.page.index.builder.BATCH_EPISODES", 3)
+    run = make_run(tmp_path / "run")
+    whole = [msgspec.json.encode(episode_line(number, success=True)) + b"\n" for number in range(10)]
+    (run / "episodes" / "long.jsonl").write_bytes(b"".join(whole))
+    with page_server([run], tmp_path) as page:
+        listed = page.ok("/api/runs/run/episodes?label=long")["episodes"]
+        assert [episode["task"] for episode in listed] == [f"guess/test/{number}" for number in range(10)]
+        (side,) = [each for each in page.ok("/api/runs/run/behaviour")["sides"] if each["label"] == "long"]
+        assert side["success"] == {"episodes": 10, "transitions": {"up>down": 10, "up>up": 10}}
+        assert page.ok("/api/runs/run/episodes?label=long&q=guess")["total"] == 10
+
+
 def test_an_existing_index_is_used_again_and_a_second_page_only_reads(tmp_path):
     run = make_run(tmp_path / "run")
     first = RunDatabase(tmp_path / "cache", run, "x")
-    IndexBuilder(RunFiles(run), first).refresh()
+    EpisodeIndexer(BoundedFiles(run), first).refresh()
     second = RunDatabase(tmp_path / "cache", run, "x")
     assert (first.writable, second.writable) == (True, False)
-    builder = IndexBuilder(RunFiles(run), second)
+    builder = EpisodeIndexer(BoundedFiles(run), second)
     assert not builder.refresh()
     assert (builder.progress.ready, builder.progress.episodes) == (True, 15)
     first.close()
     second.close()
     third = RunDatabase(tmp_path / "cache", run, "x")
-    assert not IndexBuilder(RunFiles(run), third).refresh()  # nothing to do: the index was kept
+    assert not EpisodeIndexer(BoundedFiles(run), third).refresh()  # nothing to do: the index was kept
     third.close()
 
 

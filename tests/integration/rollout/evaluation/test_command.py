@@ -15,7 +15,7 @@ from support.evaluation.faults import FaultRates
 from support.evaluation.imitation import Imitation, serve
 from support.evaluation.sdks import needs_sdk
 
-from arlarena.rollout.evaluation.play.journal import JOURNAL, read_journal
+from arlarena.rollout.evaluation.directory import JOURNAL, read_journal
 from arlarena.rollout.evaluation.records import AttemptRecord, ReplyEvent
 
 pytestmark = pytest.mark.processes

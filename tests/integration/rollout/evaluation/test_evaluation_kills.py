@@ -14,7 +14,7 @@ from support.environments.environment_support import environment_server
 from support.evaluation.evaluation_support import FAST, Evaluation, ScriptedModel, move, results_of, statuses
 from support.rollout.rollout_support import served
 
-from arlarena.rollout.evaluation.play.journal import JOURNAL, read_journal
+from arlarena.rollout.evaluation.directory import JOURNAL, read_journal
 from arlarena.rollout.evaluation.play.scheduler import EvaluationOutcome
 from arlarena.rollout.evaluation.records import ReplyEvent, RequestEvent
 from benchmarks.demo.faulty_proxy import Proxy

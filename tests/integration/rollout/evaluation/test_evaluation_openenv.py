@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from support.environments.environment_support import environment_server
-from support.evaluation.scripted_openenv import (
+from support.openenv.scripted_openenv import (
     QUICK,
     TEXT_ACTION,
     failed,
@@ -22,11 +22,12 @@ from support.evaluation.scripted_openenv import (
 )
 
 from arlarena.client.environments import EnvironmentClient
-from arlarena.client.errors import AtCapacity, ProtocolError, Refused, ServiceError, SessionLost, Unavailable
+from arlarena.client.errors import AtCapacity, Refused, ServiceError, SessionLost, Unavailable
 from arlarena.client.transport import Timeouts
-from arlarena.rollout.evaluation.errors import EvaluationError
-from arlarena.rollout.evaluation.play.openenv import SEEDS, OpenEnvClient, detect
-from arlarena.rollout.evaluation.play.openenv_rules import OpenEnvSettings
+from arlarena.rollout.evaluation.errors import AttemptFailed, EvaluationError
+from arlarena.rollout.evaluation.openenv.client import OpenEnvClient
+from arlarena.rollout.evaluation.openenv.description import detect
+from arlarena.rollout.evaluation.openenv.rules import SEEDS, OpenEnvSettings
 
 
 @pytest.fixture(scope="module")
@@ -103,17 +104,18 @@ async def test_a_full_server_is_at_capacity_until_a_session_ends(sokoban: str) -
             await session.close()
 
 
-async def test_the_plan_has_the_server_s_identity(sokoban: str) -> None:
+async def test_the_description_has_the_identity_and_the_splits_of_the_server(sokoban: str) -> None:
     async with EnvironmentClient(sokoban, QUICK) as own, OpenEnvClient(sokoban, timeouts=QUICK) as foreign:
-        info, plan = await own.info(), await foreign.plan("test", range(3))
-        assert plan.name == info.name
-        assert re.fullmatch(re.escape(info.version) + r"\+schema\.[0-9a-f]{16}", plan.version)
-        assert (plan.split, plan.indices, plan.options["action_field"]) == ("test", (0, 1, 2), "text")
-        with pytest.raises(EvaluationError, match="no such split"):
-            await foreign.plan("no such split", [0])
-        with pytest.raises(EvaluationError, match="tasks, and no task"):
-            await foreign.plan("test", [10**6])
-        assert (await foreign.plan(SEEDS, [10**6])).indices == (10**6,)
+        own_info, info = await own.info(), await foreign.info()
+    assert info.name == own_info.name
+    assert re.fullmatch(re.escape(own_info.version) + r"\+schema\.[0-9a-f]{16}", info.version)
+    assert (info.options["action_field"], info.horizon) == ("text", 50)
+    splits = {split.name: (split.size, split.evaluation) for split in info.splits}
+    assert splits[SEEDS] == (None, False)
+    assert splits.keys() == {SEEDS} | {split.name for split in own_info.splits}
+    (test,) = [split for split in own_info.splits if split.name == "test"]
+    assert splits["test"] == (test.size, test.evaluation)
+    assert not splits["train"][1]
 
 
 async def test_the_schema_is_part_of_the_version() -> None:
@@ -121,7 +123,7 @@ async def test_the_schema_is_part_of_the_version() -> None:
     for field in ("text", "reply"):
         action = {"type": "object", "properties": {field: {"type": "string"}}, "required": [field]}
         async with scripted_openenv(schemas={"action": action}) as server, OpenEnvClient(server.url) as client:
-            versions.append((await client.plan(SEEDS, [0])).version)
+            versions.append((await client.info()).version)
     assert versions[0] != versions[1]
     assert all(version.startswith("unversioned+schema.") for version in versions)
 
@@ -166,15 +168,15 @@ async def test_the_kind_of_a_server_is_detected(sokoban: str) -> None:
     ],
 )
 async def test_an_invalid_reply_is_an_error_with_the_server_and_the_field(answer: str, field: str) -> None:
-    await outcome_of(ProtocolError, rf"/ws: .*{field}", step=answer)
-    await outcome_of(ProtocolError, rf"/ws: .*{field}", reset=answer)
+    await outcome_of(AttemptFailed, rf"/ws: .*{field}", step=answer)
+    await outcome_of(AttemptFailed, rf"/ws: .*{field}", reset=answer)
 
 
 async def test_a_large_frame_is_an_error_and_is_not_read() -> None:
     async def flood(socket: web.WebSocketResponse, received: dict[str, Any]) -> None:
         await socket.send_str(observed("x" * (8 << 20)))
 
-    await outcome_of(ProtocolError, r"/ws: a frame of the server is larger than 1048576 bytes", step=flood)
+    await outcome_of(AttemptFailed, r"/ws: a frame of the server is larger than 1048576 bytes", step=flood)
 
 
 async def test_frames_without_a_request_are_an_error() -> None:
@@ -187,7 +189,7 @@ async def test_frames_without_a_request_are_an_error() -> None:
         (session,) = await client.open(1)
         await session.reset(split=SEEDS, index=0, seed=0)
         await asyncio.sleep(0.1)
-        with pytest.raises(ProtocolError, match="without a request"):
+        with pytest.raises(AttemptFailed, match="without a request"):
             await session.step("left")
         await session.close()
 
@@ -245,7 +247,7 @@ async def test_a_silent_server_is_unavailable_and_its_late_reply_is_not_used() -
 
 async def test_a_server_without_the_route_refuses() -> None:
     async with scripted_openenv() as server, OpenEnvClient(server.url) as client:
-        await client.describe()
+        await client.info()
         client._transport.url += "/other"
         with pytest.raises(Refused, match="HTTP 404"):
             await client.open(1)

@@ -20,10 +20,10 @@ from support.evaluation.evaluation_support import (
 
 from arlarena.rollout.episode import turn_seed
 from arlarena.rollout.evaluate import eval_assignments
+from arlarena.rollout.evaluation.directory import JOURNAL, read_journal
 from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.models.errors import Denied, Rejected, Retryable, TooLong
 from arlarena.rollout.evaluation.play.budgets import BudgetLimits
-from arlarena.rollout.evaluation.play.journal import JOURNAL, read_journal
 from arlarena.rollout.evaluation.play.slots import PlayLimits
 from arlarena.rollout.evaluation.records import ReplyEvent, RequestEvent
 from arlarena.rollout.evaluation.strategies.expert import ExpertPlayer

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from support.evaluation.recorded import HOSTILE, small_evaluation, summarise
 
+from arlarena.rollout.evaluation.directory import read_evaluation
 from arlarena.rollout.evaluation.report.inspect_log import write_inspect_logs
 from arlarena.rollout.evaluation.report.prices import read_prices
-from arlarena.rollout.evaluation.report.summary_view import read_evaluation
 
 ROOT = Path(__file__).resolve().parents[4]
 PYTHON = ROOT / ".venv-inspect" / "bin" / "python"

@@ -10,7 +10,7 @@ from support.evaluation import judged_guess
 from support.evaluation.small_run import LOG
 
 from arlarena.proto.env_api import ResetSpec
-from arlarena.rollout.evaluation.certificate.rescore import RescoreRequest, read_evaluation, rescore
+from arlarena.rollout.evaluation.certificate.rescore import RescoreRequest, rescore
 from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.models.protocol import TokenUsage
 from arlarena.rollout.evaluation.records import (
@@ -69,24 +69,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_last_result_of_each_scored_attempt_is_read(folder: Path) -> None:
-    plan, attempts = read_evaluation(folder)
-    assert plan.model == "expert"
-    assert [one.key.index for one in attempts] == [0, 1, 2]
-    assert all(one.status == "ok" and one.turns for one in attempts)
-    assert [one.success for one in attempts] == [False, True, False]  # the numbers 5, 10 and 15
-
-
-def test_a_damaged_line_is_an_error(folder: Path) -> None:
+def test_a_damaged_journal_is_an_error(folder: Path) -> None:
     path = folder / "journal.jsonl"
     path.write_bytes(b"{}\n" + path.read_bytes())
-    with pytest.raises(EvaluationError, match=r"journal\.jsonl, line 1"):
-        read_evaluation(folder)
+    with pytest.raises(EvaluationError, match=r"journal\.jsonl, line 1 is damaged"):
+        asyncio.run(rescore(RescoreRequest(folder), LOG))
 
 
 def test_the_recorded_replies_are_judged_by_the_corrected_judge(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
     result = asyncio.run(rescore(RescoreRequest(folder), LOG))
+    # The last result of each scored attempt, with the numbers 5, 10 and 15.
+    assert [each.old.success for each in result.episodes] == [False, True, False]
     assert [each.new.success for each in result.episodes if each.new] == [True, True, True]
     assert result.changed == [f"{NAME}/test/0", f"{NAME}/test/2"]
     assert not any(each.diverged or each.unfinished for each in result.episodes)

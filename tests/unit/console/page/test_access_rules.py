@@ -3,7 +3,7 @@
 import pytest
 from starlette.datastructures import Headers
 
-from arlarena.console.page.server.security import AccessRules, ApiError, is_loopback
+from arlarena.console.page.server.security import AccessRules, PageError, is_loopback
 
 
 def refusal(rules, method="GET", path="/api/runs", cookie="", **headers):
@@ -11,7 +11,7 @@ def refusal(rules, method="GET", path="/api/runs", cookie="", **headers):
     given = {"host": "127.0.0.1:8400"} | {name.replace("_", "-"): value for name, value in headers.items()}
     try:
         rules.check(method, path, Headers(given), cookie)
-    except ApiError as error:
+    except PageError as error:
         return error.status
     return 0
 

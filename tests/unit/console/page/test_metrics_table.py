@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from arlarena.console.page.reading.metrics_table import MetricsTable, thin
-from arlarena.console.page.reading.run_files import RunFiles
+from arlarena.console.page.reading.run_files import BoundedFiles
 
 
 def lines(steps, **more):
@@ -16,7 +16,7 @@ def lines(steps, **more):
 
 @pytest.fixture
 def table(tmp_path):
-    return MetricsTable(RunFiles(tmp_path))
+    return MetricsTable(BoundedFiles(tmp_path))
 
 
 def test_a_half_written_line_is_read_when_it_is_complete(tmp_path, table):

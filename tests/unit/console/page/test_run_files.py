@@ -5,7 +5,7 @@ import os
 import pytest
 
 from arlarena.console.page.reading import records, run_files
-from arlarena.console.page.reading.run_files import DamagedFile, RunFiles
+from arlarena.console.page.reading.run_files import BoundedFiles, DamagedFile
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def files(tmp_path):
     run = tmp_path / "run"
     (run / "groups").mkdir(parents=True)
     (run / "config.toml").write_text("a = 1\n")
-    return RunFiles(run)
+    return BoundedFiles(run)
 
 
 @pytest.mark.parametrize("name", ["../secret", "groups/../../secret", "/etc/passwd", "", "groups//a", "a\0b", "."])

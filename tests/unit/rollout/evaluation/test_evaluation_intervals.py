@@ -35,39 +35,62 @@ def test_student_quantile_inverts_the_integral_of_the_density(freedom: float, pr
     assert student_quantile(probability, freedom) == pytest.approx(stats.t.ppf(probability, freedom), abs=1e-9)
 
 
+UNEQUAL = [[1, 0, 1], [0], [1, 1], [0, 0, 0, 1], [1], [0, 0], [0, 1, 0]]
+
+
 def test_effective_size_follows_its_formula_with_unequal_attempts() -> None:
     # Written out again, task by task.
-    tasks = [[1, 0, 1], [0], [1, 1], [0, 0, 0, 1], [1], [0, 0], [0, 1, 0]]
-    values = [value for attempts in tasks for value in attempts]
-    m, number = sum(values) / len(values), len(values)
-    residuals = [sum(value - m for value in attempts) for attempts in tasks]
-    variance = 7 / 6 * sum(r**2 for r in residuals) / number**2
-    kurtosis = (sum(r**4 for r in residuals) / 7) / (sum(r**2 for r in residuals) / 7) ** 2
-    freedom = min(6, 2 * 7 / (kurtosis - 1))
+    rates = [sum(attempts) / len(attempts) for attempts in UNEQUAL]
+    m = sum(rates) / 7
+    variance = stats.sem(rates) ** 2
+    freedom = min(6, 2 * 7 / (stats.kurtosis(rates, fisher=False) - 1))
     expected = m * (1 - m) / variance * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, freedom)) ** 2
-    least = number**2 / sum(len(attempts) ** 2 for attempts in tasks)
-    size = effective_size([sum(attempts) for attempts in tasks], [len(attempts) for attempts in tasks])
-    assert size == pytest.approx(min(number, max(least, expected)))
+    most = 49 / sum(1 / len(attempts) for attempts in UNEQUAL)
+    size = effective_size(rates, [len(attempts) for attempts in UNEQUAL])
+    assert size == pytest.approx(min(most, max(7, expected)))
 
 
 def test_effective_size_has_bounds() -> None:
     # All attempts of a task are equal: as many independent attempts as tasks. A single task that differs from the
     # others in one attempt says little about the variance.
-    assert effective_size([16.0] * 3 + [0.0] * 27, [16.0] * 30) == 30
+    assert effective_size([1.0] * 3 + [0.0] * 27, [16.0] * 30) == 30
     assert effective_size([0.0] * 30, [16.0] * 30) == 30
-    assert effective_size([16.0, 4.0], [16.0, 4.0]) == pytest.approx(400 / 272)
-    assert effective_size([7.0], [16.0]) == 1
-    rare = float(effective_size([1.0] + [0.0] * 29, [16.0] * 30))
+    assert effective_size([1.0, 1.0], [16.0, 4.0]) == 2
+    assert effective_size([7 / 16], [16.0]) == 1
+    rare = float(effective_size([1 / 16] + [0.0] * 29, [16.0] * 30))
     assert 30 <= rare < 480 / 2
-    alike = float(effective_size([8.0, 7.0, 9.0] * 10, [16.0] * 30))
-    assert alike == 480
+    # The tasks' rates differ less than those of independent attempts.
+    alike = [1 / 2, 7 / 16, 9 / 16] * 10
+    assert float(effective_size(alike, [16.0] * 30)) == 480
+    assert float(effective_size(alike, [16.0] * 15 + [4.0] * 15)) == pytest.approx(900 / (15 / 16 + 15 / 4))
 
 
 def test_effective_size_of_many_evaluations_is_that_of_each() -> None:
-    sums = np.random.default_rng(0).binomial(16, 0.3, (5, 30))
-    many = effective_size(sums, [16.0] * 30)
+    rates = np.random.default_rng(0).binomial(16, 0.3, (5, 30)) / 16
+    many = effective_size(rates, [16.0] * 30)
     assert many.shape == (5,)
-    assert list(many) == [float(effective_size(row, [16.0] * 30)) for row in sums]
+    assert list(many) == [float(effective_size(row, [16.0] * 30)) for row in rates]
+
+
+def test_figures_with_unequal_attempts_weight_tasks_equally() -> None:
+    outcomes = {task: [bool(value) for value in attempts] for task, attempts in enumerate(UNEQUAL)}
+    values = {task: [float(value) for value in attempts] for task, attempts in enumerate(UNEQUAL)}
+    mean = np.mean([np.mean(attempts) for attempts in UNEQUAL])
+    assert mean != np.mean([value for attempts in UNEQUAL for value in attempts])
+    assert success_rate(outcomes)[0].mean == pytest.approx(mean)
+    assert unit_mean(values).mean == pytest.approx(mean)
+    assert clustered(values).mean == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.5, 0.9])
+def test_intervals_of_unfinished_evaluations_contain_the_true_mean_over_tasks(rate: float) -> None:
+    # 30 tasks of different difficulty; the last 15 have only one of 8 attempts.
+    random, counts = np.random.default_rng(1), np.array([8] * 15 + [1] * 15)
+    rates = random.beta(3 * rate, 3 * (1 - rate), (4000, 30))
+    means = random.binomial(counts, rates) / counts
+    low, high = beta_bounds(means.mean(-1), effective_size(means, counts))
+    assert ((low <= rate) & (rate <= high)).mean() >= 0.93
+    assert (high - low).mean() < 0.4
 
 
 def test_the_interval_of_several_attempts_is_between_that_of_tasks_and_that_of_attempts() -> None:
@@ -126,19 +149,11 @@ def test_clustered_with_equal_attempts_is_the_interval_of_the_task_means() -> No
     assert (interval.low, interval.high) == (pytest.approx(means.mean() - half), pytest.approx(means.mean() + half))
 
 
-def test_clustered_with_unequal_attempts_equals_the_sandwich_estimator() -> None:
-    # Ordinary least squares on a constant with cluster-robust covariance: bread * meat * bread, times C / (C - 1).
-    clusters = {"a": [1.0, 0.0, 1.0], "b": [0.0], "c": [1.0, 1.0], "d": []}
-    y = np.array([1.0, 0.0, 1.0, 0.0, 1.0, 1.0])
-    groups = np.array([0, 0, 0, 1, 2, 2])
-    design = np.ones((6, 1))
-    residual = y - y.mean()
-    bread = np.linalg.inv(design.T @ design)
-    meat = sum(np.outer(s, s) for s in (design[groups == g].T @ residual[groups == g] for g in range(3)))
-    error = math.sqrt(3 / 2 * (bread @ meat @ bread)[0, 0])
-    interval = clustered(clusters)
-    assert interval.mean == pytest.approx(y.mean())
-    assert interval.high - interval.mean == pytest.approx(stats.t.ppf(0.975, 2) * error)
+def test_clustered_with_unequal_attempts_is_the_interval_of_the_task_means() -> None:
+    expected = stats.ttest_1samp([2 / 3, 0.0, 1.0], 0.0).confidence_interval(0.95)
+    interval = clustered({"a": [1.0, 0.0, 1.0], "b": [0.0], "c": [1.0, 1.0], "d": []})
+    assert interval.mean == pytest.approx(5 / 9)
+    assert (interval.low, interval.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
 
 
 def test_clustered_needs_an_attempt_and_two_tasks_for_bounds() -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from arlarena.rollout.evaluation.directory import JOURNAL, read_journal
 from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.models.protocol import TokenUsage
-from arlarena.rollout.evaluation.play.journal import BLOCK, JOURNAL, LOCK, Journal, read_journal
+from arlarena.rollout.evaluation.play.journal import BLOCK, LOCK, Journal
 from arlarena.rollout.evaluation.play.resume import EvaluationHistory
 from arlarena.rollout.evaluation.records import AttemptKey, Event, FailureEvent, ReplyEvent, RequestEvent
 
@@ -150,6 +151,7 @@ def test_possibly_charged_requests_are_those_without_an_outcome_and_those_that_s
     assert history.possibly_charged == 3
     assert history.of_attempt(KEY).requests == 5
     assert history.of_attempt(KEY).usage == TokenUsage(3, 4)
+    assert EvaluationHistory.of(events[:5]).of_attempt(KEY).usage == TokenUsage(0, 0, 0, 0)  # no reply
     assert [call.reply is not None for call in history.of_attempt(KEY).usable()] == [True, False]
     history.of_attempt(KEY).add(request(2, start=1))
     assert [call.request.call for call in history.of_attempt(KEY).usable()] == [2]

@@ -5,8 +5,8 @@ from math import prod
 
 import pytest
 
-from arlarena.rollout.evaluation.statistics.intervals import unit_mean
-from arlarena.rollout.evaluation.statistics.pass_at_k import average_at_k, ks, mean_pass_at_k, pass_at_k
+from arlarena.rollout.evaluation.statistics.intervals import success_rate, unit_mean
+from arlarena.rollout.evaluation.statistics.pass_at_k import ks, mean_pass_at_k, pass_at_k
 
 
 @pytest.mark.parametrize("n", range(1, 9))
@@ -47,13 +47,9 @@ def test_the_mean_leaves_out_tasks_with_fewer_than_k_attempts() -> None:
     assert interval.mean == pytest.approx((1 / 2 + 1 + 0) / 3)
     assert interval == unit_mean({"a": [1 / 2], "b": [1.0], "c": [0.0]})
     assert mean_pass_at_k(outcomes, 4)[1] == 2
+    assert mean_pass_at_k(outcomes, 1) == (success_rate(outcomes)[0], 3)
     with pytest.raises(ValueError, match="no task has 5 attempts"):
         mean_pass_at_k(outcomes, 5)
-
-
-def test_average_at_k_gives_each_task_the_same_weight() -> None:
-    outcomes = {"a": [True, False, False, False], "b": [True], "c": []}
-    assert average_at_k(outcomes).mean == pytest.approx((0.25 + 1) / 2)
 
 
 def test_reported_ks_are_powers_of_two() -> None:

@@ -1,9 +1,12 @@
 """Strategies: what they ask, and what they play."""
 
+import asyncio
 import io
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from arlarena.proto.env_api import Metadata, Observation, Parser
 from arlarena.rollout.evaluation.errors import BudgetSpent, EvaluationStopped
 from arlarena.rollout.evaluation.models.protocol import ModelMessage, Reply
 from arlarena.rollout.evaluation.strategies.debate import DebatePlayer
-from arlarena.rollout.evaluation.strategies.person import PersonPlayer
+from arlarena.rollout.evaluation.strategies.person import LineReader, PersonPlayer
 from arlarena.rollout.evaluation.strategies.protocol import TurnView
 from arlarena.rollout.evaluation.strategies.random_player import RandomPlayer
 from arlarena.rollout.evaluation.strategies.react import ReactPlayer
@@ -24,7 +27,7 @@ FREE = ReplyFormat()
 
 
 class Asked:
-    """A caller that keeps what was asked."""
+    """A caller that records the messages and purposes of its requests."""
 
     def __init__(self, say: Callable[[str, int], str]) -> None:
         self.say, self.calls, self.purposes = say, [], []  # type: ignore[var-annotated]
@@ -177,14 +180,39 @@ async def test_the_random_player_is_uniform_and_repeats_itself() -> None:
     assert sum((counts[action] - 1000) ** 2 / 1000 for action in actions) < 16.3
 
 
+def typed(text: str) -> LineReader:
+    """The input of a person who ended it."""
+    reading, writing = os.pipe()
+    os.write(writing, text.encode())
+    os.close(writing)
+    return LineReader(reading)
+
+
+async def test_lines_are_read_from_a_pipe_and_from_a_file(tmp_path: Path) -> None:
+    text = "größer\n\n" + "x" * 10_000 + "\nlast"
+    (tmp_path / "input").write_text(text)
+    for reader in (typed(text), LineReader(os.open(tmp_path / "input", os.O_RDONLY))):
+        assert [await reader.line() for _ in range(5)] == [*text.splitlines(keepends=True), ""]
+
+
+async def test_the_wait_for_a_line_can_be_cancelled_and_loses_nothing() -> None:
+    reading, writing = os.pipe()
+    reader = LineReader(reading)
+    os.write(writing, b"half a ")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reader.line(), 0.05)
+    os.write(writing, b"line\n")
+    assert await reader.line() == "half a line\n"
+
+
 async def test_a_person_types_an_action_or_a_reply() -> None:
     out = io.StringIO()
-    person = PersonPlayer(TAGGED, io.StringIO("up\n<think>x</think><action>left</action>\n"), out)
+    person = PersonPlayer(TAGGED, typed("up\n<think>x</think><action>left</action>\n"), out)
     assert await person.respond(view(None, actions=["up", "left"])) == "<think></think><action>up</action>"
     assert await person.respond(view(None)) == "<think>x</think><action>left</action>"
     assert "go\nAdmissible actions: up, left\nYour action" in out.getvalue()
     with pytest.raises(EvaluationStopped):
         await person.respond(view(None))
-    free = PersonPlayer(FREE, io.StringIO("\nprint(1)\nprint(2)\n\nlast"), out)
+    free = PersonPlayer(FREE, typed("\nprint(1)\nprint(2)\n\nlast"), out)
     assert await free.respond(view(None)) == "print(1)\nprint(2)"
     assert await free.respond(view(None)) == "last"

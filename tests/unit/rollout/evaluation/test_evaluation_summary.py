@@ -9,7 +9,9 @@ from support.evaluation.record_support import attempt, plan
 
 from arlarena.rollout.evaluation.models.protocol import TokenUsage
 from arlarena.rollout.evaluation.records import AttemptRecord
+from arlarena.rollout.evaluation.statistics.behaviour import PATTERNS
 from arlarena.rollout.evaluation.statistics.intervals import clustered, success_rate, unit_mean
+from arlarena.rollout.evaluation.statistics.paired import compare
 from arlarena.rollout.evaluation.statistics.pass_at_k import mean_pass_at_k
 from arlarena.rollout.evaluation.statistics.summary import Summary, summarise_records
 
@@ -74,11 +76,37 @@ def test_errors_and_unfinished_attempts_are_counted_and_not_scored() -> None:
     numbers = (part.planned, part.scored, part.policy_errors, part.infra_errors, part.model_errors, part.unfinished)
     assert numbers == (6, 3, 1, 1, 1, 1)
     assert part.results is not None
-    assert (part.results.tasks, part.results.success.mean) == (2, pytest.approx(2 / 3))
-    assert part.results.avg_at_k.mean == pytest.approx(0.75)
+    assert (part.results.tasks, part.results.success.mean) == (2, pytest.approx((0.5 + 1) / 2))
+    assert part.results.avg_at_k == part.results.success
     assert [(figure.k, figure.tasks) for figure in part.results.pass_at_k] == [(1, 2), (2, 1)]
     nothing = summarise_records(plan({"corridor": (0, 1)}), [attempt(0, status="infra_error")]).total
     assert (nothing.scored, nothing.unfinished, nothing.results) == (0, 1, None)
+
+
+def test_all_figures_are_means_over_tasks_of_the_means_of_their_attempts() -> None:
+    # An unfinished evaluation: tasks have 4, 2 and 1 scored attempts.
+    won = {0: [True, False, False, True], 1: [False, False], 2: [True]}
+    records = [
+        attempt(
+            index, number, success=success, steps=2 + number, total_reward=3.0 * success,
+            metrics={"repeated_actions": float(number), **dict.fromkeys(PATTERNS[1:], 0.0)},
+        )
+        for index, results in won.items()
+        for number, success in enumerate(results)
+    ]  # fmt: skip
+    part = summarise_records(plan({"corridor": (0, 1, 2)}, 4), records).total
+    results = part.results
+    assert (part.unfinished, results is not None) == (5, True)
+    assert results is not None
+    rate = (2 / 4 + 0 + 1) / 3
+    assert results.success.mean == pytest.approx(rate)
+    assert results.score.mean == pytest.approx(rate)  # the score of `attempt` is its success
+    assert results.total_reward.mean == pytest.approx(3 * rate)
+    assert results.turns.mean == pytest.approx((2 + 1.5 + 2 + 0.5 + 2) / 3)
+    assert results.behaviour["repeated_actions"] == pytest.approx((1.5 + 0.5 + 0) / 3)
+    assert results.pass_at_k[0].mean == results.avg_at_k.mean == results.success.mean
+    compared = compare(records, records)
+    assert compared.first == pytest.approx(rate)
 
 
 def test_environments_are_apart_and_together() -> None:

@@ -1,4 +1,4 @@
-"""The text MODEL becomes a model, or an error that says what to do."""
+"""`open_model`: the adapter that each MODEL argument selects, and the errors of invalid arguments."""
 
 import sys
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import uvicorn
 
 from arlarena.console.launch.failures import LaunchError
-from arlarena.console.page.play.games import Games, PlayOptions
+from arlarena.console.page.play.games import PersonGames, PlayOptions
 from arlarena.console.page.runs import Catalog
 from arlarena.console.page.server.app import build_app
 from arlarena.console.page.server.security import AccessRules, is_loopback
@@ -58,7 +58,7 @@ def view(request: ViewRequest) -> None:
     rules = AccessRules(request.host, token, request.names)
     play = is_loopback(request.host) if request.play is None else request.play
     catalog.add_folder(request.play_dir)
-    games = Games(catalog, PlayOptions(enabled=play, folder=request.play_dir))
+    games = PersonGames(catalog, PlayOptions(enabled=play, folder=request.play_dir))
     app = build_app(catalog, rules, games)
     with contextlib.closing(_bind(request.host, request.port)) as bound:
         host, port = bound.getsockname()[:2]
@@ -69,7 +69,8 @@ def view(request: ViewRequest) -> None:
 
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sets TCP_NODELAY only on sockets whose protocol is given; without it, each reply takes 40 ms longer.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))

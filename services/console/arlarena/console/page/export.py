@@ -17,11 +17,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from arlarena.console.page.index.builder import IndexBuilder
+from arlarena.console.page.index.builder import EpisodeIndexer
 from arlarena.console.page.index.database import RunDatabase
 from arlarena.console.page.index.queries import MAX_LIMIT, episodes
 from arlarena.console.page.reading.metrics_table import MetricsTable
-from arlarena.console.page.reading.run_files import DamagedFile, RunFiles
+from arlarena.console.page.reading.run_files import BoundedFiles, DamagedFile
 from arlarena.console.page.views.records import RecordCache
 from arlarena.proto.atomic_files import open_atomic
 from arlarena.proto.config import ConfigError
@@ -39,7 +39,7 @@ def export_run(run: Path, kind: str, folder: Path) -> list[Path]:
     Raises:
         ConfigError: `folder` is inside the run, or pyarrow is missing.
     """
-    files = RunFiles(run)
+    files = BoundedFiles(run)
     place = folder.resolve()
     if place == files.root or files.root in place.parents:
         raise ConfigError(f"--out {folder} is inside the run: give another folder")
@@ -51,7 +51,7 @@ def export_run(run: Path, kind: str, folder: Path) -> list[Path]:
     return paths
 
 
-def metric_rows(files: RunFiles) -> Iterator[Row]:
+def metric_rows(files: BoundedFiles) -> Iterator[Row]:
     """Yield one row per step. Metrics that a step does not have are None."""
     metrics = MetricsTable(files)
     metrics.refresh()
@@ -65,11 +65,11 @@ def metric_rows(files: RunFiles) -> Iterator[Row]:
         }
 
 
-def episode_rows(files: RunFiles, cache: Path) -> Iterator[Row]:
+def episode_rows(files: BoundedFiles, cache: Path) -> Iterator[Row]:
     """Yield one row per recorded episode. Episodes that cannot be read are left out."""
     database = RunDatabase(cache, files.root, "export")
     try:
-        IndexBuilder(files, database).refresh()
+        EpisodeIndexer(files, database).refresh()
         records = RecordCache(files, database)
         offset = 0
         while page := episodes(database, {"offset": str(offset), "limit": str(MAX_LIMIT)})["episodes"]:
@@ -101,13 +101,16 @@ def _list(values: tuple[float, ...]) -> str | None:
 
 
 def _write_csv(path: Path, rows: Iterator[Row]) -> None:
-    with open_atomic(path) as file, io.TextIOWrapper(file, "utf-8", newline="", write_through=True) as text:
-        writer = csv.writer(text, lineterminator="\r\n")
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\r\n")
+    with open_atomic(path) as file:
         for number, row in enumerate(rows):
             if not number:
                 writer.writerow([neutral(name) for name in row])
             writer.writerow([_cell(value) for value in row.values()])
-        text.detach()
+            file.write(buffer.getvalue().encode("utf-8", "replace"))
+            buffer.seek(0)
+            buffer.truncate()
 
 
 def _cell(value: Any) -> Any:

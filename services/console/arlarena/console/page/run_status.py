@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from arlarena.console.page.reading.metrics_table import MetricsTable
-from arlarena.console.page.reading.run_files import RunFiles
+from arlarena.console.page.reading.run_files import BoundedFiles
 from arlarena.console.page.reading.run_summary import (
     activity,
     configuration,
@@ -22,7 +22,7 @@ from arlarena.console.page.reading.run_summary import (
 MAX_SHOWN_ALARMS = 20
 
 
-def run_state(files: RunFiles, metrics: MetricsTable, alarms: int) -> dict[str, Any]:
+def run_state(files: BoundedFiles, metrics: MetricsTable, alarms: int) -> dict[str, Any]:
     """Returns the object of a run in lists. What was not recorded is None. `alarms`: their number."""
     state, tables = read_object(files, "run.json"), configuration(files)
     summary, trainer = read_object(files, "summary.json"), table(tables, "trainer")
@@ -48,7 +48,7 @@ def run_state(files: RunFiles, metrics: MetricsTable, alarms: int) -> dict[str, 
     }
 
 
-def run_facts(files: RunFiles) -> dict[str, Any]:
+def run_facts(files: BoundedFiles) -> dict[str, Any]:
     """Returns what the object of one run has in addition: stages, ending, activity and evaluations."""
     state = read_object(files, "run.json")
     return {
@@ -65,13 +65,13 @@ def run_facts(files: RunFiles) -> dict[str, Any]:
 
 def brief_status(path: Path) -> dict[str, Any]:
     """Returns the state of the run in `path`, for a list."""
-    files = RunFiles(path)
+    files = BoundedFiles(path)
     return {"path": str(path)} | run_state(files, _metrics(files), len(logged_alarms(files)))
 
 
 def full_status(path: Path) -> dict[str, Any]:
     """Returns the state of the run in `path`, with its newest metrics and alarms."""
-    files = RunFiles(path)
+    files = BoundedFiles(path)
     metrics, alarms = _metrics(files), logged_alarms(files)
     newest = {name: metrics.last(name) for name in metrics.names()}
     return (
@@ -82,7 +82,7 @@ def full_status(path: Path) -> dict[str, Any]:
     )
 
 
-def _metrics(files: RunFiles) -> MetricsTable:
+def _metrics(files: BoundedFiles) -> MetricsTable:
     metrics = MetricsTable(files)
     metrics.refresh()
     while not metrics.complete:

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from arlarena.console.page.index.builder import IndexBuilder, IndexThread
+from arlarena.console.page.index.builder import EpisodeIndexer, IndexThread
 from arlarena.console.page.index.database import RunDatabase
 from arlarena.console.page.reading.metrics_table import MetricsTable
-from arlarena.console.page.reading.run_files import RunFiles
+from arlarena.console.page.reading.run_files import BoundedFiles
 from arlarena.console.page.reading.run_summary import (
     RunPhase,
     configuration,
@@ -26,7 +26,7 @@ from arlarena.console.page.reading.run_summary import (
 )
 from arlarena.console.page.run_status import run_facts, run_state
 from arlarena.console.page.views.records import RecordCache
-from arlarena.console.page.views.tokens import TokenText
+from arlarena.console.page.views.tokens import RunTokenizer
 from arlarena.proto.config import ConfigError
 
 # Files of which one shows that a folder is a run, or the recordings of a person.
@@ -42,13 +42,13 @@ class PageRun:
     def __init__(self, id: str, path: Path, cache: Path) -> None:
         """Open the run. `cache`: the folder of the index."""
         self.id = id
-        self.files = RunFiles(path)
+        self.files = BoundedFiles(path)
         self.metrics = MetricsTable(self.files)
         state = read_object(self.files, "run.json")
         self.database = _database(cache, self.files.root, str(state.get("id", "")))
-        self.index = IndexBuilder(self.files, self.database)
+        self.index = EpisodeIndexer(self.files, self.database)
         self.records = RecordCache(self.files, self.database)
-        self.tokens = TokenText(self.files)
+        self.tokens = RunTokenizer(self.files)
         self._alarms: tuple[object, list[dict[str, Any]]] = (None, [])
 
     def alarms(self, limit: int) -> tuple[int, list[dict[str, Any]]]:

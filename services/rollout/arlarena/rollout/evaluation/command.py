@@ -6,11 +6,12 @@ import asyncio
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
 
+from arlarena.rollout.evaluation import command_options as given
 from arlarena.rollout.evaluation.models.protocol import SamplingRequest
 from arlarena.rollout.evaluation.play.budgets import BudgetLimits
 from arlarena.rollout.evaluation.play.limits import ModelLimits
@@ -37,142 +38,20 @@ def _assignments(flag: str, texts: list[str]) -> dict[str, Any]:
 
 @app.command(context_settings={"help_option_names": ["-h", "--help"]})
 def main(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="openai/NAME, anthropic/NAME or google/NAME; NAME of a model at --base-url; the folder of a "
-            "checkpoint; or expert (the environment's solver), random (random admissible actions) or person (you).",
-        ),
-    ],
-    env: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME|URL",
-            help="Environment: its name (a server is started on this machine) or the URL of a running server. Repeat "
-            "the option for several environments.",
-        ),
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME:]KEY=VALUE",
-            help="Option of an environment that is started here, such as size=7; with several environments, such as "
-            "sokoban:size=7. May be repeated.",
-        ),
-    ] = None,
-    set_name: Annotated[
-        str | None,
-        typer.Option(
-            "--set", metavar="NAME", help="Standard evaluation set, such as sokoban-v1: fixed tasks, options and seed."
-        ),
-    ] = None,
-    split: Annotated[str | None, typer.Option(metavar="NAME", help="Split of the tasks.  [default: test]")] = None,
-    first: Annotated[int, typer.Option(min=0, metavar="INDEX", help="Index of the first task.")] = 0,
-    count: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Number of tasks.  [default: all from --first on]")
-    ] = None,
-    tasks: Annotated[
-        str | None,
-        typer.Option(metavar="LIST", help="Indices of tasks, such as 0,7,20-29, instead of --first and --count."),
-    ] = None,
-    attempts: Annotated[int, typer.Option(min=1, metavar="K", help="Attempts per task, for avg@k and pass@k.")] = 1,
-    seed: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Seed of resets and of sampling. A standard set has its own.")
-    ] = 0,
-    base_url: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="Address of the model's API, such as http://127.0.0.1:8100. For a MODEL without a vendor's prefix: "
-            "an OpenAI-compatible server.",
-        ),
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(min=0.0, metavar="T", help="Sampling temperature.  [default: that of the API]")
-    ] = None,
-    top_p: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, metavar="P", help="Nucleus sampling.  [default: that of the API]")
-    ] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Maximum tokens of a reply.  [default: that of the API]")
-    ] = None,
-    param: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="Further parameter of the model's API, such as reasoning_effort=low. May be repeated.",
-        ),
-    ] = None,
-    strategy: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="plain: the prompt is sent as it is. react: the model writes a thought and an action in each turn. "
-            "debate: several agents answer and one answer is chosen.",
-        ),
-    ] = "plain",
-    strategy_option: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=VALUE",
-            help="Option of the strategy debate: agents=3, rounds=2 or judge=false. May be repeated.",
-        ),
-    ] = None,
-    images: Annotated[bool, typer.Option(help="Send images of the observations to the model.")] = True,
-    concurrency: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum requests at the same time.")] = 16,
-    requests_per_minute: Annotated[
-        float | None, typer.Option(min=0.0, metavar="N", help="Rate limit of requests.  [default: none]")
-    ] = None,
-    tokens_per_minute: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0, metavar="N", help="Rate limit of tokens, messages and replies together.  [default: none]"
-        ),
-    ] = None,
-    max_cost: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0, metavar="DOLLARS", help="Send no further request when the replies cost this much.  [default: none]"
-        ),
-    ] = None,
-    max_total_tokens: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Send no further request after this many tokens.  [default: none]"),
-    ] = None,
-    max_minutes: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0, metavar="MINUTES", help="Send no further request after this time of this process.  [default: none]"
-        ),
-    ] = None,
-    prices: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Price file (TOML), in place of the built-in one."),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="TOML file with the tables [rollout] (timeouts, retries) and [inference] (policy server of a "
-            "checkpoint).",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Directory of the results. The same command resumes it.  [default: evaluations/MODEL-TIME]",
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Print the tasks, the first prompt and upper bounds of requests, tokens and cost. Ask no model.",
-        ),
-    ] = False,
-) -> None:
+    model: given.Model,
+    env: given.EnvironmentNames = None, option: given.EnvironmentOptions = None,
+    openenv: given.OpenEnvOptions = None, set_name: given.SetName = None,
+    split: given.SplitName = None, first: given.FirstTask = 0, count: given.TaskCount = None,
+    tasks: given.TaskIndices = None, attempts: given.AttemptCount = 1, seed: given.Seed = 0,
+    base_url: given.BaseUrl = None, temperature: given.Temperature = None, top_p: given.TopP = None,
+    max_tokens: given.MaxTokens = None, param: given.ModelParameters = None,
+    strategy: given.StrategyName = "plain", strategy_option: given.StrategyOptions = None,
+    images: given.SendImages = True, concurrency: given.Concurrency = 16,
+    requests_per_minute: given.RequestsPerMinute = None, tokens_per_minute: given.TokensPerMinute = None,
+    max_cost: given.MaxCost = None, max_total_tokens: given.MaxTotalTokens = None, max_minutes: given.MaxMinutes = None,
+    prices: given.PriceFile = None, config: given.ConfigFile = None, out: given.OutputDirectory = None,
+    dry_run: given.DryRun = False,
+) -> None:  # fmt: skip
     """Evaluate a model on environments.
 
     Prompts, reply format and step limit are those of training. The directory --out gets plan.json, journal.jsonl,
@@ -189,6 +68,7 @@ def main(
         directory=out or _default_directory(model),
         environments=tuple(env or ()),
         options=tuple(option or ()),
+        openenv=tuple(openenv or ()),
         set_name=set_name,
         base_url=base_url,
         tasks=TaskChoice(split, first, count, tasks),

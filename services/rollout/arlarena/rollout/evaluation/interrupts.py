@@ -1,15 +1,56 @@
-"""SIGINT (Ctrl-C) and SIGTERM during an evaluation."""
+"""The end of an evaluation before its last attempt: the stop signal, and SIGINT (Ctrl-C) and SIGTERM."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
+from typing import Any, TypeVar
 
-from arlarena.rollout.evaluation.errors import EvaluationStopped
+from arlarena.rollout.evaluation.errors import EvaluationError, EvaluationStopped
 
+T = TypeVar("T")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignal:
+    """Whether the evaluation stops, and why."""
+
+    def __init__(self) -> None:
+        self.reason: EvaluationStopped | EvaluationError | None = None
+        self._event = asyncio.Event()
+
+    def set(self, reason: EvaluationStopped | EvaluationError) -> None:
+        """Stop. An error replaces an earlier reason that is no error."""
+        if self.reason is None or (
+            isinstance(reason, EvaluationError) and not isinstance(self.reason, EvaluationError)
+        ):
+            self.reason = reason
+        self._event.set()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait. Raises the reason if the evaluation stops meanwhile."""
+        try:
+            await asyncio.wait_for(self._event.wait(), seconds)
+        except TimeoutError:
+            return
+        assert self.reason is not None
+        raise self.reason
+
+    async def unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return the result of `work`. If the evaluation stops before, cancel `work` and raise the reason."""
+        working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(self._event.wait())
+        try:
+            await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+            assert self.reason is not None
+            raise self.reason
+        finally:
+            for task in (working, stopping):
+                task.cancel()
+            await asyncio.gather(working, stopping, return_exceptions=True)
 
 
 class Interrupts:

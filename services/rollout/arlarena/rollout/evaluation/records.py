@@ -1,4 +1,4 @@
-"""The records of an evaluation: what was asked (plan.json) and what happened (journal.jsonl).
+"""The records of an evaluation: its plan (plan.json) and its events (journal.jsonl).
 
 The journal is append-only: one JSON object a line, with the field `event`. A line that a kill cut off is ignored. A
 resumed evaluation reads it, plays recorded replies to the environment again, and continues after the last one.
@@ -175,7 +175,7 @@ class EnvironmentPlan(msgspec.Struct, frozen=True):
 
 
 class EvaluationPlan(msgspec.Struct, frozen=True):
-    """What is asked. Two plans with equal `identity()` are the same evaluation, and the second resumes the first.
+    """Model, sampling and tasks. Plans with equal `identity()` are one evaluation: the second resumes the first.
 
     Attributes:
         model: as given on the command line, for example "openai/gpt-5" or "expert".

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from rich.console import Console
 
 from arlarena.proto.config import print_error
+from arlarena.proto.text.wording import counted
+from arlarena.rollout.evaluation.errors import AttemptFailed, EvaluationError
 from arlarena.rollout.evaluation.interrupts import Interrupts
 from arlarena.rollout.evaluation.models.protocol import ChatModel, SamplingRequest
 from arlarena.rollout.evaluation.models.registry import open_model
+from arlarena.rollout.evaluation.openenv.rules import OpenEnvSettings
 from arlarena.rollout.evaluation.play.budgets import BudgetMeter, Price, no_price
 from arlarena.rollout.evaluation.play.caller import ModelAccess
 from arlarena.rollout.evaluation.play.journal import Journal
@@ -22,22 +26,24 @@ from arlarena.rollout.evaluation.play.pictures import PictureStore
 from arlarena.rollout.evaluation.play.resume import EvaluationHistory, check_plan, write_plan
 from arlarena.rollout.evaluation.play.scheduler import EvaluatedEnvironment, EvaluationOutcome, EvaluationRun
 from arlarena.rollout.evaluation.play.slots import PlayLimits
-from arlarena.rollout.evaluation.records import EvaluationPlan
+from arlarena.rollout.evaluation.records import AttemptRecord, EvaluationPlan
 from arlarena.rollout.evaluation.report.cost import dollars
 from arlarena.rollout.evaluation.report.finish import summarise, write_results
 from arlarena.rollout.evaluation.report.prices import ModelPrice
-from arlarena.rollout.evaluation.report.terminal import EvaluationView
+from arlarena.rollout.evaluation.report.terminal import EvaluationView, shown
 from arlarena.rollout.evaluation.start.checkpoint import checkpoint_name, is_checkpoint
 from arlarena.rollout.evaluation.start.checks import POLICY, check_options, notes
 from arlarena.rollout.evaluation.start.dry_run import describe_requests
 from arlarena.rollout.evaluation.start.environments import EnvironmentChoice, OpenedEnvironment, choices_of, opened
 from arlarena.rollout.evaluation.start.local_service import LocalServices
+from arlarena.rollout.evaluation.start.openenv_options import openenv_settings
 from arlarena.rollout.evaluation.start.options import EvaluateOptions
 from arlarena.rollout.evaluation.start.planning import plan_of
-from arlarena.rollout.evaluation.start.players import SCRIPTED, player_of
+from arlarena.rollout.evaluation.start.players import PERSON, SCRIPTED, check_player, player_of
 from arlarena.rollout.settings import RolloutSettings, load_rollout
 
 SESSIONS_PER_REQUEST = 2  # sessions that wait for the environment send no request
+CAUSES = 3  # errors that are printed at the end
 TICK_S = 1.0
 SERVICES = "services"  # folder of the configurations and logs of started services
 
@@ -54,10 +60,11 @@ async def evaluate(options: EvaluateOptions, console: Console) -> int:
     name = checkpoint_name(options.model) if is_checkpoint(options.model) else options.model
     settings = load_rollout(options.config)
     choices = choices_of(options.environments, options.options, options.set_name)
+    openenv = openenv_settings(options.openenv, choices)
     price = await check_options(options, name)
     with Interrupts() as interrupts:
         try:
-            remaining = await _evaluate(options, name, settings, choices, price, interrupts, console)
+            remaining = await _evaluate(options, name, settings, choices, openenv, price, interrupts, console)
         except asyncio.CancelledError:
             if interrupts.received is None:
                 raise
@@ -71,6 +78,7 @@ async def _evaluate(
     name: str,
     settings: RolloutSettings,
     choices: Sequence[EnvironmentChoice],
+    openenv: OpenEnvSettings | None,
     price: ModelPrice | None,
     interrupts: Interrupts,
     console: Console,
@@ -80,11 +88,17 @@ async def _evaluate(
     async with AsyncExitStack() as stack:
         services = await stack.enter_async_context(LocalServices(_services_directory(options, stack)))
         found = await stack.enter_async_context(
-            opened(choices, services, settings, sessions=sessions, expert=options.model == "expert")
+            opened(choices, services, settings, sessions=sessions, expert=options.model == "expert", openenv=openenv)
         )
+        for one in found:
+            check_player(options.model, one)
         plan = await plan_of(options, name, found, settings)
         if options.dry_run:
-            console.print(await describe_requests(options, plan, found, price), soft_wrap=True, markup=False)
+            try:
+                described = await describe_requests(options, plan, found, price)
+            except AttemptFailed as error:
+                raise EvaluationError(str(error)) from error
+            console.print(described, soft_wrap=True, markup=False)
             return False
         check_plan(options.directory, plan)
         for note in notes(options):
@@ -93,15 +107,21 @@ async def _evaluate(
         outcome = await _play(options, plan, found, model, price, sessions, services, interrupts, console)
     write_results(options.directory, price, console)
     if outcome.stopped:
-        console.print(
-            f"stopped: {outcome.stopped}; {outcome.remaining} attempts remain, the same command with --out "
-            f"{options.directory} goes on",
-            soft_wrap=True,
-            markup=False,
-        )
+        unfinished = f"{counted(outcome.remaining, 'attempt')} not finished"
+        console.print(f"stopped: {outcome.stopped}; {unfinished}", markup=False)
+        # Wrapped by the terminal, so that it can be copied.
+        console.print(f"resume with the same command and --out {options.directory}", soft_wrap=True, markup=False)
+    for line in causes(outcome.results.values()):
+        console.print(line, soft_wrap=True, markup=False)
     if outcome.possibly_charged:
-        console.print(f"{outcome.possibly_charged} requests without a reply were possibly charged", soft_wrap=True)
+        console.print(f"possibly charged without a reply: {counted(outcome.possibly_charged, 'request')}")
     return bool(outcome.remaining)
+
+
+def causes(records: Iterable[AttemptRecord]) -> list[str]:
+    """Return the most frequent errors of the attempts that are not scored."""
+    errors = Counter(record.error for record in records if not record.scored and record.error)
+    return [f"not scored, {counted(count, 'attempt')}: {shown(error)}" for error, count in errors.most_common(CAUSES)]
 
 
 def _services_directory(options: EvaluateOptions, stack: AsyncExitStack) -> Path:
@@ -149,14 +169,15 @@ async def _play(
         access = None if model is None else _access(options, plan, found, model, journal, price)
         totals = {one.name: len(one.indices) * plan.attempts for one in plan.environments}
         title = f"{plan.model}, {plan.strategy}"
-        view = EvaluationView(title, totals, summarise(), plan.attempts, price=price, console=console)
+        live = options.model != PERSON  # a person types on this terminal
+        view = EvaluationView(title, totals, summarise(), plan.attempts, price=price, console=console, live=live)
         run = EvaluationRun(
             plan,
             _played(options, plan, found, model),
             journal,
             history,
             access,
-            limits=PlayLimits(sessions=sessions),
+            limits=PlayLimits(sessions=sessions, one_by_one=options.model == PERSON),
             on_end=lambda progress: view.add(progress.record),
         )
         for record in history.results.values():
@@ -220,7 +241,7 @@ def _played(
         one.name: EvaluatedEnvironment(
             one.client,
             player_of(options.model, plan.strategy, plan.strategy_options, one.info),
-            PictureStore.of(options.directory, one.client) if pictures else None,
+            PictureStore.of(options.directory, one.own_client) if pictures and one.own_client else None,
         )
         for one in found
     }

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor
 
 from arlarena.proto.records.group_records import ABOVE, BELOW, TurnFigures
+from arlarena.proto.trajectory import FloatArray
 from arlarena.trainer.batching.packing import MicroBatch
 from arlarena.trainer.learning.ranks import Ranks
 from arlarena.trainer.objectives import Batch
 from arlarena.trainer.objectives.clipping import ClipConfig, Terms
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class RowFigures(msgspec.Struct, frozen=True, array_like=True):
@@ -38,10 +35,11 @@ class RowFigures(msgspec.Struct, frozen=True, array_like=True):
 
     def turns(self, sizes: Sequence[int]) -> list[TurnFigures]:
         """Return the figures of each turn of the row. `sizes`: number of sampled tokens of each turn."""
-        table = np.frombuffer(self.values, dtype="<f4").reshape(5, -1)
+        length = len(self.clip)
+        lines = [self.values[4 * length * line : 4 * length * (line + 1)] for line in range(5)]
         result, start = [], 0
         for size in sizes:
-            log_probs, old, entropies, ratios, reference = (line[start : start + size].tobytes() for line in table)
+            log_probs, old, entropies, ratios, reference = (line[4 * start : 4 * (start + size)] for line in lines)
             result.append(
                 TurnFigures(
                     log_probs=log_probs,
@@ -57,6 +55,29 @@ class RowFigures(msgspec.Struct, frozen=True, array_like=True):
         return result
 
 
+@dataclass(frozen=True, slots=True)
+class _MicroFigures:
+    """The figures of the chosen rows of one micro-batch.
+
+    `table`: float32 [5, S], see `RowFigures.values`. `clip`: [S]. `rows`: number, sampled tokens and mask of each row.
+    """
+
+    table: FloatArray
+    clip: bytes
+    rows: tuple[list[int], list[int], list[int]]
+    reference: bool
+    old_is_sampler: bool
+
+    def split(self) -> Iterator[RowFigures]:
+        """Yield the figures of each row."""
+        start = 0
+        for number, size, kept in zip(*self.rows, strict=True):
+            end = start + size
+            values = self.table[:, start:end].tobytes()
+            yield RowFigures(number, values, self.clip[start:end], bool(kept), self.reference, self.old_is_sampler)
+            start = end
+
+
 class FigureCollector:
     """Collects the figures of the rows of chosen trajectories during one update."""
 
@@ -64,11 +85,14 @@ class FigureCollector:
         """`chosen`: trajectories of the minibatch (`TrainingSample.trajectory`). `clip`: bounds for the clip marks."""
         self.chosen = tuple(chosen)
         self._clip = clip
-        self._rows: dict[int, RowFigures] = {}
+        self._parts: list[_MicroFigures] = []
 
     @torch.no_grad()
     def observe(self, micro: MicroBatch, batch: Batch, terms: Terms, kept: Tensor) -> None:
-        """Store the figures of the chosen rows of one micro-batch. See `policy_loss` for `terms` and `kept`."""
+        """Store the figures of the chosen rows of one micro-batch. See `policy_loss` for `terms` and `kept`.
+
+        Only a few operations on whole tensors: this is called between the forward and the backward pass.
+        """
         trajectories = micro.trajectory_of_row
         rows = torch.isin(trajectories, torch.tensor(self.chosen, device=trajectories.device))
         tokens = rows[micro.row_of_token]
@@ -76,24 +100,22 @@ class FigureCollector:
         parts = (batch.log_probs, batch.old_log_probs, batch.entropy, terms.ratio, batch.ref_log_probs)
         table = torch.stack([none if part is None else part.to(none) for part in parts])[:, tokens].float().cpu()
         low, high = terms.ratio < 1.0 - self._clip.clip_low, terms.ratio > 1.0 + self._clip.clip_high
-        clip = (low * BELOW + high * ABOVE)[tokens].to("cpu", torch.uint8)
-        row_of_token = micro.row_of_token[tokens].cpu().numpy()
-        for row in np.flatnonzero(rows.cpu().numpy()).tolist():
-            first, last = np.searchsorted(row_of_token, [row, row + 1]).tolist()
-            number = int(micro.number_of_row[row])
-            self._rows[number] = RowFigures(
-                number=number,
-                values=table[:, first:last].numpy().astype("<f4").tobytes(),
-                clip=clip[first:last].numpy().tobytes(),
-                kept=bool(kept[row]),
+        sizes = torch.bincount(micro.row_of_token, minlength=len(rows))
+        self._parts.append(
+            _MicroFigures(
+                table=table.numpy(),
+                clip=(low * BELOW + high * ABOVE)[tokens].to("cpu", torch.uint8).numpy().tobytes(),
+                rows=torch.stack([micro.number_of_row, sizes, kept.to(sizes)])[:, rows].cpu().tolist(),
                 reference=batch.ref_log_probs is not None,
                 old_is_sampler=batch.old_log_probs is micro.behaviour,
             )
+        )
 
     def gather(self, ranks: Ranks) -> dict[int, RowFigures]:
         """Return the rows of all ranks by number. All ranks must call this method."""
+        rows = [row for part in self._parts for row in part.split()]
         if ranks.count == 1:
-            return self._rows
-        mine = base64.b64encode(msgspec.msgpack.encode(list(self._rows.values()))).decode()
+            return {row.number: row for row in rows}
+        mine = base64.b64encode(msgspec.msgpack.encode(rows)).decode()
         parts = [msgspec.msgpack.decode(base64.b64decode(each), type=list[RowFigures]) for each in ranks.gather(mine)]
         return {row.number: row for part in parts for row in part}

@@ -16,10 +16,10 @@ from support.evaluation.recorded import (
 )
 
 from arlarena.proto.text.wording import printable
+from arlarena.rollout.evaluation.directory import read_evaluation
 from arlarena.rollout.evaluation.report.html_page import render, write_page
 from arlarena.rollout.evaluation.report.page_data import cut, fair_limit, text_size
 from arlarena.rollout.evaluation.report.prices import read_prices
-from arlarena.rollout.evaluation.report.summary_view import read_evaluation
 
 
 def page_of(directory, **options):

@@ -46,7 +46,7 @@ def test_the_table_shows_intervals_n_k_and_quoted_rows(tmp_path):
     assert "n = 6, k = 1" in text
     lines = [line for line in text.splitlines() if "Gemini 2.5 Pro" in line]
     assert len(lines) == 1
-    assert "[quoted]" in lines[0]
+    assert "[quoted, table S3]" in lines[0]
     assert "66.4" in lines[0]
     assert "https://arxiv.org/abs/2602.21534" in text
     assert "not measured here" in " ".join(text.split())
@@ -94,10 +94,17 @@ def test_json_marks_quoted_figures_and_keeps_other_metrics_apart(tmp_path):
     quoted = [row for row in rows if row["quoted"]]
     assert [(row["name"], row["n"], row["k"], row["success"]) for row in measured] == [("a/one", 6, 1, 0.5)]
     grpo = next(row for row in quoted if "GRPO" in row["name"])
-    assert (grpo["metric"], grpo["value"], grpo["success"]) == ("pass@4", 0.5, None)
+    assert (grpo["metric"], grpo["value"], grpo["success"]) == ("pass@4", pytest.approx(0.4996), None)
+    assert {row["table"] for row in quoted} == {"3"}
 
 
 def test_quoted_figures_are_the_papers():
-    values = {row.name: row.values for row in read_quoted().quoted}
-    assert values["Qwen3-4B, SAMPO"] == {"alfworld": 92.7, "webshop": 77.7, "sokoban": 88.9}
-    assert values["GPT-5.2"] == {"alfworld": 51.6}
+    quoted = read_quoted().quoted
+    values = {row.name: row.values for row in quoted}
+    assert len(values) == len(quoted), "two rows have the same name"
+    assert values["Qwen3-4B, SAMPO"] == {"alfworld": 92.72, "webshop": 77.73, "sokoban": 88.86}
+    assert values["GPT-5.2"] == {"alfworld": 51.56, "webshop": 26.56}
+    assert {row.kind: sorted({one.table for one in quoted if one.kind == row.kind}) for row in quoted} == {
+        "trained": ["3", "S2"],
+        "closed": ["S3"],
+    }

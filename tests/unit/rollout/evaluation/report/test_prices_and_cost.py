@@ -7,8 +7,9 @@ import pytest
 
 from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.models.protocol import TokenUsage
-from arlarena.rollout.evaluation.report.cost import dollars, money, total_dollars
+from arlarena.rollout.evaluation.report.cost import dollars, money
 from arlarena.rollout.evaluation.report.prices import read_prices
+from arlarena.rollout.evaluation.totals import total_dollars
 
 ROW = """
 [[price]]

@@ -75,6 +75,15 @@ def test_an_expert_without_requests_shows_no_tokens_and_no_cost():
     assert "cost" not in view.as_text()
 
 
+def test_tokens_are_unknown_if_the_model_does_not_report_those_of_a_reply():
+    view, _ = view_of(Clock())
+    view.add(record_of(usage=TokenUsage(0, 0, 0, 0), requests=1, status="model_error"))  # no reply
+    view.add(record_of(index=1, usage=TokenUsage(1_000, 200)))
+    assert "1,000 tokens in, 200 out, $" in view.as_text()
+    view.add(record_of(index=2, usage=TokenUsage(1_000)))
+    assert "2,000 tokens in, unknown out, cost unknown" in view.as_text()
+
+
 def test_the_time_left_ignores_attempts_before_a_resume():
     clock = Clock()
     view, _ = view_of(clock)

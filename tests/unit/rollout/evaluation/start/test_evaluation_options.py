@@ -85,6 +85,15 @@ def test_two_servers_of_the_same_environment_have_different_names():
     assert unique_names(["a", "b", "a", "a"]) == ["a", "b", "a-2", "a-3"]
 
 
+def test_a_name_that_is_a_path_becomes_the_name_of_a_file():
+    assert unique_names(["../../up", "org/env 2", "..", "org/env-2"]) == [
+        "up",
+        "org-env-2",
+        "environment",
+        "org-env-2-3",
+    ]
+
+
 def test_an_assignment_is_a_toml_value_or_text():
     assert assignment("--param", "a=0.5") == ("a", 0.5)
     assert assignment("--param", "effort=low") == ("effort", "low")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from arlarena.console.page.index.database import RunDatabase
-from arlarena.console.page.index.rows import COLUMNS, Batch, FileKind, add_group, add_line
+from arlarena.console.page.index.rows import COLUMNS, FileKind, RowBatch, add_group, add_line
 from arlarena.console.page.reading.records import (
     Place,
     episode_line,
@@ -21,7 +21,7 @@ from arlarena.console.page.reading.records import (
     plain_group,
     step_record,
 )
-from arlarena.console.page.reading.run_files import DamagedFile, FileState, RunFiles
+from arlarena.console.page.reading.run_files import BoundedFiles, DamagedFile, FileState
 from arlarena.proto.records.group_records import FOLDER, StepRecord
 
 # Episodes in one transaction.
@@ -62,10 +62,10 @@ def file_kind(name: str) -> FileKind | None:
     return FileKind("demonstrations", stem, None, f"d.{stem}") if not folder else None
 
 
-class IndexBuilder:
+class EpisodeIndexer:
     """Indexes the files of one run. Safe for several threads."""
 
-    def __init__(self, files: RunFiles, database: RunDatabase) -> None:
+    def __init__(self, files: BoundedFiles, database: RunDatabase) -> None:
         """Read the state of an existing index."""
         self._files, self._database = files, database
         self._lock = threading.Lock()
@@ -136,12 +136,12 @@ class IndexBuilder:
         number, start, records = self._open(file)
         if kind is None:
             raise DamagedFile(file.name, "the name of the file is not one that a run writes")
-        batch, last = Batch(), start
+        batch, last = RowBatch(), start
         for place in self._records(kind, file, number, start, records, batch):
             last, records = place.offset + place.size, place.number + 1
             if len(batch.rows) >= BATCH_EPISODES:
                 self._write(batch, kind, number, last, records)
-                batch = Batch()
+                batch.clear()  # `_records` adds to the same object
                 episodes, problems = self.progress.episodes, self.progress.problems
                 share = (done + min(last, file.size)) / total
                 self.progress = IndexProgress(False, share, episodes + BATCH_EPISODES, problems)
@@ -168,7 +168,7 @@ class IndexBuilder:
             return int(cursor.lastrowid or 0), 0, 0
 
     def _records(
-        self, kind: FileKind, file: FileState, number: int, start: int, records: int, batch: Batch
+        self, kind: FileKind, file: FileState, number: int, start: int, records: int, batch: RowBatch
     ) -> Iterator[Place]:
         """Add the records of a file to `batch` one by one. Yields the place of each record."""
         if kind.source == "evaluation":
@@ -209,7 +209,7 @@ class IndexBuilder:
                 number = file if file is not None else found[0] if found else None
                 connection.execute("INSERT INTO problems VALUES (?, ?, ?)", (number, name, reason[:500]))
 
-    def _write(self, batch: Batch, kind: FileKind, file: int, done: int, records: int) -> None:
+    def _write(self, batch: RowBatch, kind: FileKind, file: int, done: int, records: int) -> None:
         with self._database.connect() as connection:
             for row, text in zip(batch.rows, batch.texts, strict=True):
                 cursor = connection.execute(_INSERT, row)
@@ -238,7 +238,7 @@ class IndexBuilder:
 class IndexThread:
     """Refreshes the indices of several runs until `stop`."""
 
-    def __init__(self, builders: Callable[[], list[IndexBuilder]], interval_s: float) -> None:
+    def __init__(self, builders: Callable[[], list[EpisodeIndexer]], interval_s: float) -> None:
         """`builders`: the indices to refresh. `interval_s`: pause between two rounds."""
         self._builders, self._interval_s = builders, interval_s
         self._stop = threading.Event()

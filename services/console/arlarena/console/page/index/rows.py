@@ -36,12 +36,18 @@ class FileKind:
 
 
 @dataclass(slots=True)
-class Batch:
+class RowBatch:
     """Rows to insert."""
 
     rows: list[Row] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     transitions: Counter[tuple[bool, str]] = field(default_factory=Counter)
+
+    def clear(self) -> None:
+        """Remove everything."""
+        self.rows.clear()
+        self.texts.clear()
+        self.transitions.clear()
 
 
 def action_word(action: str, valid: bool) -> str:
@@ -50,7 +56,9 @@ def action_word(action: str, valid: bool) -> str:
     return words[0][:NAME_CHARS] if words else "-"
 
 
-def add_group(batch: Batch, kind: FileKind, file: int, place: Place, group: Group, record: GroupRecord | None) -> None:
+def add_group(
+    batch: RowBatch, kind: FileKind, file: int, place: Place, group: Group, record: GroupRecord | None
+) -> None:
     """Add the episodes of a group. `record`: the group's outcome and figures, or None if they were not recorded."""
     number = place.number - 1 if record else place.number  # the first frame of `records/` is the step's head
     for member, trajectory in enumerate(group.trajectories):
@@ -72,7 +80,7 @@ def add_group(batch: Batch, kind: FileKind, file: int, place: Place, group: Grou
         )
 
 
-def add_line(batch: Batch, kind: FileKind, file: int, place: Place, line: EpisodeLine) -> None:
+def add_line(batch: RowBatch, kind: FileKind, file: int, place: Place, line: EpisodeLine) -> None:
     """Add the episode of a line."""
     tokens = sum(turn.response_tokens for turn in line.turns)
     key = f"{kind.prefix}.{place.number}"
@@ -80,7 +88,7 @@ def add_line(batch: Batch, kind: FileKind, file: int, place: Place, line: Episod
 
 
 def _add(
-    batch: Batch,
+    batch: RowBatch,
     kind: FileKind,
     file: int,
     place: Place,

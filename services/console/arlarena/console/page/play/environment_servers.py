@@ -17,7 +17,7 @@ import tomli_w
 from arlarena.client.environments import EnvironmentClient
 from arlarena.console.launch.child import Child, ProcessReaper, ProcessSpec
 from arlarena.console.launch.health import HttpHealth
-from arlarena.console.page.server.security import ApiError
+from arlarena.console.page.server.security import PageError
 from arlarena.console.settings import ENVIRONMENT_TOKEN, inherited
 from arlarena.proto.env_api import Info
 from arlarena.proto.text.redaction import register_secret
@@ -60,7 +60,7 @@ class EnvironmentServers:
         `options`: the table `[environment.options]` of the run.
 
         Raises:
-            ApiError: the server does not start.
+            PageError: the server does not start.
         """
         async with self._lock:
             found = self._servers.get(key)
@@ -90,8 +90,8 @@ class EnvironmentServers:
         configuration.write_text(tomli_w.dumps({"environment": {"name": environment, "options": options}}))
         token = secrets.token_urlsafe(24)
         register_secret(token)
-        argv = (sys.executable, "-m", "arlarena.env_server", environment, "--config", str(configuration))
-        argv += ("--host", HOST, "--port", "0")
+        module = (sys.executable, "-m", "arlarena.env_server", environment)
+        argv = (*module, "--config", str(configuration), "--host", HOST, "--port", "0")
         log = folder / "environment.log"
         child = await Child.start(
             ProcessSpec(argv, log, inherited("env_server") | {ENVIRONMENT_TOKEN: token, "PYTHONUNBUFFERED": "1"}),
@@ -103,7 +103,7 @@ class EnvironmentServers:
             return EnvironmentServer(child, client, await client.info())
         except Exception as error:  # also the errors of the client: the person gets the server's own reason
             await child.stop(STOP_S)
-            raise ApiError(
+            raise PageError(
                 503, "unavailable", f"the environment server did not start: {_reason(log, error)}"
             ) from error
 
@@ -143,7 +143,8 @@ async def _ready(child: Child) -> None:
     health = HttpHealth()
     ended = asyncio.create_task(child.process.wait())
     try:
-        await asyncio.wait([ended, child.address], return_when=asyncio.FIRST_COMPLETED)
+        announced: set[asyncio.Future[Any]] = {ended, child.address}
+        await asyncio.wait(announced, return_when=asyncio.FIRST_COMPLETED)
         while not ended.done():
             if child.address.done() and await health(child.address.result(), child.started, HEALTH_TIMEOUT_S) is None:
                 return

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 from arlarena.client.environments import Session, StepOutcome
 from arlarena.client.errors import AtCapacity, PolicyFault, ServiceError
 from arlarena.console.page.play.environment_servers import EnvironmentServer, EnvironmentServers
-from arlarena.console.page.play.recording import PlayedTurn, append_lines, conversations, played_line
+from arlarena.console.page.play.recording import GameTurn, append_lines, conversations, played_line
 from arlarena.console.page.reading.run_files import DamagedFile
 from arlarena.console.page.reading.run_summary import configuration, table
 from arlarena.console.page.runs import Catalog, PageRun
-from arlarena.console.page.server.security import ApiError
+from arlarena.console.page.server.security import PageError
 from arlarena.proto.text.wording import printable
 from arlarena.proto.thoughts import END_THINK, THINK
 from arlarena.proto.trajectory import Task
@@ -43,7 +43,7 @@ class PlayOptions:
 
 
 @dataclass(slots=True)
-class Game:
+class PersonGame:
     """A game. `origin`: the episode and turn that it continues. `differs_at`: the first replayed turn that differs."""
 
     id: str
@@ -55,7 +55,7 @@ class Game:
     state: StepOutcome
     origin: tuple[str, int] | None = None
     differs_at: int | None = None
-    turns: list[PlayedTurn] = field(default_factory=list)
+    turns: list[GameTurn] = field(default_factory=list)
     saved: dict[str, str] | None = None
     started: float = field(default_factory=time.time)
     touched: float = field(default_factory=time.monotonic)
@@ -66,7 +66,7 @@ class Game:
         before, began = self.state, self.touched
         self.state = await self.session.step(reply)
         self.touched = time.monotonic()
-        self.turns.append(PlayedTurn(before, reply, self.state, self.touched - began, by_person))
+        self.turns.append(GameTurn(before, reply, self.state, self.touched - began, by_person))
 
     def view(self) -> dict[str, Any]:
         """Returns the object of the game."""
@@ -117,13 +117,13 @@ class Game:
         return f"{THINK}{thought}{END_THINK}{answer}" if THINK in parser.tags else answer
 
 
-class Games:
+class PersonGames:
     """The games of one page."""
 
     def __init__(self, catalog: Catalog, options: PlayOptions) -> None:
         self._catalog, self.options = catalog, options
         self._servers = EnvironmentServers()
-        self._games: dict[str, Game] = {}
+        self._games: dict[str, PersonGame] = {}
 
     def environments(self) -> list[dict[str, Any]]:
         """Returns the environments that can be played: those of the runs, then all installed ones."""
@@ -135,27 +135,27 @@ class Games:
         ]
         return of_runs + [{"name": name, "run": None} for name in installed]
 
-    def get(self, id: str) -> Game:
-        """Returns a game. Raises ApiError."""
+    def get(self, id: str) -> PersonGame:
+        """Returns a game. Raises PageError."""
         if (game := self._games.get(id)) is None:
-            raise ApiError(404, "not_found", "no such game; games end after 30 minutes without a step")
+            raise PageError(404, "not_found", "no such game; games end after 30 minutes without a step")
         return game
 
-    async def start(self, wanted: dict[str, Any]) -> Game:
+    async def start(self, wanted: dict[str, Any]) -> PersonGame:
         """Start a game from the body of `POST /api/play`.
 
         Raises:
-            ApiError: the body is wrong, playing is disabled, there are too many games, or the server does not start.
+            PageError: the body is wrong, playing is disabled, there are too many games, or the server does not start.
         """
         if not self.options.enabled:
-            raise ApiError(403, "forbidden", "playing is disabled: start `arlarena view` with --play")
+            raise PageError(403, "forbidden", "playing is disabled: start `arlarena view` with --play")
         await self._end_idle()
         if len(self._games) >= MAX_GAMES:
-            raise ApiError(409, "conflict", f"{MAX_GAMES} games are open: end one of them first")
+            raise PageError(409, "conflict", f"{MAX_GAMES} games are open: end one of them first")
         run = self._wanted_run(wanted)
         if "episode" in wanted:
             if run is None:
-                raise ApiError(400, "bad_request", "an episode needs its run")
+                raise PageError(400, "bad_request", "an episode needs its run")
             return await self._continue(run, _value(wanted, "episode", str), _value(wanted, "turn", int))
         name = wanted.get("environment")
         if name is None and run is not None:
@@ -173,24 +173,24 @@ class Games:
             return None
         name = _value(wanted, "run", str)
         if (run := self._catalog.get(name)) is None:
-            raise ApiError(404, "not_found", f"no run {name[:100]!r}")
+            raise PageError(404, "not_found", f"no run {name[:100]!r}")
         return run
 
     def _checked_environment(self, name: object) -> str:
         installed = {point.name for point in entry_points(group=ENTRY_POINTS)}
         if not isinstance(name, str) or not _NAME.match(name) or name not in installed:
-            raise ApiError(400, "bad_request", f"environment must be one of {', '.join(sorted(installed))}")
+            raise PageError(400, "bad_request", f"environment must be one of {', '.join(sorted(installed))}")
         return name
 
-    async def _continue(self, run: PageRun, key: str, turn: int) -> Game:
+    async def _continue(self, run: PageRun, key: str, turn: int) -> PersonGame:
         try:
             loaded = await asyncio.to_thread(run.records.episode, key)
         except DamagedFile as error:
-            raise ApiError(500, "damaged", str(error)) from error
+            raise PageError(500, "damaged", str(error)) from error
         if loaded is None:
-            raise ApiError(404, "not_found", f"no episode {key[:100]!r}")
+            raise PageError(404, "not_found", f"no episode {key[:100]!r}")
         if not 0 <= turn < len(loaded.trajectory.turns):
-            raise ApiError(400, "bad_request", f"turn must be below {len(loaded.trajectory.turns)}")
+            raise PageError(400, "bad_request", f"turn must be below {len(loaded.trajectory.turns)}")
         self._checked_environment(loaded.task.environment)
         turns = loaded.trajectory.turns
         expected = [each.state_key for each in turns[: turn + 1]]
@@ -203,7 +203,7 @@ class Games:
         replies: list[str],
         origin: tuple[str, int] | None,
         expected: list[str] | None = None,
-    ) -> Game:
+    ) -> PersonGame:
         """Open a session, reset it, and replay `replies`. `expected`: the recorded state before each turn."""
         tables = table(configuration(run.files), "environment") if run else {}
         options = table(tables, "options") if tables.get("name") == task.environment else {}
@@ -214,7 +214,7 @@ class Games:
                 first = await session.reset(split=task.split, index=task.index, seed=task.seed)
             else:
                 first = await session.reset(task_id=task.id, seed=task.seed)
-            game = Game(f"p{secrets.token_hex(8)}", run, server, session, task, first, first, origin)
+            game = PersonGame(f"p{secrets.token_hex(8)}", run, server, session, task, first, first, origin)
             for number in range(len(replies) + 1):
                 known = expected[number] if expected else ""
                 if known and game.state.metadata.state_key != known:
@@ -224,45 +224,45 @@ class Games:
                     await game.step(replies[number], by_person=False)
         except (ServiceError, PolicyFault, AtCapacity, ValueError, TypeError) as error:
             self._servers.release(server)
-            raise ApiError(409, "conflict", f"the task cannot be played: {error}") from error
+            raise PageError(409, "conflict", f"the task cannot be played: {error}") from error
         self._games[game.id] = game
         return game
 
-    async def step(self, game: Game, body: dict[str, Any]) -> None:
+    async def step(self, game: PersonGame, body: dict[str, Any]) -> None:
         """Take the step of a person, and record the game if it is over.
 
         Raises:
-            ApiError: the body is wrong, the game is over, or the environment server fails.
+            PageError: the body is wrong, the game is over, or the environment server fails.
         """
         if "reply" in body:
             reply = _value(body, "reply", str)
         else:
             reply = game.reply_of(_value(body, "action", str), _value(body, "thought", str, ""))
         if len(reply) > REPLY_CHARS:
-            raise ApiError(413, "too_large", f"a reply has at most {REPLY_CHARS} characters")
+            raise PageError(413, "too_large", f"a reply has at most {REPLY_CHARS} characters")
         async with game.lock:
             if game.state.done:
-                raise ApiError(409, "conflict", "the game is over")
+                raise PageError(409, "conflict", "the game is over")
             try:
                 await game.step(reply, by_person=True)
             except PolicyFault as error:
-                raise ApiError(400, "bad_request", str(error)) from error
+                raise PageError(400, "bad_request", str(error)) from error
             except ServiceError as error:
-                raise ApiError(503, "unavailable", f"the environment server failed: {error}") from error
+                raise PageError(503, "unavailable", f"the environment server failed: {error}") from error
             if game.state.done and game.saved is None:
                 game.saved = await asyncio.to_thread(self._save, game)
 
-    def _save(self, game: Game) -> dict[str, str]:
+    def _save(self, game: PersonGame) -> dict[str, str]:
         line = played_line(game.id, game.task, game.first, game.turns, game.started)
         paths = {name: self.options.folder / f"{name}.jsonl" for name in ("episodes", "conversations")}
         try:
             append_lines(paths["episodes"], [line])
             append_lines(paths["conversations"], conversations(game.turns, line.score))
         except OSError as error:
-            raise ApiError(503, "unavailable", f"the game is over, but cannot be recorded: {error}") from error
+            raise PageError(503, "unavailable", f"the game is over, but cannot be recorded: {error}") from error
         return {name: str(path) for name, path in paths.items()}
 
-    async def end(self, game: Game) -> None:
+    async def end(self, game: PersonGame) -> None:
         """End a game."""
         if self._games.pop(game.id, None) is None:
             return
@@ -282,8 +282,8 @@ class Games:
 
 
 def _value(body: dict[str, Any], name: str, kind: Callable[..., T], *default: T) -> T:
-    """Returns a value of the body. Raises ApiError if it is missing or has another type."""
+    """Returns a value of the body. Raises PageError if it is missing or has another type."""
     value = body.get(name, *default)
     if not isinstance(value, kind) or isinstance(value, bool):  # type: ignore[arg-type]
-        raise ApiError(400, "bad_request", f"{name} must be of type {kind.__name__}")
+        raise PageError(400, "bad_request", f"{name} must be of type {kind.__name__}")
     return value  # type: ignore[no-any-return]

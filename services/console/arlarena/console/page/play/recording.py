@@ -30,7 +30,7 @@ class PersonEpisode(EpisodeLine):
 
 
 @dataclass(frozen=True, slots=True)
-class PlayedTurn:
+class GameTurn:
     """One turn of a game. `by_person`: False for replayed turns of a recorded episode."""
 
     before: StepOutcome
@@ -56,7 +56,7 @@ class PlayedTurn:
         )
 
 
-def played_line(id: str, task: Task, first: StepOutcome, turns: Sequence[PlayedTurn], started: float) -> PersonEpisode:
+def played_line(id: str, task: Task, first: StepOutcome, turns: Sequence[GameTurn], started: float) -> PersonEpisode:
     """Returns the line of a finished game."""
     last = turns[-1].after
     lines = tuple(turn.line(number) for number, turn in enumerate(turns))
@@ -89,7 +89,7 @@ def _counts(lines: Sequence[TurnLine]) -> dict[str, float]:
     }
 
 
-def conversations(turns: Sequence[PlayedTurn], score: float) -> list[dict[str, Any]]:
+def conversations(turns: Sequence[GameTurn], score: float) -> list[dict[str, Any]]:
     """Returns the conversations for cloning.
 
     If the environment sends messages, its context grows: there is one conversation, from the first turn. Otherwise

@@ -8,15 +8,15 @@ import msgspec
 from starlette.requests import Request
 from starlette.routing import Route
 
-from arlarena.console.page.play.games import Games
+from arlarena.console.page.play.games import PersonGames
 from arlarena.console.page.server.routes import answering
-from arlarena.console.page.server.security import ApiError, json_response
+from arlarena.console.page.server.security import PageError, json_response
 
 
 class PlayRoutes:
-    """The routes of `Games`."""
+    """The routes of `PersonGames`."""
 
-    def __init__(self, games: Games) -> None:
+    def __init__(self, games: PersonGames) -> None:
         self._games = games
 
     def routes(self) -> list[Route]:
@@ -55,10 +55,10 @@ class PlayRoutes:
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    """Returns the JSON object of a request. Raises ApiError."""
+    """Returns the JSON object of a request. Raises PageError."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise ApiError(400, "bad_request", "the body must be application/json")
+        raise PageError(400, "bad_request", "the body must be application/json")
     try:
         return msgspec.json.decode(await request.body(), type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ApiError(400, "bad_request", f"the body is not a JSON object: {error}") from error
+        raise PageError(400, "bad_request", f"the body is not a JSON object: {error}") from error

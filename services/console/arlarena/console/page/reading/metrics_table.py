@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from arlarena.console.page.reading.run_files import DamagedFile, RunFiles
+from arlarena.console.page.reading.run_files import BoundedFiles, DamagedFile
 
 NAME = "metrics.jsonl"
 # Longer lines are skipped. A line of a run has about 3 kB.
@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 class MetricsTable:
     """A table of the metrics: one row for each step, one column for each metric. Safe for several threads."""
 
-    def __init__(self, files: RunFiles) -> None:
+    def __init__(self, files: BoundedFiles) -> None:
         """Read nothing yet."""
         self._files = files
         self._lock = threading.Lock()

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from arlarena.console.page.reading.run_files import RECORD_BYTES, DamagedFile, RunFiles
+from arlarena.console.page.reading.run_files import RECORD_BYTES, BoundedFiles, DamagedFile
 from arlarena.proto.records.episode_lines import EpisodeLine
 from arlarena.proto.records.group_records import LENGTH_BYTES, GroupRecord, StepRecord, decode_frame
 from arlarena.proto.trajectory import Group, SchemaError, decode_group
@@ -31,7 +31,7 @@ class Place:
     size: int
 
 
-def frames(files: RunFiles, name: str, start: int = 0, number: int = 0) -> Iterator[tuple[Place, bytes]]:
+def frames(files: BoundedFiles, name: str, start: int = 0, number: int = 0) -> Iterator[tuple[Place, bytes]]:
     """Yield the frames of a file of groups from the offset `start` (the frame with this `number`).
 
     Ends before an incomplete frame at the end of the file.
@@ -61,7 +61,7 @@ def _next_frame(file: BinaryIO, name: str, number: int) -> bytes | None:
     return data if len(data) == size else None
 
 
-def lines(files: RunFiles, name: str, start: int = 0, number: int = 0) -> Iterator[tuple[Place, bytes | None]]:
+def lines(files: BoundedFiles, name: str, start: int = 0, number: int = 0) -> Iterator[tuple[Place, bytes | None]]:
     """Yield the complete lines of a file from the offset `start`. A line longer than `RECORD_BYTES` is None."""
     if (file := files.open(name)) is None:
         return

@@ -39,7 +39,7 @@ class FileState:
     mtime: float
 
 
-class RunFiles:
+class BoundedFiles:
     """The files of one run directory. Names are relative to the directory, with `/` between components."""
 
     def __init__(self, root: Path) -> None:

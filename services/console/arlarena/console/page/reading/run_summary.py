@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 import tomli_w
 
-from arlarena.console.page.reading.run_files import DamagedFile, RunFiles
+from arlarena.console.page.reading.run_files import BoundedFiles, DamagedFile
 from arlarena.proto.text.redaction import masked, redact
 
 # A run without a lock that changed a file in this time counts as running.
@@ -21,7 +21,7 @@ LOG_TAIL_BYTES, MAX_ALARMS = 1 << 20, 10_000
 RunPhase = Literal["running", "finished", "stopped", "failed", "inactive"]
 
 
-def read_object(files: RunFiles, name: str) -> dict[str, Any]:
+def read_object(files: BoundedFiles, name: str) -> dict[str, Any]:
     """Returns a JSON object of a file; {} if the file is missing, too large, or no JSON object."""
     try:
         data = files.read(name)
@@ -30,7 +30,7 @@ def read_object(files: RunFiles, name: str) -> dict[str, Any]:
         return {}
 
 
-def configuration(files: RunFiles) -> dict[str, Any]:
+def configuration(files: BoundedFiles) -> dict[str, Any]:
     """Returns the tables of `config.toml`; {} if the file is missing or malformed."""
     try:
         data = files.read("config.toml")
@@ -58,7 +58,7 @@ def is_locked(root: Path) -> bool | None:
     return any(line.split()[1:2] == ["FLOCK"] and f":{inode} " in line for line in held.splitlines())
 
 
-def phase(files: RunFiles, now: float) -> RunPhase:
+def phase(files: BoundedFiles, now: float) -> RunPhase:
     """Returns the state of a run."""
     if read_object(files, "run.json").get("finished") is True:
         return "finished"
@@ -71,12 +71,12 @@ def phase(files: RunFiles, now: float) -> RunPhase:
     return "failed" if ending == "error" else "stopped" if ending == "signal" else "inactive"
 
 
-def activity(files: RunFiles) -> dict[str, Any] | None:
+def activity(files: BoundedFiles) -> dict[str, Any] | None:
     """Returns the record of the trainer's current step, or None."""
     return read_object(files, "progress/train-step.json") or None
 
 
-def evaluations(files: RunFiles) -> list[dict[str, Any]]:
+def evaluations(files: BoundedFiles) -> list[dict[str, Any]]:
     """Returns the results of the evaluations, in the order of their files' times."""
     found = sorted(files.list("eval_sets", ".json"), key=lambda file: file.mtime)
     kept = ("success", "ci95", "episodes", "environment", "by_kind", "by_difficulty", "return", "turns", "errors")
@@ -88,7 +88,7 @@ def evaluations(files: RunFiles) -> list[dict[str, Any]]:
     return results
 
 
-def logged_alarms(files: RunFiles) -> list[dict[str, Any]]:
+def logged_alarms(files: BoundedFiles) -> list[dict[str, Any]]:
     """Returns the warnings and errors in the tails of the logs, newest first."""
     alarms = []
     for file in files.list("logs", ".log"):
@@ -134,7 +134,7 @@ def _alarm(line: bytes) -> dict[str, Any] | None:
     }
 
 
-def masked_configuration(files: RunFiles) -> str | None:
+def masked_configuration(files: BoundedFiles) -> str | None:
     """Returns `config.toml` with secrets masked and without comments, or None if it cannot be read."""
     tables = configuration(files)
     return tomli_w.dumps(masked(tables)) if tables else None

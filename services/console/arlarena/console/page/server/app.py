@@ -13,35 +13,35 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from arlarena.console.page.play.games import Games
+from arlarena.console.page.play.games import PersonGames
 from arlarena.console.page.play.routes import PlayRoutes
 from arlarena.console.page.runs import Catalog
 from arlarena.console.page.server.live import LiveRuns
 from arlarena.console.page.server.routes import RunRoutes
-from arlarena.console.page.server.security import AccessMiddleware, AccessRules, ApiError, error_response, login
+from arlarena.console.page.server.security import AccessMiddleware, AccessRules, PageError, error_response, login
 
 STATIC = Path(__file__).resolve().parents[1] / "static"
 
 
 async def _api_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
+    assert isinstance(error, PageError)
     return error_response(error)
 
 
 async def _http_error(_request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
-    return error_response(ApiError(status, "not_found" if status == 404 else "bad_request", "no such route"))
+    return error_response(PageError(status, "not_found" if status == 404 else "bad_request", "no such route"))
 
 
 async def _unexpected(_request: Request, error: Exception) -> Response:
-    return error_response(ApiError(500, "internal", type(error).__name__))
+    return error_response(PageError(500, "internal", type(error).__name__))
 
 
 async def _index(_request: Request) -> Response:
     return FileResponse(STATIC / "index.html")
 
 
-def build_app(catalog: Catalog, rules: AccessRules, games: Games) -> Starlette:
+def build_app(catalog: Catalog, rules: AccessRules, games: PersonGames) -> Starlette:
     """Build the application. At its end, it stops the index and the environment servers of `games`."""
     live = LiveRuns(catalog)
 
@@ -67,7 +67,7 @@ def build_app(catalog: Catalog, rules: AccessRules, games: Games) -> Starlette:
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[Middleware(AccessMiddleware, rules=rules)],
-        exception_handlers={ApiError: _api_error, 404: _http_error, 405: _http_error, Exception: _unexpected},
+        exception_handlers={PageError: _api_error, 404: _http_error, 405: _http_error, Exception: _unexpected},
         lifespan=lifespan,
     )
     app.state.live = live

@@ -20,7 +20,7 @@ from arlarena.console.page.reading.run_files import DamagedFile
 from arlarena.console.page.runs import Catalog, PageRun
 from arlarena.console.page.server import curves
 from arlarena.console.page.server.live import LiveRuns
-from arlarena.console.page.server.security import ApiError, json_response
+from arlarena.console.page.server.security import PageError, json_response
 from arlarena.console.page.views.episode import episode_view, turn_view, visits_view
 from arlarena.console.page.views.groups import behaviour_view, groups_view
 from arlarena.console.page.views.records import LoadedEpisode
@@ -29,7 +29,7 @@ Handler = Callable[[Request], Any]
 
 
 def answering(handler: Handler) -> Callable[[Request], Any]:
-    """Returns an endpoint that replies with the JSON of `handler`, and converts its errors to `ApiError`.
+    """Returns an endpoint that replies with the JSON of `handler`, and converts its errors to `PageError`.
 
     A handler that is no coroutine runs in a thread, because it reads files.
     """
@@ -42,11 +42,11 @@ def answering(handler: Handler) -> Callable[[Request], Any]:
             else:
                 result = await run_in_threadpool(handler, request)
         except BadQuery as error:
-            raise ApiError(400, "bad_request", str(error)) from error
+            raise PageError(400, "bad_request", str(error)) from error
         except DamagedFile as error:
-            raise ApiError(500, "damaged", str(error)) from error
+            raise PageError(500, "damaged", str(error)) from error
         except sqlite3.Error as error:
-            raise ApiError(503, "unavailable", f"the index cannot be read: {error}") from error
+            raise PageError(503, "unavailable", f"the index cannot be read: {error}") from error
         return result if isinstance(result, Response) else json_response(result)
 
     return endpoint
@@ -82,7 +82,7 @@ class RunRoutes:
     def _run(self, request: Request) -> PageRun:
         name = request.path_params["run"]
         if (run := self._catalog.get(name)) is None:
-            raise ApiError(404, "not_found", f"no run {name[:100]!r}")
+            raise PageError(404, "not_found", f"no run {name[:100]!r}")
         return run
 
     def _runs(self, request: Request) -> list[PageRun]:
@@ -92,20 +92,20 @@ class RunRoutes:
         found = [(name, self._catalog.get(name)) for name in text.split(",")]
         for name, run in found:
             if run is None:
-                raise ApiError(404, "not_found", f"no run {name[:100]!r}")
+                raise PageError(404, "not_found", f"no run {name[:100]!r}")
         return [run for _, run in found if run is not None]
 
     def _episode(self, request: Request) -> tuple[PageRun, LoadedEpisode]:
         run, key = self._run(request), request.path_params["episode"]
         if (loaded := run.records.episode(key)) is None:
-            raise ApiError(404, "not_found", f"no episode {key[:100]!r}")
+            raise PageError(404, "not_found", f"no episode {key[:100]!r}")
         return run, loaded
 
     def _turn(self, request: Request) -> tuple[PageRun, LoadedEpisode, int]:
         run, loaded = self._episode(request)
         turn = integer(request.path_params, "turn", 0, 0, 10**9)
         if turn >= len(loaded.trajectory.turns):
-            raise ApiError(404, "not_found", f"the episode has {len(loaded.trajectory.turns)} turns")
+            raise PageError(404, "not_found", f"the episode has {len(loaded.trajectory.turns)} turns")
         return run, loaded, turn
 
     def health(self, _request: Request) -> Any:
@@ -148,7 +148,7 @@ class RunRoutes:
         run, step = self._run(request), integer(request.path_params, "step", 0, 0, 10**12)
         found = groups_view(run.database, run.records, step)
         if found is None:
-            raise ApiError(404, "not_found", f"no group of step {step} is recorded")
+            raise PageError(404, "not_found", f"no group of step {step} is recorded")
         return found
 
     def episodes(self, request: Request) -> Any:
@@ -185,7 +185,7 @@ class RunRoutes:
     async def events(self, request: Request) -> Response:
         """`GET /api/events`."""
         if self._live.is_full:
-            raise ApiError(503, "unavailable", "too many pages are connected")
+            raise PageError(503, "unavailable", "too many pages are connected")
         runs = [run.id for run in self._runs(request)] if request.query_params.get("runs") else None
         stream: AsyncIterator[bytes] = self._live.stream(runs)
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

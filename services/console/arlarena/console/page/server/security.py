@@ -34,7 +34,7 @@ OPEN_ROUTES = ("/api/health", "/login")
 LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "::1"))
 
 
-class ApiError(Exception):
+class PageError(Exception):
     """An error with a status and a code. The message is for people."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
@@ -48,7 +48,7 @@ def json_response(value: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
 
 
-def error_response(error: ApiError) -> Response:
+def error_response(error: PageError) -> Response:
     """Returns the reply of an error."""
     return json_response({"error": {"code": error.code, "message": str(error)}}, error.status)
 
@@ -82,11 +82,11 @@ class AccessRules:
         """Check a request.
 
         Raises:
-            ApiError: the request is refused.
+            PageError: the request is refused.
         """
         name = host_name(headers.get("host", ""))
         if name not in self._names and (self._loopback or not _is_address(name)):
-            raise ApiError(403, "forbidden", "the Host header names no address of this server")
+            raise PageError(403, "forbidden", "the Host header names no address of this server")
         if method not in SAFE_METHODS:
             self._check_origin(headers)
         if self._token is None or path in OPEN_ROUTES:
@@ -94,15 +94,15 @@ class AccessRules:
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = bearer.strip() if scheme.lower() == "bearer" else cookie
         if not self.accepts(given):
-            raise ApiError(401, "unauthorized", "give the token: /login?token=TOKEN, or Authorization: Bearer TOKEN")
+            raise PageError(401, "unauthorized", "give the token: /login?token=TOKEN, or Authorization: Bearer TOKEN")
 
     @staticmethod
     def _check_origin(headers: Headers) -> None:
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
-            raise ApiError(403, "forbidden", "the Origin header is that of another site")
+            raise PageError(403, "forbidden", "the Origin header is that of another site")
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-            raise ApiError(403, "forbidden", "the request comes from another site")
+            raise PageError(403, "forbidden", "the request comes from another site")
 
     def accepts(self, token: str) -> bool:
         """Whether `token` is the token of this server."""
@@ -136,7 +136,7 @@ class AccessMiddleware:
             message = await receive()
             read += len(message.get("body", b""))
             if read > BODY_BYTES:
-                raise ApiError(413, "too_large", f"the request is longer than {BODY_BYTES} bytes")
+                raise PageError(413, "too_large", f"the request is longer than {BODY_BYTES} bytes")
             return message
 
         async def with_headers(message: Message) -> None:
@@ -148,7 +148,7 @@ class AccessMiddleware:
 
         try:
             self._rules.check(request.method, scope["path"], request.headers, request.cookies.get(COOKIE, ""))
-        except ApiError as error:
+        except PageError as error:
             await error_response(error)(scope, receive, with_headers)
             return
         await self._app(scope, limited, with_headers)
@@ -158,11 +158,11 @@ def login(rules: AccessRules, request: Request) -> Response:
     """Answer `GET /login?token=TOKEN`: set the cookie and go to the page.
 
     Raises:
-        ApiError: the token is wrong.
+        PageError: the token is wrong.
     """
     token = request.query_params.get("token", "")
     if not rules.accepts(token):
-        raise ApiError(401, "unauthorized", "the token is wrong")
+        raise PageError(401, "unauthorized", "the token is wrong")
     response = RedirectResponse("/", 303)
     secure = request.url.scheme == "https"
     response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure)

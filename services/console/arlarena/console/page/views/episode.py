@@ -11,7 +11,7 @@ import numpy.typing as npt
 from arlarena.console.page.index.queries import episode_object
 from arlarena.console.page.views.records import LoadedEpisode
 from arlarena.console.page.views.reply_marks import format_problems, reply_marks
-from arlarena.console.page.views.tokens import TokenText
+from arlarena.console.page.views.tokens import RunTokenizer
 from arlarena.proto.records.group_records import INSIDE, MemberRecord, TurnFigures
 from arlarena.proto.text.wording import printable
 from arlarena.proto.trajectory import Trajectory, Turn, prompt_lengths
@@ -111,7 +111,7 @@ def _turn_row(
     } | figure_means(_at(member.turns, number) if member else None)
 
 
-def turn_view(loaded: LoadedEpisode, number: int, tokens: TokenText) -> dict[str, Any]:
+def turn_view(loaded: LoadedEpisode, number: int, tokens: RunTokenizer) -> dict[str, Any]:
     """Returns the object of `GET …/turns/{turn}`. `number` must be a turn of the episode."""
     trajectory, turn, member = loaded.trajectory, loaded.trajectory.turns[number], loaded.member
     return {
@@ -150,7 +150,7 @@ def turn_view(loaded: LoadedEpisode, number: int, tokens: TokenText) -> dict[str
     }
 
 
-def _prompt(trajectory: Trajectory, number: int, tokens: TokenText) -> dict[str, Any]:
+def _prompt(trajectory: Trajectory, number: int, tokens: RunTokenizer) -> dict[str, Any]:
     first = max(start for start, _ in trajectory.conversations() if start <= number)
     length = prompt_lengths(trajectory.turns)[number]
     parts = [ids for turn in trajectory.turns[first:number] for ids in (turn.new_prompt(), turn.tokens())]
@@ -171,7 +171,7 @@ def _advantage(member: MemberRecord | None, number: int) -> dict[str, Any] | Non
     }
 
 
-def _next(loaded: LoadedEpisode, number: int, tokens: TokenText) -> dict[str, Any]:
+def _next(loaded: LoadedEpisode, number: int, tokens: RunTokenizer) -> dict[str, Any]:
     trajectory = loaded.trajectory
     last = number + 1 == len(trajectory.turns)
     following = None if last else trajectory.turns[number + 1]
@@ -187,7 +187,7 @@ def _next(loaded: LoadedEpisode, number: int, tokens: TokenText) -> dict[str, An
     }
 
 
-def _token_lists(turn: Turn, figures: TurnFigures | None, tokens: TokenText) -> dict[str, Any]:
+def _token_lists(turn: Turn, figures: TurnFigures | None, tokens: RunTokenizer) -> dict[str, Any]:
     ids, mask = turn.tokens()[:MAX_TOKENS], turn.mask()[:MAX_TOKENS]
     sampler = turn.behaviour_logprobs()
     sampled = np.flatnonzero(turn.mask())

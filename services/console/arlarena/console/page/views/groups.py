@@ -11,7 +11,7 @@ import numpy as np
 
 from arlarena.console.page.index.database import RunDatabase
 from arlarena.console.page.index.queries import MAX_LIMIT
-from arlarena.console.page.reading.run_files import DamagedFile, RunFiles
+from arlarena.console.page.reading.run_files import BoundedFiles, DamagedFile
 from arlarena.console.page.views.episode import floats, mean
 from arlarena.console.page.views.records import LoadedEpisode, RecordCache
 from arlarena.proto.records.group_records import FOLDER, INSIDE, MemberRecord
@@ -89,7 +89,7 @@ def _ratios(member: MemberRecord | None) -> dict[str, Any]:
     }
 
 
-def behaviour_view(files: RunFiles, database: RunDatabase) -> dict[str, Any]:
+def behaviour_view(files: BoundedFiles, database: RunDatabase) -> dict[str, Any]:
     """Returns the object of `GET …/behaviour`."""
     with database.connect() as connection:
         labels = [label for (label,) in connection.execute(
@@ -146,7 +146,7 @@ class _Flow(msgspec.Struct):
     failure: dict[str, float] = {}
 
 
-def _flows(files: RunFiles) -> list[dict[str, Any]]:
+def _flows(files: BoundedFiles) -> list[dict[str, Any]]:
     try:
         data = files.tail("flows.jsonl", FLOWS_BYTES)
     except DamagedFile:

@@ -10,7 +10,7 @@ from typing import Any
 
 from arlarena.console.page.index.database import RunDatabase
 from arlarena.console.page.reading.records import episode_line, group_record, plain_group, step_record
-from arlarena.console.page.reading.run_files import RunFiles
+from arlarena.console.page.reading.run_files import BoundedFiles
 from arlarena.console.page.reading.run_summary import read_object
 from arlarena.proto.records.group_records import FOLDER, GroupRecord, MemberRecord, StepRecord
 from arlarena.proto.trajectory import Group, Task, Trajectory
@@ -45,7 +45,7 @@ class LoadedEpisode:
 class RecordCache:
     """Reads records of one run. Safe for several threads."""
 
-    def __init__(self, files: RunFiles, database: RunDatabase) -> None:
+    def __init__(self, files: BoundedFiles, database: RunDatabase) -> None:
         """Read nothing yet."""
         self._files, self._database = files, database
         self._lock = threading.Lock()

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
-from arlarena.console.page.reading.run_files import DamagedFile, RunFiles
+from arlarena.console.page.reading.run_files import BoundedFiles, DamagedFile
 
 # A tokenizer of 150,000 tokens is a file of 11 MB.
 TOKENIZER_BYTES = 64 << 20
 
 
-class TokenText:
+class RunTokenizer:
     """The tokenizer of one run, loaded at its first use. Safe for several threads."""
 
-    def __init__(self, files: RunFiles) -> None:
+    def __init__(self, files: BoundedFiles) -> None:
         """Load nothing yet."""
         self._files = files
         self._lock = threading.Lock()

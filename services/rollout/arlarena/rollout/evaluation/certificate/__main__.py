@@ -13,18 +13,19 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from arlarena.client.errors import ServiceError
 from arlarena.proto.config import exit_on_config_error, print_error
 from arlarena.proto.telemetry import get_logger
 from arlarena.proto.text.usage_name import program
-from arlarena.proto.text.wording import counted, printable
+from arlarena.proto.text.wording import printable
 from arlarena.rollout.arguments import int_at_least
 from arlarena.rollout.evaluation.certificate.checks import table
 from arlarena.rollout.evaluation.certificate.rescore import RESCORED, Rescored, RescoreRequest, rescore
 from arlarena.rollout.evaluation.certificate.verify import CERTIFICATE, PER_FILE, VerifyRequest, verify
 from arlarena.rollout.evaluation.errors import EvaluationError
+from arlarena.rollout.evaluation.report.tables import NOTHING, FigureTable
 from arlarena.rollout.runner import InfraFailure
 
 PROGRAM = "arlarena.rollout.evaluation.certificate"
@@ -71,18 +72,18 @@ async def _rescore(args: argparse.Namespace, console: Console) -> int:
 
 def show_rescored(result: Rescored, console: Console) -> None:
     """Print one line for each file, and the first changed tasks."""
-    shown = Table(title="Judged again", title_justify="left")
-    for heading in ("file", "episodes", "success before", "success now", "changed", "diverged", "unfinished"):
-        shown.add_column(heading, justify="left" if heading == "file" else "right")
+    shown = FigureTable(["judged", "success\nbefore", "success\nnow", "changed", "diverged", "unfinished"])
     for each in result.files:
-        shares = ("-" if share is None else f"{100 * share:.1f} %" for share in (each.success_old, each.success_new))
-        counts = (str(each.changed), str(each.diverged), str(each.unfinished))
-        shown.add_row(each.source, f"{each.judged} of {each.episodes}", *shares, *counts)
-    console.print(shown)
+        shares = (
+            NOTHING if share is None else f"{100 * share:.1f} %" for share in (each.success_old, each.success_new)
+        )
+        counts = (f"{count:,}" for count in (each.changed, each.diverged, each.unfinished))
+        shown.add(printable(each.source), [f"{each.judged:,} of {each.episodes:,}", *shares, *counts])
+    console.print(Text("Judged again", "bold"), shown, sep="\n")
     for task in result.changed[:LISTED]:
         console.print(f"changed: {printable(task)}", soft_wrap=True)
     if (more := len(result.changed) - LISTED) > 0:
-        console.print(f"… and {counted(more, 'task')} more")
+        console.print(f"… and {more:,} more")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,7 +13,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from pydantic import SecretStr
@@ -28,15 +27,16 @@ from arlarena.rollout.evaluation.certificate.recorded import NO_MORE_REPLIES, Re
 from arlarena.rollout.evaluation.certificate.replay import play_recorded
 from arlarena.rollout.evaluation.certificate.run_files import RunFiles
 from arlarena.rollout.evaluation.certificate.tasks import missing_reason
+from arlarena.rollout.evaluation.directory import JOURNAL, PLAN, read_evaluation
 from arlarena.rollout.evaluation.errors import EvaluationError
-from arlarena.rollout.evaluation.records import AttemptRecord, EnvironmentPlan, EvaluationPlan, Event
+from arlarena.rollout.evaluation.openenv.rules import PARSER_VERSION
+from arlarena.rollout.evaluation.records import EnvironmentPlan
 from arlarena.rollout.evaluation.served import configured_process, connected_runner, environment_process
 from arlarena.rollout.evaluation.sets.standard import find_set
 from arlarena.rollout.settings import RolloutSettings, load_addresses, load_rollout
 
 SCHEMA = 1
 RESCORED = "rescored.json"
-PLAN, JOURNAL = "plan.json", "journal.jsonl"
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -150,13 +150,18 @@ async def _rescore_run(request: RescoreRequest, log: Logger) -> tuple[list[dict[
 async def _rescore_evaluation(
     request: RescoreRequest, log: Logger
 ) -> tuple[list[dict[str, str]], list[RescoredEpisode]]:
-    plan, attempts = read_evaluation(request.directory)
+    results = read_evaluation(request.directory)
+    plan = results.plan
+    if foreign := [one.name for one in plan.environments if one.parser == PARSER_VERSION]:
+        raise EvaluationError(
+            f"{request.directory}: {foreign[0]} is an OpenEnv environment; only environments of ARLArena are rescored"
+        )
     if request.url is not None and len(plan.environments) > 1:
         raise EvaluationError("--environment-url serves one environment, but the evaluation has several: omit it")
     served, episodes = [], []
     for planned in plan.environments:
         name = environment_name(planned)
-        chosen = [attempt for attempt in attempts if attempt.key.environment == planned.name]
+        chosen = [attempt for attempt in results.of(planned.name) if attempt.scored]
         recorded = [attempt_episode(f"{JOURNAL} {planned.name}", attempt, name, plan.seed) for attempt in chosen]
         async with AsyncExitStack() as stack:
             url = request.url or str(await stack.enter_async_context(configured_process(name, planned.options)))
@@ -164,31 +169,6 @@ async def _rescore_evaluation(
         served.append(found)
         episodes += judged
     return served, episodes
-
-
-def read_evaluation(folder: Path) -> tuple[EvaluationPlan, list[AttemptRecord]]:
-    """Returns the plan, and the last result of each scored attempt. A line that a kill cut off is ignored.
-
-    Raises:
-        EvaluationError: a file cannot be read.
-    """
-    try:
-        plan = msgspec.json.decode((folder / PLAN).read_bytes(), type=EvaluationPlan)
-        lines = (folder / JOURNAL).read_bytes().splitlines(keepends=True)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise EvaluationError(f"{folder} cannot be read as an evaluation: {error}") from error
-    decoder = msgspec.json.Decoder(Event)
-    last: dict[Any, AttemptRecord] = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            event = decoder.decode(line)
-        except msgspec.MsgspecError as error:
-            if number == len(lines) and not line.endswith(b"\n"):
-                break
-            raise EvaluationError(f"{folder / JOURNAL}, line {number}: {error}") from error
-        if isinstance(event, AttemptRecord):
-            last[event.key] = event
-    return plan, [attempt for _, attempt in sorted(last.items()) if attempt.scored]
 
 
 def environment_name(planned: EnvironmentPlan) -> str:

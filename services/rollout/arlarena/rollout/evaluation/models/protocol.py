@@ -57,9 +57,12 @@ class TokenUsage(msgspec.Struct, frozen=True):
     cached: int | None = None
 
     def __add__(self, other: TokenUsage) -> TokenUsage:
-        """Return the sums. A sum is None if both numbers are None; a single None counts as 0."""
+        """Return the sums. A sum is None if one of its numbers is None."""
         pairs = ((getattr(self, name), getattr(other, name)) for name in self.__struct_fields__)
-        return TokenUsage(*(None if one is None and two is None else (one or 0) + (two or 0) for one, two in pairs))
+        return TokenUsage(*(None if one is None or two is None else one + two for one, two in pairs))
+
+
+NO_TOKENS = TokenUsage(0, 0, 0, 0)  # where a sum starts
 
 
 class Reply(msgspec.Struct, frozen=True):

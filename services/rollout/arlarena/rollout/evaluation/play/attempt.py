@@ -19,8 +19,9 @@ from arlarena.client.environments import Session, StepOutcome
 from arlarena.client.errors import PolicyFault
 from arlarena.rollout.episode import FAULT, PROMPT_TOO_LONG, ActionPatterns, Assignment
 from arlarena.rollout.evaluation.errors import AttemptFailed
+from arlarena.rollout.evaluation.interrupts import StopSignal
 from arlarena.rollout.evaluation.models.errors import TooLong
-from arlarena.rollout.evaluation.models.protocol import Finish, ModelMessage, PictureBytes, TokenUsage
+from arlarena.rollout.evaluation.models.protocol import NO_TOKENS, Finish, ModelMessage, PictureBytes
 from arlarena.rollout.evaluation.play.caller import AttemptCaller, ReplayDiverged
 from arlarena.rollout.evaluation.play.pictures import PictureStore
 from arlarena.rollout.evaluation.records import AttemptKey, AttemptRecord, Status, TurnRecord
@@ -100,14 +101,16 @@ class Attempt:
         caller: AttemptCaller | None,
         pictures: PictureStore | None,
         *,
+        stop: StopSignal,
         sees_images: bool = False,
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
-        """`caller`: None if the player has no model. `pictures`: None: images are not loaded. `sees_images`: whether
-        messages have the images. `on_progress` is called whenever the environment answered.
+        """`caller`: None if the player has no model. `pictures`: None: images are not loaded. `stop`: interrupts a
+        player without a model. `sees_images`: whether messages have the images. `on_progress` is called whenever the
+        environment answered.
         """
         self.key, self._assignment, self._player, self._caller = key, assignment, player, caller
-        self._pictures, self._sees, self._on_progress = pictures, sees_images, on_progress
+        self._pictures, self._sees, self._on_progress, self._stop = pictures, sees_images, on_progress, stop
         self._started, self._began = time.time(), time.monotonic()
         self._memory: dict[str, Any] = {}
         self._course: _Course | None = None
@@ -182,7 +185,9 @@ class Attempt:
             self._caller.begin_turn(turn, state.metadata.state_key)
         call: ModelCaller = self._caller if self._caller is not None else _no_model
         view = TurnView(turn, session, state, course.messages, call, self._assignment.seed_key, self._memory)
-        response = await self._player.respond(view)
+        responding = self._player.respond(view)
+        # A player without a model may wait for a person. With a model, its caller ends the wait when a reply arrived.
+        response = await (self._stop.unless_stopped(responding) if self._caller is None else responding)
         last = self._caller.last if self._caller is not None else None
         self.played.append(PlayedTurn(state.metadata.state_key, response, last.finish if last else "stop"))
         return self.played[-1]
@@ -214,7 +219,7 @@ class Attempt:
             truncated=bool(fault) or (state is not None and state.observation.truncated),
             turns=turns,
             metrics=metrics | ({FAULT + fault: 1.0} if fault else {}),
-            usage=caller.usage if caller else TokenUsage(),
+            usage=caller.usage if caller else NO_TOKENS,
             requests=caller.requests if caller else 0,
             started=self._started,
             seconds=time.monotonic() - self._began,

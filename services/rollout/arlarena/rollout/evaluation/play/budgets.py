@@ -53,11 +53,11 @@ class BudgetMeter:
                 "the price of this model is unknown, so a budget of money cannot be kept: give prices"
             )
         self._limits, self._price, self._clock, self._started = limits, price, clock, clock()
-        self.usage, self.money, self.unpriced = TokenUsage(), 0.0, 0
+        self.tokens, self.money, self.unpriced = 0, 0.0, 0
 
     def add(self, usage: TokenUsage) -> None:
         """Add the usage of a reply. `unpriced` counts replies whose price is unknown."""
-        self.usage += usage
+        self.tokens += (usage.input or 0) + (usage.output or 0)
         price = self._price(usage)
         if price is None:
             self.unpriced += 1
@@ -75,7 +75,7 @@ class BudgetMeter:
         Raises:
             BudgetSpent: a budget is spent, or a reply does not tell what the budget counts.
         """
-        limits, tokens = self._limits, (self.usage.input or 0) + (self.usage.output or 0)
+        limits, tokens = self._limits, self.tokens
         if limits.tokens is not None and tokens >= limits.tokens:
             raise BudgetSpent(f"the budget of {limits.tokens} tokens is spent ({tokens} used)")
         if limits.money is not None and self.money >= limits.money:

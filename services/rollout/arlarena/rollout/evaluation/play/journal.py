@@ -13,40 +13,19 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 
 from arlarena.proto.atomic_files import sync_directory
+from arlarena.rollout.evaluation.directory import JOURNAL
 from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.records import Event
 
-JOURNAL, LOCK = "journal.jsonl", "journal.lock"
+LOCK = "journal.lock"
 # Bytes read at once while the end of the last complete line is searched.
 BLOCK = 1 << 16
-
-
-def read_journal(path: Path) -> Iterator[Event]:
-    """Yield the events of a journal in their order. A last line without a line end was cut off; it is ignored.
-
-    Raises:
-        EvaluationError: a complete line is damaged. The message names the line.
-        OSError: the file cannot be read.
-    """
-    decoder = msgspec.json.Decoder(Event)
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield decoder.decode(line)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                raise EvaluationError(
-                    f"{path}, line {number} is damaged ({error}); restore the file from a copy, or delete this line to "
-                    "play the affected attempt again"
-                ) from error
 
 
 class DirectoryLock:

@@ -15,9 +15,9 @@ from arlarena.client.environments import EnvironmentClient
 from arlarena.client.errors import ProtocolError, Unavailable
 from arlarena.proto.atomic_files import write_bytes
 from arlarena.proto.env_api import Image, Observation
+from arlarena.rollout.evaluation.directory import IMAGES
 from arlarena.rollout.evaluation.models.protocol import PictureBytes
 
-IMAGES = "images"
 SUFFIXES: dict[str, str] = {"image/png": "png", "image/jpeg": "jpg"}
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 
 from arlarena.proto.atomic_files import write_bytes
+from arlarena.rollout.evaluation.directory import JOURNAL, PLAN, read_journal, read_plan
 from arlarena.rollout.evaluation.errors import EvaluationError
-from arlarena.rollout.evaluation.models.protocol import Reply, TokenUsage
-from arlarena.rollout.evaluation.play.journal import JOURNAL, read_journal
+from arlarena.rollout.evaluation.models.protocol import NO_TOKENS, Reply, TokenUsage
 from arlarena.rollout.evaluation.records import (
     AttemptKey,
     AttemptRecord,
@@ -22,7 +22,6 @@ from arlarena.rollout.evaluation.records import (
     RequestEvent,
 )
 
-PLAN = "plan.json"
 SHOWN_CHARS = 100  # of a value in a message
 
 
@@ -50,7 +49,7 @@ class AttemptHistory:
     """
 
     calls: dict[int, RecordedCall] = field(default_factory=dict)
-    usage: TokenUsage = field(default_factory=TokenUsage)
+    usage: TokenUsage = NO_TOKENS
     requests: int = 0
     failures_charged: int = 0
     result: AttemptRecord | None = None
@@ -161,21 +160,6 @@ def attempts_of(plan: EvaluationPlan) -> Iterator[AttemptKey]:
         for index in environment.indices:
             for attempt in range(plan.attempts):
                 yield AttemptKey(environment.name, environment.split, index, attempt)
-
-
-def read_plan(directory: Path) -> EvaluationPlan | None:
-    """Return the plan of a directory, or None if there is none.
-
-    Raises:
-        EvaluationError: plan.json is not a plan.
-    """
-    path = directory / PLAN
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=EvaluationPlan)
-    except FileNotFoundError:
-        return None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise EvaluationError(f"{path} is not a plan of an evaluation: {error}") from error
 
 
 def check_plan(directory: Path, plan: EvaluationPlan) -> EvaluationPlan | None:

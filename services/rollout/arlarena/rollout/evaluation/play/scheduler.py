@@ -16,12 +16,13 @@ from typing import Any
 from arlarena.proto.telemetry import Logger
 from arlarena.rollout.evaluate import eval_assignment
 from arlarena.rollout.evaluation.errors import EvaluationError, EvaluationStopped
+from arlarena.rollout.evaluation.interrupts import StopSignal
 from arlarena.rollout.evaluation.play.attempt import Attempt
 from arlarena.rollout.evaluation.play.caller import AttemptCaller, ModelAccess
 from arlarena.rollout.evaluation.play.journal import Journal
 from arlarena.rollout.evaluation.play.pictures import PictureStore
 from arlarena.rollout.evaluation.play.resume import EvaluationHistory
-from arlarena.rollout.evaluation.play.slots import PlayLimits, SessionSource, SlotGroup, StopSignal
+from arlarena.rollout.evaluation.play.slots import PlayLimits, SessionSource, SlotGroup
 from arlarena.rollout.evaluation.records import AttemptKey, AttemptRecord, EvaluationPlan
 from arlarena.rollout.evaluation.strategies.protocol import Player
 
@@ -120,7 +121,12 @@ class EvaluationRun:
         Raises:
             EvaluationError: the evaluation cannot go on. Everything that happened is in the journal.
         """
-        await _all([self._slots(name, keys) for name, keys in self._history.remaining(self.plan).items()])
+        remaining_keys = self._history.remaining(self.plan)
+        if self._limits.one_by_one:
+            for name, keys in remaining_keys.items():
+                await self._slots(name, keys)
+        else:
+            await _all([self._slots(name, keys) for name, keys in remaining_keys.items()])
         reason = self._stop.reason or (self.access.stopped if self.access else None)
         if isinstance(reason, EvaluationError):
             raise reason
@@ -131,7 +137,8 @@ class EvaluationRun:
         environment = self.environments[name]
         make = partial(self._attempt, environment)
         group = SlotGroup(environment.sessions, keys, make, self._end, self._stop, self._limits, self._log)
-        await _all([group.slot() for _ in range(min(self._limits.sessions, len(keys)))])
+        sessions = 1 if self._limits.one_by_one else self._limits.sessions
+        await _all([group.slot() for _ in range(min(sessions, len(keys)))])
 
     def _attempt(self, environment: EvaluatedEnvironment, key: AttemptKey, on_progress: Callable[[], None]) -> Attempt:
         assignment = eval_assignment(key.environment, key.split, self.plan.seed, key.index, key.attempt)
@@ -145,6 +152,7 @@ class EvaluationRun:
             environment.player,
             caller,
             environment.pictures,
+            stop=self._stop,
             sees_images=sees,
             on_progress=on_progress,
         )

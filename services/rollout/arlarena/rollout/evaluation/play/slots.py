@@ -14,15 +14,25 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from arlarena.client.environments import Session
-from arlarena.client.errors import AtCapacity, Refused, ServiceError
+from arlarena.client.errors import AtCapacity, ProtocolError, Refused, ServiceError
 from arlarena.proto.backoff import pauses
 from arlarena.proto.telemetry import Logger
 from arlarena.rollout.evaluation.errors import AttemptFailed, EvaluationError, EvaluationStopped
+from arlarena.rollout.evaluation.interrupts import StopSignal
 from arlarena.rollout.evaluation.play.attempt import Attempt
 from arlarena.rollout.evaluation.records import AttemptKey, AttemptRecord
 
 # A step that the server refuses in so many sessions is refused because of its reply. Otherwise a session was damaged.
 MAX_REFUSALS = 3
+# After so many invalid responses in a row, the server does not keep to the API, and further retries would not help.
+# More than one, because a proxy may send a page of its own while the server restarts: the pauses between five are 4 s.
+MAX_PROTOCOL_ERRORS = 5
+# An attempt ends after so many seconds without progress. Long enough for a restart of the server with its data, and for
+# a short outage at night; after a longer one, a resume plays the attempt again.
+GIVE_UP_AFTER_S = 1800.0
+# Idle time of a session in seconds: longer than the pauses of a model's rate limit and most replies with reasoning. A
+# session that ends earlier costs a replay and no request.
+SESSION_TTL_S = 600.0
 # Maximum time for closing a session, in seconds. The server also ends sessions after their idle time.
 CLOSE_S = 5.0
 
@@ -38,13 +48,15 @@ class PlayLimits:
         give_up_after_s: an attempt ends with `infra_error` after so long without progress. If no attempt of an
             environment had any answer for so long, all of its attempts end.
         first_pause_s, longest_pause_s: pauses after failures of the environment server in seconds; they double.
+        one_by_one: play one attempt after the other, over all environments, because a person plays them.
     """
 
     sessions: int = 24
-    session_ttl_s: float = 600.0
-    give_up_after_s: float = 1800.0
+    session_ttl_s: float = SESSION_TTL_S
+    give_up_after_s: float = GIVE_UP_AFTER_S
     first_pause_s: float = 0.25
     longest_pause_s: float = 5.0
+    one_by_one: bool = False
 
 
 class SessionSource(Protocol):
@@ -53,31 +65,6 @@ class SessionSource(Protocol):
     async def open(self, count: int, *, ttl_s: float | None = None) -> Sequence[Session]:
         """Open sessions. Raises ServiceError."""
         ...
-
-
-class StopSignal:
-    """Whether the evaluation stops, and why."""
-
-    def __init__(self) -> None:
-        self.reason: EvaluationStopped | EvaluationError | None = None
-        self._event = asyncio.Event()
-
-    def set(self, reason: EvaluationStopped | EvaluationError) -> None:
-        """Stop. An error replaces an earlier reason that is no error."""
-        if self.reason is None or (
-            isinstance(reason, EvaluationError) and not isinstance(self.reason, EvaluationError)
-        ):
-            self.reason = reason
-        self._event.set()
-
-    async def pause(self, seconds: float) -> None:
-        """Wait. Raises the reason if the evaluation stops meanwhile."""
-        try:
-            await asyncio.wait_for(self._event.wait(), seconds)
-        except TimeoutError:
-            return
-        assert self.reason is not None
-        raise self.reason
 
 
 @dataclass(slots=True)
@@ -100,6 +87,33 @@ class Patience:
     def spent(self) -> bool:
         """Whether failures have lasted longer than the limit."""
         return self.since is not None and time.monotonic() - self.since > self.limit_s
+
+
+@dataclass(slots=True)
+class AttemptFailures:
+    """The failures of one attempt since its last progress, which is a further response.
+
+    Attributes:
+        patience: how long they last.
+        refusals: refused steps in a row.
+        invalid: invalid responses (`ProtocolError`) in a row.
+    """
+
+    patience: Patience
+    turns: int = 0
+    refusals: int = 0
+    invalid: int = 0
+
+    def add(self, error: ServiceError, turns: int) -> bool:
+        """Count a failure. `turns`: number of responses of the attempt. Return whether there was progress before."""
+        progressed = turns > self.turns
+        if progressed:
+            self.turns, self.refusals, self.invalid = turns, 0, 0
+            self.patience.progressed()
+        self.patience.failed()
+        self.refusals = self.refusals + 1 if isinstance(error, Refused) else 0
+        self.invalid = self.invalid + 1 if isinstance(error, ProtocolError) else 0
+        return progressed
 
 
 class SlotGroup:
@@ -138,14 +152,19 @@ class SlotGroup:
                 await asyncio.wait(set(self._closing), timeout=CLOSE_S)
 
     async def _open_patiently(self) -> Session | None:
-        """Open a session, and wait for it. Return None if no attempt waits any more, or the environment is given up."""
-        waits = self._pauses()
+        """Open a session, and wait for it. Return None if no attempt waits any more, or the environment is given up.
+
+        Raises:
+            EvaluationError: the server refuses the request, or does not keep to the API.
+        """
+        waits, invalid = self._pauses(), 0
         while self._waiting:
             try:
                 return await self._open()
-            except Refused as error:
-                raise EvaluationError(f"the environment server opens no session: {error}") from error
             except ServiceError as error:
+                invalid = invalid + 1 if isinstance(error, ProtocolError) else 0
+                if isinstance(error, Refused) or invalid == MAX_PROTOCOL_ERRORS:
+                    raise EvaluationError(f"the environment server opens no session: {error}") from error
                 self._health.failed()
                 if self._health.spent:
                     return None
@@ -155,51 +174,53 @@ class SlotGroup:
     async def _play(self, key: AttemptKey, session: Session | None) -> Session | None:
         """Play an attempt and record its end. Return the session if it can be used again."""
         attempt = self._make_attempt(key, self._health.progressed)
-        patience, waits = Patience(self._limits.give_up_after_s), self._pauses()
-        turns = refusals = 0
-        while True:
+        failures, waits = AttemptFailures(Patience(self._limits.give_up_after_s)), self._pauses()
+        record: AttemptRecord | None = None
+        while record is None:
             try:
                 session = session or await self._open()
                 record = await attempt.play(session)
-                break
             except AttemptFailed as error:
                 record = attempt.failed(error.status, str(error))
-                break
-            except Refused as error:
-                failure: ServiceError = error
-                refusals += 1
-                if not attempt.in_step:
-                    raise EvaluationError(f"the environment server refuses {key}: {error}") from error
-                if refusals == MAX_REFUSALS:
-                    record = attempt.refused(str(error))
-                    break
             except ServiceError as error:
-                failure = error
-            if len(attempt.played) > turns:
-                turns, refusals, patience, waits = len(attempt.played), 0, Patience(patience.limit_s), self._pauses()
-            patience.failed()
-            self._health.failed()
-            if patience.spent or self._health.spent:
-                record = attempt.failed("infra_error", str(failure))
-                break
-            self._give_up(session, attempt, failure)
-            session = None
-            await self._stop.pause(_wait(next(waits), failure))
+                lost, session = session, None
+                if lost is not None:
+                    self._close(lost)  # its state is unknown
+                if failures.add(error, len(attempt.played)):
+                    waits = self._pauses()
+                self._health.failed()
+                record = self._ended(attempt, failures, error)
+                if record is None:
+                    if lost is not None:
+                        attempt.restarts += 1
+                        self._log.warning("attempt_restarts", attempt=str(key), reason=str(error))
+                    await self._stop.pause(_wait(next(waits), error))
         await self._end(record)
         return session
 
-    def _give_up(self, session: Session | None, attempt: Attempt, failure: ServiceError) -> None:
-        """Close a session of unknown state, in the background, because a hanging server would delay the next one."""
-        if session is not None:
-            attempt.restarts += 1
-            self._log.warning("attempt_restarts", attempt=str(attempt.key), reason=str(failure))
-            self._close(session)
+    def _ended(self, attempt: Attempt, failures: AttemptFailures, error: ServiceError) -> AttemptRecord | None:
+        """Return the record of an attempt that ends because of its failures, or None if it goes on.
+
+        Raises:
+            EvaluationError: the server refuses a task of the plan.
+        """
+        if isinstance(error, Refused) and not attempt.in_step:
+            raise EvaluationError(f"the environment server refuses {attempt.key}: {error}") from error
+        if failures.refusals == MAX_REFUSALS:
+            return attempt.refused(str(error))
+        if failures.invalid == MAX_PROTOCOL_ERRORS:
+            reason = f"{MAX_PROTOCOL_ERRORS} invalid responses in a row from the environment server"
+            return attempt.failed("infra_error", f"{reason}; last: {error}")
+        if failures.patience.spent or self._health.spent:
+            return attempt.failed("infra_error", str(error))
+        return None
 
     async def _open(self) -> Session:
         (session,) = await self._sessions.open(1, ttl_s=self._limits.session_ttl_s)
         return session
 
     def _close(self, session: Session) -> None:
+        """Close a session in the background, because a hanging server would delay the next one."""
         task = asyncio.ensure_future(session.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

@@ -8,14 +8,16 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from arlarena.proto.text.usage_name import program
+from arlarena.rollout.evaluation.directory import read_evaluation
 from arlarena.rollout.evaluation.report.exports import write_csv, write_parquet
 from arlarena.rollout.evaluation.report.finish import summarise, write_results
 from arlarena.rollout.evaluation.report.inspect_log import write_inspect_logs
-from arlarena.rollout.evaluation.report.leaderboard import print_leaderboard
+from arlarena.rollout.evaluation.report.leaderboard import print_leaderboard, row_name
 from arlarena.rollout.evaluation.report.prices import read_prices
-from arlarena.rollout.evaluation.report.summary_view import read_evaluation
+from arlarena.rollout.evaluation.report.terminal import comparison_text
 from arlarena.rollout.evaluation.statistics.paired import compare as compare_records
 from arlarena.rollout.evaluation.usage import run_app
 
@@ -50,12 +52,7 @@ def compare(
     """
     results = [read_evaluation(directory) for directory in (first, second)]
     found = compare_records(results[0].records, results[1].records)
-    low, high = found.ci95
-    typer.echo(
-        f"{results[0].plan.model} {100 * found.first:.1f} %, {results[1].plan.model} {100 * found.second:.1f} %, "
-        f"difference {100 * found.difference:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f}), "
-        f"p = {found.p_value:.3g}, {found.tasks} tasks"
-    )
+    Console(highlight=False).print(Text(comparison_text(found, [row_name(one) for one in results])))
 
 
 @app.command()

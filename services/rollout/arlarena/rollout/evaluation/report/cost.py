@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from arlarena.rollout.evaluation.models.protocol import TokenUsage
 from arlarena.rollout.evaluation.report.prices import ModelPrice
 
@@ -36,16 +34,6 @@ def dollars(usage: TokenUsage, price: ModelPrice | None, requests: int = 1) -> f
         + reasoning * price.reasoning
     )
     return total / PER_TOKENS
-
-
-def total_dollars(costs: Iterable[float | None]) -> float | None:
-    """Returns the sum of costs. A single unknown cost makes the sum unknown. The sum of no costs is 0."""
-    total = 0.0
-    for cost in costs:
-        if cost is None:
-            return None
-        total += cost
-    return total
 
 
 def money(cost: float | None) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 
 from arlarena.proto.atomic_files import open_atomic
 from arlarena.proto.text.csv_cells import neutral
+from arlarena.rollout.evaluation.directory import EvaluationResults
 from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.report.prices import ModelPrice
 from arlarena.rollout.evaluation.report.rows import COLUMNS, Cell, chat, metric_names, row
-from arlarena.rollout.evaluation.report.summary_view import EvaluationResults
 
 # Attempts per row group of a Parquet file; they are in memory at the same time.
 GROUP = 256

@@ -7,10 +7,11 @@ from pathlib import Path
 from rich.console import Console
 
 from arlarena.proto.atomic_files import write_bytes
+from arlarena.rollout.evaluation.directory import read_evaluation
 from arlarena.rollout.evaluation.report.html_page import write_page
 from arlarena.rollout.evaluation.report.prices import ModelPrice
 from arlarena.rollout.evaluation.report.rows import attempt_dollars
-from arlarena.rollout.evaluation.report.summary_view import Summarise, read_evaluation, summarise_with
+from arlarena.rollout.evaluation.report.summary_view import Summarise, figures_of, summarise_with
 from arlarena.rollout.evaluation.report.terminal import results_table
 from arlarena.rollout.evaluation.statistics.summary import results_of, summarise_records
 
@@ -34,5 +35,5 @@ def write_results(directory: Path, price: ModelPrice | None, console: Console) -
     write_bytes(directory / SUMMARY, summary.to_json())
     write_page(results, directory / PAGE, summarise(), price)
     title = f"{results.plan.model}, {results.plan.strategy}"
-    console.print(results_table(title, results.figures(summarise()), results.records, price))
+    console.print(results_table(title, figures_of(results, summarise()), results.records, price))
     console.print(f"{directory / SUMMARY}\n{directory / PAGE}", soft_wrap=True)

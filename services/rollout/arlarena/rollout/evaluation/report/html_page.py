@@ -16,12 +16,14 @@ from arlarena.proto.atomic_files import write_text
 from arlarena.proto.text.page_style import page_style
 from arlarena.proto.text.redaction import redact
 from arlarena.proto.text.wording import counted, duration, interval, percent, printable
-from arlarena.rollout.evaluation.report.cost import money, total_dollars
+from arlarena.rollout.evaluation.directory import EvaluationResults
+from arlarena.rollout.evaluation.report.cost import money
 from arlarena.rollout.evaluation.report.page_data import OUTCOMES, PageBudget, outcome
 from arlarena.rollout.evaluation.report.prices import ModelPrice
 from arlarena.rollout.evaluation.report.rows import attempt_dollars
-from arlarena.rollout.evaluation.report.summary_view import EvaluationResults, GroupFigures, Summarise, total_usage
+from arlarena.rollout.evaluation.report.summary_view import GroupFigures, Summarise, figures_of
 from arlarena.rollout.evaluation.report.terminal import errors_text, tokens_text
+from arlarena.rollout.evaluation.totals import total_dollars, total_usage
 
 # Bytes of all attempts together on the page: a browser opens 16 MB without delay.
 BUDGET = 16_000_000
@@ -58,7 +60,7 @@ def render(
     """
     records = results.records
     kept = PageBudget(results.path, records, budget)
-    figures = results.figures(summarise)
+    figures = figures_of(results, summarise)
     counts = {key: sum(outcome(one) == key for one in records) for key in OUTCOMES}
     planned = sum(len(one.indices) for one in results.plan.environments) * results.plan.attempts
     return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from arlarena.rollout.evaluation.report.summary_view import IMAGES
+from arlarena.rollout.evaluation.directory import IMAGES
 
 # A name that comes from a record must not lead to another folder.
 _NAME = re.compile(r"[0-9A-Za-z_-]{1,128}\.(png|jpg|jpeg)")

@@ -20,19 +20,18 @@ from typing import Any
 import msgspec
 
 from arlarena.proto.atomic_files import open_atomic
+from arlarena.rollout.evaluation.directory import EvaluationResults
 from arlarena.rollout.evaluation.models.protocol import Finish, TokenUsage
 from arlarena.rollout.evaluation.records import AttemptRecord, EnvironmentPlan
-from arlarena.rollout.evaluation.report.cost import total_dollars
 from arlarena.rollout.evaluation.report.images import media_type, read_image
 from arlarena.rollout.evaluation.report.prices import ModelPrice
 from arlarena.rollout.evaluation.report.rows import attempt_dollars, iso_time
 from arlarena.rollout.evaluation.report.summary_view import (
     EnvironmentFigures,
-    EvaluationResults,
     Summarise,
     environment_figures,
-    total_usage,
 )
+from arlarena.rollout.evaluation.totals import total_dollars, total_usage
 
 LOG_VERSION = 2
 SCORER = "success"

@@ -14,20 +14,19 @@ from importlib import resources
 from pathlib import Path
 
 import msgspec
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.console import Console, Group
+from rich.text import Text
 
 from arlarena.proto.text.wording import interval, percent
+from arlarena.rollout.evaluation.directory import EvaluationResults, read_evaluation
 from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.records import EnvironmentPlan
 from arlarena.rollout.evaluation.report.summary_view import (
-    EvaluationResults,
     GroupFigures,
     Summarise,
     environment_figures,
-    read_evaluation,
 )
+from arlarena.rollout.evaluation.report.tables import FigureTable
 from arlarena.rollout.evaluation.report.terminal import shown
 
 
@@ -178,24 +177,18 @@ def quoted_name(row: QuotedRow) -> str:
     return f"{row.name} [quoted{f', table {row.table}' if row.table else ''}]"
 
 
-def leaderboard_table(board: Leaderboard) -> Table:
+def leaderboard_table(board: Leaderboard) -> Group:
     """Returns the leaderboard for the terminal."""
-    table = Table(title="Success in per cent (95 % interval)", title_justify="left", caption_justify="left")
-    table.add_column("")
-    for column in board.columns:
-        table.add_column(escape(shown(f"{column.environment}\n{column.label}\n{column.digest}")), justify="right")
+    headings = [shown(f"{column.environment}\n{column.label}\n{column.digest}") for column in board.columns]
+    table = FigureTable(headings, one_a_line=True)
     for row in board.rows:
-        cells = (cell(row.figures.get(column)) for column in board.columns)
-        table.add_row(escape(shown(row.name)), *cells, end_section=row is board.rows[-1])
+        cells = [cell(row.figures.get(column)) for column in board.columns]
+        table.add(shown(row.name), cells, ends_section=row is board.rows[-1])
     quoted = quoted_rows(board)
     for one in quoted:
-        values = (quoted_cell(one, column.environment) for column in board.columns)
-        table.add_row(escape(quoted_name(one)), *values, style="dim")
-    if quoted:
-        table.caption = f"[quoted]: from the paper, {board.quoted.source}, on its tasks; not measured here.".replace(
-            "[", r"\["
-        )
-    return table
+        table.add(quoted_name(one), [quoted_cell(one, column.environment) for column in board.columns], "dim")
+    source = f"[quoted]: from the paper, {board.quoted.source}, on its tasks; not measured here."
+    return Group(Text("Success in per cent (95 % interval)", "bold"), table, *([Text(source)] if quoted else []))
 
 
 def leaderboard_json(board: Leaderboard) -> list[dict[str, object]]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from arlarena.rollout.evaluation.directory import EvaluationResults
 from arlarena.rollout.evaluation.models.protocol import TokenUsage
 from arlarena.rollout.evaluation.records import AttemptRecord
 from arlarena.rollout.evaluation.report.cost import dollars
 from arlarena.rollout.evaluation.report.prices import ModelPrice
-from arlarena.rollout.evaluation.report.summary_view import EvaluationResults
 
 Cell = str | int | float | bool | None
 # The type of each column, for formats that have types. `metric_NAME` columns follow; their type is float.

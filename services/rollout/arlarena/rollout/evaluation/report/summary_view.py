@@ -1,22 +1,14 @@
-"""What reports need of an evaluation: its files, and the figures of `statistics`."""
+"""The figures that reports show of an evaluation, computed by `statistics`."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
-import msgspec
-
-from arlarena.rollout.evaluation.errors import EvaluationError
-from arlarena.rollout.evaluation.models.protocol import TokenUsage
-from arlarena.rollout.evaluation.records import AttemptKey, AttemptRecord, EnvironmentPlan, EvaluationPlan
-
-PLAN, JOURNAL, IMAGES = "plan.json", "journal.jsonl", "images"
-# Only lines with an `AttemptRecord` contain this: inside of a JSON text, each quotation mark follows a backslash.
-_END = b'"event":"end"'
+from arlarena.rollout.evaluation.directory import EvaluationResults
+from arlarena.rollout.evaluation.records import AttemptRecord, EnvironmentPlan
 
 
 class FigureLike(Protocol):
@@ -122,25 +114,6 @@ class EnvironmentFigures:
     kinds: Mapping[str, GroupFigures]
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluationResults:
-    """An evaluation on the disk: its plan and the last record of each attempt, in the order of the plan."""
-
-    path: Path
-    plan: EvaluationPlan
-    records: tuple[AttemptRecord, ...]
-
-    def of(self, environment: str) -> list[AttemptRecord]:
-        """Returns the records of one environment of the plan."""
-        return [record for record in self.records if record.key.environment == environment]
-
-    def figures(self, summarise: Summarise) -> list[EnvironmentFigures]:
-        """Returns the figures of all environments, in the order of the plan."""
-        return [
-            environment_figures(one, self.of(one.name), self.plan.attempts, summarise) for one in self.plan.environments
-        ]
-
-
 def environment_figures(
     plan: EnvironmentPlan, records: Sequence[AttemptRecord], k: int, summarise: Summarise
 ) -> EnvironmentFigures:
@@ -152,37 +125,7 @@ def environment_figures(
     return EnvironmentFigures(plan, summarise(records, k), by_kind)
 
 
-def total_usage(records: Iterable[AttemptRecord]) -> TokenUsage:
-    """Returns the tokens of all attempts."""
-    total = TokenUsage()
-    for record in records:
-        total += record.usage
-    return total
-
-
-def read_evaluation(directory: Path) -> EvaluationResults:
-    """Read the plan and the results in the directory of an evaluation. A last line that a kill cut off is ignored.
-
-    Raises:
-        EvaluationError: a file is missing or damaged.
-    """
-    try:
-        plan = msgspec.json.decode((directory / PLAN).read_bytes(), type=EvaluationPlan)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise EvaluationError(f"{directory} is no directory of an evaluation: {error}") from error
-    last: dict[AttemptKey, AttemptRecord] = {}
-    number = 0
-    try:
-        with (directory / JOURNAL).open("rb") as file:
-            for line in file:
-                number += 1
-                if line.endswith(b"\n") and _END in line:
-                    record = msgspec.json.decode(line, type=AttemptRecord)
-                    last[record.key] = record
-    except OSError as error:
-        raise EvaluationError(f"{directory / JOURNAL} cannot be read: {error}") from error
-    except msgspec.DecodeError as error:
-        raise EvaluationError(f"{directory / JOURNAL}, line {number} is damaged: {error}") from error
-    order = {one.name: place for place, one in enumerate(plan.environments)}
-    records = sorted(last.values(), key=lambda one: (order.get(one.key.environment, len(order)), one.key))
-    return EvaluationResults(directory, plan, tuple(records))
+def figures_of(results: EvaluationResults, summarise: Summarise) -> list[EnvironmentFigures]:
+    """Returns the figures of all environments, in the order of the plan."""
+    plan = results.plan
+    return [environment_figures(one, results.of(one.name), plan.attempts, summarise) for one in plan.environments]

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from arlarena.proto.text.redaction import redact
 from arlarena.proto.text.wording import counted, duration, interval, percent, printable
-from arlarena.rollout.evaluation.models.protocol import TokenUsage
+from arlarena.rollout.evaluation.models.protocol import NO_TOKENS, TokenUsage
 from arlarena.rollout.evaluation.records import AttemptRecord
-from arlarena.rollout.evaluation.report.cost import money, total_dollars
+from arlarena.rollout.evaluation.report.cost import money
 from arlarena.rollout.evaluation.report.prices import ModelPrice
 from arlarena.rollout.evaluation.report.rows import attempt_dollars
-from arlarena.rollout.evaluation.report.summary_view import EnvironmentFigures, GroupFigures, Summarise, total_usage
+from arlarena.rollout.evaluation.report.summary_view import EnvironmentFigures, GroupFigures, Summarise
+from arlarena.rollout.evaluation.report.tables import FigureTable
+from arlarena.rollout.evaluation.statistics.paired import PairedComparison
+from arlarena.rollout.evaluation.totals import total_dollars, total_usage
 
 REFRESH_HZ = 4
 # The time left is estimated from this many of the last attempts: enough to average noise, few enough to follow changes.
 WINDOW = 200
+# Columns of the terminal: of the bar, and between the parts of a line.
+BAR_WIDTH, MIN_BAR_WIDTH, GAP = 20, 5, 2
 STATUS_NAMES = {"infra_error": "infrastructure error", "model_error": "error of the model's API"}
 
 
@@ -72,7 +77,8 @@ def cost_text(cost: float | None) -> str:
 class EvaluationView:
     """A context manager that shows the progress of an evaluation. Use it from one event loop, inside of `with`.
 
-    On a terminal it draws a table, else it prints a line now and then.
+    On a terminal it draws a table, else it prints a line now and then. If it is not `live`, it prints only the first
+    and the last line.
     """
 
     def __init__(
@@ -84,6 +90,7 @@ class EvaluationView:
         *,
         price: ModelPrice | None = None,
         console: Console | None = None,
+        live: bool = True,
         plain_interval_s: float = 15.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -96,15 +103,16 @@ class EvaluationView:
             k: attempts per task.
             price: of the model.
             console: where to print.
+            live: whether to show the progress while attempts are played.
             plain_interval_s: seconds between two lines if the output is not a terminal.
             clock: the time in seconds.
         """
         self.console = console or Console(highlight=False)
         self._title, self._totals, self._summarise, self._k = shown(title), dict(totals), summarise, k
-        self._price, self._interval, self._clock = price, plain_interval_s, clock
+        self._price, self._interval, self._clock = price, plain_interval_s if live else math.inf, clock
         self._records: dict[str, list[AttemptRecord]] = {name: [] for name in totals}
         self._figures: dict[str, tuple[int, GroupFigures]] = {}
-        self._usage, self._cost = TokenUsage(), 0.0
+        self._usage, self._cost = NO_TOKENS, 0.0
         self._unpriced = False
         self._requests = 0
         self._ends: list[float] = []
@@ -112,7 +120,7 @@ class EvaluationView:
         self._printed_count = 0
         self._live = (
             Live(get_renderable=self._render, console=self.console, refresh_per_second=REFRESH_HZ)
-            if self.console.is_terminal
+            if live and self.console.is_terminal
             else None
         )
 
@@ -143,7 +151,8 @@ class EvaluationView:
     def add(self, record: AttemptRecord, *, earlier: bool = False) -> None:
         """Count an attempt that has ended. `earlier`: before a resume, so it does not count for the time left."""
         self._records.setdefault(record.key.environment, []).append(record)
-        self._usage += record.usage
+        if record.requests:
+            self._usage += record.usage
         self._requests += record.requests
         cost = attempt_dollars(record, self._price)
         self._unpriced |= cost is None
@@ -200,16 +209,23 @@ class EvaluationView:
 
     def _render(self) -> RenderableType:
         head = Text.assemble((self._title, "bold"), "  ", (duration(self._clock() - self._started), "dim"))
-        table = Table.grid(padding=(0, 2))
+        rows, errors = [], []
         for name, records in self._records.items():
-            total = self._totals.get(name, 0)
             figures = self._group(name) if records else None
-            success = success_text(figures) if figures else ""
-            errors = errors_text(figures.errors) if figures else ""
-            bar = ProgressBar(total=max(1, total), completed=len(records), width=20)
-            count = Text(f"{len(records):,} of {total:,}", justify="right")
-            table.add_row(Text(shown(name)), bar, count, Text(success), Text(errors, "yellow"))
-        return Group(head, table, Text(", ".join(self._spent()), "dim"))
+            count = f"{len(records):,} of {self._totals.get(name, 0):,}"
+            rows.append((shown(name), count, success_text(figures) if figures else ""))
+            if text := errors_text(figures.errors) if figures else "":
+                errors.append(Text(f"{shown(name)}: {text}" if len(self._records) > 1 else text, "yellow"))
+        # The bar has the space that the texts leave, and is left out if this is little.
+        bar = min(
+            BAR_WIDTH, self.console.width - sum(max(map(cell_len, texts)) + GAP for texts in zip(*rows, strict=True))
+        )
+        table = Table.grid(padding=(0, GAP, 0, 0), pad_edge=False)
+        for (name, records), (label, count, success) in zip(self._records.items(), rows, strict=True):
+            total = max(1, self._totals.get(name, 0))
+            bars = [ProgressBar(total=total, completed=len(records), width=bar)] if bar >= MIN_BAR_WIDTH else []
+            table.add_row(Text(label), *bars, Text(count, justify="right"), Text(success))
+        return Group(head, table, *errors, Text(", ".join(self._spent()), "dim"))
 
 
 def results_table(
@@ -217,8 +233,7 @@ def results_table(
 ) -> Group:
     """Returns the table of results: one row per environment and, below it, one per kind of task.
 
-    It fits 80 columns: only names are wrapped, and of several estimates of pass@k it has the one with the
-    largest k. The report and summary.json have all.
+    Of several estimates of pass@k it has the one with the largest k. The report and summary.json have all.
     """
     passes = sorted({k for one in environments for k in one.all.pass_at if k > 1})[-1:]
     errors = any(one.all.errors.get(status) for one in environments for status in one.all.errors)
@@ -231,27 +246,36 @@ def results_table(
         *(f"pass@{k}\n%" for k in passes),
         "turns",
     ]
-    headings += ["not\nscored"] if errors else []
-    rows = []
+    table = FigureTable([*headings, "not\nscored"] if errors else headings)
     for one in environments:
-        rows.append((_cells(one.plan.name, one.all, passes, errors=errors), "bold" if one.kinds else ""))
-        for kind, figures in one.kinds.items():
+        figures = _figures(one.all, passes, errors=errors)
+        table.add(shown(one.plan.name), figures, "bold" if one.kinds else "")
+        for kind, group in one.kinds.items():
             name = kind.replace("_", " ") or "(no kind)"
-            rows.append((_cells(f"- {name}", figures, passes, errors=errors), ""))
-    table = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("", overflow="fold")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for cells, style in rows:
-        table.add_row(*cells, style=style)
+            table.add(f"- {shown(name)}", _figures(group, passes, errors=errors))
     # Not the table's title and caption, because these are wrapped at the width of the table.
     notes = "\n".join(map(shown, _notes(environments, records, price)))
     return Group(Text(shown(title), "bold"), table, *([Text(notes)] if notes else []))
 
 
-def _cells(name: str, figures: GroupFigures, passes: Iterable[int], *, errors: bool) -> list[str]:
+def comparison_text(found: PairedComparison, names: Sequence[str]) -> str:
+    """Returns the text of a comparison of two evaluations. `names`: of the evaluations."""
+    low, high, equal = *found.ci95, found.tasks - found.better - found.worse
+    lines = [
+        f"{shown(names[0])}: {percent(found.first)} %",
+        f"{shown(names[1])}: {percent(found.second)} %",
+        f"difference: {100 * found.difference:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f}), "
+        f"p = {found.p_value:.3g}",
+        f"{counted(found.tasks, 'task')}: the second evaluation is better on {found.better:,}, "
+        f"worse on {found.worse:,}, equal on {equal:,}",
+    ]
+    if found.left_out:
+        lines.append(f"left out, because one of the evaluations has no result: {counted(found.left_out, 'task')}")
+    return "\n".join(lines)
+
+
+def _figures(figures: GroupFigures, passes: Iterable[int], *, errors: bool) -> list[str]:
     cells = [
-        escape(shown(name)),
         f"{figures.n:,}",
         f"{figures.attempts:,}",
         percent(figures.success),

@@ -1,13 +1,18 @@
-"""What `--dry-run` prints: what would be asked, and an estimate of tokens and cost. Nothing is sent to the model."""
+"""The text of `--dry-run`: tasks, first prompt, and estimates of requests, tokens and cost. It sends no request."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
 
+from arlarena.proto.env_api import Info
 from arlarena.proto.text.wording import counted
 from arlarena.rollout.evaluate import eval_assignment
-from arlarena.rollout.evaluation.models.protocol import ModelMessage, TokenUsage
-from arlarena.rollout.evaluation.play.caller import REPLY_TOKENS, estimated_tokens
+from arlarena.rollout.evaluation.models.protocol import NO_TOKENS, TokenUsage
+from arlarena.rollout.evaluation.openenv.rules import TEMPLATE
+from arlarena.rollout.evaluation.play.caller import CHARS_PER_TOKEN, IMAGE_TOKENS, REPLY_TOKENS
 from arlarena.rollout.evaluation.records import EnvironmentPlan, EvaluationPlan
 from arlarena.rollout.evaluation.report.cost import dollars, money
 from arlarena.rollout.evaluation.report.prices import ModelPrice
@@ -15,28 +20,41 @@ from arlarena.rollout.evaluation.start.environments import OpenedEnvironment
 from arlarena.rollout.evaluation.start.options import EvaluateOptions
 from arlarena.rollout.evaluation.start.players import SCRIPTED
 
+# Templates of environments that keep all turns. OpenEnv environments may keep none, so their bounds may be too high.
+CONVERSATIONS = ("conversation", TEMPLATE)
 SAMPLED = 8  # tasks whose first prompt is measured
 SHOWN_CHARS = 2_000  # of the first prompt
+HISTORY = 2  # earlier turns in a prompt, if the environment has no such option: the default of the SDK's text games
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredPrompt:
+    """The first prompt of a task. `tokens`: estimate for text and images. `observed`: for the observation in it."""
+
+    text: str
+    tokens: int
+    observed: int
 
 
 async def describe_requests(
     options: EvaluateOptions, plan: EvaluationPlan, found: Sequence[OpenedEnvironment], price: ModelPrice | None
 ) -> str:
-    """Return the plan as text: tasks, the first prompt, and upper bounds for requests, tokens and cost.
+    """Return the plan as text: tasks, the first prompt, and estimated upper bounds for requests, tokens and cost.
 
-    The bounds assume that every attempt takes all steps. Tokens are estimated with four characters a token.
+    The bounds assume that every attempt takes all steps, and that a reply has `--max-tokens` tokens, or else
+    `REPLY_TOKENS`. Tokens are estimated with four characters a token.
     """
     lines = [f"{plan.model}, strategy {plan.strategy}, sampling {plan.sampling}"]
-    total = TokenUsage(0, 0)
+    total = NO_TOKENS
     for one, environment in zip(found, plan.environments, strict=True):
         prompts = await _first_prompts(one, environment, plan)
-        usage, requests = _bound(options, one, environment, plan, prompts)
+        usage, requests = bound(plan, environment, one.info, prompts, options.sampling.max_tokens or REPLY_TOKENS)
         total += usage
         lines += [
             f"{environment.name} {environment.version}: {counted(len(environment.indices), 'task')} of split "
             f"{environment.split}, {counted(plan.attempts, 'attempt')} each, template {environment.template}, "
             f"at most {one.info.horizon} steps",
-            f"  first prompt of task {environment.indices[0]}:\n{prompts[0][:SHOWN_CHARS]}",
+            f"  first prompt of task {environment.indices[0]}:\n{prompts[0].text[:SHOWN_CHARS]}",
         ]
         if plan.model not in SCRIPTED:
             lines.append(f"  at most {requests:,} requests, about {usage.input:,} tokens in, {usage.output:,} out")
@@ -46,46 +64,61 @@ async def describe_requests(
     return "\n".join(lines)
 
 
-async def _first_prompts(one: OpenedEnvironment, environment: EnvironmentPlan, plan: EvaluationPlan) -> list[str]:
-    """Return the first prompts of tasks that are spread over the chosen ones."""
+async def _first_prompts(
+    one: OpenedEnvironment, environment: EnvironmentPlan, plan: EvaluationPlan
+) -> list[MeasuredPrompt]:
+    """Measure the first prompts of tasks that are spread over the chosen ones."""
     step = max(1, len(environment.indices) // SAMPLED)
     (session,) = await one.client.open(1)
     try:
-        prompts = []
+        found = []
         for index in environment.indices[::step][:SAMPLED]:
             task = eval_assignment(environment.name, environment.split, plan.seed, index, 0).task
             state = await session.reset(split=task.split, index=task.index, seed=task.seed)
-            message = state.observation.message
-            prompts.append(state.prompt if message is None else message)
-        return prompts
+            message, text = state.observation.message, state.observation.text
+            prompt = state.prompt if message is None else message
+            images = IMAGE_TOKENS * len(state.observation.images) if plan.images else 0
+            found.append(
+                MeasuredPrompt(prompt, len(prompt) // CHARS_PER_TOKEN + images, len(text) // CHARS_PER_TOKEN + images)
+            )
+        return found
     finally:
         await session.close()
 
 
-def _bound(
-    options: EvaluateOptions,
-    one: OpenedEnvironment,
-    environment: EnvironmentPlan,
-    plan: EvaluationPlan,
-    prompts: Sequence[str],
+def bound(
+    plan: EvaluationPlan, environment: EnvironmentPlan, info: Info, prompts: Sequence[MeasuredPrompt], reply: int
 ) -> tuple[TokenUsage, int]:
-    """Return the tokens and the number of requests if every attempt takes all steps."""
-    reply = min(options.sampling.max_tokens or REPLY_TOKENS, REPLY_TOKENS)
-    prompt = sum(estimated_tokens([ModelMessage("user", text)], options.sampling) - reply for text in prompts) // len(
-        prompts
-    )
-    attempts, steps = len(environment.indices) * plan.attempts, one.info.horizon
-    calls = _calls_per_turn(plan)
+    """Return the tokens and the number of requests of one environment if every attempt takes all steps.
+
+    `reply`: tokens of a reply.
+    """
+    prompt = math.ceil(fmean(each.tokens for each in prompts))
+    observed = math.ceil(fmean(each.observed for each in prompts))
+    attempts, steps = len(environment.indices) * plan.attempts, info.horizon
+    calls, shown_replies = _calls_per_turn(plan)
     requests = attempts * steps * calls
-    # A conversation repeats what came before: about a prompt's length of observation and a reply in each turn.
-    grows = one.info.template.name == "conversation" or plan.strategy == "react"
-    earlier = attempts * calls * steps * (steps - 1) // 2 * reply if grows else 0
-    return TokenUsage(requests * prompt + earlier, requests * reply), requests
+    earlier = attempts * calls * _earlier_turns(plan, info) * (observed + reply)
+    read = requests * prompt + earlier + attempts * steps * shown_replies * reply
+    return TokenUsage(read, requests * reply, 0, 0), requests
 
 
-def _calls_per_turn(plan: EvaluationPlan) -> int:
-    """Return the number of requests of a turn."""
+def _earlier_turns(plan: EvaluationPlan, info: Info) -> int:
+    """Return how many turns before their own all prompts of an attempt show together: all of them in a conversation,
+    and else at most as many as the environment's option `history` says.
+    """
+    given = info.options.get("history")
+    shown = given if isinstance(given, int) else HISTORY if "{history}" in info.template.text else 0
+    if info.template.name in CONVERSATIONS or plan.strategy == "react":
+        shown = info.horizon
+    return sum(min(turn, shown) for turn in range(info.horizon))
+
+
+def _calls_per_turn(plan: EvaluationPlan) -> tuple[int, int]:
+    """Return the number of requests of a turn, and how many replies of the same turn their messages have together."""
     if plan.strategy != "debate":
-        return 1
+        return 1, 0
     values = {"agents": 3, "rounds": 2, "judge": False, **plan.strategy_options}
-    return int(values["agents"]) * int(values["rounds"]) + bool(values["judge"])
+    agents, rounds, judge = int(values["agents"]), int(values["rounds"]), bool(values["judge"])
+    # From the second round on, each agent sees all answers of the round before. The judge sees those of the last round.
+    return agents * rounds + judge, agents * agents * (rounds - 1) + judge * agents

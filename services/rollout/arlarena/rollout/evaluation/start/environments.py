@@ -21,6 +21,9 @@ from arlarena.proto.http.addresses import service_url
 from arlarena.proto.shared_settings import EVERY_SPLIT
 from arlarena.proto.text.names import nearest
 from arlarena.rollout.evaluation.errors import EvaluationError
+from arlarena.rollout.evaluation.openenv.client import OpenEnvClient
+from arlarena.rollout.evaluation.openenv.description import detect
+from arlarena.rollout.evaluation.openenv.rules import OpenEnvSettings
 from arlarena.rollout.evaluation.served import CONCURRENCY
 from arlarena.rollout.evaluation.sets.standard import find_set, set_options
 from arlarena.rollout.evaluation.start.local_service import LocalServices
@@ -51,8 +54,13 @@ class OpenedEnvironment:
 
     name: str
     url: str
-    client: EnvironmentClient
+    client: EnvironmentClient | OpenEnvClient
     info: Info
+
+    @property
+    def own_client(self) -> EnvironmentClient | None:
+        """The client if the server is one of ARLArena, or None for an OpenEnv server."""
+        return self.client if isinstance(self.client, EnvironmentClient) else None
 
 
 def parse_environments(texts: Sequence[str], options: Sequence[str]) -> list[EnvironmentChoice]:
@@ -80,7 +88,7 @@ def parse_environments(texts: Sequence[str], options: Sequence[str]) -> list[Env
             raise ConfigError(
                 f"--option {_key(text)}: {name!r} is no --env that is started here; {nearest(name, names)}"
             )
-        _assign(of_name[name], *assignment("--option", value))
+        assign(of_name[name], *assignment("--option", value), "--option")
     return [
         EnvironmentChoice(text, _address(text), {}) if "://" in text else EnvironmentChoice(text, "", of_name[text])
         for text in dict.fromkeys(texts)
@@ -119,13 +127,17 @@ def _address(text: str) -> str:
         raise ConfigError(f"--env: {error}") from error
 
 
-def _assign(options: dict[str, Any], key: str, value: Any) -> None:
-    """Set a key, which may name a table by dots, such as curriculum.start."""
+def assign(options: dict[str, Any], key: str, value: Any, flag: str) -> None:
+    """Set a key, which may name a table by dots, such as curriculum.start.
+
+    Raises:
+        ConfigError: the name of a table is that of another value. `flag`: the option, for the message.
+    """
     *tables, last = key.split(".")
     for table in tables:
         options = options.setdefault(table, {})
         if not isinstance(options, dict):
-            raise ConfigError(f"--option {key}: {table} is not a table")
+            raise ConfigError(f"{flag} {key}: {table} is not a table")
     options[last] = value
 
 
@@ -137,6 +149,7 @@ async def opened(
     *,
     sessions: int,
     expert: bool = False,
+    openenv: OpenEnvSettings | None = None,
 ) -> AsyncIterator[list[OpenedEnvironment]]:
     """Start or reach the environments, all at the same time. Yields them in the order of `choices`.
 
@@ -146,21 +159,26 @@ async def opened(
         settings: timeouts and retries of the client.
         sessions: number of sessions that each started server must have.
         expert: whether started servers give expert replies for evaluation splits.
+        openenv: how OpenEnv servers are played; None: as is usual. See `--openenv`.
 
     Raises:
-        ConfigError: an environment or an option of it is unknown or invalid.
+        ConfigError: an environment or an option of it is unknown or invalid, or `openenv` is given and no server is an
+            OpenEnv server.
         EvaluationError: a server did not start, does not answer, or is not an environment server.
     """
     async with AsyncExitStack() as stack:
 
-        async def reach(number: int, choice: EnvironmentChoice) -> tuple[EnvironmentClient, Info]:
+        async def reach(number: int, choice: EnvironmentChoice) -> tuple[EnvironmentClient | OpenEnvClient, Info]:
             url = choice.url or await _started(number, choice, services, sessions, expert)
-            client = await stack.enter_async_context(_client(url, settings, local=not choice.url))
             try:
+                client = await _client(choice, url, settings, openenv)
+                await stack.enter_async_context(client)
                 return client, await client.info()
             except ServiceError as error:
                 hint = "; is it the address of an environment server that runs?" if choice.url else ""
                 raise EvaluationError(f"--env {choice.name}: {error}{hint}") from error
+            except EvaluationError as error:
+                raise EvaluationError(f"--env {choice.name}: {error}") from error
 
         reaching = [asyncio.ensure_future(reach(number, choice)) for number, choice in enumerate(choices)]
         try:
@@ -169,6 +187,11 @@ async def opened(
             for task in reaching:
                 task.cancel()
             await asyncio.gather(*reaching, return_exceptions=True)
+        if openenv is not None and all(isinstance(client, EnvironmentClient) for client, _ in reached):
+            raise ConfigError(
+                f"--openenv is for OpenEnv servers, but {' and '.join(choice.name for choice in choices)} is served by "
+                "ARLArena: leave it out"
+            )
         names = unique_names([info.name for _, info in reached])
         yield [
             OpenedEnvironment(name, choice.url, client, info)
@@ -176,8 +199,12 @@ async def opened(
         ]
 
 
-def unique_names(names: Sequence[str]) -> list[str]:
-    """Return the names; a name that occurred before gets its position, as in `sokoban-1`."""
+def unique_names(reported: Sequence[str]) -> list[str]:
+    """Return the names as names of files; a name that occurred before gets its position, as in `sokoban-1`.
+
+    `reported`: what the servers report. Files of an export have these names, so they must not be paths.
+    """
+    names = [re.sub(r"[^\w.-]+", "-", name).strip("-.") or "environment" for name in reported]
     return [f"{name}-{number}" if name in names[:number] else name for number, name in enumerate(names)]
 
 
@@ -202,14 +229,24 @@ async def _started(number: int, choice: EnvironmentChoice, services: LocalServic
         raise ConfigError(f"--env {choice.name}: {cause}" if marker else str(error)) from error
 
 
-def _client(url: str, settings: RolloutSettings, *, local: bool) -> EnvironmentClient:
-    """Return a client. A server that is started here needs no token."""
-    token = None if local else load_addresses({}).environment_token
+async def _client(
+    choice: EnvironmentChoice, url: str, settings: RolloutSettings, openenv: OpenEnvSettings | None
+) -> EnvironmentClient | OpenEnvClient:
+    """Return a client for the kind of the server. A server that is started here needs no token.
+
+    Raises:
+        ServiceError, EvaluationError: see `detect`.
+    """
+    secret = load_addresses({}).environment_token if choice.url else None
+    token = secret.get_secret_value() if secret else None
+    timeouts = Timeouts(settings.connect_timeout_s, settings.environment_timeout_s)
+    if choice.url and await detect(url, token=token, timeouts=timeouts, retries=settings.request_retries) == "openenv":
+        return OpenEnvClient(url, openenv, timeouts, token=token)
     return EnvironmentClient(
         url,
-        Timeouts(settings.connect_timeout_s, settings.environment_timeout_s),
+        timeouts,
         retries=settings.request_retries,
         batch_window_s=settings.batch_window_s,
         batch_size=settings.batch_size,
-        token=token.get_secret_value() if token else None,
+        token=token,
     )

@@ -20,7 +20,7 @@ class EvaluateOptions:
     Attributes:
         model: MODEL.
         base_url: of an OpenAI-compatible server.
-        environments, options: the values of `--env` and `--option`.
+        environments, options, openenv: the values of `--env`, `--option` and `--openenv`.
         set_name: of a standard evaluation set.
         directory: for plan, journal, summary and report.
     """
@@ -29,6 +29,7 @@ class EvaluateOptions:
     directory: Path
     environments: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    openenv: tuple[str, ...] = ()
     set_name: str | None = None
     base_url: str | None = None
     tasks: TaskChoice = field(default_factory=TaskChoice)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from arlarena.proto.config import ConfigError
 from arlarena.proto.telemetry import get_logger
 from arlarena.rollout.evaluation.records import SCHEMA, EnvironmentPlan, EvaluationPlan
 from arlarena.rollout.evaluation.sets.standard import check_set, environment_plan, find_set
@@ -23,7 +24,7 @@ async def plan_of(
     `model`: the name for the records.
 
     Raises:
-        ConfigError: a task does not exist.
+        ConfigError: a task does not exist, or a standard set is played on an OpenEnv server.
         EvaluationError: the tasks are not those of the set.
         ServiceError: an environment server failed.
     """
@@ -32,7 +33,13 @@ async def plan_of(
         seed = options.seed
     else:
         standard = find_set(options.set_name)
-        runner = Runner(found[0].client, None, settings, get_logger("evaluation"))
+        client = found[0].own_client
+        if client is None:
+            raise ConfigError(
+                f"--set {options.set_name}: {found[0].url} is an OpenEnv server, which has no standard sets: leave out "
+                "--set and choose tasks with --split and --count, or leave out --env"
+            )
+        runner = Runner(client, None, settings, get_logger("evaluation"))
         checked = await check_set(runner, standard)
         environments, seed = [environment_plan(standard, checked, found[0].url, found[0].name)], standard.seed
     sampling = msgspec.to_builtins(options.sampling)

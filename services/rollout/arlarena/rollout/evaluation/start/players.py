@@ -9,6 +9,7 @@ from typing import Any
 from arlarena.proto.config import ConfigError
 from arlarena.proto.env_api import Info
 from arlarena.proto.text.names import nearest
+from arlarena.rollout.evaluation.start.environments import OpenedEnvironment
 from arlarena.rollout.evaluation.strategies.debate import DebatePlayer
 from arlarena.rollout.evaluation.strategies.expert import ExpertPlayer
 from arlarena.rollout.evaluation.strategies.person import PersonPlayer
@@ -18,17 +19,32 @@ from arlarena.rollout.evaluation.strategies.random_player import RandomPlayer
 from arlarena.rollout.evaluation.strategies.react import ReactPlayer
 from arlarena.rollout.evaluation.strategies.reply_format import ReplyFormat
 
+PERSON = "person"
 # Values of MODEL that need no model.
 SCRIPTED: Mapping[str, Callable[[ReplyFormat], Player]] = {
     "expert": lambda form: ExpertPlayer(),
     "random": lambda form: RandomPlayer(form),
-    "person": lambda form: PersonPlayer(form),
+    PERSON: lambda form: PersonPlayer(form),
 }
 STRATEGIES: Mapping[str, Callable[..., Player]] = {
     "plain": lambda form: PlainPlayer(),
     "react": ReactPlayer,
     "debate": DebatePlayer,
 }
+
+
+def check_player(model: str, one: OpenedEnvironment) -> None:
+    """Check that a scripted player can play an environment.
+
+    Raises:
+        ConfigError: the environment has no expert, or it is an OpenEnv environment without a list of actions.
+    """
+    if model == "expert" and "expert" not in one.info.capabilities:
+        raise ConfigError(f"MODEL expert: {one.info.name} has no expert; choose a model, or person")
+    if model == "random" and one.own_client is None and not one.info.actions:
+        raise ConfigError(
+            f"MODEL random: the schema of {one.info.name} lists no actions to choose from; choose a model, or person"
+        )
 
 
 def player_of(model: str, strategy: str, options: Mapping[str, Any], info: Info) -> Player:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 
 from arlarena.rollout.episode import ActionPatterns
 from arlarena.rollout.evaluation.records import AttemptRecord, TurnRecord
+from arlarena.rollout.evaluation.statistics.intervals import task_means
+from arlarena.rollout.evaluation.statistics.tasks import TaskKey, task_key
 
 # The patterns of `rollout.episode.ActionPatterns`.
 PATTERNS = ("repeated_actions", "back_and_forth", "invalid_actions", "idle_turns", "no_action_turns")
@@ -32,12 +35,12 @@ def behaviour(record: AttemptRecord) -> dict[str, float]:
 
 
 def mean_behaviour(records: Sequence[AttemptRecord]) -> dict[str, float]:
-    """Return the mean of each count over the scored attempts that have it."""
-    values: dict[str, list[float]] = {}
+    """Return the mean over tasks of each count's mean over the scored attempts that have it."""
+    values: defaultdict[str, defaultdict[TaskKey, list[float]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         for name, value in behaviour(record).items() if record.scored else ():
-            values.setdefault(name, []).append(value)
-    return {name: sum(counts) / len(counts) for name, counts in sorted(values.items())}
+            values[name][task_key(record.key)].append(value)
+    return {name: float(task_means(counts)[0].mean()) for name, counts in sorted(values.items())}
 
 
 def _patterns(turns: Sequence[TurnRecord]) -> dict[str, float]:

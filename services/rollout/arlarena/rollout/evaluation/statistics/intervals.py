@@ -1,11 +1,15 @@
-"""Confidence intervals of success rates, mean scores and other means, clustered by task.
+"""Means over tasks and their confidence intervals: success rates, scores and other figures of attempts.
 
-Attempts of one task are correlated, so the variance is that between tasks. (For 30 tasks with 16 attempts each, an
-interval for independent attempts was too narrow by a factor of 2.9.)
+All figures have the same estimator: the mean over tasks of the mean of each task's attempts. It estimates the mean of
+the tasks' expected values, also if tasks have different numbers of attempts, as in an unfinished evaluation. If all
+tasks have the same number of attempts, it equals the mean over attempts.
+
+Attempts of one task are correlated, so all intervals are clustered by task: they use the variance between the tasks'
+means. (For 30 tasks with 16 attempts each, an interval for independent attempts was too narrow by a factor of 2.9.)
 
     success_rate   values 0 and 1: the beta interval on the effective sample size
     unit_mean      other values in [0, 1], such as scores: the bounds of Gaffke over the tasks' means
-    clustered      other values, such as returns: Student's t
+    clustered      other values, such as returns: Student's t over the tasks' means
 
 Near 0 and 1, the t interval contains the true mean much too rarely: benchmarks/results/interval_coverage.json.
 """
@@ -61,17 +65,18 @@ def beta_bounds(mean: ArrayLike, size: ArrayLike, level: float = LEVEL) -> tuple
     return np.minimum(low, shares), np.maximum(high, shares)
 
 
-def effective_size(sums: ArrayLike, counts: ArrayLike, level: float = LEVEL) -> Floats:
+def effective_size(means: ArrayLike, counts: ArrayLike, level: float = LEVEL) -> Floats:
     """Return the effective sample size of success rates: as many independent attempts say as much.
 
-    It is m (1 - m) / V, where m is the mean and V its cluster-robust variance. As in Korn and Graubard (1998), it is
-    multiplied by (normal quantile / t quantile)^2, because V is an estimate. The degrees of freedom of V are those of
-    Satterthwaite (1946), 2 C / (kurtosis - 1) with at most C - 1, where the kurtosis is that of the C residuals of the
-    tasks: if few tasks differ from the others, V is uncertain. The result is at least N^2 / sum_c k_c^2, the value if
-    all attempts of a task have the same result, and at most N.
+    It is m (1 - m) / V, where m is the mean of the C tasks' means m_c, and V = sum_c (m_c - m)^2 / (C (C - 1)) is its
+    variance. As in Korn and Graubard (1998), it is multiplied by (normal quantile / t quantile)^2, because V is an
+    estimate. The degrees of freedom of V are those of Satterthwaite (1946), 2 C / (kurtosis - 1) with at most C - 1,
+    where the kurtosis is that of m_c - m: if few tasks differ from the others, V is uncertain. The result is at least
+    C, the value if all attempts of a task have the same result, and at most C^2 / sum_c (1 / k_c), the value if the
+    attempts of a task are independent. The latter is the number of attempts if all tasks have equally many.
 
     Args:
-        sums: number of successes of each task, [..., C].
+        means: success rate m_c of each task, [..., C].
         counts: number of attempts k_c >= 1 of each task, [C] or [..., C].
         level: the confidence level.
 
@@ -80,28 +85,28 @@ def effective_size(sums: ArrayLike, counts: ArrayLike, level: float = LEVEL) -> 
     """
     from scipy import special
 
-    totals = np.asarray(sums, dtype=np.float64)
-    attempts = np.broadcast_to(np.asarray(counts, dtype=np.float64), totals.shape)
-    tasks, number = totals.shape[-1], attempts.sum(-1)
-    least = number**2 / (attempts**2).sum(-1)
+    rates = np.asarray(means, dtype=np.float64)
+    attempts = np.broadcast_to(np.asarray(counts, dtype=np.float64), rates.shape)
+    tasks = rates.shape[-1]
+    most = tasks**2 / (1 / attempts).sum(-1)
     if tasks == 1:
-        return np.asarray(least, dtype=np.float64)
-    mean = totals.sum(-1) / number
-    squares = (totals - attempts * mean[..., None]) ** 2
+        return np.ones(rates.shape[:-1])
+    mean = rates.mean(-1)
+    squares = (rates - mean[..., None]) ** 2
     spread = squares.sum(-1)
-    # Below this, the residuals are rounding errors.
-    known = spread > 1e-18 * number
+    # Below this, the differences are rounding errors.
+    known = spread > 1e-18 * tasks
     with np.errstate(divide="ignore", invalid="ignore"):
-        size = mean * (1 - mean) * number**2 / (tasks / (tasks - 1) * spread)
+        size = mean * (1 - mean) * tasks * (tasks - 1) / spread
         kurtosis = np.where(known, tasks * (squares**2).sum(-1) / spread**2, np.inf)
         freedom = np.clip(2 * tasks / np.maximum(kurtosis - 1, 1e-9), 1, tasks - 1)
     size = size * (special.ndtri(0.5 + level / 2) / student_quantile(0.5 + level / 2, freedom)) ** 2
-    size = np.where(known, np.maximum(size, least), least)
-    return np.asarray(np.minimum(size, number), dtype=np.float64)
+    size = np.where(known, np.maximum(size, tasks), tasks)
+    return np.asarray(np.minimum(size, most), dtype=np.float64)
 
 
 def success_rate(outcomes: Mapping[Any, Sequence[bool]]) -> tuple[Interval, str]:
-    """Return the success rate over all attempts with its confidence interval, and the name of the interval's method.
+    """Return the mean over tasks of the success rate of each task's attempts, and the name of the interval's method.
 
     Args:
         outcomes: for each task, whether its attempts succeeded. Tasks without attempts are ignored.
@@ -109,9 +114,9 @@ def success_rate(outcomes: Mapping[Any, Sequence[bool]]) -> tuple[Interval, str]
     Raises:
         ValueError: there are no attempts.
     """
-    sums, counts = _totals(outcomes)
-    mean = float(sums.sum() / counts.sum())
-    low, high = beta_bounds(mean, effective_size(sums, counts))
+    means, counts = task_means(outcomes)
+    mean = float(means.mean())
+    low, high = beta_bounds(mean, effective_size(means, counts))
     method = "Clopper-Pearson" if counts.max() == 1 else "beta, clustered by task"
     return Interval(mean, float(low), float(high)), method
 
@@ -128,21 +133,19 @@ def unit_mean(values: Mapping[Any, Sequence[float]]) -> Interval:
     Raises:
         ValueError: there are no attempts, or a value is outside [0, 1].
     """
-    sums, counts = _totals(values)
+    means, _ = task_means(values)
     if any(not 0 <= value <= 1 for attempts in values.values() for value in attempts):
         raise ValueError("a value is outside [0, 1]; use `clustered` for other values")
-    means = np.minimum(sums / counts, 1.0)
+    means = np.minimum(means, 1.0)
     mean = float(means.mean())
     low, high = gaffke_bounds(means, LEVEL)
     return Interval(mean, max(0.0, min(low, mean)), min(1.0, max(high, mean)))
 
 
 def clustered(values: Mapping[Any, Sequence[float]], level: float = LEVEL) -> Interval:
-    """Return the mean over all attempts and its interval, clustered by task (cluster-robust variance, Student's t).
+    """Return the mean over tasks of the means of their attempts, with the t interval of the tasks' means.
 
-    Var = C/(C-1) * sum_c (sum_i (x_ci - mean))^2 / N^2. Here x_ci is the value of attempt i of task c, C is the number
-    of tasks and N the number of attempts. If all tasks have the same number of attempts, the interval equals the t
-    interval of the task means. For a single task the interval is unbounded.
+    For a single task the interval is unbounded.
 
     Args:
         values: for each task, the values of its attempts. Tasks without attempts are ignored.
@@ -151,21 +154,22 @@ def clustered(values: Mapping[Any, Sequence[float]], level: float = LEVEL) -> In
     Raises:
         ValueError: there are no attempts.
     """
-    sums, counts = _totals(values)
-    tasks, total = len(counts), float(counts.sum())
-    mean = float(sums.sum()) / total
+    means, _ = task_means(values)
+    mean, tasks = float(means.mean()), len(means)
     if tasks == 1:
         return Interval(mean, -math.inf, math.inf)
-    residuals = sums - counts * mean
-    error = math.sqrt(tasks / (tasks - 1) * float((residuals**2).sum())) / total
-    half = float(student_quantile(0.5 + level / 2, tasks - 1)) * error
+    half = float(student_quantile(0.5 + level / 2, tasks - 1)) * float(means.std(ddof=1)) / math.sqrt(tasks)
     return Interval(mean, mean - half, mean + half)
 
 
-def _totals(values: Mapping[Any, Sequence[float]]) -> tuple[Floats, Floats]:
-    """Return the sum and the number of the values of each task that has values, two arrays [C]."""
+def task_means(values: Mapping[Any, Sequence[float]]) -> tuple[Floats, Floats]:
+    """Return the mean and the number of the values of each task that has values, two arrays [C].
+
+    Raises:
+        ValueError: there are no values.
+    """
     tried = [attempts for attempts in values.values() if len(attempts)]
     if not tried:
         raise ValueError("no attempts, so there is no mean")
-    sums = np.array([math.fsum(attempts) for attempts in tried])
-    return sums, np.array([float(len(attempts)) for attempts in tried])
+    counts = np.array([float(len(attempts)) for attempts in tried])
+    return np.array([math.fsum(attempts) for attempts in tried]) / counts, counts

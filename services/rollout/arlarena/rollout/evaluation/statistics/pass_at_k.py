@@ -1,4 +1,4 @@
-"""avg@k and pass@k of tasks with several attempts."""
+"""pass@k of tasks with several attempts. avg@k is `intervals.success_rate`."""
 
 from __future__ import annotations
 
@@ -6,19 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from arlarena.rollout.evaluation.statistics.intervals import Interval, success_rate, unit_mean
-
-
-def average_at_k(outcomes: Mapping[Any, Sequence[bool]]) -> Interval:
-    """Return avg@k: the mean over tasks of the success rate of each task's attempts, with its interval over tasks.
-
-    If all tasks have the same number of attempts, it is the success rate, with the same interval.
-
-    Raises:
-        ValueError: there are no attempts.
-    """
-    if len({len(tried) for tried in outcomes.values() if tried}) == 1:
-        return success_rate(outcomes)[0]
-    return unit_mean({task: [float(won) for won in tried] for task, tried in outcomes.items()})
 
 
 def pass_at_k(attempts: int, successes: int, k: int) -> float:
@@ -48,7 +35,7 @@ def ks(attempts: int) -> list[int]:
 def mean_pass_at_k(outcomes: Mapping[Any, Sequence[bool]], k: int) -> tuple[Interval, int]:
     """Return the mean of pass@k over tasks with its interval over tasks, and the number of tasks.
 
-    Tasks with fewer than `k` attempts are left out, because they have no unbiased estimate. pass@1 is avg@k.
+    Tasks with fewer than `k` attempts are left out, because they have no unbiased estimate. pass@1 is the success rate.
 
     Raises:
         ValueError: no task has `k` attempts.
@@ -58,5 +45,5 @@ def mean_pass_at_k(outcomes: Mapping[Any, Sequence[bool]], k: int) -> tuple[Inte
     }
     if not estimates:
         raise ValueError(f"pass@{k}: no task has {k} attempts")
-    interval = average_at_k(outcomes) if k == 1 else unit_mean(estimates)
+    interval = success_rate(outcomes)[0] if k == 1 else unit_mean(estimates)
     return interval, len(estimates)

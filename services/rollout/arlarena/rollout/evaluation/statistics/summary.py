@@ -11,8 +11,9 @@ from arlarena.rollout.evaluation.models.protocol import TokenUsage
 from arlarena.rollout.evaluation.records import AttemptRecord, EvaluationPlan
 from arlarena.rollout.evaluation.statistics.behaviour import mean_behaviour
 from arlarena.rollout.evaluation.statistics.intervals import Interval, clustered, success_rate, unit_mean
-from arlarena.rollout.evaluation.statistics.pass_at_k import average_at_k, ks, mean_pass_at_k
+from arlarena.rollout.evaluation.statistics.pass_at_k import ks, mean_pass_at_k
 from arlarena.rollout.evaluation.statistics.tasks import by_task, records_digest, results
+from arlarena.rollout.evaluation.totals import total_dollars, total_usage
 
 SUMMARY_SCHEMA = 1
 # The cost of an attempt in US dollars, or None if a price or a number of tokens is unknown.
@@ -45,16 +46,18 @@ class KindFigures(msgspec.Struct, frozen=True):
 
 
 class Results(msgspec.Struct, frozen=True, rename={"total_reward": "return"}):
-    """The figures of the scored attempts. All intervals are clustered by task.
+    """The figures of the scored attempts.
+
+    Each is the mean over tasks of the mean of each task's scored attempts, also if tasks have different numbers of
+    them, as in an unfinished evaluation. All intervals are clustered by task: see `intervals`.
 
     Attributes:
         tasks: number of tasks with a scored attempt.
-        success: share of scored attempts with success. `success_method` names the method of its interval.
-        score: the environment's score in [0, 1], the mean over tasks of each task's mean.
+        success: share of attempts with success. `success_method` names the method of its interval.
+        score: the environment's score in [0, 1].
         total_reward: sum of rewards of an attempt; `return` in JSON.
         turns: number of turns of an attempt.
-        avg_at_k: mean over tasks of each task's success rate. It differs from `success` only if tasks have different
-            numbers of scored attempts.
+        avg_at_k: the same as `success`, under the name that results with k attempts per task usually have.
         pass_at_k: for k = 1, 2, 4, … up to the number of attempts of each task.
         by_kind: by the kind of task; empty if the environment has no kinds.
         behaviour: mean counts of an attempt: see `behaviour`.
@@ -81,7 +84,7 @@ class Part(msgspec.Struct, frozen=True):
             `scored` contains `policy_errors`, and planned = scored + infra_errors + model_errors + unfinished.
         digest: of the tasks of the scored attempts. Results are comparable if their digests are equal.
         requests, usage: totals of all finished attempts, also of those that are not scored. A number of tokens is None
-            if the model does not report it for an attempt with requests.
+            if the model does not report it for a reply.
         cost: in US dollars; None if the cost of an attempt is unknown.
         seconds: sum over attempts.
         results: None if no attempt is scored.
@@ -108,7 +111,7 @@ class Summary(msgspec.Struct, frozen=True):
 
     Attributes:
         plan: `EvaluationPlan.identity()`.
-        total: over all environments, where each attempt has the same weight.
+        total: over all environments, where each task has the same weight.
         environments: by the name in the plan.
     """
 
@@ -128,7 +131,7 @@ def summarise_records(plan: EvaluationPlan, records: Iterable[AttemptRecord], co
     """Return the summary of an evaluation, which may be unfinished.
 
     Args:
-        plan: what was asked.
+        plan: of the evaluation.
         records: the records of attempts, in the order of the journal: the last record of an attempt is its result.
             Records of attempts that are not in the plan are ignored.
         cost_of: the cost of an attempt. None: all costs are unknown.
@@ -164,7 +167,7 @@ def results_of(records: Sequence[AttemptRecord]) -> Results | None:
         score=_figure(unit_mean(by_task(scored, lambda record: record.score))),
         total_reward=_figure(clustered(by_task(scored, lambda record: record.total_reward))),
         turns=_figure(clustered(by_task(scored, lambda record: float(record.steps)))),
-        avg_at_k=_figure(average_at_k(outcomes)),
+        avg_at_k=_figure(success),
         pass_at_k=[_pass_figure(outcomes, k) for k in ks(max(map(len, outcomes.values())))],
         by_kind=_kinds(scored),
         behaviour=mean_behaviour(scored),
@@ -175,8 +178,6 @@ def _part(n: int, k: int, records: Sequence[AttemptRecord], cost_of: CostOf | No
     def number(status: str) -> int:
         return sum(record.status == status for record in records)
 
-    costs = [cost_of(record) if cost_of else None for record in records]
-    known = [cost for cost in costs if cost is not None]
     return Part(
         n=n,
         k=k,
@@ -189,20 +190,10 @@ def _part(n: int, k: int, records: Sequence[AttemptRecord], cost_of: CostOf | No
         digest=records_digest(records),
         requests=sum(record.requests for record in records),
         usage=total_usage(records),
-        cost=math.fsum(known) if cost_of and len(known) == len(costs) else None,
+        cost=total_dollars(map(cost_of, records)) if cost_of else None,
         seconds=math.fsum(record.seconds for record in records),
         results=results_of(records),
     )
-
-
-def total_usage(records: Iterable[AttemptRecord]) -> TokenUsage:
-    """Return the sums of tokens. A sum is None if an attempt with requests has no such number."""
-    asked = [record.usage for record in records if record.requests]
-    sums: dict[str, int | None] = {}
-    for name in TokenUsage.__struct_fields__:
-        numbers = [getattr(usage, name) for usage in asked]
-        sums[name] = None if None in numbers else sum(numbers)
-    return TokenUsage(**sums)
 
 
 def _kinds(scored: Sequence[AttemptRecord]) -> dict[str, KindFigures]:

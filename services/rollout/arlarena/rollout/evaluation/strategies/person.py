@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TextIO
 
 from arlarena.rollout.evaluation.errors import EvaluationStopped
@@ -13,14 +15,58 @@ from arlarena.rollout.evaluation.strategies.reply_format import ReplyFormat
 
 HINT = "Your action (Ctrl-D ends): "
 FREE_HINT = "Your reply, ended by an empty line (Ctrl-D ends):\n"
+BLOCK = 1 << 12  # bytes read at once; a terminal gives at most one line
+
+
+class LineReader:
+    """Reads lines from a terminal, pipe or file without a thread, so that the wait for a line can be cancelled."""
+
+    def __init__(self, handle: int) -> None:
+        """`handle`: a file descriptor. It stays blocking, because a terminal shares this state with other programs."""
+        self._handle, self._read = handle, bytearray()
+
+    async def line(self) -> str:
+        """Return the next line with its line end, or "" at the end of the input."""
+        while b"\n" not in self._read:
+            await self._readable()
+            block = os.read(self._handle, BLOCK)
+            if not block:
+                return self._take(len(self._read))
+            self._read += block
+        return self._take(self._read.index(b"\n") + 1)
+
+    def _take(self, length: int) -> str:
+        taken = bytes(self._read[:length])
+        del self._read[:length]
+        return taken.decode(errors="replace")
+
+    async def _readable(self) -> None:
+        loop, readable = asyncio.get_running_loop(), asyncio.Event()
+        try:
+            loop.add_reader(self._handle, readable.set)
+        except PermissionError:  # a file, which is always readable
+            return
+        try:
+            await readable.wait()
+        finally:
+            loop.remove_reader(self._handle)
+
+
+@cache
+def standard_input() -> LineReader:
+    """Return the reader of the standard input. The players of all environments share it."""
+    return LineReader(sys.stdin.fileno())
 
 
 @dataclass(frozen=True, slots=True)
 class PersonPlayer:
-    """Shows the prompt and reads an action, or a reply of several lines if the environment's replies are free text."""
+    """Shows the prompt and reads an action, or a reply of several lines if the environment's replies are free text.
+
+    `source`: None: the standard input.
+    """
 
     reply_format: ReplyFormat
-    source: TextIO = field(default_factory=lambda: sys.stdin)
+    source: LineReader | None = None
     out: TextIO = field(default_factory=lambda: sys.stdout)
     name: str = "person"
 
@@ -35,13 +81,17 @@ class PersonPlayer:
         listed = f"\nAdmissible actions: {', '.join(actions)}" if actions else ""
         self.out.write(f"\n{text}{listed}\n{HINT if self.reply_format.action else FREE_HINT}")
         self.out.flush()
-        written = await asyncio.to_thread(self._read)
+        try:
+            written = await self._read()
+        except (asyncio.CancelledError, EvaluationStopped):
+            self.out.write("\n")  # what follows starts on a new line
+            raise
         is_reply = not self.reply_format.action or self.reply_format.action.partition("{action}")[0] in written
         return written if is_reply else self.reply_format.write(written)
 
-    def _read(self) -> str:
-        lines: list[str] = []
-        while line := self.source.readline():
+    async def _read(self) -> str:
+        source, lines = self.source or standard_input(), list[str]()
+        while line := await source.line():
             if self.reply_format.action:
                 return line.strip()
             if not line.strip() and lines:

@@ -12,9 +12,9 @@ import pytest
 from aiohttp import web
 
 from arlarena.client.environments import EnvironmentClient, StepOutcome
-from arlarena.client.errors import ServiceError
 from arlarena.client.transport import Timeouts
-from arlarena.rollout.evaluation.play.openenv import SEEDS, OpenEnvClient
+from arlarena.rollout.evaluation.openenv.client import OpenEnvClient
+from arlarena.rollout.evaluation.openenv.rules import SEEDS
 
 QUICK = Timeouts(2.0, 5.0)
 TEXT_ACTION = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
@@ -34,7 +34,10 @@ def failed(code: str, message: str = "why", **extra: Any) -> str:
 
 @dataclass
 class ScriptedOpenEnv:
-    """What the server answers. `steps` and `resets`: frames as text, or a function that answers itself."""
+    """What the server answers. `reset` and `step`: frames as text, or a function that answers itself.
+
+    `splits`: numbers of tasks in the Task API; None: there is no Task API. `token`: required by all routes.
+    """
 
     url: str = ""
     metadata: Any = field(default_factory=lambda: {"name": "scripted", "version": None, "description": "d"})
@@ -43,6 +46,8 @@ class ScriptedOpenEnv:
     reset: str | Answer = field(default_factory=observed)
     step: str | Answer = field(default_factory=observed)
     state: str = '{"type":"state","data":{}}'
+    splits: dict[str, int] | None = None
+    token: str | None = None
     received: list[dict[str, Any]] = field(default_factory=list)
     headers: list[str | None] = field(default_factory=list)
     sockets: int = 0
@@ -72,24 +77,44 @@ class ScriptedOpenEnv:
         await socket.close()
         return socket
 
-    async def _metadata(self, request: web.Request) -> web.Response:
-        return web.json_response(self.metadata)
+    async def _get(self, request: web.Request) -> web.Response:
+        splits = self.splits
+        if splits is None and request.path == "/scripted/splits":
+            return web.json_response({"detail": "list_splits is not supported"}, status=501)
+        answers = {
+            "/metadata": self.metadata,
+            "/schema": self.schemas,
+            "/list_environments": ["scripted"],
+            "/scripted/splits": [{"name": name, "type": name} for name in splits or ()],
+        }
+        return web.json_response(answers[request.path])
 
-    async def _schema(self, request: web.Request) -> web.Response:
-        return web.json_response(self.schemas)
+    async def _size(self, request: web.Request) -> web.Response:
+        assert self.splits is not None
+        return web.json_response({"num_tasks": self.splits[(await request.json())["split"]]})
+
+    @web.middleware
+    async def authorize(self, request: web.Request, handler: Any) -> Any:
+        if self.token is not None and request.headers.get("authorization") != f"Bearer {self.token}":
+            return web.json_response({"detail": "Invalid credentials"}, status=401)
+        return await handler(request)
+
+    def app(self) -> web.Application:
+        app = web.Application(middlewares=[self.authorize])
+        for path in ("/metadata", "/schema", "/list_environments", "/scripted/splits"):
+            app.router.add_get(path, self._get)
+        app.router.add_post("/scripted/num_tasks", self._size)
+        app.router.add_get("/ws", self._socket)
+        return app
 
 
 @asynccontextmanager
-async def scripted_openenv(**answers: Any) -> AsyncIterator[ScriptedOpenEnv]:
-    """Serve on a free port."""
+async def scripted_openenv(port: int = 0, **answers: Any) -> AsyncIterator[ScriptedOpenEnv]:
+    """Serve on a port; 0: a free one."""
     server = ScriptedOpenEnv(**answers)
-    app = web.Application()
-    app.router.add_get("/metadata", server._metadata)
-    app.router.add_get("/schema", server._schema)
-    app.router.add_get("/ws", server._socket)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    runner = web.AppRunner(server.app(), shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", port)
     await site.start()
     server.url = "http://{}:{}".format(*runner.addresses[0])
     try:
@@ -125,7 +150,7 @@ async def one_step(client: OpenEnvClient) -> None:
         await session.close()
 
 
-async def outcome_of(error: type[ServiceError], match: str, **answers: Any) -> None:
+async def outcome_of(error: type[Exception], match: str, **answers: Any) -> None:
     """Check the error of an episode of one step."""
     async with (
         scripted_openenv(**answers) as server,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -12,7 +13,8 @@ from arlarena.client.arguments import valid_text
 from arlarena.client.environments import Session, StepOutcome
 from arlarena.client.errors import ProtocolError, Refused
 from arlarena.proto.env_api import ExpertReply, Metadata, Observation, Snapshot
-from arlarena.rollout.evaluation.play.openenv_rules import (
+from arlarena.rollout.evaluation.errors import AttemptFailed
+from arlarena.rollout.evaluation.openenv.rules import (
     PROMPT_FIELD,
     ActionReading,
     ActionRule,
@@ -20,7 +22,7 @@ from arlarena.rollout.evaluation.play.openenv_rules import (
     observation_text,
     visible,
 )
-from arlarena.rollout.evaluation.play.openenv_socket import VALIDATION_STATUS, OpenEnvSocket
+from arlarena.rollout.evaluation.openenv.socket import VALIDATION_STATUS, OpenEnvSocket
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +81,14 @@ class OpenEnvEpisode:
     """Makes the outcomes of one episode from what the server reports.
 
     The state key is a hash of the task and all observations so far, because OpenEnv has no hash of the state. So no
-    state of an episode occurs twice, unless a reply had no action.
+    state of an episode occurs twice, unless a reply had no action. The content key is a hash of the task and the first
+    observation. It does not depend on the shown field.
     """
 
     def __init__(self, rules: OpenEnvRules, task_id: str, address: str) -> None:
         self._rules, self._task_id, self._address = rules, task_id, address
         self._key = _digest(rules.name, task_id)
-        self._observation_key = ""
+        self._observation_key = self._content_key = ""
         self._turn = 0
         self._prompt = ""
         self._conversation = True
@@ -107,12 +110,13 @@ class OpenEnvEpisode:
 
     def _observe(self, state: OpenEnvState, action: ActionReading) -> StepOutcome:
         settings = self._rules.settings
-        field, text = observation_text(state.observation, settings.text_field, self._address)
+        field, text = observation_text(state.observation, settings.text_field, self._address, first=self._turn == 0)
         content = visible(state.observation)
-        self._key = _digest(self._key, content, str(state.done))
-        self._observation_key = _digest(self._task_id, content)
+        self._key = _digest(self._key, content, text, str(state.done))
+        self._observation_key = _digest(self._task_id, content, text)
         chosen = settings.conversation
         if self._turn == 0:
+            self._content_key = _digest(self._rules.name, self._task_id, content)
             self._conversation = field != PROMPT_FIELD if chosen is None else chosen
         first = self._turn == 0 or not self._conversation
         self._prompt = f"{self._rules.instructions}\n\n{text}" if first and self._rules.instructions else text
@@ -144,6 +148,7 @@ class OpenEnvEpisode:
             success=state.done and settings.success(reward),
             action=action.shown,
             no_action=action.data is None,
+            content_key=self._content_key,
         )
         return StepOutcome(observation, metadata, reward if self._turn else 0.0)
 
@@ -152,19 +157,24 @@ def _digest(*parts: str) -> str:
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
+@contextmanager
+def _invalid_replies_fail() -> Iterator[None]:
+    """Raise AttemptFailed in place of ProtocolError. A server that breaks the protocol would do so in each session, so
+    the attempt must not be played again until the time limit.
+    """
+    try:
+        yield
+    except ProtocolError as error:
+        raise AttemptFailed(str(error), "infra_error") from error
+
+
 class OpenEnvSession(Session):
     """A session on its own WebSocket. Its calls must not overlap. A lost connection loses the session."""
 
-    def __init__(
-        self,
-        socket: OpenEnvSocket,
-        rules: OpenEnvRules,
-        reset_data: Callable[[str, int, int], Awaitable[dict[str, Any]]],
-        number: int,
-    ) -> None:
-        """Use `OpenEnvClient.open`. `reset_data(split, index, seed)`: returns the data of a reset."""
+    def __init__(self, socket: OpenEnvSocket, rules: OpenEnvRules, number: int) -> None:
+        """Use `OpenEnvClient.open`."""
         self.id = f"{socket.address}#{number}"
-        self._socket, self._rules, self._reset_data = socket, rules, reset_data
+        self._socket, self._rules = socket, rules
         self._episode: OpenEnvEpisode | None = None
 
     async def reset(
@@ -181,19 +191,20 @@ class OpenEnvSession(Session):
         Raises:
             SessionLost, Unavailable: open another session.
             Refused: the server has no such task, or it is given by `task_id`.
-            ProtocolError: the server's reply is invalid. The message names the field.
+            AttemptFailed: the server's reply is invalid. The message names the field.
         """
         if task_id is not None:
             self._missing("task ids")
         split, index, seed = split or "", index or 0, seed or 0
-        data = await self._reset_data(split, index, seed)
+        data = self._rules.settings.reset_data(split, index, seed)
         if episode_id is not None:
             data["episode_id"] = valid_text("episode_id", episode_id)
         self._episode = None
         address = f"{self._socket.address}: reset"
-        state = OpenEnvState.of(await self._socket.request("reset", data), address)
-        episode = OpenEnvEpisode(self._rules, f"{self._rules.name}/{split}/{index}/{seed}", address)
-        outcome = episode.first(state)
+        with _invalid_replies_fail():
+            state = OpenEnvState.of(await self._socket.request("reset", data), address)
+            episode = OpenEnvEpisode(self._rules, f"{self._rules.name}/{split}/{index}/{seed}", address)
+            outcome = episode.first(state)
         self._episode = episode
         return outcome
 
@@ -206,22 +217,23 @@ class OpenEnvSession(Session):
         Raises:
             SessionLost, Unavailable: open another session.
             Refused: the environment failed, perhaps because of the reply; or there was no reset.
-            ProtocolError: the server's reply is invalid. The message names the field.
+            AttemptFailed: the server's reply is invalid. The message names the field.
         """
         if self._episode is None:
             raise Refused(f"{self._socket.address}: step before a reset", 400)
         action = self._rules.action.read(valid_text("the action", text))
         if action.data is None:
             return self._episode.rejected(action)
+        address = f"{self._socket.address}: step"
         try:
-            data = await self._socket.request("step", action.data)
+            with _invalid_replies_fail():
+                state = OpenEnvState.of(await self._socket.request("step", action.data), address)
+                return self._episode.stepped(state, action)
         except Refused as error:
             if error.status != VALIDATION_STATUS:
                 raise
-            reason = str(error).removeprefix(f"{self._socket.address}: step: ")
-            problem = f"The environment did not accept your action: {reason}"
+            problem = f"The environment did not accept your action: {str(error).removeprefix(f'{address}: ')}"
             return self._episode.rejected(ActionReading(None, action.shown, problem))
-        return self._episode.stepped(OpenEnvState.of(data, f"{self._socket.address}: step"), action)
 
     async def close(self) -> None:
         """End the session. Errors are ignored."""

@@ -1,18 +1,22 @@
 """Small environments on the official OpenEnv server, for tests of evaluations. It imports nothing of this repository.
 
-    .venv-openenv/bin/python tests/support/evaluation/openenv_server.py
+    .venv-openenv/bin/python tests/support/openenv/openenv_server.py
 
-Prints its port. Each environment has its own path: /number, /grid, /faulty and /single.
+Prints its port: `--port`, or a free one. Environments: /number, /grid, /tools, /faulty and /single.
 """
 
+import argparse
 import json
 import socket
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from fastmcp import FastMCP
 from openenv.core.env_server.http_server import create_app
 from openenv.core.env_server.interfaces import Environment
+from openenv.core.env_server.mcp_environment import MCPEnvironment
+from openenv.core.env_server.mcp_types import CallToolAction, CallToolObservation
 from openenv.core.env_server.types import Action, EnvironmentMetadata, Observation, State
 from pydantic import field_validator
 
@@ -38,7 +42,6 @@ class Number(Environment[Guess, Hint, State]):
     """Guess a number below 8, which the seed decides. Three guesses."""
 
     SUPPORTS_CONCURRENT_SESSIONS = True
-    splits = ("validation",)
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,16 +51,27 @@ class Number(Environment[Guess, Hint, State]):
         return EnvironmentMetadata(name="number", description="Guess a number.", version="3.1")
 
     def list_splits(self) -> list[str]:
-        return ["validation"]
+        return ["train", "validation"]
 
     def num_tasks(self, split: str) -> int:
-        return 4
+        return {"train": 3, "validation": 4}[split]
 
     def get_task(self, split: str, index: int) -> dict[str, Any]:
-        return {"number": 2 * index}
+        return {"number": self._number(split, index)}
 
-    def reset(self, seed: int | None = None, episode_id: str | None = None, number: int | None = None) -> Hint:
-        self.number, self.guesses = (seed or 0) % 8 if number is None else number, 0
+    def _number(self, split: str, index: int) -> int:
+        return 2 * index + (split == "train")
+
+    def reset(
+        self,
+        seed: int | None = None,
+        episode_id: str | None = None,
+        split: str | None = None,
+        index: int | None = None,
+        plus: int = 0,
+    ) -> Hint:
+        chosen = (seed or 0) if split is None or index is None else self._number(split, index)
+        self.number, self.guesses = (chosen + plus) % 8, 0
         return Hint(text="Guess a number from 0 to 7.", low=0, high=7, metadata={"episode": episode_id})
 
     def step(self, action: Guess, timeout_s: float | None = None) -> Hint:
@@ -98,6 +112,40 @@ class Grid(Environment[Cell, Board, State]):
         raise RuntimeError("there is no state")
 
 
+class Tools(MCPEnvironment):
+    """Call the tool `submit` with the number of the task, which is in the metadata of the first observation."""
+
+    SUPPORTS_CONCURRENT_SESSIONS = True
+
+    def __init__(self) -> None:
+        server: FastMCP = FastMCP("tools")
+        self.number, self.submitted = 0, -1
+
+        @server.tool
+        def submit(number: int) -> str:
+            """Submit a number."""
+            self.submitted = number
+            return f"{number} is submitted"
+
+        super().__init__(server)
+
+    def reset(self, seed: int | None = None, episode_id: str | None = None, **kwargs: Any) -> Observation:
+        self.number, self.submitted = seed or 0, -1
+        return Observation(metadata={"prompt": f"Submit the number {self.number}."})
+
+    async def step_async(self, action: Action, timeout_s: float | None = None, **kwargs: Any) -> Observation:
+        found = await super().step_async(action, timeout_s, **kwargs)
+        done = self.submitted == self.number
+        return found.model_copy(update={"done": done, "reward": 1.0 if done else 0.0})
+
+    def _step_impl(self, action: Action, timeout_s: float | None = None, **kwargs: Any) -> Observation:
+        raise TypeError("only tools can be called")
+
+    @property
+    def state(self) -> State:
+        return State()
+
+
 class Faulty(Number):
     """The last reward is not a number."""
 
@@ -110,9 +158,12 @@ def main() -> None:
     app = FastAPI()
     app.mount("/number", create_app(Number, Guess, Hint, env_name="number", max_concurrent_envs=8))
     app.mount("/grid", create_app(Grid, Cell, Board, env_name="grid", max_concurrent_envs=8))
+    app.mount("/tools", create_app(Tools, CallToolAction, CallToolObservation, env_name="tools", max_concurrent_envs=8))
     app.mount("/faulty", create_app(Faulty, Guess, Hint, env_name="faulty", max_concurrent_envs=8))
     app.mount("/single", create_app(Number, Guess, Hint, env_name="single"))  # OpenEnv's default: one session
-    listening = socket.create_server(("127.0.0.1", 0))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=0)
+    listening = socket.create_server(("127.0.0.1", parser.parse_args().port))
     print(json.dumps({"port": listening.getsockname()[1]}), flush=True)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws_ping_interval=0.5, ws_ping_timeout=0.5))
     server.run(sockets=[listening])

@@ -1,0 +1,1 @@
+"""Plays environments of OpenEnv servers in evaluations."""
