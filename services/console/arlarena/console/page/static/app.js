@@ -84,7 +84,7 @@ async function show() {
   const heading = root.querySelector("h1");
   document.title = `${heading?.textContent ?? "ARLArena"} · ARLArena`;
   heading?.setAttribute("tabindex", "-1");
-  if (!first) heading?.focus({ preventScroll: true });
+  if (!first && !root.contains(document.activeElement)) heading?.focus({ preventScroll: true });
   if (!first) scrollTo(0, 0);
   main.dataset.ready = name;
 }

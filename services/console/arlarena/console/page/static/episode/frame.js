@@ -7,7 +7,7 @@ import { argument, isShopPage, shopPage } from "./shop_page.js";
 /**
  * Returns the picture of an observation, or null if only its text can be shown.
  * @param {string} text
- * @param {{images?: string[], action?: string}} [options] `images`: data URLs of PNG or JPEG
+ * @param {{images?: string[], action?: string, actions?: string[] | null}} [options] `images`: data URLs of PNG or JPEG
  * @returns {HTMLElement | SVGElement | null}
  */
 export function picture(text, options = {}) {
@@ -15,12 +15,12 @@ export function picture(text, options = {}) {
   if (images.length) return h("div", { class: "images" }, images.map((src, index) => h("img", { src, alt: `Image ${index + 1} of the observation` })));
   const room = roomOf(text);
   if (room) return board(room);
-  return isShopPage(text) ? shopPage(text, { chosen: argument(options.action ?? "") }) : null;
+  return isShopPage(text) ? shopPage(text, { chosen: argument(options.action ?? ""), actions: options.actions }) : null;
 }
 
 /**
  * Returns the picture with the text below it, or the text alone.
- * @param {{text: string, truncated: boolean} | null} observation @param {string} label @param {{images?: string[], action?: string}} [options]
+ * @param {{text: string, truncated: boolean} | null} observation @param {string} label @param {{images?: string[], action?: string, actions?: string[] | null}} [options]
  */
 export function frame(observation, label, options = {}) {
   if (!observation) return h("p", { class: "note" }, "not recorded");

@@ -4,10 +4,15 @@ import { h, visible } from "../core/dom.js";
 
 const BUTTON = /\[(clicked )?button\] (.{1,300}?) \[(?:clicked )?button_\]/g;
 const MAX_CHARS = 40_000;
+/** Separates the parts of a page in the other format of observations, which does not mark buttons. */
+const SEPARATOR = " [SEP] ";
+const PRODUCT = /^B[0-9A-Z]{9}$/i;
+const BUTTONS = new Set(["search", "back to search", "next >", "< prev", "description", "features", "reviews", "attributes", "buy now"]);
 
 /** Whether an observation is a page of WebShop. @param {string} text */
 export function isShopPage(text) {
-  return text.slice(0, MAX_CHARS).includes("[button_]") && /^\s*(WebShop|Instruction:|Thank you)/.test(text);
+  const start = text.slice(0, MAX_CHARS);
+  return (start.includes("[button_]") || start.includes(SEPARATOR)) && /^\s*(WebShop|Instruction:|Thank you)/.test(text);
 }
 
 /** The text inside the brackets of an action such as `click[buy now]`. @param {string} action */
@@ -18,16 +23,33 @@ export function argument(action) {
 /**
  * Returns a page.
  * @param {string} text
- * @param {{chosen?: string, button?: (label: string) => HTMLElement | null}} [options] `chosen`: argument of the action that was
- *   taken; `button`: makes the buttons of a page that a person uses, or null if a button cannot be used
+ * @param {{chosen?: string, actions?: string[] | null, button?: (label: string) => HTMLElement | null}} [options] `chosen`: argument
+ *   of the action that was taken; `actions`: admissible actions; `button`: makes the buttons of a page that a person uses, or null if
+ *   a button cannot be used
  * @returns {HTMLElement}
  */
 export function shopPage(text, options = {}) {
-  const lines = text.slice(0, MAX_CHARS).split("\n");
+  const lines = linesOf(text.slice(0, MAX_CHARS), options.actions ?? []);
   const start = lines.findIndex((line) => line.trim().startsWith("Instruction:"));
   const wanted = start < 0 ? "" : lines[start]?.replace("Instruction:", "").trim() || lines[start + 1]?.trim() || "";
   const rest = lines.filter((line, index) => index !== start && !(index === start + 1 && line.trim() === wanted) && line.trim() !== "WebShop");
   return h("div", { class: "shop" }, h("p", { class: "wanted" }, h("span", { class: "note" }, "Wanted: "), visible(wanted)), blocks(rest, options));
+}
+
+/**
+ * Returns the lines of a page with marked buttons.
+ * @param {string} text @param {string[]} actions @returns {string[]}
+ */
+function linesOf(text, actions) {
+  if (text.includes("[button_]") || !text.includes(SEPARATOR)) return text.split("\n");
+  const clicks = new Set(actions.map(argument));
+  return text.split(SEPARATOR).flatMap((part) => {
+    const name = part.trim().toLowerCase();
+    const button = `[button] ${part.trim()} [button_]`;
+    if (PRODUCT.test(name)) return ["", button];
+    if (BUTTONS.has(name)) return [button];
+    return [clicks.has(name) ? `  ${button}` : part];
+  });
 }
 
 /** @param {string[]} lines @param {{chosen?: string, button?: (label: string) => HTMLElement | null}} options */

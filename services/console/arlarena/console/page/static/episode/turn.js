@@ -42,7 +42,7 @@ export class TurnPanels {
   /** @param {any} turn */
   show(turn) {
     this.turn = turn;
-    fill(this.frame.body, frame(turn.observation, "Observation", { action: turn.action, images: turn.images }));
+    fill(this.frame.body, frame(turn.observation, "Observation", { action: turn.action, actions: turn.admissible_actions, images: turn.images }));
     fill(this.reply.body, replyView(turn.reply));
     fill(this.actions.body, this.actionList(turn));
     fill(this.figures.body, this.figureList(turn));

@@ -90,7 +90,7 @@ export class GamePage {
       const place = this.shopActions?.push(action) ?? 0;
       return h("button", { type: "button", onclick: () => void this.act(action) }, visible(label), place <= NUMBERED && h("kbd", {}, String(place)));
     };
-    return [shopPage(this.game.state.observation, { button }), h("details", {}, h("summary", {}, "Text of the page"), textBlock(this.game.state.observation, { label: "Observation" }))];
+    return [shopPage(this.game.state.observation, { button, actions: this.game.state.admissible_actions }), h("details", {}, h("summary", {}, "Text of the page"), textBlock(this.game.state.observation, { label: "Observation" }))];
   }
 
   searchBox() {
