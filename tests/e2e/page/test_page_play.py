@@ -22,20 +22,17 @@ SHOP = {"products": 300, "evaluation_goals": 8, "max_steps": 12}
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """A server with a run of WebShop and a run of Sokoban. Yields (page server, folder)."""
+    """A server with a run of WebShop. Yields (page server, folder)."""
     folder = tmp_path_factory.mktemp("play")
-    for name, options in (
-        ("sokoban", "size = 6\nmin_moves = 3\nmax_steps = 40\n"),
-        ("webshop", "".join(f"{key} = {value}\n" for key, value in SHOP.items())),
-    ):
-        run = make_run(folder / name)
-        (run / "config.toml").write_text(f'[environment]\nname = "{name}"\n[environment.options]\n{options}')
-    with page_server([folder / "sokoban", folder / "webshop"], folder) as server:
+    run = make_run(folder / "webshop")
+    options = "".join(f"{key} = {value}\n" for key, value in SHOP.items())
+    (run / "config.toml").write_text(f'[environment]\nname = "webshop"\n[environment.options]\n{options}')
+    with page_server([run], folder) as server:
         yield server, folder
 
 
-def start(page, run, index):
-    tab = page.open(f"play?run={run}&index={index}", ".play-form")
+def start(page, query):
+    tab = page.open(f"play?{query}", ".play-form")
     tab.get_by_role("button", name="Start").click()
     tab.wait_for_selector(".play-grid")
     return tab
@@ -43,7 +40,7 @@ def start(page, run, index):
 
 def test_sokoban_is_played_with_the_arrow_keys_and_continued_from_a_turn(page, site):
     server, folder = site
-    tab = start(page, "sokoban", 1)
+    tab = start(page, "environment=sokoban&index=2")
     tab.wait_for_selector(".board")
     seen = tab.locator("pre.text").first.text_content()
     grid = "\n".join(line for line in seen.splitlines() if line.startswith("#"))
@@ -68,7 +65,7 @@ def test_sokoban_is_played_with_the_arrow_keys_and_continued_from_a_turn(page, s
 
 def test_webshop_is_played_with_the_keyboard(page, monkeypatch):
     monkeypatch.delenv("WEBSHOP_DATA", raising=False)
-    tab = start(page, "webshop", 2)
+    tab = start(page, "run=webshop&index=2")
     game = load("test", SHOP)
     shop = game.game(game.task(ResetSpec(split="test", index=2)))
     tab.wait_for_selector(".shop-search")

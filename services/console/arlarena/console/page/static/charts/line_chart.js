@@ -22,6 +22,7 @@ import { nearest, smooth } from "./smoothing.js";
  * @property {number} smoothing in [0, 1)
  * @property {boolean} log
  * @property {{x: number, label: string}[]} [marks] alarms
+ * @property {[number, number] | null} [domain] a fixed y axis, so that several charts can be compared
  *
  * @typedef {object} ChartOptions
  * @property {string} title
@@ -99,7 +100,7 @@ export class LineChart {
       fill(this.values);
       return;
     }
-    const [low, high] = [Math.min(...ys), Math.max(...ys)];
+    const [low, high] = state.domain && !state.log ? state.domain : [Math.min(...ys), Math.max(...ys)];
     const pad = low === high || state.log ? 0 : (high - low) * 0.06;
     const make = state.log ? logarithmic : linear;
     this.x = linear(visible, [MARGIN.left, width - MARGIN.right], Math.max(3, Math.floor(width / 62)));
@@ -134,7 +135,7 @@ export class LineChart {
         width: Math.max(0, this.width - MARGIN.left - MARGIN.right) })),
       svg("g", { "clip-path": `url(#${clip})` }, lines.map((line) => [
         line.low && line.high && svg("path", { class: `band s${line.style % 8}`, d: this.band(line) }),
-        smoothing > 0 && svg("path", { class: `line raw s${line.style % 8}`, d: this.path(line.x, line.raw) }),
+        smoothing > 0 && !this.state.domain && svg("path", { class: `line raw s${line.style % 8}`, d: this.path(line.x, line.raw) }),
         svg("path", { class: `line s${line.style % 8}${line.thin ? " thin" : ""}`, d: this.path(line.x, line.y) }),
       ])),
     ];
@@ -190,7 +191,7 @@ export class LineChart {
       if (x !== null && value !== null && index >= 0 && (!this.state.log || value > 0)) {
         dots.push(svg("circle", { class: `dot s${line.style % 8}`, cx: this.x.at(line.x[index] ?? 0), cy: this.y.at(value), r: 3 }));
       }
-      items.push(h("span", { title: line.label }, sample(line.style, line.thin), bare(value, this.options.unit)));
+      if (!line.thin) items.push(h("span", { title: line.label }, sample(line.style, line.thin), bare(value, this.options.unit)));
     }
     const inside = x !== null && x >= this.x.domain[0] && x <= this.x.domain[1];
     const at = inside ? this.x.at(x) : 0;

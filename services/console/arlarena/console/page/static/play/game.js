@@ -21,7 +21,7 @@ export class GamePage {
     this.busy = false;
     /** @type {{turn: number, action: string, reward: number, valid: boolean}[]} */
     this.log = [];
-    this.board = h("section", { class: "panel", "aria-label": "Observation" });
+    this.board = h("section", { class: "panel", "aria-label": "Observation", tabindex: -1 });
     this.side = h("div");
     this.message = h("div", { role: "status" });
     this.thought = h("input", { type: "text", placeholder: "optional: why this action", maxlength: 2000 });
@@ -117,7 +117,8 @@ export class GamePage {
     const search = /** @type {HTMLElement | null} */ (this.board.querySelector(".shop-search"));
     const free = /** @type {HTMLElement | null} */ (this.side.querySelector("#free-action"));
     const byKeys = (this.game.state.admissible_actions ?? []).includes("up");
-    (search ?? (byKeys ? null : free))?.focus();
+    // On a page of the shop without a search box, number keys press its buttons, and Tab reaches the first one.
+    (search ?? (byKeys ? null : this.isShop ? this.board : free))?.focus();
   }
 
   /** @param {string} action */

@@ -26,8 +26,8 @@ export async function mount(root, route, signal) {
 
 /** @param {{name: string, run: string | null}[]} environments @param {URLSearchParams} query */
 function form(environments, query) {
-  const wanted = query.get("run");
-  const preferred = environments.findIndex((each) => (query.get("environment") ? each.name === query.get("environment") : true) && (wanted ? each.run === wanted : true));
+  const [run, name] = [query.get("run"), query.get("environment")];
+  const preferred = environments.findIndex((each) => (name === null || each.name === name) && (run === null ? name === null || each.run === null : each.run === run));
   let chosen = environments[Math.max(0, preferred)];
   const names = environments.map((each, place) => /** @type {[string, string]} */ ([String(place), each.run ? `${each.name}, as in ${each.run}` : `${each.name}, default options`]));
   const environment = select(names, String(Math.max(0, preferred)), (place) => (chosen = environments[Number(place)]));

@@ -3,7 +3,7 @@
 import { flow } from "../charts/flow.js";
 import { LineChart, sample } from "../charts/line_chart.js";
 import { get, runPath } from "../core/api.js";
-import { fill, h, visible } from "../core/dom.js";
+import { fill, h, svg, visible } from "../core/dom.js";
 import { percent, plural } from "../core/format.js";
 import { empty, field, runHeading, select, table } from "../core/parts.js";
 import { href, setQuery } from "../core/route.js";
@@ -12,6 +12,8 @@ import { frequentActions, merged, shares, sum } from "./transitions.js";
 
 const MAX_ROWS = 14;
 const MAX_CHARTS = 6;
+/** Pixels of the longest bar. */
+const BAR = 90;
 const OUTCOMES = /** @type {const} */ (["success", "failure"]);
 
 /** @type {import("../app.js").Mount} */
@@ -82,7 +84,7 @@ function differenceRows(counts) {
 /** @param {{key: string, values: (number | null)[]}[]} rows @param {any[]} sides */
 function differenceTable(rows, sides) {
   const largest = Math.max(...rows.flatMap((row) => row.values.map((value) => value ?? 0)), 1e-9);
-  const bar = (/** @type {number | null} */ value, /** @type {string} */ kind) => h("td", { class: "n" }, percent(value), h("meter", { class: kind, min: 0, max: largest, value: value ?? 0, "aria-hidden": "true" }));
+  const bar = (/** @type {number | null} */ value, /** @type {string} */ kind) => h("td", { class: "n" }, percent(value), svg("svg", { class: "share-bar", width: BAR, height: 10, "aria-hidden": "true" }, svg("rect", { class: `bar-${kind}`, width: ((value ?? 0) / largest) * BAR, height: 10 })));
   return table("Differences", [h("tr", {}, h("th", { scope: "col", rowspan: 2 }, "Transition"), sides.map((side) => h("th", { scope: "colgroup", colspan: 2, class: "n" }, side.name))),
     h("tr", {}, sides.flatMap(() => ["✓ Solved", "✗ Failed"].map((label) => h("th", { scope: "col", class: "n" }, label))))],
   rows.map((row) => h("tr", {}, h("th", { scope: "row" }, visible(row.key)), row.values.map((value, index) => bar(value, index % 2 ? "failed" : "solved")))));

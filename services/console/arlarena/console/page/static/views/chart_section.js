@@ -1,6 +1,7 @@
 /** A section of charts. It loads its data when it comes into view. */
 
 import { LineChart } from "../charts/line_chart.js";
+import { smooth } from "../charts/smoothing.js";
 import { get } from "../core/api.js";
 import { fill, h } from "../core/dom.js";
 import { failure } from "../core/parts.js";
@@ -68,10 +69,12 @@ export class ChartSection {
 
   draw() {
     if (!this.visible) return;
+    const largest = Math.max(0, ...this.series.filter((each) => each.metric.startsWith("kl_share/")).flatMap((each) => smooth(each.y, this.page.smoothing).map(Number)));
+    const domain = this.section.cells && largest > 0 ? /** @type {[number, number]} */ ([0, largest]) : null;
     for (const chart of this.section.charts) {
       const name = chart.metrics[0] ?? "";
       this.charts.get(name)?.update({ curves: chart.metrics.flatMap((metric, rank) => this.curves(metric, rank)),
-        range: this.page.range, smoothing: this.page.smoothing, xUnit: this.page.unit(),
+        domain, range: this.page.range, smoothing: this.page.smoothing, xUnit: this.page.unit(),
         log: this.page.logs.has(name) || this.page.logs.has("*"), marks: this.marks() });
     }
   }

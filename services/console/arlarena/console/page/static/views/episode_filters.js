@@ -25,8 +25,7 @@ export class FilterForm {
       ...Object.entries(counts ?? {}).filter(([value]) => value).map(([value, number]) => [value, `${value.replace("_", " ")} (${count(number)})`])]);
     const statuses = { ...facets.statuses, ...facets.group_statuses };
     const kinds = Object.keys(facets.kinds ?? {}).filter(Boolean);
-    this.element = h("form", { class: "filters", "aria-label": "Filters of episodes", onsubmit: (/** @type {Event} */ event) => event.preventDefault() },
-      h("h2", {}, "Filters"),
+    const form = h("form", { class: "filters", "aria-label": "Filters of episodes", onsubmit: (/** @type {Event} */ event) => event.preventDefault() },
       field("Text", input("q", { type: "search", placeholder: "words, \"a phrase\", pre*", maxlength: 200 }), "words in observations, replies and actions"),
       field("Set", choice("source", list(facets.sources, "all sets"))), field("Label", choice("label", list(facets.labels, "all labels"))),
       kinds.length > 0 && field("Kind of task", choice("kind", list(facets.kinds, "all kinds"))),
@@ -43,6 +42,8 @@ export class FilterForm {
         this.show(new URLSearchParams());
         send();
       } }, "Remove all filters"));
+    // In a narrow window the list is more important than its filters.
+    this.element = h("details", { class: "filter-box", open: matchMedia("(min-width: 761px)").matches }, h("summary", {}, h("h2", { class: "inline" }, "Filters")), form);
     this.show(query);
   }
 

@@ -33,7 +33,10 @@ class Episodes {
     this.body = h("div", { class: "list" });
     this.filters = h("div");
     fill(root, runHeading("Episodes", this.run, (run) => href(["episodes", run])), h("div", { class: "split" }, this.filters, this.body));
-    bind("View", [{ keys: ["/"], label: "Search texts", run: () => /** @type {HTMLElement} */ (this.filters.querySelector("input[type=search]"))?.focus() }]);
+    bind("View", [{ keys: ["/"], label: "Search texts", run: () => {
+      /** @type {HTMLDetailsElement | null} */ (this.filters.querySelector("details"))?.setAttribute("open", "");
+      /** @type {HTMLElement | null} */ (this.filters.querySelector("input[type=search]"))?.focus();
+    } }]);
   }
 
   async start() {
