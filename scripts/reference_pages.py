@@ -1,8 +1,8 @@
 """Write the generated pages of docs/reference: command line, HTTP API of the environment server, glossary of metrics.
 
 The page about the command line contains the `--help` of each command. The page about the HTTP API is written from the
-`/openapi.json` of a running server, and the glossary from `arlarena/proto/metrics.toml` and the Prometheus registries of the
-services.
+`/openapi.json` of a running server, and the glossary from `arlarena/proto/metrics.toml` and the Prometheus registries
+of the services.
 
 .venv/bin/python scripts/reference_pages.py            write the pages
 .venv/bin/python scripts/reference_pages.py --check    exit with 1 if a page is out of date
@@ -66,8 +66,8 @@ METRICS_HEAD = """\
 # Metrics
 
 This page lists every metric, with its unit, its definition and the module that computes it.
-`scripts/reference_pages.py` writes this page from `arlarena/proto/metrics.toml` and from the Prometheus registries of the
-servers.
+`scripts/reference_pages.py` writes this page from `arlarena/proto/metrics.toml` and from the Prometheus registries of
+the servers.
 
 Shares are between 0 and 1. Log-probabilities, KL and entropy are in nats per token. A is the advantage, π_θ the trained
 policy, and π_old the policy in the denominator of the importance ratio. k3 estimates a KL by the mean of e^d - d - 1,
