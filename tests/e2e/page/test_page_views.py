@@ -23,6 +23,13 @@ def test_two_runs_are_overlaid_smoothed_and_zoomed_by_keyboard(page):
     assert "from=1&to=10.5" in page.route
     tab.locator("input[type=range]").fill("0.5")
     page.wait_for("document.querySelectorAll('.plot path.line.raw').length > 0")
+    tab.keyboard.press("0")
+    first.locator(".plot").focus()
+    tab.keyboard.press("Home")
+    tab.keyboard.press("ArrowRight")
+    # (0.5 · 0.5 · 1 % + 0.5 · 2 %) / (0.5 · 0.5 + 0.5)
+    assert first.locator(".values").inner_text().split()[:2] == ["2", "1.7"]
+    tab.keyboard.press("+")
     first.get_by_role("button", name="Logarithmic axis: success rate").click()
     shared = page.route
     assert {"smooth=0.5", "log=success_rate"} <= set(shared.split("&"))
@@ -56,6 +63,8 @@ def test_an_episode_is_scrubbed_and_a_visit_of_its_state_is_followed(page):
     assert tab.locator(".taken-action").inner_text() == "down"
     assert tab.locator(".actions .taken").inner_text().startswith("➜ down")
     assert tab.get_by_label("Tokens", exact=True).locator(".tok").count() == 3
+    # Its ratio is above the range of the clip, and its advantage is positive: the clip stops the gradient.
+    assert tab.locator(".tok sup").all_inner_texts() == ["▴■"]
     tab.get_by_label("Colour").select_option("ratio")
     assert "overlay=ratio" in page.route
     tab.locator(".token-text").focus()
@@ -74,6 +83,7 @@ def test_groups_show_status_reason_and_advantages_of_siblings(page):
     assert tab.locator(".group").count() == 2
     used, dropped = tab.locator(".group").all()
     assert used.locator(".strip").first.get_attribute("aria-label") == "0.00, +0.25"
+    assert used.locator(".strip").first.locator(".sign").all_text_contents() == ["0", "+"]
     assert "age 5 is above staleness = 1" in used.inner_text()
     assert "filtered" in dropped.locator("header").inner_text()
     tab.get_by_label("Status").select_option("filtered")

@@ -51,7 +51,7 @@ export class LineChart {
     this.values = h("div", { class: "values" });
     this.log = h("button", { type: "button", class: "toggle", title: "Logarithmic y axis", "aria-label":
       `Logarithmic axis: ${options.title}`, "aria-pressed": "false", onclick: () => options.onLog?.() }, "log");
-    this.plot = svg("svg", { tabindex: 0, role: "application", "data-keys": true, class: "plot" });
+    this.plot = svg("svg", { tabindex: 0, role: "application", class: "plot" });
     this.overlay = svg("g", { class: "overlay" });
     this.element = h("figure", { class: "chart" },
       h("figcaption", {}, h("span", { class: "name", title: options.description }, options.title),
@@ -213,7 +213,7 @@ export class LineChart {
     this.plot.addEventListener("pointermove", (/** @type {PointerEvent} */ event) => {
       if (!this.x) return;
       const here = place(event);
-      this.move(value(here));
+      this.move(this.nearestX(value(here)));
       if (start !== null) this.overlay.append(svg("rect", { class: "selection", x: Math.min(start, here), y: MARGIN.top,
         width: Math.abs(here - start), height: this.height - MARGIN.top - MARGIN.bottom }));
     });
@@ -226,6 +226,12 @@ export class LineChart {
     this.plot.addEventListener("dblclick", () => this.options.onRange?.(null));
     this.plot.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => this.press(event));
     this.plot.addEventListener("blur", () => this.move(null));
+  }
+
+  /** The x value of the first curve that is nearest. @param {number} x @returns {number} */
+  nearestX(x) {
+    const xs = this.lines?.[0]?.x ?? [];
+    return xs[nearest(xs, x)] ?? x;
   }
 
   /** @param {number | null} x */

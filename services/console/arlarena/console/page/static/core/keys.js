@@ -4,10 +4,9 @@ import { fill, h } from "./dom.js";
 
 /**
  * @typedef {object} Shortcut
- * @property {string[]} keys values of KeyboardEvent.key; a first key that is listed in `shown` text
+ * @property {string[]} keys values of KeyboardEvent.key
  * @property {string} label
  * @property {() => void} run
- * @property {string} [shown] how the keys are written in the dialog; default: the keys
  */
 
 /** @type {Map<string, Shortcut[]>} */
@@ -21,12 +20,12 @@ export function bind(scope, shortcuts) {
   else scopes.delete(scope);
 }
 
-/** Whether the user is typing, or the focused element needs the key. @param {KeyboardEvent} event */
+/** Whether the user is typing, or the focused element has used or needs the key. @param {KeyboardEvent} event */
 function isTaken(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return true;
   const target = /** @type {HTMLElement} */ (event.target);
   if (document.querySelector("dialog[open]")) return true;
-  if (target.closest("textarea, select, [data-keys]")) return true;
+  if (target.closest("textarea, select")) return true;
   const input = target.closest("input");
   if (input) return !["checkbox", "radio", "range"].includes(input.type) || event.key.startsWith("Arrow");
   return (event.key === " " || event.key === "Enter") && target.closest("button, a, summary") !== null;

@@ -32,7 +32,7 @@ export function href(path, query = {}) {
   const given = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
   const text = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
   const joined = path.map((part) => encodeURIComponent(String(part))).join("/");
-  return `#/${joined}${text ? `?${text}` : ""}`;
+  return `#/${joined}${text ? `?${text.replaceAll("%2C", ",")}` : ""}`;
 }
 
 /** Goes to an address; `replace`: without a new entry in the history. @param {string} to @param {boolean} [replace] */

@@ -62,7 +62,7 @@ export class TokenPanel {
     const available = OVERLAYS.filter((each) => each.values(tokens, total)?.some((value) => value !== null));
     const chosen = available.find((each) => each.key === this.overlay) ?? available.find((each) => each.key === "logprob") ?? available[0];
     this.detail = h("dl", { class: "facts token-detail" });
-    this.list = h("div", { class: "token-text mono", tabindex: 0, role: "group", "data-keys": true,
+    this.list = h("div", { class: "token-text mono", tabindex: 0, role: "group",
       "aria-label": "Tokens of the reply. Arrow keys select a token.", onkeydown: (/** @type {KeyboardEvent} */ event) => this.press(event) });
     fill(this.element,
       h("div", { class: "bar" }, field("Colour", select(available.map((each) => [each.key, each.label]), chosen?.key ?? "", (key) => {

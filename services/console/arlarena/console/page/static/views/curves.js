@@ -162,7 +162,7 @@ class Curves {
   /** @param {[number, number] | null} range */
   zoom(range) {
     this.range = range;
-    setQuery({ from: range && num(range[0], 6).replaceAll(",", ""), to: range && num(range[1], 6).replaceAll(",", "") });
+    setQuery({ from: range && Number(range[0].toPrecision(6)), to: range && Number(range[1].toPrecision(6)) });
     this.showRange();
     for (const section of this.sections) section.draw();
   }

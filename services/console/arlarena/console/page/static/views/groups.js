@@ -12,6 +12,8 @@ import { rememberRun } from "../core/selection.js";
 import { ADVANTAGES, groupCard, scaleLegend } from "./group_card.js";
 
 const FIRST_GROUPS = 8;
+/** Steps that are loaded at once. */
+const STEPS = 200;
 /** @type {[string, string][]} */
 const STATUSES = [["", "all"], ["trained", "trained"], ["backfilled", "backfilled"], ["filtered", "filtered"], ["stale", "stale"],
   ["skipped", "skipped"]];
@@ -57,7 +59,7 @@ class Groups {
 
   /** @param {boolean} [all] also loads the groups */
   async loadSteps(all = true) {
-    const found = await get(runPath(this.run, "steps"), { limit: 500 }, this.signal);
+    const found = await get(runPath(this.run, "steps"), { limit: STEPS }, this.signal);
     this.list = found.steps;
     if (found.total === 0) {
       fill(this.body, empty("No group is recorded.", "Set ", h("code", {}, "[trainer] record_groups_every = 10"),
@@ -65,9 +67,21 @@ class Groups {
       return;
     }
     this.step ??= this.list[0].step;
-    fill(this.steps, h("h2", {}, plural(found.total, "recorded step")), h("ul", {}, this.list.map((/** @type {any} */ each) => this.stepLink(each))));
+    fill(this.steps, h("h2", {}, plural(found.total, "recorded step")), h("ul", {}, this.list.map((/** @type {any} */ each) => this.stepLink(each))), this.olderSteps(found.total));
     this.steps.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest" });
     if (all) await this.loadGroups();
+  }
+
+  /** @param {number} total */
+  olderSteps(total) {
+    if (this.list.length >= total) return null;
+    const more = h("button", { type: "button", class: "wide", onclick: async () => {
+      const found = await get(runPath(this.run, "steps"), { limit: STEPS, offset: this.list.length }, this.signal);
+      this.list.push(...found.steps);
+      this.steps.querySelector("ul")?.append(...found.steps.map((/** @type {any} */ each) => this.stepLink(each)));
+      if (this.list.length >= found.total) more.remove();
+    } }, "Show older steps");
+    return more;
   }
 
   /** @param {any} step */
