@@ -30,11 +30,11 @@ demo: setup ## train a small policy on Sokoban by behaviour cloning and SAMPO, a
 	@$(BIN)/arlarena up configs/demo.toml --fresh
 
 test: ## run the tests except the slow ones: about 11 minutes on 2 cores; on more cores, set TEST_PROCESSES=4
-	@$(PYTHON) scripts/setup.py openenv kubernetes
+	@$(PYTHON) scripts/setup.py openenv kubernetes page
 	@$(PYTEST) $(QUICK)
 
 test-all: ## run all tests, including the slow ones
-	@$(PYTHON) scripts/setup.py openenv fuzz docs kubernetes containers
+	@$(PYTHON) scripts/setup.py openenv fuzz docs kubernetes containers page
 	@$(PYTEST)
 
 check: ## check lint, format, types, which packages import which, and the Kubernetes manifests

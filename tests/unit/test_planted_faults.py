@@ -40,7 +40,8 @@ def test_a_planted_fault_is_no_error_of_syntax(fault):
     source = (ROOT / fault.file).read_text()
     changed = source.replace(fault.text, fault.fault)
     assert changed != source
-    compile(changed, fault.file, "exec")
+    if fault.file.endswith(".py"):
+        compile(changed, fault.file, "exec")
 
 
 def test_the_tests_of_every_fault_exist_and_are_quick():

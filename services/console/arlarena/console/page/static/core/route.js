@@ -1,0 +1,58 @@
+/** The state of the page is in the part of its address after "#", so that an address can be shared. */
+
+/**
+ * @typedef {object} Route
+ * @property {string[]} path the parts between slashes, decoded
+ * @property {URLSearchParams} query
+ */
+
+/** Returns the route in the address. @returns {Route} */
+export function current() {
+  const [path = "", query = ""] = location.hash.replace(/^#\/?/, "").split(/\?(.*)/s);
+  return { path: path.split("/").filter(Boolean).map(decode), query: new URLSearchParams(query) };
+}
+
+/** @param {string} text @returns {string} */
+function decode(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+/**
+ * Returns an address of this page.
+ * @param {(string | number)[]} path
+ * @param {Record<string, unknown> | URLSearchParams} [query] empty values are left out
+ * @returns {string}
+ */
+export function href(path, query = {}) {
+  const pairs = query instanceof URLSearchParams ? [...query] : Object.entries(query);
+  const given = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
+  const text = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
+  const joined = path.map((part) => encodeURIComponent(String(part))).join("/");
+  return `#/${joined}${text ? `?${text.replaceAll("%2C", ",")}` : ""}`;
+}
+
+/** Goes to an address; `replace`: without a new entry in the history. @param {string} to @param {boolean} [replace] */
+export function go(to, replace = false) {
+  if (!replace) location.hash = to;
+  else {
+    history.replaceState(null, "", to);
+    dispatchEvent(new HashChangeEvent("hashchange"));
+  }
+}
+
+/**
+ * Changes parameters of the address without showing the view again.
+ * @param {Record<string, unknown>} changes null and "" remove a parameter
+ */
+export function setQuery(changes) {
+  const { path, query } = current();
+  for (const [name, value] of Object.entries(changes)) {
+    if (value === null || value === undefined || value === "") query.delete(name);
+    else query.set(name, String(value));
+  }
+  history.replaceState(null, "", href(path, query));
+}

@@ -1,0 +1,85 @@
+/** One group: a row for each sibling, a cell for each turn. */
+
+import { level, sign } from "../charts/diverging.js";
+import { abbr, badge, h, svg, visible } from "../core/dom.js";
+import { fixed, num, percent, signed } from "../core/format.js";
+import { table } from "../core/parts.js";
+import { go, href } from "../core/route.js";
+
+/** @type {[string, string][]} */
+export const ADVANTAGES = [["advantages", "advantage in the loss"], ["episode_advantages", "A_E (episode)"], ["step_advantages", "A_S (step)"]];
+const CELL = 18;
+/** Cells of a row; the remaining turns are described by a number. */
+const MAX_CELLS = 40;
+/** @type {Record<string, "good" | "bad" | "warn" | "plain">} */
+const TONES = { trained: "good", backfilled: "plain", filtered: "warn", stale: "warn", skipped: "bad", no_action: "warn", not_trained: "plain" };
+const WORDS = { no_action: "no action", not_trained: "not trained" };
+
+/** Returns the mark of a status, with its reason. @param {string | null} status @param {string | null} reason */
+export function statusBadge(status, reason) {
+  if (!status) return h("span", { class: "note" }, "not recorded");
+  return badge(TONES[status] ?? "plain", WORDS[/** @type {"no_action"} */ (status)] ?? status, reason ?? "");
+}
+
+/** Returns the legend of the colours. @param {number} largest */
+export function scaleLegend(largest) {
+  const steps = ["m5", "m3", "m1", "z", "p1", "p3", "p5"];
+  const [size, middle] = [CELL, CELL / 2];
+  return h("span", { class: "scale" }, `−${num(largest, 2)}`,
+    svg("svg", { width: steps.length * size, height: size, role: "img", "aria-label": "from negative to positive advantages" }, steps.map((name, index) => [
+      svg("rect", { class: `cell ${name}`, x: index * size + 0.5, y: 0.5, width: size - 1, height: size - 1 }),
+      svg("text", { class: "sign", x: index * size + middle, y: middle + 4 }, name === "z" ? "0" : name[0] === "m" ? "−" : "+")])),
+    `+${num(largest, 2)}`);
+}
+
+/**
+ * @param {any} group @param {string} run @param {string} which the kind of advantage @param {number} largest
+ * @returns {HTMLElement}
+ */
+export function groupCard(group, run, which, largest) {
+  const figures = group.members.some((/** @type {any} */ member) => member.advantages?.length || member.mean_ratio !== null);
+  const unused = group.status && !["trained", "backfilled"].includes(group.status);
+  const columns = [["Sibling"], ["Outcome"], ["Return", "sum of the rewards", "n"], ["Turns", "", "n"], ["Invalid", "turns with an invalid action or format", "n"],
+    ["Tokens", "tokens of the replies", "n"],
+    ...(figures ? [[`Turns, ${ADVANTAGES.find(([name]) => name === which)?.[1]}`, "one cell for each turn, from left to right"], ["Ā", "mean advantage over the turns", "n"],
+      ["Ratio", "mean importance ratio over the tokens", "n"], ["Outside", "share of tokens outside the range of the clip", "n"],
+      ["Age", "training steps between sampling and training", "n"]] : []), ["Use"]];
+  return h("section", { class: `panel group ${unused ? "unused" : ""}`, "aria-label": `Group ${group.id}` },
+    h("header", {}, h("h3", {}, visible(group.task)), group.kind && h("span", { class: "tag" }, visible(group.kind)),
+      h("span", {}, `${group.success} of ${group.size} solved`), statusBadge(group.status, group.reason),
+      group.reason && h("span", { class: "reason" }, visible(group.reason)),
+      group.update !== null && group.update !== undefined && h("span", { class: "note" }, `update ${group.update + 1} of the step`),
+      h("a", { class: "right", href: href(["episodes", run], { group: group.id }) }, `Episodes of ${group.id}`)),
+    table(`Siblings of ${group.id}`, h("tr", {}, columns.map(([label = "", title, kind]) => h("th", { scope: "col", class: kind }, title ? abbr(label, title) : label))),
+      group.members.map((/** @type {any} */ member) => memberRow(member, run, which, largest, figures))));
+}
+
+/** @param {any} member @param {string} run @param {string} which @param {number} largest @param {boolean} figures */
+function memberRow(member, run, which, largest, figures) {
+  const values = member[which] ?? [];
+  return h("tr", { class: member.status && !["trained", null].includes(member.status) ? "unused" : null },
+    h("th", { scope: "row" }, h("a", { href: href(["episode", run, member.episode, 0]) }, `#${member.member}`)),
+    h("td", {}, member.success ? badge("good", "solved") : badge("bad", "failed")),
+    h("td", { class: "n" }, fixed(member.return)), h("td", { class: "n" }, member.turns), h("td", { class: "n" }, member.invalid),
+    h("td", { class: "n" }, member.tokens ?? "–"),
+    figures && [h("td", {}, strip(values, largest, (turn) => go(href(["episode", run, member.episode, turn]))),
+      values.length > MAX_CELLS && h("span", { class: "note" }, ` +${values.length - MAX_CELLS} turns`)),
+    h("td", { class: "n" }, signed(member.advantage)), h("td", { class: "n" }, fixed(member.mean_ratio, 4)),
+    h("td", { class: "n" }, percent(member.outside)), h("td", { class: "n" }, member.age ?? "–")],
+    h("td", {}, statusBadge(member.status, member.reason), member.kept === false && badge("warn", "masked", "the sequence mask removed a turn"),
+      member.reason && h("span", { class: "reason" }, ` ${visible(member.reason)}`)));
+}
+
+/**
+ * Returns a row of cells. A click opens the turn; with the keyboard, the link of the row and the scrubber do.
+ * @param {(number | null)[]} values @param {number} largest @param {(turn: number) => void} open
+ */
+function strip(values, largest, open) {
+  if (values.length === 0) return h("span", { class: "note" }, "–");
+  const cells = values.slice(0, MAX_CELLS).map((value, turn) => svg("g", { onclick: () => open(turn) },
+    svg("title", {}, `turn ${turn}: ${signed(value, 3)}`),
+    svg("rect", { class: `cell ${level(value, largest)}`, x: turn * CELL + 0.5, y: 0.5, width: CELL - 1, height: CELL - 1 }),
+    svg("text", { class: "sign", x: turn * CELL + CELL / 2, y: CELL / 2 + 4 }, sign(value))));
+  return svg("svg", { class: "strip", width: cells.length * CELL, height: CELL, role: "img",
+    "aria-label": values.slice(0, MAX_CELLS).map((value) => signed(value, 2)).join(", ") }, cells);
+}
