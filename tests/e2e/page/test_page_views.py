@@ -28,7 +28,7 @@ def test_two_runs_are_overlaid_smoothed_and_zoomed_by_keyboard(page):
     tab.keyboard.press("Home")
     tab.keyboard.press("ArrowRight")
     # (0.5 · 0.5 · 1 % + 0.5 · 2 %) / (0.5 · 0.5 + 0.5)
-    assert first.locator(".values").inner_text().split()[:2] == ["2", "1.7"]
+    assert first.locator(".values").inner_text().split()[:3] == ["2", "smoothed", "1.7"]
     tab.keyboard.press("+")
     first.get_by_role("button", name="Logarithmic axis: success rate").click()
     shared = page.route
@@ -42,11 +42,16 @@ def test_filters_select_the_episodes_that_the_server_finds(page, site):
     tab = page.open("episodes/first", "tbody tr")
     tab.get_by_label("Outcome").select_option("false")
     tab.get_by_label("Kind of task").select_option("hard")
-    tab.get_by_label("Invalid, minimum").fill("1")
+    limits = {"invalid_min": 1, "invalid_max": 2, "turns_max": 2, "return_min": -5, "return_max": 5}
+    for name, value in limits.items():
+        kind, end = name.split("_")
+        tab.get_by_label(f"{kind.capitalize()}, {end}imum").fill(str(value))
     tab.get_by_label("Text").fill("oops")
-    wanted = server.ok("/api/runs/first/episodes?kind=hard&success=false&invalid_min=1&q=oops")
+    query = "&".join(f"{name}={value}" for name, value in limits.items())
+    wanted = server.ok(f"/api/runs/first/episodes?kind=hard&success=false&q=oops&{query}")
     assert wanted["total"] == 2
-    page.wait_for("document.querySelectorAll('tbody tr').length === 2")
+    page.wait_for("location.hash.includes('q=oops') && !document.querySelector('[aria-busy]')")
+    assert set(query.split("&")) < set(page.route.partition("?")[2].split("&"))
     assert tab.locator("tbody th").all_inner_texts() == [each["id"] for each in wanted["episodes"]]
     tab.get_by_label("Text").fill("no such words")
     tab.wait_for_selector("text=No episode matches.")

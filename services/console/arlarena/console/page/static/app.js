@@ -54,7 +54,7 @@ function showNav(name) {
 async function show() {
   const route = current();
   const name = route.path[0] ?? "runs";
-  const first = shown === "";
+  const [first, before] = [shown === "", shown];
   showNav(name);
   if (shown === name && view?.update?.(route)) return;
   aborter.abort();
@@ -85,7 +85,7 @@ async function show() {
   document.title = `${heading?.textContent ?? "ARLArena"} · ARLArena`;
   heading?.setAttribute("tabindex", "-1");
   if (!first && !root.contains(document.activeElement)) heading?.focus({ preventScroll: true });
-  if (!first) scrollTo(0, 0);
+  if (!first && name !== before) scrollTo(0, 0); // siblings are compared at the same place
   main.dataset.ready = name;
 }
 

@@ -197,7 +197,7 @@ export class LineChart {
     const at = inside ? this.x.at(x) : 0;
     fill(this.overlay, inside && svg("line", { class: "cursor", x1: at, x2: at, y1: MARGIN.top, y2: this.height - MARGIN.bottom }),
       inside && dots);
-    fill(this.values, h("span", { class: "where" }, x === null ? "last" : num(x, 5)), items);
+    fill(this.values, h("span", { class: "where" }, `${x === null ? "last" : num(x, 5)}${this.state.smoothing ? " smoothed" : ""}`), items);
   }
 
   listen() {

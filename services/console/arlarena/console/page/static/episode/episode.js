@@ -81,10 +81,18 @@ class EpisodePage {
         episode.status && statusBadge(episode.status, episode.reason), episode.group_status === "filtered" && badge("warn", "group filtered"),
         episode.reason && h("span", { class: "reason" }, visible(episode.reason)),
         siblings.length > 1 && h("nav", { class: "siblings", "aria-label": "Siblings" }, h("a", { href: href(["groups", run, episode.step]) }, `Group ${episode.group}`), siblings.map((/** @type {string} */ each, /** @type {number} */ place) =>
-          h("a", { href: this.address(each, 0), class: "sibling", "aria-current": each === episode.id ? "true" : null }, `#${place}`)))),
+          h("a", { href: this.address(each, 0), class: "sibling", title: `Sibling ${place}, at the same turn`, "aria-current": each === episode.id ? "true" : null,
+            onclick: (/** @type {MouseEvent} */ event) => this.openSibling(event, each) }, `#${place}`)))),
       facts([["Set", episode.label ? `${episode.source}, ${episode.label}` : `${episode.source}${episode.step === null ? "" : `, step ${episode.step}`}`],
         ["Return", fixed(episode.return, 3)], ["Score", fixed(episode.score, 3)], ["Turns", `${count(episode.turns)}, ${episode.invalid} invalid`], ["Tokens of replies", count(episode.tokens)],
         ["Mean advantage", signed(episode.advantage, 3)], ["Age", episode.age === null ? "–" : plural(episode.age, "step")], ["Duration", duration(episode.duration_s || null)]]));
+  }
+
+  /** Opens a sibling at the current turn; a click with a modifier opens the link itself. @param {MouseEvent} event @param {string} id */
+  openSibling(event, id) {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    go(this.address(id, this.timeline.turn));
   }
 
   /** @param {import("../app.js").Route} route */

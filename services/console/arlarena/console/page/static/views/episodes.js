@@ -12,8 +12,8 @@ import { statusBadge } from "./group_card.js";
 
 const LIMIT = 50;
 /** @type {[string, string, string?, string?][]} label, key of sorting, title, class */
-const COLUMNS = [["Episode", "position"], ["Set", ""], ["Step", "step", "training step", "n"], ["Task", ""], ["Outcome", ""], ["Return", "return", "sum of the rewards", "n"],
-  ["Turns", "turns", "", "n"], ["Invalid", "invalid", "turns with an invalid action or format", "n"], ["Tokens", "tokens", "tokens of the replies", "n"],
+const COLUMNS = [["Episode", "position"], ["Set", "", "", "minor"], ["Step", "step", "training step", "n"], ["Task", ""], ["Outcome", ""], ["Return", "return", "sum of the rewards", "n"],
+  ["Turns", "turns", "", "n"], ["Invalid", "invalid", "turns with an invalid action or format", "n"], ["Tokens", "tokens", "tokens of the replies", "n minor"],
   ["Ā", "", "mean advantage over the turns", "n"], ["Use in training", ""], ["First action", ""]];
 
 /** @type {import("../app.js").Mount} */
@@ -117,11 +117,11 @@ class Episodes {
 function row(each, run, back) {
   return h("tr", {},
     h("th", { scope: "row" }, h("a", { href: href(["episode", run, each.id, 0], { list: back }) }, each.id)),
-    h("td", {}, each.label ? `${each.source}, ${each.label}` : each.source), h("td", { class: "n" }, each.step ?? "–"),
-    h("td", {}, visible(each.task), each.kind && h("span", { class: "tag" }, visible(each.kind))),
+    h("td", { class: "minor" }, each.label ? `${each.source}, ${each.label}` : each.source), h("td", { class: "n" }, each.step ?? "–"),
+    h("td", { class: "cut", title: visible(each.task) }, visible(each.task), each.kind && h("span", { class: "tag" }, visible(each.kind))),
     h("td", {}, each.success ? badge("good", "solved") : badge("bad", "failed"), each.outcome !== "ok" && badge("warn", each.outcome)),
     h("td", { class: "n" }, fixed(each.return)), h("td", { class: "n" }, count(each.turns)), h("td", { class: "n" }, count(each.invalid)),
-    h("td", { class: "n" }, count(each.tokens)), h("td", { class: "n" }, signed(each.advantage)),
+    h("td", { class: "n minor" }, count(each.tokens)), h("td", { class: "n" }, signed(each.advantage)),
     h("td", {}, each.status ? statusBadge(each.group_status === "filtered" ? "filtered" : each.status, "") : h("span", { class: "note" }, "–")),
     h("td", { class: "cut" }, each.first_action ? visible(each.first_action) : h("span", { class: "note" }, "none")));
 }
