@@ -41,7 +41,7 @@ def words() -> frozenset[str]:
     """Every word of the code, its data and its tests."""
     found: set[str] = set()
     for name in files():
-        if name.endswith(CODE) or name in ("Makefile", "mkdocs.yml"):
+        if name.endswith(CODE) or name in ("Makefile", "compose.yaml", "mkdocs.yml"):
             path = ROOT / name
             if path.exists() and path.stat().st_size < 1_000_000 and not name.startswith("tests/unit/docs/"):
                 found.update(re.findall(r"[A-Za-z_][A-Za-z0-9_]*", path.read_text(encoding="utf-8")))
