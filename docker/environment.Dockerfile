@@ -22,6 +22,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
         arlarena-env-server "arlarena-${ENVIRONMENT}" \
  && if [ "${ENVIRONMENT}" = tir_math ]; then \
       pip --python /opt/arlarena/bin/python install --no-deps --constraint /constraints.txt reasoning-gym; \
+      find /opt/arlarena/lib/python3*/site-packages/sympy -type d -name tests -prune -exec rm -rf {} +; \
     fi
 
 FROM ${BASE_IMAGE}

@@ -41,7 +41,11 @@ class PageTab:
         """Open a route, such as `runs`, and wait for an element. Returns the tab of Playwright."""
         self.tab.goto("about:blank")
         self.tab.goto(f"{self.address}/#/{route}")
-        self.tab.wait_for_selector(ready)
+        try:
+            self.tab.wait_for_selector(ready)
+        except Exception as error:
+            seen = self.tab.evaluate("document.body.innerText.slice(0, 2000)")
+            raise AssertionError(f"{route} shows no {ready}; errors: {self.errors}; text: {seen}") from error
         return self.tab
 
     @property
