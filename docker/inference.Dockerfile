@@ -12,11 +12,11 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 # The images of trainer, policy server and console share this layer.
 FROM ${BASE_IMAGE} AS torch
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX=""
 RUN python -m venv --without-pip /opt/arlarena
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=constraints.txt,target=/constraints.txt \
-    pip --python /opt/arlarena/bin/python install --no-deps --constraint /constraints.txt --index-url "${TORCH_INDEX}" torch
+    pip --python /opt/arlarena/bin/python install --no-deps --constraint /constraints.txt ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch
 
 FROM torch
 ARG VERSION=0.1.0

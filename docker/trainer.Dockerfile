@@ -1,7 +1,8 @@
 # The trainer. It joins a run (`arlarena join trainer`), or runs alone (`python -m arlarena.trainer train`).
 #     docker build --file docker/trainer.Dockerfile --tag arlarena/trainer .
 #
-# TORCH_INDEX chooses the variant: the package index of torch for CPUs (default), or for a version of CUDA.
+# TORCH_INDEX chooses the variant: the package index of torch for CPUs, or for a version of CUDA. Without it, torch comes
+# from pip's index, and contains CUDA.
 ARG BASE_IMAGE=python:3.11-slim
 
 # The wheels of this repository. `--build-context wheels=FOLDER` replaces this stage by wheels that are already built.
@@ -14,11 +15,11 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 # The images of trainer, policy server and console share this layer.
 FROM ${BASE_IMAGE} AS torch
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX=""
 RUN python -m venv --without-pip /opt/arlarena
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,source=constraints.txt,target=/constraints.txt \
-    pip --python /opt/arlarena/bin/python install --no-deps --constraint /constraints.txt --index-url "${TORCH_INDEX}" torch
+    pip --python /opt/arlarena/bin/python install --no-deps --constraint /constraints.txt ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch
 
 FROM torch
 ARG VERSION=0.1.0

@@ -46,7 +46,7 @@ class Image:
 
 
 # The package index of torch for GPUs, as in compose.yaml.
-CUDA = os.environ.get("TORCH_GPU_INDEX") or "https://download.pytorch.org/whl/cu128"
+CUDA = os.environ.get("TORCH_GPU_INDEX", "")
 
 
 def environment(name: str, contains: str) -> Image:
