@@ -6,7 +6,9 @@ from support.console.page_support import page_server
 from support.environments.browser_support import browser_path
 
 
-@pytest.fixture(scope="session")
+# Not one browser for all tests: while Playwright runs, this thread has a running event loop, and asynchronous tests of
+# other modules cannot start.
+@pytest.fixture(scope="module")
 def browser():
     """Headless Chromium, driven by Playwright."""
     api = pytest.importorskip("playwright.sync_api", reason="PLAYWRIGHT IS NOT INSTALLED: `make setup EXTRA=page`")

@@ -12,6 +12,7 @@ import selectors
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import traceback
 from typing import Any, NoReturn
@@ -81,6 +82,7 @@ def become(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
         os.setsid()
     os.environ.clear()
     os.environ.update(request["env"])
+    tempfile.tempdir = None  # the folder for temporary files is that of the new variables
     os.chdir(request["cwd"])
     module, *sys.argv[1:] = request["command"]
     status = status_of(module)
