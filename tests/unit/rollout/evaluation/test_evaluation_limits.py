@@ -7,8 +7,9 @@ import pytest
 
 from arlarena.rollout.evaluation.errors import BudgetSpent, EvaluationError
 from arlarena.rollout.evaluation.models.errors import Retryable
-from arlarena.rollout.evaluation.models.protocol import TokenUsage
+from arlarena.rollout.evaluation.models.protocol import SamplingRequest, TokenUsage
 from arlarena.rollout.evaluation.play.budgets import BudgetLimits, BudgetMeter
+from arlarena.rollout.evaluation.play.caller import NOTICE_AFTER, NOTICE_EVERY_S, ModelAccess
 from arlarena.rollout.evaluation.play.limits import MinuteBucket, ModelLimits, RequestGate
 
 
@@ -181,3 +182,17 @@ def test_an_unknown_price_is_not_zero() -> None:
     meter.add(TokenUsage(input=4))
     with pytest.raises(BudgetSpent, match="price of 1 replies is unknown"):
         meter.check()
+
+
+def test_a_request_that_fails_again_and_again_is_reported_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, said = Clock(), []
+    monkeypatch.setattr(time, "monotonic", clock)
+    access = ModelAccess(None, SamplingRequest(), None, None, None, notice=said.append)  # type: ignore[arg-type]
+    error = Retryable("m at http://127.0.0.1:1: connection refused")
+    for failures in range(1, NOTICE_AFTER + 5):
+        access.report_retries(failures, error)
+    assert said == [f"a request has failed {NOTICE_AFTER} times and is sent again: {error}"]
+    clock.now += NOTICE_EVERY_S
+    access.report_retries(2, error)
+    access.report_retries(9, error)
+    assert said[1:] == [f"a request has failed 9 times and is sent again: {error}"]

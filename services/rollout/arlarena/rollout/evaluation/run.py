@@ -166,6 +166,8 @@ async def _play(
         title = f"{plan.model}, {plan.strategy}"
         live = options.model != PERSON  # a person types on this terminal
         view = EvaluationView(title, totals, summarise(), plan.attempts, price=price, console=console, live=live)
+        if access is not None:
+            access.notice = view.notice
         run = EvaluationRun(
             plan,
             _played(options, plan, found, model),

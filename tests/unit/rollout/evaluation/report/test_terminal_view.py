@@ -61,6 +61,17 @@ def test_errors_stand_apart_and_do_not_change_success():
     assert "1 infrastructure error, 2 errors of the model's API" in text
 
 
+def test_an_attempt_that_is_played_again_counts_once():
+    view, output = view_of(Clock())
+    view.add(record_of(index=0, success=True), earlier=True)
+    view.add(record_of(index=1, success=False, status="model_error"), earlier=True)
+    with view:
+        view.add(record_of(index=1, success=True))
+    assert output.getvalue().splitlines()[0] == "[0.0 s] demo: 10 attempts, 1 finished earlier"
+    assert view.as_text().startswith("2 of 10, success 100.0 %")
+    assert "error" not in view.as_text()
+
+
 def test_an_unknown_price_is_shown_as_unknown_and_never_as_zero():
     view, _ = view_of(Clock(), price=None)
     view.add(record_of())

@@ -9,9 +9,10 @@ and state of the environment.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -36,6 +37,8 @@ CHARS_PER_TOKEN = 4
 IMAGE_TOKENS = 1400
 # Estimated tokens of a reply if the request sets no maximum.
 REPLY_TOKENS = 500
+# A request that has failed this often is reported, so that a wrong address is seen; no more often than this.
+NOTICE_AFTER, NOTICE_EVERY_S = 3, 30.0
 
 
 class ReplayDiverged(RuntimeError):
@@ -49,6 +52,7 @@ class ModelAccess:
     Attributes:
         stopped: an error that each further request raises, or None. Requests in flight end as usual.
         possibly_charged: requests of this process that were possibly charged without a reply.
+        notice: shows a message to the user.
     """
 
     model: ChatModel
@@ -59,6 +63,15 @@ class ModelAccess:
     stopped: EvaluationStopped | EvaluationError | None = None
     sent: int = 0
     possibly_charged: int = 0
+    notice: Callable[[str], None] = lambda text: None
+    _noticed_at: float = -math.inf
+
+    def report_retries(self, failures: int, error: Retryable) -> None:
+        """Show that a request has failed several times and is sent again, at most once in `NOTICE_EVERY_S`."""
+        now = time.monotonic()
+        if failures >= NOTICE_AFTER and now - self._noticed_at >= NOTICE_EVERY_S:
+            self._noticed_at = now
+            self.notice(f"a request has failed {failures} times and is sent again: {error}")
 
     def stop(self, reason: EvaluationStopped | EvaluationError) -> None:
         """Send no further requests. Each attempt ends at its next request; the first reason counts."""
@@ -190,6 +203,7 @@ class AttemptCaller:
                 await self._access.journal.sync()
                 return result
             charged += result.possibly_charged
+            self._access.report_retries(failures, result)
             wait, limit = gate.failed(result, sent_at, failures), gate.limits.give_up_after_s
             if time.monotonic() + wait - began > limit:
                 message = f"{counted(failures, 'request')} failed within {limit:g} s; last: {result}"

@@ -17,7 +17,7 @@ from rich.text import Text
 from arlarena.proto.text.redaction import redact
 from arlarena.proto.text.wording import counted, duration, interval, percent, printable
 from arlarena.rollout.evaluation.models.protocol import NO_TOKENS, TokenUsage
-from arlarena.rollout.evaluation.records import AttemptRecord
+from arlarena.rollout.evaluation.records import AttemptKey, AttemptRecord
 from arlarena.rollout.evaluation.report.cost import money
 from arlarena.rollout.evaluation.report.prices import ModelPrice
 from arlarena.rollout.evaluation.report.rows import attempt_dollars
@@ -110,8 +110,9 @@ class EvaluationView:
         self.console = console or Console(highlight=False)
         self._title, self._totals, self._summarise, self._k = shown(title), dict(totals), summarise, k
         self._price, self._interval, self._clock = price, plain_interval_s if live else math.inf, clock
-        self._records: dict[str, list[AttemptRecord]] = {name: [] for name in totals}
-        self._figures: dict[str, tuple[int, GroupFigures]] = {}
+        self._records: dict[str, dict[AttemptKey, AttemptRecord]] = {name: {} for name in totals}
+        self._added: Counter[str] = Counter()  # by environment
+        self._figures: dict[str, tuple[int, int, GroupFigures]] = {}
         self._usage, self._cost = NO_TOKENS, 0.0
         self._unpriced = False
         self._requests = 0
@@ -129,7 +130,8 @@ class EvaluationView:
         if self._live:
             self._live.__enter__()
         else:
-            self._print(f"{self._title}: {counted(self.total, 'attempt')}, {self.finished:,} finished earlier")
+            earlier = sum(record.scored for records in self._records.values() for record in records.values())
+            self._print(f"{self._title}: {counted(self.total, 'attempt')}, {earlier:,} finished earlier")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -149,8 +151,12 @@ class EvaluationView:
         return sum(map(len, self._records.values()))
 
     def add(self, record: AttemptRecord, *, earlier: bool = False) -> None:
-        """Count an attempt that has ended. `earlier`: before a resume, so it does not count for the time left."""
-        self._records.setdefault(record.key.environment, []).append(record)
+        """Count an attempt that has ended. `earlier`: before a resume, so it does not count for the time left.
+
+        An attempt without a score is played again after a resume. Its new record then replaces the earlier one.
+        """
+        self._records.setdefault(record.key.environment, {})[record.key] = record
+        self._added[record.key.environment] += 1
         if record.requests:
             self._usage += record.usage
         self._requests += record.requests
@@ -183,7 +189,7 @@ class EvaluationView:
         parts = [f"{self.finished:,} of {self.total:,}"]
         for name, records in self._records.items():
             if records:
-                figures = self._group(name)
+                _, figures = self._group(name)
                 label = f"{name} " if len(self._records) > 1 else ""
                 parts += [label + text for text in (success_text(figures), errors_text(figures.errors)) if text]
         return ", ".join([*parts, *self._spent()])
@@ -195,12 +201,13 @@ class EvaluationView:
         left = self.seconds_left()
         return parts if left is None else [*parts, f"{duration(left)} left"]
 
-    def _group(self, name: str) -> GroupFigures:
-        records = self._records[name]
+    def _group(self, name: str) -> tuple[int, GroupFigures]:
+        """Returns the number of records and their figures. A thread of the display calls this during `add`."""
+        added, records = self._added[name], list(self._records[name].values())
         cached = self._figures.get(name)
-        if cached is None or cached[0] != len(records):
-            cached = self._figures[name] = len(records), self._summarise(records, self._k)
-        return cached[1]
+        if cached is None or cached[0] != added:
+            cached = self._figures[name] = added, len(records), self._summarise(records, self._k)
+        return cached[1], cached[2]
 
     def _print(self, text: str, style: str = "") -> None:
         self._printed = self._clock()
@@ -211,8 +218,8 @@ class EvaluationView:
         head = Text.assemble((self._title, "bold"), "  ", (duration(self._clock() - self._started), "dim"))
         rows, errors = [], []
         for name, records in self._records.items():
-            figures = self._group(name) if records else None
-            count = f"{len(records):,} of {self._totals.get(name, 0):,}"
+            number, figures = self._group(name) if records else (0, None)
+            count = f"{number:,} of {self._totals.get(name, 0):,}"
             rows.append((shown(name), count, success_text(figures) if figures else ""))
             if text := errors_text(figures.errors) if figures else "":
                 errors.append(Text(f"{shown(name)}: {text}" if len(self._records) > 1 else text, "yellow"))

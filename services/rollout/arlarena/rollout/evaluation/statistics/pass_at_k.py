@@ -28,8 +28,8 @@ def pass_at_k(attempts: int, successes: int, k: int) -> float:
 
 
 def ks(attempts: int) -> list[int]:
-    """Return the values of k to report: 1, 2, 4, … up to `attempts`."""
-    return [1 << power for power in range(attempts.bit_length())]
+    """Return the values of k to report: the powers of 2 up to `attempts`, and `attempts`."""
+    return sorted({1 << power for power in range(attempts.bit_length())} | {attempts})
 
 
 def mean_pass_at_k(outcomes: Mapping[Any, Sequence[bool]], k: int) -> tuple[Interval, int]:

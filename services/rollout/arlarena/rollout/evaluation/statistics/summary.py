@@ -58,7 +58,7 @@ class Results(msgspec.Struct, frozen=True, rename={"total_reward": "return"}):
         total_reward: sum of rewards of an attempt; `return` in JSON.
         turns: number of turns of an attempt.
         avg_at_k: the same as `success`, under the name that results with k attempts per task usually have.
-        pass_at_k: for k = 1, 2, 4, … up to the number of attempts of each task.
+        pass_at_k: for k = 1, 2, 4, … and the number of attempts of each task.
         by_kind: by the kind of task; empty if the environment has no kinds.
         behaviour: mean counts of an attempt: see `behaviour`.
     """
