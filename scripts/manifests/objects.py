@@ -12,7 +12,7 @@ NAMESPACE = "arlarena"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Fault:
-    """A fault of one object. `message` says what is wrong and how to fix it."""
+    """A fault of one object. `message`: the fault and its fix."""
 
     name: str  # Kind/name
     message: str

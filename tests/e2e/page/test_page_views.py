@@ -130,6 +130,7 @@ def test_a_new_step_of_a_live_run_appears(page, site):
     with (folder / "second" / "metrics.jsonl").open("a") as file:
         file.write(json.dumps({"step": 21, "success_rate": 0.9, "entropy": 0.777, "run_seconds": 42.0}) + "\n")
     page.wait_for("document.querySelector('.values').innerText.includes('0.777')")
+    assert "0.05" not in page.tab.locator(".values").first.inner_text()
 
 
 def test_shortcuts_are_listed_and_change_view_and_theme(page):

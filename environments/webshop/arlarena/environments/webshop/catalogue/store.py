@@ -155,7 +155,7 @@ class StoredCatalogue:
 
 
 def check_goals(catalogue: StoredCatalogue, fix: str) -> None:
-    """Check that the catalogue has a goal. `fix`: the end of the error message, which says what the files must have.
+    """Check that the catalogue has a goal. `fix`: the end of the error message, with the required content of the files.
 
     Raises:
         CatalogueError: there is no goal.
