@@ -81,7 +81,7 @@ def test_messages_are_maps_so_that_fields_can_be_added_anywhere() -> None:
 
 
 def test_only_dead_letters_are_ever_trimmed() -> None:
-    for name in ("lua_scripts.py", "connection.py", "queue.py", "trainer_lease.py"):
+    for name in ("lua_scripts.py", "connection.py", "queue.py", "lease_holder.py", "trainer_lease.py"):
         code = ast.parse((PROTO / name).read_text(encoding="utf-8"))
         texts = [
             node.value for node in ast.walk(code) if isinstance(node, ast.Constant) and isinstance(node.value, str)

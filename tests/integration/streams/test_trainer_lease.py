@@ -15,8 +15,9 @@ import pytest
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
+from arlarena.proto.streams.connection import LeaseLost
 from arlarena.proto.streams.queue import StreamError, Streams
-from arlarena.proto.streams.trainer_lease import LeaseHeld, LeaseLost, TrainerLease
+from arlarena.proto.streams.trainer_lease import LeaseHeld, TrainerLease
 
 HOLDER = Path(__file__).with_name("lease_holder.py")
 Start = Callable[..., "Process"]

@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import load_file
 from support.trainer.trainer_support import policy, tiny_directory
 
+from arlarena.proto.streams.connection import LeaseLost
 from arlarena.proto.streams.queue import Streams
-from arlarena.proto.streams.trainer_lease import LeaseLost, TrainerLease
+from arlarena.proto.streams.trainer_lease import TrainerLease
 from arlarena.proto.task_order import TaskOrder
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.trajectory import PolicyVersion

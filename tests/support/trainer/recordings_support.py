@@ -22,14 +22,16 @@ def config_of(steps, **trainer):
 
 class Recordings:
     """A worker that publishes a recorded group for each task, as if the version that the task was issued at had played
-    it.
+    it. It leases no task while the event `playing` is not set.
     """
 
     def __init__(self, streams, weights, make_group):
         self._streams, self._weights, self._make = streams, weights, make_group
+        self.playing = asyncio.Event()
+        self.playing.set()
 
     async def serve(self):
-        while True:
+        while await self.playing.wait():
             lease = await self._streams.lease(consumer="recordings", block_s=0.1)
             if lease is None:
                 continue

@@ -18,6 +18,9 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from arlarena.proto.streams.lease_holder import Holder
+from arlarena.proto.streams.lua_scripts import FENCED
+
 T = TypeVar("T")
 
 # Each blocked reader needs a connection. A process has fewer readers than this number.
@@ -36,6 +39,10 @@ class StreamError(RuntimeError):
 
 class BrokerFull(StreamError):
     """The broker refuses to write because its memory is full (`maxmemory`). Nothing was written."""
+
+
+class LeaseLost(StreamError):
+    """Another trainer has taken the lease of the run. The calling trainer must stop writing. Nothing was written."""
 
 
 def redact(url: str) -> str:
@@ -164,6 +171,9 @@ def bad_url_error(url: str, error: Exception) -> StreamError:
 def stream_error(url: str, error: Exception) -> StreamError:
     """Returns the error to raise for the error `error` of redis-py. `url`: without password."""
     detail = str(error) or type(error).__name__
+    if detail.startswith(FENCED):
+        winner = Holder.decode(detail.removeprefix(FENCED).encode())
+        return LeaseLost(f"this trainer lost its run to {winner}, and stops without writing")
     if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):
         hint = "set REDIS_PASSWORD or REDIS_PASSWORD_FILE, or correct the URL"
         return StreamError(f"Redis at {url} refused the user or password: {hint} ({detail})")

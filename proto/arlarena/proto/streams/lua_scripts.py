@@ -1,6 +1,8 @@
 """The Lua scripts of `queue.py`. Each script is one atomic change of the queue.
 
-All scripts take the six keys of one training run, in the order of `Streams.keys`. If the reply of a script was lost,
+All scripts take the six keys of one training run, in the order of `Streams.keys`. A trainer adds the key of the last
+trainer and, as the last argument, its fencing token. The scripts then refuse to work after another trainer has taken
+the run. If the reply of a script was lost,
 the script is executed again. Each script therefore first checks the state of the group or the lease, so that a second
 execution has no effect.
 
@@ -19,9 +21,16 @@ broker refuses these scripts. The first write of all other scripts needs no memo
 DEAD_LETTERS_KEPT = 300
 DEAD_LETTER_AGE_S = 7 * 24 * 3600
 
+# The error of a script that was called by a trainer that has lost the run. The value of the last trainer follows.
+FENCED = "FENCED "
+
 _PRELUDE = (
-    f"local dead_kept, dead_age_s = {DEAD_LETTERS_KEPT}, {DEAD_LETTER_AGE_S}"
+    f"local dead_kept, dead_age_s, fenced = {DEAD_LETTERS_KEPT}, {DEAD_LETTER_AGE_S}, '{FENCED}'"
     + """
+if KEYS[7] then
+  local last, mine = redis.call('GET', KEYS[7]), table.remove(ARGV)
+  if last and last ~= mine then return redis.error_reply(fenced .. last) end
+end
 local tasks, groups, dead, done, issued, reasons = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 
 -- The fields of the entry `id` of a stream (`tasks` by default), or nil if it does not exist.
@@ -240,3 +249,6 @@ local leased, collected = redis.call('XPENDING', tasks, 'rollout'), redis.call('
 return {redis.call('XLEN', tasks), leased[1], redis.call('XLEN', groups), collected[1], redis.call('XLEN', dead)}
 """
 )
+
+# Removes all data of the run. The keys of the trainer's lease stay.
+RESET = _PRELUDE + "return redis.call('UNLINK', tasks, groups, dead, done, issued, reasons)"

@@ -22,15 +22,14 @@ Guarantees, even if any process is killed at any time:
 - **Tasks and groups are never trimmed** (no MAXLEN). Their number is limited by the number of groups that the trainer
   issues. A limited number of dead letters is kept for debugging.
 - **A broker whose memory is full refuses `issue`, `complete` and `condemn`** with `BrokerFull`, after `full_timeout_s`.
-  (`condemn` copies an unusable group to the dead letters.) A refused call changes nothing. All other calls work. One of
-  them is `acknowledge`, which frees memory.
+  A refused call changes nothing. All other calls work. One of them is `acknowledge`, which frees memory.
 
 Durability depends on the broker's append-only file. With `appendfsync always` no acknowledged write is lost. With
 `everysec` the writes of the last one or two seconds may be lost. The trainer then issues the outstanding tasks again
 and ignores groups that it already has. Messages are MessagePack.
 
 The keys of a run share the hash tag `{run}`, so a cluster stores them in one slot. A run has any number of workers and
-one trainer. `trainer_lease` ensures that there is only one trainer.
+one trainer: `trainer_lease` gives it a lease, and calls with the lease's fencing token fail after the lease is lost.
 """
 
 from __future__ import annotations
@@ -57,6 +56,7 @@ from arlarena.proto.streams.entries import (
     dead_letter_of,
     group_id_of,
 )
+from arlarena.proto.streams.lease_holder import last_trainer_key
 from arlarena.proto.trajectory import Group, GroupTask, SchemaError, decode_group, decode_group_task, encode
 
 __all__ = [
@@ -75,8 +75,7 @@ T = TypeVar("T")
 
 _WORKERS, _TRAINER = "rollout", "trainer"
 _KEYS = ("tasks", "groups", "dead", "done", "issued", "reasons")
-# The longest blocking read, in seconds. Only a new task ends a blocking read. A worker may therefore have to wait for
-# this time until it receives a task whose lease expired or that was given back.
+# The longest blocking read, in seconds. Only a new task ends it: a given-back or expired task may wait this long.
 _SLICE_S = 0.5
 # The number of pending entries that one command claims: a few MB of groups.
 _PAGE = 100
@@ -91,12 +90,14 @@ class Streams:
     `BrokerFull` if its memory is full for `full_timeout_s`.
     """
 
-    def __init__(self, url: str, run: str, limits: StreamLimits) -> None:
+    def __init__(self, url: str, run: str, limits: StreamLimits, fencing_token: bytes | None = None) -> None:
         """Use `connect`, which also checks that the broker is reachable."""
         check_run_name(run)
         self.run, self.limits = run, limits
         self.keys = tuple(f"arl:{{{run}}}:{name}" for name in _KEYS)
         self._tasks, self._groups, self._dead, _, self._issued, _ = self.keys
+        self._token = () if fencing_token is None else (fencing_token,)
+        self._script_keys = (*self.keys, *(last_trainer_key(run) for _ in self._token))
         self._link = Link(
             url,
             timeout_s=limits.timeout_s,
@@ -121,17 +122,19 @@ class Streams:
         max_deliveries: int = 5,
         retry_delay_s: float = 1.0,
         full_timeout_s: float = 0.0,
+        fencing_token: bytes | None = None,
     ) -> Self:
         """Connect to a redis://, rediss:// or unix:// URL, and create missing streams and consumer groups.
 
-        `StreamLimits` documents the limits. `connect` does not retry an unreachable broker.
+        `StreamLimits` documents the limits. `connect` does not retry an unreachable broker. With `fencing_token`
+        (`TrainerLease.token`), calls that change tasks or groups raise `LeaseLost` if the lease is lost.
 
         Raises:
             StreamError: the broker at `url` is unreachable or refuses the connection.
             ValueError: the run's name or a limit is invalid.
         """
         limits = StreamLimits(timeout_s, reconnect_s, lease_ttl_s, max_deliveries, retry_delay_s, full_timeout_s)
-        streams = cls(url, run, limits)
+        streams = cls(url, run, limits, fencing_token)
         try:
             await streams._link.first_contact()
         except BaseException:
@@ -237,7 +240,7 @@ class Streams:
         A worker that still plays an old task publishes nothing. The trainer's lease does not change.
         """
         async with self._collecting:
-            await self._link.command("UNLINK", *self.keys)
+            await self._script(scripts.RESET)
             self._delivered.clear()
             self._backlog.clear()
 
@@ -307,8 +310,8 @@ class Streams:
     def _ttl_ms(self) -> int:
         return max(1, int(self.limits.lease_ttl_s * 1000))
 
-    async def _script(self, source: str, *args: Any) -> Any:
-        return await self._link.script(source, self.keys, args)
+    async def _script(self, source: str, *args: Any, full_timeout_s: float | None = None) -> Any:
+        return await self._link.script(source, self._script_keys, (*args, *self._token), full_timeout_s=full_timeout_s)
 
     async def _read(self, key: str, group: str, consumer: str, count: int, deadline: float) -> list[RawEntry]:
         """Read new entries of a stream. Waits at most `_SLICE_S` for an entry. Entries of a lost reply stay pending."""
@@ -361,9 +364,7 @@ class Streams:
             entry = GroupEntry(stream_id.decode(), DeadLetter(group_id_of(stream_id, fields), str(error), 1))
             # A full broker stores no copy. The trainer must still continue, because `acknowledge` frees memory.
             with contextlib.suppress(BrokerFull):
-                await self._link.script(
-                    scripts.CONDEMN, self.keys, (entry.stream_id, entry.group_id, str(error)), full_timeout_s=0.0
-                )
+                await self._script(scripts.CONDEMN, entry.stream_id, entry.group_id, str(error), full_timeout_s=0.0)
             return entry
 
     async def _decode_task(

@@ -19,15 +19,9 @@ blocking calls.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import os
-import socket
 import threading
 import time
-import uuid
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Self
 
 from redis import Redis
@@ -36,6 +30,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from arlarena.proto.streams.connection import (
+    LeaseLost,
     StreamError,
     bad_url_error,
     is_network,
@@ -44,6 +39,7 @@ from arlarena.proto.streams.connection import (
     stream_error,
 )
 from arlarena.proto.streams.entries import check_run_name
+from arlarena.proto.streams.lease_holder import Holder, last_trainer_key
 
 # The first and the longest pause between two attempts, in seconds.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.5
@@ -91,70 +87,6 @@ class LeaseHeld(StreamError):
     """Another trainer holds the lease of the run."""
 
 
-class LeaseLost(StreamError):
-    """Another trainer has taken the lease. The calling trainer must stop writing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """A process that holds or held a lease.
-
-    `incarnation`: random id of the trainer process. `machine`: boot id and pid namespace of the holder's machine if
-    available; `pid` is valid only there. `started`: start time of the process in clock ticks since boot, or 0 if it is
-    unknown; a later process with the same pid has another start time. `nonce`: a random value, new for each `acquire`.
-    """
-
-    incarnation: str
-    host: str
-    machine: str
-    pid: int
-    started: int
-    nonce: str
-
-    @classmethod
-    def of_this_process(cls, incarnation: str) -> Self:
-        """Returns the holder for the calling process."""
-        pid = os.getpid()
-        _, started = _stat(pid)
-        return cls(incarnation, socket.gethostname(), _machine(), pid, started, uuid.uuid4().hex)
-
-    @classmethod
-    def decode(cls, value: bytes) -> Self:
-        """Decode the value of a key. If the value is invalid, returns a holder on an unknown machine."""
-        try:
-            fields = json.loads(value)
-            return cls(**{name: kind(fields[name]) for name, kind in _FIELDS.items()})
-        except (ValueError, KeyError, TypeError):
-            return cls("unknown", "an unknown host", "unknown", 0, 0, "")
-
-    def encode(self) -> bytes:
-        """Returns the value of the key."""
-        return json.dumps(asdict(self), sort_keys=True).encode()
-
-    def is_here(self) -> bool:
-        """True if the holder is on this machine and in this pid namespace, so that its pid is valid here."""
-        return self.host == socket.gethostname() and self.machine == _machine()
-
-    def is_alive(self) -> bool:
-        """True if the holder's process runs and is neither a zombie nor the calling process. Requires `is_here`."""
-        if self.pid == os.getpid():
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except (PermissionError, OverflowError):
-            pass
-        state, started = _stat(self.pid)
-        return state not in ("Z", "X") and not (self.started and started and started != self.started)
-
-    def __str__(self) -> str:
-        return f"trainer {self.incarnation} (pid {self.pid} on {self.host})"
-
-
-_FIELDS = {"incarnation": str, "host": str, "machine": str, "pid": int, "started": int, "nonce": str}
-
-
 class TrainerLease:
     """A lease that this process holds. Create it by `acquire`, and use it from one thread."""
 
@@ -169,7 +101,7 @@ class TrainerLease:
         self.run, self.holder = run, holder
         self._url, self._ttl_s, self._reconnect_s = redact(url), ttl_s, reconnect_s
         self._value, self._ttl_ms = holder.encode(), max(1, int(ttl_s * 1000))
-        self._keys = [f"arl:{{{run}}}:trainer", f"arl:{{{run}}}:last-trainer"]
+        self._keys = [f"arl:{{{run}}}:trainer", last_trainer_key(run)]
         options: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "protocol": 2}
         try:
             # The connection pool gives the thread its own connection.
@@ -213,6 +145,11 @@ class TrainerLease:
             raise
         lease._thread.start()
         return lease
+
+    @property
+    def token(self) -> bytes:
+        """The fencing token, with which `Streams` refuses writes of a trainer that has lost the run."""
+        return self._value
 
     def check(self) -> None:
         """Check that this process still holds the lease. Takes the lease again if it has expired or the broker lost it.
@@ -305,23 +242,3 @@ class TrainerLease:
                 pause_s = self._ttl_s / 3
             except Exception:  # `check` reports a lost lease
                 pause_s = min(_LONGEST_PAUSE_S, self._ttl_s / 3)
-
-
-def _machine() -> str:
-    """Returns the boot id and the pid namespace; '' if the system provides neither."""
-    parts = []
-    with contextlib.suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
-    with contextlib.suppress(OSError):
-        parts.append(str(os.stat("/proc/self/ns/pid").st_ino))
-    return ":".join(parts)
-
-
-def _stat(pid: int) -> tuple[str, int]:
-    """Returns the state letter and the start time (clock ticks since boot) of a process; ('', 0) if unknown."""
-    try:
-        # The command's name is in parentheses and may contain any character.
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        return fields[0], int(fields[19])
-    except (OSError, IndexError, ValueError):
-        return "", 0

@@ -171,7 +171,9 @@ async def _train(
     recorder = StepRecorder(plan.run_dir, settings, method, plan.seed, log)
     recorder.discard_after(state.step)
     log.info("start", recipe=method.name, step=state.step, resumed=restored is not None, incarnation=plan.incarnation)
-    async with await Streams.connect(plan.redis_url, plan.run_name, timeout_s=settings.request_timeout_s) as streams:
+    async with await Streams.connect(
+        plan.redis_url, plan.run_name, timeout_s=settings.request_timeout_s, fencing_token=lease.token
+    ) as streams:
         if restored is None:
             await streams.reset()
         trainer = Trainer(

@@ -20,8 +20,9 @@ from pathlib import Path
 from torch import Tensor
 
 from arlarena.client.weights import PushError
+from arlarena.proto.streams.connection import LeaseLost
 from arlarena.proto.streams.queue import StreamError
-from arlarena.proto.streams.trainer_lease import LeaseLost, TrainerLease
+from arlarena.proto.streams.trainer_lease import TrainerLease
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.text.wording import counted
 from arlarena.proto.trajectory import write_groups
