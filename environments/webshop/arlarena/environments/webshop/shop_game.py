@@ -15,7 +15,7 @@ from arlarena.environments.webshop.catalogue.protocol import Catalogue
 from arlarena.environments.webshop.shop.actions import ShopAction, parse_action, search
 from arlarena.environments.webshop.shop.goal import Goal
 from arlarena.environments.webshop.shop.nodes import Form
-from arlarena.environments.webshop.shop.pages import Page, Pages
+from arlarena.environments.webshop.shop.pages import Page, Pages, instruction_texts
 from arlarena.environments.webshop.shop.product import Product
 from arlarena.environments.webshop.shop.reward import PurchaseScore, score_purchase
 from arlarena.environments.webshop.shop.session import SEARCH, START, ShopState, after_click, after_search
@@ -55,6 +55,7 @@ class ShopGame(TextGame):
         self.task, self.kind, self.score = goal.instruction, self.wanted.category, 0.0
         self.content_key = digest(json.dumps([self.wanted.asin, goal.options]))
         self.purchase: PurchaseScore | None = None
+        self._instructions = instruction_texts(shop.form, goal.instruction)
         self._parsed: tuple[str, ShopAction | None] | None = None
         self._enter(START)
 
@@ -134,7 +135,7 @@ class ShopGame(TextGame):
 
     def _enter(self, place: ShopState, page: Page | None = None) -> None:
         self.place, self.page = place, page or self.shop.pages.page(place)
-        self._text = self.page.text(self.shop.form, self.goal.instruction)
+        self._text = self.page.text(self._instructions)
 
     def _buy(self, place: ShopState) -> None:
         assert place.product is not None

@@ -33,9 +33,11 @@ from arlarena.environments.webshop.shop.session import (
 
 PAGE_SIZE = 10  # products on a page of results
 CACHED_CARDS = 16_384  # about 0.6 KB each
-CACHED_ITEMS = 1_024  # about 10 KB each
-CACHED_SUB_PAGES = 512  # about 3 KB each
-CACHED_RESULTS = 1_024  # about 4 KB each; useful because `< prev` leads back to a page that was shown before
+CACHED_ITEMS = 4_096  # about 3.5 KB each
+CACHED_SUB_PAGES = 8_192  # about 1.1 KB each
+CACHED_RESULTS = 4_096  # about 4 KB each; useful because `< prev` leads back to a page that was shown before
+# The texts above the instruction: on the search page, on the other pages, and on a page without the instruction.
+INSTRUCTION_LABELS = ("Instruction: ", "Instruction:", "")
 SEARCH_ACTION = "search[<your query>]"  # how a prompt offers a search
 # The names of buttons as pages write them. Clicks name the buttons in lower case.
 LABELS = {name: name.title() for name in (SEARCH, PREVIOUS, NEXT, BUY, DESCRIPTION, FEATURES, REVIEWS, ATTRIBUTES)} | {
@@ -61,11 +63,14 @@ class Page(msgspec.Struct, frozen=True):
     clicks: tuple[str, ...]
     offered: str
 
-    def text(self, form: Form, instruction: str) -> str:
-        """Return the observation for an episode with this instruction."""
-        if not self.label:
-            return self.before + self.after
-        return self.before + fragment(form, nodes("text", self.label, instruction)) + self.after
+    def text(self, instructions: Mapping[str, str]) -> str:
+        """Return the observation. `instructions`: see `instruction_texts`."""
+        return self.before + instructions[self.label] + self.after
+
+
+def instruction_texts(form: Form, instruction: str) -> dict[str, str]:
+    """Return the text of the instruction on a page, by the label of the page."""
+    return {label: fragment(form, nodes("text", label, instruction) if label else []) for label in INSTRUCTION_LABELS}
 
 
 class Card(msgspec.Struct, frozen=True):
@@ -81,7 +86,7 @@ class Card(msgspec.Struct, frozen=True):
 
 class ItemPage(msgspec.Struct, frozen=True):
     """The page of a product. `page`: the page without clicked options. `nodes`: the nodes from which the page with
-    clicked options is made.
+    clicked options is made, in the form `rich`.
     """
 
     page: Page
@@ -167,10 +172,12 @@ class Pages:
         parts += nodes("text", product.title, f"Price: {product.price_text}", "Rating: N.A.")
         names = [DESCRIPTION, FEATURES, REVIEWS, *([ATTRIBUTES] if self._show_attributes else []), BUY]
         parts += [("button", LABELS[name]) for name in names]
-        clickables = dict.fromkeys([BACK, PREVIOUS, *names], BUTTON) | {
-            value: Clickable(axis=axis.lower()) for axis, values in product.options.items() for value in values
-        }
+        clickables = dict.fromkeys([BACK, PREVIOUS, *names], BUTTON)
+        for axis, values in product.options.items():
+            clickables |= dict.fromkeys(values, Clickable(axis=axis.lower()))
         page = _page("", self._complete(parts), "Instruction:", clickables)
+        if self._form == "text":  # this form marks nothing as clicked
+            return ItemPage(page, [], [])
         return ItemPage(page, parts, [text for _, text in options])
 
     def _with_clicked(self, state: ShopState, item: ItemPage) -> Page:
