@@ -43,7 +43,7 @@ def open_atomic(path: Path, *, private: bool = False, durable: bool = False) -> 
         partial.unlink(missing_ok=True)
         raise
     if durable:
-        sync_directory(path.parent)
+        fsync_path(path.parent)
 
 
 def write_bytes(path: Path, data: bytes, *, private: bool = False, durable: bool = False) -> None:
@@ -62,11 +62,11 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n")
 
 
-def sync_directory(path: Path) -> None:
-    """Fsync the directory `path`, so that its entries survive a power failure.
+def fsync_path(path: Path) -> None:
+    """Fsync a file, or a directory with the names of its files, so that it survives a power failure.
 
     Raises:
-        OSError: `path` is not a directory, or the disk failed.
+        OSError: `path` does not exist, or the disk failed.
     """
     handle = os.open(path, os.O_RDONLY)
     try:

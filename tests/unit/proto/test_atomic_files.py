@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from arlarena.proto.atomic_files import open_atomic, sync_directory, write_bytes, write_json, write_text
+from arlarena.proto.atomic_files import fsync_path, open_atomic, write_bytes, write_json, write_text
 
 
 def test_a_file_gets_new_content_and_nothing_else_stays(tmp_path):
@@ -67,4 +67,4 @@ def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_bytes(tmp_path / "none" / "file", b"")
     with pytest.raises(FileNotFoundError):
-        sync_directory(tmp_path / "none")
+        fsync_path(tmp_path / "none")

@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from arlarena.proto.atomic_files import sync_directory
+from arlarena.proto.atomic_files import fsync_path
 from arlarena.proto.served import ServedEnvironment
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.versions.directory import COMMITTED_FILE, file_blake3
@@ -183,8 +183,8 @@ class Checkpoints:
         target = self.directory / (f"step-{state.step:06d}" + (f"-{number}" if number else ""))
         partial.rename(target)
         (target / COMMITTED_FILE).touch()
-        sync_directory(target)
-        sync_directory(self.directory)
+        fsync_path(target)
+        fsync_path(self.directory)
         self._remove_old(target, same_step)
         return target
 

@@ -1,11 +1,14 @@
 """The folder of an index: full disks, folders that cannot be read, links, and folders of other versions."""
 
 import errno
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -200,3 +203,22 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, data):
     monkeypatch.setattr(build_module.fcntl, "flock", flock)
     with pytest.raises(CatalogueError, match=r"index: cannot be written: No locks available; set index"):
         build_official(data, Options(index=tmp_path / "index"))
+
+
+def test_a_second_builder_says_that_it_waits(tmp_path, monkeypatch):
+    target, ended, said = tmp_path / "index", threading.Event(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", said)
+
+    def wait():
+        with build_module.locked(target):
+            ended.set()
+
+    with build_module.locked(target):
+        second = threading.Thread(target=wait)
+        second.start()
+        while not said.getvalue().endswith("\n"):
+            time.sleep(0.01)
+        assert not ended.is_set()
+    second.join(10)
+    assert ended.is_set()
+    assert said.getvalue() == f"waiting for another process, which builds {target}\n"

@@ -3,8 +3,8 @@
     build_folder(target, items, CatalogueFacts(key, "files of /data", official=True, splits="official"))
 
 The folder has the products, the instructions, the goals of each split, and the index for searching. The build writes
-into a temporary folder beside the target, and renames the temporary folder at the end. So the target is complete or
-absent.
+into a temporary folder beside the target, syncs its files, and renames the temporary folder at the end. So the target
+is complete or absent, also after a power failure.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from arlarena.environments.webshop.catalogue.tables import BlobWriter, RecordTab
 from arlarena.environments.webshop.errors import CatalogueError
 from arlarena.environments.webshop.search.build import IndexBuilder
 from arlarena.environments.webshop.shop.product import Product
-from arlarena.proto.atomic_files import write_json
+from arlarena.proto.atomic_files import fsync_path, write_json
 
 FORMAT = 1  # version of the format of built folders; folders of other versions cannot be read
 BATCH = 1000  # number of products whose nouns are found in one call
@@ -119,7 +119,7 @@ class Meta(msgspec.Struct, frozen=True):
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
     """Hold the lock of a folder while the context lasts. The lock is the file NAME.lock beside the folder. If another
-    process holds the lock, wait.
+    process holds the lock, say so on standard error, and wait.
 
     Raises:
         CatalogueError: the parent folder cannot be written, or its file system has no locks.
@@ -129,7 +129,11 @@ def locked(target: Path) -> Iterator[None]:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(target.with_name(f"{target.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"waiting for another process, which builds {target}", file=sys.stderr, flush=True)
+                fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError as error:
             raise unwritable(target, error) from error
         yield
@@ -175,8 +179,11 @@ def build_folder(
     partial.mkdir()
     try:
         meta = _write(partial, items, facts, problems or DataProblems(), nouns, progress or BuildProgress(None))
+        for path in [*partial.iterdir(), partial]:
+            fsync_path(path)
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
+        fsync_path(target.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from arlarena.proto.atomic_files import sync_directory
+from arlarena.proto.atomic_files import fsync_path
 from arlarena.rollout.evaluation.directory import JOURNAL
 from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.records import Event
@@ -72,7 +72,7 @@ class Journal:
         end = _end_of_last_line(self._handle)
         os.ftruncate(self._handle, end)
         os.lseek(self._handle, end, os.SEEK_SET)
-        sync_directory(directory)
+        fsync_path(directory)
         self._encoder = msgspec.json.Encoder()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._waiting: list[asyncio.Future[None]] = []
