@@ -34,6 +34,8 @@ TABLES = (
 )
 # A secret may be in the variable NAME, or in the file that the variable NAME_FILE names.
 FILE_SUFFIX = "_FILE"
+# The parts that pydantic adds to the place of an error in a value of several types.
+_UNION_MEMBERS = {"bool", "float", "int", "str"}
 
 
 class ConfigError(ValueError):
@@ -139,7 +141,7 @@ def _error_text(prefix: str, error: ValidationError, model: type[BaseModel]) -> 
     """Returns one line for each invalid key. Each line starts with `prefix`."""
     lines = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
+        key = ".".join(str(part) for part in item["loc"] if part not in _UNION_MEMBERS)
         if item["type"] == "extra_forbidden":
             lines.append(f"{prefix} unknown key {key!r}; {_key_hint(key, model)}")
         elif item["type"] == "missing":

@@ -74,26 +74,25 @@ class Runner:
         self.environments, self.inference, self.settings, self.log = environments, inference, settings, log
         self._abandoned: set[asyncio.Task[None]] = set()
 
-    async def wait_ready(self) -> None:
-        """Wait until the services are ready.
+    async def wait_ready(self, timeout_s: float | None = None) -> None:
+        """Wait until the services are ready, for `timeout_s` seconds (default: `service_retry_timeout_s`).
 
         Raises:
-            ServicesDown: a service is not ready within `service_retry_timeout_s`.
+            ServicesDown: a service is not ready in this time.
             Refused: a service responds with 4xx, for example because the URL belongs to another kind of service.
         """
         services = [("environment server", self.environments.transport, "/ready")]
         if self.inference is not None:
             services.append(("inference", self.inference.transport, "/health"))
-        deadline = time.monotonic() + self.settings.service_retry_timeout_s
+        timeout_s = self.settings.service_retry_timeout_s if timeout_s is None else timeout_s
+        deadline = time.monotonic() + timeout_s
         waits = pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         for name, transport, path in services:
             while (problem := await _readiness_error(transport, path)) is not None:
                 if time.monotonic() >= deadline:
                     what = "is not ready after" if problem.answered else "did not answer within"
                     hint = "" if problem.answered else "; is it running?"
-                    raise ServicesDown(
-                        f"{name} at {transport.url} {what} {self.settings.service_retry_timeout_s:g} s: {problem}{hint}"
-                    )
+                    raise ServicesDown(f"{name} at {transport.url} {what} {timeout_s:g} s: {problem}{hint}")
                 await asyncio.sleep(next(waits))
 
     async def open(self, count: int) -> list[SessionSlot]:

@@ -32,6 +32,7 @@ from arlarena.rollout.settings import RolloutSettings
 
 # Most sessions at a time. The server runs on the same machine, and more sessions do not make it faster.
 CONCURRENCY = 64
+READY_S = 15.0  # a server that is started here is ready before, and a given one should run
 
 
 @asynccontextmanager
@@ -78,14 +79,14 @@ def without_none(table: Mapping[str, Any]) -> dict[str, Any]:
 async def connected_runner(
     url: str, settings: RolloutSettings, token: SecretStr | None, log: Logger
 ) -> AsyncIterator[Runner]:
-    """Yield a runner for the environment server at `url`, which is ready.
+    """Yield a runner for the environment server at `url`, which must be ready within `READY_S`.
 
     Raises:
         ServicesDown, Refused: as in `Runner.wait_ready`.
     """
     async with environment_client(url, settings, token) as environments:
         runner = Runner(environments, None, settings, log)
-        await runner.wait_ready()
+        await runner.wait_ready(READY_S)
         yield runner
 
 

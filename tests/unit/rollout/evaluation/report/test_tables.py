@@ -87,6 +87,12 @@ def test_a_leaderboard_has_names_digests_and_intervals(width, tmp_path):
     assert "92.7" in text
 
 
+def test_equal_names_in_a_leaderboard_have_their_directories(tmp_path):
+    board = build([small_evaluation(tmp_path / name) for name in ("one", "two")], summarise)
+    text = words(printed(leaderboard_table(board), 200))
+    assert all(words(str(tmp_path / name)) in text for name in ("one", "two"))
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_progress_has_counts_success_and_errors(width, tmp_path):
     console = Console(file=io.StringIO(), width=width)

@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import socket
+from unittest.mock import AsyncMock
 
 import pytest
 from support.evaluation.sdks import needs_sdk
@@ -141,8 +143,35 @@ async def test_a_wrong_option_is_refused_before_anything_starts(changes, message
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_price_file_is_read_first_and_a_budget_of_money_needs_its_price(tmp_path):
+@pytest.fixture
+def silent_server():
+    """The address of a server that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+async def test_a_server_that_answers_late_is_accepted_and_an_address_without_a_server_is_not(
+    tmp_path, silent_server, monkeypatch
+):
     needs_sdk("openai")
+    http = importlib.import_module("arlarena.rollout.evaluation.models.http")
+    monkeypatch.setattr(http, "PROBE_S", 0.2)
+    await check_options(options_of(tmp_path, base_url=silent_server), "m")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        closed = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(ConfigError, match=rf"--base-url {closed}: no server answers \(.+\); start it, or correct"):
+        await check_options(options_of(tmp_path, base_url=closed), "m")
+
+
+async def test_a_misspelled_player_is_suggested(tmp_path):
+    with pytest.raises(ConfigError, match=r"unknown model 'randm': did you mean 'random'\?"):
+        await check_options(options_of(tmp_path, "randm", base_url=None), "randm")
+
+
+async def test_a_price_file_is_read_first_and_a_budget_of_money_needs_its_price(tmp_path, monkeypatch):
+    needs_sdk("openai")
+    http = importlib.import_module("arlarena.rollout.evaluation.models.http")
+    monkeypatch.setattr(http, "connection_error", AsyncMock(return_value=""))
     (prices := tmp_path / "prices.toml").write_text(PRICES)
     options = options_of(tmp_path, prices=prices, budgets=BudgetLimits(money=1.0))
     price = await check_options(options, "m")

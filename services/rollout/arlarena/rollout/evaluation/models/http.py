@@ -15,6 +15,7 @@ from arlarena.rollout.evaluation.models.connection import ApiLimits
 
 # The part of an error's body that is read. Error objects of the vendors have at most a few kilobytes.
 MAX_ERROR_BYTES = 64 << 10
+PROBE_S = 5.0  # time limit of `connection_error` for the connection, and for the reply
 
 
 class HttpFailure(Exception):
@@ -102,3 +103,15 @@ def http_client(limits: ApiLimits) -> httpx2.AsyncClient:
         headers={"accept-encoding": "identity"},
         event_hooks={"request": [set_timeout], "response": [check]},
     )
+
+
+async def connection_error(url: str) -> str:
+    """Returns why no connection to `url` is possible, or "". Any reply is enough, also one that is late or an error."""
+    try:
+        async with http_client(ApiLimits(request_s=PROBE_S, connect_s=PROBE_S)) as client:
+            await client.get(url)
+    except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+        return str(error) or "the time limit of a connection"
+    except (httpx2.HTTPError, HttpFailure, UnusableReply):
+        pass
+    return ""

@@ -23,6 +23,12 @@ from arlarena.rollout.evaluation.records import (
 )
 
 SHOWN_CHARS = 100  # of a value in a message
+# The options of the command line that decide a field of the plan.
+FLAGS = {
+    "model": "MODEL", "strategy": "--strategy", "strategy_options": "--strategy-option", "attempts": "--attempts",
+    "seed": "--seed", "options": "--option", "split": "--split", "set": "--set",
+    "indices": "--first, --count or --tasks", "sampling": "--temperature, --top-p or --max-tokens",
+}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -207,6 +213,8 @@ def _differing(one: msgspec.Struct, other: msgspec.Struct, prefix: str, without:
             msgspec.json.encode(getattr(plan, name), order="deterministic").decode() for plan in (one, other)
         )
         if there != here and name not in without:
-            short = max(len(there), len(here)) <= SHOWN_CHARS
-            found.append(f"{prefix}{name} ({there} there, {here} here)" if short else f"{prefix}{name}")
+            details = [FLAGS[name]] if name in FLAGS else []
+            if max(len(there), len(here)) <= SHOWN_CHARS:
+                details.append(f"{there} there, {here} here")
+            found.append(f"{prefix}{name} ({': '.join(details)})" if details else f"{prefix}{name}")
     return found

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from arlarena.proto.text.usage_name import program
+from arlarena.proto.text.wording import printable
 from arlarena.rollout.evaluation.directory import read_evaluation
 from arlarena.rollout.evaluation.report.exports import write_csv, write_parquet
 from arlarena.rollout.evaluation.report.finish import summarise, write_results
@@ -73,13 +74,17 @@ def export(
     """Write the attempts of an evaluation in other formats. Without an option, write summary and report again."""
     results = read_evaluation(directory)
     price = read_prices(prices).price(results.plan.model, results.plan.base_url)
-    if csv is not None:
-        write_csv(results, csv, price)
-    if parquet is not None:
-        write_parquet(results, parquet, price)
+    written: list[Path] = []
+    for path, write in ((csv, write_csv), (parquet, write_parquet)):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write(results, path, price)
+            written.append(path)
     if inspect is not None:
         inspect.mkdir(parents=True, exist_ok=True)
-        write_inspect_logs(results, inspect, summarise(), price)
+        written += write_inspect_logs(results, inspect, summarise(), price)
+    for path in written:
+        Console(highlight=False).print(Text(printable(str(path))), soft_wrap=True)
     if csv is parquet is inspect is None:
         write_results(directory, price, Console(highlight=False))
 

@@ -75,6 +75,7 @@ def render(
             passes=sorted({k for one in figures for k in one.all.pass_at if k > 1}),
             attempts=kept.attempts(),
             total=len(records),
+            with_images=any(turn.images for one in records for turn in one.turns),
             planned=planned,
             outcomes=OUTCOMES,
             counts=counts,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -181,9 +182,11 @@ def leaderboard_table(board: Leaderboard) -> Group:
     """Returns the leaderboard for the terminal."""
     headings = [shown(f"{column.environment}\n{column.label}\n{column.digest}") for column in board.columns]
     table = FigureTable(headings, one_a_line=True)
+    names = Counter(row.name for row in board.rows)
     for row in board.rows:
         cells = [cell(row.figures.get(column)) for column in board.columns]
-        table.add(shown(row.name), cells, ends_section=row is board.rows[-1])
+        name = row.name if names[row.name] == 1 else f"{row.name} ({row.path})"
+        table.add(shown(name), cells, ends_section=row is board.rows[-1])
     quoted = quoted_rows(board)
     for one in quoted:
         table.add(quoted_name(one), [quoted_cell(one, column.environment) for column in board.columns], "dim")

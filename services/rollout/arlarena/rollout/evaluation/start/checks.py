@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from arlarena.proto.config import ConfigError
+from arlarena.proto.text.names import suggestion
 from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.models.registry import open_model, vendor_and_name
 from arlarena.rollout.evaluation.report.prices import ModelPrice, read_prices
@@ -108,10 +109,22 @@ async def _check_model(options: EvaluateOptions) -> None:
         text, base_url = POLICY, "http://127.0.0.1"
     elif text.startswith((".", "/", "~")) and not base_url:
         raise ConfigError(f"{text}: there is no such folder, so it is no checkpoint")
+    elif not base_url and "/" not in text and (hint := suggestion(text, SCRIPTED)):
+        raise ConfigError(f"unknown model {text!r}: {hint}")
     if options.dry_run:
         vendor_and_name(text, base_url)
         return
     await open_model(text, base_url=base_url, sees_images=options.images).close()
+    if options.base_url:
+        await _check_listening(options.base_url)
+
+
+async def _check_listening(base_url: str) -> None:
+    """Check that something answers at `--base-url`. A later outage is waited for, but a wrong address never answers."""
+    from arlarena.rollout.evaluation.models.http import connection_error  # needs the extra of an SDK
+
+    if error := await connection_error(base_url):
+        raise ConfigError(f"--base-url {base_url}: no server answers ({error}); start it, or correct the address")
 
 
 def _price(options: EvaluateOptions, name: str) -> ModelPrice | None:

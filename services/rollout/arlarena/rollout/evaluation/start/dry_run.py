@@ -44,7 +44,9 @@ async def describe_requests(
     The bounds assume that every attempt takes all steps, and that a reply has `--max-tokens` tokens, or else
     `REPLY_TOKENS`. Tokens are estimated with four characters a token.
     """
-    lines = [f"{plan.model}, strategy {plan.strategy}, sampling {plan.sampling}"]
+    chosen = [f"{name} {value}" for name, value in plan.sampling.items() if value not in (None, (), {})]
+    sampling = ", ".join(chosen) or "defaults of the model"
+    lines = [f"{plan.model}, strategy {plan.strategy}" + ("" if plan.model in SCRIPTED else f", sampling: {sampling}")]
     total = NO_TOKENS
     for one, environment in zip(found, plan.environments, strict=True):
         prompts = await _first_prompts(one, environment, plan)
