@@ -38,7 +38,9 @@ LABEL org.opencontainers.image.title="ARLArena trainer" \
 ENV PATH=/opt/arlarena/bin:${PATH} \
     HOME=/tmp \
     HF_HOME=/cache/hub \
-    PYTHONUNBUFFERED=1
+    PYTHONUNBUFFERED=1 \
+    ARLARENA_TRAINER_METRICS_HOST=0.0.0.0 \
+    ARLARENA_TRAINER_METRICS_PORT=9100
 USER 10001:10001
 WORKDIR /tmp
 # A step on a large model takes minutes. Below it, [console] hang_timeout_s limits the time without progress.

@@ -26,11 +26,15 @@ from urllib.request import urlopen
 
 from generated_pages import write_or_check
 from prometheus_client import CollectorRegistry
+from prometheus_client.registry import Collector
 
 from arlarena.env_server.sessions.metrics import EnvServerMetrics
 from arlarena.inference.embedded.scheduler import Counters
 from arlarena.inference.embedded.serving.metrics import InferenceMetrics
 from arlarena.inference.gateway.metrics import GatewayMetrics
+from arlarena.rollout.worker import WorkerCounters
+from arlarena.rollout.worker_metrics import WorkerCollector
+from arlarena.trainer.metrics.step_collector import StepCollector
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -102,8 +106,10 @@ these metrics over the episodes. The training metrics of the same names are shar
 PROMETHEUS_HEAD = """\
 ## Prometheus
 
-The route `/metrics` of each server reports these metrics. The names of counters end in `_total`. Histograms have the
-suffixes `_bucket`, `_sum` and `_count`.
+The route `/metrics` of each server reports these metrics. The trainer and the rollout workers report theirs on
+`metrics_port`, if it is set. The trainer also reports each metric of the newest step (see above) as
+`arlarena_trainer_last_NAME`, such as `arlarena_trainer_last_success_rate`. The names of counters end in `_total`.
+Histograms have the suffixes `_bucket`, `_sum` and `_count`.
 """
 
 
@@ -227,11 +233,20 @@ def registries() -> dict[str, CollectorRegistry]:
     numbers = dict.fromkeys(("running", "waiting", "slots", "cached_prompts"), 0)
     engine = SimpleNamespace(**numbers, version="", counters=Counters())
     push = SimpleNamespace(outcomes={})
+    worker = SimpleNamespace(name="", playing=0, counters=WorkerCounters())
     return {
         "environment server": EnvServerMetrics("guess").registry,
         "policy server": InferenceMetrics(cast(Any, engine), cast(Any, push)).registry,
         "gateway": GatewayMetrics(cast(Any, SimpleNamespace(replicas=[]))).registry,
+        "trainer": _registry(StepCollector("", 0)),
+        "rollout worker": _registry(WorkerCollector("", cast(Any, worker))),
     }
+
+
+def _registry(collector: Collector) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(collector)
+    return registry
 
 
 def metrics() -> str:

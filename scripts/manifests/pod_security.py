@@ -75,7 +75,8 @@ def _container(pods: Pods, container: Object) -> Iterator[str]:
     resources = container.get("resources", {})
     if not {"cpu", "memory"} <= set(resources.get("requests", {})) or "memory" not in resources.get("limits", {}):
         yield "set resources.requests (cpu, memory) and resources.limits (memory)"
-    if container.get("ports"):
+    # Nothing but Prometheus connects to a port of this name, so no Service waits for it.
+    if any(port.get("name") != "metrics" for port in container.get("ports", [])):
         missing = [name for name in ("startupProbe", "readinessProbe", "livenessProbe") if name not in container]
         if missing:
             yield f"it serves a port but has no {', '.join(missing)}"

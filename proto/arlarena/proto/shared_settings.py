@@ -89,7 +89,16 @@ class InferenceKeys(Table):
     )
 
 
-class RolloutKeys(Table):
+class MetricsKeys(Table):
+    """Where a process without an HTTP server answers `GET /metrics`. Part of the tables `[rollout]` and `[trainer]`."""
+
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="port of the process for GET /metrics (Prometheus); none: no port"
+    )
+    metrics_host: str = Field("127.0.0.1", description="address of metrics_port; 0.0.0.0: all interfaces")
+
+
+class RolloutKeys(MetricsKeys):
     """Table `[rollout]` of the workers."""
 
     session_ttl_s: PositiveFloat = Field(
@@ -126,7 +135,7 @@ class CloneKeys(Table):
     train_on_noise: bool = Field(False, description="whether to train also on the random actions of expert_noise")
 
 
-class TrainerKeys(Table):
+class TrainerKeys(MetricsKeys):
     """Table `[trainer]` of the trainer."""
 
     recipe: str = Field("sampo", description="name of the training method")

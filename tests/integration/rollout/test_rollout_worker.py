@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
+from arlarena.proto.http.metrics_port import served_metrics
 from arlarena.proto.streams.queue import DeadLetter, Streams
 from arlarena.proto.trajectory import Group, GroupTask, Sampling, Task
 from arlarena.rollout.episode import turn_seed
@@ -14,6 +16,7 @@ from arlarena.rollout.policies import EnginePolicy
 from arlarena.rollout.runner import Runner
 from arlarena.rollout.tokens import Tokens
 from arlarena.rollout.worker import Worker
+from arlarena.rollout.worker_metrics import WorkerCollector
 
 Connect = Callable[..., Awaitable[Streams]]
 
@@ -80,6 +83,23 @@ async def test_every_group_arrives_once_and_complete(house: Any, tokens: Tokens,
     assert one.counters.completed + two.counters.completed == 12
     assert (await trainer.depth()).tasks_queued == (await trainer.depth()).tasks_leased == 0
     assert house.corridor.sessions == {}
+
+
+async def test_the_counters_are_served_for_prometheus(house: Any, tokens: Tokens, connect: Connect) -> None:
+    streams = await connect()
+    await streams.issue(orders(4))
+    async with working(house, tokens, streams) as worker:
+        await collect(streams, 4)
+        with served_metrics(WorkerCollector("demo", worker), "127.0.0.1", 0, house.runner.log) as port:
+            text = await asyncio.to_thread(lambda: urlopen(f"http://127.0.0.1:{port}/metrics").read().decode())
+        counters = worker.counters
+    found = [line.partition("{")[0] + " " + line.rpartition(" ")[2] for line in text.splitlines() if line[0] != "#"]
+    assert 'arlarena_rollout_groups_total{outcome="completed",run="demo",worker="w0"} 4.0' in text
+    assert f"arlarena_rollout_episodes_total {counters.episodes:.1f}" in found
+    assert f"arlarena_rollout_turns_total {counters.turns:.1f}" in found
+    assert f"arlarena_rollout_response_tokens_total {counters.response_tokens:.1f}" in found
+    assert (counters.episodes, counters.turns > 0, counters.response_tokens > 0) == (12, True, True)
+    assert any(line.startswith("arlarena_rollout_groups_playing ") for line in found)
 
 
 async def test_slots_bound_the_groups_in_flight(house: Any, tokens: Tokens, connect: Connect) -> None:

@@ -31,6 +31,7 @@ from arlarena.proto.atomic_files import write_json
 from arlarena.proto.config import ConfigError, exit_on_config_error, print_error
 from arlarena.proto.env_api import Info
 from arlarena.proto.http.addresses import service_url
+from arlarena.proto.http.metrics_port import served_metrics
 from arlarena.proto.served import ServedEnvironment
 from arlarena.proto.shared_settings import EnvironmentKeys
 from arlarena.proto.splits import check_tasks, find_split
@@ -68,6 +69,7 @@ from arlarena.rollout.settings import (
 from arlarena.rollout.splits import check_environment, drawn_indices
 from arlarena.rollout.tokens import TokenizerError, Tokens
 from arlarena.rollout.worker import Worker
+from arlarena.rollout.worker_metrics import WorkerCollector
 
 # 128 + SIGINT, the exit status of an interrupted command.
 EXIT_INTERRUPTED = 130
@@ -166,7 +168,9 @@ async def _worker(setup: Setup, run: str, name: str) -> int:
         info = await check_environment(runner.environments, setup.environment, setup.log)
         context = (await inference.model()).max_tokens
         policy_for = partial(_engine_policy, inference, setup.tokens.with_tags(info.parser.tags), context, info.stop)
-        await Worker(name, streams, runner, policy_for, s, setup.log).run(stop)
+        worker = Worker(name, streams, runner, policy_for, s, setup.log)
+        stack.enter_context(served_metrics(WorkerCollector(run, worker), s.metrics_host, s.metrics_port, setup.log))
+        await worker.run(stop)
     return 0
 
 

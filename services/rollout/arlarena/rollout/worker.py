@@ -138,6 +138,11 @@ class Worker:
         self._playing: dict[asyncio.Task[None], ActiveGroup] = {}
         self._progress = asyncio.Event()
 
+    @property
+    def playing(self) -> int:
+        """The number of groups that the worker plays now."""
+        return len(self._playing)
+
     async def run(self, stop: asyncio.Event) -> None:
         """Play groups until `stop` is set. Then wait at most `drain_s` for the current groups. Groups that are not
         finished by then go back to the queue.
@@ -263,7 +268,7 @@ class Worker:
         """Log the counters and touch the heartbeat file at regular intervals, even if the worker has no group."""
         while True:
             await asyncio.sleep(self._settings.report_every_s)
-            self._log.info("working", worker=self.name, playing=len(self._playing), **self._log_fields())
+            self._log.info("working", worker=self.name, playing=self.playing, **self._log_fields())
             if self._settings.heartbeat_file is not None:
                 self._settings.heartbeat_file.touch()
 

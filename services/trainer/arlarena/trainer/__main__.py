@@ -43,6 +43,7 @@ from arlarena.trainer.settings import (
     TrainerSettings,
     chosen_seed,
     environment_url,
+    load_trainer,
     redis_url,
 )
 
@@ -160,7 +161,7 @@ def _add_plugin(parser: argparse.ArgumentParser) -> None:
 
 def _settings(args: argparse.Namespace) -> TrainerSettings:
     """Load the table `[trainer]`, and add the plugins of the command line."""
-    settings = load_table(args.config, "trainer", TrainerSettings)
+    settings = load_trainer(args.config)
     return settings.model_copy(update={"plugins": (*settings.plugins, *args.plugin)})
 
 
@@ -202,7 +203,7 @@ def _environment_of(args: argparse.Namespace, log: Logger) -> Info | None:
         )
         return None
     name = load_part(args.config, "environment", EnvironmentKeys, "name").name or None
-    wait_s = load_table(args.config, "trainer", TrainerSettings).service_wait_s
+    wait_s = load_trainer(args.config).service_wait_s
     return asyncio.run(environment_info(_address("--environment-url", address), name, wait_s, log))
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from arlarena.proto.http.metrics_port import served_metrics
 from arlarena.proto.streams.queue import Streams
 from arlarena.proto.streams.trainer_lease import TrainerLease
 from arlarena.proto.telemetry import Logger
@@ -22,6 +24,7 @@ from arlarena.trainer.metrics.diagnostics import MetricsFile
 from arlarena.trainer.metrics.progress import Progress
 from arlarena.trainer.metrics.recorder import StepRecorder
 from arlarena.trainer.metrics.step_alarms import StepAlarms
+from arlarena.trainer.metrics.step_collector import StepCollector
 from arlarena.trainer.metrics.trackers import TrackedRun, Trackers
 from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.objectives import Recipe
@@ -171,9 +174,14 @@ async def _train(
     recorder = StepRecorder(plan.run_dir, settings, method, plan.seed, log)
     recorder.discard_after(state.step)
     log.info("start", recipe=method.name, step=state.step, resumed=restored is not None, incarnation=plan.incarnation)
-    async with await Streams.connect(
-        plan.redis_url, plan.run_name, timeout_s=settings.request_timeout_s, fencing_token=lease.token
-    ) as streams:
+    collector = StepCollector(plan.run_name, state.step)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(served_metrics(collector, settings.metrics_host, settings.metrics_port, log))
+        streams = await stack.enter_async_context(
+            await Streams.connect(
+                plan.redis_url, plan.run_name, timeout_s=settings.request_timeout_s, fencing_token=lease.token
+            )
+        )
         if restored is None:
             await streams.reset()
         trainer = Trainer(
@@ -188,7 +196,7 @@ async def _train(
             checkpoints=checkpoints,
             metrics=metrics,
             flows=flows,
-            trackers=_trackers(plan, state.step, log),
+            trackers=_trackers(plan, state.step, log, collector),
             recorder=recorder,
             alarms=StepAlarms(settings, log),
             progress=Progress(plan.run_dir, "train", settings.steps),
@@ -217,9 +225,9 @@ def _files(plan: Invocation, step: int) -> tuple[VersionStore, MetricsFile, Metr
     return versions, metrics, flows
 
 
-def _trackers(plan: Invocation, step: int, log: Logger) -> Trackers:
+def _trackers(plan: Invocation, step: int, log: Logger, collector: StepCollector) -> Trackers:
     parameters = plan.settings.model_dump(mode="json") | {"environment": plan.environment, "seed": plan.seed}
-    return Trackers(plan.settings.trackers, TrackedRun(plan.run_name, plan.run_dir, step, parameters), log)
+    return Trackers(plan.settings.trackers, TrackedRun(plan.run_name, plan.run_dir, step, parameters), log, collector)
 
 
 def _publisher(plan: Invocation, log: Logger) -> Publisher:

@@ -14,7 +14,7 @@ from arlarena.proto.shared_settings import ConsoleKeys, EvaluationKeys, Gpus, In
 from arlarena.proto.text.wording import counted
 from arlarena.proto.versions.hub import local_model, missing_files
 from arlarena.trainer.policy_settings import PolicySettings
-from arlarena.trainer.settings import CloneSettings, TrainerSettings, load_recipe
+from arlarena.trainer.settings import CloneSettings, TrainerSettings, load_recipe, load_trainer
 
 # The largest length of prompt and response together, in tokens, if `[inference] max_model_len` is not set. This is also
 # the default of the policy server.
@@ -35,7 +35,7 @@ def check_file(path: Path, *, machine: bool = False) -> None:
     errors = _ErrorCollector()
     errors.run(lambda: load_table(path, "run", RunSettings))
     policy = errors.run(lambda: load_table(path, "policy", PolicySettings))
-    settings = errors.run(lambda: load_table(path, "trainer", TrainerSettings))
+    settings = errors.run(lambda: load_trainer(path))
     cloning = errors.run(lambda: load_table(path, "clone", CloneSettings))
     if settings is not None:
         errors.run(lambda: load_recipe(settings, f"{path}: "))

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from arlarena.proto.config import ConfigError, exit_on_config_error, secret_from
-from arlarena.proto.shared_settings import CloneKeys, TrainerKeys, run_seed
+from arlarena.proto.config import ConfigError, exit_on_config_error, load_table, secret_from, variables_of
+from arlarena.proto.shared_settings import CloneKeys, MetricsKeys, TrainerKeys, run_seed
 from arlarena.proto.streams.broker_address import broker_url
 from arlarena.proto.task_order import SEED_BLOCKS, SEED_STRIDE
 
@@ -293,6 +293,15 @@ def device_of(chosen: str, table: str) -> str:
             'use "cpu", or start at most one rank per GPU'
         )
     return f"cuda:{number}"
+
+
+def load_trainer(path: Path | None) -> TrainerSettings:
+    """Read table [trainer]. ARLARENA_TRAINER_METRICS_HOST and ARLARENA_TRAINER_METRICS_PORT replace its values.
+
+    Raises:
+        ConfigError: a value is invalid.
+    """
+    return load_table(path, "trainer", TrainerSettings, variables_of(os.environ, "ARLARENA_TRAINER_", MetricsKeys))
 
 
 def torchrun_rank() -> tuple[int, int]:

@@ -8,6 +8,7 @@ import pytest
 
 from arlarena.proto.telemetry import Logger
 from arlarena.trainer.metrics import trackers
+from arlarena.trainer.metrics.step_collector import StepCollector
 from arlarena.trainer.metrics.trackers import TrackedRun, Trackers
 
 METRICS = {"step_name": "text", "loss": 0.5, "kl_share/negative/low": 1, "flag": True, "episodes": 3}
@@ -45,7 +46,7 @@ def test_each_tracker_gets_the_numbers_of_every_step(monkeypatch, run, log):
     made = []
     monkeypatch.setitem(trackers.TRACKERS, "wandb", lambda *given: made.append(Fake(*given)) or made[-1])
     monkeypatch.setitem(trackers.TRACKERS, "mlflow", lambda *given: made.append(Fake(*given)) or made[-1])
-    found = Trackers(("wandb", "mlflow", "wandb"), run, log)
+    found = Trackers(("wandb", "mlflow", "wandb"), run, log, StepCollector("r", 0))
     for step in (1, 2):
         found.add(METRICS, step)
     found.close()
@@ -76,7 +77,7 @@ def test_a_failing_tracker_is_logged_and_the_others_continue(monkeypatch, run, l
     made = []
     monkeypatch.setitem(trackers.TRACKERS, "wandb", Failing)
     monkeypatch.setitem(trackers.TRACKERS, "mlflow", lambda *given: made.append(Fake(*given)) or made[-1])
-    found = Trackers(("wandb", "mlflow"), run, log)
+    found = Trackers(("wandb", "mlflow"), run, log, StepCollector("r", 0))
     for step in range(50):
         found.add(METRICS, step)
     found.close()
@@ -95,7 +96,7 @@ def test_a_tracker_that_hangs_does_not_delay_the_run(monkeypatch, run, log):
 
     monkeypatch.setitem(trackers.TRACKERS, "wandb", Hanging)
     monkeypatch.setattr(trackers, "QUEUE_STEPS", 5)
-    found = Trackers(("wandb",), run, log)
+    found = Trackers(("wandb",), run, log, StepCollector("r", 0))
     for step in range(100):
         found.add(METRICS, step)
     found.close(timeout_s=0.05)
@@ -106,7 +107,7 @@ def test_a_tracker_that_hangs_does_not_delay_the_run(monkeypatch, run, log):
 def test_a_missing_package_is_named(monkeypatch, run, log):
     monkeypatch.setitem(trackers.TRACKERS, "wandb", trackers.TRACKERS["wandb"])
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
-    found = Trackers(("wandb",), run, log)
+    found = Trackers(("wandb",), run, log, StepCollector("r", 0))
     found.add(METRICS, 1)
     found.close()
     (line,) = logged(log)
@@ -119,7 +120,7 @@ def test_a_missing_package_is_named(monkeypatch, run, log):
 def test_wandb_offline(monkeypatch, run, log):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    found = Trackers(("wandb",), run, log)
+    found = Trackers(("wandb",), run, log, StepCollector("r", 0))
     for step in (1, 2, 3):
         found.add(METRICS, step)
     found.close(timeout_s=120)
@@ -140,7 +141,8 @@ def test_mlflow_file_store(monkeypatch, run, log):
         store = (run.directory / "mlruns").as_uri()
     mlflow.set_tracking_uri(store)
     for start in (0, 2):  # a new run, then a resumed one
-        found = Trackers(("mlflow",), TrackedRun(run.name, run.directory, start, run.parameters), log)
+        resumed = TrackedRun(run.name, run.directory, start, run.parameters)
+        found = Trackers(("mlflow",), resumed, log, StepCollector("r", 0))
         for step in (start + 1, start + 2):
             found.add(METRICS | {"loss": step / 2}, step)
         found.close(timeout_s=120)
@@ -155,7 +157,7 @@ def test_mlflow_file_store(monkeypatch, run, log):
 def test_trackio_local(monkeypatch, run, log):
     monkeypatch.setenv("TRACKIO_DIR", str(run.directory / "trackio"))  # read when the package is imported
     pytest.importorskip("trackio")
-    found = Trackers(("trackio",), run, log)
+    found = Trackers(("trackio",), run, log, StepCollector("r", 0))
     for step in (1, 2):
         found.add(METRICS, step)
     found.close(timeout_s=120)

@@ -39,7 +39,10 @@ SERVICES: dict[str, tuple[str, ...]] = {
         *PROXIES, *HUB, "ARLARENA_ROLLOUT_*", "ARLARENA_EVALUATION_*", "ARLARENA_ENVIRONMENT_TOKEN",
         "ARLARENA_ENVIRONMENT_PODS", "ARLARENA_INFERENCE_API_KEY",
     ),
-    "trainer": (*PROXIES, *HUB, *COMPUTE, "ARLARENA_ENVIRONMENT_TOKEN", "WANDB_*", "MLFLOW_*", "TRACKIO_*"),
+    "trainer": (
+        *PROXIES, *HUB, *COMPUTE, "ARLARENA_ENVIRONMENT_TOKEN", "ARLARENA_TRAINER_METRICS_*", "WANDB_*", "MLFLOW_*",
+        "TRACKIO_*",
+    ),
 }  # fmt: skip
 # These services get only the listed secrets. The other services get all secrets among their variables.
 ALLOWED_SECRETS = {"env_server": ("ARLARENA_ENVIRONMENT_TOKEN",), "broker": (), "reaper": ()}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from arlarena.proto.telemetry import Logger
+from arlarena.trainer.metrics.step_collector import StepCollector
 from arlarena.trainer.metrics.tensorboard import TensorBoardWriter
 
 # Steps that wait for a slow tracker. Later steps are dropped until it has caught up.
@@ -160,8 +161,9 @@ class _TrackerThread:
 class Trackers:
     """The trackers of a run."""
 
-    def __init__(self, names: tuple[str, ...], run: TrackedRun, log: Logger) -> None:
-        """Start one thread for each of the `names`, which are keys of `TRACKERS`."""
+    def __init__(self, names: tuple[str, ...], run: TrackedRun, log: Logger, collector: StepCollector) -> None:
+        """Start one thread for each of the `names`, which are keys of `TRACKERS`. `collector`: for Prometheus."""
+        self._collector = collector
         self._threads = [_TrackerThread(name, run, log) for name in dict.fromkeys(names)]
 
     def add(self, metrics: Mapping[str, Any], step: int) -> None:
@@ -171,6 +173,7 @@ class Trackers:
             for name, value in metrics.items()
             if isinstance(value, int | float) and not isinstance(value, bool)
         }
+        self._collector.add(numbers, step)
         for thread in self._threads:
             thread.add(numbers, step)
 
