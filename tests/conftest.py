@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support.processes import forking_support
+from support.processes.timeouts import pytest_timeout_set_timer  # noqa: F401
 
 # Before torch is imported, here and in the processes that tests start: as many threads as cores in each of several
 # processes make all of them many times slower.
