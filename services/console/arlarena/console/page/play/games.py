@@ -208,6 +208,7 @@ class PersonGames:
         tables = table(configuration(run.files), "environment") if run else {}
         options = table(tables, "options") if tables.get("name") == task.environment else {}
         server = await self._servers.use((task.environment, run.id if run else None), options)
+        session: Session | None = None
         try:
             (session,) = await server.client.open(1, ttl_s=IDLE_S)
             if task.index >= 0:
@@ -223,6 +224,8 @@ class PersonGames:
                 if number < len(replies):
                     await game.step(replies[number], by_person=False)
         except (ServiceError, PolicyFault, AtCapacity, ValueError, TypeError) as error:
+            if session is not None:
+                await session.close()
             self._servers.release(server)
             raise PageError(409, "conflict", f"the task cannot be played: {error}") from error
         self._games[game.id] = game
