@@ -1,11 +1,10 @@
 """Every program below this folder exits with 0: on a quiet machine, and, in the slow tests, on a busy one."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.processes import forking_support
 
 TESTS = Path(__file__).parents[1]
 PROGRAMS = sorted(Path(__file__).parent.glob("*/*.py"))
@@ -39,8 +38,6 @@ LONG = {
 )
 def test_the_program_finds_nothing_wrong(program, options):
     module = ".".join(program.relative_to(TESTS).with_suffix("").parts)
-    done = subprocess.run(
-        [sys.executable, "-m", module, *options], capture_output=True, text=True, timeout=280, check=False,
-        env=os.environ | {"PYTHONPATH": str(TESTS)},
-    )  # fmt: skip
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+    done = forking_support.run([module, *options], timeout=280, env=variables, imports="arlarena.env_server")
     assert done.returncode == 0, done.stdout + done.stderr

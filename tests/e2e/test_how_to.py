@@ -10,6 +10,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from support.processes import forking_support
 
 from arlarena.console.cli.scaffold import init
 
@@ -30,8 +31,7 @@ def test_the_objectives_shown_are_accepted_with_the_configuration_shown(tmp_path
     plugins = '[trainer]\nplugins = ["shown_0", "shown_1"]\n'
     assert settings.startswith("[trainer]\n")
     (tmp_path / "run.toml").write_text(plugins + settings.removeprefix("[trainer]\n"))
-    command = [sys.executable, "-m", "arlarena.trainer.settings", "run.toml"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    done = forking_support.run(["arlarena.trainer.settings", "run.toml"], cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
     written = (init("objective", "my_clip", tmp_path) / "pyproject.toml").read_text()
     assert entry_point in written
@@ -40,10 +40,7 @@ def test_the_objectives_shown_are_accepted_with_the_configuration_shown(tmp_path
 def test_the_options_shown_exist() -> None:
     *_, command = snippets(OBJECTIVE, "sh")
     assert "--plugin" in command
-    done = subprocess.run(
-        [sys.executable, "-m", "arlarena.console", "up", "--help"],
-        capture_output=True, text=True, timeout=60, check=False, env=os.environ | {"COLUMNS": "200"},
-    )  # fmt: skip
+    done = forking_support.run(["arlarena.console", "up", "--help"], env=os.environ | {"COLUMNS": "200"})
     assert "--plugin MODULE" in re.sub(r"\s+", " ", done.stdout)
 
 

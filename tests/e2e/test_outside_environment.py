@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from support.processes import forking_support
 
 SOURCE = Path(__file__).parents[1] / "data" / "tic_tac_toe"
 CONFIG = """
@@ -52,8 +53,7 @@ def test_it_is_short():
 
 
 def test_it_holds_the_contract(variables):
-    command = [sys.executable, "-m", "arlarena.environment.contract", "tic_tac_toe"]
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60)
+    done = forking_support.run(["arlarena.environment.contract", "tic_tac_toe"], env=variables)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "12 of 12 checks hold" in done.stdout
 
@@ -68,7 +68,7 @@ def test_it_is_served(variables):
             with urllib.request.urlopen(request, timeout=20) as reply:
                 opened = json.load(reply)["sessions"][0]
         finally:
-            process.terminate()
+            process.kill()  # on SIGTERM, it would wait for the end of the session
     assert opened["result"]["observation"]["text"] == "...\n...\n..."
 
 
@@ -84,8 +84,8 @@ def without_expert(variables, tmp_path):
 
 def up(folder, variables, text):
     (folder / "run.toml").write_text(text)
-    command = [sys.executable, "-m", "arlarena.console", "up", "run.toml", "--run-dir", "out"]
-    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=400)
+    command = ["arlarena.console", "up", "run.toml", "--run-dir", "out"]
+    return forking_support.run(command, cwd=folder, env=variables, timeout=400)
 
 
 def test_cloning_without_an_expert_is_refused_before_anything_starts(without_expert, tmp_path):

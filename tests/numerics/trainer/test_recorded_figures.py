@@ -1,13 +1,12 @@
 """The recorded figures are those of the loss: they equal an independent computation, and `arlarena replay --check`."""
 
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from support.processes import forking_support
 
 from arlarena.proto.records.group_records import GroupRecord, StepRecord, decode_frame, record_path
 from arlarena.proto.telemetry import Logger
@@ -161,10 +160,10 @@ def test_the_command_checks_a_file(tmp_path, tiny_directory, make_group):
     method, settings = recipe("sampo"), settings_of()
     recorded_step(tmp_path, tiny_directory, make_group, method, settings)
     path = record_path(tmp_path, 1)
-    done = subprocess.run(
-        [sys.executable, "-m", "arlarena.trainer", "replay", path, "--model", tiny_directory, "--check", "--json"],
-        capture_output=True, text=True, check=True, timeout=100,
-    )  # fmt: skip
+    done = forking_support.run(
+        ["arlarena.trainer", "replay", str(path), "--model", str(tiny_directory), "--check", "--json"]
+    )
+    assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["step"], found["groups"], found["marks"]) == (1, 3, 0)
     assert max(found["differences"].values()) < 1e-5

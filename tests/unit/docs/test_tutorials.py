@@ -1,12 +1,11 @@
 """The changes that the tutorials ask for lead to packages whose tests pass."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from support.docs.documents import DOCS, fenced
+from support.processes import forking_support
 
 from arlarena.console.cli.scaffold import init
 
@@ -24,10 +23,8 @@ def replace(file: Path, first: str, behind: str, text: str) -> None:
 
 def run_tests(folder: Path) -> None:
     variables = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": ""}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=folder, env=variables,
-        capture_output=True, text=True, timeout=100, check=False,
-    )  # fmt: skip
+    command = ["pytest", "-q", "-p", "no:cacheprovider"]
+    done = forking_support.run(command, cwd=folder, env=variables, timeout=100, imports="arlarena.trainer")
     assert done.returncode == 0, done.stdout[-2000:]
 
 

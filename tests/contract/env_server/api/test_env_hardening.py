@@ -1,11 +1,10 @@
 """`make verify PART=env` in short: clients that vanish, requests and frames that mean nothing."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.processes import forking_support
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -13,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[4]
 def verdict(tmp_path, module, *arguments):
     """What one of the benchmarks found; its whole output where it did not pass."""
     out = tmp_path / "result.json"
-    command = [sys.executable, "-m", f"benchmarks.env_server.{module}", *arguments, "--out", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    command = [f"benchmarks.env_server.{module}", *arguments, "--out", str(out)]
+    done = forking_support.run(command, cwd=ROOT, timeout=300, imports="arlarena.env_server")
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     return json.loads(out.read_text())
 

@@ -27,6 +27,8 @@ from support.evaluation.small_run import (
     with_first_turn,
     write_small_run,
 )
+from support.processes import forking_support
+from support.processes.forking_support import Forked
 
 from arlarena.proto.trajectory import Group, Task, read_groups
 from arlarena.rollout.evaluation.certificate.checks import Certificate, CheckRecord
@@ -45,14 +47,15 @@ OUTCOMES, BATCHES, EVALUATED_TASKS = "each group", "recorded batches", "evaluati
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
     """Returns the URL of a server with these options, as TOML. Each server starts once."""
     urls: dict[str, str] = {}
-    processes: list[subprocess.Popen[str]] = []
+    processes: list[Forked] = []
 
     def serve(options: str = "") -> str:
         if options not in urls:
             config = tmp_path_factory.mktemp("server") / "environment.toml"
-            config.write_text(f'[environment]\nname = "{judged_guess.NAME}"\n{EXPERT}{options}')
-            line = [sys.executable, "-m", "arlarena.env_server", "--config", str(config), "--port", "0"]
-            process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=os.environ | MODULES)
+            config.write_text(f'[environment]\nname = "{judged_guess.NAME}"\ndrain_s = 0.2\n{EXPERT}{options}')
+            line = ["arlarena.env_server", "--config", str(config), "--port", "0"]
+            with config.with_name("log").open("w") as log:
+                process = forking_support.popen(line, stdout=subprocess.PIPE, stderr=log, env=os.environ | MODULES)
             processes.append(process)
             assert process.stdout is not None
             urls[options] = f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}"
@@ -62,7 +65,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
     for process in processes:
         process.terminate()
     for process in processes:
-        process.communicate(timeout=60)
+        process.wait(timeout=60)
 
 
 @pytest.fixture(scope="module")

@@ -3,15 +3,19 @@
 import asyncio
 import os
 import random
-import sys
+import signal
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 from aiohttp import web
 from support.environments.environment_support import environment_server
 from support.evaluation.evaluation_support import FAST, Evaluation, ScriptedModel, move, results_of, statuses
+from support.processes import forking_support
+from support.processes.forking_support import Forked
 from support.rollout.rollout_support import served
 
 from arlarena.rollout.evaluation.directory import JOURNAL, read_journal
@@ -51,12 +55,13 @@ class CountingServer:
         return web.Response(text=move((), seed))
 
 
-async def evaluate(directory: Path, environment: str, model: str) -> asyncio.subprocess.Process:
+def evaluate(directory: Path, environment: str, model: str, output: IO[str]) -> Forked:
     path = os.pathsep.join([str(ROOT / "tests"), str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "support.evaluation.killed_evaluation", str(directory), environment, model, str(TASKS),
-        stdout=asyncio.subprocess.PIPE, env=os.environ | {"PYTHONPATH": path},
-    )  # fmt: skip
+    command = ["support.evaluation.killed_evaluation", str(directory), environment, model, str(TASKS)]
+    variables = os.environ | {"PYTHONPATH": path}
+    return forking_support.popen(
+        command, stdout=output, stderr=subprocess.STDOUT, env=variables, imports="arlarena.rollout"
+    )
 
 
 async def test_kills_at_random_moments_repeat_no_reply(sokoban: str, tmp_path: Path) -> None:
@@ -65,19 +70,22 @@ async def test_kills_at_random_moments_repeat_no_reply(sokoban: str, tmp_path: P
     clean = await Evaluation(tmp_path / "clean", ScriptedModel(move)).run({"sokoban": sokoban}, TASKS)
     server, out = CountingServer(), tmp_path / "killed"
     async with served(server.app()) as model:
-        for moment in moments:
-            process, until = await evaluate(out, sokoban, model), server.answered + moment
-            while server.answered < until:
-                assert process.returncode is None
-                await asyncio.sleep(0.001)
-            process.kill()
-            await process.wait()
+        with (tmp_path / "log").open("w") as log:
+            for moment in moments:
+                process, until = evaluate(out, sokoban, model, log), server.answered + moment
+                while server.answered < until:
+                    assert process.poll() is None, (tmp_path / "log").read_text()
+                    await asyncio.sleep(0.001)
+                process.kill()
+                assert await process.ended() == -signal.SIGKILL
         before_last = Evaluation(out, None).history()
-        process = await evaluate(out, sokoban, model)
-        said, _ = await process.communicate()
-    remaining, possibly_charged = map(int, said.split())
+        with (tmp_path / "said").open("w") as output:
+            code = await evaluate(out, sokoban, model, output).ended()
+    said = (tmp_path / "said").read_text()
+    assert code == 0, said
+    remaining, possibly_charged = map(int, said.split()[-2:])
     history = Evaluation(out, None).history()
-    assert (process.returncode, remaining) == (0, 0)
+    assert remaining == 0
     assert possibly_charged == history.possibly_charged == before_last.possibly_charged
     assert results_of_directory(out) == results_of(clean)
 

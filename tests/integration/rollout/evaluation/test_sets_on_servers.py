@@ -1,16 +1,22 @@
 """Standard evaluation sets on real environment servers: equal digests everywhere, and refusals with their cause."""
 
 import asyncio
+import json
 import os
-from collections.abc import Mapping
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from support.evaluation import judged_guess
+from support.processes import forking_support
 
 from arlarena.proto.telemetry import Logger
+from arlarena.rollout.evaluation import served
 from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.served import configured_process, connected_runner
 from arlarena.rollout.evaluation.sets.standard import (
@@ -32,9 +38,25 @@ ROOMS = StandardSet("sokoban", "for the test", "test", 3, 12, options={"size": 6
 NUMBERS = StandardSet(judged_guess.NAME, "for the test", "test", 0, 4, needs="the file", given=("numbers",), name="n")
 
 
+@asynccontextmanager
+async def forked(config: Path, name: str, *, workers: int | None = None) -> AsyncIterator[str]:
+    """`served.environment_process` without the imports of the server, which take more than a second."""
+    arguments = ["--config", str(config), "--port", "0", *([] if workers is None else ["--workers", str(workers)])]
+    with tempfile.TemporaryFile("w") as log:
+        process = forking_support.popen(["arlarena.env_server", name, *arguments], stdout=subprocess.PIPE, stderr=log)
+    assert process.stdout is not None
+    try:
+        yield "http://127.0.0.1:{port}".format(**json.loads(process.stdout.readline()))
+    finally:
+        process.terminate()
+        process.wait(20)
+        process.stdout.close()
+
+
 @pytest.fixture(autouse=True)
 def _modules(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers find the environment of the tests."""
+    monkeypatch.setattr(served, "environment_process", forked)
     monkeypatch.syspath_prepend(str(TESTS))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]))
 

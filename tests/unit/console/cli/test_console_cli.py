@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.processes import forking_support
 
 from arlarena.console.cli import app as cli
 from arlarena.proto.config import exit_on_config_error
@@ -101,20 +102,23 @@ COMMANDS = ("replay", "train", "clone", "eval", "serve env", "serve inference")
     ("command", "arguments"), [*((command, ("--help",)) for command in COMMANDS), ("train", ("--no-such-option",))]
 )
 def test_the_usage_of_a_command_that_becomes_a_service_names_the_command(
-    command: str, arguments: tuple[str, ...]
+    monkeypatch: pytest.MonkeyPatch, command: str, arguments: tuple[str, ...]
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "arlarena.console", *command.split(), *arguments], capture_output=True, text=True
-    )
-    said = done.stdout or done.stderr
+    ended: list[subprocess.CompletedProcess[str]] = []
+
+    def become(path: str, argv: list[str], environment: dict[str, str]) -> None:
+        ended.append(forking_support.run(argv[2:], env=environment))
+        raise SystemExit(ended[0].returncode)
+
+    monkeypatch.setattr(os, "execve", become)
+    run(monkeypatch, *command.split(), *arguments)
+    said = ended[0].stdout or ended[0].stderr
     assert said.lower().startswith(f"usage: arlarena {command} [")  # argparse, or Typer
     assert "python -m" not in said
 
 
 def test_the_usage_of_a_service_by_itself_names_its_module() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "arlarena.rollout", "demonstrate", "--help"], capture_output=True, text=True
-    )
+    done = forking_support.run(["arlarena.rollout", "demonstrate", "--help"])
     assert done.stdout.startswith("usage: python -m arlarena.rollout demonstrate [-h]")
 
 

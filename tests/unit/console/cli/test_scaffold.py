@@ -1,11 +1,10 @@
 """`arlarena init`: what is written works as it stands, and nothing is overwritten."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.processes import forking_support
 from typer.testing import CliRunner
 
 from arlarena.console.cli.app import app
@@ -19,8 +18,7 @@ FILES = {"pyproject.toml", "README.md", "run.toml"}
 def run(folder: Path, *arguments: str) -> str:
     """What `python -m ARGUMENTS` prints in `folder`, whose modules it can import."""
     variables = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": ""}
-    command = [sys.executable, "-m", *arguments]
-    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=100, check=False)
+    done = forking_support.run(arguments, cwd=folder, env=variables, timeout=100, imports="arlarena.trainer")
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -1,10 +1,9 @@
 """Generated games written as files: equal when read back, and with the fields that alfworld's tools need."""
 
 import json
-import subprocess
-import sys
 
 import pytest
+from support.processes import forking_support
 
 from arlarena.environments.alfworld.engine.game import Game
 from arlarena.environments.alfworld.files.game_files import FileGames
@@ -16,8 +15,8 @@ HOUSES = HouseOptions(things=(4, 8), receptacles=6)
 
 
 def run(*arguments):
-    command = [sys.executable, "-m", "arlarena.environments.alfworld.files.export", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+    command = ["arlarena.environments.alfworld.files.export", *map(str, arguments)]
+    return forking_support.run(command, imports="arlarena.env_server")
 
 
 @pytest.fixture(scope="module")
