@@ -148,7 +148,7 @@ def test_a_restarted_run_continues_with_the_unfinished_stage(cluster: Cluster) -
 def test_an_error_of_the_trainer_ends_the_run_if_the_trainer_does_not_start_again(cluster: Cluster) -> None:
     up = cluster.up
     (up.flags / "ending").write_text(json.dumps(ENDING | {"ended_by": "error", "step": 3, "detail": "no groups"}))
-    up.config.write_text(up.config.read_text().replace("[console]\n", "[console]\nready_timeout_s = 8.0\n"))
+    up.config.write_text(up.config.read_text().replace("[console]\n", "[console]\nready_timeout_s = 4.0\n"))
     cluster.environment_server()
     cluster.join("inference")
     cluster.join("trainer")

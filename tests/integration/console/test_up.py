@@ -38,6 +38,8 @@ def assert_all_gone(up: Up) -> None:
 
 
 def test_a_whole_run(up: Up) -> None:
+    ending = {"schema": 1, "ended_by": "max_minutes", "step": 6, "steps": 80, "limit": 9.0, "detail": ""}
+    (up.flags / "ending").write_text(json.dumps(ending))
     code, said = up.up("--set", "trainer.recipe=grpo", "--set", "trainer.lr=1e-3", "--seed", "3", ARLARENA_SEED="7")
     assert code == 0, said
     found = summary(up)
@@ -56,7 +58,13 @@ def test_a_whole_run(up: Up) -> None:
     assert found["data"]["official"] is False
     assert "evaluate after: done" in said
     assert "Traceback" not in said
-    assert (up.run / "report.html").read_text().startswith("<!doctype html>")
+    report = (up.run / "report.html").read_text()
+    assert report.startswith("<!doctype html>")
+    words = "ended by max_minutes = 9 after 6 of 80 steps"  # the stage, the summary and the report say it
+    assert re.search(rf"train: done after .*, grpo, {words}, 6 groups filtered\n", said)
+    assert f"Training: {words}" in said
+    assert found["training"]["ended_by"] == "max_minutes"
+    assert words in report
     for log in ("environment", "inference", "trainer", "rollout-0", "clone", "policy", "evaluate-after"):
         assert '"event":"launch"' in (up.run / "logs" / f"{log}.log").read_text().splitlines()[0]
     (demonstrations, validation) = up.started_as("rollout", "demonstrate")
@@ -70,18 +78,6 @@ def test_a_whole_run(up: Up) -> None:
     for service in ("env_server", "inference", "rollout", "trainer"):
         for record in up.started(service):
             assert str(Path("runs/test/config.toml")) in record["argv"]
-
-
-def test_the_stage_and_the_summary_say_why_training_ended(up: Up) -> None:
-    ending = {"schema": 1, "ended_by": "max_minutes", "step": 6, "steps": 80, "limit": 9.0, "detail": ""}
-    (up.flags / "ending").write_text(json.dumps(ending))
-    code, said = up.up()
-    assert code == 0, said
-    words = "ended by max_minutes = 9 after 6 of 80 steps"
-    assert re.search(rf"train: done after .*, sampo, {words}, 6 groups filtered\n", said)
-    assert f"Training: {words}" in said
-    assert summary(up)["training"]["ended_by"] == "max_minutes"
-    assert words in (up.run / "report.html").read_text()
 
 
 def test_a_second_run_is_refused_unless_fresh_which_keeps_the_first(up: Up) -> None:
@@ -250,7 +246,7 @@ def test_a_second_ctrl_c_does_not_wait_for_processes(up: Up) -> None:
 
 def test_kill_9_of_the_launcher_leaves_nothing(up: Up) -> None:
     (up.flags / "train-on").write_text("yes")
-    process = up.start("up", str(up.config))
+    process = up.start("up", str(up.config), "--set", "console.stop_timeout_s=0.5")
     up.until(lambda: up.steps() >= 2 and bool(up.started_as("rollout", "worker")))
     assert len(up.brokers()) == 1
     process.kill()

@@ -51,7 +51,7 @@ def up(folder: Path, text: str, *arguments: str, timeout: float = 120, **variabl
                 "broker: no Redis at redis://127.0.0.1:9/0",
             ],
         ),
-        (
+        pytest.param(
             '[environment]\nname = "json"\n[policy]\npath = "half"\n[trainer]\nminibatch_groups = 99\n'
             '[inference]\nengine = "vllm"\n',
             [
@@ -60,6 +60,7 @@ def up(folder: Path, text: str, *arguments: str, timeout: float = 120, **variabl
                 "is not a complete policy, it lacks weights",
                 "a.toml: [environment] name = 'json': its `load` does not take (where, options)",
             ],
+            marks=SLOW,
         ),
         pytest.param(
             SMALL + '[policy]\npath = "half"\n',

@@ -20,7 +20,8 @@ def free_port():
         return listener.getsockname()[1]
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+# Slow for a gateway: two engines start, 6 s. Both check access with the same code.
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_weights_are_accepted_only_on_the_admin_port(directory, tmp_path, replicas):
     root, port = tmp_path / "weights", free_port()
     root.mkdir()

@@ -2,9 +2,12 @@
 
 import os
 import subprocess
+import time
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from scripts.kubernetes_secrets import roles, users_file
 
 from arlarena.console.launch.broker import find_server
@@ -16,6 +19,7 @@ PASSWORDS = {role: f"password-of-{role}" for role in roles()}
 VERSION = PolicyVersion("test", 0, "00")
 TASKS = [GroupTask(f"g{i}", Task("sokoban", "train", i), 2, Sampling()) for i in range(3)]
 KEY = "arl:{acl}:tasks"
+ONCE = Retry(NoBackoff(), 0)  # redis-py tries a refused login four times, with pauses of seconds
 
 
 def group(task):
@@ -31,7 +35,7 @@ def socket_path(tmp_path_factory):
     options = ["--port", "0", "--unixsocket", str(path), "--aclfile", str(users), "--save", "", "--dir", str(folder)]
     log = (folder / "log").open("w")
     server = subprocess.Popen([str(find_server()), *options], stdout=log, stderr=log, env=dict(os.environ))
-    probe = redis.Redis(unix_socket_path=str(path), username="probe", password="probe", protocol=2)
+    probe = redis.Redis(unix_socket_path=str(path), username="probe", password="probe", protocol=2, retry=ONCE)
     try:
         while True:
             try:
@@ -39,6 +43,7 @@ def socket_path(tmp_path_factory):
                 break
             except redis.ConnectionError:
                 assert server.poll() is None, (folder / "log").read_text()
+                time.sleep(0.01)
         yield path
     finally:
         server.terminate()
@@ -51,7 +56,7 @@ def url(path, role):
 
 
 def client(path, role):
-    return redis.Redis(unix_socket_path=str(path), username=role, password=PASSWORDS[role], protocol=2)
+    return redis.Redis(unix_socket_path=str(path), username=role, password=PASSWORDS[role], protocol=2, retry=ONCE)
 
 
 async def test_trainer_and_worker_play_a_group(socket_path):
@@ -126,7 +131,7 @@ def test_the_trainer_cannot_touch_other_data_or_the_server(socket_path, command)
 
 
 def test_the_probe_can_only_ping(socket_path):
-    probe = redis.Redis(unix_socket_path=str(socket_path), username="probe", password="probe", protocol=2)
+    probe = redis.Redis(unix_socket_path=str(socket_path), username="probe", password="probe", protocol=2, retry=ONCE)
     assert probe.ping()
     with pytest.raises(redis.exceptions.NoPermissionError):
         probe.info()
@@ -135,4 +140,4 @@ def test_the_probe_can_only_ping(socket_path):
 @pytest.mark.parametrize("user", [{}, {"username": "rollout", "password": "wrong"}, {"username": "default"}])
 def test_a_client_without_a_user_or_with_a_wrong_password_is_refused(socket_path, user):
     with pytest.raises(redis.exceptions.ConnectionError, match=r"(?i)authentication required|invalid username"):
-        redis.Redis(unix_socket_path=str(socket_path), protocol=2, **user).ping()
+        redis.Redis(unix_socket_path=str(socket_path), protocol=2, retry=ONCE, **user).ping()

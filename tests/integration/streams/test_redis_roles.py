@@ -8,12 +8,16 @@ from pathlib import Path
 import compose_secrets
 import pytest
 import redis
+from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError
+from redis.retry import Retry
 
 from arlarena.console.launch.broker import check_broker, find_server
 from arlarena.proto.streams.broker_address import with_password
 from arlarena.proto.streams.queue import Streams
 from arlarena.proto.streams.trainer_lease import TrainerLease
+
+ONCE = Retry(NoBackoff(), 0)  # redis-py tries a refused login four times, with pauses of seconds
 
 
 def free_port() -> int:
@@ -44,7 +48,7 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     started = Server(tmp_path_factory.mktemp("redis"))
-    probe = redis.Redis(port=started.port, username="probe", password="probe")
+    probe = redis.Redis(port=started.port, username="probe", password="probe", retry=ONCE)
     for _ in range(400):
         try:
             assert started.process.poll() is None, "the server refuses its list of users"
@@ -130,10 +134,10 @@ def test_only_the_trainer_may_use_its_lease_and_remove_streams(server: Server, r
 
 
 def test_a_client_without_a_password_can_do_nothing(server: Server) -> None:
-    unknown = redis.Redis(port=server.port)
+    unknown = redis.Redis(port=server.port, retry=ONCE)
     with pytest.raises(redis.AuthenticationError):
         unknown.ping()
-    probe = redis.Redis(port=server.port, username="probe", password="probe")
+    probe = redis.Redis(port=server.port, username="probe", password="probe", retry=ONCE)
     assert probe.ping()
     with pytest.raises(NoPermissionError):
         probe.info()

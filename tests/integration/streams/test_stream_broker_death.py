@@ -70,7 +70,7 @@ async def test_workers_and_trainer_continue_after_kills_of_the_broker(broker, ma
 
 
 async def test_an_unreachable_broker_is_an_error_after_reconnect_s(broker, make_tasks) -> None:
-    async with await Streams.connect(broker.url, "r", timeout_s=0.5, reconnect_s=1.0) as streams:
+    async with await Streams.connect(broker.url, "r", timeout_s=0.5, reconnect_s=0.6) as streams:
         kill(broker)
         calls = {
             "issue": lambda: streams.issue(make_tasks(1)),

@@ -18,15 +18,15 @@ WORKER = Path(__file__).with_name("stream_worker.py")
 
 
 async def test_a_renewed_lease_is_kept_and_an_unrenewed_lease_is_taken(connect, make_tasks) -> None:
-    streams = await connect(lease_ttl_s=1.0)
+    streams = await connect(lease_ttl_s=0.6)
     await streams.issue(make_tasks(2))
     kept = await streams.lease(consumer="long", block_s=0)
     dropped = await streams.lease(consumer="silent", block_s=0)
-    stop = time.monotonic() + 2.5
+    stop = time.monotonic() + 1.5
     taken = []
     while time.monotonic() < stop:
         assert await streams.renew(kept)
-        lease = await streams.lease(consumer="thief", block_s=0.2)
+        lease = await streams.lease(consumer="thief", block_s=0.1)
         taken += [lease] if lease is not None else []
         for other in taken:
             assert await streams.renew(other)

@@ -30,7 +30,7 @@ async def full_for(redis, seconds, limit):
 
 
 # Slow: one case fills the broker for a minute.
-@pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [1, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.timeout(300)
 async def test_a_run_continues_after_a_broker_refused_all_writes(
     alone, broker, run_name, tmp_path, tiny_directory, make_group, seconds

@@ -318,11 +318,13 @@ async def open_house(tokens: Tokens) -> AsyncIterator[House]:
             yield House(corridor, mouth, environments, inference, runner, settings, lines.events)
 
 
-async def command(house: House, policy_directory: Path, *words: str, **tables: str) -> int:
+async def command(
+    house: House, policy_directory: Path, *words: str, service_retry_timeout_s: float = 2.0, **tables: str
+) -> int:
     """Run a command of arlarena.rollout in a thread of its own, as a process would."""
     config = policy_directory / "run.toml"
     config.write_text(
-        "[rollout]\nservice_retry_timeout_s = 2.0\nenvironment_timeout_s = 2.0\nrequest_retries = 0\n"
+        f"[rollout]\n{service_retry_timeout_s = }\nenvironment_timeout_s = 2.0\nrequest_retries = 0\n"
         + "episode_retries = 1\n"
         + f"[policy]\npath = '{policy_directory}'\n[policy.tiny]\nlayers = 4\n"
         + "".join(f"[{name}]\n{body}\n" for name, body in tables.items())

@@ -21,6 +21,7 @@ CONFIG = """
 [environment]
 name = "sokoban"
 capacity = 64
+drain_s = 0.2
 [environment.options]
 observation = "grid+coordinates"
 template = "compact"

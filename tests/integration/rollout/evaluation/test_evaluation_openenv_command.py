@@ -123,14 +123,6 @@ async def test_a_dry_run_names_an_invalid_reply(tmp_path: Path) -> None:
     assert (code, error) == (1, f"error: {server.url}/ws: reset: observation is missing\n")
 
 
-async def test_a_server_that_breaks_the_protocol_at_the_start_of_a_session_ends_the_evaluation(tmp_path: Path) -> None:
-    async with serve(guesser()) as model, scripted_openenv(state="not JSON") as server:
-        arguments = ("m", "--base-url", model.url, "--env", server.url, "--count", 3, "--out", tmp_path)
-        code, _, error = await ended(*arguments)
-    assert (code, error.count("\n")) == (1, 1)
-    assert f"the environment server opens no session: {server.url}/ws: the reply to state is not JSON" in error
-
-
 async def test_a_dry_run_shows_the_first_prompt_and_asks_no_model(tmp_path: Path) -> None:
     async with serve(guesser()) as model, numbers(NumberGame()) as server:
         arguments = ("m", "--base-url", model.url, "--env", server.url, "--openenv", "max_steps=4", "--count", 2)
@@ -202,25 +194,34 @@ async def test_a_token_is_required_and_sent(tmp_path: Path) -> None:
     assert len(records(tmp_path)) == 1
 
 
-@pytest.mark.parametrize(
-    ("answers", "message"),
-    [
-        ({"reset": observed("x" * (MAX_TEXT_CHARS + 1))}, "choose another field with --openenv text_field=NAME"),
-        ({"reset": observed("x" * (17 << 20))}, "a frame of the server is larger than 16777216 bytes"),
-        ({"step": frame('{"observation":[],"reward":0,"done":false}')}, "observation is list, not an object"),
-        ({"step": frame('{"observation":{},"reward":1e999,"done":true}')}, "reward is inf, not a finite number"),
-    ],
-)
-async def test_an_invalid_reply_of_the_server_is_not_scored_and_named(
-    answers: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    async with serve(guesser()) as model, scripted_openenv(**answers) as server:
-        arguments = ("m", "--base-url", model.url, "--env", server.url, "--count", 2, "--out", tmp_path)
-        code, shown, error = await ended(*arguments)
+INVALID = {
+    "choose another field with --openenv text_field=NAME": {"reset": observed("x" * (MAX_TEXT_CHARS + 1))},
+    "a frame of the server is larger than 16777216 bytes": {"reset": observed("x" * (17 << 20))},
+    "observation is list, not an object": {"step": frame('{"observation":[],"reward":0,"done":false}')},
+    "reward is inf, not a finite number": {"step": frame('{"observation":{},"reward":1e999,"done":true}')},
+}
+NO_SESSION = "the reply to state is not JSON"
+
+
+async def test_an_invalid_reply_of_the_server_is_not_scored_and_named(tmp_path: Path) -> None:
+    """The evaluations run at the same time, because each pauses for four seconds in all before it gives up."""
+
+    async def evaluated(place: int, answers: dict[str, Any]) -> tuple[int | None, str, str]:
+        async with scripted_openenv(**answers) as server:
+            arguments = ("m", "--base-url", model.url, "--env", server.url, "--count", 2)
+            return await ended(*arguments, "--out", tmp_path / str(place))
+
+    async with serve(guesser()) as model:
+        cases = [*INVALID.values(), {"state": "not JSON"}]
+        *found, no_session = await asyncio.gather(*(evaluated(place, case) for place, case in enumerate(cases)))
+    for place, (message, (code, shown, error)) in enumerate(zip(INVALID, found, strict=True)):
         assert (code, "Traceback" in error) == (1, False), error
-    assert [record.status for record in records(tmp_path)] == ["infra_error"] * 2
-    assert "not scored, 2 attempts: " in shown
-    assert message in shown
+        assert [record.status for record in records(tmp_path / str(place))] == ["infra_error"] * 2
+        assert "not scored, 2 attempts: " in shown
+        assert message in shown
+    code, _, error = no_session
+    assert (code, error.count("\n")) == (1, 1)
+    assert re.search(f"the environment server opens no session: http://.*/ws: {NO_SESSION}", error)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ async def test_a_run_killed_and_stopped_in_turn_ends_bitwise_equal(
     alone, redis_url, run_name, tmp_path, tiny_directory, make_group
 ):
     signals = [signal.SIGKILL, signal.SIGTERM]
-    await check_same_end(alone, redis_url, run_name, tmp_path / "run", tiny_directory, make_group, 3, 6, signals)
+    await check_same_end(alone, redis_url, run_name, tmp_path / "run", tiny_directory, make_group, 3, 4, signals)
 
 
 # Slow: each of the six runs starts twenty trainers.
