@@ -1,6 +1,7 @@
 """Each thing has one home: a configuration key, a read of the environment, an atomic write, a suggestion of a name."""
 
 import ast
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -14,13 +15,6 @@ from arlarena.rollout.settings import Addresses
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("proto", "client", "sandbox", "environments", "services")
-SOURCES = {
-    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-    for folder in PACKAGES
-    for path in sorted((ROOT / folder).rglob("*.py"))
-    if not {"build", "dist"} & set(path.relative_to(ROOT).parts)
-}
-TREES = {name: ast.parse(text) for name, text in SOURCES.items()}
 
 # Why a file that is no settings module uses os.environ.
 MAY_USE_ENVIRON = {
@@ -45,9 +39,26 @@ MAY_COMPARE_NAMES = {
 }
 
 
+@functools.cache
+def sources() -> dict[str, str]:
+    return {
+        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+        for folder in PACKAGES
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if not {"build", "dist"} & set(path.relative_to(ROOT).parts)
+    }
+
+
+@functools.cache
+def trees() -> dict[str, ast.Module]:
+    return {name: ast.parse(text) for name, text in sources().items()}
+
+
 def table_classes() -> dict[str, set[str]]:
     """The names of all subclasses of `Table` in the packages, each with the keys that it declares itself."""
-    classes = {node.name: node for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    classes = {
+        node.name: node for tree in trees().values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)
+    }
     found: dict[str, set[str]] = {}
 
     def is_table(name: str) -> bool:
@@ -114,7 +125,7 @@ def uses_environ(tree: ast.Module) -> bool:
 
 
 def test_settings_modules_alone_read_environment_variables() -> None:
-    readers = {name for name, tree in TREES.items() if uses_environ(tree)}
+    readers = {name for name, tree in trees().items() if uses_environ(tree)}
     settings = {name for name in readers if name.endswith("/settings.py")}
     assert len(settings) >= 7
     assert readers - settings == set(MAY_USE_ENVIRON)
@@ -127,7 +138,7 @@ def test_reads_of_environment_variables_are_recognised() -> None:
 
 
 def files_with(pattern: str) -> set[str]:
-    return {name for name, text in SOURCES.items() if re.search(pattern, text)}
+    return {name for name, text in sources().items() if re.search(pattern, text)}
 
 
 def test_one_module_replaces_files() -> None:

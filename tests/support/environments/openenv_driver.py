@@ -9,10 +9,14 @@ import asyncio
 import json
 import sys
 import traceback
+from unittest import mock
 
-from openenv.cli._validation import validate_running_environment
-from openenv.core.generic_client import GenericAction, GenericEnvClient
-from openenv.core.mcp_client import MCPToolClient
+# The package imports it for the web page of its server, in five seconds. The client and the validator do not use it.
+sys.modules["gradio"] = mock.MagicMock()
+
+from openenv.cli._validation import validate_running_environment  # noqa: E402
+from openenv.core.generic_client import GenericAction, GenericEnvClient  # noqa: E402
+from openenv.core.mcp_client import MCPToolClient  # noqa: E402
 
 
 def a_task(url):

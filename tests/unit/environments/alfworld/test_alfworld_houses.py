@@ -1,5 +1,6 @@
 """Generated games: reproducible, of all kinds, in disjoint splits, and equal after writing and reading."""
 
+import functools
 import hashlib
 import os
 import subprocess
@@ -33,6 +34,7 @@ for split, index in (("valid_unseen", 3), ("train", 7), ("train", 0), ("valid_se
 """
 
 
+@functools.cache
 def drafts(split, options=FULL, count=MANY):
     return [draft_of(split, index, options, HORIZON) for index in range(count)]
 

@@ -285,9 +285,9 @@ def test_a_long_reply_takes_linear_time(text):
         boxed(part)
         return time.process_time() - start
 
-    quarter = min(taken(text[: len(text) // 4]) for _ in range(3))
-    # Four times the length takes about four times as long, not sixteen times.
-    assert min(taken(text) for _ in range(2)) < 9 * quarter + 0.2
+    quarter = min(taken(text[: len(text) // 4]) for _ in range(2))
+    # Four times the length takes about four times as long, not sixteen times. A second try, if the first was slow.
+    assert any(taken(text) < 9 * quarter + 0.2 for _ in range(2))
 
 
 def test_a_very_long_box_is_read_completely():

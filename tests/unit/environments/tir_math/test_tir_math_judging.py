@@ -36,9 +36,8 @@ def test_there_are_enough_pairs_of_both_kinds():
     assert len(PAIRS) - right >= 100
 
 
-@pytest.mark.parametrize(("gold", "answer", "verdict"), PAIRS)
-def test_verdict(gold, answer, verdict):
-    assert judge(gold, answer) is verdict
+def test_verdicts():
+    assert [pair for pair in PAIRS if judge(*pair[:2]) is not pair[2]] == []
 
 
 def test_reported_pairs_are_distinct_and_enough():
@@ -47,9 +46,8 @@ def test_reported_pairs_are_distinct_and_enough():
     assert len(reported - {(gold, answer) for gold, answer, _ in PAIRS}) >= 200
 
 
-@pytest.mark.parametrize("pair", REPORTED_PAIRS, ids=lambda pair: f"{pair['kind']}: {pair['gold']} | {pair['answer']}")
-def test_verdict_on_pairs_from_issue_reports(pair):
-    assert judge(pair["gold"], pair["answer"]) is pair["right"]
+def test_verdicts_on_pairs_from_issue_reports():
+    assert [pair for pair in REPORTED_PAIRS if judge(pair["gold"], pair["answer"]) is not pair["right"]] == []
 
 
 @pytest.mark.parametrize(

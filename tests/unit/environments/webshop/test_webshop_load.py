@@ -23,11 +23,18 @@ def own_cache(cache, monkeypatch):
     return cache
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.fixture(scope="module", params=SETTINGS)
+def environment(request, cache):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(cache))
+        patched.delenv("WEBSHOP_DATA", raising=False)
+        yield load("test", SETTINGS[request.param])
+
+
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
-def test_generated_catalogue_fulfils_the_contract(own_cache, settings, check):
+def test_generated_catalogue_fulfils_the_contract(environment, check):
     try:
-        check(load("test", SETTINGS[settings]))
+        check(environment)
     except NotApplicable as reason:
         pytest.skip(str(reason))
 
