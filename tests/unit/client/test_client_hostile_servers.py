@@ -28,11 +28,11 @@ async def endless(request):
 
 
 async def test_compressed_responses_are_refused(serve):
-    received_by = []
+    received_by, body = [], gzip.compress(bytes(300 << 20), 1)
 
     async def handler(request):
         received_by.append(request.headers.get("accept-encoding"))
-        return web.Response(body=gzip.compress(bytes(300 << 20), 1), headers={"content-encoding": "gzip"})
+        return web.Response(body=body, headers={"content-encoding": "gzip"})
 
     url, before = await serve(handler), peak_mib()
     async with EnvironmentClient(url) as environments, PolicyClient(url) as policy:

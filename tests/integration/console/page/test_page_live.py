@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from support.console.page_support import (
     write_metrics,
     write_step,
 )
+from support.processes import forking_support
 
 from arlarena.console.page.index.builder import EpisodeIndexer
 from arlarena.console.page.index.database import RunDatabase
@@ -224,17 +224,17 @@ def test_runs_of_earlier_releases_and_empty_runs_are_not_recorded_but_no_error(t
 def test_a_killed_page_leaves_the_run_and_starts_again(tmp_path):
     run = make_run(tmp_path / "run")
     before = state_of(run)
-    command = [sys.executable, "-m", "arlarena.console", "view", run, "--port", "0", "--cache-dir", tmp_path / "cache"]
+    command = ["arlarena.console", "view", str(run), "--port", "0", "--cache-dir", str(tmp_path / "cache")]
     for number in (signal.SIGKILL, signal.SIGTERM):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)
+        with (tmp_path / "log").open("w") as log:
+            process = forking_support.popen(command, stdout=subprocess.PIPE, stderr=log, cwd=tmp_path)
         assert process.stdout
         page = Page(json.loads(process.stdout.readline())["port"], None)
         wait_for(lambda page=page: page.ok("/api/runs")["runs"][0]["index"]["ready"])
         assert page.ok("/api/runs/run/episodes")["total"] == 15
         os.kill(process.pid, number)
-        _, errors = process.communicate(timeout=20)
-        assert process.returncode == (-9 if number == signal.SIGKILL else 0)
-        assert b"Traceback" not in errors
+        assert process.wait(20) == (-9 if number == signal.SIGKILL else 0)
+        assert "Traceback" not in (tmp_path / "log").read_text()
     assert state_of(run) == before
 
 
