@@ -22,6 +22,7 @@ MAY_EDIT_SYS_PATH = {
     "tests/integration/sandbox/test_attacks.py": "the program starts isolated, as another user",
     "tests/integration/sandbox/test_forks.py": "a program sees the libraries on the path of the service",
     "tests/integration/sandbox/test_identity.py": "programs start isolated; a library edits the path on import",
+    "tests/support/processes/forker.py": "a forked process has the path of `python -m`",
     "tests/support/sandbox/sandbox_support.py": "a program sees the libraries on the path of the service",
 }
 

@@ -1,6 +1,7 @@
 """`arlarena verify` and `arlarena rescore` on a small run, and on copies with planted faults."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from support.environments.environment_support import environment_server
 from support.evaluation import judged_guess
 from support.evaluation.small_run import (
     EVALUATED,
@@ -27,8 +29,6 @@ from support.evaluation.small_run import (
     with_first_turn,
     write_small_run,
 )
-from support.processes import forking_support
-from support.processes.forking_support import Forked
 
 from arlarena.proto.trajectory import Group, Task, read_groups
 from arlarena.rollout.evaluation.certificate.checks import Certificate, CheckRecord
@@ -47,25 +47,16 @@ OUTCOMES, BATCHES, EVALUATED_TASKS = "each group", "recorded batches", "evaluati
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
     """Returns the URL of a server with these options, as TOML. Each server starts once."""
     urls: dict[str, str] = {}
-    processes: list[Forked] = []
+    with contextlib.ExitStack() as stack:
 
-    def serve(options: str = "") -> str:
-        if options not in urls:
-            config = tmp_path_factory.mktemp("server") / "environment.toml"
-            config.write_text(f'[environment]\nname = "{judged_guess.NAME}"\ndrain_s = 0.2\n{EXPERT}{options}')
-            line = ["arlarena.env_server", "--config", str(config), "--port", "0"]
-            with config.with_name("log").open("w") as log:
-                process = forking_support.popen(line, stdout=subprocess.PIPE, stderr=log, env=os.environ | MODULES)
-            processes.append(process)
-            assert process.stdout is not None
-            urls[options] = f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}"
-        return urls[options]
+        def serve(options: str = "") -> str:
+            if options not in urls:
+                folder, extra = tmp_path_factory.mktemp("server"), EXPERT + options
+                started = environment_server(folder, judged_guess.NAME, 1024, extra=extra, variables=MODULES)
+                urls[options], _ = stack.enter_context(started)
+            return urls[options]
 
-    yield serve
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.wait(timeout=60)
+        yield serve
 
 
 @pytest.fixture(scope="module")
