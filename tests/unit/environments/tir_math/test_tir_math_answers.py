@@ -95,11 +95,11 @@ LANGUAGES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("fence", ["```", "~~~", "````"])
-def test_all_names_of_python_mark_a_program(language, fence):
-    read = read_reply(f"So:\n{fence}{language}\n{CODE}\n{fence}")
-    assert (read.code, read.format_valid) == (f"{CODE}\n", True)
+def test_all_names_of_python_mark_a_program(fence):
+    for language in LANGUAGES:
+        read = read_reply(f"So:\n{fence}{language}\n{CODE}\n{fence}")
+        assert (read.code, read.format_valid) == (f"{CODE}\n", True), language
 
 
 @pytest.mark.parametrize("language", ["javascript", "java", "c", "pythonic", "bash", "json", "sage", "text", "pytb"])

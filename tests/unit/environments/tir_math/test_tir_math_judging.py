@@ -330,6 +330,5 @@ def test_expensive_answers_are_wrong_within_limits(tmp_path, both):
 @pytest.mark.parametrize(
     "answer", [r"\frac{1}", r"\frac{", "}{", "((", r"\begin{pmatrix} 1", "\\", "^", "_", "\\\\\\", "%"]
 )
-@pytest.mark.parametrize("gold", GOLDS)
-def test_malformed_answers_are_wrong_and_raise_nothing(gold, answer):
-    assert judge(gold, answer) is False
+def test_malformed_answers_are_wrong_and_raise_nothing(answer):
+    assert [gold for gold in GOLDS if judge(gold, answer) is not False] == []

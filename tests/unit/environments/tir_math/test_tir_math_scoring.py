@@ -107,41 +107,39 @@ VERDICTS = [
 ]
 
 
-@pytest.mark.parametrize(("form", "gold", "answer", "right"), VERDICTS)
-def test_verdict(form, gold, answer, right):
-    assert verdict(form, gold, answer) is right
+def test_verdicts():
+    assert [case for case in VERDICTS if verdict(*case[:3]) is not case[3]] == []
 
 
 def test_every_form_has_a_case():
     assert {form for form, *_ in VERDICTS} | {"math"} == set(get_args(Form))
 
 
+OUTSIDE = [
+    "",
+    " ",
+    "__import__('os').system('touch attacked')",
+    "(1).__class__",
+    "9**9**9**9",
+    "9" * LIMIT,
+    "9" * (LIMIT + 1),
+    "(" * 1000,
+    "1+" * 900,
+    "-" * 1900 + "5",
+    "\x00",
+    "\ud800",
+    "{" * 100,
+    "×" * 500,  # noqa: RUF001
+    "1e999999999",
+    "٣",
+]
+
+
 @pytest.mark.parametrize("form", get_args(Form))
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "",
-        " ",
-        "__import__('os').system('touch attacked')",
-        "(1).__class__",
-        "9**9**9**9",
-        "9" * LIMIT,
-        "9" * (LIMIT + 1),
-        "(" * 1000,
-        "1+" * 900,
-        "-" * 1900 + "5",
-        "\x00",
-        "\ud800",
-        "{" * 100,
-        "×" * 500,  # noqa: RUF001
-        "1e999999999",
-        "٣",
-    ],
-)
-def test_answers_outside_every_form_are_wrong_and_raise_nothing(form, answer, tmp_path, monkeypatch):
+def test_answers_outside_every_form_are_wrong_and_raise_nothing(form, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     gold = {"expression": "3 + 4", "point": "(1.000, 2.000)", "factors": "7", "digits": "ff"}.get(form, "7")
-    assert verdict(form, gold, answer) is False
+    assert [answer[:50] for answer in OUTSIDE if verdict(form, gold, answer) is not False] == []
     assert list(tmp_path.iterdir()) == []
 
 
