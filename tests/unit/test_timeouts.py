@@ -7,6 +7,7 @@ from pathlib import Path
 
 HANGING = """
 import asyncio, threading
+import pytest
 
 def wait_in_python():
     threading.Event().wait()
@@ -18,15 +19,18 @@ async def never():
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(wait_in_a_task())
 
+@pytest.mark.timeout(0.3)
 def test_hangs_in_python():
     wait_in_python()
 
+@pytest.mark.timeout(0.3)
 def test_hangs_in_asyncio():
     asyncio.run(never())
 
 def test_passes():
     pass
 
+@pytest.mark.timeout(0.3)
 def test_holds_the_global_lock():
     sum(range(10**14))  # one call of C, in which no signal handler runs
 """
@@ -38,8 +42,8 @@ def test_a_test_that_hangs_is_reported_with_its_name_and_stacks(tmp_path: Path) 
     command = [
         *("-n", "1", "--max-worker-restart", "0", "-c", os.devnull, "--rootdir", str(tmp_path)),
         *("-p", "xdist", "-p", "pytest_timeout", "-p", "support.processes.timeouts", "-p", "no:cacheprovider"),
-        *("--timeout", "0.3", "--timeout-method", "signal"),
-        *("-o", "faulthandler_timeout=2", "-o", "faulthandler_exit_on_timeout=true", "test_hanging.py"),
+        *("--timeout-method", "signal"),
+        *("-o", "faulthandler_timeout=3", "-o", "faulthandler_exit_on_timeout=true", "test_hanging.py"),
     ]
     variables = {"PYTHONPATH": str(TESTS), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
     done = subprocess.run(
@@ -53,5 +57,5 @@ def test_a_test_that_hangs_is_reported_with_its_name_and_stacks(tmp_path: Path) 
         assert f"in {function}" in report or f"{function}()" in report
     assert "1 passed" in done.stdout
     assert "crashed while running 'test_hanging.py::test_holds_the_global_lock'" in done.stdout
-    assert "Timeout (0:00:02)!" in done.stderr
+    assert "Timeout (0:00:03)!" in done.stderr
     assert "in test_holds_the_global_lock" in done.stderr
