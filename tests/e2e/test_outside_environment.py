@@ -88,6 +88,7 @@ def up(folder, variables, text):
     return forking_support.run(command, cwd=folder, env=variables, timeout=400)
 
 
+@pytest.mark.slow  # every service checks its settings, 8 s; test_console_preflight.py has a short test
 def test_cloning_without_an_expert_is_refused_before_anything_starts(without_expert, tmp_path):
     done = up(tmp_path, without_expert, CONFIG.replace("tic_tac_toe", "no_expert"))
     assert done.returncode == 2, done.stdout + done.stderr

@@ -195,13 +195,11 @@ def test_a_signal_stops_everything_and_resume_goes_on(up: Up, number: int, code:
     assert summary(up)["steps"] >= fake_services.STEPS
 
 
-# Slow but for two: each is a run of its own, 5 s.
-SLOW_STAGES = ("environment", "policy", "demonstrations", "clone", "inference", "evaluate after")
+# Slow but for one: each is a run of its own, 2 s or more.
+SLOW_STAGES = ("evaluate before", "environment", "policy", "demonstrations", "clone", "inference", "evaluate after")
 
 
-@pytest.mark.parametrize(
-    "stage", ["evaluate before", "train", *(pytest.param(stage, marks=pytest.mark.slow) for stage in SLOW_STAGES)]
-)
+@pytest.mark.parametrize("stage", ["train", *(pytest.param(stage, marks=pytest.mark.slow) for stage in SLOW_STAGES)])
 def test_ctrl_c_stops_any_stage(up: Up, stage: str) -> None:
     (up.flags / f"hold-{stage}").touch()
     process = up.start("up", str(up.config))

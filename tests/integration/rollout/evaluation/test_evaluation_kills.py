@@ -107,7 +107,8 @@ def results_of_directory(directory: Path) -> object:
     return results_of(EvaluationOutcome(Evaluation(directory, None).history().results, 0, "", 0))
 
 
-@pytest.mark.parametrize("retries", [0, 2])
+# Slow for one of two: three seconds, in which the same slots play again after the same faults.
+@pytest.mark.parametrize("retries", [pytest.param(0, marks=pytest.mark.slow), 2])
 async def test_nine_of_ten_calls_fail_for_a_while(sokoban: str, tmp_path: Path, retries: int) -> None:
     clean = await Evaluation(tmp_path / "clean", ScriptedModel(move)).run({"sokoban": sokoban}, 24)
     proxy = Proxy(int(sokoban.rpartition(":")[2]), random.Random(5))

@@ -47,6 +47,7 @@ def events(run, name):
     return [line for line in lines if line["event"] == name]
 
 
+@pytest.mark.slow  # five trainers start, 9 s; test_checkpoints.py skips damaged checkpoints of each kind in one process
 @pytest.mark.timeout(300)
 async def test_a_damaged_newest_checkpoint_costs_only_its_steps(
     alone, redis_url, run_name, tmp_path, tiny_directory, make_group
