@@ -1,8 +1,8 @@
 """The end of a test that reaches its time limit: it fails, and its report has the stacks of all threads and tasks.
 
 pytest-timeout's own methods print the stacks to the terminal, which a process of pytest-xdist does not have. This
-plugin replaces its method `signal`. A test that holds Python's global lock runs no signal handler. faulthandler ends
-its process (`faulthandler_timeout`), and prints the stacks to standard error, which all processes share.
+plugin replaces its method `signal`. While a call of C does not return, no signal handler runs. Then faulthandler ends
+the process (`faulthandler_timeout`), and prints the stacks to standard error, which all processes share.
 """
 
 import asyncio
