@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from support.environments.environment_support import environment_server
 from support.processes import forking_support
 
 SOURCE = Path(__file__).parents[1] / "data" / "tic_tac_toe"
@@ -58,17 +59,11 @@ def test_it_holds_the_contract(variables):
     assert "12 of 12 checks hold" in done.stdout
 
 
-def test_it_is_served(variables):
-    command = [sys.executable, "-m", "arlarena.env_server", "tic_tac_toe", "--port", "0"]
-    with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        try:
-            port = json.loads(process.stdout.readline())["port"]
-            body = json.dumps({"reset": [{"index": 3}]}).encode()
-            request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/sessions", body)
-            with urllib.request.urlopen(request, timeout=20) as reply:
-                opened = json.load(reply)["sessions"][0]
-        finally:
-            process.kill()  # on SIGTERM, it would wait for the end of the session
+def test_it_is_served(variables, tmp_path):
+    with environment_server(tmp_path, "tic_tac_toe", extra="", variables=variables) as (url, _):
+        request = urllib.request.Request(f"{url}/v1/sessions", json.dumps({"reset": [{"index": 3}]}).encode())
+        with urllib.request.urlopen(request, timeout=20) as reply:
+            opened = json.load(reply)["sessions"][0]
     assert opened["result"]["observation"]["text"] == "...\n...\n..."
 
 

@@ -7,12 +7,12 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 
 import pytest
 from support.environments.browser_support import browser_path, open_tab
+from support.processes import forking_support
 
 from arlarena.environments.webshop.__main__ import main
 from arlarena.environments.webshop.environment import load
@@ -43,16 +43,19 @@ def config(tmp_path_factory):
 @contextlib.contextmanager
 def shop_process(config, variables, *arguments):
     """The address of a running shop, and its process."""
-    command = [sys.executable, "-m", "arlarena.environments.webshop", "human", "--config", str(config), *arguments]
-    process = subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = ["arlarena.environments.webshop", "human", "--config", str(config), *arguments]
+    with config.with_name("log").open("w") as log:
+        process = forking_support.popen(
+            command, env=variables, stdout=subprocess.PIPE, stderr=log, imports="arlarena.env_server"
+        )
     try:
         line = process.stdout.readline()
-        assert line, process.stderr.read()
+        assert line, config.with_name("log").read_text()
         announced = json.loads(line)
         yield f"http://{announced['host']}:{announced['port']}", process
     finally:
         process.kill()
-        process.communicate()
+        process.wait(20)
 
 
 @pytest.mark.skipif(browser_path() is None, reason="no Chromium: the same episode is played over HTTP by other tests")

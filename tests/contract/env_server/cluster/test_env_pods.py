@@ -4,12 +4,12 @@ Pods 1 and 2 are servers on 127.0.0.1 and 127.0.0.2 with one port; pod 2 has two
 """
 
 import contextlib
-import subprocess
 import sys
 
 import aiohttp
 import pytest
 from support.environments.environment_support import environment_server
+from support.processes import forking_support
 
 TOKEN = "between-pods"
 EXTRA = 'pods = "http://127.0.0.{{pod}}:{port}"\npod = {pod}\nhost = "127.0.0.{pod}"\ntoken = "' + TOKEN + '"\n'
@@ -122,9 +122,6 @@ async def test_a_pod_that_is_not_there_is_an_error_of_the_infrastructure(pods):
 
 def test_a_pod_needs_a_number(tmp_path):
     (tmp_path / "x.toml").write_text('[environment]\npods = "http://env:8000"\n')
-    done = subprocess.run(
-        [sys.executable, "-m", "arlarena.env_server", "--config", tmp_path / "x.toml"], capture_output=True, text=True,
-        timeout=30,
-    )  # fmt: skip
+    done = forking_support.run(["arlarena.env_server", "--config", str(tmp_path / "x.toml")])
     assert done.returncode == 2
     assert "pods" in done.stderr

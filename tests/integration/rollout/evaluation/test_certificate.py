@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from support.evaluation.small_run import (
     with_first_turn,
     write_small_run,
 )
+from support.processes import forking_support
 
 from arlarena.proto.trajectory import Group, Task, read_groups
 from arlarena.rollout.evaluation.certificate.checks import Certificate, CheckRecord
@@ -321,8 +321,8 @@ def test_a_damaged_state_is_reported(run: Path, servers: Callable[[str], str]) -
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "arlarena.rollout.evaluation.certificate", *arguments]
-    return subprocess.run(line, capture_output=True, text=True, env=os.environ | MODULES | {"COLUMNS": "200"})
+    line = ["arlarena.rollout.evaluation.certificate", *arguments]
+    return forking_support.run(line, env=os.environ | MODULES | {"COLUMNS": "200"})
 
 
 # Slow: two commands, each with a server of its own, import their modules. The tests above do the same in one process.

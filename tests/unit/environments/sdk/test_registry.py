@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 from importlib.metadata import EntryPoint
 
 import pytest
+from support.processes import forking_support
 
 from arlarena.environment import registry
 from arlarena.proto.config import ConfigError
@@ -90,9 +89,7 @@ def test_a_modules_prints_do_not_reach_stdout(tmp_path):
         f"print('imported')\n{GUESS}\ndef load(where, options):\n  print('loaded')\n  return GuessEnvironment()\n"
     )
     (tmp_path / "run.toml").write_text('[environment]\nname = "talkative"\n')
-    done = subprocess.run(
-        [sys.executable, "-m", "arlarena.env_server.describe", "run.toml"],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    variables = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = forking_support.run(["arlarena.env_server.describe", "run.toml"], cwd=tmp_path, env=variables)
     assert json.loads(done.stdout)["name"] == "talkative"
     assert done.stderr.split() == ["imported", "loaded"]
