@@ -98,7 +98,7 @@ async def test_requests_beyond_the_queue_are_429_and_can_be_retried(server):
         sessions = [one["session_id"] for one in (await client.post("/v1/sessions", json=body)).json()["sessions"]]
 
         async def one(session: str) -> httpx.Response:
-            text = PROGRAM.format("import time; time.sleep(0.5); print('done')")
+            text = PROGRAM.format("import time; time.sleep(1); print('done')")
             return await client.post("/step", json={"session_id": session, "action": {"text": text}, "step_index": 0})
 
         answers = await asyncio.gather(*(one(session) for session in sessions))

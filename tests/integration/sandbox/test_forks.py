@@ -241,7 +241,9 @@ def test_a_full_queue_raises_sandbox_busy_with_a_retry_time() -> None:
     sandbox = ForkSandbox(ForkSettings(limits=ExecutionLimits(wall_s=20), max_running=1, max_waiting=2), BARE)
     try:
         with ThreadPoolExecutor(3) as pool:
-            started = [pool.submit(sandbox.run, "import time; time.sleep(0.5); print('done')") for _ in range(3)]
+            started = [pool.submit(sandbox.run, "import time; time.sleep(1); print('done')")]
+            wait_until(lambda: sandbox.health().running == 1)
+            started += [pool.submit(sandbox.run, "print('done')") for _ in range(2)]
             wait_until(lambda: sandbox.health().waiting == 2)
             with pytest.raises(SandboxBusy) as refused:
                 sandbox.run("pass")

@@ -18,11 +18,11 @@ WORKER = Path(__file__).with_name("stream_worker.py")
 
 
 async def test_a_renewed_lease_is_kept_and_an_unrenewed_lease_is_taken(connect, make_tasks) -> None:
-    streams = await connect(lease_ttl_s=0.6)
+    streams = await connect(lease_ttl_s=0.8)
     await streams.issue(make_tasks(2))
     kept = await streams.lease(consumer="long", block_s=0)
     dropped = await streams.lease(consumer="silent", block_s=0)
-    stop = time.monotonic() + 1.5
+    stop = time.monotonic() + 2.0
     taken = []
     while time.monotonic() < stop:
         assert await streams.renew(kept)

@@ -259,14 +259,14 @@ def test_a_lease_that_the_broker_lost_is_taken_again(broker) -> None:
 
 
 def test_the_lease_survives_a_restart_of_the_broker_and_check_waits_for_it(broker) -> None:
-    with TrainerLease.acquire(broker.url, "r", "t", ttl_s=0.5, reconnect_s=20.0) as lease:
+    with TrainerLease.acquire(broker.url, "r", "t", ttl_s=1.0, reconnect_s=20.0) as lease:
         kill(broker)
         restart = threading.Timer(0.7, broker.start)
         restart.start()
         lease.check()
         restart.join()
         with Redis.from_url(broker.url) as redis:
-            end = time.monotonic() + 1.2
+            end = time.monotonic() + 1.4
             while time.monotonic() < end:
                 assert redis.exists(key("r"))
 
