@@ -14,7 +14,7 @@ from pathlib import Path
 import uvicorn
 
 from arlarena.console.launch.failures import LaunchError
-from arlarena.console.page.play.games import PersonGames, PlayOptions
+from arlarena.console.page.play.options import PlayOptions
 from arlarena.console.page.runs import Catalog
 from arlarena.console.page.server.app import build_app
 from arlarena.console.page.server.security import AccessRules, is_loopback
@@ -58,8 +58,7 @@ def view(request: ViewRequest) -> None:
     rules = AccessRules(request.host, token, request.names)
     play = is_loopback(request.host) if request.play is None else request.play
     catalog.add_folder(request.play_dir)
-    games = PersonGames(catalog, PlayOptions(enabled=play, folder=request.play_dir))
-    app = build_app(catalog, rules, games)
+    app = build_app(catalog, rules, PlayOptions(enabled=play, folder=request.play_dir))
     with contextlib.closing(_bind(request.host, request.port)) as bound:
         host, port = bound.getsockname()[:2]
         announce(host, port)
@@ -89,6 +88,9 @@ async def _serve(app: object, bound: socket.socket) -> None:
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
         log_level="warning",
+        loop="asyncio",
+        http="h11",
+        ws="none",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=GRACE_S,

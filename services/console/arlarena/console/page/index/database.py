@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # Increase it if a table or the meaning of a column changes.
-SCHEMA = 1
+SCHEMA = 2
 BUSY_TIMEOUT_S = 10.0
 
 _TABLES = """
@@ -35,7 +35,7 @@ CREATE TABLE transitions (
     file INTEGER, source TEXT, label TEXT, step INTEGER, success INTEGER, pair TEXT, count INTEGER,
     PRIMARY KEY (file, success, pair)) WITHOUT ROWID;
 CREATE TABLE problems (file INTEGER, name TEXT, reason TEXT);
-CREATE VIRTUAL TABLE words USING fts5(text, content='', tokenize="unicode61");
+CREATE VIRTUAL TABLE words USING fts5(text, content='', columnsize=0, tokenize="unicode61");
 """
 
 

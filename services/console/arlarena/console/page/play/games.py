@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any, TypeVar
 
 from arlarena.client.environments import Session, StepOutcome
 from arlarena.client.errors import AtCapacity, PolicyFault, ServiceError
 from arlarena.console.page.play.environment_servers import EnvironmentServer, EnvironmentServers
+from arlarena.console.page.play.options import PlayOptions
 from arlarena.console.page.play.recording import GameTurn, append_lines, conversations, played_line
 from arlarena.console.page.reading.run_files import DamagedFile
 from arlarena.console.page.reading.run_summary import configuration, table
@@ -32,14 +32,6 @@ ENTRY_POINTS = "arlarena.environments"
 PLACEHOLDER = "{action}"
 _NAME = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class PlayOptions:
-    """`enabled`: whether games may be started. `folder`: where finished games are recorded."""
-
-    enabled: bool
-    folder: Path
 
 
 @dataclass(slots=True)
