@@ -123,16 +123,6 @@ def test_rooms_are_drawn_and_format_errors_are_marked(page):
     assert "player in row 2, column 1" in str(tab.locator(".board").first.get_attribute("aria-label"))
 
 
-def test_a_new_step_of_a_live_run_appears(page, site):
-    _, folder = site
-    page.open("curves?runs=second&q=entropy", ".chart .values span")
-    page.wait_for("document.querySelector('.values').innerText.includes('0.05')")
-    with (folder / "second" / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 21, "success_rate": 0.9, "entropy": 0.777, "run_seconds": 42.0}) + "\n")
-    page.wait_for("document.querySelector('.values').innerText.includes('0.777')")
-    assert "0.05" not in page.tab.locator(".values").first.inner_text()
-
-
 def test_shortcuts_are_listed_and_change_view_and_theme(page):
     tab = page.open("runs", "tbody tr")
     tab.keyboard.press("?")

@@ -25,6 +25,7 @@ from arlarena.console.launch.failures import Stopped
 from arlarena.console.launch.pipeline import STAGES, Pipeline
 from arlarena.console.launch.preflight import check_before_start
 from arlarena.console.launch.progress import View
+from arlarena.console.launch.run_page import RunPage
 from arlarena.console.launch.supervisor import Supervisor
 from arlarena.console.report.tables import kinds_table, scores_table
 from arlarena.console.runconfig import RunConfig, masked_override
@@ -157,8 +158,11 @@ async def launch(
             if addresses is None
             else AttachedPipeline(config, run, view, supervisor, addresses)
         )
+        page = RunPage(run, config.console, supervisor.reaper, view.notice)
+        if config.console.page and addresses is None:
+            page.start()
         main = asyncio.ensure_future(_with_ticks(pipeline.execute(), view))
-        signals.stop, signals.kill = stop, supervisor.kill
+        signals.stop, signals.kill = stop, lambda: (page.kill(), supervisor.kill())
         try:
             return await main
         except asyncio.CancelledError:
@@ -167,6 +171,7 @@ async def launch(
             raise Stopped(signals.received[0], f"to resume: {resume_command(run, attached=bool(addresses))}") from None
         finally:
             pipeline.save()
+            await page.close()
             await supervisor.close()
 
 

@@ -62,7 +62,8 @@ def view(request: ViewRequest) -> None:
     with contextlib.closing(_bind(request.host, request.port)) as bound:
         host, port = bound.getsockname()[:2]
         announce(host, port)
-        print(f"The page is at http://{_shown(host)}:{port}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the disk of the log may be full
+            print(f"The page is at http://{_shown(host)}:{port}", file=sys.stderr)
         asyncio.run(_serve(app, bound))
 
 
