@@ -1,4 +1,4 @@
-"""The page beside a run of `arlarena up`: it shows the run while it trains, and no fault of the page reaches the run."""
+"""The page beside a run of `arlarena up`: it shows the run while it trains, and its faults do not reach the run."""
 
 import json
 import re

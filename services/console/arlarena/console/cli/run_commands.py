@@ -58,6 +58,9 @@ def view(
         Path | None,
         typer.Option(metavar="FOLDER", help="Folder of the indices; default: ARLARENA_CACHE_DIR, else ~/.cache."),
     ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for the first run instead of ending with an error.")
+    ] = False,
     nice: Annotated[int, typer.Option(min=0, max=19, help="Niceness of the server; 19: lowest priority.")] = 0,
 ) -> None:
     """Show runs in the browser, also while they train.
@@ -69,7 +72,7 @@ def view(
     from arlarena.console.page.command import view as serve_view
 
     serve_view(
-        ViewRequest(runs or [RUNS], host, port, token_file, cache_dir, tuple(allow_host or ()), play, play_dir)
+        ViewRequest(runs or [RUNS], host, port, token_file, cache_dir, tuple(allow_host or ()), play, play_dir, wait)
     )  # fmt: skip
 
 

@@ -30,7 +30,7 @@ GRACE_S = 3
 
 @dataclass(frozen=True, slots=True)
 class ViewRequest:
-    """The arguments of `arlarena view`. `play`: None: only on loopback addresses."""
+    """The arguments of `arlarena view`. `play`: None: only on loopback addresses. `wait`: start without a run."""
 
     runs: Sequence[Path]
     host: str = "127.0.0.1"
@@ -40,6 +40,7 @@ class ViewRequest:
     names: Sequence[str] = ()
     play: bool | None = None
     play_dir: Path = Path("runs/played")
+    wait: bool = False
 
 
 def view(request: ViewRequest) -> None:
@@ -54,7 +55,7 @@ def view(request: ViewRequest) -> None:
         raise ConfigError(
             f"--host {request.host} is reachable from other machines: give --token-file FILE or set ARLARENA_PAGE_TOKEN"
         )
-    catalog = Catalog(list(request.runs), request.cache or page_cache_folder())
+    catalog = Catalog(list(request.runs), request.cache or page_cache_folder(), wait=request.wait)
     rules = AccessRules(request.host, token, request.names)
     play = is_loopback(request.host) if request.play is None else request.play
     catalog.add_folder(request.play_dir)

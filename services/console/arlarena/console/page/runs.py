@@ -150,12 +150,15 @@ def below(folder: Path, depth: int) -> list[Path]:
 class Catalog:
     """The runs of a page, by id. Runs that appear later below a folder are added."""
 
-    def __init__(self, folders: Sequence[Path], cache: Path, interval_s: float = 1.0) -> None:
-        """Find the runs. Raises the errors of `find_runs`."""
+    def __init__(self, folders: Sequence[Path], cache: Path, interval_s: float = 1.0, *, wait: bool = False) -> None:
+        """Find the runs. Raises the errors of `find_runs`; with `wait`, there may be no run yet."""
         self._folders, self._cache = list(folders), cache
         self._lock = threading.Lock()
         self._runs: dict[str, PageRun] = {}
-        self._add(find_runs(folders))
+        if wait:
+            self.look_again()
+        else:
+            self._add(find_runs(folders))
         self._thread = IndexThread(lambda: [run.index for run in self.runs()], interval_s)
 
     def _add(self, paths: Sequence[Path]) -> None:
