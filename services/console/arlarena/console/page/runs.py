@@ -58,6 +58,16 @@ class PageRun:
             self._alarms = (state, logged_alarms(self.files))
         return len(self._alarms[1]), self._alarms[1][:limit]
 
+    def placed_alarms(self, limit: int) -> tuple[int, list[dict[str, Any]]]:
+        """Returns what `alarms` returns, with the place of each alarm on the x axes of curves.
+
+        `run_seconds` and `environment_steps` are those at the end of the alarm's step; None if they were not recorded.
+        """
+        total, alarms = self.alarms(limit)
+        self.metrics.refresh()
+        axes = ("run_seconds", "environment_steps")
+        return total, [alarm | {axis: self.metrics.at(alarm["step"], axis) for axis in axes} for alarm in alarms]
+
     @property
     def phase(self) -> RunPhase:
         """The state of the run now."""
