@@ -27,6 +27,8 @@ from arlarena.proto.records.group_records import FOLDER, StepRecord
 # Episodes in one transaction.
 BATCH_EPISODES = 2_000
 MAX_PROBLEMS = 1_000
+# Bytes before the end of the indexed part of a file by which a file that was overwritten is recognised.
+END_BYTES = 64
 # The episodes of people, in a folder of its own (`page/play/recording.py`).
 PLAYED = "episodes.jsonl"
 _STEP = re.compile(r"^step-(\d{1,12})$")
@@ -140,13 +142,13 @@ class EpisodeIndexer:
         for place in self._records(connection, kind, file, number, start, records, batch):
             last, records = place.offset + place.size, place.number + 1
             if len(batch.rows) >= BATCH_EPISODES:
-                self._write(connection, batch, kind, number, last, records)
+                self._write(connection, file.name, batch, kind, number, last, records)
                 batch.clear()  # `_records` adds to the same object
                 connection.commit()
                 self._advance((done + min(last, file.size)) / total, BATCH_EPISODES)
                 if stopped():
                     return
-        self._write(connection, batch, kind, number, last, records)
+        self._write(connection, file.name, batch, kind, number, last, records)
         state = (file.inode, file.size, file.mtime, number)
         connection.execute("UPDATE files SET inode = ?, size = ?, mtime = ? WHERE id = ?", state)
         self._advance((done + file.size) / total, len(batch.rows))
@@ -156,17 +158,25 @@ class EpisodeIndexer:
         found = self.progress
         self.progress = IndexProgress(False, min(share, 1.0), found.episodes + episodes, found.problems)
 
-    @staticmethod
-    def _open(connection: sqlite3.Connection, file: FileState) -> tuple[int, int, int]:
+    def _end(self, name: str, size: int) -> bytes | None:
+        """Returns the last bytes of the first `size` bytes of a file, or None if the file is shorter."""
+        start = max(0, size - END_BYTES)
+        try:
+            return self._files.read_at(name, start, size - start)
+        except DamagedFile:
+            return None
+
+    def _open(self, connection: sqlite3.Connection, file: FileState) -> tuple[int, int, int]:
         """Returns the file's number, and the offset and the record from which it is read.
 
-        A file that grew is read from where it ended. Every other changed file is read again.
+        A file that grew is read from where it ended. Every other changed file is read again, also one whose content
+        before that place is no longer the same.
         """
-        query = "SELECT id, inode, size, done_bytes, done_records FROM files WHERE name = ?"
+        query = "SELECT id, inode, done_bytes, done_records, done_end FROM files WHERE name = ?"
         found = connection.execute(query, (file.name,)).fetchone()
-        if found is not None and found[1] == file.inode and found[3] <= file.size:
-            return found[0], found[3], found[4]
-        EpisodeIndexer._delete(connection, file.name)
+        if found is not None and found[1] == file.inode and found[4] == self._end(file.name, found[2]):
+            return found[0], found[2], found[3]
+        self._delete(connection, file.name)
         insert = "INSERT OR REPLACE INTO files (name, inode, size, done_bytes, done_records) VALUES (?, ?, 0, 0, 0)"
         cursor = connection.execute(insert, (file.name, file.inode))
         return int(cursor.lastrowid or 0), 0, 0
@@ -218,9 +228,15 @@ class EpisodeIndexer:
             number = file if file is not None else found[0] if found else None
             connection.execute("INSERT INTO problems VALUES (?, ?, ?)", (number, name, reason[:500]))
 
-    @staticmethod
     def _write(
-        connection: sqlite3.Connection, batch: RowBatch, kind: FileKind, file: int, done: int, records: int
+        self,
+        connection: sqlite3.Connection,
+        name: str,
+        batch: RowBatch,
+        kind: FileKind,
+        file: int,
+        done: int,
+        records: int,
     ) -> None:
         used = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'episodes'").fetchone()
         first = used[0] + 1 if used else 1
@@ -238,9 +254,9 @@ class EpisodeIndexer:
             ),
         )
         if kind.step is not None:
-            EpisodeIndexer._drop_plain_groups(connection, kind.step)
-        state = (done, records, file)
-        connection.execute("UPDATE files SET done_bytes = ?, done_records = ? WHERE id = ?", state)
+            self._drop_plain_groups(connection, kind.step)
+        state = (done, records, self._end(name, done), file)
+        connection.execute("UPDATE files SET done_bytes = ?, done_records = ?, done_end = ? WHERE id = ?", state)
 
     @staticmethod
     def _drop_plain_groups(connection: sqlite3.Connection, step: int) -> None:

@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # Increase it if a table or the meaning of a column changes.
-SCHEMA = 2
+SCHEMA = 3
 BUSY_TIMEOUT_S = 10.0
 
 _TABLES = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE files (
     id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, inode INTEGER, size INTEGER, mtime REAL,
-    done_bytes INTEGER, done_records INTEGER, complete INTEGER);
+    done_bytes INTEGER, done_records INTEGER, done_end BLOB);
 CREATE TABLE heads (step INTEGER PRIMARY KEY, file INTEGER, complete INTEGER, head BLOB);
 CREATE TABLE episodes (
     id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT UNIQUE, file INTEGER, number INTEGER, offset INTEGER, size INTEGER,
