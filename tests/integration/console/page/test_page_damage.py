@@ -1,5 +1,6 @@
 """Runs that are damaged, deleted, empty or shared: the page shows what is left, and names the rest."""
 
+import contextlib
 import json
 import random
 import shutil
@@ -8,7 +9,7 @@ import threading
 import pytest
 from support.console.page_support import group, make_run, page_server, record, write_metrics, write_step
 
-DRAW = random.Random(5)
+DRAW = random.Random(3)
 PATHS = ("", "/alarms", "/steps", "/steps/8/groups", "/episodes", "/facets", "/behaviour", "/episodes/t8.0.0",
          "/episodes/t8.0.0/turns/0", "/episodes/t8.0.0/turns/1/visits", "/episodes/g4.0.1/turns/0",
          "/episodes/e.after.1/turns/2")  # fmt: skip
@@ -74,6 +75,19 @@ def test_every_damaged_file_leaves_a_page_that_answers(tmp_path):
         assert page.ok("/api/runs/run/episodes")["total"] == 15
 
 
+def test_the_groups_before_a_damaged_one_are_shown_and_the_damage_is_named_once(tmp_path):
+    run = make_run(tmp_path / "run")
+    path = run / "records" / "step-000008.records"
+    path.write_bytes(path.read_bytes() + b"\xff\xff\xff\xff and more")
+    with page_server([run], tmp_path) as page:
+        index = page.catalog.get("run").index
+        page.catalog.stop()
+        assert not index.refresh()  # the file is read again only if it changes
+        (problem,) = page.ok("/api/runs/run")["problems"]
+        assert "record 3 has 4294967295 bytes" in problem["reason"]
+        assert page.ok("/api/runs/run/episodes?step_min=8")["total"] == 5
+
+
 @pytest.mark.parametrize("what", ["run.json", "records", "metrics.jsonl", "episodes/after.jsonl", "."])
 def test_what_is_deleted_while_it_is_viewed_is_gone_and_the_rest_is_shown(tmp_path, what):
     run = make_full_run(tmp_path / "run")
@@ -122,10 +136,15 @@ def test_two_pages_show_a_run_that_grows(tmp_path):
 
 def test_the_second_page_writes_the_index_after_the_first_has_ended(tmp_path):
     run = make_run(tmp_path / "run")
-    with page_server([run], tmp_path) as second:
-        with page_server([run], tmp_path / "a") as other:
-            assert other.catalog.get("run").database.writable
-        second.ok("/api/runs/run/episodes")
+    with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
+        first.enter_context(page_server([run], tmp_path))
+        page = second.enter_context(page_server([run], tmp_path))
+        assert not page.catalog.get("run").database.writable
+        first.close()
+        write_step(run, 9, [record(group("new", [True, False]), 9)])
+        page.catalog.get("run").index.refresh()
+        assert page.catalog.get("run").database.writable
+        assert page.ok("/api/runs/run/episodes?group=new")["total"] == 2
 
 
 def test_many_requests_at_once_while_the_run_grows(tmp_path):

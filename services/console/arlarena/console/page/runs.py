@@ -198,6 +198,12 @@ class Catalog:
         """Stop to build the indices."""
         self._thread.stop()
 
+    def close(self) -> None:
+        """Stop to build the indices, and let other pages write them."""
+        self.stop()
+        for run in self.runs():
+            run.database.close()
+
     def runs(self) -> list[PageRun]:
         """The runs, in the order in which they were found."""
         with self._lock:

@@ -90,8 +90,10 @@ class EpisodeIndexer:
 
     def refresh(self, stopped: Callable[[], bool] = lambda: False) -> bool:
         """Index what has changed. Returns whether anything has changed. `stopped`: ends the work early."""
-        with self._lock, self._database.connect() as connection:
-            return self._refresh(connection, stopped)
+        with self._lock:
+            self._database.try_to_write()  # the page that wrote the index may have ended
+            with self._database.connect() as connection:
+                return self._refresh(connection, stopped)
 
     def _refresh(self, connection: sqlite3.Connection, stopped: Callable[[], bool]) -> bool:
         sources = self.sources()
@@ -113,10 +115,7 @@ class EpisodeIndexer:
         for file in changed:
             if stopped():
                 return True
-            try:
-                self._index_file(connection, file, done, total, stopped)
-            except DamagedFile as error:
-                self._problem(connection, file.name, error.reason)
+            self._index_file(connection, file, done, total, stopped)
             connection.commit()
             done += file.size
         if changed or gone or not self.progress.ready:
@@ -134,21 +133,24 @@ class EpisodeIndexer:
     def _index_file(
         self, connection: sqlite3.Connection, file: FileState, done: int, total: int, stopped: Callable[[], bool]
     ) -> None:
-        kind = file_kind(file.name)
         number, start, records = self._open(connection, file)
-        if kind is None:
-            raise DamagedFile(file.name, "the name of the file is not one that a run writes")
-        batch, last = RowBatch(), start
-        for place in self._records(connection, kind, file, number, start, records, batch):
-            last, records = place.offset + place.size, place.number + 1
-            if len(batch.rows) >= BATCH_EPISODES:
-                self._write(connection, file.name, batch, kind, number, last, records)
-                batch.clear()  # `_records` adds to the same object
-                connection.commit()
-                self._advance((done + min(last, file.size)) / total, BATCH_EPISODES)
-                if stopped():
-                    return
-        self._write(connection, file.name, batch, kind, number, last, records)
+        kind, batch, last = file_kind(file.name), RowBatch(), start
+        try:
+            if kind is None:
+                raise DamagedFile(file.name, "the name of the file is not one that a run writes")
+            for place in self._records(connection, kind, file, number, start, records, batch):
+                last, records = place.offset + place.size, place.number + 1
+                if len(batch.rows) >= BATCH_EPISODES:
+                    self._write(connection, file.name, batch, kind, number, last, records)
+                    batch.clear()  # `_records` adds to the same object
+                    connection.commit()
+                    self._advance((done + min(last, file.size)) / total, BATCH_EPISODES)
+                    if stopped():
+                        return
+        except DamagedFile as error:  # the records before the damage are kept
+            self._problem(connection, file.name, error.reason, number)
+        if kind is not None:
+            self._write(connection, file.name, batch, kind, number, last, records)
         state = (file.inode, file.size, file.mtime, number)
         connection.execute("UPDATE files SET inode = ?, size = ?, mtime = ? WHERE id = ?", state)
         self._advance((done + file.size) / total, len(batch.rows))
@@ -174,7 +176,7 @@ class EpisodeIndexer:
         """
         query = "SELECT id, inode, done_bytes, done_records, done_end FROM files WHERE name = ?"
         found = connection.execute(query, (file.name,)).fetchone()
-        if found is not None and found[1] == file.inode and found[4] == self._end(file.name, found[2]):
+        if found and found[1] == file.inode and found[2] and found[4] == self._end(file.name, found[2]):
             return found[0], found[2], found[3]
         self._delete(connection, file.name)
         insert = "INSERT OR REPLACE INTO files (name, inode, size, done_bytes, done_records) VALUES (?, ?, 0, 0, 0)"
@@ -221,12 +223,10 @@ class EpisodeIndexer:
         connection.execute("INSERT OR REPLACE INTO heads VALUES (?, ?, ?, ?)", (head.step, file, head.complete, data))
 
     @staticmethod
-    def _problem(connection: sqlite3.Connection, name: str, reason: str, file: int | None = None) -> None:
+    def _problem(connection: sqlite3.Connection, name: str, reason: str, file: int) -> None:
         (count,) = connection.execute("SELECT count(*) FROM problems").fetchone()
         if count < MAX_PROBLEMS:
-            found = connection.execute("SELECT id FROM files WHERE name = ?", (name,)).fetchone()
-            number = file if file is not None else found[0] if found else None
-            connection.execute("INSERT INTO problems VALUES (?, ?, ?)", (number, name, reason[:500]))
+            connection.execute("INSERT INTO problems VALUES (?, ?, ?)", (file, name, reason[:500]))
 
     def _write(
         self,

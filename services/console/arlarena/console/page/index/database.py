@@ -51,16 +51,24 @@ class RunDatabase:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         name = hashlib.sha256(f"{run}\0{run_id}\0{SCHEMA}".encode()).hexdigest()[:24]
         self.path = folder / f"{name}.sqlite"
+        self._run = run
         self._lock = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self.writable = self._try_lock()
-        if self.writable:
-            self._create(run)
+        self.writable = False
+        self.try_to_write()
 
-    def _try_lock(self) -> bool:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+    def try_to_write(self) -> bool:
+        """Lock the database if no other process does. Returns whether this process may write.
+
+        Raises:
+            OSError, sqlite3.Error: the database cannot be written.
+        """
+        if not self.writable:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            self._create(self._run)
+            self.writable = True
         return True
 
     def _create(self, run: Path) -> None:

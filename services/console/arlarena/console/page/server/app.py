@@ -56,7 +56,7 @@ def build_app(catalog: Catalog, rules: AccessRules, play: PlayOptions) -> Starle
         finally:
             await live.close()
             await games.close()
-            catalog.stop()
+            catalog.close()
 
     app = Starlette(
         routes=[
