@@ -10,7 +10,7 @@ from arlarena.proto.trajectory import PolicyVersion, Turn, VersionSpan, pack_flo
 
 
 def random_turn(
-    numbers: np.random.Generator, version: PolicyVersion, prompt: int, response: int, **fields: Any
+    numbers: np.random.Generator, version: PolicyVersion, prompt: int, response: int, /, **fields: Any
 ) -> Turn:
     """Returns a valid turn of `prompt` new prompt tokens and `response` sampled tokens.
 

@@ -148,6 +148,10 @@ async def launch(
         view.notice("stopping … (press Ctrl-C again to kill all processes)")
         main.cancel()
 
+    def kill() -> None:
+        page.kill()
+        supervisor.kill()
+
     services: Callable[[], dict[str, str]] = lambda: describe(supervisor)  # noqa: E731
     title = f"ARLArena · {config.method} on {config.environment} · seed {config.run.seed} · {run.path}"
     stages = make_stages(config, run)
@@ -162,7 +166,7 @@ async def launch(
         if config.console.page and addresses is None:
             page.start()
         main = asyncio.ensure_future(_with_ticks(pipeline.execute(), view))
-        signals.stop, signals.kill = stop, lambda: (page.kill(), supervisor.kill())
+        signals.stop, signals.kill = stop, kill
         try:
             return await main
         except asyncio.CancelledError:
@@ -171,8 +175,10 @@ async def launch(
             raise Stopped(signals.received[0], f"to resume: {resume_command(run, attached=bool(addresses))}") from None
         finally:
             pipeline.save()
-            await page.close()
-            await supervisor.close()
+            try:
+                await page.close()
+            finally:
+                await supervisor.close()
 
 
 async def _with_ticks(work: Awaitable[dict[str, Any]], view: View) -> dict[str, Any]:

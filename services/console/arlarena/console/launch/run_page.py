@@ -37,7 +37,7 @@ class RunPage:
             code = await self._serve_on(self._settings.page_port)
             if code == EXIT_PORT and self._settings.page_port:
                 code = await self._serve_on(0)
-        except OSError as error:
+        except Exception as error:  # whatever it is, the run does not end because of its page
             self._notice(f"the page does not run: {error}; the run goes on")
             return
         log, start = self._run.log("page"), self._child.log_start if self._child else 0
