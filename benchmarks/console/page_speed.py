@@ -12,6 +12,8 @@ the size of Sokoban. `arlarena view` is started twice: without an index (`cold`)
 - `turn_ms`: one request of a turn, or of the visits of its state. `browser.turn_ms`: from the key until the browser has
   painted the turn.
 
+`load_average`: of the machine, over one minute; other processes make these times longer.
+
 Limits (issue 24): `open_s` 2 s, cold and warm; a turn 100 ms (95 %); memory of the server 300 MB.
 """
 
@@ -21,6 +23,7 @@ import argparse
 import contextlib
 import http.client
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -189,6 +192,7 @@ def measure(folder: Path, episodes: int) -> dict[str, Any]:
     """Returns the result of the benchmark; the run is written below `folder`."""
     run, cache = folder / "run", folder / "cache"
     make_run(run, episodes)
+    load = os.getloadavg()[0]
     with view(run, cache) as page:
         cold = opened(page) | indexed(page, episodes)
     with view(run, cache) as page:
@@ -204,6 +208,7 @@ def measure(folder: Path, episodes: int) -> dict[str, Any]:
             "browser": browse(page),
             "memory_mb": page.memory_mb(),
         }
+    result["load_average"] = {"before": load, "after": os.getloadavg()[0]}
     result["limits"] = {"open_s": OPEN_S, "turn_s": TURN_S, "memory_mb": MEMORY_MB}
     browsed = result["browser"] or {"open_ms": {"p100": 0.0}, "turn_ms": {"p95": 0.0}}
     result["passed"] = (

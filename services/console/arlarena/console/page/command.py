@@ -64,7 +64,7 @@ def view(request: ViewRequest) -> None:
         host, port = bound.getsockname()[:2]
         announce(host, port)
         with contextlib.suppress(OSError):  # the disk of the log may be full
-            print(f"The page is at http://{_shown(host)}:{port}", file=sys.stderr)
+            sys.stderr.write(f"The page is at http://{_shown(host)}:{port}\n")  # one write: others write to the log
         asyncio.run(_serve(app, bound))
 
 
