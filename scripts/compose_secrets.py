@@ -4,9 +4,9 @@
     python3 scripts/compose_secrets.py [OUT]
 
 Each secret is one file with a random value: `environment_token`, `inference_api_key`, `inference_admin_token`,
-`redis_ROLE` for each role. `redis_users` is the list of Redis users, docker/redis/users.acl with the hashes of these
-passwords. Existing secrets are kept, so that the services of a running deployment can still connect. To change a
-secret, remove its file, run the script again, and restart the services.
+`page_token`, `redis_ROLE` for each role. `redis_users` is the list of Redis users, docker/redis/users.acl with the
+hashes of these passwords. Existing secrets are kept, so that the services of a running deployment can still connect. To
+change a secret, remove its file, run the script again, and restart the services.
 
 Only the owner can enter the folder. The files in it are readable for others, because Compose mounts each file with its
 owner and mode, and the containers run as another user (10001).
@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 USERS = ROOT / "docker" / "redis" / "users.acl"
-TOKENS = ("environment_token", "inference_api_key", "inference_admin_token", "grafana_password")
+TOKENS = ("environment_token", "inference_api_key", "inference_admin_token", "page_token", "grafana_password")
 _HASH = re.compile(r"\{hash:(\w+)\}")
 _BYTES = 32
 

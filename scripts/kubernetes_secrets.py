@@ -25,7 +25,7 @@ from pathlib import Path
 
 USERS = Path(__file__).resolve().parent.parent / "k8s" / "redis" / "users.acl"
 NAMESPACE = "arlarena"
-TOKENS = ("environment-token", "inference-api-key", "inference-admin-token")
+TOKENS = ("environment-token", "inference-api-key", "inference-admin-token", "page-token")
 # The names under which clients connect. redis-0.redis is the pod.
 HOSTS = ("redis", f"redis.{NAMESPACE}", f"redis.{NAMESPACE}.svc", f"redis.{NAMESPACE}.svc.cluster.local")
 

@@ -66,8 +66,12 @@ class Fault:
 
     @property
     def module(self) -> str:
-        """The name of the module in which the fault is planted."""
-        return self.file[self.file.index("arlarena/") :].removesuffix(".py").replace("/", ".")
+        """The name of the module in which the fault is planted; of a file that is no Python, the package around it."""
+        path = Path(self.file)
+        while path.suffix != ".py" and not (ROOT / path / "__init__.py").exists():
+            path = path.parent
+        name = path.as_posix().removesuffix(".py")
+        return name[name.index("arlarena/") :].replace("/", ".")
 
 
 def read_faults(root: Path = ROOT) -> list[Fault]:

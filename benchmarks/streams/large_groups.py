@@ -32,12 +32,10 @@ from arlarena.proto.trajectory import (
     Task,
     Trajectory,
     Turn,
-    VersionSpan,
     decode_group,
     encode,
-    pack_floats,
-    pack_ids,
 )
+from benchmarks.support.random_turns import random_turn
 from benchmarks.support.results import finish
 
 EPISODES, TURNS, PROMPT, RESPONSE = 8, 25, 1000, 150
@@ -51,18 +49,11 @@ def large_group(group_id: str, seed: int) -> Group:
     rng = np.random.default_rng(seed)
 
     def turn() -> Turn:
-        return Turn(
-            new_prompt_ids=pack_ids(rng.integers(0, 150_000, PROMPT)),
-            response_ids=pack_ids(rng.integers(0, 150_000, RESPONSE)),
-            logprobs=pack_floats(rng.normal(size=RESPONSE)),
-            loss_mask=bytes([1]) * RESPONSE,
-            spans=(VersionSpan(0, RESPONSE, VERSION),),
-            reward=0.0,
-            state_key=rng.bytes(16).hex(),
-            observation_key=rng.bytes(16).hex(),
-            action_valid=True,
-            format_valid=True,
-            finish_reason="stop",
+        return random_turn(
+            rng,
+            VERSION,
+            PROMPT,
+            RESPONSE,
             observation=rng.bytes(200).hex(),
             response=rng.bytes(RESPONSE * CHARS_PER_TOKEN // 2).hex(),
             action="go to fridge 1",

@@ -44,6 +44,13 @@ def test_no_planted_fault_is_an_error_of_syntax():
             compile(changed, f"{fault.file} with {fault.name}", "exec")
 
 
+def test_the_module_of_a_script_is_the_package_around_it():
+    """The driver imports the module before the tests, and a script of the page is no module."""
+    page = "services/console/arlarena/console/page"
+    assert Fault("x", f"{page}/static/core/dom.js", "", "", ()).module == "arlarena.console.page"
+    assert Fault("x", f"{page}/command.py", "", "", ()).module == "arlarena.console.page.command"
+
+
 def test_the_tests_of_every_fault_exist_and_are_quick():
     named = {fault.name: [test.partition("::") for test in fault.tests] for fault in FAULTS}
     assert all(named.values())

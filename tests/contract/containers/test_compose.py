@@ -14,7 +14,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[3]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 DOCKERFILES = {path.name.partition(".")[0]: path.read_text() for path in sorted((ROOT / "docker").glob("*.Dockerfile"))}
-API_PORTS = {"8000", "8100", "3000"}
+API_PORTS = {"8000", "8100", "8400", "3000"}
 SECRET_NAME = re.compile(r"TOKEN|PASSWORD|API_KEY|SECRET")
 
 
@@ -95,6 +95,15 @@ def test_only_trainer_workers_and_run_reach_redis_each_with_its_own_user() -> No
         url = variables.get("ARLARENA_REDIS_URL") or variables["REDIS_URL"]
         assert url == f"redis://{role}@redis:6379/0"
         assert variables["REDIS_PASSWORD_FILE"] == f"/run/secrets/redis_{role}"
+
+
+def test_the_page_only_reads_the_run_asks_for_a_token_and_reaches_no_container() -> None:
+    page = COMPOSE["services"]["page"]
+    assert page["volumes"] == ["run:/data:ro"]
+    assert page["environment"]["ARLARENA_PAGE_TOKEN_FILE"] == "/run/secrets/page_token"
+    assert page["networks"] == ["edge"]
+    assert "profiles" not in page
+    assert "--play" not in page["command"]
 
 
 def test_only_run_reaches_the_internet() -> None:

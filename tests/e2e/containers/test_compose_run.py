@@ -55,7 +55,7 @@ def test_only_api_ports_are_open_on_the_host_and_only_on_loopback(stack: Stack) 
     }
     assert open_ports == {
         ("sokoban", "127.0.0.1", 8000), ("alfworld", "127.0.0.1", 8000),
-        ("webshop", "127.0.0.1", 8000), ("inference", "127.0.0.1", 8100),
+        ("webshop", "127.0.0.1", 8000), ("inference", "127.0.0.1", 8100), ("page", "127.0.0.1", 8400),
     }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from support.console.page_browser_support import ATTACK, MEGABYTE
 
 LINES = "document.querySelector('.chart .plot')?.querySelectorAll('path.line:not(.raw)').length"
@@ -35,6 +36,23 @@ def test_two_runs_are_overlaid_smoothed_and_zoomed_by_keyboard(page):
     assert {"smooth=0.5", "log=success_rate"} <= set(shared.split("&"))
     page.open(shared, ".plot path.line.raw")
     assert first.get_by_role("button", name="Logarithmic axis: success rate").get_attribute("aria-pressed") == "true"
+
+
+def test_alarms_are_marked_on_every_x_axis(page):
+    tab = page.open("curves?runs=first&q=success&x=run_seconds", ".alarm")
+    first = tab.locator(".chart").first
+
+    def place():
+        return first.locator(".alarm line").evaluate("mark => Number(mark.getAttribute('x1'))")
+
+    by_time = place()  # step 12 ended after 24 s, of 2 to 40 s
+    tab.get_by_label("x axis").select_option("step")
+    page.wait_for(
+        "document.querySelector('.chart .values .where').textContent !== '' && document.querySelector('.alarm')"
+    )
+    assert place() == pytest.approx(by_time, abs=0.5)  # the time of a step is 2 s everywhere
+    tab.get_by_label("x axis").select_option("environment_steps")  # the run does not record them
+    page.wait_for("!document.querySelector('.alarm')")
 
 
 def test_filters_select_the_episodes_that_the_server_finds(page, site):
@@ -121,16 +139,6 @@ def test_rooms_are_drawn_and_format_errors_are_marked(page):
     tab.keyboard.press("End")
     tab.wait_for_selector("main[data-turn='1']")
     assert "player in row 2, column 1" in str(tab.locator(".board").first.get_attribute("aria-label"))
-
-
-def test_a_new_step_of_a_live_run_appears(page, site):
-    _, folder = site
-    page.open("curves?runs=second&q=entropy", ".chart .values span")
-    page.wait_for("document.querySelector('.values').innerText.includes('0.05')")
-    with (folder / "second" / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 21, "success_rate": 0.9, "entropy": 0.777, "run_seconds": 42.0}) + "\n")
-    page.wait_for("document.querySelector('.values').innerText.includes('0.777')")
-    assert "0.05" not in page.tab.locator(".values").first.inner_text()
 
 
 def test_shortcuts_are_listed_and_change_view_and_theme(page):

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import uvicorn
 
-from arlarena.console.page.play.games import PersonGames, PlayOptions
+from arlarena.console.page.play.options import PlayOptions
 from arlarena.console.page.runs import Catalog
 from arlarena.console.page.server.app import build_app
 from arlarena.console.page.server.security import AccessRules
@@ -194,8 +194,8 @@ def page_server(
     for run in catalog.runs():
         run.index.refresh()
     catalog.add_folder(folder / "played")
-    games = PersonGames(catalog, PlayOptions(enabled=play, folder=folder / "played"))
-    app = build_app(catalog, AccessRules(host, token), games)
+    options = PlayOptions(enabled=play, folder=folder / "played")
+    app = build_app(catalog, AccessRules(host, token), options)
     bound = socket.create_server(("127.0.0.1", 0))
     server = _Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
 

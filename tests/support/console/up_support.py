@@ -33,6 +33,7 @@ health_timeout_s = 1.0
 health_failures = 3
 stop_timeout_s = 3.0
 plain_interval_s = 0.05
+page = false
 """
 
 
@@ -51,7 +52,7 @@ class Up:
 
     def start(self, *arguments: str, **environment: str) -> Forked:
         clean = {key: value for key, value in os.environ.items() if key not in ("REDIS_URL", "ARLARENA_SEED")}
-        path = os.pathsep.join([str(self.fakes), str(TESTS)])
+        path = os.pathsep.join(filter(None, [str(self.fakes), str(TESTS), os.environ.get("PYTHONPATH")]))
         extra = {"PYTHONPATH": path, "COLUMNS": "200"}
         process = forking_support.popen(
             ["arlarena.console", *arguments],

@@ -17,7 +17,7 @@ import images
 
 ROOT = Path(__file__).resolve().parents[3]
 BUILD_TIMEOUT_S, READY_TIMEOUT_S, TRAINING_TIMEOUT_S = 3600, 900, 2400
-SERVICES = ("sokoban", "alfworld", "webshop", "tir-math", "redis", "run", "inference", "rollout", "trainer")
+SERVICES = ("sokoban", "alfworld", "webshop", "tir-math", "redis", "run", "inference", "rollout", "trainer", "page")
 
 
 def engine_problem() -> str:
@@ -46,6 +46,7 @@ class Stack:
             "ARLARENA_ALFWORLD_PORT": "18002",
             "ARLARENA_WEBSHOP_PORT": "18003",
             "ARLARENA_INFERENCE_PORT": "18100",
+            "ARLARENA_PAGE_PORT": "18400",
         }
 
     def compose(self, *arguments: str, timeout_s: float = 300) -> str:

@@ -9,7 +9,7 @@ import pytest
 from arlarena.sandbox.lockdown import REQUIRED
 
 ROOT = Path(__file__).resolve().parents[3]
-PORTS = (6379, 8000, 8100, 8101)
+PORTS = (6379, 8000, 8100, 8101, 8400)
 
 
 @pytest.fixture
@@ -62,6 +62,60 @@ def test_tir_math_and_redis_have_no_egress_and_no_dns(rendered):
         pods.owner for pods in overlay.pods if not any("egress" in one["spec"] for one in policies_of(overlay, pods))
     }
     assert closed == {"StatefulSet/environment-tir-math", "StatefulSet/redis"}
+
+
+@pytest.mark.parametrize("name", ["cpu-smoke", "single-gpu"])
+def test_the_page_has_no_ingress_and_no_egress(rendered, name):
+    from scripts.manifests.objects import Overlay
+    from scripts.manifests.policies import policies_of
+
+    overlay = Overlay.of(rendered(name))
+    (page,) = [pods for pods in overlay.pods if pods.owner == "Deployment/page"]
+    policies = policies_of(overlay, page)
+    assert {one["metadata"]["name"] for one in policies} == {"default-deny", "page"}
+    assert not any(key in one["spec"] for one in policies for key in ("ingress", "egress"))
+
+
+@pytest.mark.parametrize(
+    ("name", "owner", "claim"),
+    [
+        ("cpu-smoke", "Deployment/page", "run"),
+        ("single-gpu", "Deployment/page", "run"),
+        ("multi-node", "JobSet/trainer", "trainer-run"),
+    ],
+)
+def test_the_page_only_reads_the_run_and_asks_for_a_token(rendered, name, owner, claim):
+    from scripts.manifests.objects import Overlay
+
+    overlay = Overlay.of(rendered(name))
+    (pods,) = [pods for pods in overlay.pods if pods.owner == owner and "page" in map(_name, pods.containers)]
+    (page,) = [one for one in pods.containers if one["name"] == "page"]
+    volumes = {one["name"]: one for one in pods.spec["volumes"]}
+    mounts = {one["name"]: one for one in page["volumeMounts"]}
+    assert volumes["run"]["persistentVolumeClaim"]["claimName"] == claim
+    assert mounts["run"]["readOnly"] is True
+    variables = {one["name"]: one["value"] for one in page["env"]}
+    folder = next(one["mountPath"] for one in page["volumeMounts"] if one["mountPath"].startswith("/run/"))
+    assert variables["ARLARENA_PAGE_TOKEN_FILE"].startswith(f"{folder}/")
+    assert "livenessProbe" in page
+
+
+def test_the_page_beside_the_trainer_cannot_delay_it(rendered):
+    """A startup probe of a container that runs beside the trainer would delay the trainer's start."""
+    from scripts.manifests.objects import Overlay
+
+    overlay = Overlay.of(rendered("multi-node"))
+    first, others = [pods for pods in overlay.pods if pods.owner == "JobSet/trainer"]
+    (page,) = first.spec["initContainers"]
+    assert page["restartPolicy"] == "Always"
+    assert "startupProbe" not in page
+    assert page["resources"]["limits"] == {"cpu": "1", "memory": "1Gi"}
+    assert page["image"] == first.spec["containers"][0]["image"]
+    assert "initContainers" not in others.spec
+
+
+def _name(container):
+    return container["name"]
 
 
 def test_tir_math_runs_in_gvisor_if_an_overlay_has_the_component(rendered, tmp_path):

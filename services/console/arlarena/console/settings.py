@@ -108,6 +108,14 @@ class ConsoleSettings(ConsoleKeys):
     plain_interval_s: PositiveFloat = Field(
         default=5, description="minimum time between two progress lines if the output is not a terminal"
     )
+    page: bool = Field(
+        default=True,
+        description="whether `arlarena up` shows the run at an address of this machine (`arlarena view`), with a "
+        "low priority; not with --attach",
+    )
+    page_port: NonNegativeInt = Field(
+        default=8400, le=65535, description="port of the page; if it is in use, and for 0, a free port is used"
+    )
     pass_environment: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\*?$")], ...] = Field(
         default=(),
         description="further environment variables that the services get; NAME_* matches all names with this prefix",

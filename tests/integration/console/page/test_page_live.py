@@ -96,6 +96,23 @@ def test_a_new_step_arrives_within_five_seconds(tmp_path):
         assert page.ok("/api/series?metrics=loss")["series"][0]["last_step"] == 21
 
 
+def test_a_page_without_a_run_shows_the_first_run(tmp_path):
+    (tmp_path / "data").mkdir()
+    command = [sys.executable, "-m", "arlarena.console", "view", tmp_path / "data", "--port", "0"]
+    refused = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (refused.returncode, "contains no run" in refused.stderr) == (2, True)
+    command += ["--wait", "--cache-dir", tmp_path / "cache"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=tmp_path) as process:
+        page = Page(json.loads(process.stdout.readline())["port"], None)
+        with stream(page) as following:
+            assert following() == ("hello", {"runs": []})
+            make_run(tmp_path / "data" / "run")
+            name, data = following()
+            assert (name, data["run"], data["step"]) == ("step", "run", 20)
+        assert [run["id"] for run in page.ok("/api/runs")["runs"]] == ["run"]
+        process.terminate()
+
+
 def test_files_may_grow_be_replaced_and_vanish_while_they_are_read(tmp_path):
     run = make_run(tmp_path / "run")
     database = RunDatabase(tmp_path / "cache", run, "x")

@@ -69,6 +69,23 @@ def test_a_finished_game_is_recorded_and_continued_from_a_turn(played):
     assert len((folder / "played" / "conversations.jsonl").read_text().splitlines()) == 15 + 11
 
 
+def test_a_game_with_options_is_continued_with_the_same_options(tmp_path):
+    """The default is rooms of 7 x 7 and 15 turns. The run, whose options the game had, is gone."""
+    run = make_run(tmp_path / "run")
+    options = "size = 6\nmax_steps = 4\n"
+    (run / "config.toml").write_text(f'[environment]\nname = "sokoban"\n[environment.options]\n{options}')
+    with page_server([run], tmp_path) as page:
+        _, game = page.send("POST", "/api/play", {"run": "run", "split": "test", "index": 1})
+        finish(page, game)
+    line = json.loads((tmp_path / "played" / "episodes.jsonl").read_text())
+    assert (line["options"], len(line["turns"])) == ({"size": 6, "max_steps": 4}, 4)
+    with page_server([tmp_path / "played"], tmp_path) as page:
+        status, again = page.send("POST", "/api/play", {"run": "played", "episode": "e.played.0", "turn": 2})
+        assert (status, again["replay"]["matches"]) == (201, True)
+        assert again["state"]["remaining_steps"] == 2
+        assert again["state"]["observation"] == line["turns"][2]["observation"]
+
+
 def test_a_state_that_differs_from_the_record_is_reported(played):
     page, folder, _ = played
     line = json.loads((folder / "played" / "episodes.jsonl").read_bytes().splitlines()[0])

@@ -4,10 +4,11 @@ import csv
 import json
 
 import pytest
-from support.console.page_support import group, make_run, record, write_step
+from support.console.page_support import group, make_run, record, write_metrics, write_step
 from typer.testing import CliRunner
 
 from arlarena.console.cli.app import app
+from arlarena.console.page.export import column_kinds
 from arlarena.proto.config import ConfigError
 
 
@@ -92,11 +93,18 @@ def test_metrics_and_episodes_are_exported(folder, tmp_path, kind):
     assert stale["reason"] == "age 5 is above staleness = 1"
 
 
+def test_a_metric_with_the_name_of_an_episode_column_is_a_number_with_decimals():
+    assert column_kinds("metrics", ["step", "tokens", "turns"]) == {"step": int, "tokens": float, "turns": float}
+    assert column_kinds("episodes", ["id", "tokens", "score"]) == {"id": str, "tokens": int, "score": float}
+
+
 def test_parquet_is_exported(folder, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
+    write_metrics(folder / "first", range(21, 22), tokens=0.5)
     run_command("export", folder / "first", "--format", "parquet", "--out", tmp_path / "out")
     metrics, episodes = (parquet.read_table(tmp_path / "out" / f"{name}.parquet") for name in ("metrics", "episodes"))
-    assert metrics.column("success_rate").to_pylist() == [step / 100 for step in range(1, 21)]
+    assert metrics.column("success_rate").to_pylist() == [step / 100 for step in range(1, 22)]
+    assert metrics.column("tokens").to_pylist() == [None] * 20 + [0.5]
     assert (episodes.num_rows, sum(episodes.column("success").to_pylist())) == (15, 1 + 2 + 1 + 3)
 
 

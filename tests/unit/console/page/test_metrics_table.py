@@ -37,6 +37,14 @@ def test_a_half_written_line_is_read_when_it_is_complete(tmp_path, table):
     assert table.column("none") is None
 
 
+def test_the_value_at_a_step_is_that_of_the_step_or_none(tmp_path, table):
+    (tmp_path / "metrics.jsonl").write_text(lines([2, 4, 6]) + '{"step": 8, "loss": null}\n')
+    table.refresh()
+    assert [table.at(step, "loss") for step in (2, 4, 6)] == [1.0, 2.0, 3.0]
+    assert [table.at(step, "loss") for step in (1, 3, 8, 9, None)] == [None] * 5
+    assert table.at(2, "none") is None
+
+
 def test_a_resumed_run_replaces_the_file(tmp_path, table):
     path = tmp_path / "metrics.jsonl"
     path.write_text(lines(range(1, 9)))

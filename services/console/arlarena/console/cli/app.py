@@ -101,13 +101,17 @@ def up(
             "run directory if there is one.",
         ),
     ] = False,
+    page: Annotated[
+        bool | None, typer.Option("--page/--no-page", help="Overrides [console] page: show the run in the browser.")
+    ] = None,
     environment_url: EnvironmentUrl = None,
     inference_url: InferenceUrl = None,
 ) -> None:
     """Train and evaluate on this machine.
 
     Starts broker, environment server, policy server, workers and trainer, evaluates the policy before and after
-    training, and writes a report. With --attach, the services run elsewhere, for example in containers.
+    training, and writes a report. With --attach, the services run elsewhere, for example in containers. Prints the
+    address of a page that shows the run.
 
     Exit status: 0: finished; 1: the run failed; 2: the configuration is wrong; 3: a port is in use; 128 + n: stopped by
     signal n.
@@ -127,9 +131,8 @@ def up(
     if attach:
         addresses = service_addresses({"environment_url": environment_url, "inference_url": inference_url})
         start = ExistingRunPolicy.CONTINUE
-    request = launcher.LaunchRequest(
-        config, tuple(overrides or ()), seed, run_dir, start, tuple(plugins or ()), addresses
-    )
+    overrides = (overrides or []) + ([] if page is None else [f"console.page={str(page).lower()}"])
+    request = launcher.LaunchRequest(config, tuple(overrides), seed, run_dir, start, tuple(plugins or ()), addresses)
     launcher.up(request, Console(highlight=False))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -57,16 +58,21 @@ def view(
         Path | None,
         typer.Option(metavar="FOLDER", help="Folder of the indices; default: ARLARENA_CACHE_DIR, else ~/.cache."),
     ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for the first run instead of ending with an error.")
+    ] = False,
+    nice: Annotated[int, typer.Option(min=0, max=19, help="Niceness of the server; 19: lowest priority.")] = 0,
 ) -> None:
     """Show runs in the browser, also while they train.
 
     The server reads the run directories and writes nothing into them. Stop it with Ctrl-C.
     """
+    os.nice(nice)
     from arlarena.console.page.command import ViewRequest
     from arlarena.console.page.command import view as serve_view
 
     serve_view(
-        ViewRequest(runs or [RUNS], host, port, token_file, cache_dir, tuple(allow_host or ()), play, play_dir)
+        ViewRequest(runs or [RUNS], host, port, token_file, cache_dir, tuple(allow_host or ()), play, play_dir, wait)
     )  # fmt: skip
 
 

@@ -26,14 +26,17 @@ COMPUTE = (
     "OMP_*", "MKL_*", "KMP_*", "GOMP_*", "OPENBLAS_*", "HIP_*", "ROCR_*", "ROCM_*", "HSA_*", "SAFETENSORS_*",
     "FLASHINFER_*", "RAY_*", "NVSHMEM_*", "FI_*", "RDMAV_*", "CC", "CXX", "CPATH", "LIBRARY_PATH",
 )  # fmt: skip
+ENVIRONMENT_SERVER = (
+    *PROXIES, *HUB, "OMP_*", "ARLARENA_ENVIRONMENT_*", "ALFWORLD_DATA", "TIR_MATH_DATA", "DOCKER_HOST",
+    "CONTAINER_HOST",
+)  # fmt: skip
 # For each service: the variables of its settings and of its libraries.
 SERVICES: dict[str, tuple[str, ...]] = {
     "broker": (),
     "reaper": (),
-    "env_server": (
-        *PROXIES, *HUB, "OMP_*", "ARLARENA_ENVIRONMENT_*", "ALFWORLD_DATA", "TIR_MATH_DATA", "DOCKER_HOST",
-        "CONTAINER_HOST",
-    ),
+    "env_server": ENVIRONMENT_SERVER,
+    # The page starts environment servers for people who play.
+    "page": (*ENVIRONMENT_SERVER, "ARLARENA_CACHE_DIR", "ARLARENA_PAGE_TOKEN"),
     "inference": (*PROXIES, *HUB, *COMPUTE, "VLLM_*", "ARLARENA_INFERENCE_*"),
     "rollout": (
         *PROXIES, *HUB, "ARLARENA_ROLLOUT_*", "ARLARENA_EVALUATION_*", "ARLARENA_ENVIRONMENT_TOKEN",
@@ -45,7 +48,12 @@ SERVICES: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 # These services get only the listed secrets. The other services get all secrets among their variables.
-ALLOWED_SECRETS = {"env_server": ("ARLARENA_ENVIRONMENT_TOKEN",), "broker": (), "reaper": ()}
+ALLOWED_SECRETS = {
+    "env_server": ("ARLARENA_ENVIRONMENT_TOKEN",),
+    "page": ("ARLARENA_PAGE_TOKEN",),
+    "broker": (),
+    "reaper": (),
+}
 
 
 def child_environment(service: str, environment: Mapping[str, str], extra: Collection[str] = ()) -> dict[str, str]:

@@ -25,6 +25,7 @@ from arlarena.console.launch.failures import Stopped
 from arlarena.console.launch.pipeline import STAGES, Pipeline
 from arlarena.console.launch.preflight import check_before_start
 from arlarena.console.launch.progress import View
+from arlarena.console.launch.run_page import RunPage
 from arlarena.console.launch.supervisor import Supervisor
 from arlarena.console.report.tables import kinds_table, scores_table
 from arlarena.console.runconfig import RunConfig, masked_override
@@ -147,6 +148,10 @@ async def launch(
         view.notice("stopping … (press Ctrl-C again to kill all processes)")
         main.cancel()
 
+    def kill() -> None:
+        page.kill()
+        supervisor.kill()
+
     services: Callable[[], dict[str, str]] = lambda: describe(supervisor)  # noqa: E731
     title = f"ARLArena · {config.method} on {config.environment} · seed {config.run.seed} · {run.path}"
     stages = make_stages(config, run)
@@ -157,8 +162,11 @@ async def launch(
             if addresses is None
             else AttachedPipeline(config, run, view, supervisor, addresses)
         )
+        page = RunPage(run, config.console, supervisor.reaper, view.notice)
+        if config.console.page and addresses is None:
+            page.start()
         main = asyncio.ensure_future(_with_ticks(pipeline.execute(), view))
-        signals.stop, signals.kill = stop, supervisor.kill
+        signals.stop, signals.kill = stop, kill
         try:
             return await main
         except asyncio.CancelledError:
@@ -167,7 +175,10 @@ async def launch(
             raise Stopped(signals.received[0], f"to resume: {resume_command(run, attached=bool(addresses))}") from None
         finally:
             pipeline.save()
-            await supervisor.close()
+            try:
+                await page.close()
+            finally:
+                await supervisor.close()
 
 
 async def _with_ticks(work: Awaitable[dict[str, Any]], view: View) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import uvicorn
 
 from arlarena.console.launch.failures import LaunchError
-from arlarena.console.page.play.games import PersonGames, PlayOptions
+from arlarena.console.page.play.options import PlayOptions
 from arlarena.console.page.runs import Catalog
 from arlarena.console.page.server.app import build_app
 from arlarena.console.page.server.security import AccessRules, is_loopback
@@ -30,7 +30,7 @@ GRACE_S = 3
 
 @dataclass(frozen=True, slots=True)
 class ViewRequest:
-    """The arguments of `arlarena view`. `play`: None: only on loopback addresses."""
+    """The arguments of `arlarena view`. `play`: None: only on loopback addresses. `wait`: start without a run."""
 
     runs: Sequence[Path]
     host: str = "127.0.0.1"
@@ -40,6 +40,7 @@ class ViewRequest:
     names: Sequence[str] = ()
     play: bool | None = None
     play_dir: Path = Path("runs/played")
+    wait: bool = False
 
 
 def view(request: ViewRequest) -> None:
@@ -54,16 +55,16 @@ def view(request: ViewRequest) -> None:
         raise ConfigError(
             f"--host {request.host} is reachable from other machines: give --token-file FILE or set ARLARENA_PAGE_TOKEN"
         )
-    catalog = Catalog(list(request.runs), request.cache or page_cache_folder())
+    catalog = Catalog(list(request.runs), request.cache or page_cache_folder(), wait=request.wait)
     rules = AccessRules(request.host, token, request.names)
     play = is_loopback(request.host) if request.play is None else request.play
     catalog.add_folder(request.play_dir)
-    games = PersonGames(catalog, PlayOptions(enabled=play, folder=request.play_dir))
-    app = build_app(catalog, rules, games)
+    app = build_app(catalog, rules, PlayOptions(enabled=play, folder=request.play_dir))
     with contextlib.closing(_bind(request.host, request.port)) as bound:
         host, port = bound.getsockname()[:2]
         announce(host, port)
-        print(f"The page is at http://{_shown(host)}:{port}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the disk of the log may be full
+            sys.stderr.write(f"The page is at http://{_shown(host)}:{port}\n")  # one write: others write to the log
         asyncio.run(_serve(app, bound))
 
 
@@ -89,6 +90,9 @@ async def _serve(app: object, bound: socket.socket) -> None:
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
         log_level="warning",
+        loop="asyncio",
+        http="h11",
+        ws="none",
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=GRACE_S,

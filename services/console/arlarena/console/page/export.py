@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -132,25 +132,24 @@ def _write_parquet(path: Path, rows: Iterator[Row]) -> None:
     except ImportError as error:
         raise ConfigError("Parquet needs pyarrow: pip install 'arlarena-console[parquet]'") from error
     first = list(islice(rows, GROUP))
-    kinds = {bool: pyarrow.bool_(), int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
-    schema = pyarrow.schema([(name, kinds[_kind(name, first)]) for name in (first[0] if first else {})])
+    types = {bool: pyarrow.bool_(), int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
+    kinds = column_kinds(path.stem, first[0] if first else {})
+    schema = pyarrow.schema([(name, types[kind]) for name, kind in kinds.items()])
     with open_atomic(path) as file, parquet.ParquetWriter(file, schema, compression="zstd") as writer:
         everything = chain(first, rows)
         while batch := list(islice(everything, GROUP)):
             writer.write_table(pyarrow.Table.from_pylist([dict(row) for row in batch], schema=schema))
 
 
-# Columns of episodes whose type does not follow from a first value, because it may be None.
-_KINDS: dict[str, type] = {
+# Columns of episodes that are no text.
+_EPISODE_KINDS: dict[str, type] = {
     "step": int, "member": int, "age": int, "seed": int, "turns": int, "invalid": int, "tokens": int,
     "success": bool, "playable": bool, "score": float, "return": float, "advantage": float,
 }  # fmt: skip
 
 
-def _kind(name: str, rows: list[Row]) -> type:
-    if name in _KINDS:
-        return _KINDS[name]
-    value = next((row[name] for row in rows if row.get(name) is not None), None)
-    return (
-        str if isinstance(value, str) or (value is None and "advantages" in name) else str if value is None else float
-    )
+def column_kinds(table: str, names: Iterable[str]) -> dict[str, type]:
+    """Returns the type of each column of `metrics` or `episodes`. A value of any type can be missing (None)."""
+    if table == "metrics":
+        return {name: int if name == "step" else float for name in names}
+    return {name: _EPISODE_KINDS.get(name, str) for name in names}

@@ -58,6 +58,16 @@ class PageRun:
             self._alarms = (state, logged_alarms(self.files))
         return len(self._alarms[1]), self._alarms[1][:limit]
 
+    def placed_alarms(self, limit: int) -> tuple[int, list[dict[str, Any]]]:
+        """Returns what `alarms` returns, with the place of each alarm on the x axes of curves.
+
+        `run_seconds` and `environment_steps` are those at the end of the alarm's step; None if they were not recorded.
+        """
+        total, alarms = self.alarms(limit)
+        self.metrics.refresh()
+        axes = ("run_seconds", "environment_steps")
+        return total, [alarm | {axis: self.metrics.at(alarm["step"], axis) for axis in axes} for alarm in alarms]
+
     @property
     def phase(self) -> RunPhase:
         """The state of the run now."""
@@ -150,12 +160,15 @@ def below(folder: Path, depth: int) -> list[Path]:
 class Catalog:
     """The runs of a page, by id. Runs that appear later below a folder are added."""
 
-    def __init__(self, folders: Sequence[Path], cache: Path, interval_s: float = 1.0) -> None:
-        """Find the runs. Raises the errors of `find_runs`."""
+    def __init__(self, folders: Sequence[Path], cache: Path, interval_s: float = 1.0, *, wait: bool = False) -> None:
+        """Find the runs. Raises the errors of `find_runs`; with `wait`, there may be no run yet."""
         self._folders, self._cache = list(folders), cache
         self._lock = threading.Lock()
         self._runs: dict[str, PageRun] = {}
-        self._add(find_runs(folders))
+        if wait:
+            self.look_again()
+        else:
+            self._add(find_runs(folders))
         self._thread = IndexThread(lambda: [run.index for run in self.runs()], interval_s)
 
     def _add(self, paths: Sequence[Path]) -> None:
@@ -184,6 +197,12 @@ class Catalog:
     def stop(self) -> None:
         """Stop to build the indices."""
         self._thread.stop()
+
+    def close(self) -> None:
+        """Stop to build the indices, and let other pages write them."""
+        self.stop()
+        for run in self.runs():
+            run.database.close()
 
     def runs(self) -> list[PageRun]:
         """The runs, in the order in which they were found."""

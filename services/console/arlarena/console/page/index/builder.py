@@ -27,11 +27,13 @@ from arlarena.proto.records.group_records import FOLDER, StepRecord
 # Episodes in one transaction.
 BATCH_EPISODES = 2_000
 MAX_PROBLEMS = 1_000
+# Bytes before the end of the indexed part of a file by which a file that was overwritten is recognised.
+END_BYTES = 64
 # The episodes of people, in a folder of its own (`page/play/recording.py`).
 PLAYED = "episodes.jsonl"
 _STEP = re.compile(r"^step-(\d{1,12})$")
 _LABEL = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
-_INSERT = f"INSERT OR REPLACE INTO episodes ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+_INSERT = f"INSERT OR REPLACE INTO episodes (id, {', '.join(COLUMNS)}) VALUES (?, {', '.join('?' * len(COLUMNS))})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +71,13 @@ class EpisodeIndexer:
         """Read the state of an existing index."""
         self._files, self._database = files, database
         self._lock = threading.Lock()
-        self.progress = IndexProgress(False, 0.0, *self._counts())
+        with database.connect() as connection:
+            self.progress = IndexProgress(False, 0.0, *self._counts(connection))
 
-    def _counts(self) -> tuple[int, int]:
-        with self._database.connect() as connection:
-            (episodes,) = connection.execute("SELECT count(*) FROM episodes").fetchone()
-            (problems,) = connection.execute("SELECT count(*) FROM problems").fetchone()
+    @staticmethod
+    def _counts(connection: sqlite3.Connection) -> tuple[int, int]:
+        (episodes,) = connection.execute("SELECT count(*) FROM episodes").fetchone()
+        (problems,) = connection.execute("SELECT count(*) FROM problems").fetchone()
         return episodes, problems
 
     def sources(self) -> list[FileState]:
@@ -88,40 +91,36 @@ class EpisodeIndexer:
     def refresh(self, stopped: Callable[[], bool] = lambda: False) -> bool:
         """Index what has changed. Returns whether anything has changed. `stopped`: ends the work early."""
         with self._lock:
-            return self._refresh(stopped)
+            self._database.try_to_write()  # the page that wrote the index may have ended
+            with self._database.connect() as connection:
+                return self._refresh(connection, stopped)
 
-    def _refresh(self, stopped: Callable[[], bool]) -> bool:
+    def _refresh(self, connection: sqlite3.Connection, stopped: Callable[[], bool]) -> bool:
         sources = self.sources()
-        with self._database.connect() as connection:
-            known = {
-                name: (inode, size, mtime)
-                for name, inode, size, mtime in connection.execute("SELECT name, inode, size, mtime FROM files")
-            }
+        known = {
+            name: (inode, size, mtime)
+            for name, inode, size, mtime in connection.execute("SELECT name, inode, size, mtime FROM files")
+        }
         changed = [file for file in sources if known.get(file.name) != (file.inode, file.size, file.mtime)]
         gone = known.keys() - {file.name for file in sources}
         total = sum(file.size for file in sources) or 1
         done = total - sum(file.size for file in changed)
         if not self._database.writable:
-            self.progress = IndexProgress(not changed, done / total, *self._counts())
+            self.progress = IndexProgress(not changed, done / total, *self._counts(connection))
             return bool(changed)
         for name in gone:
-            self._forget(name)
+            self._delete(connection, name)
+            connection.execute("DELETE FROM files WHERE name = ?", (name,))
+        connection.commit()
         for file in changed:
             if stopped():
                 return True
-            self.progress = IndexProgress(False, done / total, *self._counts())
-            try:
-                self._index_file(file, done, total, stopped)
-            except DamagedFile as error:
-                self._problem(file.name, error.reason)
+            self._index_file(connection, file, done, total, stopped)
+            connection.commit()
             done += file.size
-        self.progress = IndexProgress(True, 1.0, *self._counts())
+        if changed or gone or not self.progress.ready:
+            self.progress = IndexProgress(True, 1.0, *self._counts(connection))
         return bool(changed or gone)
-
-    def _forget(self, name: str) -> None:
-        with self._database.connect() as connection:
-            self._delete(connection, name)
-            connection.execute("DELETE FROM files WHERE name = ?", (name,))
 
     @staticmethod
     def _delete(connection: sqlite3.Connection, name: str) -> None:
@@ -131,44 +130,68 @@ class EpisodeIndexer:
             for table in ("episodes", "transitions", "problems", "heads"):
                 connection.execute(f"DELETE FROM {table} WHERE file = ?", number)
 
-    def _index_file(self, file: FileState, done: int, total: int, stopped: Callable[[], bool]) -> None:
-        kind = file_kind(file.name)
-        number, start, records = self._open(file)
-        if kind is None:
-            raise DamagedFile(file.name, "the name of the file is not one that a run writes")
-        batch, last = RowBatch(), start
-        for place in self._records(kind, file, number, start, records, batch):
-            last, records = place.offset + place.size, place.number + 1
-            if len(batch.rows) >= BATCH_EPISODES:
-                self._write(batch, kind, number, last, records)
-                batch.clear()  # `_records` adds to the same object
-                episodes, problems = self.progress.episodes, self.progress.problems
-                share = (done + min(last, file.size)) / total
-                self.progress = IndexProgress(False, share, episodes + BATCH_EPISODES, problems)
-                if stopped():
-                    return
-        self._write(batch, kind, number, last, records)
-        with self._database.connect() as connection:
-            state = (file.inode, file.size, file.mtime, number)
-            connection.execute("UPDATE files SET inode = ?, size = ?, mtime = ? WHERE id = ?", state)
+    def _index_file(
+        self, connection: sqlite3.Connection, file: FileState, done: int, total: int, stopped: Callable[[], bool]
+    ) -> None:
+        number, start, records = self._open(connection, file)
+        kind, batch, last = file_kind(file.name), RowBatch(), start
+        try:
+            if kind is None:
+                raise DamagedFile(file.name, "the name of the file is not one that a run writes")
+            for place in self._records(connection, kind, file, number, start, records, batch):
+                last, records = place.offset + place.size, place.number + 1
+                if len(batch.rows) >= BATCH_EPISODES:
+                    self._write(connection, file.name, batch, kind, number, last, records)
+                    batch.clear()  # `_records` adds to the same object
+                    connection.commit()
+                    self._advance((done + min(last, file.size)) / total, BATCH_EPISODES)
+                    if stopped():
+                        return
+        except DamagedFile as error:  # the records before the damage are kept
+            self._problem(connection, file.name, error.reason, number)
+        if kind is not None:
+            self._write(connection, file.name, batch, kind, number, last, records)
+        state = (file.inode, file.size, file.mtime, number)
+        connection.execute("UPDATE files SET inode = ?, size = ?, mtime = ? WHERE id = ?", state)
+        self._advance((done + file.size) / total, len(batch.rows))
 
-    def _open(self, file: FileState) -> tuple[int, int, int]:
+    def _advance(self, share: float, episodes: int) -> None:
+        """Show the progress. Counting all rows after each file would take longer than to write them."""
+        found = self.progress
+        self.progress = IndexProgress(False, min(share, 1.0), found.episodes + episodes, found.problems)
+
+    def _end(self, name: str, size: int) -> bytes | None:
+        """Returns the last bytes of the first `size` bytes of a file, or None if the file is shorter."""
+        start = max(0, size - END_BYTES)
+        try:
+            return self._files.read_at(name, start, size - start)
+        except DamagedFile:
+            return None
+
+    def _open(self, connection: sqlite3.Connection, file: FileState) -> tuple[int, int, int]:
         """Returns the file's number, and the offset and the record from which it is read.
 
-        A file that grew is read from where it ended. Every other changed file is read again.
+        A file that grew is read from where it ended. Every other changed file is read again, also one whose content
+        before that place is no longer the same.
         """
-        with self._database.connect() as connection:
-            query = "SELECT id, inode, size, done_bytes, done_records FROM files WHERE name = ?"
-            found = connection.execute(query, (file.name,)).fetchone()
-            if found is not None and found[1] == file.inode and found[3] <= file.size:
-                return found[0], found[3], found[4]
-            self._delete(connection, file.name)
-            insert = "INSERT OR REPLACE INTO files (name, inode, size, done_bytes, done_records) VALUES (?, ?, 0, 0, 0)"
-            cursor = connection.execute(insert, (file.name, file.inode))
-            return int(cursor.lastrowid or 0), 0, 0
+        query = "SELECT id, inode, done_bytes, done_records, done_end FROM files WHERE name = ?"
+        found = connection.execute(query, (file.name,)).fetchone()
+        if found and found[1] == file.inode and found[2] and found[4] == self._end(file.name, found[2]):
+            return found[0], found[2], found[3]
+        self._delete(connection, file.name)
+        insert = "INSERT OR REPLACE INTO files (name, inode, size, done_bytes, done_records) VALUES (?, ?, 0, 0, 0)"
+        cursor = connection.execute(insert, (file.name, file.inode))
+        return int(cursor.lastrowid or 0), 0, 0
 
     def _records(
-        self, kind: FileKind, file: FileState, number: int, start: int, records: int, batch: RowBatch
+        self,
+        connection: sqlite3.Connection,
+        kind: FileKind,
+        file: FileState,
+        number: int,
+        start: int,
+        records: int,
+        batch: RowBatch,
     ) -> Iterator[Place]:
         """Add the records of a file to `batch` one by one. Yields the place of each record."""
         if kind.source == "evaluation":
@@ -178,52 +201,62 @@ class EpisodeIndexer:
                         raise DamagedFile(file.name, "the line is longer than the limit")
                     add_line(batch, kind, number, place, episode_line(file.name, line))
                 except DamagedFile as error:
-                    self._problem(file.name, f"line {place.number + 1}: {error.reason}", number)
+                    self._problem(connection, file.name, f"line {place.number + 1}: {error.reason}", number)
                 yield place
             return
         figures = file.name.startswith(f"{FOLDER}/")
         for place, data in frames(self._files, file.name, start, records):
             try:
                 if figures and place.number == 0:
-                    self._head(number, step_record(file.name, data), data)
+                    self._head(connection, number, step_record(file.name, data), data)
                 elif figures:
                     record = group_record(file.name, data)
                     add_group(batch, kind, number, place, record.group, record)
                 else:
                     add_group(batch, kind, number, place, plain_group(file.name, data), None)
             except DamagedFile as error:
-                self._problem(file.name, f"record {place.number}: {error.reason}", number)
+                self._problem(connection, file.name, f"record {place.number}: {error.reason}", number)
             yield place
 
-    def _head(self, file: int, head: StepRecord, data: bytes) -> None:
-        with self._database.connect() as connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO heads VALUES (?, ?, ?, ?)", (head.step, file, head.complete, data)
-            )
+    @staticmethod
+    def _head(connection: sqlite3.Connection, file: int, head: StepRecord, data: bytes) -> None:
+        connection.execute("INSERT OR REPLACE INTO heads VALUES (?, ?, ?, ?)", (head.step, file, head.complete, data))
 
-    def _problem(self, name: str, reason: str, file: int | None = None) -> None:
-        with self._database.connect() as connection:
-            (count,) = connection.execute("SELECT count(*) FROM problems").fetchone()
-            if count < MAX_PROBLEMS:
-                found = connection.execute("SELECT id FROM files WHERE name = ?", (name,)).fetchone()
-                number = file if file is not None else found[0] if found else None
-                connection.execute("INSERT INTO problems VALUES (?, ?, ?)", (number, name, reason[:500]))
+    @staticmethod
+    def _problem(connection: sqlite3.Connection, name: str, reason: str, file: int) -> None:
+        (count,) = connection.execute("SELECT count(*) FROM problems").fetchone()
+        if count < MAX_PROBLEMS:
+            connection.execute("INSERT INTO problems VALUES (?, ?, ?)", (file, name, reason[:500]))
 
-    def _write(self, batch: RowBatch, kind: FileKind, file: int, done: int, records: int) -> None:
-        with self._database.connect() as connection:
-            for row, text in zip(batch.rows, batch.texts, strict=True):
-                cursor = connection.execute(_INSERT, row)
-                connection.execute("INSERT INTO words (rowid, text) VALUES (?, ?)", (cursor.lastrowid, text))
-            for (success, pair), count in batch.transitions.items():
-                connection.execute(
-                    "INSERT INTO transitions VALUES (?, ?, ?, ?, ?, ?, ?) "
-                    "ON CONFLICT DO UPDATE SET count = count + excluded.count",
-                    (file, kind.source, kind.label, kind.step, success, pair, count),
-                )
-            if kind.step is not None:
-                self._drop_plain_groups(connection, kind.step)
-            state = (done, records, file)
-            connection.execute("UPDATE files SET done_bytes = ?, done_records = ? WHERE id = ?", state)
+    def _write(
+        self,
+        connection: sqlite3.Connection,
+        name: str,
+        batch: RowBatch,
+        kind: FileKind,
+        file: int,
+        done: int,
+        records: int,
+    ) -> None:
+        used = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'episodes'").fetchone()
+        first = used[0] + 1 if used else 1
+        connection.executemany(_INSERT, ((first + place, *row) for place, row in enumerate(batch.rows)))
+        connection.executemany(
+            "INSERT INTO words (rowid, text) VALUES (?, ?)",
+            ((first + place, text) for place, text in enumerate(batch.texts)),
+        )
+        connection.executemany(
+            "INSERT INTO transitions VALUES (?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET count = count + excluded.count",
+            (
+                (file, kind.source, kind.label, kind.step, success, pair, count)
+                for (success, pair), count in batch.transitions.items()
+            ),
+        )
+        if kind.step is not None:
+            self._drop_plain_groups(connection, kind.step)
+        state = (done, records, self._end(name, done), file)
+        connection.execute("UPDATE files SET done_bytes = ?, done_records = ?, done_end = ? WHERE id = ?", state)
 
     @staticmethod
     def _drop_plain_groups(connection: sqlite3.Connection, step: int) -> None:

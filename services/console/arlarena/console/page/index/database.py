@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # Increase it if a table or the meaning of a column changes.
-SCHEMA = 1
+SCHEMA = 3
 BUSY_TIMEOUT_S = 10.0
 
 _TABLES = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE files (
     id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, inode INTEGER, size INTEGER, mtime REAL,
-    done_bytes INTEGER, done_records INTEGER, complete INTEGER);
+    done_bytes INTEGER, done_records INTEGER, done_end BLOB);
 CREATE TABLE heads (step INTEGER PRIMARY KEY, file INTEGER, complete INTEGER, head BLOB);
 CREATE TABLE episodes (
     id INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT UNIQUE, file INTEGER, number INTEGER, offset INTEGER, size INTEGER,
@@ -35,7 +35,7 @@ CREATE TABLE transitions (
     file INTEGER, source TEXT, label TEXT, step INTEGER, success INTEGER, pair TEXT, count INTEGER,
     PRIMARY KEY (file, success, pair)) WITHOUT ROWID;
 CREATE TABLE problems (file INTEGER, name TEXT, reason TEXT);
-CREATE VIRTUAL TABLE words USING fts5(text, content='', tokenize="unicode61");
+CREATE VIRTUAL TABLE words USING fts5(text, content='', columnsize=0, tokenize="unicode61");
 """
 
 
@@ -51,16 +51,24 @@ class RunDatabase:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         name = hashlib.sha256(f"{run}\0{run_id}\0{SCHEMA}".encode()).hexdigest()[:24]
         self.path = folder / f"{name}.sqlite"
+        self._run = run
         self._lock = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self.writable = self._try_lock()
-        if self.writable:
-            self._create(run)
+        self.writable = False
+        self.try_to_write()
 
-    def _try_lock(self) -> bool:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+    def try_to_write(self) -> bool:
+        """Lock the database if no other process does. Returns whether this process may write.
+
+        Raises:
+            OSError, sqlite3.Error: the database cannot be written.
+        """
+        if not self.writable:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            self._create(self._run)
+            self.writable = True
         return True
 
     def _create(self, run: Path) -> None:

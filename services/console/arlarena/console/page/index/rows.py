@@ -124,12 +124,11 @@ def _add(
 def _text(trajectory: Trajectory) -> str:
     parts, left = [], EPISODE_CHARS
     for turn in trajectory.turns:
-        for text in (turn.observation, turn.response, turn.action):
-            parts.append(text[: min(TURN_CHARS, left)])
-            left -= len(parts[-1])
+        parts.append(f"{turn.observation[:TURN_CHARS]}\n{turn.response[:TURN_CHARS]}\n{turn.action[:TURN_CHARS]}")
+        left -= len(parts[-1])
         if left <= 0:
             break
-    return "\n".join(parts).encode("utf-8", "replace").decode()
+    return "\n".join(parts)[:EPISODE_CHARS].encode("utf-8", "replace").decode()
 
 
 def _short(text: str | None) -> str | None:

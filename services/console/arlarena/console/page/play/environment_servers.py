@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import tomli_w
 
 from arlarena.client.environments import EnvironmentClient
@@ -30,7 +31,8 @@ HEALTH_TIMEOUT_S, POLL_S, STOP_S = 5.0, 0.2, 5.0
 IDLE_S = 120.0
 LOG_TAIL_BYTES = 2_000
 
-ServerKey = tuple[str, str | None]
+# Environment, and its options as JSON.
+ServerKey = tuple[str, bytes]
 
 
 @dataclass(slots=True)
@@ -45,7 +47,7 @@ class EnvironmentServer:
 
 
 class EnvironmentServers:
-    """At most one server for each environment and run."""
+    """At most one server for each environment and each set of options."""
 
     def __init__(self) -> None:
         self._servers: dict[ServerKey, EnvironmentServer] = {}
@@ -54,21 +56,22 @@ class EnvironmentServers:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._janitor: asyncio.Task[None] | None = None
 
-    async def use(self, key: ServerKey, options: dict[str, Any]) -> EnvironmentServer:
-        """Returns the server of (environment, run), started if necessary. Call `release` after the game.
+    async def use(self, environment: str, options: dict[str, Any]) -> EnvironmentServer:
+        """Returns a server with these options, started if necessary. Call `release` after the game.
 
-        `options`: the table `[environment.options]` of the run.
+        `options`: the table `[environment.options]` of a run.
 
         Raises:
             PageError: the server does not start.
         """
+        key = (environment, msgspec.json.encode(options, order="deterministic"))
         async with self._lock:
             found = self._servers.get(key)
             if found is not None and found.child.process.returncode is not None:
                 await self._stop(key)
                 found = None
             if found is None:
-                found = self._servers[key] = await self._start(key[0], options)
+                found = self._servers[key] = await self._start(environment, options)
             found.games += 1
         if self._janitor is None:
             self._janitor = asyncio.create_task(self._stop_idle())

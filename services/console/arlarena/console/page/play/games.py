@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any, TypeVar
 
 from arlarena.client.environments import Session, StepOutcome
 from arlarena.client.errors import AtCapacity, PolicyFault, ServiceError
 from arlarena.console.page.play.environment_servers import EnvironmentServer, EnvironmentServers
+from arlarena.console.page.play.options import PlayOptions
 from arlarena.console.page.play.recording import GameTurn, append_lines, conversations, played_line
 from arlarena.console.page.reading.run_files import DamagedFile
 from arlarena.console.page.reading.run_summary import configuration, table
@@ -34,20 +34,16 @@ _NAME = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class PlayOptions:
-    """`enabled`: whether games may be started. `folder`: where finished games are recorded."""
-
-    enabled: bool
-    folder: Path
-
-
 @dataclass(slots=True)
 class PersonGame:
-    """A game. `origin`: the episode and turn that it continues. `differs_at`: the first replayed turn that differs."""
+    """A game. `origin`: the episode and turn that it continues. `differs_at`: the first replayed turn that differs.
+
+    `options`: the options of the environment.
+    """
 
     id: str
     run: PageRun | None
+    options: dict[str, Any]
     server: EnvironmentServer
     session: Session
     task: Task
@@ -166,7 +162,7 @@ class PersonGames:
             index=_value(wanted, "index", int, 0),
             seed=_value(wanted, "seed", int, 0),
         )
-        return await self._open(run, task, [], None)
+        return await self._open(run, task, _options_of(run, task), [], None)
 
     def _wanted_run(self, wanted: dict[str, Any]) -> PageRun | None:
         if wanted.get("run") is None:
@@ -194,20 +190,21 @@ class PersonGames:
         self._checked_environment(loaded.task.environment)
         turns = loaded.trajectory.turns
         expected = [each.state_key for each in turns[: turn + 1]]
-        return await self._open(run, loaded.task, [each.response for each in turns[:turn]], (key, turn), expected)
+        replies = [each.response for each in turns[:turn]]
+        options = _options_of(run, loaded.task) if loaded.options is None else loaded.options
+        return await self._open(run, loaded.task, options, replies, (key, turn), expected)
 
     async def _open(
         self,
         run: PageRun | None,
         task: Task,
+        options: dict[str, Any],
         replies: list[str],
         origin: tuple[str, int] | None,
         expected: list[str] | None = None,
     ) -> PersonGame:
         """Open a session, reset it, and replay `replies`. `expected`: the recorded state before each turn."""
-        tables = table(configuration(run.files), "environment") if run else {}
-        options = table(tables, "options") if tables.get("name") == task.environment else {}
-        server = await self._servers.use((task.environment, run.id if run else None), options)
+        server = await self._servers.use(task.environment, options)
         session: Session | None = None
         try:
             (session,) = await server.client.open(1, ttl_s=IDLE_S)
@@ -215,7 +212,7 @@ class PersonGames:
                 first = await session.reset(split=task.split, index=task.index, seed=task.seed)
             else:
                 first = await session.reset(task_id=task.id, seed=task.seed)
-            game = PersonGame(f"p{secrets.token_hex(8)}", run, server, session, task, first, first, origin)
+            game = PersonGame(f"p{secrets.token_hex(8)}", run, options, server, session, task, first, first, origin)
             for number in range(len(replies) + 1):
                 known = expected[number] if expected else ""
                 if known and game.state.metadata.state_key != known:
@@ -256,7 +253,7 @@ class PersonGames:
                 game.saved = await asyncio.to_thread(self._save, game)
 
     def _save(self, game: PersonGame) -> dict[str, str]:
-        line = played_line(game.id, game.task, game.first, game.turns, game.started)
+        line = played_line(game.id, game.task, game.options, game.first, game.turns, game.started)
         paths = {name: self.options.folder / f"{name}.jsonl" for name in ("episodes", "conversations")}
         try:
             append_lines(paths["episodes"], [line])
@@ -282,6 +279,12 @@ class PersonGames:
         for game in list(self._games.values()):
             await self.end(game)
         await self._servers.close()
+
+
+def _options_of(run: PageRun | None, task: Task) -> dict[str, Any]:
+    """Returns the options of the run's environment, if it is that of the task."""
+    tables = table(configuration(run.files), "environment") if run else {}
+    return table(tables, "options") if tables.get("name") == task.environment else {}
 
 
 def _value(body: dict[str, Any], name: str, kind: Callable[..., T], *default: T) -> T:

@@ -13,6 +13,7 @@ import msgspec
 
 from arlarena.client.environments import StepOutcome
 from arlarena.proto.records.episode_lines import EpisodeLine, TurnLine
+from arlarena.proto.text.redaction import masked
 from arlarena.proto.trajectory import Task
 
 
@@ -23,10 +24,11 @@ class PersonTurn(TurnLine):
 
 
 class PersonEpisode(EpisodeLine):
-    """A finished game."""
+    """A finished game. `options`: the environment's options, so that the game can be continued from a turn."""
 
     turns: tuple[PersonTurn, ...] = ()
     player: str = "human"
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +58,17 @@ class GameTurn:
         )
 
 
-def played_line(id: str, task: Task, first: StepOutcome, turns: Sequence[GameTurn], started: float) -> PersonEpisode:
-    """Returns the line of a finished game."""
+def played_line(
+    id: str, task: Task, options: dict[str, Any], first: StepOutcome, turns: Sequence[GameTurn], started: float
+) -> PersonEpisode:
+    """Returns the line of a finished game. `options`: of the environment; secrets are masked."""
     last = turns[-1].after
     lines = tuple(turn.line(number) for number, turn in enumerate(turns))
     return PersonEpisode(
         id=id,
         task=task.id,
         turns=lines,
+        options=masked(options),
         split=task.split,
         index=task.index,
         seed=task.seed,

@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.routing import Route
 
-from arlarena.console.page.play.games import PersonGames
+from arlarena.console.page.play.options import PlayOptions
+from arlarena.console.page.runs import Catalog
 from arlarena.console.page.server.routes import answering
 from arlarena.console.page.server.security import PageError, json_response
 
+if TYPE_CHECKING:
+    from arlarena.console.page.play.games import PersonGames
+
 
 class PlayRoutes:
-    """The routes of `PersonGames`."""
+    """The routes of `PersonGames`.
 
-    def __init__(self, games: PersonGames) -> None:
-        self._games = games
+    The client of environment servers is imported at the first request, because its import takes half as long as the
+    start of the server.
+    """
+
+    def __init__(self, catalog: Catalog, options: PlayOptions) -> None:
+        self._catalog, self._options = catalog, options
+        self._games: PersonGames | None = None
+        self._lock = asyncio.Lock()
+
+    async def _started(self) -> PersonGames:
+        async with self._lock:
+            if self._games is None:
+                self._games = await asyncio.to_thread(self._start)
+        return self._games
+
+    def _start(self) -> PersonGames:
+        from arlarena.console.page.play.games import PersonGames
+
+        return PersonGames(self._catalog, self._options)
+
+    async def close(self) -> None:
+        """End all games, and stop all environment servers."""
+        if self._games is not None:
+            await self._games.close()
 
     def routes(self) -> list[Route]:
         """Returns all routes."""
@@ -31,26 +58,30 @@ class PlayRoutes:
 
     async def environments(self, _request: Request) -> Any:
         """`GET /api/play/environments`."""
-        return {"enabled": self._games.options.enabled, "environments": self._games.environments()}
+        games = await self._started()
+        return {"enabled": self._options.enabled, "environments": games.environments()}
 
     async def start(self, request: Request) -> Any:
         """`POST /api/play`."""
-        return json_response((await self._games.start(await _body(request))).view(), 201)
+        games = await self._started()
+        return json_response((await games.start(await _body(request))).view(), 201)
 
     async def show(self, request: Request) -> Any:
         """`GET /api/play/{id}`."""
-        return self._games.get(request.path_params["game"]).view()
+        return (await self._started()).get(request.path_params["game"]).view()
 
     async def step(self, request: Request) -> Any:
         """`POST /api/play/{id}/step`."""
-        game = self._games.get(request.path_params["game"])
-        await self._games.step(game, await _body(request))
+        games = await self._started()
+        game = games.get(request.path_params["game"])
+        await games.step(game, await _body(request))
         return game.view()
 
     async def end(self, request: Request) -> Any:
         """`DELETE /api/play/{id}`."""
-        game = self._games.get(request.path_params["game"])
-        await self._games.end(game)
+        games = await self._started()
+        game = games.get(request.path_params["game"])
+        await games.end(game)
         return {"saved": game.saved}
 
 

@@ -122,6 +122,16 @@ class MetricsTable:
             value = column[-1] if column else nan
         return value if isfinite(value) else None
 
+    def at(self, step: int | None, name: str) -> float | None:
+        """The value of a metric at a step, or None."""
+        with self._lock:
+            row = bisect_left(self._steps, step) if step is not None else len(self._steps)
+            column = self._columns.get(name)
+            if column is None or row >= len(self._steps) or self._steps[row] != step:
+                return None
+            value = column[row]
+        return value if isfinite(value) else None
+
 
 def _number(raw: msgspec.Raw) -> float:
     try:

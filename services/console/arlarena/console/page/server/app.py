@@ -13,7 +13,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from arlarena.console.page.play.games import PersonGames
+from arlarena.console.page.play.options import PlayOptions
 from arlarena.console.page.play.routes import PlayRoutes
 from arlarena.console.page.runs import Catalog
 from arlarena.console.page.server.live import LiveRuns
@@ -41,9 +41,9 @@ async def _index(_request: Request) -> Response:
     return FileResponse(STATIC / "index.html")
 
 
-def build_app(catalog: Catalog, rules: AccessRules, games: PersonGames) -> Starlette:
-    """Build the application. At its end, it stops the index and the environment servers of `games`."""
-    live = LiveRuns(catalog)
+def build_app(catalog: Catalog, rules: AccessRules, play: PlayOptions) -> Starlette:
+    """Build the application. At its end, it stops the index and the environment servers of games."""
+    live, games = LiveRuns(catalog), PlayRoutes(catalog, play)
 
     async def _login(request: Request) -> Response:
         return login(rules, request)
@@ -56,14 +56,14 @@ def build_app(catalog: Catalog, rules: AccessRules, games: PersonGames) -> Starl
         finally:
             await live.close()
             await games.close()
-            catalog.stop()
+            catalog.close()
 
     app = Starlette(
         routes=[
             Route("/", _index),
             Route("/login", _login),
             *RunRoutes(catalog, live).routes(),
-            *PlayRoutes(games).routes(),
+            *games.routes(),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[Middleware(AccessMiddleware, rules=rules)],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,6 +17,8 @@ from arlarena.console.page.reading.run_summary import activity
 from arlarena.console.page.runs import Catalog, PageRun
 
 POLL_S, KEEP_ALIVE_S = 1.0, 15.0
+# Pause between two searches for new runs, which list the folders of the page.
+SEARCH_S = 5.0
 MAX_CLIENTS = 64
 # Metrics of the event `step`.
 STEP_METRICS = ("success_rate", "return_mean", "loss", "entropy", "grad_norm", "tokens_per_s", "run_seconds")
@@ -67,6 +70,7 @@ class LiveRuns:
         self._snapshots: dict[str, Snapshot] = {}
         self._changed = asyncio.Condition()
         self._clients = 0
+        self._searched = -SEARCH_S
         self._task: asyncio.Task[None] | None = None
         self.closing = False
 
@@ -105,6 +109,9 @@ class LiveRuns:
             await asyncio.sleep(POLL_S)
 
     def _look(self) -> None:
+        if time.monotonic() - self._searched >= SEARCH_S:
+            self._searched = time.monotonic()
+            self._catalog.look_again()
         for run in self._catalog.runs():
             with contextlib.suppress(OSError):
                 self._snapshots[run.id] = snapshot(run)

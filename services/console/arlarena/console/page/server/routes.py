@@ -123,7 +123,8 @@ class RunRoutes:
 
     def alarms(self, request: Request) -> Any:
         """`GET /api/runs/{run}/alarms`."""
-        total, alarms = self._run(request).alarms(integer(request.query_params, "limit", 200, 0, queries.MAX_LIMIT))
+        limit = integer(request.query_params, "limit", 200, 0, queries.MAX_LIMIT)
+        total, alarms = self._run(request).placed_alarms(limit)
         return {"total": total, "alarms": alarms}
 
     def metrics(self, request: Request) -> Any:

@@ -8,6 +8,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from arlarena.console.page.index.database import RunDatabase
 from arlarena.console.page.reading.records import episode_line, group_record, plain_group, step_record
 from arlarena.console.page.reading.run_files import BoundedFiles
@@ -21,7 +23,10 @@ CACHED_RECORDS, CACHED_BYTES = 16, 32 << 20
 
 @dataclass(frozen=True, slots=True)
 class LoadedEpisode:
-    """An episode. `group` and `record` are None for episodes of an evaluation; `record` also without figures."""
+    """An episode. `group` and `record` are None for episodes of an evaluation; `record` also without figures.
+
+    `options`: the options of the environment, if the file has them, as those of a person's games do.
+    """
 
     row: dict[str, Any]
     task: Task
@@ -29,6 +34,7 @@ class LoadedEpisode:
     group: Group | None
     record: GroupRecord | None
     final_observation: str | None
+    options: dict[str, Any] | None = None
 
     @property
     def member(self) -> MemberRecord | None:
@@ -40,6 +46,17 @@ class LoadedEpisode:
     def has_tokens(self) -> bool:
         """Whether token ids are recorded."""
         return self.group is not None
+
+
+class _LineOptions(msgspec.Struct):
+    options: dict[str, Any] | None = None
+
+
+def _options(data: bytes) -> dict[str, Any] | None:
+    try:
+        return msgspec.json.decode(data, type=_LineOptions).options
+    except msgspec.ValidationError:  # not a table
+        return None
 
 
 class RecordCache:
@@ -74,9 +91,9 @@ class RecordCache:
         """Returns the episode of a row (see `row`). Raises DamagedFile."""
         name, place = row["name"], (row["offset"], row["size"])
         if row["source"] == "evaluation":
-            line = self._read(name, *place, lambda data: episode_line(name, data))
+            line, options = self._read(name, *place, lambda data: (episode_line(name, data), _options(data)))
             task = line.to_task(self._seed(row["label"]))
-            return LoadedEpisode(row, task, line.to_trajectory(), None, None, line.final_observation)
+            return LoadedEpisode(row, task, line.to_trajectory(), None, None, line.final_observation, options)
         if name.startswith(f"{FOLDER}/"):
             record = self._read(name, *place, lambda data: group_record(name, data))
             group = record.group

@@ -1,9 +1,11 @@
-/** Elements of the page. Text from runs reaches the page only through text nodes, never as HTML. */
+/** Elements of the page. Text from runs reaches the page only through text nodes, never as HTML, and `visible`. */
 
 const SVG = "http://www.w3.org/2000/svg";
 /** Characters of a long text that are shown at first, and with each further press of "Show more". */
 const FIRST_CHARS = 8_000;
 const MORE_CHARS = 100_000;
+/** Attributes whose value a person reads. */
+const TEXTS = ["title", "aria-label", "alt", "placeholder"];
 
 /**
  * @typedef {Node | string | number | null | undefined | false | Child[]} Child
@@ -18,7 +20,7 @@ function apply(element, properties) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), /** @type {EventListener} */ (value));
     else if (name === "data") Object.assign(/** @type {HTMLElement} */ (element).dataset, value);
     else if (name === "value" && !(element instanceof SVGElement)) /** @type {any} */ (element).value = value;
-    else element.setAttribute(name, value === true ? "" : String(value));
+    else element.setAttribute(name, value === true ? "" : TEXTS.includes(name) ? visible(String(value)) : String(value));
   }
 }
 
@@ -26,7 +28,7 @@ function apply(element, properties) {
 function append(element, children) {
   for (const child of children.flat(9)) {
     if (child === null || child === undefined || child === false) continue;
-    element.append(child instanceof Node ? child : String(child));
+    element.append(child instanceof Node ? child : visible(String(child)));
   }
 }
 

@@ -1,5 +1,7 @@
 /** Server-sent events of all runs. One connection serves all views. */
 
+import { percent } from "./format.js";
+
 const KINDS = ["step", "state", "index", "alarm"];
 
 /** @typedef {(kind: string, data: any) => void} Listener */
@@ -8,6 +10,8 @@ const KINDS = ["step", "state", "index", "alarm"];
 const listeners = new Set();
 /** @type {Map<string, any>} */
 const states = new Map();
+/** @type {Map<string, {ready: boolean, progress: number}>} */
+const indices = new Map();
 
 /**
  * Calls `listener` for each event until `signal` is aborted.
@@ -31,8 +35,11 @@ export function connect(status) {
   const source = new EventSource("api/events");
   const show = () => {
     const running = [...states.values()].filter((each) => each.state === "running").length;
+    const open = [...indices.values()].filter((each) => !each.ready);
+    const share = open.reduce((sum, each) => sum + each.progress, 0) / open.length;
     status.className = running ? "live on" : "live";
-    status.textContent = running ? `${running} live` : "";
+    status.title = open.length ? "The index of the episodes is being built; lists of episodes are incomplete until then" : "";
+    status.textContent = [running && `${running} live`, open.length && `Indexing ${percent(share, 0)}`].filter(Boolean).join(" · ");
   };
   source.addEventListener("error", () => {
     status.className = "live lost";
@@ -42,6 +49,7 @@ export function connect(status) {
   for (const kind of KINDS) {
     source.addEventListener(kind, (event) => {
       const data = JSON.parse(event.data);
+      if (kind === "index") indices.set(data.run, data);
       if (kind === "step" || kind === "state") states.set(data.run, { ...states.get(data.run), ...data });
       show();
       for (const listener of listeners) listener(kind, data);

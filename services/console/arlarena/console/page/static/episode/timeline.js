@@ -6,6 +6,8 @@ import { fixed, signed } from "../core/format.js";
 
 /** Buttons on each side of the current turn; the slider reaches all turns. */
 const AROUND = 40;
+/** Buttons that remain on each side before the buttons are made again. */
+const MARGIN = 10;
 const FRAME_MS = 700;
 
 export class Timeline {
@@ -14,6 +16,7 @@ export class Timeline {
     this.episode = episode;
     this.go = go;
     this.turn = 0;
+    this.range = { from: 0, to: -1 };
     this.largest = largestOf(episode.turn_list.map((/** @type {any} */ each) => each.advantage));
     this.last = Math.max(0, episode.turn_list.length - 1);
     this.slider = h("input", { type: "range", min: 0, max: this.last, step: 1, "aria-label": "Turn", oninput: () => go(Number(this.slider.value)) });
@@ -59,12 +62,30 @@ export class Timeline {
     const row = this.episode.turn_list[turn];
     this.slider.setAttribute("aria-valuetext", `turn ${turn} of ${this.last}: ${row?.action ?? ""}`);
     this.text.textContent = `Turn ${turn} of ${this.last}`;
+    if (!this.covers(turn)) this.build(turn);
     const focused = this.list.contains(document.activeElement);
-    const from = Math.max(0, turn - AROUND);
-    fill(this.list, from > 0 && h("li", { class: "note" }, `… ${from}`), this.episode.turn_list.slice(from, turn + AROUND + 1).map((/** @type {any} */ each) => this.button(each)));
-    const current = /** @type {HTMLElement | null} */ (this.list.querySelector("[aria-current] "));
+    const before = /** @type {HTMLElement | null} */ (this.list.querySelector("[aria-current]"));
+    before?.removeAttribute("aria-current");
+    before?.setAttribute("tabindex", "-1");
+    const current = /** @type {HTMLElement | null} */ (this.list.querySelector(`[data-turn="${turn}"]`));
+    current?.setAttribute("aria-current", "step");
+    current?.setAttribute("tabindex", "0");
     if (current) this.list.scrollLeft = current.offsetLeft - this.list.offsetLeft - this.list.clientWidth / 2 + current.clientWidth / 2;
     if (focused) current?.focus({ preventScroll: true });
+  }
+
+  /** Whether the turn and its neighbours have buttons. @param {number} turn */
+  covers(turn) {
+    const { from, to } = this.range;
+    return from <= to && (from === 0 || turn - from >= MARGIN) && (to === this.last || to - turn >= MARGIN) && turn >= from && turn <= to;
+  }
+
+  /** Makes the buttons around a turn. @param {number} turn */
+  build(turn) {
+    const [from, to] = [Math.max(0, turn - AROUND), Math.min(this.last, turn + AROUND)];
+    this.range = { from, to };
+    fill(this.list, from > 0 && h("li", { class: "note" }, `… ${from}`), this.episode.turn_list.slice(from, to + 1).map((/** @type {any} */ each) => this.button(each)),
+      to < this.last && h("li", { class: "note" }, `${this.last - to} …`));
   }
 
   /** @param {any} each */
@@ -73,7 +94,7 @@ export class Timeline {
     const title = `Turn ${each.turn}: ${visible(each.action || "no action")}; reward ${fixed(each.reward)}; advantage ${signed(each.advantage, 3)}${invalid ? "; invalid" : ""}${
       each.visits > 1 ? `; the group is in this state ${each.visits} times` : ""}`;
     return h("li", {}, h("button", { type: "button", class: `turn ${level(each.advantage, this.largest)}${invalid ? " invalid" : ""}`, title,
-      "aria-current": each.turn === this.turn ? "step" : null, tabindex: each.turn === this.turn ? 0 : -1, onclick: () => this.go(each.turn) },
+      data: { turn: each.turn }, tabindex: -1, onclick: () => this.go(each.turn) },
       h("span", { class: "top-line" }, `${each.turn}`, each.visits > 1 && h("span", { class: "visits" }, `×${each.visits}`)),
       h("span", { class: "action" }, visible(each.action || "–"), invalid && " !"),
       h("span", { class: "sub" }, h("span", {}, `r ${fixed(each.reward, 1)}`), each.advantage !== null && h("span", {}, `A ${sign(each.advantage)}${Math.abs(each.advantage).toFixed(2)}`))));

@@ -1,13 +1,13 @@
 /** The panels of one turn: frame, reply, tokens, prompt, figures, and visits of the same state. */
 
-import { level, largestOf } from "../charts/diverging.js";
+import { level } from "../charts/diverging.js";
 import { badge, fill, h, symbol, textBlock, visible } from "../core/dom.js";
 import { fixed, plural, signed } from "../core/format.js";
 import { facts } from "../core/parts.js";
-import { href } from "../core/route.js";
 import { frame } from "./frame.js";
 import { replyView } from "./reply.js";
 import { TokenPanel } from "./tokens.js";
+import { actionTable, visitList } from "./visits.js";
 
 /** Admissible actions that are shown at first. */
 const MAX_ACTIONS = 60;
@@ -117,17 +117,12 @@ export class TurnPanels {
       fill(this.visits.body, h("p", { class: "note" }, "The environment gives this state no key."));
       return;
     }
-    const largest = largestOf(visits.map((/** @type {any} */ each) => each.step_advantage ?? each.advantage));
     const others = visits.filter((/** @type {any} */ each) => !each.this).length;
-    fill(this.visits.body, h("p", { class: "note" }, others ? `${plural(others, "other turn")} of the ${visits[0].member === null ? "episode" : "group"} in the same state.`
-      : `No other turn of the ${visits[0].member === null ? "episode" : "group"} is in this state.`),
-      h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Visits" }, h("table", { class: "visits" }, h("thead", {}, h("tr", {}, ["Turn", "Action"].map((label) => h("th", { scope: "col" }, label)),
-        h("th", { scope: "col", class: "n", title: "discounted sum of the rewards from this turn on" }, "R"), h("th", { scope: "col", class: "n", title: "step advantage" }, symbol("A_S")), h("th", { scope: "col" }, "End"))),
-      h("tbody", {}, visits.slice(0, 200).map((/** @type {any} */ each) => h("tr", { "aria-current": each.this ? "true" : null },
-        h("th", { scope: "row" }, each.this ? "this turn" : h("a", { class: "visit", href: href(["episode", this.run, each.episode, each.turn]) },
-          each.member === null ? `turn ${each.turn}` : `#${each.member}, turn ${each.turn}`)),
-        h("td", { class: "cut" }, visible(each.action || "–"), !each.action_valid && " !"), h("td", { class: "n" }, fixed(each.step_return)),
-        h("td", { class: "n" }, h("span", { class: `pill ${level(each.step_advantage, largest)}` }, signed(each.step_advantage))),
-        h("td", {}, h("span", { class: each.success ? "solved" : "failed", title: each.success ? "solved" : "failed" }, h("span", { "aria-hidden": "true" }, each.success ? "✓" : "✗"), h("span", { class: "hidden" }, each.success ? "solved" : "failed")))))))));
+    const of = visits[0].member === null ? "episode" : "group";
+    fill(this.visits.body, h("p", { class: "note" }, others ? `${plural(others, "other turn")} of the ${of} in the same state.` : `No other turn of the ${of} is in this state.`),
+      others > 0 && actionTable(visits), visitList(visits, this.run));
+    const list = /** @type {HTMLElement | null} */ (this.visits.body.querySelector(".visit-list"));
+    const own = /** @type {HTMLElement | null} */ (list?.querySelector("[aria-current]"));
+    if (list && own) list.scrollTop = own.offsetTop - list.clientHeight / 2;
   }
 }

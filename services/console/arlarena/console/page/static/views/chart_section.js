@@ -87,9 +87,8 @@ export class ChartSection {
   }
 
   marks() {
-    if (this.page.x !== "step") return [];
-    return [...this.page.alarms].flatMap(([run, alarms]) => alarms.filter((alarm) => alarm.step !== null)
-      .map((alarm) => ({ x: alarm.step, label: `${run}, step ${alarm.step}: ${alarm.event}. ${alarm.message}` })));
+    return [...this.page.alarms].flatMap(([run, alarms]) => alarms.filter((alarm) => typeof alarm[this.page.x] === "number")
+      .map((alarm) => ({ x: alarm[this.page.x], label: `${run}, step ${alarm.step}: ${alarm.event}. ${alarm.message}` })));
   }
 
   /** @param {number | null} x */

@@ -118,7 +118,7 @@ function row(each, run, back) {
   return h("tr", {},
     h("th", { scope: "row" }, h("a", { href: href(["episode", run, each.id, 0], { list: back }) }, each.id)),
     h("td", { class: "minor" }, each.label ? `${each.source}, ${each.label}` : each.source), h("td", { class: "n" }, each.step ?? "–"),
-    h("td", { class: "cut", title: visible(each.task) }, visible(each.task), each.kind && h("span", { class: "tag" }, visible(each.kind))),
+    h("td", { class: "cut", title: visible(each.task) }, visible(each.task.replace(`${each.environment}/`, "")), each.kind && h("span", { class: "tag" }, visible(each.kind))),
     h("td", {}, each.success ? badge("good", "solved") : badge("bad", "failed"), each.outcome !== "ok" && badge("warn", each.outcome)),
     h("td", { class: "n" }, fixed(each.return)), h("td", { class: "n" }, count(each.turns)), h("td", { class: "n" }, count(each.invalid)),
     h("td", { class: "n minor" }, count(each.tokens)), h("td", { class: "n" }, signed(each.advantage)),

@@ -51,11 +51,11 @@ export function groupCard(group, run, which, largest) {
       group.update !== null && group.update !== undefined && h("span", { class: "note" }, `update ${group.update + 1} of the step`),
       h("a", { class: "right", href: href(["episodes", run], { group: group.id }) }, `Episodes of ${group.id}`)),
     table(`Siblings of ${group.id}`, h("tr", {}, columns.map(([label = "", title, kind]) => h("th", { scope: "col", class: kind }, title ? abbr(label, title) : label))),
-      group.members.map((/** @type {any} */ member) => memberRow(member, run, which, largest, figures))));
+      group.members.map((/** @type {any} */ member) => memberRow(member, group.reason, run, which, largest, figures))));
 }
 
-/** @param {any} member @param {string} run @param {string} which @param {number} largest @param {boolean} figures */
-function memberRow(member, run, which, largest, figures) {
+/** @param {any} member @param {string} groupReason shown once, in the heading of the group @param {string} run @param {string} which @param {number} largest @param {boolean} figures */
+function memberRow(member, groupReason, run, which, largest, figures) {
   const values = member[which] ?? [];
   return h("tr", { class: member.status && !["trained", null].includes(member.status) ? "unused" : null },
     h("th", { scope: "row" }, h("a", { href: href(["episode", run, member.episode, 0]) }, `#${member.member}`)),
@@ -67,7 +67,7 @@ function memberRow(member, run, which, largest, figures) {
     h("td", { class: "n" }, signed(member.advantage)), h("td", { class: "n" }, fixed(member.mean_ratio, 4)),
     h("td", { class: "n" }, percent(member.outside)), h("td", { class: "n" }, member.age ?? "–")],
     h("td", {}, statusBadge(member.status, member.reason), member.kept === false && badge("warn", "masked", "the sequence mask removed a turn"),
-      member.reason && h("span", { class: "reason" }, ` ${visible(member.reason)}`)));
+      member.reason && member.reason !== groupReason && h("span", { class: "reason" }, ` ${visible(member.reason)}`)));
 }
 
 /**
