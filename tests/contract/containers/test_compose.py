@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import compose_secrets
 import pytest
 import yaml
 
@@ -130,7 +131,6 @@ def test_a_stage_is_the_same_in_all_dockerfiles_so_that_images_share_its_layers(
 
 
 def test_every_role_of_redis_has_a_password_file_in_compose() -> None:
-    roles = set(re.findall(r"\{hash:(\w+)\}", (ROOT / "docker" / "redis" / "users.acl").read_text())) - {"ROLE"}
-    assert {f"redis_{role}" for role in roles} | {"redis_users"} == {
+    assert {f"redis_{role}" for role in compose_secrets.ROLES} | {"redis_users"} == {
         name for name in COMPOSE["secrets"] if name.startswith("redis_")
     }
