@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from sandbox_attacks import attacks
 from support.console.lineage import check_lineage
-from support.containers.stack import READY_TIMEOUT_S, ROOT, SERVICES, Stack
+from support.containers.stack import READY_TIMEOUT_S, ROOT, SERVICES, STEPS, Stack
 
 SCAN = (Path(__file__).parent / "scan.py").read_text()
-STEPS = 14  # of short.toml
 ALLOWED = {
     "sokoban": [8000], "alfworld": [8000], "webshop": [8000], "tir-math": [8000],
     "inference": [8100], "redis": [6379], "trainer": [], "run": [],
@@ -29,9 +28,8 @@ def test_all_services_become_healthy(stack: Stack) -> None:
 
 
 def test_a_worker_reaches_only_the_ports_that_it_needs(stack: Stack) -> None:
-    found = json.loads(stack.python("rollout", SCAN, "1", "65535", *ALLOWED, timeout_s=1800))
-    found["inference"] = found["inference"] or ALLOWED["inference"]  # it listens after the stage `clone`
-    assert found == ALLOWED
+    stack.until(lambda: stack.steps() >= 1, "step 1")  # before, not all services have started
+    assert json.loads(stack.python("rollout", SCAN, "1", "65535", *ALLOWED, timeout_s=1800)) == ALLOWED
 
 
 def test_the_server_of_programs_reaches_nothing(stack: Stack) -> None:
@@ -59,28 +57,18 @@ def test_only_api_ports_are_open_on_the_host_and_only_on_loopback(stack: Stack) 
     }  # fmt: skip
 
 
-def test_no_attack_escapes_from_the_sandbox_of_tir_math_in_its_container(stack: Stack) -> None:
-    mount = f"{ROOT / 'tests'}:/tests:ro"
-    command = ("run", "--rm", "--no-deps", "-T", "--volume", mount, "--env", "PYTHONPATH=/tests")
-    words = ("--entrypoint", "python", "tir-math", "-m", "sandbox_attacks")
-    report = json.loads(stack.compose(*command, *words, timeout_s=1800))
-    assert report["attacks"] == len(attacks())
-    assert report["breaches"] == {}
-    assert report["user"] == 10001
-
-
 def test_a_kill_of_each_service_in_turn_loses_no_group_and_the_policy_improves(stack: Stack, tmp_path: Path) -> None:
-    for number, service in enumerate(("rollout", "sokoban", "inference", "trainer", "redis", "run")):
-        reached = number + 1
+    for service in ("rollout", "sokoban", "inference", "trainer", "redis", "run", "alfworld", "webshop", "tir-math"):
+        reached = stack.steps() + 1
         stack.until(lambda reached=reached: stack.steps() >= reached, f"step {reached}")
+        assert stack.steps() < STEPS, "training ended before all services were killed"
         stack.compose("kill", service)
         assert not stack.state(service)["Running"]
         stack.compose("start", service)
         stack.until(lambda service=service: stack.is_healthy(service), f"{service} is healthy again", READY_TIMEOUT_S)
-    stack.until(lambda: not stack.state("run")["Running"] and stack.state("run")["Status"] == "exited", "the end")
-    assert stack.state("run")["ExitCode"] == 0, stack.compose("logs", "run")[-3000:]
-    stack.until(lambda: not stack.state("trainer")["Running"], "the end of the trainer", 120)
-    assert stack.state("trainer")["ExitCode"] == 0
+    for service in ("run", "trainer", "rollout"):  # they end by themselves; the servers keep running
+        stack.until(lambda service=service: stack.state(service)["Status"] == "exited", f"the end of {service}")
+        assert stack.state(service)["ExitCode"] == 0, stack.compose("logs", service)[-3000:]
     subprocess.run(
         ["docker", "compose", "cp", "run:/data/run", str(tmp_path)], cwd=ROOT, env=stack.variables, check=True
     )
@@ -89,3 +77,13 @@ def test_a_kill_of_each_service_in_turn_loses_no_group_and_the_policy_improves(s
     counts = check_lineage(tmp_path / "run", STEPS)
     assert {outcome: counts[outcome] for outcome in summary["groups"]} == summary["groups"]
     assert counts["dead"] == 0
+
+
+def test_no_attack_escapes_from_the_sandbox_of_tir_math_in_its_container(stack: Stack) -> None:
+    mount = f"{ROOT / 'tests'}:/tests:ro"
+    command = ("run", "--rm", "--no-deps", "-T", "--volume", mount, "--env", "PYTHONPATH=/tests")
+    words = ("--entrypoint", "python", "tir-math", "-m", "sandbox_attacks")
+    report = json.loads(stack.compose(*command, *words, timeout_s=1800))
+    assert report["attacks"] == len(attacks())
+    assert report["breaches"] == {}
+    assert report["user"] == 10001

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import tempfile
@@ -17,6 +18,7 @@ import images
 
 ROOT = Path(__file__).resolve().parents[3]
 BUILD_TIMEOUT_S, READY_TIMEOUT_S, TRAINING_TIMEOUT_S = 3600, 900, 2400
+STEPS = 40  # enough that training goes on during the scan of ports and all kills
 SERVICES = ("sokoban", "alfworld", "webshop", "tir-math", "redis", "run", "inference", "rollout", "trainer")
 
 
@@ -34,12 +36,14 @@ class Stack:
 
     def __init__(self, folder: Path) -> None:
         compose_secrets.write_all(folder / "secrets")
-        config = str(ROOT / "tests" / "e2e" / "short.toml")
+        short = (ROOT / "tests" / "e2e" / "short.toml").read_text()
+        config = folder / "run.toml"
+        config.write_text(re.sub(r"(?m)^steps = \d+$", f"steps = {STEPS}", short))
         self.variables = os.environ | {
             "COMPOSE_PROJECT_NAME": "arlarena-e2e",
             "COMPOSE_PROFILES": "cpu",
-            "ARLARENA_CONFIG": config,
-            "ARLARENA_SOKOBAN_CONFIG": config,
+            "ARLARENA_CONFIG": str(config),
+            "ARLARENA_SOKOBAN_CONFIG": str(config),
             "ARLARENA_SECRETS": str(folder / "secrets"),
             "ARLARENA_REDIS_IMAGE": images.IMAGES["redis"].tag("redis"),
             "ARLARENA_SOKOBAN_PORT": "18001",
