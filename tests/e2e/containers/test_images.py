@@ -59,6 +59,17 @@ def test_the_image_of_the_workers_has_no_torch(built: None) -> None:
     assert python("rollout", "import importlib.util; print(importlib.util.find_spec('torch'))") == "None"
 
 
+def test_the_list_of_packages_has_those_of_python_and_debian(built: None) -> None:
+    command = [str(images.ROOT / ".venv-containers" / "bin" / "python"), "scripts/sbom.py", "environment-sokoban"]
+    subprocess.run(command, cwd=images.ROOT, check=True, timeout=300)
+    document = json.loads((images.ROOT / "sbom" / "environment-sokoban.json").read_text())
+    found = {component["name"]: component["version"] for component in document["components"]}
+    program = "from importlib.metadata import version; print(version('numpy'))"
+    assert found["numpy"] == python("environment-sokoban", program)
+    assert found["arlarena-sokoban"] == images.VERSION
+    assert found["libc6"]
+
+
 @pytest.mark.parametrize("name", [name for name, image in images.IMAGES.items() if image.gpu])
 def test_the_layers_of_a_gpu_image_build_on_the_base_image(
     built: None, name: str, monkeypatch: pytest.MonkeyPatch

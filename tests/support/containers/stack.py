@@ -18,6 +18,7 @@ import images
 
 ROOT = Path(__file__).resolve().parents[3]
 BUILD_TIMEOUT_S, READY_TIMEOUT_S, TRAINING_TIMEOUT_S = 3600, 900, 2400
+PROJECT = "arlarena-e2e"
 STEPS = 40  # enough that training goes on during the scan of ports and all kills
 SERVICES = ("sokoban", "alfworld", "webshop", "tir-math", "redis", "run", "inference", "rollout", "trainer")
 
@@ -31,6 +32,11 @@ def engine_problem() -> str:
     return "" if done.returncode == 0 else done.stderr.strip()
 
 
+def container(service: str) -> str:
+    """The name of a service's container, or of its first one."""
+    return f"{PROJECT}-{service}-1"
+
+
 class Stack:
     """One deployment of compose.yaml with its own names, ports, secrets and volumes."""
 
@@ -40,7 +46,7 @@ class Stack:
         config = folder / "run.toml"
         config.write_text(re.sub(r"(?m)^steps = \d+$", f"steps = {STEPS}", short))
         self.variables = os.environ | {
-            "COMPOSE_PROJECT_NAME": "arlarena-e2e",
+            "COMPOSE_PROJECT_NAME": PROJECT,
             "COMPOSE_PROFILES": "cpu",
             "ARLARENA_CONFIG": str(config),
             "ARLARENA_SOKOBAN_CONFIG": str(config),
@@ -67,16 +73,17 @@ class Stack:
         assert done.returncode == 0, f"docker compose {shlex.join(arguments)}: {said}"
         return done.stdout
 
+    # Conditions are checked each second. `docker compose` would take ten times the CPU time of `docker`.
     def state(self, service: str) -> dict[str, Any]:
         """The state of a service's container, as `docker inspect` prints it."""
-        container = self.compose("ps", "--all", "--quiet", service).split()[0]
-        state: dict[str, Any] = json.loads(images.docker("inspect", "--format", "{{json .State}}", container))
+        printed = images.docker("inspect", "--format", "{{json .State}}", container(service))
+        state: dict[str, Any] = json.loads(printed)
         return state
 
     def gateways(self, service: str) -> list[str]:
         """The addresses that the host would have in the networks of a service."""
-        container = self.compose("ps", "--quiet", service).split()[0]
-        networks = json.loads(images.docker("inspect", "--format", "{{json .NetworkSettings.Networks}}", container))
+        printed = images.docker("inspect", "--format", "{{json .NetworkSettings.Networks}}", container(service))
+        networks = json.loads(printed)
         made = [json.loads(images.docker("network", "inspect", name))[0] for name in networks]
         return [str(config["Gateway"]) for network in made for config in network["IPAM"]["Config"]]
 
@@ -93,8 +100,8 @@ class Stack:
         """A file of the run directory; empty if it does not exist yet. No container needs to run."""
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "copy"
-            command = ["docker", "compose", "cp", f"run:/data/run/{path}", str(copy)]
-            subprocess.run(command, cwd=ROOT, env=self.variables, capture_output=True, timeout=120, check=False)
+            command = ["docker", "cp", f"{container('run')}:/data/run/{path}", str(copy)]
+            subprocess.run(command, capture_output=True, timeout=120, check=False)
             return copy.read_text() if copy.exists() else ""
 
     def steps(self) -> int:
