@@ -57,15 +57,19 @@ def test_only_api_ports_are_open_on_the_host_and_only_on_loopback(stack: Stack) 
     }  # fmt: skip
 
 
+def kill_and_start(stack: Stack, service: str) -> None:
+    stack.compose("kill", service)
+    assert not stack.state(service)["Running"]
+    stack.compose("start", service)
+    stack.until(lambda: stack.is_healthy(service), f"{service} is healthy again", READY_TIMEOUT_S)
+
+
 def test_a_kill_of_each_service_in_turn_loses_no_group_and_the_policy_improves(stack: Stack, tmp_path: Path) -> None:
-    for service in ("rollout", "sokoban", "inference", "trainer", "redis", "run", "alfworld", "webshop", "tir-math"):
+    for service in ("rollout", "sokoban", "inference", "trainer", "redis", "run"):
         reached = stack.steps() + 1
         stack.until(lambda reached=reached: stack.steps() >= reached, f"step {reached}")
         assert stack.steps() < STEPS, "training ended before all services were killed"
-        stack.compose("kill", service)
-        assert not stack.state(service)["Running"]
-        stack.compose("start", service)
-        stack.until(lambda service=service: stack.is_healthy(service), f"{service} is healthy again", READY_TIMEOUT_S)
+        kill_and_start(stack, service)
     for service in ("run", "trainer", "rollout"):  # they end by themselves; the servers keep running
         stack.until(lambda service=service: stack.state(service)["Status"] == "exited", f"the end of {service}")
         assert stack.state(service)["ExitCode"] == 0, stack.compose("logs", service)[-3000:]
@@ -87,3 +91,8 @@ def test_no_attack_escapes_from_the_sandbox_of_tir_math_in_its_container(stack: 
     assert report["attacks"] == len(attacks())
     assert report["breaches"] == {}
     assert report["user"] == 10001
+
+
+@pytest.mark.parametrize("service", ["alfworld", "webshop", "tir-math"])
+def test_a_server_that_the_run_does_not_use_starts_again_after_a_kill(stack: Stack, service: str) -> None:
+    kill_and_start(stack, service)
