@@ -43,6 +43,12 @@ def test_the_server_of_programs_reaches_nothing(stack: Stack) -> None:
     assert {tuple(ports or ()) for ports in found.values()} == {()}
 
 
+def test_only_the_service_run_reaches_other_hosts(stack: Stack) -> None:
+    for service in set(SERVICES) - {"run", "redis"}:  # the image of Redis may have no Python
+        found = json.loads(stack.python(service, SCAN, "440", "445", "1.1.1.1", "8.8.8.8"))
+        assert found == {"1.1.1.1": [], "8.8.8.8": []}, service
+
+
 def test_only_api_ports_are_open_on_the_host_and_only_on_loopback(stack: Stack) -> None:
     rows = [json.loads(line) for line in stack.compose("ps", "--format", "json").splitlines()]
     open_ports = {
