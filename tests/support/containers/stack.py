@@ -19,7 +19,7 @@ import images
 ROOT = Path(__file__).resolve().parents[3]
 BUILD_TIMEOUT_S, READY_TIMEOUT_S, TRAINING_TIMEOUT_S = 3600, 900, 2400
 PROJECT = "arlarena-e2e"
-STEPS = 20  # enough that training goes on during the scan of ports and all kills
+STEPS = 28  # enough that training goes on during the scan of ports and all kills
 SERVICES = ("sokoban", "alfworld", "webshop", "tir-math", "redis", "run", "inference", "rollout", "trainer")
 
 
