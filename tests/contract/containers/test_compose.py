@@ -50,7 +50,8 @@ def problems(compose: dict[str, Any]) -> Iterator[str]:
         for variable, value in (service.get("environment") or {}).items():
             if SECRET_NAME.search(variable) and not variable.endswith("_FILE"):
                 yield f"{name}: {variable} = {value} is a secret in a variable"
-            if variable.endswith("_FILE") and Path(value).name not in service.get("secrets", ()):
+            names_secret = SECRET_NAME.search(variable) and variable.endswith("_FILE")
+            if names_secret and Path(value).name not in service.get("secrets", ()):
                 yield f"{name}: {variable} names a secret that is not mounted"
         for mount in service.get("volumes", ()):
             if "docker.sock" in mount:
