@@ -55,7 +55,7 @@ docs: ## build the documentation site in site/; fails if a link or reference is 
 	@echo "open site/index.html"
 
 secrets: ## write the secrets of compose.yaml into secrets/; existing secrets are kept
-	@$(PYTHON) scripts/compose_secrets.py
+	@$(PYTHON) -m scripts.compose_secrets
 
 images: ## build the images for CPUs, one after another: NAME="trainer redis", ARGS="--build-option=--network=host"
 	@$(PYTHON) scripts/images.py build $(NAME) $(ARGS)

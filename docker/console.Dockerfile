@@ -21,22 +21,23 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/arlarena/bin/python install --no-deps --constraint /constraints.txt ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch
 
 FROM torch
-ARG VERSION=0.1.0
-ARG REVISION=unknown
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=bind,source=constraints.txt,target=/constraints.txt \
     pip --python /opt/arlarena/bin/python install --constraint /constraints.txt --find-links /wheels \
         arlarena-console "arlarena-rollout[openai]" arlarena-trainer \
  && install --directory --owner 10001 --group 10001 /data /data/run /data/evaluations /cache /cache/hub
-LABEL org.opencontainers.image.title="ARLArena console" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.licenses="Apache-2.0"
 ENV PATH=/opt/arlarena/bin:${PATH} \
     HOME=/tmp \
     HF_HOME=/cache/hub \
     PYTHONUNBUFFERED=1
+# The revision changes with each commit, so that no slow step may be below it.
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="ARLArena console" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0"
 USER 10001:10001
 WORKDIR /tmp
 # Commands of the console end by themselves, so there is no health check.

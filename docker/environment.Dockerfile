@@ -27,12 +27,6 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 FROM ${BASE_IMAGE}
 ARG ENVIRONMENT=sokoban
-ARG VERSION=0.1.0
-ARG REVISION=unknown
-LABEL org.opencontainers.image.title="ARLArena environment server: ${ENVIRONMENT}" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.licenses="Apache-2.0"
 # The sandbox of TIR Math installs a seccomp filter with this library. Debian updates it within its stable release.
 # hadolint ignore=DL3008
 RUN if [ "${ENVIRONMENT}" = tir_math ]; then \
@@ -46,6 +40,13 @@ ENV PATH=/opt/arlarena/bin:${PATH} \
     OMP_NUM_THREADS=1 \
     OPENBLAS_NUM_THREADS=1 \
     ARLARENA_ENVIRONMENT_NAME=${ENVIRONMENT}
+# The revision changes with each commit, so that no slow step may be below it.
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="ARLArena environment server: ${ENVIRONMENT}" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0"
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8000

@@ -15,8 +15,6 @@ RUN --mount=type=cache,target=/root/.cache/pip \
  && pip wheel --no-deps --no-build-isolation --wheel-dir / ./proto ./client ./sandbox ./environments/* ./services/*
 
 FROM ${VLLM_IMAGE}
-ARG VERSION=0.1.0
-ARG REVISION=unknown
 USER 0:0
 # vLLM's image has torch, transformers and the HTTP server. Only what it lacks is installed.
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -29,15 +27,18 @@ RUN --mount=type=cache,target=/root/.cache/pip \
         blake3 httptools markupsafe msgspec psutil redis rich shellingham starlette tomli-w typer uvicorn uvloop zstandard \
  && install --directory --owner 10001 --group 10001 /data /data/run /cache /cache/hub
 COPY docker/healthcheck.py /opt/arlarena/healthcheck.py
-LABEL org.opencontainers.image.title="ARLArena policy server with vLLM" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.licenses="Apache-2.0"
 ENV PATH=/opt/arlarena/bin:${PATH} \
     HOME=/tmp \
     HF_HOME=/cache/hub \
     PYTHONUNBUFFERED=1 \
     ARLARENA_INFERENCE_VLLM_PYTHON=/usr/bin/python3
+# The revision changes with each commit, so that no slow step may be below it.
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="ARLArena policy server with vLLM" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0"
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8100

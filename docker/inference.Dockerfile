@@ -19,8 +19,6 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/arlarena/bin/python install --no-deps --constraint /constraints.txt ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch
 
 FROM torch
-ARG VERSION=0.1.0
-ARG REVISION=unknown
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=bind,source=constraints.txt,target=/constraints.txt \
@@ -28,14 +26,17 @@ RUN --mount=type=cache,target=/root/.cache/pip \
         arlarena-inference arlarena-console \
  && install --directory --owner 10001 --group 10001 /data /data/run /cache /cache/hub
 COPY docker/healthcheck.py /opt/arlarena/healthcheck.py
-LABEL org.opencontainers.image.title="ARLArena policy server" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.licenses="Apache-2.0"
 ENV PATH=/opt/arlarena/bin:${PATH} \
     HOME=/tmp \
     HF_HOME=/cache/hub \
     PYTHONUNBUFFERED=1
+# The revision changes with each commit, so that no slow step may be below it.
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="ARLArena policy server" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0"
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8100

@@ -3,22 +3,23 @@
 #     ARLARENA_REDIS_IMAGE=arlarena/redis:0.1.0 docker compose up
 ARG BASE_IMAGE=python:3.11-slim
 FROM ${BASE_IMAGE}
-ARG VERSION=0.1.0
-ARG REVISION=unknown
 # Debian updates its packages within a stable release, so a pinned version would disappear from its archive.
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends redis-server \
  && rm -rf /var/lib/apt/lists/* \
  && install --directory --owner 999 --group 999 /data
+# The same user as in the official images of Redis and Valkey, so that they can be exchanged.
+# The revision changes with each commit, so that no slow step may be below it.
+ARG VERSION=0.1.0
+ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Redis for ARLArena" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0"
-# The same user as in the official images of Redis and Valkey, so that they can be exchanged.
 USER 999:999
 WORKDIR /data
 EXPOSE 6379
 HEALTHCHECK --interval=10s --timeout=6s --start-period=60s --retries=6 \
     CMD ["sh", "-c", "redis-cli --user probe --pass probe --no-auth-warning ping | grep -q PONG"]
-CMD ["redis-server", "/etc/redis/arlarena.conf"]
+CMD ["redis-server", "/etc/arlarena/redis.conf"]

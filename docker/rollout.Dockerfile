@@ -19,12 +19,6 @@ RUN --mount=type=cache,target=/root/.cache/pip \
         arlarena-rollout arlarena-console
 
 FROM ${BASE_IMAGE}
-ARG VERSION=0.1.0
-ARG REVISION=unknown
-LABEL org.opencontainers.image.title="ARLArena rollout workers" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=packages /opt/arlarena /opt/arlarena
 COPY docker/healthcheck.py /opt/arlarena/healthcheck.py
 RUN install --directory --owner 10001 --group 10001 /data /data/run /cache /cache/hub
@@ -36,6 +30,13 @@ ENV PATH=/opt/arlarena/bin:${PATH} \
     ARLARENA_ROLLOUT_METRICS_HOST=0.0.0.0 \
     ARLARENA_ROLLOUT_METRICS_PORT=9100 \
     ARLARENA_ROLLOUT_HEARTBEAT_FILE=/tmp/arlarena-heartbeat
+# The revision changes with each commit, so that no slow step may be below it.
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="ARLArena rollout workers" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0"
 USER 10001:10001
 WORKDIR /tmp
 # The worker touches its heartbeat file every 10 s ([rollout] report_every_s).

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Writes the secrets of compose.yaml into the folder OUT (default: secrets).
 
-    python3 scripts/compose_secrets.py [OUT]
+    python3 -m scripts.compose_secrets [OUT]
 
 Each secret is one file with a random value: `environment_token`, `inference_api_key`, `inference_admin_token`,
-`page_token`, `redis_ROLE` for each role. `redis_users` is the list of Redis users, docker/redis/users.acl with the
-hashes of these passwords. Existing secrets are kept, so that the services of a running deployment can still connect. To
+`page_token`, `redis_ROLE` for each role of Redis. `redis_users` is the list of Redis users with the hashes of these
+passwords (redis_users.py). Existing secrets are kept, so that the services of a running deployment can still connect. To
 change a secret, remove its file, run the script again, and restart the services.
 
 Only the owner can enter the folder. The files in it are readable for others, because Compose mounts each file with its
@@ -14,23 +14,17 @@ owner and mode, and the containers run as another user (10001).
 
 from __future__ import annotations
 
-import hashlib
 import os
-import re
 import secrets
 import sys
 from pathlib import Path
 
+from scripts.redis_users import users_file
+
 ROOT = Path(__file__).resolve().parents[1]
-USERS = ROOT / "docker" / "redis" / "users.acl"
 TOKENS = ("environment_token", "inference_api_key", "inference_admin_token", "page_token", "grafana_password")
-_HASH = re.compile(r"\{hash:(\w+)\}")
+ROLES = ("run", "trainer", "rollout")  # those of docker/redis/users.acl that compose.yaml uses
 _BYTES = 32
-
-
-def users() -> str:
-    """Return the list of Redis users without comments, which Redis does not allow."""
-    return "".join(f"{line}\n" for line in USERS.read_text().splitlines() if not line.startswith("#"))
 
 
 def secret(path: Path) -> str:
@@ -48,24 +42,20 @@ def write(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def password_hash(folder: Path, role: str) -> str:
-    """Return the hash of a role's password, in the form that Redis expects."""
-    return hashlib.sha256(secret(folder / f"redis_{role}").encode()).hexdigest()
-
-
 def write_all(folder: Path) -> None:
     """Write all secrets into the folder."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     for name in TOKENS:
         secret(folder / name)
-    write(folder / "redis_users", _HASH.sub(lambda found: password_hash(folder, found[1]), users()))
+    passwords = {role: secret(folder / f"redis_{role}") for role in ROLES}
+    write(folder / "redis_users", users_file(passwords))
 
 
 def main() -> int:
     """Write the secrets into the folder that the command line names."""
     if len(sys.argv) > 2 or (len(sys.argv) == 2 and sys.argv[1].startswith("-")):
-        print("usage: python3 scripts/compose_secrets.py [OUT]", file=sys.stderr)
+        print("usage: python3 -m scripts.compose_secrets [OUT]", file=sys.stderr)
         return 2
     folder = Path(sys.argv[1]) if len(sys.argv) == 2 else ROOT / "secrets"
     write_all(folder)

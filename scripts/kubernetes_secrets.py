@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Creates the Secrets of a deployment on Kubernetes: tokens, passwords of Redis users, and a certificate for Redis.
 
-    python scripts/kubernetes_secrets.py | kubectl apply -f -
+    python3 -m scripts.kubernetes_secrets | kubectl apply -f -
 
 Every call creates new values and prints the Secrets as JSON. The values are in no file and in no command line. Restart
 the pods after new values: docs/how-to/operate.md. Needs the program openssl.
@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import base64
-import hashlib
 import json
-import re
 import secrets
 import shutil
 import subprocess
@@ -23,22 +21,19 @@ import sys
 import tempfile
 from pathlib import Path
 
-USERS = Path(__file__).resolve().parent.parent / "k8s" / "redis" / "users.acl"
+from scripts.redis_users import users_file
+
 NAMESPACE = "arlarena"
 TOKENS = ("environment-token", "inference-api-key", "inference-admin-token", "page-token")
+ROLES = ("trainer", "rollout", "keda")  # those of docker/redis/users.acl that the manifests use
 # The names under which clients connect. redis-0.redis is the pod.
 HOSTS = ("redis", f"redis.{NAMESPACE}", f"redis.{NAMESPACE}.svc", f"redis.{NAMESPACE}.svc.cluster.local")
-
-
-def roles() -> list[str]:
-    """Returns the roles with a password, in the order of `k8s/redis/users.acl`."""
-    return re.findall(r"(?m)^user .*\{hash:(\w+)\}", USERS.read_text())
 
 
 def keys() -> dict[str, set[str]]:
     """Returns the keys of each Secret, by its name."""
     tokens = {name: {"token"} for name in TOKENS}
-    users = {f"redis-{role}": {"username", "password", "tls"} for role in roles()}
+    users = {f"redis-{role}": {"username", "password", "tls"} for role in ROLES}
     return tokens | users | {"redis-users": {"users.acl"}, "redis-ca": {"ca.crt"}, "redis-tls": set(_TLS)}
 
 
@@ -72,16 +67,9 @@ def _openssl(folder: Path, *arguments: str) -> None:
         raise RuntimeError(f"openssl {arguments[0]} failed: {done.stderr.strip()}")
 
 
-def users_file(passwords: dict[str, str]) -> str:
-    """Returns the ACL file of Redis, with the SHA-256 of each role's password. `passwords`: by role."""
-    lines = [line for line in USERS.read_text().splitlines() if not line.startswith("#")]  # Redis allows no comments
-    hashes = {role: hashlib.sha256(password.encode()).hexdigest() for role, password in passwords.items()}
-    return re.sub(r"\{hash:(\w+)\}", lambda match: hashes[match[1]], "\n".join(lines) + "\n")
-
-
 def values(days: int) -> dict[str, dict[str, str]]:
     """Returns new values of all Secrets: name → key → text."""
-    passwords = {role: secrets.token_urlsafe(32) for role in roles()}
+    passwords = {role: secrets.token_urlsafe(32) for role in ROLES}
     tls = certificate(days)
     users = {
         f"redis-{role}": {"username": role, "password": password, "tls": "enable"}

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from scripts.kubernetes_secrets import roles
+from scripts.kubernetes_secrets import ROLES
 from scripts.manifests.objects import NAMESPACE, Fault, Object, Overlay, Pods, name_of
 from scripts.manifests.references import config_files, volume_sources
 
@@ -50,8 +50,8 @@ def _addresses(overlay: Overlay, text: str) -> Iterator[str]:
         if groups.get("scheme", "").startswith("redis"):
             if groups["scheme"] == "redis":
                 yield f"{host} is used without TLS; write rediss://"
-            if groups["user"] not in roles():
-                yield f"{groups['user']} is not a user of Redis; k8s/redis/users.acl has {', '.join(roles())}"
+            if groups["user"] not in ROLES:
+                yield f"{groups['user']} is not a user of Redis; these exist: {', '.join(ROLES)}"
 
 
 def _address(overlay: Overlay, host: str, port: int | None) -> Iterator[str]:

@@ -17,7 +17,7 @@ class ServiceError(RuntimeError):
 
 
 class Unavailable(ServiceError):
-    """An infrastructure failure: connection refused or lost, timeout, or a response with 5xx or 429.
+    """An infrastructure failure: connection refused or lost, timeout, or a response with 5xx, 408 or 429.
 
     `status`: the HTTP status of the response, None if there was no response or the status is unknown.
     """

@@ -29,6 +29,9 @@ MAX_ANSWER_BYTES = 64 << 20
 QUOTE_CHARS = 300
 # The first and the longest pause between two attempts of a request, in seconds.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+# 4xx statuses after which a retry may succeed. 408: the request arrived too slowly (a machine was overloaded), and the
+# server did not execute it.
+_RETRYABLE = (408, 429)
 
 Service = Literal["environment server", "policy server"]
 
@@ -204,8 +207,8 @@ class HttpTransport(AsyncClosing):
 
         Raises:
             AtCapacity: the status is 429 or 503, with a Retry-After header.
-            Unavailable: there is no connection, there is no response in time, or the status is 429 or 5xx and the case
-                of AtCapacity does not apply.
+            Unavailable: there is no connection, there is no response in time, or the status is 408, 429 or 5xx and the
+                case of AtCapacity does not apply.
             ProtocolError: the response is larger than `max_answer_bytes`, compressed, or a redirect.
         """
         for pause in islice(pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S), retries):
@@ -244,7 +247,7 @@ class HttpTransport(AsyncClosing):
             raise ProtocolError(f"{request}: {error}") from error
         except (aiohttp.ClientError, OSError) as error:
             raise Unavailable(f"{request}: {str(error) or type(error).__name__}") from error
-        if answer.status == 429 or answer.status >= 500:
+        if answer.status in _RETRYABLE or answer.status >= 500:
             message = f"{request} failed with {answer.status}: {quote(answer.body)}"
             if answer.status in (429, 503) and "Retry-After" in received_headers:
                 raise AtCapacity(message, _retry_after(received_headers))

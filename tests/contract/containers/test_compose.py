@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import compose_secrets
 import pytest
 import yaml
 
@@ -49,7 +50,8 @@ def problems(compose: dict[str, Any]) -> Iterator[str]:
         for variable, value in (service.get("environment") or {}).items():
             if SECRET_NAME.search(variable) and not variable.endswith("_FILE"):
                 yield f"{name}: {variable} = {value} is a secret in a variable"
-            if variable.endswith("_FILE") and Path(value).name not in service.get("secrets", ()):
+            names_secret = SECRET_NAME.search(variable) and variable.endswith("_FILE")
+            if names_secret and Path(value).name not in service.get("secrets", ()):
                 yield f"{name}: {variable} names a secret that is not mounted"
         for mount in service.get("volumes", ()):
             if "docker.sock" in mount:
@@ -139,7 +141,6 @@ def test_a_stage_is_the_same_in_all_dockerfiles_so_that_images_share_its_layers(
 
 
 def test_every_role_of_redis_has_a_password_file_in_compose() -> None:
-    roles = set(re.findall(r"\{hash:(\w+)\}", (ROOT / "docker" / "redis" / "users.acl").read_text())) - {"ROLE"}
-    assert {f"redis_{role}" for role in roles} | {"redis_users"} == {
+    assert {f"redis_{role}" for role in compose_secrets.ROLES} | {"redis_users"} == {
         name for name in COMPOSE["secrets"] if name.startswith("redis_")
     }

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from reference_pages import registries
 OBSERVE = Path(__file__).resolve().parents[3] / "docker" / "observe"
 DASHBOARD = json.loads((OBSERVE / "dashboards" / "arlarena.json").read_text())
 EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+GLOSSARY = tomllib.loads((OBSERVE.parents[1] / "proto" / "arlarena" / "proto" / "metrics.toml").read_text())
+# The trainer exports the metrics of its last step under this name.
+LAST_STEP = {f"arlarena_trainer_last_{name}" for name in GLOSSARY["training"]}
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",), "info": ("_info",)}
 
 
@@ -26,7 +30,7 @@ def exported() -> dict[str, set[str]]:
 
 
 def unknown(expression: str) -> set[str]:
-    return set(re.findall(r"\barlarena_\w+", expression)) - set(exported())
+    return set(re.findall(r"\barlarena_\w+", expression)) - set(exported()) - LAST_STEP
 
 
 def test_every_metric_of_the_dashboard_is_exported() -> None:
@@ -58,7 +62,10 @@ def test_prometheus_scrapes_the_servers_of_compose_with_their_secrets() -> None:
     scrapes = yaml.safe_load((OBSERVE / "prometheus.yaml").read_text())["scrape_configs"]
     prometheus = compose["services"]["prometheus"]
     for job in scrapes:
-        assert Path(job["authorization"]["credentials_file"]).name in prometheus["secrets"]
-        for target in job["static_configs"][0]["targets"]:
-            service = compose["services"][target.partition(":")[0]]
-            assert set(service["networks"]) & set(prometheus["networks"])
+        if "authorization" in job:  # trainer and workers serve metrics without a token
+            assert Path(job["authorization"]["credentials_file"]).name in prometheus["secrets"]
+        targets = [target.partition(":")[0] for each in job.get("static_configs", ()) for target in each["targets"]]
+        targets += [name for each in job.get("dns_sd_configs", ()) for name in each["names"]]
+        assert targets
+        for target in targets:
+            assert set(compose["services"][target]["networks"]) & set(prometheus["networks"])

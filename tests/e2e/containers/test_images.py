@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
 from typing import Any
 
 import images
 import pytest
+from support.containers.stack import BUILD_TIMEOUT_S
 
 # In MB over the base image.
 LARGEST = {"environment-tir-math": 450} | dict.fromkeys(
@@ -53,3 +57,40 @@ def test_an_environment_server_is_small_and_has_only_its_own_environment(built: 
 
 def test_the_image_of_the_workers_has_no_torch(built: None) -> None:
     assert python("rollout", "import importlib.util; print(importlib.util.find_spec('torch'))") == "None"
+
+
+def test_the_list_of_packages_has_those_of_python_and_debian(built: None) -> None:
+    command = [str(images.ROOT / ".venv-containers" / "bin" / "python"), "scripts/sbom.py", "environment-sokoban"]
+    subprocess.run(command, cwd=images.ROOT, check=True, timeout=300)
+    document = json.loads((images.ROOT / "sbom" / "environment-sokoban.json").read_text())
+    found = {component["name"]: component["version"] for component in document["components"]}
+    program = "from importlib.metadata import version; print(version('numpy'))"
+    assert found["numpy"] == python("environment-sokoban", program)
+    assert found["arlarena-sokoban"] == images.VERSION
+    assert found["libc6"]
+
+
+@pytest.mark.parametrize("name", [name for name, image in images.IMAGES.items() if image.gpu])
+def test_the_layers_of_a_gpu_image_build_on_the_base_image(
+    built: None, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base image replaces vLLM's image, and torch for CPUs replaces torch for CUDA. The image gets another tag."""
+    monkeypatch.setenv("VLLM_IMAGE", os.environ.get("BASE_IMAGE") or "python:3.11-slim")
+    options = shlex.split(os.environ.get("ARLARENA_E2E_BUILD_OPTIONS", ""))
+    command = [
+        *images.build_command(name, options)[:-1],
+        "--build-arg",
+        f"TORCH_INDEX={os.environ.get('TORCH_INDEX', '')}",
+    ]
+    tag = "arlarena/e2e-stand-in:gpu"
+    command[command.index("--tag") + 1] = tag
+    variables = os.environ | {"DOCKER_BUILDKIT": "1"}
+    subprocess.run([*command, "."], cwd=images.ROOT, env=variables, check=True, timeout=BUILD_TIMEOUT_S)
+    try:
+        config = json.loads(images.docker("image", "inspect", tag))[0]["Config"]
+        assert config["User"] == "10001:10001"
+        assert config["Cmd"][:2] == ["arlarena", "join"]
+        program = "import importlib.util as u; print(u.find_spec('arlarena.console') is not None)"
+        assert images.docker("run", "--rm", "--network", "none", tag, "python3", "-c", program) == "True"
+    finally:
+        images.docker("image", "rm", tag)

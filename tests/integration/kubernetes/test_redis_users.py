@@ -1,4 +1,4 @@
-"""The ACL users of k8s/redis/users.acl on a real Valkey server: each role can do its work, and nothing else."""
+"""The ACL users of Kubernetes on a real Valkey server: each role can do its work, and nothing else."""
 
 import os
 import subprocess
@@ -8,14 +8,15 @@ import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from scripts.kubernetes_secrets import roles, users_file
+from scripts.kubernetes_secrets import ROLES
+from scripts.redis_users import users_file
 
 from arlarena.console.launch.broker import find_server
 from arlarena.proto.streams.queue import Depth, Streams
 from arlarena.proto.streams.trainer_lease import TrainerLease
 from arlarena.proto.trajectory import Group, GroupTask, PolicyVersion, Sampling, Task
 
-PASSWORDS = {role: f"password-of-{role}" for role in roles()}
+PASSWORDS = {role: f"password-of-{role}" for role in ROLES}
 VERSION = PolicyVersion("test", 0, "00")
 TASKS = [GroupTask(f"g{i}", Task("sokoban", "train", i), 2, Sampling()) for i in range(3)]
 KEY = "arl:{acl}:tasks"

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
@@ -38,17 +39,20 @@ def orders(n: int, size: int = 3) -> list[GroupTask]:
     return [GroupTask(f"g{i}", Task("corridor", "train", i), size, Sampling(max_tokens=64)) for i in range(n)]
 
 
+def make_worker(house: Any, tokens: Tokens, streams: Streams, name: str = "w0", **changes: Any) -> Worker:
+    settings = house.settings.model_copy(update={"lease_ttl_s": streams.limits.lease_ttl_s, **changes})
+    runner = Runner(house.environments, house.inference, settings, house.runner.log)
+    return Worker(
+        name, streams, runner, lambda s: EnginePolicy(house.inference, tokens, s, 512), settings, house.runner.log
+    )
+
+
 @asynccontextmanager
 async def working(
     house: Any, tokens: Tokens, streams: Streams, name: str = "w0", **changes: Any
 ) -> AsyncIterator[Worker]:
     """A worker that runs until the block ends, and must then stop without an error."""
-    settings = house.settings.model_copy(update={"lease_ttl_s": streams.limits.lease_ttl_s, **changes})
-    runner = Runner(house.environments, house.inference, settings, house.runner.log)
-    stop = asyncio.Event()
-    worker = Worker(
-        name, streams, runner, lambda s: EnginePolicy(house.inference, tokens, s, 512), settings, house.runner.log
-    )
+    stop, worker = asyncio.Event(), make_worker(house, tokens, streams, name, **changes)
     running = asyncio.ensure_future(worker.run(stop))
     try:
         yield worker
@@ -194,6 +198,20 @@ async def test_a_lost_lease_stops_the_play(house: Any, tokens: Tokens, connect: 
     assert worker.counters.completed == 0
     assert house.corridor.sessions == {}
     assert any(line["event"] == "lease_lost" for line in house.log)
+
+
+async def test_a_worker_stops_when_its_stop_file_exists(
+    house: Any, tokens: Tokens, connect: Connect, tmp_path: Path
+) -> None:
+    trainer, file = await connect(), tmp_path / "summary.json"
+    await trainer.issue(orders(2))
+    worker = make_worker(house, tokens, await connect(), stop_file=file, report_every_s=0.05)
+    running = asyncio.ensure_future(worker.run(asyncio.Event()))
+    await collect(trainer, 2)
+    assert not running.done()
+    file.touch()
+    await asyncio.wait_for(running, 20)
+    assert worker.counters.completed == 2
 
 
 async def test_stopping_lets_groups_in_flight_finish(house: Any, tokens: Tokens, connect: Connect) -> None:

@@ -1,4 +1,4 @@
-"""The users of docker/redis/users.acl with a real server: each role can do its work, and nothing else."""
+"""The Redis users of compose.yaml with a real server: each role can do its work, and nothing else."""
 
 import socket
 import subprocess

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import tempfile
@@ -17,6 +18,8 @@ import images
 
 ROOT = Path(__file__).resolve().parents[3]
 BUILD_TIMEOUT_S, READY_TIMEOUT_S, TRAINING_TIMEOUT_S = 3600, 900, 2400
+PROJECT = "arlarena-e2e"
+STEPS = 28  # enough that training goes on during the scan of ports and all kills
 SERVICES = ("sokoban", "alfworld", "webshop", "tir-math", "redis", "run", "inference", "rollout", "trainer", "page")
 
 
@@ -29,17 +32,24 @@ def engine_problem() -> str:
     return "" if done.returncode == 0 else done.stderr.strip()
 
 
+def container(service: str) -> str:
+    """The name of a service's container, or of its first one."""
+    return f"{PROJECT}-{service}-1"
+
+
 class Stack:
     """One deployment of compose.yaml with its own names, ports, secrets and volumes."""
 
     def __init__(self, folder: Path) -> None:
         compose_secrets.write_all(folder / "secrets")
-        config = str(ROOT / "tests" / "e2e" / "short.toml")
+        short = (ROOT / "tests" / "e2e" / "short.toml").read_text()
+        config = folder / "run.toml"
+        config.write_text(re.sub(r"(?m)^steps = \d+$", f"steps = {STEPS}", short))
         self.variables = os.environ | {
-            "COMPOSE_PROJECT_NAME": "arlarena-e2e",
+            "COMPOSE_PROJECT_NAME": PROJECT,
             "COMPOSE_PROFILES": "cpu",
-            "ARLARENA_CONFIG": config,
-            "ARLARENA_SOKOBAN_CONFIG": config,
+            "ARLARENA_CONFIG": str(config),
+            "ARLARENA_SOKOBAN_CONFIG": str(config),
             "ARLARENA_SECRETS": str(folder / "secrets"),
             "ARLARENA_REDIS_IMAGE": images.IMAGES["redis"].tag("redis"),
             "ARLARENA_SOKOBAN_PORT": "18001",
@@ -66,21 +76,26 @@ class Stack:
 
     def state(self, service: str) -> dict[str, Any]:
         """The state of a service's container, as `docker inspect` prints it."""
-        container = self.compose("ps", "--all", "--quiet", service).split()[0]
-        state: dict[str, Any] = json.loads(images.docker("inspect", "--format", "{{json .State}}", container))
+        printed = images.docker("inspect", "--format", "{{json .State}}", container(service))
+        state: dict[str, Any] = json.loads(printed)
         return state
 
     def gateways(self, service: str) -> list[str]:
         """The addresses that the host would have in the networks of a service."""
-        container = self.compose("ps", "--quiet", service).split()[0]
-        networks = json.loads(images.docker("inspect", "--format", "{{json .NetworkSettings.Networks}}", container))
+        printed = images.docker("inspect", "--format", "{{json .NetworkSettings.Networks}}", container(service))
+        networks = json.loads(printed)
         made = [json.loads(images.docker("network", "inspect", name))[0] for name in networks]
         return [str(config["Gateway"]) for network in made for config in network["IPAM"]["Config"]]
 
     def is_healthy(self, service: str) -> bool:
-        state = self.state(service)
-        health = state.get("Health", {"Status": "healthy"})["Status"]
-        return bool(state["Running"]) and health == "healthy"
+        """Whether the service runs and its health check succeeds now. The engine checks every 10 s only."""
+        if not self.state(service)["Running"]:
+            return False
+        config = json.loads(images.docker("inspect", "--format", "{{json .Config.Healthcheck}}", container(service)))
+        if config["Test"][0] == "NONE":
+            return True
+        command = ["docker", "exec", container(service), *config["Test"][1:]]
+        return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
 
     def python(self, service: str, program: str, *arguments: str, timeout_s: float = 600) -> str:
         """The output of a Python program in the running container of a service."""
@@ -90,8 +105,8 @@ class Stack:
         """A file of the run directory; empty if it does not exist yet. No container needs to run."""
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "copy"
-            command = ["docker", "compose", "cp", f"run:/data/run/{path}", str(copy)]
-            subprocess.run(command, cwd=ROOT, env=self.variables, capture_output=True, timeout=120, check=False)
+            command = ["docker", "cp", f"{container('run')}:/data/run/{path}", str(copy)]
+            subprocess.run(command, capture_output=True, timeout=120, check=False)
             return copy.read_text() if copy.exists() else ""
 
     def steps(self) -> int:

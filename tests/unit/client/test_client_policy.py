@@ -102,7 +102,7 @@ async def test_an_aborted_generation_is_unavailable(serve: Any) -> None:
             await policy.generate([1], Sampling(), seed=0)
 
 
-@pytest.mark.parametrize("trouble", [500, 502, 503, 504, 429])
+@pytest.mark.parametrize("trouble", [500, 502, 503, 504, 408, 429])
 async def test_a_failing_server_is_retried(serve: Any, trouble: int) -> None:
     handler = answering(trouble, trouble, generated())
     async with PolicyClient(await serve(handler), retries=2) as policy:

@@ -12,9 +12,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from scripts.kubernetes_secrets import keys, manifest, roles, values
+from scripts.kubernetes_secrets import ROLES, keys, manifest, values
+from scripts.redis_users import users_file
 
-SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "kubernetes_secrets.py"
+ROOT = Path(__file__).resolve().parents[3]
+COMMAND = (sys.executable, "-m", "scripts.kubernetes_secrets")
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the program openssl")
 
@@ -30,7 +32,7 @@ def test_each_secret_has_its_keys(secrets):
 
 def test_the_users_file_has_hashes_and_no_password(secrets):
     file = secrets["redis-users"]["users.acl"]
-    for role in roles():
+    for role in ROLES:
         password = secrets[f"redis-{role}"]["password"]
         assert password not in file
         assert f"user {role} on #{hashlib.sha256(password.encode()).hexdigest()} " in file
@@ -75,5 +77,12 @@ def test_a_manifest_has_the_encoded_values():
 
 
 def test_the_script_prints_a_list_for_kubectl():
-    printed = json.loads(subprocess.run([sys.executable, SCRIPT], capture_output=True, check=True).stdout)
+    printed = json.loads(subprocess.run(COMMAND, cwd=ROOT, capture_output=True, check=True).stdout)
     assert {item["metadata"]["name"] for item in printed["items"]} == set(keys())
+
+
+def test_the_users_file_has_only_the_given_roles_and_a_role_without_a_template_is_refused():
+    lines = users_file({"keda": "a", "trainer": "b"}).splitlines()
+    assert [line.split()[1] for line in lines] == ["default", "probe", "trainer", "keda"]
+    with pytest.raises(ValueError, match=r"users\.acl has no user for worker"):
+        users_file({"worker": "a"})

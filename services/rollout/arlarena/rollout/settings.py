@@ -101,6 +101,11 @@ class RolloutSettings(RolloutKeys):
         description="file that a worker touches every report_every_s, so that a health check can detect a worker that "
         "hangs",
     )
+    stop_file: Path | None = Field(
+        None,
+        description="when this file exists, the worker stops as after SIGTERM; the worker looks for it every "
+        "report_every_s; for example the summary.json of a finished run",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

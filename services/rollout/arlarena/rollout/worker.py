@@ -144,8 +144,8 @@ class Worker:
         return len(self._playing)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Play groups until `stop` is set. Then wait at most `drain_s` for the current groups. Groups that are not
-        finished by then go back to the queue.
+        """Play groups until `stop` is set or `stop_file` exists. Then wait at most `drain_s` for the current groups.
+        Groups that are not finished by then go back to the queue.
 
         Raises:
             StreamError: the broker is unreachable after all retries, or refuses a command.
@@ -153,7 +153,7 @@ class Worker:
         self._log.info("ready", worker=self.name, groups_in_flight=self._settings.groups_in_flight)
         renewal = asyncio.ensure_future(self._renew_loop())
         leasing = asyncio.ensure_future(self._lease_until(stop))
-        reports = asyncio.ensure_future(self._report_loop())
+        reports = asyncio.ensure_future(self._report_loop(stop))
         try:
             await asyncio.wait((renewal, leasing), return_when=asyncio.FIRST_COMPLETED)
             for task in (renewal, leasing):
@@ -264,13 +264,17 @@ class Worker:
                     self._log.warning("lease_lost", group=active.lease.task.group_id)
                     task.cancel()
 
-    async def _report_loop(self) -> None:
-        """Log the counters and touch the heartbeat file at regular intervals, even if the worker has no group."""
+    async def _report_loop(self, stop: asyncio.Event) -> None:
+        """Log the counters, touch the heartbeat file, and look for the stop file at regular intervals."""
+        settings = self._settings
         while True:
-            await asyncio.sleep(self._settings.report_every_s)
+            await asyncio.sleep(settings.report_every_s)
             self._log.info("working", worker=self.name, playing=self.playing, **self._log_fields())
-            if self._settings.heartbeat_file is not None:
-                self._settings.heartbeat_file.touch()
+            if settings.heartbeat_file is not None:
+                settings.heartbeat_file.touch()
+            if settings.stop_file is not None and settings.stop_file.exists() and not stop.is_set():
+                self._log.info("stopping", worker=self.name, reason=f"{settings.stop_file} exists")
+                stop.set()
 
     async def _drain(self) -> None:
         """Wait up to `drain_s` for the current groups. Then put unfinished groups back into the queue.

@@ -1,0 +1,28 @@
+"""The users of Redis in Compose and Kubernetes, from the template docker/redis/users.acl."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+TEMPLATE = Path(__file__).resolve().parents[1] / "docker" / "redis" / "users.acl"
+_HASH = re.compile(r"\{hash:(\w+)\}")
+
+
+def users_file(passwords: Mapping[str, str]) -> str:
+    """Returns the ACL file of Redis, with the SHA-256 of each password. `passwords`: by role.
+
+    A role of the template without a password has no user in the file.
+
+    Raises:
+        ValueError: the template has no user for a role.
+    """
+    # Redis allows no comments in this file.
+    lines = [line for line in TEMPLATE.read_text().splitlines() if not line.startswith("#")]
+    if unknown := sorted(passwords.keys() - set(_HASH.findall("\n".join(lines)))):
+        raise ValueError(f"{TEMPLATE.name} has no user for {', '.join(unknown)}")
+    hashes = {role: hashlib.sha256(password.encode()).hexdigest() for role, password in passwords.items()}
+    kept = [line for line in lines if set(_HASH.findall(line)) <= hashes.keys()]
+    return _HASH.sub(lambda found: hashes[found[1]], "".join(f"{line}\n" for line in kept))
