@@ -21,4 +21,4 @@ WORKDIR /data
 EXPOSE 6379
 HEALTHCHECK --interval=10s --timeout=6s --start-period=60s --retries=6 \
     CMD ["sh", "-c", "redis-cli --user probe --pass probe --no-auth-warning ping | grep -q PONG"]
-CMD ["redis-server", "/etc/redis/arlarena.conf"]
+CMD ["redis-server", "/etc/arlarena/redis.conf"]
