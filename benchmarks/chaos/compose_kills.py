@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.chaos.run_checks import check_run
-from benchmarks.support.compose_project import ComposeError, ComposeProject, docker
+from benchmarks.support.compose_project import POLL_S, ComposeError, ComposeProject, docker
 from benchmarks.support.paths import ROOT
 from benchmarks.support.results import finish
 
@@ -58,19 +58,24 @@ class Killer:
         self.kills: Counter[str] = Counter()
         self.ways: Counter[str] = Counter()
 
-    def run(self, count: int) -> None:
-        """Cause `count` kills, spread over the steps of the run. Ends early if the run ends."""
+    def run(self, count: int, limit_s: float) -> None:
+        """Cause `count` kills, spread over the steps. Ends early after `limit_s` seconds, or with the run."""
+        ends = time.monotonic() + limit_s
         victims = self._rng.sample(self.containers, len(self.containers))
         victims += self._rng.choices(self.containers, k=max(0, count - len(victims)))
         for number, victim in enumerate(victims[:count]):
-            target = max(1.0, self._steps * number / count)
+            target = max(1.0, (self._steps - 2) * number / count)  # before the last steps: then the services end
             while self._project.steps() < target:
-                if self._project.ended() is not None:
+                if self._project.ended() is not None or time.monotonic() > ends:
                     return
-                time.sleep(0.5)
+                time.sleep(POLL_S)
             time.sleep(self._rng.uniform(0, PAUSE_S))
             self._kill(victim)
-            print(f"{number + 1} kills, step {self._project.steps()}: {victim}", file=sys.stderr, flush=True)
+            print(
+                f"{time.monotonic() - ends + limit_s:.0f} s: {number + 1} kills, step {self._project.steps()}: {victim}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _kill(self, container: str) -> None:
         """Wait until the container runs, kill it, and see that it is started again."""
@@ -102,18 +107,15 @@ def kill_containers(arguments: argparse.Namespace, folder: Path) -> dict[str, An
     config = folder / "run.toml"
     config.write_text(CONFIG.read_text().replace("\nsteps = 60\n", f"\nsteps = {arguments.steps}\n"))
     steps = tomllib.loads(config.read_text())["trainer"]["steps"]
-    project, began, run = (
-        ComposeProject(arguments.project, folder, config, workers=WORKERS),
-        time.monotonic(),
-        folder / "run",
-    )
+    project = ComposeProject(arguments.project, folder, config, workers=WORKERS)
+    began, run = time.monotonic(), folder / "run"
     try:
         project.compose("up", "--detach", "--pull", "never", "--no-build", *SERVICES)
         project.until(
             lambda: project.steps() >= 1 or project.ended() is not None, "the first step", 60 * arguments.minutes
         )
         killer, started = Killer(project, random.Random(arguments.seed), steps), time.monotonic()
-        killer.run(arguments.kills)
+        killer.run(arguments.kills, 60 * arguments.kill_minutes)
         killed_s = time.monotonic() - started
         project.until(lambda: project.ended() is not None, "the end of the run", 60 * arguments.minutes)
         exit_status = project.ended()
@@ -151,6 +153,7 @@ def main() -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the kills")
     parser.add_argument("--minutes", type=float, default=60, help="time limit of each phase of the run")
+    parser.add_argument("--kill-minutes", type=float, default=60, help="time after which no more containers are killed")
     parser.add_argument("--project", default="arlarena-chaos", help="name of the Compose project")
     parser.add_argument("--leave", action="store_true", help="do not remove the containers at the end")
     parser.add_argument("--keep", type=Path, help="keep logs and the run directory in this folder")

@@ -11,12 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from benchmarks.support.paths import ROOT
 
-POLL_S = 1.0
+POLL_S = 2.0  # each docker command takes about 0.2 s of CPU time, which the containers need
 # Ports on the host's loopback address; the defaults of compose.yaml, and those of its tests (18001 …), stay free.
 PORTS = {"SOKOBAN": 28001, "ALFWORLD": 28002, "WEBSHOP": 28003, "INFERENCE": 28100, "GRAFANA": 28300}
 
@@ -86,8 +87,20 @@ class ComposeProject:
             return True
         return False
 
+    @cached_property
+    def _volume(self) -> Path:
+        """The folder of the volume `run` on the host of the engine."""
+        return Path(docker("volume", "inspect", "--format", "{{.Mountpoint}}", f"{self.name}_run").strip()) / "run"
+
     def read(self, path: str) -> str:
-        """Return a file of the run directory, or an empty text if it does not exist yet."""
+        """Return a file of the run directory, or an empty text if it does not exist yet.
+
+        The file is read from the volume. If the engine runs on another machine, or for another user, it is copied.
+        """
+        with contextlib.suppress(OSError, ComposeError):
+            if self._volume.parent.is_dir():
+                file = self._volume / path
+                return file.read_text() if file.exists() else ""
         copy = self.folder / "copy"
         copy.unlink(missing_ok=True)
         return copy.read_text() if self.copy(path, copy) else ""
@@ -104,8 +117,7 @@ class ComposeProject:
 
     def ended(self) -> int | None:
         """Return the exit status of the run, or None if its container is running or will be restarted."""
-        (container,) = self.containers("run")
-        state = self.state(container)
+        state = self.state(f"{self.name}-run-1")
         return int(state["ExitCode"]) if state["Status"] == "exited" else None
 
     def until(self, condition: Callable[[], object], what: str, limit_s: float) -> None:
