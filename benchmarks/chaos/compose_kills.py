@@ -71,11 +71,8 @@ class Killer:
                 time.sleep(POLL_S)
             time.sleep(self._rng.uniform(0, PAUSE_S))
             self._kill(victim)
-            print(
-                f"{time.monotonic() - ends + limit_s:.0f} s: {number + 1} kills, step {self._project.steps()}: {victim}",
-                file=sys.stderr,
-                flush=True,
-            )
+            seconds, step = time.monotonic() - ends + limit_s, self._project.steps()
+            print(f"{seconds:.0f} s: {number + 1} kills, step {step}: {victim}", file=sys.stderr, flush=True)
 
     def _kill(self, container: str) -> None:
         """Wait until the container runs, kill it, and see that it is started again."""
