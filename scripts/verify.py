@@ -37,11 +37,11 @@ def benchmark(module: str, result: str, *flags: str) -> tuple[str, ...]:
 PARTS = {
     "demo": Part("the demo and its control runs on three seeds: about an hour", (("-m", "benchmarks.demo.verify"),)),
     "env": Part(
-        "the environment server: soak test, fuzzing, 16,384 sessions, speed compared with OpenEnv: 15 minutes",
+        "the environment server: soak test, fuzzing, 4,096 sessions, speed compared with OpenEnv: 15 minutes",
         (
             tests("tests/contract/env_server/api/test_openenv_client.py", "tests/contract/client/test_examples.py"),
             benchmark("env_server.soak", "env_soak"), benchmark("env_server.fuzz", "env_fuzz"),
-            benchmark("env_server.scale", "env_scale"), benchmark("env_server.speed", "env_server"),
+            benchmark("env_server.scale", "env_scale", "--sessions", "4096"), benchmark("env_server.speed", "env_server"),
         ),
         ("openenv", "fuzz", "verifiers", "trl"),
     ),

@@ -65,10 +65,10 @@ class Killer:
         victims += self._rng.choices(self.containers, k=max(0, count - len(victims)))
         for number, victim in enumerate(victims[:count]):
             target = max(1.0, (self._steps - 2) * number / count)  # before the last steps: then the services end
-            while self._project.steps() < target:
-                if self._project.ended() is not None or time.monotonic() > ends:
-                    return
+            while self._project.steps() < target and not self._over() and time.monotonic() < ends:
                 time.sleep(POLL_S)
+            if self._over() or time.monotonic() >= ends:
+                return
             time.sleep(self._rng.uniform(0, PAUSE_S))
             self._kill(victim)
             seconds, step = time.monotonic() - ends + limit_s, self._project.steps()
@@ -76,7 +76,10 @@ class Killer:
 
     def _kill(self, container: str) -> None:
         """Wait until the container runs, kill it, and see that it is started again."""
-        self._project.until(lambda: self._project.state(container)["Running"], f"{container} runs", START_LIMIT_S)
+        project = self._project
+        project.until(lambda: project.state(container)["Running"] or self._over(), container, START_LIMIT_S)
+        if self._over():
+            return
         if self._rng.random() < 0.5 and self._crash(container):
             self.ways["crashed"] += 1
         else:
@@ -85,6 +88,10 @@ class Killer:
             docker("start", container)
             self.ways["stopped"] += 1
         self.kills[container.removeprefix(f"{self._project.name}-")] += 1
+
+    def _over(self) -> bool:
+        """Return whether training is near its end, or the run has ended."""
+        return self._project.ended() is not None or self._project.steps() > self._steps - 2
 
     def _crash(self, container: str) -> bool:
         """Kill the first process of a container from the host. Return False if this is not possible."""
