@@ -41,7 +41,8 @@ PARTS = {
         (
             tests("tests/contract/env_server/api/test_openenv_client.py", "tests/contract/client/test_examples.py"),
             benchmark("env_server.soak", "env_soak"), benchmark("env_server.fuzz", "env_fuzz"),
-            benchmark("env_server.scale", "env_scale"), benchmark("env_server.speed", "env_server"),
+            benchmark("env_server.scale", "env_scale", "--sessions", "4096"),
+            benchmark("env_server.speed", "env_server"),
         ),
         ("openenv", "fuzz", "verifiers", "trl"),
     ),

@@ -100,6 +100,20 @@ async def test_a_hanging_broker_is_an_error_after_the_timeout(broker) -> None:
         assert await streams.collect(consumer="t", count=1, block_s=0.1) == []
 
 
+async def test_closing_connections_that_a_hanging_broker_does_not_read_is_no_error(broker) -> None:
+    streams = await Streams.connect(broker.url, "r", timeout_s=0.3, reconnect_s=0)
+    link = streams._link._redis
+    connection = await link.connection_pool.get_connection()
+    os.kill(broker.process.pid, signal.SIGSTOP)
+    try:
+        connection._writer.write(bytes(64 << 20))  # more than the sockets' buffers, so it stays unsent
+        await link.connection_pool.release(connection)
+        async with asyncio.timeout(5):
+            await streams.close()
+    finally:
+        os.kill(broker.process.pid, signal.SIGCONT)
+
+
 async def test_issuing_again_restores_a_broker_that_lost_all_data(broker, make_tasks, make_group) -> None:
     async with await Streams.connect(broker.url, "r") as streams:
         await streams.issue(make_tasks(3))

@@ -33,7 +33,7 @@ class HttpLimits:
     body_bytes: int  # maximum size of a body that the application reads into memory; longer bodies must be streamed
     held_bytes: int = 64 << 20  # maximum total size of requests and WebSocket messages that are not yet answered
     frame_bytes: int = 1 << 20  # maximum size of a WebSocket message
-    connections: int = 4096  # maximum number of connections; above it, the longest idle connection is closed
+    connections: int = 4096  # maximum number; above it, the longest idle one is closed; without one, new ones get 503
     header_bytes: int = 64 << 10  # maximum size of all headers and the request target
     headers: int = 128  # maximum number of headers
     header_s: float = 10.0  # maximum time from the connection or the first byte of a request to the end of its headers
@@ -58,7 +58,10 @@ class _Shared:
 
     def __init__(self, limits: HttpLimits) -> None:
         self.limits = limits
-        self.connections = min(limits.connections, _raise_descriptor_limit() - _SPARE_DESCRIPTORS)
+        descriptors = _raise_descriptor_limit() - _SPARE_DESCRIPTORS
+        self.connections = min(limits.connections, descriptors)
+        setting = "max_connections" if limits.connections <= descriptors else "the limit of open files (ulimit -n)"
+        self.full = f"all {self.connections} connections of this server are in use: close some, or raise {setting}"
         self.held = 0  # bytes of requests and WebSocket messages that are not yet answered
         self.open = 0
         self.waiting: dict[_Http, None] = {}  # idle connections, the longest idle first
@@ -146,11 +149,12 @@ class _Http(HttpToolsProtocol):
         if not self._unix_socket:
             _limit_unread(transport, shared.limits.write_s)
         if shared.open > shared.connections:
-            victim = next(iter(shared.waiting), self)
-            shared.waiting.pop(victim, None)
-            victim.transport.abort()
-            if victim is self:
+            if not shared.waiting:
+                self._close_with(503, shared.full)
                 return
+            victim = next(iter(shared.waiting))
+            del shared.waiting[victim]
+            victim.transport.abort()
         self._wait_for_request()
 
     def connection_lost(self, exc: Exception | None) -> None:

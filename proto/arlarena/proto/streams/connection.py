@@ -7,6 +7,7 @@ stay pending, so they can be claimed again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -95,8 +96,9 @@ class Link:
             raise bad_url_error(url, error) from error
 
     async def close(self) -> None:
-        """Close the connections."""
-        await self._redis.aclose()
+        """Close the connections. Errors are ignored: they would hide the error that ended the caller."""
+        with contextlib.suppress(errors.RedisError, OSError):
+            await self._redis.aclose()
 
     async def first_contact(self) -> None:
         """Connect and run `repair`. Retries while the broker loads its data, but not if the broker is unreachable.

@@ -1,0 +1,168 @@
+"""Trains on a cluster that is simulated on one machine, with a partition and the loss of a host, and checks the groups.
+
+    python -m benchmarks.chaos.cluster --out benchmarks/results/cluster.json
+
+Needs a Docker engine with the images of `make images`. cluster.yaml describes the hosts: A and B have an environment
+server, a policy server, a rollout worker and a trainer rank each; a control host has Redis, the gateway of the policy
+servers, and `run`. Each host has a network, and one network connects the hosts.
+
+* After a quarter of the steps, all containers of host B are disconnected from the other hosts for `--partition`
+  seconds.
+* After half of the steps, host B is lost: all its containers are killed. A new host with the same containers starts
+  after `--lost` seconds.
+
+The checks are those of `benchmarks.chaos.compose_kills`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from benchmarks.chaos.run_checks import check_run
+from benchmarks.support.compose_project import ComposeError, ComposeProject, docker
+from benchmarks.support.paths import ROOT
+from benchmarks.support.results import finish
+
+FOLDER = ROOT / "benchmarks" / "chaos"
+CONTROL = ("redis", "run")
+GATEWAY = "gateway"
+SERVERS = ("sokoban", "replica", "rollout", "trainer")  # of each host
+HOSTS = {"a": tuple(f"{name}-0" for name in SERVERS), "b": tuple(f"{name}-1" for name in SERVERS)}
+FABRIC = "fabric"
+RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def configuration(steps: int) -> str:
+    """Return the configuration of the run: that of the kills, with weights over HTTP and the variables of the ranks."""
+    text = (FOLDER / "run.toml").read_text().replace("\nsteps = 60\n", f"\nsteps = {steps}\n")
+    text = text.replace("\n[trainer]\n", '\n[trainer]\npush_transport = "http"\n')
+    return text.replace("\n[console]\n", f"\n[console]\npass_environment = {json.dumps(list(RANK_VARIABLES))}\n")
+
+
+class Cluster:
+    """The containers of the simulated hosts. `events`: what was done to them, with the step and the time."""
+
+    def __init__(self, project: ComposeProject, steps: int, limit_s: float) -> None:
+        self.project, self._steps, self._limit_s = project, steps, limit_s
+        self.events: list[dict[str, Any]] = []
+        self._began = time.monotonic()
+
+    def start(self) -> None:
+        """Start the control host and the environment servers, and after cloning everything else."""
+        up = ("up", "--detach", "--pull", "never", "--no-build")
+        self.project.compose(*up, *CONTROL, "sokoban-0", "sokoban-1")
+        self._until(lambda: "clone" in self.project.stages(), "stage clone")
+        self.project.compose(*up, GATEWAY, *HOSTS["a"], *HOSTS["b"])
+
+    def reach(self, step: int) -> None:
+        """Wait until the trainer has recorded this step.
+
+        Raises:
+            ComposeError: the run ended before.
+        """
+        self._until(lambda: self.project.steps() >= step or self.project.ended() is not None, f"step {step}")
+        if self.project.steps() < step:
+            raise ComposeError(f"the run ended before step {step}: {self.project.compose('logs', '--tail', '20')}")
+
+    def partition(self, host: str, seconds: float) -> None:
+        """Disconnect all containers of a host from the other hosts for some seconds."""
+        network = f"{self.project.name}_{FABRIC}"
+        ends = {name: self._end(name, network) for name in self.project.containers(*HOSTS[host])}
+        self._note("partition", host)
+        for name in ends:
+            docker("network", "disconnect", network, name)
+        time.sleep(seconds)
+        for name, (address, aliases) in ends.items():
+            options = [word for alias in aliases for word in ("--alias", alias)]
+            docker("network", "connect", "--ip", address, *options, network, name)
+        self._note("partition ended", host)
+
+    def lose(self, host: str, seconds: float) -> None:
+        """Kill all containers of a host, and after some seconds start new containers."""
+        self._note("host lost", host)
+        docker("kill", *self.project.containers(*HOSTS[host]))
+        time.sleep(seconds)
+        self.project.compose("rm", "--force", *HOSTS[host])
+        self.project.compose("up", "--detach", "--pull", "never", "--no-build", "--no-deps", *HOSTS[host])
+        self._note("new host", host)
+
+    def end(self) -> int | None:
+        """Wait for the end of the run. Return its exit status."""
+        self._until(lambda: self.project.ended() is not None, "the end of the run")
+        return self.project.ended()
+
+    def _end(self, container: str, network: str) -> tuple[str, list[str]]:
+        """Return the address and the aliases of a container in a network."""
+        template = '{{json (index .NetworkSettings.Networks "' + network + '")}}'
+        found = json.loads(docker("inspect", "--format", template, container))
+        return found["IPAMConfig"]["IPv4Address"], found["Aliases"] or []
+
+    def _note(self, event: str, host: str) -> None:
+        seconds = round(time.monotonic() - self._began, 1)
+        self.events.append({"event": event, "host": host, "step": self.project.steps(), "seconds": seconds})
+        print(self.events[-1], file=sys.stderr, flush=True)
+
+    def _until(self, condition: Any, what: str) -> None:
+        self.project.until(condition, what, self._limit_s)
+
+
+def train(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Train on the cluster. Return what happened, and what the checks of the run found."""
+    config, run = folder / "run.toml", folder / "run"
+    config.write_text(configuration(arguments.steps))
+    assert tomllib.loads(config.read_text())["trainer"]["steps"] == arguments.steps
+    project = ComposeProject(arguments.project, folder, config, files=[FOLDER / "cluster.yaml"])
+    began, cluster = time.monotonic(), Cluster(project, arguments.steps, 60 * arguments.minutes)
+    try:
+        cluster.start()
+        cluster.reach(max(1, arguments.steps // 4))
+        cluster.partition("b", arguments.partition)
+        cluster.reach(arguments.steps // 2)
+        cluster.lose("b", arguments.lost)
+        exit_status = cluster.end()
+        shutil.rmtree(run, ignore_errors=True)
+        project.copy("", run)
+    finally:
+        (folder / "compose.log").write_text(project.compose("logs", "--timestamps"))
+        if not arguments.leave:
+            project.down()
+    seconds = {"seconds": round(time.monotonic() - began, 1), "load_average": round(os.getloadavg()[0], 2)}
+    return {**check_run(run), "exit": exit_status, "events": cluster.events, **seconds}
+
+
+def main() -> int:
+    """Train, disturb, check and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=16, help="number of training steps")
+    parser.add_argument("--partition", type=float, default=30, help="duration of the partition in seconds")
+    parser.add_argument("--lost", type=float, default=20, help="seconds until the lost host is replaced")
+    parser.add_argument("--minutes", type=float, default=40, help="time limit of each phase of the run")
+    parser.add_argument("--project", default="arlarena-cluster", help="name of the Compose project")
+    parser.add_argument("--leave", action="store_true", help="do not remove the containers at the end")
+    parser.add_argument("--keep", type=Path, help="keep logs and the run directory in this folder")
+    parser.add_argument("--out", type=Path, help="file for the result")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="arlarena-cluster-") as temporary:
+        folder = (arguments.keep or Path(temporary)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            result = train(arguments, folder)
+        except ComposeError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+    if result["exit"] != 0:
+        result["problems"].append(f"exit status of run: {result['exit']}")
+    return int(finish({"passed": not result["problems"], **result}, arguments.out))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

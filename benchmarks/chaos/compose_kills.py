@@ -1,0 +1,177 @@
+"""Kills containers of a run at random, again and again, and checks that no group was lost or trained on twice.
+
+    python -m benchmarks.chaos.compose_kills --kills 100 --out benchmarks/results/chaos_compose.json
+
+Needs a Docker engine with the images of `make images`. compose.yaml runs with a project name, secrets, ports and
+volumes of its own. From the first training step on, `--kills` containers are killed with SIGKILL: Redis, the
+environment server, the policy server, two rollout workers, the trainer, and `run`, which drives the stages. The kills
+are spread evenly over the training steps, each at a random moment. The first kills are one of each container. A
+container is killed in one of two ways:
+
+* `stopped`: `docker kill`. The engine does not restart it. After up to `DOWN_S` seconds this script starts it again.
+* `crashed`: SIGKILL to its first process, from the host. The engine restarts it, by the restart policy of compose.yaml.
+  This needs root on the host of the engine; otherwise all kills are of the first kind.
+
+After the end of the run, the run directory is copied from its volume and checked:
+
+* The exit status of `run` is 0, and trainer and workers have ended or wait without an error.
+* The lineage has every issued group once, no group was given up, and the groups that were trained on are the recorded
+  ones, each at one step.
+* metrics.jsonl has one record for each step, and no sample is older than `[trainer] staleness`.
+* Every recorded episode, played again, has the same rewards.
+* `arlarena verify` and `arlarena status` find no problem.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import tomllib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from benchmarks.chaos.run_checks import check_run
+from benchmarks.support.compose_project import POLL_S, ComposeError, ComposeProject, docker
+from benchmarks.support.paths import ROOT
+from benchmarks.support.results import finish
+
+CONFIG = ROOT / "benchmarks" / "chaos" / "run.toml"
+SERVICES = ("redis", "sokoban", "inference", "rollout", "trainer", "run")
+WORKERS = 2
+DOWN_S, PAUSE_S = 4.0, 3.0  # longest time until a stopped container is started again, and longest pause before a kill
+START_LIMIT_S = 600.0  # for the first step, and for the restart of a container
+
+
+class Killer:
+    """Kills containers of a project. `kills`: number of kills by container and way."""
+
+    def __init__(self, project: ComposeProject, rng: random.Random, steps: int) -> None:
+        self._project, self._rng, self._steps = project, rng, steps
+        self.containers = sorted(project.containers(*SERVICES))
+        self.kills: Counter[str] = Counter()
+        self.ways: Counter[str] = Counter()
+
+    def run(self, count: int, limit_s: float) -> None:
+        """Cause `count` kills, spread over the steps. Ends early after `limit_s` seconds, or with the run."""
+        ends = time.monotonic() + limit_s
+        victims = self._rng.sample(self.containers, len(self.containers))
+        victims += self._rng.choices(self.containers, k=max(0, count - len(victims)))
+        for number, victim in enumerate(victims[:count]):
+            target = max(1.0, (self._steps - 2) * number / count)  # before the last steps: then the services end
+            while self._project.steps() < target and not self._over() and time.monotonic() < ends:
+                time.sleep(POLL_S)
+            if self._over() or time.monotonic() >= ends:
+                return
+            time.sleep(self._rng.uniform(0, PAUSE_S))
+            self._kill(victim)
+            seconds, step = time.monotonic() - ends + limit_s, self._project.steps()
+            print(f"{seconds:.0f} s: {number + 1} kills, step {step}: {victim}", file=sys.stderr, flush=True)
+
+    def _kill(self, container: str) -> None:
+        """Wait until the container runs, kill it, and see that it is started again."""
+        project = self._project
+        project.until(lambda: project.state(container)["Running"] or self._over(), container, START_LIMIT_S)
+        if self._over():
+            return
+        if self._rng.random() < 0.5 and self._crash(container):
+            self.ways["crashed"] += 1
+        else:
+            docker("kill", container)
+            time.sleep(self._rng.uniform(0, DOWN_S))
+            docker("start", container)
+            self.ways["stopped"] += 1
+        self.kills[container.removeprefix(f"{self._project.name}-")] += 1
+
+    def _over(self) -> bool:
+        """Return whether training is near its end, or the run has ended."""
+        return self._project.ended() is not None or self._project.steps() > self._steps - 2
+
+    def _crash(self, container: str) -> bool:
+        """Kill the first process of a container from the host. Return False if this is not possible."""
+        state = self._project.state(container)
+        identity = docker("inspect", "--format", "{{.Id}}", container).strip()
+        try:
+            if identity not in Path(f"/proc/{state['Pid']}/cgroup").read_text():
+                return False  # the engine runs on another machine
+            os.kill(state["Pid"], signal.SIGKILL)
+        except OSError:
+            return False
+        return True
+
+
+def kill_containers(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Run compose.yaml with all kills. Return what was done, and what the checks of the run found."""
+    config = folder / "run.toml"
+    config.write_text(CONFIG.read_text().replace("\nsteps = 60\n", f"\nsteps = {arguments.steps}\n"))
+    steps = tomllib.loads(config.read_text())["trainer"]["steps"]
+    project = ComposeProject(arguments.project, folder, config, workers=WORKERS)
+    began, run = time.monotonic(), folder / "run"
+    try:
+        project.compose("up", "--detach", "--pull", "never", "--no-build", *SERVICES)
+        project.until(
+            lambda: project.steps() >= 1 or project.ended() is not None, "the first step", 60 * arguments.minutes
+        )
+        killer, started = Killer(project, random.Random(arguments.seed), steps), time.monotonic()
+        killer.run(arguments.kills, 60 * arguments.kill_minutes)
+        killed_s = time.monotonic() - started
+        project.until(lambda: project.ended() is not None, "the end of the run", 60 * arguments.minutes)
+        exit_status = project.ended()
+        (folder / "compose.log").write_text(project.compose("logs", "--timestamps"))
+        shutil.rmtree(run, ignore_errors=True)
+        project.copy("", run)
+        engine = docker("version", "--format", "{{.Server.Version}}").strip()
+    finally:
+        if not arguments.leave:
+            project.down()
+    found = check_run(run)
+    return {
+        **found, "exit": exit_status, "kills": sum(killer.kills.values()), "killed": dict(sorted(killer.kills.items())),
+        "ways": dict(killer.ways), "seed": arguments.seed, "seconds": round(time.monotonic() - began, 1),
+        "seconds_of_kills": round(killed_s, 1), "engine": engine, "load_average": round(os.getloadavg()[0], 2),
+    }  # fmt: skip
+
+
+def judge(arguments: argparse.Namespace, result: dict[str, Any]) -> dict[str, Any]:
+    """Return the result with the key `passed`."""
+    problems = result["problems"]
+    if result["exit"] != 0:
+        problems.append(f"exit status of run: {result['exit']}")
+    if result["kills"] < arguments.kills:
+        problems.append(f"the run ended after {result['kills']} of {arguments.kills} kills")
+    return {"passed": not problems, **result}
+
+
+def main() -> int:
+    """Run, kill, check and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100, help="number of kills")
+    parser.add_argument(
+        "--steps", type=int, default=60, help="number of training steps; the kills are spread over them"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the kills")
+    parser.add_argument("--minutes", type=float, default=60, help="time limit of each phase of the run")
+    parser.add_argument("--kill-minutes", type=float, default=60, help="time after which no more containers are killed")
+    parser.add_argument("--project", default="arlarena-chaos", help="name of the Compose project")
+    parser.add_argument("--leave", action="store_true", help="do not remove the containers at the end")
+    parser.add_argument("--keep", type=Path, help="keep logs and the run directory in this folder")
+    parser.add_argument("--out", type=Path, help="file for the result")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="arlarena-chaos-") as temporary:
+        folder = (arguments.keep or Path(temporary)).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return int(finish(judge(arguments, kill_containers(arguments, folder)), arguments.out))
+        except ComposeError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""Checks of a run in which containers were killed or lost: groups, staleness, records, rewards, `arlarena verify`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from arlarena.proto.trajectory import Group, read_groups
+from benchmarks.demo.chaos_checks import json_lines, lineage_problems, reward_problems
+from benchmarks.support.paths import ROOT
+
+SHOWN = 20  # problems of one kind that the result contains
+
+
+def check_run(run: Path, *, verify: bool = True) -> dict[str, Any]:
+    """Return what the files of a finished run show, with the key `problems`.
+
+    `run`: a copy of the run directory. `verify`: also execute `arlarena verify`, which starts an environment server.
+    """
+    trainer = tomllib.loads((run / "config.toml").read_text())["trainer"]
+    problems, outcomes = lineage_problems(run, trainer["steps"])
+    wrong_rewards, played = reward_problems(run)
+    age, too_old = staleness(run, trainer.get("staleness", 1))
+    problems += wrong_rewards[:SHOWN] + too_old[:SHOWN]
+    if outcomes["dead"]:
+        problems.append(f"{outcomes['dead']} groups were given up")
+    status = arlarena("status", str(run), "--json")
+    if status.returncode:
+        problems.append(f"arlarena status: exit status {status.returncode}: {status.stdout}{status.stderr}")
+    found = {
+        "problems": problems,
+        "steps": trainer["steps"],
+        "groups": {"issued": sum(outcomes.values()), **outcomes},
+        "age_max": age,
+        "staleness": trainer.get("staleness", 1),
+        "played_again": dict(played),
+        "status": json.loads(status.stdout).get("state") if not status.returncode else None,
+    }
+    if verify:
+        verified = arlarena("verify", str(run))
+        found["verify"] = verified.returncode
+        if verified.returncode:
+            problems.append(f"arlarena verify: exit status {verified.returncode}: {verified.stdout[-3000:]}")
+    return found
+
+
+def staleness(run: Path, bound: int) -> tuple[int, list[str]]:
+    """Return the largest age of a sample that was trained on, and descriptions of violations of the bound.
+
+    The age is that of the trainer's metrics. Independently, each recorded group must have an episode that the bound
+    permits: the steps since the oldest version that sampled one of its tokens.
+    """
+    records = json_lines(run / "metrics.jsonl")
+    ages = {record["step"]: int(record["age_max"]) for record in records}
+    problems = [
+        f"step {step}: a sample of age {age}, the bound is {bound}" for step, age in ages.items() if age > bound
+    ]
+    for file in sorted(run.glob("groups/step-*.msgpack")):
+        step = int(file.stem.removeprefix("step-")) - 1
+        for group in read_groups(file):
+            if (age := youngest_age(group, step)) > bound:
+                problems.append(f"{file.name}: all episodes of {group.id} are at least {age} steps old")
+    return max(ages.values(), default=0), problems
+
+
+def youngest_age(group: Group, step: int) -> int:
+    """Return the smallest age of an episode of a group in a training step."""
+    oldest = [
+        min(span.version.step for turn in episode.turns for span in turn.spans)
+        for episode in group.trajectories
+        if any(turn.spans for turn in episode.turns)
+    ]
+    return step - max(oldest, default=step)
+
+
+def arlarena(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Execute `arlarena ARGUMENTS…` of this checkout."""
+    command = [sys.executable, "-m", "arlarena.console", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
