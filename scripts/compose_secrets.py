@@ -5,8 +5,8 @@
 
 Each secret is one file with a random value: `environment_token`, `inference_api_key`, `inference_admin_token`,
 `page_token`, `redis_ROLE` for each role of Redis. `redis_users` is the list of Redis users with the hashes of these
-passwords (redis_users.py). Existing secrets are kept, so that the services of a running deployment can still connect. To
-change a secret, remove its file, run the script again, and restart the services.
+passwords (redis_users.py). Existing secrets are kept, so that the services of a running deployment can still connect.
+To change a secret, remove its file, run the script again, and restart the services.
 
 Only the owner can enter the folder. The files in it are readable for others, because Compose mounts each file with its
 owner and mode, and the containers run as another user (10001).
