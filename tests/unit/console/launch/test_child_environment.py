@@ -1,9 +1,13 @@
 """Which variables of the launcher's environment its children get."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from arlarena.console.launch.child_environment import SERVICES, child_environment
 
+ROOT = Path(__file__).resolve().parents[4]
 ENVIRONMENT = {
     "PATH": "/bin",
     "HOME": "/root",
@@ -40,6 +44,15 @@ def test_the_policy_server_gets_its_own_settings():
     found = child_environment("inference", ENVIRONMENT)
     assert {"HF_TOKEN", "CUDA_VISIBLE_DEVICES", "ARLARENA_INFERENCE_API_KEY", "https_proxy"} <= found.keys()
     assert not {"ARLARENA_ENVIRONMENT_TOKEN", "REDIS_URL", "REDIS_PASSWORD", "AWS_SECRET_ACCESS_KEY"} & found.keys()
+
+
+def test_the_environment_server_gets_every_variable_that_an_environment_reads():
+    """But for the token of WebShop's page for people, which `arlarena up` does not serve."""
+    files = list((ROOT / "environments").glob("*/arlarena/environments/*/settings.py"))
+    read = {name for file in files for name in re.findall(r"environ[^\n]*\"([A-Z_]+)\"", file.read_text())}
+    assert {"ALFWORLD_DATA", "TIR_MATH_DATA", "WEBSHOP_DATA"} <= read
+    variables = dict.fromkeys(read - {"WEBSHOP_HUMAN_TOKEN"}, "/a")
+    assert child_environment("env_server", variables) == variables
 
 
 @pytest.mark.parametrize("service", SERVICES)

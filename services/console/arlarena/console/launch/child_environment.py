@@ -27,7 +27,7 @@ COMPUTE = (
     "FLASHINFER_*", "RAY_*", "NVSHMEM_*", "FI_*", "RDMAV_*", "CC", "CXX", "CPATH", "LIBRARY_PATH",
 )  # fmt: skip
 ENVIRONMENT_SERVER = (
-    *PROXIES, *HUB, "OMP_*", "ARLARENA_ENVIRONMENT_*", "ALFWORLD_DATA", "TIR_MATH_DATA", "DOCKER_HOST",
+    *PROXIES, *HUB, "OMP_*", "ARLARENA_ENVIRONMENT_*", "ALFWORLD_DATA", "TIR_MATH_DATA", "WEBSHOP_DATA", "DOCKER_HOST",
     "CONTAINER_HOST",
 )  # fmt: skip
 # For each service: the variables of its settings and of its libraries.
