@@ -1,5 +1,6 @@
 """The page beside a run of `arlarena up`: it shows the run while it trains, and its faults do not reach the run."""
 
+import contextlib
 import json
 import re
 import resource
@@ -49,7 +50,14 @@ def wait_for_page(up: Up) -> Page:
 
 def page_processes(up: Up) -> list[psutil.Process]:
     children = psutil.Process(up.processes[-1].pid).children()
-    return [child for child in children if {"view", "--nice"} <= set(child.cmdline())]
+    return [child for child in children if {"view", "--nice"} <= set(words_of(child))]
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    """The command line of a process; empty if it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):  # also a process that its parent has not waited for
+        return process.cmdline()
+    return []
 
 
 def test_the_address_is_printed_and_a_new_step_is_shown_within_five_seconds(up: Up) -> None:
