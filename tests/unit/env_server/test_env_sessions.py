@@ -231,6 +231,22 @@ async def test_too_many_items_are_refused_at_once(service):
         await batches.run_batch(service, BatchRequest([BatchItem(session_id="x", op="state")] * 9))
 
 
+async def test_large_batches_run_in_turn_and_a_small_one_runs_between_their_items(service, monkeypatch):
+    monkeypatch.setattr(batches, "YIELD_EVERY", 2)
+    first, second, third = (session.id for session in service.store.open(3))
+    order, state = [], service.state
+    monkeypatch.setattr(service, "state", lambda session: order.append(session.id) or state(session))
+    requests = [(first, 6), (second, 6), (third, 1)]
+    await asyncio.gather(
+        *(
+            batches.run_batch(service, BatchRequest([BatchItem(session_id=name, op="state")] * count))
+            for name, count in requests
+        )
+    )
+    assert [name for name in order if name != third] == [first] * 6 + [second] * 6
+    assert order.index(third) < 6
+
+
 class StuckFactory:
     """Sokoban whose episodes begin only when the test allows it."""
 

@@ -7,14 +7,16 @@ Items that need no thread run first, in one pass on the event loop. An item must
 - if its session is busy, or
 - if an earlier item of its session must wait.
 
-Then the waiting items run. Items of different sessions run concurrently. The items of one session always run in their
-order.
+The passes of large batches (more than `YIELD_EVERY` items) run one after another, in the order of the requests. Other
+requests run between the items. Then the waiting items run. Items of different sessions run concurrently. The items of
+one session always run in their order.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from contextlib import nullcontext
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -68,15 +70,23 @@ class _Batch:
 
     async def run(self) -> list[BatchResult]:
         """Run the items that need not wait, then the waiting items. Returns the results in the order of the items."""
+        # Large batches take turns as wholes. If they took turns after each YIELD_EVERY items, they would all end late.
+        large = len(self._items) > YIELD_EVERY
+        async with self._service.large_batches if large else nullcontext():
+            waiting = await self._first_pass()
+        if waiting:
+            await asyncio.gather(*(self._run_waiting(numbers) for numbers in waiting.values()))
+        return [result for result in self._results if result is not None]
+
+    async def _first_pass(self) -> dict[str, list[int]]:
+        """Run the items that need not wait. Returns the positions of the other items, by session."""
         waiting: dict[str, list[int]] = defaultdict(list)
         for number, item in enumerate(self._items):
             if number % YIELD_EVERY == YIELD_EVERY - 1:
                 await asyncio.sleep(0)
             if item.session_id in waiting or not self._try_now(number, item):
                 waiting[item.session_id].append(number)
-        if waiting:
-            await asyncio.gather(*(self._run_waiting(numbers) for numbers in waiting.values()))
-        return [result for result in self._results if result is not None]
+        return waiting
 
     def _try_now(self, number: int, item: BatchItem) -> bool:
         """Run an item and store its result or error. If the item must wait, return False and store nothing."""

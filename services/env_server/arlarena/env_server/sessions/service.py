@@ -98,6 +98,7 @@ class EnvironmentService:
         self._starts = EpisodeStarts(factory, settings, self.metrics, self.pool)
         self.health = ServerHealth(factory, self.pool, settings.lost_threads_timeout_s, clock)
         self.access = TenantTokens(settings, log)
+        self.large_batches = asyncio.Lock()  # held during the first pass of a large batch
 
     def close(self) -> None:
         """Refuse new sessions, stop the threads, and stop the environment's external processes."""
