@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from string import Formatter
 
 import msgspec
 
@@ -46,25 +44,18 @@ class PromptTemplate:
 
     def render(self, scene: Scene) -> str:
         """Return the user message of one turn."""
-        fields = {
-            "task": scene.task,
-            "observation": scene.observation,
-            "history": _history(scene.past),
-            "remaining": str(scene.remaining),
-            "horizon": str(scene.horizon),
-            "actions": scene.actions,
-        }
-        return "".join([before + fields[name] if name else before for before, name in _pieces(self.text)])
+        return self.text.format(
+            task=scene.task,
+            observation=scene.observation,
+            history=_history(scene.past),
+            remaining=scene.remaining,
+            horizon=scene.horizon,
+            actions=scene.actions,
+        )
 
     def describe(self) -> Template:
         """Return the template as `/v1/info` shows it."""
         return Template(self.name, self.version, self.text)
-
-
-@cache
-def _pieces(text: str) -> list[tuple[str, str | None]]:
-    """Split a template into pairs (text before a field, name of the field). The last pair has no field."""
-    return [(before, name) for before, name, _, _ in Formatter().parse(text)]
 
 
 def past_turn(step: int, observation: str, action: str) -> str:

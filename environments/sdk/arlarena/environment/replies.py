@@ -60,6 +60,9 @@ def reply(thought: str, action: str) -> str:
 
 def without_end_marks(text: str) -> str:
     """Remove white space and end-of-turn tokens from the end of a reply."""
+    text = text.rstrip()
+    if not text.endswith(END_MARKS):  # the usual case
+        return text
     end, before = len(text), -1
     while end != before:
         before = end
