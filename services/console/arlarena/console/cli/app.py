@@ -116,6 +116,20 @@ def up(
     Exit status: 0: finished; 1: the run failed; 2: the configuration is wrong; 3: a port is in use; 128 + n: stopped by
     signal n.
     """
+    start = _existing_run_policy(resume, fresh, attach)
+    from arlarena.console.launch import launcher
+    from arlarena.console.settings import service_addresses
+
+    addresses = None
+    if attach:
+        addresses = service_addresses({"environment_url": environment_url, "inference_url": inference_url})
+    overrides = (overrides or []) + ([] if page is None else [f"console.page={str(page).lower()}"])
+    request = launcher.LaunchRequest(config, tuple(overrides), seed, run_dir, start, tuple(plugins or ()), addresses)
+    launcher.up(request, Console(highlight=False))
+
+
+def _existing_run_policy(resume: bool, fresh: bool, attach: bool) -> ExistingRunPolicy:
+    """Return what `up` does with an existing run. Raises typer.BadParameter if the options exclude each other."""
     if resume and fresh:
         raise typer.BadParameter("--resume and --fresh exclude each other")
     if fresh and attach:
@@ -123,17 +137,9 @@ def up(
             "--attach and --fresh exclude each other, because services use the run directory: stop the services, and "
             "remove the directory"
         )
-    start = ExistingRunPolicy.RESUME if resume else ExistingRunPolicy.FRESH if fresh else ExistingRunPolicy.NEW
-    from arlarena.console.launch import launcher
-    from arlarena.console.settings import service_addresses
-
-    addresses = None
     if attach:
-        addresses = service_addresses({"environment_url": environment_url, "inference_url": inference_url})
-        start = ExistingRunPolicy.CONTINUE
-    overrides = (overrides or []) + ([] if page is None else [f"console.page={str(page).lower()}"])
-    request = launcher.LaunchRequest(config, tuple(overrides), seed, run_dir, start, tuple(plugins or ()), addresses)
-    launcher.up(request, Console(highlight=False))
+        return ExistingRunPolicy.CONTINUE
+    return ExistingRunPolicy.RESUME if resume else ExistingRunPolicy.FRESH if fresh else ExistingRunPolicy.NEW
 
 
 @app.command()
