@@ -310,7 +310,7 @@ async def soak_service(args: argparse.Namespace, folder: Path) -> dict[str, Any]
             )
             stack.callback(replicas.stop)
         url, gateway = stack.enter_context(policy_server(folder, model=str(first), **SIZES, **replicas.settings))
-        publisher = Publisher([url], transport, token=TOKEN, patience_s=120.0, log=Logger("soak", "warning"))
+        publisher = Publisher([url], transport, token=TOKEN, retry_timeout_s=120.0, log=Logger("soak", "warning"))
         soak = Soak(url, args.seed)
         kill = functools.partial(replicas.kill, gateway=gateway)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:

@@ -102,7 +102,7 @@ class Trainer:
 
 def publisher_of(url: str, transport: Transport, token: str | None = None) -> Publisher:
     """Return the trainer's publisher for one policy server. `benchmarks.old_and_new` uses this function."""
-    return Publisher([url], transport, token=token, patience_s=30, log=Logger("bench"))
+    return Publisher([url], transport, token=token, retry_timeout_s=30, log=Logger("bench"))
 
 
 async def first_token(session: aiohttp.ClientSession, url: str, version: str) -> None:
