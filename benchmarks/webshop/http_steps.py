@@ -23,6 +23,7 @@ from benchmarks.support.ports import free_port
 from benchmarks.webshop.steps import STEPS, script
 
 SESSIONS, BATCHES, GOALS = 256, 2, 64  # sessions share goals, as the episodes of a group do
+WARM_UP = 3  # number of rounds that are not counted: they fill the caches, which are full in a long run
 ENCODE = msgspec.json.encode
 
 
@@ -92,7 +93,7 @@ def measure(rounds: int) -> dict[str, Any]:
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
     serve = [sys.executable, "-m", "arlarena.env_server"]
     options = ["--capacity", "1024", "--port"]
-    prepared = [scripts(number) for number in range(rounds + 1)]
+    prepared = [scripts(number) for number in range(WARM_UP + rounds)]
     assert all(parse_action(action) for moves in prepared for actions in moves for action in actions)
     with (
         server([*serve, "benchmarks.alfworld.noop_environment", *options, str(ports["noop"])], urls["noop"]),
@@ -101,7 +102,7 @@ def measure(rounds: int) -> dict[str, Any]:
         for number, actions in enumerate(prepared):
             for name, url in urls.items():
                 rate = asyncio.run(play(url, actions))
-                if number:  # round 0 is not counted, because it fills caches
+                if number >= WARM_UP:
                     rates[name].append(rate)
     medians = {
         name: {kind: round(statistics.median(one[kind] for one in found), 1) for kind in ("click", "search")}

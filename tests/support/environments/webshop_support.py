@@ -35,6 +35,8 @@ class MemoryCatalogue:
     def product(self, number):
         return self.products[number]
 
+    listing = product  # a product has all fields of a listing
+
     def number(self, asin):
         return next((number for number, product in enumerate(self.products) if product.asin == asin), None)
 

@@ -5,7 +5,8 @@ observation.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from string import Formatter
 
 import msgspec
 
@@ -32,26 +33,50 @@ class Scene(msgspec.Struct, frozen=True, gc=False):
     task: str = ""
 
 
+FIELDS = ("task", "observation", "history", "remaining", "horizon", "actions")
+
+
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
     """A template: a text that may contain the fields {task}, {observation}, {history}, {remaining}, {horizon},
-    {actions}.
+    {actions}. In the text, `{{` and `}}` stand for braces.
+
+    Raises:
+        ValueError: the text has another field, or a single brace.
     """
 
     name: str
     version: str
     text: str
+    # `text` as a pattern for the operator %, which renders long prompts in a third of the time of `str.format`.
+    _pattern: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check the fields, and build the pattern."""
+        try:
+            parts = list(Formatter().parse(self.text))
+        except ValueError as error:
+            raise ValueError(f"template {self.name!r}: {error}") from error
+        pattern = ""
+        for literal, name, spec, conversion in parts:
+            pattern += literal.replace("%", "%%")
+            if name is None:
+                continue
+            if name not in FIELDS or spec or conversion:
+                raise ValueError(f"template {self.name!r} has the field {{{name}}}; the fields are {', '.join(FIELDS)}")
+            pattern += f"%({name})s"
+        object.__setattr__(self, "_pattern", pattern)
 
     def render(self, scene: Scene) -> str:
         """Return the user message of one turn."""
-        return self.text.format(
-            task=scene.task,
-            observation=scene.observation,
-            history=_history(scene.past),
-            remaining=scene.remaining,
-            horizon=scene.horizon,
-            actions=scene.actions,
-        )
+        return self._pattern % {
+            "task": scene.task,
+            "observation": scene.observation,
+            "history": _history(scene.past),
+            "remaining": scene.remaining,
+            "horizon": scene.horizon,
+            "actions": scene.actions,
+        }
 
     def describe(self) -> Template:
         """Return the template as `/v1/info` shows it."""

@@ -8,7 +8,7 @@ from support.environments.conversation_support import serving
 from arlarena.client.environments import EnvironmentClient
 from arlarena.client.errors import ServiceError
 from arlarena.environment.contract import CHECKS, ContractError, NotApplicable
-from arlarena.environment.prompts import PromptTemplate
+from arlarena.environment.prompts import PromptTemplate, Scene, past_turn
 from arlarena.environment.protocols import ExpertUnavailable
 from arlarena.environment.text_game import TextEnvironment, TextGame
 from arlarena.proto.env_api import ResetSpec, Split
@@ -192,6 +192,21 @@ def test_prompts_show_the_observation_and_its_history_without_what_the_template_
     assert seen.text == "Say an even number. Said: nothing"
     assert seen.prompt.count("Say an even number.") == 1
     assert seen.prompt.count("Said: nothing") == 2
+
+
+def test_a_template_with_braces_and_percent_signs_is_rendered_as_str_format_does():
+    text = "100 % {{sure}} %(task)s {observation}, {remaining}/{horizon} %{task}{history}{actions}"
+    scene = Scene("a {room} 50 %s", [past_turn(1, "{x}", "go %d")], 3, 9, "up, {down}", "find {it}")
+    history = "\nYour last step:\n[Step 1]\n{x}\nYour action: go %d\n"
+    values = {"observation": scene.observation, "remaining": 3, "horizon": 9, "task": scene.task}
+    expected = text.format(**values, history=history, actions=scene.actions)
+    assert PromptTemplate("full", "1", text).render(scene) == expected
+
+
+@pytest.mark.parametrize("text", ["{tsak}", "{}", "{remaining:3d}", "{task!r}", "{task.name}", "{task"])
+def test_a_template_with_an_unknown_field_is_refused_when_it_is_made(text):
+    with pytest.raises(ValueError, match="template 'full'"):
+        PromptTemplate("full", "1", text)
 
 
 def test_the_contract_refuses_a_prompt_that_lacks_a_part_of_the_observation(monkeypatch):

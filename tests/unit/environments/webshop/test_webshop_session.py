@@ -9,7 +9,7 @@ from support.environments.webshop_support import MemoryCatalogue, goals_of, prod
 from arlarena.environment.contract import CHECKS
 from arlarena.environment.protocols import ExpertUnavailable
 from arlarena.environments.webshop.options import read_options
-from arlarena.environments.webshop.shop.actions import ShopAction, parse_action, search
+from arlarena.environments.webshop.shop.actions import ShopAction, click, clicks_on, parse_action, search
 from arlarena.environments.webshop.shop.goal import Goal
 from arlarena.proto.config import ConfigError
 from arlarena.proto.env_api import ResetSpec
@@ -73,6 +73,15 @@ def test_a_search_for_a_title_with_brackets_can_be_written():
 
 
 # ---- transitions -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("odd", ["", "two [2", "line\nend", "Upper", "Σίσυφος", "İ"])
+def test_only_the_names_that_an_action_can_write_have_clicks(odd):
+    names = ["red", "size] 4", "ß", "ὀδυσσεύς"]
+    assert clicks_on(names) == [f"click[{name}]" for name in names]
+    assert all(parse_action(click(name)) == ShopAction("click", name) for name in names)
+    assert parse_action(click(odd)) != ShopAction("click", odd)
+    assert clicks_on([names[0], odd, *names[1:]]) == clicks_on(names)
 
 
 def test_a_search_is_possible_on_every_page_and_clears_the_product():

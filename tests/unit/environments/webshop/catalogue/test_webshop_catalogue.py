@@ -24,6 +24,7 @@ from arlarena.environments.webshop.catalogue.open import build_official, open_ca
 from arlarena.environments.webshop.catalogue.store import StoredCatalogue
 from arlarena.environments.webshop.errors import CatalogueError
 from arlarena.environments.webshop.shop.goal import NO_LIMIT
+from arlarena.environments.webshop.shop.product import Listing
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +50,10 @@ def test_products_are_read_as_they_were_built(tmp_path):
     items = [synthetic_item(number) for number in (3, 1, 2)]
     catalogue = built(tmp_path / "index", items)
     assert len(catalogue) == 3
-    assert [catalogue.product(number) for number in range(3)] == [item.product for item in items]
+    products = [catalogue.product(number) for number in range(3)]
+    assert products == [item.product for item in items]
+    shown = [Listing(product.asin, product.title, product.price_text) for product in products]
+    assert [catalogue.listing(number) for number in range(3)] == shown
     assert [catalogue.number(item.product.asin) for item in items] == [0, 1, 2]
     assert catalogue.number("A00000000") is None
     assert catalogue.search("number2") == [2]
@@ -190,8 +194,10 @@ def test_a_damaged_record_is_named(tmp_path):
     built(tmp_path / "index", [synthetic_item(0)])
     file = tmp_path / "index" / "products.bin"
     file.write_bytes(b"\xc1" * len(file.read_bytes()))
-    with pytest.raises(CatalogueError, match=r"products\.bin: record 0 is damaged"):
-        StoredCatalogue(tmp_path / "index").product(0)
+    catalogue = StoredCatalogue(tmp_path / "index")
+    for read in (catalogue.product, catalogue.listing):
+        with pytest.raises(CatalogueError, match=r"products\.bin: record 0 is damaged"):
+            read(0)
 
 
 def test_a_folder_of_another_format_is_refused(tmp_path):

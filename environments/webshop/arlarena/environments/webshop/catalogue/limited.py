@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from arlarena.environments.webshop.catalogue.protocol import Catalogue
 from arlarena.environments.webshop.shop.goal import Goal
-from arlarena.environments.webshop.shop.product import Product
+from arlarena.environments.webshop.shop.product import Listing, Product
 from arlarena.proto.env_api import DataSource
 
 
@@ -22,6 +22,10 @@ class LimitedCatalogue:
     def product(self, number: int) -> Product:
         """Return a product."""
         return self._catalogue.product(number)
+
+    def listing(self, number: int) -> Listing:
+        """Return what a page of results shows of a product."""
+        return self._catalogue.listing(number)
 
     def number(self, asin: str) -> int | None:
         """Return the number of the product with this asin, or None."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from arlarena.environments.webshop.shop.goal import Goal
-from arlarena.environments.webshop.shop.product import Product
+from arlarena.environments.webshop.shop.product import Listing, Product
 from arlarena.proto.env_api import DataSource
 
 
@@ -20,6 +20,10 @@ class Catalogue(Protocol):
 
     def product(self, number: int) -> Product:
         """Return a product."""
+        ...
+
+    def listing(self, number: int) -> Listing:
+        """Return what a page of results shows of a product. This is faster than `product`."""
         ...
 
     def number(self, asin: str) -> int | None:

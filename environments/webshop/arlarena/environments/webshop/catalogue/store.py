@@ -18,7 +18,7 @@ from arlarena.environments.webshop.catalogue.tables import RecordTable, SortedTe
 from arlarena.environments.webshop.errors import CatalogueError
 from arlarena.environments.webshop.search.index import Index
 from arlarena.environments.webshop.shop.goal import Goal
-from arlarena.environments.webshop.shop.product import Product
+from arlarena.environments.webshop.shop.product import Listing, Product
 from arlarena.proto.env_api import DataSource
 
 CACHED_PRODUCTS = 1024  # maximum number of decoded products in memory, about 10 MB
@@ -86,6 +86,7 @@ class StoredCatalogue:
         self.version = digest(self.meta.content + goals_key) if goals else self.meta.content
         self.warnings = self.meta.warnings
         self._products = RecordTable(folder, "products", Product)
+        self._listings = msgspec.msgpack.Decoder(Listing)  # skips the other fields of a product
         self._instructions = RecordTable(folder, "instructions", StoredInstruction)
         self._asins = SortedTexts(folder, "asins")
         self._asin_numbers = open_array(folder, "asin_numbers", np.int32)
@@ -119,6 +120,12 @@ class StoredCatalogue:
     def product(self, number: int) -> Product:
         """Return a product. Raises IndexError if there is no product with this number."""
         return self._product(number)
+
+    def listing(self, number: int) -> Listing:
+        """Return what a page of results shows of a product. Raises IndexError if there is no product with this
+        number.
+        """
+        return self._products.decoded(number, self._listings)
 
     def number(self, asin: str) -> int | None:
         """Return the number of the product with this asin, or None."""

@@ -22,6 +22,7 @@ from numpy.typing import DTypeLike, NDArray
 from arlarena.environments.webshop.errors import CatalogueError
 
 Record = TypeVar("Record")
+Part = TypeVar("Part")
 REBUILD = "delete the folder and build it again: python -m arlarena.environments.webshop build"
 
 
@@ -151,7 +152,11 @@ class RecordTable(Generic[Record]):
         return len(self._blobs)
 
     def __getitem__(self, number: int) -> Record:
-        """Return a record.
+        """Return a record. Raises the errors of `decoded`."""
+        return self.decoded(number, self._decoder)
+
+    def decoded(self, number: int, decoder: msgspec.msgpack.Decoder[Part]) -> Part:
+        """Return a record as another decoder reads it, such as one that reads only a few fields.
 
         Raises:
             IndexError: there is no such record.
@@ -160,7 +165,7 @@ class RecordTable(Generic[Record]):
         if not 0 <= number < len(self._blobs):
             raise IndexError(number)
         try:
-            return self._decoder.decode(self._blobs[number])
+            return decoder.decode(self._blobs[number])
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise damaged(self._blobs.path, f"record {number} is damaged") from error
 

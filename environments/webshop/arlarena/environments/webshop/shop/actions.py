@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal
 
 import msgspec
@@ -49,6 +50,14 @@ def is_clickable(name: str) -> bool:
     if name and "[" not in name and "\n" not in name:  # the usual case, without parsing
         return name == name.lower()
     return parse_action(click(name)) == ShopAction("click", name)
+
+
+def clicks_on(names: Collection[str]) -> list[str]:
+    """Return the clicks on those of the clickables that an action can name, in the same order."""
+    text = "".join(names)  # usually an action can name all, and then this text shows it
+    if "[" in text or "\n" in text or text != text.lower() or "" in names:
+        names = [name for name in names if is_clickable(name)]
+    return [click(name) for name in names]
 
 
 _NO_BRACKETS = str.maketrans({"[": " ", "]": " ", "\n": " "})

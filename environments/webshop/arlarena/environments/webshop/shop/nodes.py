@@ -25,7 +25,11 @@ _ASCII_SPACE = " \n\t\f\r"
 
 def nodes(kind: NodeKind, *texts: str) -> list[Node]:
     """Return the nodes of texts of one kind."""
-    return [(kind, text if text.strip(_ASCII_SPACE) else " ") for text in texts if _has_node(text)]
+    return [
+        (kind, text if filled else " ")
+        for text in texts
+        if (filled := text.strip(_ASCII_SPACE)) or (text and "\n" not in text)
+    ]
 
 
 def fragment(form: Form, parts: Iterable[Node], clicked: Collection[str] = ()) -> str:
@@ -41,10 +45,6 @@ def fragment(form: Form, parts: Iterable[Node], clicked: Collection[str] = ()) -
 def finished(form: Form, text: str) -> str:
     """Remove the separator after the last node of a page. The form `rich` has no such separator."""
     return text.removesuffix(SEPARATOR) if form == "text" else text
-
-
-def _has_node(text: str) -> bool:
-    return bool(text) and not ("\n" in text and not text.strip(_ASCII_SPACE))
 
 
 def _rich(kind: NodeKind, text: str, clicked: bool) -> str:

@@ -13,7 +13,7 @@ from pprint import pformat
 import msgspec
 
 from arlarena.environments.webshop.catalogue.protocol import Catalogue
-from arlarena.environments.webshop.shop.actions import click, is_clickable
+from arlarena.environments.webshop.shop.actions import clicks_on
 from arlarena.environments.webshop.shop.nodes import Form, Node, finished, fragment, nodes
 from arlarena.environments.webshop.shop.product import Product
 from arlarena.environments.webshop.shop.session import (
@@ -156,10 +156,11 @@ class Pages:
         return _page("", after, "Instruction:", clickables)
 
     def _make_card(self, number: int) -> Card:
-        product = self._catalogue.product(number)
-        link, rest = nodes("link", product.asin), nodes("text", product.title, product.price_text)
-        texts = (fragment(self._form, [*link, *rest], clicked) for clicked in ((), (product.asin,)))
-        return Card(product.asin.lower(), Clickable(product=number), *texts)
+        shown = self._catalogue.listing(number)
+        parts = [*nodes("link", shown.asin), *nodes("text", shown.title, shown.price_text)]
+        text = fragment(self._form, parts)
+        visited = text if self._form == "text" else fragment(self._form, parts, (shown.asin,))
+        return Card(shown.asin.lower(), Clickable(product=number), text, visited)
 
     def _make_item(self, number: int) -> ItemPage:
         product = self._catalogue.product(number)
@@ -218,5 +219,5 @@ def _contents(product: Product, name: str) -> list[str]:
 
 def _page(before: str, after: str, label: str, clickables: Mapping[str, Clickable]) -> Page:
     """Return a page without a search form."""
-    clicks = tuple([click(name) for name in clickables if name != SEARCH and is_clickable(name)])
+    clicks = tuple(clicks_on([name for name in clickables if name != SEARCH]))
     return Page(before, after, label, clickables, clicks, "\n".join(clicks))

@@ -5,6 +5,14 @@ from __future__ import annotations
 import msgspec
 
 
+class Listing(msgspec.Struct, frozen=True, gc=False):
+    """The fields of a product that a page of results shows. See `Product`."""
+
+    asin: str
+    title: str
+    price_text: str
+
+
 class Product(msgspec.Struct, frozen=True):
     """A product as the shop sells it.
 
