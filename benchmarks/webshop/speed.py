@@ -120,7 +120,7 @@ def main() -> int:
     """Measure, compare and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--indexes", type=Path, default=ROOT / "runs" / "webshop-indexes", help="folder of the indexes")
-    parser.add_argument("--rounds", type=int, default=7, help="number of rounds of `http`")
+    parser.add_argument("--rounds", type=int, default=15, help="number of rounds of `http`")
     parser.add_argument(
         "--skip", nargs="*", default=[], metavar="ENGINE:PRODUCTS", help="searches to leave out, such as bm25s:1180000"
     )
