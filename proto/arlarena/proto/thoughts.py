@@ -41,7 +41,10 @@ def answer_start(text: str) -> int | None:
     thought, an opening mark of another kind is ignored if there is text in front of that opening mark.
     """
     start, thought, leads = 0, "", False  # `leads`: no text precedes the opening mark of the thought
-    marks = _ANY_MARK if any(mark in text for mark in _OTHERS) else _MARK
+    other = _has_other_mark(text)
+    if not other and "<" not in text:  # no mark
+        return 0
+    marks = _ANY_MARK if other else _MARK
     for mark in marks.finditer(text):
         name = mark["name"]
         kind = name.lower() if name else _OPENING.get(mark[0], mark[0])
@@ -51,3 +54,10 @@ def answer_start(text: str) -> int | None:
         elif not closes and not thought:
             thought, leads = kind, not text[start : mark.start()].strip()
     return None if thought else start
+
+
+def _has_other_mark(text: str) -> bool:
+    for mark in _OTHERS:  # noqa: SIM110 (in a third of the time of `any`)
+        if mark in text:
+            return True
+    return False
