@@ -1,14 +1,15 @@
 """Compares the speed of this checkout with that of an older checkout: the ratio, with its 95 % confidence interval.
 
-    git worktree add ../old COMMIT && python -m benchmarks.old_and_new ../old [--part sandbox …] [--pairs 15]
+    git worktree add ../old COMMIT && python -m benchmarks.old_and_new ../old [--part sandbox …] [--pairs 60]
 
 A side is a separate process with one thread that measures one checkout. A side imports only the `arlarena` packages of
 its own checkout. For the parts in `OWN_MODULES` it also imports the benchmark modules of its own checkout. The reason
 is that these modules call Python interfaces that differ between checkouts. For the other parts, both sides use the
 benchmark modules of this checkout, so the load of both sides is the same.
 
-In each pair, one side measures and then the other side. The order alternates from pair to pair. The ratio of a pair is
-the rate of this checkout divided by the rate of the older checkout. The result is the median of the ratios, with its
+In each pair, one side measures and then the other side. The order alternates from pair to pair. A measurement is short,
+because the speed of a machine changes within seconds, so many short pairs give a narrower interval. The ratio of a pair
+is the rate of this checkout divided by the rate of the older checkout. The result is the median of the ratios, with its
 interval by bootstrap. The parts:
 
 * `environment-http`, `-batch`, `-websocket`: steps per second of a Sokoban server.
@@ -72,7 +73,7 @@ def environment(protocol: str) -> Iterator[Measure]:
         "websocket": (speed.websocket_rate, 64),
     }[protocol]
     with speed.our_server(1) as url:
-        yield lambda: asyncio.run(rate(url, sessions, 1.5))
+        yield lambda: asyncio.run(rate(url, sessions, 0.5))
 
 
 async def http_rate(url: str, sessions: int, seconds: float) -> float:
@@ -165,7 +166,7 @@ def push(transport: str) -> Iterator[Measure]:
                 store.forget_old()
                 return time.perf_counter() - begun
 
-            yield lambda: 3 / sum(loop.run(seconds_of_push()) for _ in range(3))
+            yield lambda: 1 / loop.run(seconds_of_push())
 
 
 def publisher_of(bench: Any, url: str, transport: Any) -> Any:
@@ -283,7 +284,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=Path, nargs="?", help="the older checkout")
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
-    parser.add_argument("--pairs", type=int, default=15)
+    parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--answer", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     flags = parser.parse_args()
