@@ -3,10 +3,10 @@
     python -m benchmarks.env_server.scale --sessions 16384 --seconds 60 --out benchmarks/results/env_scale.json
 
 Each session has a player. It sends the next step as soon as the reply to the last step has come. All players share one
-ordinary client. It combines their steps in batch requests. The latency is the time that a player waits, including the
-time of the client. Server and client have one process each, so two cores are enough. The memory is the resident set of
-the server. It is measured before the sessions, during them and after them. It is also measured after a second run with
-as many sessions, because more memory than after the first run would show a leak.
+client, on uvloop as in a rollout worker. It combines their steps in batch requests. The latency is the time that a
+player waits, including the time of the client. Server and client have one process each, so two cores are enough. The
+memory is the resident set of the server. It is measured before the sessions, during them and after them. It is also
+measured after a second run with as many sessions, because more memory than after the first run would show a leak.
 
 `--malloc` lets the server allocate Python objects with malloc (PYTHONMALLOC=malloc) instead of Python's own allocator.
 Python's allocator keeps an arena of 1 MB as long as one object in it is in use.
@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import uvloop
 
 from arlarena.client.environments import EnvironmentClient, Session
 from arlarena.client.errors import ServiceError
@@ -152,8 +153,8 @@ def main() -> int:
     if args.malloc:
         os.environ["PYTHONMALLOC"] = "malloc"  # for the server, which is started with this environment
     with environment_server(capacity=args.sessions) as (url, process):
-        result = asyncio.run(run_sessions(url, process, args.sessions, args.seconds))
-        again = asyncio.run(run_sessions(url, process, args.sessions, args.seconds / 4))
+        result = uvloop.run(run_sessions(url, process, args.sessions, args.seconds))
+        again = uvloop.run(run_sessions(url, process, args.sessions, args.seconds / 4))
     memory = result["memory_mb"]
     memory["after_a_second_crowd"] = again["memory_mb"]["after"]
     retained = max(memory["after"], memory["after_a_second_crowd"]) - memory["before"]

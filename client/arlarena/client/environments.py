@@ -364,17 +364,21 @@ class EnvironmentClient(AsyncClosing):
 
     def _outcome(self, item: BatchItem, result: BatchResult) -> BatchOutcome:
         """Returns the result or the error of one item. Returns None for the operation `close`."""
-        request = f"{item.op} of session {item.session_id} at {self.url}"
         if not result.ok or result.error is not None:
-            return _session_error(request, result.error or _NO_REASON)
+            return _session_error(self._request_of(item), result.error or _NO_REASON)
         if item.op == "close":
             return None
         if result.observation is None or result.metadata is None:
-            return ProtocolError(f"{request}: success, but the observation or the metadata is missing")
+            problem = "success, but the observation or the metadata is missing"
+            return ProtocolError(f"{self._request_of(item)}: {problem}")
         reward = 0.0 if result.reward is None and item.op == "reset" else result.reward
         if reward is None or not math.isfinite(reward):
-            return ProtocolError(f"{request}: success, but the reward is {reward} instead of a finite number")
+            problem = f"success, but the reward is {reward} instead of a finite number"
+            return ProtocolError(f"{self._request_of(item)}: {problem}")
         return StepOutcome(result.observation, result.metadata, reward)
+
+    def _request_of(self, item: BatchItem) -> str:
+        return f"{item.op} of session {item.session_id} at {self.url}"
 
 
 def _read(answer: Answer, kind: type[T]) -> T:
