@@ -170,7 +170,7 @@ def main() -> int:
     """Run, kill, check and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="number of kills")
-    # A kill takes up to 20 s on two busy cores, and a step 3 to 8 s. With fewer steps, the run ends before the last kill.
+    # On two busy cores, a kill takes up to 20 s and a step 3 to 8 s. With few steps, the run ends before the last kill.
     parser.add_argument(
         "--steps", type=int, default=180, help="number of training steps; the kills are spread over them"
     )
