@@ -32,12 +32,18 @@ MEGABYTE = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image. `arguments`: build arguments. `start`: arguments of a container whose start is measured."""
+    """An image. `arguments`: build arguments. `gpu`: another variant of an image of the same name.
+
+    The start of a container is measured with the variables `start` and the command `command` (empty: that of the
+    image). Without `start`, it is not measured. `check` replaces the image's own health check.
+    """
 
     dockerfile: str
     contains: str
     arguments: dict[str, str] = field(default_factory=dict)
-    start: tuple[str, ...] = ()
+    start: tuple[str, ...] | None = None
+    command: tuple[str, ...] = ()
+    check: tuple[str, ...] = ()
     gpu: bool = False
 
     def tag(self, name: str) -> str:
@@ -49,10 +55,23 @@ class Image:
 CUDA = os.environ.get("TORCH_GPU_INDEX", "")
 
 
+# Variables of containers whose start is measured. A service of a run waits for its stage, so it opens no connection.
+_JOIN = (
+    "ARLARENA_ENVIRONMENT_TOKEN=a-token-for-a-measurement",
+    "ARLARENA_INFERENCE_ADMIN_TOKEN=a-token-for-a-measurement",
+    "ARLARENA_ENVIRONMENT_URL=http://sokoban:8000",
+    "ARLARENA_INFERENCE_URL=http://inference:8100",
+    "ARLARENA_REDIS_URL=redis://redis:6379/0",
+)
+_PAGE = ("view", "/data", "--wait", "--port", "8400")
+_GET_PAGE = ("python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8400/api/health', timeout=5)")
+# The user of the health check. The image has no configuration: compose.yaml mounts it.
+_REDIS = ("redis-server", "--user", "probe", "on", ">probe", "+ping", "--save", "")
+
+
 def environment(name: str, contains: str) -> Image:
     """Return the image of an environment server."""
-    variables = ("ARLARENA_ENVIRONMENT_TOKEN=a-token-for-a-measurement",)
-    return Image("environment", contains, {"ENVIRONMENT": name}, ("--env", *variables))
+    return Image("environment", contains, {"ENVIRONMENT": name}, start=_JOIN[:1])
 
 
 IMAGES = {
@@ -60,11 +79,13 @@ IMAGES = {
     "environment-alfworld": environment("alfworld", "FastAPI, uvicorn, NumPy"),
     "environment-webshop": environment("webshop", "FastAPI, uvicorn, NumPy, RapidFuzz, PyStemmer"),
     "environment-tir-math": environment("tir_math", "FastAPI, uvicorn, NumPy, SciPy, SymPy, math-verify, libseccomp"),
-    "rollout": Image("rollout", "transformers without torch, redis-py"),
-    "inference": Image("inference", "torch, transformers, Starlette"),
-    "trainer": Image("trainer", "torch, transformers, TensorBoard's writer, redis-py"),
-    "console": Image("console", "the packages of trainer and rollout, Typer, Rich"),
-    "redis": Image("redis", "Debian's redis-server"),
+    "rollout": Image("rollout", "transformers without torch, redis-py", start=_JOIN),
+    "inference": Image("inference", "torch, transformers, Starlette", start=_JOIN),
+    "trainer": Image("trainer", "torch, transformers, TensorBoard's writer, redis-py", start=_JOIN),
+    "console": Image(
+        "console", "the packages of trainer and rollout, Typer, Rich", start=(), command=_PAGE, check=_GET_PAGE
+    ),
+    "redis": Image("redis", "Debian's redis-server", start=(), command=_REDIS),
     "inference-gpu": Image("inference-gpu", "vLLM's image, ARLArena's gateway", gpu=True),
     "trainer-gpu": Image("trainer", "torch for CUDA, transformers, redis-py", {"TORCH_INDEX": CUDA}, gpu=True),
 }
@@ -113,16 +134,20 @@ def size(tag: str) -> float:
 
 
 def cold_start(image: Image, tag: str) -> float | None:
-    """Return the seconds from `docker run` until the server of an image is healthy. None: the image has no server.
+    """Return the seconds from `docker run` until a container is healthy. None: the start is not measured.
 
-    The image's own health check is executed without its interval of 10 s.
+    Environment servers, page and broker answer requests then; a service of a run waits for its stage. The health check
+    is executed without its interval of 10 s.
     """
-    if not image.start:
+    if image.start is None:
         return None
-    check = json.loads(docker("image", "inspect", "--format", "{{json .Config.Healthcheck.Test}}", tag))[1:]
+    check = (
+        image.check or json.loads(docker("image", "inspect", "--format", "{{json .Config.Healthcheck.Test}}", tag))[1:]
+    )
+    variables = [word for variable in image.start for word in ("--env", variable)]
     started = time.monotonic()
     hardened = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges:true")
-    container = docker("run", "--detach", "--network", "none", *hardened, *image.start, tag)
+    container = docker("run", "--detach", "--network", "none", *hardened, *variables, tag, *image.command)
     try:
         while subprocess.run(["docker", "exec", container, *check], capture_output=True, check=False).returncode:
             if time.monotonic() - started > START_TIMEOUT_S:

@@ -3,10 +3,10 @@
     python -m benchmarks.chaos.compose_kills --kills 100 --out benchmarks/results/chaos_compose.json
 
 Needs a Docker engine with the images of `make images`. compose.yaml runs with a project name, secrets, ports and
-volumes of its own. From the first training step on, `--kills` containers are killed with SIGKILL: Redis, the
-environment server, the policy server, two rollout workers, the trainer, and `run`, which drives the stages. The kills
-are spread evenly over the training steps, each at a random moment. The first kills are one of each container. A
-container is killed in one of two ways:
+volumes of its own. From the first training step on, `--kills` containers are killed with SIGKILL: Redis, the four
+environment servers, the policy server, two rollout workers, the trainer, the page, and `run`, which drives the stages.
+The kills are spread evenly over the training steps, each at a random moment. The first kills are one of each container.
+A container is killed in one of two ways:
 
 * `stopped`: `docker kill`. The engine does not restart it. After up to `DOWN_S` seconds this script starts it again.
 * `crashed`: SIGKILL to its first process, from the host. The engine restarts it, by the restart policy of compose.yaml.
@@ -14,7 +14,7 @@ container is killed in one of two ways:
 
 After the end of the run, the run directory is copied from its volume and checked:
 
-* The exit status of `run` is 0, and trainer and workers have ended or wait without an error.
+* `run`, trainer and workers have ended with exit status 0. The servers, which keep running, are healthy.
 * The lineage has every issued group once, no group was given up, and the groups that were trained on are the recorded
   ones, each at one step.
 * metrics.jsonl has one record for each step, and no sample is older than `[trainer] staleness`.
@@ -25,6 +25,8 @@ After the end of the run, the run directory is copied from its volume and checke
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import os
 import random
 import shutil
@@ -43,10 +45,12 @@ from benchmarks.support.paths import ROOT
 from benchmarks.support.results import finish
 
 CONFIG = ROOT / "benchmarks" / "chaos" / "run.toml"
-SERVICES = ("redis", "sokoban", "inference", "rollout", "trainer", "run")
+SERVERS = ("redis", "sokoban", "alfworld", "webshop", "tir-math", "inference", "page")  # run until they are stopped
+WORKING = ("run", "trainer", "rollout")  # end by themselves
+SERVICES = (*SERVERS, *WORKING)
 WORKERS = 2
 DOWN_S, PAUSE_S = 4.0, 3.0  # longest time until a stopped container is started again, and longest pause before a kill
-START_LIMIT_S = 600.0  # for the first step, and for the restart of a container
+START_LIMIT_S = 600.0  # for the restart of a container, and for the state of each container after the run
 
 
 class Killer:
@@ -123,6 +127,7 @@ def kill_containers(arguments: argparse.Namespace, folder: Path) -> dict[str, An
         killed_s = time.monotonic() - started
         project.until(lambda: project.ended() is not None, "the end of the run", 60 * arguments.minutes)
         exit_status = project.ended()
+        problems = problems_at_end(project)
         (folder / "compose.log").write_text(project.compose("logs", "--timestamps"))
         shutil.rmtree(run, ignore_errors=True)
         project.copy("", run)
@@ -131,11 +136,24 @@ def kill_containers(arguments: argparse.Namespace, folder: Path) -> dict[str, An
         if not arguments.leave:
             project.down()
     found = check_run(run)
+    found["problems"] += problems
     return {
         **found, "exit": exit_status, "kills": sum(killer.kills.values()), "killed": dict(sorted(killer.kills.items())),
         "ways": dict(killer.ways), "seed": arguments.seed, "seconds": round(time.monotonic() - began, 1),
         "seconds_of_kills": round(killed_s, 1), "engine": engine, "load_average": round(os.getloadavg()[0], 2),
     }  # fmt: skip
+
+
+def problems_at_end(project: ComposeProject) -> list[str]:
+    """Wait until all servers are healthy and all others have succeeded. Return the containers that fail to."""
+    problems = []
+    for container, service in project.containers(*SERVICES).items():
+        done = project.is_healthy if service in SERVERS else project.has_succeeded
+        with contextlib.suppress(ComposeError):
+            project.until(functools.partial(done, container), container, START_LIMIT_S)
+            continue
+        problems.append(f"{container} at the end of the run: {project.state(container)}")
+    return problems
 
 
 def judge(arguments: argparse.Namespace, result: dict[str, Any]) -> dict[str, Any]:
@@ -152,8 +170,9 @@ def main() -> int:
     """Run, kill, check and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="number of kills")
+    # On two busy cores, a kill takes up to 20 s and a step 3 to 8 s. With few steps, the run ends before the last kill.
     parser.add_argument(
-        "--steps", type=int, default=60, help="number of training steps; the kills are spread over them"
+        "--steps", type=int, default=180, help="number of training steps; the kills are spread over them"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the kills")
     parser.add_argument("--minutes", type=float, default=60, help="time limit of each phase of the run")

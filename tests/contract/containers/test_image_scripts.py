@@ -42,6 +42,11 @@ def test_the_images_of_others_are_found() -> None:
     }  # fmt: skip
 
 
+def test_the_start_of_every_image_for_cpus_is_measured_and_that_of_the_page_with_the_check_of_compose() -> None:
+    assert [name for name in images.CPU_IMAGES if images.IMAGES[name].start is None] == []
+    assert ["CMD", *images.IMAGES["console"].check] == COMPOSE["services"]["page"]["healthcheck"]["test"]
+
+
 def test_a_table_of_measurements_has_one_row_for_each_image() -> None:
     row = {"image": "a:1", "mb": 300, "mb_over_base": 70, "cold_start_s": 1.5, "contains": "x"}
     lines = images.table([row, row | {"cold_start_s": None}]).splitlines()

@@ -99,6 +99,6 @@ def test_no_attack_escapes_from_the_sandbox_of_tir_math_in_its_container(stack: 
     assert report["user"] == 10001
 
 
-@pytest.mark.parametrize("service", ["alfworld", "webshop", "tir-math"])
+@pytest.mark.parametrize("service", ["alfworld", "webshop", "tir-math", "page"])
 def test_a_server_that_the_run_does_not_use_starts_again_after_a_kill(stack: Stack, service: str) -> None:
     kill_and_start(stack, service)

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from support.containers.stack import ROOT
 
-ALWAYS = {"sokoban", "alfworld", "webshop", "tir-math", "redis", "run", "rollout"}
+ALWAYS = {"sokoban", "alfworld", "webshop", "tir-math", "redis", "run", "rollout", "page"}
 PROFILES = {
     "cpu": ALWAYS | {"inference", "trainer"},
     "gpu": ALWAYS | {"inference-gpu", "trainer-gpu"},

@@ -58,7 +58,7 @@ def test_each_pod_of_the_trainer_gets_its_rank(rendered, tmp_path):
     command = [part.replace("$$", "$") for part in container["command"]]
     variables = {"PATH": f"{tmp_path}:/usr/bin:/bin", "JOB_COMPLETION_INDEX": "4"}
     printed = subprocess.run([*command, "--nnodes=6"], env=variables, capture_output=True, text=True, check=True).stdout
-    assert printed.split() == ["-m", "torch.distributed.run", "--node-rank=5", "--nnodes=6"]
+    assert printed.split() == ["-m", "arlarena.trainer.torchrun", "--node-rank=5", "--nnodes=6"]
 
 
 def test_the_stream_of_the_autoscaler_is_the_runs(rendered):

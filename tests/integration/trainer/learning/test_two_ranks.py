@@ -38,7 +38,7 @@ async def train(redis_url, name, run, policy, make_group, launch, *flags):
 
 
 def torchrun(count):
-    return ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    return ["-m", "arlarena.trainer.torchrun", "--standalone", "--nproc-per-node", str(count)]
 
 
 # Slow: torchrun starts several processes, each of which imports torch. numerics/trainer/test_two_ranks.py is quick.
@@ -104,7 +104,7 @@ def rank_of(pid):
 def node(index, port):
     """The launch arguments of one of two nodes, as in k8s/trainer/job-set/job-set.yaml."""
     address = [f"--node-rank={index}", "--master-addr=127.0.0.1", f"--master-port={port}"]
-    return ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", *address, "--max-restarts=0"]
+    return ["-m", "arlarena.trainer.torchrun", "--nnodes=2", "--nproc-per-node=1", *address, "--max-restarts=0"]
 
 
 async def start_second_node(redis_url, name, run, policy, port):

@@ -85,7 +85,7 @@ def test_a_machine_with_everything_has_no_problem(machine: Machine) -> None:
         ("version", "19.3.1", "engine", "problem", "20.10 is needed; update Docker Engine"),
         ("compose version", "2.4.0", "compose", "problem", "2.24 is needed; update Docker Compose"),
         ("info", json.dumps({"MemTotal": 2**32}), "memory", "warning", "8 GB recommended"),
-        ("image inspect", None, "images", "warning", "run `docker compose build`"),
+        ("image inspect", None, "images", "warning", "run `make images`"),
     ],
 )
 def test_the_finding_names_the_fix(

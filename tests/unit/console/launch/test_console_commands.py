@@ -30,14 +30,14 @@ def test_a_trainer_with_several_gpus_is_one_rank_for_each(tmp_path: Path) -> Non
     made = commands(tmp_path, "[console.gpus]\nclone = [0]\ntrainer = [0, 1]\ninference = [2, 3]\n")
     command = made.train(True, WHERE, WHERE, "redis://localhost")
     assert command.argv[1:8] == (
-        "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "arlarena.trainer"
+        "-m", "arlarena.trainer.torchrun", "--standalone", "--nproc-per-node", "2", "-m", "arlarena.trainer"
     )  # fmt: skip
     assert command.argv[-1] == "--resume"
     assert command.env["CUDA_VISIBLE_DEVICES"] == "0,1"
     assert made.inference(WHERE, 0).env["CUDA_VISIBLE_DEVICES"] == "2,3"
     clone = made.clone()
     assert clone.env["CUDA_VISIBLE_DEVICES"] == "0"
-    assert "torch.distributed.run" not in clone.argv
+    assert "arlarena.trainer.torchrun" not in clone.argv
     assert "CUDA_VISIBLE_DEVICES" not in made.environment(WHERE, 0).env
 
 

@@ -124,7 +124,7 @@ def _images(folder: Path, project: dict[str, Any]) -> Iterator[Finding]:
             continue
         versions.add(labels.get(VERSION_LABEL, "unknown"))
     if missing:
-        yield Finding("images", "warning", f"not built: {', '.join(missing)}; run `docker compose build`")
+        yield Finding("images", "warning", f"not built: {', '.join(missing)}; run `make images`")
     elif len(versions) > 1:
         yield Finding("images", "problem", f"of different versions ({', '.join(sorted(versions))}): build them again")
     else:

@@ -53,7 +53,9 @@ class Commands:
     admin_token: str = field(default_factory=admin_token)
 
     def _python(self, log: str, threads: int, *arguments: object, ranks: int = 1) -> ProcessSpec:
-        torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m") if ranks > 1 else ()
+        torchrun = (
+            ("arlarena.trainer.torchrun", "--standalone", "--nproc-per-node", str(ranks), "-m") if ranks > 1 else ()
+        )
         argv = (sys.executable, "-m", *torchrun, *(str(argument) for argument in arguments))
         added = {"ARLARENA_SEED": str(self.config.run.seed), "PYTHONUNBUFFERED": "1"}
         service = str(arguments[0]).removeprefix("arlarena.")
