@@ -62,7 +62,7 @@ images: ## build the images for CPUs, one after another: NAME="trainer redis", A
 
 sbom: ## write the list of packages of each image (CycloneDX) into sbom/
 	@$(PYTHON) scripts/setup.py containers
-	@.venv-containers/bin/python scripts/sbom.py $(NAME)
+	@.venv-containers/bin/python -m scripts.sbom $(NAME)
 
 e2e: ## test the images and compose.yaml on a Docker engine: build, train, kill each service, attack, scan; 20 minutes
 	@$(PYTHON) scripts/setup.py containers

@@ -49,7 +49,7 @@ class ComposeProject:
     ) -> None:
         self.name, self.folder = name, folder
         secrets = folder / "secrets"
-        subprocess.run([sys.executable, str(ROOT / "scripts" / "compose_secrets.py"), str(secrets)], check=True)
+        subprocess.run([sys.executable, "-m", "scripts.compose_secrets", str(secrets.resolve())], cwd=ROOT, check=True)
         self.variables = os.environ | {
             "COMPOSE_PROJECT_NAME": name,
             "COMPOSE_PROFILES": "cpu",
