@@ -380,7 +380,7 @@ def main() -> int:
         "group_size": GROUP_SIZE,
         "groups_in_flight": flags.in_flight,
     }
-    result = {"workload": workload, "load_before": os.getloadavg()[0]} | run(flags)
+    result: dict[str, Any] = {"workload": workload, "load_before": os.getloadavg()[0]} | run(flags)
     result["passed"] = not flags.trace or result["share_of_replay"] >= MIN_SHARE
     return finish(rounded(result), flags.out)
 
