@@ -304,6 +304,8 @@ async def measure(bench: Bench, policy: Path) -> dict[str, Any]:
     played, replayed, alone, in_flight = [], [], [], []
     for _ in range(flags.rounds):
         done, requests, seen = await bench.rollouts(flags.seconds)
+        if not done.requests:
+            raise SystemExit(f"error: no reply within {flags.seconds:g} s; choose a larger number of --seconds")
         played.append(done)
         in_flight += seen
         replayed.append(await bench.replay(requests, limit))
