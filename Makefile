@@ -4,7 +4,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PACKAGES := proto client sandbox $(wildcard environments/* services/*)
-CODE := $(PACKAGES) tests benchmarks scripts examples
+TYPED := $(PACKAGES) benchmarks scripts examples
+CODE := $(TYPED) tests
 # Two pytest processes by default. All tests of a file run in the same process, because they share servers. The files run
 # in the order of the folders, because the folders with long tests come first. Each process has one thread: on two cores,
 # two processes with two threads each are many times slower. If a process crashes, the run ends with the name of its test.
@@ -41,7 +42,7 @@ check: ## check lint, format, types, which packages import which, and the Kubern
 	@$(PYTHON) scripts/setup.py kubernetes
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
-	@$(BIN)/mypy $(PACKAGES)
+	@$(BIN)/mypy $(TYPED)
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m scripts.manifests
 
@@ -62,7 +63,7 @@ images: ## build the images for CPUs, one after another: NAME="trainer redis", A
 
 sbom: ## write the list of packages of each image (CycloneDX) into sbom/
 	@$(PYTHON) scripts/setup.py containers
-	@.venv-containers/bin/python scripts/sbom.py $(NAME)
+	@.venv-containers/bin/python -m scripts.sbom $(NAME)
 
 e2e: ## test the images and compose.yaml on a Docker engine: build, train, kill each service, attack, scan; 20 minutes
 	@$(PYTHON) scripts/setup.py containers

@@ -240,8 +240,9 @@ def side(tree: Path, part: str) -> Iterator[Measure]:
     path = os.pathsep.join([*packages, str(modules), *([] if modules == ROOT else [str(tree / "benchmarks")])])
     variables = os.environ | {TREE: str(tree), "PYTHONPATH": path}
     command = [sys.executable, "-P", __file__, "--answer", part]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=variables | {"OMP_NUM_THREADS": "1"}, **pipes) as process:
+    with subprocess.Popen(
+        command, env=variables | {"OMP_NUM_THREADS": "1"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdin
         assert process.stdout
         stdin, stdout = process.stdin, process.stdout

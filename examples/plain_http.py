@@ -8,21 +8,24 @@ Opens one session, plays training tasks with the actions of the environment's ex
 
 import argparse
 import json
+import urllib.error
 import urllib.request
+from typing import Any
 
 
-def call(url: str, method: str, path: str, body: dict | None = None) -> dict:
+def call(url: str, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     """Send one request and return the JSON of the reply. If the server reports an error, exit with its message."""
     data = json.dumps(body).encode() if body is not None else None
     request = urllib.request.Request(url + path, data, {"Content-Type": "application/json"}, method=method)
     try:
         with urllib.request.urlopen(request, timeout=30) as reply:
-            return json.loads(reply.read() or b"{}")
+            answer: dict[str, Any] = json.loads(reply.read() or b"{}")
+            return answer
     except urllib.error.HTTPError as error:
         raise SystemExit(f"error: {json.loads(error.read())['message']}") from error
 
 
-def play(url: str, session: str, index: int) -> dict:
+def play(url: str, session: str, index: int) -> dict[str, Any]:
     """Play one episode. Return the last reply of the server."""
     result = call(url, "POST", "/reset", {"session_id": session, "split": "train", "index": index})
     print(f"\n{result['metadata']['task_id']}\n{result['observation']['text']}")

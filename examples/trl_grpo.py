@@ -10,19 +10,20 @@ TRL would make, with fixed actions.
 """
 
 import argparse
+from typing import Any
 
 from arlarena.client.trl import environment_factory
 
 INSTRUCTION = "Play the game below with the tool `act`, one action a call, until it is over."
 
 
-def rows(count: int) -> list[dict]:
+def rows(count: int) -> list[dict[str, Any]]:
     """Return the data set. Each row has the index of one training task."""
     prompt = [{"role": "user", "content": INSTRUCTION + "\n\n"}]
     return [{"prompt": prompt, "split": "train", "index": index} for index in range(count)]
 
 
-def train(url: str, model: str, tasks: int, steps: int = 100) -> list[dict]:
+def train(url: str, model: str, tasks: int, steps: int = 100) -> list[dict[str, Any]]:
     """Train with TRL. Return TRL's log of all steps."""
     import torch
     from datasets import Dataset
@@ -46,7 +47,8 @@ def train(url: str, model: str, tasks: int, steps: int = 100) -> list[dict]:
         reward_funcs=[],
     )
     trainer.train()
-    return trainer.state.log_history
+    history: list[dict[str, Any]] = trainer.state.log_history
+    return history
 
 
 def dry_run(url: str, tasks: int) -> None:

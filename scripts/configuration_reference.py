@@ -2,8 +2,8 @@
 
 The script writes the page `docs/reference/configuration.md` and the data file of the command `arlarena config`.
 
-.venv/bin/python scripts/configuration_reference.py            write both files
-.venv/bin/python scripts/configuration_reference.py --check    exit with 1 if a file differs from the settings
+.venv/bin/python -m scripts.configuration_reference            write both files
+.venv/bin/python -m scripts.configuration_reference --check    exit with 1 if a file differs from the settings
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
-from generated_pages import write_or_check
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+from scripts.generated_pages import write_or_check
 
 from arlarena.console.cli.configuration import DATA, Setting, Tables
 from arlarena.console.settings import BrokerSettings, ConsoleSettings, Threads

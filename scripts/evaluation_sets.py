@@ -1,9 +1,9 @@
 """Write the digests of the standard evaluation sets, and the page docs/reference/evaluation-sets.md.
 
-.venv/bin/python scripts/evaluation_sets.py                     all sets that need no data
-.venv/bin/python scripts/evaluation_sets.py --set sokoban-v1    one set; the others keep their digests
-.venv/bin/python scripts/evaluation_sets.py --set alfworld-official-unseen-v1 --options '{"games": "/data/alfworld"}'
-.venv/bin/python scripts/evaluation_sets.py --check             exit with 1 if the page or a file is out of date
+.venv/bin/python -m scripts.evaluation_sets                     all sets that need no data
+.venv/bin/python -m scripts.evaluation_sets --set sokoban-v1    one set; the others keep their digests
+.venv/bin/python -m scripts.evaluation_sets --set alfworld-official-unseen-v1 --options '{"games": "/data/alfworld"}'
+.venv/bin/python -m scripts.evaluation_sets --check             exit with 1 if the page or a file is out of date
 
 A set whose data is absent keeps its digest, or has none. The script starts the environment server of each set and
 resets all tasks of the set.
@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from generated_pages import write_or_check
+from scripts.generated_pages import write_or_check
 
 from arlarena.proto.atomic_files import write_json
 from arlarena.proto.telemetry import get_logger

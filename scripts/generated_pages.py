@@ -15,7 +15,7 @@ def write_or_check(wanted: Mapping[Path, str]) -> int:
     outdated = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv[1:]:
         for path in outdated:
-            print(f"{path} is out of date: run {Path(sys.argv[0]).name}", file=sys.stderr)
+            print(f"{path} is out of date: run python -m scripts.{Path(sys.argv[0]).stem}", file=sys.stderr)
         return 1 if outdated else 0
     for path in outdated:
         path.write_text(wanted[path], encoding="utf-8")

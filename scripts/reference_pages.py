@@ -4,8 +4,8 @@ The page about the command line contains the `--help` of each command. The page 
 `/openapi.json` of a running server, and the glossary from `arlarena/proto/metrics.toml` and the Prometheus registries
 of the services.
 
-.venv/bin/python scripts/reference_pages.py            write the pages
-.venv/bin/python scripts/reference_pages.py --check    exit with 1 if a page is out of date
+.venv/bin/python -m scripts.reference_pages            write the pages
+.venv/bin/python -m scripts.reference_pages --check    exit with 1 if a page is out of date
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 from urllib.request import urlopen
 
-from generated_pages import write_or_check
 from prometheus_client import CollectorRegistry
 from prometheus_client.registry import Collector
+from scripts.generated_pages import write_or_check
 
 from arlarena.env_server.sessions.metrics import EnvServerMetrics
 from arlarena.inference.embedded.scheduler import Counters

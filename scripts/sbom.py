@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Writes the list of packages of each image (software bill of materials) to sbom/NAME.json, in the CycloneDX format.
 
-    .venv-containers/bin/python scripts/sbom.py [NAME ...]
+    .venv-containers/bin/python -m scripts.sbom [NAME ...]
 
 `make sbom` runs it. The list is made from outside, so no image contains a tool for it. It has the Python packages of
 the virtual environment of the image, and the packages of Debian.
@@ -15,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from images import CPU_IMAGES, IMAGES, VERSION
+from scripts.images import CPU_IMAGES, IMAGES, VERSION
 
 OUT = Path(__file__).resolve().parents[1] / "sbom"
 # Prints one line `name==version` for each package that the image's Python can import.
@@ -59,7 +58,9 @@ def debian_components(listed: str) -> list[dict[str, str]]:
 def document(name: str) -> dict[str, Any]:
     """Return the CycloneDX document of an image."""
     tag = IMAGES[name].tag(name)
-    made = python_packages(tag) if name != "redis" else {"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1}
+    made: dict[str, Any] = {"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1}
+    if name != "redis":
+        made = python_packages(tag)
     made.setdefault("metadata", {})["component"] = {"type": "container", "name": f"arlarena/{name}", "version": VERSION}
     made["components"] = [*made.get("components", []), *debian_components(in_image(tag, *LIST_DEBIAN))]
     return made

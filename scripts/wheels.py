@@ -1,7 +1,6 @@
-#!/usr/bin/env python3
 """Build a wheel of every Python package of this repository into the folder OUT.
 
-    .venv/bin/python scripts/wheels.py OUT
+    .venv/bin/python -m scripts.wheels OUT
 
 The build uses the pinned build back end in .venv. Packages that are installed from OUT need no checkout:
 
@@ -14,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setup import DISTRIBUTIONS
+from scripts.setup import DISTRIBUTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,7 +28,7 @@ def build(out: Path) -> int:
 def main() -> int:
     """Build the wheels into the folder that the command line names."""
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        print("usage: .venv/bin/python scripts/wheels.py OUT", file=sys.stderr)
+        print("usage: .venv/bin/python -m scripts.wheels OUT", file=sys.stderr)
         return 2
     return build(Path(sys.argv[1]))
 

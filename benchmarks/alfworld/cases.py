@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from arlarena.environments.alfworld.content import GameFile
 from arlarena.environments.alfworld.houses.generator import SPLITS, Draft, HouseOptions, pddl_name
@@ -39,13 +40,13 @@ class Case:
     name: str
     kind: str
     file: GameFile
-    recipe: dict[str, object]
+    recipe: dict[str, Any]
 
 
-def made(split: str, type_: str, size: HouseOptions, index: int) -> tuple[Draft, dict[str, object]]:
+def made(split: str, type_: str, size: HouseOptions, index: int) -> tuple[Draft, dict[str, Any]]:
     """Generate a game of the task type `type_`. Return the game and its recipe."""
     options = replace(size, types=(type_,))
-    recipe: dict[str, object] = {
+    recipe: dict[str, Any] = {
         "split": split,
         "index": index,
         "options": {"types": [type_], "things": list(options.things), "receptacles": options.receptacles},
@@ -134,7 +135,7 @@ def _replace_all(text: str, words: dict[str, str]) -> str:
 # --- mutations ---
 
 
-def mutated(draft: Draft, recipe: dict[str, object], random: Random) -> tuple[Draft, dict[str, object]]:
+def mutated(draft: Draft, recipe: dict[str, Any], random: Random) -> tuple[Draft, dict[str, Any]]:
     """Apply several mutations to a game. Return the mutated game and its recipe.
 
     The recipe lists the mutations, and the facts that they added and removed.

@@ -111,7 +111,7 @@ def memory() -> dict[str, float]:
         ("textworld", lambda game: TextWorldGame(game).env, TEXTWORLD_GAMES),
     ):
         games = [texts(1000 + index) for index in range(count + 2)]
-        held = [make(game) for game in games[:2]]  # not counted: the first games load shared data
+        held: list[Any] = [make(game) for game in games[:2]]  # not counted: the first games load shared data
         for one in held if name == "textworld" else ():
             one.reset()
         gc.collect()

@@ -135,7 +135,8 @@ def main() -> int:
     medians = {name: round(statistics.median(values), 1) for name, values in rates.items()}
 
     def ratio(measurement: str) -> float:
-        return round(engines[measurement]["textworld"] / engines[measurement]["ours"], 1)
+        theirs, ours = engines[measurement]["textworld"], engines[measurement]["ours"]
+        return float(round(theirs / ours, 1))
 
     claims = [
         ("speed of a step, as a multiple of TextWorld's", ratio("step_s"), 300.0),

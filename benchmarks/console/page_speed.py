@@ -83,7 +83,7 @@ class View:
     def cpu_s(self) -> float:
         """Returns the CPU time of the server so far."""
         times = psutil.Process(self.process.pid).cpu_times()
-        return times.user + times.system
+        return float(times.user + times.system)
 
 
 @contextlib.contextmanager

@@ -82,7 +82,7 @@ def make_run(run: Path, episodes: int) -> None:
     )
     for step in range(1, STEPS + 1):
         first = (step - 1) * per_step
-        frames = [msgspec.structs.replace(head, step=step)]
+        frames: list[records.StepRecord | records.GroupRecord] = [msgspec.structs.replace(head, step=step)]
         frames += [make_group(draw, numbers, step, index) for index in range(first, min(groups, first + per_step))]
         records.write_records(records.record_path(run, step), map(records.encode_frame, frames))
     for label in ("before", "after"):

@@ -35,12 +35,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 from redis.asyncio import Redis
 
 from arlarena.console.launch import pipeline
-from arlarena.console.launch.child import Address, ProcessSpec
+from arlarena.console.launch.child import Address, AnyAddress, ProcessSpec
 from arlarena.console.launch.commands import Commands
 from benchmarks.demo.chaos_checks import json_lines, lineage_problems, reward_problems
 from benchmarks.demo.faulty_proxy import Proxy
@@ -248,19 +249,19 @@ def _tail(log: Path) -> str:
 def launch(arguments: list[str]) -> None:
     """Run `arlarena ARGUMENTS…`. Its workers reach the services through the proxies."""
     ports = [int(port) for port in os.environ[PROXIES].split(",")]
-    environment, inference = (Address("127.0.0.1", port) for port in ports)
+    environment_proxy, inference_proxy = (Address("127.0.0.1", port) for port in ports)
 
     class Proxied(Commands):
         def worker(
-            self, index: int, restarts: int, _environment: Address, _inference: Address, redis: str
+            self, log: str, name: str, environment: AnyAddress, inference: AnyAddress, redis_url: str
         ) -> ProcessSpec:
-            return Commands.worker(self, index, restarts, environment, inference, redis)
+            return super().worker(log, name, environment_proxy, inference_proxy, redis_url)
 
-    setattr(pipeline, "Commands", Proxied)  # noqa: B010
     from arlarena.console.cli.app import main as command
 
     sys.argv = ["arlarena", *arguments]
-    command()
+    with mock.patch.object(pipeline, "Commands", Proxied):
+        command()
 
 
 def main() -> int:

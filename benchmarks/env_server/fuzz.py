@@ -70,7 +70,7 @@ def internal_errors(url: str) -> int:
 
 def fuzz_http(url: str, requests: int, examples: int, seed: int) -> list[dict[str, Any]]:
     """Run schemathesis until the server has received `requests` requests. Return the result of each round."""
-    rounds = []
+    rounds: list[dict[str, Any]] = []
     while sum(statuses(url).values()) < requests:
         with tempfile.TemporaryDirectory() as folder:
             command = [

@@ -8,6 +8,7 @@ import json
 import random
 import time
 import urllib.request
+from typing import Any
 
 import schemathesis
 
@@ -17,11 +18,12 @@ LIFETIME_S = 1.5  # seconds; must be less than the session_ttl_s of fuzz.py
 class ExistingObjects:
     """A session and a snapshot that exist on the server. They are replaced before they expire."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.random = random.Random(0)
-        self._names, self._until = {}, 0.0
+        self._names: dict[str, str] = {}
+        self._until = 0.0
 
-    def names(self, base):
+    def names(self, base: str) -> dict[str, str]:
         """Return the names of an existing session, snapshot and environment, by path parameter."""
         if time.monotonic() > self._until:
             session = self._post(base + "/v1/sessions", {"reset": [{}]})["sessions"][0]["session_id"]
@@ -30,12 +32,12 @@ class ExistingObjects:
             self._until = time.monotonic() + LIFETIME_S
         return self._names
 
-    def forget(self):
+    def forget(self) -> None:
         """Create a new session and snapshot next time, because a request may have closed the present ones."""
         self._until = 0.0
 
     @staticmethod
-    def _post(url, body):
+    def _post(url: str, body: dict[str, Any]) -> Any:
         request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=10) as reply:
             return json.loads(reply.read())
@@ -45,7 +47,7 @@ EXISTING = ExistingObjects()
 
 
 @schemathesis.hook
-def before_call(context, case, kwargs):
+def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     """Replace random names in path and body by names that exist."""
     if EXISTING.random.random() < 0.33:
         return

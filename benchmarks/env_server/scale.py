@@ -81,7 +81,7 @@ async def run_sessions(url: str, process: psutil.Process, sessions: int, seconds
     """Open sessions, play in them and close them. Measure the server before, during and after this."""
     players, load = Players(), os.getloadavg()[0]
     async with EnvironmentClient(url, Timeouts(request_s=60.0), retries=0) as client:
-        await warm(client)
+        await warm(client, min(CHUNK, sessions))
         before = megabytes(process)
         opened: list[Session] = []
         while len(opened) < sessions:
@@ -127,11 +127,11 @@ async def memory_after_release(process: psutil.Process) -> float:
     return least
 
 
-async def warm(client: EnvironmentClient) -> None:
+async def warm(client: EnvironmentClient, sessions: int) -> None:
     """Fill the caches and pools of the server, so that their memory is not counted as that of sessions."""
-    opened = await client.open(CHUNK)
-    for start in range(0, 512, CHUNK):
-        await asyncio.gather(*(one.reset(split="train", index=start + i) for i, one in enumerate(opened)))
+    opened = await client.open(sessions)
+    for start in range(0, 512, sessions):
+        await asyncio.gather(*(one.reset(split="train", index=(start + i) % 512) for i, one in enumerate(opened)))
     for _ in range(10):
         await asyncio.gather(*(one.step("still") for one in opened))
     await asyncio.gather(*(one.close() for one in opened))

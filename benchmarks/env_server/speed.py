@@ -72,7 +72,7 @@ async def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
     async with aiohttp.ClientSession() as session:
         for _ in range(600):
             if process.poll() is not None:
-                raise SystemExit(f"error: the server ended with exit status {process.returncode}: {process.args}")
+                raise SystemExit(f"error: the server ended with exit status {process.returncode}: {process.args!r}")
             with contextlib.suppress(aiohttp.ClientError):
                 async with session.get(url + "/health") as reply:
                     if reply.status == 200:
@@ -100,9 +100,10 @@ async def websocket_rate(url: str, sessions: int, seconds: float) -> float:
 async def ask(one: aiohttp.ClientWebSocketResponse, kind: str, data: dict[str, Any]) -> dict[str, Any]:
     """Send one frame and return the reply."""
     await one.send_str(ENCODE({"type": kind, "data": data}).decode())
-    answer: dict[str, Any] = DECODE((await one.receive()).data)
+    answer = DECODE((await one.receive()).data)
     assert answer["type"] == "observation", answer
-    return answer["data"]
+    observed: dict[str, Any] = answer["data"]
+    return observed
 
 
 async def play(one: aiohttp.ClientWebSocketResponse, seed: int, ends: float) -> int:

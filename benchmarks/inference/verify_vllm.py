@@ -39,7 +39,7 @@ def main() -> int:
         "evaluation.count": 64,
     }
     flags = [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
-    command = [ROOT / ".venv/bin/arlarena", "up", "configs/demo.toml", "--fresh", "--run-dir", RUN, *flags]
+    command = [str(ROOT / ".venv/bin/arlarena"), "up", "configs/demo.toml", "--fresh", "--run-dir", str(RUN), *flags]
     status = subprocess.run(command, cwd=ROOT).returncode
     if status != 0:
         print(f"the run ended with exit status {status}", file=sys.stderr)

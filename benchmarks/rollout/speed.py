@@ -304,6 +304,8 @@ async def measure(bench: Bench, policy: Path) -> dict[str, Any]:
     played, replayed, alone, in_flight = [], [], [], []
     for _ in range(flags.rounds):
         done, requests, seen = await bench.rollouts(flags.seconds)
+        if not done.requests:
+            raise SystemExit(f"error: no reply within {flags.seconds:g} s; choose a larger number of --seconds")
         played.append(done)
         in_flight += seen
         replayed.append(await bench.replay(requests, limit))
@@ -380,7 +382,7 @@ def main() -> int:
         "group_size": GROUP_SIZE,
         "groups_in_flight": flags.in_flight,
     }
-    result = {"workload": workload, "load_before": os.getloadavg()[0]} | run(flags)
+    result: dict[str, Any] = {"workload": workload, "load_before": os.getloadavg()[0]} | run(flags)
     result["passed"] = not flags.trace or result["share_of_replay"] >= MIN_SHARE
     return finish(rounded(result), flags.out)
 

@@ -24,6 +24,7 @@ as by default; in `dense` it computes the logits of a complete micro-batch at on
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -73,10 +74,10 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM 
 def model_of(vocabulary: int, hidden: int = 256, layers: int = 4) -> Qwen3ForCausalLM:
     """Build a Qwen3 of a few million parameters."""
     torch.manual_seed(0)
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": hidden // 4}
     config = Qwen3Config(
         vocab_size=vocabulary, hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers,
-        max_position_embeddings=4096, pad_token_id=0, eos_token_id=1, **heads,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=hidden // 4,
+        max_position_embeddings=4096, pad_token_id=0, eos_token_id=1,
     )  # fmt: skip
     return Qwen3ForCausalLM(config)
 
@@ -232,7 +233,7 @@ def speeds(rounds: int, folder: Path) -> dict[str, dict[str, list[float]]]:
         seconds: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(rounds):
             for name, side in sides.items():
-                seconds[name].append(timed(lambda side=side, rows=rows: side.update(rows)))  # type: ignore[misc]
+                seconds[name].append(timed(functools.partial(side.update, rows)))
         results[shape] = seconds
         print(shape, {name: f"{statistics.median(values):.2f} s" for name, values in seconds.items()}, flush=True)
     return results
@@ -245,8 +246,8 @@ def memory(side: str) -> float:
     from arlarena.trainer.objectives import recipe
     from arlarena.trainer.settings import TrainerSettings
 
-    chunk = {"logits_chunk_tokens": sys.maxsize} if side == "dense" else {}
-    settings = TrainerSettings(kl_coefficient=0.01, device="cpu", **chunk)
+    chunk = sys.maxsize if side == "dense" else None
+    settings = TrainerSettings(kl_coefficient=0.01, device="cpu", logits_chunk_tokens=chunk)
     learner = Learner(prepare(model_of(50_000, hidden=64, layers=1).eval()), None, recipe("sampo"), settings)
     learner.update([rows_of("equal")], 1e-6)
     # ru_maxrss is not used, because a child process inherits it from its parent.

@@ -29,7 +29,7 @@ _BODIES = {
 TEMPLATES = {name: reference.LAYOUT.replace("{% block body %}{% endblock %}", body) for name, body in _BODIES.items()}
 
 
-class FlaskShop(reference.ReferenceShop):  # type: ignore[misc]
+class FlaskShop(reference.ReferenceShop):
     """One session of the shop. A step ends with `observe`."""
 
     def step_and_observe(self, action: str) -> str:

@@ -69,7 +69,8 @@ def policy(token: int) -> Qwen3ForCausalLM:
         num_key_value_heads=1, head_dim=32, intermediate_size=128, max_position_embeddings=512,
         tie_word_embeddings=False, eos_token_id=None, bos_token_id=None,
     )  # fmt: skip
-    model = Qwen3ForCausalLM(config).eval()
+    model = Qwen3ForCausalLM(config)
+    model.eval()
     with torch.no_grad():
         model.model.embed_tokens.weight.fill_(1.0)
         for layer in model.model.layers:
@@ -267,10 +268,10 @@ async def kill_some(soak: Soak, kill: Callable[[random.Random], bool], kills: in
 
 
 def _command_line(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
+    line: list[str] = []
+    with contextlib.suppress(psutil.Error):
+        line = process.cmdline()
+    return line
 
 
 async def until_ready(session: aiohttp.ClientSession, url: str, version: str | None, limit_s: float = 120.0) -> None:

@@ -82,4 +82,4 @@ def test_a_name_means_the_same_in_training_and_evaluation() -> None:
 def test_the_page_of_metrics_is_the_one_that_the_script_writes() -> None:
     written = runpy.run_path(str(ROOT / "scripts" / "reference_pages.py"))["metrics"]()
     page = ROOT / "docs" / "reference" / "metrics.md"
-    assert page.read_text(encoding="utf-8") == written, "run scripts/reference_pages.py"
+    assert page.read_text(encoding="utf-8") == written, "run python -m scripts.reference_pages"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from reference_pages import registries
+from scripts.reference_pages import registries
 
 OBSERVE = Path(__file__).resolve().parents[3] / "docker" / "observe"
 DASHBOARD = json.loads((OBSERVE / "dashboards" / "arlarena.json").read_text())

@@ -3,11 +3,9 @@
 import stat
 from pathlib import Path
 
-import compose_secrets
-import images
 import pytest
-import sbom
 import yaml
+from scripts import compose_secrets, images, sbom
 
 COMPOSE = yaml.safe_load((images.ROOT / "compose.yaml").read_text())
 

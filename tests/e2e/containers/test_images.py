@@ -8,8 +8,8 @@ import shlex
 import subprocess
 from typing import Any
 
-import images
 import pytest
+from scripts import images
 from support.containers.stack import BUILD_TIMEOUT_S
 
 # In MB over the base image.
@@ -60,7 +60,7 @@ def test_the_image_of_the_workers_has_no_torch(built: None) -> None:
 
 
 def test_the_list_of_packages_has_those_of_python_and_debian(built: None) -> None:
-    command = [str(images.ROOT / ".venv-containers" / "bin" / "python"), "scripts/sbom.py", "environment-sokoban"]
+    command = [str(images.ROOT / ".venv-containers" / "bin" / "python"), "-m", "scripts.sbom", "environment-sokoban"]
     subprocess.run(command, cwd=images.ROOT, check=True, timeout=300)
     document = json.loads((images.ROOT / "sbom" / "environment-sokoban.json").read_text())
     found = {component["name"]: component["version"] for component in document["components"]}

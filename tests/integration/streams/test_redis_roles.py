@@ -5,12 +5,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import compose_secrets
 import pytest
 import redis
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError
 from redis.retry import Retry
+from scripts import compose_secrets
 
 from arlarena.console.launch.broker import check_broker, find_server
 from arlarena.proto.streams.broker_address import with_password

@@ -13,8 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import compose_secrets
-import images
+from scripts import compose_secrets, images
 
 ROOT = Path(__file__).resolve().parents[3]
 BUILD_TIMEOUT_S, READY_TIMEOUT_S, TRAINING_TIMEOUT_S = 3600, 900, 2400

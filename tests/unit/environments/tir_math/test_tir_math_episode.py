@@ -38,7 +38,7 @@ class Programs:
         return found
 
     def health(self) -> SandboxHealth:
-        return SandboxHealth("book", True, (), 0, 0, 0)
+        return SandboxHealth("book", True, (), 0, 0, 0, 65534)
 
     def close(self) -> None:
         pass

@@ -42,7 +42,7 @@ def test_every_set_without_data_has_a_digest_and_no_other_set_has_an_invented_on
 def test_the_page_has_the_present_digests() -> None:
     page = (ROOT / "docs" / "reference" / "evaluation-sets.md").read_text(encoding="utf-8")
     table = describe_sets(published_pins(), list(standard_sets().values()))
-    assert page.endswith(table), "run scripts/evaluation_sets.py"
+    assert page.endswith(table), "run python -m scripts.evaluation_sets"
     assert published_pins()["sokoban-v1"].digest in page
     assert "none yet: needs the official games of ALFWorld" in page
 

@@ -197,7 +197,7 @@ async def check_set(runner: Runner, standard: StandardSet, pins: Mapping[str, Pi
         needs = f"; it needs {standard.needs}" if standard.needs else ""
         raise EvaluationError(
             f"set {standard.name} has no published digest, so its tasks cannot be checked{needs}. On a machine with "
-            f"the data, `python scripts/evaluation_sets.py --set {standard.name}` computes the digest"
+            f"the data, `python -m scripts.evaluation_sets --set {standard.name}` computes the digest"
         )
     info = await runner.environments.info()
     if info.name == standard.environment:

@@ -89,7 +89,7 @@ def _check_set(options: EvaluateOptions, name: str) -> None:
         needs = f": it needs {standard.needs}" if standard.needs else ""
         raise ConfigError(
             f"--set {name} has no published digest, so its tasks cannot be checked{needs}; choose another set, or "
-            f"compute the digest with `python scripts/evaluation_sets.py --set {name}` on a machine with the data"
+            f"compute the digest with `python -m scripts.evaluation_sets --set {name}` on a machine with the data"
         )
 
 
