@@ -1,4 +1,4 @@
-"""Questions to the index of a run: lists of episodes, values for filters, recorded steps."""
+"""Queries of the index of a run: lists of episodes, values for filters, recorded steps."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def episodes(database: RunDatabase, parameters: Mapping[str, str]) -> dict[str, 
 
 
 def facets(database: RunDatabase) -> dict[str, Any]:
-    """Returns the values for the filters, with the number of episodes of each."""
+    """Returns the values for the filters, with the number of episodes of each value."""
     with database.connect() as connection:
 
         def counts(column: str) -> dict[str, int]:
