@@ -191,7 +191,7 @@ export class LineChart {
       if (x !== null && value !== null && index >= 0 && (!this.state.log || value > 0)) {
         dots.push(svg("circle", { class: `dot s${line.style % 8}`, cx: this.x.at(line.x[index] ?? 0), cy: this.y.at(value), r: 3 }));
       }
-      if (!line.thin) items.push(h("span", { title: line.label }, sample(line.style, line.thin), bare(value, this.options.unit)));
+      if (!line.thin) items.push(h("span", { title: line.label }, sample(line.style, line.thin), withoutUnit(value, this.options.unit)));
     }
     const inside = x !== null && x >= this.x.domain[0] && x <= this.x.domain[1];
     const at = inside ? this.x.at(x) : 0;
