@@ -1,7 +1,7 @@
 """How an evaluation shows the observations of a foreign OpenEnv environment, and how it reads the replies of a model.
 
 OpenEnv defines neither a prompt nor a parser: observations and actions are JSON objects with arbitrary fields. These
-rules choose them. The documentation is docs/how-to/evaluate-on-openenv.md.
+rules choose a prompt and a parser. The documentation is docs/how-to/evaluate-on-openenv.md.
 """
 
 from __future__ import annotations
@@ -297,7 +297,7 @@ def _json_object(text: str) -> dict[str, Any] | None:
         found = msgspec.json.decode(text)
         if not isinstance(found, dict):
             return None
-        msgspec.json.encode(found)  # it must be sent: integers may be too large
+        msgspec.json.encode(found)  # a check that it can be sent: integers may be too large
     except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError):
         return None
     return found
