@@ -13,7 +13,7 @@ SUFFIXES = (".json", ".jinja", ".model", ".safetensors", ".txt")  # files that d
 
 
 def is_checkpoint(model: str) -> bool:
-    """Return whether MODEL is a folder. A player such as `expert` is none, even if there is a folder of this name."""
+    """Return whether MODEL is a folder. A player such as `expert` is not, even if a folder has this name."""
     return model not in SCRIPTED and Path(model).expanduser().is_dir()
 
 

@@ -66,7 +66,7 @@ def beta_bounds(mean: ArrayLike, size: ArrayLike, level: float = LEVEL) -> tuple
 
 
 def effective_size(means: ArrayLike, counts: ArrayLike, level: float = LEVEL) -> Floats:
-    """Return the effective sample size of success rates: as many independent attempts say as much.
+    """Return the effective sample size of success rates: the number of independent attempts with the same precision.
 
     It is m (1 - m) / V, where m is the mean of the C tasks' means m_c, and V = sum_c (m_c - m)^2 / (C (C - 1)) is its
     variance. As in Korn and Graubard (1998), it is multiplied by (normal quantile / t quantile)^2, because V is an
