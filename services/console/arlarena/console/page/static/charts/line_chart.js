@@ -1,7 +1,7 @@
 /** A chart of curves over a common x axis, with zoom, a cursor, marks of alarms and a row of values. */
 
 import { announce, fill, h, svg } from "../core/dom.js";
-import { bare, num, withUnit } from "../core/format.js";
+import { num, withUnit, withoutUnit } from "../core/format.js";
 import { linear, logarithmic, tickLabels } from "./scale.js";
 import { nearest, smooth } from "./smoothing.js";
 
