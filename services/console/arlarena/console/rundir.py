@@ -42,7 +42,7 @@ def code_version(file: Path = Path(__file__)) -> str:
 
 
 class ExistingRunPolicy(Enum):
-    """What `arlarena up` does if the directory contains a run: refuse it, resume it, or move it and start a new run.
+    """The action of `arlarena up` if the directory contains a run: refuse it, resume it, or rename it and start anew.
 
     CONTINUE resumes a run if there is one, and otherwise starts a new run.
     """

@@ -129,7 +129,7 @@ def up(
 
 
 def _existing_run_policy(resume: bool, fresh: bool, attach: bool) -> ExistingRunPolicy:
-    """Return what `up` does with an existing run. Raises typer.BadParameter if the options exclude each other."""
+    """Return the action of `up` for an existing run. Raises typer.BadParameter if the options exclude each other."""
     if resume and fresh:
         raise typer.BadParameter("--resume and --fresh exclude each other")
     if fresh and attach:

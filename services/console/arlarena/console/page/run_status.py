@@ -49,7 +49,7 @@ def run_state(files: BoundedFiles, metrics: MetricsTable, alarms: int) -> dict[s
 
 
 def run_facts(files: BoundedFiles) -> dict[str, Any]:
-    """Returns the further values of one run that lists leave out: stages, ending, activity, evaluations and others."""
+    """Returns the values of a run that lists leave out, such as its stages, ending and evaluations."""
     state = read_object(files, "run.json")
     return {
         "command": state.get("command") or None,

@@ -19,7 +19,8 @@ NAME = "metrics.jsonl"
 LINE_BYTES = 1 << 20
 # Limits of the memory: 200,000 steps of 80 metrics take 128 MB.
 MAX_STEPS, MAX_METRICS, MAX_VALUES = 200_000, 400, 20_000_000
-# Bytes that one refresh reads at most, so that a request does not wait for a long file. `complete` is then False.
+# Maximum number of bytes that one refresh reads, so that a request does not wait for a long file. `complete` is False
+# if the file is longer.
 READ_BYTES = 64 << 20
 
 Floats = npt.NDArray[np.float64]

@@ -96,7 +96,7 @@ def group_record(name: str, data: bytes) -> GroupRecord:
 
 
 def step_record(name: str, data: bytes) -> StepRecord:
-    """Decode the first frame of a file of `records/`. Raises DamagedFile."""
+    """Decode the first frame of a file of `records/`. Raises DamagedFile if the frame is no step record."""
     try:
         return decode_frame(data, StepRecord, RECORD_BYTES)
     except SchemaError as error:
@@ -104,7 +104,7 @@ def step_record(name: str, data: bytes) -> StepRecord:
 
 
 def plain_group(name: str, data: bytes) -> Group:
-    """Decode a frame of `groups/` or of a file of demonstrations. Raises DamagedFile."""
+    """Decode a frame of `groups/` or of demonstrations. Raises DamagedFile if the frame is no group."""
     try:
         return decode_group(data)
     except SchemaError as error:

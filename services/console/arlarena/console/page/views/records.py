@@ -88,7 +88,7 @@ class RecordCache:
         return self.load(row) if row else None
 
     def load(self, row: dict[str, Any]) -> LoadedEpisode:
-        """Returns the episode of a row (see `row`). Raises DamagedFile."""
+        """Returns the episode of a row (see `row`). Raises DamagedFile if the record cannot be read."""
         name, place = row["name"], (row["offset"], row["size"])
         if row["source"] == "evaluation":
             line, options = self._read(name, *place, lambda data: (episode_line(name, data), _options(data)))
@@ -102,7 +102,7 @@ class RecordCache:
         return LoadedEpisode(row, group.task, group.trajectories[row["member"]], group, record, None)
 
     def head(self, step: int) -> StepRecord | None:
-        """Returns the head of a recorded step, or None. Raises DamagedFile."""
+        """Returns the head of a recorded step, or None. Raises DamagedFile if the head cannot be decoded."""
         with self._database.connect() as connection:
             found = connection.execute("SELECT head FROM heads WHERE step = ?", (step,)).fetchone()
         return step_record(f"{FOLDER}/step-{step:06d}.records", found[0]) if found else None

@@ -24,7 +24,7 @@ class Evidence(msgspec.Struct):
 
     Attributes:
         name: the claim.
-        unit: what `checked` counts, in the singular, for example "episode".
+        unit: the unit of `checked` in the singular, for example "episode".
         checked: number of things that were compared.
         failures: one text for each failure. It names the task, the file or the group.
         not_checked: one text for each thing that could not be compared, with the reason.

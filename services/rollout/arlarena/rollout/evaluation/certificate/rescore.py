@@ -172,7 +172,7 @@ async def _rescore_evaluation(
 
 
 def environment_name(planned: EnvironmentPlan) -> str:
-    """Returns the name of the environment: of the standard set, else the name in the plan without its number."""
+    """Returns the name of the environment: that of the standard set, else the name in the plan without its number."""
     return find_set(planned.set).environment if planned.set else re.sub(r"-\d+$", "", planned.name)
 
 

@@ -136,7 +136,7 @@ def _reply(message: Any, connection: ApiConnection) -> Reply:
 
 
 def _usage(usage: Any) -> TokenUsage:
-    """Returns the tokens of a request. `input_tokens` of this API excludes what was read from or written to a cache."""
+    """Returns the tokens of a request. `input_tokens` of this API excludes tokens of a cache."""
     if usage is None:
         return TokenUsage()
     names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")

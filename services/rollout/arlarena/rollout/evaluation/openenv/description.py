@@ -31,7 +31,7 @@ class OpenEnvDescription:
 
     Attributes:
         version: version of the environment, with a digest of the schemas.
-        schemas: JSON Schemas of "action", "observation" and others, unchecked.
+        schemas: JSON Schemas by name, such as "action" and "observation", unchecked.
     """
 
     name: str

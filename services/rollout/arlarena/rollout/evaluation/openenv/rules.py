@@ -88,7 +88,7 @@ class ActionReading:
     Attributes:
         data: the JSON object for the server, or None if the reply has no action.
         shown: the action as text, for records.
-        problem: what is wrong with the reply, for the model; "" if `data` is not None.
+        problem: the fault of the reply, as text for the model; "" if `data` is not None.
     """
 
     data: dict[str, Any] | None
@@ -159,7 +159,7 @@ class ActionRule:
     def read(self, reply: str) -> ActionReading:
         """Return the action in a reply: the text after the thought, or the JSON object in it.
 
-        The object is the whole text, the last block between ``` marks, or the text from the first { to the last }.
+        The object is the complete text, the last block between ``` marks, or the text from the first { to the last }.
         """
         start = answer_start(reply)
         if start is None:
@@ -202,7 +202,7 @@ def observation_text(
     Args:
         observation: as the server reports it.
         chosen: name of a field; "a.b" is the field b of the field a.
-        address: of the request, for messages.
+        address: address of the request, for messages.
         first: whether it is the first observation of an episode, which must have the field `chosen`.
 
     Raises:

@@ -38,7 +38,7 @@ class BudgetLimits:
 
 
 class BudgetMeter:
-    """Sums what an evaluation uses, and ends it when a budget is spent."""
+    """Sums the usage of an evaluation, and ends the evaluation when a budget is spent."""
 
     def __init__(
         self, limits: BudgetLimits, price: Price = no_price, clock: Callable[[], float] = time.monotonic

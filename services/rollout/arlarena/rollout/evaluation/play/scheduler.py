@@ -1,6 +1,6 @@
 """Plays all attempts of an evaluation that have no final result yet.
 
-Each environment has its own session slots, so an outage of one environment does not hold up the others. All
+Each environment has its own session slots, so an outage of one environment does not delay the other environments. All
 environments share the limits of the model.
 """
 
@@ -166,7 +166,7 @@ class EvaluationRun:
 
 
 async def _all(work: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Wait for all coroutines. If one fails unexpectedly, or this call is cancelled, cancel the others."""
+    """Wait for all coroutines. If one fails unexpectedly, or this call is cancelled, cancel the rest."""
     tasks = [asyncio.ensure_future(one) for one in work]
     try:
         await asyncio.gather(*tasks)

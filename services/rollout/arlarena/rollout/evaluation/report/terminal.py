@@ -29,7 +29,7 @@ from arlarena.rollout.evaluation.totals import total_dollars, total_usage
 REFRESH_HZ = 4
 # The time left is estimated from this many of the last attempts: enough to average noise, few enough to follow changes.
 WINDOW = 200
-# Columns of the terminal: of the bar, and between the parts of a line.
+# Widths of the bar, and of the gap between the parts of a line, in columns of the terminal.
 BAR_WIDTH, MIN_BAR_WIDTH, GAP = 20, 5, 2
 STATUS_NAMES = {"infra_error": "infrastructure error", "model_error": "error of the model's API"}
 

@@ -31,7 +31,7 @@ from arlarena.rollout.runner import Runner
 DEFINITIONS, PINS = "sets.toml", "pinned.json"
 # 128 bits, because a digest of a published set must not be forged; 64 bits are enough against mistakes only.
 DIGEST_BYTES = 16
-# Options that change neither the tasks nor what an action does, by environment. They belong to the prompt, to the
+# Options that change neither the tasks nor the effect of an action, by environment. They belong to the prompt, to the
 # expert, to the number of tasks on offer, or to the load on the machine.
 FREE_OPTIONS: Mapping[str, frozenset[str]] = {
     "sokoban": frozenset({"observation", "frames", "template", "history", "expert_think", "curriculum", "panel_size"}),

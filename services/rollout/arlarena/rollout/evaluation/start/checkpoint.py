@@ -9,7 +9,7 @@ from arlarena.proto.config import ConfigError
 from arlarena.rollout.evaluation.start.players import SCRIPTED
 
 CONFIG = "config.json"
-SUFFIXES = (".json", ".jinja", ".model", ".safetensors", ".txt")  # files that decide what a policy replies
+SUFFIXES = (".json", ".jinja", ".model", ".safetensors", ".txt")  # files that determine the replies of a policy
 
 
 def is_checkpoint(model: str) -> bool:

@@ -274,8 +274,8 @@ export class LineChart {
   zoom(factor, centre) {
     const [[from, to], [first, last]] = [this.x?.domain ?? [0, 1], this.full ?? [0, 1]];
     const range = [Math.max(first, centre - (centre - from) * factor), Math.min(last, centre + (to - centre) * factor)];
-    const whole = (range[0] ?? 0) <= first && (range[1] ?? 0) >= last;
-    this.options.onRange?.(whole ? null : /** @type {[number, number]} */ (range));
+    const isFull = (range[0] ?? 0) <= first && (range[1] ?? 0) >= last;
+    this.options.onRange?.(isFull ? null : /** @type {[number, number]} */ (range));
   }
 }
 LineChart.count = 0;

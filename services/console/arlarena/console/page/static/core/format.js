@@ -36,7 +36,7 @@ export function percent(value, decimals = 1) {
   return value === null || value === undefined ? NONE : `${(100 * value).toFixed(decimals)} %`;
 }
 
-/** Returns a whole number with separators. @param {number | null | undefined} value @returns {string} */
+/** Returns an integer with separators. @param {number | null | undefined} value @returns {string} */
 export function count(value) {
   return value === null || value === undefined ? NONE : Math.round(value).toLocaleString("en");
 }
