@@ -66,13 +66,13 @@ async def evaluate(options: EvaluateOptions, console: Console) -> int:
     price = await check_options(options, name)
     with Interrupts() as interrupts:
         try:
-            remaining = await _evaluate(options, name, settings, choices, openenv, price, interrupts, console)
+            has_unfinished = await _evaluate(options, name, settings, choices, openenv, price, interrupts, console)
         except asyncio.CancelledError:
             if interrupts.received is None:
                 raise
             print_error(f"stopped by {interrupts.received.name}; to continue, run the same command with the same --out")
-            remaining = True
-    return (interrupts.exit_status or 1) if remaining else 0
+            has_unfinished = True
+    return (interrupts.exit_status or 1) if has_unfinished else 0
 
 
 async def _evaluate(
