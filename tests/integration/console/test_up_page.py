@@ -82,7 +82,7 @@ def test_a_killed_page_is_reported_and_the_run_succeeds(up: Up) -> None:
     page_processes(up)[0].send_signal(signal.SIGKILL)
     said = stop_training_without_page(up)
     assert "the page has ended (killed by SIGKILL)" in said
-    assert "the run goes on" in said
+    assert "the run continues without a page" in said
 
 
 def test_a_page_whose_disk_is_full_shows_the_run_and_the_run_succeeds(up: Up) -> None:

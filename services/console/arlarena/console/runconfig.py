@@ -71,7 +71,7 @@ def parse_override(text: str) -> tuple[list[str], Any]:
 
 
 def masked_override(text: str) -> str:
-    """Returns `text` with a secret value masked."""
+    """Returns `text` with a secret value masked. Returns only the text before "=" if the override is malformed."""
     try:
         parts, value = parse_override(text)
     except ConfigError:
@@ -112,9 +112,10 @@ class RunConfig:
         directory: Path | None = None,
         plugins: Sequence[str] = (),
     ) -> RunConfig:
-        """Read `source`. `overrides` replace values of the file, ARLARENA_SEED replaces the seed, and `seed` and
-        `directory` replace all of them.
-        `plugins` are added to `[trainer] plugins`.
+        """Read `source`. `plugins` are added to `[trainer] plugins`.
+
+        `overrides` replace values of the file. ARLARENA_SEED replaces the seed of the file and the overrides. `seed`
+        and `directory` replace the values from all other sources.
 
         Raises:
             ConfigError: the file or an override cannot be used.
@@ -175,7 +176,7 @@ class RunConfig:
 
     @property
     def policy_path(self) -> str | None:
-        """The initial policy. If None, a tiny policy is created."""
+        """The initial policy: a path or a name on the Hub. If None, the policy of `[policy.tiny]` is created."""
         return self.part("policy", PolicyKeys, "path").path
 
     @property
@@ -351,7 +352,7 @@ async def _check(
         raise
     if process.returncode == 0:
         return _Answer(output=output.decode("utf-8", "replace"))
-    said = [line for line in errors.decode("utf-8", "replace").strip().splitlines() if line.strip()]
+    lines = [line for line in errors.decode("utf-8", "replace").strip().splitlines() if line.strip()]
     if process.returncode == 2:
-        return _Answer("\n".join(line.removeprefix("error: ") for line in said))
-    return _Answer(f"{module} failed: {said[-1] if said else f'exit status {process.returncode}'}")
+        return _Answer("\n".join(line.removeprefix("error: ") for line in lines))
+    return _Answer(f"{module} failed: {lines[-1] if lines else f'exit status {process.returncode}'}")

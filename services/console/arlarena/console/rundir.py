@@ -42,7 +42,7 @@ def code_version(file: Path = Path(__file__)) -> str:
 
 
 class ExistingRunPolicy(Enum):
-    """What `arlarena up` does if the directory contains a run: refuse it, resume it, or move it and start a new run.
+    """The action of `arlarena up` if the directory contains a run: refuse it, resume it, or rename it and start anew.
 
     CONTINUE resumes a run if there is one, and otherwise starts a new run.
     """
@@ -145,23 +145,23 @@ class RunDirectory:
         """
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"{self.path} is a file: choose another --run-dir")
-        there = self.read_state(any_schema=start is ExistingRunPolicy.FRESH)
-        if there is None and self.path.is_dir() and any(self.path.iterdir()):
+        existing = self.read_state(any_schema=start is ExistingRunPolicy.FRESH)
+        if existing is None and self.path.is_dir() and any(self.path.iterdir()):
             raise ConfigError(f"{self.path} is not empty and contains no ARLArena run: choose another --run-dir")
-        if there is None and start is ExistingRunPolicy.RESUME:
+        if existing is None and start is ExistingRunPolicy.RESUME:
             raise ConfigError(f"{self.path} contains no run to resume: omit --resume")
-        if there is not None and start is ExistingRunPolicy.NEW:
-            what = "a finished run" if there.finished else "an unfinished run"
+        if existing is not None and start is ExistingRunPolicy.NEW:
+            kind = "a finished run" if existing.finished else "an unfinished run"
             raise ConfigError(
-                f"{self.path} contains {what}: --resume continues this run, --fresh renames it and starts a new run"
+                f"{self.path} contains {kind}: --resume continues this run, --fresh renames it and starts a new run"
             )
-        if there is not None and start is ExistingRunPolicy.FRESH:
+        if existing is not None and start is ExistingRunPolicy.FRESH:
             self._move_aside()
-            there = None
+            existing = None
         self.path.mkdir(parents=True, exist_ok=True)
         self._acquire()
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        self.state = there or RunState(f"{name}-{secrets.token_hex(4)}", name, started=started, command=command)
+        self.state = existing or RunState(f"{name}-{secrets.token_hex(4)}", name, started=started, command=command)
         self.state.code = list(dict.fromkeys([*self.state.code, code_version()]))
         self.save()
 

@@ -194,10 +194,10 @@ def _current_step_text(stage: Stage, now: float, done: int) -> str:
         return ""
     if step.began < stage.began_at - CLOCK_STEP_S or step.step <= done:
         return ""
-    what = f"training on {counted(step.groups_kept, 'group')}"
+    activity = f"training on {counted(step.groups_kept, 'group')}"
     if step.doing == "collecting":
-        what = step.collected()
-    return f"step {step.step:,}: {what}, {duration(now - step.began)}"
+        activity = step.collected()
+    return f"step {step.step:,}: {activity}, {duration(now - step.began)}"
 
 
 def time_left(readings: Sequence[Reading], now: float, least: float = 0.0) -> tuple[float, str] | None:

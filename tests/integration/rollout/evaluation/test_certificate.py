@@ -270,7 +270,7 @@ def test_a_shortened_episode_is_found(run: Path, servers: Callable[[str], str]) 
 
     change_groups(run / "groups" / "step-000001.msgpack", shorten)
     (failure,) = check(verified(run, servers("")), REPLAY).failures
-    assert "but the episode goes on" in failure
+    assert "but the episode continues" in failure
 
 
 def test_another_template_or_option_is_found(run: Path, servers: Callable[[str], str]) -> None:

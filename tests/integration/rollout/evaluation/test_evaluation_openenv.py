@@ -164,7 +164,7 @@ async def test_the_kind_of_a_server_is_detected(sokoban: str) -> None:
         ('{"type":"state","data":{}}', "type of the reply"),
         ("[]", "type of the reply"),
         ("{", "not JSON"),
-        (failed("SURPRISE"), "code of the error"),
+        (failed("SURPRISE"), "unknown error code"),
     ],
 )
 async def test_an_invalid_reply_is_an_error_with_the_server_and_the_field(answer: str, field: str) -> None:

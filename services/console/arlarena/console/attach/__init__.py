@@ -1,1 +1,1 @@
-"""Runs whose services are started elsewhere, for example in containers: `arlarena up --attach` and `arlarena join`."""
+"""Runs whose services run elsewhere, for example in containers: `arlarena up --attach` and `arlarena join`."""

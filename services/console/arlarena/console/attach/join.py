@@ -1,7 +1,7 @@
 """`arlarena join`: starts one service of a run, for example in a container.
 
 A process waits until the run has finished the stage before its service, and then replaces itself by the service, with
-the same command line as in `arlarena up`. A process that is restarted joins again: the trainer continues from its
+the same command line as in `arlarena up`. A restarted process joins again: the trainer continues from its
 newest checkpoint, a worker gets a new name, and the policy server loads the newest version of the weights.
 """
 

@@ -1,7 +1,7 @@
-"""The stages of a run whose services are given. Commands that end by themselves run in this process's container.
+"""The stages of a run whose services run elsewhere (`--attach`). The commands of the stages run in this container.
 
-The trainer, the workers and the policy server run `arlarena join`, which waits for its stage. They all use one run
-directory: the configuration and the policy come from it, and the files of the trainer show its progress.
+The trainer, the workers and the policy server run `arlarena join`, which waits for its stage. All processes use one
+run directory. It contains the configuration, the policy, and the trainer's files with the progress of training.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class AttachedPipeline(Pipeline):
         self.inference = GivenAddress(addresses.inference_url)
 
     async def _start_broker(self) -> str:
-        """Check the given Redis. Without a URL, only the trainer and the workers check it."""
+        """Check the Redis at the given URL. Without a URL, only the trainer and the workers check their Redis."""
         url = external_broker_url(self.config.broker)
         if not url:
             return "used by the trainer and the workers"
@@ -102,10 +102,11 @@ class AttachedPipeline(Pipeline):
         token = given_admin_token()
         if token is None:
             raise LaunchError(
-                "the policy server does not serve the final weights: restart it, so that it loads them, and continue; "
-                "or set ARLARENA_INFERENCE_ADMIN_TOKEN_FILE for this command, so that it can send them"
+                "the policy server does not serve the final weights: restart the policy server, so that it loads these "
+                "weights, and run this command again; or set ARLARENA_INFERENCE_ADMIN_TOKEN_FILE for this command, "
+                "which then sends the weights"
             )
-        self.view.notice("the policy server does not serve the final weights: they are sent to it")
+        self.view.notice("sending the final weights to the policy server, because it does not serve them")
         try:
             async with aiohttp.ClientSession(auto_decompress=False) as session:
                 server = WeightsClient(session, self.inference.url, token)

@@ -26,7 +26,7 @@ from arlarena.proto.config import ConfigError
 from arlarena.proto.env_api import Info
 from arlarena.proto.shared_settings import EnvironmentKeys
 
-# The services whose commands the stages run in this process's machine or container.
+# The stages run commands of these services on the machine, or in the container, of this process.
 STAGE_SERVICES = ("rollout", "trainer")
 _POLL_S = 0.5
 

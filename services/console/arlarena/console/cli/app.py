@@ -97,8 +97,8 @@ def up(
         bool,
         typer.Option(
             "--attach",
-            help="Start no service: use the given services, which `arlarena join` starts, and continue the run in the "
-            "run directory if there is one.",
+            help="Start no service: use services that run elsewhere, for example with `arlarena join`. Continue the "
+            "run in the run directory if there is one.",
         ),
     ] = False,
     page: Annotated[
@@ -129,7 +129,7 @@ def up(
 
 
 def _existing_run_policy(resume: bool, fresh: bool, attach: bool) -> ExistingRunPolicy:
-    """Return what `up` does with an existing run. Raises typer.BadParameter if the options exclude each other."""
+    """Return the action of `up` for an existing run. Raises typer.BadParameter if the options exclude each other."""
     if resume and fresh:
         raise typer.BadParameter("--resume and --fresh exclude each other")
     if fresh and attach:
@@ -218,11 +218,11 @@ def _init(kind: str, name: str, into: Path) -> None:
 @app.command()
 def doctor(
     attach: Annotated[
-        bool, typer.Option("--attach", help="Check the services that `arlarena up --attach` uses instead.")
+        bool, typer.Option("--attach", help="Check only the services that `arlarena up --attach` uses.")
     ] = False,
     compose: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Check whether this machine can run the compose.yaml in FOLDER instead."),
+        typer.Option(metavar="FOLDER", help="Check only whether this machine can run the compose.yaml in FOLDER."),
     ] = None,
     environment_url: EnvironmentUrl = None,
     inference_url: InferenceUrl = None,
@@ -263,7 +263,7 @@ def _print_findings(findings: list[Finding]) -> None:
 
 
 def _exec(command: str, *arguments: str) -> NoReturn:
-    """Replace this process by the process of a service, which then gets all signals and sets the exit status.
+    """Replace this process by the process of a service. The service then gets all signals and sets the exit status.
 
     `command`: the `arlarena` subcommand that the service shows in its usage text.
     """
@@ -349,8 +349,8 @@ def export(
     """Write a run or an evaluation in other formats.
 
     Of a run: metrics (one row per step) and episodes (one row per episode). Of an evaluation: attempts (csv, parquet).
-    Evaluations have further options: --inspect FOLDER, --csv FILE, --parquet FILE, --prices FILE. An evaluation without
-    an option gets its summary and report again.
+    Evaluations have further options: --inspect FOLDER, --csv FILE, --parquet FILE, --prices FILE. Without an option,
+    summary and report of the evaluation are written again.
     """
     arguments = export_arguments(directory, format, out, context.args)
     if arguments is not None:

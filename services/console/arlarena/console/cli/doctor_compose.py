@@ -21,7 +21,10 @@ VERSION_LABEL = "org.opencontainers.image.version"
 
 
 class EngineError(RuntimeError):
-    """A docker command failed. The message is the last line of its output."""
+    """A docker command failed.
+
+    The message is the last line of stderr. If the command could not run to its end, the message says why.
+    """
 
 
 def docker(folder: Path, *arguments: str) -> str:
@@ -126,6 +129,8 @@ def _images(folder: Path, project: dict[str, Any]) -> Iterator[Finding]:
     if missing:
         yield Finding("images", "warning", f"not built: {', '.join(missing)}; run `make images`")
     elif len(versions) > 1:
-        yield Finding("images", "problem", f"of different versions ({', '.join(sorted(versions))}): build them again")
+        yield Finding(
+            "images", "problem", f"different versions ({', '.join(sorted(versions))}): build all images again"
+        )
     else:
         yield Finding("images", "ok", f"{len(ours)} images of version {', '.join(versions)}")

@@ -1,4 +1,6 @@
-"""`arlarena doctor --attach`: checks the services that a run with `--attach` uses, from where the run would use them.
+"""`arlarena doctor --attach`: checks the services that a run with `--attach` uses.
+
+Run the command where the run itself would run.
 
 In Compose: `docker compose run --rm run doctor --attach`. In a cluster: the same command in a pod with the image of the
 console.
@@ -43,7 +45,7 @@ async def _environment(url: str) -> list[Finding]:
         async with EnvironmentClient(url, token=environment_token(), retries=0) as client:
             info = await client.info()
     except ServiceError as error:
-        hint = "ARLARENA_ENVIRONMENT_TOKEN or its _FILE must be the token of the server"
+        hint = "ARLARENA_ENVIRONMENT_TOKEN or ARLARENA_ENVIRONMENT_TOKEN_FILE must give the server's token"
         return [Finding("environ.", "problem", f"{url}: {error}; {hint}")]
     found = [Finding("environ.", "ok", f"{info.name} {info.version} at {url}")]
     if info.data is not None:
@@ -57,7 +59,7 @@ async def _policy(url: str) -> list[Finding]:
     if not url:
         return [Finding("policy", "problem", "no address: set ARLARENA_INFERENCE_URL")]
     if problem := await HttpHealth()(GivenAddress(url), 0.0, TIMEOUT_S):
-        hint = "before the end of stage `clone`, this is normal; later, read its log"
+        hint = "before the end of stage `clone`, this is normal; later, read the log of the policy server"
         return [Finding("policy", "warning", f"{url}: {problem}; {hint}")]
     try:
         async with PolicyClient(url, retries=0) as client:

@@ -49,9 +49,9 @@ def view(
     ] = None,
     play: Annotated[
         bool | None,
-        typer.Option("--play/--no-play", help="Whether people may play environments; default: on loopback only."),
+        typer.Option("--play/--no-play", help="Whether people may play environments; default: only on loopback."),
     ] = None,
-    play_dir: Annotated[Path, typer.Option(metavar="FOLDER", help="Where finished games are recorded.")] = Path(
+    play_dir: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the records of finished games.")] = Path(
         "runs/played"
     ),
     cache_dir: Annotated[
@@ -92,9 +92,9 @@ def list_runs(folders: Folders = None, as_json: AsJson = False) -> None:
         table.add_column(column, justify="right" if column[-1] == "%" or column == "step" else "left")
     for run in found:
         steps = f"{run['step']}/{run['steps']}" if run["steps"] else str(run["step"])
-        shares = (percent(run[key]) for key in ("success", "before", "after"))
-        names = (printable(str(run[key] or "-")) for key in ("path", "state", "environment", "method"))
-        table.add_row(*names, steps, *shares)
+        percentages = (percent(run[key]) for key in ("success", "before", "after"))
+        cells = (printable(str(run[key] or "-")) for key in ("path", "state", "environment", "method"))
+        table.add_row(*cells, steps, *percentages)
     Console(highlight=False, markup=False).print(table)
 
 
@@ -123,10 +123,10 @@ def status(run: OneRun, as_json: AsJson = False) -> None:
 def export_arguments(
     directory: Path, format: ExportFormat | None, out: Path | None, further: list[str]
 ) -> list[str] | None:
-    """Export a run. Returns None, or the arguments for the evaluations' command if `directory` is no run.
+    """Export the run in `directory`, and return None. Without a run, return arguments for the export of an evaluation.
 
     Raises:
-        ConfigError: an option does not fit the directory.
+        ConfigError: an option is not for a run, or not for an evaluation.
     """
     from arlarena.console.page.runs import is_run
 

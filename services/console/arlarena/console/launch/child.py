@@ -53,8 +53,8 @@ AnyAddress = Address | GivenAddress
 class ProcessSpec:
     """A process to start.
 
-    `argv` must contain no secrets, because every user of the machine can see it and it is written to `log`. `env`: all
-    environment variables of the process, including secrets. `log`: the file for its output.
+    `argv`: the command line without secrets, because every user of the machine can see it and it is written to `log`.
+    `env`: all environment variables of the process, including secrets. `log`: the file for the output of the process.
     """
 
     argv: tuple[str, ...]
@@ -195,7 +195,10 @@ class Child:
         self._signal(signal.SIGKILL)
 
     async def stop(self, grace_s: float) -> int:
-        """Send SIGTERM to the process. After `grace_s`, send SIGKILL to its process group. Returns the exit status."""
+        """Stop the process. Returns the exit status.
+
+        Sends SIGTERM to the process, and SIGKILL after `grace_s`. The other processes of its group always get SIGKILL.
+        """
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.terminate()

@@ -62,8 +62,8 @@ def child_environment(service: str, environment: Mapping[str, str], extra: Colle
     Args:
         service: a key of `SERVICES`.
         environment: the launcher's environment.
-        extra: names, or prefixes that end in `*`, of further variables (`[console] pass_environment`). A service of
-        `ALLOWED_SECRETS` gets a further secret only if `extra` contains the full name of the variable.
+        extra: more variables to pass (`[console] pass_environment`): names, or prefixes such as `MY_*`. For a service
+            in `ALLOWED_SECRETS`, a prefix does not pass a secret; only its full name does.
     """
     patterns = (*COMMON, *SERVICES[service], *extra)
     selected = {name: value for name, value in environment.items() if _matches(name, patterns)}

@@ -65,9 +65,9 @@ class Commands:
             key := self.config.part("inference", InferenceKeys, "api_key").api_key
         ):
             added |= {API_KEY: api_key() or key.get_secret_value()}
-        own = inherited(service, self.config.console.pass_environment)
-        environment: Mapping[str, str] = own | thread_environment(threads) | added
-        return ProcessSpec(argv, self.run.log(log), environment)
+        passed = inherited(service, self.config.console.pass_environment)
+        variables: Mapping[str, str] = passed | thread_environment(threads) | added
+        return ProcessSpec(argv, self.run.log(log), variables)
 
     @property
     def policy(self) -> str:
@@ -89,7 +89,7 @@ class Commands:
         host, port = (address.host, address.port) if address else (HOST, self.config.port(table))
         return self._python(log, threads, *arguments, "--config", self.run.config, "--host", host, "--port", port)
 
-    def environment(self, address: Address | None, restarts: int) -> ProcessSpec:
+    def environment_server(self, address: Address | None, restarts: int) -> ProcessSpec:
         """Returns the command of the environment server."""
         return self._server("environment", 1, "environment", address, "arlarena.env_server", self.config.environment)
 
@@ -108,19 +108,22 @@ class Commands:
     def _on_gpus(self, table: str, command: ProcessSpec) -> ProcessSpec:
         return ProcessSpec(command.argv, command.log, {**command.env, **self.config.console.gpus.environment(table)})
 
-    def tiny(self, environment: AnyAddress) -> ProcessSpec:
-        """Returns the command that creates the tiny policy with the environment's vocabulary."""
+    def tiny(self, environment_address: AnyAddress) -> ProcessSpec:
+        """Returns the command that creates the policy of `[policy.tiny]`: a small model with random weights.
+
+        The vocabulary of the policy is that of the environment.
+        """
         return self._python(
             "policy", 1, "arlarena.trainer", "tiny", "--config", self.run.config,
-            "--environment-url", environment.url, "--out", self.run.policy,
+            "--environment-url", environment_address.url, "--out", self.run.policy,
         )  # fmt: skip
 
-    def demonstrate(self, environment: AnyAddress, split: str, count: int, out: Path) -> ProcessSpec:
+    def demonstrate(self, environment_address: AnyAddress, split: str, count: int, out: Path) -> ProcessSpec:
         """Returns the command that records the expert on `count` tasks of `split`."""
         counts = self.config.demonstrations
         return self._python(
             out.stem, 1, "arlarena.rollout", "demonstrate", "--config", self.run.config,
-            "--environment-url", environment.url, "--tokenizer", self.tokenizer, "--split", split,
+            "--environment-url", environment_address.url, "--tokenizer", self.tokenizer, "--split", split,
             "--count", count, "--expert-noise", counts.expert_noise,
             *(["--train-on-noise"] if counts.train_on_noise else []),
             "--out", out,
@@ -135,34 +138,36 @@ class Commands:
         )  # fmt: skip
         return self._on_gpus("clone", command)
 
-    def evaluate(self, label: str, environment: AnyAddress, inference: AnyAddress) -> ProcessSpec:
+    def evaluate(self, label: str, environment_address: AnyAddress, inference_address: AnyAddress) -> ProcessSpec:
         """Returns the command that evaluates the served weights on the fixed evaluation set."""
         return self._python(
             f"evaluate-{label}", 1, "arlarena.rollout", "evaluate", "--config", self.run.config,
-            "--environment-url", environment.url, "--inference-url", inference.url, "--tokenizer", self.tokenizer,
-            "--out", self.run.eval_set(label), "--episodes", self.run.episodes(label),
+            "--environment-url", environment_address.url, "--inference-url", inference_address.url,
+            "--tokenizer", self.tokenizer, "--out", self.run.eval_set(label), "--episodes", self.run.episodes(label),
         )  # fmt: skip
 
     def worker(
-        self, log: str, name: str, environment: AnyAddress, inference: AnyAddress, redis_url: str
+        self, log: str, name: str, environment_address: AnyAddress, inference_address: AnyAddress, redis_url: str
     ) -> ProcessSpec:
         """Returns the command of a rollout worker.
 
-        `name`: a restarted worker needs a new name, because leases under the old name belong to the earlier process.
+        `name`: unique for each start, because the broker still assigns groups to the name of an earlier process.
         """
         command = self._python(
             log, 1, "arlarena.rollout", "worker", "--config", self.run.config,
-            "--environment-url", environment.url, "--inference-url", inference.url,
+            "--environment-url", environment_address.url, "--inference-url", inference_address.url,
             "--run-name", self.run.state.id, "--tokenizer", self.tokenizer, "--name", name,
         )  # fmt: skip
         return _with_variable(command, BROKER_URL, redis_url)
 
-    def train(self, resume: bool, environment: AnyAddress, inference: AnyAddress, redis_url: str) -> ProcessSpec:
+    def train(
+        self, resume: bool, environment_address: AnyAddress, inference_address: AnyAddress, redis_url: str
+    ) -> ProcessSpec:
         """Returns the command of the trainer."""
         command = self._python(
             "trainer", self.config.threads("trainer"), "arlarena.trainer", "train", "--config", self.run.config,
             "--model", self.initial_policy, "--run-dir", self.run.path, "--run-name", self.run.state.id,
-            "--inference-url", inference.url, "--environment-url", environment.url,
+            "--inference-url", inference_address.url, "--environment-url", environment_address.url,
             ranks=max(1, len(self.config.console.gpus.trainer)),
         )  # fmt: skip
         command = self._on_gpus("trainer", command)

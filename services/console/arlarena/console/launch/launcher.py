@@ -50,7 +50,7 @@ class LaunchRequest:
     directory: Path | None = None
     start: ExistingRunPolicy = ExistingRunPolicy.NEW
     plugins: tuple[str, ...] = ()
-    addresses: ServiceAddresses | None = None  # of given services: the run starts no service (`--attach`)
+    addresses: ServiceAddresses | None = None  # of services that run elsewhere (`--attach`); None: start them
 
     @property
     def command(self) -> str:
@@ -99,7 +99,7 @@ def _refuse_another_experiment(run: RunDirectory, new: RunConfig) -> None:
 
 
 def resume_command(run: RunDirectory, *, attached: bool = False) -> str:
-    """Returns the command that resumes a run. It needs no overrides, because the run's own configuration has them."""
+    """Returns the command that resumes a run. The run's copy of the configuration contains the overrides."""
     return command_line(["up", str(run.config), "--attach" if attached else "--resume"])
 
 
@@ -137,7 +137,7 @@ async def launch(
 ) -> dict[str, Any]:
     """Execute the run until its end or until a signal, then stop all processes. Returns the summary.
 
-    `addresses`: addresses of given services; None: the run starts its own services.
+    `addresses`: of services that run elsewhere (`--attach`); None: the run starts its own services.
 
     Raises:
         LaunchError: the run failed.

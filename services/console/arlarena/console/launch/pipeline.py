@@ -129,7 +129,7 @@ class Pipeline:
         return "the configured Redis" if url else "a local server"
 
     async def _start_environment(self) -> str:
-        spec = Spec("environment", self.commands.environment, HttpHealth())
+        spec = Spec("environment", self.commands.environment_server, HttpHealth())
         service = await self.supervisor.start(spec)
         assert service.address is not None
         self.environment = service.address
@@ -138,9 +138,9 @@ class Pipeline:
     async def _make_policy(self) -> str:
         if self.config.policy_path:
             return f"from [policy] path: {self.config.policy_path}"
-        self.view.notice("[policy] path is not set: a tiny policy with random weights is created ([policy.tiny])")
+        self.view.notice("[policy] path is not set: a small policy with random weights is created ([policy.tiny])")
         await self._command("policy", self.commands.tiny(self.environment))
-        return f"a new tiny policy in {self.run.policy}"
+        return f"a new policy with random weights in {self.run.policy}"
 
     async def _demonstrate(self) -> str:
         if not self.config.clones:
@@ -211,7 +211,7 @@ class Pipeline:
         return Spec(name, command, health, listens=False)
 
     async def _evaluate_after(self) -> str:
-        """Evaluate the final weights. If the policy server serves other weights, first make it serve the final ones."""
+        """Evaluate the final weights. If the policy server serves other weights, first replace them."""
         newest = await asyncio.to_thread(newest_version, self.run.weights)
         if newest and await served_digest(self.inference) != newest.version.digest:
             await self._serve_final_weights(newest)
@@ -222,7 +222,7 @@ class Pipeline:
         return await self._evaluate("after")
 
     async def _serve_final_weights(self, newest: CommittedVersion) -> None:
-        """Make the policy server serve the final weights. At its start, it loads the newest version."""
+        """Restart the policy server. At its start, the server loads the newest version of the weights."""
         self.view.notice("restarting the policy server, because it does not serve the final weights")
         await self.supervisor.stop("inference")
         await self._start_inference()

@@ -65,7 +65,7 @@ def run_checks(checks: Iterable[Check], config: RunConfig) -> list[str]:
 
 
 def fetch_policy(config: RunConfig) -> None:
-    """Download the policy if it is on the Hub. Errors are ignored, because the trainer's check reports them."""
+    """Download the policy if it is on the Hub. Ignores errors, because the trainer's check reports them."""
     try:
         local_model(config.policy_path or "")
     except ConfigError:
@@ -104,8 +104,8 @@ def _demonstration_problems(config: RunConfig, info: Info, expert_splits: tuple[
     source, counts = config.source, config.demonstrations
     if "expert" not in info.capabilities:
         yield (
-            f"{source}: [clone] records the environment's expert, and {info.name} has none with these options: leave "
-            f"out the table [clone], or record a model with "
+            f"{source}: [clone] records the environment's expert, and {info.name} has no expert with these options: "
+            f"leave out the table [clone], or record a model with "
             f"`{shlex.join(module('arlarena.rollout', 'demonstrate', '--teacher-url', 'URL'))} …`"
         )
         return

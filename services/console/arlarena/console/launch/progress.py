@@ -91,8 +91,8 @@ class View:
         stage.end(status) if stage.status == "running" else setattr(stage, "status", status)
         stage.note = note
         if not self._live:
-            what = "finished earlier" if status == "skipped" else f"{status} after {duration(stage.seconds)}"
-            self._print(f"[{duration(self._elapsed())}] {name}: {what}{f', {note}' if note else ''}")
+            outcome = "finished earlier" if status == "skipped" else f"{status} after {duration(stage.seconds)}"
+            self._print(f"[{duration(self._elapsed())}] {name}: {outcome}{f', {note}' if note else ''}")
 
     def tick(self) -> None:
         """Update the view. Call `tick` at regular intervals.

@@ -1,4 +1,4 @@
-"""The page of a run (`arlarena view`), beside the run. No failure of the page reaches the run."""
+"""Starts the page of a run (`arlarena view`) as a separate process. A failure of the page does not affect the run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from arlarena.console.launch.supervisor import EXIT_PORT
 from arlarena.console.rundir import RunDirectory
 from arlarena.console.settings import ConsoleSettings, inherited
 
-# If training uses all cores, the page gets about a tenth of one, which suffices to show a step within seconds.
+# If training uses all cores, the page gets about a tenth of a core. It then shows a step within seconds.
 NICE = 10
 STOP_S = 2.0
 
 
 class RunPage:
-    """Starts the page, prints its address, and stops it. The page is not restarted: `arlarena view` starts another."""
+    """Starts the page, prints its address, and stops it. A page that has ended is not restarted."""
 
     def __init__(
         self, run: RunDirectory, settings: ConsoleSettings, reaper: ProcessReaper, notice: Callable[[str], None]
@@ -37,12 +37,13 @@ class RunPage:
             code = await self._serve_on(self._settings.page_port)
             if code == EXIT_PORT and self._settings.page_port:
                 code = await self._serve_on(0)
-        except Exception as error:  # whatever it is, the run does not end because of its page
-            self._notice(f"the page does not run: {error}; the run goes on")
+        except Exception as error:  # no error of the page may end the run
+            self._notice(f"the page cannot be started: {error}; the run continues without a page")
             return
         log, start = self._run.log("page"), self._child.log_start if self._child else 0
         reason = f": {last_error(log, start)}" if code > 0 else ""
-        self._notice(f"the page has ended ({describe_exit(code)}){reason} [log: {log}]; the run goes on")
+        event = f"the page has ended ({describe_exit(code)}){reason} [log: {log}]"
+        self._notice(f"{event}; the run continues without a page")
 
     async def _serve_on(self, port: int) -> int:
         """Serve the page on `port` (0: a free port) until its process ends. Returns the exit status."""

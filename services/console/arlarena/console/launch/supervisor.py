@@ -225,15 +225,15 @@ class Service:
                 return problem
 
     def _death(self, child: Child, code: int) -> LaunchError:
-        what = f"ended ({describe_exit(code)})"
+        event = f"ended ({describe_exit(code)})"
         # A process killed by a signal logs no final error, so the last lines of the log do not contain the cause.
-        message = self._report(child, what) if code >= 0 else f"{self.spec.name} {what} [log: {child.command.log}]"
+        message = self._report(child, event) if code >= 0 else f"{self.spec.name} {event} [log: {child.command.log}]"
         final = code in (EXIT_CONFIG, EXIT_PERMANENT) or (self.spec.is_stage and code > 0)
         return LaunchError(message, code if code in (EXIT_CONFIG, EXIT_PORT) else 1, final=final)
 
-    def _report(self, child: Child, what: str) -> str:
+    def _report(self, child: Child, event: str) -> str:
         log = child.command.log
-        return f"{self.spec.name} {what}: {last_error(log, child.log_start)} [log: {log}]"
+        return f"{self.spec.name} {event}: {last_error(log, child.log_start)} [log: {log}]"
 
 
 class Supervisor:
@@ -245,7 +245,7 @@ class Supervisor:
         self._notice = notice
 
     async def start(self, spec: Spec) -> Service:
-        """Start a service and wait until it is ready. Returns the service. Raises the errors of `add`."""
+        """Start a service and wait until it is ready. Returns the service. Raises LaunchError as `add` does."""
         service = Service(spec, self.settings, self.reaper, self._notice)
         await self.add(spec.name, service)
         return service

@@ -24,13 +24,16 @@ from arlarena.proto.telemetry import announce
 
 PORT = 8400
 PORT_IN_USE = 3
-# How long open connections may finish after SIGTERM.
+# Time for open connections to finish after SIGTERM, in seconds.
 GRACE_S = 3
 
 
 @dataclass(frozen=True, slots=True)
 class ViewRequest:
-    """The arguments of `arlarena view`. `play`: None: only on loopback addresses. `wait`: start without a run."""
+    """The arguments of `arlarena view`.
+
+    `play`: whether people may play; None: only if `host` is a loopback address. `wait`: start without a run.
+    """
 
     runs: Sequence[Path]
     host: str = "127.0.0.1"
@@ -64,7 +67,8 @@ def view(request: ViewRequest) -> None:
         host, port = bound.getsockname()[:2]
         announce(host, port)
         with contextlib.suppress(OSError):  # the disk of the log may be full
-            sys.stderr.write(f"The page is at http://{_shown(host)}:{port}\n")  # one write: others write to the log
+            # one write, so that other output does not split the line
+            sys.stderr.write(f"The page is at http://{_shown(host)}:{port}\n")
         asyncio.run(_serve(app, bound))
 
 

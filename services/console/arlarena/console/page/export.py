@@ -28,7 +28,7 @@ from arlarena.proto.config import ConfigError
 from arlarena.proto.text.csv_cells import neutral
 
 SUFFIXES = {"csv": "csv", "parquet": "parquet", "json": "jsonl"}
-# Rows of one row group of a Parquet file; they are in memory at the same time.
+# Rows of one row group of a Parquet file. The rows of a row group are in memory at the same time.
 GROUP = 1_000
 Row = Mapping[str, Any]
 
@@ -141,7 +141,7 @@ def _write_parquet(path: Path, rows: Iterator[Row]) -> None:
             writer.write_table(pyarrow.Table.from_pylist([dict(row) for row in batch], schema=schema))
 
 
-# Columns of episodes that are no text.
+# The types of the columns of episodes. The other columns contain text.
 _EPISODE_KINDS: dict[str, type] = {
     "step": int, "member": int, "age": int, "seed": int, "turns": int, "invalid": int, "tokens": int,
     "success": bool, "playable": bool, "score": float, "return": float, "advantage": float,

@@ -18,12 +18,12 @@ from arlarena.console.page.reading.run_summary import (
     table,
 )
 
-# Alarms in the status of a run; the newest ones.
+# Maximum number of alarms in the status of a run. Older alarms are left out.
 MAX_SHOWN_ALARMS = 20
 
 
 def run_state(files: BoundedFiles, metrics: MetricsTable, alarms: int) -> dict[str, Any]:
-    """Returns the object of a run in lists. What was not recorded is None. `alarms`: their number."""
+    """Returns a run as an object of a list. Values that were not recorded are None. `alarms`: number of alarms."""
     state, tables = read_object(files, "run.json"), configuration(files)
     summary, trainer = read_object(files, "summary.json"), table(tables, "trainer")
     by_label = {each["label"]: each["success"] for each in evaluations(files)}
@@ -49,7 +49,7 @@ def run_state(files: BoundedFiles, metrics: MetricsTable, alarms: int) -> dict[s
 
 
 def run_facts(files: BoundedFiles) -> dict[str, Any]:
-    """Returns what the object of one run has in addition: stages, ending, activity and evaluations."""
+    """Returns the values of a run that lists leave out, such as its stages, ending and evaluations."""
     state = read_object(files, "run.json")
     return {
         "command": state.get("command") or None,

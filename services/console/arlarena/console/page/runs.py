@@ -29,9 +29,9 @@ from arlarena.console.page.views.records import RecordCache
 from arlarena.console.page.views.tokens import RunTokenizer
 from arlarena.proto.config import ConfigError
 
-# Files of which one shows that a folder is a run, or the recordings of a person.
+# A folder with one of these files is a run directory, or contains the recorded games of people.
 MARKERS = ("run.json", "metrics.jsonl", "episodes.jsonl")
-# Runs that are looked for below a folder, and the depth of the search.
+# The maximum number of runs of a page, and the maximum depth of the search inside a folder.
 MAX_RUNS, MAX_DEPTH = 500, 3
 log = logging.getLogger("arlarena.page")
 
@@ -59,7 +59,7 @@ class PageRun:
         return len(self._alarms[1]), self._alarms[1][:limit]
 
     def placed_alarms(self, limit: int) -> tuple[int, list[dict[str, Any]]]:
-        """Returns what `alarms` returns, with the place of each alarm on the x axes of curves.
+        """Returns the result of `alarms`, with the position of each alarm on the x axes of curves.
 
         `run_seconds` and `environment_steps` are those at the end of the alarm's step; None if they were not recorded.
         """
@@ -74,7 +74,7 @@ class PageRun:
         return phase(self.files, time.time())
 
     def gamma(self) -> float:
-        """The discount factor of step returns: of the recipe overrides, else 0.95."""
+        """The discount factor of step returns: `gamma` of `[trainer.recipe_overrides]`, else 0.95."""
         overrides = table(table(configuration(self.files), "trainer"), "recipe_overrides")
         gamma = overrides.get("gamma", 0.95)
         return float(gamma) if isinstance(gamma, int | float) else 0.95
@@ -86,13 +86,13 @@ class PageRun:
         return shown | {"problems": found.problems} | ({"error": found.error} if found.error else {})
 
     def brief(self) -> dict[str, Any]:
-        """Returns the object of the list of runs."""
+        """Returns the run as an object of the list of runs (`GET /api/runs`)."""
         self.metrics.refresh()
         alarms, _ = self.alarms(0)
         return {"id": self.id} | run_state(self.files, self.metrics, alarms) | {"index": self.index_state()}
 
     def detail(self) -> dict[str, Any]:
-        """Returns the object of one run."""
+        """Returns the object of `GET /api/runs/{run}`."""
         with self.database.connect() as connection:
             steps = [step for (step,) in connection.execute(
                 "SELECT DISTINCT step FROM episodes WHERE step IS NOT NULL ORDER BY step")]  # fmt: skip
@@ -117,12 +117,12 @@ def _database(cache: Path, root: Path, run_id: str) -> RunDatabase:
         return RunDatabase(cache, root, run_id)
     except (OSError, sqlite3.Error) as error:
         folder = Path(tempfile.mkdtemp(prefix="arlarena-page-"))
-        log.warning("the index cannot be in %s (%s); it is in %s", cache, error, folder)
+        log.warning("the index cannot be written to %s (%s): it is written to %s instead", cache, error, folder)
         return RunDatabase(folder, root, run_id)
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
-    """Returns the run directories: each folder that is one, and those below a folder that is none.
+    """Returns at most `MAX_RUNS` run directories: `folders` themselves, or the run directories inside them.
 
     Raises:
         ConfigError: a folder does not exist, or contains no run.
@@ -140,7 +140,7 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is the directory of a run, or has the recorded episodes of people."""
+    """Whether a folder is a run directory, or contains the recorded games of people."""
     return any((folder / name).is_file() for name in MARKERS)
 
 
@@ -158,15 +158,21 @@ def below(folder: Path, depth: int) -> list[Path]:
 
 
 class Catalog:
-    """The runs of a page, by id. Runs that appear later below a folder are added."""
+    """The runs of a page, by id, at most `MAX_RUNS`. `rescan` adds runs that were created later inside a folder."""
 
     def __init__(self, folders: Sequence[Path], cache: Path, interval_s: float = 1.0, *, wait: bool = False) -> None:
-        """Find the runs. Raises the errors of `find_runs`; with `wait`, there may be no run yet."""
+        """Find the runs.
+
+        `wait`: accept folders that are missing or contain no run yet.
+
+        Raises:
+            ConfigError: without `wait`, as in `find_runs`.
+        """
         self._folders, self._cache = list(folders), cache
         self._lock = threading.Lock()
         self._runs: dict[str, PageRun] = {}
         if wait:
-            self.look_again()
+            self.rescan()
         else:
             self._add(find_runs(folders))
         self._thread = IndexThread(lambda: [run.index for run in self.runs()], interval_s)
@@ -175,6 +181,8 @@ class Catalog:
         with self._lock:
             known = {run.files.root for run in self._runs.values()}
             for path in paths:
+                if len(self._runs) >= MAX_RUNS:
+                    return
                 if path in known:
                     continue
                 name, number = path.name or "run", 1
@@ -182,24 +190,24 @@ class Catalog:
                     number += 1
                 self._runs[id] = PageRun(id, path, self._cache)
 
-    def look_again(self) -> None:
-        """Add runs that have appeared since. Folders that have vanished are ignored."""
+    def rescan(self) -> None:
+        """Add the runs that were created since the last search. Folders that no longer exist are ignored."""
         self._add([path.resolve() for folder in self._folders for path in below(folder, MAX_DEPTH)])
 
     def add_folder(self, folder: Path) -> None:
-        """Also look below `folder`, which may not exist yet."""
+        """Make `rescan` also search `folder`, which may not exist yet."""
         self._folders.append(folder)
 
     def start(self) -> None:
-        """Start to build the indices."""
+        """Start building the indices."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop to build the indices."""
+        """Stop building the indices."""
         self._thread.stop()
 
     def close(self) -> None:
-        """Stop to build the indices, and let other pages write them."""
+        """Stop building the indices. Release the write locks, so that another process can build the indices."""
         self.stop()
         for run in self.runs():
             run.database.close()

@@ -103,18 +103,18 @@ def render(run: RunDirectory, summary: dict[str, Any] | None) -> str:
     steps, state = read_steps(run.metrics), run.read_state()
     before, after = _eval_set(run.eval_set("before")), _eval_set(run.eval_set("after"))
     return environment.get_template("report.html.j2").render(
-        style=Markup(page_style()),  # a file of this package
+        style=Markup(page_style()),  # a file of arlarena-proto, which needs no escaping
         name=state.name if state else run.path.name,
         state=state,
         warning=data_warning(before or after),
-        repeat=command_line(["up", str(run.config.absolute()), "--run-dir", "DIRECTORY"], anywhere=True),
+        repeat_command=command_line(["up", str(run.config.absolute()), "--run-dir", "DIRECTORY"], anywhere=True),
         ending=training_state(run, steps),
         summary=summary,
         eval_set=describe_eval_set(summary) if summary else "",
         score_columns=SCORE_COLUMNS,
         training=training_charts(steps, summary),
         cloning=cloning_charts(run),
-        others=other_charts(steps),
+        other_metric_charts=other_charts(steps),
         breakdowns=breakdowns(before, after),
         pairs=chosen_episodes(read_records(run.episodes("before")), read_records(run.episodes("after"))),
         config=run.config.read_text(encoding="utf-8") if run.config.exists() else "",

@@ -61,7 +61,7 @@ TaskIndices = Annotated[
 ]
 AttemptCount = Annotated[int, typer.Option(min=1, metavar="K", help="Attempts per task, for avg@k and pass@k.")]
 Seed = Annotated[
-    int, typer.Option(min=0, metavar="N", help="Seed of resets and of sampling. A standard set has its own.")
+    int, typer.Option(min=0, metavar="N", help="Seed of resets and of sampling. A standard set has its own seed.")
 ]
 
 # The model's API and its sampling.
@@ -109,7 +109,7 @@ StrategyOptions = Annotated[
 ]
 
 # Limits of the requests.
-Concurrency = Annotated[int, typer.Option(min=1, metavar="N", help="Maximum requests at the same time.")]
+Concurrency = Annotated[int, typer.Option(min=1, metavar="N", help="Maximum number of requests at the same time.")]
 RequestsPerMinute = Annotated[
     float | None, typer.Option(min=0.0, metavar="N", help="Rate limit of requests.  [default: none]")
 ]
@@ -132,12 +132,14 @@ MaxTotalTokens = Annotated[
 MaxMinutes = Annotated[
     float | None,
     typer.Option(
-        min=0.0, metavar="MINUTES", help="Send no further request after this time of this process.  [default: none]"
+        min=0.0,
+        metavar="MINUTES",
+        help="Send no further request after this process has run for this time.  [default: none]",
     ),
 ]
 PriceFile = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Price file (TOML), in place of the built-in one."),
+    typer.Option(metavar="FILE", help="Price file (TOML), instead of the built-in file."),
 ]
 
 # Files, and the dry run.

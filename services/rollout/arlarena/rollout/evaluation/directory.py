@@ -43,7 +43,7 @@ def read_plan(directory: Path) -> EvaluationPlan | None:
 
 
 def read_journal(path: Path) -> Iterator[Event]:
-    """Yield the events of a journal in their order. A last line without a line end was cut off; it is ignored.
+    """Yield the events of a journal in their order. Ignores a last line without a line end: it is incomplete.
 
     Raises:
         EvaluationError: a complete line is damaged. The message names the line.

@@ -6,14 +6,14 @@ from arlarena.rollout.evaluation.records import Status
 
 
 class EvaluationError(RuntimeError):
-    """The evaluation cannot start or go on. The message names the cause and the fix."""
+    """The evaluation cannot start or cannot continue. The message names the cause and the fix."""
 
 
 class AttemptFailed(RuntimeError):
-    """This attempt cannot go on, and others can.
+    """This attempt cannot continue. Other attempts can.
 
     Attributes:
-        status: the status of its record.
+        status: the status of the attempt's record.
     """
 
     def __init__(self, message: str, status: Status) -> None:
@@ -26,4 +26,4 @@ class EvaluationStopped(RuntimeError):
 
 
 class BudgetSpent(EvaluationStopped):
-    """A budget of money, tokens or time is used up. A resume with a larger budget goes on."""
+    """A budget of money, tokens or time is used up. A resume with a larger budget continues the evaluation."""

@@ -15,7 +15,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignal:
-    """Whether the evaluation stops, and why."""
+    """The request to stop the evaluation, with its reason."""
 
     def __init__(self) -> None:
         self.reason: EvaluationStopped | EvaluationError | None = None
@@ -30,7 +30,7 @@ class StopSignal:
         self._event.set()
 
     async def pause(self, seconds: float) -> None:
-        """Wait. Raises the reason if the evaluation stops meanwhile."""
+        """Wait. If the evaluation stops meanwhile, raises the reason."""
         try:
             await asyncio.wait_for(self._event.wait(), seconds)
         except TimeoutError:
@@ -39,7 +39,7 @@ class StopSignal:
         raise self.reason
 
     async def unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return the result of `work`. If the evaluation stops before, cancel `work` and raise the reason."""
+        """Return the result of `work`. If the evaluation stops first, cancel `work` and raise the reason."""
         working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(self._event.wait())
         try:
             await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)

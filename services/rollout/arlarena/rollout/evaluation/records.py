@@ -4,12 +4,12 @@ The journal is append-only: one JSON object a line, with the field `event`. A li
 resumed evaluation reads it, plays recorded replies to the environment again, and continues after the last one.
 
     request   before a request is sent to the model; a retry is a further `request` with the same call
-    reply     after its reply arrived, before anything else happens
+    reply     after the reply arrived, before it is used
     failure   after the request failed
     end       an attempt has its final status
 
 The last `end` of an attempt is its result. A `request` without a `reply` or `failure` was sent by a process that ended
-before the answer. It was possibly charged without a result.
+before the answer. Such a request was possibly charged without a result.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ SCHEMA = 1
 
 # `ok`: played to its end. `policy_error`: the reply or the prompt broke the episode (for example, the prompt exceeds
 # the context); counts as a failure of the model. `infra_error`: a service failed for too long. `model_error`: the
-# model's API rejected a request of this attempt. The last two are not scored, and a resume plays these attempts again.
+# model's API rejected a request of this attempt. Attempts with the last two statuses are
+# not scored, and a resume plays them again.
 Status = Literal["ok", "policy_error", "infra_error", "model_error"]
 
 
 class AttemptKey(msgspec.Struct, frozen=True, order=True):
-    """Names an attempt within one evaluation. `environment`: the name in the plan, which may have several."""
+    """The name of an attempt within one evaluation. `environment`: name of the environment in the plan."""
 
     environment: str
     split: str
@@ -47,7 +48,7 @@ class RequestEvent(msgspec.Struct, frozen=True, tag_field="event", tag="request"
     Attributes:
         call: number of the request in the attempt, from 0.
         messages_digest: hash of the messages. A resume uses a recorded reply only for equal messages.
-        state_key: of the environment's state, as `Metadata` defines it. A resume compares it.
+        state_key: key of the environment's state (`Metadata.state_key`). A resume compares the keys.
         start: how often the attempt started afresh before this request, because a replay diverged.
     """
 
@@ -62,7 +63,7 @@ class RequestEvent(msgspec.Struct, frozen=True, tag_field="event", tag="request"
 
 
 class ReplyEvent(msgspec.Struct, frozen=True, tag_field="event", tag="reply"):
-    """A reply arrived. `seconds`: of the successful request. `retries`: failed requests before it."""
+    """A reply arrived. `seconds`: duration of the successful request. `retries`: failed requests before it."""
 
     key: AttemptKey
     call: int
@@ -87,7 +88,7 @@ class FailureEvent(msgspec.Struct, frozen=True, tag_field="event", tag="failure"
 
 
 class TurnRecord(msgspec.Struct, frozen=True):
-    """A turn of an attempt. `response`: what the environment parsed. `images`: names of files in images/, by hash."""
+    """A turn of an attempt. `response`: the parsed text. `images`: names of files in images/, by hash."""
 
     observation: str
     response: str
@@ -111,9 +112,9 @@ class AttemptRecord(msgspec.Struct, frozen=True, tag_field="event", tag="end"):
         steps: number of turns.
         metrics: behaviour of the episode, as in training (`rollout.episode.ActionPatterns`), and further metrics of an
             environment.
-        usage: of all requests of this attempt, also of those that a resume did not repeat.
+        usage: tokens of all requests of this attempt, including requests before a resume.
         requests: number of requests that were sent, with retries.
-        seconds: of the attempt, without the time before a resume.
+        seconds: duration of the attempt, without the time before a resume.
         error: why the status is not `ok`.
         final_observation: the text after the last step.
         restarts: how often the attempt was restored in another session, after a failure of the environment server.
@@ -156,9 +157,9 @@ class EnvironmentPlan(msgspec.Struct, frozen=True):
 
     Attributes:
         name: unique in the evaluation; the environment's name unless the same environment occurs twice.
-        url: of the environment server; "" if the evaluation starts it.
+        url: URL of the environment server; "" if the evaluation starts it.
         version, template, parser: as `/v1/info` reports them. Part of the evaluation's identity.
-        options: of the environment, as `/v1/info` reports them.
+        options: the environment's options, as `/v1/info` reports them.
         split, indices: the tasks.
         set: name of the standard evaluation set, or "".
     """
@@ -178,12 +179,12 @@ class EvaluationPlan(msgspec.Struct, frozen=True):
     """Model, sampling and tasks. Plans with equal `identity()` are one evaluation: the second resumes the first.
 
     Attributes:
-        model: as given on the command line, for example "openai/gpt-5" or "expert".
+        model: the model as given on the command line, for example "openai/gpt-5" or "expert".
         base_url: address of the model's API, without credentials; "" for the vendor's own.
         strategy: name of the strategy, with its options in `strategy_options`.
-        sampling: what is sent to the model.
+        sampling: the sampling parameters that are sent to the model.
         attempts: number of attempts per task.
-        seed: of resets and of the sampling seeds.
+        seed: the seed from which the seeds of resets and of sampling are computed.
     """
 
     schema: int
@@ -198,7 +199,7 @@ class EvaluationPlan(msgspec.Struct, frozen=True):
     images: bool
 
     def identity(self) -> str:
-        """Return the hash of everything that can change a result; addresses cannot. 32 hex digits."""
+        """Return the hash of all fields that can change a result, without addresses. 32 hex digits."""
         same_everywhere = msgspec.structs.replace(
             self,
             base_url="",

@@ -41,19 +41,22 @@ from arlarena.rollout.evaluation.start.planning import plan_of
 from arlarena.rollout.evaluation.start.players import PERSON, SCRIPTED, check_player, player_of
 from arlarena.rollout.settings import RolloutSettings, load_rollout
 
-SESSIONS_PER_REQUEST = 2  # sessions that wait for the environment send no request
+SESSIONS_PER_REQUEST = 2  # a session that waits for the environment sends no request
 CAUSES = 3  # errors that are printed at the end
 TICK_S = 1.0
 SERVICES = "services"  # folder of the configurations and logs of started services
 
 
 async def evaluate(options: EvaluateOptions, console: Console) -> int:
-    """Run or resume an evaluation. Returns the exit status: 0 if all attempts are scored, 128 + n after signal n,
-    1 otherwise.
+    """Run or resume an evaluation. Returns the exit status.
+
+    The status is 0 if all attempts are scored, or after a dry run. If attempts remain, it is 128 + n after signal n,
+    else 1.
 
     Raises:
         ConfigError: an option is invalid. Nothing was sent to the model.
-        EvaluationError: the evaluation cannot start or go on. What happened is in the journal.
+        EvaluationError: the evaluation cannot start or cannot continue. If it was started, the journal contains all
+            attempts recorded so far.
         ServiceError: an environment server does not answer.
     """
     name = checkpoint_name(options.model) if is_checkpoint(options.model) else options.model
@@ -63,13 +66,13 @@ async def evaluate(options: EvaluateOptions, console: Console) -> int:
     price = await check_options(options, name)
     with Interrupts() as interrupts:
         try:
-            remaining = await _evaluate(options, name, settings, choices, openenv, price, interrupts, console)
+            has_unfinished = await _evaluate(options, name, settings, choices, openenv, price, interrupts, console)
         except asyncio.CancelledError:
             if interrupts.received is None:
                 raise
-            print_error(f"stopped by {interrupts.received.name}; the same command with the same --out goes on")
-            remaining = True
-    return (interrupts.exit_status or 1) if remaining else 0
+            print_error(f"stopped by {interrupts.received.name}; to continue, run the same command with the same --out")
+            has_unfinished = True
+    return (interrupts.exit_status or 1) if has_unfinished else 0
 
 
 async def _evaluate(
@@ -82,7 +85,7 @@ async def _evaluate(
     interrupts: Interrupts,
     console: Console,
 ) -> bool:
-    """Start what is needed, play, and show the results. Returns whether attempts remain."""
+    """Start the services, play the attempts, and show the results. Returns whether attempts remain."""
     sessions = options.limits.concurrency * SESSIONS_PER_REQUEST
     async with AsyncExitStack() as stack:
         services = await stack.enter_async_context(LocalServices(_services_directory(options, stack)))
@@ -104,7 +107,7 @@ async def _evaluate(
     if outcome.stopped:
         unfinished = f"{counted(outcome.remaining, 'attempt')} not finished"
         console.print(f"stopped: {outcome.stopped}; {unfinished}", soft_wrap=not console.is_terminal, markup=False)
-        # Without line ends of its own, so that it can be copied.
+        # Without added line ends, so that the user can copy the command.
         console.print(f"resume with the same command and --out {options.directory}", soft_wrap=True, markup=False)
     for line in causes(outcome.results.values()):
         console.print(line, soft_wrap=True, markup=False)
@@ -120,7 +123,7 @@ def causes(records: Iterable[AttemptRecord]) -> list[str]:
 
 
 def _services_directory(options: EvaluateOptions, stack: AsyncExitStack) -> Path:
-    """Return the folder for configurations and logs. That of a dry run is deleted at the end."""
+    """Return the folder for configurations and logs. The folder of a dry run is deleted at the end."""
     if options.dry_run:
         return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="arlarena-dry-run-")))
     return options.directory / SERVICES
@@ -188,7 +191,7 @@ async def _play(
 
 
 async def _ticking(run: EvaluationRun, view: EvaluationView, services: LocalServices) -> EvaluationOutcome:
-    """Play, and let the view print a line now and then. If a service ends, end the evaluation."""
+    """Play the attempts, and update the view at regular intervals. If a service ends, end the evaluation."""
     playing, failing = asyncio.ensure_future(run.run()), asyncio.ensure_future(services.failed())
     try:
         while not playing.done():
@@ -222,8 +225,9 @@ def _access(
 
 
 def sampling_for(sampling: SamplingRequest, found: Sequence[OpenedEnvironment]) -> SamplingRequest:
-    """Return the sampling with the stop strings of the environments, if all have the same. They only save tokens:
-    an environment ignores the text after a stop string.
+    """Return `sampling` with the stop strings of the environments, if all environments have the same.
+
+    Stop strings only save tokens: an environment ignores the text after a stop string.
     """
     stops = {tuple(one.info.stop) for one in found}
     (stop,) = stops if len(stops) == 1 else ((),)

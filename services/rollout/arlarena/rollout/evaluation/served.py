@@ -3,7 +3,7 @@
     async with configured_process("sokoban", {}) as url, connected_runner(url, settings, None, log) as runner:
         (first,) = await reset_tasks(runner, [Task("sokoban", "test", 0)])
 
-No model is used, so all of this is done before the first request to a model.
+These checks use no model. They are done before the first request to a model.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from arlarena.rollout.play_all import play_all
 from arlarena.rollout.runner import Runner, environment_client
 from arlarena.rollout.settings import RolloutSettings
 
-# Most sessions at a time. The server runs on the same machine, and more sessions do not make it faster.
+# Maximum number of sessions. The server runs on the same machine, and more sessions would not make it faster.
 CONCURRENCY = 64
-READY_S = 15.0  # a server that is started here is ready before, and a given one should run
+READY_S = 15.0  # a server that is started here is ready earlier, and the server of a given URL should run
 
 
 @asynccontextmanager
@@ -99,7 +99,7 @@ class FirstStateOnly:
 
 
 async def reset_tasks(runner: Runner, tasks: Sequence[Task]) -> list[EpisodeRecord]:
-    """Reset each task once, and return the records in the same order. Each has a first state and no turns.
+    """Reset each task once, and return the records in the same order. Each record has a first state and no turns.
 
     Raises:
         Refused: a task does not exist.
@@ -110,6 +110,6 @@ async def reset_tasks(runner: Runner, tasks: Sequence[Task]) -> list[EpisodeReco
     assignments = [Assignment(f"reset-{number}", task, f"reset/{number}") for number, task in enumerate(tasks)]
     played = await play_all(runner, assignments, FirstStateOnly(), concurrency=CONCURRENCY)
     if len(played.episodes) < len(tasks):
-        why = next(iter(played.errors.values()), "the server is down")
-        raise EvaluationError(f"{counted(len(tasks) - len(played.episodes), 'task')} could not be reset: {why}")
+        reason = next(iter(played.errors.values()), "the server is down")
+        raise EvaluationError(f"{counted(len(tasks) - len(played.episodes), 'task')} could not be reset: {reason}")
     return [played.episodes[number] for number in range(len(tasks))]

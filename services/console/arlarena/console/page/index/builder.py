@@ -27,9 +27,9 @@ from arlarena.proto.records.group_records import FOLDER, StepRecord
 # Episodes in one transaction.
 BATCH_EPISODES = 2_000
 MAX_PROBLEMS = 1_000
-# Bytes before the end of the indexed part of a file by which a file that was overwritten is recognised.
+# The last bytes of the indexed part of a file are compared, to detect that the file was overwritten. Their number:
 END_BYTES = 64
-# The episodes of people, in a folder of its own (`page/play/recording.py`).
+# The recorded games of people, which have their own folder (`page/play/recording.py`).
 PLAYED = "episodes.jsonl"
 _STEP = re.compile(r"^step-(\d{1,12})$")
 _LABEL = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
@@ -48,7 +48,7 @@ class IndexProgress:
 
 
 def file_kind(name: str) -> FileKind | None:
-    """Returns what the file `name` contains, or None if its name is not one of a run."""
+    """Returns the kind of the file `name`, or None if a run has no file of this name."""
     folder, _, rest = name.rpartition("/")
     stem = rest.rpartition(".")[0]
     if folder in (FOLDER, "groups"):
@@ -81,7 +81,7 @@ class EpisodeIndexer:
         return episodes, problems
 
     def sources(self) -> list[FileState]:
-        """Returns the files of episodes. Files with figures come last, because they replace plain groups."""
+        """Returns the files of episodes. `records/` comes last: its groups have figures and replace plain groups."""
         found = self._files.list("episodes", ".jsonl")
         found += filter(None, map(self._files.state, ("demonstrations.msgpack", "validation.msgpack", PLAYED)))
         plain = self._files.list("groups", ".msgpack")
@@ -89,9 +89,9 @@ class EpisodeIndexer:
         return [*found, *plain, *recorded]
 
     def refresh(self, stopped: Callable[[], bool] = lambda: False) -> bool:
-        """Index what has changed. Returns whether anything has changed. `stopped`: ends the work early."""
+        """Index the changed files. Returns whether a file has changed. If `stopped` returns True, ends early."""
         with self._lock:
-            self._database.try_to_write()  # the page that wrote the index may have ended
+            self._database.try_to_write()  # the process that had the lock may have ended
             with self._database.connect() as connection:
                 return self._refresh(connection, stopped)
 
@@ -124,7 +124,7 @@ class EpisodeIndexer:
 
     @staticmethod
     def _delete(connection: sqlite3.Connection, name: str) -> None:
-        """Delete the rows of a file. Words stay in the text index, but no episode has their row number any more."""
+        """Delete the rows of a file. The text index keeps their words, but no episode has these row numbers."""
         number = connection.execute("SELECT id FROM files WHERE name = ?", (name,)).fetchone()
         if number is not None:
             for table in ("episodes", "transitions", "problems", "heads"):
@@ -137,7 +137,7 @@ class EpisodeIndexer:
         kind, batch, last = file_kind(file.name), RowBatch(), start
         try:
             if kind is None:
-                raise DamagedFile(file.name, "the name of the file is not one that a run writes")
+                raise DamagedFile(file.name, "a run writes no file of this name")
             for place in self._records(connection, kind, file, number, start, records, batch):
                 last, records = place.offset + place.size, place.number + 1
                 if len(batch.rows) >= BATCH_EPISODES:
@@ -156,7 +156,7 @@ class EpisodeIndexer:
         self._advance((done + file.size) / total, len(batch.rows))
 
     def _advance(self, share: float, episodes: int) -> None:
-        """Show the progress. Counting all rows after each file would take longer than to write them."""
+        """Add to the progress. Counting all rows after each file would take longer than writing them."""
         found = self.progress
         self.progress = IndexProgress(False, min(share, 1.0), found.episodes + episodes, found.problems)
 
@@ -171,8 +171,8 @@ class EpisodeIndexer:
     def _open(self, connection: sqlite3.Connection, file: FileState) -> tuple[int, int, int]:
         """Returns the file's number, and the offset and the record from which it is read.
 
-        A file that grew is read from where it ended. Every other changed file is read again, also one whose content
-        before that place is no longer the same.
+        A file that grew is read from the end of its indexed part, if the last bytes of this part are unchanged. Every
+        other changed file is read again from its start.
         """
         query = "SELECT id, inode, done_bytes, done_records, done_end FROM files WHERE name = ?"
         found = connection.execute(query, (file.name,)).fetchone()
@@ -271,9 +271,9 @@ class EpisodeIndexer:
 class IndexThread:
     """Refreshes the indices of several runs until `stop`."""
 
-    def __init__(self, builders: Callable[[], list[EpisodeIndexer]], interval_s: float) -> None:
-        """`builders`: the indices to refresh. `interval_s`: pause between two rounds."""
-        self._builders, self._interval_s = builders, interval_s
+    def __init__(self, indexers: Callable[[], list[EpisodeIndexer]], interval_s: float) -> None:
+        """`indexers`: returns the indices to refresh. `interval_s`: pause between two rounds."""
+        self._indexers, self._interval_s = indexers, interval_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="index", daemon=True)
 
@@ -289,14 +289,14 @@ class IndexThread:
 
     def _work(self) -> None:
         while not self._stop.is_set():
-            for builder in self._builders():
+            for indexer in self._indexers():
                 try:
-                    builder.refresh(self._stop.is_set)
+                    indexer.refresh(self._stop.is_set)
                 except (sqlite3.Error, OSError, msgspec.MsgspecError) as error:
-                    builder.progress = interrupted(builder.progress, error)
+                    indexer.progress = with_error(indexer.progress, error)
             self._stop.wait(self._interval_s)
 
 
-def interrupted(progress: IndexProgress, error: Exception) -> IndexProgress:
+def with_error(progress: IndexProgress, error: Exception) -> IndexProgress:
     """Returns `progress` with the error that interrupted the index."""
     return IndexProgress(False, progress.share, progress.episodes, progress.problems, str(error))

@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-# Increase it if a table or the meaning of a column changes.
+# Increase this number if a table or the meaning of a column changes.
 SCHEMA = 3
 BUSY_TIMEOUT_S = 10.0
 
@@ -57,7 +57,7 @@ class RunDatabase:
         self.try_to_write()
 
     def try_to_write(self) -> bool:
-        """Lock the database if no other process does. Returns whether this process may write.
+        """Lock the database if no other process has locked it. Returns whether this process may write.
 
         Raises:
             OSError, sqlite3.Error: the database cannot be written.
@@ -95,7 +95,7 @@ class RunDatabase:
         """
         connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S)
         try:
-            # The cache may be lost after a power failure, so waiting for the disk is not worth the time.
+            # Do not wait for the disk: a cache may be lost in a power failure.
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("PRAGMA cache_size = -8000")
             with connection:

@@ -1,4 +1,4 @@
-"""Questions to the index of a run: lists of episodes, values for filters, recorded steps."""
+"""Queries of the index of a run: lists of episodes, values for filters, recorded steps."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def where(parameters: Mapping[str, str]) -> tuple[str, list[object]]:
 
 
 def number(parameters: Mapping[str, str], name: str) -> float:
-    """Returns a parameter as a number. Raises BadQuery."""
+    """Returns a parameter as a number. Raises BadQuery if it is not a number."""
     try:
         return float(parameters[name])
     except ValueError as error:
@@ -68,7 +68,7 @@ def number(parameters: Mapping[str, str], name: str) -> float:
 
 
 def integer(parameters: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
-    """Returns a parameter as an integer in [low, high]. Raises BadQuery."""
+    """Returns a parameter as an integer. Raises BadQuery if it is no integer in [low, high]."""
     text = parameters.get(name)
     if text is None:
         return default
@@ -105,7 +105,7 @@ def episode_object(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def episodes(database: RunDatabase, parameters: Mapping[str, str]) -> dict[str, Any]:
-    """Returns a page of the list of episodes. Raises BadQuery."""
+    """Returns a page of the list of episodes. Raises BadQuery if a parameter is invalid."""
     condition, values = where(parameters)
     sort, order = parameters.get("sort", "position"), parameters.get("order", "asc")
     if sort not in SORTS:
@@ -125,7 +125,7 @@ def episodes(database: RunDatabase, parameters: Mapping[str, str]) -> dict[str, 
 
 
 def facets(database: RunDatabase) -> dict[str, Any]:
-    """Returns the values for the filters, with the number of episodes of each."""
+    """Returns the values for the filters, with the number of episodes of each value."""
     with database.connect() as connection:
 
         def counts(column: str) -> dict[str, int]:
@@ -150,7 +150,7 @@ def facets(database: RunDatabase) -> dict[str, Any]:
 
 
 def steps(database: RunDatabase, parameters: Mapping[str, str]) -> dict[str, Any]:
-    """Returns a page of the recorded steps, newest first. Raises BadQuery."""
+    """Returns a page of the recorded steps, newest first. Raises BadQuery if a parameter is invalid."""
     offset = integer(parameters, "offset", 0, 0, 10**9)
     limit = integer(parameters, "limit", 100, 0, MAX_LIMIT)
     with database.connect() as connection:

@@ -12,7 +12,7 @@ from arlarena.proto.records.group_records import GroupRecord
 from arlarena.proto.text.wording import printable
 from arlarena.proto.trajectory import Group, Task, Trajectory
 
-# Characters of each text of an episode, and of an episode in total, that the text search covers.
+# The text search covers this many characters of each text, and this many characters of an episode.
 TURN_CHARS, EPISODE_CHARS = 4_000, 64_000
 # Characters of a name in a list.
 NAME_CHARS = 200
@@ -27,7 +27,10 @@ Row = tuple[object, ...]
 
 @dataclass(frozen=True, slots=True)
 class FileKind:
-    """What a file of episodes contains. `prefix`: start of the episodes' keys. `step`: None if it is no training."""
+    """The kind of a file of episodes.
+
+    `prefix`: start of the episodes' keys. `step`: the training step; None for evaluations and demonstrations.
+    """
 
     source: str
     label: str | None

@@ -27,7 +27,7 @@ HOST = "127.0.0.1"
 # WebShop loads up to a million products.
 START_TIMEOUT_S = 300.0
 HEALTH_TIMEOUT_S, POLL_S, STOP_S = 5.0, 0.2, 5.0
-# How long a server runs without a game.
+# A server without a game is stopped after this time.
 IDLE_S = 120.0
 LOG_TAIL_BYTES = 2_000
 
@@ -104,7 +104,7 @@ class EnvironmentServers:
             await asyncio.wait_for(_ready(child), START_TIMEOUT_S)
             client = EnvironmentClient((await child.address).url, token=token)
             return EnvironmentServer(child, client, await client.info())
-        except Exception as error:  # also the errors of the client: the person gets the server's own reason
+        except Exception as error:  # includes the client's errors; the log has the server's reason
             await child.stop(STOP_S)
             raise PageError(
                 503, "unavailable", f"the environment server did not start: {_reason(log, error)}"
@@ -146,8 +146,8 @@ async def _ready(child: Child) -> None:
     health = HttpHealth()
     ended = asyncio.create_task(child.process.wait())
     try:
-        announced: set[asyncio.Future[Any]] = {ended, child.address}
-        await asyncio.wait(announced, return_when=asyncio.FIRST_COMPLETED)
+        first_event: set[asyncio.Future[Any]] = {ended, child.address}
+        await asyncio.wait(first_event, return_when=asyncio.FIRST_COMPLETED)
         while not ended.done():
             if child.address.done() and await health(child.address.result(), child.started, HEALTH_TIMEOUT_S) is None:
                 return

@@ -25,7 +25,7 @@ from arlarena.proto.thoughts import END_THINK, THINK
 from arlarena.proto.trajectory import Task
 
 MAX_GAMES = 8
-# A game without a step for this time is ended.
+# A game is ended after this time without a step.
 IDLE_S = 1800.0
 REPLY_CHARS = 100_000
 ENTRY_POINTS = "arlarena.environments"
@@ -58,14 +58,19 @@ class PersonGame:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def step(self, reply: str, *, by_person: bool) -> None:
-        """Take one step. Raises the errors of `Session.step`."""
+        """Take one step.
+
+        Raises:
+            PolicyFault: the reply made the environment fail.
+            ServiceError: the environment server failed, or refused the request.
+        """
         before, began = self.state, self.touched
         self.state = await self.session.step(reply)
         self.touched = time.monotonic()
         self.turns.append(GameTurn(before, reply, self.state, self.touched - began, by_person))
 
     def view(self) -> dict[str, Any]:
-        """Returns the object of the game."""
+        """Returns the game as an object of the API (`GET /api/play/{id}`)."""
         parser = self.server.info.parser
         replayed = None
         if self.origin is not None:
@@ -122,7 +127,7 @@ class PersonGames:
         self._games: dict[str, PersonGame] = {}
 
     def environments(self) -> list[dict[str, Any]]:
-        """Returns the environments that can be played: those of the runs, then all installed ones."""
+        """Returns the environments that can be played: the runs' environments, then all installed environments."""
         installed = sorted({point.name for point in entry_points(group=ENTRY_POINTS)})
         of_runs = [
             {"name": name, "run": run.id}
@@ -132,13 +137,13 @@ class PersonGames:
         return of_runs + [{"name": name, "run": None} for name in installed]
 
     def get(self, id: str) -> PersonGame:
-        """Returns a game. Raises PageError."""
+        """Returns a game. Raises PageError if there is no game with this id."""
         if (game := self._games.get(id)) is None:
             raise PageError(404, "not_found", "no such game; games end after 30 minutes without a step")
         return game
 
-    async def start(self, wanted: dict[str, Any]) -> PersonGame:
-        """Start a game from the body of `POST /api/play`.
+    async def start(self, body: dict[str, Any]) -> PersonGame:
+        """Start a game. `body`: the JSON object of `POST /api/play`.
 
         Raises:
             PageError: the body is wrong, playing is disabled, there are too many games, or the server does not start.
@@ -148,26 +153,26 @@ class PersonGames:
         await self._end_idle()
         if len(self._games) >= MAX_GAMES:
             raise PageError(409, "conflict", f"{MAX_GAMES} games are open: end one of them first")
-        run = self._wanted_run(wanted)
-        if "episode" in wanted:
+        run = self._requested_run(body)
+        if "episode" in body:
             if run is None:
                 raise PageError(400, "bad_request", "an episode needs its run")
-            return await self._continue(run, _value(wanted, "episode", str), _value(wanted, "turn", int))
-        name = wanted.get("environment")
+            return await self._continue(run, _value(body, "episode", str), _value(body, "turn", int))
+        name = body.get("environment")
         if name is None and run is not None:
             name = table(configuration(run.files), "environment").get("name")
         task = Task(
             environment=self._checked_environment(name),
-            split=_value(wanted, "split", str, "test"),
-            index=_value(wanted, "index", int, 0),
-            seed=_value(wanted, "seed", int, 0),
+            split=_value(body, "split", str, "test"),
+            index=_value(body, "index", int, 0),
+            seed=_value(body, "seed", int, 0),
         )
         return await self._open(run, task, _options_of(run, task), [], None)
 
-    def _wanted_run(self, wanted: dict[str, Any]) -> PageRun | None:
-        if wanted.get("run") is None:
+    def _requested_run(self, body: dict[str, Any]) -> PageRun | None:
+        if body.get("run") is None:
             return None
-        name = _value(wanted, "run", str)
+        name = _value(body, "run", str)
         if (run := self._catalog.get(name)) is None:
             raise PageError(404, "not_found", f"no run {name[:100]!r}")
         return run
@@ -282,13 +287,13 @@ class PersonGames:
 
 
 def _options_of(run: PageRun | None, task: Task) -> dict[str, Any]:
-    """Returns the options of the run's environment, if it is that of the task."""
+    """Returns the environment options of the run, or {} if the task has another environment."""
     tables = table(configuration(run.files), "environment") if run else {}
     return table(tables, "options") if tables.get("name") == task.environment else {}
 
 
 def _value(body: dict[str, Any], name: str, kind: Callable[..., T], *default: T) -> T:
-    """Returns a value of the body. Raises PageError if it is missing or has another type."""
+    """Returns a value of the body. Raises PageError if the value is missing or is not of type `kind`."""
     value = body.get(name, *default)
     if not isinstance(value, kind) or isinstance(value, bool):  # type: ignore[arg-type]
         raise PageError(400, "bad_request", f"{name} must be of type {kind.__name__}")

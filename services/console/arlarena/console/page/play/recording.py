@@ -1,4 +1,8 @@
-"""Records the episodes of a person: like a model's (`episodes.jsonl`), and for cloning (`conversations.jsonl`)."""
+"""Records the games of people.
+
+episodes.jsonl          episodes in the format of an evaluation
+conversations.jsonl     conversations for behaviour cloning
+"""
 
 from __future__ import annotations
 
@@ -61,7 +65,7 @@ class GameTurn:
 def played_line(
     id: str, task: Task, options: dict[str, Any], first: StepOutcome, turns: Sequence[GameTurn], started: float
 ) -> PersonEpisode:
-    """Returns the line of a finished game. `options`: of the environment; secrets are masked."""
+    """Returns the line of a finished game. `options`: the environment's options. Secrets in them are masked."""
     last = turns[-1].after
     lines = tuple(turn.line(number) for number, turn in enumerate(turns))
     return PersonEpisode(
@@ -101,7 +105,8 @@ def conversations(turns: Sequence[GameTurn], score: float) -> list[dict[str, Any
     every prompt is complete, and each turn of the person is one conversation.
     """
     if turns[0].before.observation.message is not None:
-        # Every reply of a conversation is trained on, so a game that continues a model's episode is left out.
+        # Cloning trains on every reply of a conversation. A game that continues a model's episode is left out, because
+        # its conversation also contains replies of the model.
         if not all(turn.by_person for turn in turns):
             return []
         messages: list[dict[str, str]] = []

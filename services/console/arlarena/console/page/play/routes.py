@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class PlayRoutes:
     """The routes of `PersonGames`.
 
-    The client of environment servers is imported at the first request, because its import takes half as long as the
-    start of the server.
+    The client of environment servers is imported at the first request. An earlier import would make the start of the
+    page 1.5 times as long.
     """
 
     def __init__(self, catalog: Catalog, options: PlayOptions) -> None:
@@ -86,7 +86,7 @@ class PlayRoutes:
 
 
 async def _body(request: Request) -> dict[str, Any]:
-    """Returns the JSON object of a request. Raises PageError."""
+    """Returns the JSON object of a request. Raises PageError if the body is not a JSON object."""
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise PageError(400, "bad_request", "the body must be application/json")
     try:

@@ -17,9 +17,10 @@ from arlarena.console.page.reading.run_files import BoundedFiles, DamagedFile
 NAME = "metrics.jsonl"
 # Longer lines are skipped. A line of a run has about 3 kB.
 LINE_BYTES = 1 << 20
-# Bounds of the memory: 200,000 steps of 80 metrics take 128 MB.
+# Limits of the memory: 200,000 steps of 80 metrics take 128 MB.
 MAX_STEPS, MAX_METRICS, MAX_VALUES = 200_000, 400, 20_000_000
-# Bytes that one refresh reads at most, so that a request does not wait for a long file. `complete` is then False.
+# Maximum number of bytes that one refresh reads, so that a request does not wait for a long file. `complete` is False
+# if the file is longer.
 READ_BYTES = 64 << 20
 
 Floats = npt.NDArray[np.float64]

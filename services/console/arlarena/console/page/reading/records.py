@@ -24,7 +24,7 @@ MAX_TURNS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a record is in its file: `offset` and `size` of its content in bytes, `number` from 0."""
+    """The position of a record in its file: `offset` and `size` of its content in bytes, `number` from 0."""
 
     number: int
     offset: int
@@ -62,7 +62,10 @@ def _next_frame(file: BinaryIO, name: str, number: int) -> bytes | None:
 
 
 def lines(files: BoundedFiles, name: str, start: int = 0, number: int = 0) -> Iterator[tuple[Place, bytes | None]]:
-    """Yield the complete lines of a file from the offset `start`. A line longer than `RECORD_BYTES` is None."""
+    """Yield the complete lines of a file from the offset `start`.
+
+    The content of a line that is longer than `RECORD_BYTES` is None.
+    """
     if (file := files.open(name)) is None:
         return
     with file:
@@ -70,13 +73,13 @@ def lines(files: BoundedFiles, name: str, start: int = 0, number: int = 0) -> It
         offset = start
         while line := file.readline(RECORD_BYTES):
             size = len(line)
-            whole: bytes | None = line
+            content: bytes | None = line
             while not line.endswith(b"\n"):
                 line = file.readline(RECORD_BYTES)
                 if not line:
                     return  # the line is not complete
-                size, whole = size + len(line), None
-            yield Place(number, offset, size), whole
+                size, content = size + len(line), None
+            yield Place(number, offset, size), content
             offset, number = offset + size, number + 1
 
 
@@ -93,7 +96,7 @@ def group_record(name: str, data: bytes) -> GroupRecord:
 
 
 def step_record(name: str, data: bytes) -> StepRecord:
-    """Decode the first frame of a file of `records/`. Raises DamagedFile."""
+    """Decode the first frame of a file of `records/`. Raises DamagedFile if the frame is no step record."""
     try:
         return decode_frame(data, StepRecord, RECORD_BYTES)
     except SchemaError as error:
@@ -101,7 +104,7 @@ def step_record(name: str, data: bytes) -> StepRecord:
 
 
 def plain_group(name: str, data: bytes) -> Group:
-    """Decode a frame of `groups/` or of a file of demonstrations. Raises DamagedFile."""
+    """Decode a frame of `groups/` or of demonstrations. Raises DamagedFile if the frame is no group."""
     try:
         return decode_group(data)
     except SchemaError as error:

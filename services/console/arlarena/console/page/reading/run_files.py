@@ -130,7 +130,7 @@ class BoundedFiles:
         return _state(name, found) if stat.S_ISREG(found.st_mode) else None
 
     def list(self, folder: str, suffix: str) -> list[FileState]:
-        """Returns the regular files of a folder whose name ends in `suffix`, by name. Hidden files are left out."""
+        """Returns the regular files of a folder whose names end in `suffix`, sorted by name, without hidden files."""
         try:
             if stat.S_ISLNK(os.lstat(self.root / folder).st_mode):
                 return []

@@ -12,7 +12,7 @@ import tomli_w
 from arlarena.console.page.reading.run_files import BoundedFiles, DamagedFile
 from arlarena.proto.text.redaction import masked, redact
 
-# A run without a lock that changed a file in this time counts as running.
+# A run that is not locked counts as running if one of its files changed in this time.
 ACTIVE_S = 120.0
 # Files that a live run changes often.
 LIVE_FILES = ("progress/train-step.json", "progress/train.jsonl", "progress/clone.jsonl", "metrics.jsonl", "run.json")
@@ -46,9 +46,9 @@ def table(tables: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def is_locked(root: Path) -> bool | None:
-    """Whether a process holds the lock of the run directory. None if the system does not tell.
+    """Whether a process holds the lock of the run directory. None if the system does not list its locks.
 
-    The lock itself is not touched, because trying it could make `arlarena up` fail.
+    Reads the system's list of locks. Taking the lock for a moment could make `arlarena up` fail.
     """
     try:
         inode = (root / ".lock").stat().st_ino

@@ -1,6 +1,6 @@
 """Server-sent events: new steps, states, alarms and the progress of indices.
 
-One task looks at the files of all runs once per `POLL_S` while at least one page is connected.
+While a page is connected, one task reads the files of all runs every `POLL_S` seconds.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Snapshot = dict[str, Any]
 
 
 def snapshot(run: PageRun) -> Snapshot:
-    """Returns what the events of a run are computed from."""
+    """Returns the state of a run from which `events` computes the events."""
     run.metrics.refresh()
     state = run.phase
     total, alarms = run.alarms(20)
@@ -103,15 +103,15 @@ class LiveRuns:
 
     async def _poll(self) -> None:
         while self._clients and not self.closing:
-            await asyncio.to_thread(self._look)
+            await asyncio.to_thread(self._update)
             async with self._changed:
                 self._changed.notify_all()
             await asyncio.sleep(POLL_S)
 
-    def _look(self) -> None:
+    def _update(self) -> None:
         if time.monotonic() - self._searched >= SEARCH_S:
             self._searched = time.monotonic()
-            self._catalog.look_again()
+            self._catalog.rescan()
         for run in self._catalog.runs():
             with contextlib.suppress(OSError):
                 self._snapshots[run.id] = snapshot(run)

@@ -31,7 +31,7 @@ Handler = Callable[[Request], Any]
 def answering(handler: Handler) -> Callable[[Request], Any]:
     """Returns an endpoint that replies with the JSON of `handler`, and converts its errors to `PageError`.
 
-    A handler that is no coroutine runs in a thread, because it reads files.
+    A handler that is not a coroutine function runs in a thread, because it reads files.
     """
 
     @functools.wraps(handler)
@@ -114,7 +114,7 @@ class RunRoutes:
 
     def runs(self, _request: Request) -> Any:
         """`GET /api/runs`."""
-        self._catalog.look_again()
+        self._catalog.rescan()
         return {"runs": [run.brief() for run in self._catalog.runs()]}
 
     def run(self, request: Request) -> Any:

@@ -11,7 +11,7 @@ import { startTheme } from "./core/theme.js";
 /**
  * @typedef {import("./core/route.js").Route} Route
  * @typedef {object} View
- * @property {(route: Route) => boolean} [update] shows another route without a new view; false: it cannot
+ * @property {(route: Route) => boolean} [update] shows another route in the same view; returns false if this is not possible
  * @typedef {(root: HTMLElement, route: Route, signal: AbortSignal) => Promise<View | void> | View | void} Mount
  */
 
@@ -36,7 +36,7 @@ let aborter = new AbortController();
 let view;
 let shown = "";
 
-/** Returns the address of a view for the run that was looked at last. @param {string} name */
+/** Returns the address of a view for the run that was viewed last. @param {string} name */
 function target(name) {
   if (name === "runs") return href(["runs"]);
   if (name === "play") return href(["play"], { run: chosenRun() });
@@ -78,14 +78,14 @@ async function show() {
     view = await mount(root, route, own.signal);
   } catch (error) {
     if (own.signal.aborted) return;
-    fill(root, h("h1", {}, "This cannot be shown"), failure(error, show));
+    fill(root, h("h1", {}, "The page cannot be shown"), failure(error, show));
   }
   showNav(name);
   const heading = root.querySelector("h1");
   document.title = `${heading?.textContent ?? "ARLArena"} · ARLArena`;
   heading?.setAttribute("tabindex", "-1");
   if (!first && !root.contains(document.activeElement)) heading?.focus({ preventScroll: true });
-  if (!first && name !== before) scrollTo(0, 0); // siblings are compared at the same place
+  if (!first && name !== before) scrollTo(0, 0); // keep the position when the user compares siblings
   main.dataset.ready = name;
 }
 

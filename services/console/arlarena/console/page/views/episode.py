@@ -26,7 +26,7 @@ def shown_text(text: str | None) -> dict[str, Any] | None:
 
 
 def floats(data: bytes) -> npt.NDArray[np.float32]:
-    """Returns packed float32 values."""
+    """Returns the float32 values in `data` (little-endian)."""
     return np.frombuffer(data, dtype="<f4")
 
 
@@ -41,7 +41,7 @@ def mean(values: npt.NDArray[np.float32]) -> float | None:
 
 
 def visits_of(loaded: LoadedEpisode) -> Counter[str]:
-    """Returns the number of turns in each state: of the whole group, or of the episode if it has no group."""
+    """Returns the number of turns in each state, over all episodes of the group, or over an episode without group."""
     episodes = loaded.group.trajectories if loaded.group else (loaded.trajectory,)
     return Counter(turn.state_key for episode in episodes for turn in episode.turns if turn.state_key)
 
@@ -219,7 +219,7 @@ def _token_lists(turn: Turn, figures: TurnFigures | None, tokens: RunTokenizer) 
 
 
 def visits_view(loaded: LoadedEpisode, number: int, gamma: float, siblings: list[str]) -> dict[str, Any]:
-    """Returns the object of `GET …/visits`. `siblings`: keys of the members of the group, in their order."""
+    """Returns the object of `GET …/visits`. `siblings`: keys of the group's episodes, in the order of the members."""
     state = loaded.trajectory.turns[number].state_key
     episodes = list(enumerate(loaded.group.trajectories)) if loaded.group else [(None, loaded.trajectory)]
     visits = []

@@ -16,7 +16,7 @@ from arlarena.console.page.views.episode import floats, mean
 from arlarena.console.page.views.records import LoadedEpisode, RecordCache
 from arlarena.proto.records.group_records import FOLDER, INSIDE, MemberRecord
 
-# Transitions of each count that are listed, and steps of flows.jsonl.
+# Maximum number of transitions in a list, of steps of flows.jsonl, and of bytes that are read from flows.jsonl.
 MAX_PAIRS, MAX_FLOW_STEPS, FLOWS_BYTES = 200, 200, 64 << 20
 
 
@@ -120,7 +120,7 @@ def _side(
     steps: list[int] | None = None,
 ) -> dict[str, Any]:
     outcomes: dict[str, Any] = {}
-    # Plain groups of steps that also have figures would count twice.
+    # A step can have files in `groups/` and `records/` with the same groups: count each transition only once.
     once = (
         f"(source != 'training' OR file IN (SELECT id FROM files WHERE name LIKE '{FOLDER}/%') OR step NOT IN "
         "(SELECT step FROM heads))"

@@ -1,4 +1,4 @@
-"""Loads one recorded episode with its group, by the key of the index."""
+"""Loads one recorded episode with its group, by its key in the index."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from arlarena.console.page.reading.run_summary import read_object
 from arlarena.proto.records.group_records import FOLDER, GroupRecord, MemberRecord, StepRecord
 from arlarena.proto.trajectory import Group, Task, Trajectory
 
-# Records of which the cache keeps the decoded form, and the bytes of their files in total.
+# Maximum number of decoded records in the cache, and of their encoded bytes in total.
 CACHED_RECORDS, CACHED_BYTES = 16, 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedEpisode:
-    """An episode. `group` and `record` are None for episodes of an evaluation; `record` also without figures.
+    """An episode. `group`: None for an evaluation. `record`: None if the run recorded no figures of the episode.
 
-    `options`: the options of the environment, if the file has them, as those of a person's games do.
+    `options`: the environment's options, which only the files of people's games contain; else None.
     """
 
     row: dict[str, Any]
@@ -88,7 +88,7 @@ class RecordCache:
         return self.load(row) if row else None
 
     def load(self, row: dict[str, Any]) -> LoadedEpisode:
-        """Returns the episode of a row (see `row`). Raises DamagedFile."""
+        """Returns the episode of a row (see `row`). Raises DamagedFile if the record cannot be read."""
         name, place = row["name"], (row["offset"], row["size"])
         if row["source"] == "evaluation":
             line, options = self._read(name, *place, lambda data: (episode_line(name, data), _options(data)))
@@ -102,7 +102,7 @@ class RecordCache:
         return LoadedEpisode(row, group.task, group.trajectories[row["member"]], group, record, None)
 
     def head(self, step: int) -> StepRecord | None:
-        """Returns the head of a recorded step, or None. Raises DamagedFile."""
+        """Returns the head of a recorded step, or None. Raises DamagedFile if the head cannot be decoded."""
         with self._database.connect() as connection:
             found = connection.execute("SELECT head FROM heads WHERE step = ?", (step,)).fetchone()
         return step_record(f"{FOLDER}/step-{step:06d}.records", found[0]) if found else None

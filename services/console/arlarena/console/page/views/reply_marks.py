@@ -11,7 +11,7 @@ from typing import Any
 from arlarena.proto.trajectory import Turn
 
 _TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9_-]{0,30})>")
-# Tags of a reply that are looked at.
+# Maximum number of tags of a reply that are read.
 MAX_TAGS = 200
 
 

@@ -1,8 +1,8 @@
 """`python -m arlarena.rollout.evaluation.certificate verify RUN | rescore DIR`.
 
 Exit status of `verify`: 0: every check passed or does not apply; 1: a check failed or could not be done. Of `rescore`:
-0: all episodes were judged; 1: some were not. Of both: 1: a service failed; 2: the command line or the directory is
-wrong; 130: Ctrl-C.
+0: all episodes were judged; 1: some episodes were not judged. Of both: 1: a service failed; 2: the command line or the
+directory is wrong; 130: Ctrl-C.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from arlarena.rollout.evaluation.report.tables import NOTHING, FigureTable
 from arlarena.rollout.runner import InfraFailure
 
 PROGRAM = "arlarena.rollout.evaluation.certificate"
-# Tasks with a changed judgement that are listed on the terminal; rescored.json has all.
+# Maximum number of tasks with a changed judgement that the terminal lists. rescored.json contains all of them.
 LISTED = 10
 
 

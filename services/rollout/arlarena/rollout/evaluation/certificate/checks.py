@@ -1,4 +1,4 @@
-"""The result of one check of a certificate: what was checked, how many, what failed, and what could not be checked."""
+"""The result of one check of a certificate: number of comparisons, failures, and comparisons that were impossible."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from arlarena.proto.text.wording import counted, printable
 # run has nothing of this kind, for example no behaviour cloning. `passed`: at least one thing was compared.
 Verdict = Literal["passed", "failed", "not checked", "not applicable"]
 STYLES: dict[Verdict, str] = {"passed": "green", "failed": "bold red", "not checked": "yellow", "not applicable": "dim"}
-# Failures and reasons that the table shows of one check; certificate.json has all.
+# Maximum number of failures and of reasons of a check in the table. certificate.json contains all of them.
 SHOWN = 5
 
 
@@ -24,11 +24,11 @@ class Evidence(msgspec.Struct):
 
     Attributes:
         name: the claim.
-        unit: what `checked` counts, in the singular, for example "episode".
+        unit: the unit of `checked` in the singular, for example "episode".
         checked: number of things that were compared.
         failures: one text for each failure. It names the task, the file or the group.
-        not_checked: what could not be compared, and why.
-        notes: facts that are neither.
+        not_checked: one text for each thing that could not be compared, with the reason.
+        notes: other facts.
         applies: whether the run has something to check.
     """
 

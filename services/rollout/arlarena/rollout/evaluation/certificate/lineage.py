@@ -94,9 +94,10 @@ def _metric_faults(run: RunFiles, lineage: Lineage) -> Iterator[str]:
 
 
 def check_batches(run: RunFiles) -> Evidence:
-    """Check each recorded batch: its groups were trained in this step and in no other, on the tasks of the order.
+    """Check each recorded batch.
 
-    The weights that sampled them must be versions of the run.
+    Its groups must have been trained in this step and in no other step, on the tasks of the task order. The weights
+    that sampled the groups must be versions of the run.
     """
     evidence = Evidence("recorded batches agree with the lineage", "group")
     state = run.newest_state

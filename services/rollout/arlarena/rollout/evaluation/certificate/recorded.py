@@ -57,7 +57,7 @@ def group_episodes(source: str, groups: list[Group]) -> Iterator[RecordedEpisode
 
 
 def evaluation_episodes(source: str, path: Path, environment: str, seed: int) -> Iterator[RecordedEpisode]:
-    """Yield the episodes of a file that `rollout.evaluate.write_episodes` wrote. `seed`: of the resets."""
+    """Yield the episodes of a file that `rollout.evaluate.write_episodes` wrote. `seed`: seed of the resets."""
     for line in path.read_bytes().splitlines():
         record: dict[str, Any] = msgspec.json.decode(line)
         split, index, _ = record["id"].rsplit("-", 2)
@@ -125,7 +125,7 @@ def _turn(record: Mapping[str, Any]) -> Turn:
 class RecordedReplies:
     """A policy that gives the recorded replies of each episode, and no reply after the last one.
 
-    With a tokenizer, it also computes the ids of each prompt from what the environment sends now. After the last
+    With a tokenizer, it also computes the ids of each prompt from the new observations. After the last
     recorded reply it raises PromptTooLong, which ends the episode.
     """
 

@@ -21,7 +21,7 @@ from arlarena.rollout.play_all import EvalResults, play_all
 from arlarena.rollout.runner import Runner
 from arlarena.rollout.tokens import Tokens
 
-# Fields of a turn that every file has, and those that only groups have.
+# Fields of a turn that every file has, and fields that only groups have.
 FIELDS = ("observation", "state_key", "reward", "action", "action_valid", "format_valid", "no_action")
 KEY_FIELDS = ("observation_key", "images")
 TOKEN_FIELDS = ("new_prompt_ids", "reset")
@@ -88,7 +88,7 @@ def differences(recorded: RecordedEpisode, again: EpisodeRecord, *, with_tokens:
     if len(old.turns) > len(new.turns):
         yield f"the record has {len(old.turns)} turns, but the episode ends after {len(new.turns)}"
     elif new.fault.endswith(NO_MORE_REPLIES) and not _ended_by_prompt(old):
-        yield f"the record ends after {len(old.turns)} turns, but the episode goes on"
+        yield f"the record ends after {len(old.turns)} turns, but the episode continues"
     else:
         yield from _end_differences(recorded, again)
 

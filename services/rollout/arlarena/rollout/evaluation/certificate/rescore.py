@@ -1,8 +1,8 @@
 """`arlarena rescore DIR`: judges recorded episodes again, without inference.
 
 The recorded replies are played on the environment as it is now: with a corrected judge, or with other rewards. The
-prompt is not used, so another template changes nothing. If the environment shows other observations than the record,
-the replies answered something else; such episodes are marked as `diverged`.
+prompt is not used, so another template has no effect. If the environment shows other observations than the record,
+the recorded replies belong to other observations. Such episodes are marked as `diverged`.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class RescoredEpisode(msgspec.Struct, frozen=True):
 
     Attributes:
         source, episode, task: as in `RecordedEpisode`.
-        old, new: the recorded judgement, and the one of the environment as it is now; None if it was not played.
+        old, new: the recorded judgement, and the judgement of the environment now. `new`: None if it was not played.
         diverged: an observation differs from the record.
-        unfinished: the environment goes on after the last recorded reply. `new` judges its last state.
+        unfinished: the episode does not end with the last recorded reply. `new` judges its last state.
         problem: why `new` is None.
     """
 
@@ -74,7 +74,7 @@ class RescoredEpisode(msgspec.Struct, frozen=True):
 
 
 class RescoredFile(msgspec.Struct, frozen=True):
-    """The episodes of one file. `success_old` and `success_new`: shares over the episodes that have both."""
+    """The episodes of one file. `success_old`, `success_new`: shares over the episodes with both judgements."""
 
     source: str
     episodes: int
@@ -100,11 +100,11 @@ class Rescored(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class RescoreRequest:
-    """What to judge again.
+    """The arguments of `rescore`.
 
     Attributes:
-        directory: of a training run, or of an evaluation.
-        url: of a running environment server; None: start one with the recorded options.
+        directory: directory of a training run or of an evaluation.
+        url: URL of a running environment server; None: start one with the recorded options.
         out: the result file; None: rescored.json in the directory.
     """
 
@@ -172,7 +172,7 @@ async def _rescore_evaluation(
 
 
 def environment_name(planned: EnvironmentPlan) -> str:
-    """Returns the name of the environment: of the standard set, else the name in the plan without its number."""
+    """Returns the name of the environment: that of the standard set, else the name in the plan without its number."""
     return find_set(planned.set).environment if planned.set else re.sub(r"-\d+$", "", planned.name)
 
 
@@ -204,7 +204,7 @@ def _rescored(recorded: RecordedEpisode, again: EpisodeRecord | None, problem: s
         return RescoredEpisode(*where, judgement, None, problem=problem or "the server is down")
     new = again.trajectory
     unfinished = new.fault.endswith(NO_MORE_REPLIES) and old.outcome == "ok"
-    # An episode that the record ends early is judged by its last state: `play` counts it as a fault of the policy.
+    # If the record ends before the episode, judge the last state: `play` counts the missing reply as a fault.
     last = again.last.metadata
     now = Judgement(last.success, last.score, new.total_reward) if unfinished else _judgement(new)
     seen = [turn.observation for turn in new.turns]

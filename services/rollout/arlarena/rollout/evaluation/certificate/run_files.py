@@ -1,4 +1,4 @@
-"""Reads what a training run left in its directory. Nothing is changed."""
+"""Reads the files of a training run. Changes nothing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class EvaluationFile:
 
     @property
     def tasks(self) -> list[Task]:
-        """All tasks of the set, also those whose episodes failed."""
+        """All tasks of the set, including tasks whose episodes failed."""
         chosen = self.result["eval_set"]
         indices = range(chosen["first"], chosen["first"] + chosen["n"])
         return [Task(self.result["environment"], chosen["split"], index, chosen["seed"]) for index in indices]
@@ -140,7 +140,7 @@ class RunFiles:
 
     @cached_property
     def newest_state(self) -> dict[str, Any] | None:
-        """State.json of the newest checkpoint; None if there is none. A key that occurs twice keeps its last value."""
+        """The content of state.json of the newest checkpoint, or None. A key that occurs twice keeps its last value."""
         if not self.checkpoints:
             return None
         path = self.checkpoints[-1] / "state.json"

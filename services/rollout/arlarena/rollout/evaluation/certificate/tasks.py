@@ -19,13 +19,13 @@ from arlarena.rollout.evaluation.served import reset_tasks
 from arlarena.rollout.evaluation.sets.digest import tasks_digest
 from arlarena.rollout.runner import Runner
 
-# Tasks that are reset at a time. It bounds the memory for their observations, which are discarded afterwards.
+# Number of tasks that are reset at a time. It limits the memory for their observations, which are then discarded.
 CHUNK = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class FirstState:
-    """What identifies a task after its reset. `content_key` is "" if the environment has none."""
+    """The state of a task after its reset. `content_key` is "" if the environment has no content keys."""
 
     content_key: str
     state_key: str
@@ -63,7 +63,7 @@ def cloning_tasks(run: RunFiles) -> list[UsedTask]:
 
 
 def missing_reason(task: Task, info: Info) -> str | None:
-    """Returns why the served environment does not have the task; None if it has."""
+    """Returns why the served environment does not have the task, or None if it has the task."""
     split = next((split for split in info.splits if split.name == task.split), None)
     if task.environment != info.name:
         return f"the environment is {info.name}"
@@ -75,7 +75,7 @@ def missing_reason(task: Task, info: Info) -> str | None:
 
 
 async def first_states(runner: Runner, tasks: Iterable[Task]) -> dict[Task, FirstState]:
-    """Reset each different task once. Returns what identifies it.
+    """Reset each distinct task once. Returns the first state of each task.
 
     Raises:
         EvaluationError, InfraFailure, Refused: as in `reset_tasks`.
@@ -112,7 +112,7 @@ def check_eval_tasks(evaluations: Sequence[EvaluationFile], states: FirstStates)
 def check_disjoint(
     name: str, evaluated: Sequence[Task], used: Sequence[UsedTask], states: FirstStates, info: Info
 ) -> Evidence:
-    """Check that no used task is an evaluation task, by content. `checked` counts different used tasks."""
+    """Check that no used task is an evaluation task, by content. `checked` counts distinct used tasks."""
     evidence = Evidence(name, "task")
     held_out = {states[task].content_key: task for task in evaluated if task in states and states[task].content_key}
     same_task = {(task.split, task.index): task for task in evaluated}
@@ -138,7 +138,10 @@ def check_disjoint(
 
 
 def shared_note(cloning: Sequence[UsedTask], training: Sequence[UsedTask], states: FirstStates) -> str:
-    """Returns how many tasks of cloning are also used for training. Both are training data, so this is no failure."""
+    """Returns a sentence with the number of distinct content keys that cloning and training share.
+
+    Tasks without a content key are ignored. Both are training data, so shared tasks are no failure.
+    """
     trained = {states[one.task].content_key for one in training if one.task in states}
     shared = {key for one in cloning if one.task in states and (key := states[one.task].content_key) and key in trained}
     return f"{counted(len(shared), 'task')} of cloning also used for training, which is permitted"
@@ -147,22 +150,22 @@ def shared_note(cloning: Sequence[UsedTask], training: Sequence[UsedTask], state
 def check_starts(episodes: Sequence[RecordedEpisode], states: FirstStates, evaluated: Sequence[Task]) -> Evidence:
     """Check that the first recorded state of every episode is the state after the reset of its task.
 
-    An episode of another task under a wrong name is found here. If its first observation is the one of an evaluation
-    task, the failure names this task.
+    This check finds episodes that are recorded under the name of another task. If the first observation is that of an
+    evaluation task, the failure names this task.
     """
     evidence = Evidence("recorded episodes start at their tasks", "episode")
     seen = {states[task].observation: task for task in evaluated if task in states}
     for episode in episodes:
         state = states.get(episode.task)
         if state is None or not episode.trajectory.turns:
-            why = "it has no turn" if state else "its task does not exist on the environment"
-            evidence.not_checked.append(f"{episode}: {why}")
+            reason = "it has no turn" if state else "its task does not exist on the environment"
+            evidence.not_checked.append(f"{episode}: {reason}")
             continue
         turn = episode.trajectory.turns[0]
         same = (turn.observation, turn.state_key) == (state.observation, state.state_key)
         same = same and (not episode.has_keys or turn.images == state.images)
-        failure = f"{episode}: its first state is not the one after the reset"
+        failure = f"{episode}: its first state is not the state after the reset"
         if (leaked := seen.get(turn.observation)) and leaked != episode.task:
-            failure += f"; its first observation is the one of the evaluation task {leaked.id}"
+            failure += f"; its first observation is that of the evaluation task {leaked.id}"
         evidence.compare([] if same else [failure])
     return evidence

@@ -1,6 +1,6 @@
 """`arlarena verify RUN`: the certificate of a training run, from the files of the run and a served environment.
 
-No policy is asked. The environment is started with the options of the run, in config.toml of the run.
+The checks use no policy. By default, an environment server is started with the options in the run's config.toml.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ from arlarena.rollout.tokens import TokenizerError, Tokens
 
 SCHEMA = 1
 CERTIFICATE = "certificate.json"
-# Episodes of each file that are replayed unless the command line says otherwise.
+# Default number of episodes of each file that are replayed.
 PER_FILE = 64
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyRequest:
-    """What to verify.
+    """The arguments of `verify`.
 
     Attributes:
         run: directory of the run.
-        url: of a running environment server; None: start one with the options of the run.
-        per_file: episodes of each file to replay; 0: all.
+        url: URL of a running environment server; None: start one with the options of the run.
+        per_file: number of episodes of each file to replay; 0: all.
         seed: chooses these episodes.
         out: file of the certificate; None: certificate.json in the run.
     """
@@ -149,7 +149,7 @@ def _files_read(run: RunFiles) -> int:
 
 
 def check_versions(run: RunFiles, info: Info) -> Evidence:
-    """Compare environment, template and parser of every record of the run with those that are served now."""
+    """Compare environment, template and parser of every record of the run with the served ones."""
     evidence = Evidence("environment, template and parser are those of the run", "record")
     now = ServedEnvironment.of(info)
     for source, recorded in _recorded_environments(run):

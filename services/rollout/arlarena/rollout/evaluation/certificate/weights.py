@@ -49,12 +49,12 @@ def check_weights(run: RunFiles) -> Evidence:
         evidence.compare(f"{run.relative(path)}: {reason}" for reason in faults)
         evidence.not_checked += [f"{run.relative(path)}: {reason}" for reason in unknown]
     if known and len(run.versions) < len(known):
-        evidence.notes.append(f"{len(run.versions)} of {len(known)} versions are kept; the others have no weights")
+        evidence.notes.append(f"{len(run.versions)} of {len(known)} versions are kept; the rest have no weights")
     return evidence
 
 
 def version_faults(path: Path, known: dict[str, int]) -> Iterator[str]:
-    """Yield what is wrong with a version directory. `known`: step of each version, by digest, from the checkpoint."""
+    """Yield the faults of a version directory. `known`: step of each version, by digest, from the checkpoint."""
     try:
         manifest = msgspec.json.decode((path / MANIFEST_FILE).read_bytes(), type=Manifest)
     except (msgspec.MsgspecError, OSError) as error:
@@ -88,7 +88,7 @@ def _file_fault(path: Path, blake3: str, size: int) -> str | None:
 
 
 def checkpoint_faults(run: RunFiles, path: Path, known: dict[str, int]) -> tuple[list[str], list[str]]:
-    """Returns what is wrong with a checkpoint, and what could not be compared.
+    """Returns the faults of a checkpoint, and the comparisons that were impossible.
 
     The weights of a checkpoint must have the digest of the version of its step.
     """

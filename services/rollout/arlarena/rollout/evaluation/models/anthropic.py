@@ -26,7 +26,7 @@ from arlarena.rollout.evaluation.models.replies import (
 )
 
 BASE_URL = "https://api.anthropic.com"
-# The API requires a limit. This one leaves room for reasoning, and all models of this API allow it.
+# The API requires a limit. This limit leaves room for reasoning, and all models of this API allow it.
 DEFAULT_MAX_TOKENS = 4096
 # The version 2026-10-21, which the SDK sends, has no sampling parameters: it rejects even their default values. The
 # version before it has them, for models that still have them. Source:
@@ -96,7 +96,7 @@ class AnthropicModel:
         return DEFAULT_MAX_TOKENS
 
     def _special_case(self, error: VendorError) -> ModelError | None:
-        """Returns the error if the status alone is not enough, else None. An invalid parameter always fails."""
+        """Returns Denied if a 400 message is about a parameter, because all requests have this parameter, else None."""
         if error.status == 400 and _PARAMETER.match(error.message):
             return Denied(self._connection.message(error.reason))
         return None
@@ -121,7 +121,7 @@ def _reply(message: Any, connection: ApiConnection) -> Reply:
     """Returns the reply of a message.
 
     Raises:
-        Rejected: the response is something else than a message.
+        Rejected: the response is not a message.
     """
     if isinstance(message, str) or not isinstance(message.content, list):
         raise Rejected(connection.message(f"no Messages API at this address; it returned {str(message)[:100]!r}"))
@@ -136,7 +136,7 @@ def _reply(message: Any, connection: ApiConnection) -> Reply:
 
 
 def _usage(usage: Any) -> TokenUsage:
-    """Returns the tokens of a request. `input_tokens` of this API excludes what was read from or written to a cache."""
+    """Returns the tokens of a request. `input_tokens` of this API excludes tokens of a cache."""
     if usage is None:
         return TokenUsage()
     names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")

@@ -1,4 +1,4 @@
-"""Errors of a model, by what the caller does.
+"""Errors of a model, by the action of the caller.
 
 ModelError
 ├─ Retryable    the same request may succeed later: rate limit, overload, timeout, lost connection

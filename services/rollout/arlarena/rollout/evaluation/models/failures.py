@@ -1,4 +1,4 @@
-"""Failures of a model's API as errors by what the caller does.
+"""Converts failures of a model's API to the errors of `errors.py`.
 
     429, 5xx, 408, 409, timeout, lost connection    Retryable
     401, 402, 403, 404, no credit, redirect         Denied
@@ -49,7 +49,7 @@ _TAG = re.compile(r"<[^>]*>")
 
 @dataclass(frozen=True, slots=True)
 class VendorError:
-    """The error object of a response. Fields that it lacks are "".
+    """The error object of a response. Missing fields are "".
 
     Attributes:
         status: the HTTP status.
@@ -79,7 +79,7 @@ class VendorError:
         return f"{self.status} {names}: {self.message or 'no explanation'}"
 
 
-# What an adapter knows of its vendor's errors. None: `status_error` decides.
+# Returns the error for a special case of a vendor, or None if `status_error` decides.
 SpecialCase = Callable[[VendorError], ModelError | None]
 
 
@@ -94,9 +94,9 @@ def parse_http_date(text: str) -> float | None:
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Returns the wait that a response asks for, in seconds, or None.
 
-    It is in `retry-after-ms` (OpenAI, Azure) or in `Retry-After`, as seconds or as an HTTP date (RFC 9110, 10.2.3). A
-    date counts from the response's `Date`, because the clocks may differ. Numbers that are negative or no numbers are
-    ignored.
+    The wait is in `retry-after-ms` (OpenAI, Azure) or in `Retry-After`, as seconds or as an HTTP date (RFC 9110,
+    10.2.3). A date counts from the response's `Date`, because the clocks may differ. Negative values and values that
+    are not numbers are ignored.
     """
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
@@ -168,7 +168,7 @@ def status_error(error: VendorError, connection: ApiConnection) -> ModelError:
             rate_limited=error.status == 429,
         )
     if error.status in _DENIED or error.status < 400:
-        hint = f" (the key is that of {connection.key_variable})" if error.status in (401, 403) else ""
+        hint = f" (key from the environment variable {connection.key_variable})" if error.status in (401, 403) else ""
         return Denied(connection.message(error.reason[:200] + hint) if hint else message)
     if error.status == 413 or _TOO_LONG.search(error.words):
         return TooLong(message)

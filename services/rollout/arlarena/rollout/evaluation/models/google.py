@@ -63,7 +63,9 @@ class GoogleModel:
         extra = checked(self._connection, messages, sampling, RESERVED)
         system, turns = split_system(messages)
         if any(turn.role == "system" for turn in turns):
-            raise Rejected(self._connection.message("Gemini takes system messages only before all others"))
+            raise Rejected(
+                self._connection.message("Gemini accepts system messages only at the start of the conversation")
+            )
         config = self._config(system, sampling, extra, seed)
         async with model_errors(self._connection, self._special_case):
             response = await self._client.aio.models.generate_content(
@@ -95,9 +97,9 @@ class GoogleModel:
             raise Denied(self._connection.message(f"invalid parameter: {error}")) from None
 
     def _special_case(self, error: VendorError) -> ModelError | None:
-        """Returns the error if the status alone is not enough, else None."""
+        """Returns Denied if a 400 message says that the key or the country is not accepted, else None."""
         if error.status == 400 and any(words in error.message for words in _DENIED_WORDS):
-            reason = f"{error.reason} (the key is that of {self._connection.key_variable})"
+            reason = f"{error.reason} (key from the environment variable {self._connection.key_variable})"
             return Denied(self._connection.message(reason))
         return None
 

@@ -60,7 +60,7 @@ class _BoundedStream(httpx2.AsyncByteStream):
 
 
 async def _first_bytes(response: httpx2.Response) -> bytes:
-    """Returns the first bytes of an error's body, or what arrived before the connection was lost."""
+    """Returns the first bytes of an error's body, or the bytes that arrived before the connection was lost."""
     body = bytearray()
     try:
         async for chunk in response.aiter_raw():
@@ -68,7 +68,7 @@ async def _first_bytes(response: httpx2.Response) -> bytes:
             if len(body) >= MAX_ERROR_BYTES:
                 break
     except httpx2.HTTPError:
-        pass  # the status says enough
+        pass  # the status is enough
     return bytes(body[:MAX_ERROR_BYTES])
 
 
@@ -106,7 +106,7 @@ def http_client(limits: ApiLimits) -> httpx2.AsyncClient:
 
 
 async def connection_error(url: str) -> str:
-    """Returns why no connection to `url` is possible, or "". Any reply is enough, also one that is late or an error."""
+    """Returns why no connection to `url` is possible, or "". A late reply or an error is enough."""
     try:
         async with http_client(ApiLimits(request_s=PROBE_S, connect_s=PROBE_S)) as client:
             await client.get(url)

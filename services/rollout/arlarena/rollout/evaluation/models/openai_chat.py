@@ -48,9 +48,9 @@ class _PromptBlocked(Rejected):
 class OpenAiChatModel:
     """A model behind the API Chat Completions.
 
-    `own_api`: whether this is OpenAI's own API, whose newer models reject `max_tokens` and know
-    `max_completion_tokens` only. Other servers are asked with `max_tokens`, which is known to more of them. If a server
-    rejects one of the names as unsupported, or rejects `seed`, further requests use the other name, or no seed.
+    `own_api`: whether this is OpenAI's own API. Its newer models accept only `max_completion_tokens`. Other servers get
+    `max_tokens`, because more servers know this name. If a server rejects one of the names as unsupported, further
+    requests use the other name. If a server rejects `seed`, further requests have no seed.
     """
 
     def __init__(self, connection: ApiConnection, *, own_api: bool) -> None:
@@ -92,7 +92,10 @@ class OpenAiChatModel:
             return Reply(text="", finish="refusal", model=self._connection.model)
 
     def _special_case(self, error: VendorError, sent: frozenset[str]) -> ModelError | None:
-        """Returns the error if the status alone is not enough, else None. `sent`: the parameters of the request."""
+        """Returns the error for a blocked prompt or an unsupported parameter, else None. `sent`: parameters.
+
+        After an unsupported parameter, the request is sent again without it.
+        """
         if error.code in _BLOCKED and error.status < 500:
             return _PromptBlocked(self._connection.message(error.reason))
         if error.status in (400, 422) and (name := _unsupported(error, sent & {self._limit_name, "seed"})):
@@ -133,7 +136,7 @@ def _reply(completion: Any, connection: ApiConnection) -> Reply:
     Raises:
         HttpFailure: a gateway reports an error with the status 200.
         Retryable: there is no choice.
-        Rejected: the response is something else than a completion.
+        Rejected: the response is not a completion.
     """
     if isinstance(completion, str):
         raise Rejected(connection.message(f"no Chat Completions API at this address; it returned {completion[:100]!r}"))

@@ -1,4 +1,4 @@
-"""What the evaluation needs of a model: messages in, a reply with its usage out. Errors: `errors.py`."""
+"""The interface of a model: a conversation in, a reply with its token usage out. Errors: `errors.py`."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class TokenUsage(msgspec.Struct, frozen=True):
     """Tokens of one or more requests, as the vendor counts them. None: the vendor does not report this number.
 
     Attributes:
-        input: all tokens of the messages, with cached ones.
-        output: all generated tokens, with reasoning.
+        input: all tokens of the messages, including cached tokens.
+        output: all generated tokens, including reasoning.
         reasoning: the part of `output` that was reasoning.
         cached: the part of `input` that was read from a cache.
     """
@@ -62,7 +62,7 @@ class TokenUsage(msgspec.Struct, frozen=True):
         return TokenUsage(*(None if one is None or two is None else one + two for one, two in pairs))
 
 
-NO_TOKENS = TokenUsage(0, 0, 0, 0)  # where a sum starts
+NO_TOKENS = TokenUsage(0, 0, 0, 0)  # start value of sums
 
 
 class Reply(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""From the text MODEL of the command line to a model.
+"""Opens the model that MODEL of the command line names.
 
 openai/NAME, anthropic/NAME, google/NAME    the vendor's SDK, at the vendor's address or at --base-url
 NAME with --base-url                        an OpenAI-compatible server
@@ -32,13 +32,13 @@ class Vendor:
     """An API with its SDK.
 
     Attributes:
-        title: for messages.
-        module: of this package, which imports the SDK.
+        title: name of the vendor in messages.
+        module: module of this package that imports the SDK.
         build: name of the class in `module`.
-        extra: of arlarena-rollout, which installs the SDK.
-        key_variable: the environment variable of the key.
-        address: from a base URL to the form that the SDK expects.
-        starts: how names of this vendor's models start, for hints.
+        extra: extra of arlarena-rollout that installs the SDK.
+        key_variable: name of the environment variable with the key.
+        address: converts a base URL to the form that the SDK expects.
+        starts: prefixes of the names of this vendor's models, for hints.
     """
 
     title: str
@@ -84,7 +84,7 @@ VENDORS = {
 def open_model(
     text: str, *, base_url: str | None = None, sees_images: bool = True, limits: ApiLimits | None = None
 ) -> ChatModel:
-    """Returns the model of `text`. It sends nothing yet.
+    """Returns the model of `text`. Sends no request.
 
     `sees_images`: whether images may be sent.
 

@@ -1,4 +1,4 @@
-"""Values of a vendor's reply as safe values of records. The SDKs do not check the types of what a server sends."""
+"""Converts values of a vendor's reply to safe values for records. The SDKs do not check the types of these values."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def clean_text(value: object) -> str:
 
 
 def clean_name(value: object) -> str:
-    """Returns the first `_MAX_NAME` characters of a name or an id; "" if it is no text."""
+    """Returns the first `_MAX_NAME` characters of a name or an id; "" if `value` is no text."""
     return clean_text(value)[:_MAX_NAME]
 
 
 def token_count(value: object) -> int | None:
-    """Returns a number of tokens, or None if `value` is none."""
+    """Returns a number of tokens, or None if `value` is not such a number."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_TOKENS else None
 
 
@@ -43,7 +43,7 @@ def base64_text(picture: PictureBytes) -> str:
 def checked(
     connection: ApiConnection, messages: Sequence[ModelMessage], sampling: SamplingRequest, reserved: frozenset[str]
 ) -> Mapping[str, Any]:
-    """Returns `sampling.extra`, after a check of what can be known before a request.
+    """Returns `sampling.extra`, after the checks that are possible before a request.
 
     `reserved`: parameters that `extra` must not contain.
 

@@ -98,7 +98,7 @@ class OpenEnvClient(AsyncClosing):
 
         Raises:
             Unavailable: the server is unreachable or failing.
-            Refused, ProtocolError: it is no OpenEnv server.
+            Refused, ProtocolError: the server is no OpenEnv server.
             EvaluationError: replies of a model cannot be actions of this environment. The message has the schema.
             ConfigError: the server has no such field as a setting names.
         """
@@ -130,8 +130,8 @@ class OpenEnvClient(AsyncClosing):
         Raises:
             AtCapacity: the server has no capacity for that many sessions now.
             Unavailable: the server is unreachable or failing.
-            Refused, ProtocolError: it is no OpenEnv server.
-            EvaluationError, ConfigError: as `info`.
+            Refused, ProtocolError: the server is no OpenEnv server.
+            EvaluationError, ConfigError: as in `info`.
         """
         _, rules = await self._rules()
         if self._pool is None:

@@ -1,4 +1,4 @@
-"""What an OpenEnv server reports over HTTP: its description, its splits of tasks, and its MCP tools."""
+"""Reads the description, the splits of tasks and the MCP tools of an OpenEnv server over HTTP."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ ServerKind = Literal["ours", "openenv"]
 
 @dataclass(frozen=True, slots=True)
 class OpenEnvDescription:
-    """What `GET /metadata` and `GET /schema` report.
+    """The data of `GET /metadata` and `GET /schema`.
 
     Attributes:
-        version: of the environment, with a digest of the schemas.
-        schemas: JSON Schemas of "action", "observation" and others, unchecked.
+        version: version of the environment, with a digest of the schemas.
+        schemas: JSON Schemas by name, such as "action" and "observation", unchecked.
     """
 
     name: str

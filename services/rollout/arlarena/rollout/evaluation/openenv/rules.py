@@ -1,7 +1,7 @@
 """How an evaluation shows the observations of a foreign OpenEnv environment, and how it reads the replies of a model.
 
 OpenEnv defines neither a prompt nor a parser: observations and actions are JSON objects with arbitrary fields. These
-rules choose them. The documentation is docs/how-to/evaluate-on-openenv.md.
+rules choose a prompt and a parser. The documentation is docs/how-to/evaluate-on-openenv.md.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class ActionReading:
     Attributes:
         data: the JSON object for the server, or None if the reply has no action.
         shown: the action as text, for records.
-        problem: what is wrong with the reply, for the model; "" if `data` is not None.
+        problem: the fault of the reply, as text for the model; "" if `data` is not None.
     """
 
     data: dict[str, Any] | None
@@ -159,7 +159,7 @@ class ActionRule:
     def read(self, reply: str) -> ActionReading:
         """Return the action in a reply: the text after the thought, or the JSON object in it.
 
-        The object is the whole text, the last block between ``` marks, or the text from the first { to the last }.
+        The object is the complete text, the last block between ``` marks, or the text from the first { to the last }.
         """
         start = answer_start(reply)
         if start is None:
@@ -202,7 +202,7 @@ def observation_text(
     Args:
         observation: as the server reports it.
         chosen: name of a field; "a.b" is the field b of the field a.
-        address: of the request, for messages.
+        address: address of the request, for messages.
         first: whether it is the first observation of an episode, which must have the field `chosen`.
 
     Raises:
@@ -297,7 +297,7 @@ def _json_object(text: str) -> dict[str, Any] | None:
         found = msgspec.json.decode(text)
         if not isinstance(found, dict):
             return None
-        msgspec.json.encode(found)  # it must be sent: integers may be too large
+        msgspec.json.encode(found)  # a check that it can be sent: integers may be too large
     except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError):
         return None
     return found

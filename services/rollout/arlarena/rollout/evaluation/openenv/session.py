@@ -24,7 +24,7 @@ from arlarena.rollout.evaluation.openenv.socket import VALIDATION_STATUS, OpenEn
 
 @dataclass(frozen=True, slots=True)
 class OpenEnvRules:
-    """How an environment is played. `name`: of the environment. `instructions`: for the model, or ""."""
+    """The rules by which an environment is played. `name`: its name. `instructions`: text for the model, or ""."""
 
     name: str
     settings: OpenEnvSettings
@@ -75,7 +75,7 @@ def _finite(reward: object, address: str) -> float:
 
 
 class OpenEnvEpisode:
-    """Makes the outcomes of one episode from what the server reports.
+    """Converts the replies of the server to the outcomes of one episode.
 
     The state key is a hash of the task and all observations so far, because OpenEnv has no hash of the state. So no
     state of an episode occurs twice, unless a reply had no action. The content key is a hash of the task and the first
@@ -176,7 +176,7 @@ class OpenEnvSession(Session):
 
         Raises:
             SessionLost, Unavailable: open another session.
-            Refused: the server has no such task, or it is given by `task_id`.
+            Refused: the server has no such task, or the task is given by `task_id`.
             ProtocolError: the server's reply is invalid. The message names the field.
         """
         if task_id is not None:

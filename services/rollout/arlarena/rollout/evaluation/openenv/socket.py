@@ -92,10 +92,10 @@ class OpenEnvSocket:
         """Send a request and return the field `data` of the reply.
 
         Raises:
-            AtCapacity, SessionLost, Unavailable: as their classes say. The socket must not be used again.
+            AtCapacity, SessionLost, Unavailable: see these classes. The socket must not be used again.
             Refused: the server refuses the request. With status 422, the data do not match the schema, and the socket
                 can still be used.
-            ProtocolError: the reply is no valid reply, or too large.
+            ProtocolError: the reply is invalid or too large.
         """
         if self._broken is not None:
             raise self._broken
@@ -116,7 +116,7 @@ class OpenEnvSocket:
             raise
 
     async def close(self) -> None:
-        """End the session. Errors are ignored, because the server ends it with the connection."""
+        """End the session. Ignores errors, because the server also ends the session when the connection closes."""
         with contextlib.suppress(aiohttp.ClientError, OSError, RuntimeError, TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 if not self._socket.closed:
@@ -196,7 +196,7 @@ class OpenEnvSocket:
 
 
 def _frame_error(address: str, operation: Operation, data: dict[str, Any], early: bool) -> ServiceError:
-    """Return the error of an error frame. `early`: it came before the request."""
+    """Return the error of an error frame. `early`: the frame came before the request."""
     code = data.get("code")
     message = f"{address}: {operation}: {_quote(code)}: {_reasons(data)}"
     match code:
@@ -205,17 +205,17 @@ def _frame_error(address: str, operation: Operation, data: dict[str, Any], early
         case "FACTORY_ERROR":
             return Unavailable(message)
         case "SESSION_ERROR":
-            # In reply to a step: the server could not even report the error, for example of a validator. If the step
-            # fails so in several sessions, its action is the cause.
+            # For a step: the server failed while it reported an error, for example of a validator. If the same step
+            # fails this way in several sessions, the action is the cause.
             return Refused(message, 500) if operation == "step" and not early else SessionLost(message)
         case "VALIDATION_ERROR":
             return Refused(message, VALIDATION_STATUS)
         case "EXECUTION_ERROR":
-            # OpenEnv reports all exceptions of an environment so. A reset has no action of the model to blame.
+            # OpenEnv uses this code for every exception of an environment. In a reset, no action can be the cause.
             return Unavailable(message) if operation == "reset" else Refused(message, 500)
         case "INVALID_JSON" | "UNKNOWN_TYPE":
             return Refused(message, 400)
-    return ProtocolError(f"{address}: code of the error is {_quote(code)}: {_reasons(data)}")
+    return ProtocolError(f"{address}: unknown error code {_quote(code)}: {_reasons(data)}")
 
 
 def _reasons(data: dict[str, Any]) -> str:

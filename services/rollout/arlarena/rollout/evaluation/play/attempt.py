@@ -4,8 +4,8 @@
     while not done:   response = player(state);   state = step(response)
 
 The responses are kept. After a failure, `play` is called again with another session: it plays the kept responses to the
-environment and goes on after the last one. So no reply is requested twice. If the environment does not repeat its
-states, the attempt starts afresh.
+environment and continues after the last response. So no reply is requested twice. If the environment does not repeat
+its states, the attempt starts afresh.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from arlarena.rollout.evaluation.play.pictures import PictureStore
 from arlarena.rollout.evaluation.records import AttemptKey, AttemptRecord, Status, TurnRecord
 from arlarena.rollout.evaluation.strategies.protocol import ModelCaller, Player, TurnView
 
-# After so many fresh starts, the environment does not repeat its states at all. Each of them may cost a whole attempt.
+# An attempt fails after more fresh starts than this. Each fresh start may cost the requests of a complete attempt.
 MAX_DIVERGENCES = 3
 # Code of the fault that the environment server refuses a reply, for example because it is too long.
 REPLY_REFUSED = "reply_refused"
@@ -123,7 +123,7 @@ class Attempt:
 
         Raises:
             ServiceError: the environment server failed. Call again with another session.
-            AttemptFailed: the attempt cannot go on.
+            AttemptFailed: the attempt cannot continue.
             EvaluationStopped, EvaluationError: the evaluation ends. The attempt has no result.
         """
         while True:
@@ -175,7 +175,7 @@ class Attempt:
         course.observe(state, names, pictures if self._sees else ())
 
     async def _response(self, course: _Course, session: Session) -> PlayedTurn:
-        """Return the response of the current turn: the kept one, or that of the player."""
+        """Return the response of the current turn: the kept response, or a new response of the player."""
         turn, state = len(course.turns), course.state
         if turn < len(self.played):
             if self.played[turn].state_key != state.metadata.state_key:
@@ -186,7 +186,7 @@ class Attempt:
         call: ModelCaller = self._caller if self._caller is not None else _no_model
         view = TurnView(turn, session, state, course.messages, call, self._assignment.seed_key, self._memory)
         responding = self._player.respond(view)
-        # A player without a model may wait for a person. With a model, its caller ends the wait when a reply arrived.
+        # A player without a model may wait for a person. With a model, the caller ends the wait when a reply arrives.
         response = await (self._stop.unless_stopped(responding) if self._caller is None else responding)
         last = self._caller.last if self._caller is not None else None
         self.played.append(PlayedTurn(state.metadata.state_key, response, last.finish if last else "stop"))

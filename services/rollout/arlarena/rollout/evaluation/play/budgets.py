@@ -27,8 +27,8 @@ class BudgetLimits:
     """Budgets; None: unlimited.
 
     Attributes:
-        tokens: input and output tokens of all replies, with those before a resume.
-        money: price of all replies, with those before a resume, in the currency of the price function.
+        tokens: input and output tokens of all replies, including replies before a resume.
+        money: price of all replies, including replies before a resume, in the currency of the price function.
         seconds: duration of this process's part of the evaluation.
     """
 
@@ -38,7 +38,7 @@ class BudgetLimits:
 
 
 class BudgetMeter:
-    """Sums what an evaluation uses, and ends it when a budget is spent."""
+    """Sums the usage of an evaluation, and ends the evaluation when a budget is spent."""
 
     def __init__(
         self, limits: BudgetLimits, price: Price = no_price, clock: Callable[[], float] = time.monotonic
@@ -73,7 +73,7 @@ class BudgetMeter:
         """Check the budgets.
 
         Raises:
-            BudgetSpent: a budget is spent, or a reply does not tell what the budget counts.
+            BudgetSpent: a budget is spent; or there is a budget of money, and the price of a reply is unknown.
         """
         limits, tokens = self._limits, self.tokens
         if limits.tokens is not None and tokens >= limits.tokens:

@@ -2,7 +2,7 @@
 
     wait for a permit → check the budgets → journal the request → send → journal the reply → return it
 
-On a resume, a recorded reply is returned in the place of a request, if its call has the same turn, purpose, messages
+On a resume, a recorded reply is returned instead of a new request, if its call has the same turn, purpose, messages
 and state of the environment.
 """
 
@@ -29,15 +29,15 @@ from arlarena.rollout.evaluation.play.limits import RequestGate
 from arlarena.rollout.evaluation.play.resume import AttemptHistory, RecordedCall
 from arlarena.rollout.evaluation.records import AttemptKey, FailureEvent, ReplyEvent, RequestEvent
 
-# The purpose of a request whose seed is that of the turn, as in the evaluation of a trained policy.
+# The purpose of a request with the seed of the turn, as in the evaluation of a trained policy.
 ANSWER = "answer"
 # A rule of thumb for estimates: English text has about four characters a token.
 CHARS_PER_TOKEN = 4
-# Estimated tokens of an image: those of 1024 by 1024 pixels (platform.claude.com/docs, "Vision": pixels / 750).
+# Estimated tokens of an image of 1024 by 1024 pixels (platform.claude.com/docs, "Vision": pixels / 750).
 IMAGE_TOKENS = 1400
 # Estimated tokens of a reply if the request sets no maximum.
 REPLY_TOKENS = 500
-# A request that has failed this often is reported, so that a wrong address is seen; no more often than this.
+# A request that has failed this often is reported, because the address may be wrong. Minimum time between reports.
 NOTICE_AFTER, NOTICE_EVERY_S = 3, 30.0
 
 
@@ -112,7 +112,7 @@ def estimated_tokens(messages: Sequence[ModelMessage], sampling: SamplingRequest
 
 @dataclass(slots=True)
 class _Position:
-    """Where the next call is: the turn, its state, and how often each purpose was called in this turn."""
+    """The position of the next call: the turn, its state, and the number of calls of each purpose in this turn."""
 
     turn: int = 0
     state_key: str = ""
@@ -124,11 +124,11 @@ class AttemptCaller:
 
     Attributes:
         last: the last reply of the current turn, or None.
-        usage, requests: of the attempt, with those before a resume.
+        usage, requests: tokens and number of requests of the attempt, including those before a resume.
     """
 
     def __init__(self, access: ModelAccess, key: AttemptKey, seed_key: str, history: AttemptHistory) -> None:
-        """`history`: what the journal says about this attempt."""
+        """`history`: the journal's events of this attempt."""
         self._access, self._key, self._seed_key = access, key, seed_key
         self._recorded: dict[tuple[int, str, int], RecordedCall] = {}
         for call in history.usable():
@@ -148,7 +148,7 @@ class AttemptCaller:
         self._start += 1
 
     async def __call__(self, messages: Sequence[ModelMessage], *, purpose: str = ANSWER) -> Reply:
-        """See `strategies.protocol.Caller`.
+        """See `strategies.protocol.ModelCaller`.
 
         Raises:
             ReplayDiverged: the recorded request differs from this one.
@@ -186,7 +186,7 @@ class AttemptCaller:
         return turn_seed(self._seed_key if first else f"{self._seed_key}/{purpose}/{repetition}", self._position.turn)
 
     async def _send(self, event: RequestEvent, messages: Sequence[ModelMessage], seed: int) -> Reply:
-        """Send a request until its reply arrives. Raises the errors of `__call__`."""
+        """Send a request until its reply arrives. Raises as `strategies.protocol.ModelCaller` does."""
         gate, began, charged = self._access.gate, time.monotonic(), 0
         estimate = estimated_tokens(messages, self._access.sampling)
         for failures in count(1):
@@ -234,7 +234,7 @@ class AttemptCaller:
             self._failed(event, error, False)
             raise AttemptFailed(str(error), "model_error") from error
         except Exception as error:
-            # A fault of the model's client. This attempt has no result, and the others go on.
+            # A fault of the model's client. This attempt has no result. Other attempts continue.
             self._failed(event, error, True)
             raise AttemptFailed(f"the model's client failed: {type(error).__name__}", "model_error") from error
         return msgspec.structs.replace(reply, text=_encodable(reply.text), reasoning=_encodable(reply.reasoning))

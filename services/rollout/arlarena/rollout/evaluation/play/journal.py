@@ -29,7 +29,7 @@ BLOCK = 1 << 16
 
 
 class DirectoryLock:
-    """The exclusive right of one process to write an evaluation. The operating system releases it with the process."""
+    """The lock with which one process writes an evaluation. The system releases the lock when the process ends."""
 
     def __init__(self, directory: Path) -> None:
         """Take the lock.
@@ -96,12 +96,12 @@ class Journal:
             self._check()
 
     async def commit(self, event: Event) -> None:
-        """Write one line and wait until it is on the disk. Raises the errors of `append`."""
+        """Write one line and wait until it is on the disk. Raises EvaluationError as `append` does."""
         self.append(event)
         await self.sync()
 
     async def sync(self) -> None:
-        """Wait until all lines that are written so far are on the disk. Raises the errors of `append`."""
+        """Wait until all lines that are written so far are on the disk. Raises EvaluationError as `append` does."""
         written = asyncio.get_running_loop().create_future()
         self._waiting.append(written)
         if self._syncing is None:

@@ -19,7 +19,7 @@ from arlarena.rollout.evaluation.models.errors import Retryable
 
 # A pause doubles at most this often, because `longest_pause_s` is reached long before.
 DOUBLINGS = 30
-# A level above this is not negative, in requests or tokens.
+# A level above -ROUNDING counts as not negative, in requests or tokens.
 ROUNDING = 1e-6
 
 
@@ -79,7 +79,7 @@ class MinuteBucket:
         return -self._level / self._rate if self._level < -ROUNDING else 0.0
 
     def take(self, amount: float) -> None:
-        """Lower the level. A negative amount returns what was taken in excess."""
+        """Lower the level. A negative amount returns tokens that were taken in excess."""
         self._level -= amount
 
 
@@ -98,7 +98,7 @@ class RequestGate:
 
     @contextlib.asynccontextmanager
     async def permit(self, tokens: int) -> AsyncIterator[None]:
-        """Wait until a request with about this number of tokens may be sent. It ends with the context."""
+        """Wait until a request with about this number of tokens may be sent. The permit ends with the context."""
         async with self._permits:
             if self._requests or self._tokens or self._paused_until:
                 async with self._turn:
@@ -132,7 +132,7 @@ class RequestGate:
         """
         asked = min(error.retry_after_s or 0.0, self.limits.longest_retry_after_s)
         if error.rate_limited and sent_at >= self._paused_until:
-            # Requests that were in flight before the last pause began tell nothing new, and do not lengthen it.
+            # A request that was sent before the last pause began does not lengthen this pause.
             self._pauses_in_a_row += 1
             self._pause_all(max(asked, self.limits.pause(self._pauses_in_a_row) if not asked else 0.0))
         elif asked:

@@ -35,10 +35,10 @@ async def load_frame(client: EnvironmentClient, url: str) -> bytes:
 
 
 class PictureStore:
-    """Loads the images of observations and writes each of them once, with the name of its hash."""
+    """Loads the images of observations and writes each of them once, to a file that is named by its hash."""
 
     def __init__(self, directory: Path, fetch: Callable[[str], Awaitable[bytes]]) -> None:
-        """`directory`: of the evaluation. `fetch`: returns the image at a URL of the environment server."""
+        """`directory`: directory of the evaluation. `fetch`: returns the image at a URL of the environment server."""
         self._folder, self._fetch = directory / IMAGES, fetch
 
     @classmethod

@@ -43,14 +43,14 @@ class RecordedCall:
 
 @dataclass(slots=True)
 class AttemptHistory:
-    """What the journal says about one attempt.
+    """The journal's events of one attempt.
 
     Attributes:
-        calls: by number, with those before a fresh start.
-        usage: of all replies.
+        calls: the calls by number, including calls before a fresh start.
+        usage: tokens of all replies.
         requests: number of sent requests.
-        possibly_charged: requests that were possibly charged without a reply: those without an outcome, and those whose
-            failure says so.
+        possibly_charged: requests that were possibly charged without a reply: requests without an outcome, and requests
+            whose failure was possibly charged.
         result: the last record of the attempt, or None.
     """
 
@@ -72,7 +72,7 @@ class AttemptHistory:
 
     @property
     def finished(self) -> bool:
-        """Whether the result is final. Attempts that a service or the model's API failed are played again."""
+        """Whether the result is final. An attempt that ended by a failure of a service or API is played again."""
         return self.result is not None and self.result.scored
 
     def usable(self) -> Iterator[RecordedCall]:
@@ -101,7 +101,7 @@ class AttemptHistory:
 
 @dataclass(slots=True)
 class EvaluationHistory:
-    """What the journal says about all attempts."""
+    """The journal's events of all attempts."""
 
     attempts: dict[AttemptKey, AttemptHistory] = field(default_factory=dict)
 
@@ -172,7 +172,7 @@ def check_plan(directory: Path, plan: EvaluationPlan) -> EvaluationPlan | None:
     """Return the plan of the directory, which is equal to `plan`, or None if there is none.
 
     Raises:
-        EvaluationError: the directory belongs to another evaluation. The message names what differs.
+        EvaluationError: the directory belongs to another evaluation. The message names the differing fields.
     """
     earlier = read_plan(directory)
     if earlier is not None and earlier.identity() != plan.identity():
@@ -187,7 +187,7 @@ def write_plan(directory: Path, plan: EvaluationPlan) -> None:
     """Write plan.json, or check that the directory has an equal plan. Call it while the journal is locked.
 
     Raises:
-        EvaluationError: the directory belongs to another evaluation. The message names what differs.
+        EvaluationError: the directory belongs to another evaluation. The message names the differing fields.
     """
     if check_plan(directory, plan) is None:
         data = msgspec.json.format(msgspec.json.encode(plan, order="deterministic"), indent=1) + b"\n"
@@ -195,7 +195,7 @@ def write_plan(directory: Path, plan: EvaluationPlan) -> None:
 
 
 def _differences(one: EvaluationPlan, other: EvaluationPlan) -> list[str]:
-    """Return what differs, with the values. Values are compared as in the file, where a tuple is a list."""
+    """Return the fields that differ, with their values. Values are compared as in the file, where a tuple is a list."""
     found = _differing(one, other, "", ("base_url", "environments"))
     for a, b in zip(one.environments, other.environments, strict=False):
         found += _differing(a, b, f"{a.name}.", ("url",))

@@ -1,7 +1,7 @@
 """Plays all attempts of an evaluation that have no final result yet.
 
-Each environment has its own session slots, so an outage of one environment does not hold up the others. The limits of
-the model are shared by all of them.
+Each environment has its own session slots, so an outage of one environment does not delay the other environments. All
+environments share the limits of the model.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class EvaluationProgress:
     """The state of an evaluation after an attempt ended.
 
     Attributes:
-        record: of this attempt.
-        ended, total: attempts that have a record, with those before a resume, and all attempts.
+        record: the record of this attempt.
+        ended: number of attempts with a record, including those before a resume. total: number of all attempts.
         possibly_charged: requests that were possibly charged without a reply.
         seconds: duration of this process's part of the evaluation.
     """
@@ -88,7 +88,7 @@ class EvaluationRun:
     ) -> None:
         """`environments`: by the names of the plan. `access`: None if the players have no model.
 
-        `history`: of the journal before this process.
+        `history`: the journal's events before this process.
         """
         self.plan, self.environments, self.journal, self.access = plan, environments, journal, access
         self._history, self._limits, self._on_end = history, limits or PlayLimits(), on_end
@@ -119,7 +119,7 @@ class EvaluationRun:
         """Play all attempts that have no final result.
 
         Raises:
-            EvaluationError: the evaluation cannot go on. Everything that happened is in the journal.
+            EvaluationError: the evaluation cannot continue. The journal contains all attempts recorded so far.
         """
         remaining_keys = self._history.remaining(self.plan)
         if self._limits.one_by_one:
@@ -166,7 +166,7 @@ class EvaluationRun:
 
 
 async def _all(work: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Wait for all. If one fails unexpectedly, or this call is cancelled, cancel the others."""
+    """Wait for all coroutines. If one fails unexpectedly, or this call is cancelled, cancel the rest."""
     tasks = [asyncio.ensure_future(one) for one in work]
     try:
         await asyncio.gather(*tasks)

@@ -1,4 +1,4 @@
-"""Session slots of one environment, which play attempts and keep going through outages of the environment server.
+"""Session slots of one environment, which play attempts and retry during outages of the environment server.
 
 A slot opens a session, plays one attempt after another, and replaces the session after a failure. An attempt fails
 only after a long time without progress, because a failure of the environment says nothing about the model.
@@ -22,13 +22,15 @@ from arlarena.rollout.evaluation.interrupts import StopSignal
 from arlarena.rollout.evaluation.play.attempt import Attempt
 from arlarena.rollout.evaluation.records import AttemptKey, AttemptRecord
 
-# A step that the server refuses in so many sessions is refused because of its reply. Otherwise a session was damaged.
+# A step that the server refuses in this many sessions counts as refused because of its reply. With fewer refusals, the
+# cause may be a damaged session.
 MAX_REFUSALS = 3
-# After so many invalid responses in a row, the server does not keep to the API, and further retries would not help.
-# More than one, because a proxy may send a page of its own while the server restarts: the pauses between five are 4 s.
+# After this many invalid responses in a row, the server does not keep to the API, and further retries would not help.
+# The limit is above 1, because a proxy may send its own page while the server restarts. The pauses between five
+# responses are 4 s in total.
 MAX_PROTOCOL_ERRORS = 5
-# An attempt ends after so many seconds without progress. Long enough for a restart of the server with its data, and for
-# a short outage at night; after a longer one, a resume plays the attempt again.
+# An attempt ends after this time without progress. The time is enough for a restart of the server with its data, and
+# for a short outage at night. After a longer outage, a resume plays the attempt again.
 GIVE_UP_AFTER_S = 1800.0
 # Idle time of a session in seconds: longer than the pauses of a model's rate limit and most replies with reasoning. A
 # session that ends earlier costs a replay and no request.
@@ -63,7 +65,7 @@ class SessionSource(Protocol):
     """Opens sessions of an environment: `EnvironmentClient`, or an adapter of another kind of server."""
 
     async def open(self, count: int, *, ttl_s: float | None = None) -> Sequence[Session]:
-        """Open sessions. Raises ServiceError."""
+        """Open sessions. Raises ServiceError if they cannot be opened."""
         ...
 
 
@@ -94,7 +96,7 @@ class AttemptFailures:
     """The failures of one attempt since its last progress, which is a further response.
 
     Attributes:
-        patience: how long they last.
+        patience: the time for which they last.
         refusals: refused steps in a row.
         invalid: invalid responses (`ProtocolError`) in a row.
     """
@@ -140,7 +142,7 @@ class SlotGroup:
         session: Session | None = None
         try:
             while self._waiting and self._stop.reason is None:
-                session = session or await self._open_patiently()
+                session = session or await self._open_with_retries()
                 if self._waiting and self._stop.reason is None:
                     session = await self._play(self._waiting.popleft(), session)
         except (EvaluationStopped, EvaluationError) as error:
@@ -151,8 +153,8 @@ class SlotGroup:
             if self._closing:
                 await asyncio.wait(set(self._closing), timeout=CLOSE_S)
 
-    async def _open_patiently(self) -> Session | None:
-        """Open a session, and wait for it. Return None if no attempt waits any more, or the environment is given up.
+    async def _open_with_retries(self) -> Session | None:
+        """Open a session, with retries. Return None if no attempt waits any more, or the environment is given up.
 
         Raises:
             EvaluationError: the server refuses the request, or does not keep to the API.
@@ -199,7 +201,7 @@ class SlotGroup:
         return session
 
     def _ended(self, attempt: Attempt, failures: AttemptFailures, error: ServiceError) -> AttemptRecord | None:
-        """Return the record of an attempt that ends because of its failures, or None if it goes on.
+        """Return the record of an attempt that ends because of its failures, or None if it continues.
 
         Raises:
             EvaluationError: the server refuses a task of the plan.

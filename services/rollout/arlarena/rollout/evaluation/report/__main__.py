@@ -68,7 +68,7 @@ def export(
         Path | None, typer.Option(metavar="FOLDER", help="Write one Inspect log (.eval) per environment.")
     ] = None,
     prices: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Price file (TOML), in place of the built-in one.")
+        Path | None, typer.Option(metavar="FILE", help="Price file (TOML), instead of the built-in file.")
     ] = None,
 ) -> None:
     """Write the attempts of an evaluation in other formats. Without an option, write summary and report again."""

@@ -15,7 +15,7 @@ from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.report.prices import ModelPrice
 from arlarena.rollout.evaluation.report.rows import COLUMNS, Cell, chat, metric_names, row
 
-# Attempts per row group of a Parquet file; they are in memory at the same time.
+# Attempts in one row group of a Parquet file. The attempts of a row group are in memory at the same time.
 GROUP = 256
 
 

@@ -55,7 +55,7 @@ def render(
     Args:
         results: the evaluation.
         summarise: computes the figures of a group of attempts.
-        price: of the model; None: costs are shown as unknown.
+        price: price of the model; None: costs are shown as unknown.
         budget: bytes of all attempts together. The largest attempts are truncated.
     """
     records = results.records
@@ -67,7 +67,7 @@ def render(
         _environment()
         .get_template("evaluation.html.j2")
         .render(
-            style=Markup(page_style()),  # a file of this repository
+            style=Markup(page_style()),  # a file of arlarena-proto, which needs no escaping
             plan=results.plan,
             identity=results.plan.identity(),
             environments=figures,

@@ -186,21 +186,21 @@ def _header(
 
 
 def _spec(results: EvaluationResults, plan: EnvironmentPlan, started: float) -> dict[str, Any]:
-    whole = results.plan
+    evaluation = results.plan
     return {
-        "eval_id": whole.identity(),
-        "run_id": whole.identity(),
+        "eval_id": evaluation.identity(),
+        "run_id": evaluation.identity(),
         "created": iso_time(started),
         "task": f"arlarena/{plan.name}",
-        "task_id": f"{whole.identity()}-{plan.name}",
+        "task_id": f"{evaluation.identity()}-{plan.name}",
         "task_version": plan.version,
         "task_args": {**plan.options, "split": plan.split, "set": plan.set, "parser": plan.parser},
         "dataset": {"name": plan.set or f"{plan.name}/{plan.split}", "samples": len(plan.indices)},
-        "model": whole.model,
-        "model_args": {"sampling": whole.sampling, "strategy": whole.strategy, "images": whole.images},
-        "config": {"epochs": whole.attempts},
+        "model": evaluation.model,
+        "model_args": {"sampling": evaluation.sampling, "strategy": evaluation.strategy, "images": evaluation.images},
+        "config": {"epochs": evaluation.attempts},
         "packages": {},
-        "metadata": {"seed": whole.seed, "template": plan.template, "exported_by": "arlarena"},
+        "metadata": {"seed": evaluation.seed, "template": plan.template, "exported_by": "arlarena"},
         "scorers": [{"name": SCORER, "metrics": [{"name": "accuracy"}]}],
     }
 

@@ -1,7 +1,7 @@
 """Several evaluations in one table: `arlarena leaderboard DIR…`. A column is one set of tasks.
 
-Two evaluations share a column only if they played the same tasks, which the digest of the tasks' contents decides.
-Beside the measured rows stand figures of the paper, marked as quoted.
+Two evaluations share a column only if they played the same tasks: the digests of the tasks' contents must be equal. The
+table also contains figures of the paper, which are marked as quoted.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class TaskSet:
     Attributes:
         environment: name in the plan.
         label: the standard set, or the split with the number of tasks.
-        digest: of the contents of all tasks, 16 hex digits.
+        digest: digest of the contents of all tasks, 16 hex digits.
     """
 
     environment: str
@@ -222,7 +222,7 @@ def leaderboard_json(board: Leaderboard) -> list[dict[str, object]]:
 def print_leaderboard(
     directories: Sequence[Path], summarise: Summarise, console: Console, *, as_json: bool = False
 ) -> None:
-    """Print the leaderboard of evaluations: `arlarena leaderboard DIR…`. Raises the errors of `build`."""
+    """Print the leaderboard of evaluations: `arlarena leaderboard DIR…`. Raises EvaluationError as `build` does."""
     board = build(directories, summarise)
     if as_json:
         console.print(json.dumps(leaderboard_json(board), indent=1), markup=False, soft_wrap=True)

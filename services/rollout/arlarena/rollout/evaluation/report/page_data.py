@@ -1,4 +1,4 @@
-"""What the HTML page shows of the attempts, shortened so that the page stays below a limit."""
+"""The attempts as the HTML page shows them, shortened so that the size of the page stays below a limit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class PageTurn:
 
 @dataclass(frozen=True, slots=True)
 class PageAttempt:
-    """An attempt. `outcome`: a key of `OUTCOMES`. `notes`: what was left out of it."""
+    """An attempt. `outcome`: a key of `OUTCOMES`. `notes`: texts about left-out parts."""
 
     record: AttemptRecord
     outcome: str
@@ -76,7 +76,7 @@ def text_size(text: str) -> int:
 
 
 def cut(text: str, limit: int) -> str:
-    """Returns the start of `text` that has at most about `limit` bytes on the page, with a note of what is left out."""
+    """Returns the start of `text` that has at most about `limit` bytes on the page, with a note on the rest."""
     if text_size(text) <= limit:
         return text
     low, high = 0, len(text)
@@ -96,7 +96,7 @@ class PageBudget:
         self.limit = fair_limit([self._size(one) for one in self.shown], budget)
 
     def attempts(self) -> list[PageAttempt]:
-        """Returns the attempts that the page shows. The largest ones are truncated."""
+        """Returns the attempts that the page shows. The largest attempts are truncated."""
         return [self._attempt(record) for record in self.shown]
 
     def _image_size(self, name: str) -> int:

@@ -58,7 +58,7 @@ class PriceTable:
         """Returns the prices of a model, or None if they are unknown.
 
         Args:
-            model: the name on the command line, such as "openai/gpt-5". It is compared exactly.
+            model: the name on the command line, such as "openai/gpt-5". The complete name must match.
             base_url: address of the API; "" for the vendor's own.
         """
         return self._prices.get((model, base_url.rstrip("/")))

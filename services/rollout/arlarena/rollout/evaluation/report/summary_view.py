@@ -54,13 +54,12 @@ class GroupFigures:
         n: number of tasks with at least one scored attempt.
         k: number of attempts per task that the plan asks for.
         attempts: number of scored attempts.
-        success: mean success rate in [0, 1]; None without scored attempts.
+        success, score, turns: means over tasks of each task's mean over its attempts; `success` and `score` are in
+            [0, 1]. None without scored attempts.
         ci95: 95 % confidence interval of `success`, clustered by task.
-        score: mean score in [0, 1].
-        turns: mean number of turns.
-        pass_at: for each k, the unbiased estimate of pass@k.
+        pass_at: `pass_at[j]` is the unbiased estimate of pass@j, for j = 1, 2, 4, … and the maximum.
         errors: for each status that is not scored, the number of attempts.
-        behaviour: mean counts of an attempt.
+        behaviour: counts of an attempt, as means over tasks of each task's mean.
     """
 
     n: int

@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-# A name is folded to no less than this, in columns of the terminal.
+# The minimum width to which a name is folded, in columns of the terminal.
 NAME_WIDTH = 16
 NOTHING = "-"
 
@@ -31,14 +31,14 @@ class FigureRow:
 class FigureTable:
     """Rows of figures with a name. All texts are shown as they are, without markup.
 
-    Only names are folded. If the figures do not fit the width of the terminal, their columns move together, and if they
-    do not fit then, each row is a paragraph: its name, and its figures with their headings. So no figure is cut.
+    Only names are folded. If the figures are too wide for the terminal, their columns move together. If they still
+    do not fit, each row is a paragraph: its name, and its figures with their headings. So no figure is cut.
 
     Attributes:
-        headings: of the figures; a line end starts another line.
-        rows: in their order.
-        name_heading: of the names.
-        one_a_line: whether a paragraph has one figure a line.
+        headings: headings of the figures; a line end starts another line.
+        rows: the rows in their order.
+        name_heading: heading of the names.
+        one_a_line: whether a paragraph has one figure in each line.
     """
 
     headings: Sequence[str]
@@ -47,7 +47,7 @@ class FigureTable:
     one_a_line: bool = False
 
     def add(self, name: str, figures: Sequence[str], style: str = "", *, ends_section: bool = False) -> None:
-        """Add a row. `figures`: one for each heading; "-" if there is none."""
+        """Add a row. `figures`: one text for each heading; "-" without a figure."""
         self.rows.append(FigureRow(name, figures, style, ends_section))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

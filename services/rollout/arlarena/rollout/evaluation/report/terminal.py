@@ -1,4 +1,4 @@
-"""What the terminal shows of an evaluation: the progress while it runs, and the table of its results."""
+"""Shows an evaluation on the terminal: the progress while it runs, and the table of its results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from arlarena.rollout.evaluation.totals import total_dollars, total_usage
 REFRESH_HZ = 4
 # The time left is estimated from this many of the last attempts: enough to average noise, few enough to follow changes.
 WINDOW = 200
-# Columns of the terminal: of the bar, and between the parts of a line.
+# Widths of the bar, and of the gap between the parts of a line, in columns of the terminal.
 BAR_WIDTH, MIN_BAR_WIDTH, GAP = 20, 5, 2
 STATUS_NAMES = {"infra_error": "infrastructure error", "model_error": "error of the model's API"}
 
@@ -77,8 +77,8 @@ def cost_text(cost: float | None) -> str:
 class EvaluationView:
     """A context manager that shows the progress of an evaluation. Use it from one event loop, inside of `with`.
 
-    On a terminal it draws a table, else it prints a line now and then. If it is not `live`, it prints only the first
-    and the last line.
+    On a terminal, the view is a table. Otherwise a line is printed at regular intervals. If the view is not `live`,
+    only the first and the last line are printed.
     """
 
     def __init__(
@@ -97,11 +97,11 @@ class EvaluationView:
         """Prepare the view.
 
         Args:
-            title: what is evaluated.
+            title: name of the evaluation.
             totals: for each environment of the plan, the number of attempts.
             summarise: computes success and its interval.
             k: attempts per task.
-            price: of the model.
+            price: price of the model.
             console: where to print.
             live: whether to show the progress while attempts are played.
             plain_interval_s: seconds between two lines if the output is not a terminal.
@@ -111,7 +111,7 @@ class EvaluationView:
         self._title, self._totals, self._summarise, self._k = shown(title), dict(totals), summarise, k
         self._price, self._interval, self._clock = price, plain_interval_s if live else math.inf, clock
         self._records: dict[str, dict[AttemptKey, AttemptRecord]] = {name: {} for name in totals}
-        self._added: Counter[str] = Counter()  # by environment
+        self._added: Counter[str] = Counter()  # number of records by environment
         self._figures: dict[str, tuple[int, int, GroupFigures]] = {}
         self._usage, self._cost = NO_TOKENS, 0.0
         self._unpriced = False
@@ -240,7 +240,7 @@ def results_table(
 ) -> Group:
     """Returns the table of results: one row per environment and, below it, one per kind of task.
 
-    Of several estimates of pass@k it has the one with the largest k. The report and summary.json have all.
+    The table contains only the estimate of pass@k with the largest k. The report and summary.json contain all.
     """
     passes = sorted({k for one in environments for k in one.all.pass_at if k > 1})[-1:]
     errors = any(one.all.errors.get(status) for one in environments for status in one.all.errors)
@@ -266,7 +266,7 @@ def results_table(
 
 
 def comparison_text(found: PairedComparison, names: Sequence[str]) -> str:
-    """Returns the text of a comparison of two evaluations. `names`: of the evaluations."""
+    """Returns the text of a comparison of two evaluations. `names`: names of the evaluations."""
     low, high, equal = *found.ci95, found.tasks - found.better - found.worse
     lines = [
         f"{shown(names[0])}: {percent(found.first)} %",

@@ -31,7 +31,7 @@ from arlarena.rollout.runner import Runner
 DEFINITIONS, PINS = "sets.toml", "pinned.json"
 # 128 bits, because a digest of a published set must not be forged; 64 bits are enough against mistakes only.
 DIGEST_BYTES = 16
-# Options that change neither the tasks nor what an action does, by environment. They belong to the prompt, to the
+# Options that change neither the tasks nor the effect of an action, by environment. They belong to the prompt, to the
 # expert, to the number of tasks on offer, or to the load on the machine.
 FREE_OPTIONS: Mapping[str, frozenset[str]] = {
     "sokoban": frozenset({"observation", "frames", "template", "history", "expert_think", "curriculum", "panel_size"}),
@@ -74,7 +74,7 @@ class StandardSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Pin(msgspec.Struct, frozen=True):
-    """What `pinned.json` holds for a set.
+    """The entry of a set in `pinned.json`.
 
     Attributes:
         version: the version of the environment.
@@ -94,7 +94,7 @@ class CheckedSet:
     """The result of playing the resets of a set.
 
     Attributes:
-        pin: what was found. It equals the published pin if the set has one.
+        pin: the pin of the served tasks. If the set has a published pin, both are equal.
         keys: content key of each task, by the id of the task.
         info: the description of the environment.
     """
@@ -154,7 +154,7 @@ def pinned_options(standard: StandardSet, info: Info) -> dict[str, Any]:
 
 
 async def play_set(runner: Runner, standard: StandardSet) -> CheckedSet:
-    """Reset every task of the set on the server. Returns what was found, without comparing it with the published pin.
+    """Reset every task of the set on the server. Returns the result, without comparing it with the published pin.
 
     Raises:
         SetMismatch: the server plays another environment, or has too few tasks.
@@ -249,13 +249,13 @@ def set_options(standard: StandardSet, given: Mapping[str, Any]) -> dict[str, An
     free = {*FREE_OPTIONS.get(standard.environment, ()), *standard.given}
     if fixed := sorted(name for name in flat_options(given) if name not in free and name.partition(".")[0] not in free):
         raise EvaluationError(
-            f"--set {standard.name} fixes the option {fixed[0]}; only these can be given: {', '.join(sorted(free))}"
+            f"--set {standard.name} fixes the option {fixed[0]}; the free options are {', '.join(sorted(free))}"
         )
     return {**standard.options, **given}
 
 
 def environment_plan(standard: StandardSet, checked: CheckedSet, url: str, name: str = "") -> EnvironmentPlan:
-    """Returns the part of an evaluation's plan for a checked set. `name`: unique in the plan; default: the set's."""
+    """Returns the part of a plan for a checked set. `name`: unique in the plan; default: the name of the set."""
     info = checked.info
     return EnvironmentPlan(
         name=name or standard.name,

@@ -9,11 +9,11 @@ from arlarena.proto.config import ConfigError
 from arlarena.rollout.evaluation.start.players import SCRIPTED
 
 CONFIG = "config.json"
-SUFFIXES = (".json", ".jinja", ".model", ".safetensors", ".txt")  # files that decide what a policy replies
+SUFFIXES = (".json", ".jinja", ".model", ".safetensors", ".txt")  # files that determine the replies of a policy
 
 
 def is_checkpoint(model: str) -> bool:
-    """Return whether MODEL is a folder. A player such as `expert` is none, even if there is a folder of this name."""
+    """Return whether MODEL is a folder. A player such as `expert` is not, even if a folder has this name."""
     return model not in SCRIPTED and Path(model).expanduser().is_dir()
 
 

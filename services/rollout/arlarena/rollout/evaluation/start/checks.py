@@ -1,4 +1,4 @@
-"""Checks of the options that need no environment: they are made before anything starts."""
+"""Checks of the options that need no environment. They are done before a service starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ POLICY = "compatible/policy"  # the name by which the policy server always serve
 async def check_options(options: EvaluateOptions, name: str) -> ModelPrice | None:
     """Check the options, and return the price of the model, or None if it is unknown.
 
-    `name`: of the model in the records.
+    `name`: name of the model in the records.
 
     Raises:
         ConfigError: an option is invalid, or options contradict each other.
@@ -38,7 +38,7 @@ async def check_options(options: EvaluateOptions, name: str) -> ModelPrice | Non
 
 
 def notes(options: EvaluateOptions) -> list[str]:
-    """Return remarks on options that are valid and probably not meant."""
+    """Return notes on options that are valid but probably a mistake."""
     if options.attempts == 1:
         return []
     same = f"so --attempts {options.attempts} mostly repeats the first attempt"
@@ -139,6 +139,6 @@ def _price(options: EvaluateOptions, name: str) -> ModelPrice | None:
         at = f" at {options.base_url}" if options.base_url else ""
         raise ConfigError(
             f"--max-cost: the price of {name}{at} is not in the price file ({table.origin}): give --prices FILE with "
-            "it, or --max-total-tokens in place of --max-cost"
+            "this price, or --max-total-tokens in place of --max-cost"
         )
     return price

@@ -29,7 +29,7 @@ HISTORY = 2  # earlier turns in a prompt, if the environment has no such option:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredPrompt:
-    """The first prompt of a task. `tokens`: estimate for text and images. `observed`: for the observation in it."""
+    """The first prompt of a task. `tokens`: estimate for text and images. `observed`: for the observation alone."""
 
     text: str
     tokens: int
@@ -69,7 +69,7 @@ async def describe_requests(
 async def _first_prompts(
     one: OpenedEnvironment, environment: EnvironmentPlan, plan: EvaluationPlan
 ) -> list[MeasuredPrompt]:
-    """Measure the first prompts of tasks that are spread over the chosen ones."""
+    """Measure the first prompts of tasks that are spread over the chosen tasks."""
     step = max(1, len(environment.indices) // SAMPLED)
     (session,) = await one.client.open(1)
     try:
@@ -106,8 +106,9 @@ def bound(
 
 
 def _earlier_turns(plan: EvaluationPlan, info: Info) -> int:
-    """Return how many turns before their own all prompts of an attempt show together: all of them in a conversation,
-    and else at most as many as the environment's option `history` says.
+    """Return the number of earlier turns in all prompts of an attempt together.
+
+    In a conversation, a prompt has all earlier turns. Otherwise it has at most as many as the option `history`.
     """
     given = info.options.get("history")
     shown = given if isinstance(given, int) else HISTORY if "{history}" in info.template.text else 0
@@ -117,10 +118,10 @@ def _earlier_turns(plan: EvaluationPlan, info: Info) -> int:
 
 
 def _calls_per_turn(plan: EvaluationPlan) -> tuple[int, int]:
-    """Return the number of requests of a turn, and how many replies of the same turn their messages have together."""
+    """Return the number of requests of a turn, and the total number of replies of this turn in their messages."""
     if plan.strategy != "debate":
         return 1, 0
     values = {"agents": 3, "rounds": 2, "judge": False, **plan.strategy_options}
     agents, rounds, judge = int(values["agents"]), int(values["rounds"]), bool(values["judge"])
-    # From the second round on, each agent sees all answers of the round before. The judge sees those of the last round.
+    # From the second round on, each agent gets all answers of the round before. The judge gets those of the last round.
     return agents * rounds + judge, agents * agents * (rounds - 1) + judge * agents

@@ -30,7 +30,7 @@ from arlarena.rollout.evaluation.start.local_service import LocalServices
 from arlarena.rollout.evaluation.start.options import assignment
 from arlarena.rollout.settings import RolloutSettings, load_addresses
 
-SPARE_SESSIONS = 32  # of a started server, above the evaluation's own: a replaced session ends after its idle time
+SPARE_SESSIONS = 32  # more than the evaluation uses, because a replaced session ends only after its idle time
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ class EnvironmentChoice:
     """One `--env`.
 
     Attributes:
-        name: of the environment, for messages; for an address, the address.
-        url: of a running server; "" if the server is started here.
-        options: of the environment that is started here.
+        name: name of the environment, or address of its server, for messages.
+        url: URL of a running server; "" if the server is started here.
+        options: options of an environment that is started here.
     """
 
     name: str
@@ -131,7 +131,7 @@ def assign(options: dict[str, Any], key: str, value: Any, flag: str) -> None:
     """Set a key, which may name a table by dots, such as curriculum.start.
 
     Raises:
-        ConfigError: the name of a table is that of another value. `flag`: the option, for the message.
+        ConfigError: a value that is not a table has the name of the table. `flag`: the option, for the message.
     """
     *tables, last = key.split(".")
     for table in tables:
@@ -159,7 +159,7 @@ async def opened(
         settings: timeouts and retries of the client.
         sessions: number of sessions that each started server must have.
         expert: whether started servers give expert replies for evaluation splits.
-        openenv: how OpenEnv servers are played; None: as is usual. See `--openenv`.
+        openenv: how OpenEnv servers are played (`--openenv`); None: the defaults.
 
     Raises:
         ConfigError: an environment or an option of it is unknown or invalid, or `openenv` is given and no server is an
@@ -202,7 +202,7 @@ async def opened(
 def unique_names(reported: Sequence[str]) -> list[str]:
     """Return the names as names of files; a name that occurred before gets its position, as in `sokoban-1`.
 
-    `reported`: what the servers report. Files of an export have these names, so they must not be paths.
+    `reported`: names that the servers report. Files of an export have these names, so they must not be paths.
     """
     names = [re.sub(r"[^\w.-]+", "-", name).strip("-.") or "environment" for name in reported]
     return [f"{name}-{number}" if name in names[:number] else name for number, name in enumerate(names)]

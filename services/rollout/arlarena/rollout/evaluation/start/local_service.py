@@ -45,8 +45,9 @@ class LocalService:
     """A service that was started here.
 
     Attributes:
-        title: for messages, for example "the environment server of sokoban".
-        log: file of its output. `offset`: where the output of this start begins in it, in bytes.
+        title: name for messages, for example "the environment server of sokoban".
+        log: file with the output of the service.
+        offset: position in `log`, in bytes, at which the output of this start begins.
     """
 
     title: str
@@ -66,14 +67,14 @@ class LocalService:
 
 
 class LocalServices:
-    """Starts services, and stops all of them at the end of the context. They also end if this process is killed.
+    """Starts services, and stops them at the end of the context. The services also end if this process is killed.
 
     async with LocalServices(directory) as services:
         url = await services.start("arlarena.env_server", ["--config", …], "0-sokoban", "the environment server of …")
     """
 
     def __init__(self, directory: Path) -> None:
-        """`directory`: for the logs. It is created with the first service."""
+        """`directory`: folder for the logs. It is created with the first service."""
         self.directory = directory
         self._services: list[LocalService] = []
 
@@ -93,8 +94,8 @@ class LocalServices:
         Args:
             module: the service, for example "arlarena.env_server".
             arguments: must contain no secret, because every user of the machine can read them.
-            name: of its log file. An existing log is continued.
-            title: for messages, for example "the environment server of sokoban".
+            name: name of the log file. An existing log is continued.
+            title: name for messages, for example "the environment server of sokoban".
             with_token: whether the service inherits ARLARENA_ENVIRONMENT_TOKEN.
 
         Raises:
@@ -121,9 +122,9 @@ class LocalServices:
         return service.url
 
     async def failed(self) -> EvaluationError:
-        """Wait until a service ends, which it must not before the end of the context. Returns the error."""
+        """Wait until a service ends before the end of the context, which is an error. Returns the error."""
         if not self._services:
-            await asyncio.Event().wait()  # forever: there is nothing that can end
+            await asyncio.Event().wait()  # wait forever, because no service can end
         ends = [asyncio.ensure_future(service.process.wait()) for service in self._services]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -133,7 +134,7 @@ class LocalServices:
         ended = next(service for service in self._services if service.process.returncode is not None)
         return EvaluationError(
             f"{ended.title} ended with exit status {ended.process.returncode} ({ended.cause()}); its log is "
-            f"{ended.log}; the same command with the same --out goes on"
+            f"{ended.log}; to continue, run the same command with the same --out"
         )
 
 
@@ -150,7 +151,7 @@ def service_variables(variables: Mapping[str, str], *, with_token: bool = False)
 
 
 def _end_with_parent() -> partial[int] | None:
-    """Return a call for the started process: SIGTERM is sent to it when this process ends. None: not possible here."""
+    """Return a function for the started process. The kernel then stops it when this process ends. None: not Linux."""
     if not sys.platform.startswith("linux"):
         return None
     return partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)

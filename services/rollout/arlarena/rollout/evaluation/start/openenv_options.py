@@ -1,4 +1,4 @@
-"""The option `--openenv KEY=VALUE`: what an OpenEnv server does not say itself."""
+"""The option `--openenv KEY=VALUE`: settings that an OpenEnv server does not report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TASK_FIELDS = {"seed": "use --seed", "episode_id": "leave it out", "split": "use
 def openenv_settings(texts: Sequence[str], choices: Sequence[EnvironmentChoice]) -> OpenEnvSettings | None:
     """Return the settings of `--openenv`, or None if the option is not given.
 
-    `choices`: of `--env`. A value is TOML, or else text.
+    `choices`: the values of `--env`. A value that is not TOML is text.
 
     Raises:
         ConfigError: a key is unknown or given twice, a value is invalid, or no `--env` is an address.

@@ -15,14 +15,14 @@ from arlarena.rollout.evaluation.start.tasks import TaskChoice
 
 @dataclass(frozen=True, slots=True)
 class EvaluateOptions:
-    """What the command line asks for. `command.py` explains the options.
+    """The values of the options on the command line. `command_options.py` explains the options.
 
     Attributes:
         model: MODEL.
-        base_url: of an OpenAI-compatible server.
+        base_url: address of the model's API.
         environments, options, openenv: the values of `--env`, `--option` and `--openenv`.
-        set_name: of a standard evaluation set.
-        directory: for plan, journal, summary and report.
+        set_name: name of a standard evaluation set.
+        directory: directory for plan, journal, summary and report.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""From MODEL and --strategy to a player for each environment."""
+"""Creates the player for each environment from MODEL and --strategy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tasks of a split are played: a number of tasks from the first one, or chosen indices."""
+"""Chooses the tasks of a split: a number of tasks from a first index on, or a list of indices."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TaskChoice:
         return self == TaskChoice()
 
     def check(self) -> None:
-        """Check what can be checked without an environment.
+        """Do the checks that need no environment.
 
         Raises:
             ConfigError: the list of indices is invalid, or options contradict each other.
@@ -50,7 +50,7 @@ class TaskChoice:
         """Return the split.
 
         Raises:
-            ConfigError: the environment has no such split, or none is chosen and there are several.
+            ConfigError: the environment has no such split, or no split is chosen and there are several.
         """
         splits = {split.name: split for split in info.splits}
         if self.split is not None:

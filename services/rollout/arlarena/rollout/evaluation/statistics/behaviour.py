@@ -131,7 +131,7 @@ def _purchase(turns: Sequence[TurnRecord]) -> tuple[bool, bool]:
 
 
 def _option_parts(observation: str) -> set[str]:
-    """Return the names and values of options in lower case: what is between `< Prev` and the title.
+    """Return the names and values of options in lower case: the parts between `< Prev` and the title.
 
     The title is the part before the price.
     """

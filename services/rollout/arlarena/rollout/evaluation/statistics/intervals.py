@@ -66,12 +66,12 @@ def beta_bounds(mean: ArrayLike, size: ArrayLike, level: float = LEVEL) -> tuple
 
 
 def effective_size(means: ArrayLike, counts: ArrayLike, level: float = LEVEL) -> Floats:
-    """Return the effective sample size of success rates: as many independent attempts say as much.
+    """Return the effective sample size of success rates: the number of independent attempts with the same precision.
 
     It is m (1 - m) / V, where m is the mean of the C tasks' means m_c, and V = sum_c (m_c - m)^2 / (C (C - 1)) is its
     variance. As in Korn and Graubard (1998), it is multiplied by (normal quantile / t quantile)^2, because V is an
     estimate. The degrees of freedom of V are those of Satterthwaite (1946), 2 C / (kurtosis - 1) with at most C - 1,
-    where the kurtosis is that of m_c - m: if few tasks differ from the others, V is uncertain. The result is at least
+    where the kurtosis is that of m_c - m: if few tasks differ from the rest, V is uncertain. The result is at least
     C, the value if all attempts of a task have the same result, and at most C^2 / sum_c (1 / k_c), the value if the
     attempts of a task are independent. The latter is the number of attempts if all tasks have equally many.
 

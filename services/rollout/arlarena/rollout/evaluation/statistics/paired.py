@@ -15,8 +15,8 @@ from arlarena.rollout.evaluation.statistics.bounded_mean import Floats
 from arlarena.rollout.evaluation.statistics.intervals import LEVEL, Interval, student_quantile
 from arlarena.rollout.evaluation.statistics.tasks import TaskKey, by_task, results, task_key
 
-# The exact distribution of the sum of flipped differences has up to so many values. 512 tasks with 64 attempts in both
-# evaluations need 32,768; the time is tasks * values.
+# The maximum number of values of the exact distribution of the sum of flipped differences. 512 tasks with 64 attempts
+# in both evaluations need 32,768 values. The time is proportional to tasks * values.
 _MOST_VALUES = 200_000
 # If the differences are no multiples of a common unit, up to 2^18 sign vectors are enumerated: 0.1 s.
 _ENUMERATED_TASKS = 18
@@ -126,7 +126,7 @@ def compare(
 ) -> PairedComparison:
     """Compare two evaluations of the same tasks. Each task counts once, whatever its number of attempts.
 
-    `value`: what is compared, in [0, 1]: the success, or for example the score.
+    `value`: the compared value in [0, 1]: the success, or for example the score.
 
     Raises:
         EvaluationError: the evaluations have different tasks, tasks with different content, or no task with a scored

@@ -48,8 +48,8 @@ class KindFigures(msgspec.Struct, frozen=True):
 class Results(msgspec.Struct, frozen=True, rename={"total_reward": "return"}):
     """The figures of the scored attempts.
 
-    Each is the mean over tasks of the mean of each task's scored attempts, also if tasks have different numbers of
-    them, as in an unfinished evaluation. All intervals are clustered by task: see `intervals`.
+    Each figure is the mean over tasks of the mean of each task's scored attempts, also if tasks have different numbers
+    of scored attempts, as in an unfinished evaluation. All intervals are clustered by task: see `intervals`.
 
     Attributes:
         tasks: number of tasks with a scored attempt.
@@ -58,9 +58,9 @@ class Results(msgspec.Struct, frozen=True, rename={"total_reward": "return"}):
         total_reward: sum of rewards of an attempt; `return` in JSON.
         turns: number of turns of an attempt.
         avg_at_k: the same as `success`, under the name that results with k attempts per task usually have.
-        pass_at_k: for k = 1, 2, 4, … and the number of attempts of each task.
-        by_kind: by the kind of task; empty if the environment has no kinds.
-        behaviour: mean counts of an attempt: see `behaviour`.
+        pass_at_k: estimates of pass@k, for k = 1, 2, 4, … and the maximum number of attempts of a task.
+        by_kind: figures by the kind of task; empty if the environment has no kinds.
+        behaviour: counts of an attempt, as means over tasks of each task's mean: see `behaviour`.
     """
 
     tasks: int
@@ -82,9 +82,9 @@ class Part(msgspec.Struct, frozen=True):
         n: number of planned tasks. k: number of planned attempts of each task.
         planned, scored, policy_errors, infra_errors, model_errors, unfinished: numbers of attempts.
             `scored` contains `policy_errors`, and planned = scored + infra_errors + model_errors + unfinished.
-        digest: of the tasks of the scored attempts. Results are comparable if their digests are equal.
-        requests, usage: totals of all finished attempts, also of those that are not scored. A number of tokens is None
-            if the model does not report it for a reply.
+        digest: digest of the tasks of the scored attempts. Results are comparable if their digests are equal.
+        requests, usage: totals of all finished attempts, including attempts that are not scored. A number of tokens is
+            None if the model does not report it for a reply.
         cost: in US dollars; None if the cost of an attempt is unknown.
         seconds: sum over attempts.
         results: None if no attempt is scored.
@@ -131,7 +131,7 @@ def summarise_records(plan: EvaluationPlan, records: Iterable[AttemptRecord], co
     """Return the summary of an evaluation, which may be unfinished.
 
     Args:
-        plan: of the evaluation.
+        plan: plan of the evaluation.
         records: the records of attempts, in the order of the journal: the last record of an attempt is its result.
             Records of attempts that are not in the plan are ignored.
         cost_of: the cost of an attempt. None: all costs are unknown.

@@ -27,12 +27,12 @@ FORM = "Use the form that the task asks for."
 
 @dataclass(frozen=True, slots=True)
 class DebatePlayer:
-    """A debate of `agents` agents over `rounds` rounds (the first is without the others' answers) in each turn.
+    """In each turn, `agents` agents debate over `rounds` rounds. In the first round, they get no other answers.
 
     Attributes:
-        reply_format: of the environment. A vote compares the actions in it.
-        judge: True: a further request chooses the answer. False: the most frequent action wins, and the first agent's
-            among equals.
+        reply_format: format of the environment's replies. A vote compares the actions in this format.
+        judge: True: a further request chooses the answer. False: the most frequent action wins. If several actions are
+            equally frequent, the action of the first agent among them wins.
     """
 
     reply_format: ReplyFormat

@@ -84,7 +84,7 @@ class PersonPlayer:
         try:
             written = await self._read()
         except (asyncio.CancelledError, EvaluationStopped):
-            self.out.write("\n")  # what follows starts on a new line
+            self.out.write("\n")  # further output starts on a new line
             raise
         is_reply = not self.reply_format.action or self.reply_format.action.partition("{action}")[0] in written
         return written if is_reply else self.reply_format.write(written)

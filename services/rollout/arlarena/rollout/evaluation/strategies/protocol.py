@@ -1,4 +1,4 @@
-"""Players: what chooses the reply to the environment in each turn of an attempt."""
+"""The interface of players. A player chooses the reply to the environment in each turn of an attempt."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from arlarena.rollout.evaluation.models.protocol import ModelMessage, Reply
 
 
 class ModelCaller(Protocol):
-    """Requests to the model for one attempt. It waits for limits, retries, records, and replays what is recorded."""
+    """Sends the requests of one attempt: waits for limits, retries failed requests, records and replays replies."""
 
     async def __call__(self, messages: Sequence[ModelMessage], *, purpose: str = "answer") -> Reply:
-        """Return the model's reply. `purpose`: what the request is for, such as "debater 2"; shown in the record.
+        """Return the model's reply. `purpose`: purpose of the request for the record, such as "debater 2".
 
         Raises:
             TooLong: the messages do not fit the model's context.
@@ -25,14 +25,14 @@ class ModelCaller(Protocol):
 
 
 class TurnView:
-    """What a player sees in one turn.
+    """The input of a player in one turn.
 
     Attributes:
         turn: number of the turn, from 0.
         state: the environment's observation and metadata. Only the expert may use the session.
         messages: the prompt as in training: the conversation so far, or one message with the rendered template.
         call: sends requests to the model.
-        seed_key: the text that decides all random choices of this attempt, together with `turn`.
+        seed_key: the text that, together with `turn`, determines all random choices of this attempt.
         memory: the player's notes of this attempt. Empty at turn 0. A replay of turns does not call the player, and
             keeps the notes.
     """

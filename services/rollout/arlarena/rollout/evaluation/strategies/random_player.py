@@ -13,7 +13,7 @@ from arlarena.rollout.evaluation.strategies.reply_format import ReplyFormat
 
 @dataclass(frozen=True, slots=True)
 class RandomPlayer:
-    """Plays a uniformly random admissible action. The seed of the turn decides, so a repetition plays the same."""
+    """Plays a uniformly random admissible action. The seed of the turn determines the action."""
 
     reply_format: ReplyFormat
     name: str = "random"

@@ -1,4 +1,4 @@
-"""ReAct: the model writes a thought and an action in each turn, and sees all of its earlier ones.
+"""ReAct: the model writes a thought and an action in each turn, and gets all earlier thoughts and actions.
 
 Yao et al., "ReAct: Synergizing Reasoning and Acting in Language Models", arXiv 2210.03629, section 2. The context of
 turn t is o_1, a_1, …, o_t with observations o and pairs of thought and action a. The paper gives examples of solved
@@ -32,7 +32,7 @@ class ReactPlayer:
     """Asks for a thought and an action in each turn.
 
     Attributes:
-        reply_format: of the environment. The action is played in this form.
+        reply_format: format of the environment's replies. The action is played in this format.
     """
 
     reply_format: ReplyFormat
@@ -43,7 +43,7 @@ class ReactPlayer:
         history: list[ModelMessage] = view.memory.setdefault("react", [])
         messages = [*history, self._observation(view)]
         reply = await view.call(messages)
-        # Only what comes before an observation that the model invented is its turn.
+        # If the model writes an `Observation:` itself, discard the text from there on.
         written = reply.text[: found.start()] if (found := _INVENTED.search(reply.text)) else reply.text
         view.memory["react"] = [*messages, ModelMessage("assistant", written)]
         return self._response(written)

@@ -1,4 +1,4 @@
-/** The diverging scale of advantages: two hues around 0, and a sign, so that colour is not the only signal. */
+/** The diverging scale of advantages: two hues around 0, and a sign, because some users cannot see the colours. */
 
 const LEVELS = 5;
 

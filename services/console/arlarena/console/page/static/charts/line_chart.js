@@ -1,7 +1,7 @@
 /** A chart of curves over a common x axis, with zoom, a cursor, marks of alarms and a row of values. */
 
 import { announce, fill, h, svg } from "../core/dom.js";
-import { bare, num, withUnit } from "../core/format.js";
+import { num, withUnit, withoutUnit } from "../core/format.js";
 import { linear, logarithmic, tickLabels } from "./scale.js";
 import { nearest, smooth } from "./smoothing.js";
 
@@ -191,7 +191,7 @@ export class LineChart {
       if (x !== null && value !== null && index >= 0 && (!this.state.log || value > 0)) {
         dots.push(svg("circle", { class: `dot s${line.style % 8}`, cx: this.x.at(line.x[index] ?? 0), cy: this.y.at(value), r: 3 }));
       }
-      if (!line.thin) items.push(h("span", { title: line.label }, sample(line.style, line.thin), bare(value, this.options.unit)));
+      if (!line.thin) items.push(h("span", { title: line.label }, sample(line.style, line.thin), withoutUnit(value, this.options.unit)));
     }
     const inside = x !== null && x >= this.x.domain[0] && x <= this.x.domain[1];
     const at = inside ? this.x.at(x) : 0;
@@ -274,8 +274,8 @@ export class LineChart {
   zoom(factor, centre) {
     const [[from, to], [first, last]] = [this.x?.domain ?? [0, 1], this.full ?? [0, 1]];
     const range = [Math.max(first, centre - (centre - from) * factor), Math.min(last, centre + (to - centre) * factor)];
-    const whole = (range[0] ?? 0) <= first && (range[1] ?? 0) >= last;
-    this.options.onRange?.(whole ? null : /** @type {[number, number]} */ (range));
+    const isFull = (range[0] ?? 0) <= first && (range[1] ?? 0) >= last;
+    this.options.onRange?.(isFull ? null : /** @type {[number, number]} */ (range));
   }
 }
 LineChart.count = 0;

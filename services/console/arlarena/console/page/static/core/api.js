@@ -11,7 +11,7 @@ export class ApiError extends Error {
 }
 
 /**
- * Returns the address of a route below a run.
+ * Returns the URL path of an API route of a run.
  * @param {string} run @param {...(string | number)} rest @returns {string}
  */
 export function runPath(run, ...rest) {

@@ -1,4 +1,4 @@
-/** Elements of the page. Text from runs reaches the page only through text nodes, never as HTML, and `visible`. */
+/** Elements of the page. Text from runs is shown only through `visible` and as text nodes, never as HTML. */
 
 const SVG = "http://www.w3.org/2000/svg";
 /** Characters of a long text that are shown at first, and with each further press of "Show more". */
@@ -70,7 +70,7 @@ export function fill(element, ...children) {
 const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
 
 /**
- * Makes control characters and characters that reorder text visible, so that a text cannot pretend to be another one.
+ * Makes control characters and characters that reorder text visible, so that a text cannot imitate another text.
  * @param {string} text @returns {string}
  */
 export function visible(text) {
@@ -110,7 +110,7 @@ export function textBlock(text, options = {}) {
   return block;
 }
 
-/** Says a text to users of screen readers. @param {string} text */
+/** Makes screen readers read a text. @param {string} text */
 export function announce(text) {
   /** @type {HTMLElement} */ (document.getElementById("announce")).textContent = text;
 }

@@ -36,7 +36,7 @@ export function percent(value, decimals = 1) {
   return value === null || value === undefined ? NONE : `${(100 * value).toFixed(decimals)} %`;
 }
 
-/** Returns a whole number with separators. @param {number | null | undefined} value @returns {string} */
+/** Returns an integer with separators. @param {number | null | undefined} value @returns {string} */
 export function count(value) {
   return value === null || value === undefined ? NONE : Math.round(value).toLocaleString("en");
 }
@@ -56,13 +56,13 @@ export function ago(seconds) {
   return passed < 5 ? "now" : `${passed < 172_800 ? duration(Math.max(0, passed)) : `${Math.floor(passed / 86_400)} days`} ago`;
 }
 
-/** Returns a value of a metric without its unit, except per cent.
+/** Formats a metric value without its unit. Shares are formatted as per cent.
  * @param {number | null | undefined} value @param {string} unit @returns {string} */
-export function bare(value, unit) {
+export function withoutUnit(value, unit) {
   return unit === "share" ? percent(value) : num(value);
 }
 
-/** Returns a value of a metric with its unit. @param {number | null | undefined} value @param {string} unit */
+/** Formats a metric value with its unit. @param {number | null | undefined} value @param {string} unit */
 export function withUnit(value, unit) {
   if (value === null || value === undefined) return NONE;
   return unit === "share" ? percent(value) : `${num(value)}${unit && !["loss", "ratio", "norm", "rate"].includes(unit) ? ` ${unit}` : ""}`;

@@ -64,7 +64,7 @@ export function showHelp() {
   dialog.showModal();
 }
 
-/** Starts to listen. */
+/** Starts to handle key presses. */
 export function listen() {
   addEventListener("keydown", press);
 }

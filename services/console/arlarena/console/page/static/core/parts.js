@@ -16,7 +16,7 @@ const ADVICE = {
   503: "Try again in some seconds.",
 };
 
-/** Describes an error, and what to do. @param {unknown} error @param {() => void} [retry] @returns {HTMLElement} */
+/** Returns the description of an error, with advice. @param {unknown} error @param {() => void} [retry] @returns {HTMLElement} */
 export function failure(error, retry) {
   const status = /** @type {any} */ (error)?.status;
   const message = error instanceof Error ? error.message : String(error);
@@ -26,7 +26,7 @@ export function failure(error, retry) {
     retry && h("button", { type: "button", onclick: retry }, "Try again"));
 }
 
-/** Says that there is nothing, and what to do. @param {string} title @param {...import("./dom.js").Child} advice
+/** Returns the notice of an empty view, with advice. @param {string} title @param {...import("./dom.js").Child} advice
  * @returns {HTMLElement} */
 export function empty(title, ...advice) {
   return h("div", { class: "state" }, h("p", {}, h("strong", {}, title)), advice.length > 0 && h("p", {}, advice));
@@ -49,7 +49,7 @@ export function select(choices, value, onchange) {
 }
 
 /**
- * Returns the heading of a view of one run, with a box that changes the run.
+ * Returns the heading of a view of one run, with a select box that opens the same view for another run.
  * @param {string} title @param {string} run @param {(run: string) => string} address
  * @param {...import("./dom.js").Child} more
  * @returns {HTMLElement}
@@ -90,7 +90,7 @@ export function facts(pairs) {
   return h("dl", { class: "facts" }, pairs.map(([name, value, kind]) => h("div", { class: kind }, h("dt", {}, name), h("dd", {}, value))));
 }
 
-/** Calls `action` at most once per `delay` ms, at the end. @param {() => void} action @param {number} delay */
+/** Returns a function that calls `action` when `delay` ms have passed since its last call. @param {() => void} action @param {number} delay */
 export function debounced(action, delay) {
   let timer = 0;
   return () => {
@@ -99,7 +99,7 @@ export function debounced(action, delay) {
   };
 }
 
-/** Like `debounced`, but repeated calls do not postpone the action. @param {() => void} action @param {number} delay */
+/** Returns a function that calls `action` after `delay` ms. Further calls in this time have no effect. @param {() => void} action @param {number} delay */
 export function throttled(action, delay) {
   let timer = 0;
   return () => {

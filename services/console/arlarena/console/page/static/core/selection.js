@@ -1,4 +1,4 @@
-/** The runs of this server, and those that the user looked at last. */
+/** The runs of this server, and the runs that the user viewed last. */
 
 import { get } from "./api.js";
 

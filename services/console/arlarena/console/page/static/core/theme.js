@@ -1,4 +1,4 @@
-/** The light and the dark theme: that of the system, or the choice of the user, which this browser keeps. */
+/** The theme (light or dark): the system's theme, or the choice of the user, which this browser stores. */
 
 const NAME = "arlarena-theme";
 const CHOICES = ["system", "light", "dark"];
@@ -9,7 +9,7 @@ function read() {
     const kept = localStorage.getItem(NAME) ?? "system";
     return CHOICES.includes(kept) ? kept : "system";
   } catch {
-    return "system"; // the browser keeps nothing for this page
+    return "system"; // the browser stores no data for this page
   }
 }
 
@@ -22,7 +22,7 @@ function apply(button, choice) {
   button.title = `Theme: ${choice} (T)`;
 }
 
-/** Applies the kept theme, and returns the function that switches to the next theme.
+/** Applies the stored theme, and returns the function that switches to the next theme.
  * @param {HTMLElement} button @returns {() => void} */
 export function startTheme(button) {
   let choice = read();
@@ -32,7 +32,7 @@ export function startTheme(button) {
     try {
       localStorage.setItem(NAME, choice);
     } catch {
-      // the browser keeps nothing for this page
+      // the browser stores no data for this page
     }
     apply(button, choice);
   };

@@ -1,15 +1,15 @@
-/** Pictures of text frames: a room of Sokoban is drawn, other text stays text. */
+/** Pictures of text frames: the board of a Sokoban task is drawn, other text stays text. */
 
 import { svg } from "../core/dom.js";
 
 const CELL = 34;
 const GLYPHS = /^[#_OX√PS]+$/u;
 const NAMES = { "#": "wall", _: "floor", O: "target", X: "box", "√": "box on target", P: "player", S: "player on target" };
-/** Rows and columns of the largest room that is drawn. */
+/** Rows and columns of the largest board that is drawn. */
 const MAX_SIZE = 40;
 
 /**
- * Returns the rows of the room in an observation, or null if it contains none.
+ * Returns the rows of the board in an observation, or null if there is no board.
  * @param {string} text @returns {string[] | null}
  */
 export function roomOf(text) {
@@ -44,7 +44,7 @@ function cell(glyph, x, y) {
   return parts;
 }
 
-/** Returns the picture of a room. @param {string[]} rows @returns {SVGElement} */
+/** Returns the picture of a board. @param {string[]} rows @returns {SVGElement} */
 export function board(rows) {
   const cells = rows.map((row) => [...row]);
   const [width, height] = [(cells[0]?.length ?? 1) * CELL, cells.length * CELL];
@@ -56,5 +56,5 @@ export function board(rows) {
 function describe(cells) {
   const found = cells.flatMap((row, y) => row.flatMap((glyph, x) => "#_".includes(glyph) ? []
     : `${NAMES[/** @type {"X"} */ (glyph)]} in row ${y}, column ${x}`));
-  return `Room of ${cells.length} rows: ${found.join("; ")}`;
+  return `Board of ${cells.length} rows: ${found.join("; ")}`;
 }

@@ -1,4 +1,4 @@
-/** What the agent saw: images, a drawn room, a page of a shop, or text. */
+/** The observation of an agent: images, a drawn board, a page of a shop, or text. */
 
 import { h, textBlock } from "../core/dom.js";
 import { board, roomOf } from "./board.js";

@@ -9,7 +9,7 @@ const MAX_MARKED = 40_000;
  * @typedef {{start: number, end: number, kind: string}} Mark offsets in code points
  */
 
-/** @param {any} reply the object of the API @returns {HTMLElement} */
+/** @param {any} reply the object `reply` of a turn @returns {HTMLElement} */
 export function replyView(reply) {
   const text = reply.text ?? "";
   const long = text.length > MAX_MARKED || text === "";
@@ -39,7 +39,7 @@ function pieces(text, marks, valid) {
 }
 
 /**
- * Returns tags without a partner, and text after the last tag. Without tags, everything is a problem.
+ * Returns tags without a partner, and text after the last tag. Without tags, returns the range of the complete reply.
  * @param {Mark[]} marks @param {(from: number, to: number) => string} part @param {number} length @returns {Mark[]}
  */
 function problemRanges(marks, part, length) {

@@ -4,7 +4,7 @@ import { h, visible } from "../core/dom.js";
 
 const BUTTON = /\[(clicked )?button\] (.{1,300}?) \[(?:clicked )?button_\]/g;
 const MAX_CHARS = 40_000;
-/** Separates the parts of a page in the other format of observations, which does not mark buttons. */
+/** Separates the parts of a page in the observation format without marked buttons. */
 const SEPARATOR = " [SEP] ";
 const PRODUCT = /^B[0-9A-Z]{9}$/i;
 const BUTTONS = new Set(["search", "back to search", "next >", "< prev", "description", "features", "reviews", "attributes", "buy now"]);
@@ -21,7 +21,7 @@ export function argument(action) {
 }
 
 /**
- * Returns a page.
+ * Returns the elements of a page.
  * @param {string} text
  * @param {{chosen?: string, actions?: string[] | null, button?: (label: string) => HTMLElement | null}} [options] `chosen`: argument
  *   of the action that was taken; `actions`: admissible actions; `button`: makes the buttons of a page that a person uses, or null if

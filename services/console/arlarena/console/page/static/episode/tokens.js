@@ -1,4 +1,4 @@
-/** The tokens of a reply with one figure of each token as colour. */
+/** The tokens of a reply. The colour of a token shows one of its figures, such as the ratio. */
 
 import { largestOf, level } from "../charts/diverging.js";
 import { announce, fill, h, symbol, visible } from "../core/dom.js";
@@ -29,7 +29,7 @@ const OVERLAYS = [
   { key: "entropy", label: "entropy (nats)", scale: "sequential", show: (value) => fixed(value, 3), values: (tokens) => tokens.entropies },
   { key: "logprob", label: "−log-prob (nats)", scale: "sequential", show: (value) => fixed(value, 3),
     values: (tokens) => (tokens.log_probs ?? tokens.sampler_log_probs)?.map((/** @type {number | null} */ value) => (value === null ? null : -value)) ?? null },
-  { key: "shift", label: "log-prob − that of the sampler (nats)", scale: "diverging", show: (value) => signed(value, 4),
+  { key: "shift", label: "log-prob − log-prob of the sampler (nats)", scale: "diverging", show: (value) => signed(value, 4),
     values: (tokens) => tokens.log_probs?.map((/** @type {number | null} */ value, /** @type {number} */ place) =>
       value === null || tokens.sampler_log_probs[place] === null ? null : value - tokens.sampler_log_probs[place]) ?? null },
   { key: "mask", label: "loss mask", scale: "none", show: String, values: (tokens) => tokens.mask },
@@ -44,7 +44,7 @@ export class TokenPanel {
     this.selected = -1;
   }
 
-  /** @param {any} turn the object of the API */
+  /** @param {any} turn the reply of `…/turns/{turn}` */
   show(turn) {
     this.turn = turn;
     this.selected = -1;
@@ -55,7 +55,7 @@ export class TokenPanel {
   draw() {
     const { tokens, advantage } = this.turn;
     if (!tokens) {
-      fill(this.element, h("p", { class: "note" }, "The tokens of this reply are not recorded. Groups of training have them."));
+      fill(this.element, h("p", { class: "note" }, "The tokens of this reply are not recorded. Only training groups have recorded tokens."));
       return;
     }
     const total = advantage?.total ?? null;
@@ -139,7 +139,7 @@ export class TokenPanel {
       ["Position", `${place + 1} of ${tokens.ids.length}`, ""],
       ["Mask", tokens.mask[place] ? "1: in the loss" : "0: not in the loss", ""],
       ["log π_θ", num(at("log_probs"), 5), "log-probability of the trainer at the first update, in nats"],
-      ["log μ", num(at("sampler_log_probs"), 5), "log-probability of the policy that sampled, in nats"],
+      ["log μ", num(at("sampler_log_probs"), 5), "log-probability of the sampler, in nats"],
       ["log π_old", num(at("old_log_probs"), 5), "denominator of the ratio, in nats"],
       ["log π_ref", num(at("reference_log_probs"), 5), "reference policy, in nats"],
       ["Entropy", `${num(at("entropies"), 4)} nats`, ""],
@@ -156,7 +156,7 @@ function tokenTable({ tokens, advantage }) {
   /** @type {[string, string, (place: number) => string][]} */
   const columns = [["Mask", "1: in the loss", (place) => String(tokens.mask[place])],
     ["log π", "log-probability of the trainer at the first update, in nats", (place) => fixed(tokens.log_probs?.[place], 4)],
-    ["log μ", "log-probability of the policy that sampled, in nats", (place) => fixed(tokens.sampler_log_probs?.[place], 4)],
+    ["log μ", "log-probability of the sampler, in nats", (place) => fixed(tokens.sampler_log_probs?.[place], 4)],
     ["Ratio", "importance ratio at the level of the method", (place) => fixed(tokens.ratios?.[place], 5)],
     ["Entropy", "in nats", (place) => fixed(tokens.entropies?.[place], 3)],
     ["A", "advantage in the loss", (place) => (tokens.mask[place] ? signed(advantage?.total, 3) : "–")],

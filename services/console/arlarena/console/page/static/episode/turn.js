@@ -74,7 +74,7 @@ export class TurnPanels {
         : [h("h3", {}, plural(listed.length, "admissible action")), h("ul", { class: "actions" }, listed.slice(0, MAX_ACTIONS).map((/** @type {string} */ each) => {
           const own = each.trim().toLowerCase() === taken;
           return h("li", { class: own ? "taken" : null }, own && h("span", { "aria-hidden": "true" }, "➜ "), visible(each), own && h("span", { class: "hidden" }, " (taken)"));
-        }), hidden > 0 && h("li", { class: "note" }, `… ${hidden} more`)), !known && h("p", { class: "note" }, "The action is not one of them.")]];
+        }), hidden > 0 && h("li", { class: "note" }, `… ${hidden} more`)), !known && h("p", { class: "note" }, "The action of the reply is not in this list.")]];
   }
 
   /** @param {any} turn */
@@ -106,7 +106,7 @@ export class TurnPanels {
       next.observation ? frame(next.observation, "Next observation") : h("p", { class: "note" }, "The final observation of training episodes is not recorded.")];
   }
 
-  /** @param {any} found the object of the API, or null while it loads */
+  /** @param {any} found the reply of `…/visits`, or null while it loads */
   showVisits(found) {
     if (!found) {
       fill(this.visits.body, h("p", { class: "note" }, "Loading…"));

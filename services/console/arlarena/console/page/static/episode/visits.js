@@ -10,7 +10,7 @@ const MAX_VISITS = 500;
 const MAX_ACTIONS = 12;
 
 /**
- * @typedef {object} Visit an item of the API
+ * @typedef {object} Visit an item of the reply of `…/visits`
  * @property {string} episode @property {number | null} member @property {number} turn @property {string} action @property {boolean} action_valid
  * @property {number} step_return @property {number | null} step_advantage @property {number | null} advantage
  * @property {boolean} success @property {boolean} this

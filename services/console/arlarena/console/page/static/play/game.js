@@ -15,7 +15,7 @@ const NUMBERED = 9;
 const MAX_ACTIONS = 120;
 
 export class GamePage {
-  /** @param {HTMLElement} root @param {any} game the object of the API */
+  /** @param {HTMLElement} root @param {any} game the reply of `/api/play/{id}` */
   constructor(root, game) {
     this.game = game;
     this.busy = false;
@@ -112,12 +112,12 @@ export class GamePage {
     return [...arrows, { keys: ["/"], label: "Type a search or an action", run: () => this.focus() }, ...numbers];
   }
 
-  /** Focuses the field in which the person types, or the page if keys are enough. */
+  /** Focuses the field for the next action, or the page of a shop. If arrow keys are enough, focuses nothing. */
   focus() {
     const search = /** @type {HTMLElement | null} */ (this.board.querySelector(".shop-search"));
     const free = /** @type {HTMLElement | null} */ (this.side.querySelector("#free-action"));
     const byKeys = (this.game.state.admissible_actions ?? []).includes("up");
-    // On a page of the shop without a search box, number keys press its buttons, and Tab reaches the first one.
+    // On a page of the shop without a search box, number keys press its buttons, and Tab reaches the first button.
     (search ?? (byKeys ? null : this.isShop ? this.board : free))?.focus();
   }
 

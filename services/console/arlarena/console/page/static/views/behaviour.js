@@ -1,4 +1,4 @@
-/** Behaviour: transitions between actions, of successes against failures, before against after training. */
+/** Behaviour: transitions between actions, compared by outcome, and before and after training. */
 
 import { flow } from "../charts/flow.js";
 import { LineChart, sample } from "../charts/line_chart.js";
@@ -41,7 +41,7 @@ export async function mount(root, route, signal) {
   })), field("with", select(choices, right.name, (name) => {
     right = find(sides, name, 0);
     show();
-  })), h("span", { class: "note" }, "A transition is an action and the action after it, each by its first word."));
+  })), h("span", { class: "note" }, "A transition is an action and the action after it. Each action is shown by its first word."));
   draw(body, left, right, found.flows, run);
 }
 
@@ -61,7 +61,7 @@ function draw(body, left, right, flows, run) {
     const query = { source: side.source, label: side.label ?? "", step_min: side.steps?.[0] ?? "", step_max: side.steps?.[1] ?? "", success: outcome === "success" };
     return h("figure", { class: "panel flow-card" }, h("figcaption", {}, h("h2", {}, h("span", { class: outcome === "success" ? "solved" : "failed", "aria-hidden": "true" }, outcome === "success" ? "✓ " : "✗ "), name),
       h("a", { href: href(["episodes", run], query) }, plural(side[outcome].episodes, "episode"))),
-    here.size ? flow(shares(here, actions), actions, name) : h("p", { class: "note" }, "No transition: no such episode, or none with two turns."));
+    here.size ? flow(shares(here, actions), actions, name) : h("p", { class: "note" }, "No transition: there is no such episode, or no episode has two turns."));
   }));
   const differences = differenceRows(counts);
   fill(body, h("div", { class: "flows" }, cards), h("section", { class: "panel", "aria-labelledby": "differences" }, h("h2", { id: "differences" }, "Transitions that differ most between solved and failed episodes"),

@@ -8,7 +8,7 @@ const SUCCESS = /** @type {[string, string][]} */ ([["", "solved or failed"], ["
 /** Pairs of limits: name, label, title. */
 const RANGES = [["turns", "Turns", "number of turns"], ["invalid", "Invalid", "turns with an invalid action or format"],
   ["return", "Return", "sum of the rewards"], ["step", "Step", "training step"]];
-/** Presets that answer frequent questions. @type {[string, Record<string, string>][]} */
+/** Presets for frequent searches. @type {[string, Record<string, string>][]} */
 const PRESETS = [["Failures", { success: "false" }], ["Invalid actions", { invalid_min: "1" }], ["After training, failed", { label: "after", success: "false" }]];
 
 export class FilterForm {

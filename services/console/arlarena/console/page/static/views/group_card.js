@@ -9,7 +9,7 @@ import { go, href } from "../core/route.js";
 /** @type {[string, string][]} */
 export const ADVANTAGES = [["advantages", "advantage in the loss"], ["episode_advantages", "A_E (episode)"], ["step_advantages", "A_S (step)"]];
 const CELL = 18;
-/** Cells of a row; the remaining turns are described by a number. */
+/** Number of cells of a row; the number of the remaining turns is shown as text. */
 const MAX_CELLS = 40;
 /** @type {Record<string, "good" | "bad" | "warn" | "plain">} */
 const TONES = { trained: "good", backfilled: "plain", filtered: "warn", stale: "warn", skipped: "bad", no_action: "warn", not_trained: "plain" };
@@ -71,7 +71,8 @@ function memberRow(member, groupReason, run, which, largest, figures) {
 }
 
 /**
- * Returns a row of cells. A click opens the turn; with the keyboard, the link of the row and the scrubber do.
+ * Returns a row of cells. A click on a cell opens its turn. With the keyboard, a turn is opened with the link
+ * of the row and the scrubber.
  * @param {(number | null)[]} values @param {number} largest @param {(turn: number) => void} open
  */
 function strip(values, largest, open) {

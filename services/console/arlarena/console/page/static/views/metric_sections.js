@@ -64,5 +64,5 @@ function cellSection(take) {
       metrics: rows ? [`kl_share/${name}`, `rows_share/${name}`] : [`kl_share/${name}`] }];
   });
   return { title: "The eight cells", cells: true, charts,
-    note: "share of the KL divergence by sign of the advantage A, entropy and ratio; dotted thin lines: share of the rows. All cells have the same y axis." };
+    note: "share of the KL divergence by sign of the advantage A, entropy and ratio; dotted thin lines: share of the rows. All charts have the same y axis." };
 }

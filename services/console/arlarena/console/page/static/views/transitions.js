@@ -2,7 +2,7 @@
 
 const PRODUCT = /^click\[(?=[a-z0-9]*\d)[a-z0-9]{5,}\]?$/i;
 const PAGES = /^click\[(buy|back|next|<|prev|description|features|reviews|attributes)/i;
-/** Actions of a flow; all others are "other". */
+/** Number of actions of a flow; the remaining actions are merged into "other". */
 const MAX_ACTIONS = 8;
 
 /** Returns the kind of an action: the argument in brackets is replaced by its kind. @param {string} word @returns {string} */
@@ -34,7 +34,7 @@ export function merged(counts) {
 
 /** @param {string} pair */
 function split(pair) {
-  // An action can itself contain ">", for example `click[next >]`; its first word does not begin or end with it.
+  // An action can itself contain ">", for example `click[next >]`; its first word does not begin or end with ">".
   const place = pair.indexOf(">", 1);
   return [mergedAction(pair.slice(0, place)), mergedAction(pair.slice(place + 1))];
 }
