@@ -69,7 +69,7 @@ class ComposeProject:
         return docker("compose", *arguments, env=self.variables, timeout_s=timeout_s)
 
     def containers(self, *services: str) -> dict[str, str]:
-        """Return the names of the containers of some services (default: all), with the service of each."""
+        """Return the service of each container, by the container's name. `services`: only these; default: all."""
         rows = self.compose("ps", "--all", "--format", "json", *services).splitlines()
         return {row["Name"]: row["Service"] for row in map(json.loads, rows)}
 
