@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Build a wheel of every Python package of this repository into the folder OUT.
+"""Builds a wheel of every Python package of this repository into the folder OUT.
 
     .venv/bin/python scripts/wheels.py OUT
 
