@@ -42,7 +42,7 @@ _TLS = ("ca.crt", "tls.crt", "tls.key")
 
 
 def certificate(days: int) -> dict[str, str]:
-    """Returns a certificate for Redis (`_TLS`). A new authority signs it; the key of the authority is deleted.
+    """Returns ca.crt, tls.crt and tls.key for Redis. A new authority signs the certificate; its key is deleted.
 
     Raises:
         RuntimeError: openssl is missing or failed.

@@ -38,7 +38,7 @@ def start_page(split: str, index: int, size: int, *, token: bool, note: str = ""
     ]
     if token:
         fields.append(
-            _field("Access token", "password", "token", autocomplete="off", hint="from whoever runs this shop")
+            _field("Access token", "password", "token", autocomplete="off", hint="from the operator of this shop")
         )
     form = element(
         "form", *fields, element("button", "Start shopping", class_="primary"), method="post", action="/start"

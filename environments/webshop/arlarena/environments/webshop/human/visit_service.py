@@ -104,7 +104,7 @@ class VisitService:
         except OSError as error:
             self.log.error("episode_not_recorded", id=visitor.visit.id, path=str(self.out), error=str(error))
             visitor.note = (
-                "Your episode is finished, but it could not be recorded. Tell whoever runs this shop, then try again "
+                "Your episode is finished, but it could not be recorded. Tell the operator of this shop, then try again "
                 "with the button below."
             )
             return False
