@@ -112,8 +112,8 @@ class Cluster:
         self.events.append({"event": event, "host": host, "step": self.project.steps(), "seconds": seconds})
         print(self.events[-1], file=sys.stderr, flush=True)
 
-    def _until(self, condition: Any, what: str) -> None:
-        self.project.until(condition, what, self._limit_s)
+    def _until(self, condition: Any, event: str) -> None:
+        self.project.until(condition, event, self._limit_s)
 
 
 def train(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -128,7 +128,7 @@ class ComposeProject:
         state = self.state(f"{self.name}-run-1")
         return int(state["ExitCode"]) if state["Status"] == "exited" else None
 
-    def until(self, condition: Callable[[], object], what: str, limit_s: float) -> None:
+    def until(self, condition: Callable[[], object], event: str, limit_s: float) -> None:
         """Wait until `condition()` is true.
 
         Raises:
@@ -137,7 +137,7 @@ class ComposeProject:
         deadline = time.monotonic() + limit_s
         while not condition():
             if time.monotonic() > deadline:
-                raise ComposeError(f"{what}: not within {limit_s:g} s: {self.compose('logs', '--tail', '15')[-8000:]}")
+                raise ComposeError(f"{event}: not within {limit_s:g} s: {self.compose('logs', '--tail', '15')[-8000:]}")
             time.sleep(POLL_S)
 
     def down(self) -> None:

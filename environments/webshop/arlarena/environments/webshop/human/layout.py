@@ -17,8 +17,8 @@ ACT_FORM = "act"
 
 @dataclass(frozen=True, slots=True)
 class Showing:
-    """What a page shows. `number`: the number of the person's episode, from 1. `note`: a message above the page, or "".
-    `remote`: whether pictures come from other servers.
+    """The content of a page. `number`: the number of the person's episode, from 1. `note`: a message above the page, or
+    "". `remote`: whether pictures come from other servers.
     """
 
     visit: Visit

@@ -52,7 +52,7 @@ class VisitService:
         return visitor
 
     def showing(self, visitor: Visitor) -> Showing:
-        """Return what the person's page shows. Clear the note, so that it is shown only once."""
+        """Return the content of the person's page. Clear the note, so that it is shown only once."""
         note, visitor.note = visitor.note, ""
         return Showing(visitor.visit, visitor.number, note, self.remote)
 
@@ -104,8 +104,8 @@ class VisitService:
         except OSError as error:
             self.log.error("episode_not_recorded", id=visitor.visit.id, path=str(self.out), error=str(error))
             visitor.note = (
-                "Your episode is finished, but it could not be recorded. Tell the operator of this shop, then try again "
-                "with the button below."
+                "Your episode is finished, but it could not be recorded. Tell the operator of this shop. Then try "
+                "again with the button below."
             )
             return False
         metadata = visitor.visit.state.metadata
