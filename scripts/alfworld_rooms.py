@@ -1,11 +1,16 @@
-"""Write the data from which houses for ALFWorld are generated. Source: the package `alfworld` 0.4.2 (MIT licence).
+"""Writes the data from which houses for ALFWorld are generated. Source: the package `alfworld` 0.4.2 (MIT licence).
 
     python -m venv /tmp/alfworld && /tmp/alfworld/bin/pip install --no-deps alfworld==0.4.2
     python scripts/alfworld_rooms.py /tmp/alfworld/lib/python3.*/site-packages/alfworld
 
-The data are: the receptacles of the 120 floor plans with their positions, the kinds of things in each floor plan, which
-things fit into which receptacles, and which things can be cleaned, heated and cooled. The file has one line per floor
-plan.
+The data are:
+
+- the receptacles of the 120 floor plans with their positions
+- the kinds of objects in each floor plan
+- for each kind of receptacle, the kinds of objects that it can hold
+- the kinds of objects that can be cleaned, heated, cooled, sliced or switched on
+
+The file has one line per floor plan.
 """
 
 from __future__ import annotations
@@ -23,31 +28,31 @@ TABLES = ("VAL_RECEPTACLE_OBJECTS", "VAL_ACTION_OBJECTS", "OPENABLE_CLASS_LIST",
 
 def tables(constants: Path) -> dict[str, Any]:
     """Read the constants `TABLES` from the source of a module, because an import would need missing packages."""
-    found = {}
+    values = {}
     for node in ast.parse(constants.read_text()).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in TABLES:
-            found[node.targets[0].id] = ast.literal_eval(node.value)
-    return found
+            values[node.targets[0].id] = ast.literal_eval(node.value)
+    return values
 
 
-def plain(things: set[str]) -> list[str]:
-    """Return the sorted things without sliced things, because no game of ALFWorld has sliced things."""
-    return sorted(thing for thing in things if not thing.endswith("Sliced"))
+def without_sliced(kinds: set[str]) -> list[str]:
+    """Return the sorted kinds of objects without sliced objects, which no game of ALFWorld has."""
+    return sorted(kind for kind in kinds if not kind.endswith("Sliced"))
 
 
 def room(layouts: Path, number: int) -> dict[str, Any]:
-    """Return the kinds of things and the receptacles of a floor plan.
+    """Return the kinds of objects and the receptacles of a floor plan.
 
     For each receptacle: its id, and the position of a player who uses it (column, row, heading in quarter turns, and
     degrees by which the player looks down).
     """
-    reached = json.loads((layouts / f"FloorPlan{number}-openable.json").read_text())
+    positions = json.loads((layouts / f"FloorPlan{number}-openable.json").read_text())
     kinds = json.loads((layouts / f"FloorPlan{number}-objects.json").read_text())
     return {
         "kinds": sorted(kinds),
         "receptacles": [
             [name, round(x * 4), round(z * 4), round(turn) // 90, round(down)]
-            for name, (x, z, turn, down) in sorted(reached.items())
+            for name, (x, z, turn, down) in sorted(positions.items())
         ],
     }
 
@@ -60,12 +65,14 @@ def main() -> None:
     numbers = sorted(int(path.name[9:].split("-")[0]) for path in (package / "gen/layouts").glob("*-openable.json"))
     facts = {
         "source": "alfworld 0.4.2, MIT licence, (c) Mohit Shridhar and others; floor plans of ALFRED and AI2-THOR",
-        "fits": {
-            kind: plain(things)
-            for kind, things in sorted(constants["VAL_RECEPTACLE_OBJECTS"].items())
-            if kind not in movable
+        "objects_by_receptacle": {
+            receptacle: without_sliced(objects)
+            for receptacle, objects in sorted(constants["VAL_RECEPTACLE_OBJECTS"].items())
+            if receptacle not in movable
         },
-        "able": {what.lower(): plain(things) for what, things in sorted(constants["VAL_ACTION_OBJECTS"].items())},
+        "objects_by_property": {
+            name.lower(): without_sliced(objects) for name, objects in sorted(constants["VAL_ACTION_OBJECTS"].items())
+        },
         "openable": sorted(set(constants["OPENABLE_CLASS_LIST"]) - set(movable)),
         "movable": movable,
         "goals": {goal: sorted(rooms) for goal, rooms in constants["GOALS_VALID"].items() if "movable" not in goal},

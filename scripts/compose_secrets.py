@@ -4,9 +4,9 @@
     python3 -m scripts.compose_secrets [OUT]
 
 Each secret is one file with a random value: `environment_token`, `inference_api_key`, `inference_admin_token`,
-`page_token`, `redis_ROLE` for each role of Redis. `redis_users` is the list of Redis users with the hashes of these
-passwords (redis_users.py). Existing secrets are kept, so that the services of a running deployment can still connect.
-To change a secret, remove its file, run the script again, and restart the services.
+`page_token`, `grafana_password`, `redis_ROLE` for each role of Redis. `redis_users` is the list of Redis users with the
+hashes of the passwords (redis_users.py). Existing secrets are kept, so that the services of a running deployment can
+still connect. To change a secret, remove its file, run the script again, and restart the services.
 
 Only the owner can enter the folder. The files in it are readable for others, because Compose mounts each file with its
 owner and mode, and the containers run as another user (10001).
@@ -35,7 +35,7 @@ def secret(path: Path) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file that everybody who can enter its folder can read, and nobody can change by accident."""
+    """Write a file with the mode 0444. Replaces an existing file atomically."""
     partial = path.with_suffix(".partial")
     partial.write_text(text)
     partial.chmod(0o444)

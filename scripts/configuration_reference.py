@@ -1,4 +1,4 @@
-"""Write the reference of a run's TOML file from the settings of the services.
+"""Writes the reference of a run's TOML file from the settings of the services.
 
 The script writes the page `docs/reference/configuration.md` and the data file of the command `arlarena config`.
 

@@ -1,4 +1,4 @@
-"""Write the digests of the standard evaluation sets, and the page docs/reference/evaluation-sets.md.
+"""Writes the digests of the standard evaluation sets, and the page docs/reference/evaluation-sets.md.
 
 .venv/bin/python -m scripts.evaluation_sets                     all sets that need no data
 .venv/bin/python -m scripts.evaluation_sets --set sokoban-v1    one set; the others keep their digests
@@ -58,7 +58,7 @@ A set over official data has a digest only if the data was present when this pag
 
 
 async def pin(standard: StandardSet, options: Mapping[str, Any]) -> Pin:
-    """Start the server of a set and reset its tasks. Returns what was found."""
+    """Start the server of a set and reset its tasks. Returns the number of tasks and their digest."""
     async with (
         configured_process(standard.environment, set_options(standard, options)) as url,
         connected_runner(url, RolloutSettings(), None, get_logger("sets")) as runner,

@@ -2,12 +2,13 @@
 """Builds the images of ARLArena, measures them, and finds the digests of their base images.
 
     python3 scripts/images.py build [NAME ...] [--build-option OPTION]   build images, one after another
-    python3 scripts/images.py measure [NAME ...] [--json]                print their sizes and cold starts as a table
-    python3 scripts/images.py pin                                        print the images of others with their digests
+    python3 scripts/images.py measure [NAME ...] [--json]                print sizes and cold starts as a table
+    python3 scripts/images.py pin                                        print third-party images with their digests
 
-Without names, all images for CPUs are built. The variables BASE_IMAGE, TORCH_INDEX, VLLM_IMAGE and WHEELS set the build
-arguments of the Dockerfiles; WHEELS names a folder with wheels that are already built (scripts/wheels.py). `pin` prints
-lines for the file `.env`, so that all builds and all runs use exactly these images; it needs a registry.
+Without names, all images for CPUs are built. The variables BASE_IMAGE, TORCH_INDEX and VLLM_IMAGE set build arguments
+of the Dockerfiles. TORCH_GPU_INDEX sets TORCH_INDEX of the trainer for GPUs. WHEELS is a folder with wheels that
+scripts/wheels.py has built. `pin` prints lines for the file `.env`, so that all builds and all runs use exactly these
+images. It needs a registry.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def docker(*arguments: str) -> str:
 
 
 def revision() -> str:
-    """Return the commit of the checkout, or `unknown`."""
+    """Return the commit of the checkout, with the suffix `-dirty` if files have changed; `unknown` without git."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
     done = subprocess.run(command, text=True, capture_output=True, check=False)
     return done.stdout.strip() or "unknown"
@@ -158,7 +159,7 @@ def cold_start(image: Image, tag: str) -> float | None:
 
 
 def measure(names: list[str]) -> list[dict[str, object]]:
-    """Return size, size over the base image, and cold start of each image."""
+    """Return for each image its size, the difference from the base image's size, and its cold start."""
     base = size(os.environ.get("BASE_IMAGE") or "python:3.11-slim")
     rows: list[dict[str, object]] = []
     for name in names:
@@ -185,8 +186,8 @@ def table(rows: list[dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
-def foreign_images() -> dict[str, str]:
-    """Return the images of others that compose.yaml and the Dockerfiles use: variable -> image."""
+def third_party_images() -> dict[str, str]:
+    """Return the third-party images that compose.yaml and the Dockerfiles use, by variable."""
     texts = [path.read_text() for path in (ROOT / "compose.yaml", *sorted((ROOT / "docker").glob("*.Dockerfile")))]
     text = "\n".join(texts)
     found = re.findall(r"\$\{(\w*IMAGE):-([^}]+)\}", text) + re.findall(r"^ARG (\w*IMAGE)=(\S+)$", text, re.MULTILINE)
@@ -194,9 +195,9 @@ def foreign_images() -> dict[str, str]:
 
 
 def pin() -> int:
-    """Print the images of others with their digests, one line for `.env` each. Return the exit status."""
+    """Print the third-party images with their digests, one line for `.env` each. Return the exit status."""
     status = 0
-    for variable, image in foreign_images().items():
+    for variable, image in third_party_images().items():
         try:
             docker("pull", "--quiet", image)
             digest = docker("image", "inspect", "--format", "{{index .RepoDigests 0}}", image).rpartition("@")[2]

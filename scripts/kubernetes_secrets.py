@@ -3,8 +3,9 @@
 
     python3 -m scripts.kubernetes_secrets | kubectl apply -f -
 
-Every call creates new values and prints the Secrets as JSON. The values are in no file and in no command line. Restart
-the pods after new values: docs/how-to/operate.md. Needs the program openssl.
+Every call creates new values and prints the Secrets as JSON. It leaves no file: openssl writes the keys of the
+certificate into a temporary directory, which is removed. No value is in a command line. Restart the pods after new
+values: docs/how-to/operate.md. Needs the program openssl.
 
 --days N: how long the certificate of Redis is valid (default: 365).
 """
@@ -41,7 +42,7 @@ _TLS = ("ca.crt", "tls.crt", "tls.key")
 
 
 def certificate(days: int) -> dict[str, str]:
-    """Returns a certificate for Redis (`_TLS`), signed by a new authority whose key is thrown away.
+    """Returns ca.crt, tls.crt and tls.key for Redis. A new authority signs the certificate; its key is deleted.
 
     Raises:
         RuntimeError: openssl is missing or failed.

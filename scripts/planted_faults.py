@@ -1,10 +1,10 @@
-"""Plants faults in the code one by one, and checks that a quick test catches each fault: `make verify PART=faults`.
+"""Inserts faults into the code one by one, and checks that a quick test catches each fault: `make verify PART=faults`.
 
     python scripts/planted_faults.py [NAME ...]
 
 `tests/data/planted_faults.toml` lists the faults. NAME selects faults; without NAME, all faults are checked. The script
 works in a temporary copy of the checkout. First, the tests of the selected faults must pass without a fault. Then each
-fault is planted alone: the changed module must still be importable, and one of the fault's tests must fail. The script
+fault is inserted alone. The changed module must still be importable, and one of the fault's tests must fail. The script
 prints one line per fault, and exits with 1 if a fault is not caught.
 """
 
@@ -53,20 +53,20 @@ _FAILED = re.compile(r"^(?:FAILED|ERROR) (\S*::.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """A fault to plant. `text`, which occurs once in `file`, is replaced by `fault`. Then one of `tests` (files or
-    pytest node ids) must fail.
+class PlantedFault:
+    """A fault to insert. `text`, which occurs once in `file`, is replaced by `replacement`. Then one of `tests` (files
+    or pytest node ids) must fail.
     """
 
     name: str
     file: str
     text: str
-    fault: str
+    replacement: str
     tests: tuple[str, ...]
 
     @property
     def module(self) -> str:
-        """The name of the module in which the fault is planted; of a file that is no Python, the package around it."""
+        """The name of the module of `file`. If `file` is not Python, the nearest enclosing package."""
         path = Path(self.file)
         while path.suffix != ".py" and not (ROOT / path / "__init__.py").exists():
             path = path.parent
@@ -74,11 +74,11 @@ class Fault:
         return name[name.index("arlarena/") :].replace("/", ".")
 
 
-def read_faults(root: Path = ROOT) -> list[Fault]:
+def read_faults(root: Path = ROOT) -> list[PlantedFault]:
     """Return the faults of the list, in order."""
     tables = tomllib.loads((root / FAULTS_FILE).read_text())
     return [
-        Fault(name, table["file"], table["text"], table["fault"], tuple(table["tests"]))
+        PlantedFault(name, table["file"], table["text"], table["fault"], tuple(table["tests"]))
         for name, table in tables.items()
     ]
 
@@ -107,8 +107,8 @@ def environment_of(root: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def planted(root: Path, fault: Fault) -> Iterator[None]:
-    """Plant a fault in the copy at `root`. Restore the file at the end of the `with` block.
+def planted(root: Path, fault: PlantedFault) -> Iterator[None]:
+    """Insert a fault into the copy at `root`. Restore the file at the end of the `with` block.
 
     Raises:
         ValueError: the text that the fault replaces does not occur exactly once in its file.
@@ -117,7 +117,7 @@ def planted(root: Path, fault: Fault) -> Iterator[None]:
     source = file.read_text()
     if source.count(fault.text) != 1:
         raise ValueError(f"{fault.name}: {fault.file} has {source.count(fault.text)} times the text to replace")
-    file.write_text(source.replace(fault.text, fault.fault))
+    file.write_text(source.replace(fault.text, fault.replacement))
     try:
         yield
     finally:
@@ -158,23 +158,23 @@ def verdict_of(code: int, output: str) -> tuple[bool, str]:
     return False, reasons.get(code, f"pytest ended with {code}") + (f" ({tail[0]})" if code and tail else "")
 
 
-def check_all(root: Path, faults: Sequence[Fault]) -> int:
+def check_all(root: Path, faults: Sequence[PlantedFault]) -> int:
     """Check `faults` in the copy at `root`. Return the exit status."""
     tests = list(dict.fromkeys(test for fault in faults for test in fault.tests))
     began = time.monotonic()
     code, output = run_tests(root, "arlarena.proto.config", tests, timeout_s=len(tests) * TIMEOUT_S)
     if code:
-        print(f"{output}\nthe tests fail without a fault: repair them first")
+        print(f"{output}\nerror: the tests fail without a fault: correct them first")
         return 1
     print(f"without a fault: {output.strip().splitlines()[-1]}", flush=True)
     missed = 0
     for fault in faults:
         start = time.monotonic()
         with planted(root, fault):
-            caught, what = verdict_of(*run_tests(root, fault.module, fault.tests, "-x", timeout_s=TIMEOUT_S))
+            caught, detail = verdict_of(*run_tests(root, fault.module, fault.tests, "-x", timeout_s=TIMEOUT_S))
         missed += not caught
         took = time.monotonic() - start
-        print(f"{'caught' if caught else 'NOT CAUGHT'}  {fault.name}  {took:.1f} s  {what}", flush=True)
+        print(f"{'caught' if caught else 'NOT CAUGHT'}  {fault.name}  {took:.1f} s  {detail}", flush=True)
     print(f"{len(faults) - missed} of {len(faults)} faults caught in {time.monotonic() - began:.0f} s")
     return 1 if missed else 0
 

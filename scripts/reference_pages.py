@@ -1,4 +1,4 @@
-"""Write the generated pages of docs/reference: command line, HTTP API of the environment server, glossary of metrics.
+"""Writes the generated pages of docs/reference: command line, HTTP API of the environment server, glossary of metrics.
 
 The page about the command line contains the `--help` of each command. The page about the HTTP API is written from the
 `/openapi.json` of a running server, and the glossary from `arlarena/proto/metrics.toml` and the Prometheus registries

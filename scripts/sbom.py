@@ -2,8 +2,8 @@
 
     .venv-containers/bin/python -m scripts.sbom [NAME ...]
 
-`make sbom` runs it. The list is made from outside, so no image contains a tool for it. It has the Python packages of
-the virtual environment of the image, and the packages of Debian.
+`make sbom` runs this script. The list has the Python packages of the image's virtual environment, and the packages of
+Debian. The script lists them from the host, so the images do not contain a tool for it.
 """
 
 from __future__ import annotations

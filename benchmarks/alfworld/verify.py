@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from benchmarks.support.tiny_recipes import arguments, claims_of, conclude
+from benchmarks.support.tiny_recipes import arguments, claims_of, write_results
 from benchmarks.support.training_runs import Claim, Plan, make
 
 
@@ -23,7 +23,7 @@ def main() -> int:
     for plan in [Plan(f"alfworld-{seed}", seed) for seed in args.seeds]:
         runs[plan.name] = make(plan, args.config, args.reuse)
         claims += claims_of(plan.name, runs[plan.name], "valid_unseen")
-    return conclude(runs, claims, list(runs), args.out)
+    return write_results(runs, claims, list(runs), args.out)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""Trains on a cluster that is simulated on one machine, with a partition and the loss of a host, and checks the groups.
+"""Trains on a simulated cluster during a network partition and the loss of a host, and checks the run.
 
     python -m benchmarks.chaos.cluster --out benchmarks/results/cluster.json
 
-Needs a Docker engine with the images of `make images`. cluster.yaml describes the hosts: A and B have an environment
-server, a policy server, a rollout worker and a trainer rank each; a control host has Redis, the gateway of the policy
-servers, and `run`. Each host has a network, and one network connects the hosts.
+Needs a Docker engine with the images of `make images`. All hosts are simulated on one machine, as cluster.yaml
+describes. Hosts A and B have an environment server, a policy server, a rollout worker and a trainer rank each. The
+control host has Redis, the gateway of the policy servers, and `run`. Each host has a network. The network `fabric`
+connects the hosts.
 
 * After a quarter of the steps, all containers of host B are disconnected from the other hosts for `--partition`
   seconds.
-* After half of the steps, host B is lost: all its containers are killed. A new host with the same containers starts
-  after `--lost` seconds.
+* After half of the steps, all containers of host B are killed. After `--lost` seconds, a new host with the same
+  containers starts.
 
 The checks are those of `benchmarks.chaos.compose_kills`.
 """
@@ -42,14 +43,14 @@ RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTE
 
 
 def configuration(steps: int) -> str:
-    """Return the configuration of the run: that of the kills, with weights over HTTP and the variables of the ranks."""
+    """Return run.toml with `steps`, HTTP weight transfer and the rank variables."""
     text = (FOLDER / "run.toml").read_text().replace("\nsteps = 60\n", f"\nsteps = {steps}\n")
     text = text.replace("\n[trainer]\n", '\n[trainer]\npush_transport = "http"\n')
     return text.replace("\n[console]\n", f"\n[console]\npass_environment = {json.dumps(list(RANK_VARIABLES))}\n")
 
 
 class Cluster:
-    """The containers of the simulated hosts. `events`: what was done to them, with the step and the time."""
+    """The containers of the simulated hosts. `events`: partitions and losses of hosts, with the step and the time."""
 
     def __init__(self, project: ComposeProject, steps: int, limit_s: float) -> None:
         self.project, self._steps, self._limit_s = project, steps, limit_s
@@ -57,7 +58,7 @@ class Cluster:
         self._began = time.monotonic()
 
     def start(self) -> None:
-        """Start the control host and the environment servers, and after cloning everything else."""
+        """Start the control host and the environment servers. After cloning, start all other containers."""
         up = ("up", "--detach", "--pull", "never", "--no-build")
         self.project.compose(*up, *CONTROL, "sokoban-0", "sokoban-1")
         self._until(lambda: "clone" in self.project.stages(), "stage clone")
@@ -67,27 +68,27 @@ class Cluster:
         """Wait until the trainer has recorded this step.
 
         Raises:
-            ComposeError: the run ended before.
+            ComposeError: the run ended before this step.
         """
         self._until(lambda: self.project.steps() >= step or self.project.ended() is not None, f"step {step}")
         if self.project.steps() < step:
             raise ComposeError(f"the run ended before step {step}: {self.project.compose('logs', '--tail', '20')}")
 
     def partition(self, host: str, seconds: float) -> None:
-        """Disconnect all containers of a host from the other hosts for some seconds."""
+        """Disconnect all containers of a host from the other hosts for `seconds`."""
         network = f"{self.project.name}_{FABRIC}"
-        ends = {name: self._end(name, network) for name in self.project.containers(*HOSTS[host])}
+        endpoints = {name: self._endpoint(name, network) for name in self.project.containers(*HOSTS[host])}
         self._note("partition", host)
-        for name in ends:
+        for name in endpoints:
             docker("network", "disconnect", network, name)
         time.sleep(seconds)
-        for name, (address, aliases) in ends.items():
+        for name, (address, aliases) in endpoints.items():
             options = [word for alias in aliases for word in ("--alias", alias)]
             docker("network", "connect", "--ip", address, *options, network, name)
         self._note("partition ended", host)
 
     def lose(self, host: str, seconds: float) -> None:
-        """Kill all containers of a host, and after some seconds start new containers."""
+        """Kill all containers of a host. After `seconds`, start new containers."""
         self._note("host lost", host)
         docker("kill", *self.project.containers(*HOSTS[host]))
         time.sleep(seconds)
@@ -100,7 +101,7 @@ class Cluster:
         self._until(lambda: self.project.ended() is not None, "the end of the run")
         return self.project.ended()
 
-    def _end(self, container: str, network: str) -> tuple[str, list[str]]:
+    def _endpoint(self, container: str, network: str) -> tuple[str, list[str]]:
         """Return the address and the aliases of a container in a network."""
         template = '{{json (index .NetworkSettings.Networks "' + network + '")}}'
         found = json.loads(docker("inspect", "--format", template, container))
@@ -111,12 +112,12 @@ class Cluster:
         self.events.append({"event": event, "host": host, "step": self.project.steps(), "seconds": seconds})
         print(self.events[-1], file=sys.stderr, flush=True)
 
-    def _until(self, condition: Any, what: str) -> None:
-        self.project.until(condition, what, self._limit_s)
+    def _until(self, condition: Any, event: str) -> None:
+        self.project.until(condition, event, self._limit_s)
 
 
 def train(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train on the cluster. Return what happened, and what the checks of the run found."""
+    """Train on the cluster. Return the events and the results of the checks."""
     config, run = folder / "run.toml", folder / "run"
     config.write_text(configuration(arguments.steps))
     assert tomllib.loads(config.read_text())["trainer"]["steps"] == arguments.steps
@@ -140,7 +141,7 @@ def train(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Train, disturb, check and write the result."""
+    """Train with a partition and the loss of a host, check the run, and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=16, help="number of training steps")
     parser.add_argument("--partition", type=float, default=30, help="duration of the partition in seconds")

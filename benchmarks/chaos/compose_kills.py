@@ -1,10 +1,10 @@
-"""Kills containers of a run at random, again and again, and checks that no group was lost or trained on twice.
+"""Kills random containers during a run, and checks that no group was lost or trained on twice.
 
     python -m benchmarks.chaos.compose_kills --kills 100 --out benchmarks/results/chaos_compose.json
 
 Needs a Docker engine with the images of `make images`. compose.yaml runs with a project name, secrets, ports and
 volumes of its own. From the first training step on, `--kills` containers are killed with SIGKILL: Redis, the four
-environment servers, the policy server, two rollout workers, the trainer, the page, and `run`, which drives the stages.
+environment servers, the policy server, two rollout workers, the trainer, the page, and `run`, which starts the stages.
 The kills are spread evenly over the training steps, each at a random moment. The first kills are one of each container.
 A container is killed in one of two ways:
 
@@ -15,8 +15,8 @@ A container is killed in one of two ways:
 After the end of the run, the run directory is copied from its volume and checked:
 
 * `run`, trainer and workers have ended with exit status 0. The servers, which keep running, are healthy.
-* The lineage has every issued group once, no group was given up, and the groups that were trained on are the recorded
-  ones, each at one step.
+* Each issued group has exactly one outcome, and no group became a dead letter.
+* The groups that were trained on are the recorded groups, each at one step.
 * metrics.jsonl has one record for each step, and no sample is older than `[trainer] staleness`.
 * Every recorded episode, played again, has the same rewards.
 * `arlarena verify` and `arlarena status` find no problem.
@@ -54,46 +54,52 @@ START_LIMIT_S = 600.0  # for the restart of a container, and for the state of ea
 
 
 class Killer:
-    """Kills containers of a project. `kills`: number of kills by container and way."""
+    """Kills containers of a project.
+
+    Attributes:
+        containers: names of the containers that are killed.
+        kills: number of kills by container.
+        kills_by_method: number of kills by method, `stopped` or `crashed`.
+    """
 
     def __init__(self, project: ComposeProject, rng: random.Random, steps: int) -> None:
         self._project, self._rng, self._steps = project, rng, steps
         self.containers = sorted(project.containers(*SERVICES))
         self.kills: Counter[str] = Counter()
-        self.ways: Counter[str] = Counter()
+        self.kills_by_method: Counter[str] = Counter()
 
     def run(self, count: int, limit_s: float) -> None:
-        """Cause `count` kills, spread over the steps. Ends early after `limit_s` seconds, or with the run."""
-        ends = time.monotonic() + limit_s
-        victims = self._rng.sample(self.containers, len(self.containers))
-        victims += self._rng.choices(self.containers, k=max(0, count - len(victims)))
-        for number, victim in enumerate(victims[:count]):
-            target = max(1.0, (self._steps - 2) * number / count)  # before the last steps: then the services end
-            while self._project.steps() < target and not self._over() and time.monotonic() < ends:
+        """Cause `count` kills, spread over the steps. Stops after `limit_s` seconds or when the run ends."""
+        deadline = time.monotonic() + limit_s
+        targets = self._rng.sample(self.containers, len(self.containers))
+        targets += self._rng.choices(self.containers, k=max(0, count - len(targets)))
+        for number, container in enumerate(targets[:count]):
+            step = max(1.0, (self._steps - 2) * number / count)  # The services exit after the last step.
+            while self._project.steps() < step and not self._near_end() and time.monotonic() < deadline:
                 time.sleep(POLL_S)
-            if self._over() or time.monotonic() >= ends:
+            if self._near_end() or time.monotonic() >= deadline:
                 return
             time.sleep(self._rng.uniform(0, PAUSE_S))
-            self._kill(victim)
-            seconds, step = time.monotonic() - ends + limit_s, self._project.steps()
-            print(f"{seconds:.0f} s: {number + 1} kills, step {step}: {victim}", file=sys.stderr, flush=True)
+            self._kill(container)
+            seconds, reached = time.monotonic() - deadline + limit_s, self._project.steps()
+            print(f"{seconds:.0f} s: {number + 1} kills, step {reached}: {container}", file=sys.stderr, flush=True)
 
     def _kill(self, container: str) -> None:
-        """Wait until the container runs, kill it, and see that it is started again."""
+        """Wait until the container runs, and kill it. If the engine will not restart the container, start it again."""
         project = self._project
-        project.until(lambda: project.state(container)["Running"] or self._over(), container, START_LIMIT_S)
-        if self._over():
+        project.until(lambda: project.state(container)["Running"] or self._near_end(), container, START_LIMIT_S)
+        if self._near_end():
             return
         if self._rng.random() < 0.5 and self._crash(container):
-            self.ways["crashed"] += 1
+            self.kills_by_method["crashed"] += 1
         else:
             docker("kill", container)
             time.sleep(self._rng.uniform(0, DOWN_S))
             docker("start", container)
-            self.ways["stopped"] += 1
+            self.kills_by_method["stopped"] += 1
         self.kills[container.removeprefix(f"{self._project.name}-")] += 1
 
-    def _over(self) -> bool:
+    def _near_end(self) -> bool:
         """Return whether training is near its end, or the run has ended."""
         return self._project.ended() is not None or self._project.steps() > self._steps - 2
 
@@ -111,7 +117,7 @@ class Killer:
 
 
 def kill_containers(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Run compose.yaml with all kills. Return what was done, and what the checks of the run found."""
+    """Run compose.yaml with all kills. Return the kills and the results of the checks."""
     config = folder / "run.toml"
     config.write_text(CONFIG.read_text().replace("\nsteps = 60\n", f"\nsteps = {arguments.steps}\n"))
     steps = tomllib.loads(config.read_text())["trainer"]["steps"]
@@ -139,7 +145,7 @@ def kill_containers(arguments: argparse.Namespace, folder: Path) -> dict[str, An
     found["problems"] += problems
     return {
         **found, "exit": exit_status, "kills": sum(killer.kills.values()), "killed": dict(sorted(killer.kills.items())),
-        "ways": dict(killer.ways), "seed": arguments.seed, "seconds": round(time.monotonic() - began, 1),
+        "ways": dict(killer.kills_by_method), "seed": arguments.seed, "seconds": round(time.monotonic() - began, 1),
         "seconds_of_kills": round(killed_s, 1), "engine": engine, "load_average": round(os.getloadavg()[0], 2),
     }  # fmt: skip
 

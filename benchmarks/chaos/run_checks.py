@@ -1,4 +1,4 @@
-"""Checks of a run in which containers were killed or lost: groups, staleness, records, rewards, `arlarena verify`."""
+"""Checks a run whose containers were killed: groups, staleness, records, rewards, `arlarena verify`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHOWN = 20  # problems of one kind that the result contains
 
 
 def check_run(run: Path, *, verify: bool = True) -> dict[str, Any]:
-    """Return what the files of a finished run show, with the key `problems`.
+    """Return the results of the checks of a finished run. The key `problems` has a list of descriptions.
 
     `run`: a copy of the run directory. `verify`: also execute `arlarena verify`, which starts an environment server.
     """
@@ -27,7 +27,7 @@ def check_run(run: Path, *, verify: bool = True) -> dict[str, Any]:
     age, too_old = staleness(run, trainer.get("staleness", 1))
     problems += wrong_rewards[:SHOWN] + too_old[:SHOWN]
     if outcomes["dead"]:
-        problems.append(f"{outcomes['dead']} groups were given up")
+        problems.append(f"{outcomes['dead']} groups became dead letters")
     status = arlarena("status", str(run), "--json")
     if status.returncode:
         problems.append(f"arlarena status: exit status {status.returncode}: {status.stdout}{status.stderr}")
@@ -51,8 +51,9 @@ def check_run(run: Path, *, verify: bool = True) -> dict[str, Any]:
 def staleness(run: Path, bound: int) -> tuple[int, list[str]]:
     """Return the largest age of a sample that was trained on, and descriptions of violations of the bound.
 
-    The age is that of the trainer's metrics. Independently, each recorded group must have an episode that the bound
-    permits: the steps since the oldest version that sampled one of its tokens.
+    The age is the number of steps since the oldest version that sampled one of an episode's tokens. The largest age is
+    read from the trainer's metrics. Independently, each recorded group must have an episode whose age the bound
+    permits.
     """
     records = json_lines(run / "metrics.jsonl")
     ages = {record["step"]: int(record["age_max"]) for record in records}

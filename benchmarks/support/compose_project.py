@@ -67,7 +67,7 @@ class ComposeProject:
         return docker("compose", *arguments, env=self.variables, timeout_s=timeout_s)
 
     def containers(self, *services: str) -> dict[str, str]:
-        """Return the names of the containers of some services (default: all), with the service of each."""
+        """Return the service of each container, by the container's name. `services`: only these; default: all."""
         rows = self.compose("ps", "--all", "--format", "json", *services).splitlines()
         return {row["Name"]: row["Service"] for row in map(json.loads, rows)}
 
@@ -120,7 +120,7 @@ class ComposeProject:
         state = self.state(f"{self.name}-run-1")
         return int(state["ExitCode"]) if state["Status"] == "exited" else None
 
-    def until(self, condition: Callable[[], object], what: str, limit_s: float) -> None:
+    def until(self, condition: Callable[[], object], event: str, limit_s: float) -> None:
         """Wait until `condition()` is true.
 
         Raises:
@@ -129,7 +129,7 @@ class ComposeProject:
         deadline = time.monotonic() + limit_s
         while not condition():
             if time.monotonic() > deadline:
-                raise ComposeError(f"{what}: not within {limit_s:g} s: {self.compose('logs', '--tail', '15')[-8000:]}")
+                raise ComposeError(f"{event}: not within {limit_s:g} s: {self.compose('logs', '--tail', '15')[-8000:]}")
             time.sleep(POLL_S)
 
     def down(self) -> None:

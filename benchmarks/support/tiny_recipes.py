@@ -1,9 +1,10 @@
-"""Shared code of the checks of the tiny recipes: the command line, the claims about a run, and the result."""
+"""Shared code of the checks of the recipes for tiny policies: command line, claims about a run, and result."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def claims_of(name: str, run: dict[str, Any], split: str) -> list[Claim]:
     ]  # fmt: skip
 
 
-def conclude(runs: Mapping[str, dict[str, Any]], claims: Sequence[Claim], seeds: Sequence[str], out: Path) -> int:
+def write_results(runs: Mapping[str, dict[str, Any]], claims: Sequence[Claim], seeds: Sequence[str], out: Path) -> int:
     """Show and write all results, and return the exit status. `seeds`: names of the runs of the unchanged recipe."""
     show(dict(runs), list(claims))
     for run in runs.values():
@@ -52,10 +53,8 @@ def conclude(runs: Mapping[str, dict[str, Any]], claims: Sequence[Claim], seeds:
             Console().print(kinds)
     result = {
         "gains": {name: run["gain"] for name, run in runs.items()},
-        "aim_of_15_points_reached": all(runs[name]["gain"] >= TARGET_GAIN for name in seeds),
-        "claims": [
-            {"run": claim.run, "what": claim.what, "is": claim.measured, "holds": claim.holds} for claim in claims
-        ],
+        "target_reached": all(runs[name]["gain"] >= TARGET_GAIN for name in seeds),
+        "claims": [asdict(claim) for claim in claims],
         "runs": dict(runs),
         "passed": all(claim.holds for claim in claims),
     }

@@ -31,10 +31,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A claim about a run, and whether it holds. `measured`: the measured value as text."""
+    """A claim about a run, and whether it holds. `claim`: the claim. `measured`: the measured value as text."""
 
     run: str
-    what: str
+    claim: str
     measured: str
     holds: bool
 
@@ -45,10 +45,10 @@ def directory_of(plan: Plan) -> Path:
 
 
 def make(plan: Plan, config: Path, reuse: bool) -> dict[str, Any]:
-    """Do a run and return its summary. If `reuse` is true and an earlier run exists, resume the earlier run.
+    """Execute a training run and return its summary. If `reuse` is true and an earlier run exists, resume this run.
 
-    If the earlier run is finished, it is not repeated. The result of behaviour cloning and the interval of the gain are
-    added to the summary.
+    A run that is already finished is not repeated. The result of behaviour cloning and the confidence interval of the
+    gain are added to the summary.
 
     Raises:
         SystemExit: the run failed; the exit status is 2.
@@ -89,8 +89,8 @@ def paired_gain(directory: Path) -> list[float]:
 def paired_scores(directory: Path) -> tuple[list[float], list[float], list[float]]:
     """Return the scores before and after training, and the 95 % confidence interval of the gain in the mean score.
 
-    Only tasks that are in both episodes files count. Both lists of scores have the same order of tasks. An evaluation
-    writes only the first `[evaluation] episodes` episodes to its file.
+    Only tasks that are in both files of episodes count. Both lists of scores have the same order of tasks. An
+    evaluation writes only the first `[evaluation] episodes` episodes to its file.
     """
     before, after = (_scores_by_task(directory / "episodes" / f"{label}.jsonl") for label in ("before", "after"))
     tasks = [task for task in before if task in after]
@@ -107,7 +107,7 @@ def _scores_by_task(path: Path) -> dict[str, list[float]]:
 
 
 def interval_of(differences: Sequence[float]) -> list[float]:
-    """Return the 95 % confidence interval of the mean of the tasks' differences, each in [-1, 1]."""
+    """Return the 95 % confidence interval of the mean. `differences`: one value per task, in [-1, 1]."""
     return difference_interval(differences).rounded()
 
 
@@ -131,4 +131,4 @@ def show(runs: dict[str, dict[str, Any]], claims: Sequence[Claim]) -> None:
     console.print(table)
     for claim in claims:
         mark = "[green]holds[/]" if claim.holds else "[bold red]FAILS[/]"
-        console.print(f"{mark}  {claim.run:<8} {claim.what}: {claim.measured}")
+        console.print(f"{mark}  {claim.run:<8} {claim.claim}: {claim.measured}")

@@ -23,7 +23,7 @@ import sys
 from typing import Any
 
 from benchmarks.demo.verify import NO_GAIN
-from benchmarks.support.tiny_recipes import arguments, claims_of, conclude
+from benchmarks.support.tiny_recipes import arguments, claims_of, write_results
 from benchmarks.support.training_runs import Claim, Plan, make
 
 GSPO = ("trainer.recipe=gspo", "trainer.recipe_overrides.filter=success")
@@ -51,7 +51,7 @@ def main() -> int:
     claims.append(
         Claim("tir-math-zero-0", "no gain without advantages", f"{100 * control_gain:+.1f}", control_gain < NO_GAIN)
     )
-    return conclude(runs, claims, seeds, args.out)
+    return write_results(runs, claims, seeds, args.out)
 
 
 if __name__ == "__main__":

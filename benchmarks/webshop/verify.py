@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from benchmarks.support.tiny_recipes import arguments, claims_of, conclude
+from benchmarks.support.tiny_recipes import arguments, claims_of, write_results
 from benchmarks.support.training_runs import Claim, Plan, directory_of, make, mean, paired_scores
 
 
@@ -26,7 +26,7 @@ def main() -> int:
         runs[plan.name] = run = make(plan, args.config, args.reuse)
         run["score"] = scores(plan)
         claims += [*claims_of(plan.name, run, "test"), score_claim(plan.name, run)]
-    return conclude(runs, claims, list(runs), args.out)
+    return write_results(runs, claims, list(runs), args.out)
 
 
 def scores(plan: Plan) -> dict[str, Any]:

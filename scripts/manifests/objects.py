@@ -11,7 +11,7 @@ NAMESPACE = "arlarena"
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Fault:
+class ManifestFault:
     """A fault of one object. `message`: the fault and its fix."""
 
     name: str  # Kind/name
@@ -55,46 +55,46 @@ class Overlay:
     @classmethod
     def of(cls, objects: list[Object]) -> Overlay:
         """Returns the overlay with these objects."""
-        return cls(tuple(objects), tuple(pods for one in objects for pods in pods_of(one)))
+        return cls(tuple(objects), tuple(pods for obj in objects for pods in pods_of(obj)))
 
     def of_kind(self, *kinds: str) -> list[Object]:
         """Returns the objects of these kinds."""
-        return [one for one in self.objects if one.get("kind") in kinds]
+        return [obj for obj in self.objects if obj.get("kind") in kinds]
 
     def names(self, *kinds: str) -> set[str]:
         """Returns the names of the objects of these kinds."""
-        return {one["metadata"]["name"] for one in self.of_kind(*kinds)}
+        return {obj["metadata"]["name"] for obj in self.of_kind(*kinds)}
 
 
-def name_of(one: Object) -> str:
+def name_of(obj: Object) -> str:
     """Returns Kind/name."""
-    return f"{one.get('kind', '(no kind)')}/{one.get('metadata', {}).get('name', '(no name)')}"
+    return f"{obj.get('kind', '(no kind)')}/{obj.get('metadata', {}).get('name', '(no name)')}"
 
 
-def pods_of(one: Object) -> Iterator[Pods]:
+def pods_of(obj: Object) -> Iterator[Pods]:
     """Yields the pods that an object creates, one item for each pod template."""
-    kind, spec = one.get("kind"), one.get("spec", {})
+    kind, spec = obj.get("kind"), obj.get("spec", {})
     if kind in ("Deployment", "StatefulSet", "DaemonSet", "Job", "ReplicaSet"):
-        yield _pods(one, spec.get("template", {}), spec.get("volumeClaimTemplates", []))
+        yield _pods(obj, spec.get("template", {}), spec.get("volumeClaimTemplates", []))
     elif kind == "CronJob":
-        yield _pods(one, spec.get("jobTemplate", {}).get("spec", {}).get("template", {}))
+        yield _pods(obj, spec.get("jobTemplate", {}).get("spec", {}).get("template", {}))
     elif kind == "Pod":
-        yield _pods(one, one)
+        yield _pods(obj, obj)
     elif kind == "JobSet":
         for job in spec.get("replicatedJobs", []):
-            yield _pods(one, job.get("template", {}).get("spec", {}).get("template", {}))
+            yield _pods(obj, job.get("template", {}).get("spec", {}).get("template", {}))
     elif kind == "LeaderWorkerSet":
         group = spec.get("leaderWorkerTemplate", {})
         for name in ("leaderTemplate", "workerTemplate"):
             if name in group:
-                yield _pods(one, group[name], group.get("volumeClaimTemplates", []))
+                yield _pods(obj, group[name], group.get("volumeClaimTemplates", []))
 
 
-def _pods(one: Object, template: Object, claims: list[Object] | None = None) -> Pods:
+def _pods(obj: Object, template: Object, claims: list[Object] | None = None) -> Pods:
     metadata = template.get("metadata", {})
     own = tuple(claim["metadata"]["name"] for claim in claims or [])
     return Pods(
-        name_of(one), one["metadata"].get("namespace", "default"), metadata.get("labels", {}), template["spec"], own
+        name_of(obj), obj["metadata"].get("namespace", "default"), metadata.get("labels", {}), template["spec"], own
     )
 
 

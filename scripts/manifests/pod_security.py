@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from scripts.manifests.objects import Fault, Object, Overlay, Pods
+from scripts.manifests.objects import ManifestFault, Object, Overlay, Pods
 
 # The images that the pods may use: docker/ builds the images of ARLArena.
 IMAGES = re.compile(
@@ -22,14 +22,14 @@ ALLOWED_ARGUMENTS = re.compile(r"--user probe --pass probe\b")
 SECRET_ARGUMENT = re.compile(r"--?(pass(word)?|token|api-key|secret|admin-token)[= ]\S", re.IGNORECASE)
 
 
-def pod_faults(overlay: Overlay) -> Iterator[Fault]:
+def pod_faults(overlay: Overlay) -> Iterator[ManifestFault]:
     """Yields the faults of all pods of the overlay."""
     for pods in overlay.pods:
         for message in _pod(pods):
-            yield Fault(pods.owner, message)
+            yield ManifestFault(pods.owner, message)
         for container in pods.containers:
             for message in (*_security(pods, container), *_container(pods, container)):
-                yield Fault(pods.owner, f"container {container['name']}: {message}")
+                yield ManifestFault(pods.owner, f"container {container['name']}: {message}")
 
 
 def _pod(pods: Pods) -> Iterator[str]:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from scripts.manifests.objects import Fault, Object, Overlay, Pods, name_of, selects
+from scripts.manifests.objects import ManifestFault, Object, Overlay, Pods, name_of, selects
 from scripts.manifests.references import selected
 
 EVERYWHERE = ("0.0.0.0/0", "::/0")
 DIRECTIONS = (("Ingress", "ingress", "from"), ("Egress", "egress", "to"))
 
 
-def policy_faults(overlay: Overlay) -> Iterator[Fault]:
+def policy_faults(overlay: Overlay) -> Iterator[ManifestFault]:
     """Yields the faults of all policies, and of pods without a policy."""
     for pods in overlay.pods:
         for direction, _, _ in DIRECTIONS:
-            if not any(direction in policy_types(one) for one in policies_of(overlay, pods)):
-                yield Fault(pods.owner, f"no NetworkPolicy restricts its {direction.lower()}; correct its labels, or "
-                            "restore the policy default-deny")  # fmt: skip
-    for one in overlay.of_kind("NetworkPolicy"):
-        for message in _policy(overlay, one):
-            yield Fault(name_of(one), message)
+            if not any(direction in policy_types(policy) for policy in policies_of(overlay, pods)):
+                message = f"no NetworkPolicy restricts its {direction.lower()}"
+                yield ManifestFault(pods.owner, f"{message}; correct its labels, or restore the policy default-deny")
+    for obj in overlay.of_kind("NetworkPolicy"):
+        for message in _policy(overlay, obj):
+            yield ManifestFault(name_of(obj), message)
 
 
 def policy_types(policy: Object) -> list[str]:
@@ -33,33 +33,33 @@ def policy_types(policy: Object) -> list[str]:
 def policies_of(overlay: Overlay, pods: Pods) -> list[Object]:
     """Returns the policies that select these pods."""
     return [
-        one
-        for one in overlay.of_kind("NetworkPolicy")
-        if one["metadata"].get("namespace", "default") == pods.namespace
-        and selects(one["spec"].get("podSelector", {}), pods.labels)
+        obj
+        for obj in overlay.of_kind("NetworkPolicy")
+        if obj["metadata"].get("namespace", "default") == pods.namespace
+        and selects(obj["spec"].get("podSelector", {}), pods.labels)
     ]
 
 
-def _policy(overlay: Overlay, one: Object) -> Iterator[str]:
-    found = selected(overlay, one, one["spec"].get("podSelector", {}))
+def _policy(overlay: Overlay, policy: Object) -> Iterator[str]:
+    found = selected(overlay, policy, policy["spec"].get("podSelector", {}))
     if not found:
         yield "it selects no pod; correct podSelector"
     for direction, rules, peers in DIRECTIONS:
-        if rules in one["spec"] and direction not in policy_types(one):
+        if rules in policy["spec"] and direction not in policy_types(policy):
             yield f"it has {rules} rules without effect; add {direction} to policyTypes"
-        for rule in one["spec"].get(rules, []):
+        for rule in policy["spec"].get(rules, []):
             if reason := _allows_all(rule, peers):
                 yield f"a rule of {rules} allows {reason}; name the pods (podSelector) and ports"
             for peer in rule.get(peers, []):
                 own = "podSelector" in peer and "namespaceSelector" not in peer
-                if own and not selected(overlay, one, peer["podSelector"]):
+                if own and not selected(overlay, policy, peer["podSelector"]):
                     yield f"a rule of {rules} selects no pod; correct its podSelector"
             if rules == "ingress":
                 yield from _ports(found, rule)
 
 
 def _allows_all(rule: Object, peers: str) -> str | None:
-    """Returns what a rule allows if it allows far too much, else None."""
+    """Returns the peers of a rule that allows too many peers, in words. Returns None for all other rules."""
     if not rule.get(peers):
         return "all peers"
     for peer in rule[peers]:
@@ -90,13 +90,13 @@ def can_connect(overlay: Overlay, source: Pods, target: Pods, port: int) -> bool
 
 def _rules(overlay: Overlay, pods: Pods, direction: str, rules: str) -> list[Object] | None:
     """Returns all rules for the traffic of these pods in one direction. None: no policy restricts it."""
-    policies = [one for one in policies_of(overlay, pods) if direction in policy_types(one)]
-    return [rule for one in policies for rule in one["spec"].get(rules, [])] if policies else None
+    policies = [policy for policy in policies_of(overlay, pods) if direction in policy_types(policy)]
+    return [rule for policy in policies for rule in policy["spec"].get(rules, [])] if policies else None
 
 
 def _matches(rule: Object, peers: str, other: Pods, port: int, numbers: dict[str, int]) -> bool:
-    allowed = [one.get("port") for one in rule.get("ports", []) if one.get("protocol", "TCP") == "TCP"]
-    if rule.get("ports") and port not in [numbers.get(str(one), one) for one in allowed]:
+    allowed = [entry.get("port") for entry in rule.get("ports", []) if entry.get("protocol", "TCP") == "TCP"]
+    if rule.get("ports") and port not in [numbers.get(str(name), name) for name in allowed]:
         return False
     return not rule.get(peers) or any(
         "podSelector" in peer and "namespaceSelector" not in peer and selects(peer["podSelector"], other.labels)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from scripts.kubernetes_secrets import keys as secret_keys
-from scripts.manifests.objects import Fault, Object, Overlay, Pods, name_of, selects
+from scripts.manifests.objects import ManifestFault, Object, Overlay, Pods, name_of, selects
 
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 
-def reference_faults(overlay: Overlay) -> Iterator[Fault]:
+def reference_faults(overlay: Overlay) -> Iterator[ManifestFault]:
     """Yields each name that resolves to nothing."""
     for pods in overlay.pods:
         for message in (*_sources(overlay, pods), *_mounts(pods), *_probes(pods), *_classes(overlay, pods)):
-            yield Fault(pods.owner, message)
-    for one in overlay.objects:
+            yield ManifestFault(pods.owner, message)
+    for obj in overlay.objects:
         checks = {
             "Service": _service,
             "StatefulSet": _stateful_set,
@@ -24,13 +24,13 @@ def reference_faults(overlay: Overlay) -> Iterator[Fault]:
             "ScaledObject": _scaled_object,
             "TriggerAuthentication": _trigger_authentication,
         }
-        for message in checks.get(one.get("kind", ""), _nothing)(overlay, one):
-            yield Fault(name_of(one), message)
+        for message in checks.get(obj.get("kind", ""), _nothing)(overlay, obj):
+            yield ManifestFault(name_of(obj), message)
 
 
 def config_files(overlay: Overlay, name: str) -> set[str] | None:
     """Returns the keys of a ConfigMap, or None if it does not exist."""
-    found = [one for one in overlay.of_kind("ConfigMap") if one["metadata"]["name"] == name]
+    found = [obj for obj in overlay.of_kind("ConfigMap") if obj["metadata"]["name"] == name]
     return set(found[0].get("data", {})) | set(found[0].get("binaryData", {})) if found else None
 
 
@@ -75,7 +75,7 @@ def volume_sources(volume: Object) -> Iterator[tuple[str, str, dict[str, str]]]:
 
 def _mounts(pods: Pods) -> Iterator[str]:
     volumes = {volume["name"] for volume in pods.spec.get("volumes", [])} | set(pods.claims)
-    mounted = {mount["name"] for one in pods.containers for mount in one.get("volumeMounts", [])}
+    mounted = {mount["name"] for container in pods.containers for mount in container.get("volumeMounts", [])}
     for name in sorted(mounted - volumes):
         yield f"volume {name} is mounted but does not exist; add it to volumes"
     for name in sorted(volumes - mounted):
@@ -102,26 +102,26 @@ def _classes(overlay: Overlay, pods: Pods) -> Iterator[str]:
         yield f"ServiceAccount {account} does not exist; correct the name, or add it to the overlay"
 
 
-def selected(overlay: Overlay, one: Object, selector: Object | None) -> list[Pods]:
-    """Returns the pods in the namespace of the object `one` that a label selector selects."""
-    namespace = one["metadata"].get("namespace", "default")
+def selected(overlay: Overlay, obj: Object, selector: Object | None) -> list[Pods]:
+    """Returns the pods in the namespace of `obj` that a label selector selects."""
+    namespace = obj["metadata"].get("namespace", "default")
     return [pods for pods in overlay.pods if pods.namespace == namespace and selects(selector, pods.labels)]
 
 
-def _service(overlay: Overlay, one: Object) -> Iterator[str]:
-    selector = one["spec"].get("selector")
-    found = selected(overlay, one, {"matchLabels": selector} if selector else None)
+def _service(overlay: Overlay, obj: Object) -> Iterator[str]:
+    selector = obj["spec"].get("selector")
+    found = selected(overlay, obj, {"matchLabels": selector} if selector else None)
     if not found:
         yield f"the selector {selector} selects no pod; correct the labels"
-    for port in one["spec"].get("ports", []):
+    for port in obj["spec"].get("ports", []):
         target = port.get("targetPort", port["port"])
         for pods in found:
             if target not in pods.ports and target not in pods.ports.values():
                 yield f"targetPort {target!r} is not a port of {pods.owner}, which has {sorted(pods.ports)}"
 
 
-def _stateful_set(overlay: Overlay, one: Object) -> Iterator[str]:
-    name = one["spec"].get("serviceName")
+def _stateful_set(overlay: Overlay, obj: Object) -> Iterator[str]:
+    name = obj["spec"].get("serviceName")
     service = [other for other in overlay.of_kind("Service") if other["metadata"]["name"] == name]
     if not service:
         yield f"serviceName {name} does not exist; correct the name, or add the Service"
@@ -129,40 +129,40 @@ def _stateful_set(overlay: Overlay, one: Object) -> Iterator[str]:
         yield f"Service {name} gives its pods no names; set clusterIP: None"
 
 
-def _budget(overlay: Overlay, one: Object) -> Iterator[str]:
-    if not selected(overlay, one, one["spec"].get("selector")):
+def _budget(overlay: Overlay, obj: Object) -> Iterator[str]:
+    if not selected(overlay, obj, obj["spec"].get("selector")):
         yield "the selector selects no pod; correct the labels"
 
 
-def _service_monitor(overlay: Overlay, one: Object) -> Iterator[str]:
+def _service_monitor(overlay: Overlay, obj: Object) -> Iterator[str]:
     services = [
         service
         for service in overlay.of_kind("Service")
-        if selects(one["spec"].get("selector"), service["metadata"].get("labels", {}))
+        if selects(obj["spec"].get("selector"), service["metadata"].get("labels", {}))
     ]
     if not services:
         yield "the selector selects no Service; correct the labels"
-    for endpoint in one["spec"].get("endpoints", []):
+    for endpoint in obj["spec"].get("endpoints", []):
         for service in services:
             names = {port.get("name") for port in service["spec"].get("ports", [])}
             if endpoint.get("port") not in names:
                 yield f"port {endpoint.get('port')!r} is not a port of {name_of(service)}, which has {sorted(names)}"
 
 
-def _scaled_object(overlay: Overlay, one: Object) -> Iterator[str]:
-    target = one["spec"]["scaleTargetRef"]
+def _scaled_object(overlay: Overlay, obj: Object) -> Iterator[str]:
+    target = obj["spec"]["scaleTargetRef"]
     if target["name"] not in overlay.names(target.get("kind", "Deployment")):
         yield f"{target.get('kind', 'Deployment')} {target['name']} does not exist; correct scaleTargetRef"
-    for trigger in one["spec"].get("triggers", []):
+    for trigger in obj["spec"].get("triggers", []):
         reference = trigger.get("authenticationRef")
         if reference and reference["name"] not in overlay.names("TriggerAuthentication"):
             yield f"TriggerAuthentication {reference['name']} does not exist; correct the name, or add it"
 
 
-def _trigger_authentication(overlay: Overlay, one: Object) -> Iterator[str]:
-    for reference in one["spec"].get("secretTargetRef", []):
+def _trigger_authentication(overlay: Overlay, obj: Object) -> Iterator[str]:
+    for reference in obj["spec"].get("secretTargetRef", []):
         yield from _missing(overlay, "Secret", reference["name"], {reference["key"]})
 
 
-def _nothing(overlay: Overlay, one: Object) -> Iterator[str]:
+def _nothing(overlay: Overlay, obj: Object) -> Iterator[str]:
     yield from ()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jsonschema
 import kubernetes_validate
-from scripts.manifests.objects import Fault, Object, Overlay, name_of
+from scripts.manifests.objects import ManifestFault, Object, Overlay, name_of
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "k8s" / "schemas"
 VERSION = "1.34"  # the oldest version of Kubernetes that the guide allows
@@ -23,36 +23,38 @@ VERSION = "1.34"  # the oldest version of Kubernetes that the guide allows
 def custom_kinds() -> dict[tuple[str, str], jsonschema.Draft7Validator]:
     """Returns the validators of the kinds in `k8s/schemas`, by API version and kind."""
     schemas = [json.loads(path.read_text()) for path in sorted(SCHEMAS.glob("*.json"))]
-    return {(one["x-api-version"], one["x-kind"]): jsonschema.Draft7Validator(one) for one in schemas}
+    return {(obj["x-api-version"], obj["x-kind"]): jsonschema.Draft7Validator(obj) for obj in schemas}
 
 
-def schema_faults(overlay: Overlay) -> Iterator[Fault]:
+def schema_faults(overlay: Overlay) -> Iterator[ManifestFault]:
     """Yields each violation of a schema, and each object whose kind has no schema."""
-    for one in overlay.objects:
-        yield from _object_faults(json.dumps(one, sort_keys=True))
+    for obj in overlay.objects:
+        yield from _object_faults(json.dumps(obj, sort_keys=True))
 
 
 @functools.cache  # kubernetes-validate reads its schemas from files for each object
-def _object_faults(text: str) -> tuple[Fault, ...]:
-    one = json.loads(text)
-    validator = custom_kinds().get((one.get("apiVersion", ""), one.get("kind", "")))
+def _object_faults(text: str) -> tuple[ManifestFault, ...]:
+    obj = json.loads(text)
+    validator = custom_kinds().get((obj.get("apiVersion", ""), obj.get("kind", "")))
     if validator is None:
-        return tuple(_builtin_faults(one))
-    return tuple(_fault(one, error) for error in validator.iter_errors(one))
+        return tuple(_builtin_faults(obj))
+    return tuple(_fault(obj, error) for error in validator.iter_errors(obj))
 
 
-def _builtin_faults(one: Object) -> Iterator[Fault]:
+def _builtin_faults(obj: Object) -> Iterator[ManifestFault]:
     try:
-        kubernetes_validate.validate(one, VERSION, strict=True)
+        kubernetes_validate.validate(obj, VERSION, strict=True)
     except kubernetes_validate.SchemaNotFoundError:
-        kind = f"{one.get('apiVersion')} {one.get('kind')}"
-        yield Fault(name_of(one), f"{kind} has no schema; correct apiVersion or kind, or add a schema to k8s/schemas")
+        kind = f"{obj.get('apiVersion')} {obj.get('kind')}"
+        yield ManifestFault(
+            name_of(obj), f"{kind} has no schema; correct apiVersion or kind, or add a schema to k8s/schemas"
+        )
     except kubernetes_validate.ValidationError as error:
-        yield _fault(one, error)
+        yield _fault(obj, error)
 
 
-def _fault(one: Object, error: jsonschema.ValidationError) -> Fault:
+def _fault(obj: Object, error: jsonschema.ValidationError) -> ManifestFault:
     # An object with alternatives (anyOf) reports only that none fits. The reason is in the deepest error.
     deepest = jsonschema.exceptions.best_match([error]) or error
     path = ".".join(map(str, deepest.absolute_path)) or "object"
-    return Fault(name_of(one), f"{path}: {deepest.message[:200]}; correct or remove this field")
+    return ManifestFault(name_of(obj), f"{path}: {deepest.message[:200]}; correct or remove this field")

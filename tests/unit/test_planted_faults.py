@@ -5,7 +5,7 @@ import functools
 from pathlib import Path
 
 import pytest
-from scripts.planted_faults import NOT_IMPORTED, ROOT, Fault, main, planted, read_faults, verdict_of
+from scripts.planted_faults import NOT_IMPORTED, ROOT, PlantedFault, main, planted, read_faults, verdict_of
 
 FAULTS = read_faults()
 
@@ -26,7 +26,7 @@ def quick_tests(file: str) -> frozenset[str]:
 
 
 def test_there_are_at_least_thirty_different_faults():
-    assert len({(fault.file, fault.text, fault.fault) for fault in FAULTS}) == len(FAULTS) >= 30
+    assert len({(fault.file, fault.text, fault.replacement) for fault in FAULTS}) == len(FAULTS) >= 30
 
 
 def test_the_text_of_every_fault_occurs_once():
@@ -38,17 +38,17 @@ def test_the_text_of_every_fault_occurs_once():
 def test_no_planted_fault_is_an_error_of_syntax():
     for fault in FAULTS:
         source = (ROOT / fault.file).read_text()
-        changed = source.replace(fault.text, fault.fault)
+        changed = source.replace(fault.text, fault.replacement)
         assert changed != source, fault.name
         if fault.file.endswith(".py"):
             compile(changed, f"{fault.file} with {fault.name}", "exec")
 
 
-def test_the_module_of_a_script_is_the_package_around_it():
+def test_the_module_of_a_file_that_is_not_python_is_the_enclosing_package():
     """The driver imports the module before the tests, and a script of the page is no module."""
     page = "services/console/arlarena/console/page"
-    assert Fault("x", f"{page}/static/core/dom.js", "", "", ()).module == "arlarena.console.page"
-    assert Fault("x", f"{page}/command.py", "", "", ()).module == "arlarena.console.page.command"
+    assert PlantedFault("x", f"{page}/static/core/dom.js", "", "", ()).module == "arlarena.console.page"
+    assert PlantedFault("x", f"{page}/command.py", "", "", ()).module == "arlarena.console.page.command"
 
 
 def test_the_tests_of_every_fault_exist_and_are_quick():
@@ -60,7 +60,7 @@ def test_the_tests_of_every_fault_exist_and_are_quick():
 
 def test_a_planted_fault_is_removed_again(tmp_path: Path):
     (tmp_path / "one.py").write_text("a = 1\n")
-    fault = Fault("one", "one.py", "a = 1", "a = 2", ("test_one.py",))
+    fault = PlantedFault("one", "one.py", "a = 1", "a = 2", ("test_one.py",))
     with planted(tmp_path, fault):
         assert (tmp_path / "one.py").read_text() == "a = 2\n"
         with pytest.raises(ValueError, match=r"one\.py has 0 times the text to replace"), planted(tmp_path, fault):

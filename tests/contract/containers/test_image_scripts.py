@@ -33,7 +33,7 @@ def test_a_build_gets_the_arguments_that_its_dockerfile_has(monkeypatch: pytest.
 
 
 def test_the_images_of_others_are_found() -> None:
-    found = images.foreign_images()
+    found = images.third_party_images()
     assert found["BASE_IMAGE"] == "python:3.11-slim"
     assert set(found) == {
         "BASE_IMAGE", "VLLM_IMAGE", "ARLARENA_REDIS_IMAGE", "ARLARENA_PROMETHEUS_IMAGE", "ARLARENA_GRAFANA_IMAGE",

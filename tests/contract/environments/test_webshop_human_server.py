@@ -16,9 +16,9 @@ from support.processes import forking_support
 
 from arlarena.environments.webshop.__main__ import main
 from arlarena.environments.webshop.environment import load
-from arlarena.environments.webshop.human.counter import STALE
 from arlarena.environments.webshop.human.record import load_episodes
 from arlarena.environments.webshop.human.replay import replay
+from arlarena.environments.webshop.human.visit_service import STALE
 from arlarena.proto.env_api import ResetSpec
 
 CONFIG = (

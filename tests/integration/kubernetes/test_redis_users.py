@@ -79,7 +79,7 @@ async def test_trainer_and_worker_play_a_group(socket_path):
             entries = await trainer.collect(consumer="t", count=8, block_s=1)
             assert [entry.group_id for entry in entries] == [leased.task.group_id, failed.task.group_id]
             assert len(await trainer.collect_pending(consumer="t")) == 2
-            await trainer.condemn(entries[0], "planted")
+            await trainer.copy_to_dead_letters(entries[0], "planted")
             await trainer.acknowledge({entry.stream_id: entry.group_id for entry in entries})
             assert len(await trainer.dead_letters()) == 2
             assert len(await trainer.outstanding()) == 1

@@ -6,7 +6,7 @@ import pytest
 from redis import Redis
 from redis.asyncio import Redis as AsyncRedis
 
-from arlarena.proto.streams.connection import LeaseLost
+from arlarena.proto.streams.connection import TrainerLeaseLost
 from arlarena.proto.streams.queue import Streams
 from arlarena.proto.streams.trainer_lease import TrainerLease
 
@@ -14,7 +14,7 @@ CALLS: dict[str, Callable] = {
     "issue": lambda streams, entry, tasks: streams.issue(tasks),
     "withdraw": lambda streams, entry, tasks: streams.withdraw([tasks[0].group_id, "g1"]),
     "acknowledge": lambda streams, entry, tasks: streams.acknowledge({entry.stream_id: entry.group_id}),
-    "condemn": lambda streams, entry, tasks: streams.condemn(entry, "of another model"),
+    "copy_to_dead_letters": lambda streams, entry, tasks: streams.copy_to_dead_letters(entry, "of another model"),
     "reset": lambda streams, entry, tasks: streams.reset(),
 }
 
@@ -53,7 +53,9 @@ async def test_a_call_after_the_lease_is_lost_changes_nothing(
     if finished:
         other.release()
     before = await contents(redis_url, streams)
-    with pytest.raises(LeaseLost, match=r"this trainer lost its run to trainer other \(pid \d+ on .*\), and stops"):
+    with pytest.raises(
+        TrainerLeaseLost, match=r"this trainer lost its run to trainer other \(pid \d+ on .*\), and stops"
+    ):
         await call(streams, entry, make_tasks(4)[2:])
     assert await contents(redis_url, streams) == before
     assert await worker.lease(consumer="w", block_s=1)  # workers continue

@@ -87,7 +87,7 @@ async def test_trainer_and_worker_do_all_their_work(server: Server, make_tasks, 
         collected = await trainer.collect(consumer="t", count=10, block_s=1)
         assert len(collected) == 2
         assert await trainer.collect_pending(consumer="another") == collected
-        await trainer.condemn(collected[0], "unusable")
+        await trainer.copy_to_dead_letters(collected[0], "unusable")
         await trainer.acknowledge({entry.stream_id: entry.group_id for entry in collected})
         assert len(await trainer.dead_letters()) == 2
         assert await trainer.withdraw(["g4"]) == 1

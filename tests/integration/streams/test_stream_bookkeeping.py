@@ -175,13 +175,13 @@ async def test_many_groups_are_withdrawn_in_several_calls(connect, make_tasks) -
     assert await streams.outstanding() == {"g1200"}
 
 
-async def test_a_condemned_group_is_copied_once_and_stays_pending(connect, redis_url, make_tasks, make_group) -> None:
+async def test_an_unusable_group_is_copied_once_and_stays_pending(connect, redis_url, make_tasks, make_group) -> None:
     streams = await connect()
     await streams.issue(make_tasks(1))
     await publish(streams, make_group, 1)
     (entry,) = await streams.collect(consumer="t", count=5, block_s=0)
     for _ in range(2):
-        await streams.condemn(entry, "token 7 is not in the vocabulary")
+        await streams.copy_to_dead_letters(entry, "token 7 is not in the vocabulary")
     assert await streams.dead_letters() == [DeadLetter("g0", "token 7 is not in the vocabulary", 1)]
     async with Redis.from_url(redis_url) as raw:
         ((_, published),) = await raw.xrange(streams.keys[1])
@@ -189,17 +189,17 @@ async def test_a_condemned_group_is_copied_once_and_stays_pending(connect, redis
     assert letter[b"data"] == published[b"data"]
     assert await streams.collect_pending(consumer="t") == [entry]
     await streams.acknowledge(ids([entry]))
-    await streams.condemn(entry, "again")
+    await streams.copy_to_dead_letters(entry, "again")
     assert await streams.depth() == Depth(0, 0, 0, 0, 1)
     assert await fields(redis_url, streams) == [0, 0, 0]
 
 
-async def test_condemning_a_tombstone_adds_no_second_letter(connect, make_tasks) -> None:
+async def test_copying_the_notice_of_a_dead_letter_adds_no_second_letter(connect, make_tasks) -> None:
     streams = await connect(max_deliveries=1)
     await streams.issue(make_tasks(1))
     await streams.fail(await streams.lease(consumer="w", block_s=0), "boom")
     (entry,) = await streams.collect(consumer="t", count=5, block_s=0)
-    await streams.condemn(entry, "condemned")
+    await streams.copy_to_dead_letters(entry, "unusable")
     assert await streams.dead_letters() == [DeadLetter("g0", "boom", 1)]
 
 
@@ -210,12 +210,12 @@ async def test_the_oldest_dead_letters_are_removed_first(connect, redis_url, mak
     await publish(streams, make_group, total)
     entries = await streams.collect(consumer="t", count=total, block_s=0)
     for entry in entries:
-        await streams.condemn(entry, "bad")
+        await streams.copy_to_dead_letters(entry, "bad")
     letters = await streams.dead_letters(count=2 * total)
     assert [letter.group_id for letter in letters] == [f"g{i}" for i in reversed(range(20, total))]
 
 
-@pytest.mark.parametrize("call", ["condemn", "acknowledge"])
+@pytest.mark.parametrize("call", ["copy_to_dead_letters", "acknowledge"])
 async def test_dead_letters_older_than_a_week_are_removed(connect, redis_url, make_tasks, make_group, call) -> None:
     streams = await connect()
     await streams.issue(make_tasks(1))
@@ -226,12 +226,12 @@ async def test_dead_letters_older_than_a_week_are_removed(connect, redis_url, ma
             stamp = (seconds - age_days * 24 * 3600) * 1000
             await raw.xadd(streams.keys[2], {"id": name, "reason": "r"}, id=f"{stamp}-0")
     entries = await streams.collect(consumer="t", count=5, block_s=0)
-    if call == "condemn":
-        await streams.condemn(entries[0], "bad")
+    if call == "copy_to_dead_letters":
+        await streams.copy_to_dead_letters(entries[0], "bad")
     else:
         await streams.acknowledge(ids(entries))
     kept = [letter.group_id for letter in await streams.dead_letters()]
-    assert kept == (["g0", "recent"] if call == "condemn" else ["recent"])
+    assert kept == (["g0", "recent"] if call == "copy_to_dead_letters" else ["recent"])
 
 
 async def test_pending_entries_of_a_dead_consumer_are_claimed_while_the_trainer_runs(

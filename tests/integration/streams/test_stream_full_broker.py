@@ -100,17 +100,19 @@ async def test_acknowledge_and_withdraw_free_memory_of_a_full_broker(
     assert await streams.issue(make_tasks(1, first=2000)) == 1
 
 
-async def test_a_full_broker_refuses_condemn_and_the_entry_stays(streams, memory, make_tasks, make_group) -> None:
+async def test_a_full_broker_refuses_a_copy_to_the_dead_letters_and_the_entry_stays(
+    streams, memory, make_tasks, make_group
+) -> None:
     await streams.issue(make_tasks(1))
     lease = await streams.lease(consumer="w", block_s=0)
     await streams.complete(lease, make_group(lease.task))
     (entry,) = await streams.collect(consumer="t", count=1, block_s=0)
     await memory.fill()
     with pytest.raises(BrokerFull):
-        await streams.condemn(entry, "bad")
+        await streams.copy_to_dead_letters(entry, "bad")
     assert await streams.depth() == Depth(0, 0, 0, 1, 0)
     await memory.free()
-    await streams.condemn(entry, "bad")
+    await streams.copy_to_dead_letters(entry, "bad")
     assert await streams.dead_letters() == [DeadLetter("g0", "bad", 1)]
 
 
@@ -181,7 +183,7 @@ async def test_an_invalid_group_on_a_full_broker_does_not_stop_the_trainer(
     assert await streams.dead_letters() == []
     # The entry is still there, and can be copied when there is memory.
     await memory.free()
-    await streams.condemn(bad, bad.item.reason)
+    await streams.copy_to_dead_letters(bad, bad.item.reason)
     assert await streams.dead_letters() == [bad.item]
 
 

@@ -16,7 +16,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
-from arlarena.proto.streams.connection import LeaseLost
+from arlarena.proto.streams.connection import TrainerLeaseLost
 from arlarena.proto.streams.queue import StreamError, Streams
 from arlarena.proto.streams.trainer_lease import LeaseHeld, TrainerLease
 
@@ -141,14 +141,14 @@ def test_a_lease_of_an_earlier_process_with_a_reused_pid_is_taken_over(redis_url
     redis.set(key(run_name), json.dumps(value | {"started": value["started"] - 1}), px=60_000)
     with TrainerLease.acquire(redis_url, run_name, "heir") as lease:
         lease.check()
-        assert living.say("check").startswith("LeaseLost: trainer living")
+        assert living.say("check").startswith("TrainerLeaseLost: trainer living")
 
 
 def test_the_same_process_may_acquire_the_lease_again(redis_url, run_name, redis) -> None:
     first = TrainerLease.acquire(redis_url, run_name, "first")
     second = TrainerLease.acquire(redis_url, run_name, "second")
     second.check()
-    with pytest.raises(LeaseLost, match=r"trainer first .* lost run .* to trainer second"):
+    with pytest.raises(TrainerLeaseLost, match=r"trainer first .* lost run .* to trainer second"):
         first.check()
     first.release()
     assert json.loads(redis.get(key(run_name)))["incarnation"] == "second"
@@ -207,7 +207,7 @@ def test_a_frozen_process_detects_another_holder(redis_url, run_name, redis, sta
         os.kill(frozen.pid, signal.SIGCONT)
         answer = frozen.say("check")
         assert re.fullmatch(
-            rf"LeaseLost: trainer frozen \(pid \d+ on .*\) lost run {run_name} to trainer successor \(.*\), "
+            rf"TrainerLeaseLost: trainer frozen \(pid \d+ on .*\) lost run {run_name} to trainer successor \(.*\), "
             "and stops without writing",
             answer,
         )

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from support.trainer.trainer_support import policy, tiny_directory
 
-from arlarena.proto.streams.connection import LeaseLost
+from arlarena.proto.streams.connection import TrainerLeaseLost
 from arlarena.proto.streams.queue import Streams
 from arlarena.proto.streams.trainer_lease import TrainerLease
 from arlarena.proto.task_order import TaskOrder
@@ -97,7 +97,7 @@ async def test_an_error_of_a_trainer_that_lost_its_lease_is_reported_as_the_lost
         raise FileNotFoundError("a file that the other trainer removed")
 
     trainer.versions = SimpleNamespace(write=write)
-    with pytest.raises(LeaseLost, match="lost run"):
+    with pytest.raises(TrainerLeaseLost, match="lost run"):
         await trainer.train(resumed=False)
     others[0].release()
     assert list(tmp_path.iterdir()) == []  # the trainer wrote neither a checkpoint nor training.json

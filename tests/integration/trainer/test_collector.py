@@ -349,7 +349,7 @@ async def test_a_signal_ends_the_wait(streams):
         await collector.batch()
 
 
-async def test_an_invalid_group_on_a_full_broker_is_condemned_later(broker, run_name):
+async def test_an_invalid_group_on_a_full_broker_is_copied_to_the_dead_letters_later(broker, run_name):
     """A full broker refuses the dead letter of an invalid group. The trainer tries again when there is memory."""
     async with await Streams.connect(broker.url, run_name) as streams:
         collector = new_collector(streams)

@@ -10,8 +10,8 @@ from bs4 import BeautifulSoup
 from support.environments.webshop_support import shop_environment
 
 from arlarena.environments.webshop.human.app import HumanApp
-from arlarena.environments.webshop.human.counter import Counter
 from arlarena.environments.webshop.human.record import FILE
+from arlarena.environments.webshop.human.visit_service import VisitService
 from arlarena.environments.webshop.human.visitors import Visitors
 from arlarena.proto.telemetry import Logger
 
@@ -21,9 +21,9 @@ BASE = "http://127.0.0.1:8300"
 def human_shop(folder, environment=None, *, capacity=8, idle_s=60.0, clock=None, **settings):
     """The application on a catalogue in memory. Episodes are recorded in `folder`."""
     log = io.StringIO()
-    counter = Counter(environment or shop_environment(), "test", folder / FILE, Logger("human", stream=log))
+    service = VisitService(environment or shop_environment(), "test", folder / FILE, Logger("human", stream=log))
     visitors = Visitors(capacity, idle_s, **({"clock": clock} if clock else {}))
-    return HumanApp(counter, visitors, **settings)
+    return HumanApp(service, visitors, **settings)
 
 
 class Person:

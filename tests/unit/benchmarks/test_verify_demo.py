@@ -42,7 +42,7 @@ def test_a_good_run_holds_everything() -> None:
     ],
 )
 def test_each_claim_can_fail(changes: dict[str, Any], broken: str) -> None:
-    failed = [claim.what for claim in verify.claims_of_the_demo("sampo-0", run(**changes)) if not claim.holds]
+    failed = [claim.claim for claim in verify.claims_of_the_demo("sampo-0", run(**changes)) if not claim.holds]
     assert len(failed) == 1
     assert broken in failed[0]
 

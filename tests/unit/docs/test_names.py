@@ -246,7 +246,7 @@ def test_public_objectives_are_on_their_page() -> None:
 
 def test_messages_that_the_troubleshooting_page_quotes_are_in_the_code() -> None:
     page = text_of(DOCS / "how-to" / "troubleshooting.md")
-    table = page.partition("## Before anything starts")[2].partition("\n## ")[0]
+    table = page.partition("## Before the start")[2].partition("\n## ")[0]
     quoted = [
         text for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for text in re.findall(r"`([^`]+)`", row)
     ]

@@ -28,6 +28,21 @@ def test_the_services_accept_the_file(name):
     assert RunConfig(path, read_with_secrets(path)).environment in ("sokoban", "alfworld")
 
 
+@pytest.mark.parametrize(
+    ("name", "claim"), [("cpu-smoke", "run"), ("single-gpu", "run"), ("multi-node", "trainer-run")]
+)
+def test_deleting_an_overlay_keeps_the_namespace_the_secrets_and_the_claim_of_redis(rendered, name, claim):
+    """`kubectl delete -k` deletes the rendered objects. The deletion of a namespace would delete all objects in it."""
+    objects = rendered(name)
+    names = {(one["kind"], one["metadata"]["name"]) for one in objects}
+    assert {own for kind, own in names if kind == "PersistentVolumeClaim"} == {claim}
+    assert not {"Namespace", "Secret"} & {kind for kind, _ in names}
+    (redis,) = [one for one in objects if (one["kind"], one["metadata"]["name"]) == ("StatefulSet", "redis")]
+    assert redis["spec"]["volumeClaimTemplates"][0]["metadata"]["name"] == "data"
+    # The default of this field keeps the claims of a deleted StatefulSet.
+    assert redis["spec"].get("persistentVolumeClaimRetentionPolicy", {}).get("whenDeleted", "Retain") == "Retain"
+
+
 def read(name, file="run.toml"):
     return tomllib.loads((FOLDER / name / file).read_text())
 

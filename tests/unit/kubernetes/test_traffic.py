@@ -10,6 +10,8 @@ from arlarena.sandbox.lockdown import REQUIRED
 
 ROOT = Path(__file__).resolve().parents[3]
 PORTS = (6379, 8000, 8100, 8101, 8400)
+OTHER_PORT = 29_499  # no manifest names this port, so only a rule without ports allows it
+ENVIRONMENTS = {f"environment-{name}" for name in ("alfworld", "sokoban", "tir-math", "webshop")}
 
 
 @pytest.fixture
@@ -44,13 +46,62 @@ def test_the_connections_of_a_driven_run(connections, name):
 
 
 def test_the_connections_of_several_nodes(connections):
-    environments = ("alfworld", "sokoban", "tir-math", "webshop")
-    expected = {(client, f"environment-{name}", 8000) for client in ("rollout", "trainer") for name in environments}
-    expected |= {(f"environment-{name}", f"environment-{name}", 8000) for name in environments if name != "tir-math"}
+    expected = {(client, server, 8000) for client in ("rollout", "trainer") for server in ENVIRONMENTS}
+    expected |= {(server, server, 8000) for server in ENVIRONMENTS - {"environment-tir-math"}}
     assert connections("multi-node") == expected | {
         ("rollout", "redis", 6379), ("trainer", "redis", 6379), ("rollout", "gateway", 8100),
         ("trainer", "gateway", 8101), ("gateway", "vllm", 8101),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("cpu-smoke", set()), ("single-gpu", set()), ("multi-node", {("trainer", "trainer")})]
+)
+def test_only_the_trainer_of_several_nodes_connects_to_itself_on_all_ports(rendered, name, expected):
+    from scripts.manifests.objects import Overlay
+    from scripts.manifests.policies import can_connect
+
+    overlay = Overlay.of(rendered(name))
+    pairs = [(source, target) for source in overlay.pods for target in overlay.pods]
+    found = {
+        tuple(pods.owner.partition("/")[2] for pods in pair)
+        for pair in pairs
+        if can_connect(overlay, *pair, OTHER_PORT)
+    }
+    assert found == expected
+
+
+def test_the_connections_to_other_namespaces_and_to_the_internet(rendered):
+    """Each entry: direction, pods of the overlay, the other end, ports."""
+    dns, web = ("UDP 53", "TCP 53"), ("TCP 443",)
+    servers = {"rollout", "trainer", "gateway", "vllm"} | ENVIRONMENTS
+    expected = {("egress", name, "kube-system", dns) for name in servers - {"environment-tir-math"}}
+    expected |= {("egress", name, "0.0.0.0/0", web) for name in ("rollout", "trainer", "vllm")}
+    expected |= {("ingress", name, "monitoring", ("TCP http",)) for name in servers - {"rollout", "trainer"}}
+    expected |= {("ingress", name, "monitoring", ("TCP metrics",)) for name in ("rollout", "trainer")}
+    assert outside(rendered("multi-node")) == expected | {("ingress", "redis", "keda", ("TCP redis",))}
+    for name in ("cpu-smoke", "single-gpu"):
+        pods = ("rollout", "trainer", "run", "inference", "environment-sokoban")
+        assert outside(rendered(name)) == {("egress", pod, "kube-system", dns) for pod in pods}
+
+
+def outside(objects):
+    """Return the rules for peers outside the namespace, as in `expected` of the test above."""
+    from scripts.manifests.objects import Overlay
+    from scripts.manifests.policies import DIRECTIONS, policies_of
+
+    overlay, found = Overlay.of(objects), set()
+    for pods in overlay.pods:
+        for policy in policies_of(overlay, pods):
+            for _, direction, peers in DIRECTIONS:
+                for rule in policy["spec"].get(direction, []):
+                    ports = tuple(f"{port['protocol']} {port['port']}" for port in rule.get("ports", []))
+                    for peer in rule[peers]:
+                        namespace = peer.get("namespaceSelector", {}).get("matchLabels", {})
+                        other = namespace.get("kubernetes.io/metadata.name") or peer.get("ipBlock", {}).get("cidr")
+                        if other or "podSelector" not in peer:
+                            found.add((direction, pods.owner.partition("/")[2], other, ports))
+    return found
 
 
 def test_tir_math_and_redis_have_no_egress_and_no_dns(rendered):

@@ -1,7 +1,7 @@
 """A connection to the broker (Redis or Valkey). It reconnects after a failure. Its errors say how to fix the problem.
 
-A command whose reply was lost is sent again. A repeated script has no further effect, and the entries in a lost reply
-stay pending, so they can be claimed again.
+If no reply of a command arrives, the command is sent again. A repeated script has no further effect. Entries whose
+delivery had no reply stay pending, so they can be claimed again.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class BrokerFull(StreamError):
     """The broker refuses to write because its memory is full (`maxmemory`). Nothing was written."""
 
 
-class LeaseLost(StreamError):
+class TrainerLeaseLost(StreamError):
     """Another trainer has taken the lease of the run. The calling trainer must stop writing. Nothing was written."""
 
 
@@ -78,7 +78,7 @@ class Link:
             StreamError: `url` is not a Redis URL.
         """
         self.url = redact(url)
-        self.losses = 0  # number of replies that may have been lost
+        self.losses = 0  # number of commands that failed, and whose replies may have been lost
         self._reconnect_s, self._full_timeout_s, self._repair = reconnect_s, full_timeout_s, repair
         try:
             self._redis = Redis.from_url(
@@ -114,9 +114,9 @@ class Link:
         Raises:
             StreamError: the broker cannot be reached, or refuses the command.
         """
-        return await self._repeat(lambda: self.once(*args))
+        return await self._repeat(lambda: self.execute_without_retry(*args))
 
-    async def once(self, *args: Any) -> Any:
+    async def execute_without_retry(self, *args: Any) -> Any:
         """Execute one command without retries, for use inside `repair`. Raises the errors of redis-py."""
         return await self._redis.execute_command(*args)  # type: ignore[no-untyped-call]
 
@@ -175,7 +175,7 @@ def stream_error(url: str, error: Exception) -> StreamError:
     detail = str(error) or type(error).__name__
     if detail.startswith(FENCED):
         winner = Holder.decode(detail.removeprefix(FENCED).encode())
-        return LeaseLost(f"this trainer lost its run to {winner}, and stops without writing")
+        return TrainerLeaseLost(f"this trainer lost its run to {winner}, and stops without writing")
     if isinstance(error, errors.AuthenticationError | errors.AuthorizationError):
         hint = "set REDIS_PASSWORD or REDIS_PASSWORD_FILE, or correct the URL"
         return StreamError(f"Redis at {url} refused the user or password: {hint} ({detail})")

@@ -1,19 +1,21 @@
 """The Lua scripts of `queue.py`. Each script is one atomic change of the queue.
 
-All scripts take the six keys of one training run, in the order of `Streams.keys`. A trainer adds the key of the last
-trainer and, as the last argument, its fencing token. The scripts then refuse to work after another trainer has taken
-the run. If the reply of a script was lost,
-the script is executed again. Each script therefore first checks the state of the group or the lease, so that a second
-execution has no effect.
+All scripts take the six keys of one training run, in the order of `Streams.keys`. A trainer that has a fencing token
+also passes the key of the last trainer, and the token as the last argument. The script then fails if another trainer
+has taken the lease of the run.
+
+If no reply of a script arrives, the script is executed again. Each script therefore first checks the state of the group
+or the lease, so that a second execution has no effect.
 
 A group is outstanding from ISSUE until ACKNOWLEDGE or WITHDRAW. Three hashes have a field for each outstanding group
 id. `issued` contains the id of the task's entry. `done` contains the id of the group's entry in `groups`, and a receipt
 (worker name and random id) of the completion. `reasons` contains the reason of the group's last failure. `reasons` also
-has a field 'condemned ENTRY' for each unacknowledged entry that CONDEMN copied to the dead letters.
+has a field 'copied ENTRY' for each unacknowledged entry that COPY_GROUP has copied.
 
 A broker whose memory is full refuses a command that may need memory (flag `denyoom`). After its first write, a script
-may use these commands even on a full broker. The first write of ISSUE, COMPLETE and CONDEMN is an XADD, so a full
-broker refuses these scripts. The first write of all other scripts needs no memory, so they work on a full broker.
+may use these commands even on a full broker. The first write of ISSUE, COMPLETE and COPY_GROUP is an XADD, so
+a full broker refuses these scripts. The first write of all other scripts needs no memory, so they work on a full
+broker.
 """
 
 # Dead letters are kept for debugging. The same failure occurs many times, so a limited number is enough: 300 groups of
@@ -21,7 +23,7 @@ broker refuses these scripts. The first write of all other scripts needs no memo
 DEAD_LETTERS_KEPT = 300
 DEAD_LETTER_AGE_S = 7 * 24 * 3600
 
-# The error of a script that was called by a trainer that has lost the run. The value of the last trainer follows.
+# A script returns this error if its fencing token is not that of the last trainer. The last trainer's value follows.
 FENCED = "FENCED "
 
 _PRELUDE = (
@@ -143,9 +145,9 @@ return 1
 """
 )
 
-# ARGV: stream id, group id, group bytes, receipt. The first completion of a group is published, even if its lease was
-# lost. If the group was acknowledged, withdrawn or reset after this worker leased its task, nothing is published, even
-# if the same group id was issued again.
+# ARGV: stream id, group id, group bytes, receipt. The first completion of a group is published, even if its lease has
+# expired. If the group was acknowledged, withdrawn or reset after this worker leased its task, nothing is published,
+# even if the same group id was issued again.
 COMPLETE = (
     _PRELUDE
     + """
@@ -193,11 +195,11 @@ DEAD_LETTER = _PRELUDE + "make_dead_letter(ARGV[1], ARGV[2], ARGV[3]) return 1"
 
 # ARGV: stream id of an entry of `groups`, group id, reason. Copies an unusable group to `dead`. A second execution
 # makes no second copy. The notice of a dead letter is not copied, because its task is already in `dead`.
-CONDEMN = (
+COPY_GROUP = (
     _PRELUDE
     + """
 local entry, group_id, reason = ARGV[1], ARGV[2], ARGV[3]
-local fields, mark = fields_of(entry, groups), 'condemned ' .. entry
+local fields, mark = fields_of(entry, groups), 'copied ' .. entry
 if not (fields and fields.data) or redis.call('HEXISTS', reasons, mark) == 1 then return 0 end
 store_dead_letter('data', fields.data, 'id', group_id, 'reason', reason, 'deliveries', 1)
 redis.call('HSET', reasons, mark, reason)
@@ -215,7 +217,7 @@ for i = 1, #ARGV, 2 do
   local entry, group_id = ARGV[i], ARGV[i + 1]
   redis.call('XACK', groups, 'trainer', entry)
   redis.call('XDEL', groups, entry)
-  redis.call('HDEL', reasons, 'condemned ' .. entry)
+  redis.call('HDEL', reasons, 'copied ' .. entry)
   local published = redis.call('HGET', done, group_id)
   if published and published:match('[^ ]+') == entry then free_group_id(group_id) end
 end

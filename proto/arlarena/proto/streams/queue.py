@@ -9,9 +9,9 @@ Guarantees, even if any process is killed at any time:
   `complete` publishes the group, removes the task and records the group id as done. A second call has no effect.
 - **A lease belongs to the worker that renews it.** A lease is a worker's right to play one group. If a lease is not
   renewed for `lease_ttl_s`, the task is delivered to another worker. After `max_deliveries` deliveries the task becomes
-  a dead letter: the task is copied to `dead`, and a notice in `groups` informs the trainer. A worker that lost its
-  lease may still complete the group. The first completion is published.
-- **Collected groups are not lost before `acknowledge`.** The trainer acknowledges an entry when a durable checkpoint
+  a dead letter: the task is copied to `dead`, and a notice in `groups` informs the trainer. A worker whose lease has
+  expired may still complete the group. The first completion is published.
+- **Collected groups are stored until `acknowledge`.** The trainer acknowledges an entry when a durable checkpoint
   contains its effect. After a crash, `collect_pending` returns unacknowledged entries again, in order. If the trainer
   died between checkpoint and acknowledgement, its checkpoint already contains some of these groups. The trainer ignores
   them.
@@ -21,15 +21,15 @@ Guarantees, even if any process is killed at any time:
   from before this call publishes nothing.
 - **Tasks and groups are never trimmed** (no MAXLEN). Their number is limited by the number of groups that the trainer
   issues. A limited number of dead letters is kept for debugging.
-- **A broker whose memory is full refuses `issue`, `complete` and `condemn`** with `BrokerFull`, after `full_timeout_s`.
-  A refused call changes nothing. All other calls work. One of them is `acknowledge`, which frees memory.
+- **A broker whose memory is full refuses `issue`, `complete` and `copy_to_dead_letters`.** They raise `BrokerFull`
+  after `full_timeout_s`, and change nothing. All other calls work. One of them is `acknowledge`, which frees memory.
 
 Durability depends on the broker's append-only file. With `appendfsync always` no acknowledged write is lost. With
 `everysec` the writes of the last one or two seconds may be lost. The trainer then issues the outstanding tasks again
 and ignores groups that it already has. Messages are MessagePack.
 
 The keys of a run share the hash tag `{run}`, so a cluster stores them in one slot. A run has any number of workers and
-one trainer: `trainer_lease` gives it a lease, and calls with the lease's fencing token fail after the lease is lost.
+one trainer, which holds a lease (`trainer_lease`). Calls with the fencing token of an earlier lease fail.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Streams:
         """Connect to a redis://, rediss:// or unix:// URL, and create missing streams and consumer groups.
 
         `StreamLimits` documents the limits. `connect` does not retry an unreachable broker. With `fencing_token`
-        (`TrainerLease.token`), calls that change tasks or groups raise `LeaseLost` if the lease is lost.
+        (`TrainerLease.token`), calls that change tasks or groups raise `TrainerLeaseLost` after the loss of the lease.
 
         Raises:
             StreamError: the broker at `url` is unreachable or refuses the connection.
@@ -214,7 +214,7 @@ class Streams:
             await self._script(scripts.ACKNOWLEDGE, *(part for pair in page for part in pair))
             self._delivered.difference_update(stream_id for stream_id, _ in page)
 
-    async def condemn(self, entry: GroupEntry, reason: str) -> None:
+    async def copy_to_dead_letters(self, entry: GroupEntry, reason: str) -> None:
         """Copy an unusable group to the dead letters. A second call makes no second copy.
 
         The caller must still `acknowledge` the entry. Does nothing for an acknowledged entry or a dead letter.
@@ -222,7 +222,7 @@ class Streams:
         Raises:
             BrokerFull: the broker's memory is full. The group was not copied. Call again later.
         """
-        await self._script(scripts.CONDEMN, entry.stream_id, entry.group_id, reason)
+        await self._script(scripts.COPY_GROUP, entry.stream_id, entry.group_id, reason)
 
     async def depth(self) -> Depth:
         """Returns the numbers of entries in the streams, read by one script."""
@@ -268,8 +268,7 @@ class Streams:
     async def complete(self, lease: GroupLease, group: Group) -> bool:
         """Publish `group` and remove its task, in one script.
 
-        Returns False if nothing was published. The causes are: the group was already completed, the task became a dead
-        letter, the task was withdrawn, or the run was reset.
+        Returns False if the group was already completed, is a dead letter or was withdrawn, or if the run was reset.
 
         Raises:
             BrokerFull: the broker's memory is full. Nothing was published. Renew the lease and call again later.
@@ -361,10 +360,11 @@ class Streams:
         try:
             return GroupEntry(stream_id.decode(), decode_group(fields[b"data"]))
         except SchemaError as error:
-            entry = GroupEntry(stream_id.decode(), DeadLetter(group_id_of(stream_id, fields), str(error), 1))
+            reason = str(error)
+            entry = GroupEntry(stream_id.decode(), DeadLetter(group_id_of(stream_id, fields), reason, 1))
             # A full broker stores no copy. The trainer must still continue, because `acknowledge` frees memory.
             with contextlib.suppress(BrokerFull):
-                await self._script(scripts.CONDEMN, entry.stream_id, entry.group_id, str(error), full_timeout_s=0.0)
+                await self._script(scripts.COPY_GROUP, entry.stream_id, entry.group_id, reason, full_timeout_s=0.0)
             return entry
 
     async def _decode_task(
@@ -382,7 +382,7 @@ class Streams:
     async def _create_consumer_groups(self) -> None:
         for key, group in ((self._tasks, _WORKERS), (self._groups, _TRAINER)):
             try:
-                await self._link.once("XGROUP CREATE", key, group, "0", "MKSTREAM")
+                await self._link.execute_without_retry("XGROUP CREATE", key, group, "0", "MKSTREAM")
             except Exception as error:
                 exists = str(error).startswith("BUSYGROUP")
                 # A full broker refuses the command without checking whether the consumer group exists.
@@ -390,9 +390,9 @@ class Streams:
                     raise
 
     async def _has_consumer_group(self, key: str, group: str) -> bool:
-        if not await self._link.once("EXISTS", key):
+        if not await self._link.execute_without_retry("EXISTS", key):
             return False
-        rows = await self._link.once("XINFO GROUPS", key)
+        rows = await self._link.execute_without_retry("XINFO GROUPS", key)
         return any(row["name"] == group.encode() for row in rows)
 
 

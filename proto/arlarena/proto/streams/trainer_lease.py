@@ -5,15 +5,15 @@
         lease.check()       # before each write that must not happen twice
 
 Two trainers of one run would take each other's groups and overwrite each other's checkpoints. The lease is a key on the
-broker (Redis or Valkey) with a time to live. A thread renews the key. A trainer that was frozen or disconnected may
-miss a renewal. The next `check` raises `LeaseLost` if another trainer has taken the run since then, even if that
-trainer has already finished.
+broker (Redis or Valkey) with a time to live. A thread renews the key. A trainer that was stopped or disconnected may
+miss a renewal. If another trainer has taken the lease since then, the next `check` raises `TrainerLeaseLost`, even if
+the other trainer has already finished.
 
 The lease of a killed trainer on this machine is taken over at once. The lease of a killed trainer on another machine is
 taken over after it has expired.
 
-The lease does not use the trainer's event loop, because computation blocks this loop for minutes. It uses a thread and
-blocking calls.
+The trainer's event loop cannot renew the lease, because computation blocks this loop for minutes. So the lease uses a
+thread and blocking calls.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from arlarena.proto.streams.connection import (
-    LeaseLost,
     StreamError,
+    TrainerLeaseLost,
     bad_url_error,
     is_network,
     keep_alive,
@@ -47,7 +47,8 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.5
 _MARGIN_S = 1.0
 # The poll interval of `acquire`: as a fraction of `ttl_s`, and its maximum in seconds.
 _POLL_SHARE, _LONGEST_POLL_S = 0.05, 0.2
-# How long the broker stores the key of the last trainer. A frozen trainer is expected to continue within this time.
+# How long the broker stores the key of the last trainer. A trainer that was stopped is expected to continue within this
+# time.
 _LAST_TRAINER_AGE_S = 7 * 24 * 3600
 
 # KEYS: the lease, the last trainer. ARGV: our value, time to live in ms, time to live of the last trainer in ms, the
@@ -78,7 +79,7 @@ redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
 
-# KEYS: the lease. ARGV: our value. The key of the last trainer is kept, so that an earlier trainer that was frozen can
+# KEYS: the lease. ARGV: our value. The key of the last trainer is kept, so that an earlier trainer that was stopped can
 # detect the later trainer.
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
@@ -148,14 +149,16 @@ class TrainerLease:
 
     @property
     def token(self) -> bytes:
-        """The fencing token, with which `Streams` refuses writes of a trainer that has lost the run."""
+        """The fencing token of `Streams.connect`. With it, the broker refuses writes after another trainer has taken
+        the lease.
+        """
         return self._value
 
     def check(self) -> None:
         """Check that this process still holds the lease. Takes the lease again if it has expired or the broker lost it.
 
         Raises:
-            LeaseLost: another trainer has taken the lease.
+            TrainerLeaseLost: another trainer has taken the lease.
             StreamError: the broker is unreachable for `reconnect_s`, or this process has released the lease.
         """
         if self._released.is_set():
@@ -163,7 +166,7 @@ class TrainerLease:
         value, _ = self._take_or_renew(reconnect_s=self._reconnect_s)
         if value != self._value:
             winner = Holder.decode(value)
-            raise LeaseLost(f"{self.holder} lost run {self.run} to {winner}, and stops without writing")
+            raise TrainerLeaseLost(f"{self.holder} lost run {self.run} to {winner}, and stops without writing")
 
     def release(self) -> None:
         """Release the lease. Errors of the broker are ignored, because the lease also expires without a release."""

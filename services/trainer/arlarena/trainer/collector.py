@@ -148,7 +148,7 @@ class Collector:
 
         Raises:
             RunError: no group arrived for `no_data_timeout_s`, or too many consecutive groups were unusable.
-            Interrupted, LeaseLost: raised by `guard`.
+            Interrupted, TrainerLeaseLost: raised by `guard`.
         """
         started = time.monotonic()
         self._last_arrival = started  # the time of the training step does not count as time without data
@@ -338,7 +338,7 @@ class Collector:
         reason = refusal_reason(group, vocabulary=self.vocabulary, recipe=self.recipe, task=self._task(index))
         if reason is not None:
             try:
-                await self.streams.condemn(entry, reason)
+                await self.streams.copy_to_dead_letters(entry, reason)
             except BrokerFull as error:
                 return self._set_broker_full(error)  # the entry stays pending and is delivered again
             self.broker_full = False

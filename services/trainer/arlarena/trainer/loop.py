@@ -20,7 +20,7 @@ from pathlib import Path
 from torch import Tensor
 
 from arlarena.client.weights import PushError
-from arlarena.proto.streams.connection import LeaseLost
+from arlarena.proto.streams.connection import TrainerLeaseLost
 from arlarena.proto.streams.queue import StreamError
 from arlarena.proto.streams.trainer_lease import TrainerLease
 from arlarena.proto.telemetry import Logger
@@ -84,14 +84,14 @@ class Trainer:
         """Train until `steps`, `max_minutes` or `max_environment_steps` is reached. Write the reason to training.json.
 
         After an error or a signal, save a checkpoint and raise the error again. If the lease is lost, write nothing and
-        raise `LeaseLost`, because another trainer may be writing to the run directory.
+        raise `TrainerLeaseLost`, because another trainer may be writing to the run directory.
         """
         self.collector.free_broker_memory, self.collector.on_progress = self.free_broker_memory, self._show_collecting
         ending = EndingFile(self.run)
         ending.clear()
         try:
             await self._train(resumed=resumed)
-        except LeaseLost:
+        except TrainerLeaseLost:
             raise
         except (Interrupted, RunError, StreamError, PushError, OSError) as error:
             await self._save_before_end()
@@ -262,7 +262,7 @@ class Trainer:
         `weights`: the current weights; None: read the weights from the learner.
 
         Raises:
-            LeaseLost: another trainer holds the lease of the run.
+            TrainerLeaseLost: another trainer holds the lease of the run.
             RunError: weights or optimiser state are not finite.
         """
         self.lease.check()
@@ -279,11 +279,11 @@ class Trainer:
     async def _save_before_end(self) -> None:
         """Save a checkpoint after an error or a signal.
 
-        Errors except `LeaseLost` are only logged, because the caller reports the earlier error.
+        Errors except `TrainerLeaseLost` are only logged, because the caller reports the earlier error.
         """
         try:
             await self.save()
-        except LeaseLost:
+        except TrainerLeaseLost:
             raise
         except (StreamError, RunError, OSError) as error:
             self.log.error("not_saved", step=self.state.step, reason=str(error))

@@ -4,8 +4,8 @@ import pytest
 from support.environments.webshop_human import BASE, human_shop, people
 from support.environments.webshop_support import shop_environment
 
-from arlarena.environments.webshop.human.counter import NO_BUTTON, NO_WAY_BACK, NO_WORDS, NOT_OVER, STALE
 from arlarena.environments.webshop.human.record import load_episodes
+from arlarena.environments.webshop.human.visit_service import NO_BUTTON, NO_WAY_BACK, NO_WORDS, NOT_OVER, STALE
 from arlarena.proto.env_api import ResetSpec
 
 
@@ -16,7 +16,7 @@ def observation_of(shop, person):
 
 async def test_an_episode_from_search_to_purchase_is_a_models_episode(tmp_path):
     shop = human_shop(tmp_path)
-    environment = shop.counter.environment
+    environment = shop.service.environment
     task = environment.task(ResetSpec(split="test", index=0))
     goal = environment.game(task).goal
     wanted = environment.shop.catalogue.product(goal.product)
@@ -135,7 +135,7 @@ async def test_the_next_task_needs_the_end_of_this_one(tmp_path):
 async def test_the_last_task_is_followed_by_the_first(tmp_path):
     shop = human_shop(tmp_path, shop_environment(max_steps=1))
     async with people(shop) as (person,):
-        await person.start(index=str(shop.counter.size - 1))
+        await person.start(index=str(shop.service.size - 1))
         await person.search("lotion")
         form = person.fields(person.soup.find("form", action="/next"))
         await person.post("/next", **form)

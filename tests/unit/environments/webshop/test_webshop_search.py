@@ -127,7 +127,7 @@ def test_ten_best_equal_lucenes_formula_on_products(tmp_path):
 def test_an_index_of_many_segments_equals_that_of_one(corpus, index, tmp_path, monkeypatch, queries):
     monkeypatch.setattr(build_module, "SEGMENT_TOKENS", 5000)
     monkeypatch.setattr(build_module, "BLOCK_POSTINGS", 300)
-    monkeypatch.setattr(build_module, "MOST_CACHED_WORDS", 50)
+    monkeypatch.setattr(build_module, "MAX_CACHED_WORDS", 50)
     other = index_of(tmp_path / "index", corpus)
     assert all(other.search(query) == index.search(query) for query in queries)
 

@@ -31,7 +31,7 @@ from arlarena.environments.webshop.shop_game import ShopGame
 
 MAX_MOVES = 100  # maximum number of actions; more than five pages of results and the options of a product need
 MAX_CHOICES = 2_000  # combinations of option values that are tried for one product
-LEAST_COST = 3  # minimum number of actions of a plan that begins with a search: search, open, buy
+MIN_SEARCH_COST = 3  # minimum number of actions of a plan that begins with a search: search, open, buy
 # The thoughts in the expert's replies. After CHOOSE, the thought names the value that the expert chooses.
 FIND, LOOK_FURTHER, LOOK_AT_RESULTS = "find the product", "look further", "look at the results"
 LOOK_AT_PRODUCT, CHOOSE, BUY_IT = "look at the product", "choose ", "buy the product"
@@ -107,7 +107,7 @@ class ShopExpert:
         """
         steps = [step for step in (self._stay(place), self._open(place)) if step is not None]
         best = min(steps, key=lambda step: step.cost, default=None)
-        if best is not None and best.cost <= LEAST_COST:
+        if best is not None and best.cost <= MIN_SEARCH_COST:
             return best
         if self._search is None:
             self._search = (self._best_search(),)

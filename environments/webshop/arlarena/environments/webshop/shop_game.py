@@ -25,7 +25,7 @@ SUCCESS_REWARD = 10.0  # as in the paper; there are no other rewards
 
 @dataclass(frozen=True, slots=True)
 class Shop:
-    """What all visits share: the catalogue, its pages, and the options of an environment.
+    """The catalogue, its pages, and the options of an environment. All visits share them.
 
     Attributes:
         form: the form of observations.

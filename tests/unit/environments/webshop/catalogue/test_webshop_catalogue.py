@@ -91,7 +91,7 @@ def test_combinations_have_the_order_of_itertools_product():
 
 
 def test_too_many_combinations_are_cut_with_a_warning(tmp_path, monkeypatch):
-    monkeypatch.setattr("arlarena.environments.webshop.catalogue.build.MOST_COMBINATIONS", 4)
+    monkeypatch.setattr("arlarena.environments.webshop.catalogue.build.MAX_COMBINATIONS", 4)
     catalogue = built(tmp_path / "index", [synthetic_item(0)])
     assert sum(catalogue.sizes().values()) == 4
     assert "A000000000" in catalogue.warnings[0]
@@ -262,7 +262,7 @@ def test_an_index_that_cannot_be_written_is_named(tmp_path):
 
 def test_a_server_does_not_build_a_large_catalogue(tmp_path, monkeypatch):
     data = write_official(tmp_path / "data", [entry(f"B{number}") for number in range(12)])
-    monkeypatch.setattr(open_module, "MOST_BUILT_BY_SERVER", 11)
+    monkeypatch.setattr(open_module, "MAX_BUILT_BY_SERVER", 11)
     with pytest.raises(CatalogueError, match=rf"more than 11 products.*webshop build --data {data} --goals synthetic"):
         open_catalogue(Options(data=data))
     assert len(open_catalogue(Options(data=data, products=11))) == 11

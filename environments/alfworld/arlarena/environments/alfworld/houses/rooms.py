@@ -15,8 +15,8 @@ from random import Random
 from typing import Any
 
 FACTS: dict[str, Any] = json.loads(resources.files(__package__).joinpath("data/rooms.json").read_text(encoding="utf-8"))
-FITS: dict[str, frozenset[str]] = {kind: frozenset(things) for kind, things in FACTS["fits"].items()}
-ABLE: dict[str, frozenset[str]] = {what: frozenset(things) for what, things in FACTS["able"].items()}
+FITS: dict[str, frozenset[str]] = {kind: frozenset(things) for kind, things in FACTS["objects_by_receptacle"].items()}
+ABLE: dict[str, frozenset[str]] = {name: frozenset(things) for name, things in FACTS["objects_by_property"].items()}
 OPENABLE = frozenset(FACTS["openable"])
 HOLDING = frozenset(FACTS["movable"])  # things that can contain other things: bowls, boxes, mugs, …
 PORTABLE = frozenset().union(*FITS.values())

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from arlarena.environment.hashing import digest
 from arlarena.environments.webshop.catalogue.goals import (
-    MOST_COMBINATIONS,
+    MAX_COMBINATIONS,
     Instruction,
     StoredInstruction,
     content_key,
@@ -65,12 +65,12 @@ class Nouns(Protocol):
 
 
 class BuildProgress(NamedTuple):
-    """What a progress bar counts.
+    """The settings of a progress bar.
 
     Attributes:
         total: the number at the end; None if it is unknown.
-        unit: the name of what is counted.
-        reached: returns the number that is reached; None to count the products that were added.
+        unit: the unit of the numbers.
+        reached: returns the current number; None to count the products that were added.
     """
 
     total: int | None
@@ -118,8 +118,8 @@ class Meta(msgspec.Struct, frozen=True):
 
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Hold the lock of a folder while the context lasts. The lock is the file NAME.lock beside the folder. If another
-    process holds the lock, say so on standard error, and wait.
+    """Hold the lock of a folder inside the `with` block. The lock is the file NAME.lock in the parent folder. If
+    another process holds the lock, print a message to standard error, and wait.
 
     Raises:
         CatalogueError: the parent folder cannot be written, or its file system has no locks.
@@ -168,7 +168,7 @@ def build_folder(
         facts: the facts about the catalogue.
         problems: the problems that were found while `items` was read. They are stored as warnings.
         nouns: finds the nouns of the titles of products without nouns. If None, these products stay without nouns.
-        progress: what the progress bar shows; default: the number of products. The bar is shown only on a terminal.
+        progress: the progress bar; default: it counts products. The bar is shown only on a terminal.
 
     Raises:
         CatalogueError: there is no product, or reading `items` raises it.
@@ -254,10 +254,10 @@ class _Writer:
         for instruction in item.instructions:
             record = stored(instruction, number, product)
             count = goals_of(record, product)
-            if count > MOST_COMBINATIONS:
+            if count > MAX_COMBINATIONS:
                 place = f"product {product.asin}, which has {count:,}"
-                self._problems.add(f"only the first {MOST_COMBINATIONS:,} combinations of options became goals", place)
-            for combination in range(min(count, MOST_COMBINATIONS)):
+                self._problems.add(f"only the first {MAX_COMBINATIONS:,} combinations of options became goals", place)
+            for combination in range(min(count, MAX_COMBINATIONS)):
                 self._goals.extend((len(self._instructions), combination))
             self._instructions.append(self._encoder.encode(record))
 

@@ -22,7 +22,7 @@ PRICE_LIMITS = tuple(10.0 * tens for tens in range(1, 100))  # PRICE_RANGE of We
 LIMITS_DRAWN_FROM = 4  # two limits are drawn from this number of the lowest limits above the price
 # Maximum number of combinations of one instruction that become goals. Without a maximum, a few products could have most
 # of the goals. WebShop's code has no maximum.
-MOST_COMBINATIONS = 10_000
+MAX_COMBINATIONS = 10_000
 
 
 class Instruction(msgspec.Struct, frozen=True):
@@ -93,7 +93,7 @@ def combination(options: Mapping[str, Sequence[str]], number: int) -> list[tuple
 
 
 def goals_of(instruction: StoredInstruction, product: Product) -> int:
-    """Return the number of goals of an instruction. The caller must apply the maximum MOST_COMBINATIONS."""
+    """Return the number of goals of an instruction. The caller must apply the maximum MAX_COMBINATIONS."""
     return combinations(product.options) if instruction.options is None else 1
 
 

@@ -15,7 +15,7 @@ from arlarena.environments.webshop.errors import CatalogueError
 CHUNK = 1 << 22  # characters read at once
 LONGEST = 1 << 25  # maximum characters of an object; in a longer object, a bracket is probably missing
 WHITE_SPACE = " \t\r\n"
-# Beginnings of files that are not JSON in UTF-8: what the file is, and the fix.
+# Beginnings of files that are not JSON in UTF-8: the format of the file, and the fix.
 OTHER_FILES = {
     b"\x1f\x8b": ("compressed with gzip", "decompress it with gunzip"),
     b"PK\x03\x04": ("a zip archive", "extract its files"),

@@ -9,11 +9,11 @@ from arlarena.proto.env_api import DataSource
 
 
 class LimitedCatalogue:
-    """Another catalogue's products and goals, with a search that finds at most `most` products."""
+    """Another catalogue's products and goals, with a search that finds at most `limit` products."""
 
-    def __init__(self, catalogue: Catalogue, most: int) -> None:
-        self._catalogue, self._most = catalogue, most
-        self.version = f"{catalogue.version}-{most}"
+    def __init__(self, catalogue: Catalogue, limit: int) -> None:
+        self._catalogue, self._limit = catalogue, limit
+        self.version = f"{catalogue.version}-{limit}"
 
     def __len__(self) -> int:
         """Return the number of products."""
@@ -24,7 +24,7 @@ class LimitedCatalogue:
         return self._catalogue.product(number)
 
     def listing(self, number: int) -> Listing:
-        """Return what a page of results shows of a product."""
+        """Return the fields of a product that a results page shows."""
         return self._catalogue.listing(number)
 
     def number(self, asin: str) -> int | None:
@@ -33,7 +33,7 @@ class LimitedCatalogue:
 
     def search(self, text: str) -> list[int]:
         """Return the numbers of the best products for a text, best first."""
-        return self._catalogue.search(text)[: self._most]
+        return self._catalogue.search(text)[: self._limit]
 
     def sizes(self) -> dict[str, int]:
         """Return the number of goals of each split."""

@@ -21,7 +21,7 @@ GoalKind = Literal["synthetic", "human"]
 
 FULL, SMALL = "items_shuffle.json", "items_shuffle_1000.json"
 HUMAN = "items_human_ins.json"
-MOST_NAMED = 8  # maximum number of files that a message lists
+MAX_NAMED = 8  # maximum number of files that a message lists
 ATTRIBUTES = {FULL: "items_ins_v2.json", SMALL: "items_ins_v2_1000.json"}
 EXPECTED = (
     f"expected {FULL} or {SMALL} (or one other file *items*.json with products), items_ins_v2.json or "
@@ -111,21 +111,21 @@ def _only(folder: Path, present: list[Path], pattern: str, content: str) -> Path
 
 
 def _names(paths: list[Path]) -> str:
-    """Return the names of some files in brackets, at most `MOST_NAMED` of them, for messages."""
-    names = [path.name for path in paths[:MOST_NAMED]] + ["…"] * (len(paths) > MOST_NAMED)
+    """Return the names of some files in brackets, at most `MAX_NAMED` of them, for messages."""
+    names = [path.name for path in paths[:MAX_NAMED]] + ["…"] * (len(paths) > MAX_NAMED)
     return f" ({', '.join(names)})" if names else ""
 
 
-def has_more_products(files: OfficialFiles, most: int) -> bool:
-    """Return whether the file of products has more than `most` entries. At most `most` + 1 entries are read."""
-    return next(islice(read_array(files.products), most, None), None) is not None
+def has_more_products(files: OfficialFiles, limit: int) -> bool:
+    """Return whether the file of products has more than `limit` entries. At most `limit` + 1 entries are read."""
+    return next(islice(read_array(files.products), limit, None), None) is not None
 
 
 def read_items(
     files: OfficialFiles,
     goals: GoalKind,
     problems: DataProblems,
-    most: int | None = None,
+    limit: int | None = None,
     position: ReadPosition | None = None,
 ) -> Iterator[Item]:
     """Yield the products with their instructions.
@@ -134,7 +134,7 @@ def read_items(
         files: the result of `find_files`.
         goals: the kind of instructions to read.
         problems: counts the entries and the instructions that are left out.
-        most: maximum number of entries to read from the file of products; None for all entries.
+        limit: maximum number of entries to read from the file of products; None for all entries.
         position: is updated while the file of products is read.
 
     Raises:
@@ -145,7 +145,7 @@ def read_items(
     # WebShop's code has this rule for its own files, in which longer asins are scraping errors.
     longest = LONGEST_ASIN if files.products.name.startswith("items_shuffle") else None
     seen: set[str] = set()
-    for number, entry in enumerate(islice(read_array(files.products, position), most), start=1):
+    for number, entry in enumerate(islice(read_array(files.products, position), limit), start=1):
         try:
             asin = asin_of(entry) if isinstance(entry, Mapping) else ""
             where = f"{files.products}, product {asin or f'number {number:,}'}"
@@ -166,7 +166,7 @@ def read_items(
         else:
             instructions = _synthetic_instructions(known, f"{files.attributes}, product {asin}", problems)
         yield Item(product, instructions)
-    if most is None:
+    if limit is None:
         for asin in human.keys() - seen:
             problems.add(
                 "instructions for a product that the catalogue does not have were left out",

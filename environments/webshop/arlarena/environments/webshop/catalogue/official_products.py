@@ -22,7 +22,7 @@ class Unusable(ValueError):
 
 
 class Price(NamedTuple):
-    """A price. `value`: what a purchase costs, in dollars. `text`: the price as pages show it."""
+    """A price. `value`: the price of a purchase in dollars. `text`: the price as pages show it."""
 
     value: float
     text: str

@@ -23,7 +23,7 @@ from arlarena.environments.webshop.settings import webshop_data
 from arlarena.environments.webshop.shop.product import Product
 
 # Maximum number of products of official files for which a server builds the index. This takes a minute with spaCy.
-MOST_BUILT_BY_SERVER = 20_000
+MAX_BUILT_BY_SERVER = 20_000
 # Version of the rules by which official files are read. Folders that other rules have built are not used.
 READER = 2
 BUILD = "python -m arlarena.environments.webshop build"
@@ -87,10 +87,10 @@ def open_catalogue(options: CatalogueOptions) -> StoredCatalogue:
     return _generated(options)
 
 
-def build_official(data: Path, options: CatalogueOptions, most: int | None = None) -> Path:
+def build_official(data: Path, options: CatalogueOptions, limit: int | None = None) -> Path:
     """Build the catalogue of official files if it is not built yet. Return its folder.
 
-    `most`: maximum number of products for which a catalogue is built; None for no maximum.
+    `limit`: maximum number of products for which a catalogue is built; None for no maximum.
 
     Raises:
         CatalogueError: see `open_catalogue`.
@@ -100,11 +100,11 @@ def build_official(data: Path, options: CatalogueOptions, most: int | None = Non
     folder = folder_of(options.index, key)
     if is_built(folder, key):
         return folder
-    limited = options.products is not None and most is not None and options.products <= most
-    if most is not None and not limited and official.has_more_products(files, most):
+    limited = options.products is not None and limit is not None and options.products <= limit
+    if limit is not None and not limited and official.has_more_products(files, limit):
         command = " ".join([BUILD, *_arguments(data, options)])
         raise CatalogueError(
-            f"{files.products}: has more than {most:,} products, so building its index would delay the server's start "
+            f"{files.products}: has more than {limit:,} products, so building its index would delay the server's start "
             f"too long. Build the index once, before the start: {command}"
         )
     ensure_built(folder, key, partial(_build, files, key, options))
@@ -127,7 +127,7 @@ def _build(files: official.OfficialFiles, key: str, options: CatalogueOptions, f
 
 
 def _official(data: Path, options: CatalogueOptions) -> StoredCatalogue:
-    return _with_goals(StoredCatalogue(build_official(data, options, MOST_BUILT_BY_SERVER)))
+    return _with_goals(StoredCatalogue(build_official(data, options, MAX_BUILT_BY_SERVER)))
 
 
 def _with_goals(catalogue: StoredCatalogue) -> StoredCatalogue:

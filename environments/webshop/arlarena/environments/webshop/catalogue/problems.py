@@ -1,4 +1,4 @@
-"""Problems in source files that do not stop a build. They are counted by kind, with the place of the first one."""
+"""Counts problems in source files that do not stop a build, by kind. Stores the place of the first of each kind."""
 
 from __future__ import annotations
 

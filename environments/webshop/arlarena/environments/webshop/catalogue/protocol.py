@@ -23,7 +23,7 @@ class Catalogue(Protocol):
         ...
 
     def listing(self, number: int) -> Listing:
-        """Return what a page of results shows of a product. This is faster than `product`."""
+        """Return the fields of a product that a results page shows. This is faster than `product`."""
         ...
 
     def number(self, asin: str) -> int | None:
@@ -31,7 +31,7 @@ class Catalogue(Protocol):
         ...
 
     def search(self, text: str) -> list[int]:
-        """Return the numbers of the 50 best products for a text, best first. Fewer products if fewer match."""
+        """Return the numbers of the 50 best products for a text, best first. If fewer products match, return these."""
         ...
 
     def sizes(self) -> dict[str, int]:

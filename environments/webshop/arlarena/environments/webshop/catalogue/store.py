@@ -122,7 +122,7 @@ class StoredCatalogue:
         return self._product(number)
 
     def listing(self, number: int) -> Listing:
-        """Return what a page of results shows of a product. Raises IndexError if there is no product with this
+        """Return the fields of a product that a results page shows. Raises IndexError if there is no product with this
         number.
         """
         return self._products.decoded(number, self._listings)

@@ -22,12 +22,12 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from arlarena.environment.indexed_tasks import index_of
 from arlarena.environments.webshop.human.access import problem_of, token_matches
-from arlarena.environments.webshop.human.counter import NO_WAY_BACK, Counter
 from arlarena.environments.webshop.human.views import message_page, shop_page, start_page
+from arlarena.environments.webshop.human.visit_service import NO_WAY_BACK, VisitService
 from arlarena.environments.webshop.human.visitors import ShopIsFull, Visitor, Visitors
 
-MOST_BODY_BYTES = 64 << 10
-MOST_FIELDS = 16
+MAX_BODY_BYTES = 64 << 10
+MAX_FIELDS = 16
 SEE_OTHER = 303
 ENDED = "Your session has ended, or this server was started again. Unfinished tasks are not recorded."
 
@@ -40,13 +40,17 @@ class BadForm(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class HumanApp:
-    """The handlers of requests. `first`: index of the first task. `token`: the token that a person must type at the
-    start, or None.
+    """The handlers of requests.
 
-    `cookie`: the name of the cookie. It differs between servers, because a browser sends the cookies of all ports.
+    Attributes:
+        service: plays and records the episodes.
+        visitors: the sessions.
+        first: index of the first task.
+        token: the token that a person must type at the start, or None.
+        cookie: the name of the cookie. It differs between servers, because a browser sends the cookies of all ports.
     """
 
-    counter: Counter
+    service: VisitService
     visitors: Visitors
     first: int = 0
     token: str | None = None
@@ -82,10 +86,10 @@ class HumanApp:
         form = await _read_form(request)
         if not token_matches(self.token, form.get("token", "")):
             return self._start_page("The access token is wrong.", 403)
-        index, size = index_of(form.get("index", str(self.first))), self.counter.size
+        index, size = index_of(form.get("index", str(self.first))), self.service.size
         if index is None or index >= size:
             return self._start_page(f"The task must be a number from 0 to {size - 1}.", 422)
-        visitor = await run_in_threadpool(self.counter.welcome, index)
+        visitor = await run_in_threadpool(self.service.start_session, index)
         try:
             cookie = self.visitors.add(visitor)
         except ShopIsFull as error:
@@ -103,11 +107,11 @@ class HumanApp:
 
     async def act(self, request: Request) -> Response:
         """Play one action."""
-        return await self._change(request, self.counter.act)
+        return await self._change(request, self.service.act)
 
     async def next_task(self, request: Request) -> Response:
-        """Go on to the next task."""
-        return await self._change(request, self.counter.next_task)
+        """Start the next task."""
+        return await self._change(request, self.service.next_task)
 
     async def _change(self, request: Request, change: Callable[[Visitor, dict[str, str]], None]) -> Response:
         form, visitor = await _read_form(request), self._visitor(request)
@@ -126,14 +130,14 @@ class HumanApp:
             if request.url.path != _path(visitor):
                 visitor.note = visitor.note or NO_WAY_BACK
                 return _to_current(visitor)
-            return HTMLResponse(shop_page(self.counter.showing(visitor)))
+            return HTMLResponse(shop_page(self.service.showing(visitor)))
 
     def _visitor(self, request: Request) -> Visitor | None:
         return self.visitors.find(request.cookies.get(self.cookie))
 
     def _start_page(self, note: str = "", status: int = 200) -> Response:
-        counter = self.counter
-        page = start_page(counter.split, self.first, counter.size, token=self.token is not None, note=note)
+        service = self.service
+        page = start_page(service.split, self.first, service.size, token=self.token is not None, note=note)
         return HTMLResponse(page, status)
 
     def _guarded(self, handler: Handler) -> Handler:
@@ -149,7 +153,7 @@ class HumanApp:
                     response = await handler(request)
                 except BadForm as error:
                     response = HTMLResponse(message_page("This form cannot be read", str(error)), 400)
-            images = " https: http:" if self.counter.remote else ""
+            images = " https: http:" if self.service.remote else ""
             response.headers.update(_HEADERS | {"content-security-policy": _POLICY.replace("data:", f"data:{images}")})
             return response
 
@@ -185,10 +189,10 @@ async def _read_form(request: Request) -> dict[str, str]:
     body = bytearray()
     async for part in request.stream():
         body += part
-        if len(body) > MOST_BODY_BYTES:
-            raise BadForm(f"It is larger than {MOST_BODY_BYTES} bytes.")
+        if len(body) > MAX_BODY_BYTES:
+            raise BadForm(f"It is larger than {MAX_BODY_BYTES} bytes.")
     try:
-        pairs = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+        pairs = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=MAX_FIELDS)
     except ValueError as error:
-        raise BadForm(f"It has more than {MOST_FIELDS} fields.") from error
+        raise BadForm(f"It has more than {MAX_FIELDS} fields.") from error
     return dict(pairs)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from arlarena.environments.webshop.environment import KINDS, load
-from arlarena.environments.webshop.human.counter import Counter
 from arlarena.environments.webshop.human.record import FILE
+from arlarena.environments.webshop.human.visit_service import VisitService
 from arlarena.environments.webshop.human.visitors import Visitors
 from arlarena.environments.webshop.settings import human_token
 from arlarena.proto.config import ConfigError, load_part
@@ -97,13 +97,13 @@ def human_app(arguments: argparse.Namespace, token: str | None, log: Logger) -> 
             "webshop"
         )
     environment = load(f"{arguments.config or 'command line'}: [environment.options]", keys.options)
-    counter = Counter(environment, arguments.split, arguments.out / FILE, log, arguments.images)
-    if not 0 <= arguments.index < counter.size:
+    service = VisitService(environment, arguments.split, arguments.out / FILE, log, arguments.images)
+    if not 0 <= arguments.index < service.size:
         raise ConfigError(
-            f"--index {arguments.index}: the split {arguments.split} has the tasks 0 to {counter.size - 1}"
+            f"--index {arguments.index}: the split {arguments.split} has the tasks 0 to {service.size - 1}"
         )
     visitors = Visitors(arguments.capacity, arguments.idle_s)
-    return HumanApp(counter, visitors, arguments.index, token, f"webshop-{arguments.port}")
+    return HumanApp(service, visitors, arguments.index, token, f"webshop-{arguments.port}")
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -135,7 +135,7 @@ def _serve(app: HumanApp, listener: socket.socket, log: Logger) -> int:
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets=sockets)
             host, port = listener.getsockname()[:2]
-            log.info("listening", url=f"http://{host}:{port}", out=str(app.counter.out), split=app.counter.split)
+            log.info("listening", url=f"http://{host}:{port}", out=str(app.service.out), split=app.service.split)
             announce(host, port)
 
     limits = bounded(HttpLimits(body_bytes=1 << 16, connections=1024))

@@ -1,4 +1,4 @@
-"""The frame of every page: head, header with the search box, the instruction, and forms for actions.
+"""The parts that all pages have: head, header with the search box, the instruction, and forms for actions.
 
 All buttons of a page belong to one form, which contains the numbers of the episode and of the step. A button stands for
 a clickable of the observation (a button, an option or a link). It sends the clickable's position on the page instead of
@@ -10,15 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from arlarena.environments.webshop.human.markup import Content, Html, element, join
-from arlarena.environments.webshop.human.visit import MOST_SEARCH_CHARS, Visit, can_be_clicked
+from arlarena.environments.webshop.human.visit import MAX_SEARCH_CHARS, Visit, can_be_clicked
 
 ACT_FORM = "act"
 
 
 @dataclass(frozen=True, slots=True)
 class Showing:
-    """What a page shows. `number`: the number of the person's episode, from 1. `note`: a message above the page, or "".
-    `remote`: whether pictures come from other servers.
+    """The content of a page. `number`: the number of the person's episode, from 1. `note`: a message above the page, or
+    "". `remote`: whether pictures come from other servers.
     """
 
     visit: Visit
@@ -75,7 +75,7 @@ def action_button(showing: Showing, name: str, *content: Content, **attributes: 
 
 
 def next_form(showing: Showing, label: str) -> Html:
-    """Return the form that leads to the next task."""
+    """Return the form with the button that starts the next task."""
     button = element("button", label, class_="primary")
     return element("form", *_hidden(showing), button, method="post", action="/next")
 
@@ -95,7 +95,7 @@ def _search_form(showing: Showing) -> Html:
         value=showing.visit.game.place.keywords,
         placeholder="Search for products",
         aria_label="Search for products",
-        maxlength=MOST_SEARCH_CHARS,
+        maxlength=MAX_SEARCH_CHARS,
         required=True,
         autocomplete="off",
     )

@@ -31,8 +31,8 @@ def text(value: str) -> Html:
 
 
 def join(*content: Content) -> Html:
-    """Return the contents one after another."""
-    return Html("".join([text(one) for one in content if one is not None]))
+    """Concatenate the contents as HTML. Escapes plain text and skips None."""
+    return Html("".join([text(part) for part in content if part is not None]))
 
 
 def element(tag: str, /, *content: Content, **attributes: str | int | bool | None) -> Html:

@@ -44,7 +44,7 @@ def icon_name(product: Product) -> str:
     """Return the name of the drawing for a product: by a word of its query, else of its title, else by category."""
     for text in (product.query, product.title):
         words = _WORD.findall(text.lower()[:500])
-        for word in reversed(words):  # the last noun of a name says what it is: "rain boots"
+        for word in reversed(words):  # the last noun of a name is the kind of product: "rain boots"
             for name, icon in _icons().items():
                 if word in icon.words:
                     return name
@@ -61,7 +61,7 @@ def picture(product: Product, chosen: Iterable[str] = (), *, remote: bool = Fals
         remote: whether to show the image that the official files name. The browser loads it from another server.
     """
     values = list(chosen)
-    url = next((product.option_images[one] for one in values if one in product.option_images), product.image)
+    url = next((product.option_images[value] for value in values if value in product.option_images), product.image)
     if remote and url.startswith(("https://", "http://")):
         return element("img", src=url, alt="", loading="lazy", referrerpolicy="no-referrer")
     return _drawing(icon_name(product), _colour(product, values), int(digest(product.asin)[:4], 16) % 360)

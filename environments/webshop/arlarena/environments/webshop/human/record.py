@@ -70,12 +70,12 @@ class HumanEpisode(msgspec.Struct, frozen=True, kw_only=True):
     """A finished episode.
 
     Attributes:
-        id: split, index of the task, the person's random number, and the person's episode number from 1.
+        id: split, index of the task, the session's random name, and the session's episode number from 1.
         task: the task's id.
         split, index, seed, kind: of the task.
         success, score, total_reward: the outcome; `total_reward` is written as `return`.
         terminated: whether the person bought a product.
-        truncated: whether the horizon was reached without a purchase.
+        truncated: whether the maximum number of steps was reached without a purchase.
         started_at: Unix time in seconds.
         duration_s: seconds from the start to the last action.
         purchase: None if nothing was bought.
@@ -107,7 +107,7 @@ class HumanEpisode(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def append_episode(path: Path, episode: HumanEpisode) -> None:
-    """Append one line to the file, durably. Processes that append to the same file wait for each other.
+    """Append one line to the file, and sync the file. Processes that append to the same file wait for each other.
 
     An incomplete last line, left by a killed process, is removed first, so that every line stays complete.
 

@@ -77,14 +77,14 @@ def _type_part(score: PurchaseScore) -> Html:
 
 
 def _attributes_part(score: PurchaseScore, goal: Goal, bought: Product) -> Html:
-    facts = [_fact(bool(matched_attributes([one], bought)), one) for one in goal.attributes]
+    facts = [_fact(bool(matched_attributes([attribute], bought)), attribute) for attribute in goal.attributes]
     return _part("Attributes", f"{score.attributes_matched} of {score.attributes}", facts)
 
 
 def _options_part(score: PurchaseScore, goal: Goal, chosen: list[str]) -> Html:
     facts = [
-        _fact(bool(matched_options([one], chosen)), one if isinstance(one, str) else f"{one[0]}: {one[1]}")
-        for one in goal.options
+        _fact(bool(matched_options([option], chosen)), option if isinstance(option, str) else ": ".join(option))
+        for option in goal.options
     ]
     nothing = [element("span", "the task asks for none")]
     return _part("Options", f"{score.options_matched} of {score.options}", facts or nothing)

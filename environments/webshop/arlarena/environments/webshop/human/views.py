@@ -38,7 +38,7 @@ def start_page(split: str, index: int, size: int, *, token: bool, note: str = ""
     ]
     if token:
         fields.append(
-            _field("Access token", "password", "token", autocomplete="off", hint="from whoever runs this shop")
+            _field("Access token", "password", "token", autocomplete="off", hint="from the operator of this shop")
         )
     form = element(
         "form", *fields, element("button", "Start shopping", class_="primary"), method="post", action="/start"
@@ -89,7 +89,7 @@ def _results_page(showing: Showing) -> str:
         else element("section", element("p", empty), class_="panel")
     )
     return shop_document(
-        showing, "Results", _bar(showing, title), body, element("nav", *_turning(showing), class_="bar end")
+        showing, "Results", _bar(showing, title), body, element("nav", *_page_buttons(showing), class_="bar end")
     )
 
 
@@ -191,16 +191,16 @@ def _product(showing: Showing) -> Product:
 
 
 def _bar(showing: Showing, *content: Content) -> Html:
-    """Return the row above the page: the buttons that lead back, then `content`."""
+    """Return the row above the page: the buttons for going back, then `content`."""
     page = showing.visit.game.place.page
-    ways = [action_button(showing, BACK, "⌂ New search")]
+    buttons = [action_button(showing, BACK, "⌂ New search")]
     if page == "results":
-        ways += _turning(showing)
+        buttons += _page_buttons(showing)
     else:
-        ways.append(action_button(showing, PREVIOUS, "← Back to results" if page == "item" else "← Back to product"))
-    return element("nav", element("div", *ways, class_="ways"), *content, class_="bar")
+        buttons.append(action_button(showing, PREVIOUS, "← Back to results" if page == "item" else "← Back to product"))
+    return element("nav", element("div", *buttons, class_="ways"), *content, class_="bar")
 
 
-def _turning(showing: Showing) -> list[Html | None]:
+def _page_buttons(showing: Showing) -> list[Html | None]:
     previous = action_button(showing, PREVIOUS, "← Previous page")
     return [previous, action_button(showing, NEXT, "Next page →")]

@@ -1,11 +1,11 @@
-"""An episode that a person plays: every click is one action of the environment's episode.
+"""An episode that a person plays. Each search and each click is one action of the episode.
 
     visit = Visit(environment, task, "test-0-4f1c-1")
     visit.play(visit.search_action("red shoes"))
     visit.play(visit.click_action(3))              # the fourth clickable of the page
 
-The person's actions are written as a model writes them. So a person and a model get the same observations, rewards and
-marks (`action_valid`, `format_valid`).
+The actions have the form of a model's replies. So a person and a model get the same observations, rewards and values of
+`action_valid` and `format_valid`.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from arlarena.environments.webshop.shop.actions import click, is_clickable, sear
 from arlarena.environments.webshop.shop.session import SEARCH
 from arlarena.proto.trajectory import Task
 
-MOST_SEARCH_CHARS = 300  # longer searches are cut; the longest instruction is shorter
+MAX_SEARCH_CHARS = 300  # longer searches are cut; the longest instruction is shorter
 
 
 class Visit:
-    """One episode of a person, and its record. Not thread-safe.
+    """An episode that a person plays. Records each action. Not thread-safe.
 
     Attributes:
-        game: the rules, for pages: the current page, the goal, and the purchase.
+        game: the game; it has the current page, the goal and the purchase.
         episode: the episode; it counts the steps.
         state: the result of the last step.
-        id: identifies the episode in the record.
+        id: the id of the episode in the record.
     """
 
     def __init__(self, environment: WebShopEnvironment, task: Task, episode_id: str) -> None:
@@ -55,7 +55,7 @@ class Visit:
 
     @property
     def done(self) -> bool:
-        """Whether a product was bought, or the horizon is reached."""
+        """Whether a product was bought, or the maximum number of steps is reached."""
         return self.episode.done
 
     @property
@@ -64,17 +64,21 @@ class Visit:
         return self._turns[-1].action if self._turns else ""
 
     def search_action(self, words: str) -> str | None:
-        """Return the action of a search. Return None if the text has no words. Unprintable characters become spaces."""
-        words = " ".join("".join(one if one.isprintable() else " " for one in words).split())[:MOST_SEARCH_CHARS]
+        """Return the action of a search. Return None if the text has no words.
+
+        Unprintable characters become spaces, and the text is cut to MAX_SEARCH_CHARS characters. `<` and `>` also
+        become spaces if the reply with this action could not be parsed.
+        """
+        words = " ".join("".join(char if char.isprintable() else " " for char in words).split())[:MAX_SEARCH_CHARS]
         action = search(words)
-        if not _can_be_written(action):  # the words look like the tags of a reply
+        if not _can_be_written(action):  # parse() would read the text as reply tags
             action = search(words.replace("<", " ").replace(">", " "))
         words = action.removeprefix("search[").removesuffix("]")
         return action if words.strip() else None
 
     def click_action(self, position: int) -> str | None:
-        """Return the action of a click on the clickable at a position of the page, from 0. Return None if there is no
-        such clickable, or if it cannot be clicked.
+        """Return the click action for clickable number `position` (from 0). Return None if the page has no such
+        clickable, or if the clickable cannot be clicked.
         """
         names = list(self.game.page.clickables)
         if not 0 <= position < len(names) or not can_be_clicked(names[position]):
@@ -148,8 +152,8 @@ class Visit:
 
 
 def can_be_clicked(name: str) -> bool:
-    """Return whether an action in a reply can name this clickable. The clickable `search` cannot be clicked, because a
-    search needs words.
+    """Return whether a click on this clickable can be written in a reply. The clickable `search` cannot be clicked,
+    because a search needs words.
     """
     return name != SEARCH and is_clickable(name) and _can_be_written(click(name))
 

@@ -37,16 +37,16 @@ def _unicode_words() -> re.Pattern[str]:
     """Return the pattern of words in any text. `extend` characters belong to the character before them."""
     sets = dict(map(_character_set, _RANGES.read_text(encoding="ascii").splitlines()))
 
-    def one(*names: str) -> str:
+    def character(*names: str) -> str:
         return f"(?:[{''.join(sets[name] for name in names)}][{sets['extend']}]*)"
 
-    letter, number, underscore = one("letter", "hebrew"), one("numeric"), one("underscore")
-    letters = f"{letter}(?:(?:{underscore}*|{one('mid_letter', 'mid_both')}){letter})*"
-    numbers = f"{number}(?:(?:{underscore}*|{one('mid_number', 'mid_both')}){number})*"
-    katakana = f"{one('katakana')}(?:{underscore}*{one('katakana')})*"
+    letter, number, underscore = character("letter", "hebrew"), character("numeric"), character("underscore")
+    letters = f"{letter}(?:(?:{underscore}*|{character('mid_letter', 'mid_both')}){letter})*"
+    numbers = f"{number}(?:(?:{underscore}*|{character('mid_number', 'mid_both')}){number})*"
+    katakana = f"{character('katakana')}(?:{underscore}*{character('katakana')})*"
     unit = f"(?:{katakana}|(?:{letters}|{numbers})+)"
     word = f"{underscore}*{unit}(?:{underscore}+{unit})*{underscore}*"
-    return re.compile(f"{word}|[{sets['complex']}][{sets['complex']}{sets['extend']}]*|{one('single')}")
+    return re.compile(f"{word}|[{sets['complex']}][{sets['complex']}{sets['extend']}]*|{character('single')}")
 
 
 def _character_set(line: str) -> tuple[str, str]:

@@ -20,8 +20,8 @@ from arlarena.environments.webshop.search.index import COMMON, K1, TOP, B
 
 SEGMENT_TOKENS = 4_000_000  # tokens of a segment, which takes about 150 MB while it is sorted
 BLOCK_POSTINGS = 4_000_000  # number of postings whose impacts are computed at once
-MOST_CACHED_WORDS = 2_000_000  # maximum number of words whose terms are cached, about 0.3 GB
-MOST_REPEATED = 65535  # maximum frequency of a term in a document; a higher frequency counts as this number
+MAX_CACHED_WORDS = 2_000_000  # maximum number of words whose terms are cached, about 0.3 GB
+MAX_FREQUENCY = 65535  # maximum frequency of a term in a document; a higher frequency counts as this number
 
 Integers = NDArray[np.signedinteger[Any]]
 
@@ -35,7 +35,7 @@ class _Vocabulary(dict[str, int]):
     def __missing__(self, word: str) -> int:
         found = term(word)
         number = -1 if found is None else self.terms.setdefault(found, len(self.terms))
-        if len(self) >= MOST_CACHED_WORDS:
+        if len(self) >= MAX_CACHED_WORDS:
             self.clear()
         self[word] = number
         return number
@@ -107,7 +107,7 @@ class IndexBuilder:
         keys, repeated = np.unique(tokens[kept].astype(np.int64) * max(len(ends), 1) + local[kept], return_counts=True)
         numbers, documents = np.divmod(keys, max(len(ends), 1))
         terms, counts = np.unique(numbers, return_counts=True)
-        frequencies = np.minimum(repeated, MOST_REPEATED).astype(np.uint16)
+        frequencies = np.minimum(repeated, MAX_FREQUENCY).astype(np.uint16)
         parts = (terms, counts, (documents + self._documents).astype(np.int32), frequencies)
         for name, part in zip(_Segment._fields, parts, strict=True):
             write_array(self._work, f"{self._segments}.{name}", part)

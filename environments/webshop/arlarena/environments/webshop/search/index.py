@@ -7,9 +7,9 @@ with exact document lengths:
     N: number of documents; df: number of documents with t; tf: how often d has t; length: number of terms of d
 
 The contribution of a term to a document's score is its *impact*, which is stored in float32. A search adds the impacts
-of rare terms first. At some point, the 50th best sum exceeds the most that the remaining terms can add. From then on,
-only the sums of documents that can still be among the 50 best are completed (Turtle and Flood, 1995: MaxScore). This
-does not change the result.
+of rare terms first. As soon as the 50th best sum exceeds the upper bound of the remaining impacts, the search completes
+only the sums of documents that can still be among the 50 best (Turtle and Flood, 1995: MaxScore). This does not change
+the result.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Index:
         numbers = [number for number, _ in query]
         weights = np.array([count for _, count in query], np.float32)
         limits = self._highest[numbers] * weights
-        # remaining[i]: the most that term i and all later terms can add to a sum. bound: a lower bound of the 50th best
+        # remaining[i]: upper bound of the impacts of term i and all later terms. bound: a lower bound of the 50th best
         # final score; at first, the 50th best score of a single term.
         remaining = np.append(np.cumsum(limits[::-1])[::-1], np.float32(0.0))
         bound = float((self._fiftieth[numbers] * weights).max()) * SLACK
@@ -108,7 +108,7 @@ class Index:
             sums[documents] += impacts if weight == 1.0 else impacts * weight
 
     def _complete(self, number: int, weight: np.float32, sums: Floats, candidates: Integers) -> None:
-        """Add a term's impacts to the sums of the candidates. Sums of other documents may change."""
+        """Add a term's impacts to the sums of the candidates. Afterwards, the sums of other documents are invalid."""
         row = self._rows[number]
         if row >= 0:
             sums[candidates] += self._common[row][candidates] * weight

@@ -1,4 +1,4 @@
-"""Goals: what an episode asks for."""
+"""The goals of episodes."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ PAGE_SIZE = 10  # products on a page of results
 CACHED_CARDS = 16_384  # about 0.6 KB each
 CACHED_ITEMS = 4_096  # about 3.5 KB each
 CACHED_SUB_PAGES = 8_192  # about 1.1 KB each
-CACHED_RESULTS = 4_096  # about 4 KB each; useful because `< prev` leads back to a page that was shown before
+CACHED_RESULTS = 4_096  # about 4 KB each; useful because `< prev` shows an earlier page again
 # The texts above the instruction: on the search page, on the other pages, and on a page without the instruction.
 INSTRUCTION_LABELS = ("Instruction: ", "Instruction:", "")
 SEARCH_ACTION = "search[<your query>]"  # how a prompt offers a search
@@ -74,14 +74,14 @@ def instruction_texts(form: Form, instruction: str) -> dict[str, str]:
 
 
 class Card(msgspec.Struct, frozen=True):
-    """A product in the results. `name`: the name of its clickable. `text`: its text. `visited`: its text if the product
-    was visited before.
+    """A product in the results. `name`: the name of its clickable. `text`: its text. `visited_text`: its text if the
+    product was visited before.
     """
 
     name: str
     clickable: Clickable
     text: str
-    visited: str
+    visited_text: str
 
 
 class ItemPage(msgspec.Struct, frozen=True):
@@ -150,7 +150,7 @@ class Pages:
         buttons: list[Node] = [("button", LABELS[name]) for name in names]
         head: list[Node] = [buttons[0], ("text", f"Page {page} (Total results: {total})"), *buttons[1:]]
         cards = [self._card(number) for number in shown]
-        body = [card.visited if card.clickable.product in visited else card.text for card in cards]
+        body = [card.visited_text if card.clickable.product in visited else card.text for card in cards]
         after = finished(self._form, fragment(self._form, head) + "".join(body))
         clickables = dict.fromkeys(names, BUTTON) | {card.name: card.clickable for card in cards}
         return _page("", after, "Instruction:", clickables)

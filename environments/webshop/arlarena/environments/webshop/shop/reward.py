@@ -18,7 +18,7 @@ from arlarena.environments.webshop.shop.colours import first_colour, first_colou
 from arlarena.environments.webshop.shop.goal import Goal
 from arlarena.environments.webshop.shop.product import Product
 
-LEAST_RATIO = 86  # minimum ratio of two texts that count as equal, in percent, rounded to an integer
+MIN_RATIO = 86  # minimum ratio of two texts that count as equal, in percent, rounded to an integer
 NO_NOUNS_SCORE = 0.2  # title score if the title of the goal's product has no noun
 _NOT_ASCII = dict.fromkeys(range(128, 256))  # thefuzz removes these characters, and only these
 
@@ -145,4 +145,4 @@ def _processed(text: str) -> str:
 
 
 def _matches(text: str, others: Sequence[str]) -> bool:
-    return any(round(token_set_ratio(other, text)) >= LEAST_RATIO for other in others)
+    return any(round(token_set_ratio(other, text)) >= MIN_RATIO for other in others)

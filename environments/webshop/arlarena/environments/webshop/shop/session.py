@@ -1,4 +1,4 @@
-"""The state of a visit to the shop, and what searches and clicks change."""
+"""The state of a visit to the shop, and its changes by searches and clicks."""
 
 from __future__ import annotations
 

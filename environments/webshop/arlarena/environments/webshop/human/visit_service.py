@@ -1,4 +1,4 @@
-"""Serves the people in the shop: a person starts, acts, and goes on to the next task. Independent of HTTP."""
+"""Starts episodes of people, plays their actions, and records finished episodes. Independent of HTTP."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ NOT_OVER = "This task is not finished yet."
 
 
 @dataclass(frozen=True, slots=True)
-class Counter:
-    """Serves people, one action at a time. Callers must hold the visitor's lock.
+class VisitService:
+    """Plays the actions of people. Callers must hold the visitor's lock.
 
     Attributes:
-        environment: the environment that is played.
+        environment: the environment of the episodes.
         split: the split of the tasks.
         out: the file of recorded episodes.
         log: the log of recorded episodes and of errors.
@@ -45,14 +45,14 @@ class Counter:
         """Number of tasks of the split."""
         return self.environment.shop.catalogue.sizes()[self.split]
 
-    def welcome(self, index: int) -> Visitor:
+    def start_session(self, index: int) -> Visitor:
         """Return the session of a new person, at the start of the task `index`."""
         visitor = Visitor(index)
         self._start(visitor, index)
         return visitor
 
     def showing(self, visitor: Visitor) -> Showing:
-        """Return what the person's page shows. Clear the note, so that it is shown only once."""
+        """Return the content of the person's page. Clear the note, so that it is shown only once."""
         note, visitor.note = visitor.note, ""
         return Showing(visitor.visit, visitor.number, note, self.remote)
 
@@ -104,8 +104,8 @@ class Counter:
         except OSError as error:
             self.log.error("episode_not_recorded", id=visitor.visit.id, path=str(self.out), error=str(error))
             visitor.note = (
-                "Your episode is finished, but it could not be recorded. Tell whoever runs this shop, then try again "
-                "with the button below."
+                "Your episode is finished, but it could not be recorded. Tell the operator of this shop. Then try "
+                "again with the button below."
             )
             return False
         metadata = visitor.visit.state.metadata
