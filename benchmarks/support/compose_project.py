@@ -19,7 +19,9 @@ from benchmarks.support.paths import ROOT
 
 POLL_S = 2.0  # each docker command takes about 0.2 s of CPU time, which the containers need
 # Ports on the host's loopback address; the defaults of compose.yaml, and those of its tests (18001 …), stay free.
-PORTS = {"SOKOBAN": 28001, "ALFWORLD": 28002, "WEBSHOP": 28003, "INFERENCE": 28100, "GRAFANA": 28300}
+PORTS = {
+    "SOKOBAN": 28001, "ALFWORLD": 28002, "WEBSHOP": 28003, "INFERENCE": 28100, "GRAFANA": 28300, "PAGE": 28400,
+}  # fmt: skip
 
 
 class ComposeError(Exception):
@@ -76,9 +78,15 @@ class ComposeProject:
         state: dict[str, Any] = json.loads(docker("inspect", "--format", "{{json .State}}", container))
         return state
 
-    def restarts(self, container: str) -> int:
-        """Return how often the engine itself has restarted a container since its last start."""
-        return int(docker("inspect", "--format", "{{.RestartCount}}", container))
+    def is_healthy(self, container: str) -> bool:
+        """Return whether a container runs and its last health check has succeeded."""
+        state = self.state(container)
+        return bool(state["Running"]) and state.get("Health", {}).get("Status") == "healthy"
+
+    def has_succeeded(self, container: str) -> bool:
+        """Return whether a container has ended with exit status 0."""
+        state = self.state(container)
+        return bool(state["Status"] == "exited" and state["ExitCode"] == 0)
 
     def copy(self, path: str, to: Path) -> bool:
         """Copy a file or folder of the run directory. No container needs to run. Return False if it does not exist."""
