@@ -202,8 +202,9 @@ async def run_with_faults(arguments: argparse.Namespace, folder: Path) -> tuple[
         try:
             faults = (chaos.kills(arguments.kills), chaos.damages(), chaos.fill_redis(),
                       chaos.errors("environment", 0.1), chaos.errors("inference", 0.55))  # fmt: skip
-            async with asyncio.timeout(60 * arguments.minutes):
-                await asyncio.gather(*faults, launcher.wait())
+            with contextlib.suppress(TimeoutError):  # then the run is stopped, and its exit status is a problem
+                async with asyncio.timeout(60 * arguments.minutes):
+                    await asyncio.gather(*faults, launcher.wait())
         finally:
             if launcher.returncode is None:
                 launcher.terminate()
