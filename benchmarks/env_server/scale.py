@@ -107,7 +107,7 @@ async def run_sessions(url: str, process: psutil.Process, sessions: int, seconds
         "latency_ms": {f"p{p}": round(float(np.percentile(waits, p)) * 1000, 1) for p in (50, 95, 99)},
         "memory_mb": {"before": round(before, 1), "during": round(during, 1), "after": round(after, 1)},
         "memory_kb_per_session": round((during - before) * 1024 / sessions, 1),
-        "memory_given_back": round((during - after) / (during - before), 2),
+        "memory_given_back": round((during - after) / (during - before), 2) if during > before else None,
         "sessions_left": left,
         "cpu_s": {name: round(value, 1) for name, value in used.items()},
         "load_average": {"before": round(load, 2), "after": round(os.getloadavg()[0], 2)},
