@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import images
 import pytest
+from scripts import images
 from scripts.kubernetes_secrets import values
 
 NAME = "arlarena-e2e-redis-tls"  # of the network and of the container
