@@ -85,4 +85,7 @@ def test_no_view_runs_code_of_a_run(browser, hostile):
             assert tab.locator("main script, main style, main iframe, main [onerror], main img[src=x]").count() == 0
             assert "javascript:" not in json.dumps(tab.evaluate("[...document.links].map(link => link.href)"))
             assert "\u202e" not in tab.inner_text("body"), route  # it would reverse the text after it
+            tab.set_viewport_size({"width": 390, "height": 900})
+            assert tab.evaluate("document.documentElement.scrollWidth") <= 390, route
+            tab.set_viewport_size({"width": 1440, "height": 900})
             assert "<script>window.attacked" in tab.inner_text("main") or route.startswith("play"), route

@@ -57,3 +57,11 @@ def test_a_running_run_is_marked_and_its_end_is_shown(page, live_run):
     (live_run / "run.json").write_text(json.dumps(state | {"finished": True}))
     page.wait_for("document.querySelector('section .badge').innerText.includes('finished')", LIMIT_S)
     page.wait_for("document.getElementById('live').textContent === ''", LIMIT_S)
+
+
+def test_an_error_that_ended_a_run_is_shown(page, live_run):
+    ending = {"ended_by": "error", "step": 3, "steps": 9, "detail": "the loss of 3 steps in a row was not finite"}
+    (live_run / "training.json").write_text(json.dumps(ending))
+    tab = page.open("run/live", "#summary")
+    wanted = f"an error, after 3 steps: {ending['detail']}"
+    assert wanted in tab.locator("section[aria-labelledby=summary]").inner_text()

@@ -55,6 +55,13 @@ def test_alarms_are_marked_on_every_x_axis(page):
     page.wait_for("!document.querySelector('.alarm')")
 
 
+def test_the_x_axis_has_a_name(page):
+    tab = page.open("curves?runs=first&q=success", ".plot text.axis")
+    assert tab.locator(".plot text.axis").first.text_content() == "step"
+    tab.get_by_label("x axis").select_option("run_seconds")
+    page.wait_for("document.querySelector('.plot text.axis')?.textContent === 'training time (s)'")
+
+
 def test_filters_select_the_episodes_that_the_server_finds(page, site):
     server, _ = site
     tab = page.open("episodes/first", "tbody tr")
@@ -148,7 +155,7 @@ def test_shortcuts_are_listed_and_change_view_and_theme(page):
     tab.keyboard.press("Escape")
     tab.keyboard.press("e")
     tab.wait_for_selector("h1:has-text('Episodes')")
-    assert tab.evaluate("document.activeElement.tagName") == "H1"
+    page.wait_for("document.activeElement.tagName === 'H1'")
     tab.keyboard.press("t")
     tab.keyboard.press("t")
     assert tab.evaluate("document.documentElement.dataset.theme") == "dark"

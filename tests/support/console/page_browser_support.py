@@ -20,6 +20,9 @@ ATTACK = (
     "<a href='javascript:window.attacked=1'>x</a><style>body{display:none}</style>\x00\x1b[31m\u202ereversed\u202c"
 )
 MEGABYTE = 1_000_000
+READY_S = 60.0
+# Chromium gives up all requests when the addresses of the machine change, as tests with containers do.
+NETWORK_CHANGED = "Failed to load resource: net::ERR_NETWORK_CHANGED"
 
 
 class PageTab:
@@ -39,14 +42,23 @@ class PageTab:
 
     def open(self, route: str, ready: str) -> Any:
         """Open a route, such as `runs`, and wait for an element. Returns the tab of Playwright."""
-        self.tab.goto("about:blank")
-        self.tab.goto(f"{self.address}/#/{route}")
+        self._load(route)
+        end = time.monotonic() + READY_S
+        while self.tab.locator(ready).count() == 0 and time.monotonic() < end:
+            if NETWORK_CHANGED in self.errors:  # the page can lack a module, and never becomes complete
+                self.errors = [error for error in self.errors if error != NETWORK_CHANGED]
+                self._load(route)
+            self.tab.wait_for_timeout(20)
         try:
             self.tab.wait_for_selector(ready)
         except Exception as error:
             seen = self.tab.evaluate("document.body.innerText.slice(0, 2000)")
             raise AssertionError(f"{route} shows no {ready}; errors: {self.errors}; text: {seen}") from error
         return self.tab
+
+    def _load(self, route: str) -> None:
+        self.tab.goto("about:blank")
+        self.tab.goto(f"{self.address}/#/{route}")
 
     @property
     def route(self) -> str:

@@ -1,6 +1,6 @@
 /** Starts the page: the header, the shortcuts of all views, and the view that the address names. */
 
-import { fill, h } from "./core/dom.js";
+import { fill, h, visible } from "./core/dom.js";
 import { bind, listen, showHelp } from "./core/keys.js";
 import { connect } from "./core/live.js";
 import { failure, loading } from "./core/parts.js";
@@ -29,6 +29,9 @@ const VIEWS = {
 };
 const NAV = [["runs", "Runs", "r"], ["curves", "Curves", "c"], ["groups", "Groups", "g"], ["episodes", "Episodes", "e"],
   ["behaviour", "Behaviour", "b"], ["play", "Play", "y"]];
+
+/** Views whose address contains a run. */
+const OF_A_RUN = ["run", "groups", "episodes", "episode", "behaviour"];
 
 const main = /** @type {HTMLElement} */ (document.getElementById("main"));
 let aborter = new AbortController();
@@ -82,7 +85,8 @@ async function show() {
   }
   showNav(name);
   const heading = root.querySelector("h1");
-  document.title = `${heading?.textContent ?? "ARLArena"} · ARLArena`;
+  const run = OF_A_RUN.includes(name) ? visible(route.path[1] ?? "") : "";
+  document.title = [heading?.textContent, run, "ARLArena"].filter(Boolean).join(" · ");
   heading?.setAttribute("tabindex", "-1");
   if (!first && !root.contains(document.activeElement)) heading?.focus({ preventScroll: true });
   if (!first && name !== before) scrollTo(0, 0); // keep the position when the user compares siblings

@@ -9,6 +9,8 @@ const WIDTH = 420;
 const LABEL = 112;
 const NODE = 9;
 const GAP = 7;
+/** Height of the headings. */
+const TOP = 24;
 
 /**
  * Returns the flow. Actions have the same order and colour in each flow.
@@ -20,7 +22,7 @@ export function flow(transitions, actions, label) {
   const [left, right] = [total("from"), total("to")];
   const rows = Math.max(left.filter(Boolean).length, right.filter(Boolean).length, 1);
   const scale = 190;
-  const height = scale + GAP * rows + 14;
+  const height = TOP + scale + GAP * rows + 8;
   const [starts, ends] = [stack(left, scale), stack(right, scale)];
   const [x0, x1] = [LABEL + NODE, WIDTH - LABEL - NODE];
   const [outs, ins] = [[...starts], [...ends]];
@@ -40,12 +42,13 @@ export function flow(transitions, actions, label) {
     }
   }
   return svg("svg", { class: "flow", viewBox: `0 0 ${WIDTH} ${height}`, role: "img", "aria-label": `${label}. ${summary(transitions)}` },
+    svg("text", { class: "share", x: LABEL + NODE, y: 14, "text-anchor": "end" }, "action"), svg("text", { class: "share", x: WIDTH - LABEL - NODE, y: 14 }, "next action"),
     ribbons, nodes(actions, left, starts, scale, LABEL, "end"), nodes(actions, right, ends, scale, WIDTH - LABEL - NODE, "start"));
 }
 
 /** Returns the upper edge of each node. @param {number[]} shares @param {number} scale */
 function stack(shares, scale) {
-  let y = 6;
+  let y = TOP;
   return shares.map((share) => {
     const start = y;
     if (share > 0) y += share * scale + GAP;
@@ -60,7 +63,7 @@ function nodes(actions, shares, starts, scale, x, anchor) {
     const y = starts[index] ?? 0;
     if (share === 0) return null;
     const text = action.length > 15 ? `${action.slice(0, 14)}…` : action;
-    return [svg("rect", { class: `node f${index % 8}`, x, y, width: NODE, height: Math.max(1.5, share * scale) }),
+    return [svg("rect", { class: `node f${index % 8}`, x, y, width: NODE, height: Math.max(1.5, share * scale) }, svg("title", {}, `${action} ${percent(share)}`)),
       share * scale > 5 && svg("text", { x: anchor === "end" ? x - 5 : x + NODE + 5, y: y + (share * scale) / 2 + 4, "text-anchor": anchor },
         svg("title", {}, action), `${text} `, svg("tspan", { class: "share" }, percent(share, 0)))];
   });

@@ -2,7 +2,7 @@
 
 import { announce, fill, h, svg } from "../core/dom.js";
 import { num, withUnit, withoutUnit } from "../core/format.js";
-import { linear, logarithmic, tickLabels } from "./scale.js";
+import { linear, logLabels, logarithmic, tickLabels } from "./scale.js";
 import { nearest, smooth } from "./smoothing.js";
 
 /**
@@ -35,7 +35,9 @@ import { nearest, smooth } from "./smoothing.js";
  * @property {() => void} [onLog]
  */
 
-const MARGIN = { left: 46, right: 10, top: 8, bottom: 20 };
+const MARGIN = { left: 53, right: 10, top: 8, bottom: 33 };
+/** Names of the x axis by its unit. */
+const X_NAMES = { steps: "step", s: "training time (s)", turns: "environment steps (turns)" };
 const KEYS = ["ArrowLeft", "ArrowRight", "+", "=", "-", "0", "Escape", "Home", "End"];
 
 export class LineChart {
@@ -47,7 +49,7 @@ export class LineChart {
     /** @type {number | null} */
     this.cursor = null;
     this.width = 320;
-    this.height = options.height ?? 150;
+    this.height = options.height ?? 163;
     this.values = h("div", { class: "values" });
     this.log = h("button", { type: "button", class: "toggle", title: "Logarithmic y axis", "aria-label":
       `Logarithmic axis: ${options.title}`, "aria-pressed": "false", onclick: () => options.onLog?.() }, "log");
@@ -71,6 +73,7 @@ export class LineChart {
   /** @param {Partial<ChartState>} changes */
   update(changes) {
     Object.assign(this.state, changes);
+    this.loaded = true;
     this.draw();
   }
 
@@ -90,6 +93,7 @@ export class LineChart {
     this.log.setAttribute("aria-pressed", String(state.log));
     this.plot.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.plot.setAttribute("height", height);
+    if (!this.loaded) return; // the curves are on their way
     const ys = yValues(lines, visible, state.log);
     this.lines = lines;
     this.full = full;
@@ -116,13 +120,15 @@ export class LineChart {
     const { x, y, width, height } = this;
     if (!x || !y) return [];
     const bottom = height - MARGIN.bottom;
-    const names = tickLabels(y.ticks, unit);
+    const names = (this.state.log ? logLabels : tickLabels)(y.ticks, unit);
     return [
       y.ticks.map((tick, index) => [
         svg("line", { class: tick === 0 ? "zero" : "grid", x1: MARGIN.left, x2: width - MARGIN.right, y1: y.at(tick), y2: y.at(tick) }),
         svg("text", { class: "tick", x: MARGIN.left - 6, y: y.at(tick) + 3.5, "text-anchor": "end" }, names[index])]),
       x.ticks.map((tick, index) => svg("text", { class: "tick", x: x.at(tick), y: bottom + 14, "text-anchor": "middle" },
         tickLabels(x.ticks, "")[index])),
+      svg("text", { class: "axis", x: (MARGIN.left + width - MARGIN.right) / 2, y: bottom + 28, "text-anchor": "middle" },
+        X_NAMES[/** @type {"s"} */ (this.state.xUnit)] ?? ""),
     ];
   }
 
@@ -153,7 +159,7 @@ export class LineChart {
       }
       const place = `${this.x?.at(xs[index] ?? 0).toFixed(1)},${this.y?.at(value).toFixed(1)}`;
       const lonely = !open && (ys[index + 1] ?? null) === null; // a point without neighbours: a short line
-      text += `${open ? "L" : "M"}${place}${lonely ? "h0.1" : ""}`;
+      text += `${open ? "L" : "M"}${place}${lonely ? "m-2,0h4" : ""}`;
       open = true;
     }
     return text;

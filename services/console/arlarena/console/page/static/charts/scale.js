@@ -67,14 +67,29 @@ export function tickLabels(ticks, unit) {
   return ticks.map((tick) => `${oneLabel(tick * factor, largest, gap)}${unit === "share" ? " %" : ""}`);
 }
 
+/** Returns the labels of the ticks of a logarithmic axis. @param {number[]} ticks @param {string} unit @returns {string[]} */
+export function logLabels(ticks, unit) {
+  return ticks.map((tick) => {
+    const value = Number((unit === "share" ? 100 * tick : tick).toPrecision(3));
+    const text = value < 1e-3 || value >= 1e6 ? value.toExponential() : String(value);
+    return minus(unit === "share" ? `${text} %` : text);
+  });
+}
+
 /** @param {number} value @param {number} largest @param {number} gap */
 function oneLabel(value, largest, gap) {
   if (value === 0) return "0";
+  if (largest < 1e-3 || largest >= 1e13) return minus(value.toExponential(decimals(gap / 10 ** Math.floor(Math.log10(Math.abs(value)) + 1e-9))));
   const [divisor, suffix] = largest >= 1e9 ? [1e9, " G"] : largest >= 1e6 ? [1e6, " M"] : largest >= 1e4 ? [1e3, " k"] : [1, ""];
-  const step = gap / divisor;
-  if (largest < 1e-3) return value.toExponential(0).replaceAll("-", "−");
+  return `${minus((value / divisor).toFixed(decimals(gap / divisor)))}${suffix}`;
+}
+
+/** Returns how many decimals tell multiples of a step apart. @param {number} step @returns {number} */
+function decimals(step) {
   const places = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
   const whole = Math.abs(step * 10 ** places - Math.round(step * 10 ** places)) < 1e-6;
-  const decimals = Math.min(6, whole ? places : places + 1); // a step of 2.5 needs one decimal more
-  return `${(value / divisor).toFixed(decimals).replace("-", "−")}${suffix}`;
+  return Math.min(6, whole ? places : places + 1); // a step of 2.5 needs one decimal more
 }
+
+/** @param {string} text */
+const minus = (text) => text.replaceAll("-", "−");

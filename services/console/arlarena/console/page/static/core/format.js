@@ -28,7 +28,9 @@ export function signed(value, decimals = 2) {
 
 /** Returns a number with fixed decimals. @param {number | null | undefined} value @param {number} [decimals] */
 export function fixed(value, decimals = 2) {
-  return value === null || value === undefined ? NONE : minus(value.toFixed(decimals));
+  if (value === null || value === undefined) return NONE;
+  const text = value.toFixed(decimals);
+  return Number(text) === 0 ? text.replace("-", "") : minus(text);
 }
 
 /** Returns a share as per cent. @param {number | null | undefined} value @param {number} [decimals] @returns {string} */

@@ -28,7 +28,15 @@ function isTaken(event) {
   if (target.closest("textarea, select")) return true;
   const input = target.closest("input");
   if (input) return !["checkbox", "radio", "range"].includes(input.type) || event.key.startsWith("Arrow");
-  return (event.key === " " || event.key === "Enter") && target.closest("button, a, summary") !== null;
+  if ((event.key === " " || event.key === "Enter") && target.closest("button, a, summary")) return true;
+  return scrolls(target, event.key);
+}
+
+/** Whether the focused element is a block that the key scrolls. @param {HTMLElement} block @param {string} key */
+function scrolls(block, key) {
+  if (!block.matches?.(".scroll, pre, .token-text")) return false;
+  if (["ArrowLeft", "ArrowRight"].includes(key)) return block.scrollWidth > block.clientWidth && !block.matches(".token-text");
+  return ["ArrowUp", "ArrowDown", "Home", "End", " "].includes(key) && block.scrollHeight > block.clientHeight;
 }
 
 /** @param {KeyboardEvent} event */

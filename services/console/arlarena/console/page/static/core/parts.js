@@ -72,7 +72,7 @@ export function pager({ offset, limit, total, noun, label = "Pages of the list" 
   return h("nav", { class: "pager", "aria-label": label },
     h("span", { role: "status" }, `${range}${plural(total, noun)}`),
     total > limit && [
-      h("button", { type: "button", disabled: offset === 0, onclick: () => turn(0) }, "First"),
+      h("button", { type: "button", class: "minor", disabled: offset === 0, onclick: () => turn(0) }, "First"),
       h("button", { type: "button", disabled: offset === 0, onclick: () => turn(Math.max(0, offset - limit)) }, "Previous"),
       h("button", { type: "button", disabled: last >= total, onclick: () => turn(offset + limit) }, "Next"),
     ]);
@@ -81,13 +81,22 @@ export function pager({ offset, limit, total, noun, label = "Pages of the list" 
 /** Returns a table in a block that scrolls and can be focused.
  * @param {string} label @param {import("./dom.js").Child} head @param {import("./dom.js").Child} rows */
 export function table(label, head, rows) {
-  return h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": label },
-    h("table", {}, h("thead", {}, head), h("tbody", {}, rows)));
+  return scrollBlock(label, h("table", {}, h("thead", {}, head), h("tbody", {}, rows)));
+}
+
+/** Returns a block that scrolls and can be focused; its right edge shows whether it has more. @param {string} label
+ * @param {...import("./dom.js").Child} children @returns {HTMLElement} */
+export function scrollBlock(label, ...children) {
+  const block = h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": label }, children);
+  const mark = () => block.classList.toggle("more", block.scrollWidth - block.clientWidth - block.scrollLeft > 1);
+  block.addEventListener("scroll", mark, { passive: true });
+  new ResizeObserver(mark).observe(block);
+  return block;
 }
 
 /** Returns a list of names and values; a third element "full" gives the pair a row of its own. @param {[import("./dom.js").Child, import("./dom.js").Child, string?][]} pairs */
 export function facts(pairs) {
-  return h("dl", { class: "facts" }, pairs.map(([name, value, kind]) => h("div", { class: kind }, h("dt", {}, name), h("dd", {}, value))));
+  return h("dl", { class: "facts" }, pairs.map(([name, value, kind]) => h("div", { class: kind }, h("dt", {}, name), h("dd", {}, value || value === 0 ? value : "–"))));
 }
 
 /** Returns a function that calls `action` when `delay` ms have passed since its last call. @param {() => void} action @param {number} delay */

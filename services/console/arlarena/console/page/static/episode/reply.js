@@ -1,9 +1,11 @@
 /** A reply with its tags and its format errors marked. */
 
 import { badge, h, textBlock, visible } from "../core/dom.js";
+import { plural } from "../core/format.js";
 
 /** Marked text is at most this long; longer replies are shown without marks. */
 const MAX_MARKED = 40_000;
+const ENDINGS = { stop: "ended with the stop token", length: "cut at the limit of tokens" };
 
 /**
  * @typedef {{start: number, end: number, kind: string}} Mark offsets in code points
@@ -16,8 +18,8 @@ export function replyView(reply) {
   const block = long ? textBlock(text, { label: "Reply", truncated: reply.truncated })
     : h("pre", { class: "text", tabindex: 0, role: "group", "aria-label": "Reply" }, pieces(text, reply.marks ?? [], reply.format_valid));
   return h("div", {}, h("p", { class: "bar tight" }, reply.format_valid ? badge("good", "format valid") : badge("bad", "format error"),
-    reply.finish_reason && badge(reply.finish_reason === "length" ? "warn" : "plain", reply.finish_reason === "length" ? "cut at the limit of tokens" : `ended by ${reply.finish_reason}`),
-    reply.tokens !== null && h("span", { class: "note" }, `${reply.tokens.toLocaleString("en")} tokens`)),
+    reply.finish_reason && badge(reply.finish_reason === "length" ? "warn" : "plain", ENDINGS[/** @type {"stop"} */ (reply.finish_reason)] ?? visible(`ended by ${reply.finish_reason}`)),
+    reply.tokens !== null && h("span", { class: "note" }, plural(reply.tokens, "token"))),
     (reply.problems ?? []).length > 0 && h("ul", { class: "problems" }, reply.problems.map((/** @type {string} */ each) => h("li", {}, badge("bad", visible(each))))),
     block);
 }

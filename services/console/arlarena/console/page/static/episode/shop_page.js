@@ -67,9 +67,15 @@ function blocks(lines, options) {
     const row = h("div", { class: line.startsWith("  ") ? "row option" : /^\$|^Price/.test(line.trim()) ? "row price" : "row" }, pieces(line, options));
     if (line.startsWith("  ") && block.lastElementChild?.classList.contains("options")) block.lastElementChild.append(...row.childNodes);
     else if (line.startsWith("  ")) block.append(h("div", { class: "row options" }, [...row.childNodes]));
+    else if (hasOnlyButtons(row) && block.lastElementChild && hasOnlyButtons(block.lastElementChild)) block.lastElementChild.append(...row.childNodes);
     else block.append(row);
   }
   return result;
+}
+
+/** @param {Element} row */
+function hasOnlyButtons(row) {
+  return row.childElementCount > 0 && ![...row.childNodes].some((child) => child instanceof Text && child.data.trim()) && !row.querySelector("form");
 }
 
 /** @param {string} line @param {{chosen?: string, button?: (label: string) => HTMLElement | null}} options */

@@ -3,7 +3,7 @@
 import { largestOf, level } from "../charts/diverging.js";
 import { announce, fill, h, symbol, visible } from "../core/dom.js";
 import { field, select, table } from "../core/parts.js";
-import { fixed, num, signed } from "../core/format.js";
+import { fixed, num, plural, signed } from "../core/format.js";
 
 /** Tokens that are shown at first, and with each further press of "Show more". */
 const FIRST_TOKENS = 1_500;
@@ -80,7 +80,7 @@ export class TokenPanel {
     const parts = [];
     if (!tokens.ratios) parts.push("Entropy, ratio and log-prob of the trainer are not recorded for this reply.");
     const clips = (tokens.clip ?? []).filter(Boolean).length;
-    if (tokens.ratios) parts.push(clips ? `${clips} tokens outside the range of the clip (▾ below, ▴ above); the clip stops the gradient of marks with ■.`
+    if (tokens.ratios) parts.push(clips ? `${plural(clips, "token")} outside the range of the clip (▾ below, ▴ above); the clip stops the gradient of marks with ■.`
       : "No token is outside the range of the clip.");
     if (tokens.kept === false) parts.push("The sequence mask removed this reply from the loss.");
     if (tokens.truncated) parts.push("The server left out tokens after the first 20,000.");
@@ -100,7 +100,7 @@ export class TokenPanel {
       const stops = (clip === 1 && (advantage?.total ?? 0) < 0) || (clip === 2 && (advantage?.total ?? 0) > 0);
       const text = tokens.texts ? tokens.texts[place] : `${id} `;
       return h("span", { class: `tok ${colour}${tokens.mask[place] ? "" : " masked"}`, data: { place }, title: `${overlay?.label ?? ""}: ${overlay?.show(value) ?? ""}` },
-        visible(text === "" ? "∅" : text), clip > 0 && h("sup", {}, clip === 1 ? "▾" : "▴", stops && "■"));
+        visible(text === "" ? "∅" : text.trimEnd() || text), clip > 0 && h("sup", {}, clip === 1 ? "▾" : "▴", stops && "■"), text.trim() && visible(text.slice(text.trimEnd().length)));
     });
     fill(this.list, spans);
     this.list.onclick = (/** @type {MouseEvent} */ event) => {
@@ -162,7 +162,7 @@ function tokenTable({ tokens, advantage }) {
     ["A", "advantage in the loss", (place) => (tokens.mask[place] ? signed(advantage?.total, 3) : "–")],
     ["Clip", "▾: below, ▴: above the range of the clip", (place) => ["in", "▾", "▴"][tokens.clip?.[place]] ?? "–"]];
   const rows = tokens.ids.slice(0, TABLE_ROWS).map((/** @type {number} */ id, /** @type {number} */ place) => h("tr", {},
-    h("th", { scope: "row", class: "mono" }, tokens.texts ? visible(tokens.texts[place] || "∅") : String(id)), columns.map(([, , value]) => h("td", { class: "n" }, value(place)))));
+    h("th", { scope: "row", class: "mono", title: tokens.texts?.[place] }, tokens.texts ? visible(tokens.texts[place].replaceAll("\n", "↵") || "∅") : String(id)), columns.map(([, , value]) => h("td", { class: "n" }, value(place)))));
   return h("details", { open: tokens.ids.length <= SHORT_REPLY, class: "token-table" }, h("summary", {}, "Figures of all tokens", tokens.ids.length > TABLE_ROWS ? ` (the first ${TABLE_ROWS})` : ""),
     table("Figures of tokens", h("tr", {}, h("th", { scope: "col" }, "Token"), columns.map(([label, title]) => h("th", { scope: "col", class: "n", title }, label))), rows));
 }

@@ -102,8 +102,8 @@ export class TurnPanels {
     const { next } = turn;
     const end = next.terminated ? badge("plain", "the episode ended") : next.truncated ? badge("warn", "stopped at the limit of turns") : null;
     return [end && h("p", { class: "bar tight" }, end),
-      next.tool_output && [h("h3", {}, "Tool output"), textBlock(next.tool_output.text, { label: "Tool output", truncated: next.tool_output.truncated })],
-      next.observation ? frame(next.observation, "Next observation") : h("p", { class: "note" }, "The final observation of training episodes is not recorded.")];
+      next.tool_output && [h("h3", {}, "Tool output"), h("p", { class: "note" }, "The text between this reply and the next one, as in the prompt."), textBlock(next.tool_output.text, { label: "Tool output", truncated: next.tool_output.truncated })],
+      next.observation && next.tool_output?.text.includes(next.observation.text) ? null : next.observation ? [next.tool_output && h("h3", {}, "Next observation"), frame(next.observation, "Next observation")] : h("p", { class: "note" }, "The final observation of training episodes is not recorded.")];
   }
 
   /** @param {any} found the reply of `…/visits`, or null while it loads */
@@ -123,6 +123,10 @@ export class TurnPanels {
       others > 0 && actionTable(visits), visitList(visits, this.run));
     const list = /** @type {HTMLElement | null} */ (this.visits.body.querySelector(".visit-list"));
     const own = /** @type {HTMLElement | null} */ (list?.querySelector("[aria-current]"));
-    if (list && own) list.scrollTop = own.offsetTop - list.clientHeight / 2;
+    if (!list || !own) return;
+    // The first visible row is whole: the heading of the list covers what is above it.
+    const rows = [.../** @type {NodeListOf<HTMLElement>} */ (list.querySelectorAll("tbody tr"))];
+    const first = rows.findLast((row) => row.offsetTop <= own.offsetTop - list.clientHeight / 2) ?? rows[0];
+    list.scrollTop = (first?.offsetTop ?? 0) - (rows[0]?.offsetTop ?? 0);
   }
 }

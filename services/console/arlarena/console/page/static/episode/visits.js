@@ -3,6 +3,7 @@
 import { largestOf, level } from "../charts/diverging.js";
 import { h, symbol, visible } from "../core/dom.js";
 import { fixed, signed } from "../core/format.js";
+import { scrollBlock } from "../core/parts.js";
 import { href } from "../core/route.js";
 
 /** Rows of the list, and actions of the comparison. */
@@ -41,11 +42,11 @@ export function actionTable(visits) {
   const rows = [...byAction].map(([action, those]) => ({ action, those, reward: mean(those, (each) => each.step_return), advantage: mean(those, (each) => each.step_advantage),
     solved: those.filter((each) => each.success).length })).sort((first, second) => (second.reward ?? 0) - (first.reward ?? 0));
   const largest = largestOf(rows.map((row) => row.advantage));
-  return h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": "Actions in this state" }, h("table", { class: "visits by-action" },
+  return scrollBlock("Actions in this state", h("table", { class: "visits by-action" },
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Action"), h("th", { scope: "col", class: "n" }, "Turns"), h("th", { ...HEAD_R, title: `mean ${HEAD_R.title}` }, "Mean R"),
       h("th", { ...HEAD_A, title: "mean step advantage" }, "Mean ", symbol("A_S")), h("th", { scope: "col", class: "n", title: "turns of episodes that solved the task" }, "Solved"))),
     h("tbody", {}, rows.slice(0, MAX_ACTIONS).map((row) => h("tr", { "aria-current": row.those.some((each) => each.this) ? "true" : null },
-      h("th", { scope: "row", class: "cut" }, visible(row.action || "–")), h("td", { class: "n" }, row.those.length), h("td", { class: "n" }, fixed(row.reward)), pill(row.advantage, largest),
+      h("th", { scope: "row", class: "cut", title: row.action }, visible(row.action || "–")), h("td", { class: "n" }, row.those.length), h("td", { class: "n" }, fixed(row.reward)), pill(row.advantage, largest),
       h("td", { class: "n" }, `${row.solved} of ${row.those.length}`))))), rows.length > MAX_ACTIONS && h("p", { class: "note" }, `… ${rows.length - MAX_ACTIONS} more actions`));
 }
 
@@ -57,7 +58,7 @@ export function visitList(visits, run) {
     h("tbody", {}, visits.slice(0, MAX_VISITS).map((each) => h("tr", { "aria-current": each.this ? "true" : null },
       h("th", { scope: "row" }, each.this ? "this turn" : h("a", { class: "visit", href: href(["episode", run, each.episode, each.turn]) },
         each.member === null ? `turn ${each.turn}` : `#${each.member}, turn ${each.turn}`)),
-      h("td", { class: "cut" }, visible(each.action || "–"), !each.action_valid && " !"), h("td", { class: "n" }, fixed(each.step_return)), pill(each.step_advantage, largest), h("td", {}, end(each.success)))))));
+      h("td", { class: "cut", title: each.action }, visible(each.action || "–"), !each.action_valid && " !"), h("td", { class: "n" }, fixed(each.step_return)), pill(each.step_advantage, largest), h("td", {}, end(each.success)))))));
 }
 
 /** @param {boolean} success */

@@ -85,8 +85,8 @@ function differenceRows(counts) {
 function differenceTable(rows, sides) {
   const largest = Math.max(...rows.flatMap((row) => row.values.map((value) => value ?? 0)), 1e-9);
   const bar = (/** @type {number | null} */ value, /** @type {string} */ kind) => h("td", { class: "n" }, percent(value), svg("svg", { class: "share-bar", width: BAR, height: 10, "aria-hidden": "true" }, svg("rect", { class: `bar-${kind}`, width: ((value ?? 0) / largest) * BAR, height: 10 })));
-  return table("Differences", [h("tr", {}, h("th", { scope: "col", rowspan: 2 }, "Transition"), sides.map((side) => h("th", { scope: "colgroup", colspan: 2, class: "n" }, side.name))),
-    h("tr", {}, sides.flatMap(() => ["✓ Solved", "✗ Failed"].map((label) => h("th", { scope: "col", class: "n" }, label))))],
+  return table("Differences", [h("tr", {}, h("th", { scope: "col", rowspan: 2 }, "Transition"), sides.map((side) => h("th", { scope: "colgroup", colspan: 2, class: "side" }, side.name))),
+    h("tr", {}, sides.flatMap(() => ["✓\u00a0Solved", "✗\u00a0Failed"].map((label) => h("th", { scope: "col", class: "n" }, label))))],
   rows.map((row) => h("tr", {}, h("th", { scope: "row" }, visible(row.key)), row.values.map((value, index) => bar(value, index % 2 ? "failed" : "solved")))));
 }
 
@@ -102,5 +102,5 @@ function overSteps(flows, rows) {
     return chart.element;
   });
   return h("section", { class: "panel", "aria-labelledby": "over-steps" }, h("h2", { id: "over-steps" }, "The same transitions over training"),
-    h("ul", { class: "legend" }, h("li", {}, sample(0), "solved episodes"), h("li", {}, sample(1), "failed episodes")), h("div", { class: "charts" }, charts));
+    h("ul", { class: "legend" }, h("li", {}, sample(0), "solved episodes"), h("li", {}, sample(1), "failed episodes")), h("div", { class: "charts thirds" }, charts));
 }

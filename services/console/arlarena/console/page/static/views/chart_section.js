@@ -47,7 +47,7 @@ export class ChartSection {
   /** @param {import("./metric_sections.js").ChartSpec} chart */
   make(chart) {
     const made = new LineChart({ title: chart.title, unit: chart.unit, description: chart.description, note: chart.note,
-      height: this.section.cells ? 112 : 150,
+      height: this.section.cells ? 125 : 163,
       onRange: (range) => this.page.zoom(range), onCursor: (x) => this.page.cursor(x),
       onLog: this.section.cells ? undefined : () => this.page.toggleLog(chart.metrics[0] ?? "") });
     this.charts.set(chart.metrics[0] ?? "", made);

@@ -88,7 +88,8 @@ class Curves {
       words.every((word) => `${metric.name} ${metric.description}`.toLowerCase().includes(word)));
     this.sections = sections(wanted).map((each) => new ChartSection(each, this));
     fill(this.body, this.sections.map((section) => section.element),
-      this.sections.length === 0 && empty("No metric matches.", "Remove words from the search, or choose another run."));
+      this.sections.length === 0 && (words.length ? empty("No metric matches.", "Remove words from the search, or choose another run.")
+        : empty("These runs have no metrics.", "The metrics of a step appear when the step ends.")));
   }
 
   async refresh() {
@@ -140,7 +141,16 @@ class Curves {
       box.checked = this.runs.includes(run.id);
       return h("label", { class: "check" }, box, run.id, h("span", { class: "note" }, ` ${run.environment ?? ""} · ${run.state}`));
     });
-    return h("details", { class: "menu" }, h("summary", { class: "button" }, "Runs"), h("div", { class: "popup" }, boxes));
+    const summary = h("summary", { class: "button" }, "Runs");
+    const menu = h("details", { class: "menu", onkeydown: (/** @type {KeyboardEvent} */ event) => {
+      if (event.key !== "Escape") return;
+      menu.open = false;
+      summary.focus();
+    } }, summary, h("div", { class: "popup" }, boxes));
+    addEventListener("pointerdown", (event) => {
+      if (!menu.contains(/** @type {Node} */ (event.target))) menu.open = false;
+    }, { signal: this.signal });
+    return menu;
   }
 
   drawLegend() {

@@ -12,9 +12,9 @@ import { statusBadge } from "./group_card.js";
 
 const LIMIT = 50;
 /** @type {[string, string, string?, string?][]} label, key of sorting, title, class */
-const COLUMNS = [["Episode", "position"], ["Set", "", "", "minor"], ["Step", "step", "training step", "n"], ["Task", ""], ["Outcome", ""], ["Return", "return", "sum of the rewards", "n"],
+const COLUMNS = [["Episode", "position"], ["Set", "", "", "minor"], ["Step", "step", "training step", "n minor"], ["Task", ""], ["Outcome", ""], ["Return", "return", "sum of the rewards", "n"],
   ["Turns", "turns", "", "n"], ["Invalid", "invalid", "turns with an invalid action or format", "n"], ["Tokens", "tokens", "tokens of the replies", "n minor"],
-  ["Ā", "", "mean advantage over the turns", "n"], ["Use in training", ""], ["First action", ""]];
+  ["Mean A", "", "mean advantage over the turns", "n"], ["Use in training", ""], ["First action", ""]];
 
 /** @type {import("../app.js").Mount} */
 export async function mount(root, route, signal) {
@@ -79,6 +79,11 @@ class Episodes {
     }
   }
 
+  /** Whether the address has a filter. */
+  get filtered() {
+    return [...this.query.keys()].some((name) => !["sort", "order", "offset"].includes(name));
+  }
+
   /** @param {any} found */
   draw(found) {
     const turn = (/** @type {number} */ offset) => {
@@ -91,7 +96,7 @@ class Episodes {
     const back = href(["episodes", this.run], this.query).split("?")[1];
     fill(this.body,
       found.indexed < 1 && h("p", { class: "note", role: "status" }, `The index is being built (${percent(found.indexed, 0)}): the list is not complete yet.`),
-      found.total === 0 ? empty("No episode matches.", "Remove a filter, or ", h("button", { type: "button", onclick: () => go(href(["episodes", this.run])) }, "show all episodes")) : [
+      found.total === 0 && !this.filtered ? empty("No episode is recorded.", "Evaluations and recorded groups are listed here.") : found.total === 0 ? empty("No episode matches.", "Remove a filter, or ", h("button", { type: "button", onclick: () => go(href(["episodes", this.run])) }, "show all episodes")) : [
         pager(page, turn), table("Episodes", h("tr", {}, COLUMNS.map((column) => this.column(column))), found.episodes.map((/** @type {any} */ each) => row(each, this.run, back))),
         found.total > LIMIT && pager({ ...page, label: "Pages, below the list" }, turn)]);
   }
@@ -109,7 +114,7 @@ class Episodes {
         this.query.delete("offset");
         setQuery({ sort: key, order: next, offset: null });
         void this.load();
-      } }, label, h("span", { "aria-hidden": "true" }, active ? (descending ? " ▼" : " ▲") : "")));
+      } }, label, h("span", { "aria-hidden": "true" }, active ? (descending ? "▼" : "▲") : "")));
   }
 }
 
@@ -117,7 +122,7 @@ class Episodes {
 function row(each, run, back) {
   return h("tr", {},
     h("th", { scope: "row" }, h("a", { href: href(["episode", run, each.id, 0], { list: back }) }, each.id)),
-    h("td", { class: "minor" }, each.label ? `${each.source}, ${each.label}` : each.source), h("td", { class: "n" }, each.step ?? "–"),
+    h("td", { class: "minor" }, each.label ? `${each.source}, ${each.label}` : each.source), h("td", { class: "n minor" }, each.step ?? "–"),
     h("td", { class: "cut", title: visible(each.task) }, visible(each.task.replace(`${each.environment}/`, "")), each.kind && h("span", { class: "tag" }, visible(each.kind))),
     h("td", {}, each.success ? badge("good", "solved") : badge("bad", "failed"), each.outcome !== "ok" && badge("warn", each.outcome)),
     h("td", { class: "n" }, fixed(each.return)), h("td", { class: "n" }, count(each.turns)), h("td", { class: "n" }, count(each.invalid)),

@@ -32,18 +32,28 @@ export function scaleLegend(largest) {
     `+${num(largest, 2)}`);
 }
 
+/** Whether any group has advantages or ratios. @param {any[]} groups @returns {boolean} */
+export function hasFigures(groups) {
+  return groups.some((group) => group.members.some((/** @type {any} */ member) => member.advantages?.length || member.mean_ratio !== null));
+}
+
 /**
- * @param {any} group @param {string} run @param {string} which the kind of advantage @param {number} largest
- * @returns {HTMLElement}
+ * @typedef {object} Colours
+ * @property {string} which the kind of advantage
+ * @property {number} largest value of the strongest colour
+ * @property {boolean} figures whether a group of the step has advantages: then all groups have the same columns
  */
-export function groupCard(group, run, which, largest) {
-  const figures = group.members.some((/** @type {any} */ member) => member.advantages?.length || member.mean_ratio !== null);
+
+/** @param {any} group @param {string} run @param {Colours} colours @returns {HTMLElement} */
+export function groupCard(group, run, colours) {
   const unused = group.status && !["trained", "backfilled"].includes(group.status);
-  const columns = [["Sibling"], ["Outcome"], ["Return", "sum of the rewards", "n"], ["Turns", "", "n"], ["Invalid", "turns with an invalid action or format", "n"],
-    ["Tokens", "tokens of the replies", "n"],
-    ...(figures ? [[`Turns, ${ADVANTAGES.find(([name]) => name === which)?.[1]}`, "one cell for each turn, from left to right"], ["Ā", "mean advantage over the turns", "n"],
-      ["Ratio", "mean importance ratio over the tokens", "n"], ["Outside", "share of tokens outside the range of the clip", "n"],
-      ["Age", "training steps between sampling and training", "n"]] : []), ["Use"]];
+  const { figures, which } = colours;
+  const columns = [["Sibling"], ["Outcome"],
+    ...(figures ? [[`Turns, ${ADVANTAGES.find(([name]) => name === which)?.[1]}`, "one cell for each turn, from left to right", "strip-cell"],
+      ["Mean A", "mean advantage over the turns", "n"]] : []),
+    ["Return", "sum of the rewards", "n"], ["Turns", "", "n"], ["Invalid", "turns with an invalid action or format", "n minor"], ["Tokens", "tokens of the replies", "n minor"],
+    ...(figures ? [["Ratio", "mean importance ratio over the tokens", "n minor"], ["Outside", "share of tokens outside the range of the clip", "n minor"],
+      ["Age", "training steps between sampling and training", "n minor"]] : []), ["Use"]];
   return h("section", { class: `panel group ${unused ? "unused" : ""}`, "aria-label": `Group ${group.id}` },
     h("header", {}, h("h3", {}, visible(group.task)), group.kind && h("span", { class: "tag" }, visible(group.kind)),
       h("span", {}, `${group.success} of ${group.size} solved`), statusBadge(group.status, group.reason),
@@ -51,21 +61,23 @@ export function groupCard(group, run, which, largest) {
       group.update !== null && group.update !== undefined && h("span", { class: "note" }, `update ${group.update + 1} of the step`),
       h("a", { class: "right", href: href(["episodes", run], { group: group.id }) }, `Episodes of ${group.id}`)),
     table(`Siblings of ${group.id}`, h("tr", {}, columns.map(([label = "", title, kind]) => h("th", { scope: "col", class: kind }, title ? abbr(label, title) : label))),
-      group.members.map((/** @type {any} */ member) => memberRow(member, group.reason, run, which, largest, figures))));
+      group.members.map((/** @type {any} */ member) => memberRow(member, group.reason, run, colours))));
 }
 
-/** @param {any} member @param {string} groupReason shown once, in the heading of the group @param {string} run @param {string} which @param {number} largest @param {boolean} figures */
-function memberRow(member, groupReason, run, which, largest, figures) {
-  const values = member[which] ?? [];
+/** @param {any} member @param {string} groupReason shown once, in the heading of the group @param {string} run @param {Colours} colours */
+function memberRow(member, groupReason, run, { which, largest, figures }) {
+  const values = member[which]?.length ? member[which] : Array(member.turns).fill(null);
+  const open = (/** @type {number} */ turn) => go(href(["episode", run, member.episode, turn]));
   return h("tr", { class: member.status && !["trained", null].includes(member.status) ? "unused" : null },
     h("th", { scope: "row" }, h("a", { href: href(["episode", run, member.episode, 0]) }, `#${member.member}`)),
     h("td", {}, member.success ? badge("good", "solved") : badge("bad", "failed")),
-    h("td", { class: "n" }, fixed(member.return)), h("td", { class: "n" }, member.turns), h("td", { class: "n" }, member.invalid),
-    h("td", { class: "n" }, member.tokens ?? "–"),
-    figures && [h("td", {}, strip(values, largest, (turn) => go(href(["episode", run, member.episode, turn]))),
+    figures && [h("td", { class: "strip-cell" }, strip(values, largest, open),
       values.length > MAX_CELLS && h("span", { class: "note" }, ` +${values.length - MAX_CELLS} turns`)),
-    h("td", { class: "n" }, signed(member.advantage)), h("td", { class: "n" }, fixed(member.mean_ratio, 4)),
-    h("td", { class: "n" }, percent(member.outside)), h("td", { class: "n" }, member.age ?? "–")],
+    h("td", { class: "n" }, signed(member.advantage))],
+    h("td", { class: "n" }, fixed(member.return)), h("td", { class: "n" }, member.turns), h("td", { class: "n minor" }, member.invalid),
+    h("td", { class: "n minor" }, member.tokens ?? "–"),
+    figures && [h("td", { class: "n minor" }, fixed(member.mean_ratio, 4)),
+      h("td", { class: "n minor" }, percent(member.outside)), h("td", { class: "n minor" }, member.age ?? "–")],
     h("td", {}, statusBadge(member.status, member.reason), member.kept === false && badge("warn", "masked", "the sequence mask removed a turn"),
       member.reason && member.reason !== groupReason && h("span", { class: "reason" }, ` ${visible(member.reason)}`)));
 }
@@ -81,6 +93,7 @@ function strip(values, largest, open) {
     svg("title", {}, `turn ${turn}: ${signed(value, 3)}`),
     svg("rect", { class: `cell ${level(value, largest)}`, x: turn * CELL + 0.5, y: 0.5, width: CELL - 1, height: CELL - 1 }),
     svg("text", { class: "sign", x: turn * CELL + CELL / 2, y: CELL / 2 + 4 }, sign(value))));
-  return svg("svg", { class: "strip", width: cells.length * CELL, height: CELL, role: "img",
-    "aria-label": values.slice(0, MAX_CELLS).map((value) => signed(value, 2)).join(", ") }, cells);
+  const size = { width: cells.length * CELL, height: CELL, viewBox: `0 0 ${cells.length * CELL} ${CELL}` };
+  return svg("svg", { class: "strip", ...size, role: "img",
+    "aria-label": values.every((value) => value === null) ? "no advantages" : values.slice(0, MAX_CELLS).map((value) => signed(value, 2)).join(", ") }, cells);
 }

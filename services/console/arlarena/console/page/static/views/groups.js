@@ -9,7 +9,7 @@ import { bind } from "../core/keys.js";
 import { empty, facts, failure, field, loading, runHeading, select, throttled } from "../core/parts.js";
 import { go, href, setQuery } from "../core/route.js";
 import { rememberRun } from "../core/selection.js";
-import { ADVANTAGES, groupCard, scaleLegend } from "./group_card.js";
+import { ADVANTAGES, groupCard, hasFigures, scaleLegend } from "./group_card.js";
 
 const FIRST_GROUPS = 8;
 /** Steps that are loaded at once. */
@@ -52,6 +52,8 @@ class Groups {
   update(route) {
     if (route.path[1] !== this.run) return false;
     this.step = Number(route.path[2]) || null;
+    this.status = route.query.get("status") ?? "";
+    this.which = route.query.get("advantage") ?? "advantages";
     this.shown = FIRST_GROUPS;
     void this.loadSteps();
     return true;
@@ -84,10 +86,15 @@ class Groups {
     return more;
   }
 
+  /** @param {number} step */
+  address(step) {
+    return href(["groups", this.run, step], { status: this.status, advantage: this.which === "advantages" ? "" : this.which });
+  }
+
   /** @param {any} step */
   stepLink(step) {
     const unused = step.filtered + step.stale + step.skipped;
-    return h("li", {}, h("a", { href: href(["groups", this.run, step.step], { status: this.status, advantage: this.which === "advantages" ? "" : this.which }),
+    return h("li", {}, h("a", { href: this.address(step.step),
       "aria-current": step.step === this.step ? "true" : null,
       title: `${plural(step.recorded, "recorded group")}: ${step.trained} trained, ${step.backfilled} backfilled, ${step.filtered} filtered, ${step.stale} stale, ${step.skipped} skipped` },
       h("strong", {}, `Step ${step.step}`), h("span", {}, percent(step.success, 0)),
@@ -98,7 +105,7 @@ class Groups {
   move(by) {
     const place = this.list?.findIndex((/** @type {any} */ each) => each.step === this.step) ?? -1;
     const next = this.list?.[place + by];
-    if (next) go(href(["groups", this.run, next.step], { status: this.status }));
+    if (next) go(this.address(next.step));
   }
 
   async loadGroups() {
@@ -130,7 +137,7 @@ class Groups {
     })), all.length > 0 && scaleLegend(largest));
     fill(this.body, h("h2", {}, `Step ${this.step}`), head && this.head(head),
       !head && h("p", { class: "note" }, "This step has groups without advantages and ratios: an earlier release recorded it."),
-      chosen.slice(0, this.shown).map((/** @type {any} */ group) => groupCard(group, this.run, this.which, largest)),
+      chosen.slice(0, this.shown).map((/** @type {any} */ group) => groupCard(group, this.run, { which: this.which, largest, figures: hasFigures(groups) })),
       chosen.length === 0 && empty("No group has this status.", "Choose “all”."),
       chosen.length > this.shown && h("button", { type: "button", class: "wide", onclick: () => {
         this.shown += 24;
@@ -141,7 +148,7 @@ class Groups {
   /** @param {any} head */
   head(head) {
     const level = head.ratio_level ? `one ratio per ${head.ratio_level}` : "–";
-    const counts = Object.entries(head.groups).map(([name, number]) => `${count(/** @type {number} */ (number))} ${name}`).join(", ");
+    const counts = Object.entries(head.groups).filter(([, number]) => number).map(([name, number]) => `${count(/** @type {number} */ (number))} ${name}`).join(", ");
     const range = head.clip_low === null ? "no clip" : `[${1 - head.clip_low}, ${1 + head.clip_high}]`;
     return facts([["Method", head.recipe], ["Groups of the step", counts], ["Recorded", head.complete ? "all groups" : "a sample"],
       ["Importance ratio", level], ["Range of the clip", range], ["Sequence mask", head.mask_delta === null ? "none" : `δ = ${head.mask_delta}`],

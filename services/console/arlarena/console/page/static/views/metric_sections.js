@@ -50,7 +50,12 @@ function spec(metric) {
   if (!metric) return [];
   const title = TITLES[/** @type {"clip_negative_low"} */ (metric.name)] ?? metric.name.replaceAll("_", " ").replace(/\bkl\b/, "KL");
   return [{ title, unit: metric.unit, description: `${metric.name}: ${metric.description.replaceAll("`", "")}`,
-    note: metric.unit === "share" ? "" : metric.unit, metrics: [metric.name] }];
+    note: unitNote(title, metric.unit), metrics: [metric.name] }];
+}
+
+/** Returns the unit, unless the title or the labels of the axis contain it. @param {string} title @param {string} unit */
+function unitNote(title, unit) {
+  return ["share", "ratio"].includes(unit) || title.toLowerCase().includes(unit) ? "" : unit;
 }
 
 /** @param {(name: string) => {unit: string, description: string} | undefined} take @returns {Section} */

@@ -2,7 +2,7 @@
 
 import { get, runPath } from "../core/api.js";
 import { badge, fill, h, textBlock, visible } from "../core/dom.js";
-import { count, duration, percent, plural } from "../core/format.js";
+import { count, duration, num, percent, plural } from "../core/format.js";
 import { onEvent } from "../core/live.js";
 import { empty, facts, runHeading, table, throttled } from "../core/parts.js";
 import { href } from "../core/route.js";
@@ -19,7 +19,7 @@ export async function mount(root, route, signal) {
     fill(body, links(run), summary(run), evaluations(run), alarmList(alarms, run), problems(run), configuration(run));
   };
   await show();
-  fill(root, runHeading(`Run ${id}`, id, (other) => href(["run", other])), body);
+  fill(root, runHeading("Overview", id, (other) => href(["run", other])), body);
   const refresh = throttled(() => void show().catch(() => null), 1000);
   onEvent((_kind, data) => data.run === id && refresh(), signal);
 }
@@ -32,13 +32,12 @@ function links(run) {
     h("a", { class: "button", href: href(["play"], { run: run.id }) }, "Play"));
 }
 
-const LIMITS = { minutes: "max_minutes" };
-
 /** @param {any} run */
 function ending(run) {
   if (!run.ending) return "–";
   const { ended_by: by, step, limit, detail } = run.ending;
-  return `${by === "steps" ? "all steps done" : `${by}${limit ? ` (${LIMITS[/** @type {"minutes"} */ (limit)] ?? limit})` : ""}`}, step ${step}${detail ? `: ${detail}` : ""}`;
+  const reason = { steps: "all steps done", signal: "a signal", error: "an error" }[/** @type {"steps"} */ (by)] ?? (typeof limit === "number" ? `the limit ${by} = ${num(limit, 6)}` : by);
+  return visible(`${reason}, after ${plural(step, "step")}${detail ? `: ${detail}` : ""}`);
 }
 
 /** @param {any} run */
@@ -50,8 +49,8 @@ function summary(run) {
   return h("section", { class: "panel", "aria-labelledby": "summary" }, h("h2", { id: "summary" }, "Summary"), facts([
     ["State", [stateBadge(run.state), now && ` ${now}`]],
     ["Environment", run.environment], ["Method", run.method], ["Seed", String(run.seed ?? "–")],
-    ["Steps", `${count(run.step)} of ${count(run.steps)}`], ["Ended by", ending(run)],
-    ["Training success", `${percent(run.success)} at the newest step`],
+    ["Steps", run.steps ? `${count(run.step ?? 0)} of ${count(run.steps)}` : count(run.step)], ["Ended by", ending(run), run.ending?.detail ? "full" : ""],
+    ["Training success", run.success === null ? "" : `${percent(run.success)} at the newest step`],
     ["Turns played", count(run.environment_steps)], ["Training time", duration(run.run_seconds)],
     ["Stages", stages.join(" · ") || "–", "full"],
     ["Restarts", Object.entries(run.restarts ?? {}).map(([name, number]) => `${name}: ${number}`).join(", ") || "none"],
@@ -65,14 +64,15 @@ function summary(run) {
 function evaluations(run) {
   const sets = run.evaluations ?? [];
   const ci = (/** @type {number[] | null} */ pair) => pair ? `${percent(pair[0])} to ${percent(pair[1])}` : "–";
+  const kinds = sets.some((/** @type {any} */ each) => each.by_kind?.length);
   const rows = sets.flatMap((/** @type {any} */ each) => [
     h("tr", {}, h("th", { scope: "row" }, h("a", { href: href(["episodes", run.id], { source: "evaluation", label: each.label }) }, each.label)),
-      h("td", {}, "all"), h("td", { class: "n" }, count(each.episodes)), h("td", { class: "n" }, percent(each.success)), h("td", { class: "n" }, ci(each.ci95))),
+      kinds && h("td", {}, "all"), h("td", { class: "n" }, count(each.episodes)), h("td", { class: "n" }, percent(each.success)), h("td", { class: "n" }, ci(each.ci95))),
     ...(each.by_kind ?? []).map((/** @type {any} */ kind) => h("tr", {}, h("td"), h("td", {}, visible(kind.kind)), h("td", { class: "n" }, count(kind.n)),
       h("td", { class: "n" }, percent(kind.success)), h("td", { class: "n" }, ci(kind.ci95)))),
   ]);
   return h("section", { class: "panel", "aria-labelledby": "evaluations" }, h("h2", { id: "evaluations" }, "Evaluations"),
-    rows.length ? table("Evaluations", h("tr", {}, h("th", { scope: "col" }, "Label"), h("th", { scope: "col" }, "Kind of task"),
+    rows.length ? table("Evaluations", h("tr", {}, h("th", { scope: "col" }, "Label"), kinds && h("th", { scope: "col" }, "Kind of task"),
       h("th", { scope: "col", class: "n" }, "Episodes"), h("th", { scope: "col", class: "n" }, "Success"),
       h("th", { scope: "col", class: "n", title: "95 % confidence interval" }, "95 % interval")), rows)
       : empty("No evaluation is finished.", "The first evaluation runs before training."));
@@ -94,7 +94,7 @@ function alarmList(alarms, run) {
 /** @param {any} run */
 function problems(run) {
   if (!run.problems?.length) return null;
-  return h("section", { class: "panel", "aria-labelledby": "problems" }, h("h2", { id: "problems" }, "Unreadable files"),
+  return h("section", { class: "panel", "aria-labelledby": "problems" }, h("h2", { id: "problems" }, "Unreadable files and records"),
     h("ul", {}, run.problems.map((/** @type {any} */ each) => h("li", {}, h("code", {}, visible(each.file)), `: ${visible(each.reason)}`))));
 }
 

@@ -61,7 +61,7 @@ class RunList {
     const ids = [...this.chosen].filter((id) => knownRuns().some((run) => run.id === id));
     rememberRuns(ids);
     fill(this.bar,
-      h("a", { class: "button primary", href: href(["curves"], { runs: ids.join(",") }), "aria-disabled": ids.length ? null : "true" },
+      h("a", { class: "button primary", href: href(["curves"], { runs: ids.join(",") }) },
         ids.length ? `Compare ${plural(ids.length, "run")}` : "Curves"),
       ids.length > 0 && h("button", { type: "button", onclick: () => {
         this.chosen.clear();
@@ -89,8 +89,8 @@ class RunList {
     /** @type {[string, string?, string?][]} */
     const columns = [["Run"], ["State"], ["Environment", "", "minor"], ["Method", "", "minor"], ["Seed", "", "n minor"], ["Step", "steps done, of steps planned", "n"],
       ["Training success", "share of solved episodes at the newest step", "n"], ["Curve", "training success over steps"],
-      ["Evaluation", "success on the evaluation set, before and after training", "n"], ["Turns", "environment steps: turns that were played", "n"],
-      ["Time", "training time", "n"], ["Alarms", "warnings and errors", "n"], ["Changed"]];
+      ["Evaluation", "success on the evaluation set, before and after training", "n"], ["Turns", "environment steps: turns that were played", "n minor"],
+      ["Time", "training time", "n minor"], ["Alarms", "warnings and errors", "n"], ["Changed", "", "minor"]];
     return h("tr", {}, h("th", { scope: "col" }, h("span", { class: "hidden" }, "Choose")),
       columns.map(([label, title, kind]) => h("th", { scope: "col", title, class: kind }, label)));
   }
@@ -105,18 +105,18 @@ class RunList {
     box.checked = this.chosen.has(run.id);
     const done = run.steps ? Math.min(1, (run.step ?? 0) / run.steps) : 0;
     const bar = h("progress", { max: 1, value: done, "aria-label": `${percent(done, 0)} of the steps` });
-    const problems = run.index?.problems ? badge("warn", plural(run.index.problems, "unreadable file"), "see the page of the run") : null;
+    const problems = run.index?.problems ? badge("warn", plural(run.index.problems, "unreadable record"), "see the overview of the run") : null;
     return h("tr", { class: box.checked ? "chosen" : null }, h("td", {}, box),
-      h("th", { scope: "row" }, h("a", { href: href(["run", run.id]) }, run.id), problems,
-        run.index && !run.index.ready && h("span", { class: "note" }, ` indexing ${percent(run.index.progress, 0)}`)),
-      h("td", {}, stateBadge(run.state)), h("td", { class: "minor" }, run.environment), h("td", { class: "minor" }, run.method), h("td", { class: "n minor" }, run.seed),
-      h("td", { class: "n" }, `${count(run.step)} / ${count(run.steps)} `, run.state === "running" && bar),
+      h("th", { scope: "row" }, h("a", { class: "cut", title: run.id, href: href(["run", run.id]) }, run.id), problems,
+        run.index?.error ? badge("warn", "index incomplete", run.index.error) : run.index && !run.index.ready && h("span", { class: "note" }, ` indexing ${percent(run.index.progress, 0)}`)),
+      h("td", {}, stateBadge(run.state)), h("td", { class: "minor cut" }, run.environment), h("td", { class: "minor cut" }, run.method), h("td", { class: "n minor" }, run.seed),
+      h("td", { class: "n" }, run.steps ? `${count(run.step ?? 0)} / ${count(run.steps)} ` : count(run.step), run.state === "running" && bar),
       h("td", { class: "n" }, percent(run.success)),
       h("td", {}, this.curves.has(run.id) && sparkline(this.curves.get(run.id) ?? [], `success over steps, now ${percent(run.success)}`)),
-      h("td", { class: "n" }, `${percent(run.before)} → ${percent(run.after)}`),
-      h("td", { class: "n" }, count(run.environment_steps)), h("td", { class: "n" }, duration(run.run_seconds)),
+      h("td", { class: "n" }, (run.before ?? run.after) === null ? "–" : `${percent(run.before)} → ${percent(run.after)}`),
+      h("td", { class: "n minor" }, count(run.environment_steps)), h("td", { class: "n minor" }, duration(run.run_seconds)),
       h("td", { class: "n" }, run.alarms ? h("a", { href: `${href(["run", run.id])}` }, badge("warn", String(run.alarms))) : "0"),
-      h("td", { title: run.updated ? new Date(run.updated * 1000).toLocaleString() : null }, ago(run.updated)));
+      h("td", { class: "minor", title: run.updated ? new Date(run.updated * 1000).toLocaleString() : null }, ago(run.updated)));
   }
 
   choose() {
