@@ -53,3 +53,9 @@ def test_escape_closes_the_menu_of_runs(page):
     tab.keyboard.press("Escape")
     assert tab.locator(".menu[open]").count() == 0
     assert summary.evaluate("summary => summary === document.activeElement")
+
+
+def test_a_narrow_list_of_runs_has_a_heading_for_each_cell(narrow):
+    tab = narrow.open("runs", "tbody tr")
+    shown = "[...document.querySelector({!r}).children].filter(cell => cell.checkVisibility()).length"
+    assert tab.evaluate(shown.format("thead tr")) == tab.evaluate(shown.format("tbody tr")) > 4

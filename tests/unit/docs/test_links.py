@@ -44,3 +44,16 @@ def test_the_readme_is_short_and_begins_with_what_it_is() -> None:
     assert any(line.startswith("![") for line in lines[:10])
     pictures = sorted((DOCS / "images").iterdir())
     assert all(picture.stat().st_size < 300_000 for picture in pictures)
+
+
+def test_each_view_of_the_run_page_has_four_small_pictures_that_a_page_shows() -> None:
+    folder = DOCS / "images" / "page"
+    pictures = {picture.name: picture.stat().st_size for picture in folder.iterdir()}
+    views = {name.rsplit("-", 2)[0] for name in pictures}
+    wanted = {f"{view}-{width}-{theme}.png" for view in views for width in (1440, 390) for theme in ("light", "dark")}
+    assert len(views) >= 10
+    assert set(pictures) == wanted
+    assert max(pictures.values()) < 160_000
+    assert sum(pictures.values()) < 3_000_000
+    shown = {Path(target).name for page in PAGES for target in links(page) if target.endswith(".png")}
+    assert set(pictures) <= shown

@@ -1,0 +1,244 @@
+"""Make the pictures of the run page that the documents show, in docs/images/page.
+
+    .venv/bin/python scripts/screenshots/run_page.py RUN... [--turn demo=t7.1.7/12] [--only VIEW...]
+
+Starts `arlarena view` on finished runs with recorded groups, and opens each view in headless Chromium: 1440 and 390
+pixels wide, light and dark. A picture is named VIEW-WIDTH-THEME.png. The first Sokoban run is shown in the views of one
+run, and all Sokoban runs in the curves. The behaviour is that of
+WebShop, if there is a run of it. Each environment that the runs have gives an episode: a turn of a trained group
+whose figures differ from those of other turns, or that of `--turn`. Needs `make setup EXTRA=page` and Chromium.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from urllib.request import urlopen
+
+import numpy as np
+from PIL import Image
+from playwright.sync_api import TimeoutError, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
+THEMES = ("light", "dark")
+# Width and height of the window; a shorter page gives a shorter picture.
+HEIGHTS = {1440: 1150, 390: 1500}
+# The palette has the most frequent colours, so that areas keep their colour, and colours that cover all others, so that
+# rare marks keep their hue.
+FREQUENT, RARE = 96, 128
+TIMEOUT_MS = 120_000
+ATTEMPTS = 4
+# Two pictures with this pause between them are equal when the view is complete.
+PAUSE_MS = 300
+INDEX_TIMEOUT_S = 600.0
+EPISODES = 200
+# The turn of an episode is one whose action matches; in TIR Math, the turn is not the last, so that a program ran.
+ACTIONS = {"sokoban": r".", "webshop": r"click\[(?!b0|buy|back|next|<)", "alfworld": r"(take|move|heat|clean|cool) ",
+           "tir_math": r""}  # fmt: skip
+# The player walks to the box and pushes it once.
+GAME = "play?environment=sokoban&split=test&index=2"
+MOVES = ("ArrowLeft", "ArrowUp", "ArrowUp")
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """A view. `ready`: an element that exists when it is shown. `keys`: pressed after the start of a game."""
+
+    name: str
+    route: str
+    ready: str
+    keys: Sequence[str] = ()
+
+
+class Server:
+    """A running `arlarena view`."""
+
+    def __init__(self, runs: Sequence[Path], folder: Path) -> None:
+        command = (sys.executable, "-m", "arlarena.console", "view", *runs, "--port", "0",
+                   "--cache-dir", folder / "cache", "--play-dir", folder / "played")  # fmt: skip
+        self.process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"`arlarena view` ended with status {self.process.wait()}: are all RUNs run directories?")
+        self.address = f"http://127.0.0.1:{json.loads(line)['port']}"
+
+    def get(self, path: str) -> Any:
+        """Return the JSON of a route below /api."""
+        with urlopen(f"{self.address}/api/{path}", timeout=60) as reply:
+            return json.load(reply)
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Return the runs, when all their episodes are indexed."""
+        end = time.monotonic() + INDEX_TIMEOUT_S
+        while True:
+            runs: list[dict[str, Any]] = self.get("runs")["runs"]
+            if runs and all(run["index"]["ready"] for run in runs):
+                return runs
+            if time.monotonic() > end:
+                raise SystemExit(f"the runs are not indexed after {INDEX_TIMEOUT_S:.0f} s")
+            time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def serve(runs: Sequence[Path]) -> Iterator[Server]:
+    """Start the server, and stop it at the end of the block."""
+    with tempfile.TemporaryDirectory(prefix="screenshots-") as folder:
+        server = Server(runs, Path(folder))
+        try:
+            yield server
+        finally:
+            server.process.terminate()
+            server.process.wait(30)
+
+
+def informative_turn(server: Server, runs: Sequence[str], environment: str) -> tuple[str, str]:
+    """Return a run and EPISODE/TURN: a turn with tokens outside the clip, entropy, and other visits of its state.
+
+    Trained episodes come first, then other episodes of training, then those of evaluations.
+    """
+    for choice in ("source=training&status=trained", "source=training", "source=evaluation"):
+        for run in runs:
+            found = server.get(f"runs/{quote(run)}/episodes?{choice}&turns_min=2&limit={EPISODES}")["episodes"]
+            details = (server.get(f"runs/{quote(run)}/episodes/{quote(each['id'])}") for each in found)
+            turns = [(interest(turn), f"{each['id']}/{turn['turn']}")
+                     for each in details for turn in each["turn_list"][:-1]
+                     if re.match(ACTIONS[environment], turn["action"])]  # fmt: skip
+            if turns:
+                return run, max(turns)[1]
+    raise SystemExit(f"{', '.join(runs)}: no recorded episode has a suitable turn")
+
+
+def interest(turn: dict[str, Any]) -> float:
+    """Return how much a turn differs from an ordinary one."""
+    figures = 5 * (turn["outside"] or 0.0) + (turn["mean_entropy"] or 0.0) + abs(turn["step_advantage"] or 0.0)
+    return float(figures + min(turn["visits"] or 0, 6) / 6)
+
+
+def shots(server: Server, turns: dict[str, str]) -> list[Shot]:
+    """Return all views that the runs allow. `turns`: turns to show, by run."""
+    by_environment: dict[str, list[str]] = {}
+    for run in sorted(server.runs(), key=lambda run: str(run["id"])):
+        by_environment.setdefault(run["environment"], []).append(run["id"])
+    if "sokoban" not in by_environment:
+        raise SystemExit("give a run of Sokoban, such as that of configs/demo.toml")
+    same, others = by_environment["sokoban"], [names[0] for name, names in by_environment.items() if name != "sokoban"]
+    run = quote(same[0])
+    acting = quote(by_environment.get("webshop", same)[0])  # its actions differ more than the moves of Sokoban
+    result = [
+        Shot("runs", f"runs?selected={','.join(same)}", ".spark path"),
+        Shot("run", f"run/{run}", "#summary"),
+        Shot("curves", f"curves?runs={','.join(same)}&smooth=0.6", ".plot path.line"),
+        Shot("environments", f"curves?runs={','.join([same[0], *others])}&smooth=0.6", ".plot path.line"),
+        Shot("groups", f"groups/{run}", ".group"),
+        Shot("episodes", f"episodes/{run}?source=training&sort=turns&order=desc", "tbody tr"),
+        Shot("behaviour", f"behaviour/{acting}", ".flow"),
+        Shot("play", GAME, ".play-form", MOVES),
+    ]
+    for name, names in by_environment.items():
+        if name in ACTIONS:
+            given = [(run, turns[run]) for run in names if run in turns]
+            shown, turn = given[0] if given else informative_turn(server, names, name)
+            ready = ".visit-list, .visits-panel .note"
+            result.append(Shot(f"episode-{name.replace('_', '-')}", f"episode/{quote(shown)}/{turn}", ready))
+    return result
+
+
+def take(tab: Any, server: Server, shot: Shot, width: int) -> Image.Image:
+    """Return the picture of a view."""
+    load(tab, f"{server.address}/#/{shot.route}", shot.ready)
+    if shot.keys:
+        tab.get_by_role("button", name="Start").click()
+        tab.wait_for_selector(".board")
+        for number, key in enumerate(shot.keys):
+            tab.keyboard.press(key)
+            tab.wait_for_selector(f".log li:nth-child({number + 1})")
+    tall = min(round(tab.evaluate("document.getElementById('main').getBoundingClientRect().bottom")), HEIGHTS[width])
+    clip = {"x": 0, "y": 0, "width": width, "height": tall}
+    return Image.open(io.BytesIO(settled(tab, clip))).convert("RGB")
+
+
+def load(tab: Any, address: str, ready: str) -> None:
+    """Open an address, again if an element is missing: requests fail when the addresses of the machine change."""
+    for _ in range(ATTEMPTS):
+        tab.goto("about:blank")
+        tab.goto(address)
+        with contextlib.suppress(TimeoutError):
+            tab.wait_for_selector(ready, timeout=TIMEOUT_MS / ATTEMPTS)
+            return
+    raise SystemExit(f"{address} shows no {ready}")
+
+
+def settled(tab: Any, clip: dict[str, int]) -> bytes:
+    """Return a picture of the window after it has stopped to change."""
+    before: bytes = tab.screenshot(clip=clip)
+    while True:
+        tab.wait_for_timeout(PAUSE_MS)
+        now: bytes = tab.screenshot(clip=clip)
+        if now == before:
+            return now
+        before = now
+
+
+def write(picture: Image.Image, path: Path) -> None:
+    """Write a picture with a palette, which halves its size."""
+    colours = sorted(picture.getcolors(1 << 24) or [], reverse=True)
+    rare = picture.quantize(RARE, method=Image.Quantize.MAXCOVERAGE).getpalette() or []
+    listed = [part for _, colour in colours[:FREQUENT] for part in colour] + rare[: 3 * RARE]
+    palette = np.array(listed, dtype=np.int32).reshape(-1, 3)
+    parts = np.asarray(picture, dtype=np.int32)
+    found, places = np.unique(parts @ (65536, 256, 1), return_inverse=True)
+    found = np.stack([found >> 16, found >> 8 & 255, found & 255], axis=1)
+    nearest = np.array([np.square(palette - colour).sum(1).argmin() for colour in found], dtype=np.uint8)
+    few = Image.fromarray(nearest[places].reshape(picture.height, picture.width), mode="P")
+    few.putpalette(listed)
+    few.save(path, optimize=True)
+    print(f"{path}  {path.stat().st_size / 1000:.0f} kB", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Make the pictures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images" / "page", help="folder of the pictures")
+    parser.add_argument("--turn", action="append", default=[], metavar="RUN=EPISODE/TURN", help="turn to show")
+    parser.add_argument("--only", nargs="+", default=(), metavar="VIEW", help="views to make; default: all")
+    given = parser.parse_args(arguments)
+    given.out.mkdir(parents=True, exist_ok=True)
+    with serve(given.runs) as server, sync_playwright() as playwright:
+        wanted = [
+            shot
+            for shot in shots(server, dict(each.split("=", 1) for each in given.turn))
+            if not given.only or shot.name in given.only
+        ]
+        path = next(filter(None, map(shutil.which, BROWSERS)), None)
+        browser = playwright.chromium.launch(executable_path=path, args=OPTIONS)
+        for width in HEIGHTS:
+            for theme in THEMES:
+                window = {"width": width, "height": HEIGHTS[width]}
+                context = browser.new_context(viewport=window, color_scheme=theme, reduced_motion="reduce")
+                context.set_default_timeout(TIMEOUT_MS)
+                tab = context.new_page()
+                for shot in wanted:
+                    write(take(tab, server, shot, width), given.out / f"{shot.name}-{width}-{theme}.png")
+                context.close()
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
