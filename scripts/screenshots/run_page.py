@@ -24,18 +24,18 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 from urllib.request import urlopen
 
 import numpy as np
 from PIL import Image
-from playwright.sync_api import TimeoutError, sync_playwright
+from playwright.sync_api import TimeoutError, ViewportSize, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
-THEMES = ("light", "dark")
+THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 # Width and height of the window; a shorter page gives a shorter picture.
 HEIGHTS = {1440: 1150, 390: 1500}
 # The palette has the most frequent colours, so that areas keep their colour, and colours that cover all others, so that
@@ -133,8 +133,8 @@ def interest(turn: dict[str, Any]) -> float:
 def shots(server: Server, turns: dict[str, str]) -> list[Shot]:
     """Return all views that the runs allow. `turns`: turns to show, by run."""
     by_environment: dict[str, list[str]] = {}
-    for run in sorted(server.runs(), key=lambda run: str(run["id"])):
-        by_environment.setdefault(run["environment"], []).append(run["id"])
+    for run in sorted(server.runs(), key=lambda found: str(found["id"])):
+        by_environment.setdefault(found["environment"], []).append(found["id"])
     if "sokoban" not in by_environment:
         raise SystemExit("give a run of Sokoban, such as that of configs/demo.toml")
     same, others = by_environment["sokoban"], [names[0] for name, names in by_environment.items() if name != "sokoban"]
@@ -197,7 +197,7 @@ def settled(tab: Any, clip: dict[str, int]) -> bytes:
 
 def write(picture: Image.Image, path: Path) -> None:
     """Write a picture with a palette, which halves its size."""
-    colours = sorted(picture.getcolors(1 << 24) or [], reverse=True)
+    colours: list[Any] = sorted(picture.getcolors(1 << 24) or [], reverse=True)  # (count, (red, green, blue))
     rare = picture.quantize(RARE, method=Image.Quantize.MAXCOVERAGE).getpalette() or []
     listed = [part for _, colour in colours[:FREQUENT] for part in colour] + rare[: 3 * RARE]
     palette = np.array(listed, dtype=np.int32).reshape(-1, 3)
@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         browser = playwright.chromium.launch(executable_path=path, args=OPTIONS)
         for width in HEIGHTS:
             for theme in THEMES:
-                window = {"width": width, "height": HEIGHTS[width]}
+                window: ViewportSize = {"width": width, "height": HEIGHTS[width]}
                 context = browser.new_context(viewport=window, color_scheme=theme, reduced_motion="reduce")
                 context.set_default_timeout(TIMEOUT_MS)
                 tab = context.new_page()
