@@ -133,7 +133,7 @@ def interest(turn: dict[str, Any]) -> float:
 def shots(server: Server, turns: dict[str, str]) -> list[Shot]:
     """Return all views that the runs allow. `turns`: turns to show, by run."""
     by_environment: dict[str, list[str]] = {}
-    for run in sorted(server.runs(), key=lambda found: str(found["id"])):
+    for found in sorted(server.runs(), key=lambda one: str(one["id"])):
         by_environment.setdefault(found["environment"], []).append(found["id"])
     if "sokoban" not in by_environment:
         raise SystemExit("give a run of Sokoban, such as that of configs/demo.toml")
