@@ -38,7 +38,7 @@ def test_a_trainer_with_several_gpus_is_one_rank_for_each(tmp_path: Path) -> Non
     clone = made.clone()
     assert clone.env["CUDA_VISIBLE_DEVICES"] == "0"
     assert "arlarena.trainer.torchrun" not in clone.argv
-    assert "CUDA_VISIBLE_DEVICES" not in made.environment(WHERE, 0).env
+    assert "CUDA_VISIBLE_DEVICES" not in made.environment_server(WHERE, 0).env
 
 
 def test_secrets_are_in_the_environment_of_a_process_and_not_in_its_command_line(
@@ -48,7 +48,7 @@ def test_secrets_are_in_the_environment_of_a_process_and_not_in_its_command_line
         monkeypatch.delenv(name, raising=False)
     made = commands(tmp_path, '[environment]\ntoken = "secret-token"\n[inference]\napi_key = "secret-key-sixteen"\n')
     broker = "redis://:secret-password@localhost:6379/0"
-    environment, inference = made.environment(WHERE, 0), made.inference(WHERE, 0)
+    environment, inference = made.environment_server(WHERE, 0), made.inference(WHERE, 0)
     worker, trainer = (
         made.worker("rollout-0", "worker-0-0", WHERE, WHERE, broker),
         made.train(False, WHERE, WHERE, broker),
