@@ -85,6 +85,7 @@ def test_a_machine_with_everything_has_no_problem(machine: Machine) -> None:
         ("version", "19.3.1", "engine", "problem", "20.10 is needed; update Docker Engine"),
         ("compose version", "2.4.0", "compose", "problem", "2.24 is needed; update Docker Compose"),
         ("info", json.dumps({"MemTotal": 2**32}), "memory", "warning", "8 GB recommended"),
+        ("compose ps", None, "engine", "problem", "no such thing"),
         ("image inspect", None, "images", "warning", "run `make images`"),
     ],
 )

@@ -55,10 +55,10 @@ def examine_compose(folder: Path) -> list[Finding]:
         found.append(_version("compose", compose, OLDEST_COMPOSE, "update Docker Compose"))
         information = json.loads(docker(folder, "info", "--format", "{{json .}}"))
         project = json.loads(docker(folder, "compose", "config", "--format", "json"))
+        running = docker(folder, "compose", "ps", "--quiet")
     except EngineError as error:
         return [Finding("engine", "problem", f"{error}")]
     found += [_memory(information), _gpu(information, project), *_secrets(project)]
-    running = docker(folder, "compose", "ps", "--quiet")
     found += [] if running else _ports(project)
     return [*found, *_images(folder, project)]
 
