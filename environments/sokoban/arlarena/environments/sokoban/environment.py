@@ -32,7 +32,7 @@ from arlarena.environments.sokoban.rooms import GENERATOR_VERSION, RoomsExhauste
 from arlarena.environments.sokoban.solver import SearchLimit, least_moves
 from arlarena.environments.sokoban.splits import EVALUATION_SPLITS, SPLITS, room_for
 from arlarena.environments.sokoban.symmetry import room_hash
-from arlarena.environments.sokoban.text import observe, template_for, vocabulary
+from arlarena.environments.sokoban.text import ObservationStyle, observe, template_for, vocabulary
 from arlarena.proto.env_api import Split
 from arlarena.proto.trajectory import Task
 
@@ -53,6 +53,16 @@ def optimal_moves(room: Room) -> int | None:
     return len(plan.moves) if plan else None
 
 
+CACHED_STATES = 16_384  # about 1 KB each; the episodes of a group often visit the same states
+
+
+@lru_cache(CACHED_STATES)
+def _show(room: Room, state: RoomState, style: ObservationStyle) -> tuple[tuple[str, ...], str]:
+    """Return the rows of the grid and the observation of a state."""
+    rows = tuple(render(room, state.player, state.boxes))
+    return rows, observe(room, state, style, rows)
+
+
 class SokobanGame(TextGame):
     """One episode: a room, its current state, and the expert's plan. The score is the share of boxes on targets.
 
@@ -63,14 +73,9 @@ class SokobanGame(TextGame):
         self.room, self.now = room, start_of(room)
         self._options = options
         self._plan: tuple[str, ...] | None = None
-        self._shown = self._show()
+        self._shown = _show(room, self.now, options.observation)
         self.content_key, self.least_steps = room_hash(room), optimal_moves(room)
         self.score = score_of(room, self.now)
-
-    def _show(self) -> tuple[tuple[str, ...], str]:
-        """Return the rows of the grid and the observation for the current state."""
-        rows = tuple(render(self.room, self.now.player, self.now.boxes))
-        return rows, observe(self.room, self.now, self._options.observation, rows)
 
     def text(self) -> str:
         """Return the observation in the style that the option `observation` selects."""
@@ -96,7 +101,8 @@ class SokobanGame(TextGame):
         self.now = advance(self.room, before, action or "still")
         if self.now == before:
             return reward_of(self.room, before, self.now)
-        self.score, self._shown = score_of(self.room, self.now), self._show()
+        self.score = score_of(self.room, self.now)
+        self._shown = _show(self.room, self.now, self._options.observation)
         if self._plan is not None:
             # If the action is the plan's next move, the rest of the plan is still optimal. Otherwise discard the plan.
             self._plan = self._plan[1:] if self._plan[:1] == (action,) else None
