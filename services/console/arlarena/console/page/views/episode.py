@@ -64,7 +64,7 @@ def figure_means(figures: TurnFigures | None) -> dict[str, Any]:
 
 
 def episode_view(loaded: LoadedEpisode) -> dict[str, Any]:
-    """Returns the object of `GET …/episodes/{id}`, without its neighbours."""
+    """Returns the response of `GET …/episodes/{id}`. The route adds the fields of `queries.neighbours`."""
     trajectory, member = loaded.trajectory, loaded.member
     visits = visits_of(loaded)
     spans = [span.version for turn in trajectory.turns for span in turn.spans]

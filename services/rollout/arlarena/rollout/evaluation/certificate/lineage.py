@@ -124,7 +124,7 @@ def check_batches(run: RunFiles) -> Evidence:
 
 
 def _content(group: Group) -> bytes:
-    """Returns a hash of the episodes without ids. Equal episodes have unequal durations unless they are copies."""
+    """Returns a hash of the group without ids. The hash includes measured durations, so equal hashes show copies."""
     episodes = tuple(msgspec.structs.replace(trajectory, id="") for trajectory in group.trajectories)
     return hashlib.blake2b(
         encode(msgspec.structs.replace(group, id="", trajectories=episodes)), digest_size=16

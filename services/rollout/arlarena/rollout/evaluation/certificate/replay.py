@@ -43,7 +43,7 @@ async def play_recorded(runner: Runner, episodes: list[RecordedEpisode], tokens:
     """Play the recorded replies of each episode. Returns the new episodes and errors, by position in `episodes`.
 
     Raises:
-        Refused: the environment does not have a task. Leave such episodes out.
+        Refused: the environment lacks the task of an episode. The caller must remove such episodes first.
         ServicesDown: the server is down.
     """
     if not episodes:

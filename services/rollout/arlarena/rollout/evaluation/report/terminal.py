@@ -202,7 +202,9 @@ class EvaluationView:
         return parts if left is None else [*parts, f"{duration(left)} left"]
 
     def _group(self, name: str) -> tuple[int, GroupFigures]:
-        """Returns the number of records and their figures. A thread of the display calls this during `add`."""
+        """Returns the number of records and their figures. The display thread may call this while `add` runs, so this
+        method reads a copy of the records.
+        """
         added, records = self._added[name], list(self._records[name].values())
         cached = self._figures.get(name)
         if cached is None or cached[0] != added:

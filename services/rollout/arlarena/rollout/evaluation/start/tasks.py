@@ -68,7 +68,8 @@ class TaskChoice:
         """Return the indices in the order in which they are played.
 
         Raises:
-            ConfigError: an index is outside the split, a text is no list of indices, or the split has no end.
+            ConfigError: `tasks` is not a list of indices, an index is outside the split, no task is selected, or the
+                split is unbounded and neither `count` nor `tasks` is set.
         """
         split = self.split_of(info)
         where = f"split {split.name!r} of {info.name}"
