@@ -185,7 +185,7 @@ def load(tab: Any, address: str, ready: str) -> None:
 
 
 def settled(tab: Any, clip: dict[str, int]) -> bytes:
-    """Return a picture of the window after it has stopped to change."""
+    """Return a picture of the window, once two successive pictures are equal."""
     before: bytes = tab.screenshot(clip=clip)
     while True:
         tab.wait_for_timeout(PAUSE_MS)

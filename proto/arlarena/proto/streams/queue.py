@@ -225,7 +225,7 @@ class Streams:
         await self._script(scripts.COPY_GROUP, entry.stream_id, entry.group_id, reason)
 
     async def depth(self) -> Depth:
-        """Returns the numbers of entries in the streams, read by one script."""
+        """Returns the number of tasks and groups in each state at one moment."""
         tasks, leased, groups, collected, dead = await self._script(scripts.DEPTH)
         return Depth(tasks - leased, leased, groups - collected, collected, dead)
 

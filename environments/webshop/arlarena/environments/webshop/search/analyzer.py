@@ -56,10 +56,13 @@ def _character_set(line: str) -> tuple[str, str]:
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a text in order, case kept. An ASCII word may consist of underscores alone."""
+    """Return the words of a text in order, case kept. Longer words than `_LONGEST_WORD` are split.
+
+    In an ASCII text, underscores alone can be a word; `term` leaves such words out.
+    """
     if text.isascii():
         found = _ascii_words(text)
-    else:  # no word contains white space
+    else:  # split at white space first, because no word contains it, and ASCII parts take the faster path
         parts = (_ascii_words(part) if part.isascii() else _unicode_words().findall(part) for part in text.split())
         found = [word for part in parts for word in part]
     if len(text) > _LONGEST_WORD and max(map(len, found), default=0) > _LONGEST_WORD:
