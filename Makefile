@@ -30,7 +30,7 @@ setup: ## create .venv with pinned versions; EXTRA="trl vllm" also creates optio
 demo: setup ## train a small policy on Sokoban by behaviour cloning and SAMPO, and evaluate it: about 10 minutes on 2 cores
 	@$(BIN)/arlarena up configs/demo.toml --fresh
 
-test: ## run the tests except the slow ones: about 7 minutes on 2 cores; on more cores, set TEST_PROCESSES=4
+test: ## run the tests except the slow ones: 7 to 9 minutes on 2 cores; on more cores, set TEST_PROCESSES=4
 	@$(PYTHON) scripts/setup.py openenv kubernetes page
 	@$(PYTEST) $(QUICK)
 

@@ -299,6 +299,7 @@ async def test_dead_letters_free_their_slots(streams, start):
     async with asyncio.timeout(30):  # the second failure of a task may come after the first batch is full
         while collector.state.ledger.counts()["dead"] < 4:
             collector.settle(await collector.batch())
+    assert (await streams.depth()).dead == 4
 
 
 async def test_too_many_dead_groups_in_a_row_end_the_run_with_the_reason(streams, start):

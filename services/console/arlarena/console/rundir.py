@@ -42,9 +42,10 @@ def code_version(file: Path = Path(__file__)) -> str:
 
 
 class ExistingRunPolicy(Enum):
-    """The action of `arlarena up` if the directory contains a run: refuse it, resume it, or rename it and start anew.
+    """The action of `arlarena up` if the directory contains a run.
 
-    CONTINUE resumes a run if there is one, and otherwise starts a new run.
+    NEW fails. RESUME resumes the run. FRESH renames the run, and starts a new run. CONTINUE resumes the run, or starts a
+    new run if the directory contains none.
     """
 
     NEW = "new"

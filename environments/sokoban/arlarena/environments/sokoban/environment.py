@@ -39,6 +39,7 @@ from arlarena.proto.trajectory import Task
 # Maximum number of states that the search for the shortest solution visits at a reset (about 0.1 s). A room of 6x6
 # needs far fewer states.
 OPTIMUM_STATES = 10_000
+CACHED_STATES = 16_384  # about 1 KB each; the episodes of a group often visit the same states
 
 
 @lru_cache(maxsize=4096)
@@ -51,9 +52,6 @@ def optimal_moves(room: Room) -> int | None:
     except SearchLimit:
         return None
     return len(plan.moves) if plan else None
-
-
-CACHED_STATES = 16_384  # about 1 KB each; the episodes of a group often visit the same states
 
 
 @lru_cache(CACHED_STATES)
