@@ -44,8 +44,8 @@ def code_version(file: Path = Path(__file__)) -> str:
 class ExistingRunPolicy(Enum):
     """The action of `arlarena up` if the directory contains a run.
 
-    NEW fails. RESUME resumes the run. FRESH renames the run, and starts a new run. CONTINUE resumes the run, or starts a
-    new run if the directory contains none.
+    NEW fails. RESUME resumes the run. FRESH renames the run, and starts a new run. CONTINUE resumes the run, or starts
+    a new run if the directory contains none.
     """
 
     NEW = "new"
