@@ -2,11 +2,16 @@
 
     python -m benchmarks.env_server.scale --sessions 16384 --seconds 60 --out benchmarks/results/env_scale.json
 
-Each session has a player. It sends the next step as soon as the reply to the last step has come. All players share one
-client, on uvloop as in a rollout worker. It combines their steps in batch requests. The latency is the time that a
-player waits, including the time of the client. Server and client have one process each, so two cores are enough. The
-memory is the resident set of the server. It is measured before the sessions, during them and after them. It is also
-measured after a second run with as many sessions, because more memory than after the first run would show a leak.
+Each session has a player. A player sends the next step when the reply to its last step has come. All players share one
+client, with the event loop and the garbage collection of a rollout worker. The client combines their steps in batch
+requests. The latency is the time that a player waits, including the time of the client.
+
+The server has `--workers` processes, and the client is one more process. With one worker, the client needs half of a
+core. With two workers on two cores, server and client together use both cores completely.
+
+The memory is the resident set of all processes of the server. It is measured before the sessions, during them and after
+them. A second run with as many sessions follows, and the memory is measured again: if it grows from run to run, the
+server has a leak.
 
 `--malloc` lets the server allocate Python objects with malloc (PYTHONMALLOC=malloc) instead of Python's own allocator.
 Python's allocator keeps an arena of 1 MB as long as one object in it is in use.
@@ -16,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import sys
@@ -30,11 +36,13 @@ import uvloop
 from arlarena.client.environments import EnvironmentClient, Session
 from arlarena.client.errors import ServiceError
 from arlarena.client.transport import Timeouts
+from arlarena.proto.http.event_loop import rare_garbage_collection
 from benchmarks.support.environment_server import environment_server
 from benchmarks.support.results import finish
 
 ACTIONS = ("up", "left", "down", "right", "still")
 CHUNK = 256  # sessions opened by one request
+TASKS = 512
 SETTLE_S = 8.0  # longer than the server's reap_interval_s
 
 
@@ -50,11 +58,11 @@ class Players:
         """Play one episode after another until the time `ends`."""
         steps = 0
         try:
-            state = await session.reset(split="train", index=number % 512)
+            state = await session.reset(split="train", index=number % TASKS)
             while time.perf_counter() < ends:
                 if state.done:
                     self.episodes += 1
-                    state = await session.reset(split="train", index=(number + self.episodes) % 512)
+                    state = await session.reset(split="train", index=(number + self.episodes) % TASKS)
                     continue
                 begun = time.perf_counter()
                 state = await session.step(ACTIONS[(steps + number) % len(ACTIONS)])
@@ -64,17 +72,21 @@ class Players:
             self.errors.append(str(error))
 
 
-def megabytes(process: psutil.Process) -> float:
-    """Return the resident memory of a process in MB."""
-    return float(process.memory_info().rss) / 2**20
+def processes_of(server: psutil.Process) -> list[psutil.Process]:
+    """Return the processes of a server: its workers, or the server's only process."""
+    return server.children() or [server]
+
+
+def megabytes(server: psutil.Process) -> float:
+    """Return the resident memory of the server in MB."""
+    return sum(float(process.memory_info().rss) for process in processes_of(server)) / 2**20
 
 
 def cpu_seconds(server: psutil.Process) -> dict[str, float]:
     """Return the CPU time that the server and this process have used, in seconds."""
-    return {
-        name: times.user + times.system
-        for name, times in (("server", server.cpu_times()), ("client", psutil.Process().cpu_times()))
-    }
+    used = {"server": processes_of(server), "client": [psutil.Process()]}
+    times = {name: [process.cpu_times() for process in processes] for name, processes in used.items()}
+    return {name: sum(each.user + each.system for each in of_process) for name, of_process in times.items()}
 
 
 async def run_sessions(url: str, process: psutil.Process, sessions: int, seconds: float) -> dict[str, Any]:
@@ -128,13 +140,23 @@ async def memory_after_release(process: psutil.Process) -> float:
 
 
 async def warm(client: EnvironmentClient, sessions: int) -> None:
-    """Fill the caches and pools of the server, so that their memory is not counted as that of sessions."""
+    """Fill the caches and pools of the server, so that their memory is not counted as that of sessions.
+
+    The server caches the start of each task and the observations of frequent states. So each task is played with the
+    same sequences of actions as in the measurement.
+    """
     opened = await client.open(sessions)
-    for start in range(0, 512, sessions):
-        await asyncio.gather(*(one.reset(split="train", index=(start + i) % 512) for i, one in enumerate(opened)))
-    for _ in range(10):
-        await asyncio.gather(*(one.step("still") for one in opened))
+    for shift, start in itertools.product(range(len(ACTIONS)), range(0, TASKS, sessions)):
+        await asyncio.gather(*(warm_episode(one, (start + i) % TASKS, shift) for i, one in enumerate(opened)))
     await asyncio.gather(*(one.close() for one in opened))
+
+
+async def warm_episode(session: Session, index: int, shift: int) -> None:
+    """Play one episode. `shift`: position of the first action in `ACTIONS`."""
+    state, steps = await session.reset(split="train", index=index), 0
+    while not state.done:
+        state = await session.step(ACTIONS[(steps + shift) % len(ACTIONS)])
+        steps += 1
 
 
 def main() -> int:
@@ -147,18 +169,21 @@ def main() -> int:
     parser.add_argument("--sessions", type=int, default=16384)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--p99-s", type=float, default=1.0, help="limit of the 99th percentile of a step's latency")
+    parser.add_argument("--workers", type=int, default=1, help="processes of the server")
     parser.add_argument("--malloc", action="store_true", help="let the server use malloc for Python objects")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.malloc:
         os.environ["PYTHONMALLOC"] = "malloc"  # for the server, which is started with this environment
-    with environment_server(capacity=args.sessions) as (url, process):
+    server = environment_server("--workers", str(args.workers), capacity=args.sessions)
+    with rare_garbage_collection(), server as (url, process):
         result = uvloop.run(run_sessions(url, process, args.sessions, args.seconds))
         again = uvloop.run(run_sessions(url, process, args.sessions, args.seconds / 4))
     memory = result["memory_mb"]
     memory["after_a_second_crowd"] = again["memory_mb"]["after"]
     retained = max(memory["after"], memory["after_a_second_crowd"]) - memory["before"]
     failures = result["errors"] + again["errors"] + result["sessions_left"] + again["sessions_left"]
+    result["workers"] = args.workers
     result["allocator"] = "malloc" if args.malloc else "pymalloc"
     result["passed"] = (
         failures == 0

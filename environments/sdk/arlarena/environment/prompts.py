@@ -4,8 +4,9 @@ observation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from string import Formatter
 
 import msgspec
@@ -32,6 +33,14 @@ class Scene(msgspec.Struct, frozen=True, gc=False):
     actions: str = ""
     task: str = ""
 
+    @property
+    def history(self) -> str:
+        """The most recent turns with a heading, or "" if there are none."""
+        if not self.past:
+            return ""
+        turns, count = "\n".join(self.past), len(self.past)
+        return f"\nYour last {count} steps:\n{turns}\n" if count > 1 else f"\nYour last step:\n{turns}\n"
+
 
 FIELDS = ("task", "observation", "history", "remaining", "horizon", "actions")
 
@@ -48,8 +57,10 @@ class PromptTemplate:
     name: str
     version: str
     text: str
-    # `text` as a pattern for the operator %, which renders long prompts in a third of the time of `str.format`.
+    # `text` as a pattern for the operator %, and a function that returns the values of its fields in their order. They
+    # render long prompts in a fifth of the time of `str.format`.
     _pattern: str = field(init=False, repr=False, compare=False)
+    _values: Callable[[Scene], object] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check the fields, and build the pattern."""
@@ -57,26 +68,21 @@ class PromptTemplate:
             parts = list(Formatter().parse(self.text))
         except ValueError as error:
             raise ValueError(f"template {self.name!r}: {error}") from error
-        pattern = ""
+        pattern, names = "", []
         for literal, name, spec, conversion in parts:
             pattern += literal.replace("%", "%%")
             if name is None:
                 continue
             if name not in FIELDS or spec or conversion:
                 raise ValueError(f"template {self.name!r} has the field {{{name}}}; the fields are {', '.join(FIELDS)}")
-            pattern += f"%({name})s"
+            pattern += "%s"
+            names.append(name)
         object.__setattr__(self, "_pattern", pattern)
+        object.__setattr__(self, "_values", attrgetter(*names) if names else lambda _: ())
 
     def render(self, scene: Scene) -> str:
         """Return the user message of one turn."""
-        return self._pattern % {
-            "task": scene.task,
-            "observation": scene.observation,
-            "history": _history(scene.past),
-            "remaining": scene.remaining,
-            "horizon": scene.horizon,
-            "actions": scene.actions,
-        }
+        return self._pattern % self._values(scene)
 
     def describe(self) -> Template:
         """Return the template as `/v1/info` shows it."""
@@ -86,10 +92,3 @@ class PromptTemplate:
 def past_turn(step: int, observation: str, action: str) -> str:
     """Format an earlier turn for the prompt's history."""
     return f"[Step {step}]\n{observation}\nYour action: {action}"
-
-
-def _history(past: Sequence[str]) -> str:
-    if not past:
-        return ""
-    turns = "\n".join(past)
-    return f"\nYour last {len(past)} steps:\n{turns}\n" if len(past) > 1 else f"\nYour last step:\n{turns}\n"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import gc
 import math
 import re
 import signal
@@ -30,6 +29,7 @@ from arlarena.environment.protocols import EnvironmentFactory, Resources, warnin
 from arlarena.environment.registry import installed, load
 from arlarena.proto.config import ConfigError, exit_on_config_error
 from arlarena.proto.http.bounded import HttpLimits, bounded
+from arlarena.proto.http.event_loop import rare_garbage_collection
 from arlarena.proto.telemetry import Logger, announce, get_logger
 from arlarena.proto.text.usage_name import program
 
@@ -139,9 +139,8 @@ def serve(settings: EnvironmentSettings, service: EnvironmentService, log: Logge
         timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout_s)),
         **bounded(http_limits(settings)),
     )
-    gc.freeze()  # exclude the existing objects from garbage collection, because they live as long as the process
-    gc.set_threshold(20_000, 20, 20)  # collect rarely: a batch creates thousands of objects that live until the reply
-    AnnouncingServer(config, service, log).run(sockets=sockets)
+    with rare_garbage_collection():
+        AnnouncingServer(config, service, log).run(sockets=sockets)
     log.info("stopped")
     return 0
 

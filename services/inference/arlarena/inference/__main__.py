@@ -17,7 +17,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import uvicorn
@@ -27,6 +27,7 @@ from arlarena.inference.app import InferenceServer, create_app
 from arlarena.inference.settings import InferenceSettings, check_model, load, needs_gateway
 from arlarena.proto.config import exit_on_config_error
 from arlarena.proto.http.bounded import HttpLimits, bounded
+from arlarena.proto.http.event_loop import loop_factory
 from arlarena.proto.telemetry import Logger, announce, get_logger
 from arlarena.proto.text.usage_name import program
 from arlarena.proto.versions.directory import WEIGHTS_ROUTE
@@ -85,15 +86,6 @@ class _Uvicorn(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Install no signal handlers, because `_uvicorn` adds handlers to the event loop."""
         yield
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Returns the event loop factory of uvloop. Returns None for asyncio's default loop if uvloop is not installed."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 async def serve_engine(settings: InferenceSettings, listeners: list[socket.socket], log: Logger) -> int:

@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +31,7 @@ from arlarena.proto.atomic_files import write_json
 from arlarena.proto.config import ConfigError, exit_on_config_error, print_error
 from arlarena.proto.env_api import Info
 from arlarena.proto.http.addresses import service_url
+from arlarena.proto.http.event_loop import loop_factory, rare_garbage_collection
 from arlarena.proto.http.metrics_port import served_metrics
 from arlarena.proto.served import ServedEnvironment
 from arlarena.proto.shared_settings import EnvironmentKeys
@@ -260,15 +261,6 @@ async def _teacher(setup: Setup, args: argparse.Namespace, info: Info) -> AsyncI
         yield ChatPolicy(client, model, setup.tokens, sampling)
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Returns uvloop's event loop factory, or None for Python's default loop if uvloop is not installed (Windows)."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m arlarena.rollout", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -376,7 +368,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns the exit status. Errors that the user can fix are printed as one line on stderr."""
     args = _parser().parse_args(argv)
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as loop:
+        with rare_garbage_collection(), asyncio.Runner(loop_factory=loop_factory()) as loop:
             return loop.run(_command(args))
     except (InfraFailure, ServiceError, StreamError, ValueError) as error:
         if isinstance(error, ConfigError):

@@ -203,6 +203,11 @@ def test_a_template_with_braces_and_percent_signs_is_rendered_as_str_format_does
     assert PromptTemplate("full", "1", text).render(scene) == expected
 
 
+@pytest.mark.parametrize(("text", "prompt"), [("5 %", "5 %"), ("{actions}!", "(1, 2)!"), ("{horizon} %", "9 %")])
+def test_a_template_may_have_one_field_or_none(text, prompt):
+    assert PromptTemplate("full", "1", text).render(Scene("", (), 3, 9, "(1, 2)")) == prompt
+
+
 @pytest.mark.parametrize("text", ["{tsak}", "{}", "{remaining:3d}", "{task!r}", "{task.name}", "{task"])
 def test_a_template_with_an_unknown_field_is_refused_when_it_is_made(text):
     with pytest.raises(ValueError, match="template 'full'"):

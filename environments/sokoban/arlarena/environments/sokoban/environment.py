@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from functools import lru_cache
 from typing import Any, Literal, Self, cast
 
@@ -121,7 +120,9 @@ class SokobanGame(TextGame):
 
     def copy(self) -> Self:
         """Return a shallow copy. It is independent, because all attributes are immutable."""
-        return copy(self)
+        twin = type(self).__new__(type(self))
+        twin.__dict__.update(self.__dict__)  # in a quarter of the time of `copy.copy`
+        return twin
 
 
 class SokobanEnvironment(TextEnvironment):

@@ -11,6 +11,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from arlarena.proto.http.event_loop import rare_garbage_collection
 from arlarena.rollout.evaluation import command_options as given
 from arlarena.rollout.evaluation.models.protocol import SamplingRequest
 from arlarena.rollout.evaluation.play.budgets import BudgetLimits
@@ -84,4 +85,6 @@ def main(
         config=config,
         dry_run=dry_run,
     )
-    raise typer.Exit(asyncio.run(evaluate(options, Console(highlight=False))))
+    with rare_garbage_collection():
+        status = asyncio.run(evaluate(options, Console(highlight=False)))
+    raise typer.Exit(status)
