@@ -29,7 +29,8 @@ from support.evaluation.wire_formats import WIRES, Ending, WireError, WireReply,
 from arlarena.proto.telemetry import announce
 from arlarena.rollout.evaluation.models.protocol import ModelMessage
 
-Kind = Literal["openai", "anthropic", "google"]
+# How the model is named on the command line. "compatible": a server with OpenAI's API, used without an SDK.
+Kind = Literal["openai", "compatible", "anthropic", "google"]
 Script = Callable[[Sequence[ModelMessage]], str]
 KEY = "sk-imitation-0123456789"
 HUGE = 100_000  # characters of a huge reply or of a page of HTML
@@ -140,12 +141,13 @@ class Imitation:
         if request.model.startswith("unknown"):
             raise WireError(404, f"The model {request.model} does not exist.", code="model_not_found")
         if (words := self._words(request)) > self.context:
-            code = "context_length_exceeded" if self.kind == "openai" else ""
+            kind = "openai" if self.kind == "compatible" else self.kind
+            code = "context_length_exceeded" if kind == "openai" else ""
             message = {
                 "openai": f"This model's maximum context length is {self.context} tokens, and you have {words}.",
                 "anthropic": f"prompt is too long: {words} tokens > {self.context} maximum",
                 "google": f"The input token count ({words}) exceeds the maximum number of tokens ({self.context}).",
-            }[self.kind]
+            }[kind]
             raise WireError(400, message, code=code, param="messages")
         return request
 

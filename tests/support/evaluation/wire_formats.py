@@ -292,7 +292,9 @@ class GoogleWire:
         return {"error": {"code": error.status, "message": error.message, "status": status}}
 
 
-WIRES: dict[str, Wire] = {"openai": OpenAiWire(), "anthropic": AnthropicWire(), "google": GoogleWire()}
+WIRES: dict[str, Wire] = {
+    "openai": OpenAiWire(), "compatible": OpenAiWire(), "anthropic": AnthropicWire(), "google": GoogleWire()
+}  # fmt: skip
 
 
 def encoded(body: Mapping[str, Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""The three adapters against imitation servers, through the vendors' own SDKs and real HTTP."""
+"""The adapters against imitation servers, over real HTTP: through the vendors' SDKs, and without an SDK."""
 
 import asyncio
 import json
@@ -55,7 +55,7 @@ async def test_sampling_parameters_arrive(kind: Kind) -> None:
         assert (reply.text, reply.finish) == ("one two", "length")
         body = server.last.body.get("generationConfig", server.last.body)
         assert (body["temperature"], body.get("top_p", body.get("topP"))) == (0.5, 0.25)
-        seeds = {"openai": SEED, "anthropic": None, "google": 2**31 - 1}
+        seeds = {"openai": SEED, "compatible": SEED, "anthropic": None, "google": 2**31 - 1}
         assert body.get("seed") == seeds[kind]
         reply = await ask(model, stop=("STOP",))
         assert (reply.text.strip(), reply.finish) == ("one two three", "stop")

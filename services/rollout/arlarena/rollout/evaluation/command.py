@@ -11,7 +11,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from arlarena.proto.http.event_loop import rare_garbage_collection
+from arlarena.proto.http.event_loop import loop_factory, rare_garbage_collection
 from arlarena.rollout.evaluation import command_options as given
 from arlarena.rollout.evaluation.models.protocol import SamplingRequest
 from arlarena.rollout.evaluation.play.budgets import BudgetLimits
@@ -85,6 +85,6 @@ def main(
         config=config,
         dry_run=dry_run,
     )
-    with rare_garbage_collection():
-        status = asyncio.run(evaluate(options, Console(highlight=False)))
+    with rare_garbage_collection(), asyncio.Runner(loop_factory=loop_factory()) as runner:
+        status = runner.run(evaluate(options, Console(highlight=False)))
     raise typer.Exit(status)

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+import aiohttp
 import httpx2
 
 from arlarena.rollout.evaluation.models.connection import ApiConnection
@@ -187,17 +188,29 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-def _connection_error(error: httpx2.HTTPError, connection: ApiConnection) -> ModelError:
+# Errors of the HTTP clients (httpx2 of the SDKs, aiohttp without an SDK). `_WRONG_REQUESTS`: every request fails.
+_WRONG_REQUESTS = (httpx2.UnsupportedProtocol, httpx2.LocalProtocolError, aiohttp.InvalidURL)
+_NOT_SENT = (
+    httpx2.ConnectError,
+    httpx2.ConnectTimeout,
+    httpx2.PoolTimeout,
+    httpx2.ProxyError,
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ClientHttpProxyError,
+)
+
+
+def _connection_error(error: httpx2.HTTPError | aiohttp.ClientError, connection: ApiConnection) -> ModelError:
     """Returns the error for a request without a complete response."""
     reason = f"{type(error).__name__}: {error}"
-    if isinstance(error, httpx2.UnsupportedProtocol | httpx2.LocalProtocolError) or "CERTIFICATE" in str(error):
+    if isinstance(error, _WRONG_REQUESTS) or "CERTIFICATE" in str(error):
         return Denied(connection.message(reason))
-    not_sent = isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout | httpx2.ProxyError)
-    return Retryable(connection.message(reason), possibly_charged=not not_sent)
+    return Retryable(connection.message(reason), possibly_charged=not isinstance(error, _NOT_SENT))
 
 
 def model_error(error: Exception, connection: ApiConnection, special: SpecialCase | None = None) -> ModelError:
-    """Returns the error of `errors.py` for any error that an SDK raised during a request."""
+    """Returns the error of `errors.py` for any error of a request."""
     for cause in _causes(error):
         if isinstance(cause, ModelError):
             return cause
@@ -206,7 +219,7 @@ def model_error(error: Exception, connection: ApiConnection, special: SpecialCas
             return (special(found) if special else None) or status_error(found, connection)
         if isinstance(cause, UnusableReply):
             return Rejected(connection.message(str(cause)))
-        if isinstance(cause, httpx2.HTTPError):
+        if isinstance(cause, httpx2.HTTPError | aiohttp.ClientError):
             return _connection_error(cause, connection)
         if isinstance(cause, TimeoutError):
             seconds = f"{connection.limits.request_s:g} s"

@@ -10,12 +10,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from openai import AsyncOpenAI
-
+from arlarena.rollout.evaluation.models.chat_senders import ChatResponse, ChatSender, SdkSender, ServerSender
 from arlarena.rollout.evaluation.models.connection import ApiConnection
 from arlarena.rollout.evaluation.models.errors import ModelError, Rejected, Retryable
 from arlarena.rollout.evaluation.models.failures import VendorError, model_errors
-from arlarena.rollout.evaluation.models.http import HttpFailure, http_client
+from arlarena.rollout.evaluation.models.http import HttpFailure
 from arlarena.rollout.evaluation.models.protocol import Finish, ModelMessage, Reply, SamplingRequest, TokenUsage
 from arlarena.rollout.evaluation.models.replies import (
     base64_text,
@@ -53,41 +52,31 @@ class OpenAiChatModel:
     requests use the other name. If a server rejects `seed`, further requests have no seed.
     """
 
-    def __init__(self, connection: ApiConnection, *, own_api: bool) -> None:
+    def __init__(self, connection: ApiConnection, *, own_api: bool, sdk: bool = True) -> None:
+        """`sdk`: whether OpenAI's SDK sends the requests."""
         self.name, self.sees_images = connection.name, connection.sees_images
         self._connection = connection
         self._limit_name = "max_completion_tokens" if own_api else "max_tokens"
         self._seeded = True
-        self._client = AsyncOpenAI(
-            api_key=connection.key,
-            base_url=connection.base_url,
-            max_retries=0,
-            timeout=connection.limits.request_s,
-            http_client=http_client(connection.limits),
-        )
+        self._sender: ChatSender = SdkSender(connection) if sdk else ServerSender(connection)
 
     async def reply(self, messages: Sequence[ModelMessage], sampling: SamplingRequest, *, seed: int) -> Reply:
         """Send one request. See `protocol.ChatModel.reply`."""
         extra = checked(self._connection, messages, sampling, RESERVED)
-        request: dict[str, Any] = {
+        parameters: dict[str, Any] = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             self._limit_name: sampling.max_tokens,
             "stop": list(sampling.stop) or None,
             "seed": seed if self._seeded else None,
         }
-        request = {name: value for name, value in request.items() if value is not None}
-        sent = frozenset(request)
-        create: Any = self._client.chat.completions.create
+        parameters = {name: value for name, value in parameters.items() if value is not None}
+        sent = frozenset(parameters)
+        request = {"model": self._connection.model, "messages": [_message(one) for one in messages]}
         try:
             async with model_errors(self._connection, lambda error: self._special_case(error, sent)):
-                completion = await create(
-                    model=self._connection.model,
-                    messages=[_message(message) for message in messages],
-                    extra_body=dict(extra),
-                    **request,
-                )
-                return _reply(completion, self._connection)
+                response = await self._sender.send({**request, **parameters, **extra})
+                return _reply(response, self._connection)
         except _PromptBlocked:
             return Reply(text="", finish="refusal", model=self._connection.model)
 
@@ -109,7 +98,7 @@ class OpenAiChatModel:
 
     async def close(self) -> None:
         """Close connections."""
-        await self._client.close()
+        await self._sender.close()
 
 
 def _unsupported(error: VendorError, names: frozenset[str]) -> str:
@@ -130,34 +119,54 @@ def _message(message: ModelMessage) -> dict[str, Any]:
     return {"role": message.role, "content": [*images, {"type": "text", "text": message.text}]}
 
 
-def _reply(completion: Any, connection: ApiConnection) -> Reply:
-    """Returns the reply of a completion. A refusal's explanation is its text.
+def _reply(response: ChatResponse, connection: ApiConnection) -> Reply:
+    """Returns the reply in a response. A refusal's explanation is its text.
 
     Raises:
         HttpFailure: a gateway reports an error with the status 200.
         Retryable: there is no choice.
         Rejected: the response is not a completion.
+        TypeError, ValueError: the response is not valid JSON, or lacks an object.
     """
-    if isinstance(completion, str):
-        raise Rejected(connection.message(f"no Chat Completions API at this address; it returned {completion[:100]!r}"))
-    if not completion.choices:
-        if isinstance(error := getattr(completion, "error", None), dict):
+    completion = _completion(response, connection)
+    if not completion.get("choices"):
+        if isinstance(error := completion.get("error"), dict):
             raise _gateway_failure(error)
         raise Retryable(connection.message("the response has no choices"), possibly_charged=True)
-    choice = completion.choices[0]
-    message = choice.message
-    refusal = clean_text(message.refusal)
-    finish = _FINISH.get(str(choice.finish_reason), "other")
+    choice = _object(completion["choices"][0], "choice")
+    message = _object(choice.get("message"), "message")
+    refusal = clean_text(message.get("refusal"))
+    finish = _FINISH.get(str(choice.get("finish_reason")), "other")
     if finish == "stop":  # some servers report "stop" for a tool call, too
-        finish = "refusal" if refusal else "tool_calls" if message.tool_calls else finish
+        finish = "refusal" if refusal else "tool_calls" if message.get("tool_calls") else finish
     return Reply(
-        text=_text(message.content) or refusal,
+        text=_text(message.get("content")) or refusal,
         finish=finish,
-        usage=_usage(completion.usage),
-        model=clean_name(completion.model),
-        request_id=clean_name(completion._request_id) or clean_name(completion.id),
-        reasoning=_text(getattr(message, "reasoning_content", None)) or _text(getattr(message, "reasoning", None)),
+        usage=_usage(completion.get("usage")),
+        model=clean_name(completion.get("model")),
+        request_id=clean_name(response.request_id) or clean_name(completion.get("id")),
+        reasoning=_text(message.get("reasoning_content")) or _text(message.get("reasoning")),
     )
+
+
+def _completion(response: ChatResponse, connection: ApiConnection) -> dict[str, Any]:
+    """Returns the JSON object of a response.
+
+    Raises:
+        Rejected: the response is a page or a text, so the address is probably wrong.
+        TypeError, ValueError: the response is not valid JSON, or not an object.
+    """
+    if "json" not in response.content_type.lower() and not response.body.lstrip().startswith(b"{"):
+        start = response.body[:100].decode(errors="replace")
+        raise Rejected(connection.message(f"no Chat Completions API at this address; it returned {start!r}"))
+    return _object(json.loads(response.body), "response")
+
+
+def _object(value: object, name: str) -> dict[str, Any]:
+    """Returns `value`. Raises TypeError if it is not a JSON object."""
+    if not isinstance(value, dict):
+        raise TypeError(f"the {name} is not an object")
+    return value
 
 
 def _text(content: object) -> str:
@@ -174,15 +183,22 @@ def _gateway_failure(error: dict[str, Any]) -> HttpFailure:
     return HttpFailure(status, {}, json.dumps({"error": error}).encode())
 
 
-def _usage(usage: Any) -> TokenUsage:
+def _usage(usage: object) -> TokenUsage:
     """Returns the tokens of a request. A server that does not report usage gives unknown numbers."""
-    if usage is None:
+    if not isinstance(usage, dict):
         return TokenUsage()
-    prompt, output = token_count(usage.prompt_tokens), token_count(usage.completion_tokens)
-    reasoning = token_count(getattr(usage.completion_tokens_details, "reasoning_tokens", None))
-    cached = token_count(getattr(usage.prompt_tokens_details, "cached_tokens", None))
+    prompt, output = token_count(usage.get("prompt_tokens")), token_count(usage.get("completion_tokens"))
+    reasoning = _detail(usage, "completion_tokens_details", "reasoning_tokens")
+    cached = _detail(usage, "prompt_tokens_details", "cached_tokens")
     if cached is None:
-        cached = token_count(getattr(usage, "prompt_cache_hit_tokens", None))  # DeepSeek
-    if None not in (prompt, output, reasoning) and usage.total_tokens == prompt + output + reasoning:  # type: ignore[operator]
-        output += reasoning  # type: ignore[operator]  # xAI counts reasoning apart from the completion
+        cached = token_count(usage.get("prompt_cache_hit_tokens"))  # DeepSeek
+    # xAI counts reasoning apart from the completion.
+    apart = prompt is not None and output is not None and reasoning is not None
+    if apart and usage.get("total_tokens") == prompt + output + reasoning:  # type: ignore[operator]
+        output += reasoning  # type: ignore[operator]
     return TokenUsage(input=prompt, output=output, reasoning=reasoning, cached=cached)
+
+
+def _detail(usage: dict[str, Any], name: str, count: str) -> int | None:
+    details = usage.get(name)
+    return token_count(details.get(count)) if isinstance(details, dict) else None

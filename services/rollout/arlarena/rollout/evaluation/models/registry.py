@@ -1,7 +1,7 @@
 """Opens the model that MODEL of the command line names.
 
 openai/NAME, anthropic/NAME, google/NAME    the vendor's SDK, at the vendor's address or at --base-url
-NAME with --base-url                        an OpenAI-compatible server
+NAME with --base-url                        an OpenAI-compatible server, without an SDK
 compatible/NAME with --base-url             the same, for names such as google/gemma-3-27b-it
 """
 
@@ -105,7 +105,10 @@ def open_model(
         limits=limits or ApiLimits(),
     )
     build = getattr(module, vendor.build)
-    return cast(ChatModel, build(connection, own_api=not base_url) if prefix == "openai" else build(connection))
+    if prefix == "openai":  # a name without this prefix is served by a compatible server
+        own = text.startswith("openai/")
+        return cast(ChatModel, build(connection, own_api=not base_url, sdk=own))
+    return cast(ChatModel, build(connection))
 
 
 def vendor_and_name(text: str, base_url: str | None) -> tuple[str, str]:
