@@ -49,7 +49,8 @@ from arlarena.proto.env_api import (
 # therefore ends a slow operation first, with an error message that names the operation.
 REQUEST_S = 90.0
 MAX_INFO_BYTES = 1 << 20  # maximum size of the response of `/v1/info`; the decoded response takes more memory
-# The deadline in a request, as a fraction of the client's timeout, so that the response arrives before the timeout.
+# A request contains a deadline for the server. The deadline is this fraction of the client's timeout, so that the
+# response arrives before the timeout.
 DEADLINE_SHARE = 0.95
 SESSIONS = "/v1/sessions/"
 UNKNOWN_SESSION = "unknown_session"  # the server's error code for an unknown or ended session
@@ -110,7 +111,7 @@ def _session_error(request: str, error: Error) -> ServiceError:
 
 
 class Session:
-    """A session of one player. Its calls must not overlap."""
+    """A session of one player. Calls of the same session must not overlap."""
 
     def __init__(self, client: EnvironmentClient, session_id: str, step: int = 0) -> None:
         """Call `EnvironmentClient.open` or `fork` instead."""

@@ -32,7 +32,7 @@ class PodAddresses:
         """`template`: URL of a pod, with {pod} in place of its number; None: all requests use the server's address.
 
         Raises:
-            TypeError, ValueError: `template` is not such a URL.
+            TypeError, ValueError: `template` is not a URL with {pod}.
         """
         if template is not None:
             service_url(template.replace("{pod}", "0"))

@@ -259,8 +259,8 @@ class PolicyClient(AsyncClosing):
     ) -> ChatReply:
         """Request a reply from `/v1/chat/completions` of a server with OpenAI's API. Raises the errors of `generate`.
 
-        Newer models of OpenAI require the field `max_completion_tokens` instead of `max_tokens`. If a server requires
-        the newer field, the client repeats the request with it, and also uses it for all later requests.
+        Newer models of OpenAI require the field `max_completion_tokens` instead of `max_tokens`. If the server refuses
+        a request for this reason, the client repeats the request with the newer field. Later requests also use it.
         """
         body: dict[str, Any] = {
             "messages": list(messages),

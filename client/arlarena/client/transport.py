@@ -157,7 +157,7 @@ class HttpTransport(AsyncClosing):
         service: Service | None = None,
     ) -> None:
         """`url`: base URL of the service. `token`: bearer token. `max_answer_bytes`: maximum size of a response body.
-        `service`: the expected kind of service, which error messages mention.
+        `service`: the expected kind of service, for error messages.
 
         Raises:
             TypeError, ValueError: an argument is invalid. The message contains the argument's name.

@@ -83,8 +83,8 @@ class WeightsClient:
     async def upload(self, version_name: str, file_name: str, file: Path, base: str | None, limit_s: float) -> None:
         """Send a file of a version. Raises the errors of `serve`.
 
-        `base`: None: `file` is the complete file. Otherwise `file` is a delta, and the server applies it to the version
-        directory `base`.
+        If `base` is None, `file` is the complete file. Otherwise `file` is a delta, and the server applies the delta to
+        the version directory `base`.
         """
         query = f"?base={base}" if base else ""
         with file.open("rb") as body:
@@ -130,8 +130,7 @@ def _reason(answer: bytes) -> str:
 class Sender:
     """Uploads the files of a version that a server lacks.
 
-    If the server and this machine have an earlier version in common (the base), only the differences from the base are
-    sent (a delta).
+    Sends only the differences (a delta) if the server and this machine have the same earlier version (the base).
     """
 
     def __init__(self, full_every: int = 20) -> None:

@@ -25,8 +25,8 @@ def open_atomic(path: Path, *, private: bool = False, durable: bool = False) -> 
 
     Args:
         path: the file to replace. Its folder must exist.
-        private: True: only the owner can read the file (mode 0600).
-        durable: True: the content and the folder are synced to disk, so the new content survives a power failure.
+        private: whether only the owner can read the file (mode 0600).
+        durable: whether to sync the content and the folder to disk, so that the new content survives a power failure.
 
     Raises:
         OSError: the file cannot be written.

@@ -123,7 +123,7 @@ def _hide_secrets(value: Any, name: str = "") -> None:
 
 
 def _value_text(model: type[BaseModel], key: str, value: Any) -> str:
-    """Returns an invalid value as text for an error message. Secrets are masked."""
+    """Returns an invalid value as text for an error message. A secret is masked."""
     last = key.rpartition(".")[2]
     field = model.model_fields.get(key.partition(".")[0])
     if is_secret_name(last) or (field is not None and _is_secret_field(field)):
@@ -271,7 +271,7 @@ def parse_assignment(text: str, form: str) -> tuple[str, Any]:
 
 
 def assigned(text: str) -> str:
-    """Returns `text`, an argument of `--set`, without its value: messages must not show it, as it may be a secret."""
+    """Returns `text`, an argument of `--set`, with `…` in place of the value. The value may be a secret."""
     key, equals, _ = text.partition("=")
     return f"{key}=…" if equals else text
 

@@ -59,7 +59,7 @@ def segmented(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def converted(record: Any) -> Any:
-    """Convert a JSON record of schema 1 to schema 2. A record without the field `schema` gets no such field.
+    """Convert a JSON record of schema 1 to schema 2. A record without `schema` gets no `schema`.
 
     Raises:
         ConfigError: the schema of the record is not 1.

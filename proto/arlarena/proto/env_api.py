@@ -52,7 +52,7 @@ class Observation(msgspec.Struct, gc=False):
 
     `text`: the current observation, without history. `prompt`: the user message for a player without a conversation.
     The prompt contains the history and follows the environment's template. `message`: the next user message for a
-    player that keeps all turns: first the problem, then the result of each tool call. None if the environment is not a
+    player that keeps all turns (first the problem, then the result of each tool call); None if the environment is not a
     conversation. `admissible_actions`: actions that work in this state; None if any text is allowed. For actions with
     free text, such as a search, the list has at most one example. `action_valid`, `format_valid`: whether the last
     reply's action and format were valid; True after a reset. `step`: the number of steps so far. `remaining_steps`: the

@@ -23,11 +23,11 @@ VERSIONS_HEADER = "x-weight-versions"  # in responses: all versions that may hav
 
 
 class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Sampling parameters. `max_tokens`: None: only the model's context limits the response. `top_k`: 0: off.
+    """Sampling parameters. If `max_tokens` is None, only the model's context limits the response.
 
-    `logprobs`: a number k: the response has the log-probs of the sampled token and of the k most likely tokens; None:
-    no log-probs. The fields from `presence_penalty` to the end are parameters of vLLM. The embedded engine accepts only
-    values of these fields that do not change the distribution.
+    `top_k` 0 means no limit. If `logprobs` is a number k, the response has the log-probs of the sampled token and of
+    the k most likely tokens. The embedded engine does not implement the fields from `presence_penalty` to the end. For
+    these fields, it accepts only values without effect.
     """
 
     n: int = 1
@@ -238,5 +238,5 @@ class WeightInfo(msgspec.Struct):
 
 
 def finite(value: float) -> float:
-    """Returns `value`, or -9999, as in vLLM, if `value` is infinite or NaN. JSON cannot represent these values."""
+    """Returns `value`, or -9999 (as in vLLM) if `value` is infinite or NaN, because JSON cannot represent these."""
     return value if math.isfinite(value) else -9999.0

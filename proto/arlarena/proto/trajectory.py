@@ -71,7 +71,7 @@ class VersionSpan(msgspec.Struct, frozen=True):
 
 
 class Sampling(msgspec.Struct, frozen=True):
-    """Sampling parameters. `top_k`: 0: off. `max_tokens`: maximum length of a response.
+    """Sampling parameters. `top_k` 0 means no limit. `max_tokens`: maximum length of a response.
 
     Training needs `top_p` 1 and `top_k` 0. With other values, tokens are not sampled from the policy's distribution.
     """
@@ -233,7 +233,7 @@ def prompt_lengths(turns: Iterable[Turn]) -> list[int]:
 
 
 class Group(msgspec.Struct):
-    """All episodes of one task that are sent, filtered, scored and trained on together.
+    """The episodes of one task. They are sent, filtered, scored and trained on together.
 
     `size`: the number of episodes. `oldest`, `newest`: the oldest and the newest weight version that sampled tokens of
     the group. `worker`: the worker's name. `retries`: number of episode restarts after failures of a service.

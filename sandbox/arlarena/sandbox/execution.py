@@ -138,7 +138,7 @@ class Sandbox(Protocol):
         """Run a program in a new process.
 
         The programs in `before` run first, in the same process and namespace. Their output and errors are dropped.
-        Their time counts towards the limits. `limits`: None: the sandbox's default limits.
+        Their time counts towards the limits. `limits` defaults to the sandbox's limits.
 
         Raises:
             SandboxBusy: too many programs wait for a slot.

@@ -65,8 +65,8 @@ class ZygoteProcess:
         """
         self._socket, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `close`)
-        # The zygote gets this process's module search path, but neither its environment variables nor site packages of
-        # the user.
+        # The zygote gets the module search path of this process. It does not get the environment variables of this
+        # process or the user's site packages.
         code = f"import sys; sys.path[:] = {sys.path!r}; from {__package__}.zygote import main; sys.exit(main())"
         settings = json.dumps({"work": work, "required": list(required)})
         with peer:

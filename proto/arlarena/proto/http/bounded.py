@@ -89,7 +89,7 @@ class _Shared:
             victim.close_overloaded()
 
     def release(self, connection: _Http | _WebSocket) -> None:
-        """Stop counting all bytes of a connection that was closed or has received all its responses."""
+        """Stop counting all bytes of a connection, after its last response or when it is closed."""
         self.give_back(connection, connection.held)
         self.arriving.pop(connection, None)
 

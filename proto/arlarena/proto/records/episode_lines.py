@@ -133,7 +133,7 @@ class EpisodeLine(msgspec.Struct):
         )
 
     def to_task(self, seed: int) -> Task:
-        """Returns the task. `seed`: the seed if the line has none. An unknown index becomes -1."""
+        """Returns the task. `seed`: used if the line has no seed. An unknown index becomes -1."""
         environment, _, rest = self.task.partition("/")
         split, _, index = rest.partition("/")
         number = int(index) if index.isascii() and index.isdigit() and len(index) < 19 else -1

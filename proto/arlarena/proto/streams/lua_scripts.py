@@ -15,8 +15,9 @@ fields:
   that COPY_GROUP has copied.
 
 A broker whose memory is full refuses commands that may need memory (flag `denyoom`). A full broker accepts these
-commands only in a script that has already written. ISSUE, COMPLETE and COPY_GROUP begin with an XADD, so a full broker
-refuses these scripts. All other scripts begin with a write that needs no memory, so a full broker accepts them.
+commands only in a script that has already written. The first write of ISSUE, COMPLETE and COPY_GROUP is an XADD, so a
+full broker refuses these scripts. A full broker accepts all other scripts, because they write nothing, or their first
+write needs no memory.
 """
 
 # Dead letters are stored for debugging. The same failure occurs many times, so a few letters are enough: 300 groups of

@@ -9,8 +9,8 @@ Guarantees, even if any process is killed at any time:
   `complete` publishes the group, removes the task and records the group id as done. A second call has no effect.
 - **A worker loses its lease if it stops renewing the lease.** A lease is a worker's right to play one group. After
   `lease_ttl_s` without a renewal, another worker can lease the task. After `max_deliveries` deliveries, the task
-  becomes a dead letter: the task is copied to `dead`, and a notice in `groups` informs the trainer. A worker can
-  complete a group even after its lease has expired. Only the first completion is published.
+  becomes a dead letter: it is copied to `dead`, and a notice in `groups` informs the trainer. A worker can complete a
+  group even after the lease has expired. Only the first completion is published.
 - **The broker stores collected groups until `acknowledge`.** The trainer acknowledges an entry when a durable
   checkpoint contains its effect. After a crash, `collect_pending` returns all unacknowledged entries again, in order.
   The trainer ignores groups that its checkpoint already contains.
@@ -125,8 +125,9 @@ class Streams:
     ) -> Self:
         """Connect to a redis://, rediss:// or unix:// URL, and create missing streams and consumer groups.
 
-        `StreamLimits` documents the limits. `connect` does not retry an unreachable broker. `fencing_token`: see
-        `TrainerLease.token`. After the loss of this lease, all calls that run a script raise `TrainerLeaseLost`.
+        `StreamLimits` documents the limits. `connect` does not retry an unreachable broker. `fencing_token`: the
+        `TrainerLease.token`. If another trainer has the lease, all calls that change the streams raise
+        `TrainerLeaseLost`.
 
         Raises:
             StreamError: the broker at `url` is unreachable or refuses the connection.
@@ -282,7 +283,7 @@ class Streams:
     async def release(self, lease: GroupLease, *, counted: bool = True) -> None:
         """Give the task back, so that another worker can lease it at once. Has no effect if the lease is lost.
 
-        With `counted=False`, the delivery does not count towards `max_deliveries`. Workers use it when they shut down.
+        With `counted=False`, the delivery does not count towards `max_deliveries`. Workers pass this at a shutdown.
         """
         await self._give_back(lease, "", 0.0, counted)
 

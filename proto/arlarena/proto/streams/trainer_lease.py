@@ -51,10 +51,12 @@ _POLL_SHARE, _LONGEST_POLL_S = 0.05, 0.2
 # time detects the loss of its lease.
 _LAST_TRAINER_AGE_S = 7 * 24 * 3600
 
-# KEYS: the lease, the last trainer. ARGV: our value, the lease's time to live in ms, the last trainer's time to live in
-# ms, the value of a dead holder to replace or '', '1' if our process may replace the last trainer. Returns the holder's
-# value and the remaining time of its lease in ms. If another trainer took the lease after our process, and our process
-# may not replace it, returns that trainer's value and 0. A renewal needs no memory, so it works on a full broker.
+# KEYS: the lease, the last trainer.
+# ARGV: our value; the lease's time to live in ms; the last trainer's time to live in ms; the value of a dead holder to
+# replace, or ''; '1' if our process may replace the last trainer.
+# Returns the holder's value and the remaining time of its lease in ms. Returns the last trainer's value and 0 if nobody
+# has the lease, the last trainer is another process, and our process may not replace it. A renewal needs no memory, so
+# it works on a full broker.
 _TAKE_OR_RENEW = """
 local held, mine = redis.call('GET', KEYS[1]), ARGV[1]
 if held == mine then

@@ -35,8 +35,8 @@ DIGEST_BYTES = 16
 #   GET  /weight_info                            WeightInfo, a route of vLLM
 WEIGHTS_ROUTE, SERVE_ROUTE = "/weights", "/serve_weights"
 
-# The time limit of a request that sends a version to a policy server is `_BASE_S` for the inference engine, plus the
-# time that a slow disk or network needs for the bytes.
+# The time limit of a request that sends a version to a policy server has two parts: `_BASE_S` for the inference engine,
+# and the time for the bytes on a slow disk or network.
 _SLOWEST_BYTES_PER_S = 50e6
 _BASE_S = 30.0
 
@@ -188,7 +188,7 @@ class _Entry(msgspec.Struct):
 def read_safetensors_header(path: Path, *, whole: bool = True) -> tuple[dict[str, Any], int]:
     """Returns the header (tensor name -> dtype, shape, data_offsets) and the offset of the data in bytes.
 
-    `whole`: False: the file may end after the header.
+    `whole`: whether the file must contain the data. If False, the file may end after the header.
 
     Raises:
         SafetensorsError: the file is truncated or not a safetensors file.
