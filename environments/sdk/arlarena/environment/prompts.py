@@ -55,8 +55,8 @@ class PromptTemplate:
     name: str
     version: str
     text: str
-    # `text` as a pattern for the operator %, and a function that returns the values of the fields in order. Together they
-    # render long prompts five times as fast as `str.format`.
+    # `text` as a pattern for the operator %, and a function that returns the values of the fields. Together they render
+    # long prompts five times as fast as `str.format`.
     _pattern: str = field(init=False, repr=False, compare=False)
     _values: Callable[[Scene], object] = field(init=False, repr=False, compare=False)
 

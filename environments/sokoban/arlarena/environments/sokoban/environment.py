@@ -119,7 +119,7 @@ class SokobanGame(TextGame):
     def copy(self) -> Self:
         """Return a shallow copy. It is independent, because all attributes are immutable."""
         twin = type(self).__new__(type(self))
-        twin.__dict__.update(self.__dict__)  # in a quarter of the time of `copy.copy`
+        twin.__dict__.update(self.__dict__)  # four times as fast as `copy.copy`
         return twin
 
 
