@@ -1,7 +1,7 @@
-"""Validates and converts arguments: numpy scalars and zero-dimensional arrays become Python values.
+"""Validates arguments, and converts numpy scalars and zero-dimensional arrays to Python values.
 
-Calls of several sessions share a request. If an invalid value were sent, all calls of the request would fail. These
-functions therefore raise an error before the request is built.
+Calls of several sessions share a request, so one invalid value would make all these calls fail. The functions of this
+module therefore raise an error before the request is built.
 """
 
 from __future__ import annotations

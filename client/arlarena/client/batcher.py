@@ -1,8 +1,8 @@
 """Combines concurrent calls to the environment server into one `/v1/batch` request.
 
-A request of any size costs a client about 0.3 ms of CPU time. With 256 concurrent episodes, separate requests would be
-most of the client's work. All results of a request arrive together, so the slowest step delays all other steps. Use
-small batches if some steps take much longer than others.
+A request of any size costs a client about 0.3 ms of CPU time. With 256 concurrent episodes, separate requests would
+dominate the client's CPU time. All results of a request arrive together, so the slowest step delays all other steps.
+Use small batches if the durations of steps differ widely.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ Result = TypeVar("Result")
 
 
 class Batcher(Generic[Item, Result]):
-    """Collects items and sends them together, as soon as `size` items have arrived or `window_s` seconds have passed.
+    """Collects items and sends them in batches.
 
-    With `window_s` 0 a batch is sent in the next iteration of the event loop.
+    A batch is sent when it has `size` items, or `window_s` seconds after its first item. With `window_s` 0, the batch
+    is sent in the next iteration of the event loop.
     """
 
     def __init__(
         self, send: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]], *, window_s: float, size: int
     ) -> None:
-        """`send`: returns one result for each item, in order. If `send` raises, each `submit` raises this error."""
+        """`send`: returns one result for each item, in order. If `send` raises an error, each `submit` raises it."""
         if window_s < 0 or size < 1:
             raise ValueError(f"batch window_s must be 0 or more and batch size 1 or more, not {window_s} and {size}")
         self._send, self._window_s, self._size = send, window_s, size
@@ -35,7 +36,7 @@ class Batcher(Generic[Item, Result]):
         self.items = 0  # number of items sent
 
     async def submit(self, item: Item) -> Result:
-        """Send `item` in a batch. Returns its result. If the caller is cancelled, the item may still be executed."""
+        """Send `item` in a batch. Returns the item's result. After a cancellation, the item may still be executed."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, future))
@@ -47,7 +48,7 @@ class Batcher(Generic[Item, Result]):
         return await future
 
     async def close(self) -> None:
-        """Send all waiting items. Waits for the results."""
+        """Send all waiting items, and wait for their results."""
         self._flush()
         while self._sending:
             await asyncio.wait(set(self._sending))

@@ -1,4 +1,4 @@
-"""Reads responses of untrusted servers. Too large responses, compressed responses and redirects are errors.
+"""Reads responses of untrusted servers. Large responses, compressed responses and redirects are errors.
 
     async with session.get(url, headers=IDENTITY, allow_redirects=False) as reply:
         body = await read_bounded(reply, 1 << 20)
@@ -18,7 +18,7 @@ class AnswerRefused(aiohttp.ClientError):
 
 
 async def read_bounded(reply: aiohttp.ClientResponse, limit: int) -> bytes:
-    """Returns the body of at most `limit` bytes.
+    """Returns the body. `limit`: maximum size of the body in bytes.
 
     Raises:
         AnswerRefused: the response is too large, compressed, or a redirect.

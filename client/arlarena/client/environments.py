@@ -7,8 +7,8 @@
             state = await session.step("<think>…</think><action>up</action>")
         await session.close()
 
-Calls of concurrent sessions share requests (see `Batcher`). If a response was lost, the request is sent again. Each
-step has a `step_index` (the number of earlier steps), so the server takes a repeated step only once.
+Calls of concurrent sessions share requests (see `Batcher`). If a response was lost, the client sends the request again.
+Each step has a `step_index` (the number of earlier steps), so the server takes a repeated step only once.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ from arlarena.proto.env_api import (
     Snapshot,
 )
 
-# Timeout of a request in seconds. It is above the server's time limits of a step (75 s) and a reset (60 s), so the
-# server ends a slow operation first, with an error message that names the operation.
+# Timeout of a request in seconds. The server's time limits are shorter (75 s for a step, 60 s for a reset). The server
+# therefore ends a slow operation first, with an error message that names the operation.
 REQUEST_S = 90.0
 MAX_INFO_BYTES = 1 << 20  # maximum size of the response of `/v1/info`; the decoded response takes more memory
-# The deadline that the server gets, as a fraction of the client's timeout. The response arrives before the timeout.
+# A request contains a deadline for the server. The deadline is this fraction of the client's timeout, so that the
+# response arrives before the timeout.
 DEADLINE_SHARE = 0.95
 SESSIONS = "/v1/sessions/"
 UNKNOWN_SESSION = "unknown_session"  # the server's error code for an unknown or ended session
@@ -63,8 +64,8 @@ T = TypeVar("T")
 class StepOutcome:
     """The result of a reset or a step.
 
-    `observation` is what the player may see. `metadata` is for training and scoring. `reward` is the reward of the
-    step, or 0 for a reset.
+    `observation`: for the player. `metadata`: for training and scoring; the player must not see it. `reward`: the
+    reward of the step, or 0 after a reset.
     """
 
     observation: Observation
@@ -110,10 +111,10 @@ def _session_error(request: str, error: Error) -> ServiceError:
 
 
 class Session:
-    """A session of one player. Its calls must not overlap."""
+    """A session of one player. Calls of the same session must not overlap."""
 
     def __init__(self, client: EnvironmentClient, session_id: str, step: int = 0) -> None:
-        """Use `EnvironmentClient.open` or `fork`."""
+        """Call `EnvironmentClient.open` or `fork` instead."""
         self.id = session_id
         self._client = client
         self._step = step
@@ -129,12 +130,12 @@ class Session:
     ) -> StepOutcome:
         """Start an episode of a task. Returns the first state.
 
-        The task is given by `task_id`, or by `split` and `index`. Without `index`, `seed` is the index. With an index
-        or a task_id, `seed` is the random seed of the episode. Without arguments, the first training task is played.
+        `task_id`, or `split` and `index`, select the task. `split` defaults to the first split. `index` defaults to
+        `seed`, or to 0 without a seed. `seed` is also the random seed of the episode.
 
         Raises:
             SessionLost: the server does not know this session. Open another session.
-            Unavailable: the server is unreachable or failing.
+            Unavailable: the server is unreachable, or an infrastructure failure occurred.
             Refused: the task does not exist.
             TypeError, ValueError: an argument is invalid.
         """
@@ -153,9 +154,9 @@ class Session:
         return state
 
     async def step(self, text: str) -> StepOutcome:
-        """Take one step with `text`: a full reply or only an action. Returns the new state.
+        """Take one step with `text`, which is a full reply or only an action. Returns the new state.
 
-        Raises the errors of `reset`. Raises PolicyFault if the reply made the environment fail.
+        Raises the errors of `reset`. Raises PolicyFault if the reply caused an error in the environment.
         """
         action = Action(valid_text("the action", text))
         state = await self._client.call(BatchItem(session_id=self.id, op="step", action=action, step_index=self._step))
@@ -166,14 +167,14 @@ class Session:
         """Returns the next reply of the environment's expert (a scripted player).
 
         Raises:
-            Refused: the environment has no expert, or the server gives no expert replies for this evaluation split.
+            Refused: the environment has no expert, or `expert_splits` of the server lacks this evaluation split.
         """
         return await self._client.expert(self.id)
 
     async def fork(self, count: int = 1, *, ttl_s: float | None = None) -> list[Session]:
-        """Open `count` sessions with a copy of this session's state. If the server cannot open all, it opens none.
+        """Open `count` sessions with a copy of this session's state, or none if the server cannot open all of them.
 
-        Raises the errors of `EnvironmentClient.open`. Raises Refused if this session has not been reset.
+        Raises the errors of `EnvironmentClient.open`. Raises Refused if this session has no episode.
         """
         request = ForkRequest(valid_integer("count", count, least=1), ttl_s=_ttl(ttl_s))
         opened = await self._client.opened(f"/v1/sessions/{self.id}/fork", request)
@@ -183,7 +184,7 @@ class Session:
         """Save the session's state on the server. Any session can `restore` the returned snapshot.
 
         Raises:
-            Refused: the session has not been reset.
+            Refused: the session has no episode.
         """
         return await self._client.snapshot(self.id)
 
@@ -193,7 +194,7 @@ class Session:
         A snapshot can be restored several times.
 
         Raises:
-            Refused: the server has deleted the snapshot.
+            Refused: the server has no such snapshot, for example because it expired.
             TypeError: `snapshot` is not a `Snapshot`.
         """
         if not isinstance(snapshot, Snapshot):
@@ -203,14 +204,14 @@ class Session:
         return state
 
     async def close(self) -> None:
-        """Close the session. Errors are ignored, because the server also closes a session after its idle time."""
+        """Close the session. Ignores errors, because the server also closes idle sessions."""
         try:
             await self._client.close_session(self.id)
         except ServiceError:
             return
 
 
-BatchOutcome = StepOutcome | ServiceError | None  # of one item; None: the result of `close`
+BatchOutcome = StepOutcome | ServiceError | None  # the outcome of one item; None after the operation `close`
 
 
 class EnvironmentClient(AsyncClosing):
@@ -227,14 +228,14 @@ class EnvironmentClient(AsyncClosing):
         token: str | None = None,
         pods: str | None = None,
     ) -> None:
-        """`retries`: how often a request is retried while the server is unavailable. `token`: bearer token. `pods`: URL
-        of a pod of the server, with {pod} in the place of its number (see `arlarena.client.pods`).
+        """`retries`: maximum number of retries of a request while the server is unavailable. `token`: bearer token.
+        `pods`: URL of the server's pods, with {pod} in place of the pod's number (see `arlarena.client.pods`).
 
-        Calls of several sessions are collected into a batch. A batch is sent as soon as it has `batch_size` items, or
+        Calls of several sessions are collected into a batch. A batch is sent when it has `batch_size` items, or
         `batch_window_s` seconds after its first item.
 
         Raises:
-            TypeError, ValueError: an argument is invalid. The message contains its name.
+            TypeError, ValueError: an argument is invalid. The message contains the argument's name.
         """
         timeouts = Timeouts(request_s=REQUEST_S) if timeouts is None else timeouts
         self.transport = HttpTransport(url, timeouts, token, service="environment server")
@@ -254,7 +255,7 @@ class EnvironmentClient(AsyncClosing):
         return self.transport.url
 
     async def close(self) -> None:
-        """Send waiting items, then close all connections. Sessions stay open until their idle time is over."""
+        """Send all waiting items, then close all connections. The server closes open sessions after their idle time."""
         await self._batcher.close()
         await self.transport.close()
 
@@ -262,8 +263,8 @@ class EnvironmentClient(AsyncClosing):
         """Open `count` sessions, or none if the server cannot open all. A session ends after `ttl_s` idle seconds.
 
         Raises:
-            AtCapacity: the server has no capacity for that many sessions now.
-            Unavailable: the server is unreachable or failing.
+            AtCapacity: the server currently has no capacity for `count` sessions.
+            Unavailable: the server is unreachable, or an infrastructure failure occurred.
             Refused: `count` or `ttl_s` is outside the range that the server accepts.
             TypeError, ValueError: an argument has the wrong type or is out of range.
         """
@@ -276,7 +277,7 @@ class EnvironmentClient(AsyncClosing):
 
     async def opened(self, path: str, request: CreateSessions | ForkRequest) -> list[OpenedSession]:
         """Send a request that opens sessions. Returns the opened sessions."""
-        # No retry: if the first response was lost, its sessions would stay open until their idle time is over.
+        # No retry: if only the response was lost, the first request's sessions are open, and a retry would open more.
         base = self._pods.of(path.removeprefix(SESSIONS))
         answer = await self.transport.request("POST", path, self._encoder.encode(request), base=base)
         opened = _read(_accepted(answer), SessionList).sessions
@@ -303,12 +304,12 @@ class EnvironmentClient(AsyncClosing):
         """Returns the description of the environment.
 
         Raises:
-            Unavailable: the server is unreachable or failing.
+            Unavailable: the server is unreachable, or an infrastructure failure occurred.
         """
         return _read(_accepted(await self._send("GET", "/v1/info", limit=MAX_INFO_BYTES)), Info)
 
     async def ready(self) -> bool:
-        """True if `/ready` responds with 200. Sends one request."""
+        """True if `/ready` responds with status 200. Sends one request without retries."""
         try:
             answer = await self.transport.request("GET", "/ready", timeout_s=self.transport.timeouts.connect_s)
         except Unavailable:
@@ -316,7 +317,7 @@ class EnvironmentClient(AsyncClosing):
         return answer.status == 200
 
     async def call(self, item: BatchItem) -> StepOutcome:
-        """Execute a reset or a step. Returns its result. Concurrent calls are sent in one request."""
+        """Execute a reset or a step. Returns the result. Concurrent calls are sent in one request."""
         result = await self._batcher.submit(item)
         if isinstance(result, ServiceError):
             raise result
@@ -330,7 +331,7 @@ class EnvironmentClient(AsyncClosing):
         return reply if reply.plan else ExpertReply(reply.text, [reply.text])
 
     async def close_session(self, session_id: str) -> None:
-        """Close a session. Raises the server's error, if any."""
+        """Close a session. Raises `ServiceError` if the server responds with an error."""
         result = await self._batcher.submit(BatchItem(session_id=session_id, op="close"))
         if isinstance(result, ServiceError):
             raise result
@@ -338,15 +339,15 @@ class EnvironmentClient(AsyncClosing):
     async def _send(
         self, method: str, path: str, body: bytes | None = None, base: str | None = None, limit: int | None = None
     ) -> Answer:
-        """Send an idempotent request, with retries while the server is unavailable. `limit`: bytes of the response."""
+        """Send an idempotent request. Retries while the server is unavailable. `limit`: maximum bytes of a response."""
         return await self.transport.request(method, path, body, max_answer_bytes=limit, retries=self.retries, base=base)
 
     async def _send_batch(self, items: Sequence[BatchItem]) -> Sequence[BatchOutcome]:
-        """Send all items. Returns the results in the same order."""
+        """Send all items. Returns the results in the order of `items`."""
         return await send_split(self._pods.split(items), items, self._send_part)
 
     async def _send_part(self, items: Sequence[BatchItem], base: str | None) -> Sequence[BatchOutcome]:
-        """Send items in one request to the server, or to its pod at `base`. Returns the results in the same order.
+        """Send items in one request to the server, or to the pod at `base`. Returns one result for each item, in order.
 
         Retries are safe, because resets and closes are idempotent and steps have a `step_index`.
         """

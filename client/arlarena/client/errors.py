@@ -1,9 +1,9 @@
 """The errors of the clients. The class of an error tells the caller how to react.
 
-Unavailable      the service is unreachable, slow or failing: retry later
+Unavailable      the service is unreachable, too slow, or has a failure: retry later
 ├─ AtCapacity    the server is full: retry after `retry_after_s`
-└─ SessionLost   the session has ended (server restart, or idle too long): open another session
-Refused          the request is invalid: a retry does not help
+└─ SessionLost   the session has ended (server restart, or idle for too long): open another session
+Refused          the request is invalid: a retry would fail again
 ├─ PromptTooLong the prompt does not fit the model's context
 └─ PolicyFault   the policy's reply caused the error
 ProtocolError    the response violates the API
@@ -17,9 +17,9 @@ class ServiceError(RuntimeError):
 
 
 class Unavailable(ServiceError):
-    """An infrastructure failure: connection refused or lost, timeout, or a response with 5xx, 408 or 429.
+    """An infrastructure failure: a refused or lost connection, a timeout, or a response with status 5xx, 408 or 429.
 
-    `status`: the HTTP status of the response, None if there was no response or the status is unknown.
+    `status`: the HTTP status of the response; None without a response or if the status is unknown.
     """
 
     def __init__(self, message: str, status: int | None = None) -> None:
@@ -57,7 +57,7 @@ class PromptTooLong(Refused):
 
 
 class PolicyFault(Refused):
-    """The policy's reply made the environment fail. `code`: the server's error code."""
+    """The policy's reply caused an error in the environment. `code`: the server's error code."""
 
     def __init__(self, message: str, status: int, code: str) -> None:
         super().__init__(message, status)

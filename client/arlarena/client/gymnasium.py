@@ -4,8 +4,8 @@
     observation, info = env.reset(options={"index": 7})
     observation, reward, terminated, truncated, info = env.step("up")
 
-Observations are prompts. An action is a full reply of a model, or only the action without the rest of the reply.
-`TextVectorEnv` plays many episodes at the same time, and takes a step in all episodes with one request. If an episode
+Observations are prompts. An action is a model's full reply, or only the action without the rest of the reply.
+`TextVectorEnv` plays many episodes at the same time, and sends the steps of all episodes in one request. If an episode
 has ended, the next step resets its environment (Gymnasium's next-step autoreset).
 """
 
@@ -26,9 +26,9 @@ from arlarena.client.environments import StepOutcome
 from arlarena.client.sync import SyncEnvironments, SyncSession
 from arlarena.proto.env_api import Info, Split
 
-# In an endless split, task indices are drawn from 0 to this number (exclusive).
+# In an endless split, the random generator draws task indices from [0, ENDLESS_TASKS).
 ENDLESS_TASKS = 2**31 - 1
-# Keys of `reset(options=…)`. A key with the value None is ignored.
+# The valid keys of `reset(options=…)` in `TextEnv` and in `TextVectorEnv`. Keys with the value None are ignored.
 OPTIONS, VECTOR_OPTIONS = ("index", "split", "task_id", "episode_id"), ("indices",)
 
 Texts = npt.NDArray[np.object_]
@@ -75,7 +75,7 @@ def _seed(seed: int | None) -> int | None:
 
 
 def _options(given: Mapping[str, Any] | None, known: Sequence[str]) -> dict[str, Any]:
-    """Returns the options of a reset that are not None.
+    """Returns the entries of `given`, the options of a reset, except entries with the value None.
 
     Raises:
         TypeError, ValueError: `given` is not a dictionary, or a key is not in `known`.
@@ -126,8 +126,8 @@ class TextEnv(gymnasium.Env[str, str]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start an episode. Returns the first prompt and the info dictionary.
 
-        `options` selects the task (keys: see `OPTIONS`). Without `index` and `task_id`, the random generator of the
-        environment draws the index. `seed` seeds this generator.
+        `options` selects the task; `OPTIONS` lists the keys. Without `index` and `task_id`, the environment's random
+        generator draws the index. `seed`: seed of this generator.
         """
         super().reset(seed=_seed(seed))
         task = _options(options, OPTIONS)
@@ -138,7 +138,10 @@ class TextEnv(gymnasium.Env[str, str]):
         return state.prompt, _info(state)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Take a step. `action`: a full reply or only the action. Returns Gymnasium's five values of a step."""
+        """Take a step. `action`: a full reply or only the action.
+
+        Returns the prompt, the reward, `terminated`, `truncated` and the info dictionary.
+        """
         state = self._session.step(action)
         observation = state.observation
         return state.prompt, state.reward, observation.terminated, observation.truncated, _info(state)
@@ -152,7 +155,7 @@ class TextEnv(gymnasium.Env[str, str]):
 
 
 class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
-    """Several environments on one server. One request takes a step in all environments."""
+    """Several environments on one server. One request contains the steps of all environments."""
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012 (as in Gymnasium)
 
@@ -172,9 +175,10 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
     ) -> tuple[Texts, dict[str, Any]]:
         """Start an episode in each environment. Returns the first prompts and the infos.
 
-        `options["indices"]`: one task index for each environment. Without this option, the random generator of each
-        environment draws a task. `seed`: one seed for each environment, or a number `s` for the seeds `s, s + 1, …`.
-        With the seed None, the environment's generator continues. A `TextEnv` with the same seed draws the same tasks.
+        `options["indices"]`: one task index for each environment. Without this option, each environment's random
+        generator draws a task. `seed`: one seed for each environment, or a number `s` for the seeds `s, s + 1, …`. An
+        environment with the seed None keeps the state of its generator. A `TextEnv` with the same seed draws the same
+        tasks.
 
         Raises:
             TypeError, ValueError: a seed or an option is invalid, or the number of seeds or indices is wrong.
@@ -193,9 +197,10 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
         return _prompts(states), _infos(states)
 
     def step(self, actions: Sequence[str]) -> tuple[Texts, Floats, Bools, Bools, dict[str, Any]]:
-        """Take a step in each environment. Returns Gymnasium's five values, each as an array.
+        """Take a step in each of the N environments, with one action per environment.
 
-        An environment whose episode ended at the previous step is reset instead. The reward of a reset is 0.
+        If an episode ended at the previous step, its environment is reset instead, and the reward is 0. Returns
+        prompts, rewards, `terminated` and `truncated`, as arrays [N], and the infos.
         """
         actions = [
             valid_text(f"action {i}", action) for i, action in enumerate(self._one_per_environment("actions", actions))
@@ -233,7 +238,7 @@ class TextVectorEnv(VectorEnv[Texts, Sequence[str], Any]):
         return list(values)
 
     def _seeds(self, given: Any) -> list[int | None]:
-        """Returns one seed for each environment. With the seed None, the generator of the environment continues."""
+        """Returns one seed for each environment. An environment with the seed None keeps its generator's state."""
         if given is None:
             return [None] * self.num_envs
         if not hasattr(given, "__len__") or getattr(given, "ndim", 1) == 0:
@@ -253,7 +258,7 @@ def _prompts(states: Sequence[StepOutcome]) -> Texts:
 
 
 def _infos(states: Sequence[StepOutcome]) -> dict[str, Any]:
-    """Returns infos in the form of Gymnasium's vector environments: for each key an array of values and a mask."""
+    """Returns infos in the form of Gymnasium's vector environments: an array of values and a mask for each key."""
     infos = [_info(state) for state in states]
     arrays: dict[str, Any] = {}
     for key in infos[0]:

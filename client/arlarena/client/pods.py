@@ -1,8 +1,8 @@
-"""Sends requests about a session directly to the pod of the environment server that holds the session.
+"""Sends requests about a session directly to the session's pod.
 
 An environment server can run in several pods behind one address. A session's id begins with the number of its pod
-(`p3-…`). Each pod has an address of its own, for example the DNS name that a Kubernetes StatefulSet gives to its pods.
-A pod also forwards requests about sessions of other pods. A client that knows the addresses saves this detour.
+(`p3-…`). Each pod also has its own address, for example a DNS name from a Kubernetes StatefulSet. A pod forwards
+requests about other pods' sessions. A client that knows the pods' addresses avoids this forwarding.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from arlarena.client.errors import ServiceError
 from arlarena.proto.env_api import BatchItem
 from arlarena.proto.http.addresses import service_url
 
-# The beginning of the id of a session or a snapshot, for a pod with one worker or with several workers.
+# The beginning of a session's or snapshot's id. Pods with several workers add the worker's number.
 _HOLDER = re.compile(r"p(\d{1,6})(?:w\d{1,6})?-")
 # Actions with this many characters take at most 3 MiB of JSON. Servers accept 4 MiB.
 MAX_CHARS = 1 << 19
 
-Request = tuple[str | None, list[int]]  # the URL of a pod (None: the server), and positions of items
+Request = tuple[str | None, list[int]]  # URL of a pod (None: the server's address), and positions of the items
 Result = TypeVar("Result")
 
 
@@ -29,10 +29,10 @@ class PodAddresses:
     """The addresses of the pods of one server."""
 
     def __init__(self, template: str | None) -> None:
-        """`template`: URL of a pod with {pod} in the place of its number; None: all requests use the server's address.
+        """`template`: URL of a pod, with {pod} in place of its number; None: all requests use the server's address.
 
         Raises:
-            TypeError, ValueError: `template` is not such a URL.
+            TypeError, ValueError: `template` is not a URL with {pod}.
         """
         if template is not None:
             service_url(template.replace("{pod}", "0"))
@@ -41,15 +41,15 @@ class PodAddresses:
         self._template = template
 
     def of(self, name: str) -> str | None:
-        """Returns the URL of the pod that holds a session or snapshot, or None for the server's address."""
+        """Returns the URL of the pod with the session or snapshot `name`, or None for the server's address."""
         found = _HOLDER.match(name) if self._template is not None else None
         return service_url(str(self._template).replace("{pod}", found[1])) if found else None
 
     def split(self, items: Sequence[BatchItem]) -> list[Request]:
-        """Split the items of a batch into requests. Returns the URL and the positions of the items of each request.
+        """Split the items of a batch into requests. Returns each request's URL and the positions of its items.
 
-        The items of a request are in one pod and have at most `MAX_CHARS` characters of actions, except if one item
-        alone has more.
+        All items of a request belong to one pod. Their actions have at most `MAX_CHARS` characters in total. An item
+        with a longer action is sent alone.
         """
         by_pod: dict[str | None, list[int]] = {}
         for position, item in enumerate(items):
@@ -64,7 +64,7 @@ async def send_split(
 ) -> list[Result | ServiceError]:
     """Send the requests at the same time. Returns the results in the order of `items`.
 
-    If a request fails, its error is the result of its items, because the other pods may have answered.
+    If a request fails, its error becomes the result of each of its items. Results of other requests are kept.
     """
 
     async def outcome(url: str | None, positions: list[int]) -> Sequence[Result | ServiceError]:

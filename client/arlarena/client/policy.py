@@ -4,7 +4,7 @@
         generation = await policy.generate(prompt_ids, Sampling(max_tokens=64), seed=7)
 
 Rollouts use the token route (`generate`). Its response contains the sampled tokens and the weight version of each
-token. `chat` is for the evaluation of any model, also of models on other servers. All requests are idempotent, so a
+token. Evaluations use `chat`, which works with any server that has OpenAI's API. All requests are idempotent, so a
 failed request can be retried.
 """
 
@@ -45,7 +45,7 @@ class _Logprobs(msgspec.Struct):
 
 
 class _Choice(msgspec.Struct):
-    """The fields of a `GenerateChoice` that a rollout needs. To save time, no other fields are decoded."""
+    """The fields of a `GenerateChoice` that a rollout needs. Other fields are not decoded, to save time."""
 
     token_ids: list[int] | None = None
     finish_reason: str | None = None
@@ -90,7 +90,7 @@ class Generation:
     """One sampled response.
 
     `logprobs`: one log-prob for each token, in nats, at the request's temperature. `spans`: the weight version of each
-    range of tokens. The ranges are in order and contain all tokens.
+    range of tokens. The ranges are in order and cover all tokens.
     """
 
     token_ids: list[int]
@@ -111,7 +111,7 @@ class ChatReply:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """The served model. `max_tokens`: the maximum length of prompt and response together, None if unknown."""
+    """The served model. `max_tokens`: maximum total length of prompt and response in tokens, None if unknown."""
 
     name: str
     max_tokens: int | None
@@ -122,7 +122,7 @@ _encoder = msgspec.json.Encoder()
 
 
 def read_version(label: str) -> PolicyVersion:
-    """Parse a version label. A label in another form, such as vLLM's, becomes `unlabelled:0:<label>`."""
+    """Parse a version label. A label in another form, such as a label of vLLM, becomes `unlabelled:0:<label>`."""
     try:
         return PolicyVersion.parse(label)
     except ValueError:
@@ -187,10 +187,10 @@ class PolicyClient(AsyncClosing):
     def __init__(
         self, url: str, timeouts: Timeouts | None = None, *, retries: int = 2, token: str | None = None
     ) -> None:
-        """`retries`: how often a request is retried while the server is unavailable. `token`: bearer token or API key.
+        """`retries`: maximum number of retries while the server is unavailable. `token`: bearer token or API key.
 
         Raises:
-            TypeError, ValueError: an argument is invalid. The message contains its name.
+            TypeError, ValueError: an argument is invalid. The message contains the argument's name.
         """
         self.transport = HttpTransport(
             url, Timeouts() if timeouts is None else timeouts, token, service="policy server"
@@ -220,15 +220,14 @@ class PolicyClient(AsyncClosing):
     ) -> Generation:
         """Sample one response to a prompt of token ids. The response ends with the token that completes a stop string.
 
-        `session`: a name of the episode. A gateway sends all requests with the same name to the same replica, because
-        the prefix cache of this replica contains the earlier prompts.
+        `session`: a name of the episode. A gateway sends all requests with the same name to the same replica. The
+        prefix cache of this replica contains the earlier prompts. `timeout_s`: time limit of each attempt.
 
         Raises:
-            Unavailable: the request and all retries failed, because the server was unreachable, failed or exceeded
-                `timeout_s`.
+            Unavailable: the request and all retries failed: the server was unreachable, too slow, or had a failure.
             PromptTooLong: the prompt does not fit the model's context.
-            Refused: the server rejected the request, but not because of the prompt's length.
-            ProtocolError: token ids, log-probs and versions in the response have different lengths.
+            Refused: the server rejected the request for another reason.
+            ProtocolError: the response is malformed, or its token ids, log-probs and versions do not match.
         """
         request = GenerateRequest(
             token_ids=list(prompt_ids),
@@ -260,8 +259,8 @@ class PolicyClient(AsyncClosing):
     ) -> ChatReply:
         """Request a reply from `/v1/chat/completions` of a server with OpenAI's API. Raises the errors of `generate`.
 
-        Newer models of OpenAI require the field `max_completion_tokens` instead of `max_tokens`. After the first error
-        about this field, the request is repeated with `max_completion_tokens`. Later requests also use this field.
+        Newer models of OpenAI require the field `max_completion_tokens` instead of `max_tokens`. If the server refuses
+        a request for this reason, the client repeats the request with the newer field. Later requests also use it.
         """
         body: dict[str, Any] = {
             "messages": list(messages),
@@ -304,7 +303,7 @@ class PolicyClient(AsyncClosing):
         return read_version(_read(await self._send("GET", "/weight_info"), WeightInfo).weight_version)
 
     async def healthy(self) -> bool:
-        """True if `/health` responds with 200. Sends one request."""
+        """True if `/health` responds with status 200. Sends one request without retries."""
         try:
             return (
                 await self.transport.request("GET", "/health", timeout_s=self.transport.timeouts.connect_s)
@@ -320,7 +319,7 @@ class PolicyClient(AsyncClosing):
         timeout_s: float | None = None,
         headers: dict[str, str] | None = None,
     ) -> Answer:
-        """Send a request, with retries while the server is unavailable. All requests here are idempotent."""
+        """Send a request. Retries while the server is unavailable. Retries are safe: all requests are idempotent."""
         answer = await self.transport.request(
             method, path, body, timeout_s=timeout_s, headers=headers, retries=self.retries
         )

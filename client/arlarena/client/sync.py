@@ -6,8 +6,8 @@
         while not state.done:
             state = session.step("<think>…</think><action>up</action>")
 
-All sessions of a client use one event loop in a background thread. Calls from several threads can be sent in one
-request. `step_all` takes a step in many sessions with one request.
+All sessions of a client use one event loop in a background thread. Concurrent calls from several threads share
+requests. `step_all` takes a step in many sessions at the same time.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class SyncSession:
     """A session of one player. Raises the errors of `arlarena.client.environments.Session`."""
 
     def __init__(self, loop: BackgroundLoop, session: Session) -> None:
-        """Use `SyncEnvironments.open`."""
+        """Call `SyncEnvironments.open` instead."""
         self._loop, self.asynchronous = loop, session
 
     @property
@@ -105,7 +105,7 @@ class SyncSession:
         return self._loop.run(work)
 
     def step(self, text: str) -> StepOutcome:
-        """Take one step with `text`: a full reply or only an action. Returns the new state."""
+        """Take one step with `text`, which is a full reply or only an action. Returns the new state."""
         return self._loop.run(self.asynchronous.step(text))
 
     def expert(self) -> ExpertReply:
@@ -113,7 +113,7 @@ class SyncSession:
         return self._loop.run(self.asynchronous.expert())
 
     def fork(self, count: int = 1, *, ttl_s: float | None = None) -> list[SyncSession]:
-        """Open `count` sessions with a copy of this session's state. If the server cannot open all, it opens none."""
+        """Open `count` sessions with a copy of this session's state, or none if the server cannot open all of them."""
         return [SyncSession(self._loop, each) for each in self._loop.run(self.asynchronous.fork(count, ttl_s=ttl_s))]
 
     def snapshot(self) -> Snapshot:
@@ -135,7 +135,7 @@ class SyncEnvironments:
     def __init__(
         self, url: str, timeouts: Timeouts | None = None, *, retries: int = 2, token: str | None = None
     ) -> None:
-        """The arguments are those of `EnvironmentClient`."""
+        """For the arguments and the errors, see `EnvironmentClient`."""
         self._client = EnvironmentClient(url, timeouts, retries=retries, token=token)
         self._loop = BackgroundLoop()
 
@@ -152,13 +152,13 @@ class SyncEnvironments:
         return self._loop.run(self._client.info())
 
     def open(self, count: int, *, ttl_s: float | None = None) -> list[SyncSession]:
-        """Open `count` sessions. If the server cannot open all, it opens none."""
+        """Open `count` sessions, or none if the server cannot open all of them."""
         return [SyncSession(self._loop, each) for each in self._loop.run(self._client.open(count, ttl_s=ttl_s))]
 
     def reset_all(self, sessions: Sequence[SyncSession], tasks: Sequence[dict[str, Any]]) -> list[StepOutcome]:
-        """Reset several sessions with one request. `tasks`: the arguments of `SyncSession.reset` for each session.
+        """Reset several sessions at the same time. `tasks`: the arguments of `SyncSession.reset` for each session.
 
-        Returns one state for each session. If resets fail, raises the error of the reset that failed first.
+        Returns one state for each session. If several resets fail, raises the error of the first failure.
         """
         _check_count("tasks", tasks, sessions)
         for task in tasks:
@@ -171,9 +171,9 @@ class SyncEnvironments:
         return self._loop.run(gather())
 
     def step_all(self, sessions: Sequence[SyncSession], texts: Sequence[str]) -> list[StepOutcome]:
-        """Take one step in several sessions with one request. Returns one state for each session.
+        """Take one step in several sessions at the same time. Returns one state for each session.
 
-        If steps fail, raises the error of the step that failed first.
+        If several steps fail, raises the error of the first failure.
         """
         _check_count("texts", texts, sessions)
 

@@ -23,14 +23,14 @@ from arlarena.proto.backoff import pauses
 from arlarena.proto.http.addresses import service_url
 
 JSON_HEADERS = {"content-type": "application/json", **IDENTITY}
-# Maximum bytes of a response: twice the size of a batch response with 256 observations, each with an image of 100 KB.
+# Maximum bytes of a response. A batch response with 256 observations, each with an image of 100 KB, has half this size.
 MAX_ANSWER_BYTES = 64 << 20
-# The number of characters of a response that an error message quotes.
+# Maximum number of characters of a response in an error message.
 QUOTE_CHARS = 300
 # The first and the longest pause between two attempts of a request, in seconds.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
-# 4xx statuses after which a retry may succeed. 408: the request arrived too slowly (a machine was overloaded), and the
-# server did not execute it.
+# 4xx statuses after which a retry may succeed. 408: the request arrived too slowly, for example because a machine was
+# overloaded. The server did not execute the request.
 _RETRYABLE = (408, 429)
 
 Service = Literal["environment server", "policy server"]
@@ -38,7 +38,7 @@ Service = Literal["environment server", "policy server"]
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Timeouts in seconds. `connect_s`: for opening a connection. `request_s`: for a request with its response."""
+    """Timeouts in seconds. `connect_s`: for opening a connection. `request_s`: for a request and its response."""
 
     connect_s: float = 5.0
     request_s: float = 60.0
@@ -67,7 +67,7 @@ class Answer:
     service: Service | None = None
 
     def refusal(self) -> Refused:
-        """Returns the error for this response. If `url` belongs to another kind of service, the message says so."""
+        """Returns the error for this response. The message says if `url` belongs to another kind of service."""
         actual = service_of(self.body)
         if self.service is not None and actual not in (None, self.service):
             names = {"environment server": "an environment server", "policy server": "a policy server"}
@@ -130,7 +130,7 @@ def _retry_after(headers: Mapping[str, str]) -> float:
 
 
 class AsyncClosing(ABC):
-    """Base of clients that an `async with` block closes."""
+    """Base class of clients. At the end of an `async with` block, the client is closed."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -146,7 +146,7 @@ class AsyncClosing(ABC):
 
 
 class HttpTransport(AsyncClosing):
-    """Sends requests to one base URL. The first request opens a connection pool; `close` or `async with` closes it."""
+    """Sends requests to one base URL. The first request opens a connection pool, and `close` closes the pool."""
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class HttpTransport(AsyncClosing):
         `service`: the expected kind of service, for error messages.
 
         Raises:
-            TypeError, ValueError: an argument is invalid. The message contains its name.
+            TypeError, ValueError: an argument is invalid. The message contains the argument's name.
         """
         if not isinstance(timeouts, Timeouts):
             raise TypeError(f"timeouts must be Timeouts(connect_s=…, request_s=…), not {timeouts!r}")
@@ -174,14 +174,14 @@ class HttpTransport(AsyncClosing):
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
-        """Close all connections. Requests that are not yet answered raise `Unavailable`."""
+        """Close all connections. Pending requests raise `Unavailable`."""
         if self._session is not None:
             await self._session.close()
             self._session = None
 
     def _pool(self) -> aiohttp.ClientSession:
         if self._session is None:
-            # limit=0 is no limit. With aiohttp's default of 100 connections, the 101st concurrent request would wait.
+            # limit=0: no limit. With aiohttp's default of 100 connections, the 101st concurrent request would wait.
             connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
             self._session = aiohttp.ClientSession(connector=connector, auto_decompress=False)
         return self._session
@@ -201,14 +201,12 @@ class HttpTransport(AsyncClosing):
         """Send a request. Returns a response with a status below 500.
 
         `timeout_s`: time limit of each attempt; default: `timeouts.request_s`. `max_answer_bytes`: maximum size of the
-        response body; default: the transport's limit. `retries`: how often the request is repeated while the service is
-        unavailable; use retries only for idempotent requests. `base`: base URL to use instead of `url`, without a slash
-        at the end.
+        response body; default: the transport's limit. `retries`: maximum number of retries while the service is
+        unavailable; use retries only for idempotent requests. `base`: base URL without a final slash; default: `url`.
 
         Raises:
             AtCapacity: the status is 429 or 503, with a Retry-After header.
-            Unavailable: there is no connection, there is no response in time, or the status is 408, 429 or 5xx and the
-                case of AtCapacity does not apply.
+            Unavailable: no connection, no response in time, or another response with status 408, 429 or 5xx.
             ProtocolError: the response is larger than `max_answer_bytes`, compressed, or a redirect.
         """
         for pause in islice(pauses(FIRST_PAUSE_S, LONGEST_PAUSE_S), retries):
@@ -228,7 +226,7 @@ class HttpTransport(AsyncClosing):
         headers: Mapping[str, str] | None,
         max_answer_bytes: int | None,
     ) -> Answer:
-        """Send a request once. The result and the errors are those of `request`."""
+        """Send a request once. For the result and the errors, see `request`."""
         limit = self.timeouts.request_s if timeout_s is None else timeout_s
         request = f"{method} {base}{path}"
         timeout = aiohttp.ClientTimeout(total=limit, connect=self.timeouts.connect_s)

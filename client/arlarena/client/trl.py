@@ -4,7 +4,7 @@
 
 Each row of the data set is one task. The columns `split`, `index`, `seed` and `task_id` select the task. Other columns
 are ignored. This module does not import TRL. TRL 1 calls `reset` and `get_reward`. Every other public method becomes a
-tool of the model, and the docstring of the method is the description of the tool.
+tool for the model, and the method's docstring becomes the tool's description.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ TASK_COLUMNS = ("split", "index", "seed", "task_id")
 
 
 class TrlEnvironment:
-    """Plays one episode at a time. Opens a session at the first reset. If this session has ended, opens another one."""
+    """Plays one episode at a time. The first reset opens a session. If the session has ended, a reset opens another."""
 
     def __init__(self, environments: SyncEnvironments, split: str | None = None) -> None:
-        """`split`: the split of rows without a value in the column `split`."""
+        """`split`: default for rows without a value in the columns `split` and `task_id`."""
         self._environments, self._split = environments, split
         self._session: SyncSession | None = None
         self._state: StepOutcome | None = None
@@ -64,7 +64,7 @@ class TrlEnvironment:
         return self._return
 
     def _close(self) -> None:
-        """Close the session. The method is private, because TRL would offer a public method to the model as a tool."""
+        """Close the session. This method is private, because TRL would make a public method a tool for the model."""
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -74,13 +74,13 @@ class TrlEnvironment:
             try:
                 return self._session.reset(**task)
             except SessionLost:
-                pass  # the session was idle for too long, so a new session is opened below
+                pass  # the session has ended; a new session is opened below
         (self._session,) = self._environments.open(1)
         return self._session.reset(**task)
 
 
 def _message(state: StepOutcome, default: str) -> str:
-    """Returns the next user message for the conversation that TRL keeps. Returns `default` if there is no message."""
+    """Returns the next user message for TRL's conversation, or `default` if the environment sends no messages."""
     message = state.observation.message
     return default if message is None else message
 
@@ -91,7 +91,7 @@ def environment_factory(
     """Returns a function that creates environments for TRL. All these environments share one client.
 
     Raises:
-        TypeError, ValueError: an argument is invalid. The message contains its name.
+        TypeError, ValueError: an argument is invalid. The message contains the argument's name.
     """
     if split is not None:
         valid_text("split", split)

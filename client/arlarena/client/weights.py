@@ -1,4 +1,4 @@
-"""Pushes weights to a policy server over HTTP: uploads a version directory, and makes the server serve this version.
+"""Pushes weights to a policy server over HTTP. Uploads a version directory, and makes the server serve its version.
 
     async with aiohttp.ClientSession(auto_decompress=False) as session:
         server = WeightsClient(session, "http://10.0.0.7:8100", token)
@@ -6,7 +6,7 @@
         served = await server.serve("d1f0:12:0a1b2c3d4e5f…", limit_s=60)
 
 `arlarena.proto.versions.directory` describes the routes. All requests are idempotent. If the server reads the version
-directories from a shared disk, only the call of `serve` is needed.
+directories from a shared disk, call only `serve`.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ T = TypeVar("T")
 
 _INFO_S = 10.0  # timeout of a request for information, in seconds
 _REFUSED = 409  # HTTP status of a push that the server refuses
-_FOLDER_PREFIX = "arlarena-push-"  # the names of temporary folders with deltas begin with this prefix
-_STALE_S = 86_400.0  # in seconds; no push takes so long, so an older temporary folder is unused
+_FOLDER_PREFIX = "arlarena-push-"  # prefix of the names of temporary folders with deltas
+_STALE_S = 86_400.0  # in seconds; longer than any push, so an older temporary folder is unused
 _MAX_ANSWER = 1 << 20  # maximum bytes of a response; the largest response lists the files of a model
 
 
 class PushError(RuntimeError):
-    """A push to a policy server failed. A retry may succeed. `status`: HTTP status, None without a response."""
+    """A push to a policy server failed. A retry may succeed. `status`: HTTP status; None without a response."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
@@ -56,23 +56,18 @@ class PushError(RuntimeError):
 
 
 class PushRefused(PushError):
-    """The server's probe of the weights failed, or the server requested a file that is not part of the version.
-
-    A retry would fail in the same way.
-    """
+    """A push that would fail again: the server's probe failed, or the server requested a file outside the version."""
 
 
 class WeightsClient:
     """A client for the weights of one policy server or gateway.
 
-    `limit_s` is always the timeout of one request in seconds. `version_name` is the name of a version directory.
+    In all methods, `limit_s` is the timeout of one request in seconds, and `version_name` the name of a version
+    directory.
     """
 
     def __init__(self, session: aiohttp.ClientSession, url: str, token: str | None) -> None:
-        """`url`: the server's base URL. `token`: the server's admin token.
-
-        Raises the errors of `service_url`.
-        """
+        """`url`: the server's base URL. `token`: the server's admin token. Raises the errors of `service_url`."""
         self.url = service_url(url)
         self._session = session
         self._headers = IDENTITY | ({"authorization": f"Bearer {token}"} if token else {})
@@ -88,8 +83,8 @@ class WeightsClient:
     async def upload(self, version_name: str, file_name: str, file: Path, base: str | None, limit_s: float) -> None:
         """Send a file of a version. Raises the errors of `serve`.
 
-        `base`: None if `file` is the complete file. Otherwise `file` is a delta, and `base` is the name of the version
-        directory to which the server applies the delta.
+        If `base` is None, `file` is the complete file. Otherwise `file` is a delta, and the server applies the delta to
+        the version directory `base`.
         """
         query = f"?base={base}" if base else ""
         with file.open("rb") as body:
@@ -99,7 +94,7 @@ class WeightsClient:
         """Make the server serve `version` (incarnation:step:digest). Returns the served version and the probe's result.
 
         The server loads the weights from its version directories, or receives them from `broadcast`. The probe is a
-        test: the server computes the log-probs of a few tokens and compares them with those of the trainer.
+        test: the server computes the log-probs of a few tokens and compares them with the trainer's log-probs.
 
         Raises:
             PushRefused: the probe failed.
@@ -135,12 +130,11 @@ def _reason(answer: bytes) -> str:
 class Sender:
     """Uploads the files of a version that a server lacks.
 
-    If the server and this machine both have an earlier version (the base), weights are sent as the difference from this
-    version (a delta).
+    Sends only the differences (a delta) if the server and this machine have the same earlier version (the base).
     """
 
     def __init__(self, full_every: int = 20) -> None:
-        """`full_every`: at optimiser steps divisible by `full_every`, complete files are sent instead of deltas."""
+        """`full_every`: complete files instead of deltas are sent at optimiser steps divisible by this number."""
         self._full_every = full_every
         self._deltas: dict[tuple[Path, Path], asyncio.Task[Path]] = {}  # (base, new) -> delta
         self._folder: Path | None = None
@@ -155,7 +149,7 @@ class Sender:
         manifest = msgspec.json.decode(text, type=Manifest)
         limit_s, sent = push_limit_s(manifest.bytes), 0
         wanted = await server.announce(directory.name, text, limit_s)
-        # Send only files of the manifest. Otherwise a server could request any file of this machine.
+        # Send only files in the manifest. Otherwise a server could request any file of this machine.
         if foreign := set(wanted.files) - manifest.files.keys():
             raise PushRefused(
                 f"{server.url} requests {min(foreign)!r}, which the manifest of {directory.name} does not list. "
@@ -176,16 +170,19 @@ class Sender:
             self._folder = None
 
     def _base(self, versions: Path, name: str | None, file: str, step: int) -> Path | None:
-        """Returns the version directory `name` as base of a delta of `file`. Returns None to send the complete file."""
+        """Returns the path of the version directory `name`, or None if `file` must be sent completely.
+
+        A delta of `file` needs the same file in a complete version directory.
+        """
         if name is None or not file.endswith(".safetensors") or step % self._full_every == 0:
             return None
-        for directory in versions.iterdir():  # the server may send any path as `name`, so `name` must not be opened
+        for directory in versions.iterdir():  # never open `name` itself: the server may send any path
             if directory.name == name and (directory / COMMITTED_FILE).is_file():
                 return directory if (directory / file).is_file() else None
         return None
 
     async def _delta(self, base: Path, new: Path) -> Path:
-        """Returns a file with the delta. The delta is computed at the first call and used for all servers."""
+        """Returns a file with the delta. The first call computes the delta. Later calls reuse it for other servers."""
         if self._folder is None:
             _remove_stale_folders()
             self._folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX))

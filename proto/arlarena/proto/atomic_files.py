@@ -2,8 +2,8 @@
 
     write_json(run / "summary.json", summary)
 
-The content is written to a hidden file in the same folder. This file is then renamed to `path`. After an error `path`
-keeps its old content.
+The functions write the content to a hidden file in the folder of `path`, and then rename the hidden file to `path`.
+After an error, `path` keeps its old content.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ import msgspec
 
 @contextmanager
 def open_atomic(path: Path, *, private: bool = False, durable: bool = False) -> Iterator[BinaryIO]:
-    """Open a hidden file for writing. If the `with` block raises no exception, the hidden file then replaces `path`.
+    """Open a hidden file for writing. At the end of the `with` block, the hidden file replaces `path`.
+
+    If the block raises an exception, the hidden file is deleted, and `path` does not change.
 
     Args:
         path: the file to replace. Its folder must exist.
-        private: if True, only the owner can read the file (mode 0600).
-        durable: if True, the content and the folder are synced to disk, so the new content survives a power failure.
+        private: whether only the owner can read the file (mode 0600).
+        durable: whether to sync the content and the folder to disk, so that the new content survives a power failure.
 
     Raises:
         OSError: the file cannot be written.
@@ -47,13 +49,13 @@ def open_atomic(path: Path, *, private: bool = False, durable: bool = False) -> 
 
 
 def write_bytes(path: Path, data: bytes, *, private: bool = False, durable: bool = False) -> None:
-    """Replace `path` by a file with `data`. The other arguments and the errors are those of `open_atomic`."""
+    """Replace `path` by a file with `data`. For `private`, `durable` and the errors, see `open_atomic`."""
     with open_atomic(path, private=private, durable=durable) as file:
         file.write(data)
 
 
 def write_text(path: Path, text: str, *, private: bool = False) -> None:
-    """Replace `path` by a file with `text` in UTF-8. `private` and the errors are those of `open_atomic`."""
+    """Replace `path` by a file with `text` in UTF-8. For `private` and the errors, see `open_atomic`."""
     write_bytes(path, text.encode(), private=private)
 
 
@@ -63,7 +65,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def fsync_path(path: Path) -> None:
-    """Fsync a file, or a directory with the names of its files, so that it survives a power failure.
+    """Sync a file or a directory to disk. Syncing a directory makes new file names in the directory durable.
 
     Raises:
         OSError: `path` does not exist, or the disk failed.

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 
 def pauses(first_s: float, longest_s: float) -> Iterator[float]:
-    """Yields the lengths of pauses in seconds, without end.
+    """Yields an endless sequence of pauses, in seconds.
 
-    The first pause is `first_s`. Each later pause is twice as long as the one before, but at most `longest_s`.
+    The first pause is `first_s`. Each later pause is twice as long as the previous pause, but at most `longest_s`.
     """
     pause = first_s
     while True:

@@ -32,14 +32,14 @@ TABLES = (
     "evaluation",
     "console",
 )
-# A secret may be in the variable NAME, or in the file that the variable NAME_FILE names.
+# The variable NAME contains a secret. The variable NAME_FILE contains the path of a file with the secret.
 FILE_SUFFIX = "_FILE"
-# The parts that pydantic adds to the place of an error in a value of several types.
+# If a key allows several types, pydantic adds one of these names to the location of an error. Messages omit the names.
 _UNION_MEMBERS = {"bool", "float", "int", "str"}
 
 
 class ConfigError(ValueError):
-    """The configuration is invalid. The message states what the user has to change."""
+    """The configuration is invalid. The message states what the user must change."""
 
 
 class Table(BaseModel):
@@ -123,7 +123,7 @@ def _hide_secrets(value: Any, name: str = "") -> None:
 
 
 def _value_text(model: type[BaseModel], key: str, value: Any) -> str:
-    """Returns an invalid value as text for an error message. Secrets are masked."""
+    """Returns an invalid value as text for an error message. A secret is masked."""
     last = key.rpartition(".")[2]
     field = model.model_fields.get(key.partition(".")[0])
     if is_secret_name(last) or (field is not None and _is_secret_field(field)):
@@ -146,7 +146,7 @@ def _error_text(prefix: str, error: ValidationError, model: type[BaseModel]) -> 
             lines.append(f"{prefix} unknown key {key!r}; {_key_hint(key, model)}")
         elif item["type"] == "missing":
             lines.append(f"{prefix} key {key!r} is required")
-        elif not key and item["type"] == "value_error":  # two keys contradict each other; the message has both
+        elif not key and item["type"] == "value_error":  # two keys contradict each other; the message names both keys
             lines.append(f"{prefix} {item['msg'].removeprefix('Value error, ')}")
         else:
             lines.append(f"{prefix} {key or 'table'} = {_value_text(model, key, item['input'])}: {item['msg']}")
@@ -154,7 +154,7 @@ def _error_text(prefix: str, error: ValidationError, model: type[BaseModel]) -> 
 
 
 def parse_table(prefix: str, values: Mapping[str, Any], model: type[Model]) -> Model:
-    """Validate `values` as `model`. `prefix`: the start of each line of the error message.
+    """Validate `values` as `model`. Each line of an error message starts with `prefix`.
 
     Raises:
         ConfigError: a key is unknown or missing, or a value has the wrong type or range.
@@ -171,7 +171,8 @@ def parse_table(prefix: str, values: Mapping[str, Any], model: type[Model]) -> M
 def parse_part(prefix: str, values: Mapping[str, Any], model: type[Model], *keys: str) -> Model:
     """Validate only `keys` of `values` (default: all fields of `model`). All other keys are ignored.
 
-    A service uses this function for a few keys of another service's table. That service validates the complete table.
+    A service uses this function to read a few keys of another service's table. The other service validates the complete
+    table.
 
     Raises:
         ConfigError: see `parse_table`.
@@ -182,7 +183,7 @@ def parse_part(prefix: str, values: Mapping[str, Any], model: type[Model], *keys
 
 
 def load_part(path: Path | None, table: str, model: type[Model], *keys: str) -> Model:
-    """Read `keys` of the table `table` from `path`, as `parse_part` does. Raises the errors of `load_table`."""
+    """Read the table `table` from `path`, and validate `keys` with `parse_part`. Raises the errors of `load_table`."""
     values = read_table(path, table) if path is not None else {}
     return parse_part(f"{path or 'command line'}: [{table}]", values, model, *keys)
 
@@ -192,8 +193,8 @@ def variables_of(
 ) -> dict[str, str]:
     """Returns {field: value} for the fields of `model`, from the environment variables `<prefix><FIELD>`.
 
-    A field is left out if its variable is missing or empty, or if the field is in `leave_out`. A secret field may also
-    come from a file (see `secret_from`).
+    The result omits the fields in `leave_out`, and fields whose variable is missing or empty. The value of a secret
+    field can also be in a file (see `secret_from`).
 
     Raises:
         ConfigError: the file of a secret cannot be read.
@@ -209,7 +210,7 @@ def variables_of(
 
 
 def secret_variables(prefix: str, model: type[BaseModel]) -> set[str]:
-    """Returns the names of the variables that name a file with a secret of `model`, such as `PREFIX_TOKEN_FILE`."""
+    """Returns the variables that contain the path of a file with a secret of `model`, such as `PREFIX_TOKEN_FILE`."""
     return {
         f"{prefix}{name.upper()}{FILE_SUFFIX}" for name, field in model.model_fields.items() if _is_secret_field(field)
     }
@@ -220,10 +221,10 @@ def _is_secret_field(field: FieldInfo) -> bool:
 
 
 def secret_from(environment: Mapping[str, str], variable: str) -> str | None:
-    """Returns the secret in `variable`, else the secret in the file that `<variable>_FILE` names, else None.
+    """Returns the secret in `variable`, else the secret in the file with the path in `<variable>_FILE`, else None.
 
-    An empty variable counts as absent. White space at both ends of the file is ignored. After this call, messages and
-    logs mask the secret.
+    Empty variables are ignored, and so is white space at both ends of the file. After this call, messages and logs mask
+    the secret.
 
     Raises:
         ConfigError: the file cannot be read or is empty.
@@ -236,7 +237,7 @@ def secret_from(environment: Mapping[str, str], variable: str) -> str | None:
 
 
 def read_secret(path: Path, setting: str) -> str:
-    """Returns the secret in a file. `setting`: the setting or variable that names the file, for the error message.
+    """Returns the secret in the file `path`. Error messages start with `setting`, which contains the path.
 
     Raises:
         ConfigError: the file cannot be read or is empty.
@@ -255,7 +256,7 @@ def read_secret(path: Path, setting: str) -> str:
 def parse_assignment(text: str, form: str) -> tuple[str, Any]:
     """Parse the argument of `--set`: `lr=1e-4` becomes ("lr", 0.0001). A value that is not TOML stays a string.
 
-    `form`: the correct form of the argument, for the error message.
+    `form`: the correct form of the argument, which the error message shows.
 
     Raises:
         ConfigError: the key or the `=` is missing.
@@ -270,7 +271,7 @@ def parse_assignment(text: str, form: str) -> tuple[str, Any]:
 
 
 def assigned(text: str) -> str:
-    """Returns the argument `text` of `--set` for messages. Omits the value, because it may be a secret."""
+    """Returns `text`, an argument of `--set`, with `…` in place of the value. The value may be a secret."""
     key, equals, _ = text.partition("=")
     return f"{key}=…" if equals else text
 

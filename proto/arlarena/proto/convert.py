@@ -1,9 +1,9 @@
 """Convert a file to the current schema (format version): `python -m arlarena.proto.convert OLD NEW`.
 
 OLD is one of these files:
-- a file of groups (episodes of one task; see `write_groups`) of schema 1 or 2;
+- a file of groups (see `write_groups`) of schema 1 or 2; a group contains the episodes of one task;
 - a JSON or JSON-lines file of schema 1: an evaluation, a summary, episodes or a transcript.
-A complete run cannot be converted. A run with an older schema cannot be resumed.
+The command converts files, not complete runs. A run with an older schema cannot be resumed.
 
 Schema 2 renamed fields. Schema 3 changed only groups and tasks: each turn stores only its new prompt tokens.
 """
@@ -31,8 +31,8 @@ RENAMED = {
     "panel": "eval_set",
 }
 RECORD_SCHEMA = 2
-# A record with one of these fields is an evaluation, a summary or an episode. Other records, such as metrics, did not
-# change in schema 2, so they keep schema 1.
+# A record with one of these fields is an evaluation, a summary or an episode. Schema 2 did not change other records,
+# such as metrics. Other records therefore keep schema 1.
 RECORD_FIELDS = {"panel", "turns"}
 
 
@@ -44,10 +44,10 @@ def renamed(value: Any) -> Any:
 
 
 def segmented(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Convert turns of schema 2, which contain full prompts, to segments, which contain only new tokens.
+    """Convert turns of schema 2 to segments. Turns contain full prompts, and segments contain only new tokens.
 
-    A turn continues the previous turn if its prompt begins with the previous prompt and response. Otherwise the turn
-    has `reset` and keeps its full prompt.
+    If a prompt begins with the previous prompt and response, its segment contains only the tokens after them.
+    Otherwise the segment has `reset` and contains the full prompt.
     """
     segments, before = list[dict[str, Any]](), b""
     for turn in turns:
@@ -59,7 +59,7 @@ def segmented(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def converted(record: Any) -> Any:
-    """Convert a JSON record of schema 1 to schema 2. In a record without the field `schema`, only fields are renamed.
+    """Convert a JSON record of schema 1 to schema 2. A record without `schema` gets no `schema`.
 
     Raises:
         ConfigError: the schema of the record is not 1.
@@ -113,7 +113,7 @@ def convert_groups(data: bytes) -> bytes:
 
 
 def convert_json(text: str) -> str:
-    """Convert a JSON document or JSON lines. The indentation of a document is kept.
+    """Convert a JSON document or JSON lines. A document keeps its indentation.
 
     Raises:
         ConfigError: the text is not JSON, or the schema of a record is not 1.

@@ -5,7 +5,7 @@
 
 Unknown fields in requests are errors, so a misspelt key is not ignored. New releases may add fields to replies.
 Frequent messages have `gc=False`, so the garbage collector skips them. Skipping is safe, because these messages contain
-no reference cycles. The expert of an environment is a scripted player. The expert's replies serve as demonstrations.
+no reference cycles. An environment's expert is a scripted player. The expert's replies are used as demonstrations.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-# Who caused an error: the policy by its reply, the server or its infrastructure, or the client by its request.
+# The cause of an error: the policy's reply, the server or its infrastructure, or the client's request.
 Blame = Literal["policy", "infra", "client"]
 Operation = Literal["reset", "step", "state", "close"]
 
@@ -26,18 +26,18 @@ Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Ignored(msgspec.Struct, frozen=True, gc=False):
-    """An object with any content. The decoder skips its values."""
+    """An object with any content. The decoder ignores the content."""
 
 
 class Action(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A player's reply: the full reply of a model, or only the action. OpenEnv's field `metadata` is ignored."""
+    """A player's reply. `text`: a model's full reply, or only the action. OpenEnv's field `metadata` is ignored."""
 
     text: str
     metadata: Ignored = Ignored()
 
 
 class Image(msgspec.Struct, gc=False):
-    """An image of the state, as base64 in `data` or at `url`. `width` and `height` are in pixels."""
+    """An image of the state, as base64 in `data`, or at the address `url`. `width` and `height` are in pixels."""
 
     mime: str
     sha256: str
@@ -50,13 +50,13 @@ class Image(msgspec.Struct, gc=False):
 class Observation(msgspec.Struct, gc=False):
     """The state as the player sees it after a reset or a step.
 
-    `text`: the current observation, without history. `prompt`: the user message for players that keep no conversation;
-    it contains the history and follows the environment's template. `message`: the next user message for players that
-    keep all turns (first the problem, then the result of each tool call); None if the environment is not a
-    conversation. `admissible_actions`: actions that work in this state; None if any text is allowed. If an environment
-    has actions with free text, such as a search, the list has at most one example of them. `action_valid`,
-    `format_valid`: whether the action and the format of the last reply were valid; True after a reset. `step`: the
-    number of steps taken. `remaining_steps`: the number of steps until truncation.
+    `text`: the current observation, without history. `prompt`: the user message for a player without a conversation.
+    The prompt contains the history and follows the environment's template. `message`: the next user message for a
+    player that keeps all turns (first the problem, then the result of each tool call); None if the environment is not a
+    conversation. `admissible_actions`: actions that work in this state; None if any text is allowed. For actions with
+    free text, such as a search, the list has at most one example. `action_valid`, `format_valid`: whether the last
+    reply's action and format were valid; True after a reset. `step`: the number of steps so far. `remaining_steps`: the
+    number of steps until truncation.
     """
 
     text: str
@@ -76,11 +76,11 @@ class Metadata(msgspec.Struct, gc=False):
     """Data for the trainer. It must not appear in a prompt.
 
     `state_key`: hash of task and simulator state, without the step counter. `observation_key`: hash of task and
-    observation text. `score`: progress on the task, in [0, 1]. `action`: the action parsed from the reply, "" if there
-    is none. `content_key`: hash of the task's content, independent of its index. `optimal_moves`: number of
-    moves of the shortest solution from the start, None if unknown. `kind`: the kind of the task if the environment has
-    several kinds, else "". `no_action`: True if the last reply contained no action. In TIR Math, an action is a program
-    or an answer.
+    observation text. `score`: progress on the task, in [0, 1]. `action`: the action parsed from the reply, or "" if the
+    reply has no action. `content_key`: hash of the task's content, which does not depend on the task's index.
+    `optimal_moves`: number of moves in the shortest solution from the start, None if unknown. `kind`: the task's kind
+    if the environment has several kinds, else "". `no_action`: True if the last reply contained no action. In TIR Math,
+    an action is a program or an answer.
     """
 
     task_id: str
@@ -107,8 +107,7 @@ class StepResult(msgspec.Struct, gc=False):
 class ResetSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """Selects a task by `task_id`, or by `split` (default: train) and `index`.
 
-    If neither `task_id` nor `index` is given, `seed` is used as the index. Otherwise `seed` is the random seed of the
-    episode.
+    `seed` is the episode's random seed. If `task_id` and `index` are missing, `seed` is also the index.
     """
 
     seed: Index | None = None
@@ -119,13 +118,13 @@ class ResetSpec(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
 
 
 class ResetRequest(ResetSpec, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /reset`. Without `session_id`, the server drops the new episode after its first observation."""
+    """`POST /reset`. Without `session_id`, the server deletes the new episode after sending the first observation."""
 
     session_id: str | None = None
 
 
 class StepRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /step`. Without `session_id`, the server starts an episode of the default task and takes its first step.
+    """`POST /step`. Without `session_id`, the server starts an episode of the default task and takes the first step.
 
     `step_index`: the number of steps that the episode has already taken (see `BatchItem`).
     """
@@ -151,10 +150,10 @@ class State(msgspec.Struct):
 
 
 class CreateSessions(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /v1/sessions`: creates `count` sessions. If the server cannot create all, it creates none.
+    """`POST /v1/sessions`: creates `count` sessions. If the server cannot create all of them, it creates none.
 
     `reset`: an empty list (no reset), one reset for all sessions, or one reset for each session. `ttl_s`: idle time in
-    seconds after which a session ends. `group_id`: a label of the sessions, which replies contain.
+    seconds after which a session ends. `group_id`: a label of the sessions; replies contain this label.
     """
 
     count: Annotated[int, msgspec.Meta(ge=1)] = 1
@@ -166,7 +165,7 @@ class CreateSessions(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
 class OpenedSession(msgspec.Struct, omit_defaults=True):
     """A session. `lease_expires_at`: Unix time at which the session expires if no further request arrives.
 
-    `result`: the current observation of a new, copied or restored episode. Other replies have None.
+    `result`: the current observation of a new, copied or restored episode; None in other replies.
     """
 
     session_id: str
@@ -193,7 +192,7 @@ class SessionLease(msgspec.Struct):
 class ForkRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     """`POST /v1/sessions/{id}/fork`: creates `count` sessions with a copy of this session's state.
 
-    If the server cannot create all, it creates none.
+    If the server cannot create all of them, it creates none.
     """
 
     count: Annotated[int, msgspec.Meta(ge=1)] = 1
@@ -204,7 +203,7 @@ class ForkRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True
 class Snapshot(msgspec.Struct):
     """Reply of `POST /v1/sessions/{id}/snapshot`: a saved state.
 
-    `expires_at`: Unix time at which the server deletes the snapshot, unless a request restores it earlier.
+    `expires_at`: Unix time at which the server deletes the snapshot. A restore sets a later time.
     """
 
     snapshot_id: str
@@ -214,9 +213,9 @@ class Snapshot(msgspec.Struct):
 
 
 class RestoreRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """`POST /v1/snapshots/{id}/restore`: replaces the state of the session `session_id`.
+    """`POST /v1/snapshots/{id}/restore`: replaces the state of the session `session_id` by the saved state.
 
-    Without `session_id`, opens a new session with the saved state.
+    Without `session_id`, the server opens a new session with the saved state.
     """
 
     session_id: str | None = None
@@ -227,8 +226,8 @@ class RestoreRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
 class BatchItem(ResetSpec, forbid_unknown_fields=True, omit_defaults=True, kw_only=True, gc=False):
     """One operation of a batch. The fields of `ResetSpec` are for `reset`. `action` and `step_index` are for `step`.
 
-    `step_index` must equal the session's step count. A step whose reply was lost can be sent again: if `step_index` and
-    `action` are those of the most recent step, the server sends the reply of that step again and takes no step.
+    `step_index` must equal the session's step count. A client that lost the reply of a step can send this step again.
+    If `step_index` and `action` equal those of the most recent step, the server takes no step and repeats its reply.
     """
 
     session_id: str
@@ -246,7 +245,7 @@ class BatchRequest(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tru
 
 
 class Error(msgspec.Struct):
-    """An error. `blame`: the party that caused it. `retryable`: whether a retry may succeed."""
+    """An error. `blame`: the party that caused the error. `retryable`: whether a retry may succeed."""
 
     code: str
     message: str
@@ -255,7 +254,7 @@ class Error(msgspec.Struct):
 
 
 class ErrorReply(Error):
-    """The body of every HTTP error. `detail` repeats the message in the form that OpenEnv's clients read."""
+    """The body of every HTTP error. `detail`: the message again, in the form that OpenEnv's clients read."""
 
     detail: list[dict[str, Any]] = []
 
@@ -285,7 +284,7 @@ class BatchReply(msgspec.Struct):
 
 
 class ExpertReply(msgspec.Struct):
-    """`text`: the expert's next reply. `plan`: this reply and all later replies until the end of the episode."""
+    """`text`: the expert's next reply. `plan`: the expert's replies from the next reply to the end of the episode."""
 
     text: str
     plan: list[str]
@@ -294,8 +293,8 @@ class ExpertReply(msgspec.Struct):
 class Split(msgspec.Struct):
     """A named set of tasks. `size`: the number of tasks, None if any index is valid.
 
-    `evaluation`: True if the tasks are not used for training. By default, the server does not return expert replies for
-    such tasks.
+    `evaluation`: True if the tasks are only for evaluation. By default, the server returns no expert replies for
+    evaluation tasks.
     """
 
     name: str
@@ -315,10 +314,10 @@ class Template(msgspec.Struct):
 class Parser(msgspec.Struct):
     """Describes how the environment parses replies.
 
-    `tags`: texts with a meaning in a reply, such as "<action>". If a tag is a special token of a tokenizer, decoded
-    replies must still contain the tag. The tokenizer of a tiny policy (a small new model) has one token for each tag.
-    `action`: the form of a reply's text after the thought, with the placeholder `{action}`. A reply with an empty
-    action is invalid. If `action` is "", replies are free text.
+    `tags`: texts that the parser searches for, such as "<action>". Decoded replies must contain the tags, even if a tag
+    is a special token of the tokenizer. The tokenizer of a tiny policy (a small new model) has one token for each tag.
+    `action`: the form of a reply after the thought, with the placeholder `{action}`. A reply with an empty action is
+    invalid. If `action` is "", replies are free text.
     """
 
     version: str
@@ -330,8 +329,8 @@ class Parser(msgspec.Struct):
 class DataSource(msgspec.Struct):
     """The source of the tasks.
 
-    `description`: one line for display, such as "generated by this server" or "files of /data". `official`: whether
-    the tasks are the data set of published results; None if this is unknown or there is no such data set.
+    `description`: one line of text, such as "generated by this server" or "files of /data". `official`: whether
+    published results use this data set; None if this is unknown, or if no results are published.
     """
 
     description: str
@@ -339,12 +338,12 @@ class DataSource(msgspec.Struct):
 
 
 class Info(msgspec.Struct):
-    """`GET /v1/info`: the description of the environment. It shows whether two results are comparable.
+    """`GET /v1/info`: the description of the environment. Results are comparable only if their descriptions agree.
 
     `horizon`: maximum number of steps of an episode. `stop`: stop strings for samplers; text after a stop string is
     ignored. `data`: the source of the tasks, None if unknown. `vocabulary`: frequent parts of observations and replies;
     the tokenizer of a tiny policy (a small new model) has one token for each part. `paths`: names of the options that
-    are paths of files or folders; in a name such as "tests.*", the star stands for each key of the table `tests`.
+    contain paths of files or folders. The name "tests.*" means each key of the table `tests`.
     """
 
     name: str
@@ -365,7 +364,7 @@ class Info(msgspec.Struct):
 
 
 class Capacity(msgspec.Struct):
-    """`GET /v1/capacity`: numbers of sessions. `draining`: whether the server is shutting down."""
+    """`GET /v1/capacity`: numbers of sessions. `draining`: whether the server refuses new sessions and shuts down."""
 
     max_sessions: int
     active_sessions: int

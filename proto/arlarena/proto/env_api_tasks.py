@@ -8,7 +8,7 @@ import msgspec
 
 
 class TaskRef(msgspec.Struct):
-    """A reference to a task. A reset request accepts these fields."""
+    """Identifies a task. A reset request accepts these fields."""
 
     task_id: str
     split: str

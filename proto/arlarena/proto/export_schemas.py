@@ -1,7 +1,7 @@
 """Write the JSON Schemas of `trajectory.py`: `python -m arlarena.proto.export_schemas [--check] [FOLDER]`.
 
-FOLDER defaults to `proto/schemas` of the checkout. `--check` writes nothing, and exits with 1 if a file is missing
-or outdated.
+FOLDER defaults to `proto/schemas` of the checkout. `--check` writes nothing, and exits with status 1 if a file is
+missing or outdated.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m arlarena.proto.export_schemas", description="Export JSON Schemas.")
     parser.add_argument("folder", nargs="?", type=Path, help="output folder (default: proto/schemas of the checkout)")
     parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit with 1 if a file is missing or outdated"
+        "--check", action="store_true", help="write nothing; exit with status 1 if a file is missing or outdated"
     )
     options = parser.parse_args(arguments)
     folder = options.folder or CHECKOUT_SCHEMAS

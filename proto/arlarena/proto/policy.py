@@ -4,9 +4,9 @@
     POST /v1/completions          CompletionRequest -> CompletionResponse (scores: prompt_logprobs=0, max_tokens=1)
     GET  /weight_info             WeightInfo       the version of the served weights
 
-Field names and nesting are those of vLLM 0.32 (`entrypoints/scale_out/token_in_token_out/protocol.py`), so one client
-works with vLLM and with the embedded engine (the policy server's own engine). The structs have only the fields that
-ARLArena uses. Other fields of vLLM's responses are ignored.
+Field names and nesting are those of vLLM 0.32 (`entrypoints/scale_out/token_in_token_out/protocol.py`). The same client
+therefore works with vLLM and with the embedded engine (the policy server's own engine). The structs have only the
+fields that ARLArena uses. Other fields of vLLM's responses are ignored.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import msgspec
 
 GENERATE_ROUTE = "/inference/v1/generate"
 TIMEOUT_HEADER = "x-request-timeout-s"  # time limit of the request in seconds; the server may have a lower limit
-SESSION_HEADER = "x-session-id"  # a gateway sends all requests of a session to one replica, for prefix caching
-VERSIONS_HEADER = "x-weight-versions"  # in responses: weight versions that may have sampled tokens, separated by ", "
+SESSION_HEADER = "x-session-id"  # a gateway sends all requests of a session to the same replica, for prefix caching
+VERSIONS_HEADER = "x-weight-versions"  # in responses: all versions that may have sampled tokens, separated by ", "
 
 
 class SamplingParams(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Sampling parameters. `max_tokens`: if None, only the model's context limits the response. `top_k`: 0 is off.
+    """Sampling parameters. If `max_tokens` is None, only the model's context limits the response.
 
-    `logprobs`: None for no log-probs. With a number k, the response has the log-probs of the sampled token and of the
-    k most likely tokens. For the parameters below the blank line, the embedded engine accepts only values
-    that do not change the distribution.
+    `top_k` 0 means no limit. If `logprobs` is a number k, the response has the log-probs of the sampled token and of
+    the k most likely tokens. The embedded engine does not implement the fields from `presence_penalty` to the end. For
+    these fields, it accepts only values without effect.
     """
 
     n: int = 1
@@ -62,7 +62,7 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class GenerateRequest(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A request with a prompt of token ids. The id of the response is `request_id` with a prefix."""
+    """A request with a prompt of token ids. The response's `request_id` is this `request_id` with a prefix."""
 
     token_ids: list[int]
     sampling_params: SamplingParams
@@ -76,7 +76,7 @@ class GenerateRequest(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_u
 
 
 class WeightSpan(msgspec.Struct, frozen=True):
-    """Response tokens [start, end) were sampled by the weights labelled `version`."""
+    """The weights labelled `version` sampled the response tokens [start, end)."""
 
     version: str
     start: int
@@ -128,7 +128,7 @@ class Usage(msgspec.Struct):
 
 
 class PromptLogprob(msgspec.Struct):
-    """The log-prob of one prompt token given the tokens before it, at temperature 1, in nats."""
+    """The log-prob of a prompt token, given all earlier tokens, at temperature 1, in nats."""
 
     logprob: float
     rank: int | None = None
@@ -139,7 +139,7 @@ PromptLogprobs = list[dict[int, PromptLogprob] | None]
 
 
 class GenerateResponse(msgspec.Struct, kw_only=True):
-    """The response of `/inference/v1/generate`. A stream consists of parts; the last has `weight_versions`."""
+    """The response of `/inference/v1/generate`. A stream consists of such responses; the last has `weight_versions`."""
 
     request_id: str
     choices: list[GenerateChoice]
@@ -172,7 +172,7 @@ class TextRequest(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unkno
 
 
 class CompletionRequest(TextRequest, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """OpenAI's completion request with vLLM's additions, as far as the embedded engine implements them.
+    """OpenAI's completion request with vLLM's additions. Has only the fields that the embedded engine implements.
 
     `prompt`: text, token ids, or a list of texts or token ids.
     """
@@ -193,7 +193,7 @@ class CompletionLogprobs(msgspec.Struct):
 
 
 class CompletionChoice(msgspec.Struct, kw_only=True):
-    """One completion. `prompt_logprobs[0]` is None, because no token precedes the first one."""
+    """One completion. `prompt_logprobs[0]` is None, because no token precedes the first token."""
 
     index: int
     text: str
@@ -238,5 +238,5 @@ class WeightInfo(msgspec.Struct):
 
 
 def finite(value: float) -> float:
-    """Returns `value`, or -9999 if `value` is infinite or NaN, because JSON has no such numbers. vLLM does the same."""
+    """Returns `value`, or -9999 (as in vLLM) if `value` is infinite or NaN, because JSON cannot represent these."""
     return value if math.isfinite(value) else -9999.0

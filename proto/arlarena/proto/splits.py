@@ -9,7 +9,7 @@ from arlarena.proto.text.wording import counted
 
 
 def find_split(info: Info, name: str, setting: str) -> Split:
-    """Returns the split `name` of the environment. `setting`: the setting that contains `name`, for the error message.
+    """Returns the split `name` of the environment. `setting`: the setting that contains `name`, for error messages.
 
     Raises:
         ConfigError: the environment has no such split.
@@ -24,7 +24,7 @@ def find_split(info: Info, name: str, setting: str) -> Split:
 def check_tasks(info: Info, name: str, first: int, count: int, table: str) -> None:
     """Check that a split has the tasks from `first` to `first` + `count` - 1.
 
-    `table`: the table of the configuration that contains these numbers, for the error message.
+    `table`: the configuration table that contains `first` and `count`, for error messages.
 
     Raises:
         ConfigError: the split is unknown or has too few tasks.

@@ -3,9 +3,9 @@
     order = TaskOrder("train", size=3553, seed=0)
     order.index(0), order.index(1), ...        # each index once, then a new epoch in another order
 
-The tasks of a finite split are drawn in epochs. Each epoch has its own seeded permutation, because official data sets
-are sorted by kind of task. The tasks of an endless split are drawn in the order of their indices. Each seed has its own
-block of indices, so runs with different seeds have no task in common (seeds are taken modulo `SEED_BLOCKS`).
+A finite split is drawn in epochs. Official data sets are sorted by kind of task, so each epoch has its own seeded
+permutation. An endless split is drawn in the order of the indices. Each seed (modulo `SEED_BLOCKS`) has its own block
+of indices, so runs with different seeds have no task in common.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from functools import lru_cache
 
 import numpy as np
 
-# Size of one seed's block of indices in an endless split. A run draws fewer tasks than this number.
+# Size of one seed's block of indices in an endless split. Every run draws fewer tasks.
 SEED_STRIDE = 1_000_000
-# Number of blocks. Indices stay below 2**32, because some task generators use the index as a 32-bit seed.
+# Number of blocks. All indices must be below 2**32, because some task generators use the index as a 32-bit seed.
 SEED_BLOCKS = 4_000
 
 
@@ -28,10 +28,10 @@ class TaskOrder:
 
     Attributes:
         split: name of the split.
-        size: number of tasks; None for an endless split, where any index is valid.
+        size: number of tasks; None for an endless split: every index is valid.
         seed: the run's seed.
-        blocks: whether each seed of a run uses its own block of `SEED_STRIDE` indices; only for endless splits.
-        start: the first index of the block of seed 0; only for endless splits.
+        start: the first index for seed 0; only for endless splits.
+        blocks: whether each seed has its own block of `SEED_STRIDE` indices; only for endless splits.
     """
 
     split: str
@@ -53,16 +53,15 @@ class TaskOrder:
 
 
 def group_id(index: int) -> str:
-    """Returns the id of the run's group number `index` (from 0), which plays the task `TaskOrder.index(index)`."""
+    """Returns the id of a run's group number `index`, counted from 0. The group plays `TaskOrder.index(index)`."""
     return f"g{index:06d}"
 
 
 @lru_cache(maxsize=4)
 def _permutation(split: str, size: int, seed: int, epoch: int) -> np.ndarray:
-    """Returns a permutation of range(size) that does not depend on the version of numpy.
+    """Returns a permutation of range(size), int64 [size], that is equal in all versions of numpy.
 
-    The raw stream of a bit generator is the same in all versions of numpy. The result of `Generator.permutation` may
-    differ between versions.
+    Numpy guarantees a stable raw stream of a bit generator, but not a stable result of `Generator.permutation`.
     """
     digest = hashlib.blake2b(f"{seed}/{split}/{epoch}".encode(), digest_size=16).digest()
     keys = np.random.PCG64(int.from_bytes(digest, "little")).random_raw(size)

@@ -15,9 +15,10 @@ LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
 class Logger:
-    """Writes `{"ts", "level", "service", "event", …}` to stderr. Values that JSON cannot represent become strings.
+    """Writes JSON lines with the keys `ts` (Unix time in seconds), `level`, `service`, `event` and the event's fields.
 
-    Secrets are masked (see redaction.py), and control characters are escaped.
+    The lines go to `stream` (default: stderr). Values that JSON cannot represent become strings. Secrets are masked
+    (see redaction.py), and control characters are escaped.
     """
 
     def __init__(self, service: str, level: str = "info", stream: TextIO | None = None) -> None:
@@ -48,7 +49,7 @@ class Logger:
         self._write("warning", event, fields)
 
     def error(self, event: str, **fields: Any) -> None:
-        """Log a problem that a person must look at."""
+        """Log a problem that a person must solve."""
         self._write("error", event, fields)
 
 
@@ -58,7 +59,7 @@ def get_logger(service: str, level: str = "info") -> Logger:
 
 
 def announce(host: str, port: int, stream: TextIO | None = None) -> None:
-    """Write one JSON line with the address of this server to stdout. The parent process reads it."""
+    """Write the address of this server to stdout, as one JSON line. The parent process reads this line."""
     out = stream if stream is not None else sys.stdout
     out.write(msgspec.json.encode({"event": "listening", "host": host, "port": port}).decode() + "\n")
     out.flush()

@@ -1,11 +1,11 @@
-"""Finds the end of a model's thought in a reply. A thought is enclosed in marks such as `<think>` and `</think>`. The
-text after the thought is the answer.
+"""Finds the end of a model's thought in a reply. Marks such as `<think>` and `</think>` enclose a thought. The text
+after the thought is the answer.
 
     answer_start("<think>left or up?</think><action>up</action>")   26
-    answer_start("left or up?</think><action>up</action>")          19: the opening mark is in the chat template
+    answer_start("left or up?</think><action>up</action>")          19: the chat template contains the opening mark
     answer_start("<think>left or up?")                              None: the thought is not closed
 
-The time is linear in the length of the text.
+The running time is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ MARKS = {
 }
 _OPENING = {closing: opening for opening, closing in MARKS.items()}
 _EXACT = [*MARKS, *MARKS.values()]
-# Marks that are tags. Upper and lower case, white space and attributes are accepted. An empty tag, `<think/>`, is not a
-# mark.
+# Marks that are tags, in upper or lower case, with optional white space and attributes. The empty tag `<think/>` is not
+# a mark.
 _TAG = r"(?i:\s*+(?P<slash>/?+)\s*+(?P<name>think|thinking|thought|reasoning)(?:\s[^<>/]*+)?+>)"
-# A search for a pattern is ten times as fast if all its matches begin with the same character. `_MARK` is such a
-# pattern. It is used for texts without the marks of `_OTHERS`.
+# A search is ten times as fast if all matches of the pattern begin with the same character. All matches of `_MARK`
+# begin with "<". `_ANY_MARK` is used only for texts with a mark of `_OTHERS`.
 _ANGLED = "<(?:" + "|".join([_TAG, *(re.escape(mark[1:]) for mark in _EXACT if mark[0] == "<")]) + ")"
 _OTHERS = [mark for mark in _EXACT if mark[0] != "<"]
 _MARK = re.compile(_ANGLED)
@@ -34,13 +34,15 @@ _ANY_MARK = re.compile("|".join([_ANGLED, *map(re.escape, _OTHERS)]))
 
 
 def answer_start(text: str) -> int | None:
-    """Returns the position after the last thought in `text`, 0 without a thought, or None if a thought is not closed.
+    """Returns the position after the last thought in `text`. Returns 0 without a thought, None after an open thought.
 
-    A thought with an opening mark ends at the next closing mark of its kind. Marks of other kinds are part of the
-    thought. A closing mark without an opening mark ends a thought that began at the start of the text. In such a
-    thought, an opening mark of another kind is ignored if there is text in front of that opening mark.
+    There are two cases:
+    - No text precedes the opening mark. The thought ends at the next closing mark of the same kind. Marks of other
+      kinds are part of the thought.
+    - Text precedes the opening mark, or there is no opening mark. The next closing mark of any kind ends the thought,
+      because the chat template may contain the actual opening mark.
     """
-    start, thought, leads = 0, "", False  # `leads`: no text precedes the opening mark of the thought
+    start, thought, leads = 0, "", False  # `leads`: no text precedes the thought's opening mark
     other = _has_other_mark(text)
     if not other and "<" not in text:  # no mark
         return 0
@@ -57,7 +59,7 @@ def answer_start(text: str) -> int | None:
 
 
 def _has_other_mark(text: str) -> bool:
-    for mark in _OTHERS:  # noqa: SIM110 (in a third of the time of `any`)
+    for mark in _OTHERS:  # noqa: SIM110 (three times as fast as `any`)
         if mark in text:
             return True
     return False

@@ -4,8 +4,8 @@
     Group      Task + G trajectories of turns   rollout worker -> trainer   (stream `groups`)
 
 All messages are msgspec Structs in MessagePack. Token ids, log-probs and masks are packed little-endian arrays, so
-decoding a group takes microseconds. `schema` is the version of the message format. Adding a field with a default keeps
-the schema. Renaming a field increases `schema`, and `convert.py` converts older files.
+decoding a group takes microseconds. `schema` is the version of the message format. A new field with a default does not
+change the schema. A renamed field increases the schema, and `convert.py` converts older files.
 
 A turn stores only the prompt tokens that are new since the previous turn. A conversation of T turns therefore stores
 O(T) tokens.
@@ -36,10 +36,10 @@ Outcome = Literal["ok", "policy_error"]
 
 
 class PolicyVersion(msgspec.Struct, frozen=True):
-    """Identifies weights by a random id of the trainer process (`incarnation`), the optimiser step and a digest.
+    """Identifies the weights of a policy.
 
-    `digest`: hash of the weights. The step alone is ambiguous: after a crash between push and checkpoint, two policies
-    may have the same step.
+    `incarnation`: random id of the trainer process. `step`: the optimiser step. `digest`: hash of the weights. The step
+    alone is ambiguous: after a crash between push and checkpoint, two policies may have the same step.
     """
 
     incarnation: str
@@ -63,7 +63,7 @@ class PolicyVersion(msgspec.Struct, frozen=True):
 
 
 class VersionSpan(msgspec.Struct, frozen=True):
-    """Response tokens [start, end) were sampled by `version`."""
+    """The weights `version` sampled the response tokens [start, end)."""
 
     start: int
     end: int
@@ -71,9 +71,9 @@ class VersionSpan(msgspec.Struct, frozen=True):
 
 
 class Sampling(msgspec.Struct, frozen=True):
-    """Sampling parameters.
+    """Sampling parameters. `top_k` 0 means no limit. `max_tokens`: maximum length of a response.
 
-    Training needs top_p 1 and top_k 0 (off). With other values, tokens are not sampled from the policy's distribution.
+    Training needs `top_p` 1 and `top_k` 0. With other values, tokens are not sampled from the policy's distribution.
     """
 
     temperature: float = 1.0
@@ -103,7 +103,7 @@ class Task(msgspec.Struct, frozen=True):
 class GroupTask(msgspec.Struct, frozen=True):
     """A request for one group: play `task` `size` times with the newest weights.
 
-    `issued_at_step`: the optimiser step of the trainer at which the request was made.
+    `issued_at_step`: the trainer's optimiser step at the time of the request.
     """
 
     group_id: str
@@ -117,15 +117,15 @@ class GroupTask(msgspec.Struct, frozen=True):
 class Turn(msgspec.Struct):
     """One prompt and one response, as a segment of the episode's tokens.
 
-    If `reset` is true, the full prompt is `new_prompt_ids`. Otherwise the full prompt consists of the previous turn's
-    full prompt, its response, and `new_prompt_ids`. `reset` is true for the first turn and for each turn whose prompt
-    changes earlier tokens.
+    If `reset` is true, `new_prompt_ids` is the full prompt. Otherwise the full prompt consists of the previous turn's
+    full prompt, the previous turn's response, and `new_prompt_ids`. `reset` is true for the first turn, and for each
+    turn whose prompt changes earlier tokens.
 
-    `new_prompt_ids`, `response_ids`: packed int32. `logprobs`: log-probs of the response tokens in nats, under the
-    sampling distribution at the task's temperature; packed float32. `loss_mask`: packed uint8, 1 for tokens that the
-    policy sampled. `spans`: the weight version of each range of response tokens. `state_key`, `observation_key`: see
+    `new_prompt_ids`, `response_ids`: packed int32. `logprobs`: packed float32, log-probs of the response tokens in nats
+    under the sampling distribution at the task's temperature. `loss_mask`: packed uint8, 1 for tokens that the policy
+    sampled. `spans`: the weight version of each range of response tokens. `state_key`, `observation_key`: see
     `env_api.Metadata`. `images`: hashes of the images. `no_action`: True if the response contains no action.
-    `admissible_actions`: the actions that the environment listed before the turn; empty if it lists none.
+    `admissible_actions`: the actions that the environment listed before the turn; empty without such a list.
     """
 
     new_prompt_ids: bytes
@@ -180,9 +180,9 @@ class Turn(msgspec.Struct):
 
 
 class Trajectory(msgspec.Struct):
-    """One episode. `outcome` is `policy_error` if the policy caused an error. The score is then 0.
+    """One episode. `outcome`: `policy_error` if the policy caused an error; the score is then 0.
 
-    `fault`: the message of the error, such as "a prompt of 900 tokens leaves no room in a context of 512". `kind`: see
+    `fault`: the error's message, such as "a prompt of 900 tokens leaves no room in a context of 512". `kind`: see
     `env_api.Metadata`.
     """
 
@@ -204,7 +204,7 @@ class Trajectory(msgspec.Struct):
             raise ValueError("the first turn of an episode must have `reset`")
 
     def conversations(self) -> list[tuple[int, int]]:
-        """Returns the range [first, end) of turns of each conversation. A turn with `reset` starts a conversation."""
+        """Returns the range of turns [first, end) of each conversation. A turn with `reset` starts a conversation."""
         starts = [number for number, turn in enumerate(self.turns) if turn.reset]
         return list(itertools.pairwise([*starts, len(self.turns)]))
 
@@ -233,10 +233,10 @@ def prompt_lengths(turns: Iterable[Turn]) -> list[int]:
 
 
 class Group(msgspec.Struct):
-    """All episodes of one task that are sent, filtered, scored and trained on together.
+    """The episodes of one task. They are sent, filtered, scored and trained on together.
 
-    `size`: the number of episodes. `oldest`, `newest`: the oldest and the newest weight version that sampled a token of
-    the group. `worker`: name of the worker. `retries`: number of restarts of episodes after failures of a service.
+    `size`: the number of episodes. `oldest`, `newest`: the oldest and the newest weight version that sampled tokens of
+    the group. `worker`: the worker's name. `retries`: number of episode restarts after failures of a service.
     """
 
     id: str
@@ -252,7 +252,7 @@ class Group(msgspec.Struct):
 
 
 def pack_ids(ids: Iterable[int]) -> bytes:
-    """Returns the token ids as little-endian int32.
+    """Returns the token ids as packed little-endian int32.
 
     Raises:
         ValueError: an id is not an integer, or is outside [0, 2**31).
@@ -266,12 +266,12 @@ def pack_ids(ids: Iterable[int]) -> bytes:
 
 
 def pack_floats(values: Iterable[float]) -> bytes:
-    """Returns the log-probs as little-endian float32."""
+    """Returns the log-probs as packed little-endian float32."""
     return np.asarray(values if isinstance(values, np.ndarray) else list(values), dtype="<f4").tobytes()
 
 
 class _Header(msgspec.Struct):
-    """The fields that messages of all schemas have."""
+    """The fields of messages of every schema."""
 
     schema: int = SCHEMA_VERSION
 
@@ -284,7 +284,7 @@ _task_decoder = msgspec.msgpack.Decoder(GroupTask)
 
 
 class SchemaError(ValueError):
-    """The bytes are not a valid message, or this code cannot read the schema of the message."""
+    """The bytes are not a valid message, or the message has a schema that this code cannot read."""
 
 
 def encode(message: Group | GroupTask) -> bytes:
@@ -334,7 +334,7 @@ def _decoded(kind: str, decoder: msgspec.msgpack.Decoder[_Message], data: bytes)
 def write_groups(path: Path, groups: Iterable[Group]) -> int:
     """Write groups to a file. Returns the number of groups.
 
-    Each group is stored in MessagePack, after the length of the MessagePack in bytes (4 bytes, little-endian).
+    Each group is stored as the length of its MessagePack in bytes (4 bytes, little-endian), then the MessagePack.
     """
     count = 0
     with open_atomic(path) as file:
@@ -346,7 +346,7 @@ def write_groups(path: Path, groups: Iterable[Group]) -> int:
 
 
 def read_groups(path: Path) -> list[Group]:
-    """Read a file that `write_groups` has written.
+    """Read a file of `write_groups`.
 
     Raises:
         SchemaError: the file is truncated or does not contain groups.

@@ -1,7 +1,7 @@
 """The container sandbox: the Docker engine runs each program in its own container.
 
 This sandbox is about a hundred times slower than the fork sandbox (`forks.py`). Use it if containers are required, or
-if the machine has no Landlock (the kernel feature with which the fork sandbox restricts files).
+if the machine has no Landlock (the kernel feature that the fork sandbox needs to restrict access to files).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from arlarena.sandbox.limits import ExecutionLimits
 from arlarena.sandbox.slots import SlotLimiter
 
 LAYERS = ("container", "user", "capabilities", "no_new_privs", "network", "read_only", "memory", "pids")
-# The container's command: the source of `run_program`, and a call that runs the payload from standard input.
+# The container's Python code: the source of `run_program`, then a call of `run` with the payload from standard input.
 COMMAND = inspect.getsource(program) + "\nsys.exit(run(sys.stdin.buffer.read()))\n"
 MAX_PIDS = 32
 OUT, ERR = 1, 2  # numbers of standard output and standard error in the engine's frames
 CHUNK = 1 << 16
-KILLED = 128  # if a signal ended the program, the exit code is 128 plus the number of the signal
+KILLED = 128  # if a signal ended the program, the exit code is 128 plus the signal's number
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,9 @@ class ContainerSettings:
     Attributes:
         image: a local image with Python, numpy, scipy and sympy.
         limits: the default limits of an execution. In a container, `memory_mb` includes the memory of the libraries.
-        max_running: maximum number of executions that run at a time.
+        max_running: maximum number of executions at the same time.
         max_waiting: maximum number of executions that wait for a slot.
-        runtime: the engine's runtime, such as runsc for gVisor; None for the engine's default runtime.
+        runtime: the engine's runtime, such as runsc for gVisor; None: the engine's default runtime.
         start_s: timeout in seconds of each request to the engine, such as the start of a container.
     """
 
@@ -163,7 +163,7 @@ class ContainerSandbox:
             api.start(container)
             raw.settimeout(self._settings.start_s)
             raw.sendall(payload)
-            raw.shutdown(socket.SHUT_WR)  # end of the payload
+            raw.shutdown(socket.SHUT_WR)  # marks the end of the payload
             stopped = _read(raw, texts, time.monotonic() + limits.wall_s, limits.output_bytes)
         finally:
             with contextlib.suppress(OSError):
@@ -183,14 +183,15 @@ class ContainerSandbox:
 
 
 def _ending(status: int, stopped: Ending | None) -> tuple[Ending, str]:
-    """Return how a container ended, and the name of the signal that ended it. `stopped`: if this process killed the
-    container because it exceeded a limit, the ending for this limit; else None.
+    """Return how a container ended, and the name of the signal that ended it.
+
+    `status`: the container's exit code. `stopped`: the exceeded limit if this process killed the container, else None.
     """
     number = status - KILLED
     if stopped is not None:
         return stopped, signal_name(number)
-    # This process did not kill the container, so the kernel sent SIGKILL: at the CPU limit, or because memory ran out.
-    # The caller checks whether memory ran out.
+    # This process did not kill the container. The kernel sends SIGKILL at the CPU limit, or if memory runs out. The
+    # caller checks whether memory ran out.
     if number == signal.SIGKILL:
         return "timeout", "SIGKILL"
     return "ok" if status == 0 else "killed" if number > 0 else "error", signal_name(number)
@@ -199,8 +200,8 @@ def _ending(status: int, stopped: Ending | None) -> tuple[Ending, str]:
 def _read(raw: socket.socket, texts: dict[int, bytearray], deadline: float, max_bytes: int) -> Ending | None:
     """Collect output until the container ends or reaches a limit. Return the limit (`timeout`, `output`) or None.
 
-    The engine sends frames. A frame has the stream's number (1 byte), three zero bytes, the length (4 bytes,
-    big-endian), and the content.
+    The engine sends frames. A frame consists of the stream's number (1 byte), three zero bytes, the content's length (4
+    bytes, big-endian), and the content.
     """
     buffer = bytearray()
     while (left_s := deadline - time.monotonic()) > 0:

@@ -17,7 +17,7 @@ class SandboxError(RuntimeError):
 
 
 class SandboxBusy(SandboxError):
-    """Too many programs are waiting; retry after `retry_after_s` seconds."""
+    """Too many programs wait for a slot. Retry after `retry_after_s` seconds."""
 
     def __init__(self, waiting: int, retry_after_s: float) -> None:
         super().__init__(
@@ -35,7 +35,7 @@ class SandboxUnavailable(SandboxError):
 class ResourceUsage:
     """The resources that an execution used: wall-clock seconds, CPU seconds, and peak memory in MiB.
 
-    The memory includes the memory of the libraries. A value is None if the sandbox cannot measure it.
+    `memory_mb` includes the memory of the libraries. None: the sandbox cannot measure this value.
     """
 
     wall_s: float
@@ -48,11 +48,11 @@ class Execution:
     """The result of running a program.
 
     Attributes:
-        ending: how the program ended. `ok`: with exit code 0; `error`: with an exception or another exit code;
-            `timeout`: the program reached the limit of wall-clock time or of CPU time; `output`: the program wrote too
-            much; `killed`: a signal ended the program.
+        ending: how the program ended. `ok`: exit code 0; `error`: an exception, or another exit code; `timeout`: the
+            limit of wall-clock time or CPU time was reached; `output`: the output exceeded `output_bytes`; `killed`: a
+            signal ended the program.
         stdout, stderr: the program's output as text. Together they have at most `output_bytes` bytes.
-        detail: a sentence that describes the ending, for `timeout`, `output` and `killed`; else "".
+        detail: a sentence about the ending if it is `timeout`, `output` or `killed`; else "".
         used: the resources that the program used.
         hit_cpu_limit: whether the program reached the limit of CPU time. Always False in containers.
     """
@@ -68,8 +68,9 @@ class Execution:
     def of(
         cls, ending: Ending, streams: tuple[bytes, bytes], limits: ExecutionLimits, signal: str, used: ResourceUsage
     ) -> Execution:
-        """Build a result. `streams`: standard output and standard error; bytes beyond the output limit are dropped.
-        `signal`: name of the signal that ended the program, if any.
+        """Build a result. `streams`: standard output and standard error. Bytes beyond the output limit are dropped.
+
+        `signal`: name of the signal that ended the program. Used only if `ending` is `killed`.
         """
         details: dict[Ending, str] = {
             "timeout": (
@@ -87,8 +88,8 @@ class Execution:
 
     @property
     def error_line(self) -> str:
-        """One line about the ending. For `error`: the error's type and the first line of its message. For `ok`: "". For
-        the other endings: `detail`.
+        """One line about the ending. `ok`: "". `error`: the last line of standard error, which has the error's type and
+        message; `detail` if standard error is empty. Other endings: `detail`.
         """
         if self.ending == "ok":
             return ""
@@ -111,13 +112,13 @@ class SandboxHealth:
     Attributes:
         backend: `fork` or `docker`.
         alive: whether the sandbox can run programs now.
-        layers: the active protection layers. For `fork`, a test process applied them and tried forbidden calls.
+        layers: the active protection layers. A `fork` sandbox has tested them with forbidden calls in a test process.
         running: number of programs that run now.
         waiting: number of programs that wait for a slot.
-        restarts: how often a `fork` sandbox replaced its zygote (the process that it forks for each program) after the
-            zygote had died. Always 0 for `docker`.
-        uid: id of the user that programs run as.
-        warning: if programs run as root, the reason and the fix; else "".
+        restarts: number of times that a `fork` sandbox replaced a dead zygote (the process that it forks for each
+            program). Always 0 for `docker`.
+        uid: id of the user of the programs.
+        warning: the reason why programs run as root, and the fix; "" if they do not run as root.
     """
 
     backend: str
@@ -136,11 +137,11 @@ class Sandbox(Protocol):
     def run(self, program: str, before: Sequence[str] = (), limits: ExecutionLimits | None = None) -> Execution:
         """Run a program in a new process.
 
-        The programs in `before` run first, in the same process and namespace. Their output and their errors are
-        dropped. Their time counts towards the limits.
+        The programs in `before` run first, in the same process and namespace. Their output and errors are dropped.
+        Their time counts towards the limits. `limits` defaults to the sandbox's limits.
 
         Raises:
-            SandboxBusy: too many programs are waiting.
+            SandboxBusy: too many programs wait for a slot.
             SandboxError: the sandbox failed. The program had no effect outside the sandbox.
         """
         ...
@@ -150,5 +151,5 @@ class Sandbox(Protocol):
         ...
 
     def close(self) -> None:
-        """End all running programs. Each `run` that waits for a program then raises `SandboxError`."""
+        """End all running programs. Pending calls of `run` then raise `SandboxError`."""
         ...

@@ -1,4 +1,4 @@
-"""The fork sandbox. Each program runs in a locked-down fork of the zygote (a process that has loaded the libraries)."""
+"""The fork sandbox. Each program runs in a locked-down fork of the zygote, a process that has loaded the libraries."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from arlarena.sandbox.zygote import HEADER, READY
 from arlarena.sandbox.zygote_client import ForkExit, ZygoteDied, ZygoteProcess
 
 PROGRAM = "arlarena.sandbox.run_program"
-# Maximum number of attempts to run a program. If the zygote dies, the sandbox runs the program again. This is safe
-# because programs have no side effects.
+# Maximum number of attempts to run a program. If the zygote dies, the sandbox runs the program again. Repeated runs are
+# safe, because programs have no side effects.
 TRIES = 3
 CHUNK = 1 << 16
-RECHECK_S = 0.05  # seconds between two reads of the time for which a program has waited for a CPU
+RECHECK_S = 0.05  # minimum time until the next check of the wall-clock limit, in seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +44,13 @@ class ForkSettings:
 
     Attributes:
         limits: the default limits of an execution.
-        max_running: maximum number of executions that run at a time. Further executions wait.
+        max_running: maximum number of executions at the same time. Further executions wait.
         max_waiting: maximum number of executions that wait. Further executions are refused.
-        required: layers of `lockdown.LAYERS` that must be available. If a layer is missing, the sandbox does not start.
+        required: names from `lockdown.LAYERS`. If one of these layers is not available, the sandbox does not start.
         start_s: time limit for the start of the zygote.
         begin_s: time limit for the lockdown of a fork, and for the end of a killed fork.
-        max_wall_factor: an execution may take `max_wall_factor * wall_s` of wall-clock time in total, including time
-            for which it waits for a CPU. After that, the machine counts as overloaded: `run` raises `SandboxError`.
+        max_wall_factor: maximum wall-clock time of an execution, including waiting for a CPU, as a multiple of
+            `wall_s`. If an execution reaches it, the machine is overloaded, and `run` raises `SandboxError`.
     """
 
     limits: ExecutionLimits = field(default_factory=ExecutionLimits)
@@ -63,11 +63,11 @@ class ForkSettings:
 
 
 class ForkSandbox:
-    """Runs programs in forks of a zygote. If the zygote dies, a new zygote is started."""
+    """Runs programs in forks of a zygote. Starts a new zygote after the old one has died."""
 
     def __init__(self, settings: ForkSettings | None = None, work: str = PROGRAM) -> None:
-        """Start the zygote. This takes some seconds. `work`: the module whose function `load` the zygote calls; see
-        `zygote.py`.
+        """Start the zygote, which takes a few seconds. `work`: name of a module with a function `load` for the zygote
+        (see `zygote.py`).
 
         Raises:
             SandboxUnavailable: this machine does not support the required layers.
@@ -92,7 +92,7 @@ class ForkSandbox:
         return self.run_payload(json.dumps([*before, program]).encode("utf-8", "surrogatepass"), limits)
 
     def run_payload(self, payload: bytes, limits: ExecutionLimits | None = None) -> Execution:
-        """Run the zygote's `work` function on a payload, and return the result. Raises the same errors as `run`."""
+        """Run the function from the module `work` with `payload`. Return the result. Raises the errors of `run`."""
         with self._slots.slot():
             for _ in range(TRIES - 1):
                 with contextlib.suppress(ZygoteDied):
@@ -122,7 +122,7 @@ class ForkSandbox:
         run = _Run(self._live_zygote(), payload, limits or self._settings.limits, self._settings)
         try:
             return run.execution()
-        except OSError as error:  # this process has no free file descriptors or no free memory
+        except OSError as error:  # this process has no free file descriptor or no free memory
             raise SandboxError(f"the server cannot start an execution: {error}") from error
 
     def _new(self) -> ZygoteProcess:
@@ -180,7 +180,7 @@ class _Run:
                 if not chunk:
                     poll.unregister(descriptor)
                     del open_pipes[descriptor]
-            if not open_pipes:  # the program has ended, or has closed its streams and still runs
+            if not open_pipes:  # the program has ended, or it runs with closed output streams
                 with contextlib.suppress(TimeoutError):
                     future.exception(max(0.0, deadline - time.monotonic()))
             if not self._began and len(self._out) >= HEADER and self._out.startswith(READY):
@@ -196,18 +196,17 @@ class _Run:
         return None
 
     def _begin(self) -> None:
-        """Start to measure the wall-clock time. This method is called when the fork is locked down."""
+        """Start to measure the wall-clock time. Called when the fork is locked down."""
         self._pid = int.from_bytes(self._out[len(READY) : HEADER], "little")
         self._began, self._waited = time.monotonic(), kernel.cpu_wait_s(self._pid)
 
     def _remaining(self) -> float:
-        """Return the seconds left of the wall-clock limit.
+        """Return the time until the wall-clock limit, in seconds. Returns 0 before the lockdown.
 
-        The time for which the program waited for a CPU does not count. So a busy machine does not change how a program
-        ends.
+        Waiting for a CPU does not count as wall-clock time, so the load of the machine does not change the result.
 
         Raises:
-            SandboxError: the execution took `max_wall_factor * wall_s` seconds, because it waited long for a CPU.
+            SandboxError: the execution took `max_wall_factor * wall_s` seconds, including waiting for a CPU.
         """
         if not self._began:
             return 0.0
@@ -235,8 +234,8 @@ class _Run:
 
     def _result(self, ended: ForkExit, stopped: Ending | None) -> Execution:
         ending: Ending = stopped or ("ok" if ended.status == 0 else "error" if ended.status > 0 else "killed")
-        # The kernel checks the CPU limit only at timer ticks, and may send SIGXCPU some percent before the limit. So
-        # SIGXCPU counts as reaching the limit, even if the measured CPU time is below the limit.
+        # The kernel checks the CPU limit at timer ticks, and may send SIGXCPU some percent too early. SIGXCPU therefore
+        # counts as reaching the limit, even if the measured CPU time is below the limit.
         spent = ended.status == -signal.SIGXCPU or ended.cpu_s > self._limits.whole_cpu_s
         hit_cpu_limit = stopped in (None, "timeout") and spent
         if hit_cpu_limit:
@@ -253,13 +252,13 @@ class _Run:
 
 
 def _close_with(stack: contextlib.ExitStack, descriptor: int) -> int:
-    """Register the descriptor to be closed by the exit stack. Return the descriptor."""
+    """Make the exit stack close the descriptor. Return the descriptor."""
     stack.callback(os.close, descriptor)
     return descriptor
 
 
 def _memory_file(payload: bytes) -> int:
-    """Return the descriptor of a memory file with the payload. The file cannot be changed (sealed)."""
+    """Return the descriptor of a memory file with the payload. The file is sealed, so nobody can change it."""
     descriptor = os.memfd_create("payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with os.fdopen(os.dup(descriptor), "wb") as file:
         file.write(payload)

@@ -1,5 +1,5 @@
-"""Chooses the user that forks of the zygote (the processes that run programs) run as. This user is root only if the
-server runs as root and no other user can run the forks.
+"""Chooses the user for forks of the zygote. The forks run programs. The user is root only if the server runs as root
+and no other user can run the forks.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ NOBODY = 65534
 OK = "ok"
 FIX = (
     "start the server as an ordinary user, or install Python and the libraries in folders that other users can read; "
-    "if the server must not start in this case, add 'user' to the sandbox's required layers"
+    "to forbid programs as root, add 'user' to the sandbox's required layers"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A user and a group. `warning`: if forks run as root, the reason and the fix; else ""."""
+    """A user and a group. `warning`: the reason why forks run as root, and the fix; "" for other users."""
 
     uid: int
     gid: int
     warning: str = ""
 
     def assume(self) -> None:
-        """Become this user irrevocably, without supplementary groups. Raises OSError if that fails."""
+        """Switch this process irrevocably to this user, without supplementary groups. Raises OSError on failure."""
         os.setgroups([])
         os.setresgid(self.gid, self.gid, self.gid)
         os.setresuid(self.uid, self.uid, self.uid)
@@ -36,9 +36,12 @@ class Identity:
 def choose_identity(readable: Sequence[Path]) -> Identity:
     """Return the user for forks.
 
-    If the zygote runs as an ordinary user, return that user. If it runs as root, try these users, and return the first
-    user that can read the loaded libraries below the folders `readable`: user and group nobody; user nobody with the
-    libraries' group; the libraries' owner and group. If none of these users can, return root with a warning.
+    If the zygote runs as an ordinary user, return this user. If the zygote runs as root, return the first user of this
+    list that can read the loaded libraries in the folders `readable`:
+    1. user and group nobody;
+    2. user nobody with the group of the standard library;
+    3. the owner and the group of the standard library.
+    If none of them can read the libraries, return root with a warning.
     """
     own = Identity(os.geteuid(), os.getegid())
     if own.uid != 0:
@@ -56,7 +59,7 @@ def choose_identity(readable: Sequence[Path]) -> Identity:
 
 
 def _problem(identity: Identity, readable: Sequence[Path]) -> str:
-    """Return why forks cannot run as `identity`, or "" if they can. A test fork becomes this user to check that."""
+    """Check in a test fork whether forks can run as `identity`. Return the problem, or "" if they can."""
     result, result_writer = os.pipe()
     release, release_writer = os.pipe()
     pid = os.fork()
@@ -65,7 +68,7 @@ def _problem(identity: Identity, readable: Sequence[Path]) -> str:
             os.close(release_writer)
             os.write(result_writer, _check_access(identity, readable).encode())
             os.close(result_writer)
-            os.read(release, 1)  # blocks until the parent has checked that it may signal this process
+            os.read(release, 1)  # blocks until the parent has checked that it can send signals to this process
         finally:
             os._exit(0)
     os.close(result_writer)
@@ -83,8 +86,8 @@ def _problem(identity: Identity, readable: Sequence[Path]) -> str:
 
 
 def _check_access(identity: Identity, readable: Sequence[Path]) -> str:
-    """Become `identity`, and check that this user can read the libraries. Return `OK` or the problem. This function is
-    called only in the test fork.
+    """Switch to `identity`, and check that this user can read the libraries. Return `OK` or the problem. Call this
+    function only in the test fork.
     """
     try:
         identity.assume()

@@ -1,4 +1,4 @@
-"""Makes system calls that Python's standard library lacks, on Linux on x86-64 and aarch64."""
+"""System calls that Python's standard library lacks, for Linux on x86-64 and aarch64."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWNET = 0x04000000, 0x08000000, 0x40000000
 
 MADV_HUGEPAGE, MADV_COLLAPSE, HUGE = 14, 25, 2 << 20
 
-# These newer system calls have the same number on both architectures. Older system calls have different numbers: see
-# NUMBERS.
+# These newer system calls have the same numbers on both architectures. `NUMBERS` contains older system calls.
 LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF, CLOSE_RANGE = 444, 445, 446, 436
 NUMBERS = {
     "x86_64": {"seccomp": 317, "capset": 126},
@@ -28,7 +27,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def supported() -> bool:
-    """Return whether this module supports the machine."""
+    """Return True if this module supports the machine."""
     return sys.platform == "linux" and MACHINE in NUMBERS
 
 
@@ -43,18 +42,18 @@ def call(number: int, *arguments: ctypes._SimpleCData | ctypes._Pointer | int | 
 
 
 def prctl(option: int, *arguments: int) -> int:
-    """Call `prctl(2)`. Errors as in `call`."""
+    """Call `prctl(2)`. Raises the errors of `call`."""
     words = [ctypes.c_ulong(argument) for argument in (*arguments, 0, 0, 0, 0)[:4]]
     return _checked(_libc.prctl(ctypes.c_int(option), *words))
 
 
 def unshare(flags: int) -> None:
-    """Call `unshare(2)`. Errors as in `call`."""
+    """Call `unshare(2)`. Raises the errors of `call`."""
     _checked(_libc.unshare(ctypes.c_int(flags)))
 
 
 def close_from(first: int) -> None:
-    """Close every descriptor from `first` on."""
+    """Close all descriptors with numbers of at least `first`."""
     try:
         call(CLOSE_RANGE, first, 0x7FFFFFFF, 0)
     except OSError:  # Linux before 5.9
@@ -62,7 +61,7 @@ def close_from(first: int) -> None:
 
 
 def cpu_wait_s(pid: int) -> float:
-    """Return the seconds for which a single-threaded process was ready to run but had no CPU.
+    """Return the time in seconds that a single-threaded process has waited for a CPU, while it was ready to run.
 
     Returns 0 if the kernel does not report this time.
     """
@@ -74,10 +73,10 @@ def cpu_wait_s(pid: int) -> float:
 
 
 def protect_code() -> None:
-    """Make all writable memory of this process non-executable.
+    """Make all writable memory of this process non-executable. Raises the errors of `call`.
 
-    Memory can be written in two ways: directly, or through a second, shared mapping of the same file. Old versions of
-    libffi leave executable memory that can be written in one of these ways. Errors as in `call`.
+    There are two kinds of writable memory: memory with the right to write, and memory with a second, shared mapping of
+    the same file. Old versions of libffi leave executable memory of one of these kinds.
     """
     with open("/proc/self/maps") as file:
         regions = [line.split() for line in file]
@@ -92,7 +91,7 @@ def protect_code() -> None:
 def use_huge_pages() -> None:
     """Move this process's memory into pages of 2 MiB, if the kernel supports such pages.
 
-    This makes forks faster. With small pages, copying the page table takes half of the time of a fork.
+    Large pages make forks faster. With small pages, the kernel needs half of a fork's time to copy the page table.
     """
     with open("/proc/self/maps") as file:
         regions = [line.split() for line in file]
@@ -118,7 +117,7 @@ _NO_CAPABILITIES = _CapHeader(0x20080522, 0), (_CapData * 2)()
 
 
 def drop_capabilities() -> None:
-    """Drop every capability. Errors as in `call`."""
+    """Drop all capabilities. Raises the errors of `call`."""
     header, data = _NO_CAPABILITIES
     call(NUMBERS[MACHINE]["capset"], ctypes.byref(header), ctypes.byref(data))  # type: ignore[arg-type]
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)

@@ -1,4 +1,4 @@
-"""Restricts the files that a process and its children may access, with Landlock (Linux 5.13, `landlock(7)`). This needs
+"""Landlock (Linux 5.13, `landlock(7)`): restricts the files that a process and its children may access. Landlock needs
 no privileges.
 """
 
@@ -18,11 +18,10 @@ from arlarena.sandbox.kernel import (
 )
 
 READ_FILE, READ_DIR = 1 << 2, 1 << 3
-# For each version of the interface, the mask of all file rights. The kernel refuses each right in the mask that no rule
-# grants.
+# Version of the interface -> mask of all file rights. The kernel refuses every right of the mask that no rule grants.
 FILE_RIGHTS = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
-TCP_BIND_AND_CONNECT = 0b11  # from version 4 of the interface on
-SIGNALS_AND_ABSTRACT_SOCKETS = 0b11  # from version 6 of the interface on
+TCP_BIND_AND_CONNECT = 0b11  # needs version 4 of the interface
+SIGNALS_AND_ABSTRACT_SOCKETS = 0b11  # needs version 6 of the interface
 VERSION_FLAG, PATH_BENEATH = 1, 1
 
 
@@ -36,7 +35,7 @@ class _PathBeneath(ctypes.Structure):
 
 
 def version() -> int:
-    """Return the kernel's version of the Landlock interface, or 0 without Landlock."""
+    """Return the kernel's version of the Landlock interface, or 0 if the kernel has no Landlock."""
     try:
         return call(LANDLOCK_CREATE_RULESET, None, 0, VERSION_FLAG)
     except OSError:
@@ -44,10 +43,10 @@ def version() -> int:
 
 
 def ruleset(readable: Sequence[Path]) -> int:
-    """Return a descriptor of rules that allow programs to read only the files at or below the paths `readable`.
+    """Return a descriptor of rules. The rules allow programs to read only the files and folders `readable`.
 
-    Programs may also list the parent folders of these paths. Python needs this right: before an import, it lists each
-    folder whose modification time has changed. On newer kernels, the rules also forbid TCP, signals to other processes,
+    Programs may also list the parent folders of these paths. Python needs this right, because an import lists each
+    folder with a changed modification time. On newer kernels, the rules also forbid TCP, signals to other processes,
     and abstract sockets of other processes.
 
     Raises:
@@ -63,7 +62,7 @@ def ruleset(readable: Sequence[Path]) -> int:
     rules = call(LANDLOCK_CREATE_RULESET, ctypes.byref(attributes), size, 0)  # type: ignore[arg-type]
     allowed = [(path, READ_FILE | READ_DIR if path.is_dir() else READ_FILE) for path in readable]
     for path, rights in [*allowed, *((folder, READ_DIR) for folder in {path.parent for path in readable})]:
-        with contextlib.suppress(FileNotFoundError):  # the path was deleted since it was listed
+        with contextlib.suppress(FileNotFoundError):  # the path was deleted after `readable` was listed
             _allow(rules, path, rights)
     return rules
 
@@ -78,7 +77,7 @@ def _allow(rules: int, path: Path, rights: int) -> None:
 
 
 def restrict(rules: int) -> None:
-    """Apply the rules to this process irrevocably. `rules`: a descriptor that `ruleset` returned. The process must have
-    set no_new_privs. Raises OSError on failure.
+    """Apply the rules to this process irrevocably. `rules`: the descriptor from `ruleset`. Set no_new_privs first.
+    Raises OSError on failure.
     """
     call(LANDLOCK_RESTRICT_SELF, rules, 0)

@@ -1,5 +1,5 @@
-"""The libraries that programs may import: the standard library, numpy, scipy and sympy. The zygote loads the most used
-modules before it forks.
+"""The libraries that programs may import: the standard library, numpy, scipy, sympy and mpmath. The zygote loads the
+most frequent modules before it forks.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGES = ("numpy", "scipy", "sympy", "mpmath")
-# Modules that the zygote loads, with all their imports. Other modules, such as scipy.stats and scipy.signal, are read
-# from their files when a program imports them. Such an import takes a quarter of a second. In return, every fork uses
-# less memory.
+# Modules that the zygote loads, with all their imports. A program loads other modules, such as scipy.stats and
+# scipy.signal, from their files. Such an import takes a quarter of a second, but every fork uses less memory.
 MODULES = """
     array ast base64 bisect calendar cmath collections.abc colorsys copy csv dataclasses datetime decimal difflib enum
     fractions functools hashlib heapq io itertools json keyword locale math numbers operator pprint queue random re
@@ -23,7 +22,7 @@ MODULES = """
     sympy sympy.abc sympy.combinatorics sympy.geometry sympy.ntheory.modular sympy.ntheory.residue_ntheory
     sympy.parsing.sympy_parser sympy.plotting.series sympy.solvers.diophantine
 """
-# Typical calls. They fill the libraries' caches before the first fork, so all forks have filled caches.
+# Typical calls. They fill the libraries' caches before the first fork, so every fork inherits filled caches.
 WARM_UP = """
 import numpy as np, scipy.optimize, scipy.integrate, sympy as sp
 x, y, n = sp.symbols("x y n"); k = sp.Symbol("k", integer=True)
@@ -50,8 +49,8 @@ def preload() -> None:
 def readable() -> Iterator[Path]:
     """Yield the files and folders that imports may read.
 
-    They are the standard library without `EXCLUDED_FOLDERS`, and for each package in `PACKAGES`, its folder and the
-    folder of its shared libraries.
+    These are the standard library without `EXCLUDED_FOLDERS`, the folders of `PACKAGES`, and the folders with the
+    packages' shared libraries.
     """
     paths = sysconfig.get_paths()
     for folder in {paths["stdlib"], paths["platstdlib"], os.path.dirname(os.__file__)}:

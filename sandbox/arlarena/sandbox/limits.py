@@ -10,11 +10,11 @@ class ExecutionLimits:
     """Resource limits of an execution.
 
     Attributes:
-        wall_s: seconds of wall-clock time, from the first instruction of the program to its end. The time for which the
-            program waits for a CPU counts in containers, but not in forks.
-        cpu_s: seconds of CPU time. The sandbox rounds them up to whole seconds.
-        memory_mb: MiB of memory. The memory of the libraries counts in containers, but not in forks.
-        output_bytes: bytes of standard output and standard error together. A program that writes more is stopped.
+        wall_s: seconds of wall-clock time, from the program's start to its end. In containers, waiting for a CPU
+            counts. In forks, it does not count.
+        cpu_s: seconds of CPU time, rounded up to an integer.
+        memory_mb: MiB of memory. In containers, the memory of the libraries counts. In forks, it does not count.
+        output_bytes: total bytes of standard output and standard error. The sandbox ends a program that writes more.
     """
 
     wall_s: float = 10.0
@@ -24,5 +24,5 @@ class ExecutionLimits:
 
     @property
     def whole_cpu_s(self) -> int:
-        """`cpu_s`, rounded up to whole seconds, because the kernel accepts only whole seconds."""
+        """`cpu_s`, rounded up to an integer of at least 1, because the kernel accepts only integers."""
         return max(1, -int(-self.cpu_s // 1))

@@ -1,6 +1,6 @@
-"""The restrictions that a fork of the zygote applies to itself before it runs a program. They are irrevocable.
+"""The lockdown: irrevocable restrictions that a fork of the zygote applies to itself before it runs a program.
 
-There are several layers, and each layer stops most attacks:
+The lockdown has several layers, and each layer stops most attacks:
 * resource limits;
 * another user, if the server runs as root;
 * no capabilities;
@@ -8,7 +8,7 @@ There are several layers, and each layer stops most attacks:
 * no executable memory except libraries (MDWE, Linux 6.3);
 * seccomp (system calls).
 
-Except for the change of user, these layers need no privileges.
+Only the change of user needs privileges.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from dataclasses import dataclass
 from arlarena.sandbox import kernel, landlock, seccomp
 from arlarena.sandbox.identity import Identity
 
-NICENESS = 5  # so that the server and the zygote have priority over programs
-# At its CPU limit, a program gets SIGXCPU; no other event sends this signal. If the program blocks or handles the
-# signal, the kernel kills the program after GRACE_S more seconds of CPU time.
+NICENESS = 5  # gives the server and the zygote priority over programs
+# At the CPU limit, the kernel sends SIGXCPU to the program. No other event sends this signal. If the program blocks or
+# handles the signal, the kernel kills the program after GRACE_S more seconds of CPU time.
 GRACE_S = 1
 LAYERS = ("rlimits", "user", "capabilities", "no_new_privs", "landlock", "mdwe", "seccomp", "namespaces")
-# Layers required by default. The other layers depend on the kernel's version and on how the server was started.
+# Default of the required layers. The other layers depend on the kernel's version and on the server's privileges.
 REQUIRED = ("rlimits", "capabilities", "no_new_privs", "landlock", "seccomp")
 
 
@@ -39,11 +39,11 @@ class LockdownPlan:
     Attributes:
         filter: the seccomp program.
         rules: descriptor of the Landlock rules, or -1 if the kernel has no Landlock.
-        identity: the user that forks run as.
-        address_space: bytes of address space that the zygote has mapped. A fork may map these bytes and in addition the
-            bytes of its memory limit.
-        zygote: process id of the zygote. A fork uses it to check that its parent still runs.
-        required: names of the layers that must succeed. If one of them fails, the fork runs no program.
+        identity: the user of the forks.
+        address_space: bytes of address space that the zygote has mapped. A fork may map this number of bytes plus its
+            memory limit.
+        zygote: process id of the zygote. With this id, a fork checks that the zygote still runs.
+        required: names of the layers that must be active. If one of them fails, the fork runs no program.
     """
 
     filter: bytes
@@ -55,7 +55,9 @@ class LockdownPlan:
 
 
 def lock_down(plan: LockdownPlan, cpu_s: int, memory_bytes: int) -> list[str]:
-    """Apply all layers. Descriptors 0, 1 and 2 stay open; all other descriptors are closed.
+    """Apply all layers. Close all descriptors except 0, 1 and 2.
+
+    `cpu_s`: limit of CPU time. `memory_bytes`: address space in addition to `plan.address_space`.
 
     Returns:
         the names of the active layers.
@@ -79,12 +81,12 @@ def lock_down(plan: LockdownPlan, cpu_s: int, memory_bytes: int) -> list[str]:
 
     apply("rlimits", lambda: _set_limits(cpu_s, plan.address_space + memory_bytes))
     if plan.identity.uid != os.geteuid():
-        plan.identity.assume()  # this has succeeded in a test fork; if it fails here, the fork runs no program
+        plan.identity.assume()  # a test fork has tested this change; if it fails here, the fork runs no program
         layers.append("user")
     else:
         with contextlib.suppress(OSError):  # an ordinary user cannot leave its groups
             os.setgroups([])
-    # This must follow the change of user, because that change resets the parent-death signal.
+    # The change of user resets the parent-death signal, so the signal is set after the change.
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != plan.zygote:
         raise OSError("the zygote has ended")
@@ -115,13 +117,13 @@ def _set_limits(cpu_s: int, address_space: int) -> None:
         limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         soft = min(limit, cpu_s) if name == resource.RLIMIT_CPU else limit
         resource.setrlimit(name, (soft, limit))
-    # With this score, if the machine's memory runs out, the kernel kills a program before it kills the server.
+    # Because of this score, the kernel kills programs before the server if the machine's memory runs out.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
 
 
 def isolate() -> bool:
-    """Move the zygote into new, empty network, IPC and UTS namespaces. Return whether the kernel allowed it."""
+    """Move the zygote into new, empty network, IPC and UTS namespaces. Return False if the kernel refuses."""
     try:
         kernel.unshare(kernel.CLONE_NEWNET | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS)
     except OSError:
@@ -130,6 +132,6 @@ def isolate() -> bool:
 
 
 def address_space() -> int:
-    """Return how many bytes of address space this process has mapped."""
+    """Return the size of the address space that this process has mapped, in bytes."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")

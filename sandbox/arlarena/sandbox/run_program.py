@@ -1,7 +1,7 @@
 """Runs a Python program as `__main__`, in a fork of the zygote or in a container.
 
-If the program fails, the traceback is printed, and the last line of standard error names the error. A container gets
-only the source of this module. So this module must not import other modules of the sandbox at its top level.
+If the program fails, the traceback is written to standard error. The last line contains the error's type and message. A
+container gets only the source of this module, so the top level must not import other modules of the sandbox.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ NAME = "<program>"
 # Maximum characters of the traceback and of the error line. Without these limits, an error message with a large formula
 # could exceed the output limit.
 MAX_TRACEBACK, MAX_LINE = 8192, 1000
-RESERVE = 8 << 20  # bytes that are freed when a program fails, so that a MemoryError can be reported
+RESERVE = 8 << 20  # bytes that are freed after an error, so that enough memory is left to report a MemoryError
 
 
 def load() -> tuple[Callable[[bytes], int], list[Path]]:
-    """Load the libraries. Return `run` and the files that forks may read. See `arlarena.sandbox.zygote`."""
+    """Load the libraries. Return `run` and the paths that forks may read (see `arlarena.sandbox.zygote`)."""
     from arlarena.sandbox import libraries
 
     sys.dont_write_bytecode = True
@@ -37,17 +37,17 @@ def load() -> tuple[Callable[[bytes], int], list[Path]]:
 
 
 def run(payload: bytes) -> int:
-    """Run the programs of a JSON list in one namespace. Drop the output of all programs except the last. Return
-    the exit code of the last program.
+    """Run the programs of a JSON list in one namespace. Return the exit code of the last program. The output of all
+    other programs is dropped.
     """
     *before, program = json.loads(payload)
     main = ModuleType("__main__")
     main.__dict__["final_answer"] = final_answer
     sys.modules["__main__"], sys.argv = main, [""]
     reserve = [bytearray(RESERVE)]
-    random.seed(0)  # deterministic: the same program draws the same numbers
+    random.seed(0)  # each run of the same program draws the same numbers
     numpy.random.seed(0)
-    # Programs print numbers such as 2**100000, which has more digits than Python's default limit of 4300.
+    # Programs print numbers such as 2**100000. Python's default limit is 4300 digits.
     sys.set_int_max_str_digits(100_000)
     for earlier in before:
         sys.stdout, sys.stderr = _NullStream(), _NullStream()
@@ -75,9 +75,7 @@ class _NullStream(io.TextIOBase):
 
 
 def _stream(descriptor: int) -> TextIO:
-    """Return a text stream to a descriptor. The stream writes each complete line at once, so that the line is not lost
-    if the program is killed.
-    """
+    """Return a text stream to a descriptor. The stream is line-buffered, so complete lines survive a kill."""
     return open(descriptor, "w", encoding="utf-8", errors="replace", closefd=False, buffering=1)
 
 
@@ -103,8 +101,9 @@ def _execute(program: str, namespace: dict[str, Any], reserve: list[bytearray]) 
 
 
 def _error_line(error: BaseException) -> str:
-    """Return an error's type and the first line of its message. The program's own code may compute the message. If that
-    code raises an exception, the message is replaced.
+    """Return an error's type and the first line of its message.
+
+    Code of the program may compute the message. If this code raises an exception, a placeholder replaces the message.
     """
     kind = type(error)
     name, message = "an error without a name", ""
@@ -121,8 +120,8 @@ def _error_line(error: BaseException) -> str:
 
 
 def _traceback(error: BaseException) -> str:
-    """Return the traceback without this module's frame: its last `MAX_TRACEBACK` characters, or "" if it cannot be
-    formatted.
+    """Return the last `MAX_TRACEBACK` characters of the traceback, without the frame of this module. Return "" if
+    formatting the traceback fails.
     """
     with contextlib.suppress(BaseException):
         trace = error.__traceback__
@@ -132,7 +131,7 @@ def _traceback(error: BaseException) -> str:
 
 
 def _write_error(outcome: _Outcome) -> None:
-    """Write the traceback to standard error, with the error line as the last line. Then close standard error."""
+    """Write the traceback and then the error line to standard error. Close standard error."""
     text = outcome.traceback.rstrip()
     if text.rpartition("\n")[2] != outcome.error:
         text = f"{text}\n{outcome.error}"

@@ -1,4 +1,4 @@
-"""Limits the number of programs that run at a time, and the number of programs that wait."""
+"""Limits the number of programs that run at the same time, and the number of programs that wait."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from arlarena.sandbox.execution import SandboxBusy
 
 
 class SlotLimiter:
-    """Gives each running program a slot. At most `max_running` programs run at a time, and at most `max_waiting` wait.
+    """Gives each running program a slot. At most `max_running` programs have a slot, and at most `max_waiting` wait.
 
-    `retry_after_s`: the value of `SandboxBusy.retry_after_s`. `running`, `waiting`: the current numbers of programs.
+    `retry_after_s`: the value for `SandboxBusy.retry_after_s`. `running`, `waiting`: the current numbers of programs.
     """
 
     def __init__(self, max_running: int, max_waiting: int, retry_after_s: float) -> None:
@@ -22,7 +22,7 @@ class SlotLimiter:
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Hold a slot while the context lasts. If no slot is free, wait for a slot.
+        """Occupy a slot until the context ends. If no slot is free, wait for a slot.
 
         Raises:
             SandboxBusy: no slot is free, and `max_waiting` programs already wait.

@@ -1,18 +1,18 @@
-"""The zygote: a process that has loaded the libraries and is forked for every execution.
+"""The zygote: a process that has loaded the libraries, and is forked for every execution.
 
     python -m arlarena.sandbox.zygote FD '{"work": "arlarena.sandbox.run_program", "required": []}'
 
-The *server* is the process that owns the sandbox. The server and the zygote exchange JSON messages over the socket with
-the descriptor FD (sequenced packets):
+The *server* is the process with the sandbox object. The server and the zygote exchange JSON messages over the socket FD
+(sequenced packets):
 * The server sends `{"id", "cpu_s", "memory_mb"}` and three descriptors (payload, standard output, standard error) to
   start a fork.
 * The server sends `{"id", "kill": true}` to kill the fork.
 * The zygote sends `{"id", "failed"}` if the fork could not start.
 * The zygote sends `{"id", "status", "cpu_s", "memory_mb"}` when the fork has ended.
 
-The *payload* is the input of a fork, such as a program. Only the fork reads it, so the memory of a new fork contains no
-data of other executions. `work` names a module with a function `load()`. `load` loads the libraries. It returns the
-function that each fork calls with the payload, and the files that forks may read.
+The *payload* is the input of a fork, such as a program. The zygote does not read payloads, so the memory of a new fork
+contains no data of other executions. `work` is the name of a module with a function `load()`. This function loads the
+libraries. It returns the function that each fork calls with the payload, and the paths that forks may read.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from arlarena.sandbox.lockdown import (
     lock_down,
 )
 
-READY = b"\x06"  # first byte that a fork writes to standard output, after it is locked down
-PID_BYTES = 4  # READY is followed by the fork's process id (little-endian), and then by the program's output
+READY = b"\x06"  # the first byte on a fork's standard output; the fork writes it after the lockdown
+PID_BYTES = 4  # after READY, the fork writes its process id (little-endian), and then the program's output
 HEADER = len(READY) + PID_BYTES
 NOT_LOCKED = 97  # exit code of a fork that could not lock itself down
 MAX_MESSAGE = 4096  # bytes of one message
 
 
 class Zygote:
-    """Forks a process for each execution, and reports the end of the fork to the server."""
+    """Forks a process for each execution, and reports the end of each fork to the server."""
 
     def __init__(self, server: socket.socket, plan: LockdownPlan, work: Callable[[bytes], int]) -> None:
         self._server, self._plan, self._work = server, plan, work
@@ -58,7 +58,7 @@ class Zygote:
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def serve(self) -> None:
-        """Handle requests and report the ends of forks until the server disconnects."""
+        """Handle requests and report ended forks until the server disconnects."""
         poll = select.poll()
         poll.register(self._server, select.POLLIN)
         poll.register(self._wakeup, select.POLLIN)
@@ -94,9 +94,7 @@ class Zygote:
         return True
 
     def _run_fork(self, descriptors: Sequence[int], request: dict[str, Any]) -> NoReturn:
-        """Read the payload, lock down this fork, write the header, and call `work`. This method is called only in the
-        fork.
-        """
+        """Read the payload, lock down this fork, write the header, and call `work`. Call this method only in a fork."""
         code = NOT_LOCKED
         try:
             signal.set_wakeup_fd(-1)
@@ -114,8 +112,8 @@ class Zygote:
             os._exit(code)
 
     def _redirect(self, descriptors: Sequence[int]) -> bytes:
-        """Read the payload from the first received descriptor, and return it. Descriptor 0 becomes /dev/null, and
-        descriptors 1 and 2 become the two received output descriptors.
+        """Return the payload, read from the first received descriptor. Standard input becomes /dev/null, and the other
+        two received descriptors become standard output and standard error.
         """
         source, out, err = descriptors
         with os.fdopen(os.dup(source), "rb") as file:
@@ -127,7 +125,7 @@ class Zygote:
         return payload
 
     def _reap(self) -> None:
-        """Collect the exit status of each fork that has ended, and report it to the server."""
+        """Collect the exit status of each ended fork, and report the status to the server."""
         while self._running:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -150,10 +148,10 @@ class Zygote:
 
 
 def prepare(required: frozenset[str], readable: Sequence[Path]) -> tuple[LockdownPlan, list[str]]:
-    """Return the plan for the lockdown of all forks, and the names of the active layers. A test fork checks the layers.
+    """Return the lockdown plan for all forks, and the names of the active layers. A test fork checks the layers.
 
     Raises:
-        OSError: a required layer is not available or not effective.
+        OSError: a required layer is not available, or the test fork could make a forbidden call.
     """
     isolated = isolate()
     kernel.protect_code()
@@ -196,7 +194,7 @@ def _run_in_fork(work: Callable[[], dict[str, Any]]) -> bytes:
 
 
 def _verify(plan: LockdownPlan) -> dict[str, Any]:
-    """Lock down this fork, and try forbidden calls. Return {"layers": …}, or {"error": …} if a call succeeded."""
+    """Lock down this fork, and try forbidden calls. Return {"error": …} if a call succeeded, else {"layers": …}."""
     layers = lock_down(plan, 10, 1 << 30)
     forbidden: list[tuple[str, Callable[[], object]]] = []
     if "seccomp" in layers:
@@ -225,7 +223,7 @@ def _map_writable_code(path: str) -> mmap.mmap:
 
 
 def main() -> int:
-    """Load the libraries, prepare the plan, tell the server that the zygote is ready, and serve requests."""
+    """Load the libraries, prepare the plan, report to the server that the zygote is ready, and serve requests."""
     server = socket.socket(fileno=int(sys.argv[1]))
     settings = json.loads(sys.argv[2])
     work, readable = importlib.import_module(settings["work"]).load()

@@ -1,5 +1,6 @@
-"""The client of the zygote, in the process that owns the sandbox ("the server"). The client starts the zygote, requests
-forks, receives their exit statuses, and notices when the zygote dies.
+"""The client of the zygote. It runs in "the server", the process with the sandbox object.
+
+The client starts the zygote, requests forks, receives their exit statuses, and detects the death of the zygote.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ ENVIRONMENT = {
     "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
     "LC_ALL": "C.UTF-8",
     "HOME": "/",
-    "PYTHONHASHSEED": "0",  # deterministic: sympy's output depends on the order of sets
+    "PYTHONHASHSEED": "0",  # makes the order of sets deterministic, because sympy's output depends on this order
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
@@ -35,8 +36,8 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class ForkExit:
-    """How a fork ended. `status`: the exit code, or minus the number of the signal that ended the fork. `cpu_s`:
-    seconds of CPU time. `memory_mb`: peak memory in MiB.
+    """How a fork ended. `status`: the exit code, or -n if signal n ended the fork. `cpu_s`: seconds of CPU time.
+    `memory_mb`: peak memory in MiB.
     """
 
     status: int
@@ -49,10 +50,10 @@ class ZygoteDied(SandboxError):
 
 
 class ZygoteProcess:
-    """A zygote process, as seen by the server.
+    """The server's handle of a zygote process.
 
-    `layers`: the active protection layers of the forks. `uid`: id of the user that forks run as. `warning`: if forks
-    run as root, the reason and the fix; else "".
+    `layers`: the active protection layers of the forks. `uid`: id of the user of the forks. `warning`: the reason why
+    forks run as root, and the fix; "" if they do not run as root.
     """
 
     def __init__(self, work: str, required: Sequence[str], start_s: float) -> None:
@@ -64,7 +65,8 @@ class ZygoteProcess:
         """
         self._socket, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in `close`)
-        # The zygote uses this process's module search path, but not the user's environment variables and site packages.
+        # The zygote gets the module search path of this process. It does not get the environment variables of this
+        # process or the user's site packages.
         code = f"import sys; sys.path[:] = {sys.path!r}; from {__package__}.zygote import main; sys.exit(main())"
         settings = json.dumps({"work": work, "required": list(required)})
         with peer:
@@ -100,8 +102,8 @@ class ZygoteProcess:
     def fork(self, descriptors: Sequence[int], limits: ExecutionLimits) -> tuple[int, Future[ForkExit]]:
         """Start an execution.
 
-        `descriptors`: the descriptors of the payload, of standard output and of standard error. Returns the number of
-        the execution, and a future that gets the fork's `ForkExit`.
+        `descriptors`: the payload, standard output and standard error. Returns the execution's number, and a future for
+        the fork's `ForkExit`.
 
         Raises:
             ZygoteDied: the zygote has died.
@@ -117,12 +119,12 @@ class ZygoteProcess:
         except OSError as error:
             if isinstance(error, ConnectionError):
                 with self._lock:
-                    self._dead = True  # `_listen` may notice the end later, but the next try must start a new zygote
+                    self._dead = True  # `_listen` may detect the end too late: the next try must start a new zygote
             raise ZygoteDied(f"the zygote cannot be reached: {error}") from error
         return number, future
 
     def kill(self, number: int) -> None:
-        """Kill an execution if it still runs. Its future completes when the fork has ended."""
+        """Kill an execution that has not ended. The execution's future completes when the fork has ended."""
         with contextlib.suppress(OSError):
             self._socket.send(json.dumps({"id": number, "kill": True}).encode())
 
@@ -162,7 +164,7 @@ class ZygoteProcess:
                     future.set_exception(SandboxError(f"the zygote could not fork: {answer['failed']}"))
                 else:
                     future.set_result(ForkExit(answer["status"], answer["cpu_s"], answer["memory_mb"]))
-        self._process.kill()  # the connection is lost, so the zygote cannot be used any more
+        self._process.kill()  # without a connection, the zygote cannot be used
         self._process.wait()
         self._fail(f"the zygote died: {self._last_error_line()}")
 

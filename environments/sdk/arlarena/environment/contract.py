@@ -23,12 +23,13 @@ from arlarena.environment.registry import load
 from arlarena.proto.config import exit_on_config_error
 from arlarena.proto.env_api import ResetSpec, StepResult
 
-TASKS = 4  # number of tasks of each split that most checks play
-DISJOINT_TASKS = 40  # number of tasks of each split whose content keys are compared
-# Number of episodes in `offers_actions_until_the_end`. In each step, episode n plays the n-th admissible action.
+TASKS = 4  # most checks play this number of tasks in each split
+DISJOINT_TASKS = 40  # `keeps_evaluation_tasks_out_of_training` compares this number of tasks in each split
+# Number of episodes in `offers_actions_until_the_end`. In each step, episode n plays admissible action number n, modulo
+# the number of these actions.
 ACTION_EPISODES = 4
-# Replies without an admissible action, and not in the strict format (see `replies`). Template fields, unclosed tags and
-# control characters must not cause errors.
+# Replies without an admissible action. They do not have the strict format (see `replies`). Template fields, unclosed
+# tags and control characters must not cause errors.
 UNREADABLE = (
     "",
     "   ",
@@ -68,9 +69,7 @@ def _start(environment: EnvironmentFactory, spec: ResetSpec) -> Episode:
 
 
 def _any_task(environment: EnvironmentFactory, index: int = 0) -> ResetSpec:
-    """Return the reset request of the task `index` of the default split. If the split is smaller, return the reset
-    request of its last task.
-    """
+    """Return the reset request of task `index` in the default split. In a smaller split, use the last task instead."""
     size = environment.info.splits[0].size
     return ResetSpec(index=index if size is None else min(index, size - 1))
 
@@ -91,8 +90,8 @@ def _plan(episode: Episode) -> list[str]:
 
 
 def _some_replies(environment: EnvironmentFactory, spec: ResetSpec) -> list[str]:
-    """Return replies for an episode: unreadable replies, a reply that changes no state, and the first half of the
-    expert's replies, if there is an expert. Only the expert's replies change the state.
+    """Return replies for an episode. They contain unreadable replies, a reply that changes no state, and the first half
+    of the expert's replies if there is an expert. Only the expert's replies change the state.
     """
     plan = _plan(_start(environment, spec)) if _has_expert(environment) else []
     return [*UNREADABLE[:2], *plan[: len(plan) // 2], f"<think>x</think><action>{NOTHING}</action>", *UNREADABLE[2:]]
@@ -109,8 +108,8 @@ def _transcript(episode: Episode, replies: Sequence[str]) -> list[StepResult]:
 
 
 def has_complete_info(environment: EnvironmentFactory) -> None:
-    """Check that the names, versions and descriptions in `info` are not empty, and that the horizon is positive. The
-    first split must be for training, and at least one split must be for evaluation.
+    """Check that the names, versions, texts and descriptions in `info` are not empty, and that the horizon is positive.
+    The names of the splits must differ. The first split must be for training, and at least one for evaluation.
     """
     info = environment.info
     for name, text in (
@@ -154,7 +153,7 @@ def keeps_evaluation_tasks_out_of_training(environment: EnvironmentFactory) -> N
 
 
 def repeats_transcripts(environment: EnvironmentFactory) -> None:
-    """Check that the same task and the same replies give equal results."""
+    """Check that two episodes with the same task and the same replies have equal results."""
     for spec in _specs(environment):
         replies = _some_replies(environment, spec)
         once, again = (_transcript(_start(environment, spec), replies) for _ in range(2))
@@ -162,9 +161,11 @@ def repeats_transcripts(environment: EnvironmentFactory) -> None:
 
 
 def begins_with_an_observation(environment: EnvironmentFactory) -> None:
-    """Check the first result of an episode, before any step. All words of the observation's text must be in the prompt,
-    in any order. `state_key` and `observation_key` must not be empty. There must be no reward. `format_valid` and
-    `action_valid` must be True.
+    """Check the first result of an episode, before any step.
+
+    The prompt must contain all words of the observation's text, in any order. `state_key` and `observation_key` must
+    not be empty. The reward must be None, and the score at least 0 and below 1. `format_valid` and `action_valid` must
+    be True.
     """
     for spec in _specs(environment):
         first = _start(environment, spec).observe()
@@ -221,7 +222,7 @@ def ends_at_the_horizon(environment: EnvironmentFactory) -> None:
 
 
 def offers_actions_until_the_end(environment: EnvironmentFactory) -> None:
-    """Check that every state of an unfinished episode has an admissible action. Lost and drawn games must end."""
+    """Check that every state before the end has an admissible action. A lost or drawn game must therefore end."""
     for number in range(ACTION_EPISODES):
         episode = _start(environment, _any_task(environment, 1))
         offered = episode.observe().observation.admissible_actions
@@ -250,7 +251,7 @@ def marks_unreadable_replies(environment: EnvironmentFactory) -> None:
 
 
 def knows_the_strict_format(environment: EnvironmentFactory) -> None:
-    """Check that `format_valid` is True for the expert's reply, and False if a character is added to the reply."""
+    """Check that `format_valid` is True for the expert's reply, and False if the reply has an extra character."""
     _need_expert(environment)
     episode = _start(environment, _any_task(environment, 1))
     strict = _plan(episode)[0]
@@ -261,8 +262,8 @@ def knows_the_strict_format(environment: EnvironmentFactory) -> None:
 
 
 def has_an_expert_that_solves_it(environment: EnvironmentFactory) -> None:
-    """Check that the expert's replies solve the tasks and are in the strict format (see `replies`). While the replies
-    are played, the expert must not change its plan.
+    """Check that the expert's replies solve the tasks and have the strict format (see `replies`). After each of these
+    replies, the expert's plan must be the rest of the old plan.
     """
     _need_expert(environment)
     for spec in _specs(environment):
@@ -286,7 +287,9 @@ def has_an_expert_that_solves_it(environment: EnvironmentFactory) -> None:
 
 
 def forks(environment: EnvironmentFactory) -> None:
-    """Check that a fork is in the same state, and that neither episode changes the other."""
+    """Check that a fork has the state of its episode. Steps of the episode must not change the fork, and steps of the
+    fork must not change the episode.
+    """
     for spec in _specs(environment, 2):
         episode, replies = _start(environment, spec), _some_replies(environment, spec)
         _transcript(episode, replies[:2])
@@ -299,8 +302,8 @@ def forks(environment: EnvironmentFactory) -> None:
 
 
 def has_keys_of_states(environment: EnvironmentFactory) -> None:
-    """Check that a step that does not change the state leaves `state_key` and `observation_key` unchanged, and that
-    different tasks have different state keys.
+    """Check that different tasks have different state keys. A step that does not change the state must also leave
+    `state_key` and `observation_key` unchanged.
 
     Training methods with step-level advantages compare turns with equal keys. If a key contained a step counter, no two
     turns of an episode would have equal keys.

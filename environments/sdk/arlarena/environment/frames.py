@@ -13,13 +13,13 @@ PNG = "image/png"
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """An image: the bytes of a PNG file, and the size in pixels."""
+    """An image. `png`: the bytes of a PNG file. `width`, `height`: the size in pixels."""
 
     png: bytes
     width: int
     height: int
 
     def inline(self) -> Image:
-        """Return the image for an observation, with the file as base64."""
+        """Return the image for an observation, with the PNG file in base64."""
         digest = hashlib.sha256(self.png).hexdigest()
         return Image(PNG, digest, self.width, self.height, data=base64.b64encode(self.png).decode())

@@ -1,4 +1,4 @@
-"""Hashes of states, observations and task contents. Random generators and splits are derived from hashes."""
+"""Hashes of states, observations and task contents, and random generators and splits derived from hashes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ def digest(text: str) -> str:
 
 
 def seeded(*key: object) -> Random:
-    """Return a random generator seeded by the text of `key`. Equal keys give equal sequences of random numbers in all
-    processes and on all machines.
+    """Return a random generator with a seed derived from `key`. Equal keys give equal random numbers in all processes
+    and on all machines.
     """
     return Random(int(digest("/".join(map(str, key))), 16))
 
 
 def split_of_digest(digest: str, shares: Mapping[str, int]) -> str:
-    """Return the split that a task belongs to. `digest`: the hash of the task's content. `shares`: the relative size of
-    each split. For example, with {"train": 5, "validation": 1, "test": 2}, five eighths of all contents are in `train`.
+    """Return the split of a task. `digest`: the hash of the task's content. `shares`: the relative size of each split.
+    For example, {"train": 5, "validation": 1, "test": 2} puts five eighths of all contents into `train`.
     """
     position = int(digest, 16) % sum(shares.values())
     for name, share in shares.items():

@@ -1,4 +1,4 @@
-"""Tasks that are identified by a split and an index. Their ids are `<environment>/<split>/<index>`."""
+"""Tasks with a split and an index. Their ids are `<environment>/<split>/<index>`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ SHOWN_CHARS = 80  # maximum characters of a task_id in an error message
 
 
 def indexed_task(name: str, splits: Sequence[Split], spec: ResetSpec) -> Task:
-    """Return the task given by `task_id`, by `split` and `index`, or by `split` and `seed`.
+    """Return the task that a reset request selects by `task_id`, or by `split` and `index`.
 
-    Without `split`, the task is in the first split. Without `index`, the index is the seed, or 0 without a seed.
+    `split` defaults to the first split. `index` defaults to the seed, or to 0 without a seed.
 
     Raises:
         TaskError: the split is unknown, the index is out of range, or the fields contradict each other.
@@ -39,7 +39,7 @@ def indexed_task(name: str, splits: Sequence[Split], spec: ResetSpec) -> Task:
 
 
 def index_of(text: str) -> int | None:
-    """Parse an index. Return None if the text is not a number, or if the number is larger than `LARGEST_INDEX`."""
+    """Parse an index. Return None if the text is not a number, or if the number exceeds `LARGEST_INDEX`."""
     if not (text.isascii() and text.isdigit()) or len(text.lstrip("0")) > len(str(LARGEST_INDEX)):
         return None
     index = int(text.lstrip("0") or "0")

@@ -1,6 +1,4 @@
-"""Prompt templates of text games. A prompt can contain the most recent turns (the history) and the current
-observation.
-"""
+"""Prompt templates of text games. A prompt can contain the current observation and recent turns (the history)."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ class Scene(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         observation: the current observation.
-        past: the most recent turns, oldest first, each formatted by `past_turn`.
+        past: the most recent turns in the format of `past_turn`, oldest first.
         remaining: number of steps left.
         horizon: maximum number of steps of the episode.
         actions: the admissible actions as text; "" if any text is an action.
@@ -35,7 +33,7 @@ class Scene(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def history(self) -> str:
-        """The most recent turns with a heading, or "" if there are none."""
+        """The most recent turns with a heading; "" without earlier turns."""
         if not self.past:
             return ""
         turns, count = "\n".join(self.past), len(self.past)
@@ -47,8 +45,8 @@ FIELDS = ("task", "observation", "history", "remaining", "horizon", "actions")
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
-    """A template: a text that may contain the fields {task}, {observation}, {history}, {remaining}, {horizon},
-    {actions}. In the text, `{{` and `}}` stand for braces.
+    """A text with the optional fields {task}, {observation}, {history}, {remaining}, {horizon} and {actions}. In the
+    text, `{{` and `}}` mean single braces.
 
     Raises:
         ValueError: the text has another field, or a single brace.
@@ -57,8 +55,8 @@ class PromptTemplate:
     name: str
     version: str
     text: str
-    # `text` as a pattern for the operator %, and a function that returns the values of its fields in their order. They
-    # render long prompts in a fifth of the time of `str.format`.
+    # `text` as a pattern for the operator %, and a function that returns the values of the fields. Together they render
+    # long prompts five times as fast as `str.format`.
     _pattern: str = field(init=False, repr=False, compare=False)
     _values: Callable[[Scene], object] = field(init=False, repr=False, compare=False)
 

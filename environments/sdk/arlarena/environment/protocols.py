@@ -5,7 +5,7 @@
     while not episode.done:
         result = episode.step(reply)
 
-The prompt template, the parser and the *expert* (a program that solves tasks) belong to the environment. Trainer,
+The prompt template, the parser and the *expert* (a program that solves tasks) are parts of the environment. Trainer,
 rollouts and servers do not depend on the rules of an environment. `registry` finds environments.
 """
 
@@ -26,8 +26,8 @@ class ExpertUnavailable(RuntimeError):
 
 
 class EnvironmentFailure(RuntimeError):
-    """A resource of the environment failed, such as its sandbox. The step does not count, and the policy did not cause
-    the failure. `busy`: whether the resource is overloaded. `retry_after_s`: seconds after which a retry may succeed.
+    """A resource of the environment failed, such as the sandbox. The policy did not cause the failure, so the step does
+    not count. `busy`: whether the resource is overloaded. `retry_after_s`: time before the next attempt, in seconds.
     """
 
     def __init__(self, message: str, *, busy: bool = False, retry_after_s: float = 1.0) -> None:
@@ -36,7 +36,7 @@ class EnvironmentFailure(RuntimeError):
 
 
 class Episode(Protocol):
-    """One episode, from its first observation to its end. Not thread-safe: the server uses a lock."""
+    """One episode, from the first observation to the end. Not thread-safe: the server uses a lock."""
 
     @property
     def task(self) -> Task:
@@ -54,15 +54,15 @@ class Episode(Protocol):
         ...
 
     def observe(self) -> StepResult:
-        """Return the current state in the form of a reset's result: the reward is None, and `format_valid` and
-        `action_valid` are True.
+        """Return the current state as the result of a reset: the reward is None, and `format_valid` and `action_valid`
+        are True.
         """
         ...
 
     def step(self, text: str) -> StepResult:
-        """Play a reply. The server calls `step` only while the episode is not `done`.
+        """Play a reply. The server calls `step` only before the episode is `done`.
 
-        A reply from which no action can be read raises no error: it counts as a step, and `action_valid` is False. The
+        A reply without a readable action counts as a step with `action_valid` False. It must not raise an error. The
         reward must be finite, and the score must be in [0, 1]. The server reports other values as a failure of the
         environment.
 
@@ -80,18 +80,18 @@ class Episode(Protocol):
         ...
 
     def fork(self) -> Self:
-        """Return an independent copy in the same state."""
+        """Return an independent copy of this episode, in the same state."""
         ...
 
 
 @runtime_checkable
 class Resources(Protocol):
-    """The protocol of environments that use external processes. Without a call of `open`, the environment starts the
-    processes on first use.
+    """The protocol of environments with external processes. The first use of the environment starts the processes,
+    unless `open` was called before.
     """
 
     def open(self) -> None:
-        """Start the processes. The server calls this before it accepts sessions.
+        """Start the processes. The server calls this method before it accepts sessions.
 
         Raises:
             ConfigError: this machine cannot run the processes.
@@ -99,7 +99,7 @@ class Resources(Protocol):
         ...
 
     def health(self) -> dict[str, Any]:
-        """Return the state of the processes for `/health`: the key `healthy` (bool), and further details."""
+        """Return the state of the processes for `/health`: the key `healthy` (bool), and other details."""
         ...
 
     def close(self) -> None:
@@ -108,15 +108,15 @@ class Resources(Protocol):
 
 
 class EnvironmentFactory(Protocol):
-    """An environment with its options. Its methods must be thread-safe.
+    """An environment with its options. All methods must be thread-safe.
 
     Attributes:
-        blocking: whether a step may take longer than about a millisecond. If so, the server runs each step in a thread,
-            on a fork of the episode. Other sessions then do not wait, and the server can abandon a slow step.
+        blocking: whether a step may take longer than about a millisecond. If True, the server runs each step in a
+            thread, on a fork of the episode. Other sessions then do not wait, and the server can abandon a slow step.
 
-    Two attributes are optional. `threads`: the server's default number of threads for episodes; set it if steps wait
-    for other processes. `warnings`: a list of messages for the server's operator, for example about files that are not
-    used; see `warnings_of`.
+    Two attributes are optional:
+        threads: the server's default number of threads for episodes. Set it if steps wait for other processes.
+        warnings: a list of messages for the server's operator, for example about unused files (see `warnings_of`).
     """
 
     blocking: bool
@@ -135,8 +135,7 @@ class EnvironmentFactory(Protocol):
         ...
 
     def start(self, task: Task) -> Episode:
-        """Start an episode. A slow method does not stop the server, because the server calls it in a
-        thread.
+        """Start an episode. This method may be slow, because the server calls it in a thread.
 
         Raises:
             TaskError: the task does not exist.
@@ -145,5 +144,5 @@ class EnvironmentFactory(Protocol):
 
 
 def warnings_of(factory: EnvironmentFactory) -> list[str]:
-    """Return the messages for the server's operator. This may take some seconds."""
+    """Return the messages for the server's operator. This call may take a few seconds."""
     return list(getattr(factory, "warnings", ()))

@@ -1,5 +1,4 @@
-"""Finds environments by name. The name of an installed environment is the name of its entry point. The name of another
-environment is the name of its module.
+"""Finds environments by name. A name refers to an entry point of an installed distribution, or to a module.
 
 A distribution declares its environment as an entry point in pyproject.toml. The entry point is a function
 `load(where, options)` that returns the environment's factory:
@@ -32,7 +31,7 @@ Loader = Callable[[str, Mapping[str, Any]], EnvironmentFactory]
 
 
 def installed() -> dict[str, EntryPoint]:
-    """Return the entry points of the installed environments by their names, in alphabetical order."""
+    """Return {name: entry point} of the installed environments, in alphabetical order."""
     return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
 
 
@@ -40,18 +39,18 @@ def load(where: str, name: str, options: Mapping[str, Any]) -> EnvironmentFactor
     """Load the factory of an environment.
 
     Args:
-        where: The text with which error messages begin, such as "FILE: [environment]". Messages about an option then
-            begin with "FILE: [environment.options]".
+        where: The start of error messages, such as "FILE: [environment]". Messages about an option then begin with
+            "FILE: [environment.options]".
         name: The name of an installed environment, or of a module with a function `load(where, options)`.
         options: The options of the environment.
 
     Raises:
-        ConfigError: The name is unknown, the module cannot be imported, or an option is invalid. Also raised if the
-            function `load` takes other arguments, raises an exception, or does not return an environment.
+        ConfigError: The name is unknown, the module cannot be imported, or an option is invalid. The function `load`
+            has other parameters, raises an exception, or does not return an environment.
     """
     table = f"{where[:-1]}.options]" if where.endswith("]") else f"{where} [options]"
     prefix = f"{where} name = {name!r}"
-    with redirect_stdout(sys.stderr):  # modules may print at import, but callers print JSON on stdout
+    with redirect_stdout(sys.stderr):  # an import may print text, but stdout is for the caller's JSON
         loader = _loader(prefix, name)
         try:
             factory = loader(table, options)
@@ -68,8 +67,8 @@ def load(where: str, name: str, options: Mapping[str, Any]) -> EnvironmentFactor
 def info_of(factory: EnvironmentFactory, name: str) -> Info:
     """Return the environment's `Info`. If the argument `name` is not "", it replaces the field `name`.
 
-    The argument is the name in the server's configuration. This name differs from the environment's name if the
-    configuration names a module. Clients compare the field `name` with the name in the client's configuration.
+    `name`: the name in the server's configuration. Clients compare the field with the name in their configuration. A
+    module's name in the configuration differs from the environment's own name.
     """
     return msgspec.structs.replace(factory.info, name=name) if name else factory.info
 
@@ -87,8 +86,8 @@ def _loader(prefix: str, name: str) -> Loader:
         problem = "the module has no function load" if name in sys.modules else problem
         hint = f"; {close}" if name and (close := suggestion(name, known)) else ""
         raise ConfigError(
-            f"{prefix}: {problem}{hint}; installed: {', '.join(known) or 'none'}; or name a module that has a function "
-            "load(where, options), as in my_package.my_module"
+            f"{prefix}: {problem}{hint}; installed: {', '.join(known) or 'none'}; or give the name of a module with a "
+            "function load(where, options), such as my_package.my_module"
         )
     if not _takes_two_arguments(found):
         raise ConfigError(
@@ -102,7 +101,7 @@ def _loader(prefix: str, name: str) -> Loader:
 def _from_module(name: str) -> Any:
     """Return the function `load` of a module. Return None if the module or the function does not exist.
 
-    An exception that the module raises at import is not caught.
+    Exceptions during the import are not caught.
     """
     if not all(part.isidentifier() for part in name.split(".")):
         return None  # not a module's name, such as "", "./file" or "tic-tac-toe"
@@ -115,7 +114,7 @@ def _from_module(name: str) -> Any:
 
 
 def _reinstall_hint(point: EntryPoint | None) -> str:
-    """Return a hint for an error message: which distribution must be installed again. For a module, return ""."""
+    """Return a hint to install the distribution again, for an error message. Return "" for a module."""
     if point is None:
         return ""
     distribution = f" of {point.dist.name}" if point.dist is not None else ""
@@ -123,7 +122,7 @@ def _reinstall_hint(point: EntryPoint | None) -> str:
 
 
 def _takes_two_arguments(loader: Any) -> bool:
-    """Return whether `loader` can be called with two arguments."""
+    """Return True if `loader` can be called with two arguments."""
     if not callable(loader):
         return False
     try:
@@ -136,7 +135,7 @@ def _takes_two_arguments(loader: Any) -> bool:
 
 
 def _problem_of(factory: Any) -> str:
-    """Return why `factory` is not an environment, or "". An exception that `factory.info` raises is not caught."""
+    """Return why `factory` is not an environment, or "" if it is one. Exceptions of `factory.info` are not caught."""
     if isinstance(factory, type):
         return f"it returns the class {factory.__name__}: return an instance of the class"
     lacking = [name for name in ("info", "blocking", "task", "start") if not _has(factory, name)]
@@ -149,12 +148,12 @@ def _problem_of(factory: Any) -> str:
 
 
 def _has(factory: Any, name: str) -> bool:
-    """Return whether `factory` has an attribute. A property is not evaluated."""
+    """Return True if `factory` has the attribute `name`. Properties are not evaluated."""
     return hasattr(type(factory), name) or hasattr(factory, name)
 
 
 def _describe(error: BaseException) -> str:
-    """Describe an exception and its source line: `NameError: name 'x' is not defined (my_module.py, line 3)`."""
+    """Return an exception as text, with its source line: `NameError: name 'x' is not defined (module.py, line 3)`."""
     message = f"{type(error).__name__}: {error}"
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, ImportError | SyntaxError) or not frames:

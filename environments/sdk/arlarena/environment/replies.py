@@ -1,8 +1,10 @@
-"""Parses replies: removes the *thought* (the text in <think>…</think>), finds the action, and checks whether the reply
-has the *strict format* `<think>…</think><action>…</action>`. A reply is *unreadable* if no action can be read from it.
+"""Parses replies. Three terms are important:
+- The *thought* is the text in <think>…</think>. The parser removes it before it looks for the action.
+- The *strict format* of a reply is `<think>…</think><action>…</action>`.
+- A reply is *unreadable* if it has no valid action.
 
 Text games use `parse`. Other environments use `after_thought` to get the text after the thought, and parse this text
-themselves.
+with their own code.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ PARSER = Parser(
     action=ACTION,
 )
 
-# End-of-turn tokens of models. They may be at the end of a decoded reply.
+# End-of-turn tokens of models. A decoded reply may end with these tokens.
 END_MARKS = (
     "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|end|>", "<|return|>", "</s>",
     "<end_of_turn>", "<｜end▁of▁sentence｜>",  # noqa: RUF001 (DeepSeek's token)
@@ -39,8 +41,8 @@ _THINK = re.compile(r"<\s*+/?+\s*+think(?:\s[^<>/]*+)?+>", re.IGNORECASE)
 
 
 class ParsedReply(msgspec.Struct, frozen=True, gc=False):
-    """A parsed reply. `action`: the action to play, or None. `written`: the text that was read as the action, even if
-    it is not an admissible action.
+    """A parsed reply. `action`: the action to play; None for an unreadable reply. `written`: the text in the place of
+    the action, even if it is not an admissible action.
     """
 
     action: str | None
@@ -49,7 +51,7 @@ class ParsedReply(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def action_valid(self) -> bool:
-        """Whether an action could be read."""
+        """Whether the reply has an action."""
         return self.action is not None
 
 
@@ -80,14 +82,14 @@ def after_thought(text: str) -> str | None:
 
 
 def parse(text: str, actions: Collection[str] | None = None) -> ParsedReply:
-    """Parse a complete reply or a bare action.
+    """Parse a complete reply or an action without tags.
 
-    Only the text after the thought is read. If this text has exactly one `<action>…</action>`, the content of this
-    element is the action. If the text has no `<action>` tag, the complete text is the action. Other replies are
-    unreadable. If `actions` is given, the action must be in `actions`. Case and surrounding white space are ignored.
+    The text after the thought determines the action. If this text has exactly one element `<action>…</action>`, the
+    element's content is the action. If this text has no `<action>` tag, the complete text is the action. Other replies
+    are unreadable. With `actions`, the action must be in `actions`. Case and surrounding white space are ignored.
 
-    `format_valid` is True if the reply is exactly `<think>…</think><action>…</action>`, with only white space between
-    and around the elements. If the chat template has opened the thought, `<think>` may be missing.
+    `format_valid` is True if the reply is exactly `<think>…</think><action>…</action>`. White space is allowed between
+    and around the elements. `<think>` may be missing, because some chat templates contain it.
     """
     text = without_end_marks(text)
     start = answer_start(text)
@@ -117,7 +119,7 @@ def _match_action(written: str, actions: Collection[str] | None) -> str | None:
 
 
 def _is_one_thought(text: str) -> bool:
-    """Return whether a text is exactly one `<think>…</think>`. The opening `<think>` may be missing."""
+    """Return True if a text is exactly one `<think>…</think>`. The opening `<think>` may be missing."""
     marks = [mark[0] for mark in _THINK.finditer(text)]
     complete = marks == [THINK, END_THINK] and text.startswith(THINK)
     return text.endswith(END_THINK) and (complete or marks == [END_THINK])

@@ -1,13 +1,13 @@
-"""Base classes of text games. The author of a game writes only the rules.
+"""Base classes for text games. The author of a game writes only the rules.
 
     class Guess(TextGame):              the rules of one episode
     class GuessEnvironment(TextEnvironment):
         name, version, … = …            the content of `/v1/info`
         def game(self, task): …         the rules of a new episode
 
-`TextEpisode` counts steps, parses replies, renders prompts, and fills in the other fields of observations and metadata.
-`TextEnvironment` finds the task of a reset request and provides `/v1/info`. The *expert* is a program that solves
-tasks: the method `plan` of a game. `replies` explains when a reply is *unreadable*. `arlarena.environments.guess` is a
+`TextEpisode` counts steps, parses replies, renders prompts, and sets the other fields of observations and metadata.
+`TextEnvironment` finds the task of a reset request and provides `/v1/info`. The *expert* solves tasks: it is the method
+`plan` of a game. A reply without a valid action is *unreadable* (see `replies`). `arlarena.environments.guess` is a
 complete example.
 """
 
@@ -34,28 +34,29 @@ class TextGame(ABC):
 
     An episode can end in four ways:
 
-    | end | `over` | `solved` | `score` | field of the last observation that is true |
+    | end | `over` | `solved` | `score` | true in the last observation |
     |---|---|---|---|---|
     | won | true | true | 1 | terminated |
     | lost | true | false | 0, or the solved part of the task | terminated |
     | drawn | true | false | between 0 and 1, such as 0.5 | terminated |
     | horizon reached | false | false | the current score | truncated |
 
-    A game that can be lost or drawn overrides `over`. Other games end when they are solved or when the horizon is
-    reached. Training uses the sum of the rewards that `play` returns, not the score. To penalise a loss, `play` returns
-    a negative reward. For a draw, it returns a reward between the rewards of a loss and of a win. Reaching the horizon
-    adds no reward. Evaluation reports the share of episodes that are `solved`.
+    A game that can be lost or drawn overrides `over`. Other games end when they are solved or when they reach the
+    horizon. Training uses the sum of the rewards that `play` returns, not the score. To penalise a loss, return a
+    negative reward. For a draw, return a reward between the rewards of a loss and of a win. Reaching the horizon adds
+    no reward. Evaluation reports the share of episodes that are `solved`.
 
     If any text is an action (`actions` is None), override `accepts` to mark texts without effect as invalid. If the
     observation repeats the task, override `prompt_text` so that prompts state the task once.
 
     Attributes:
         score: progress on the task, from 0 to 1.
-        content_key: identifies the content of the task. Tasks with equal content have equal keys, whatever their index.
-            "" if unknown.
-        least_steps: number of steps of the shortest solution from the start, if known.
-        kind: the kind of task, if the environment has several kinds. Evaluation reports the success of each kind.
-        task: a sentence that states the task, if the observation does not contain it.
+        content_key: identifies the content of the task. Tasks with equal content have equal keys, even if their indices
+            differ. "" if unknown.
+        least_steps: number of steps in the shortest solution from the start, None if unknown.
+        kind: the task's kind if the environment has several kinds, else "". Evaluation reports the success of each
+            kind.
+        task: a sentence that states the task; "" if the observation states it.
     """
 
     score: float
@@ -69,9 +70,7 @@ class TextGame(ABC):
         """Return the current observation, without history."""
 
     def prompt_text(self) -> str:
-        """Return the current observation as prompts show it. It may leave out the task if the template has {task}.
-        Default: `text`.
-        """
+        """Return the observation for prompts. It can omit the task if the template has {task}. Default: `text`."""
         return self.text()
 
     @abstractmethod
@@ -79,16 +78,16 @@ class TextGame(ABC):
         """Return the complete state as text, without a step counter. Equal states must have equal texts."""
 
     def state_key(self, task: str) -> str:
-        """Return the key of the state for this task: 32 hex digits."""
+        """Return the key of the state: a hash of the task's id and the state, as 32 hex digits."""
         return digest(f"{task}\0{self.state()}")
 
     @abstractmethod
     def play(self, action: str | None) -> float:
-        """Play an action and return the reward, a finite number. `action` is None for an unreadable reply."""
+        """Play an action, and return the reward, a finite number. `action`: None for an unreadable reply."""
 
     def copy(self) -> Self:
-        """Return an independent game in the same state. The default is a deep copy; override this method if large parts
-        of the game are immutable.
+        """Return an independent game in the same state. Default: a deep copy. Override this method if large parts of
+        the game are immutable.
         """
         return deepcopy(self)
 
@@ -103,7 +102,7 @@ class TextGame(ABC):
         return self.solved
 
     def frame(self) -> Frame | None:
-        """Return an image of the current observation, if available."""
+        """Return an image of the current observation, or None. Default: None."""
         return None
 
     def actions(self) -> Sequence[str] | None:
@@ -111,15 +110,14 @@ class TextGame(ABC):
         return None
 
     def examples(self) -> Sequence[str] | None:
-        """Return actions that work in this state, for players that choose at random. Return None if there is nothing to
-        list. Default: the admissible actions.
+        """Return actions that work in this state, for random players, or None. Default: the admissible actions.
 
-        A game with free text, such as a search, has no list of all actions. It can list its other actions here.
+        A game with free text, such as a search, has no list of all actions. It can return its other actions here.
         """
         return self.actions()
 
     def accepts(self, action: str) -> bool:
-        """Return whether `action` is valid in the current state. If not, the step has `action_valid` False. Default:
+        """Return True if `action` is valid in the current state. Otherwise the step has `action_valid` False. Default:
         True.
         """
         return True
@@ -167,7 +165,7 @@ class TextEpisode:
         return self._result(None, "", action_valid=True, format_valid=True)
 
     def step(self, text: str) -> StepResult:
-        """Play a reply. An unreadable reply counts as a step, and so does an action that the game does not accept. Both
+        """Play a reply. Unreadable replies and actions that the game does not accept also count as steps. These steps
         have `action_valid` False.
 
         Raises:
@@ -193,7 +191,7 @@ class TextEpisode:
         return self._game.plan()
 
     def fork(self) -> Self:
-        """Return an independent copy in the same state."""
+        """Return an independent copy of this episode, in the same state."""
         twin = type(self)(self._environment, self._task, self._game.copy())
         twin._past, twin._steps = self._past.copy(), self._steps
         return twin
@@ -233,22 +231,21 @@ class TextEpisode:
 
 
 class TextEnvironment(ABC):
-    """A text game with its options. This is the factory that starts episodes.
+    """A text game with its options. It is the factory of the episodes.
 
     Attributes:
-        name, version, description: shown in `/v1/info`. If a change of the code changes a task or a transcript, change
-            the version.
+        name, version, description: shown in `/v1/info`. If new code changes a task or a transcript, change the version.
         template: the prompt template. It has its own version.
-        horizon: maximum number of steps; after them, an episode is truncated.
+        horizon: maximum number of steps. An episode that reaches it is truncated.
         history: number of earlier turns in the prompt.
         splits: the sets of tasks. The first split is the default.
         rewards: the reward of each event, for `/v1/info`.
-        actions: all possible actions, if they are few and fixed.
+        actions: all possible actions, if they are few and fixed; else None.
         options: the environment's options, for `/v1/info`.
-        paths: names of the options that are paths of files or folders.
+        paths: names of the options that contain paths of files or folders.
         vocabulary: frequent parts of observations and replies, with their spaces and line ends. Each part becomes one
-            token of the small built-in policy (`[policy.tiny]`). If None, the parts are `actions`.
-        expert: whether games implement `plan`. Otherwise there are no demonstrations.
+            token of the small built-in policy (`[policy.tiny]`). None: the parts are `actions`.
+        expert: whether games implement `plan`. If False, there are no demonstrations.
         blocking: whether an action may take longer than about a millisecond; see `EnvironmentFactory`.
     """
 
@@ -295,9 +292,9 @@ class TextEnvironment(ABC):
         )
 
     def task(self, spec: ResetSpec) -> Task:
-        """Return the task of a reset request. Errors as in `indexed_task`."""
+        """Return the task of a reset request. Raises the errors of `indexed_task`."""
         return indexed_task(self.name, self.splits, spec)
 
     def start(self, task: Task) -> TextEpisode:
-        """Start an episode. Errors as in `game`."""
+        """Start an episode. Raises the errors of `game`."""
         return TextEpisode(self, task, self.game(task))

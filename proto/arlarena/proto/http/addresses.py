@@ -7,10 +7,10 @@ from urllib.parse import urlsplit
 
 
 def service_url(url: str) -> str:
-    """Returns `url` without surrounding blanks, trailing slashes and a final `/v1`.
+    """Removes surrounding blanks, trailing slashes and a final `/v1` from `url`. Returns the result.
 
-    `http://host:8100/v1/` becomes `http://host:8100`. Base URLs for OpenAI's clients end with `/v1`, but in this code
-    the `/v1` is part of each route.
+    `http://host:8100/v1/` becomes `http://host:8100`. Base URLs for OpenAI's clients end with `/v1`. In this code, each
+    route begins with `/v1` instead.
 
     Raises:
         TypeError: `url` is not a string.

@@ -1,10 +1,13 @@
-"""HTTP and WebSocket protocols for uvicorn with limits against slow, large or many requests.
+"""HTTP and WebSocket protocols for uvicorn. They limit slow requests, large requests and the number of requests.
 
     uvicorn.Config(app, **bounded(HttpLimits(body_bytes=16 << 20)))
 
-Uvicorn does not limit the number of connections, the size and number of headers, the time in which a request arrives,
-or the total memory of unfinished requests. An ASGI application cannot limit these quantities either. Connections over a
-Unix socket are not limited, because they come from the server's own processes.
+Uvicorn does not limit these quantities, and an ASGI application cannot limit them:
+- the number of connections;
+- the size and number of headers;
+- the time in which a request arrives;
+- the total memory of unfinished requests.
+Connections over a Unix socket have no limits, because they come from the server's own processes.
 """
 
 from __future__ import annotations
@@ -22,31 +25,35 @@ from uvicorn._types import ASGIReceiveEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-_CLOSE_TIMEOUT_S = 5.0  # for sending the last bytes of a closed connection
-_SPARE_DESCRIPTORS = 64  # file descriptors reserved for files and sockets that are not connections
+_CLOSE_TIMEOUT_S = 5.0  # time for sending the last bytes of a connection before it is aborted
+_SPARE_DESCRIPTORS = 64  # file descriptors for files and other sockets; all other descriptors are for connections
 
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
     """Limits of one server process. Sizes are in bytes, times in seconds."""
 
-    body_bytes: int  # maximum size of a body that the application reads into memory; longer bodies must be streamed
-    held_bytes: int = 64 << 20  # maximum total size of requests and WebSocket messages that are not yet answered
+    body_bytes: int  # maximum size of a body in memory; longer bodies must be streamed
+    held_bytes: int = 64 << 20  # maximum total size of all requests and WebSocket messages without a response so far
     frame_bytes: int = 1 << 20  # maximum size of a WebSocket message
-    connections: int = 4096  # maximum number; above it, the longest idle one is closed; without one, new ones get 503
-    header_bytes: int = 64 << 10  # maximum size of all headers and the request target
+    # Maximum number of connections. A further connection closes the longest idle connection. If no connection is idle,
+    # the further connection gets status 503.
+    connections: int = 4096
+    header_bytes: int = 64 << 10  # maximum total size of the request target and all headers
     headers: int = 128  # maximum number of headers
-    header_s: float = 10.0  # maximum time from the connection or the first byte of a request to the end of its headers
+    header_s: float = 10.0  # time limit for the headers of a request, from the connection or the request's first byte
     body_s: float = 10.0  # interval between two checks of a body against `body_rate`
     body_rate: int = 1024  # minimum bytes per second of a body
-    write_s: float = 120.0  # maximum time for which a client may leave a response unread
-    streamed: re.Pattern[bytes] | None = None  # paths with streamed bodies, which do not count towards `held_bytes`
+    write_s: float = 120.0  # maximum time in which a client reads nothing of a response
+    streamed: re.Pattern[bytes] | None = None  # paths whose bodies are streamed and do not count towards `held_bytes`
     pipelined: int = 16  # maximum number of requests or WebSocket messages that wait for a response
     fragments: int = 1024  # maximum number of fragments of one WebSocket message
 
 
 def bounded(limits: HttpLimits) -> dict[str, Any]:
-    """Returns arguments for `uvicorn.Config`. Call it once per server: the server's connections share the limits."""
+    """Returns arguments for `uvicorn.Config`. Call this function once per server: all connections of a server share the
+    limits.
+    """
     shared = _Shared(limits)
     http = type("BoundedHttp", (_Http,), {"shared": shared})
     websocket = type("BoundedWebSocket", (_WebSocket,), {"shared": shared})
@@ -62,7 +69,7 @@ class _Shared:
         self.connections = min(limits.connections, descriptors)
         setting = "max_connections" if limits.connections <= descriptors else "the limit of open files (ulimit -n)"
         self.full = f"all {self.connections} connections of this server are in use: close some, or raise {setting}"
-        self.held = 0  # bytes of requests and WebSocket messages that are not yet answered
+        self.held = 0  # bytes of all requests and WebSocket messages without a response so far
         self.open = 0
         self.waiting: dict[_Http, None] = {}  # idle connections, the longest idle first
         self.arriving: dict[_Http | _WebSocket, None] = {}  # connections with an incomplete request or message
@@ -70,8 +77,8 @@ class _Shared:
     def hold(self, connection: _Http | _WebSocket, size: int) -> None:
         """Count `size` received bytes of a connection.
 
-        If the total is above the limit, the connection with the largest incomplete request is closed. One client
-        therefore cannot use up the limit.
+        If the total of all connections exceeds the limit, the connection with the largest incomplete request is closed.
+        One client therefore cannot use up the limit.
         """
         connection.held += size
         self.held += size
@@ -82,12 +89,12 @@ class _Shared:
             victim.close_overloaded()
 
     def release(self, connection: _Http | _WebSocket) -> None:
-        """Stop counting all bytes of a connection, because its last response was sent or the connection was closed."""
+        """Stop counting all bytes of a connection, after its last response or when it is closed."""
         self.give_back(connection, connection.held)
         self.arriving.pop(connection, None)
 
     def give_back(self, connection: _Http | _WebSocket, size: int) -> None:
-        """Stop counting `size` bytes of a connection, because their request was answered."""
+        """Stop counting `size` bytes of a connection."""
         self.held -= size
         connection.held -= size
 
@@ -99,11 +106,11 @@ def _is_unix_socket(transport: asyncio.BaseTransport) -> bool:
 
 
 def _limit_unread(transport: asyncio.BaseTransport, seconds: float) -> None:
-    """Make the kernel close a connection whose client acknowledges no data for `seconds`.
+    """Make the kernel close the connection if the client acknowledges no data for `seconds`.
 
-    The write timers of this module start when the transport pauses writing. The transport does not pause for the last
-    kilobytes of a response. Without this limit of the kernel, a closing transport would wait for a client that never
-    reads these kilobytes.
+    The write timers of this module start when the transport pauses writing. For the last kilobytes of a response, the
+    transport does not pause. If a client never reads these kilobytes, the closing transport waits until the kernel's
+    limit ends the connection.
     """
     connection = transport.get_extra_info("socket")
     if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
@@ -126,11 +133,11 @@ class _Http(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._timer: asyncio.TimerHandle | None = None  # for the headers or the body of a request
+        self._timer: asyncio.TimerHandle | None = None  # time limit of a request's headers or body
         self._write_timer: asyncio.TimerHandle | None = None
         self._refusal = (400, "Invalid HTTP request received.")
         self._unparsed = 0  # bytes received since the start of the request or since the last part of its body
-        self._body = self._body_seen = 0  # bytes of the body: until now, and until the last check of `_check_body`
+        self._body = self._body_seen = 0  # bytes of the body: all so far, and all before the last `_check_body`
         self._streamed = False
         self._in_body = False  # the headers are complete, but the body is not
         self._unregistered = False  # the connection is closed or became a WebSocket
@@ -183,7 +190,7 @@ class _Http(HttpToolsProtocol):
         self._set_timer(self.shared.limits.header_s, self._headers_late)
 
     def _mark_waiting(self) -> None:
-        """Mark this connection as idle. If the server has too many connections, idle connections are closed first."""
+        """Mark this connection as idle, so that the server may close it in favour of a new connection."""
         if self._counted:
             self.shared.waiting[self] = None
 
@@ -256,7 +263,7 @@ class _Http(HttpToolsProtocol):
             self._mark_waiting()  # uvicorn's own timer closes an idle connection
 
     def close_overloaded(self) -> None:
-        """Close the connection because the server holds too many bytes."""
+        """Close the connection, because the unfinished requests exceed `held_bytes`."""
         self._close_with(503, "the server holds too many unfinished requests; try again")
 
     def _check_body(self) -> None:
@@ -272,7 +279,7 @@ class _Http(HttpToolsProtocol):
     # --- refusals ---
 
     def _refuse(self, status: int, message: str) -> None:
-        """Stop parsing the request. Uvicorn then calls `send_400_response`, which sends this status and message."""
+        """Stop parsing the request. Uvicorn then calls `send_400_response`, which sends `status` and `message`."""
         self._refusal = (status, message)
         raise ValueError(message)
 
@@ -296,7 +303,7 @@ class _Http(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.close()
-        self.loop.call_later(_CLOSE_TIMEOUT_S, self.transport.abort)  # `close` waits for a client that does not read
+        self.loop.call_later(_CLOSE_TIMEOUT_S, self.transport.abort)  # `close` alone would wait for the client
 
     # --- response ---
 
@@ -333,7 +340,7 @@ class _WebSocket(WebSocketsSansIOProtocol):
         self.shared.open -= not self._unix_socket
         self.shared.release(self)
         self.frames = []
-        self.conn.reader.buffer.clear()  # the buffer is in a reference cycle, so its memory would be freed late
+        self.conn.reader.buffer.clear()  # the buffer is in a reference cycle: free its memory now
         if self._write_timer is not None:
             self._write_timer.cancel()
         super().connection_lost(exc)
@@ -351,7 +358,7 @@ class _WebSocket(WebSocketsSansIOProtocol):
             self.shared.arriving.pop(self, None)
 
     def close_overloaded(self) -> None:
-        """Close the connection because the server holds too many bytes."""
+        """Close the connection, because the unfinished requests exceed `held_bytes`."""
         self.transport.abort()
 
     def send_receive_event_to_app(self) -> None:
@@ -364,7 +371,7 @@ class _WebSocket(WebSocketsSansIOProtocol):
         super().send_receive_event_to_app()
 
     async def receive(self) -> ASGIReceiveEvent:
-        """Return the next message. Stops counting the previous message, because the application has processed it."""
+        """Return the next message. The previous message has been processed, so its bytes no longer count."""
         self.shared.give_back(self, min(self._processing, self.held))
         self._processing = 0
         message = await super().receive()
@@ -374,7 +381,7 @@ class _WebSocket(WebSocketsSansIOProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self.transport.pause_reading()  # each ping that is read would cause a write
+        self.transport.pause_reading()  # the server would write a pong for each ping that it reads
         self._write_timer = self.loop.call_later(self.shared.limits.write_s, self.transport.abort)
 
     def resume_writing(self) -> None:

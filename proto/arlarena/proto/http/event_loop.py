@@ -7,8 +7,8 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# Python collects the youngest objects after each 700 new objects. A batch of steps creates thousands of objects.
-# With 16,384 sessions in one client, these collections took a third of the client's CPU time.
+# By default, Python collects garbage after each 700 new objects. A batch of steps creates thousands of objects. With
+# 16,384 sessions in one client, these collections took a third of the client's CPU time.
 THRESHOLDS = (20_000, 20, 20)
 
 
@@ -23,9 +23,9 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 @contextmanager
 def rare_garbage_collection() -> Iterator[None]:
-    """Collect garbage rarely inside the `with` block, and ignore the objects that exist at its start.
+    """Collect garbage rarely inside the `with` block. The collector ignores objects from before the block.
 
-    Use it in processes without large objects in reference cycles, because such objects are freed late.
+    Large objects in reference cycles are freed late, so use this function only in processes without such objects.
     """
     before = gc.get_threshold()
     gc.freeze()

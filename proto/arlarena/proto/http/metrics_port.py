@@ -1,4 +1,4 @@
-"""Serves Prometheus metrics of a process that has no HTTP server of its own: the trainer and rollout workers."""
+"""Serves Prometheus metrics of the trainer and of rollout workers. These processes have no other HTTP server."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from arlarena.proto.telemetry import Logger
 
 @contextmanager
 def served_metrics(collector: Collector, host: str, port: int | None, log: Logger) -> Iterator[int]:
-    """Answer `GET /metrics` with the metrics of `collector` in a thread, while the context lasts. Yields the port.
+    """Serve the metrics of `collector` as `GET /metrics` until the context ends. A thread sends the responses.
 
-    `port`: None: serve nothing, and yield 0; 0: a free port. If the port cannot be opened, a warning is logged and 0 is
-    yielded, because a run must not end for its metrics.
+    `port`: 0 selects a free port; None serves nothing. Yields the opened port, or 0 if no port is open. If the port
+    cannot be opened, a warning is logged and the run continues without metrics.
     """
     if port is None:
         yield 0

@@ -1,1 +1,1 @@
-"""Records of a run for people: what the loss of a training step used, token by token."""
+"""Records that people inspect: episodes, and the values that the loss of a training step used for each token."""

@@ -1,6 +1,6 @@
-"""The lines of an episodes file (`RUN/episodes/LABEL.jsonl`): one evaluated or played episode in JSON, without tokens.
+"""The lines of an episodes file (`RUN/episodes/LABEL.jsonl`). Each line is one episode in JSON, without tokens.
 
-Keys that a release does not write have defaults, so that files of earlier releases can be read.
+Files of earlier releases may lack some keys. These keys have defaults.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ SCHEMA = 2
 
 
 class TurnLine(msgspec.Struct):
-    """A turn. `turn`: its number, from 0. `logprob`: sum of the log-probs of the reply's tokens, in nats.
+    """A turn. `turn`: the turn's number, from 0. `logprob`: sum of the log-probs of the reply's tokens, in nats.
 
-    The other keys are those of `trajectory.Turn`. `version` is the text of the weights that sampled the reply.
+    `version`: text of the weight version that sampled the reply's first token. `response_tokens`: length of the reply,
+    in tokens. `trajectory.Turn` describes the other keys.
     """
 
     turn: int = 0
@@ -82,7 +83,7 @@ class TurnLine(msgspec.Struct):
 class EpisodeLine(msgspec.Struct):
     """An episode. `return_`: sum of the rewards.
 
-    The other keys are those of `trajectory.Task`, `trajectory.Trajectory` and `env_api.Metadata`.
+    `trajectory.Task`, `trajectory.Trajectory` and `env_api.Metadata` describe the other keys.
     """
 
     id: str
@@ -132,7 +133,7 @@ class EpisodeLine(msgspec.Struct):
         )
 
     def to_task(self, seed: int) -> Task:
-        """Returns the task. `seed`: used if the line has no seed. The index is -1 if it is unknown."""
+        """Returns the task. `seed`: used if the line has no seed. An unknown index becomes -1."""
         environment, _, rest = self.task.partition("/")
         split, _, index = rest.partition("/")
         number = int(index) if index.isascii() and index.isdigit() and len(index) < 19 else -1

@@ -1,15 +1,15 @@
-"""The files `RUN/records/step-NNNNNN.records`: recorded groups with the figures that the loss used.
+"""The files `RUN/records/step-NNNNNN.records`: recorded groups, with the values that the loss used.
 
     StepRecord    one per file: the method, its clip bounds, the number of groups by outcome
     GroupRecord   a group, its outcome and the reason, and one `MemberRecord` for each episode
-    MemberRecord  the advantages of each turn, and the `TurnFigures` of each turn that was trained on
+    MemberRecord  the advantages of each turn, and the `TurnFigures` of each turn used for training
 
-A file is a sequence of frames: the length in bytes (4 bytes, little-endian), then as many bytes of zstandard, which
-contain one record in MessagePack. The first frame is the `StepRecord`. Each group has its own frame, so a reader can
-read one group at a known offset.
+A file is a sequence of frames. A frame is the length of the data (4 bytes, little-endian), then the data. The data is
+one record in MessagePack, compressed by zstandard. The first frame contains the `StepRecord`. Each group has its own
+frame, so a reader can read a group at a known offset.
 
-Figures come from the forward pass of the update that trained the group. They have one value for each sampled token
-(loss mask 1) of the turn, in order, as packed little-endian float32.
+`TurnFigures` come from the forward pass of the update that used the group. They have one value for each sampled token
+(loss mask 1) of the turn, in order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from arlarena.proto.trajectory import Group, SchemaError
 
 SCHEMA = 1
 FOLDER = "records"
-# The level of zstandard at which compressing costs less time than it saves in writes.
+# Level of zstandard. At this level, compression takes less time than it saves in writing.
 LEVEL = 3
 LENGTH_BYTES = 4
 
@@ -37,16 +37,16 @@ INSIDE, BELOW, ABOVE = 0, 1, 2
 
 
 class TurnFigures(msgspec.Struct, frozen=True):
-    """What the loss used for the S sampled tokens of one turn.
+    """The values that the loss used for the S sampled tokens of one turn. Arrays are packed and little-endian.
 
     Attributes:
         log_probs: log π_θ before the update, float32 [S], nats.
-        old_log_probs: log π_old, the denominator of the ratio, float32 [S]. Empty: the sampler's log-probs.
-        reference_log_probs: log-probs of the reference policy, float32 [S]. Empty: the loss had no KL term.
+        old_log_probs: log π_old, the denominator of the ratio, float32 [S], nats. Empty: the sampler's log-probs.
+        reference_log_probs: log-probs of the reference policy, float32 [S], nats. Empty: the loss had no KL term.
         entropies: entropy of the policy, float32 [S], nats.
         ratios: importance ratio at the recipe's level, float32 [S].
-        clip: uint8 [S]: 0: ratio within [1 - ε_lo, 1 + ε_hi]; 1: below; 2: above.
-        kept: False if the sequence mask removed the row of this turn from the policy loss.
+        clip: uint8 [S]; 0: the ratio is within [1 - ε_lo, 1 + ε_hi]; 1: below; 2: above.
+        kept: False if the sequence mask removed this turn's row from the policy loss.
     """
 
     log_probs: bytes
@@ -59,17 +59,18 @@ class TurnFigures(msgspec.Struct, frozen=True):
 
 
 class MemberRecord(msgspec.Struct, frozen=True):
-    """One episode of a recorded group. Lists have one value for each turn, and are empty if the value was not computed.
+    """One episode of a recorded group. A tuple has one value for each turn. It is empty if nothing was computed.
 
     Attributes:
-        status: `trained`; `stale`: too old; `no_action`: a turn has no action; `not_trained`: the group was not.
-        reason: why the episode was not trained on; "" if it was.
+        status: `trained`: used for training; `stale`: too old; `no_action`: a turn has no action; `not_trained`: the
+            group was not used for training.
+        reason: why the episode was not used for training; "" if it was used.
         age: training steps between the oldest sampling version and the update; None if the version is unknown.
         episode_advantages: A_E.
-        step_advantages: A_S, before the factor ω.
+        step_advantages: A_S, before multiplication by ω.
         advantages: the advantage in the loss, including `advantage_scale`.
-        anchor_sizes: number of turns of the group with the same anchor.
-        turns: the figures of each turn; empty if the episode was not trained on.
+        anchor_sizes: number of the group's turns with the same anchor as this turn.
+        turns: the figures of each turn; empty if the episode was not used for training.
     """
 
     status: MemberStatus
@@ -83,10 +84,10 @@ class MemberRecord(msgspec.Struct, frozen=True):
 
 
 class GroupRecord(msgspec.Struct, frozen=True):
-    """A group that a step collected, and its outcome.
+    """A group that a step collected, and the group's outcome.
 
-    `reason`: why the group was not trained on; "" if it was. `update`: the number of the optimiser update of the step
-    that used the group, from 0; None if none did.
+    `reason`: why the group was not used for training; "" if it was used. `update`: the optimiser update that used the
+    group, counted from 0 within the step; None if no update used the group.
     """
 
     group: Group
@@ -99,7 +100,7 @@ class GroupRecord(msgspec.Struct, frozen=True):
 
 
 class StepRecord(msgspec.Struct, frozen=True):
-    """The head of a file.
+    """The first record of a file: describes the training step.
 
     Attributes:
         step: the training step, from 1.
@@ -111,7 +112,7 @@ class StepRecord(msgspec.Struct, frozen=True):
         mask_delta: δ of the sequence mask; None: the recipe has no sequence mask.
         policy_anchor: `bypass` or `decoupled`.
         complete: whether the file has all groups of the step.
-        groups: number of groups of the step by outcome, including groups that are not recorded.
+        groups: number of the step's groups by outcome, including groups that are not in the file.
     """
 
     step: int
@@ -141,13 +142,13 @@ def record_path(run: Path, step: int) -> Path:
 
 
 def encode_frame(record: StepRecord | GroupRecord) -> bytes:
-    """Returns one frame of a file: length and compressed record."""
+    """Returns one frame of a file: the length and the compressed record."""
     data = zstandard.ZstdCompressor(level=LEVEL, write_content_size=True).compress(_encoder.encode(record))
     return len(data).to_bytes(LENGTH_BYTES, "little") + data
 
 
 def decode_frame(data: bytes, kind: type[_Record], max_bytes: int) -> _Record:
-    """Decode the compressed content of a frame, without its length.
+    """Decode a frame. `data`: the frame's compressed record, without the length.
 
     Raises:
         SchemaError: the content is malformed, needs more than `max_bytes`, or has another schema.
@@ -166,7 +167,7 @@ def decode_frame(data: bytes, kind: type[_Record], max_bytes: int) -> _Record:
 
 
 def write_records(path: Path, frames: Iterable[bytes]) -> int:
-    """Write frames of `encode_frame` to a file, atomically. Returns the size of the file in bytes."""
+    """Write the frames to a file atomically. Returns the size of the file in bytes."""
     size = 0
     with open_atomic(path) as file:
         for frame in frames:

@@ -1,7 +1,10 @@
 """Adds the password to the URL of the broker (Redis or Valkey). Users may keep the password outside the URL.
 
-The password is taken from the first source that has one: the URL, the environment variable `REDIS_PASSWORD`, the file
-that the environment variable `REDIS_PASSWORD_FILE` names, the file that `[redis] password_file` names.
+The first of these sources that contains a password is used:
+1. the URL;
+2. the environment variable `REDIS_PASSWORD`;
+3. the file with the path in the environment variable `REDIS_PASSWORD_FILE`;
+4. the file with the path in `[redis] password_file`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A connection to the broker (Redis or Valkey). It reconnects after a failure. Its errors say how to fix the problem.
+"""A connection to the broker (Redis or Valkey), with reconnection after failures. Error messages describe the fix.
 
-If no reply of a command arrives, the command is sent again. A repeated script has no further effect. Entries whose
-delivery had no reply stay pending, so they can be claimed again.
+If the reply to a command is lost, the command is sent again. A repeated script has no further effect. If the reply to a
+read is lost, the delivered entries stay pending and can be claimed again.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from arlarena.proto.streams.lua_scripts import FENCED
 
 T = TypeVar("T")
 
-# Each blocked reader needs a connection. A process has fewer readers than this number.
+# Each blocked reader needs a connection. No process has as many readers as this limit.
 _MAX_CONNECTIONS = 4096
 # The first and the longest pause between two attempts, in seconds.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 _PASSWORD_OPTION = re.compile(r"([?&]password=)[^&#]*")
 _UNQUOTED_PASSWORD = re.compile(r"^([^:]*://[^:]*:).*@", re.DOTALL)
-# Error codes of the broker for a missing consumer group, and for a group that was removed during a blocking read.
+# Error codes of the broker: the consumer group does not exist; the consumer group was removed during a blocking read.
 _LOST_GROUP = ("NOGROUP", "UNBLOCKED")
 
 
 class StreamError(RuntimeError):
-    """The broker cannot be reached or refuses a command. The message has the URL (without password) and the fix."""
+    """The broker is unreachable or refuses a command. The message has the URL (without password) and the fix."""
 
 
 class BrokerFull(StreamError):
@@ -69,16 +69,16 @@ class Link:
         full_timeout_s: float,
         repair: Callable[[], Awaitable[None]],
     ) -> None:
-        """`timeout_s`: time limit of connecting and of each reply.
+        """`timeout_s`: time limit for connecting and for each reply.
 
-        `reconnect_s`: how long a call is retried while the broker is unreachable. `full_timeout_s`: how long a call is
-        retried while the broker's memory is full.
+        `reconnect_s`: maximum time of retries while the broker is unreachable. `full_timeout_s`: maximum time of
+        retries while the broker's memory is full.
 
         Raises:
             StreamError: `url` is not a Redis URL.
         """
         self.url = redact(url)
-        self.losses = 0  # number of commands that failed, and whose replies may have been lost
+        self.losses = 0  # number of failed commands; the broker may have executed them without a reply
         self._reconnect_s, self._full_timeout_s, self._repair = reconnect_s, full_timeout_s, repair
         try:
             self._redis = Redis.from_url(
@@ -88,7 +88,7 @@ class Link:
                 socket_timeout=timeout_s,
                 socket_connect_timeout=timeout_s,
                 max_connections=_MAX_CONNECTIONS,
-                # No retries by redis-py, because `_repeat` does all retries and limits their time.
+                # `_repeat` does all retries and limits their time, so redis-py must not retry.
                 retry=Retry(NoBackoff(), 0),
                 **keep_alive(url),
             )
@@ -96,12 +96,12 @@ class Link:
             raise bad_url_error(url, error) from error
 
     async def close(self) -> None:
-        """Close the connections. Errors are ignored: they would hide the error that ended the caller."""
+        """Close the connections. Ignores errors, because they would hide an earlier error of the caller."""
         with contextlib.suppress(errors.RedisError, OSError):
             await self._redis.aclose()
 
     async def first_contact(self) -> None:
-        """Connect and run `repair`. Retries while the broker loads its data, but not if the broker is unreachable.
+        """Connect and run `repair`. Retries while the broker loads its data. Does not retry an unreachable broker.
 
         Raises:
             StreamError: the broker is unreachable or refuses the connection.
@@ -112,7 +112,7 @@ class Link:
         """Execute one command.
 
         Raises:
-            StreamError: the broker cannot be reached, or refuses the command.
+            StreamError: the broker is unreachable or refuses the command.
         """
         return await self._repeat(lambda: self.execute_without_retry(*args))
 
@@ -123,9 +123,9 @@ class Link:
     async def script(
         self, source: str, keys: Sequence[str], args: Sequence[Any], *, full_timeout_s: float | None = None
     ) -> Any:
-        """Run a Lua script, which the broker caches by its hash. Returns its result.
+        """Run a Lua script. Returns the script's result. The broker caches the script under its hash.
 
-        `full_timeout_s`: how long this call is retried while the broker's memory is full. Default: as in `__init__`.
+        `full_timeout_s`: replaces the limit of `__init__` for this call.
 
         Raises:
             StreamError: as for `command`.
@@ -136,7 +136,7 @@ class Link:
     async def _repeat(
         self, call: Callable[[], Awaitable[T]], *, reconnect_s: float | None = None, full_timeout_s: float | None = None
     ) -> T:
-        """Await `call()`. Retries after a lost connection or a lost consumer group, and while the broker is full."""
+        """Await `call()`. Retries while the broker is unreachable, loading or full, or lacks a consumer group."""
         started, pause, group_lost = time.monotonic(), _FIRST_PAUSE_S, False
         reconnect_s = self._reconnect_s if reconnect_s is None else reconnect_s
         full_timeout_s = self._full_timeout_s if full_timeout_s is None else full_timeout_s
@@ -165,13 +165,13 @@ def keep_alive(url: str) -> dict[str, Any]:
 def bad_url_error(url: str, error: Exception) -> StreamError:
     """Returns the error to raise for a URL that redis-py cannot parse."""
     hint = "write redis://HOST:PORT/0, rediss://… or unix://…"
-    # redis-py's message contains the text that it took for the port. This text may be a part of the password.
+    # redis-py may parse a part of the password as the port, and its message contains that part.
     detail = "percent-encode special characters of the password" if "@" in url else str(error)
     return StreamError(f"{redact(url)!r} is not the URL of a Redis server: {hint} ({detail})")
 
 
 def stream_error(url: str, error: Exception) -> StreamError:
-    """Returns the error to raise for the error `error` of redis-py. `url`: without password."""
+    """Returns the error to raise in place of redis-py's `error`. `url`: the broker's URL without password."""
     detail = str(error) or type(error).__name__
     if detail.startswith(FENCED):
         winner = Holder.decode(detail.removeprefix(FENCED).encode())
@@ -193,8 +193,8 @@ def stream_error(url: str, error: Exception) -> StreamError:
 async def _cancellable(call: Callable[[], Awaitable[T]]) -> T:
     """Await `call()` without losing a cancellation.
 
-    redis-py writes under `asyncio.wait_for`. Before Python 3.12, `wait_for` loses a cancellation that arrives when the
-    write ends. A worker's renewal loop would then continue although it was cancelled.
+    redis-py calls `asyncio.wait_for` for each write. Before Python 3.12, `wait_for` loses a cancellation that arrives
+    when the write ends. Without this function, a worker's renewal loop could continue after its cancellation.
     """
     task = asyncio.current_task()
     before = task.cancelling() if task else 0

@@ -19,13 +19,14 @@ class StreamLimits:
     """The limits of `Streams.connect`, with times in seconds.
 
     Attributes:
-        timeout_s: time limit of connecting and of each reply. A blocking read is split into waits below this limit.
-        reconnect_s: how long a call is retried while the broker is unreachable.
-        lease_ttl_s: a lease (a worker's right to play a group) expires if it is not renewed for this time. All workers
+        timeout_s: time limit for connecting and for each reply. A blocking read is split into waits below this limit.
+        reconnect_s: maximum time of retries while the broker is unreachable.
+        lease_ttl_s: a lease (a worker's right to play a group) expires this time after the last renewal. All workers
             must use the same value. Workers renew their leases after a third of this time.
-        max_deliveries: maximum number of deliveries of a task; after this number the task becomes a dead letter.
+        max_deliveries: maximum number of deliveries of a task. If the last delivery fails, the task becomes a dead
+            letter.
         retry_delay_s: pause before a failed task is delivered again. The pause doubles with each delivery.
-        full_timeout_s: how long a call is retried while the broker's memory is full.
+        full_timeout_s: maximum time of retries while the broker's memory is full.
     """
 
     timeout_s: float
@@ -46,7 +47,7 @@ class StreamLimits:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A notice in place of a group. The task failed too often, or the message of the task or group is malformed."""
+    """A notice that replaces a group. `reason`: the task failed too often, or a message is malformed."""
 
     group_id: str
     reason: str
@@ -70,8 +71,8 @@ class GroupEntry:
 class GroupLease:
     """A worker's right to play one group. The lease ends `lease_ttl_s` after the last renewal.
 
-    `deliveries`: the number of deliveries of the task, including this delivery. A delivery that a worker gave back by
-    `release(counted=False)` does not count.
+    `deliveries`: the number of deliveries of the task, including this delivery. Deliveries that ended with
+    `release(counted=False)` do not count.
     """
 
     stream_id: str
@@ -84,9 +85,9 @@ class GroupLease:
 class Depth:
     """The number of entries in a run's streams.
 
-    `tasks_queued`: tasks that were never delivered. `tasks_leased`: tasks that were delivered at least once: a worker
-    has leased them, or has given them back. `groups_waiting`: groups that the trainer has not collected.
-    `groups_collected`: groups that the trainer has collected but not acknowledged. `dead`: dead letters.
+    `tasks_queued`: tasks that no worker has leased so far. `tasks_leased`: tasks that a worker has leased, including
+    tasks that were given back. `groups_waiting`: groups that the trainer has not collected. `groups_collected`: groups
+    that the trainer has collected but not acknowledged. `dead`: dead letters.
     """
 
     tasks_queued: int
@@ -100,7 +101,7 @@ def check_run_name(run: str) -> None:
     """Check that `run` can be part of a key.
 
     Raises:
-        ValueError: `run` contains characters that are not permitted, or is too long.
+        ValueError: `run` is empty, is too long or contains a forbidden character.
     """
     if not _RUN_NAME.fullmatch(run):
         raise ValueError(
@@ -109,12 +110,12 @@ def check_run_name(run: str) -> None:
 
 
 def group_id_of(stream_id: bytes, fields: Fields) -> str:
-    """Returns the group id of an entry. If the entry has no group id, returns a placeholder with the stream id."""
+    """Returns the group id of an entry, or a placeholder with the stream id if the entry has no group id."""
     return fields[b"id"].decode(errors="replace") if b"id" in fields else f"unknown-{stream_id.decode()}"
 
 
 def dead_letter_of(stream_id: bytes, fields: Fields) -> DeadLetter:
-    """Decode a dead letter: an entry of the stream `dead`, or the notice of a dead letter in the stream `groups`."""
+    """Decode a dead letter from an entry of the stream `dead`, or from a notice in the stream `groups`."""
     reason = fields.get(b"reason", b"the entry has neither a group nor a reason").decode(errors="replace")
     deliveries = fields.get(b"deliveries", b"1")
     return DeadLetter(group_id_of(stream_id, fields), reason, int(deliveries) if deliveries.isdigit() else 1)

@@ -16,9 +16,10 @@ from typing import Self
 class Holder:
     """A process that holds or held a lease.
 
-    `incarnation`: random id of the trainer process. `machine`: boot id and pid namespace of the holder's machine if
-    available; `pid` is valid only there. `started`: start time of the process in clock ticks since boot, or 0 if it is
-    unknown; a later process with the same pid has another start time. `nonce`: a random value, new for each `acquire`.
+    `incarnation`: random id of the trainer process. `machine`: boot id and pid namespace of the process, as far as the
+    system provides them. `pid`: valid only on this machine and in this namespace. `started`: start time of the process
+    in clock ticks since boot, 0 if unknown. It distinguishes the process from a later process with the same pid.
+    `nonce`: a random value, new for each `acquire`.
     """
 
     incarnation: str
@@ -37,7 +38,7 @@ class Holder:
 
     @classmethod
     def decode(cls, value: bytes) -> Self:
-        """Decode the value of a key. If the value is invalid, returns a holder on an unknown machine."""
+        """Decode a key's value. Returns a holder on an unknown machine if the value is invalid."""
         try:
             fields = json.loads(value)
             return cls(**{name: kind(fields[name]) for name, kind in _FIELDS.items()})
@@ -45,15 +46,15 @@ class Holder:
             return cls("unknown", "an unknown host", "unknown", 0, 0, "")
 
     def encode(self) -> bytes:
-        """Returns the value of the key."""
+        """Returns the holder as the value of a key."""
         return json.dumps(asdict(self), sort_keys=True).encode()
 
     def is_here(self) -> bool:
-        """True if the holder is on this machine and in this pid namespace, so that its pid is valid here."""
+        """True if the holder's pid is valid here: the holder has the machine and pid namespace of this process."""
         return self.host == socket.gethostname() and self.machine == _machine()
 
     def is_alive(self) -> bool:
-        """True if the holder's process runs and is neither a zombie nor the calling process. Requires `is_here`."""
+        """True if the holder's process runs and is not this process. A zombie does not run. Call only if `is_here`."""
         if self.pid == os.getpid():
             return False
         try:
@@ -73,7 +74,7 @@ _FIELDS = {"incarnation": str, "host": str, "machine": str, "pid": int, "started
 
 
 def last_trainer_key(run: str) -> str:
-    """Returns the key that contains the last trainer that has held the lease of `run`."""
+    """Returns the key of the most recent holder of the lease of `run`."""
     return f"arl:{{{run}}}:last-trainer"
 
 
@@ -90,7 +91,7 @@ def _machine() -> str:
 def _stat(pid: int) -> tuple[str, int]:
     """Returns the state letter and the start time (clock ticks since boot) of a process; ('', 0) if unknown."""
     try:
-        # The command's name is in parentheses and may contain any character.
+        # The command's name is in parentheses and may contain blanks and parentheses, so parse after the last ")".
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         return fields[0], int(fields[19])
     except (OSError, IndexError, ValueError):

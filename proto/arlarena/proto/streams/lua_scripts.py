@@ -1,29 +1,31 @@
 """The Lua scripts of `queue.py`. Each script is one atomic change of the queue.
 
-All scripts take the six keys of one training run, in the order of `Streams.keys`. A trainer that has a fencing token
-also passes the key of the last trainer, and the token as the last argument. The script then fails if another trainer
-has taken the lease of the run.
+All scripts take the six keys of one training run, in the order of `Streams.keys`. A trainer with a fencing token also
+passes the key of the last trainer, and the token as the last argument. The script then fails if another trainer has
+taken the lease of the run.
 
-If no reply of a script arrives, the script is executed again. Each script therefore first checks the state of the group
-or the lease, so that a second execution has no effect.
+If the reply of a script is lost, the client executes the script again. Each script therefore first checks the state of
+the group or the lease. A second execution has no effect.
 
-A group is outstanding from ISSUE until ACKNOWLEDGE or WITHDRAW. Three hashes have a field for each outstanding group
-id. `issued` contains the id of the task's entry. `done` contains the id of the group's entry in `groups`, and a receipt
-(worker name and random id) of the completion. `reasons` contains the reason of the group's last failure. `reasons` also
-has a field 'copied ENTRY' for each unacknowledged entry that COPY_GROUP has copied.
+A group is outstanding from ISSUE until ACKNOWLEDGE or WITHDRAW. Three hashes use the ids of outstanding groups as
+fields:
+- `issued`: the id of the task's entry in `tasks`;
+- `done`: the id of the group's entry in `groups`, and a receipt (worker name and random id) of the completion;
+- `reasons`: the reason of the group's last failure. The field 'copied ENTRY' marks an unacknowledged entry of `groups`
+  that COPY_GROUP has copied.
 
-A broker whose memory is full refuses a command that may need memory (flag `denyoom`). After its first write, a script
-may use these commands even on a full broker. The first write of ISSUE, COMPLETE and COPY_GROUP is an XADD, so
-a full broker refuses these scripts. The first write of all other scripts needs no memory, so they work on a full
-broker.
+A broker whose memory is full refuses commands that may need memory (flag `denyoom`). A full broker accepts these
+commands only in a script that has already written. The first write of ISSUE, COMPLETE and COPY_GROUP is an XADD, so a
+full broker refuses these scripts. A full broker accepts all other scripts, because they write nothing, or their first
+write needs no memory.
 """
 
-# Dead letters are kept for debugging. The same failure occurs many times, so a limited number is enough: 300 groups of
-# 50 KB are 15 MB. Older dead letters are removed, because their run is over or their cause is fixed.
+# Dead letters are stored for debugging. The same failure occurs many times, so a few letters are enough: 300 groups of
+# 50 KB are 15 MB. Older letters are removed, because usually their run has ended or their cause is fixed.
 DEAD_LETTERS_KEPT = 300
 DEAD_LETTER_AGE_S = 7 * 24 * 3600
 
-# A script returns this error if its fencing token is not that of the last trainer. The last trainer's value follows.
+# The start of a script's error if its fencing token is not the last trainer's token. The last trainer's token follows.
 FENCED = "FENCED "
 
 _PRELUDE = (
@@ -35,7 +37,7 @@ if KEYS[7] then
 end
 local tasks, groups, dead, done, issued, reasons = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 
--- The fields of the entry `id` of a stream (`tasks` by default), or nil if it does not exist.
+-- The fields of the entry `id` in a stream (`tasks` by default), or nil if the entry does not exist.
 local function fields_of(id, stream)
   local entry = redis.call('XRANGE', stream or tasks, id, id)[1]
   if not entry then return nil end
@@ -56,7 +58,7 @@ local function free_group_id(group_id)
 end
 
 local function drop_old_dead_letters()
-  -- Format the number here, because the broker would write a round number as 1.8e+12.
+  -- Without this format, Lua writes a round number as 1.8e+12.
   redis.call('XTRIM', dead, 'MINID', '=', string.format('%.0f', (redis.call('TIME')[1] - dead_age_s) * 1000))
 end
 
@@ -65,8 +67,8 @@ local function store_dead_letter(...)
   drop_old_dead_letters()
 end
 
--- Remove a task, keep a copy in `dead`, and add a notice to `groups` for the trainer. Does nothing if the task was
--- already completed or withdrawn. The task is removed first, so that the script works on a full broker.
+-- Remove a task, copy it to `dead`, and add a notice to `groups` for the trainer. Copies nothing and adds no notice if
+-- the task was already completed or withdrawn. The removal comes first, so the script works on a full broker.
 local function make_dead_letter(id, reason, deliveries)
   local fields = fields_of(id)
   remove_task(id)
@@ -81,7 +83,7 @@ local function make_dead_letter(id, reason, deliveries)
   redis.call('HDEL', reasons, group_id)
 end
 
--- The number of deliveries of the entry if `consumer` still holds the delivery with the number `expected`, else nil.
+-- The number of deliveries of the entry, or nil if `consumer` no longer holds the delivery with number `expected`.
 local function held(id, consumer, expected)
   local row = redis.call('XPENDING', tasks, 'rollout', id, id, 1)[1]
   if row and row[2] == consumer and row[4] == tonumber(expected) then return row[4] end
@@ -90,8 +92,8 @@ end
 """
 )
 
-# ARGV: pairs of group id and task bytes. Returns the number of added tasks. If a task was issued but is
-# neither done nor in the stream, the broker has lost the task. ISSUE adds such a task again.
+# ARGV: pairs of group id and task bytes. Returns the number of added tasks. The broker has lost a task if the task was
+# issued, is not in the stream and has no completed group. ISSUE adds a lost task again.
 ISSUE = (
     _PRELUDE
     + """
@@ -135,7 +137,7 @@ end
 """
 )
 
-# ARGV: stream id, consumer, delivery number. With JUSTID, a renewal does not count as a delivery.
+# ARGV: stream id, consumer, delivery number. Because of JUSTID, a renewal does not count as a delivery.
 RENEW = (
     _PRELUDE
     + """
@@ -145,9 +147,9 @@ return 1
 """
 )
 
-# ARGV: stream id, group id, group bytes, receipt. The first completion of a group is published, even if its lease has
-# expired. If the group was acknowledged, withdrawn or reset after this worker leased its task, nothing is published,
-# even if the same group id was issued again.
+# ARGV: stream id, group id, group bytes, receipt. Publishes the first completion of a group, even if the worker's lease
+# has expired. Publishes nothing if the group was acknowledged, withdrawn or reset after the worker leased the task. A
+# later task with the same group id has another stream id, so its group is not affected.
 COMPLETE = (
     _PRELUDE
     + """
@@ -169,9 +171,9 @@ return 1
 """
 )
 
-# ARGV: stream id, consumer, delivery number, reason or '', idle time to set in ms, maximum number of deliveries,
-# '1' if this delivery counts. The entry is assigned to a placeholder consumer. Another worker can lease the task after
-# (lease time - idle time).
+# ARGV: stream id, consumer, delivery number, reason or '', idle time in ms, maximum number of deliveries, '1' if this
+# delivery counts. Assigns the entry to a placeholder consumer and sets its idle time. Another worker can lease the task
+# when the idle time reaches the lease time.
 GIVE_BACK = (
     _PRELUDE
     + """
@@ -190,11 +192,11 @@ return 1
 """
 )
 
-# ARGV: stream id of a task, reason, deliveries. Used for a task that cannot be decoded, because a retry would not help.
+# ARGV: stream id of a task, reason, deliveries. For a task that cannot be decoded. A retry would fail again.
 DEAD_LETTER = _PRELUDE + "make_dead_letter(ARGV[1], ARGV[2], ARGV[3]) return 1"
 
 # ARGV: stream id of an entry of `groups`, group id, reason. Copies an unusable group to `dead`. A second execution
-# makes no second copy. The notice of a dead letter is not copied, because its task is already in `dead`.
+# makes no second copy. The notice of a dead letter is not copied, because `dead` already has its task.
 COPY_GROUP = (
     _PRELUDE
     + """
@@ -207,8 +209,8 @@ return 1
 """
 )
 
-# ARGV: pairs of the stream id of an entry of `groups` and its group id. The fields of a group in the three hashes are
-# removed only if they belong to this entry, because the group may have been issued again in the meantime.
+# ARGV: pairs of the stream id of an entry of `groups` and its group id. Removes the group's fields in the three hashes
+# only if they belong to this entry. They may belong to a later entry, because a group id can be issued again.
 ACKNOWLEDGE = (
     _PRELUDE
     + """
@@ -242,8 +244,8 @@ return known
 """
 )
 
-# Returns the numbers of tasks, leased tasks, groups, collected groups and dead letters. This is a script, not a MULTI
-# transaction, because a full Redis refuses MULTI.
+# Returns the numbers of tasks, leased tasks, groups, collected groups and dead letters. A MULTI transaction would not
+# work here, because a full Redis refuses MULTI.
 DEPTH = (
     _PRELUDE
     + """
@@ -252,5 +254,5 @@ return {redis.call('XLEN', tasks), leased[1], redis.call('XLEN', groups), collec
 """
 )
 
-# Removes all data of the run. The keys of the trainer's lease stay.
+# Removes all data of the run except the keys of the trainer's lease.
 RESET = _PRELUDE + "return redis.call('UNLINK', tasks, groups, dead, done, issued, reasons)"

@@ -7,25 +7,24 @@ Guarantees, even if any process is killed at any time:
 
 - **Each issued group (the episodes of one task) reaches the trainer once**, as a `Group` or as a `DeadLetter`.
   `complete` publishes the group, removes the task and records the group id as done. A second call has no effect.
-- **A lease belongs to the worker that renews it.** A lease is a worker's right to play one group. If a lease is not
-  renewed for `lease_ttl_s`, the task is delivered to another worker. After `max_deliveries` deliveries the task becomes
-  a dead letter: the task is copied to `dead`, and a notice in `groups` informs the trainer. A worker whose lease has
-  expired may still complete the group. The first completion is published.
-- **Collected groups are stored until `acknowledge`.** The trainer acknowledges an entry when a durable checkpoint
-  contains its effect. After a crash, `collect_pending` returns unacknowledged entries again, in order. If the trainer
-  died between checkpoint and acknowledgement, its checkpoint already contains some of these groups. The trainer ignores
-  them.
-- **`issue` restores lost tasks.** The broker may lose tasks. After a long wait the trainer therefore issues all
-  outstanding tasks again. A call adds only the tasks whose group id is not in the queue.
-- **A group id can be used again after `acknowledge` or `withdraw`.** A worker that still plays a task
-  from before this call publishes nothing.
-- **Tasks and groups are never trimmed** (no MAXLEN). Their number is limited by the number of groups that the trainer
-  issues. A limited number of dead letters is kept for debugging.
-- **A broker whose memory is full refuses `issue`, `complete` and `copy_to_dead_letters`.** They raise `BrokerFull`
-  after `full_timeout_s`, and change nothing. All other calls work. One of them is `acknowledge`, which frees memory.
+- **A worker loses its lease if it stops renewing the lease.** A lease is a worker's right to play one group. After
+  `lease_ttl_s` without a renewal, another worker can lease the task. After `max_deliveries` deliveries, the task
+  becomes a dead letter: it is copied to `dead`, and a notice in `groups` informs the trainer. A worker can complete a
+  group even after the lease has expired. Only the first completion is published.
+- **The broker stores collected groups until `acknowledge`.** The trainer acknowledges an entry when a durable
+  checkpoint contains its effect. After a crash, `collect_pending` returns all unacknowledged entries again, in order.
+  The trainer ignores groups that its checkpoint already contains.
+- **`issue` restores lost tasks.** The broker may lose tasks. After a long wait, the trainer therefore issues all
+  outstanding tasks again. `issue` adds only the tasks whose group id is not in the queue.
+- **A group id can be used again after `acknowledge` or `withdraw`.** If a worker then completes an earlier task with
+  this id, nothing is published.
+- **Tasks and groups are never trimmed** (no MAXLEN). The trainer limits their number by the number of groups that it
+  issues. The number of dead letters is limited.
+- **A broker whose memory is full refuses `issue`, `complete` and `copy_to_dead_letters`.** These calls raise
+  `BrokerFull` after `full_timeout_s`, and change nothing. All other calls work, and `acknowledge` frees memory.
 
-Durability depends on the broker's append-only file. With `appendfsync always` no acknowledged write is lost. With
-`everysec` the writes of the last one or two seconds may be lost. The trainer then issues the outstanding tasks again
+Durability depends on the broker's append-only file. With `appendfsync always`, no acknowledged write is lost. With
+`everysec`, the writes of the last one or two seconds may be lost. The trainer then issues the outstanding tasks again,
 and ignores groups that it already has. Messages are MessagePack.
 
 The keys of a run share the hash tag `{run}`, so a cluster stores them in one slot. A run has any number of workers and
@@ -75,23 +74,23 @@ T = TypeVar("T")
 
 _WORKERS, _TRAINER = "rollout", "trainer"
 _KEYS = ("tasks", "groups", "dead", "done", "issued", "reasons")
-# The longest blocking read, in seconds. Only a new task ends it: a given-back or expired task may wait this long.
+# The longest blocking read, in seconds. A given-back or expired task does not end the read, so it may wait this long.
 _SLICE_S = 0.5
-# The number of pending entries that one command claims: a few MB of groups.
+# The number of pending entries that one command claims. 100 groups are a few MB.
 _PAGE = 100
-# The number of groups in one call of a script. Such a call blocks the broker for about 10 ms.
+# The number of groups in one call of a script. A call with 250 groups blocks the broker for about 10 ms.
 _SCRIPT_PAGE = 250
 
 
 class Streams:
     """The streams of one run, for its trainer or a worker. Safe for concurrent use by the tasks of one event loop.
 
-    All methods raise `StreamError` if the broker is unreachable for `reconnect_s` or refuses a command, and
-    `BrokerFull` if its memory is full for `full_timeout_s`.
+    All methods raise `StreamError` if the broker is unreachable for `reconnect_s` or refuses a command. They raise
+    `BrokerFull` if the broker's memory is full for `full_timeout_s`.
     """
 
     def __init__(self, url: str, run: str, limits: StreamLimits, fencing_token: bytes | None = None) -> None:
-        """Use `connect`, which also checks that the broker is reachable."""
+        """Call `connect` instead, which also checks that the broker is reachable."""
         check_run_name(run)
         self.run, self.limits = run, limits
         self.keys = tuple(f"arl:{{{run}}}:{name}" for name in _KEYS)
@@ -106,9 +105,9 @@ class Streams:
             repair=self._create_consumer_groups,
         )
         self._collecting = asyncio.Lock()
-        self._backlog: deque[RawEntry] = deque()  # claimed, not yet delivered to the caller
-        self._delivered: set[str] = set()  # delivered to the caller, not yet acknowledged
-        self._backlog_incomplete = True  # claimed entries may exist that are in neither `_backlog` nor `_delivered`
+        self._backlog: deque[RawEntry] = deque()  # entries that are claimed, but not yet delivered to the caller
+        self._delivered: set[str] = set()  # stream ids that are delivered to the caller, but not yet acknowledged
+        self._backlog_incomplete = True  # both may lack entries that this consumer has claimed
 
     @classmethod
     async def connect(
@@ -126,8 +125,9 @@ class Streams:
     ) -> Self:
         """Connect to a redis://, rediss:// or unix:// URL, and create missing streams and consumer groups.
 
-        `StreamLimits` documents the limits. `connect` does not retry an unreachable broker. With `fencing_token`
-        (`TrainerLease.token`), calls that change tasks or groups raise `TrainerLeaseLost` after the loss of the lease.
+        `StreamLimits` documents the limits. `connect` does not retry an unreachable broker. `fencing_token`: the
+        `TrainerLease.token`. If another trainer has the lease, all calls that change the streams raise
+        `TrainerLeaseLost`.
 
         Raises:
             StreamError: the broker at `url` is unreachable or refuses the connection.
@@ -170,16 +170,16 @@ class Streams:
     async def withdraw(self, group_ids: Iterable[str]) -> int:
         """Remove the tasks of groups and free the group ids. Returns how many of these groups were outstanding.
 
-        A worker that plays a removed task publishes nothing, and `renew` returns False for this worker. A group that is
-        already published stays in `groups` until the trainer acknowledges it.
+        If a worker plays a removed task, its `renew` returns False and its `complete` publishes nothing. Groups that
+        are already published stay in `groups` until the trainer acknowledges them.
         """
         return sum([int(await self._script(scripts.WITHDRAW, *page)) for page in _pages(list(group_ids))])
 
     async def collect(self, *, consumer: str, count: int, block_s: float) -> list[GroupEntry]:
         """Collect up to `count` new entries, oldest first. Waits up to `block_s` seconds for the first entry.
 
-        An entry that cannot be decoded is returned as a `DeadLetter` with the reason, and copied to `dead` if the
-        broker is not full. Entries stay pending for `consumer` until `acknowledge` is called.
+        An entry that cannot be decoded is returned as a `DeadLetter` with the reason. It is also copied to `dead` if
+        the broker is not full. Entries stay pending for `consumer` until `acknowledge` is called.
         """
         deadline = time.monotonic() + block_s
         async with self._collecting:
@@ -193,9 +193,9 @@ class Streams:
             return self._deliver(entries)
 
     async def collect_pending(self, *, consumer: str) -> list[GroupEntry]:
-        """Collect all entries that any consumer has collected and not acknowledged, oldest first.
+        """Collect all entries that were collected by any consumer and not acknowledged, oldest first.
 
-        The entries are assigned to `consumer`. A resumed trainer calls this method first. Later calls also return
+        The entries are assigned to `consumer`. A resumed trainer calls this method first. A later call may return
         entries that the caller already has. The caller must ignore these entries.
         """
         async with self._collecting:
@@ -217,7 +217,7 @@ class Streams:
     async def copy_to_dead_letters(self, entry: GroupEntry, reason: str) -> None:
         """Copy an unusable group to the dead letters. A second call makes no second copy.
 
-        The caller must still `acknowledge` the entry. Does nothing for an acknowledged entry or a dead letter.
+        The caller must also `acknowledge` the entry. Acknowledged entries and dead letters are not copied.
 
         Raises:
             BrokerFull: the broker's memory is full. The group was not copied. Call again later.
@@ -225,19 +225,19 @@ class Streams:
         await self._script(scripts.COPY_GROUP, entry.stream_id, entry.group_id, reason)
 
     async def depth(self) -> Depth:
-        """Returns the number of tasks and groups in each state at one moment."""
+        """Returns the current number of tasks and groups in each state."""
         tasks, leased, groups, collected, dead = await self._script(scripts.DEPTH)
         return Depth(tasks - leased, leased, groups - collected, collected, dead)
 
     async def dead_letters(self, count: int = 100) -> list[DeadLetter]:
-        """Returns the newest dead letters, up to `count`, newest first."""
+        """Returns up to `count` dead letters, newest first."""
         rows = await self._link.command("XREVRANGE", self._dead, "+", "-", "COUNT", count)
         return [dead_letter_of(stream_id, fields) for stream_id, fields in rows]
 
     async def reset(self) -> None:
-        """Remove all tasks, groups and dead letters of this run, so that its name can be used again.
+        """Remove all tasks, groups and dead letters of this run, so that a new run can have the same name.
 
-        A worker that still plays an old task publishes nothing. The trainer's lease does not change.
+        If a worker completes a removed task, nothing is published. The trainer's lease does not change.
         """
         async with self._collecting:
             await self._script(scripts.RESET)
@@ -247,7 +247,7 @@ class Streams:
     async def lease(self, *, consumer: str, block_s: float) -> GroupLease | None:
         """Lease a task. Returns None if there is no task for `block_s` seconds.
 
-        A task whose lease expired or that was given back is preferred to a new task. Older tasks come first.
+        Tasks that were given back or whose lease expired come before new tasks. Older tasks come before newer tasks.
         `consumer`: name of the worker process. The name must be unique among the running processes.
         """
         deadline = time.monotonic() + block_s
@@ -262,13 +262,13 @@ class Streams:
                 return lease
 
     async def renew(self, lease: GroupLease) -> bool:
-        """Extend the lease by `lease_ttl_s`. Returns False if another worker has the task or the task was removed."""
+        """Renew the lease for `lease_ttl_s`. Returns False if another worker has the task or the task was removed."""
         return bool(await self._script(scripts.RENEW, lease.stream_id, lease.consumer, lease.deliveries))
 
     async def complete(self, lease: GroupLease, group: Group) -> bool:
         """Publish `group` and remove its task, in one script.
 
-        Returns False if the group was already completed, is a dead letter or was withdrawn, or if the run was reset.
+        Returns False if another worker completed the group, or if the group is a dead letter or was withdrawn or reset.
 
         Raises:
             BrokerFull: the broker's memory is full. Nothing was published. Renew the lease and call again later.
@@ -276,14 +276,14 @@ class Streams:
         """
         if group.id != lease.task.group_id:
             raise ValueError(f"the lease is for group {lease.task.group_id!r}, not {group.id!r}")
-        # The receipt distinguishes a retry after a lost reply from a completion by another worker.
+        # The receipt distinguishes a repeated call of this worker from a completion by another worker.
         receipt = f"{lease.consumer} {uuid.uuid4().hex}"
         return bool(await self._script(scripts.COMPLETE, lease.stream_id, group.id, encode(group), receipt))
 
     async def release(self, lease: GroupLease, *, counted: bool = True) -> None:
         """Give the task back, so that another worker can lease it at once. Has no effect if the lease is lost.
 
-        A worker that shuts down passes `counted=False`. The delivery then does not count towards `max_deliveries`.
+        With `counted=False`, the delivery does not count towards `max_deliveries`. Workers pass this at a shutdown.
         """
         await self._give_back(lease, "", 0.0, counted)
 
@@ -291,8 +291,8 @@ class Streams:
         """Give the task back after an infrastructure failure. Has no effect if the lease is lost.
 
         The task is delivered again after `retry_delay_s`. This delay doubles with each delivery. After the last
-        delivery the task becomes a dead letter with this reason. Pass `final=True` if a retry would fail in the same
-        way. The task then becomes a dead letter at once.
+        delivery, the task becomes a dead letter with `reason`. With `final=True`, the task becomes a dead letter at
+        once. Use `final=True` if a retry would fail in the same way.
         """
         delay_s = self.limits.retry_delay_s * 2.0 ** (lease.deliveries - 1)
         await self._give_back(lease, reason, delay_s, True, final=final)
@@ -313,7 +313,7 @@ class Streams:
         return await self._link.script(source, self._script_keys, (*args, *self._token), full_timeout_s=full_timeout_s)
 
     async def _read(self, key: str, group: str, consumer: str, count: int, deadline: float) -> list[RawEntry]:
-        """Read new entries of a stream. Waits at most `_SLICE_S` for an entry. Entries of a lost reply stay pending."""
+        """Read new entries of a stream. Waits at most `_SLICE_S`. Entries in a lost reply stay pending."""
         wait_ms = int(min(_SLICE_S, self.limits.timeout_s / 2, deadline - time.monotonic()) * 1000)
         block = ("BLOCK", wait_ms) if wait_ms > 0 else ()  # BLOCK 0 would block forever
         reply = await self._link.command(
@@ -333,10 +333,10 @@ class Streams:
                 return claimed
 
     async def _fill_backlog(self, consumer: str, count: int, deadline: float) -> None:
-        """Fill the backlog with claimed entries that the caller does not have yet. If there are none, read new entries.
+        """Fill the backlog with claimed entries that the caller does not have yet. Without such entries, read new ones.
 
-        After an error, a cancellation or a lost reply, claimed entries may be missing in the backlog. The next call
-        then claims all pending entries again.
+        After an error, a cancellation or a lost reply, the backlog may lack claimed entries. The next call then claims
+        all pending entries again.
         """
         if self._backlog_incomplete:
             self._backlog = self._undelivered(await self._claim_pending(consumer))
@@ -347,7 +347,7 @@ class Streams:
         self._backlog_incomplete = self._link.losses != losses
 
     def _undelivered(self, raw: list[RawEntry]) -> deque[RawEntry]:
-        """Returns `raw` without entries that the caller already has. A broker may deliver an entry again."""
+        """Returns the entries of `raw` that the caller does not have yet. A broker may deliver an entry twice."""
         return deque(entry for entry in raw if entry[0].decode() not in self._delivered)
 
     def _deliver(self, entries: list[GroupEntry]) -> list[GroupEntry]:
@@ -362,7 +362,7 @@ class Streams:
         except SchemaError as error:
             reason = str(error)
             entry = GroupEntry(stream_id.decode(), DeadLetter(group_id_of(stream_id, fields), reason, 1))
-            # A full broker stores no copy. The trainer must still continue, because `acknowledge` frees memory.
+            # A full broker stores no copy. The trainer continues without a copy, because `acknowledge` frees memory.
             with contextlib.suppress(BrokerFull):
                 await self._script(scripts.COPY_GROUP, entry.stream_id, entry.group_id, reason, full_timeout_s=0.0)
             return entry
@@ -385,7 +385,7 @@ class Streams:
                 await self._link.execute_without_retry("XGROUP CREATE", key, group, "0", "MKSTREAM")
             except Exception as error:
                 exists = str(error).startswith("BUSYGROUP")
-                # A full broker refuses the command without checking whether the consumer group exists.
+                # A full broker refuses the command even if the consumer group exists.
                 if not exists and not (is_full(error) and await self._has_consumer_group(key, group)):
                     raise
 

@@ -2,18 +2,18 @@
 
     with TrainerLease.acquire(url, "demo", incarnation) as lease:
         ...
-        lease.check()       # before each write that must not happen twice
+        lease.check()       # before each write that only one trainer may make
 
 Two trainers of one run would take each other's groups and overwrite each other's checkpoints. The lease is a key on the
-broker (Redis or Valkey) with a time to live. A thread renews the key. A trainer that was stopped or disconnected may
-miss a renewal. If another trainer has taken the lease since then, the next `check` raises `TrainerLeaseLost`, even if
-the other trainer has already finished.
+broker (Redis or Valkey) with a time to live. A thread renews the key. A suspended or disconnected trainer may miss a
+renewal, and another trainer may take the lease. The next `check` then raises `TrainerLeaseLost`, even if the other
+trainer has already finished.
 
-The lease of a killed trainer on this machine is taken over at once. The lease of a killed trainer on another machine is
-taken over after it has expired.
+If a trainer was killed on this machine, `acquire` takes over its lease at once. If the trainer was killed on another
+machine, `acquire` waits until the lease expires.
 
-The trainer's event loop cannot renew the lease, because computation blocks this loop for minutes. So the lease uses a
-thread and blocking calls.
+The trainer's event loop cannot renew the lease, because computation blocks the loop for minutes. Renewal therefore runs
+in a thread with blocking calls.
 """
 
 from __future__ import annotations
@@ -43,18 +43,20 @@ from arlarena.proto.streams.lease_holder import Holder, last_trainer_key
 
 # The first and the longest pause between two attempts, in seconds.
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 0.5
-# `acquire` waits `ttl_s` plus this time for the lease of a trainer on another machine to expire.
+# `acquire` waits for `ttl_s` plus this time, in seconds, until the lease of a trainer on another machine expires.
 _MARGIN_S = 1.0
 # The poll interval of `acquire`: as a fraction of `ttl_s`, and its maximum in seconds.
 _POLL_SHARE, _LONGEST_POLL_S = 0.05, 0.2
-# How long the broker stores the key of the last trainer. A trainer that was stopped is expected to continue within this
-# time.
+# How long the broker stores the key of the last trainer, in seconds. A suspended trainer that continues within this
+# time detects the loss of its lease.
 _LAST_TRAINER_AGE_S = 7 * 24 * 3600
 
-# KEYS: the lease, the last trainer. ARGV: our value, time to live in ms, time to live of the last trainer in ms, the
-# value of a dead holder to replace or '', '1' if our process may replace the last trainer. Returns the holder and the
-# remaining time of its lease in ms. If another trainer held the lease after our process, returns this trainer and 0.
-# Renewing a lease needs no memory, so it works on a full broker.
+# KEYS: the lease, the last trainer.
+# ARGV: our value; the lease's time to live in ms; the last trainer's time to live in ms; the value of a dead holder to
+# replace, or ''; '1' if our process may replace the last trainer.
+# Returns the holder's value and the remaining time of its lease in ms. Returns the last trainer's value and 0 if nobody
+# has the lease, the last trainer is another process, and our process may not replace it. A renewal needs no memory, so
+# it works on a full broker.
 _TAKE_OR_RENEW = """
 local held, mine = redis.call('GET', KEYS[1]), ARGV[1]
 if held == mine then
@@ -64,8 +66,8 @@ end
 if held and held ~= ARGV[4] then return {held, redis.call('PTTL', KEYS[1])} end
 local last = redis.call('GET', KEYS[2])
 if ARGV[5] ~= '1' and last and last ~= mine then return {last, 0} end
--- A full broker allows writes in a script that has already written, so DEL comes first. A trainer must be able to start
--- on a full broker, because only its acknowledgements free the memory.
+-- A trainer must be able to start on a full broker, because its acknowledgements free the memory. A full broker accepts
+-- SET only in a script that has already written, so DEL comes first.
 redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[1], mine, 'PX', ARGV[2])
 redis.call('SET', KEYS[2], mine, 'PX', ARGV[3])
@@ -79,8 +81,8 @@ redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
 
-# KEYS: the lease. ARGV: our value. The key of the last trainer is kept, so that an earlier trainer that was stopped can
-# detect the later trainer.
+# KEYS: the lease. ARGV: our value. The key of the last trainer stays, so that a suspended earlier trainer can detect
+# the later trainer.
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
 
@@ -89,12 +91,12 @@ class LeaseHeld(StreamError):
 
 
 class TrainerLease:
-    """A lease that this process holds. Create it by `acquire`, and use it from one thread."""
+    """A lease of this process. Call `acquire` to create it. Use it in one thread only."""
 
     def __init__(
         self, url: str, run: str, holder: Holder, *, ttl_s: float, timeout_s: float, reconnect_s: float
     ) -> None:
-        """Use `acquire`, which also takes the lease."""
+        """Call `acquire` instead, which also takes the lease."""
         check_run_name(run)
         for name, value in (("ttl_s", ttl_s), ("timeout_s", timeout_s)):
             if not 0 < value < math.inf:
@@ -105,7 +107,7 @@ class TrainerLease:
         self._keys = [f"arl:{{{run}}}:trainer", last_trainer_key(run)]
         options: dict[str, Any] = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "protocol": 2}
         try:
-            # The connection pool gives the thread its own connection.
+            # The client is used by two threads. Its connection pool gives each thread its own connection.
             self._redis = Redis.from_url(url, retry=Retry(NoBackoff(), 0), **keep_alive(url), **options)
         except ValueError as error:
             raise bad_url_error(url, error) from error
@@ -126,14 +128,14 @@ class TrainerLease:
         timeout_s: float = 5.0,
         reconnect_s: float = 30.0,
     ) -> Self:
-        """Acquire the lease of `run`. If another trainer stopped renewing its lease, waits until that lease expires.
+        """Acquire the lease of `run`. If another trainer no longer renews its lease, waits until that lease expires.
 
-        `incarnation`: a random id of this trainer process, which error messages show. `timeout_s`: time limit of
-        connecting and of each reply. `reconnect_s`: how long later requests are retried while the broker is
-        unreachable. The first request of `acquire` is not retried.
+        `incarnation`: a random id of this trainer process, which error messages show. `ttl_s`: time after which a lease
+        without renewal expires. `timeout_s`: time limit for connecting and for each reply. `reconnect_s`: maximum time
+        of retries while the broker is unreachable. The first request of `acquire` is not retried.
 
         Raises:
-            LeaseHeld: another trainer of this run renews the lease, or is alive on this machine.
+            LeaseHeld: another trainer renews the lease, or the process of the lease's holder runs on this machine.
             StreamError: the broker at `url` is unreachable or refuses a command.
             ValueError: the run's name or a limit is invalid.
         """
@@ -149,13 +151,13 @@ class TrainerLease:
 
     @property
     def token(self) -> bytes:
-        """The fencing token of `Streams.connect`. With it, the broker refuses writes after another trainer has taken
-        the lease.
+        """The fencing token for `Streams.connect`. If another trainer takes the lease, the broker refuses calls with
+        this token.
         """
         return self._value
 
     def check(self) -> None:
-        """Check that this process still holds the lease. Takes the lease again if it has expired or the broker lost it.
+        """Check that no other trainer has taken the lease. Takes the lease again if it expired or the broker lost it.
 
         Raises:
             TrainerLeaseLost: another trainer has taken the lease.
@@ -184,7 +186,7 @@ class TrainerLease:
         self.release()
 
     def _wait_and_take(self) -> None:
-        """Take the lease. Waits until the lease of a trainer on another machine expires."""
+        """Take the lease. If its holder is on another machine, wait until the lease expires."""
         deadline = time.monotonic() + self._ttl_s + _MARGIN_S
         dead, previous, reconnect_s = b"", (b"", 0), 0.0
         while True:
@@ -214,7 +216,7 @@ class TrainerLease:
         """Take or renew the lease if no other trainer has it. Returns the lease key's value and time to live in ms.
 
         The value identifies the holder. `dead_holder`: value of a holder that may be replaced. `may_replace_last`:
-        whether the lease may be taken although another trainer has held it since this process last held it.
+        whether this process may take the lease even if the last trainer is another process.
         """
         args: list[bytes | int] = [
             self._value,

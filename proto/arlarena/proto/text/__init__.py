@@ -1,1 +1,1 @@
-"""Text that users write or read: text files, secrets, names, wording of messages."""
+"""Text for users: text files, masking of secrets, suggestions of names, wording of messages."""

@@ -1,4 +1,4 @@
-"""Text in the cells of a CSV file that a spreadsheet may open."""
+"""Makes text safe for the cells of a CSV file, in case a spreadsheet opens the file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uf
 
 
 def neutral(text: str) -> str:
-    """Returns the text of a CSV cell, with an apostrophe before a formula and with control characters escaped."""
+    """Returns the text for a CSV cell. Control characters are escaped, and a formula gets an apostrophe in front."""
     shown = printable(text)
     return f"'{shown}" if shown.startswith(FORMULA_STARTS) or shown.lstrip().startswith(FORMULA_STARTS) else shown

@@ -2,9 +2,9 @@
 
     text = read_text(Path("run.toml"))
 
-Editors on Windows write a byte-order mark at the start of a file. `read_text` removes the mark. A file that was
-concatenated from several files may have marks at the start of later lines. `read_text` removes these marks as well. For
-other encodings the error message contains the invalid byte and the command that converts the file.
+Editors on Windows write a byte-order mark at the start of a file. After files were concatenated, later lines may also
+start with a mark. `read_text` removes all these marks. If a file has another encoding, the error message contains the
+command that converts the file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _GZIP = b"\x1f\x8b"
 
 
 class TextFileError(ValueError):
-    """A file is not UTF-8 text. The message contains the path, the encoding and the command that converts the file."""
+    """A file is not UTF-8 text. The message contains the path, the problem and a command that fixes it."""
 
 
 def read_text(path: Path) -> str:
@@ -38,7 +38,11 @@ def read_text(path: Path) -> str:
 
 
 def decode_text(data: bytes, path: Path) -> str:
-    """Returns `data`, the content of `path`, as text. Raises the errors of `read_text`."""
+    r"""Returns `data`, the content of `path`, as text with `\n` as line end.
+
+    Raises:
+        TextFileError: the content is not UTF-8.
+    """
     if data.startswith(_GZIP):
         raise TextFileError(f"{path}: is compressed with gzip; unpack it first: gunzip -k {shlex.quote(str(path))}")
     if wide := _wide_encoding(data):
@@ -60,7 +64,7 @@ def _wide_encoding(data: bytes) -> str:
     for mark, name in _WIDE_MARKS.items():
         if data.startswith(mark):
             return name
-    # All text formats here begin with an ASCII character. UTF-16 and UTF-32 add zero bytes to this character's byte.
+    # All text files of ARLArena begin with an ASCII character. UTF-16 and UTF-32 add zero bytes to its byte.
     zeros = "".join("0" if byte == 0 else "x" for byte in data[:4])
     return {"x0x0": "UTF-16LE", "0x0x": "UTF-16BE", "x000": "UTF-32LE", "000x": "UTF-32BE"}.get(zeros, "")
 

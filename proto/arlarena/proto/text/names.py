@@ -1,4 +1,4 @@
-"""Hints in errors about unknown names."""
+"""Hints for error messages about unknown names."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def suggestion(word: object, known: Iterable[str]) -> str:
 
 
 def nearest(word: object, known: Iterable[str]) -> str:
-    """Returns the most similar name of `known`, or all names in alphabetical order: `known: close, reset, step`."""
+    """Returns `suggestion`, or all names in alphabetical order (`known: close, reset, step`) if no name is similar."""
     known = list(known)
     return suggestion(word, known) or f"known: {', '.join(sorted(known)) or 'none'}"
 
 
 def known_names(word: object, known: Iterable[str]) -> str:
-    """Returns all names in the order of `known`, and the most similar: `known: step, reset; did you mean 'step'?`."""
+    """Returns all names in the order of `known`, and `suggestion`: `known: step, reset; did you mean 'step'?`."""
     known = list(known)
     close = suggestion(word, known)
     return f"known: {', '.join(known) or 'none'}" + (f"; {close}" if close else "")

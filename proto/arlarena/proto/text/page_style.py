@@ -1,4 +1,4 @@
-"""The style that all HTML reports share."""
+"""The style sheet of all HTML reports."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from importlib import resources
 
 
 def page_style() -> str:
-    """Returns the style sheet, for the element `style` of a page."""
+    """Returns the CSS text for a page's `style` element."""
     return (resources.files(__package__) / "page_style.css").read_text(encoding="utf-8")

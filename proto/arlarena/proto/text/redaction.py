@@ -1,11 +1,11 @@
 """Detects secrets in settings, messages and logs, and masks them.
 
-    register_secret(token)                  # `redact` masks it from now on
+    register_secret(token)                  # from now on, `redact` masks `token`
     redact(f"GET {url}: {error}")           # masks tokens, and passwords in URLs, as ***
 
 A value counts as a secret in three cases:
-- its setting has a name such as `token`, `password` or `api_key`;
-- it is a URL with credentials, or belongs to an option such as `--api-key`;
+- its setting or its command-line option has a name such as `token`, `password` or `api_key`;
+- it is a URL with credentials;
 - it was passed to `register_secret`.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, TextIO, cast
 from urllib.parse import quote, unquote
 
 MASK = "***"
-# Secrets with fewer characters are not masked, because their text would also occur in ordinary messages.
+# Shorter secrets are not masked, because their text also occurs in ordinary messages.
 _SHORTEST_HIDDEN = 6
 _WORDS = frozenset(
     ("token", "tokens", "secret", "secrets", "password", "passwords", "passwd", "passphrase", "credential",
@@ -29,8 +29,8 @@ _SPLIT = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
 _OPTION = re.compile(r"--?(?P<name>[A-Za-z][\w.-]*)(?:=|$)")
 
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*://"
-# A number before / or ? is a port, not a password. Other text before the last @ is a password, even if it has special
-# characters that are not quoted.
+# A number of up to 5 digits before /, ?, #, a blank or the end of the text is a port. All other text between the colon
+# and the last @ is a password, even with unquoted special characters.
 _URL_PASSWORD = re.compile(rf"({_SCHEME}[^/\s:@'\"]*):(?!\d{{1,5}}(?:[/?#\s]|$))[^\s'\"]*@")
 _WEB_USER = re.compile(r"(https?://)[^/\s@'\"]+@", re.IGNORECASE)
 _QUERY = re.compile(
@@ -49,14 +49,14 @@ _hidden: set[str] = set()
 
 
 def register_secret(secret: str | None) -> None:
-    """Make `redact` mask `secret`, also where `secret` is quoted for a URL or JSON. Ignores None and short texts."""
+    """Make `redact` mask `secret` in plain, URL-quoted and escaped form. Ignores None and short texts."""
     if secret is None or len(secret) < _SHORTEST_HIDDEN or secret in _hidden:
         return
     _hidden.update({secret, quote(secret, safe=""), unquote(secret), repr(secret)[1:-1]})
 
 
 def redact(text: str) -> str:
-    """Returns `text` with `***` in place of registered secrets, passwords in URLs and bearer tokens."""
+    """Replaces registered secrets, credentials in URLs and HTTP credentials by `***`. Returns the masked text."""
     for secret in sorted(_hidden, key=len, reverse=True):
         text = text.replace(secret, MASK)
     if "://" in text or "=" in text or "earer" in text or "asic" in text:
@@ -66,7 +66,7 @@ def redact(text: str) -> str:
 
 
 def is_secret_name(name: str) -> bool:
-    """True if a setting, field or variable of this name holds a secret: `admin_token`, `HF_TOKEN`, `apiKey`."""
+    """True if `name` is a usual name of a secret, such as `admin_token`, `HF_TOKEN` or `apiKey`."""
     words = [word.lower() for word in _SPLIT.split(name) if word]
     if not words:
         return False
@@ -91,7 +91,7 @@ def _is_secret_option(item: object) -> bool:
 
 
 def _masked_list(items: Sequence[Any], name: str) -> list[Any]:
-    """Returns `items` with secrets masked, including the values of command-line options such as `--api-key`."""
+    """Returns `items` with masked secrets. Values of command-line options such as `--api-key` are also masked."""
     result: list[Any] = []
     next_is_secret = False
     for item in items:
@@ -103,7 +103,7 @@ def _masked_list(items: Sequence[Any], name: str) -> list[Any]:
 
 
 def masked(value: Any, name: str = "") -> Any:
-    """Returns `value` (of JSON types) with all secrets masked. `name`: name of the field that contains `value`."""
+    """Returns `value` (of JSON types) with masked secrets. `name`: name of the field that contains `value`."""
     if isinstance(value, Mapping):
         return {key: masked(item, str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -114,7 +114,7 @@ def masked(value: Any, name: str = "") -> Any:
 
 
 def split_secrets(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split a settings table into public values and secrets. `merged` combines the two tables again."""
+    """Split a settings table into a table of public values and a table of secrets. `merged` combines them again."""
     public: dict[str, Any] = {}
     secret: dict[str, Any] = {}
     for key, value in table.items():
@@ -155,7 +155,7 @@ class _RedactingStream:
 
 @contextmanager
 def redacted_stderr() -> Iterator[None]:
-    """Mask secrets in everything that Python writes to stderr, including library logs, warnings and stack traces."""
+    """Mask secrets in all text that Python writes to stderr, including logs of libraries, warnings and stack traces."""
     import sys
 
     before = sys.stderr

@@ -1,4 +1,4 @@
-"""The program name in usage texts. The `arlarena` command and `python -m` give a program different names."""
+"""The program's name in usage texts. It depends on how the user started the program: `arlarena …` or `python -m …`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ VARIABLE = "ARLARENA_PROGRAM"
 
 
 def program(module: str) -> str:
-    """Returns the command that the user typed: `arlarena serve env`, or `python -m MODULE`.
+    """Returns the program's name as the user typed it, such as `arlarena serve env` or `python -m MODULE`.
 
-    `module`: the name of the module, followed by the subcommand if there is one.
+    `module`: the module's name, followed by the subcommand if there is one.
     """
     return os.environ.get(VARIABLE) or f"python -m {module}"

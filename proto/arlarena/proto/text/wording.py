@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-# Characters that control a terminal, or change the order or the look of a line: C0 (except tab and newline), DEL and C1
-# (0x9b begins an escape sequence), line and paragraph separators, direction controls, invisible text (tags, variation
-# selectors of plane 14), and lone surrogates, which cannot be encoded.
+# Characters that could control a terminal, reorder a line or hide text:
+# - C0 (except tab and newline), DEL and C1 (0x9b begins an escape sequence);
+# - line and paragraph separators, direction controls;
+# - invisible characters, such as the tags and variation selectors of plane 14;
+# - lone surrogates, which cannot be encoded.
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e0fff]"
@@ -32,22 +34,22 @@ def duration(seconds: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Returns a share in per cent, such as `51.2`. Returns a dash if `share` is None."""
+    """Returns a share in [0, 1] as per cent, such as `51.2`. Returns a dash if `share` is None."""
     return "-" if share is None else f"{100 * share:.1f}"
 
 
 def interval(ci95: Sequence[float]) -> str:
-    """Returns the bounds of an interval in per cent, such as `47.0 to 55.4`."""
+    """Returns an interval as per cent, such as `47.0 to 55.4`. `ci95`: its two bounds, in [0, 1]."""
     return f"{percent(ci95[0])} to {percent(ci95[1])}"
 
 
 def printable(text: str) -> str:
-    r"""Returns `text` with all control characters escaped for a terminal, such as `\x1b` or `\u202e`."""
+    r"""Replaces control characters by escape sequences such as `\x1b` or `\u202e`. Returns the safe text."""
     return _UNPRINTABLE.sub(_escape, text)
 
 
 def json_escaped(text: str) -> str:
-    """Returns the JSON text with control characters escaped. The value of the JSON does not change."""
+    """Escapes control characters in JSON. Returns JSON with the same value."""
     return _UNPRINTABLE.sub(_json_escape, text)
 
 

@@ -1,12 +1,14 @@
-"""Compressed deltas from a safetensors file (the base) to a new safetensors file, for sending weights over a network.
+"""Compressed deltas between two safetensors files, for sending weights over a network.
+
+A delta describes a new file by its differences from a base file. `apply_delta` restores the new file byte for byte. The
+caller compares the checksum of the result with the manifest (the list of a version's files). The format is:
 
     header of the new file, unchanged | for each tensor in file order: kind (1 byte), length (8 bytes), payload
 
-If the base has a tensor of the same name, type and shape, the payload is the difference of the two bit patterns as
-integers. The difference is zigzag-coded, its bytes are grouped by significance, and the result is compressed by zstd. A
-small optimiser step changes only the low bits, so the high bytes are zeros. An unchanged tensor takes 9 bytes. If the
-base has no such tensor, the payload is the compressed new tensor. The file that `apply_delta` writes equals the new
-file byte for byte. The caller compares the file's checksum with the manifest (the list of a version's files).
+If the base has a tensor of the same name, type and shape, the payload is the difference between the two bit patterns,
+read as integers. The difference is zigzag-coded, its bytes are grouped by significance, and zstd compresses the result.
+A small optimiser step changes only the low bits, so the high bytes are zeros. An unchanged tensor takes 9 bytes. For
+other tensors, the payload is the compressed new tensor.
 """
 
 from __future__ import annotations
@@ -21,22 +23,22 @@ import zstandard
 
 from arlarena.proto.versions.directory import read_safetensors_header
 
-SAME, DIFFERENCE, WHOLE = 0, 1, 2  # kinds of payload: empty, the difference, the new tensor
-LEVEL = 1  # zstd's level: a higher level is slower and saves little, because the low bits are noise
+SAME, DIFFERENCE, WHOLE = 0, 1, 2  # kinds of payload: none, the difference, the new tensor
+LEVEL = 1  # zstd's level; a higher level is slower and saves little, because the low bits are noise
 _FRAME = struct.Struct("<BQ")
 _LENGTH = struct.Struct("<Q")
-# Digits in the name of a type ("F32", "BF16", "I64") -> bytes of an element. "F8_E4M3" and "BOOL" have one byte.
+# Digits in the name of a type ("F32", "BF16", "I64") -> bytes per element. "F8_E4M3" and "BOOL" have one byte.
 _WIDTHS = {"8": 1, "16": 2, "32": 4, "64": 8}
 
 
 class DeltaError(ValueError):
-    """A delta is truncated, malformed, or made for another base."""
+    """A delta is truncated or malformed, or has another base."""
 
 
 def write_delta(base: Path, new: Path, out: BinaryIO) -> int:
-    """Compute the delta from `base` to `new`, and write it into `out`. Returns the delta's size in bytes.
+    """Write the delta from `base` to `new` into `out`. Returns the delta's size in bytes.
 
-    Only one tensor is processed at a time, so the largest tensor determines the use of memory.
+    Processes one tensor at a time, so the largest tensor determines the use of memory.
 
     Raises:
         SafetensorsError: `base` or `new` is not a safetensors file.
@@ -64,12 +66,12 @@ def write_delta(base: Path, new: Path, out: BinaryIO) -> int:
 
 
 def apply_delta(base: Path, delta: Path, target: Path, size: int) -> None:
-    """Compute the new file of `size` bytes from `base` and `delta`, and write it into `target`.
+    """Restore the new file of `size` bytes from `base` and `delta`, and write it into `target`.
 
     Never writes more than `size` bytes.
 
     Raises:
-        DeltaError: the delta is truncated, malformed, or made for another base.
+        DeltaError: the delta is truncated or malformed, or has another base.
         SafetensorsError: `base` is not a safetensors file.
     """
     known, known_start = read_safetensors_header(base)
@@ -102,7 +104,8 @@ def apply_delta(base: Path, delta: Path, target: Path, size: int) -> None:
 def _copy_header(source: BinaryIO, out: BinaryIO, target: Path, delta_size: int, size: int) -> dict[str, Any]:
     """Copy the header into the new file. Returns the parsed header.
 
-    A small delta can describe a huge file. The described size is therefore compared with `size` before data is written.
+    A small delta can describe a huge file. Raises `DeltaError` if the header describes another size than `size`, before
+    any tensor is written.
     """
     (start,) = _LENGTH.unpack(_exactly(source, _LENGTH.size))
     if start > min(size, delta_size):
@@ -119,7 +122,7 @@ def _copy_header(source: BinaryIO, out: BinaryIO, target: Path, delta_size: int,
 
 
 def _header_of(file: Path, start: int) -> dict[str, Any]:
-    """Returns the header of a file whose data begin at `start`. The file may not contain the data yet."""
+    """Returns the header of `file`, which may end after the header. `start`: size of the header in bytes."""
     return read_safetensors_header(file, whole=False)[0] if start >= _LENGTH.size else {}
 
 
@@ -142,7 +145,8 @@ def _exactly(file: BinaryIO, size: int) -> bytes:
 
 def _expand(payload: bytes, size: int, name: str) -> bytes:
     try:
-        # If a frame announces its size, zstandard allocates this size and ignores `max_output_size`. -1: not announced.
+        # If the payload announces its size, zstandard allocates this size and ignores `max_output_size`. -1: it does
+        # not announce its size.
         if payload and (announced := zstandard.frame_content_size(payload)) not in (size, -1):
             raise DeltaError(f"the delta's bytes of {name} announce {announced} bytes instead of {size}")
         data = zstandard.ZstdDecompressor().decompress(payload, max_output_size=size) if size else b""
@@ -158,7 +162,7 @@ def _width(dtype: str) -> int:
 
 
 def _difference(old: bytes, new: bytes, width: int) -> bytes:
-    """Returns the zigzag coding of new - old, grouped by byte significance (byte planes)."""
+    """Returns the zigzag coding of new - old, with the bytes grouped by significance (byte planes)."""
     kind = np.dtype(f"<u{width}")
     moved = np.frombuffer(new, kind) - np.frombuffer(old, kind)  # modulo 2 ** bits
     folded = (moved << kind.type(1)) ^ (kind.type(0) - (moved >> kind.type(8 * width - 1)))

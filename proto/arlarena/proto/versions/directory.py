@@ -6,9 +6,9 @@
         COMMITTED                                             empty, written last; marks the directory as complete
 
 The trainer writes version directories, and the policy server reads them. The routes below transfer version directories.
-A probe is a test: the server computes the log-probs of a few tokens and compares them with those of the trainer.
-The digest of the weights is computed from the safetensors bytes, so this module does not need torch. Hashes are BLAKE3,
-because BLAKE3 is fast: in a transfer, the sender and the receiver each hash a large model twice.
+A probe is a test of a server: it computes the log-probs of a few tokens and compares them with the trainer's log-probs.
+The digest of the weights is computed from the safetensors bytes, so this module does not need torch. In a transfer, the
+sender and the receiver each hash a large model twice. The hash is BLAKE3, because BLAKE3 is fast.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ DIGEST_BYTES = 16
 #   GET  /weight_info                            WeightInfo, a route of vLLM
 WEIGHTS_ROUTE, SERVE_ROUTE = "/weights", "/serve_weights"
 
-# The time limit of a request that sends a version to a policy server: a constant time for the inference engine, plus
-# the time of a slow disk or network for the bytes.
+# The time limit of a request that sends a version to a policy server has two parts: `_BASE_S` for the inference engine,
+# and the time for the bytes on a slow disk or network.
 _SLOWEST_BYTES_PER_S = 50e6
 _BASE_S = 30.0
 
 
 class ManifestVersion(msgspec.Struct, frozen=True):
-    """The policy version of a directory. The fields are those of `trajectory.PolicyVersion`."""
+    """The policy version of a directory. `trajectory.PolicyVersion` describes the fields."""
 
     incarnation: str
     step: int
@@ -57,10 +57,10 @@ class ManifestFile(msgspec.Struct, frozen=True):
 
 
 class ManifestProbe(msgspec.Struct, frozen=True):
-    """Token ids and their log-probs under the trainer's weights. A server compares its own log-probs with them.
+    """Token ids, and their log-probs under the trainer's weights. A server compares its own log-probs with these.
 
-    `log_probs`: the log-probs of ids 1 … n-1, each given the ids before it, in nats at temperature 1. `tolerance`: the
-    largest permitted |Δ log-prob|.
+    `ids`: n token ids. `log_probs`: n - 1 values, the log-prob of each id after the first, given all earlier ids, in
+    nats at temperature 1. `tolerance`: the largest permitted |Δ log-prob|.
     """
 
     ids: list[int]
@@ -69,7 +69,7 @@ class ManifestProbe(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`manifest.json` of a version directory: lists all files except `manifest.json` and `COMMITTED`."""
+    """The content of `manifest.json`. Lists all files of the directory except `manifest.json` and `COMMITTED`."""
 
     version: ManifestVersion
     files: dict[str, ManifestFile]
@@ -94,9 +94,9 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PushTarget(msgspec.Struct, frozen=True):
-    """The files of an announced version that a server needs.
+    """A server's reply to a manifest. `files`: the files that the server needs.
 
-    `base`: the version directory on the server to which deltas can be applied; None if the server has none.
+    `base`: the server's version directory to which deltas can be applied; None if the server has no such directory.
     """
 
     files: list[str]
@@ -104,16 +104,15 @@ class PushTarget(msgspec.Struct, frozen=True):
 
 
 class Broadcast(msgspec.Struct, frozen=True):
-    """A version, and the address of the sender that broadcasts its tensors over `torch.distributed` process groups.
+    """A version and its sender. The sender broadcasts the version's tensors in `torch.distributed` process groups.
 
-    `host` and `port` are those of the sender's TCPStore. A replica with W workers uses these keys of the store:
+    `host`, `port`: the address of the sender's TCPStore. A replica with W workers uses these keys of the store:
     `requests`             a counter; the first worker takes the next number n
     `request/{n}`          group name, W + 1 and the version, separated by blanks
     `{group}/tensors`      the sender's reply in JSON: [[name, dtype, shape], ...], or a refusal as text
-    `{group}/done/{rank}`  set by each worker, rank 1 to W, after it has received all tensors
-    The sender leaves the group when all workers have set their key.
-    The workers and the sender (rank 0) form a process group over the store with the prefix `{group}`. The sender
-    broadcasts the tensors in the order of its reply.
+    `{group}/done/{rank}`  set by the worker of this rank (1 to W) after it has received all tensors
+    The sender (rank 0) and the workers form a process group, over the store with the prefix `{group}`. The sender
+    broadcasts the tensors in the order of its reply. It leaves the group when all workers have set their key.
     """
 
     manifest: Manifest
@@ -123,9 +122,9 @@ class Broadcast(msgspec.Struct, frozen=True):
 
 
 class ServeWeights(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """Body of `/serve_weights`: the version to serve. Has no effect if the server already serves it.
+    """Body of `/serve_weights`: the version to serve. Has no effect if the server already serves this version.
 
-    `version`: the text form of a `PolicyVersion`. `broadcast`: the source of the tensors. If None, the server loads the
+    `version`: the text form of a `PolicyVersion`. `broadcast`: the source of the tensors; None: the server loads the
     weights from its version directories.
     """
 
@@ -134,7 +133,7 @@ class ServeWeights(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tru
 
 
 class ServedVersion(msgspec.Struct, frozen=True):
-    """Response of `/serve_weights`. `probe`: largest |Δ log-prob| of the version's probe, None if it has no probe."""
+    """Response of `/serve_weights`. `probe`: largest |Δ log-prob| of the probe; None if the version has no probe."""
 
     version: str
     probe: float | None = None
@@ -146,12 +145,12 @@ def version_directory_name(step: int, digest: str) -> str:
 
 
 def push_limit_s(size: int) -> float:
-    """Returns the time limit in seconds of one request of a push of `size` bytes."""
+    """Returns the time limit, in seconds, of each request that pushes a version of `size` bytes."""
     return _BASE_S + size / _SLOWEST_BYTES_PER_S
 
 
 def largest_difference(probe: ManifestProbe, served: Iterable[float]) -> float:
-    """Returns the largest |Δ log-prob| between a probe and a server's log-probs. Returns infinity if one is NaN."""
+    """Returns the largest |Δ log-prob| between a probe and a server's log-probs, or infinity if a difference is NaN."""
     differences = [abs(a - b) for a, b in zip(probe.log_probs, served, strict=True)]
     return max((d if d == d else float("inf") for d in differences), default=0.0)
 
@@ -162,10 +161,10 @@ def file_blake3(path: Path) -> str:
 
 
 def tensors_digest(tensors: Iterable[tuple[str, str, tuple[int, ...], bytes | memoryview]]) -> str:
-    """Returns the hex BLAKE3, 128 bits, of named tensors, independent of their order.
+    """Returns the hex BLAKE3 (128 bits) of named tensors. The digest does not depend on the order of `tensors`.
 
-    Each tensor is (name, dtype as in safetensors, such as "F32", shape, little-endian row-major bytes). Version
-    directories with equal tensors have equal digests, even if the tensors are split into different files.
+    Each tensor is (name, dtype in safetensors' form such as "F32", shape, little-endian row-major bytes). Version
+    directories with equal tensors have equal digests, even if their files split the tensors differently.
     """
     digest = blake3()
     for name, dtype, shape, data in sorted(tensors, key=lambda tensor: tensor[0]):
@@ -187,9 +186,9 @@ class _Entry(msgspec.Struct):
 
 
 def read_safetensors_header(path: Path, *, whole: bool = True) -> tuple[dict[str, Any], int]:
-    """Returns the header (tensor name -> dtype, shape, data_offsets) and the offset of the data.
+    """Returns the header (tensor name -> dtype, shape, data_offsets) and the offset of the data in bytes.
 
-    `whole`: if False, the file may end after the header.
+    `whole`: whether the file must contain the data. If False, the file may end after the header.
 
     Raises:
         SafetensorsError: the file is truncated or not a safetensors file.
@@ -210,7 +209,7 @@ def read_safetensors_header(path: Path, *, whole: bool = True) -> tuple[dict[str
         raise SafetensorsError(f"{path}: a tensor's entry in the header is malformed: {error}") from error
     end = 0
     for begin, stop in sorted(entry.data_offsets for entry in entries):
-        if begin != end or stop < begin:  # safetensors allows neither gaps nor overlaps
+        if begin != end or stop < begin:  # safetensors forbids gaps and overlaps
             raise SafetensorsError(
                 f"{path}: a tensor's data begin at {begin} and end at {stop}, but should begin at {end}"
             )

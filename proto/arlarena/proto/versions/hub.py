@@ -1,10 +1,10 @@
-"""Finds the local directory of a model. The model is given as a directory or as a repository of the Hugging Face Hub.
+"""Finds the local directory of a model, from the name of a directory or of a repository on the Hugging Face Hub.
 
-    local_model("runs/tiny/model")    the directory of this name
-    local_model("Qwen/Qwen3-0.6B")    the snapshot in the Hub's cache, which is downloaded if it is missing
+    local_model("runs/tiny/model")    this directory
+    local_model("Qwen/Qwen3-0.6B")    the snapshot in the local cache of the Hub; a missing snapshot is downloaded
 
-The package `huggingface_hub` is imported only for names of repositories. The package reads the environment variables
-HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE.
+The package `huggingface_hub` is imported only for repositories. The package reads the environment variables HF_HOME,
+HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from arlarena.proto.config import ConfigError
 
-# Only these files are downloaded. Other formats of weights and subfolders (ONNX, the original release) are not needed.
+# Only `FILES` outside `SUBFOLDERS` are downloaded. Subfolders contain other formats, such as ONNX.
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model")
 SUBFOLDERS = ("*/*",)
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
@@ -25,19 +25,22 @@ _INDEX = "model.safetensors.index.json"
 
 
 def is_hub_name(name: str) -> bool:
-    """True if `name` has the form OWNER/NAME of a repository."""
+    """True if `name` has the form of a repository's name, OWNER/NAME."""
     return _NAME.fullmatch(name) is not None
 
 
 def local_model(name_or_path: str | Path) -> Path:
     """Returns the directory of the model `name_or_path`.
 
-    Returns the directory with that name if it exists, else a complete snapshot of the main branch in the local cache,
-    else a new download. A cached snapshot is not compared with the Hub, so all services of a run read the same files.
-    `hf download NAME` updates the snapshot.
+    The model is the first of these that exists:
+    1. the directory `name_or_path`;
+    2. a complete snapshot of the repository's main branch in the local cache;
+    3. a new download of the main branch.
+    A cached snapshot is not compared with the Hub, so all services of a run read the same files. To update a snapshot,
+    run `hf download NAME`.
 
     Raises:
-        ConfigError: the directory does not exist, or the repository cannot be downloaded.
+        ConfigError: the model has none of these forms, or the download failed.
     """
     path, name = Path(name_or_path), str(name_or_path)
     if path.is_dir():
@@ -95,7 +98,7 @@ def _download(name: str) -> Path:
 
 
 def _reason(name: str, error: Exception) -> str:
-    """Returns why a repository cannot be downloaded, and what the user can do."""
+    """Returns the reason why a repository cannot be downloaded, and how the user can solve the problem."""
     from huggingface_hub import constants, errors
 
     if isinstance(error, errors.GatedRepoError):
@@ -109,7 +112,7 @@ def _reason(name: str, error: Exception) -> str:
             "private repository, set HF_TOKEN to a token of an account that may read the repository"
         )
     if isinstance(error, errors.LocalEntryNotFoundError | errors.IncompleteSnapshotError | errors.OfflineModeIsEnabled):
-        cache = f"the local cache {constants.HF_HUB_CACHE} has no complete snapshot of it"
+        cache = f"the local cache {constants.HF_HUB_CACHE} has no complete snapshot of the repository"
         if constants.HF_HUB_OFFLINE:
             return (
                 f"{cache}, and the variable HF_HUB_OFFLINE forbids downloads: unset the variable, or copy the snapshot "

@@ -35,17 +35,15 @@ from arlarena.environments.sokoban.text import ObservationStyle, observe, templa
 from arlarena.proto.env_api import Split
 from arlarena.proto.trajectory import Task
 
-# Maximum number of states that the search for the shortest solution visits at a reset (about 0.1 s). A room of 6x6
-# needs far fewer states.
+# Maximum number of states that a reset visits to find the shortest solution (about 0.1 s). A 6x6 room needs far fewer
+# states.
 OPTIMUM_STATES = 10_000
-CACHED_STATES = 16_384  # about 1 KB each; the episodes of a group often visit the same states
+CACHED_STATES = 16_384  # a cached state needs about 1 KB; the episodes of a group often visit the same states
 
 
 @lru_cache(maxsize=4096)
 def optimal_moves(room: Room) -> int | None:
-    """Return the number of moves of the shortest solution. Return None if there is no solution, or if the search
-    reaches its limit.
-    """
+    """Return the number of moves in the shortest solution, or None if the search finds no solution within its limit."""
     try:
         plan = least_moves(room, max_states=OPTIMUM_STATES)
     except SearchLimit:
@@ -63,7 +61,7 @@ def _show(room: Room, state: RoomState, style: ObservationStyle) -> tuple[tuple[
 class SokobanGame(TextGame):
     """One episode: a room, its current state, and the expert's plan. The score is the share of boxes on targets.
 
-    While the player follows the plan, the rest of the plan is reused. After another move, the expert plans again.
+    After a move of the plan, the expert reuses the rest of the plan. After another move, the expert plans again.
     """
 
     def __init__(self, room: Room, options: SokobanOptions) -> None:
@@ -75,7 +73,7 @@ class SokobanGame(TextGame):
         self.score = score_of(room, self.now)
 
     def text(self) -> str:
-        """Return the observation in the style that the option `observation` selects."""
+        """Return the observation in the style of the option `observation`."""
         return self._shown[1]
 
     def state(self) -> str:
@@ -93,7 +91,7 @@ class SokobanGame(TextGame):
         return ACTIONS
 
     def play(self, action: str | None) -> float:
-        """Walk, push or stand still, and return the reward. After an unreadable reply, the player stands still."""
+        """Walk, push or stand still, and return the reward. An unreadable reply means to stand still."""
         before: RoomState = self.now
         self.now = advance(self.room, before, action or "still")
         if self.now == before:
@@ -101,7 +99,7 @@ class SokobanGame(TextGame):
         self.score = score_of(self.room, self.now)
         self._shown = _show(self.room, self.now, self._options.observation)
         if self._plan is not None:
-            # If the action is the plan's next move, the rest of the plan is still optimal. Otherwise discard the plan.
+            # After the plan's next move, the rest of the plan is optimal. After another move, the plan is discarded.
             self._plan = self._plan[1:] if self._plan[:1] == (action,) else None
         return reward_of(self.room, before, self.now)
 
@@ -121,7 +119,7 @@ class SokobanGame(TextGame):
     def copy(self) -> Self:
         """Return a shallow copy. It is independent, because all attributes are immutable."""
         twin = type(self).__new__(type(self))
-        twin.__dict__.update(self.__dict__)  # in a quarter of the time of `copy.copy`
+        twin.__dict__.update(self.__dict__)  # four times as fast as `copy.copy`
         return twin
 
 
@@ -152,11 +150,11 @@ class SokobanEnvironment(TextEnvironment):
     def game(self, task: Task) -> SokobanGame:
         """Return a game at its start.
 
-        This takes about 0.1 ms for a small room. It can take seconds for a large evaluation room, because all rooms of
-        the split with lower indices are generated before it.
+        A small room takes about 0.1 ms. A large evaluation room can take seconds, because the rooms with lower indices
+        are generated first.
 
         Raises:
-            TaskError: no room that fulfils the options was found.
+            TaskError: the generator found no room that fulfils the options.
         """
         if self._levels is not None:
             return SokobanGame(self._levels.splits[task.split][task.index], self._settings)
@@ -168,8 +166,8 @@ class SokobanEnvironment(TextEnvironment):
 
     @property
     def warnings(self) -> list[str]:
-        """Return warnings for the server's operator: the number of levels that are not used, and whether the horizon is
-        too short for most levels.
+        """Return warnings for the server's operator, about unused levels and about a horizon that is too short for most
+        levels.
         """
         if self._levels is None:
             return []
@@ -178,7 +176,7 @@ class SokobanEnvironment(TextEnvironment):
         return skipped + ([f"levels: {hint}"] if hint else [])
 
     def _width(self) -> int:
-        """Return the width of the rooms in cells. For level files, return the width of the first training room."""
+        """Return the width of the rooms in cells. With level files, it is the width of the first training room."""
         if self._levels is None:
             return self._settings.rooms().width
         return self._levels.splits["train"][0].width

@@ -18,8 +18,7 @@ class NoSolution(RuntimeError):
 
 
 def plan_for(room: Room, state: RoomState) -> Solution:
-    """Return the plan with the fewest moves. If the search for this plan reaches its limit, return the plan with the
-    fewest pushes.
+    """Return the plan with the fewest moves. If this search reaches its limit, return the plan with the fewest pushes.
 
     Raises:
         NoSolution: the state has no solution, or both searches reached their limits.
@@ -51,8 +50,8 @@ def next_push(room: Room, state: RoomState, moves: Iterable[str]) -> str:
 
 
 def replies(room: Room, state: RoomState, moves: Sequence[str], think: ThinkStyle) -> list[str]:
-    """Return the expert's replies, one per move. If `think` is "push", the thought names the direction of the next
-    push. Otherwise the thought is empty.
+    """Return the expert's replies, one per move. If `think` is "push", the thought is the direction of the next push.
+    Otherwise the thought is empty.
     """
     out = []
     for position, move in enumerate(moves):

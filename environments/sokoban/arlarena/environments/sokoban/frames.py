@@ -13,7 +13,7 @@ from arlarena.environments.sokoban.sprites import SIZE, sprite
 
 @lru_cache(maxsize=4096)
 def draw(rows: tuple[str, ...]) -> Frame:
-    """Return the image of a grid of glyphs, one string per row. Equal grids give equal bytes."""
+    """Return the image of a grid. `rows`: the glyphs, one string per row. Equal grids give equal bytes."""
     width, height = SIZE * len(rows[0]), SIZE * len(rows)
     image = Image.new("RGB", (width, height))
     for y, row in enumerate(rows):

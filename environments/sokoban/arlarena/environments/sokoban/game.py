@@ -1,7 +1,7 @@
 """The rules: the effect and the reward of each action.
 
-The rewards are those of the ARLArena paper: -0.1 per step, +1 for a box pushed onto a target, -1 for a box pushed off a
-target, and +10 when all boxes are on targets.
+The rewards are from the ARLArena paper: -0.1 per step, +1 for a push onto a target, -1 for a push off a target, and +10
+when all boxes are on targets.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ACTIONS = (*MOVES, "still")
 
 
 class RoomState(msgspec.Struct, frozen=True, gc=False):
-    """The changing part of a room: the number of the player's cell and the bit mask of the boxes. There is no step
+    """The changing part of a room: the number of the player's cell, and the bit mask of the boxes. It has no step
     counter, so states with equal positions are equal.
     """
 
@@ -33,7 +33,7 @@ class RoomState(msgspec.Struct, frozen=True, gc=False):
 
 @cache
 def offsets(width: int) -> Mapping[str, int]:
-    """Return for each move the number that the move adds to the number of the player's cell. `width`: cells per row."""
+    """Return {move: change of the player's cell number}. `width`: number of cells per row."""
     return {"up": -width, "down": width, "left": -1, "right": 1}
 
 
@@ -43,8 +43,7 @@ def start_of(room: Room) -> RoomState:
 
 
 def advance(room: Room, state: RoomState, action: str) -> RoomState:
-    """Return the state after `action`, a walk or a push. If the way is blocked, or if the action is `still`, return
-    `state` itself.
+    """Return the state after a walk or a push. If the way is blocked or the action is `still`, return `state` itself.
 
     Raises:
         ValueError: `action` is not one of `ACTIONS`.

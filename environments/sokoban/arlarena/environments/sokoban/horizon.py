@@ -1,4 +1,4 @@
-"""Checks whether the levels of a file can be solved within the horizon. Boxoban's levels need about 20 to 150 moves."""
+"""Checks whether levels from files can be solved within the horizon. Boxoban's levels need about 20 to 150 moves."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from arlarena.environments.sokoban.levels import Levels
 from arlarena.environments.sokoban.room import Room
 from arlarena.environments.sokoban.solver import SearchLimit, least_moves, least_pushes
 
-SAMPLE = 48  # maximum number of levels that `horizon_hint` tries to solve, evenly spread over all levels
-SAMPLE_STATES = 1_000  # maximum number of states that the search visits for a level, about 0.05 s
+SAMPLE = 48  # maximum number of levels that `horizon_hint` tries to solve; they are evenly spread over all levels
+SAMPLE_STATES = 1_000  # maximum number of states in a search, about 0.05 s
 
 
 def horizon_hint(levels: Levels, max_steps: int) -> str | None:
     """Return a warning if most levels of a sample cannot be solved in `max_steps` moves, else None.
 
-    This takes at most about 3 s. If the search for a level reaches its limit, the level counts as not solvable in
-    `max_steps` moves. The warning names the median number of moves of the solutions with the fewest pushes. These
-    solutions are a few moves longer than the shortest solutions.
+    The call takes at most about 3 s. If the searches for a level find no solution, the level counts as not solvable.
+    The warning contains the median number of moves in the solutions. Most of these solutions have the fewest pushes, so
+    they are a few moves longer than the shortest solutions.
     """
     rooms = [room for members in levels.splits.values() for room in members]
     sample = rooms[:: math.ceil(len(rooms) / SAMPLE)]
@@ -40,10 +40,10 @@ def horizon_hint(levels: Levels, max_steps: int) -> str | None:
 
 
 def _solution_length(room: Room, max_steps: int) -> float:
-    """Return the number of moves of a solution, or inf if no solution is found.
+    """Return the number of moves in a solution, or inf without a solution.
 
-    The first search is for the solution with the fewest pushes. If this solution has more than `max_steps` moves, a
-    second search is for the shortest solution.
+    The first search finds the solution with the fewest pushes. If this solution has more than `max_steps` moves, a
+    second search looks for the shortest solution.
     """
     length = math.inf
     try:
@@ -53,5 +53,5 @@ def _solution_length(room: Room, max_steps: int) -> float:
             shortest = least_moves(room, limit=max_steps, max_states=SAMPLE_STATES)
             length = len(shortest.moves) if shortest else length
     except SearchLimit:
-        pass  # a search reached its limit: use the length that the other search found, if any
+        pass  # if the first search reached its limit, `length` is inf; if the second, it is the first search's length
     return length

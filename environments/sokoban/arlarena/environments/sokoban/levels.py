@@ -1,9 +1,11 @@
 """Rooms from level files in Boxoban's format: grids, each after a line like `; 12`.
 
-As for generated rooms, the hash of a level's floor plan (its walls and targets) determines its split, independent of
-its file. A level that equals an earlier level, up to rotation and reflection, is left out. Levels that cannot be played
-are left out too: invalid rooms, levels that are solved at the start, and levels that cannot be solved. If the search
-for a solution reaches its limit, the level is used.
+A level's floor plan is its walls and targets. As for generated rooms, the hash of the floor plan determines the split.
+The file does not matter. These levels are left out:
+- levels that equal an earlier level, up to rotation and reflection;
+- invalid rooms;
+- levels that are solved at the start;
+- levels that cannot be solved. If the search for a solution reaches its limit, the level is used.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from arlarena.environments.sokoban.splits import SPLITS, split_of
 from arlarena.environments.sokoban.symmetry import room_hash
 from arlarena.proto.text.files import TextFileError, read_text
 
-# Maximum number of states that the search for solutions visits: for all levels together (about 3 s), and for one level.
-# A state takes 60 us.
+# Maximum number of states that the searches for solutions visit: for all levels together (about 3 s), and for one
+# level. A state takes 60 µs.
 SEARCHED_STATES, LEVEL_STATES = 50_000, 5_000
 LISTED = 10  # maximum number of levels that a message lists
 
@@ -43,14 +45,14 @@ class Levels:
 
 
 def list_left_out(left_out: tuple[str, ...]) -> str:
-    """Return the first `LISTED` levels that are left out, as text for a message."""
+    """Return the first `LISTED` texts of `left_out`, joined for a message."""
     more = len(left_out) - LISTED
     return "; ".join(left_out[:LISTED]) + (f"; and {more} more" if more > 0 else "")
 
 
 def blocks(text: str) -> list[tuple[int, str]]:
-    """Return a pair (number of the first line, grid) for each level. A level ends at an empty line, or at a line that
-    begins with `;`.
+    """Return (number of the first line, grid) for each level. An empty line, or a line that begins with `;`, ends a
+    level.
     """
     found: list[tuple[int, list[str]]] = []
     inside = False
@@ -82,7 +84,7 @@ def _read(file: Path) -> str:
 
 
 def _why_unplayable(room: Room, max_states: int) -> str:
-    """Return why a room cannot be played. Return "" if it can be played, or if the search reaches its limit."""
+    """Return why a room cannot be played, or "" if it can be played or the search reaches its limit."""
     if room.boxes == room.targets:
         return "it is solved at the start"
     try:

@@ -20,37 +20,37 @@ from arlarena.proto.task_order import SEED_STRIDE
 class Curriculum(Table):
     """Training rooms of increasing difficulty. From task `first` on, the maximum number of pushes rises from
     `min_pushes` (or 1) to `max_pushes` within `tasks` tasks. Each training seed has its own block of task indices (see
-    `TaskOrder`); the curriculum restarts in each block.
+    `TaskOrder`). The curriculum restarts in each block.
     """
 
     first: NonNegativeInt = Field(
-        1_000_000, description="index of the first task of the curriculum; set it to the trainer's train_index_start"
+        1_000_000, description="index of the curriculum's first task; use the trainer's value of train_index_start"
     )
     tasks: int = Field(
-        2_000, gt=0, le=SEED_STRIDE, description="number of tasks over which the maximum rises to max_pushes"
+        2_000, gt=0, le=SEED_STRIDE, description="number of tasks after which the rooms need up to max_pushes pushes"
     )
 
 
 class SokobanOptions(Table):
-    """Options of Sokoban. The rooms depend on `size`, `boxes`, the bounds of moves and pushes, and `curriculum`, or on
-    the level files. They do not depend on other options.
+    """Options of Sokoban. Generated rooms depend only on `size`, `boxes`, the bounds of moves and pushes, and
+    `curriculum`. Other options do not change the rooms.
     """
 
     size: int | tuple[int, int] = Field(
-        6, description="number of rows and columns of the room, or [rows, columns]; walls included"
+        6, description="number of rows and columns of the room, including walls; [rows, columns] if they differ"
     )
     boxes: int = Field(1, description="number of boxes")
-    min_moves: PositiveInt | None = Field(None, description="minimum number of moves of the shortest solution")
-    max_moves: PositiveInt | None = Field(None, description="maximum number of moves of the shortest solution")
+    min_moves: PositiveInt | None = Field(None, description="minimum number of moves in the shortest solution")
+    max_moves: PositiveInt | None = Field(None, description="maximum number of moves in the shortest solution")
     min_pushes: PositiveInt | None = Field(
-        None, description="minimum number of pushes of the solution with the fewest pushes"
+        None, description="minimum number of pushes in the solution with the fewest pushes"
     )
     max_pushes: PositiveInt | None = Field(
-        None, description="maximum number of pushes of the solution with the fewest pushes"
+        None, description="maximum number of pushes in the solution with the fewest pushes"
     )
     curriculum: Curriculum | None = Field(None, description="training rooms of increasing difficulty, up to max_pushes")
     levels: Path | None = Field(
-        None, description="a Boxoban level file, or a folder of such files; replaces generated rooms"
+        None, description="a Boxoban level file, or a folder of such files; its levels replace generated rooms"
     )
     max_steps: PositiveInt = Field(15, description="maximum number of steps of an episode")
     history: int | None = Field(
@@ -61,12 +61,14 @@ class SokobanOptions(Table):
         description="content of an observation: the grid; the grid and the coordinates; the grid, the coordinates and "
         "the neighbouring cells; or an image",
     )
-    frames: bool = Field(False, description="add an image to each observation; observation = 'image' always adds it")
+    frames: bool = Field(
+        False, description="whether each observation has an image; observation = 'image' always has an image"
+    )
     template: TemplateName = Field(
-        "full", description="full: a prompt for a language model; compact: only the observation"
+        "full", description="prompt template; full: a prompt for a language model; compact: only the observation"
     )
     expert_think: ThinkStyle = Field(
-        "push", description="thought in the expert's replies. push: the direction of the next push; none: no thought"
+        "push", description="thought in the expert's replies; push: the direction of the next push; none: no thought"
     )
     panel_size: PositiveInt = Field(1024, description="number of tasks in each evaluation split")
 

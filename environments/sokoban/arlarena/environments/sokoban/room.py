@@ -1,7 +1,7 @@
 """A room: a grid with walls, targets, boxes and a player, stored as bit masks.
 
 The cell (row, column) has the number `row * width + column`, and the bit `1 << number` in a mask. The cells of the
-border are always walls, so the number of a neighbour (± 1, ± width) needs no bounds check.
+border are always walls, so the numbers of neighbours (± 1, ± width) need no bounds check.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import lru_cache
 
 WALL, FLOOR, TARGET, BOX, BOX_ON_TARGET, PLAYER, PLAYER_ON_TARGET = "#_OX√PS"
 
-# The glyphs of the file formats Boxoban and XSB are accepted too. No glyph has two meanings.
+# `Room.parse` also accepts the glyphs of the file formats Boxoban and XSB. No glyph has two meanings.
 _READ = {
     **{letter: letter for letter in "#_OX√PS"},
     " ": FLOOR,
@@ -51,8 +51,8 @@ class Room:
     """A room at the start of an episode. `floor`, `targets` and `boxes` are masks, `player` is a cell number.
 
     Raises:
-        RoomError: the border has floor; a target, a box or the player is on a wall; the player is on a box; there is no
-            box; or the numbers of boxes and targets differ.
+        RoomError: the room is smaller than 3x3 cells; the border has floor; a target, a box or the player is on a wall;
+            the player is on a box; there is no box; or the numbers of boxes and targets differ.
     """
 
     height: int
@@ -82,8 +82,8 @@ class Room:
         """Parse a grid in the glyphs of this module, of Boxoban or of XSB.
 
         Raises:
-            RoomError: a glyph is unknown, there is not exactly one player, or the room breaks a rule that the docstring
-                of `Room` lists.
+            RoomError: a glyph is unknown, the number of players is not 1, the walls have an opening, or the room
+                violates a rule of `Room`.
         """
         lines = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
         width = max((len(line) for line in lines), default=0)
@@ -109,11 +109,11 @@ class Room:
 
 
 def _outside_cells(height: int, width: int, floor: int, things: int) -> int:
-    """Return the mask of the blank cells outside the walls. XSB files have such cells if the outline is no rectangle.
+    """Return the mask of the blank cells outside the walls. XSB files have such cells if a room is not rectangular.
     `things`: the mask of boxes, targets and player.
 
     Raises:
-        RoomError: a cell of `things` is outside, so the wall has an opening.
+        RoomError: a cell of `things` is outside. In this case, the walls have an opening.
     """
     inner = interior(height, width)
     reached, new = 0, floor & ~inner
@@ -141,7 +141,7 @@ def _empty_grid(cell_count: int, floor: int, targets: int) -> str:
 
 
 def render(room: Room, player: int, boxes: int) -> list[str]:
-    """Return the grid of a room with the given player and boxes, one string per row."""
+    """Return the grid of a room, one string per row. `player`, `boxes`: the cell number and the mask to show."""
     width = room.width
     letters = list(_empty_grid(room.height * width, room.floor, room.targets))
     letters[player] = PLAYER_ON_TARGET if letters[player] == TARGET else PLAYER

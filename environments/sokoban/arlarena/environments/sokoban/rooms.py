@@ -1,22 +1,22 @@
 """Generates rooms by reverse play: the boxes start on their targets and are pulled away.
 
-The rooms have the same distribution as the rooms of gym-sokoban 0.0.6 (M. Schrader, MIT), which the ARLArena paper
-uses; this module is faster. A *draft* is one attempt to draw a room. It has three stages:
+The ARLArena paper uses gym-sokoban 0.0.6 (M. Schrader, MIT). This module is faster, and its rooms have the same
+distribution. A *draft* is one attempt to draw a room. It has three stages:
 
-* Floor: a random walk of 1.7 (height + width) steps. In each step, the walk changes its direction with probability
-  0.35, moves to the next cell, and turns the cells of one of five 3x3 masks into floor.
+* Floor: a random walk of 1.7 (height + width) steps. In each step, the walk draws a new direction with probability
+  0.35. It then moves to the next cell, and turns the cells of one of five 3x3 masks into floor.
 * Placement: the player and then the boxes are put on different floor cells, drawn uniformly. The cells of the boxes
   become the targets.
-* Reverse play: a depth-first search over states (player, boxes, boxes that were never pulled). Pulls are tried before
-  walks. The search is at most 299 moves deep and visits at most 300,000 states. The score of a state is the number of
-  pulls on its path, multiplied by the sum of the boxes' distances from their own targets. The score is 0 while a box or
+* Reverse play: a depth-first search over states (player, boxes, boxes that were never pulled). The search tries pulls
+  before walks, is at most 299 moves deep, and visits at most 300,000 states. The score of a state is the number of
+  pulls on its path, multiplied by the sum of the boxes' distances from their own targets. The score is 0 if a box or
   the player is on a target. The room is the first state with the highest score.
 
-The search visits the same states in the same order as gym-sokoban. It is faster because each arrangement of boxes has a
-bit mask of the visited player cells. So a walk needs no hash and no copy of the grid.
+The search visits the same states in the same order as gym-sokoban. It stores a bit mask of the visited player cells for
+each arrangement of boxes. A walk therefore needs no hash and no copy of the grid.
 
-Equal (height, width, boxes, seed) always give the same room. The only source of randomness is `random.Random.random()`:
-Python guarantees that its sequence for an integer seed does not change between versions.
+Equal (height, width, boxes, seed) always give the same room. The only source of randomness is `random.Random.random()`.
+Python guarantees that the sequence of this function for an integer seed is equal in all versions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STEPS_PER_SIDE = 1.7
 TURN_PROBABILITY = 0.35
 MAX_DEPTH = 299
 MAX_STATES = 300_000
-# After this many failed drafts, the generator gives up. With 4 boxes in 5x5 cells, about one draft in three succeeds.
+# The generator stops after this number of failed drafts. With 4 boxes in 5x5 cells, about one draft in three succeeds.
 MAX_DRAFTS = 10_000
 
 _DIRECTIONS = ((1, 0), (0, 1), (-1, 0), (0, -1))
@@ -49,12 +49,12 @@ _MASKS = (
 
 
 class RoomsExhausted(RuntimeError):
-    """No draft within the limit gave a room that fulfils the requirements."""
+    """All drafts failed: none gave a room that fulfils the requirements."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A room before reverse play. The boxes are on their targets. `player`: the cell where reverse play starts."""
+    """A room before reverse play. The boxes are on their targets. `player`: the player's cell at this time."""
 
     height: int
     width: int
@@ -70,9 +70,7 @@ class Layout:
 
 @lru_cache(maxsize=64)
 def _mask_bits(height: int, width: int) -> tuple[tuple[int, ...], ...]:
-    """Return for each cell of the interior the five masks around this cell, as bit masks clipped to the interior. For a
-    cell of the border, return ().
-    """
+    """Return the five bit masks around each cell, clipped to the interior. A border cell has ()."""
     inside = interior(height, width)
     return tuple(
         tuple(inside & sum(1 << (cell + dy * width + dx) for dy, dx in mask) for mask in _MASKS)
@@ -84,7 +82,7 @@ def _mask_bits(height: int, width: int) -> tuple[tuple[int, ...], ...]:
 
 @lru_cache(maxsize=64)
 def _next_cells(height: int, width: int) -> tuple[tuple[int, ...], ...]:
-    """Return for each cell the next cell in each direction, clamped to the interior."""
+    """Return the next cell in each direction, clamped to the interior, for each cell."""
     return tuple(
         tuple(max(min(y + dy, height - 2), 1) * width + max(min(x + dx, width - 2), 1) for dy, dx in _DIRECTIONS)
         for y in range(height)
@@ -96,7 +94,7 @@ def carve(random: Random, height: int, width: int) -> int:
     """Draw the floor of a room by a random walk, as described in the module's docstring."""
     draw, masks, next_cells = random.random, _mask_bits(height, width), _next_cells(height, width)
     direction = int(draw() * 4)
-    # As in gym-sokoban, the walk may start in the last row or column, on the border. The first step leads inside.
+    # As in gym-sokoban, the walk may start on the border, in the last row or column. The first step leads inside.
     cell = (1 + int(draw() * (height - 1))) * width + 1 + int(draw() * (width - 1))
     floor = 0
     for _ in range(int(STEPS_PER_SIDE * (height + width))):
@@ -118,7 +116,7 @@ def draw_layout(random: Random, height: int, width: int, boxes: int) -> Layout |
 
 
 class _Boxes:
-    """One arrangement of boxes during reverse play, shared by all states that differ only in the player's cell."""
+    """One arrangement of boxes in reverse play. States that differ only in the player's cell share it."""
 
     __slots__ = ("mask", "no_box_on_target", "unpulled", "visited")
 
@@ -126,11 +124,11 @@ class _Boxes:
         self.mask = mask  # cells of the boxes
         self.unpulled = unpulled  # cells of the boxes that were never pulled
         self.no_box_on_target = not mask & targets
-        self.visited = 0  # cells on which the player has stood in this arrangement
+        self.visited = 0  # cells that the player has visited in this arrangement
 
 
-# An entry of the search's stack: arrangement; player's cell; cell of each box, in the order of the targets; sum of the
-# boxes' distances from their targets; number of pulls; remaining depth.
+# An entry of the search's stack: arrangement; player's cell; box cells in the order of the targets; sum of the boxes'
+# distances from their targets; number of pulls; remaining depth.
 _Entry = tuple[_Boxes, int, tuple[int, ...], int, int, int]
 
 
@@ -166,9 +164,7 @@ class _ReversePlay:
         return found
 
     def run(self) -> Room | None:
-        """Run the search and return the best room. The module's docstring defines the order, the limits and the
-        score.
-        """
+        """Run the search, and return the room with the highest score. The module's docstring defines the score."""
         layout, bits, targets = self.layout, self.bits, self.targets
         root = self._arrangement(targets, targets)
         stack: list[_Entry] = [(root, layout.player, layout.targets, 0, 0, MAX_DEPTH)]
@@ -190,8 +186,8 @@ class _ReversePlay:
         return Room(layout.height, layout.width, layout.floor, targets, best_boxes, best_player)
 
     def _push_next(self, stack: list[_Entry], entry: _Entry) -> None:
-        """Push the successors of `entry` onto the stack, the least preferred first. Walking away from a box that
-        could be pulled is the least preferred choice.
+        """Push the successors of `entry` onto the stack, in reverse order of preference. A walk away from a box that
+        could be pulled has the lowest preference.
         """
         boxes, player, places, displacement, pulls, left = entry
         mask, visited, left, push = boxes.mask, boxes.visited, left - 1, stack.append
@@ -223,16 +219,16 @@ def _distance(a: int, b: int, width: int) -> int:
 
 
 def random_for(*key: object) -> Random:
-    """Return a random generator seeded by the text of `key` and the version of this generator (see `seeded`)."""
+    """Return a random generator with a seed derived from `key` and `GENERATOR_VERSION` (see `seeded`)."""
     return seeded("sokoban-room", GENERATOR_VERSION, *key)
 
 
 def check_size(height: int, width: int, boxes: int) -> None:
-    """Check that a room can have this size and this number of boxes.
+    """Check that rooms with this size and this number of boxes exist.
 
     Raises:
-        ValueError: there are fewer than 5 rows or columns, there is no box, or the floor cannot hold the boxes, their
-            targets and the player.
+        ValueError: there are fewer than 5 rows or columns, there is no box, or the floor has too few cells for the
+            boxes, the targets and the player.
     """
     if height < 5 or width < 5:
         raise ValueError(
@@ -247,8 +243,8 @@ def generate(height: int, width: int, boxes: int, seed: int) -> Room:
     """Return the room of (height, width, boxes, seed). Equal arguments always give the same room.
 
     Raises:
-        ValueError: no room can have this size and this number of boxes.
-        RoomsExhausted: none of `MAX_DRAFTS` drafts succeeded, probably because there are too many boxes for the size.
+        ValueError: no rooms with this size and this number of boxes exist.
+        RoomsExhausted: `MAX_DRAFTS` drafts failed, probably because there are too many boxes for the size.
     """
     check_size(height, width, boxes)
     random = random_for(height, width, boxes, seed)

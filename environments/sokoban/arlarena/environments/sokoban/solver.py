@@ -1,9 +1,9 @@
-"""Computes optimal plans: with the fewest moves of the player (for the expert), or with the fewest pushes (for the
-generator).
+"""Computes optimal plans. The expert uses plans with the fewest moves of the player. The generator can also limit the
+number of pushes, so it uses plans with the fewest pushes.
 
-Both searches are A* with the same lower bound. For each box, the bound counts the pushes that the box would need to
-reach a target if it were alone in the room. The bound is the sum of these counts. It is admissible and consistent, so
-the first solution that is taken from the queue is optimal.
+Both searches are A* with the same lower bound. The bound is a sum over all boxes. A box contributes the number of
+pushes that it would need to reach a target if it were alone in the room. The bound is admissible and consistent, so the
+first solution that leaves the queue is optimal.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from itertools import pairwise
 from arlarena.environments.sokoban.game import MOVES, RoomState, advance, offsets, start_of
 from arlarena.environments.sokoban.room import Room, cells
 
-# Maximum number of states that a search visits: about 5 s on one core. Rooms of 6x6 need fewer than 300 states.
+# Maximum number of states that a search visits, about 5 s on one core. 6x6 rooms need fewer than 300 states.
 MAX_STATES = 500_000
 _UNREACHABLE = 1 << 20
 
 
 class SearchLimit(RuntimeError):
-    """The search has visited the maximum number of states. It is unknown whether the room can be solved."""
+    """The search has visited the maximum number of states. The room may have a solution or no solution."""
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """A solution. `moves`: all moves of the player; `pushes`: number of moves that push a box."""
+    """A solution. `moves`: all moves of the player. `pushes`: number of moves that push a box."""
 
     moves: tuple[str, ...]
     pushes: int
@@ -37,10 +37,10 @@ class Solution:
 
 @lru_cache(maxsize=4096)
 def push_distances(height: int, width: int, floor: int, targets: int) -> tuple[int, ...]:
-    """Return for each cell the minimum number of pushes that bring a single box from this cell to a target.
+    """Return the minimum number of pushes that move a single box to a target, for each start cell of the box.
 
-    The value is `_UNREACHABLE` if the box cannot reach a target. The search assumes that the player can reach every
-    cell that a push needs. So the value is a lower bound.
+    The value is `_UNREACHABLE` if the box cannot reach a target. Each value is a lower bound, because this function
+    assumes that the player can reach every floor cell.
     """
     out = [_UNREACHABLE] * (height * width)
     queue = deque(cells(targets))
@@ -57,7 +57,7 @@ def push_distances(height: int, width: int, floor: int, targets: int) -> tuple[i
 
 
 def _lower_bound(room: Room) -> Callable[[int], int]:
-    """Return the function that computes the lower bound for a mask of boxes."""
+    """Return a function from a mask of boxes to its lower bound."""
     distances = push_distances(room.height, room.width, room.floor, room.targets)
     known: dict[int, int] = {}
 
@@ -78,11 +78,11 @@ def _search(
     limit: int | None,
     max_states: int,
 ) -> list[RoomState] | None:
-    """Search with A* and unit costs. Return the states on a shortest path from `start` to a state whose mask of boxes
-    is `goal_boxes`. Return None if there is no such path, or if the shortest path is longer than `limit`.
+    """Search with A* and unit costs for a state with the boxes `goal_boxes`. Return the states on a shortest path from
+    `start`. Return None if there is no path of at most `limit` steps.
 
-    Among states with equal estimates, deeper states come first, then states that were discovered earlier. So the result
-    does not depend on hashing.
+    Among states with equal estimates, deeper states come first. Among equally deep states, earlier discovered states
+    come first. The result therefore does not depend on hashing.
 
     Raises:
         SearchLimit: more than `max_states` states were visited.
@@ -143,7 +143,7 @@ def least_moves(
 
 
 def region(floor: int, width: int, player: int) -> int:
-    """Return the mask of the cells that the player can reach. `floor`: the floor cells without boxes."""
+    """Return the mask of the cells that the player can reach. `floor`: the mask of the floor cells without boxes."""
     reached, new = 0, 1 << player
     while new:
         reached |= new
@@ -152,7 +152,7 @@ def region(floor: int, width: int, player: int) -> int:
 
 
 def _pushes(room: Room, state: RoomState) -> Iterator[tuple[int, int, RoomState]]:
-    """Yield all pushes that are possible after a walk: (player's cell before the push, step, state after the push)."""
+    """Yield (player's cell before the push, step, state after the push) for each push that a walk can reach."""
     free = room.floor & ~state.boxes
     reach = region(free, room.width, state.player)
     for box in cells(state.boxes):
@@ -171,7 +171,7 @@ def least_pushes(room: Room, state: RoomState | None = None, max_states: int = M
     bound = _lower_bound(room)
 
     def canonical(state: RoomState) -> RoomState:
-        # States that differ only by a walk become equal: the player is put on the first reachable cell.
+        # Put the player on the first reachable cell, so that states that differ only by a walk become equal.
         reach = region(room.floor & ~state.boxes, room.width, state.player)
         return RoomState((reach & -reach).bit_length() - 1, state.boxes)
 
@@ -187,7 +187,7 @@ def least_pushes(room: Room, state: RoomState | None = None, max_states: int = M
 def _with_walks(
     room: Room, start: RoomState, path: list[RoomState], canonical: Callable[[RoomState], RoomState]
 ) -> Solution:
-    """Insert the walks between the pushes of a path, and return the complete solution."""
+    """Add the walks between the pushes of a path. Return the complete solution."""
     names = {step: move for move, step in offsets(room.width).items()}
     moves: list[str] = []
     current = start

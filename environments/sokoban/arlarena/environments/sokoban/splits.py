@@ -1,11 +1,12 @@
-"""Maps a split and an index to a room, such that no evaluation room occurs in training.
+"""Maps a split and an index to a room. No evaluation room occurs in training.
 
 A room's *floor plan* is its walls and targets, up to rotation and reflection. The hash of the floor plan determines the
-split. So all rooms with equal floor plans are in one split, wherever the boxes and the player are. This also saves
-time: a *draft* (an attempt to draw a room) that belongs to another split is dropped before reverse play.
+split. All rooms with equal floor plans are therefore in the same split, even if the positions of boxes and player
+differ. The floor plan is known before reverse play, so a *draft* (an attempt to draw a room) for another split is
+dropped early.
 
 Training rooms are drawn independently of each other, so rooms may repeat. In evaluation splits, index `i` is the i-th
-*distinct* room; rotated or reflected rooms count as equal.
+*distinct* room. Rotated or reflected rooms count as equal.
 """
 
 from __future__ import annotations
@@ -27,21 +28,20 @@ from arlarena.environments.sokoban.rooms import (
 from arlarena.environments.sokoban.solver import SearchLimit, least_moves, least_pushes
 from arlarena.environments.sokoban.symmetry import floor_plan_hash, room_hash
 
-# How many eighths of all floor plans each split has. Small rooms repeat often: of 1,000 drafts of 6x6 with 1 box, half
-# are repetitions. So an evaluation split needs many floor plans to find 512 distinct rooms in a few seconds.
+# The share of floor plans in each split, in eighths. Small rooms repeat often: half of 1,000 drafts of 6x6 with 1 box
+# are repetitions. An evaluation split therefore needs many floor plans to find 512 distinct rooms in a few seconds.
 SHARES = {"train": 5, "validation": 1, "test": 2}
 SPLITS = tuple(SHARES)
 EVALUATION_SPLITS = ("validation", "test")
-# Maximum number of drafts for one room. It is reached after seconds (a draft of another split takes 60 us), and only if
-# the options exclude nearly all rooms, or if an evaluation set needs more rooms than exist.
+# Maximum number of drafts for one room. These drafts take seconds (a draft for another split takes 60 µs). The maximum
+# is reached only if the options exclude nearly all rooms, or if an evaluation set needs more rooms than exist.
 MAX_DRAFTS = 50_000
 
 
 @dataclass(frozen=True, slots=True)
 class RoomOptions:
-    """Options of generated rooms. `min_moves` and `max_moves` bound the number of moves of the shortest solution.
-    `min_pushes` and `max_pushes` bound the number of pushes of the solution with the fewest pushes. None means that
-    there is no bound.
+    """Options of generated rooms. `min_moves`, `max_moves`: bounds of the number of moves in the shortest solution.
+    `min_pushes`, `max_pushes`: bounds of the number of pushes in the solution with the fewest pushes. None: no bound.
 
     Raises:
         ValueError: the size is impossible, or the bounds exclude all rooms.
@@ -65,7 +65,7 @@ class RoomOptions:
                 raise ValueError(f"min_{unit} = {low}, max_{unit} = {high}: these bounds exclude all solutions")
 
     def accepts(self, room: Room) -> bool:
-        """Return whether the optimal solutions are within the bounds. Return False if the search reaches its limit."""
+        """Return True if the optimal solutions are within the bounds. Return False if a search reaches its limit."""
         try:
             return self._moves_fit(room) and self._pushes_fit(room)
         except SearchLimit:
@@ -95,10 +95,10 @@ def check_split(split: str) -> None:
         raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
 
 
-# Small layouts are drawn again and again, so most drafts of an evaluation set are in this cache.
+# Small layouts repeat often, so this cache contains most drafts of an evaluation set.
 @lru_cache(maxsize=1 << 14)
 def _room_if_accepted(layout: Layout, split: str, options: RoomOptions) -> Room | None:
-    """Return the room of a layout, or None if the layout belongs to another split or the options refuse the room."""
+    """Return the room of a layout, or None if the layout is in another split or the options exclude the room."""
     if split_of_digest(floor_plan_hash(layout), SHARES) != split:
         return None
     room = play_backwards(layout)
@@ -106,7 +106,7 @@ def _room_if_accepted(layout: Layout, split: str, options: RoomOptions) -> Room 
 
 
 def _find(split: str, index: int, options: RoomOptions, taken: frozenset[str] | set[str]) -> tuple[Room, str]:
-    """Draw rooms for an index until the hash of a room is not in `taken`. Return this room and its hash."""
+    """Draw rooms for an index until a room's hash is not in `taken`. Return this room and its hash."""
     height, width, boxes = options.height, options.width, options.boxes
     random = random_for(height, width, boxes, split, index)
     for _ in range(MAX_DRAFTS):
@@ -120,7 +120,7 @@ def _find(split: str, index: int, options: RoomOptions, taken: frozenset[str] | 
     bounds = (f"{name} = {value}" for name, value in asdict(options).items() if "_" in name and value is not None)
     raise RoomsExhausted(
         f"no further {height}x{width} room with {boxes} boxes ({', '.join(bounds) or 'no bounds'}) for {split}/{index} "
-        f"in {MAX_DRAFTS} drafts: widen these options or ask for lower indices"
+        f"in {MAX_DRAFTS} drafts: widen these options or request lower indices"
     )
 
 
@@ -134,7 +134,7 @@ class EvalRooms:
         self._lock = threading.Lock()
 
     def room(self, index: int) -> Room:
-        """Return room `index`. All earlier rooms are generated before it, because it must differ from them."""
+        """Return room `index`. Generates all earlier rooms first, because the rooms must differ."""
         with self._lock:
             while len(self._rooms) <= index:
                 room, digest = _find(self._split, len(self._rooms), self._options, self._hashes)

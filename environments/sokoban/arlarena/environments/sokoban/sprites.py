@@ -88,6 +88,6 @@ def sprite(glyph: str) -> Image.Image:
         _crate(draw, _DONE, _DONE_DARK, _DONE_LIGHT)
     if glyph in (PLAYER, PLAYER_ON_TARGET):
         _alien(draw)
-    if glyph in (BOX_ON_TARGET, PLAYER_ON_TARGET):  # box and player hide the target, so draw its outline again
+    if glyph in (BOX_ON_TARGET, PLAYER_ON_TARGET):  # the box or the player hides the target, so outline the cell
         draw.rectangle((0, 0, SIZE - 1, SIZE - 1), outline=_TARGET_EDGE)
     return image

@@ -1,9 +1,9 @@
 """Hashes that identify rooms and floor plans up to symmetry.
 
 A *room* is its walls, targets, boxes and player. All rotations and reflections of a room have the same hash. A *floor
-plan* is only the walls and targets. Its hash also does not change if the floor plan is moved within a larger frame of
-walls. Equal rooms have equal floor plans. So if two sets of rooms have no floor plan in common, they have no room in
-common.
+plan* is only the walls and targets. Rotations, reflections and shifts within a larger frame of walls do not change the
+hash of a floor plan. Equal rooms have equal floor plans. Two sets of rooms without a common floor plan therefore have
+no common room.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def crop(rows: Sequence[str]) -> Grid:
 
 
 def images(rows: Sequence[str]) -> tuple[Grid, ...]:
-    """Return the 8 images of a grid: its rotations and their reflections. If the grid is symmetric, some are equal."""
+    """Return the 8 images of a grid: its rotations and their reflections. A symmetric grid has equal images."""
     out = []
     for base in (tuple(rows), transpose(rows)):
         mirrored = tuple(row[::-1] for row in base)
@@ -43,7 +43,7 @@ def images(rows: Sequence[str]) -> tuple[Grid, ...]:
 
 
 def canonical(rows: Sequence[str]) -> str:
-    """Return the canonical text of a grid: of its 8 images, the first in alphabetical order."""
+    """Return the canonical text of a grid: the first of its 8 images in alphabetical order."""
     return min("\n".join(image) for image in images(rows))
 
 
@@ -53,14 +53,14 @@ def room_hash(room: Room) -> str:
 
 
 def floor_plan_hash(room: Room | Layout) -> str:
-    """Return the hash of a floor plan. Rotation, reflection and another position in the frame of walls do not change
+    """Return the hash of a floor plan. Rotations, reflections and shifts within a larger frame of walls do not change
     the hash.
     """
     targets = room.targets if isinstance(room, Room) else room.target_mask
     return _floor_plan_hash(room.height, room.width, room.floor, targets)
 
 
-# Small rooms have few floor plans, so the floor plans of most drafts (attempts to draw a room) are in this cache.
+# Small rooms have few floor plans, so this cache contains the floor plans of most drafts (attempts to draw a room).
 @lru_cache(maxsize=1 << 15)
 def _floor_plan_hash(height: int, width: int, floor: int, targets: int) -> str:
     letters = [WALL] * (height * width)

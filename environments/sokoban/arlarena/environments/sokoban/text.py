@@ -49,18 +49,18 @@ _WORDS = (
 
 
 def vocabulary(width: int) -> tuple[str, ...]:
-    """Return the tokens of a tiny policy: parts of the border of a room that is `width` cells wide (top, between two
-    rows, bottom), and words.
+    """Return the tokens of a tiny policy: words, and parts of a room's border (top, between two rows, bottom). `width`:
+    the room's width in cells.
 
-    Each inner cell is a separate token. So all rooms of one size have equal numbers of tokens, and each cell has a
-    fixed position, which makes learning easier for a small model. Borders of other widths are not included, because
-    they would also match rows of walls inside a room.
+    Each inner cell is a separate token. All rooms of the same size therefore have equal numbers of tokens, and each
+    cell has a fixed position. Fixed positions make learning easier for a small model. Borders of other widths are not
+    included, because they would also match rows of walls inside a room.
     """
     return ("#" * width + "\n#", "#\n#", "#" * (width - 1) + "\nyou ", *_WORDS)
 
 
 def template_for(name: TemplateName, style: ObservationStyle) -> PromptTemplate:
-    """Return the template with this name. For images, the full template has no legend of the glyphs."""
+    """Return the template `name`. For images, the full template has no legend of the glyphs."""
     return IMAGE_TEMPLATE if (name, style) == ("full", "image") else TEMPLATES[name]
 
 
@@ -97,7 +97,7 @@ def observe(room: Room, state: RoomState, style: ObservationStyle, rows: Sequenc
     """Return the observation in a style, without a newline at the end. `rows`: the rendered grid, if available.
 
     All styles except `image` show the grid. `grid+coordinates` adds the line of `coordinates`. `grid+surroundings` adds
-    this line and the line of `surroundings`. For `image`, the text explains the image.
+    the lines of `coordinates` and `surroundings`. For `image`, the text explains the image.
     """
     if style == "image":
         return IMAGE_TEXT
