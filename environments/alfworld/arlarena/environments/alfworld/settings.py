@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def alfworld_data() -> Path | None:
-    """Return ALFWORLD_DATA, the folder in which ALFWorld's tools store games. Return None if it is not set."""
+    """Return ALFWORLD_DATA, the folder in which ALFWorld's tools store games. None if the variable is not set."""
     value = os.environ.get("ALFWORLD_DATA")
     return Path(value).expanduser() if value else None
 

@@ -32,7 +32,8 @@ class WorldState:
         changes: for each receptacle and each location, a hash of its changed facts, computed like `key`. The facts of a
             location include the facts of its receptacles and things.
         removed: pairs (thing, receptacle) for things that were taken from a receptacle and not put back. A pair is
-            stored only if other receptacles are at the same location, because the text of `look` then depends on it.
+            stored only if other receptacles are at the same location. Only then does the text of `look` depend on the
+            pair.
     """
 
     __slots__ = ("at", "changes", "held", "house", "inside", "key", "location", "marks", "opened", "removed")
@@ -65,10 +66,12 @@ class WorldState:
         return here, held, self.opened & house.receptacle_masks.get(here, 0)
 
     def open_to_hands(self, receptacle: int) -> bool:
-        """Return whether things can be put into the receptacle and taken from it: it is open or cannot be closed."""
+        """Return whether things can be put into a receptacle and taken out: the receptacle is open, or it cannot be
+        closed.
+        """
         return not self.house.openable >> receptacle & 1 or bool(self.opened >> receptacle & 1)
 
-    # --- actions; the caller must have checked that the action is possible ---
+    # --- actions; the caller must first check that the action is possible ---
 
     def go(self, location: int) -> None:
         """Go to a location."""
@@ -102,7 +105,7 @@ class WorldState:
             self.removed = tuple([pair for pair in self.removed if pair != (thing, receptacle)])
 
     def mark(self, name: str, thing: int, *, off: str = "") -> None:
-        """Set the condition `name` of a thing (clean, hot, …) and clear the opposite condition `off`."""
+        """Set the condition `name` of a thing, such as `isclean`. `off`: the opposite condition to clear, or ""."""
         self.marks = dict(self.marks)
         for one, wanted in ((name, 1), (off, 0)):
             if one and self.marks[one] >> thing & 1 != wanted:

@@ -1,4 +1,5 @@
-"""Limits for the computation of texts. A grammar may be untrusted: without limits, computing its texts may never end.
+"""Limits for the computation of texts. A grammar may be untrusted. Without limits, the computation of a text might
+never end.
 
 ALFWorld's longest text needs about a hundred queries and 1 ms. It has about a thousand characters.
 """

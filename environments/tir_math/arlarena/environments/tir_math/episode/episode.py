@@ -32,7 +32,7 @@ class EpisodeRules:
         output_chars: maximum number of characters of a program's result that the prompt shows.
         stateful: whether a program can use definitions of the episode's earlier programs.
         direct_share: share of problems that the expert answers without a program, from 0 to 1. The hash of a problem
-            decides whether it belongs to this share.
+            decides whether the problem belongs to this share.
     """
 
     sandbox: Sandbox
@@ -53,7 +53,7 @@ class MathState:
         programs: the programs so far, in order, without programs that were stopped. If `EpisodeRules.stateful` is True,
             later programs can use the definitions in these programs.
         findings: the results of the programs in canonical form. Training methods with step-level advantages compare
-            turns whose states have equal findings.
+            turns that start with equal findings.
         answer: the answer, or None if the policy has not answered yet.
         right: whether the answer is right.
     """

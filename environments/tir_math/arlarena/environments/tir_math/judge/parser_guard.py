@@ -4,10 +4,10 @@ In math-verify 0.9.0 and the libraries that it uses, an answer can reach `eval` 
 
 - `math_verify.parser.extract_expr` passes plain expressions to `sympy.parse_expr`, which evaluates them as Python. So
   this package enables only LaTeX, which has another parser.
-- \sum_{n=0}^{\infty}\frac{\text{<Python>}^{n}}{n!}+1 becomes a sum with a symbol named <Python>. If it is compared with
-  \sqrt{3}/4, `sympy.core.evalf.hypsum` evaluates it numerically: it calls `lambdify`, which writes the symbol's name
-  into source code and executes this code. Even Python without capital letters and parentheses can write files or start
-  programs.
+- \sum_{n=0}^{\infty}\frac{\text{<Python>}^{n}}{n!}+1 becomes a sum with a symbol named <Python>. If this sum is
+  compared with \sqrt{3}/4, `sympy.core.evalf.hypsum` computes its value. `hypsum` calls `lambdify`, which writes the
+  symbol's name into source code and executes this code. Even Python without capital letters and parentheses can write
+  files or start programs.
 - `latex2sympy` reads a number by `sympy.Number(text)`, which evaluates the text as Python. This is safe: the lexer of
   `latex2sympy` passes only digits and a point.
 
@@ -27,8 +27,8 @@ from typing import Any
 import sympy
 from sympy.core.function import AppliedUndef
 
-# Maximum characters of a formula; parsing 400 takes 0.2 s. All but one of 8,583 answers of MATH and AIME have at most
-# 159.
+# Maximum characters of a formula; parsing 400 characters takes 0.2 s. Of 8,583 answers of MATH and AIME, all except one
+# have at most 159 characters.
 MAX_LENGTH = 400
 MAX_DIGITS = 300  # maximum digits of one number
 MAX_DEPTH = 12  # maximum depth of nested brackets; the parser's time grows with the depth

@@ -61,7 +61,7 @@ class Family:
     is_trivial: Callable[[Meta], bool] = lambda meta: False
 
     def form_of(self, meta: Meta) -> Form:
-        """Return how answers to one problem are compared."""
+        """Return the form of answers to one problem."""
         return self.form(meta) if callable(self.form) else self.form
 
 
@@ -71,7 +71,9 @@ def _triangle_form(meta: Meta) -> Form:
 
 
 def _triangle(meta: Meta) -> object:
-    """Return the kind of question and the vertices. Vertices whose order does not change the question are sorted."""
+    """Return the kind of question, the vertex of the angle (None if the question is not about an angle), and all
+    vertices in sorted order.
+    """
     apex = meta["B"] if meta["task_type"] == "angle_measure" else None
     return meta["task_type"], apex, sorted(meta[name] for name in "ABC")
 

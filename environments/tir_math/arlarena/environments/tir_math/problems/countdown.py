@@ -1,4 +1,6 @@
-"""Generates countdown games like those of reasoning-gym, but without computer algebra. This is 200 times as fast."""
+"""Generates countdown games like those of reasoning-gym, but without computer algebra. This generator is 200 times as
+fast.
+"""
 
 from __future__ import annotations
 

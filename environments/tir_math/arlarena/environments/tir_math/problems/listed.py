@@ -68,7 +68,7 @@ class ListedProblems:
             question decides whether a problem is used for validation.
 
     Raises:
-        ProblemsError: a set cannot be read, or is empty.
+        ProblemsError: a set cannot be read or is empty, or no problem is left for training.
     """
 
     def __init__(self, train: Rows | None, tests: Mapping[str, Rows], validation_share: float) -> None:

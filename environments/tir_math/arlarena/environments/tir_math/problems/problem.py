@@ -48,7 +48,7 @@ class Problems(Protocol):
 
     @property
     def version(self) -> str:
-        """A text that changes when the problems change because of new files or a new generator."""
+        """A text that changes whenever the problems change, such as after a change of the files or the generator."""
         ...
 
     def sizes(self) -> dict[str, int | None]:
