@@ -86,8 +86,8 @@ class SandboxOptions(Table):
 
 
 class TirMathOptions(Table):
-    """Options of TIR Math. If `train` or `tests` is given, problems come from files or data sets. Otherwise they are
-    generated, with the options `families` and `panel_size`.
+    """Options of TIR Math. If `train` or `tests` is given, problems come from files or data sets. Otherwise, problems
+    are generated with the options `families` and `panel_size`.
     """
 
     train: Source | None = Field(None, description="file or data set with training problems")

@@ -81,8 +81,8 @@ class ShopGame(TextGame):
         return self._valid(self._parse(action))
 
     def examples(self) -> Sequence[str]:
-        """Return the valid clicks. On the search page, which has none, return the search for the instruction. A search
-        for any other text is valid on every page.
+        """Return the valid clicks. The search page has no clicks, so return the search for the instruction there. A
+        search for any other text is valid on every page.
         """
         return self.page.clicks or ([] if self.over else [search(self.goal.instruction)])
 
@@ -108,7 +108,7 @@ class ShopGame(TextGame):
         return SUCCESS_REWARD if self.solved else 0.0
 
     def copy(self) -> Self:
-        """Return an independent game, which shares the immutable state."""
+        """Return an independent game. Both games share the immutable state."""
         return copy(self)
 
     def plan(self) -> list[str]:
@@ -117,7 +117,7 @@ class ShopGame(TextGame):
         Raises:
             ExpertUnavailable: the expert finds no product that scores 1.
         """
-        from arlarena.environments.webshop.expert import moves  # not at the top: this module is imported there
+        from arlarena.environments.webshop.expert import moves  # not at the top, because `expert` imports this module
 
         think = self.shop.expert_think == "plan"
         return [reply(thought if think else "", action) for thought, action in moves(self)]

@@ -1,4 +1,4 @@
-"""The conditions and the effects of actions. Their names are those of the PDDL domain, in lower case."""
+"""The conditions and the effects of actions. Actions have the names of the PDDL domain, in lower case."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _moves_at(state: WorldState, receptacle: int) -> Iterator[Move]:
 
 
 def after(state: WorldState, move: Move) -> WorldState:
-    """Return the state after a move. If the move changes nothing, return the given state."""
+    """Return the state after a move. If the move's action has no effects, return the given state."""
     action, thing, receptacle = move
     if action not in EFFECTS:
         return state

@@ -2,7 +2,7 @@
 
 A response depends only on the command's arguments and on the facts that the grammar reads. Each game's file has its own
 grammar. So the cache records which kinds of facts the grammar reads for each response. The cache key contains the
-values of these facts. So states with equal keys have equal responses, with any grammar.
+values of these facts. Therefore, states with equal keys have equal responses.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class AnswerCache:
 
     Attributes:
         by_command: responses that depend only on the command.
-        by_receptacle: responses that depend only on the command and the state of its receptacle.
-        dependencies: for each command with more dependencies, all dependencies that were recorded so far.
+        by_receptacle: responses that depend only on the command and the state of the command's receptacle.
+        dependencies: for each command that depends on further facts, all dependencies that were recorded so far.
         by_key: responses to the commands in `dependencies`, by the result of `_key`.
     """
 
@@ -84,10 +84,10 @@ def _key(needs: int, command: str, state: WorldState, new: WorldState) -> Key:
 class FactRecorder:
     """Gives access to the facts of a state, and records in `needs` which kinds of facts are read.
 
-    `origin`: the location before the command. All other arguments of the command are in the command's text. The
+    `origin`: the location before the command. The command's text contains all other arguments of the command. The
     response depends on `origin` in two cases: the grammar reads `origin`, or the grammar lists locations. A list of
-    locations leaves out `origin`, because a variable already denotes `origin`, and different variables of a query
-    denote different entities.
+    locations never contains `origin`: different variables of a query denote different entities, and one variable
+    already denotes `origin`.
     """
 
     def __init__(self, state: WorldState, origin: int, receptacle: int) -> None:

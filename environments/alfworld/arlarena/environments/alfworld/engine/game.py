@@ -85,7 +85,7 @@ class GameRules:
         """Return whether this move can make the goal true or false."""
         if not self.watched & EFFECTS[move.action]:
             return False
-        # A move with a thing changes only the facts about this thing, and `holdsany`.
+        # A move with a thing changes only the facts about this thing, and the fact `holdsany`.
         return move.thing == NOTHING or bool(self.goal_entities >> move.thing & 1) or "holdsany" in self.watched
 
     def _build_menu(self, state: WorldState) -> Menu:

@@ -73,7 +73,8 @@ class _Compiler:
         raise GameError(f"PDDL goal: {goal!r} is not understood")
 
     def _exists(self, variables: list[Expression], body: Expression) -> Test:
-        """Return a test whether the body holds for some values of the variables. The test is a backtracking search.
+        """Return a test that checks whether the body holds for some values of the variables. The test is a backtracking
+        search.
 
         Variables with the fewest candidates get their values first. Each part of the body is tested as soon as all its
         variables have values.
@@ -139,8 +140,8 @@ class _Compiler:
 
 
 def _merged(kinds: dict[str, str], body: Expression) -> tuple[dict[str, str], list[Expression]]:
-    """Return the variables and the parts of a conjunction. If all variables of an inner `exists` have new names,
-    include the variables and the parts of this `exists`.
+    """Return the variables and the parts of a conjunction, including those of each inner `exists`. If a variable of an
+    inner `exists` has the name of another variable, this `exists` stays a single part.
     """
     parts: list[Expression] = []
     for part in _conjuncts(body):
@@ -154,7 +155,9 @@ def _merged(kinds: dict[str, str], body: Expression) -> tuple[dict[str, str], li
 
 
 def _conjuncts(body: Expression) -> list[Expression]:
-    """Return the parts of a conjunction and of the conjunctions in it. For another expression, return only itself."""
+    """Return the parts of a conjunction, and of all conjunctions inside it. For any other expression, return the
+    expression.
+    """
     if isinstance(body, list) and body[:1] == ["and"]:
         return [one for part in body[1:] for one in _conjuncts(part)]
     return [body]

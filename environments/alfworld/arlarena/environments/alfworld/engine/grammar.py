@@ -5,7 +5,7 @@ A text consists of these parts:
 
     words
     #name#                              the text of the rule `name`
-    {o.indefinite + ' ' + o.name}       the name of the entity that is bound to the variable o
+    {o.indefinite + ' ' + o.name}       article and name of the entity that is bound to the variable o
     [{r.name | query}]                  a list with one element for each answer to the query
 
 Conditions and queries have the form `predicate(variable:type, …) & …`. Different variables denote different entities.

@@ -29,11 +29,11 @@ class WorldState:
         marks: for each condition, such as `isclean`, the things that have the condition.
         key: a Zobrist hash of the state: the XOR of the hashes of all facts that differ from the start. Equal states
             have equal keys. A step updates the key only for the facts that the step changes.
-        changes: for each receptacle and each location, a hash of its changed facts, computed like `key`. The facts of a
-            location include the facts of its receptacles and things.
+        changes: for each receptacle and each location, a hash of the changed facts about it, computed like `key`. The
+            facts of a location include the facts of its receptacles and things.
         removed: pairs (thing, receptacle) for things that were taken from a receptacle and not put back. A pair is
-            stored only if other receptacles are at the same location. Only then does the text of `look` depend on the
-            pair.
+            stored only if other receptacles are at the same location. Otherwise, the text of `look` does not depend on
+            the pair.
     """
 
     __slots__ = ("at", "changes", "held", "house", "inside", "key", "location", "marks", "opened", "removed")
@@ -166,7 +166,7 @@ class WorldState:
                 yield row
 
     def _rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
-        """Yield at least all facts that match the pattern. The caller must filter them."""
+        """Yield all facts that match the pattern, and possibly other facts. The caller must filter the facts."""
         match predicate:
             case "atlocation":
                 yield self.house.agent, self.location
@@ -189,13 +189,13 @@ class WorldState:
 
 
 def check_predicates(predicates: frozenset[str], where: str) -> None:
-    """Check that the state stores the facts of all `predicates`. Error messages begin with `where`.
+    """Check that this engine supports all `predicates`. Error messages begin with `where`.
 
     Raises:
-        GameError: the state does not store the facts of a predicate. The message names the predicate.
+        GameError: a predicate is not supported. The message names the predicate.
     """
     for name in sorted(predicates):
-        # `not_istoggled` is allowed: there is never such a fact, so a condition with it never holds.
+        # `not_istoggled` is allowed. This engine has no such facts, so a condition with this predicate never holds.
         if name in PREDICATES or (name not in CHANGING and not name.startswith("not_")) or name == "not_istoggled":
             continue
         raise GameError(f"{where}: this engine does not support {name!r}: use backend = 'textworld'")

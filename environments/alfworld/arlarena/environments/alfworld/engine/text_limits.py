@@ -14,7 +14,7 @@ from arlarena.environments.alfworld.errors import GameError
 
 Pattern = tuple[int | None, ...]
 
-# Limits of one text. MAX_TEXT is in characters.
+# Limits of one text. MAX_QUERIES: queries and uses of rules. MAX_TEXT: characters.
 MAX_QUERIES = 100_000
 MAX_SECONDS = 2.0
 MAX_TEXT = 1 << 16

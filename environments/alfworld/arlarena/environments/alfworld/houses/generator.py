@@ -1,7 +1,7 @@
 """Generates games. A seed determines the room of ALFWorld, the things in the room, and the task.
 
-A *draft* is a game drawn at random. Drafts are drawn until one is valid: its content belongs to the split, its task is
-not solved at the start, and the expert solves the task within the horizon.
+A *draft* is a game drawn at random. Drafts are drawn until a draft is valid: its content belongs to the split, its task
+is not solved at the start, and the expert solves the task within the horizon.
 
 As in ALFWorld, `train` and `valid_seen` have the same rooms. The hash of a game's content determines whether the game
 belongs to `train` or to `valid_seen`. The rooms of `valid_unseen` occur in no other split.
@@ -45,7 +45,7 @@ FIXED_THINGS = frozenset(
 SURFACES = frozenset({"CounterTop", "DiningTable", "CoffeeTable", "SideTable", "Desk", "Dresser", "Sofa", "Bed"})
 SURFACE_WEIGHT = 4  # a thing is 4 times as likely to be on a surface as to be in another receptacle
 # Some receptacles stand on another receptacle, such as a coffee machine on a counter top. ALSO_ON is the probability
-# that a thing in such a receptacle is also on the other receptacle.
+# that a thing in one of two such receptacles is also in the other receptacle.
 ALSO_ON = 0.5
 MAX_INSTANCES = 3  # maximum number of things of one kind in a room, as in ALFRED
 MAX_TARGETS = 4  # maximum number of things of the kind that the task needs

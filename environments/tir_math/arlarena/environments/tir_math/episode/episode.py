@@ -46,7 +46,7 @@ class EpisodeRules:
 
 @dataclass(frozen=True, slots=True)
 class MathState:
-    """The state of an episode. It is immutable, so forks can share it.
+    """The state of an episode. The state is immutable, so forks can share it.
 
     Attributes:
         turns: a pair (reply, response of the environment) for each turn.
@@ -107,7 +107,8 @@ class TirMathEpisode:
         return self._result(reply, SUCCESS_REWARD if self.state.right else 0.0)
 
     def expert(self) -> list[str]:
-        """Return the expert's replies: first a program that computes the answer, then the answer; or only the answer.
+        """Return the expert's replies: a program that computes the answer, and then the answer. Return only the answer
+        if a program was already run, or if the problem belongs to `direct_share`.
 
         Raises:
             ExpertUnavailable: the problem has no program of the expert.

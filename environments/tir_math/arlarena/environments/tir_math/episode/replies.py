@@ -31,7 +31,7 @@ class MathReply:
 
     Attributes:
         code: the program, which is the content of the first block of Python; None if there is no such block.
-        closed: whether this block has a closing fence. True if there is no program.
+        closed: whether the program's block has a closing fence. True if there is no program.
         answer: the content of the last \boxed{…} before the program, or in the complete text if there is no program;
             None if there is no \boxed{…}.
         no_action: whether the reply has neither a program nor an answer.

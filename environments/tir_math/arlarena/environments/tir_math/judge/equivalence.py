@@ -4,12 +4,12 @@ r"""Decides whether an answer is mathematically equal to the gold answer.
     judge(r"(1,2]", r"1 < x \le 2")                 # True
     judge(r"\pi", "3.14")                           # False
 
-Both answers are normalised (`latex`) and split into lists, tuples, intervals and relations (`structures`). Their parts
+Both answers are normalised (`latex`) and split into lists, tuples, intervals and relations (`structures`). The parts
 are compared as words or as quantities (`quantities`). A quantity is a number (`numbers.same_number`) or a formula
 (`expressions`). A formula is parsed only if `parser_guard` allows it.
 
-An answer is untrusted text of a model. It is never evaluated as a program. Judging an answer may take much time and
-memory, so call `judge` only in a process with limits.
+An answer is untrusted text of a model. An answer is never evaluated as a program. Judging an answer may take much time
+and memory, so call `judge` only in a process with limits.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ _NAME = re.compile(
 )
 _LETTERS = re.compile(r"\\text\{([^{}]*)\}|\\[A-Za-z]+")
 _VARIABLE = re.compile(r"\\(?:alpha|beta|theta|phi|omega|lambda|mu|sigma|tau|rho)(?![A-Za-z])|(?<![\\A-Za-z])[A-Za-z]")
-# _OPTION: the letter of a multiple-choice option, and the text after the letter. _OTHER: another letter in that text.
+# _OPTION: the letter of a multiple-choice option, and the text after the letter. _OTHER: the letter of another option
+# in that text.
 _OPTION = re.compile(
     r"(?:(?i:option|choice|answer)\s*:?\s*)?[(\[]?([A-Z])"
     r"(?:(?:[)\]](?![-+])|[.:]|\s*-(?=\s*[A-Za-z][a-z]{2}))+\s*((?![+*/^=<>,;]).*))?",

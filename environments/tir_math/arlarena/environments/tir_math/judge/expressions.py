@@ -1,8 +1,8 @@
 r"""Formulas: math-verify parses them, and this module compares their values.
 
 Two formulas are equal if their values agree to 20 digits. Formulas with variables are evaluated at a few fixed points.
-This takes a millisecond. `math_verify.verify` simplifies formulas instead, which may never end. It is practically
-impossible that different short formulas agree to 20 digits at all points.
+This evaluation takes a millisecond. In contrast, `math_verify.verify` simplifies formulas, and simplification may never
+end. It is practically impossible that different short formulas agree to 20 digits at all points.
 """
 
 from __future__ import annotations

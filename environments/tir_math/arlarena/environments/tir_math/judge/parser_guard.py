@@ -8,14 +8,14 @@ In math-verify 0.9.0 and the libraries that it uses, an answer can reach `eval` 
   compared with \sqrt{3}/4, `sympy.core.evalf.hypsum` computes its value. `hypsum` calls `lambdify`, which writes the
   symbol's name into source code and executes this code. Even Python without capital letters and parentheses can write
   files or start programs.
-- `latex2sympy` reads a number by `sympy.Number(text)`, which evaluates the text as Python. This is safe: the lexer of
-  `latex2sympy` passes only digits and a point.
+- `latex2sympy` reads a number by `sympy.Number(text)`, which evaluates the text as Python. This is safe, because the
+  lexer of `latex2sympy` passes only digits and a point.
 
 So a text is parsed only if it consists of the characters and commands that this module lists. These characters and
 commands cannot form sums, limits, integrals, texts or operators. A parsed expression may contain only the types of
-nodes that this module lists, and symbols that are letters. Expressions that would take long to compute are refused too:
-before any evaluation, `size` computes an upper bound of the numbers in the expression. The parser itself does not
-evaluate expressions. A refused answer is still right if its text equals the gold answer.
+nodes that this module lists, and symbols that are letters. Expressions that would take long to compute are refused too.
+For this purpose, `size` computes an upper bound of the numbers in an expression before any evaluation. The parser
+itself does not evaluate expressions. A refused answer is still right if its text equals the gold answer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MAX_DEPTH = 12  # maximum depth of nested brackets; the parser's time grows with
 # Maximum numbers of bars `|`, functions and factorials. With these numbers, the parser takes a second. With a few more,
 # the time doubles, because the parser backtracks.
 MAX_BARS, MAX_FUNCTIONS, MAX_FACTORIALS = 8, 6, 8
-MAX_BITS = 50_000  # maximum bits of an intermediate number; 2004!, an answer of MATH, has 19,090
+MAX_BITS = 50_000  # maximum bits of an intermediate number; 2004!, an answer of MATH, has 19,090 bits
 MAX_ANGLE_BITS = 2_000  # maximum bits of the argument of a sine; to compute the sine, pi needs as many bits
 
 FUNCTIONS = {

@@ -40,7 +40,8 @@ RADIANS = Unit("rad", 1)
 
 
 def without_units(text: str) -> tuple[str, Unit | None]:
-    r"""Return a normalised text without the words after its number, and the unit if the words name a known unit.
+    r"""Remove the words after the number from a normalised text. Return the text and the words' unit, or None for an
+    unknown unit.
 
     Words that change the value, such as "million", are not removed.
 

@@ -39,12 +39,12 @@ class Family:
         name: the name in reasoning-gym.
         module, stem: the generator's module in reasoning-gym, and the first part of its class name (see
             `gym.generator`).
-        form: the form of answers, which determines how they are compared (see `scoring`).
+        form: the form of answers. The form determines how answers are compared (see `scoring`).
         content: returns the content of a problem. Problems with equal content are the same problem.
         expert: returns a program that solves the problem.
         weight: relative frequency in the default mix of families.
-        defaults: options that replace the generator's defaults. They make the problems harder, because policies can use
-            Python.
+        defaults: options that replace the generator's defaults. These options make the problems harder, because
+            policies can use Python.
         limits: maximum values of options, in addition to `LIMITS`.
         is_trivial: returns whether a problem can be solved by guessing. Such problems are not used.
     """

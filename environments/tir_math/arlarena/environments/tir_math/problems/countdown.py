@@ -17,7 +17,7 @@ def fast_generator(dataset: type[Any]) -> type[Any]:
 
 
 def draw(random: Random, config: Any) -> tuple[str, list[int], int]:
-    """Draw a game. Return the expression, the numbers, and the target, which is within the bounds of `config`.
+    """Draw a game. Return the expression, the numbers and the target. The target is within the bounds of `config`.
 
     As in reasoning-gym, operators are applied from left to right, and divisions have no remainder.
 

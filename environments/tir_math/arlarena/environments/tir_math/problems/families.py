@@ -88,7 +88,7 @@ class GeneratedProblems:
         return {split: None if split == "train" else self._panel_size for split in SPLITS}
 
     def problem(self, split: str, index: int) -> Problem:
-        """Return one problem. This takes about a millisecond, or some milliseconds for the slowest families.
+        """Return one problem. This takes about a millisecond, or a few milliseconds for the slowest families.
 
         Raises:
             TaskError: the family of this problem has too few problems.

@@ -22,7 +22,8 @@ from arlarena.environments.webshop.generated.options import GeneratedOptions
 from arlarena.environments.webshop.settings import webshop_data
 from arlarena.environments.webshop.shop.product import Product
 
-# Maximum number of products of official files for which a server builds the index. This takes a minute with spaCy.
+# A server builds the index of official files only if they have at most this number of products. With spaCy, this takes
+# a minute.
 MAX_BUILT_BY_SERVER = 20_000
 # Version of the rules by which official files are read. Folders that other rules have built are not used.
 READER = 2
@@ -121,7 +122,7 @@ def _build(files: official.OfficialFiles, key: str, options: CatalogueOptions, f
         progress = BuildProgress(options.products)
     described = official.description(files, options.goals)
     facts = CatalogueFacts(key, described, official.is_official(files), "official")
-    # After a kill, the next build finds the nouns again in the journal, because spaCy takes most of the time.
+    # spaCy takes most of the time. If this build is killed, the next build reads the nouns from the journal.
     with NounJournal(folder.with_name(f".{folder.name}.nouns"), NounFinder()) as nouns:
         return build_folder(folder, items, facts, problems=problems, nouns=nouns, progress=progress)
 

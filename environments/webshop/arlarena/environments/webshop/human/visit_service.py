@@ -94,8 +94,8 @@ class VisitService:
         visitor.number, visitor.index, visitor.recorded, visitor.note = number, index, False, ""
 
     def _record(self, visitor: Visitor) -> bool:
-        """Write the finished episode if it is not written yet. Return whether the file has the episode. If not, the
-        person can try again.
+        """Write the finished episode if it is not in the file yet. Return whether the file has the episode. If it has
+        not, the person can try again.
         """
         if visitor.recorded:
             return True

@@ -1,4 +1,6 @@
-"""The people in the shop: each has a session with a random cookie. Sessions are limited in number and idle time."""
+"""The people in the shop. Each person has a session with a random cookie. The number of sessions and their idle time
+are limited.
+"""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ with exact document lengths:
 
 The contribution of a term to a document's score is its *impact*, which is stored in float32. A search adds the impacts
 of rare terms first. As soon as the 50th best sum exceeds the upper bound of the remaining impacts, the search completes
-only the sums of documents that can still be among the 50 best (Turtle and Flood, 1995: MaxScore). This does not change
-the result.
+only the sums of documents that can still be among the 50 best (Turtle and Flood, 1995: MaxScore). This shortcut does
+not change the result.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from arlarena.environments.webshop.search.analyzer import terms
 
 K1, B = 0.9, 0.4  # pyserini's defaults, which WebShop uses
 TOP = 50  # WebShop's SEARCH_RETURN_N
-SLACK = 1.0 - 1e-5  # covers the rounding of float32 sums when documents are left out
+SLACK = 1.0 - 1e-5  # margin for the rounding of float32 sums, used before documents are left out
 COMMON = 8  # a term in more than an eighth of the documents has a row with its impact on each document
 # How many entries of a posting list can be added in the time of one binary search in the list (measured).
 SEARCH_COST = 10
