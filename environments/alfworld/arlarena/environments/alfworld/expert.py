@@ -79,7 +79,7 @@ class Expert:
         all things.
 
         If the action is possible at the current location, return its command. Otherwise, open a closed receptacle of
-        `receptacles` at this location. If there is none, go to the next receptacle of `receptacles`.
+        `receptacles` at this location. If there is no such receptacle, go to the next receptacle of `receptacles`.
         """
         moves = {move: command for command, move in game.commands.items()}
         for wanted in (action, "openobject"):

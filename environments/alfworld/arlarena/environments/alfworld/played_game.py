@@ -91,7 +91,7 @@ class AlfworldGame(HouseGame):
         return self._game.menu.offered
 
     def play(self, action: str | None) -> float:
-        """Play a command. A command that is not admissible, or None, changes nothing."""
+        """Play a command. None, or a command that is not admissible, changes nothing."""
         if action is None:
             self._game.feedback = NOTHING_HAPPENS
             return 0.0

@@ -17,7 +17,7 @@ def alfworld_data() -> Path | None:
 
 @contextmanager
 def alfworld_import() -> Iterator[None]:
-    """Prevent two side effects of importing alfworld: it creates a folder in the user's home, and it sets
+    """Prevent two side effects of importing alfworld: the import creates a folder in the user's home, and it sets
     ALFWORLD_DATA.
     """
     before = os.environ.get("ALFWORLD_DATA")

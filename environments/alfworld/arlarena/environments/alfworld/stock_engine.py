@@ -78,7 +78,7 @@ def _packages() -> tuple[Any, Any, Any]:
 class StockEngine:
     """TextWorld's engine. One engine can load several games in turn.
 
-    An engine must never be destroyed: if its library is unloaded, the process crashes at exit.
+    An engine must never be destroyed: if the engine's library is unloaded, the process crashes at exit.
     """
 
     def __init__(self) -> None:
@@ -202,7 +202,7 @@ class TextWorldGame(HouseGame):
         return self._output.commands
 
     def play(self, action: str | None) -> float:
-        """Play a command. A command that is not admissible, or None, changes nothing."""
+        """Play a command. None, or a command that is not admissible, changes nothing."""
         if action is None or action.strip() not in self._output.commands:
             self._text = NOTHING_HAPPENS
             return 0.0

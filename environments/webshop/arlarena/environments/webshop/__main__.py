@@ -1,4 +1,4 @@
-"""`python -m arlarena.environments.webshop build`: build the index of the official files, once.
+"""`python -m arlarena.environments.webshop build`: build the index of the official files.
 
 `python -m arlarena.environments.webshop human`: serve the shop to people; see `human.command`.
 

@@ -5,8 +5,8 @@ buy a product of the last search, and to search again. The expert takes the plan
 words of the instruction. If these words do not find a product that scores 1, the expert searches for the title of the
 goal's product. The expert may buy any product that scores 1, not only the goal's product.
 
-Each action makes the shortest plan one action shorter, and the choice between equally short plans is fixed. So if the
-expert plans again on the next page, its new plan is the rest of its old plan.
+Each action makes the shortest plan one action shorter, and the choice between equally short plans is fixed. So the plan
+that the expert makes on the next page is the rest of the earlier plan.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ SUCCESS_REWARD = 10.0  # as in the paper; there are no other rewards
 
 @dataclass(frozen=True, slots=True)
 class Shop:
-    """The catalogue, its pages, and the options of an environment. All visits share them.
+    """The catalogue, the pages and the options of an environment. All visits share these objects.
 
     Attributes:
         form: the form of observations.
@@ -46,7 +46,8 @@ class ShopGame(TextGame):
     Attributes:
         page: the current page.
         place: the current state of the visit.
-        purchase: the score of the purchase with its parts, or None before the purchase. Pages for people show it.
+        purchase: the score of the purchase with its parts, or None before the purchase. The pages for people show this
+            score.
     """
 
     def __init__(self, shop: Shop, goal: Goal) -> None:

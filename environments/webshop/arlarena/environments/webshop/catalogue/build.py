@@ -46,7 +46,7 @@ from arlarena.environments.webshop.shop.product import Product
 from arlarena.proto.atomic_files import fsync_path, write_json
 
 FORMAT = 1  # version of the format of built folders; folders of other versions cannot be read
-BATCH = 1000  # number of products whose nouns are found in one call
+BATCH = 1000  # number of titles in one call of `Nouns.find`
 
 
 class Item(NamedTuple):
@@ -122,7 +122,7 @@ def locked(target: Path) -> Iterator[None]:
     another process holds the lock, print a message to standard error, and wait.
 
     Raises:
-        CatalogueError: the parent folder cannot be written, or its file system has no locks.
+        CatalogueError: the parent folder cannot be written, or the file system does not support locks.
     """
     handle = None
     try:

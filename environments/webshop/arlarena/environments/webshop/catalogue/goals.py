@@ -45,7 +45,7 @@ class Instruction(msgspec.Struct, frozen=True):
 
 class StoredInstruction(msgspec.Struct, frozen=True):
     """An instruction of a built catalogue. `product`: the number of the product. `price_text`: the text about the price
-    limit, which is appended to each goal's instruction.
+    limit. This text is appended to each goal's instruction.
     """
 
     product: int

@@ -97,7 +97,7 @@ def _check_beginning(path: Path, beginning: bytes) -> None:
 
 
 class _Stream:
-    """Reads the file through a window, which is a part of its text.
+    """Reads the file through a window: a part of the file's text.
 
     `_text`: the window. `_before`: number of characters before the window. `_at`: position in the window. `_number`:
     number of elements read so far.

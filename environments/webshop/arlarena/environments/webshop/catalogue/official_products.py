@@ -105,7 +105,7 @@ def _amounts(pricing: object) -> list[float]:
 
 
 def _options(value: object, problems: DataProblems, where: str) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Return the values of each option by the option's name, and the images of values by value."""
+    """Return two tables: the values of each option by the option's name, and the image of each value by value."""
     options: dict[str, list[str]] = {}
     images: dict[str, str] = {}
     if not value:

@@ -50,7 +50,8 @@ class CatalogueOptions(Protocol):
 class Generated(Protocol):
     """The generated catalogue, as `generated.catalogue.generated` returns it.
 
-    `key`: a text that is equal only for equal products and goals. `code`: the hash of the code that makes them.
+    `key`: a text that is equal only for equal products and goals. `code`: the hash of the code that makes the products
+    and goals.
     """
 
     key: str
@@ -58,7 +59,7 @@ class Generated(Protocol):
     description: str
 
     def items(self) -> Iterable[Item]:
-        """Return the products. They have instructions only if `goals` returns None."""
+        """Return the products. The products have instructions only if `goals` returns None."""
         ...
 
     def goals(self, product: Callable[[int], Product]) -> GoalSource | None:
@@ -141,7 +142,7 @@ def _with_goals(catalogue: StoredCatalogue) -> StoredCatalogue:
 
 
 def _generated(options: CatalogueOptions) -> StoredCatalogue:
-    # Imported only if it is used, because its word lists take memory.
+    # Imported only when needed, because the module's word lists take memory.
     from arlarena.environments.webshop.generated.catalogue import generated
 
     return open_generated(generated(options.generated()), options.index)

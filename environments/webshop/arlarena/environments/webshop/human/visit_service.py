@@ -77,7 +77,7 @@ class VisitService:
             self._record(visitor)
 
     def next_task(self, visitor: Visitor, form: Mapping[str, str]) -> None:
-        """Start the next task if the current one is finished and recorded."""
+        """Start the next task if the current task is finished and recorded."""
         sent = ("next", form.get("episode"), form.get("step"))
         if not _is_current(visitor, form):
             visitor.note = "" if sent == visitor.last_form else STALE
