@@ -104,5 +104,5 @@ def test_a_judge_with_wrong_verdicts_does_not_start(monkeypatch: pytest.MonkeyPa
     known = dict(judging.SELF_TEST)
     known["math", "1", "2"] = True
     monkeypatch.setattr(judging, "SELF_TEST", known)
-    with pytest.raises(SandboxUnavailable, match="wrong verdict on 2, whose gold answer is 1"):
+    with pytest.raises(SandboxUnavailable, match="wrong verdict on 2 with the gold answer 1"):
         ForkJudge(ForkSettings(LIMITS))

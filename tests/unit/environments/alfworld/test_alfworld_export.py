@@ -86,7 +86,10 @@ def test_a_game_is_written_to_the_same_bytes_without_leftovers(out):
         (["--count", 0], "--count at least 1"),
         (["--first", -1], "--first must be at least 0"),
         (["--config", "nowhere.toml"], "nowhere.toml: no such configuration file"),
-        (["--config", "sokoban.toml"], "name = 'sokoban': must be alfworld, because only its games can be exported"),
+        (
+            ["--config", "sokoban.toml"],
+            "name = 'sokoban': must be alfworld, because only games of alfworld can be exported",
+        ),
         (["--out", "sokoban.toml"], "--out sokoban.toml: "),
     ],
 )

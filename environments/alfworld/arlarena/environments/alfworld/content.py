@@ -1,4 +1,4 @@
-"""Loaded games. A loaded game has rules, a goal and a content key; it may come from a file or from the generator."""
+"""Loaded games. A loaded game has rules, a goal and a content key. Games come from files or from the generator."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class LoadedGame:
     """A game that is ready to be played.
 
     Attributes:
-        goal: the goal, or None if it belongs to none of the six kinds of tasks. A game without a goal has no expert (a
-            program that plays the game).
+        goal: the goal; None if the goal belongs to none of the six kinds of tasks. The expert (a program that solves
+            tasks) needs the goal.
         type: the kind of task; "" if unknown.
-        content_key: the hash of everything that a player can observe.
+        content_key: the hash of all facts that a player can observe.
     """
 
     rules: GameRules
@@ -39,7 +39,9 @@ class LoadedGame:
 
 
 def loaded(rules: GameRules, kind: str = "") -> LoadedGame:
-    """Return a loaded game. `kind`: the kind of task that the game's file states; if "", the goal determines it."""
+    """Build a loaded game from its rules. `kind`: the kind of task in the game's file. If "", the goal determines the
+    kind.
+    """
     try:
         goal = goal_of(rules.goal)
     except GameError:
@@ -48,7 +50,7 @@ def loaded(rules: GameRules, kind: str = "") -> LoadedGame:
 
 
 def content_of(rules: GameRules) -> str:
-    """Return a text that describes everything that a player can observe. The text has no ids and no coordinates."""
+    """Return all facts that a player can observe, as text. The text has no ids and no coordinates."""
     house, start = rules.house, rules.house.start
     contents: dict[int, list[tuple[str, ...]]] = {}
     for receptacle, things in start.inside.items():

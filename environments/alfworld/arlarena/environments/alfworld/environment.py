@@ -76,7 +76,7 @@ class AlfworldEnvironment(TextEnvironment):
         made = isinstance(games, GeneratedGames)
         self.blocking = options.backend == "textworld"
         self.version = (f"made-{MAKER_VERSION}" if made else "files-1") + ("-textworld" if self.blocking else "")
-        source = "made by this server, since no official ones are given (ALFWORLD_DATA)" if made else "read from files"
+        source = "made by this server, because ALFWORLD_DATA is not set" if made else "read from files"
         self.description = f"Do a household task by text commands, in houses of ALFWorld; the games are {source}."
         self.data = games.source()
         self.options = options.model_dump(mode="json")
@@ -91,7 +91,7 @@ class AlfworldEnvironment(TextEnvironment):
         return msgspec.structs.replace(super().info, data=self.data)
 
     def task(self, spec: ResetSpec) -> Task:
-        """Return the task of a reset: by index, or by a game's name, `alfworld/<split>/<folder>/<trial>`."""
+        """Return the task of a reset. A task's id may contain a game's name: `alfworld/<split>/<folder>/<trial>`."""
         if spec.task_id is not None:
             _, _, rest = spec.task_id.partition("/")
             split, _, name = rest.partition("/")

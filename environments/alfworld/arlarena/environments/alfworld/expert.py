@@ -1,9 +1,9 @@
 """The expert: a program that solves the tasks without knowing where things are.
 
 The expert uses only the goal, the things at the current location, and the admissible commands. It has no memory. To
-find a thing, it visits the receptacles that can hold the thing, in a fixed cyclic order that begins after the current
-location. So a policy that sees only the last one or two steps can imitate the expert. The expert solves every generated
-game within the horizon.
+find a thing, the expert visits the receptacles that can hold the thing. Their order is fixed and cyclic, and begins
+after the current location. So a policy that sees only the last one or two steps can imitate the expert. The expert
+solves every generated game within the horizon.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Expert:
         all things.
 
         If the action is possible at the current location, return its command. Otherwise, open a closed receptacle of
-        this location. If there is no closed receptacle either, go to the next receptacle in `receptacles`.
+        `receptacles` at this location. If there is no such receptacle, go to the next receptacle of `receptacles`.
         """
         moves = {move: command for command, move in game.commands.items()}
         for wanted in (action, "openobject"):
@@ -94,8 +94,8 @@ class Expert:
         raise NoPlan("no receptacle is left to visit")
 
     def _route(self, here: int, receptacles: Mask) -> list[int]:
-        """Return the first of `receptacles` at each location, in the cyclic order of their names. Begin after the
-        current location.
+        """Return one receptacle of `receptacles` for each location: the first by name. The order is the cyclic order of
+        these names, and begins after the current location.
         """
         first: dict[int, int] = {}
         for one in self._order:

@@ -19,8 +19,9 @@ SUCCESS_REWARD = 10.0  # as in the ARLArena paper; there are no other rewards
 
 
 class HouseGame(TextGame):
-    """Base class of the games of both engines. `loaded`: the game for the native engine, which the expert needs; None
-    if the native engine cannot play the game. `think`: whether the expert's replies have thoughts.
+    """Base class of the games of both engines. `loaded`: the game as the native engine loads it; None if the native
+    engine cannot play the game. The expert needs the native engine. `think`: whether the expert's replies have
+    thoughts.
     """
 
     def __init__(self, loaded: LoadedGame | None, think: bool) -> None:
@@ -35,7 +36,7 @@ class HouseGame(TextGame):
     @abstractmethod
     def native(self) -> Game | None:
         """Return the same game in the native engine, in the same state. Return None if the native engine cannot play
-        it.
+        the game.
         """
 
     def offered(self) -> str:
@@ -46,7 +47,8 @@ class HouseGame(TextGame):
         """Return the expert's replies from the current state to the end.
 
         Raises:
-            ExpertUnavailable: the goal does not belong to one of the six kinds of tasks, or the expert finds no plan.
+            ExpertUnavailable: the goal belongs to none of the six kinds of tasks, the native engine cannot play the
+                game, or the expert finds no plan.
         """
         game = self.native()
         if game is None or self._loaded is None or self._loaded.goal is None:
@@ -71,7 +73,7 @@ class AlfworldGame(HouseGame):
         return self._game.feedback
 
     def state(self) -> str:
-        """Return a hash of the world state, without the last response."""
+        """Return a hash of the world state. The last response does not affect the hash."""
         return f"{self._game.state.key:032x}"
 
     def state_key(self, task: str) -> str:
@@ -89,7 +91,7 @@ class AlfworldGame(HouseGame):
         return self._game.menu.offered
 
     def play(self, action: str | None) -> float:
-        """Play a command. A command that is not admissible, or None, changes nothing."""
+        """Play a command. None, or a command that is not admissible, changes nothing."""
         if action is None:
             self._game.feedback = NOTHING_HAPPENS
             return 0.0

@@ -10,14 +10,14 @@ from pathlib import Path
 
 
 def alfworld_data() -> Path | None:
-    """Return ALFWORLD_DATA, the folder in which ALFWorld's tools store games. Return None if it is not set."""
+    """Return ALFWORLD_DATA, the folder in which ALFWorld's tools store games. None if the variable is not set."""
     value = os.environ.get("ALFWORLD_DATA")
     return Path(value).expanduser() if value else None
 
 
 @contextmanager
 def alfworld_import() -> Iterator[None]:
-    """Prevent two side effects of importing alfworld: it creates a folder in the user's home, and it sets
+    """Prevent two side effects of importing alfworld: the import creates a folder in the user's home, and it sets
     ALFWORLD_DATA.
     """
     before = os.environ.get("ALFWORLD_DATA")

@@ -1,13 +1,13 @@
-"""The *stock engine*: TextWorld, with the names that alfworld gives to things. It is about 800 times slower than the
-native engine.
+"""The *stock engine*: TextWorld, with the names that alfworld gives to things. A step takes about 1,200 times as long
+as in the native engine.
 
-This module needs the packages in `requirements/alfworld.txt`. They are not dependencies of this distribution, because
-one of them, Fast Downward, has the license GPL and must be compiled. They are imported only if the option `backend` is
-"textworld".
+This module needs the packages in `requirements/alfworld.txt`. These packages are not dependencies of this distribution,
+because one of them, Fast Downward, must be compiled and has the licence GPL. They are imported only if the option
+`backend` is "textworld".
 
 TextWorld cannot copy a game. So a game is stored as the list of its commands and the last response, and the engines are
-in a pool. To play a command, a game takes an engine that is in the game's state. If there is no such engine, an engine
-loads the game and replays its commands.
+in a pool. To play a command, a game takes an engine in the game's state from the pool. If the pool has no such engine,
+another engine loads the game and replays its commands.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _packages() -> tuple[Any, Any, Any]:
 class StockEngine:
     """TextWorld's engine. One engine can load several games in turn.
 
-    An engine must never be destroyed: if its library is unloaded, the process crashes at exit.
+    An engine must never be destroyed: if the engine's library is unloaded, the process crashes at exit.
     """
 
     def __init__(self) -> None:
@@ -145,8 +145,8 @@ class EnginePool:
         self._lock = Lock()
 
     def take(self, file: GameFile, played: tuple[str, ...]) -> StockEngine:
-        """Take an engine with this state out of the pool. If there is none, another engine loads the game and replays
-        the commands. Errors as in `StockEngine.load`.
+        """Take an engine with this state out of the pool. If no engine has this state, another engine loads the game
+        and replays the commands. Errors as in `StockEngine.load`.
         """
         with self._lock:
             at = next((at for at, (state, _) in enumerate(self._engines) if state == (file, played)), None)
@@ -202,7 +202,7 @@ class TextWorldGame(HouseGame):
         return self._output.commands
 
     def play(self, action: str | None) -> float:
-        """Play a command. A command that is not admissible, or None, changes nothing."""
+        """Play a command. None, or a command that is not admissible, changes nothing."""
         if action is None or action.strip() not in self._output.commands:
             self._text = NOTHING_HAPPENS
             return 0.0
@@ -214,7 +214,9 @@ class TextWorldGame(HouseGame):
         return SUCCESS_REWARD * self.score
 
     def native(self) -> Game | None:
-        """Replay the commands in the native engine. Return the game, or None if the native engine cannot play it."""
+        """Replay the commands in the native engine and return the game. Return None if the native engine cannot play
+        the game.
+        """
         if self._loaded is None:
             return None
         game = Game(self._loaded.rules)

@@ -30,8 +30,8 @@ SENTENCES: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class TaskGoal:
-    """The goal of a task: its kind, and the kinds of the thing, the receptacle and the lamp, such as `Potato`,
-    `SinkBasin` and `DeskLamp`. "" stands for a receptacle or a lamp that the task does not need.
+    """The goal of a task. `type`: the kind of task. `thing`, `receptacle`, `lamp`: their kinds, such as `Potato`,
+    `SinkBasin` and `DeskLamp`. `receptacle` or `lamp` is "" if the task does not need it.
     """
 
     type: str

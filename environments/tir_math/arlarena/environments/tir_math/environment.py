@@ -47,12 +47,12 @@ PARSER = Parser(
 class TirMathEnvironment:
     """The TIR Math environment with its options. Implements `EnvironmentFactory` and `Resources`.
 
-    Its resources are a sandbox for programs and a judge of answers. They are started on first use.
+    The resources are a sandbox for programs and a judge of answers. Both are started on first use.
     """
 
     name = "tir_math"
     blocking = True
-    threads = 32  # number of the server's threads for episodes; they mostly wait for the sandbox
+    threads = 32  # number of the server's threads for episodes; the threads mostly wait for the sandbox
 
     def __init__(self, options: TirMathOptions, problems: Problems) -> None:
         self._options, self._problems = options, problems
@@ -126,7 +126,7 @@ class TirMathEnvironment:
             raise ConfigError(f"[environment.options.sandbox]: {error}") from error
 
     def health(self) -> dict[str, Any]:
-        """Return the sandbox's state, and the number of problems from files and data sets that are left out."""
+        """Return the sandbox's state. If problems come from files or data sets, also return how many are left out."""
         details: dict[str, Any] = {"healthy": True, "sandbox": None}
         if isinstance(self._problems, ListedProblems):
             details["left_out"] = asdict(self._problems.left_out)
@@ -137,7 +137,7 @@ class TirMathEnvironment:
 
     @property
     def warnings(self) -> list[str]:
-        """Return warnings for the server's operator: how many problems of files and data sets are left out."""
+        """Return a warning for the server's operator: how many problems of files or data sets are left out."""
         if not isinstance(self._problems, ListedProblems):
             return []
         left_out = self._problems.left_out

@@ -46,20 +46,20 @@ class SandboxOptions(Table):
     wall_s: PositiveFloat = Field(LIMITS.wall_s, description="limit of wall-clock time of one program")
     cpu_s: PositiveFloat = Field(LIMITS.cpu_s, description="limit of CPU time of one program")
     memory_mb: PositiveInt = Field(
-        LIMITS.memory_mb, description="limit of memory of one program, in MiB; in containers, it includes the libraries"
+        LIMITS.memory_mb, description="limit of memory of one program, in MiB; in a container, the libraries count too"
     )
     output_bytes: PositiveInt = Field(LIMITS.output_bytes, description="limit of output of one program, in bytes")
     max_running: PositiveInt | None = Field(
         None, description="maximum number of programs that run at a time; default: 4 per core"
     )
     max_waiting: PositiveInt = Field(
-        1024, description="maximum number of programs that wait; steps with further programs get the HTTP status 429"
+        1024, description="maximum number of programs that wait; a step with a further program gets the HTTP status 429"
     )
     required: tuple[str, ...] = Field(
         REQUIRED, description="protection layers that must be available; otherwise, the server does not start"
     )
     judge_s: PositiveFloat = Field(
-        5.0, description="limit of CPU time for judging one answer; at this limit, the answer is wrong"
+        5.0, description="limit of CPU time for judging one answer; an answer that takes longer is wrong"
     )
 
     @model_validator(mode="after")
@@ -86,8 +86,8 @@ class SandboxOptions(Table):
 
 
 class TirMathOptions(Table):
-    """Options of TIR Math. If `train` or `tests` is given, problems come from files or data sets. Otherwise they are
-    generated, with the options `families` and `panel_size`.
+    """Options of TIR Math. If `train` or `tests` is given, problems come from files or data sets. Otherwise, problems
+    are generated with the options `families` and `panel_size`.
     """
 
     train: Source | None = Field(None, description="file or data set with training problems")

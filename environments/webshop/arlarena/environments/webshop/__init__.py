@@ -1,1 +1,1 @@
-"""WebShop: a shop of text pages with search, in which an episode ends with a purchase."""
+"""WebShop: a shop of text pages with search. A purchase ends the episode."""

@@ -1,8 +1,8 @@
-"""`python -m arlarena.environments.webshop build`: build the index of the official files, once.
+"""`python -m arlarena.environments.webshop build`: build the index of the official files.
 
 `python -m arlarena.environments.webshop human`: serve the shop to people; see `human.command`.
 
-Exit codes of `build`: 0 if the index is built now or was built earlier; 2 if the files are missing or invalid.
+Exit codes of `build`: 0 if the index was built, now or earlier; 2 if the files are missing or invalid.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argparse.ArgumentParser(prog=program("arlarena.environments.webshop"), description="Tools of WebShop.")
     commands = parser.add_subparsers(dest="command", required=True)
-    build = commands.add_parser("build", help="build the index of the official files; all servers can share this index")
+    build = commands.add_parser("build", help="build the index of the official files; all servers can share it")
     build.add_argument("--data", type=Path, help="folder of the official files; default: WEBSHOP_DATA")
     build.add_argument("--index", type=Path, help="folder to write; default: a folder in ~/.cache/arlarena/webshop")
-    build.add_argument("--products", type=int, help="number of products, from the first of the file on; default: all")
+    build.add_argument("--products", type=int, help="number of products to use, in the order of the file; default: all")
     build.add_argument("--goals", choices=("synthetic", "human"), help="goals to build (default synthetic)")
     add_parser(commands)
     return parser.parse_args(argv)

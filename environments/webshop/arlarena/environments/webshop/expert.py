@@ -1,12 +1,12 @@
-"""The expert: a program that buys a product that scores 1. It uses only searches and clicks.
+"""The expert: a program that buys a product with the score 1. The expert uses only searches and clicks.
 
 The expert knows the goal and the goal's product. It compares three plans: to buy the product of the current page, to
-buy a product of the last search, and to search again. It takes the plan with the fewest actions. A search uses words of
-the instruction. If these words do not find a product that scores 1, the expert searches for the title of the goal's
-product. It may buy any product that scores 1, not only the goal's product.
+buy a product of the last search, and to search again. The expert takes the plan with the fewest actions. A search uses
+words of the instruction. If these words do not find a product that scores 1, the expert searches for the title of the
+goal's product. The expert may buy any product that scores 1, not only the goal's product.
 
-Each action makes the shortest plan one action shorter, and the choice between equally short plans is fixed. So if the
-expert plans again on the next page, its new plan is the rest of its old plan.
+Each action makes the shortest plan one action shorter, and the choice between equally short plans is fixed. So the plan
+that the expert makes on the next page is the rest of the earlier plan.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from arlarena.environments.webshop.shop.reward import (
 from arlarena.environments.webshop.shop.session import BACK, BUY, NEXT, PREVIOUS, SUB_PAGES, ShopState
 from arlarena.environments.webshop.shop_game import ShopGame
 
-MAX_MOVES = 100  # maximum number of actions; more than five pages of results and the options of a product need
-MAX_CHOICES = 2_000  # combinations of option values that are tried for one product
+MAX_MOVES = 100  # maximum number of actions; five pages of results and the options of a product need fewer
+MAX_CHOICES = 2_000  # maximum number of combinations of option values that are tried for one product
 MIN_SEARCH_COST = 3  # minimum number of actions of a plan that begins with a search: search, open, buy
 # The thoughts in the expert's replies. After CHOOSE, the thought names the value that the expert chooses.
 FIND, LOOK_FURTHER, LOOK_AT_RESULTS = "find the product", "look further", "look at the results"
 LOOK_AT_PRODUCT, CHOOSE, BUY_IT = "look at the product", "choose ", "buy the product"
-# One for each place on a page of results.
+# One thought for each place on a page of results.
 OPEN = tuple(
     f"open the {place} product" for place in ("1st", "2nd", "3rd", *(f"{number}th" for number in range(4, 11)))
 )
@@ -54,7 +54,7 @@ _WORD = re.compile(r"[^\W_]+(?:[.'\u2019-][^\W_]+)*")
 
 
 class Step(NamedTuple):
-    """The first action of a plan. `cost`: the number of actions of the whole plan."""
+    """The first action of a plan. `cost`: the number of actions of the complete plan."""
 
     cost: int
     thought: str
@@ -62,10 +62,10 @@ class Step(NamedTuple):
 
 
 class FoundProduct(NamedTuple):
-    """A product among the results that scores 1.
+    """A product of a search that scores 1.
 
     Attributes:
-        page, place: its page of results, from 1, and its place on that page, from 0.
+        page, place: the page of results, from 1, and the product's place on this page, from 0.
         cost: the number of actions from the product's page to the purchase.
     """
 
@@ -132,8 +132,8 @@ class ShopExpert:
         return Step(1, BUY_IT, click(BUY))
 
     def _open(self, place: ShopState) -> Step | None:
-        """Return the step towards the product of the last search that needs the fewest actions. Return None if no
-        product of this search scores 1.
+        """Return the step towards the nearest product of the last search (see `_nearest`). Return None if no product of
+        this search scores 1.
         """
         found = self._nearest(place.hits, place.number) if place.page != "search" else None
         if found is None:
@@ -163,7 +163,7 @@ class ShopExpert:
         return None if best is None else best[1]
 
     def _fresh_clicks(self, number: int) -> list[str] | None:
-        """Return the clicks on a product's page that was just opened. Return None if the product cannot score 1."""
+        """Return the option values to click after a product is opened. Return None if the product cannot score 1."""
         if number not in self._clicks:
             product = self._catalogue.product(number)
             opened = is_clickable(product.asin.lower()) and product.asin.lower() not in (BACK, NEXT, PREVIOUS)
@@ -171,8 +171,8 @@ class ShopExpert:
         return self._clicks[number]
 
     def _best_search(self) -> Step | None:
-        """Return the search with which the shortest plan begins, or None. When the first results page of a query has a
-        product that scores 1, no further query is tried.
+        """Return the search that begins the shortest plan. Return None if no search finds a product that scores 1. If
+        the first results page of a query has such a product, no further query is tried.
         """
         best: Step | None = None
         for words in queries(self._goal.instruction, self._goal.options, self._wanted.title):
@@ -243,8 +243,8 @@ def _matching(option: tuple[str, str] | str, clickable: Mapping[str, str]) -> li
 
 
 class _Chooser:
-    """Chooses a value for each axis so that all options of a goal match. `matching`: for each option of the goal, the
-    pairs (axis, value) that match the option.
+    """Chooses values so that all options of a goal match, with at most one value for each axis. `matching`: for each
+    option of the goal, the pairs (axis, value) that match the option.
     """
 
     def __init__(self, goal: Goal, matching: list[list[tuple[str, str]]]) -> None:

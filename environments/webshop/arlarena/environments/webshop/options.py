@@ -16,8 +16,8 @@ from arlarena.proto.config import Table, parse_table
 
 
 class WebShopOptions(Table):
-    """Options of WebShop. `data`, `goals` and the options of the generated catalogue determine the products and the
-    goals.
+    """Options of WebShop. `data`, `products`, `goals` and the options of the generated catalogue determine the products
+    and the goals.
     """
 
     data: Path | None = Field(None, description="folder of the official files; default: WEBSHOP_DATA, if set")

@@ -9,7 +9,7 @@ from arlarena.proto.config import secret_from
 
 
 def webshop_data() -> Path | None:
-    """Return WEBSHOP_DATA, the folder with the official files. None if the variable is not set."""
+    """Return WEBSHOP_DATA, the folder with the official files. Return None if the variable is not set."""
     value = os.environ.get("WEBSHOP_DATA")
     return Path(value).expanduser() if value else None
 

@@ -25,7 +25,7 @@ SUCCESS_REWARD = 10.0  # as in the paper; there are no other rewards
 
 @dataclass(frozen=True, slots=True)
 class Shop:
-    """The catalogue, its pages, and the options of an environment. All visits share them.
+    """The catalogue, the pages and the options of an environment. All visits share these objects.
 
     Attributes:
         form: the form of observations.
@@ -46,7 +46,8 @@ class ShopGame(TextGame):
     Attributes:
         page: the current page.
         place: the current state of the visit.
-        purchase: the score of the purchase with its parts, or None before the purchase. Pages for people show it.
+        purchase: the score of the purchase with its parts, or None before the purchase. The pages for people show this
+            score.
     """
 
     def __init__(self, shop: Shop, goal: Goal) -> None:
@@ -81,8 +82,8 @@ class ShopGame(TextGame):
         return self._valid(self._parse(action))
 
     def examples(self) -> Sequence[str]:
-        """Return the valid clicks. On the search page, which has none, return the search for the instruction. A search
-        for any other text is valid on every page.
+        """Return the valid clicks. The search page has no clicks, so return the search for the instruction there. A
+        search for any other text is valid on every page.
         """
         return self.page.clicks or ([] if self.over else [search(self.goal.instruction)])
 
@@ -108,7 +109,7 @@ class ShopGame(TextGame):
         return SUCCESS_REWARD if self.solved else 0.0
 
     def copy(self) -> Self:
-        """Return an independent game, which shares the immutable state."""
+        """Return an independent game. Both games share the immutable state."""
         return copy(self)
 
     def plan(self) -> list[str]:
@@ -117,7 +118,7 @@ class ShopGame(TextGame):
         Raises:
             ExpertUnavailable: the expert finds no product that scores 1.
         """
-        from arlarena.environments.webshop.expert import moves  # not at the top: this module is imported there
+        from arlarena.environments.webshop.expert import moves  # not at the top, because `expert` imports this module
 
         think = self.shop.expert_think == "plan"
         return [reply(thought if think else "", action) for thought, action in moves(self)]

@@ -221,4 +221,4 @@ def test_a_second_builder_says_that_it_waits(tmp_path, monkeypatch):
         assert not ended.is_set()
     second.join(10)
     assert ended.is_set()
-    assert said.getvalue() == f"waiting for another process, which builds {target}\n"
+    assert said.getvalue() == f"waiting for another process that builds {target}\n"

@@ -1,1 +1,1 @@
-"""The native engine for ALFWorld's games. It gives exactly the same texts as TextWorld."""
+"""The native engine for ALFWorld's games. This engine gives exactly the same texts as TextWorld."""

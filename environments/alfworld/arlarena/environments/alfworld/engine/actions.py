@@ -1,4 +1,4 @@
-"""The conditions and the effects of actions. Their names are those of the PDDL domain, in lower case."""
+"""The conditions and the effects of actions. Actions have the names of the PDDL domain, in lower case."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from arlarena.environments.alfworld.engine.state import NOTHING, WorldState
 from arlarena.environments.alfworld.engine.world import House
 
 HANDS = frozenset(("inreceptacle", "objectatlocation", "holds", "holdsany"))
-EFFECTS: Mapping[str, frozenset[str]] = {  # for each action, the predicates whose facts the action may change
+EFFECTS: Mapping[str, frozenset[str]] = {  # action -> predicates; the action changes only their facts
     "gotolocation": frozenset(("atlocation",)),
     "openobject": frozenset(("opened",)),
     "closeobject": frozenset(("opened",)),
@@ -24,8 +24,8 @@ EFFECTS: Mapping[str, frozenset[str]] = {  # for each action, the predicates who
 
 
 class Move(NamedTuple):
-    """An action with its thing and its receptacle; NOTHING (-1) if the action has none. For `sliceobject`, `receptacle`
-    is the knife.
+    """An action, its thing and its receptacle. NOTHING (-1) means that the action has no thing or no receptacle. For
+    `sliceobject`, `receptacle` is the knife.
     """
 
     action: str
@@ -34,12 +34,12 @@ class Move(NamedTuple):
 
 
 def goto_moves(house: House) -> list[tuple[int, Move]]:
-    """Return for each receptacle a pair (its location, the move that goes to the receptacle)."""
+    """Return a pair (location, move) for each receptacle. The move goes to this receptacle."""
     return [(location, Move("gotolocation", receptacle=each)) for each, location in house.location_of.items()]
 
 
 def moves(state: WorldState) -> Iterator[Move]:
-    """Yield all possible moves, except moves to another location and `help`."""
+    """Yield all possible moves except `gotolocation` and `help`."""
     house = state.house
     yield from (Move("look"), Move("inventory"))
     for receptacle in house.receptacles.get(state.location, ()):
@@ -79,7 +79,7 @@ def _moves_at(state: WorldState, receptacle: int) -> Iterator[Move]:
 
 
 def after(state: WorldState, move: Move) -> WorldState:
-    """Return the state after a move. If the move changes nothing, return the given state."""
+    """Return the state after a move. If the move's action has no effects, return the given state."""
     action, thing, receptacle = move
     if action not in EFFECTS:
         return state
@@ -109,9 +109,7 @@ def after(state: WorldState, move: Move) -> WorldState:
 
 
 def binding(state: WorldState, move: Move) -> dict[str, int]:
-    """Return the arguments of a move. The keys are the names of the domain's variables. `state`: the state before the
-    move.
-    """
+    """Return the arguments of a move by the names of the domain's variables. `state`: the state before the move."""
     house, (action, thing, receptacle) = state.house, move
     match action:
         case "look":

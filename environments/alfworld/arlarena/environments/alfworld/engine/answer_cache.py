@@ -1,8 +1,8 @@
 """A cache of the responses to commands.
 
 A response depends only on the command's arguments and on the facts that the grammar reads. Each game's file has its own
-grammar. So the cache records which facts the grammar reads while it computes a response. The cache key contains the
-values of these facts. So states with equal keys have equal responses, for any grammar.
+grammar. So the cache records which kinds of facts the grammar reads for each response. The cache key contains the
+values of these facts. Therefore, states with equal keys have equal responses.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from arlarena.environments.alfworld.engine.text_limits import Pattern
 from arlarena.environments.alfworld.engine.world import CHANGING, MARKS
 
 MAX_ANSWERS = 4096  # maximum number of cached responses of a game; a response takes about 250 bytes
-# Dependencies of a response, as bits: the command's receptacle and its contents; everything else at the location; the
-# held thing; conditions of things (clean, …); the location before the command; any other fact.
+# Dependencies of a response, as bits. RECEPTACLE: the command's receptacle and its contents. PLACE: all other facts
+# about the location. HANDS: the held thing. CONDITION: conditions of things, such as clean. ORIGIN: the location before
+# the command. BEYOND: any other fact.
 RECEPTACLE, PLACE, HANDS, CONDITION, ORIGIN, BEYOND = 1, 2, 4, 8, 16, 32
 
 Key = tuple[object, ...]
@@ -30,8 +31,8 @@ class AnswerCache:
 
     Attributes:
         by_command: responses that depend only on the command.
-        by_receptacle: responses that depend only on the command and the state of its receptacle.
-        dependencies: for each command with other dependencies, all dependencies that were recorded so far.
+        by_receptacle: responses that depend only on the command and the state of the command's receptacle.
+        dependencies: for each command that depends on further facts, all dependencies that were recorded so far.
         by_key: responses to the commands in `dependencies`, by the result of `_key`.
     """
 
@@ -41,7 +42,9 @@ class AnswerCache:
     by_key: dict[Key, str] = field(default_factory=dict)
 
     def answer(self, grammar: Grammar, command: str, move: Move, state: WorldState, new: WorldState) -> str:
-        """Return the response to a command. `move`: the command's move, which leads from `state` to `new`."""
+        """Return the response to a command. `move`: the command's move. `state`, `new`: the states before and after the
+        move.
+        """
         text = self.by_receptacle.get((command, new.changes.get(move.receptacle, 0))) or self.by_command.get(command)
         if text:
             return text
@@ -65,7 +68,7 @@ class AnswerCache:
 
 
 def _key(needs: int, command: str, state: WorldState, new: WorldState) -> Key:
-    """Return a cache key: the command and the values of its dependencies `needs`. The location's key also covers the
+    """Return a cache key: the command, and the values of the dependencies `needs`. The location's key also covers the
     command's receptacle, because the receptacle is at this location.
     """
     return (
@@ -81,10 +84,10 @@ def _key(needs: int, command: str, state: WorldState, new: WorldState) -> Key:
 class FactRecorder:
     """Gives access to the facts of a state, and records in `needs` which kinds of facts are read.
 
-    `origin`: the location before the command. All other arguments of the command are in the command's text. The
+    `origin`: the location before the command. The command's text contains all other arguments of the command. The
     response depends on `origin` in two cases: the grammar reads `origin`, or the grammar lists locations. A list of
-    locations leaves out `origin`, because a variable already denotes `origin`, and different variables of a query
-    denote different entities.
+    locations never contains `origin`: different variables of a query denote different entities, and one variable
+    already denotes `origin`.
     """
 
     def __init__(self, state: WorldState, origin: int, receptacle: int) -> None:

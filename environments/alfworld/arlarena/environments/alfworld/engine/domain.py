@@ -14,9 +14,7 @@ from arlarena.environments.alfworld.errors import GameError
 DOMAIN = resources.files(__package__).joinpath("data/domain.pddl").read_text(encoding="utf-8")
 GRAMMAR = resources.files(__package__).joinpath("data/grammar.twl2").read_text(encoding="utf-8")
 
-UNSATISFIABLE = ("never",)  # stands for a condition that never holds; ALFRED's domain has such a condition
-
-
+UNSATISFIABLE = ("never",)  # replaces a condition that never holds; ALFRED's domain has such a condition
 # ALFWorld 0.4 added this action. The games of the older data set json_2.1.1 do not have it.
 OPTIONAL_ACTIONS = frozenset(("help",))
 
@@ -72,7 +70,7 @@ def _canonical(expression: Expression) -> object:
 
 
 def _without_values(variables: list[Expression]) -> bool:
-    """Return whether the type of a variable ends with a comma (a typing error in ALFRED's domain). No object has such a
-    type, so the variable has no values.
+    """Return whether the type of a variable ends with a comma (a typo in ALFRED's domain). No object has such a type,
+    so the variable has no values.
     """
     return any(kind.endswith(",") for _, kind in typed(variables))

@@ -1,6 +1,6 @@
 """Plays a game. The admissible commands and the responses are exactly the same as in TextWorld.
 
-A *menu* is the list of the admissible commands in a state. All episodes of a game share its caches of menus and
+A *menu* is the list of the admissible commands in a state. All episodes of a game share the game's caches of menus and
 responses.
 """
 
@@ -46,8 +46,8 @@ class GameRules:
         intro: the text shown at the start.
         task: the sentence that states the task.
         goal: the goal as a PDDL expression.
-        won: the test whether the goal holds in a state.
-        watched: the predicates of the goal whose facts can change.
+        won: returns whether the goal holds in a state.
+        watched: the goal's predicates that are in `world.CHANGING`.
         goal_entities: the entities that the goal can refer to.
         has_help: whether the game has the command `help`, which ALFWorld 0.4 added.
         command_of, move_of: commands by move, and moves by command. Entries are added when they are first needed.
@@ -82,10 +82,10 @@ class GameRules:
         return menu
 
     def decides(self, move: Move) -> bool:
-        """Return whether this move may make the goal true or false."""
+        """Return whether this move can make the goal true or false."""
         if not self.watched & EFFECTS[move.action]:
             return False
-        # A move with a thing changes only the facts about this thing, and `holdsany`.
+        # A move with a thing changes only the facts about this thing, and the fact `holdsany`.
         return move.thing == NOTHING or bool(self.goal_entities >> move.thing & 1) or "holdsany" in self.watched
 
     def _build_menu(self, state: WorldState) -> Menu:
@@ -119,7 +119,7 @@ def read_rules(domain: str, grammar: str, problem: str) -> GameRules:
 
 
 def rules_of(problem: PddlProblem, grammar: str, actions: frozenset[str]) -> GameRules:
-    """Build a game from a parsed problem and the names of the domain's actions. Errors as in `read_rules`."""
+    """Build a game from a problem, a grammar and the names of the domain's actions. Errors as in `read_rules`."""
     house = build(problem)
     texts, task = read_grammar(grammar)
     check_predicates(texts.predicates, "grammar")
@@ -160,7 +160,7 @@ class Game:
         return {command: self.rules.move_of[command] for command in self.menu.commands}
 
     def play(self, command: str) -> str:
-        """Play a command and return the response. A command that is not admissible changes nothing."""
+        """Play a command and return the response. A command that is not admissible does not change the state."""
         command, rules, state = command.strip(), self.rules, self.state
         if command not in self.menu.commands:
             self.feedback = NOTHING_HAPPENS

@@ -36,7 +36,7 @@ def compile_goal(goal: Expression, house: House, types: Mapping[str, str]) -> tu
 
 
 def changing_predicates(goal: Expression) -> frozenset[str]:
-    """Return the predicates of a goal whose facts can change during a game."""
+    """Return the predicates in a goal that are in `CHANGING`: their facts can change during a game."""
     if isinstance(goal, str):
         return frozenset()
     own = frozenset(word for word in goal[:1] if isinstance(word, str) and word in CHANGING)
@@ -46,7 +46,7 @@ def changing_predicates(goal: Expression) -> frozenset[str]:
 class _Compiler:
     def __init__(self, house: House, types: Mapping[str, str]) -> None:
         self._house, self.goal_entities = house, 0
-        self.tries_left = MAX_TRIES  # bindings that the running test may still try; concurrent tests share this number
+        self.tries_left = MAX_TRIES  # number of bindings that the current test can still try; concurrent tests share it
         self._number = {one: at for at, one in enumerate(house.ids)}
         self._of_type: dict[str, list[int]] = {}
         for at, one in enumerate(house.ids):
@@ -73,7 +73,8 @@ class _Compiler:
         raise GameError(f"PDDL goal: {goal!r} is not understood")
 
     def _exists(self, variables: list[Expression], body: Expression) -> Test:
-        """Return a test whether the body holds for some values of the variables. The test is a backtracking search.
+        """Return a test that checks whether the body holds for some values of the variables. The test is a backtracking
+        search.
 
         Variables with the fewest candidates get their values first. Each part of the body is tested as soon as all its
         variables have values.
@@ -105,8 +106,8 @@ class _Compiler:
         return lambda state, scope: all(test(state, scope) for test in always) and search(state, dict(scope), 0)
 
     def _candidates(self, name: str, kind: str, parts: list[Expression]) -> list[int]:
-        """Return the candidates for the variable `name`: the entities of type `kind` that satisfy certain conditions in
-        `parts`. These are the conditions that contain no other variable and whose predicate is static.
+        """Return the candidates for the variable `name`: the entities of type `kind` that satisfy the static conditions
+        on `name` in `parts`. A static condition has a predicate outside `CHANGING` and no other variable.
         """
         # `object` is the root of PDDL's types and matches every entity.
         found = list(range(len(self._house.ids))) if kind == "object" else self._of_type.get(kind, [])
@@ -139,8 +140,8 @@ class _Compiler:
 
 
 def _merged(kinds: dict[str, str], body: Expression) -> tuple[dict[str, str], list[Expression]]:
-    """Return the variables and the parts of a conjunction. If all variables of an inner `exists` have new names, its
-    variables and its parts are included.
+    """Return the variables and the parts of a conjunction, including those of each inner `exists`. If a variable of an
+    inner `exists` has the name of another variable, this `exists` stays a single part.
     """
     parts: list[Expression] = []
     for part in _conjuncts(body):
@@ -154,7 +155,9 @@ def _merged(kinds: dict[str, str], body: Expression) -> tuple[dict[str, str], li
 
 
 def _conjuncts(body: Expression) -> list[Expression]:
-    """Return the parts of a conjunction and of the conjunctions in it. For another expression, return only itself."""
+    """Return the parts of a conjunction, and of all conjunctions inside it. For any other expression, return the
+    expression.
+    """
     if isinstance(body, list) and body[:1] == ["and"]:
         return [one for part in body[1:] for one in _conjuncts(part)]
     return [body]

@@ -1,11 +1,11 @@
 """Reads the grammar of a game from its file and compiles it. The grammar defines all texts of the game.
 
-Several rules can have the same name. They are tried in order; the first rule whose condition holds gives the text. A
-text consists of these parts:
+Several rules can have the same name. They are tried in order, and the first rule with a true condition gives the text.
+A text consists of these parts:
 
     words
     #name#                              the text of the rule `name`
-    {o.indefinite + ' ' + o.name}       the name of the entity that is bound to the variable o
+    {o.indefinite + ' ' + o.name}       article and name of the entity that is bound to the variable o
     [{r.name | query}]                  a list with one element for each answer to the query
 
 Conditions and queries have the form `predicate(variable:type, …) & …`. Different variables denote different entities.
@@ -25,8 +25,8 @@ from arlarena.environments.alfworld.errors import GameError
 
 Binding = Mapping[str, int]  # variable -> entity
 
-# Maximum characters of a grammar and of a text in it. ALFWorld's grammar has 6 KB, and its longest text 50 characters.
-# The limits are necessary because the regular expressions in this module take quadratic time.
+# Maximum characters of a grammar, and of one text in a grammar. ALFWorld's grammar has 6 KB, and its longest text has
+# 50 characters. The limits are necessary because the regular expressions in this module take quadratic time.
 MAX_GRAMMAR, MAX_RULE = 1 << 18, 1 << 12
 
 
@@ -151,7 +151,7 @@ _TASK = re.compile(r'("task"\s*:\s*\[\s*\{\s*"rhs"\s*:\s*)"((?:[^"\\]|\\.)*)"')
 
 
 def read_grammar(text: str) -> tuple[Grammar, str]:
-    """Return the grammar of a game, and the sentence that states the task. If games differ only in this sentence, they
+    """Return the grammar of a game, and the sentence that states the task. Games that differ only in this sentence
     share the compiled grammar.
 
     Raises:

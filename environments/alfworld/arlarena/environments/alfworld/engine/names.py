@@ -27,7 +27,9 @@ def names_of(ids: Iterable[str]) -> dict[str, str]:
 
 
 def kind_of(entity: str) -> str | None:
-    """Return the kind of a thing by its id: "sinkbasin" for `sink_bar_…_bar_sinkbasin`. Return None for other ids."""
+    """Return the kind of a thing from the thing's id: "sinkbasin" for `sink_bar_…_bar_sinkbasin`. Return None for an id
+    without `_bar_`.
+    """
     kind, bar, _ = entity.partition(_BAR)
     if not bar:
         return None

@@ -1,6 +1,6 @@
 """Reads the part of PDDL that ALFWorld's problems and domains use.
 
-As in the planner of official ALFWorld, all words are converted to lower case, and a comment ends with its line.
+As in official ALFWorld's planner, all words are converted to lower case, and a comment extends to the end of the line.
 """
 
 from __future__ import annotations

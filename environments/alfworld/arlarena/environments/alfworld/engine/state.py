@@ -29,10 +29,11 @@ class WorldState:
         marks: for each condition, such as `isclean`, the things that have the condition.
         key: a Zobrist hash of the state: the XOR of the hashes of all facts that differ from the start. Equal states
             have equal keys. A step updates the key only for the facts that the step changes.
-        changes: for each receptacle and each location, a hash of its changed facts, computed like `key`. The facts of a
-            location include the facts of its receptacles and things.
+        changes: for each receptacle and each location, a hash of the changed facts about it, computed like `key`. The
+            facts of a location include the facts of its receptacles and things.
         removed: pairs (thing, receptacle) for things that were taken from a receptacle and not put back. A pair is
-            stored only if other receptacles are at the same location, because the text of `look` then depends on it.
+            stored only if other receptacles are at the same location. Otherwise, the text of `look` does not depend on
+            the pair.
     """
 
     __slots__ = ("at", "changes", "held", "house", "inside", "key", "location", "marks", "opened", "removed")
@@ -65,10 +66,12 @@ class WorldState:
         return here, held, self.opened & house.receptacle_masks.get(here, 0)
 
     def open_to_hands(self, receptacle: int) -> bool:
-        """Return whether things can be put into the receptacle and taken from it: it is open or cannot be closed."""
+        """Return whether things can be put into a receptacle and taken out: the receptacle is open, or it cannot be
+        closed.
+        """
         return not self.house.openable >> receptacle & 1 or bool(self.opened >> receptacle & 1)
 
-    # --- actions; the caller must have checked that the action is possible ---
+    # --- actions; the caller must first check that the action is possible ---
 
     def go(self, location: int) -> None:
         """Go to a location."""
@@ -102,7 +105,7 @@ class WorldState:
             self.removed = tuple([pair for pair in self.removed if pair != (thing, receptacle)])
 
     def mark(self, name: str, thing: int, *, off: str = "") -> None:
-        """Set the condition `name` of a thing (clean, hot, …) and clear the opposite condition `off`."""
+        """Set the condition `name` of a thing, such as `isclean`. `off`: the opposite condition to clear, or ""."""
         self.marks = dict(self.marks)
         for one, wanted in ((name, 1), (off, 0)):
             if one and self.marks[one] >> thing & 1 != wanted:
@@ -163,7 +166,7 @@ class WorldState:
                 yield row
 
     def _rows(self, predicate: str, pattern: Pattern) -> Iterator[tuple[int, ...]]:
-        """Yield at least all facts that match the pattern. The caller must filter them."""
+        """Yield all facts that match the pattern, and possibly other facts. The caller must filter the facts."""
         match predicate:
             case "atlocation":
                 yield self.house.agent, self.location
@@ -186,13 +189,13 @@ class WorldState:
 
 
 def check_predicates(predicates: frozenset[str], where: str) -> None:
-    """Check that the state stores the facts of all `predicates`. Error messages begin with `where`.
+    """Check that this engine supports all `predicates`. Error messages begin with `where`.
 
     Raises:
-        GameError: the state does not store the facts of a predicate. The message names the predicate.
+        GameError: a predicate is not supported. The message names the predicate.
     """
     for name in sorted(predicates):
-        # `not_istoggled` is allowed: there is never such a fact, so a condition with it never holds.
+        # `not_istoggled` is allowed. This engine has no such facts, so a condition with this predicate never holds.
         if name in PREDICATES or (name not in CHANGING and not name.startswith("not_")) or name == "not_istoggled":
             continue
         raise GameError(f"{where}: this engine does not support {name!r}: use backend = 'textworld'")

@@ -1,4 +1,5 @@
-"""Limits for the computation of texts. A grammar may be untrusted: without limits, computing its texts may never end.
+"""Limits for the computation of texts. A grammar may be untrusted. Without limits, the computation of a text might
+never end.
 
 ALFWorld's longest text needs about a hundred queries and 1 ms. It has about a thousand characters.
 """
@@ -13,7 +14,7 @@ from arlarena.environments.alfworld.errors import GameError
 
 Pattern = tuple[int | None, ...]
 
-# Limits of one text. MAX_TEXT is in characters.
+# Limits of one text. MAX_QUERIES: queries and uses of rules. MAX_TEXT: characters.
 MAX_QUERIES = 100_000
 MAX_SECONDS = 2.0
 MAX_TEXT = 1 << 16

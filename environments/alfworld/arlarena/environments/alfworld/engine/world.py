@@ -15,8 +15,8 @@ Pair = tuple[int, int]
 Rows = dict[str, tuple[tuple[int, ...], ...]]  # facts by predicate
 Contents = dict[int, tuple[int, ...]]  # things by place, in order
 
-# CHANGING: the predicates whose facts can change. Of these facts, the engine stores only those of PLACES and MARKS. The
-# facts of all predicates that are not in CHANGING are static.
+# CHANGING: predicates with facts that can change. The engine stores these facts only for PLACES and MARKS. Facts of
+# predicates outside CHANGING never change: they are *static*.
 PLACES = ("atlocation", "opened", "inreceptacle", "objectatlocation", "holds", "holdsany")
 MARKS = ("isclean", "ishot", "iscool", "issliced", "istoggled")
 PROPERTIES = ("pickupable", "openable", "cleanable", "heatable", "coolable", "toggleable", "sliceable")
@@ -51,10 +51,10 @@ class House:
         agent: the entity that represents the player.
         receptacles: the receptacles at each location. `receptacle_masks` stores these sets as bit masks.
         location_of: the location of each receptacle.
-        fits: for each thing, the receptacles that it can be put into.
+        fits: for each thing, the receptacles into which the thing can be put.
         pickupable, openable, cleanable, heatable, coolable, toggleable, sliceable: the entities with this property.
         knives: the things that can slice other things.
-        tools: for each of the actions that clean, heat or cool, the receptacles in which the action is possible.
+        tools: the receptacles in which things can be cleaned, heated or cooled, by action.
         facts: the static facts by predicate, in order. `known` stores these facts as sets.
         start: the changing facts at the start.
     """
@@ -149,7 +149,7 @@ def _start(rows: Rows, location: int) -> InitialPlacement:
 
 
 def _agent_and_location(rows: Rows, problem: PddlProblem) -> Pair:
-    """Return the single agent of the problem, and the agent's location."""
+    """Return the problem's only agent, and the agent's location."""
     places = rows.get("atlocation", ())
     if len(places) != 1:
         raise GameError(f"PDDL problem: the agent must be at one location, but it is at {len(places)}")

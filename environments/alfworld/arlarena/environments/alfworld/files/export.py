@@ -107,7 +107,7 @@ def _options(config: Path | None) -> AlfworldOptions:
     table = read_table(config, "environment")
     if (name := table.get("name")) != "alfworld":
         raise ConfigError(
-            f"{config}: [environment] name = {name!r}: must be alfworld, because only its games can be exported"
+            f"{config}: [environment] name = {name!r}: must be alfworld, because only games of alfworld can be exported"
         )
     return read_options(f"{config}: [environment.options]", table.get("options", {}))
 

@@ -1,4 +1,4 @@
-"""Official games, and games in their format: `<root>/<split>/<type>-<thing>-<…>-<scene>/<trial>/game.tw-pddl`.
+"""Official games, and other games in the same format: `<root>/<split>/<type>-<thing>-<…>-<scene>/<trial>/game.tw-pddl`.
 
 When a folder is opened, only the file names and the field `solvable` are read. A game is read when it is played. As in
 ALFWorld, these games are left out: games with sliced things or movable receptacles, and games that are not marked as
@@ -64,7 +64,7 @@ class FileGames:
     """The games of a folder, or of one file.
 
     Args:
-        root: the folder that ALFWORLD_DATA names, the folder of splits in it, another folder with games, or the file of
+        root: the folder of ALFWORLD_DATA, its inner folder with the splits, another folder with games, or the file of
             one game.
         types: the kinds of tasks to play. If a folder's name does not state the kind of a game, the game is included.
 
@@ -95,7 +95,7 @@ class FileGames:
         return {split: len(entries) for split, entries in self._splits.items()}
 
     def source(self) -> DataSource:
-        """Describe the games for `/v1/info`. The PDDL problem of the first game shows whether they are official."""
+        """Describe the games for `/v1/info`. The first game's PDDL problem shows whether the games are official."""
         first = next(entry for entries in self._splits.values() for entry in entries)
         try:
             problem = read_file(first.path).pddl_problem
@@ -104,7 +104,9 @@ class FileGames:
         if OFFICIAL_PROBLEM in problem:
             return DataSource(f"official games from {self.root}", official=True)
         if f"(problem {MADE_PROBLEM})" in problem:
-            return DataSource(f"games made by arlarena, not ALFWorld's official ones, from {self.root}", official=False)
+            return DataSource(
+                f"games made by arlarena, not ALFWorld's official games, from {self.root}", official=False
+            )
         return DataSource(f"games from {self.root}")
 
     def game(self, split: str, index: int) -> LoadedGame:
@@ -173,13 +175,13 @@ def _decode(path: Path, kind: type[Content]) -> Content:
 
 
 def _type_of(path: Path) -> str:
-    """Return the kind of task, from `traj_data.json` or else from the folder's name. Return "" if it is unknown."""
+    """Return the kind of task: from `traj_data.json`, or else from the folder's name. Return "" for an unknown kind."""
     beside = path.with_name(TRAJECTORY)
     if beside.exists():
         try:
             return _decode(beside, TrajectoryData).task_type
         except GameError:
-            pass  # the file of the game may still be valid
+            pass  # the game's own file may be valid
     return _folder_type(path)
 
 
@@ -211,8 +213,8 @@ def _files(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _can_be_solved(path: Path) -> bool:
-    """Return whether the game is marked as solvable. Return True for an invalid file, so that the game is not silently
-    left out. When it is played, the error names the file.
+    """Return whether the game is marked as solvable. Return True for an invalid file. The game is then not left out
+    silently: when the game is played, the error names the file.
     """
     try:
         return _decode(path, Solvable).solvable is True

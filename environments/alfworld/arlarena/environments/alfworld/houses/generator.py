@@ -1,7 +1,7 @@
 """Generates games. A seed determines the room of ALFWorld, the things in the room, and the task.
 
-A *draft* is a game drawn at random. Drafts are drawn until one is valid: its content belongs to the split, its task is
-not solved at the start, and the expert solves the task within the horizon.
+A *draft* is a game drawn at random. Drafts are drawn until a draft is valid: its content belongs to the split, its task
+is not solved at the start, and the expert solves the task within the horizon.
 
 As in ALFWorld, `train` and `valid_seen` have the same rooms. The hash of a game's content determines whether the game
 belongs to `train` or to `valid_seen`. The rooms of `valid_unseen` occur in no other split.
@@ -45,7 +45,7 @@ FIXED_THINGS = frozenset(
 SURFACES = frozenset({"CounterTop", "DiningTable", "CoffeeTable", "SideTable", "Desk", "Dresser", "Sofa", "Bed"})
 SURFACE_WEIGHT = 4  # a thing is 4 times as likely to be on a surface as to be in another receptacle
 # Some receptacles stand on another receptacle, such as a coffee machine on a counter top. ALSO_ON is the probability
-# that a thing in such a receptacle is also on the other receptacle.
+# that a thing in one of two such receptacles is also in the other receptacle.
 ALSO_ON = 0.5
 MAX_INSTANCES = 3  # maximum number of things of one kind in a room, as in ALFRED
 MAX_TARGETS = 4  # maximum number of things of the kind that the task needs
@@ -126,7 +126,7 @@ def rooms_of(split: str) -> Sequence[int]:
 
 
 def belongs_to(content_key: str, split: str) -> bool:
-    """Return whether a game with this content key belongs to the split. Its room must be in `rooms_of(split)`."""
+    """Return whether the game of a content key belongs to a split. The game's room must be in `rooms_of(split)`."""
     if split == "valid_unseen":
         return True
     share, total = TRAIN_SHARE
@@ -171,7 +171,9 @@ def _goal(random: Random, kind: str, house_room: HouseRoom) -> TaskGoal | None:
 def _chosen_fixtures(
     random: Random, house_room: HouseRoom, goal: TaskGoal, options: HouseOptions
 ) -> tuple[Fixture, ...]:
-    """Return the fixtures of a game: all fixtures of the room, or a random subset with those that the task needs."""
+    """Return the fixtures of a game: all fixtures of the room, or a random subset with all fixtures that the task
+    needs.
+    """
     limit = len(house_room.fixtures) if options.receptacles is None else options.receptacles
     if len(house_room.fixtures) <= limit and options.instances is None:
         return house_room.fixtures
@@ -191,7 +193,9 @@ def _chosen_fixtures(
 
 
 def _limit_kinds(random: Random, needed: list[Fixture], rest: list[Fixture], instances: int) -> list[Fixture]:
-    """Return a random subset of `rest`. In this subset and `needed`, each kind occurs at most `instances` times."""
+    """Return a random subset of `rest`. In the subset and `needed` together, each kind occurs at most `instances`
+    times, unless `needed` alone has more.
+    """
     counts, chosen = Counter(fixture.kind for fixture in set(needed)), []
     for fixture in random.sample(rest, len(rest)):
         counts[fixture.kind] += 1

@@ -1,5 +1,5 @@
-"""Generated games. The options, the split and the index determine a game. A *draft* is a game drawn at random: see
-`generator`.
+"""Generated games. The options, the horizon, the split and the index determine a game. A *draft* is a game drawn at
+random (see `generator`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from arlarena.environments.alfworld.houses.generator import SPLITS, Draft, House
 from arlarena.proto.env_api import DataSource
 
 MAX_DRAFTS = 10_000  # about every second draft is valid; the limit is reached only if the options allow no game
-GOAL = "Your task is to: UNKNOWN GOAL."  # in GRAMMAR; each game replaces it by the sentence of its task
+GOAL = "Your task is to: UNKNOWN GOAL."  # a sentence of GRAMMAR; each game has the sentence of its task instead
 
 
 class GeneratedGames:
@@ -34,7 +34,9 @@ class GeneratedGames:
 
     def source(self) -> DataSource:
         """Describe the games for `/v1/info`: the games are not official."""
-        return DataSource("games made by this server, not ALFWorld's official ones (set ALFWORLD_DATA)", official=False)
+        return DataSource(
+            "games made by this server, not ALFWorld's official games (set ALFWORLD_DATA)", official=False
+        )
 
     def game(self, split: str, index: int) -> LoadedGame:
         """Return one game.

@@ -24,8 +24,8 @@ LAMPS = ABLE["toggleable"]
 ROOM_KINDS = {0: "Kitchen", 2: "LivingRoom", 3: "Bedroom", 4: "Bathroom"}  # by the hundreds digit of a room's number
 
 UNSEEN_UP_TO = 6  # rooms 1 to 6 of each kind are for valid_unseen; rooms 7 to 30 are for train and valid_seen
-# How many receptacles of each of these kinds a room gets if the floor plan states no positions. A room gets one
-# receptacle of each other kind.
+# Number of receptacles that a room gets, by kind, if the floor plan states no positions for this kind. For a kind that
+# is not listed here, the number is 1.
 SEVERAL = {"StoveBurner": 4, "Drawer": 3, "Shelf": 2}
 # Receptacles that stand on another receptacle. The player uses both receptacles from one location.
 ON = {"CoffeeMachine": ("CounterTop", "DiningTable"), "Toaster": ("CounterTop", "DiningTable")}

@@ -32,7 +32,7 @@ class EpisodeRules:
         output_chars: maximum number of characters of a program's result that the prompt shows.
         stateful: whether a program can use definitions of the episode's earlier programs.
         direct_share: share of problems that the expert answers without a program, from 0 to 1. The hash of a problem
-            decides whether it belongs to this share.
+            decides whether the problem belongs to this share.
     """
 
     sandbox: Sandbox
@@ -46,14 +46,14 @@ class EpisodeRules:
 
 @dataclass(frozen=True, slots=True)
 class MathState:
-    """The state of an episode. It is immutable, so forks can share it.
+    """The state of an episode. The state is immutable, so forks can share it.
 
     Attributes:
         turns: a pair (reply, response of the environment) for each turn.
         programs: the programs so far, in order, without programs that were stopped. If `EpisodeRules.stateful` is True,
             later programs can use the definitions in these programs.
         findings: the results of the programs in canonical form. Training methods with step-level advantages compare
-            turns whose states have equal findings.
+            turns that start with equal findings.
         answer: the answer, or None if the policy has not answered yet.
         right: whether the answer is right.
     """
@@ -107,7 +107,8 @@ class TirMathEpisode:
         return self._result(reply, SUCCESS_REWARD if self.state.right else 0.0)
 
     def expert(self) -> list[str]:
-        """Return the expert's replies: first a program that computes the answer, then the answer; or only the answer.
+        """Return the expert's replies: a program that computes the answer, and then the answer. Return only the answer
+        if a program was already run, or if the problem belongs to `direct_share`.
 
         Raises:
             ExpertUnavailable: the problem has no program of the expert.

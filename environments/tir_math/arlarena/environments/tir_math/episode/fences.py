@@ -19,7 +19,7 @@ _OPENING = re.compile(
     rf"^(?P<indent>[ \t]*+)(?P<fence>`{{3,}}+|~{{3,}}+)|(?<!`)(?P<inline>`{{3,}}+)(?={_LANGUAGE.pattern})",
     re.MULTILINE | re.IGNORECASE,
 )
-# Text after the language, up to the end of the line, that is not code: a file name, attributes, options.
+# Text between the language and the end of the line that is not code: a file name, attributes, options.
 _ATTRIBUTES = re.compile(
     r"(?![ \t]*+(?:assert|async|class|def|del|for|from|global|if|import|pass|print|raise|return|try|while|with)\b)"
     r"(?:[ \t,:}\]]++|\{[^{}`\n]*+\}|\[[^\[\]`\n]*+\]|[\w./#-]++(?![ \t]*+[(=])"
@@ -33,8 +33,8 @@ _BEFORE_CODE = re.compile(r"(?::[ \t]*+[\w/-]++\.py\b)?+[ \t:}\]]*+")  # between
 _OUTPUT = re.compile(r"\b(?:print|final_answer)[ \t]*\(")
 _BLANK = re.compile(r"[ \t]*+$", re.MULTILINE)
 _RUN = re.compile(r"`{3,}+|~{3,}+")
-# Tokens of Python: a fence, or a comment or string that may contain a fence. A string with triple quotes that is not
-# closed extends to the end of the text.
+# Tokens of Python: a fence, or a comment or string that may contain a fence. An unclosed string with triple quotes
+# extends to the end of the text.
 _TOKEN = re.compile(
     r"(?P<fence>`{3,}+|~{3,}+)|(?P<comment>\#[^\n]*+)|\\."
     r"|(?P<text>'''(?:[^'\\]++|\\.|'(?!''))*+(?P<end>'''|)|\"\"\"(?:[^\"\\]++|\\.|\"(?!\"\"))*+(?P<end2>\"\"\"|))"
@@ -105,7 +105,7 @@ def fenced(text: str) -> Iterator[Block]:
     """Yield the fenced blocks of a text, in order. Lines must end with a line feed.
 
     As in CommonMark, three or more backticks or tildes at the beginning of a line open a block. The line may be
-    indented. At least as many backticks or tildes close the block. There are these extensions:
+    indented. A fence with at least as many of the same characters closes the block. There are these extensions:
 
     - Code may begin on the line of the opening fence, and end on the line of the closing fence. Both fences may be on
       the same line.
@@ -175,7 +175,7 @@ def _block(text: str, opening: _Opening) -> Block:
 
 
 def _closing(text: str, opening: _Opening) -> re.Match[str] | None:
-    """Return the fence that ends a block. It is at least as long as the opening fence, and at the end of a line."""
+    """Return the fence that ends a block. This fence is at least as long as the opening fence, and ends its line."""
     runs = _RUN.finditer(text, opening.body)
     return next((run for run in runs if run[0].startswith(opening.fence) and _BLANK.match(text, run.end())), None)
 
@@ -198,8 +198,8 @@ def _closing_of_python(text: str, opening: _Opening) -> re.Match[str] | None:
 
 
 def _dedented(content: str, indent: int) -> str:
-    """Remove the indentation of the fence from all lines of the content. If the first line has a smaller indentation,
-    remove only the smaller indentation.
+    """Remove the indentation of the fence from all lines of the content. If the first line is indented less, remove
+    only the indentation of the first line.
     """
     first = _INDENTED.search(content) if indent else None
     margin = min(indent, len(first[1])) if first else 0

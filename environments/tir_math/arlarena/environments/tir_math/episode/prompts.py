@@ -40,7 +40,7 @@ def template(name: TemplateName, *, stateful: bool) -> PromptTemplate:
 
 
 def result(execution: Execution, max_chars: int) -> str:
-    """Return a program's output and error line in at most `max_chars` characters. If they have more characters, the end
+    """Return a program's output and error line in at most `max_chars` characters. If both together are longer, the end
     of the output is cut off.
     """
     error = execution.error_line[:max_chars]

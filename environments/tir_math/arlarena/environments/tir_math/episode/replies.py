@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from arlarena.environment.replies import after_thought
 from arlarena.environments.tir_math.episode.fences import fenced
 
-# There are three kinds of tokens: \boxed with its opening brace; another escape, because \{ is not a brace; a brace. If
-# \boxed has no brace, as in "\boxed 5", its content is the next word, if this word begins like a number or a command.
+# A token is \boxed with its opening brace, another escape such as \{, or a brace. If \boxed has no brace, as in "\boxed
+# 5", the content is the next word. This word must begin like a number or a command.
 _TOKEN = re.compile(
     r"\\(?:boxed|fbox)(?![A-Za-z])\s*"
     r"(?:(?P<open>\{)|(?P<bare>[-+]?[0-9.][^\s${}]*|[-+]?\\[A-Za-z]+(?:\{[^{}]*\})*))?"
@@ -31,7 +31,7 @@ class MathReply:
 
     Attributes:
         code: the program, which is the content of the first block of Python; None if there is no such block.
-        closed: whether this block has a closing fence. True if there is no program.
+        closed: whether the program's block has a closing fence. True if there is no program.
         answer: the content of the last \boxed{…} before the program, or in the complete text if there is no program;
             None if there is no \boxed{…}.
         no_action: whether the reply has neither a program nor an answer.
@@ -82,6 +82,6 @@ def read_reply(text: str) -> MathReply:
             answer = boxed(rest[: block.start])
             alone = block.closed and block.on_lines and answer is None and not rest[block.end :].strip()
             return MathReply(block.content, block.closed, answer, False, alone)
-        programs += block.names_code and block.on_lines  # an empty program, but not ```python``` within a line
+        programs += block.names_code and block.on_lines  # count an empty program, except ```python``` within a line
     answer = boxed(rest)
     return MathReply(None, True, answer, answer is None, answer is not None and not programs)

@@ -3,7 +3,8 @@ r"""Converts Unicode characters of mathematics to LaTeX.
     to_latex("3√10 · x₁⁻²")       # "3\sqrt{10} * x_{1}^{-2}"
 
 Unicode's own decompositions (NFKC) lose the meaning: `10²` becomes 102, and `2½` becomes 21/2. So this module has its
-own rule for each kind of decomposition. It also finds the operand of a root sign: in `√12`, the operand is 12, not 1.
+own rule for each kind of decomposition. This module also finds the operand of a root sign: in `√12`, the operand is 12,
+not 1.
 """
 
 # ruff: noqa: RUF001 - look-alike characters are intended.
@@ -25,7 +26,7 @@ _SIGNS = {
 _TRANSLATION = str.maketrans({sign: latex for signs, latex in _SIGNS.items() for sign in signs})
 _SCRIPTS = {"<super>": "^", "<sub>": "_"}
 _SPELLED_OUT = {"<font>", "<wide>", "<narrow>", "<noBreak>", "<compat>", "<circle>", "<square>", "<small>"}
-_STACKED = re.compile(r"\^\{(\d+)\}/_\{(\d+)\}")  # a fraction of superscripts, a slash and subscripts
+_STACKED = re.compile(r"\^\{(\d+)\}/_\{(\d+)\}")  # a fraction: superscripts, a slash, subscripts
 # The operand of a root sign: parentheses, braces, a number with decimals, a letter, or a command.
 _OPERAND = (
     r"\s*((?=\()|\{[^{}]*\}|\d+(?:,\d{3})*(?:\.\d+)?|\\[A-Za-z]+(?:\[\d\])?(?:\{[^{}]*\})*(?![A-Za-z{])|[A-Za-z])"
@@ -35,7 +36,7 @@ _INDEX = {"√": "", "∛": "[3]", "∜": "[4]"}
 
 
 def to_latex(text: str) -> str:
-    """Replace mathematical characters by LaTeX. Other characters do not change."""
+    """Replace mathematical characters by LaTeX. Remove quotation marks, format characters and combining marks."""
     if text.isascii():
         return text.replace('"', "")
     text = re.sub(r"(?:\d\u0305)+", lambda found: f"\\overline{{{found[0][::2]}}}", text).translate(_TRANSLATION)
@@ -51,7 +52,7 @@ def to_latex(text: str) -> str:
 
 def _rooted(found: re.Match[str]) -> str:
     index, sign, operand = found[1], found[2], found[3]
-    if operand:  # otherwise parentheses follow, which `latex.normalize` replaces by braces
+    if operand:  # if not, parentheses follow, and `latex.normalize` replaces them by braces
         operand = f"{{{operand.strip('{}') if operand[0] == '{' else operand}}}"
     if index and sign == "√" and not found.string[: found.start()].rstrip()[-1:].isalnum():  # ³√8, not x²√3
         return f"\\sqrt[{index}]{operand}"

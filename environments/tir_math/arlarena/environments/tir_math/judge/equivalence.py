@@ -4,12 +4,12 @@ r"""Decides whether an answer is mathematically equal to the gold answer.
     judge(r"(1,2]", r"1 < x \le 2")                 # True
     judge(r"\pi", "3.14")                           # False
 
-Both answers are normalised (`latex`) and split into lists, tuples, intervals and relations (`structures`). Their parts
+Both answers are normalised (`latex`) and split into lists, tuples, intervals and relations (`structures`). The parts
 are compared as words or as quantities (`quantities`). A quantity is a number (`numbers.same_number`) or a formula
 (`expressions`). A formula is parsed only if `parser_guard` allows it.
 
-An answer is untrusted text of a model. It is never evaluated as a program. Judging an answer may take much time and
-memory, so call `judge` only in a process with limits.
+An answer is untrusted text of a model. An answer is never evaluated as a program. Judging an answer may take much time
+and memory, so call `judge` only in a process with limits.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ _NAME = re.compile(
 )
 _LETTERS = re.compile(r"\\text\{([^{}]*)\}|\\[A-Za-z]+")
 _VARIABLE = re.compile(r"\\(?:alpha|beta|theta|phi|omega|lambda|mu|sigma|tau|rho)(?![A-Za-z])|(?<![\\A-Za-z])[A-Za-z]")
-# _OPTION: the letter of a multiple-choice option, and the text after the letter. _OTHER: another letter in that text.
+# _OPTION: the letter of a multiple-choice option, and the text after the letter. _OTHER: the letter of another option
+# in that text.
 _OPTION = re.compile(
     r"(?:(?i:option|choice|answer)\s*:?\s*)?[(\[]?([A-Z])"
     r"(?:(?:[)\]](?![-+])|[.:]|\s*-(?=\s*[A-Za-z][a-z]{2}))+\s*((?![+*/^=<>,;]).*))?",
@@ -59,8 +60,8 @@ _CURRENCY = re.compile(
 
 
 def judge(gold: str, answer: str) -> bool:
-    """Return whether the answer is right. Never raises. An answer that cannot be parsed must equal the gold answer as
-    text.
+    """Return whether the answer is right. Never raises. An answer that cannot be parsed is right only if its text
+    equals the gold answer.
     """
     gold, answer = gold.strip(), answer.strip()
     if gold == answer:
@@ -83,7 +84,7 @@ def equivalent(gold: str, answer: str, nesting: int = 0) -> bool:
     """
     try:
         return _equivalent(gold, answer, nesting)
-    except Exception:  # also RecursionError and MemoryError, since the answer is untrusted
+    except Exception:  # also RecursionError and MemoryError, because the answer is untrusted
         logger.debug("an answer could not be judged", exc_info=True)
         return False
 
@@ -108,9 +109,10 @@ def _pairwise(golds: list[str], answers: list[str], nesting: int) -> bool:
 
 
 def _in_any_order(golds: list[str], answers: list[str], nesting: int) -> bool:
-    """Return whether the values can be paired, in any order, such that both values of each pair are equivalent.
+    """Return whether both lists have equivalent values, in any order.
 
-    Each gold value is paired with the first equivalent answer. This is correct because equivalence is transitive.
+    Each gold value is paired with the first equivalent answer that has no pair yet. No other search is needed, because
+    equivalence is transitive.
     """
     if len(golds) != len(answers) or len(golds) > MAX_PARTS:
         return False
@@ -125,7 +127,7 @@ def _in_any_order(golds: list[str], answers: list[str], nesting: int) -> bool:
 
 def _words_of(text: str) -> str | None:
     r"""Return the letters and digits of a text that consists only of words. The words are in \text{…}, or the text has
-    no digits and operators. Return None for a formula.
+    neither digits nor operators. Return None for a formula.
     """
     if "\\text{" in text:
         outside = re.sub(r"\\text\{[^{}]*\}", "", text)
@@ -150,7 +152,7 @@ def by_words(gold: str, answer: str, nesting: int) -> bool | None:
     """Compare words, or the letters of multiple-choice options. Return None if this comparison does not decide whether
     the answer is right.
 
-    For example, the words `ab` and `ba` differ, but they are equal as products of letters.
+    For example, `ab` and `ba` differ as words, but they are equal as products of letters.
     """
     expected, given = _words_of(gold), _words_of(answer)
     option, choice = _option(gold), _option(answer)
@@ -172,7 +174,8 @@ def by_words(gold: str, answer: str, nesting: int) -> bool | None:
 
 
 def by_parts(gold: str, answer: str, nesting: int) -> bool | None:
-    """Compare lists, tuples, matrices, sets, intervals and unions. Return None if both texts are single values.
+    """Compare lists, tuples, matrices, sets, intervals and unions. Return None if both texts are single values, or if a
+    text is a relation.
 
     In lists, sets and unions, the order of the parts does not matter.
     """
@@ -222,7 +225,7 @@ def _distinct(values: list[str], nesting: int) -> list[str]:
 
 
 def _as_union(parts: list[str]) -> str | None:
-    r"""Return the union of the intervals that inequalities such as `x<1, x>3` describe. Return None for other parts."""
+    r"""Return inequalities such as `x<1, x>3` as a union of intervals. Return None for other parts."""
     relations = [read_relation(part) for part in parts]
     intervals = [as_interval(relation) for relation in relations if relation]
     return (
@@ -263,7 +266,7 @@ def _values(relation: Relation) -> list[str]:
 
 
 def _values_to_check(relation: Relation) -> list[str]:
-    """Return the values of an answer's equation that must be right: the exact values.
+    """Return the values that must be right in the equation of an answer: the exact values.
 
     If all values are approximate, return only the last value.
     """

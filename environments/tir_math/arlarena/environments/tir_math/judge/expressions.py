@@ -1,8 +1,8 @@
 r"""Formulas: math-verify parses them, and this module compares their values.
 
 Two formulas are equal if their values agree to 20 digits. Formulas with variables are evaluated at a few fixed points.
-This takes a millisecond, whereas simplification, which `math_verify.verify` uses, may never end. It is practically
-impossible that different short formulas agree to 20 digits at all points.
+This evaluation takes a millisecond. In contrast, `math_verify.verify` simplifies formulas, and simplification may never
+end. It is practically impossible that different short formulas agree to 20 digits at all points.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sympy.core.function import AppliedUndef
 from arlarena.environments.tir_math.judge.numbers import approximates, read_number
 from arlarena.environments.tir_math.judge.parser_guard import FUNCTIONS, check_text, check_tree, size
 
-# math-verify warns that it has no timeout. It needs none, because the process has limits.
+# math-verify warns that no timeout is set. No timeout is needed, because the judge's process has limits.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 # Only LaTeX is parsed, because plain expressions would be evaluated as Python (see `parser_guard`). The texts are
@@ -42,7 +42,7 @@ _GAMMAS = (sympy.factorial, sympy.binomial)
 ENOUGH = 2  # minimum number of points at which two formulas or relations must agree
 
 _FUNCTION_NAMES = "|".join(sorted(FUNCTIONS))
-# The argument of a function without parentheses: \ln 2/3 means (\ln 2)/3.
+# A function's argument without parentheses: \ln 2/3 means (\ln 2)/3.
 _PART = (
     r"\d+(?:\.\d+)?|[A-Za-z]|\\(?:pi|theta|alpha|beta|phi|omega)(?![A-Za-z])\s*|°"
     r"|\\frac\{[^{}]*\}\{[^{}]*\}|\\sqrt\{[^{}]*\}"
@@ -118,11 +118,11 @@ def same_expression(gold: str, answer: str) -> bool:
     """Return whether two normalised texts are formulas of equal value.
 
     Raises:
-        ValueError: a text is not a formula, or it must not be evaluated. If sympy cannot compute a value, it raises
-            other errors.
+        ValueError: a text is not a formula, or the formula must not be evaluated. Other errors are possible if sympy
+            cannot compute a value.
     """
     a, b = read_expression(gold), read_expression(answer)
-    if a == b:  # the only comparison for infinity, because it has no numerical value
+    if a == b:  # the only comparison for infinity, which has no numerical value
         return True
     if a.free_symbols != b.free_symbols:
         return False
@@ -133,13 +133,13 @@ def same_expression(gold: str, answer: str) -> bool:
             agreed += 1
         elif first.is_real or a.has(sympy.I):
             return False
-        # Else the values differ but are not real: the point is outside the domain of the formulas. Such points do not
-        # count, because a root of a negative number may have different signs in the two formulas.
+        # Otherwise, the values differ and are not real: the point is outside the domain of the formulas. Such points do
+        # not count, because a root of a negative number may have different signs in the two formulas.
     return agreed >= (ENOUGH if a.free_symbols else 1)
 
 
 def same_relation(gold: tuple[str, str], answer: tuple[str, str], ordered: bool) -> bool:
-    """Return whether two equations, or two inequalities if `ordered`, are equivalent.
+    """Return whether two relations are equivalent. `ordered`: true for inequalities, false for equations.
 
     Each relation is a pair of its sides. The relations are equivalent if the differences of their sides are equal up to
     a constant factor. For inequalities, the factor must be positive.

@@ -35,7 +35,7 @@ class Judge(Protocol):
 
 
 class ForkJudge:
-    """Judges each answer in a locked-down fork of a zygote (see `arlarena.sandbox`) that has loaded math-verify.
+    """Judges each answer in a locked-down fork of a zygote (see `arlarena.sandbox`). The zygote has loaded math-verify.
 
     Verdicts are cached, because episodes of the same task often give the same answer.
     """
@@ -55,7 +55,7 @@ class ForkJudge:
             if self.is_right(gold, answer, form) != expected:
                 self.close()
                 raise SandboxUnavailable(
-                    f"answers cannot be judged in the sandbox: wrong verdict on {answer}, whose gold answer is {gold}"
+                    f"answers cannot be judged in the sandbox: wrong verdict on {answer} with the gold answer {gold}"
                 )
 
     def is_right(self, gold: str, answer: str, form: Form) -> bool:

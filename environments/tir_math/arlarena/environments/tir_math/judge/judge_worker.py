@@ -14,8 +14,8 @@ from arlarena.environments.tir_math.judge.scoring import verdict
 from arlarena.sandbox import libraries
 
 PACKAGES = ("antlr4", "latex2sympy2_extended", "math_verify")
-# Pairs of gold answer and answer that the zygote judges before the first fork. This loads grammars and lazy imports,
-# and fills caches.
+# Pairs of gold answer and answer that the zygote judges before the first fork. Judging them loads grammars and lazy
+# imports, and fills caches.
 WARM_UP = (
     (r"\frac{\sqrt{3}}{2}", r"\sqrt{3}/2"),
     (r"x^2+2x+1", "(x+1)^2"),

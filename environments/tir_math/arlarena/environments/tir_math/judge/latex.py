@@ -1,4 +1,4 @@
-r"""Normalises LaTeX, plain text and Python, so that texts with equal meanings become equal where possible.
+r"""Normalises LaTeX, plain text and Python, so that texts with equal meanings become equal if possible.
 
     normalize(r"$\left(\dfrac12, \; 3\right)$")    # "(\frac{1}{2},3)"
     normalize("sqrt(2)/2 + x**2")                  # "\sqrt{2}/2+x^{2}"

@@ -9,8 +9,8 @@ from fractions import Fraction
 MAX_EXPONENT = 400  # maximum exponent of ten; the largest exponent of a double is 308
 # A number that is printed with at least 14 digits may have a rounding error. Its relative error may be up to 1e-9.
 NOISE, NOISY_DIGITS = Fraction(1, 10**9), 14
-# A decimal may stand for a number that has no finite decimal form, such as 1/3, if it is right to 6 decimal places (as
-# in math-verify) and to 6 significant digits.
+# A decimal may approximate a number without a finite decimal form, such as 1/3. The decimal must be right to 6 decimal
+# places (as in math-verify) and to 6 significant digits.
 PLACES, DIGITS = Fraction(5, 10**7), Fraction(2, 10**6)
 
 _DIGITS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.\d+|\d+\.?|\.\d+"

@@ -4,18 +4,18 @@ In math-verify 0.9.0 and the libraries that it uses, an answer can reach `eval` 
 
 - `math_verify.parser.extract_expr` passes plain expressions to `sympy.parse_expr`, which evaluates them as Python. So
   this package enables only LaTeX, which has another parser.
-- \sum_{n=0}^{\infty}\frac{\text{<Python>}^{n}}{n!}+1 becomes a sum with a symbol named <Python>. If it is compared with
-  \sqrt{3}/4, `sympy.core.evalf.hypsum` evaluates it numerically: it calls `lambdify`, which writes the symbol's name
-  into source code and executes this code. Even Python without capital letters and parentheses can write files or start
-  programs.
-- `latex2sympy` reads a number by `sympy.Number(text)`, which evaluates the text as Python. This is safe: the lexer of
-  `latex2sympy` passes only digits and a point.
+- \sum_{n=0}^{\infty}\frac{\text{<Python>}^{n}}{n!}+1 becomes a sum with a symbol named <Python>. If this sum is
+  compared with \sqrt{3}/4, `sympy.core.evalf.hypsum` computes its value. `hypsum` calls `lambdify`, which writes the
+  symbol's name into source code and executes this code. Even Python without capital letters and parentheses can write
+  files or start programs.
+- `latex2sympy` reads a number by `sympy.Number(text)`, which evaluates the text as Python. This is safe, because the
+  lexer of `latex2sympy` passes only digits and a point.
 
 So a text is parsed only if it consists of the characters and commands that this module lists. These characters and
 commands cannot form sums, limits, integrals, texts or operators. A parsed expression may contain only the types of
-nodes that this module lists, and symbols that are letters. Expressions that would take long to compute are refused too:
-before any evaluation, `size` computes an upper bound of the numbers in the expression. The parser itself does not
-evaluate expressions. A refused answer is still right if its text equals the gold answer.
+nodes that this module lists, and symbols that are letters. Expressions that would take long to compute are refused too.
+For this purpose, `size` computes an upper bound of the numbers in an expression before any evaluation. The parser
+itself does not evaluate expressions. A refused answer is still right if its text equals the gold answer.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from typing import Any
 import sympy
 from sympy.core.function import AppliedUndef
 
-# Maximum characters of a formula; parsing 400 takes 0.2 s. All but one of 8,583 answers of MATH and AIME have at most
-# 159.
+# Maximum characters of a formula; parsing 400 characters takes 0.2 s. Of 8,583 answers of MATH and AIME, all except one
+# have at most 159 characters.
 MAX_LENGTH = 400
 MAX_DIGITS = 300  # maximum digits of one number
 MAX_DEPTH = 12  # maximum depth of nested brackets; the parser's time grows with the depth
 # Maximum numbers of bars `|`, functions and factorials. With these numbers, the parser takes a second. With a few more,
 # the time doubles, because the parser backtracks.
 MAX_BARS, MAX_FUNCTIONS, MAX_FACTORIALS = 8, 6, 8
-MAX_BITS = 50_000  # maximum bits of an intermediate number; 2004!, an answer of MATH, has 19,090
+MAX_BITS = 50_000  # maximum bits of an intermediate number; 2004!, an answer of MATH, has 19,090 bits
 MAX_ANGLE_BITS = 2_000  # maximum bits of the argument of a sine; to compute the sine, pi needs as many bits
 
 FUNCTIONS = {

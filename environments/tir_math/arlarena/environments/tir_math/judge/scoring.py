@@ -4,7 +4,8 @@ r"""Judges an answer in the form that the question requires, such as a computed 
     verdict("number", "1024", "2^{10}")                           # False: the number is not computed
 
 The function `score_answer` of reasoning-gym's generators is not used. In `countdown`, it evaluates the answer as Python
-(`sympy.parse_expr`). In other generators, it gives wrong answers a partial reward, or right answers in LaTeX no reward.
+(`sympy.parse_expr`). In other generators, it gives a partial reward to wrong answers, or no reward to right answers in
+LaTeX.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def verdict(form: Form, gold: str, answer: str) -> bool:
 
 
 def _value(text: str) -> Fraction:
-    """Return the number in a text such as `x = 2 cm`. Its name and its unit are ignored."""
+    """Return the number in a text such as `x = 2 cm`. The name and the unit are ignored."""
     return value_of(without_units(_NAME.sub("", normalize(text)))[0].replace("°", ""))
 
 
@@ -78,7 +79,7 @@ def _factors(gold: str, answer: str) -> bool:
 
 
 def _read_factors(text: str) -> list[int]:
-    """Return the factors of a product in ascending order. A power such as 2^3 gives its base several times."""
+    """Return the factors of a product in ascending order. A power such as 2^3 gives several factors."""
     text = text.rpartition("=")[2] if text.count("=") == 1 else text
     factors: list[int] = []
     for part in split(normalize(re.sub(r"(?<=[\d\s}])[x\u00d7](?=[\d\s])", "*", text)), "*"):
@@ -102,7 +103,7 @@ def _point(gold: str, answer: str) -> bool:
 
 
 def _expression(gold: str, answer: str) -> bool:
-    """Return whether the answer is an expression with the numbers and the value of the gold expression."""
+    """Return whether the answer is an expression with the same numbers and the same value as the gold expression."""
     expected, numbers = evaluate(gold)
     text = re.sub(r"\\frac\{([^{}]*)\}\{([^{}]*)\}", r"((\1)/(\2))", normalize(answer))
     try:

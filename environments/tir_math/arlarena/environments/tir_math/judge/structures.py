@@ -119,7 +119,7 @@ def _expand_plus_minus(text: str) -> list[str]:
 
 
 def read_relation(text: str) -> Relation | None:
-    """Parse a text as a chain of relations outside brackets, or return None."""
+    """Parse a text as a chain of relations. Signs inside brackets are ignored. Return None if there is no relation."""
     parts, signs, depth, start, position = [], [], 0, 0, 0
     while position < len(text):
         depth += (text[position] in "([{") - (text[position] in ")]}")

@@ -15,7 +15,7 @@ _UNITS = {
     "acre": "acre", "mph": "mph", "rad": "rad radian", "am": "am", "pm": "pm",
 }  # fmt: skip
 _KNOWN = {word: unit for unit, words in _UNITS.items() for word in words.split()}
-# Words that are units also outside \text{…}. Single letters are excluded, because they may be variables.
+# Words that count as units even outside \text{…}. Single letters are excluded, because they may be variables.
 _PLAIN = {word for word in _KNOWN if len(word) > 1} | {"units", "unit", "square", "sq", "cubic", "cu", "radians"}
 # Words that change the value, such as "million" or "half". The value of such a text is not the number before the word.
 _CHANGES = re.compile(
@@ -40,7 +40,8 @@ RADIANS = Unit("rad", 1)
 
 
 def without_units(text: str) -> tuple[str, Unit | None]:
-    r"""Return a normalised text without the words after its number, and the unit if the words name a known unit.
+    r"""Remove the words after the number from a normalised text. Return the text and the words' unit, or None for an
+    unknown unit.
 
     Words that change the value, such as "million", are not removed.
 

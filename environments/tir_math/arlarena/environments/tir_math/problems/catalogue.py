@@ -39,12 +39,12 @@ class Family:
         name: the name in reasoning-gym.
         module, stem: the generator's module in reasoning-gym, and the first part of its class name (see
             `gym.generator`).
-        form: the form of answers, which determines how they are compared (see `scoring`).
+        form: the form of answers. The form determines how answers are compared (see `scoring`).
         content: returns the content of a problem. Problems with equal content are the same problem.
         expert: returns a program that solves the problem.
         weight: relative frequency in the default mix of families.
-        defaults: options that replace the generator's defaults. They make the problems harder, because policies can use
-            Python.
+        defaults: options that replace the generator's defaults. These options make the problems harder, because
+            policies can use Python.
         limits: maximum values of options, in addition to `LIMITS`.
         is_trivial: returns whether a problem can be solved by guessing. Such problems are not used.
     """
@@ -61,7 +61,7 @@ class Family:
     is_trivial: Callable[[Meta], bool] = lambda meta: False
 
     def form_of(self, meta: Meta) -> Form:
-        """Return how answers to one problem are compared."""
+        """Return the form of answers to one problem."""
         return self.form(meta) if callable(self.form) else self.form
 
 
@@ -71,7 +71,9 @@ def _triangle_form(meta: Meta) -> Form:
 
 
 def _triangle(meta: Meta) -> object:
-    """Return the kind of question and the vertices. Vertices whose order does not change the question are sorted."""
+    """Return the kind of question, the vertex of the angle (None if the question is not about an angle), and all
+    vertices in sorted order.
+    """
     apex = meta["B"] if meta["task_type"] == "angle_measure" else None
     return meta["task_type"], apex, sorted(meta[name] for name in "ABC")
 

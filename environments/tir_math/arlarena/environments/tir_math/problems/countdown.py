@@ -1,4 +1,6 @@
-"""Generates countdown games like those of reasoning-gym, but without computer algebra. This is 200 times as fast."""
+"""Generates countdown games like those of reasoning-gym, but without computer algebra. This generator is 200 times as
+fast.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ def fast_generator(dataset: type[Any]) -> type[Any]:
 
 
 def draw(random: Random, config: Any) -> tuple[str, list[int], int]:
-    """Draw a game. Return the expression, the numbers, and the target, which is within the bounds of `config`.
+    """Draw a game. Return the expression, the numbers and the target. The target is within the bounds of `config`.
 
     As in reasoning-gym, operators are applied from left to right, and divisions have no remainder.
 

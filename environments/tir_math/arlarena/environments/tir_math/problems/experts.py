@@ -1,4 +1,4 @@
-"""The expert: writes a short program that computes and prints the answer of a problem. Each function gets the metadata
+"""The expert writes a short program that computes and prints the answer of a problem. Each function gets the metadata
 that the generator returns for a problem.
 """
 
@@ -122,7 +122,7 @@ def dice(meta: Meta) -> str:
 
 
 def bitwise_arithmetic(meta: Meta) -> str:
-    """Write a program that evaluates the expression, which is valid Python."""
+    """Write a program that evaluates the expression. The expression is valid Python."""
     return f"print(hex({meta['problem']}))\n"
 
 

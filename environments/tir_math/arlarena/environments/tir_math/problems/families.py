@@ -1,4 +1,5 @@
-"""Generated problems. The number of training problems is unlimited. Split and index determine each problem.
+"""Generated problems. The number of training problems is unlimited. The options of the families, the split and the
+index determine each problem.
 
 The content of a problem does not include the wording. The hash of the content determines the split, so no evaluation
 problem occurs in training, not even in another wording. Training problems are drawn independently of each other, so
@@ -87,7 +88,7 @@ class GeneratedProblems:
         return {split: None if split == "train" else self._panel_size for split in SPLITS}
 
     def problem(self, split: str, index: int) -> Problem:
-        """Return one problem. This takes about a millisecond, or some milliseconds for the slowest families.
+        """Return one problem. This takes about a millisecond, or a few milliseconds for the slowest families.
 
         Raises:
             TaskError: the family of this problem has too few problems.
@@ -150,7 +151,7 @@ class EvalProblems:
         self._lock = threading.Lock()
 
     def problem(self, index: int) -> Problem:
-        """Return problem `index`. All earlier problems are generated before it, because it must differ from them."""
+        """Return problem `index`. All earlier problems are generated first, because all problems must differ."""
         with self._lock:
             while len(self._problems) <= index:
                 problem = self._source.draw(self._split, len(self._problems), self._keys)

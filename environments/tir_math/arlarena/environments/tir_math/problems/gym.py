@@ -1,10 +1,10 @@
 """Imports generators of reasoning-gym without its dependencies.
 
-`import reasoning_gym` imports all its puzzles. These import a SAT solver that must be compiled, matplotlib and a dozen
-other packages. The generators used here need none of them. So reasoning-gym is installed without dependencies (`pip
-install --no-deps`). This module replaces its Python packages by empty packages with the same folders. Python then finds
-the modules in the folders, but does not run the files `__init__.py`. If reasoning_gym has been imported before, this
-module does not replace its packages.
+`import reasoning_gym` imports all its puzzles. The puzzles import a SAT solver that must be compiled, matplotlib and a
+dozen other packages. The generators that TIR Math uses need none of these packages. So reasoning-gym is installed
+without dependencies (`pip install --no-deps`). This module replaces reasoning-gym's Python packages by empty packages
+with the same folders. Python then finds the modules in the folders, but does not run the files `__init__.py`. If
+reasoning_gym has been imported before, this module does not replace its packages.
 """
 
 from __future__ import annotations

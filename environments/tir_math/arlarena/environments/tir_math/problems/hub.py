@@ -1,4 +1,4 @@
-"""Reads problems from a data set: one of the Hugging Face Hub, or a folder that the package `datasets` can read."""
+"""Reads problems from a data set of the Hugging Face Hub, or from a folder that the package `datasets` can read."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ class HubOptions(Table):
     name: str = Field(description="name on the Hugging Face Hub, such as openai/gsm8k, or a folder")
     config: str | None = Field(None, description="configuration of the data set")
     split: str = Field("train", description="split of the data set")
-    revision: str | None = Field(None, description="commit, tag or branch; default: the newest")
+    revision: str | None = Field(None, description="commit, tag or branch; default: the newest commit")
     problem: str = Field("problem", description="column with the questions")
     answer: str = Field(
-        "answer", description="column with the answers, or with solutions whose answer is in \\boxed{} or after ####"
+        "answer",
+        description="column with the answers, or with solutions that give the answer in \\boxed{} or after ####",
     )
 
 

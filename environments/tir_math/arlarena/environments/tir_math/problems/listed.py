@@ -33,9 +33,9 @@ class LeftOut:
     """Counts of rows that are left out, by reason.
 
     Attributes:
-        repeated: rows whose question occurs earlier in the set.
+        repeated: rows with a question that occurs earlier in the set.
         unanswered: rows with an empty answer.
-        tested: training rows whose question also occurs in a test set.
+        tested: training rows with a question that is also in a test set.
     """
 
     repeated: int = 0
@@ -68,7 +68,7 @@ class ListedProblems:
             question decides whether a problem is used for validation.
 
     Raises:
-        ProblemsError: a set cannot be read, or is empty.
+        ProblemsError: a set cannot be read or is empty, or no problem is left for training.
     """
 
     def __init__(self, train: Rows | None, tests: Mapping[str, Rows], validation_share: float) -> None:

@@ -22,7 +22,7 @@ class Problem:
         level: the difficulty that the source states; None if unknown.
         source: name of the source.
         key: hash of the content. Problems with equal keys are always in the same split.
-        form: the form of answers, which determines how they are compared (see `scoring`).
+        form: the form of answers. The form determines how answers are compared (see `scoring`).
         expert: a Python program that prints the answer, or None.
     """
 
@@ -48,7 +48,7 @@ class Problems(Protocol):
 
     @property
     def version(self) -> str:
-        """A text that changes when the problems change because of new files or a new generator."""
+        """A text that changes whenever the problems change, such as after a change of the files or the generator."""
         ...
 
     def sizes(self) -> dict[str, int | None]:

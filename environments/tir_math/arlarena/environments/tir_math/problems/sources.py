@@ -17,7 +17,7 @@ LISTED = 8  # maximum number of file names in an error message
 
 
 def problems_of(where: str, options: TirMathOptions) -> GeneratedProblems | ListedProblems:
-    """Read files and data sets, if the options name any, and return the source of problems. Error messages begin with
+    """Return the source of problems. If the options name files or data sets, read them. Error messages begin with
     `where`.
 
     Raises:
@@ -52,7 +52,7 @@ def with_data_folder(options: TirMathOptions) -> TirMathOptions:
 def _from_folder(folder: Path, options: TirMathOptions) -> TirMathOptions:
     """Return the options with the files of a folder.
 
-    The file train.jsonl is the training set. Every other file is a test set, with the file's name as its split.
+    The file train.jsonl is the training set. Every other file is a test set. The name of its split is the file's name.
 
     Raises:
         ConfigError: the folder does not exist, or it has no train.jsonl. Without train.jsonl, one of the other files

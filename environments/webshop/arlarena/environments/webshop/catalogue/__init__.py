@@ -1,1 +1,1 @@
-"""Catalogues on disk: reading the official files, building the memory-mapped folder, and reading it."""
+"""Catalogues on disk: read the official files, build a memory-mapped folder, read the folder."""

@@ -3,8 +3,8 @@
     build_folder(target, items, CatalogueFacts(key, "files of /data", official=True, splits="official"))
 
 The folder has the products, the instructions, the goals of each split, and the index for searching. The build writes
-into a temporary folder beside the target, syncs its files, and renames the temporary folder at the end. So the target
-is complete or absent, also after a power failure.
+its files into a temporary folder beside the target. At the end, the build syncs the files and renames the temporary
+folder. So the target is either complete or absent, even after a power failure.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from arlarena.environments.webshop.shop.product import Product
 from arlarena.proto.atomic_files import fsync_path, write_json
 
 FORMAT = 1  # version of the format of built folders; folders of other versions cannot be read
-BATCH = 1000  # number of products whose nouns are found in one call
+BATCH = 1000  # number of titles in one call of `Nouns.find`
 
 
 class Item(NamedTuple):
@@ -68,9 +68,9 @@ class BuildProgress(NamedTuple):
     """The settings of a progress bar.
 
     Attributes:
-        total: the number at the end; None if it is unknown.
+        total: the final number; None if unknown.
         unit: the unit of the numbers.
-        reached: returns the current number; None to count the products that were added.
+        reached: returns the current number. If None, the bar counts the added products.
     """
 
     total: int | None
@@ -87,7 +87,7 @@ class CatalogueFacts:
         description: description of the source, for `/v1/info`.
         official: whether the products are the data set of the published results; None if unknown.
         splits: how goals are assigned to splits. `official`: by the shuffle of WebShop's code; `hash`: by the hash of
-            their content.
+            the goals' content.
     """
 
     key: str
@@ -122,7 +122,7 @@ def locked(target: Path) -> Iterator[None]:
     another process holds the lock, print a message to standard error, and wait.
 
     Raises:
-        CatalogueError: the parent folder cannot be written, or its file system has no locks.
+        CatalogueError: the parent folder cannot be written, or the file system does not support locks.
     """
     handle = None
     try:
@@ -132,7 +132,7 @@ def locked(target: Path) -> Iterator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print(f"waiting for another process, which builds {target}", file=sys.stderr, flush=True)
+                print(f"waiting for another process that builds {target}", file=sys.stderr, flush=True)
                 fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError as error:
             raise unwritable(target, error) from error
@@ -166,12 +166,13 @@ def build_folder(
         target: the folder to write.
         items: the products with their instructions, in order. All asins (product ids) must differ.
         facts: the facts about the catalogue.
-        problems: the problems that were found while `items` was read. They are stored as warnings.
-        nouns: finds the nouns of the titles of products without nouns. If None, these products stay without nouns.
-        progress: the progress bar; default: it counts products. The bar is shown only on a terminal.
+        problems: counts the problems that are found while `items` is read. The problems are stored as warnings.
+        nouns: finds the nouns of titles, for products without nouns. If None, these products stay without nouns.
+        progress: the settings of the progress bar; default: the bar counts products. The bar is shown only on a
+            terminal.
 
     Raises:
-        CatalogueError: there is no product, or reading `items` raises it.
+        CatalogueError: there is no product, an asin occurs twice, or `items` raises this error.
         OSError: the folder cannot be written.
     """
     partial = target.with_name(f".{target.name}.partial")

@@ -33,14 +33,14 @@ def key_of_files(files: Iterable[Path], *options: object) -> str:
 
 
 def folder_of(index: Path | None, key: str) -> Path:
-    """Return the folder of a catalogue: the option `index`, or else the folder with the key's name in the user's
-    cache. Symbolic links are followed, because a build replaces the folder itself.
+    """Return the folder of a catalogue: the option `index`, or else the folder named `key` in the user's cache.
+    Symbolic links are followed, because a build replaces the folder itself.
     """
     return Path(os.path.realpath(index.expanduser() if index else index_cache() / key))
 
 
 def has_meta(folder: Path) -> bool:
-    """Return whether the folder has a file meta.json, so that it is an index.
+    """Return whether the folder is an index: whether it has the file meta.json.
 
     Raises:
         CatalogueError: the folder cannot be read.
@@ -76,8 +76,8 @@ def is_built(folder: Path, key: str) -> bool:
 
 
 def ensure_built(folder: Path, key: str, build: Callable[[Path], Meta]) -> bool:
-    """Build the folder if it is absent. Return whether this call built it. If several processes call this function, one
-    of them builds, and the others wait.
+    """Build the folder if it is absent. Return whether this call built the folder. If several processes call this
+    function, one process builds the folder, and the others wait.
 
     Raises:
         CatalogueError: see `is_built`, `locked` and `build`.

@@ -19,18 +19,18 @@ from arlarena.environments.webshop.shop.product import Product
 Options = list[tuple[str, str] | str]
 
 PRICE_LIMITS = tuple(10.0 * tens for tens in range(1, 100))  # PRICE_RANGE of WebShop's goal.py
-LIMITS_DRAWN_FROM = 4  # two limits are drawn from this number of the lowest limits above the price
+LIMITS_DRAWN_FROM = 4  # number of limits from which two are drawn: the lowest limits above the price
 # Maximum number of combinations of one instruction that become goals. Without a maximum, a few products could have most
 # of the goals. WebShop's code has no maximum.
 MAX_COMBINATIONS = 10_000
 
 
 class Instruction(msgspec.Struct, frozen=True):
-    """An instruction for a product, as a source of products gives it.
+    """An instruction for a product, as read from a source.
 
     Attributes:
-        text: the instruction. If `options` is None, the goal's options are appended. If `price_upper` is None, the
-            price limit is appended.
+        text: the instruction. If `options` is None, the goal's options are appended to it. If `price_upper` is None,
+            the price limit is appended to it.
         attributes: the attributes that the purchase must have; not empty.
         options: the options to choose. None for a synthetic instruction, which gives a goal for each combination of the
             product's options.
@@ -45,7 +45,7 @@ class Instruction(msgspec.Struct, frozen=True):
 
 class StoredInstruction(msgspec.Struct, frozen=True):
     """An instruction of a built catalogue. `product`: the number of the product. `price_text`: the text about the price
-    limit, which is appended to each goal's instruction.
+    limit. This text is appended to each goal's instruction.
     """
 
     product: int
@@ -57,7 +57,7 @@ class StoredInstruction(msgspec.Struct, frozen=True):
 
 
 def stored(instruction: Instruction, number: int, product: Product) -> StoredInstruction:
-    """Return the instruction with its price limit, as a built catalogue stores it."""
+    """Return the instruction with its price limit, as a built catalogue stores it. `number`: the product's number."""
     upper, text = instruction.price_upper, ""
     if upper is None:
         upper = price_limit(product, instruction.text)
@@ -84,7 +84,7 @@ def combinations(options: Mapping[str, Sequence[str]]) -> int:
 
 
 def combination(options: Mapping[str, Sequence[str]], number: int) -> list[tuple[str, str]]:
-    """Return a combination by its number in the order of itertools.product over the sorted option names."""
+    """Return combination `number`. The order is that of itertools.product over the sorted option names."""
     chosen: list[tuple[str, str]] = []
     for name in sorted(options, reverse=True):
         number, place = divmod(number, len(options[name]))

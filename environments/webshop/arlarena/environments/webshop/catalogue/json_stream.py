@@ -1,4 +1,4 @@
-"""Reads JSON files: a large array of objects, one object at a time, and an object of entries, without decoding them."""
+"""Reads JSON files. A large array is read one object at a time. The entries of an object are not decoded."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import msgspec
 
 from arlarena.environments.webshop.errors import CatalogueError
 
-CHUNK = 1 << 22  # characters read at once
+CHUNK = 1 << 22  # characters per read
 LONGEST = 1 << 25  # maximum characters of an object; in a longer object, a bracket is probably missing
 WHITE_SPACE = " \t\r\n"
-# Beginnings of files that are not JSON in UTF-8: the format of the file, and the fix.
+# First bytes of files that are not JSON in UTF-8, with the format of the file and the fix.
 OTHER_FILES = {
     b"\x1f\x8b": ("compressed with gzip", "decompress it with gunzip"),
     b"PK\x03\x04": ("a zip archive", "extract its files"),
@@ -97,7 +97,7 @@ def _check_beginning(path: Path, beginning: bytes) -> None:
 
 
 class _Stream:
-    """Reads the file through a window, which is a part of its text.
+    """Reads the file through a window: a part of the file's text.
 
     `_text`: the window. `_before`: number of characters before the window. `_at`: position in the window. `_number`:
     number of elements read so far.
@@ -185,7 +185,7 @@ class _Stream:
 
 def _may_go_on(error: json.JSONDecodeError, rest: str) -> bool:
     """Return whether the parser may have failed only because the text ends within a token. `rest`: the text from the
-    error on.
+    position of the error to the end.
     """
     if error.msg.startswith("Unterminated string"):
         return True

@@ -1,4 +1,4 @@
-"""A catalogue whose searches find fewer products, so that pages are short."""
+"""A catalogue with a limit on the number of products that a search finds. So pages are shorter."""
 
 from __future__ import annotations
 

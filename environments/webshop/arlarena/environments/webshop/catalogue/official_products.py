@@ -77,10 +77,10 @@ def asin_of(entry: Mapping[str, Any]) -> str:
 
 
 def price_of(pricing: object, asin: str, problems: DataProblems, where: str) -> Price:
-    """Return the price of a text such as "$12.98" or "$10.00$14.50", or of a number. A price in a range is drawn with
-    the asin as the seed.
+    """Return the price for a text such as "$12.98" or "$10.00$14.50" (a range), or for a number. In a range, the price
+    is drawn; the seed is the asin.
     """
-    # An absent price. NaN, which differs from itself, is how pandas writes an absent text.
+    # The price is absent. pandas writes NaN for an absent text, and NaN differs from itself.
     if not pricing or pricing != pricing:
         return Price(NO_PRICE, NO_PRICE_TEXT)
     amounts = _amounts(pricing)
@@ -105,7 +105,7 @@ def _amounts(pricing: object) -> list[float]:
 
 
 def _options(value: object, problems: DataProblems, where: str) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Return the values of each option by the option's name, and the images of values by value."""
+    """Return two tables: the values of each option by the option's name, and the image of each value by value."""
     options: dict[str, list[str]] = {}
     images: dict[str, str] = {}
     if not value:

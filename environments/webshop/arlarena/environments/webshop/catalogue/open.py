@@ -22,7 +22,8 @@ from arlarena.environments.webshop.generated.options import GeneratedOptions
 from arlarena.environments.webshop.settings import webshop_data
 from arlarena.environments.webshop.shop.product import Product
 
-# Maximum number of products of official files for which a server builds the index. This takes a minute with spaCy.
+# A server builds the index of official files only if they have at most this number of products. With spaCy, this takes
+# a minute.
 MAX_BUILT_BY_SERVER = 20_000
 # Version of the rules by which official files are read. Folders that other rules have built are not used.
 READER = 2
@@ -49,7 +50,8 @@ class CatalogueOptions(Protocol):
 class Generated(Protocol):
     """The generated catalogue, as `generated.catalogue.generated` returns it.
 
-    `key`: a text that is equal only for equal products and goals. `code`: the hash of the code that makes them.
+    `key`: a text that is equal only for equal products and goals. `code`: the hash of the code that makes the products
+    and goals.
     """
 
     key: str
@@ -57,7 +59,7 @@ class Generated(Protocol):
     description: str
 
     def items(self) -> Iterable[Item]:
-        """Return the products. They have instructions only if `goals` returns None."""
+        """Return the products. The products have instructions only if `goals` returns None."""
         ...
 
     def goals(self, product: Callable[[int], Product]) -> GoalSource | None:
@@ -121,7 +123,7 @@ def _build(files: official.OfficialFiles, key: str, options: CatalogueOptions, f
         progress = BuildProgress(options.products)
     described = official.description(files, options.goals)
     facts = CatalogueFacts(key, described, official.is_official(files), "official")
-    # After a kill, the next build finds the nouns again in the journal, because spaCy takes most of the time.
+    # spaCy takes most of the time. If this build is killed, the next build reads the nouns from the journal.
     with NounJournal(folder.with_name(f".{folder.name}.nouns"), NounFinder()) as nouns:
         return build_folder(folder, items, facts, problems=problems, nouns=nouns, progress=progress)
 
@@ -140,7 +142,7 @@ def _with_goals(catalogue: StoredCatalogue) -> StoredCatalogue:
 
 
 def _generated(options: CatalogueOptions) -> StoredCatalogue:
-    # Imported only if it is used, because its word lists take memory.
+    # Imported only when needed, because the module's word lists take memory.
     from arlarena.environments.webshop.generated.catalogue import generated
 
     return open_generated(generated(options.generated()), options.index)

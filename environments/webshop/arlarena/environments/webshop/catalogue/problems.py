@@ -1,4 +1,6 @@
-"""Counts problems in source files that do not stop a build, by kind. Stores the place of the first of each kind."""
+"""Counts the problems in source files by kind, and stores the place of the first problem of each kind. Only problems
+that do not stop a build are counted.
+"""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class Catalogue(Protocol):
         ...
 
     def search(self, text: str) -> list[int]:
-        """Return the numbers of the 50 best products for a text, best first. If fewer products match, return these."""
+        """Return the numbers of the best products for a text, best first, at most 50."""
         ...
 
     def sizes(self) -> dict[str, int]:

@@ -133,7 +133,7 @@ class StoredCatalogue:
         return None if place is None else int(self._asin_numbers[place])
 
     def search(self, text: str) -> list[int]:
-        """Return the numbers of the 50 best products for a text, best first. Fewer products if fewer match."""
+        """Return the numbers of the best products for a text, best first, at most 50."""
         return self._index.search(text)
 
     def sizes(self) -> dict[str, int]:

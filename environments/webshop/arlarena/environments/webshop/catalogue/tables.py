@@ -77,8 +77,8 @@ def open_array(folder: Path, name: str, kind: type[np.generic], dimensions: int 
 
 
 def _empty_array(path: Path, kind: type[np.generic], dimensions: int) -> NDArray[Any] | None:
-    """Read an array without elements, because such an array cannot be mapped. Return None if the file has something
-    else.
+    """Read an array without elements, because such an array cannot be mapped. Return None if the file has other
+    content.
     """
     try:
         array: NDArray[Any] = np.load(path, allow_pickle=False)
@@ -156,7 +156,7 @@ class RecordTable(Generic[Record]):
         return self.decoded(number, self._decoder)
 
     def decoded(self, number: int, decoder: msgspec.msgpack.Decoder[Part]) -> Part:
-        """Return a record as another decoder reads it, such as one that reads only a few fields.
+        """Return a record as decoded by another decoder, such as a decoder that reads only a few fields.
 
         Raises:
             IndexError: there is no such record.

@@ -1,5 +1,5 @@
-"""Decides which requests the shop accepts. A form of a page of another origin is refused. Requests from other machines
-need the token.
+"""Decides which requests the shop accepts. Forms that pages of other origins send are refused. Requests from other
+machines need the token.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def token_matches(token: str | None, given: str) -> bool:
 
 
 def problem_of(request: Request, *, has_token: bool) -> str:
-    """Return the reason for which a request is refused. Return "" if the request is accepted.
+    """Return the reason why a request is refused. Return "" if the request is accepted.
 
     A page of another origin could send forms to a loopback address, so such forms are refused. Without a token, `Host`
     must be an address or localhost, because an attacker's host name may resolve to this server (DNS rebinding).

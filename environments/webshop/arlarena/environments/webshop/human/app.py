@@ -47,7 +47,7 @@ class HumanApp:
         visitors: the sessions.
         first: index of the first task.
         token: the token that a person must type at the start, or None.
-        cookie: the name of the cookie. It differs between servers, because a browser sends the cookies of all ports.
+        cookie: the name of the cookie. Each server has another name, because a browser sends the cookies of all ports.
     """
 
     service: VisitService
@@ -160,8 +160,8 @@ class HumanApp:
         return guarded
 
 
-# Pages have no scripts, and load nothing from other servers. The referrer policy is `same-origin`, because with
-# `no-referrer`, browsers do not send the Origin of a form, which `access` checks.
+# Pages have no scripts, and load nothing from other servers except the images of `--images`. The referrer policy is
+# `same-origin`. With `no-referrer`, browsers would not send the Origin of a form, and `access` checks this Origin.
 _POLICY = (
     "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )

@@ -37,7 +37,9 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "human", help="serve the shop as web pages that people use; their episodes are recorded"
     )
-    parser.add_argument("--config", type=Path, help="TOML file; the options of its table [environment] are used")
+    parser.add_argument(
+        "--config", type=Path, help="TOML file with the options of the environment, in its table [environment]"
+    )
     parser.add_argument("--split", choices=tuple(KINDS), default="test", help="split of the tasks (default test)")
     parser.add_argument("--index", type=int, default=0, help="index of each person's first task (default 0)")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (default 127.0.0.1)")
@@ -53,7 +55,10 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--capacity", type=int, default=64, help="maximum number of people at a time (default 64)")
     parser.add_argument(
-        "--idle-s", type=float, default=3600.0, help="seconds without a request that end a session (default 3600)"
+        "--idle-s",
+        type=float,
+        default=3600.0,
+        help="seconds without a request after which a session ends (default 3600)",
     )
 
 

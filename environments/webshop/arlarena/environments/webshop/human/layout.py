@@ -1,8 +1,8 @@
 """The parts that all pages have: head, header with the search box, the instruction, and forms for actions.
 
-All buttons of a page belong to one form, which contains the numbers of the episode and of the step. A button stands for
-a clickable of the observation (a button, an option or a link). It sends the clickable's position on the page instead of
-the name, because some characters of a name would change when a browser sends them.
+All buttons of a page belong to one form. The form contains the numbers of the episode and of the step. Each button
+represents a clickable of the observation (a button, an option or a link). The button sends the clickable's position on
+the page, not its name, because a browser would change some characters of a name.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 
 # Invisible characters that a page does not show: controls (except tab and line end), direction controls, soft hyphens,
-# zero-width characters, and lone surrogates, which cannot be encoded.
+# zero-width characters, and lone surrogates. Lone surrogates cannot be encoded.
 _INVISIBLE = dict.fromkeys(
     (
         *(*range(0x00, 0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0), 0xAD, 0x61C, *range(0x200B, 0x2010)),
@@ -38,8 +38,9 @@ def join(*content: Content) -> Html:
 def element(tag: str, /, *content: Content, **attributes: str | int | bool | None) -> Html:
     """Return an element.
 
-    `attributes`: if the value is None or False, the attribute is left out; if it is True, the attribute has no value. A
-    trailing underscore of a name is removed, and other underscores become hyphens: `class_`, `aria_label`.
+    `attributes`: if the value is None or False, the attribute is left out; if the value is True, the attribute is
+    written without a value. A trailing underscore of a name is removed, and other underscores become hyphens: `class_`,
+    `aria_label`.
     """
     written = []
     for key, value in attributes.items():

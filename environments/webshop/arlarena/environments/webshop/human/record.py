@@ -1,8 +1,8 @@
-"""Episodes of people, in the format that the evaluations of a run write for a model.
+"""Episodes of people. The format is that of a model's episodes in the evaluation of a run.
 
 Each line of the file is one finished episode as JSON. All keys of an evaluation's episodes are present, with the same
-meaning, so the same tools read both files. A person samples no tokens: `response_tokens` and `logprob` are 0. There are
-further keys: `player`, `environment`, `purchase`, and the times `started_at`, `duration_s` and `seconds`.
+meaning. So the same tools read both files. `response_tokens` and `logprob` are 0, because a person samples no tokens.
+The additional keys are `player`, `environment`, `purchase`, and the times `started_at`, `duration_s` and `seconds`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 
 SCHEMA = 2  # of the episodes file; equals arlarena.proto.records.episode_lines.SCHEMA (a test compares them)
 FILE = "episodes.jsonl"
-_BLOCK = 1 << 16  # bytes read at once in the search for the end of the last complete line
+_BLOCK = 1 << 16  # bytes per read in the search for the end of the last complete line
 
 
 class RecordError(ValueError):
@@ -26,7 +26,7 @@ class RecordError(ValueError):
 class HumanTurn(msgspec.Struct, frozen=True):
     """One action.
 
-    `observation`, `state_key`: their values before the action. `response`: the reply as a model writes it. `seconds`:
+    `observation`, `state_key`: the values before the action. `response`: the reply as a model writes it. `seconds`:
     time since the previous action, or since the start of the episode.
     """
 
@@ -59,7 +59,7 @@ class RecordedPurchase(msgspec.Struct, frozen=True):
 
 
 class PlayedEnvironment(msgspec.Struct, frozen=True):
-    """The environment of an episode. `options` has no paths, because these differ between machines."""
+    """The environment of an episode. `options` has no paths, because paths differ between machines."""
 
     name: str
     version: str
@@ -109,7 +109,7 @@ class HumanEpisode(msgspec.Struct, frozen=True, kw_only=True):
 def append_episode(path: Path, episode: HumanEpisode) -> None:
     """Append one line to the file, and sync the file. Processes that append to the same file wait for each other.
 
-    An incomplete last line, left by a killed process, is removed first, so that every line stays complete.
+    An incomplete last line, which a killed process left, is removed first. So every line stays complete.
 
     Raises:
         OSError: the file cannot be written. Its earlier lines remain.

@@ -7,7 +7,7 @@ from arlarena.environments.webshop.human.record import HumanEpisode, HumanTurn
 from arlarena.environments.webshop.human.visit import Visit
 from arlarena.proto.env_api import ResetSpec
 
-# Times differ, and earlier releases did not record the admissible actions, which follow from the observation.
+# Times differ. Earlier releases did not record the admissible actions; these follow from the observation.
 NOT_COMPARED = ("seconds", "started_at", "duration_s", "admissible_actions")
 ENDING = ("success", "score", "total_reward", "terminated", "truncated", "purchase", "final_observation")
 
@@ -17,11 +17,12 @@ class ReplayMismatch(ValueError):
 
 
 def replay(environment: WebShopEnvironment, recorded: HumanEpisode) -> HumanEpisode:
-    """Play the responses of a recorded episode again. Returns the new record, which differs only in times.
+    """Play the responses of a recorded episode again. Return the new record. It differs from the old record only in
+    times.
 
     Raises:
         TaskError: the environment has no such task.
-        ReplayMismatch: an observation, a reward, a mark or the outcome differs.
+        ReplayMismatch: an observation, a reward, a flag or the outcome differs.
     """
     visit = Visit(environment, environment.task(ResetSpec(task_id=recorded.task)), recorded.id)
     for turn in recorded.turns:

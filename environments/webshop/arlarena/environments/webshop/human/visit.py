@@ -32,7 +32,7 @@ class Visit:
     """An episode that a person plays. Records each action. Not thread-safe.
 
     Attributes:
-        game: the game; it has the current page, the goal and the purchase.
+        game: the game, with the current page, the goal and the purchase.
         episode: the episode; it counts the steps.
         state: the result of the last step.
         id: the id of the episode in the record.

@@ -77,7 +77,7 @@ class VisitService:
             self._record(visitor)
 
     def next_task(self, visitor: Visitor, form: Mapping[str, str]) -> None:
-        """Start the next task if the current one is finished and recorded."""
+        """Start the next task if the current task is finished and recorded."""
         sent = ("next", form.get("episode"), form.get("step"))
         if not _is_current(visitor, form):
             visitor.note = "" if sent == visitor.last_form else STALE
@@ -94,8 +94,8 @@ class VisitService:
         visitor.number, visitor.index, visitor.recorded, visitor.note = number, index, False, ""
 
     def _record(self, visitor: Visitor) -> bool:
-        """Write the finished episode if it is not written yet. Return whether the file has the episode. If not, the
-        person can try again.
+        """Write the finished episode if it is not in the file yet. Return whether the file has the episode. If it has
+        not, the person can try again.
         """
         if visitor.recorded:
             return True

@@ -1,4 +1,6 @@
-"""The people in the shop: each has a session with a random cookie. Sessions are limited in number and idle time."""
+"""The people in the shop. Each person has a session with a random cookie. The number of sessions and their idle time
+are limited.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ class Visitor:
     """The session of one person. Hold `lock` while you read or change the session.
 
     Attributes:
-        name: random text that marks the person's episodes in the record. It differs from the cookie.
+        name: random text that marks the person's episodes in the record. The name differs from the cookie.
         visit: the current episode.
         number: the number of the episode, from 1.
         index: the index of the task.

@@ -23,7 +23,8 @@ _STOP_WORDS = (
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 _LONGEST_WORD = 255  # characters; longer words are cut into parts, as by Lucene (DEFAULT_MAX_TOKEN_LENGTH)
 _APOSTROPHES = "'\u2019\uff07"  # EnglishPossessiveFilter
-# Classes of characters in Unicode 17. Each line has a class: its name, then its code points and ranges in hexadecimal.
+# Classes of characters in Unicode 17. Each line of the file has the name of a class, then the class's code points and
+# ranges in hexadecimal.
 _RANGES = Path(__file__).parent / "data" / "word_break.txt"
 # UAX #29 for ASCII: letters joined by one of . ' : and digits joined by one of . ' , ; are one word.
 _ascii_words = re.compile(
@@ -56,13 +57,13 @@ def _character_set(line: str) -> tuple[str, str]:
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a text in order, case kept. Longer words than `_LONGEST_WORD` are split.
+    """Return the words of a text in order, without changes of case. Words longer than `_LONGEST_WORD` are split.
 
     In an ASCII text, underscores alone can be a word; `term` leaves such words out.
     """
     if text.isascii():
         found = _ascii_words(text)
-    else:  # split at white space first, because no word contains it, and ASCII parts take the faster path
+    else:  # first split at white space, which no word contains: ASCII parts then use the faster pattern
         parts = (_ascii_words(part) if part.isascii() else _unicode_words().findall(part) for part in text.split())
         found = [word for part in parts for word in part]
     if len(text) > _LONGEST_WORD and max(map(len, found), default=0) > _LONGEST_WORD:

@@ -18,8 +18,8 @@ from arlarena.environments.webshop.catalogue.tables import create_array, write_a
 from arlarena.environments.webshop.search.analyzer import term, words
 from arlarena.environments.webshop.search.index import COMMON, K1, TOP, B
 
-SEGMENT_TOKENS = 4_000_000  # tokens of a segment, which takes about 150 MB while it is sorted
-BLOCK_POSTINGS = 4_000_000  # number of postings whose impacts are computed at once
+SEGMENT_TOKENS = 4_000_000  # tokens of a segment; sorting a segment takes about 150 MB
+BLOCK_POSTINGS = 4_000_000  # number of postings in a block; the impacts of a block are computed together
 MAX_CACHED_WORDS = 2_000_000  # maximum number of words whose terms are cached, about 0.3 GB
 MAX_FREQUENCY = 65535  # maximum frequency of a term in a document; a higher frequency counts as this number
 

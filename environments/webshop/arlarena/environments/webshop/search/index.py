@@ -6,10 +6,10 @@ with exact document lengths:
 
     N: number of documents; df: number of documents with t; tf: how often d has t; length: number of terms of d
 
-The contribution of a term to a document's score is its *impact*, which is stored in float32. A search adds the impacts
-of rare terms first. As soon as the 50th best sum exceeds the upper bound of the remaining impacts, the search completes
-only the sums of documents that can still be among the 50 best (Turtle and Flood, 1995: MaxScore). This does not change
-the result.
+The contribution of a term to a document's score is the term's *impact*. Impacts are stored in float32. A search adds
+the impacts of rare terms first. As soon as the 50th best sum exceeds the upper bound of the remaining impacts, the
+search completes only the sums of documents that can still be among the 50 best (Turtle and Flood, 1995: MaxScore). This
+shortcut does not change the result.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from arlarena.environments.webshop.search.analyzer import terms
 
 K1, B = 0.9, 0.4  # pyserini's defaults, which WebShop uses
 TOP = 50  # WebShop's SEARCH_RETURN_N
-SLACK = 1.0 - 1e-5  # covers the rounding of float32 sums when documents are left out
+SLACK = 1.0 - 1e-5  # margin for the rounding of float32 sums, used before documents are left out
 COMMON = 8  # a term in more than an eighth of the documents has a row with its impact on each document
 # How many entries of a posting list can be added in the time of one binary search in the list (measured).
 SEARCH_COST = 10
@@ -61,8 +61,8 @@ class Index:
         return int(self._common.shape[1])
 
     def search(self, text: str) -> list[int]:
-        """Return the numbers of the 50 best documents, best first. Documents with equal scores are in ascending order.
-        Return fewer numbers if fewer documents have a term of the text.
+        """Return the numbers of the 50 best documents, best first. Documents with equal scores are in ascending order
+        of their numbers. Return fewer numbers if fewer documents have a term of the text.
         """
         counts = Counter(terms(text))
         query = [(number, count) for word, count in counts.items() if (number := self._terms.find(word)) is not None]

@@ -9,7 +9,7 @@ import msgspec
 
 
 class ShopAction(msgspec.Struct, frozen=True, gc=False):
-    """A search for the words of `argument`, or a click on the clickable with that name. `argument` is lower case."""
+    """A search for the words `argument`, or a click on the clickable named `argument`. `argument` is in lower case."""
 
     kind: Literal["search", "click"]
     argument: str
@@ -19,9 +19,9 @@ def parse_action(text: str) -> ShopAction | None:
     r"""Return the action that a text starts with, or None.
 
     The rule is `re.match(r"(.+)\[(.+)\]", text)` in WebShop's code: the argument ends at the last `]` of the first
-    line, and begins after the last `[` that still leaves room for an argument. The name must be exactly `search` or
-    `click`. White space around the argument is a part of the argument. This function takes linear time in the length of
-    the text; the regular expression takes quadratic time if there are many `[`.
+    line, and begins after the last `[` that leaves at least one character for the argument. The name must be exactly
+    `search` or `click`. White space around the argument is a part of the argument. The time of this function is linear
+    in the length of the text. The time of the regular expression is quadratic if there are many `[`.
     """
     line = text.partition("\n")[0]
     end = line.rfind("]")
@@ -41,7 +41,7 @@ def click(name: str) -> str:
 
 
 def search(words: str) -> str:
-    """Return the text of a search. Brackets and line ends, which an action cannot contain, become spaces."""
+    """Return the text of a search. Brackets and line ends become spaces, because an action cannot contain them."""
     return f"search[{words.translate(_NO_BRACKETS)}]"
 
 
@@ -53,7 +53,7 @@ def is_clickable(name: str) -> bool:
 
 
 def clicks_on(names: Collection[str]) -> list[str]:
-    """Return the clicks on those of the clickables that an action can name, in the same order."""
+    """Return the clicks on all clickables that an action can name, in the same order."""
     text = "".join(names)  # one check of this text replaces a check of each name, because almost all names pass
     if "[" in text or "\n" in text or text != text.lower() or "" in names:
         names = [name for name in names if is_clickable(name)]

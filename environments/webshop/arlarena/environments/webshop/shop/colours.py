@@ -18,15 +18,15 @@ COLOURS = (
 
 
 def first_colour(value: str) -> str:
-    """Return the first of `COLOURS` that `value` contains, as in "tan" for "titanium", or `value` itself."""
+    """Return the first of `COLOURS` that `value` contains, such as "tan" for "titanium". If none, return `value`."""
     return next((colour for colour in COLOURS if colour in value), value)
 
 
 def first_colour_of_pair(name: str, value: str) -> str:
-    """Return the first of `COLOURS` that equals `name` or `value`, or the pair as Python writes a tuple.
+    """Return the first of `COLOURS` that equals `name` or `value`. If none, return the pair as Python prints a tuple.
 
     WebShop's code passes the pairs (name, value) of a synthetic goal to a function that was written for texts. There,
-    `colour in pair` is true only if the colour equals the name or the value. If no colour does, the following
-    comparison uses `str(pair)`. This function gives the same results.
+    `colour in pair` is true only if the colour equals the name or the value. If no colour equals one of them, the
+    following comparison uses `str(pair)`. This function gives the same results.
     """
     return next((colour for colour in COLOURS if colour in (name, value)), str((name, value)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-NO_LIMIT = 1_000_000.0  # `price_upper` of a goal whose instruction names no price
+NO_LIMIT = 1_000_000.0  # `price_upper` of a goal without a price limit
 
 
 class Goal(msgspec.Struct, frozen=True):

@@ -123,7 +123,7 @@ class Pages:
         """Return the page after the purchase of `state`.
 
         The page has the same content as the original's page in a text environment: fields that the original does not
-        fill are empty or "None". `details`: the parts of the score, or None. They are in the same place as in the
+        fill are empty or "None". `details`: the parts of the score, or None. The parts are in the same place as in the
         original.
         """
         assert state.product is not None

@@ -25,7 +25,8 @@ class Product(msgspec.Struct, frozen=True):
         price_text: the price as pages show it, such as "$12.98" or "$10.0 to $14.5".
         options: the values of each option by its name. Names and values are in lower case.
         attributes: the attributes for the score of a purchase.
-        category, query: the product's category and the search query by which it was collected.
+        category: the product's category.
+        query: the search query by which the product was collected.
         product_category: the path of categories, such as "Beauty › Hair Care › Shampoo".
         image: URL of an image, or "".
         option_images: URL of an image by option value.

@@ -20,7 +20,7 @@ from arlarena.environments.webshop.shop.product import Product
 
 MIN_RATIO = 86  # minimum ratio of two texts that count as equal, in percent, rounded to an integer
 NO_NOUNS_SCORE = 0.2  # title score if the title of the goal's product has no noun
-_NOT_ASCII = dict.fromkeys(range(128, 256))  # thefuzz removes these characters, and only these
+_NOT_ASCII = dict.fromkeys(range(128, 256))  # thefuzz removes exactly these characters
 
 
 class TypeScore(msgspec.Struct, frozen=True):
@@ -28,8 +28,9 @@ class TypeScore(msgspec.Struct, frozen=True):
 
     Attributes:
         query_match: whether both products were collected by the same query.
-        category_match: whether their category paths share two categories.
-        title_score: share of the nouns of the goal's title that are nouns of the purchased title.
+        category_match: whether the products' category paths share at least two categories.
+        title_score: share of the nouns in the title of the goal's product that are also in the title of the purchased
+            product.
     """
 
     query_match: bool
@@ -51,8 +52,8 @@ class PurchaseScore(msgspec.Struct, frozen=True):
 
     Attributes:
         type: the kind of product.
-        attributes_matched, attributes: how many of the goal's attributes the product has, and how many there are.
-        options_matched, options: how many of the goal's options were chosen, and how many there are.
+        attributes_matched, attributes: how many attributes of the goal the product has, and how many the goal has.
+        options_matched, options: how many options of the goal were chosen, and how many the goal has.
         price_ok: whether the price is at most the limit.
     """
 
@@ -127,7 +128,7 @@ def matched_attributes(wanted: Iterable[str], bought: Product) -> int:
 
 
 def matched_options(wanted: Iterable[tuple[str, str] | str], chosen: Iterable[str]) -> int:
-    """Return how many of a goal's options `wanted` were chosen. If a value contains a colour, only its first colour is
+    """Return how many of a goal's options `wanted` were chosen. If a value contains colours, only the first colour is
     compared.
     """
     having = [_processed(first_colour(value)) for value in chosen]

@@ -68,7 +68,7 @@ START = ShopState()
 
 
 def after_search(catalogue: Catalogue, state: ShopState, words: str) -> ShopState:
-    """Return the state after a search, which is possible on every page: the first page of its results."""
+    """Return the state after a search: the first page of its results. A search is possible on every page."""
     return ShopState("results", words, 1, visited=state.visited, hits=tuple(catalogue.search(words)))
 
 
