@@ -37,7 +37,7 @@ _PAGE = 100
 
 
 class RunError(RuntimeError):
-    """The run cannot continue. The message contains the reason. `permanent`: the error would occur after a restart."""
+    """The run cannot continue. The message says why. `permanent`: the error would occur again after a restart."""
 
     def __init__(self, message: str, *, permanent: bool = False) -> None:
         super().__init__(message)
@@ -94,9 +94,9 @@ class Collector:
         waiting: groups that were received, but not yet offered to a batch.
         consumed: stream id of each received entry, by group id. The entry is acknowledged after a checkpoint contains
             the outcome of the group.
-        guard: called between reads of the stream; raises if the trainer must stop (a signal, a lost lease).
-        free_broker_memory: saves a checkpoint and acknowledges entries. Called when no group arrives, because
-            unacknowledged entries may fill the memory of the broker, which then accepts no groups.
+        guard: called between reads of the stream; raises an exception after a signal or if the lease is lost.
+        free_broker_memory: saves a checkpoint and acknowledges entries. Called if no group arrives: unacknowledged
+            entries may fill the broker's memory, and a full broker accepts no groups.
         on_progress: called with the progress of the batch, at least every half second.
         broker_full: whether the broker refused the newest write because its memory is full.
     """
@@ -121,7 +121,7 @@ class Collector:
 
     @property
     def capacity(self) -> int:
-        """The largest number of slots of open groups: (S + 1)·B, with S = `staleness` and B = `groups_per_step`."""
+        """The number of slots for open groups: (S + 1)·B, with S = `staleness` and B = `groups_per_step`."""
         return (self.settings.staleness + 1) * self.settings.groups_per_step
 
     async def resume(self) -> None:
@@ -317,16 +317,14 @@ class Collector:
                 ignored[entry.stream_id] = entry.group_id
                 again.append(index)
                 if not after_restart:
-                    self._count_unusable(
-                        f"it was sampled by weights that this run does not know ({version})", self.capacity
-                    )
+                    self._count_unusable(f"sampled by weights that this run does not know ({version})", self.capacity)
             else:
                 await self._receive(entry, index)
         if ignored:
             await self.streams.acknowledge(ignored)
         if again:
             await self._issue(again)
-            self.log.info("discarded", groups=len(again), reason="sampled by weights that the checkpoint does not know")
+            self.log.info("discarded", groups=len(again), reason="sampled by weights that this run does not know")
 
     async def _receive(self, entry: GroupEntry, index: int) -> None:
         self._last_arrival = time.monotonic()
@@ -386,7 +384,7 @@ class Collector:
 
 
 def empty_reason(group: Group) -> str:
-    """Return why no member of a group has a turn, and the fix."""
+    """Return the reason why no member of a group has a turn, and how to fix the problem."""
     faults = [trajectory.fault for trajectory in group.trajectories if trajectory.fault]
     if not faults:
         return f"task {group.task.id} ends before the first turn; choose tasks that have turns to play"

@@ -95,7 +95,8 @@ def check_transport(settings: TrainerSettings) -> None:
     """
     if settings.push_transport == "nccl" and settings.torch_device() == "cpu":
         raise ConfigError(
-            '[trainer] push_transport = "nccl" needs a GPU; the trainer uses the CPU: take "gloo", "shared" or "http"'
+            '[trainer] push_transport = "nccl" needs a GPU, but the trainer uses the CPU: use "gloo", "shared" or '
+            '"http"'
         )
 
 
@@ -215,7 +216,7 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ConfigError(f"directory {folder} cannot be written: {error.strerror}; choose another") from error
+        raise ConfigError(f"directory {folder} cannot be written: {error.strerror}; choose another one") from error
 
 
 def check_readable(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Keeps what the loss used for each token of chosen episodes, from the forward pass of the update itself."""
+"""Collects the figures that the loss used for each token of selected episodes, such as log-probs and ratios."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class FigureCollector:
     def observe(self, micro: MicroBatch, batch: Batch, terms: Terms, kept: Tensor) -> None:
         """Store the figures of the chosen rows of one micro-batch. See `policy_loss` for `terms` and `kept`.
 
-        Only a few operations on whole tensors: this is called between the forward and the backward pass.
+        The method is fast (a few operations on large tensors), because it runs between forward and backward pass.
         """
         trajectories = micro.trajectory_of_row
         rows = torch.isin(trajectories, torch.tensor(self.chosen, device=trajectories.device))

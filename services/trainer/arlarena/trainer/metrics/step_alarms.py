@@ -12,9 +12,9 @@ from arlarena.trainer.objectives.filtering import mixed_return
 from arlarena.trainer.settings import TrainerSettings
 
 UNIFORM = (
-    "in every group all members have equal returns, so returns give no training signal; only penalties, the turns of "
-    "rewards, the KL term and the entropy bonus can change the policy: change the tasks, start from a better policy, "
-    "or raise group_size or [trainer] temperature"
+    "in every group all members have equal returns, so the returns give no training signal; the policy can change only "
+    "through penalties, different rewards per turn, the KL term and the entropy bonus; change the tasks, start from a "
+    "better policy, or raise group_size or [trainer] temperature"
 )
 
 
@@ -49,7 +49,7 @@ class StepAlarms:
     def count(self, metrics: Mapping[str, float], batch: Sequence[Group]) -> dict[str, float]:
         """Update the counts from the metrics and the batch of a step. Returns the metric `zero_gradient_steps`.
 
-        A step without a gradient does not change the count of zero gradients, and has no such metric.
+        If the step has no gradient, the count of zero gradients does not change, and the result is empty.
         """
         differ = any(mixed_return(returns(group), None) for group in batch)
         self.uniform_steps = 0 if differ else self.uniform_steps + 1

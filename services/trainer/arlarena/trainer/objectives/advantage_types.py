@@ -34,8 +34,8 @@ class GroupRewards:
         observations: text of the observation shown at each turn; needed for the anchor `similar`.
         lengths: number of sampled tokens of each response; needed for overlong shaping.
         entropies: mean token entropy of each response, in nats; needed for EMPG.
-        rows: for each turn, the index of the row (training sequence) that contains it. Turns of one trajectory with
-            equal indices are in one row. None: every turn is a row.
+        rows: for each turn, the index of the row (training sequence) that contains the turn. Turns of one trajectory
+            with equal indices are in the same row. None: every turn is a row.
 
     Raises:
         ValueError: the shapes of a field and of `rewards` differ, or a reward, return or entropy is not finite.
@@ -126,12 +126,14 @@ class AdvantageConfig:
 
 @dataclass(frozen=True, slots=True)
 class GroupAdvantages:
-    """Advantages of one group, indexed by trajectory and turn. Without step part, `step` and `anchor_sizes` are empty.
+    """Advantages of one group, indexed by trajectory and turn.
+
+    If the estimator has no step part, `step` and `anchor_sizes` are empty.
 
     Attributes:
         total: the advantage that the loss uses.
         episode: the episode part A_E, from returns of episodes, before EMPG multiplies it by a weight.
-        step: the step part A_S, from step returns, before it is multiplied by ω.
+        step: the step part A_S, from step returns, before the multiplication by ω.
         anchor_sizes: for each turn, the number of turns in the group with the same anchor, including this turn.
     """
 

@@ -8,8 +8,8 @@ part A_E, computed from the returns of episodes. GiGPO adds a step part A_S, com
 is the discounted sum of the rewards from one turn to the end of the episode. Inputs are raw rewards (`GroupRewards`).
 Penalties are subtracted only in this module.
 
-Mean and standard deviation are over units. A unit is a row (training sequence), a turn or an episode, as `stat_unit`
-selects. The reward of a unit is the mean of `turn_rewards` over its turns.
+Mean and standard deviation are over units. `stat_unit` selects the unit: a row (training sequence), a turn or an
+episode. The reward of a unit is the mean of `turn_rewards` over the unit's turns.
 """
 
 from __future__ import annotations
@@ -87,8 +87,7 @@ def register_advantage(
 def grpo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
     """Return (r - mean) / (std + 1e-6), with mean and unbiased std over the group.
 
-    r is the reward of a unit: a row, turn or episode, as `stat_unit` selects. If `scale` is `none` (Dr.GRPO), return
-    r - mean.
+    r is the reward of a unit (row, turn or episode; see `stat_unit`). If `scale` is `none` (Dr.GRPO), return r - mean.
     """
     episodes = [_episode_part(group, config) for group in groups]
     return [GroupAdvantages(total=part, episode=part) for part in episodes]
@@ -109,7 +108,7 @@ def gigpo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[Group
 def rloo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
     """Return (r - mean) · n / (n - 1) for a group with n rewards r: each reward minus the mean of the n - 1 others.
 
-    r is the reward of a unit: a row, turn or episode, as `stat_unit` selects.
+    r is the reward of a unit (row, turn or episode; see `stat_unit`).
     """
     results = []
     for group in groups:
@@ -125,7 +124,7 @@ def rloo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupA
 def reinforce_pp(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
     """Return (r - mean) / (std + 1e-6), with mean and unbiased std over the batch instead of over the group.
 
-    r is the reward of a unit: a row, turn or episode, as `stat_unit` selects.
+    r is the reward of a unit (row, turn or episode; see `stat_unit`).
     """
     scored = [_group_values(group, config) for group in groups]
     units = [value for _, group_units in scored for value in group_units]
@@ -194,10 +193,10 @@ def _episode_part(group: GroupRewards, config: AdvantageConfig) -> Values:
 
 
 def _group_values(group: GroupRewards, config: AdvantageConfig) -> tuple[Values, list[float]]:
-    """Return the value of each turn, and the values of all units (rows, turns or episodes, as `stat_unit` selects).
+    """Return the value of each turn, and the values of all units (rows, turns or episodes; see `stat_unit`).
 
-    The value of a unit is the mean reward of its turns. The value of a turn is the value of its unit. The turn's own
-    reward is not used, because it could differ from the mean over units by many standard deviations.
+    The value of a unit is the mean reward of its turns. The value of a turn is the value of the turn's unit. The reward
+    of a single turn is not used, because it could differ from the mean over units by many standard deviations.
     """
     rewards = turn_rewards(group, config)
     if config.stat_unit not in STAT_UNITS:
@@ -227,9 +226,9 @@ def _unit_means(values: Sequence[float], units: Sequence[int]) -> dict[int, floa
 def step_part(group: GroupRewards, config: AdvantageConfig) -> tuple[Values, list[list[int]]]:
     """Return the step part A_S of each turn, and the size of each turn's step group.
 
-    A step group contains all turns of `group` with the same anchor. A_S is (R - mean) / (std + 1e-6), where R is the
-    step return of the turn, and mean and std are over the step group. If `step_scale` is `none`, A_S is R - mean. If
-    all R of a step group are equal, A_S is 0.
+    A step group contains all turns of `group` with the same anchor. A_S is (R - mean) / (std + 1e-6). R is the step
+    return of the turn. Mean and std are over the step group. If `step_scale` is `none`, A_S is R - mean. If all R of a
+    step group are equal, A_S is 0.
     """
     returns = step_returns(group, config)
     members: dict[int, list[float]] = {}

@@ -12,8 +12,7 @@ token form of s_i (GSPO) is sg(s_i) · exp(log π_θ - sg(log π_θ)). In this f
 by the advantage of that token. The literal form, an ablation, is the differentiable s_i itself. The gradient of every
 token of a unit is then multiplied by the *mean* advantage of the unit.
 
-The bounds of a clip are fields of its `ClipConfig`. A recipe may set other bounds: those of GSPO are
-`_GSPO` in `recipes.py`.
+The bounds of a clip are fields of its `ClipConfig`. A recipe can set other bounds, as `_GSPO` in `recipes.py` does.
 """
 
 from __future__ import annotations
@@ -241,8 +240,8 @@ def reinforce(terms: Terms, _config: ClipConfig) -> Tensor:
 def sequence_mask(batch: Batch, delta: float) -> Tensor:
     """Return bool [R]: False for rows with A < 0 and log π_old - log π_θ above δ = `delta`.
 
-    A and the difference are means over the tokens of the row. A row with False is dropped from the policy loss, because
-    the policy has already lowered the probability of the row, and a further update would only move the policy farther
+    A and the difference are means over the tokens of the row. Rows with False are left out of the policy loss. The
+    policy has already lowered the probability of such a row, and a further update would only move the policy farther
     from π_old.
     """
     drop = batch.old_log_probs.to(batch.dtype) - batch.log_probs.to(batch.dtype)

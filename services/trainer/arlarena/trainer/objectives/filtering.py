@@ -144,7 +144,7 @@ class Selection(Generic[Item]):
 def rule_at(rule: str, step: int, cold_start_steps: int) -> str:
     """Return the rule of training step `step` (counted from 0): "none" in the first `cold_start_steps`, else `rule`.
 
-    In these first steps, groups in which all episodes fail are kept, because the penalty for invalid turns still
-    teaches the format of replies.
+    The first steps keep also groups in which all episodes fail, because the penalty for invalid turns teaches the
+    format of replies.
     """
     return "none" if step < cold_start_steps else rule

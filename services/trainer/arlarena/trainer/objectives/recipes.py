@@ -94,8 +94,8 @@ class Recipe:
         own, known = hyperparameters(CLIPS[self.clip].config), choices()
         if twice := own.keys() & {*known, "name"}:
             raise RecipeError(
-                f"clip {self.clip!r}: its hyperparameter {min(twice)!r} has the name of a field of all recipes; "
-                f"rename it"
+                f"clip {self.clip!r}: the hyperparameter {min(twice)!r} has the name of a field of all recipes; rename "
+                f"the hyperparameter"
             )
         for key in self.clip_options:
             if key in own:
@@ -124,7 +124,7 @@ class Recipe:
     def advantage_config(
         self, *, invalid_penalty: float = 0.1, max_response_tokens: int | None = None
     ) -> AdvantageConfig:
-        """Return the hyperparameters of the advantage. It includes the arguments, which are settings of the run.
+        """Return the hyperparameters of the advantage. The arguments are settings of the run, and become part of them.
 
         Raises:
             RecipeError: the recipe has overlong shaping, but `max_response_tokens` is not given.
@@ -203,7 +203,7 @@ for _recipe in (
 def recipe(name: str, /, **overrides: Any) -> Recipe:
     """Return the recipe `name`. `overrides` replaces some of its choices and hyperparameters.
 
-    If `overrides` selects another clip, each hyperparameter that the old and the new clip share keeps its value.
+    If `overrides` selects another clip, the hyperparameters that both clips have keep their values.
 
     Raises:
         RecipeError: a name or key is unknown, or a value is not allowed. The message lists similar names or keys.

@@ -63,7 +63,8 @@ class TrainerState:
         skipped_steps: number of consecutive steps in which every update was skipped, because its loss or gradient was
             not finite.
         tasks: the environment, the group size, and the order of tasks (`TaskOrder`). Empty until `draw_order` sets it.
-        served: the fields of each different `ServedEnvironment` that the trainer processes of this run have met.
+        served: the fields of `ServedEnvironment` for each environment that the trainer processes of this run have used,
+            without duplicates.
     """
 
     step: int = 0
