@@ -184,7 +184,7 @@ def make_tiny(args: argparse.Namespace, log: Logger) -> int:
 
 
 def _environment_of(args: argparse.Namespace, log: Logger) -> Info | None:
-    """Return the description of the environment, which contains the vocabulary for a tiny policy.
+    """Return the description of the environment. It contains the vocabulary for a tiny policy.
 
     Returns None if no address of a server is given.
 

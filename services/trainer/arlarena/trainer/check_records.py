@@ -137,7 +137,7 @@ def _rescored(records: Sequence[GroupRecord], learner: Learner) -> list[ScoredGr
         no_action_turns=settings.no_action_turns,
         growing=settings.rows == "episodes",
     )
-    # Only the run knew which members were usable: the members with figures in the record.
+    # A record does not contain the run's versions, so `score` cannot find the usable members. Their turns have figures.
     return [
         ScoredGroup(again.group, again.advantages, tuple(bool(member.turns) for member in record.members))
         for record, again in zip(records, scored, strict=True)

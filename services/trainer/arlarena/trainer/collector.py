@@ -1,12 +1,12 @@
 """Issues tasks within the limit of open groups, and collects one batch of groups for each step.
 
-The ledger (`state/ledger.py`) records all issued groups. A group is open until the ledger has its outcome. Each entry
-of the stream `groups` contains a group or a dead letter. A dead letter reports that a group could not be played. A step
-is lost if a crash happened between the step and the next checkpoint. An entry is handled in one of three ways:
+The ledger (`state/ledger.py`) records all issued groups. A group is open until the ledger records the outcome. Each
+entry of the stream `groups` contains a group or a dead letter. A dead letter reports that a group could not be played.
+A step is lost if a crash happened between the step and the next checkpoint. An entry is handled in one of three ways:
 
-- An open group is offered to the batch. If the group cannot be trained on, the ledger records its outcome at once.
-- If a group was sampled by weights of a lost step, the group is discarded, and its task is issued again.
-- If a group is not open, because it has an outcome or was issued in a lost step, its entry is acknowledged and ignored.
+- An open group is offered to the batch. If the group cannot be trained on, the ledger records the outcome at once.
+- If weights of a lost step sampled an open group, the group is discarded, and its task is issued again.
+- If a group has an outcome or was issued in a lost step, the group is not open. The entry is acknowledged and ignored.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from arlarena.trainer.state.checkpoint import TrainerState
 from arlarena.trainer.state.ledger import Outcome
 
 CONSUMER = "trainer"
-# The longest wait of one read of the stream, in seconds. Timeouts and signals are checked between two reads.
+# Maximum duration of one read of the stream, in seconds. Timeouts and signals are checked between two reads.
 _BLOCK_S = 0.5
-# Number of entries of one read after a restart.
+# Maximum number of entries of one read after a restart.
 _PAGE = 100
 
 
@@ -55,7 +55,7 @@ class Collected:
     Attributes:
         selected: the batch, and the groups that the filter dropped.
         seen: all groups that were offered to the batch (given to the filter), for the metrics of the step.
-        stale: groups whose members are all too old. They were not offered to the batch.
+        stale: groups in which all members are too old. These groups were not offered to the batch.
         seconds: duration of the collection.
     """
 
@@ -127,9 +127,9 @@ class Collector:
     async def resume(self) -> None:
         """Restore the streams after a restart: receive unacknowledged entries again, and issue open tasks again.
 
-        The previous process may have taken steps after the checkpoint, which are lost. Groups that were sampled by
-        weights of lost steps are discarded. Tasks that were issued in lost steps are withdrawn, because they are issued
-        again in later steps, and workers must not start them earlier.
+        Steps of the previous process after the checkpoint are lost. If weights of a lost step sampled a group, the
+        group is discarded. Tasks that were issued in lost steps are withdrawn: these tasks will be issued again in
+        later steps, and workers must not start them earlier.
         """
         await self._receive_pending(after_restart=True)
         while entries := await self.streams.collect(consumer=CONSUMER, count=_PAGE, block_s=0.0):
@@ -143,8 +143,8 @@ class Collector:
     async def batch(self) -> Collected:
         """Collect groups until the batch of this step is full. Then issue tasks for later steps.
 
-        If a group cannot be trained on, its outcome is recorded at once. The outcomes of the other groups are recorded
-        later, by `settle`. If this method raises an exception, a checkpoint of the state is therefore still consistent.
+        If a group cannot be trained on, its outcome is recorded at once. `settle` records the outcomes of the other
+        groups later. A checkpoint of the state is therefore consistent even if this method raises an exception.
 
         Raises:
             RunError: no group arrived for `no_data_timeout_s`, or too many consecutive groups were unusable.
@@ -193,7 +193,7 @@ class Collector:
     def settle(self, collected: Collected, skipped_groups: frozenset[str] = frozenset()) -> None:
         """Record the outcome of each group of the step, and count the turns of these groups.
 
-        `skipped_groups`: ids of groups whose update was not applied.
+        `skipped_groups`: ids of the groups in updates that were not applied.
         """
         ledger, step = self.state.ledger, self.state.step
         for group in collected.selected.batch:
@@ -209,12 +209,13 @@ class Collector:
         """Return how many tasks may be issued now.
 
         The limit is `staleness` · `groups_per_step`, plus the number of groups that the batch still needs, minus the
-        number of open groups that are not judged. A group is judged if this step has offered it to the batch or found
-        it stale. `judged`: the number of judged groups. The ledger lists them as open until `settle` is called.
+        number of open groups that are not judged. A group is judged if the group was offered to the batch of this step
+        or is stale. `judged`: the number of judged groups. The ledger lists judged groups as open until `settle` is
+        called.
 
         The ledger's own limit (`Ledger.allowance`) is too high, because it allows more tasks when the filter drops
-        groups. Workers would sample the groups of these tasks with the weights from before the current step. These
-        groups would be one step too old.
+        groups. Workers would sample the groups of these tasks with the weights before the current step. These groups
+        would be one step too old.
         """
         size = self.settings.groups_per_step
         wanted = 0 if selection.is_full() else min(size - selection.kept, selection.left)
@@ -226,7 +227,7 @@ class Collector:
         await self._issue(self.state.ledger.issue(count if limit is None else max(0, min(count, limit))))
 
     async def acknowledge(self) -> None:
-        """Acknowledge all entries whose group has an outcome. Call this method directly after a durable checkpoint."""
+        """Acknowledge the entries of groups with an outcome. Call this method directly after a durable checkpoint."""
         settled = [group for group in self.consumed if group in self.state.ledger.lineage]
         if settled:
             await self.streams.acknowledge({self.consumed.pop(group): group for group in settled})
@@ -250,7 +251,7 @@ class Collector:
         )
 
     async def _issue(self, indices: list[int]) -> int:
-        """Issue the tasks `indices`. Returns how many of these tasks the broker did not have yet.
+        """Issue the tasks `indices`. Returns the number of tasks that the broker did not have yet.
 
         If the memory of the broker is full, no task is issued and the result is 0. The tasks stay open in the ledger,
         and are issued again later.
@@ -297,7 +298,7 @@ class Collector:
         self._last_issue = time.monotonic()
 
     async def _receive_pending(self, *, after_restart: bool = False) -> None:
-        """Receive again the entries that were delivered to any consumer, but not acknowledged."""
+        """Receive all entries again that were delivered to a consumer, but not acknowledged."""
         await self._receive_all(await self.streams.collect_pending(consumer=CONSUMER), after_restart=after_restart)
 
     async def _receive_all(self, entries: list[GroupEntry], *, after_restart: bool = False) -> None:
@@ -352,7 +353,7 @@ class Collector:
             self.waiting.append(group)
 
     def _unknown_version(self, entry: GroupEntry) -> str | None:
-        """Return a version that sampled a token of the group, but is unknown to this run; None if all are known."""
+        """Return a version that sampled a token of the group and is unknown to this run; None if there is none."""
         if isinstance(entry.item, DeadLetter):
             return None
         for trajectory in entry.item.trajectories:

@@ -161,9 +161,9 @@ class Trainer:
 
         `version`: the version of the weights before the first of these steps.
 
-        Returns the scored groups, the metrics of this training step, and the ids of the groups whose update was not
+        Returns the scored groups, the metrics of this training step, and the ids of the groups in updates that were not
         applied. If an advantage is not finite, no optimiser step is taken. The first two results are then empty, and
-        the third contains the ids of all groups.
+        the third result contains the ids of all groups.
         """
         settings, step = self.settings, self.state.step
         self.recorder.start(step + 1, collected, version.version)
@@ -194,8 +194,8 @@ class Trainer:
     def score(self, collected: Collected) -> list[ScoredGroup]:
         """Compute advantages over complete groups.
 
-        Members that are stale or have a turn without an action are marked as not usable. Their rewards still count in
-        the mean and standard deviation of their group.
+        Members that are stale or have a turn without an action are marked as not usable. The rewards of these members
+        count in the mean and standard deviation of the group.
 
         Raises:
             NotFinite: an advantage is not finite.
@@ -213,9 +213,9 @@ class Trainer:
         )
 
     def _check_skipped_steps(self, metrics: dict[str, float], skipped_groups: frozenset[str]) -> None:
-        """Count consecutive steps whose updates were all skipped.
+        """Count consecutive steps in which all updates were skipped.
 
-        A step that had no rows to train on, and therefore no update, does not change the count.
+        A step without rows has no update, and does not change the count.
 
         Raises:
             RunError: the count has reached `max_skipped_steps`.

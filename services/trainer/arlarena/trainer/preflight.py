@@ -145,7 +145,7 @@ def _check_policy(path: Path, policy: PolicySettings, settings: TrainerSettings 
 def policy_directory(name: str, setting: str, *, tokenizer: bool = True) -> Path:
     """Return the local directory of a policy, and check that the directory is complete.
 
-    `name`: a directory or a Hub name. `setting`: the flag or setting that `name` comes from, for error messages.
+    `name`: a directory or a Hub name. `setting`: the flag or setting of `name`, for error messages.
     `tokenizer`: whether the directory must have a tokenizer.
 
     Raises:
@@ -160,7 +160,7 @@ def policy_directory(name: str, setting: str, *, tokenizer: bool = True) -> Path
         lacking.append("a tokenizer (tokenizer.json)")
     if lacking:
         raise ConfigError(
-            f"{setting} = {name!r}: {folder} is not a complete policy, it lacks {', '.join(lacking)}; give a directory "
+            f"{setting} = {name!r}: {folder} is not a complete policy: it lacks {', '.join(lacking)}; give a directory "
             f"in which save_pretrained wrote the model and the tokenizer"
         )
     return folder

@@ -74,7 +74,7 @@ class TrainerSettings(TrainerKeys):
     }
 
     recipe_overrides: dict[str, Any] = Field(
-        default_factory=dict, description="choices and hyperparameters of the recipe to change"
+        default_factory=dict, description="choices and hyperparameters that replace those of the recipe"
     )
     policy_anchor: Literal["bypass", "decoupled"] = Field(
         "bypass",
@@ -220,7 +220,7 @@ class TrainerSettings(TrainerKeys):
     service_wait_s: PositiveFloat = Field(180.0, description="how long to wait for the environment server to start")
     push_retry_timeout_s: PositiveFloat = Field(180.0, description="how long a failed push of weights is retried")
     reissue_after_s: PositiveFloat = Field(
-        20.0, description="if no group arrives for this time, tasks whose groups are missing are issued again"
+        20.0, description="if no group arrives for this time, the tasks of the missing groups are issued again"
     )
     max_unusable_in_a_row: PositiveInt = Field(
         32,
@@ -255,7 +255,7 @@ class TrainerSettings(TrainerKeys):
         return self
 
     def warnings(self) -> list[str]:
-        """Return warnings about settings without effect. Such settings are no errors, because a run may be a test."""
+        """Return warnings about settings without effect. They are not errors, because a run may be a short test."""
         texts = []
         if self.lr_warmup_steps > self.steps:
             texts.append(f"lr_warmup_steps = {self.lr_warmup_steps} is above steps = {self.steps}: the "
@@ -299,7 +299,7 @@ def device_of(chosen: str, table: str) -> str:
 
 
 def load_trainer(path: Path | None) -> TrainerSettings:
-    """Read table [trainer]. ARLARENA_TRAINER_METRICS_HOST and ARLARENA_TRAINER_METRICS_PORT replace its values.
+    """Read table [trainer]. ARLARENA_TRAINER_METRICS_HOST and ARLARENA_TRAINER_METRICS_PORT override the table.
 
     Raises:
         ConfigError: a value is invalid.

@@ -1,4 +1,4 @@
-"""Validates received groups before training, because they come from other processes."""
+"""Validates received groups before training. Groups come from other processes, and can therefore be invalid."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def refusal_reason(group: Group, *, vocabulary: int, recipe: Recipe, task: Group
         vocabulary: number of token ids of the policy.
         recipe: the method. If the method compares turns by an anchor (a field such as `state_key`), this field must
             not be empty in any turn.
-        task: the issued task, which the group must match; None: the task is not compared.
+        task: the issued task, to compare with the group; None: no comparison.
     """
     return next(_reasons(group, vocabulary, _anchor(recipe), task), None)
 
 
 def _reasons(group: Group, vocabulary: int, anchor: str | None, task: GroupTask | None) -> Iterator[str]:
-    """Yield all reasons to refuse the group. Cheap checks come first, because `refusal_reason` reads only one."""
+    """Yield all reasons to refuse the group. Fast checks come first, because `refusal_reason` reads only one reason."""
     if task is not None:
         yield from _differences(group, task)
     if not group.trajectories:

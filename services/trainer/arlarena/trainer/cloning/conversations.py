@@ -39,11 +39,11 @@ class ConversationRecord(msgspec.Struct):
 
 
 def read_conversations(path: Path, min_score: float) -> list[ConversationRecord]:
-    """Read a file. Conversations with a score of at most `min_score` are left out. A conversation needs no score.
+    """Read a file. Return the conversations with a score above `min_score`, and the conversations without a score.
 
     Raises:
-        ConfigError: the file is missing, a line is not a conversation, or no remaining conversation has an assistant
-            message.
+        ConfigError: the file is missing, a line is not a conversation, or no returned conversation would have an
+            assistant message.
     """
     decoder = msgspec.json.Decoder(ConversationRecord)
     conversations = []

@@ -107,10 +107,10 @@ class Learner:
         With policy anchor `decoupled`, the denominator of the importance ratio is the policy before the first of these
         steps. With `bypass`, the denominator is the sampler's policy.
 
-        An update whose loss or gradient norm is not finite is skipped on all ranks: weights and optimiser state do not
-        change. `skipped_minibatches` is set to the indices of the minibatches with skipped updates. The mean metrics
-        are over the applied updates. If no update was applied, the means are over all updates, and metrics that are not
-        finite are left out.
+        If the loss or the gradient norm of an update is not finite, the update is skipped on all ranks: weights and
+        optimiser state do not change. `skipped_minibatches` is set to the indices of the minibatches with skipped
+        updates. The mean metrics are over the applied updates. If no update was applied, the means are over all
+        updates, and metrics that are not finite are left out.
 
         `recorded`: for each minibatch, numbers of trajectories (`TrainingSample.trajectory`). `row_figures` is set to
         the figures that the loss used for the tokens of these trajectories.
@@ -381,10 +381,10 @@ def _step_metrics(updates: Sequence[_Update]) -> dict[str, float]:
 
 
 def _merge_updates(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Merge the metrics of updates: means; maximum or minimum for names ending in `_max` or `_min`.
+    """Merge the metrics of updates: maximum for names in `_max`, minimum for `_min`, else the mean.
 
-    A metric that an update lacks is merged from the other updates. For example, an update without tokens has no
-    `ratio_max`.
+    If an update lacks a metric, the metric is merged from the other updates. For example, an update without tokens has
+    no `ratio_max`.
     """
     merged: dict[str, float] = {}
     for key in dict.fromkeys(key for part in parts for key in part):

@@ -21,9 +21,10 @@ from arlarena.trainer.objectives.clipping import ClipConfig, Terms
 class RowFigures(msgspec.Struct, frozen=True, array_like=True):
     """The figures of one row (training sample) with S sampled tokens.
 
-    `number`: `TrainingSample.number`. `values`: float32 [5, S], packed: log-prob, log π_old, entropy, ratio, log-prob
-    of the reference policy. `clip`: uint8 [S], see `TurnFigures.clip`. `kept`: False if the sequence mask removed the
-    row. `reference`: whether there is a reference policy. `old_is_sampler`: whether π_old is the sampler's policy.
+    `number`: `TrainingSample.number`. `values`: bytes of a float32 array [5, S]. The five lines are log-prob, log
+    π_old, entropy, ratio, and log-prob of the reference policy. `clip`: uint8 [S], see `TurnFigures.clip`. `kept`:
+    False if the sequence mask removed the row. `reference`: whether there is a reference policy. `old_is_sampler`:
+    whether π_old is the sampler's policy.
     """
 
     number: int
@@ -79,7 +80,7 @@ class _MicroFigures:
 
 
 class FigureCollector:
-    """Collects the figures of the rows of chosen trajectories during one update."""
+    """Collects the figures of the chosen trajectories during one update."""
 
     def __init__(self, chosen: Iterable[int], clip: ClipConfig) -> None:
         """`chosen`: trajectories of the minibatch (`TrainingSample.trajectory`). `clip`: bounds for the clip marks."""

@@ -122,7 +122,7 @@ class StepRecorder:
     ) -> None:
         """Store the figures of the updates for `write`.
 
-        `skipped`: ids of groups whose update was not applied. `reason`: why it was not applied.
+        `skipped`: ids of the groups in updates that were not applied. `reason`: why the updates were not applied.
         """
         self._skipped, self._skip_reason = frozenset(skipped), reason
         self._figures = collect_figures(parts, figures)

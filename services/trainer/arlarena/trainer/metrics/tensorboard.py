@@ -23,7 +23,7 @@ class TensorBoardWriter:
     """
 
     def __init__(self, directory: Path, step: int, log: Logger) -> None:
-        """Open a new file in `directory`. `step`: the last step whose scalars are kept."""
+        """Open a new file in `directory`. TensorBoard discards earlier scalars of steps after `step`."""
         self._log = log
         self._writer: EventsWriter | None = None
         try:

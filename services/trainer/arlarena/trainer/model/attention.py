@@ -270,7 +270,7 @@ def prepare(model: PreTrainedModel) -> PreTrainedModel:
 
 def hidden_states(decoder: torch.nn.Module, forest: Forest) -> Tensor:
     """Run `decoder` once. Returns the last hidden states [T, H] of the T tokens of `forest`."""
-    # If a model gets a four-dimensional mask, it builds no other mask. `forest_attention` ignores this mask.
+    # A four-dimensional mask prevents the model from building another mask. `forest_attention` ignores this mask.
     unread = forest.ids.new_zeros((1, 1, 1, 1))
     output = decoder(
         input_ids=forest.ids[None],

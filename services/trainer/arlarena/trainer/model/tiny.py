@@ -58,9 +58,9 @@ def vocabulary(pieces: Sequence[str] = ()) -> list[str]:
 
 
 def build_tokenizer(pieces: Sequence[str] = ()) -> PreTrainedTokenizerFast:
-    """Build a tokenizer. From left to right, it takes the longest token of `vocabulary(pieces)` that matches the text.
+    """Build a tokenizer that reads a text from left to right, and always takes the longest matching token.
 
-    Encoding and then decoding an ASCII text returns the same text.
+    The tokens are those of `vocabulary(pieces)`. Encoding and then decoding an ASCII text returns the same text.
     """
     tokens = vocabulary(pieces)
     ordinary = sorted((token for token in tokens if token not in SPECIAL), key=len, reverse=True)

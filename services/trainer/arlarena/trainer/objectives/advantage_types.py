@@ -76,7 +76,7 @@ class GroupRewards:
         return [math.fsum(turns) for turns in self.rewards]
 
     def invalid(self) -> list[list[bool]]:
-        """Return, for each turn, whether the penalty for invalid actions applies."""
+        """Return whether the penalty for invalid actions applies, for each turn."""
         if self.action_valid is None:
             return [[False] * len(turns) for turns in self.rewards]
         return [[not valid for valid in turns] for turns in self.action_valid]
@@ -94,8 +94,8 @@ class AdvantageConfig:
             so an episode with more rows weighs more. `turn`: each turn, even if a row has several turns. `trajectory`:
             each episode. If every row has one turn, `row` and `turn` have the same effect.
         scale: the divisor of the episode part: `std` (standard deviation), or `none` (no division, as in Dr.GRPO).
-        step_scale: the divisor of the step part: `std` or `none`. GiGPO's mode `mean_std` is `std` for both parts, and
-            its mode `mean` is `none` for both parts.
+        step_scale: the divisor of the step part: `std` or `none`. In GiGPO's mode `mean_std`, both divisors are `std`.
+            In its mode `mean`, both are `none`.
         omega: weight ω of the step part.
         gamma: discount factor of step returns.
         anchor: GiGPO compares the turns of a group that have the same anchor. `state`: the same state key.
@@ -103,7 +103,7 @@ class AdvantageConfig:
             `similarity`.
         similarity: the minimum similarity (0 to 1) for the anchor `similar`.
         entropy_k: EMPG's k. A larger k gives smaller advantages to turns with high entropy.
-        entropy_k_next: EMPG's k'. A larger k' gives a smaller bonus to turns whose next turn has high entropy.
+        entropy_k_next: EMPG's k'. A larger k' gives a smaller bonus to a turn if the next turn has high entropy.
         entropy_zeta: EMPG's ζ, the weight of this bonus.
         invalid_penalty: penalty for a turn with an invalid action or format. It is subtracted from the reward and from
             the step return of the turn.

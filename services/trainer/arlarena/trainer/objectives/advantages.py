@@ -32,11 +32,11 @@ from arlarena.trainer.objectives.similarity import cluster_numbers
 
 # Added to a standard deviation, as in the released code of GRPO and GiGPO.
 STD_EPSILON = 1e-6
-# Overlong shaping is a penalty for long responses, as in the DAPO runs of ARLArena: over the last fifth of the response
-# limit, the added reward falls linearly from 0 to -0.1.
+# Overlong shaping is a penalty for long responses, as in the DAPO runs of ARLArena. Up to 80 % of the response limit,
+# there is no penalty. Then the penalty rises linearly, to 0.1 at the limit.
 OVERLONG_START = 0.8
 OVERLONG_PENALTY = 0.1
-# Values whose difference is at most EQUAL count as equal, because sums of the same rewards may be rounded differently.
+# Values with a difference of at most EQUAL count as equal, because rounding may change sums of the same rewards.
 # The tolerance is relative for values above 1, and absolute for smaller values.
 EQUAL = 1e-12
 
@@ -51,8 +51,8 @@ class Advantage:
         estimate: maps the groups of one batch to advantages, in the order of the groups.
         uses_anchors: whether the estimator compares turns with the same anchor (key of a state or observation). Groups
             without anchors are then refused.
-        uses_entropies: whether the estimator needs `GroupRewards.entropies`. The trainer then runs a forward pass
-            before the update to compute them.
+        uses_entropies: whether the estimator needs `GroupRewards.entropies`. The trainer then computes the entropies in
+            a forward pass before the update.
         batch_baseline: whether the baseline is a mean over the batch. Groups with one episode are then allowed.
     """
 
@@ -262,7 +262,7 @@ def step_returns(group: GroupRewards, config: AdvantageConfig) -> Values:
 
 
 def anchor_groups(group: GroupRewards, config: AdvantageConfig) -> list[list[int]]:
-    """Return, for each turn, the index of its step group: the turns of `group` with the same anchor.
+    """Return the index of each turn's step group. A step group contains all turns of `group` with the same anchor.
 
     Raises:
         ValueError: the anchor is unknown, or the group lacks the field that the anchor needs.
@@ -281,7 +281,7 @@ def anchor_groups(group: GroupRewards, config: AdvantageConfig) -> list[list[int
 
 def _keys(keys: Turns[str] | None, name: str, anchor: str) -> Turns[str]:
     if keys is None:
-        raise ValueError(f"anchor {anchor!r} needs {name}, which this group lacks; choose another anchor")
+        raise ValueError(f"anchor {anchor!r} needs {name}, but this group has none; choose another anchor")
     for i, turns in enumerate(keys):
         for k, key in enumerate(turns):
             if not key:

@@ -71,7 +71,7 @@ class Collective:
     """Sends each server the broadcaster's address. The server's workers join a process group with the broadcaster."""
 
     def __init__(self, broadcaster: Broadcaster) -> None:
-        """Store `broadcaster`. It sends versions until `close` is called."""
+        """Store `broadcaster`. The broadcaster sends versions until `close` is called."""
         self._broadcaster = broadcaster
 
     async def push(self, version: Version, server: WeightsClient) -> tuple[ServedVersion, int]:
