@@ -3,8 +3,8 @@
 WEIGHTS are the weights before the step. Advantages, masks, log-probs, entropies, ratios and clip marks are computed
 again from the recorded groups, and compared with the record.
 
-Advantages are compared for all groups. The other figures are compared only for the groups of the step's first update,
-because a run does not keep the weights between the updates of a step.
+Advantages are compared for all groups. Other figures are compared only for the groups of the step's first update. The
+later updates start from other weights, and a run does not keep these weights.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def _compare_figures(
 ) -> None:
     settings, part = learner.settings, [again for _, again in pairs]
     rows = training_samples(part, "", settings.advantage_scale, growing=settings.rows == "episodes")
-    # With a learning rate of 0, neither the gradient nor the weight decay changes the weights.
+    # With a learning rate of 0, gradient and weight decay do not change the weights.
     learner.update([rows], 0.0, [[number for number, _ in enumerate(usable_members(part))]])
     figures = collect_figures([(part, rows)], learner.row_figures)
     for record, _ in pairs:

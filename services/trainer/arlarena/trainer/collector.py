@@ -208,10 +208,10 @@ class Collector:
     def _issue_limit(self, selection: Selection[Group], judged: int) -> int:
         """Return how many tasks may be issued now.
 
-        The limit is `staleness` · `groups_per_step`, plus the number of groups that the batch still needs, minus the
-        number of open groups that are not judged. A group is judged if the group was offered to the batch of this step
-        or is stale. `judged`: the number of judged groups. The ledger lists judged groups as open until `settle` is
-        called.
+        The limit is `staleness` · `groups_per_step` + W - N. W is the number of groups that the batch still needs. N is
+        the number of open groups that are not judged. A group is judged if the group was offered to the batch of this
+        step or is stale. `judged`: the number of judged groups. The ledger lists judged groups as open until `settle`
+        is called.
 
         The ledger's own limit (`Ledger.allowance`) is too high, because it allows more tasks when the filter drops
         groups. Workers would sample the groups of these tasks with the weights before the current step. These groups

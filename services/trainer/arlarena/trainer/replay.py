@@ -139,7 +139,7 @@ def replay(groups: Sequence[Group | Refusal], model: str, recipe: Recipe, settin
     counts = {"groups": len(groups), "groups_refused": len(refused), "rows": len(rows)}
     metrics = {name: float(count) for name, count in (counts | selection_metrics(selected)).items()}
     metrics["no_action_share"] = episode_metrics(selected.batch)["no_action_share"]
-    # With a learning rate of 0, neither the gradient nor the weight decay changes the weights.
+    # With a learning rate of 0, gradient and weight decay do not change the weights.
     metrics |= learner.update([rows] if rows else [], rate=0.0)
     return ReplayResult(recipe.name, metrics, tuple(refused))
 

@@ -165,7 +165,7 @@ class TrainerSettings(TrainerKeys):
         16_384, description="maximum tokens of one forward pass; limits memory and does not change the gradient"
     )
     logits_chunk_tokens: PositiveInt | None = Field(
-        None, description="number of tokens whose logits are in memory at the same time; default: 64 MB of logits"
+        None, description="maximum number of tokens with logits in memory at the same time; default: 64 MB of logits"
     )
     threads: PositiveInt | None = Field(None, description="torch threads; default: OMP_NUM_THREADS, else 1")
 
@@ -236,8 +236,8 @@ class TrainerSettings(TrainerKeys):
     )
     lease_ttl_s: PositiveFloat = Field(
         15.0,
-        description="validity of the lease, which allows only one trainer per run; after a crash on another machine, a "
-        "new trainer can start this time after the old trainer's last heartbeat",
+        description="validity of the lease without a heartbeat; the lease allows only one trainer per run; after a "
+        "crash on another machine, a new trainer must wait for this time",
     )
 
     @model_validator(mode="after")

@@ -2,8 +2,8 @@
 
     python -m arlarena.trainer.torchrun --nproc-per-node 4 -m arlarena.trainer train ...
 
-torchrun itself always exits with 1 if a rank fails. Kubernetes and `arlarena up` would then also restart a trainer
-after status 2 (the configuration is wrong) or 4 (an error that would occur again).
+torchrun itself always exits with 1 if a rank fails. Kubernetes and `arlarena up` must not restart a trainer after
+status 2 (the configuration is wrong) and 4 (an error that would occur again). With status 1, they would restart it.
 """
 
 from __future__ import annotations

@@ -56,8 +56,8 @@ class Progress:
         """Replace the record of the current step.
 
         `doing`: the activity of the stage. As long as step and activity stay the same, the record is replaced at most
-        once per second. In the record, `began` is the time of the first call for this step, and `ts` the time of this
-        call (Unix time in seconds). A write error is ignored, because only the display needs the record.
+        once per second. The record has two Unix times, in seconds: `began` of the first call for this step, and `ts` of
+        this call. A write error is ignored, because only the display needs the record.
         """
         now, running = time.time(), time.monotonic()
         if step != self._step:

@@ -61,8 +61,12 @@ class StepAlarms:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log a warning for each problem of a step.
 
-        The problems are: metrics that are not finite, a mismatch between sampler and trainer, gradients that are
-        exactly 0 for several steps, and batches in which all members of each group have equal returns.
+        The problems are:
+
+        - a metric is not finite
+        - the mismatch between sampler and trainer is too large
+        - the gradient was exactly 0 in several consecutive steps
+        - in several consecutive batches, all members of each group had equal returns
         """
         if names := not_finite(metrics):
             self._log.warning("not_finite", step=step, figures=names)

@@ -24,8 +24,8 @@ trajectory has rows in several micro-batches, compute the ratio before the loop:
 1. In a pass without gradient, add up `sequence_sums(batch, J)` over the micro-batches. J is the number of trajectories.
 2. Pass the result of `sequence_log_ratio(sums, counts)` to every `Batch`.
 
-All rows of a trajectory must be in one minibatch (the rows of one optimiser step), because all log-probs in a ratio
-must be computed with the same weights.
+All log-probs in a ratio must be computed with the same weights. Therefore all rows of a trajectory must be in one
+minibatch (the rows of one optimiser step).
 
 Modules:
 

@@ -99,7 +99,7 @@ class AdvantageConfig:
         omega: weight ω of the step part.
         gamma: discount factor of step returns.
         anchor: GiGPO compares the turns of a group that have the same anchor. `state`: the same state key.
-            `observation`: the same observation key. `similar`: observation texts whose similarity is at least
+            `observation`: the same observation key. `similar`: observation texts with a similarity of at least
             `similarity`.
         similarity: the minimum similarity (0 to 1) for the anchor `similar`.
         entropy_k: EMPG's k. A larger k gives smaller advantages to turns with high entropy.

@@ -1,8 +1,8 @@
 """Pushes versions to the policy servers. Each server gets the version, loads the weights and checks the probe.
 
 A version is the weights of one training step. The probe is a list of tokens with the trainer's log-probs. The server
-compares these log-probs with the log-probs of its engine, because an engine may report success while it still uses
-some of the old weights. A push to a restarting server is retried.
+compares these log-probs with the log-probs of its engine. The comparison is needed, because an engine can report
+success and still use some of the old weights. A push to a restarting server is retried.
 """
 
 from __future__ import annotations
