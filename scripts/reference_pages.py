@@ -74,8 +74,8 @@ This page lists every metric, with its unit, its definition and the module that 
 the servers.
 
 Shares are between 0 and 1. Log-probabilities, KL and entropy are in nats per token. A is the advantage, π_θ the trained
-policy, and π_old the policy in the denominator of the importance ratio. k3 estimates a KL by the mean of e^d - d - 1,
-where d is a difference of log-probabilities.
+policy, and π_old the policy in the denominator of the importance ratio. k3 is an estimate of a KL divergence: the mean
+of e^d - d - 1 for a difference d of log-probabilities.
 """
 METRICS_SECTIONS = {
     "training": """\
@@ -84,16 +84,16 @@ METRICS_SECTIONS = {
 These metrics are the keys of `RUN/metrics.jsonl`. The file has one JSON object per step. A value that is not finite is
 written as null. TensorBoard shows the same values.
 
-Metrics of episodes and groups cover all groups that the step collected, including the groups that the filter dropped,
-unless the definition says otherwise. Metrics of updates are means over the updates of the step; `…_min` and `…_max` are
-the minimum and the maximum. The modules are in `arlarena.trainer`.
+Metrics of episodes and groups are computed from all groups that the step collected, including the groups that the
+filter dropped. The definition states exceptions. Metrics of updates are means over the updates of the step; `…_min` and
+`…_max` are the minimum and the maximum. The modules are in `arlarena.trainer`.
 """,
     "evaluation": """\
 ## Evaluation
 
-These metrics are keys of the result of `python -m arlarena.rollout evaluate`, which a training run calls. The modules
-are in `arlarena.rollout`. [Evaluate closed models](../how-to/evaluate-closed-models.md#summaryjson) lists the keys of
-`summary.json` of `arlarena eval`.
+These metrics are keys of the result of `python -m arlarena.rollout evaluate`. A training run calls this command. The
+modules are in `arlarena.rollout`. `arlarena eval` writes other keys into `summary.json`
+([Evaluate closed models](../how-to/evaluate-closed-models.md#summaryjson)).
 """,
     "episode": """\
 ## Episode
@@ -106,8 +106,8 @@ these metrics over the episodes. The training metrics of the same names are shar
 PROMETHEUS_HEAD = """\
 ## Prometheus
 
-The route `/metrics` of each server reports these metrics. The trainer and the rollout workers report theirs on
-`metrics_port`, if it is set. The trainer also reports each metric of the newest step (see above) as
+The route `/metrics` of each server reports these metrics. If `metrics_port` is set, the trainer and the rollout workers
+report metrics on this port. The trainer also reports each [training metric](#training) of the newest step as
 `arlarena_trainer_last_NAME`, such as `arlarena_trainer_last_success_rate`. The names of counters end in `_total`.
 Histograms have the suffixes `_bucket`, `_sum` and `_count`.
 """

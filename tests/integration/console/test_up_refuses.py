@@ -57,14 +57,14 @@ def up(folder: Path, text: str, *arguments: str, timeout: float = 120, **variabl
             [
                 "a.toml: [trainer] minibatch_groups = 99 is above groups_per_step = 16",
                 '[inference] engine = "vllm": vllm_python = ".venv-vllm/bin/python" does not exist',
-                "is not a complete policy, it lacks weights",
+                "is not a complete policy: it lacks weights",
                 "a.toml: [environment] name = 'json': its `load` does not take (where, options)",
             ],
             marks=SLOW,
         ),
         pytest.param(
             SMALL + '[policy]\npath = "half"\n',
-            ["a.toml: [policy] path = ", "is not a complete policy, it lacks weights (*.safetensors), a tokenizer"],
+            ["a.toml: [policy] path = ", "is not a complete policy: it lacks weights (*.safetensors), a tokenizer"],
             marks=SLOW,
         ),
         pytest.param(

@@ -29,7 +29,7 @@ def advantage_at(row, t):
 
 
 def unit_at(rows, level, i, t):
-    """Return the key of the unit whose tokens have the same ratio as token `t` of row `i`."""
+    """Return the key of the unit that contains token `t` of row `i`. All tokens of a unit have the same ratio."""
     return {
         "token": (i, t),
         "turn": (i, turn_at(rows[i], t)),

@@ -142,7 +142,7 @@ def test_one_update_per_batch_with_a_bypass_anchor_gives_a_warning():
 def test_a_group_of_one_is_refused_where_advantages_are_relative_to_the_group(name):
     with pytest.raises(RecipeError, match=r"filter '\w+' drops every group|no baseline") as refused:
         check(recipe(name), RunContext(updates_per_batch=4, policy_anchor="bypass", group_size=1))
-    assert "group_size to 2 or more, or take recipe = 'reinforce_pp'" in str(refused.value)
+    assert "group_size to 2 or more, or use recipe = 'reinforce_pp'" in str(refused.value)
 
 
 def test_a_group_of_one_passes_where_advantages_are_relative_to_the_batch():

@@ -168,7 +168,7 @@ class Shadowing(ClipConfig):
         (lambda: register_clip("c", dict), "must be a subclass of ClipConfig"),
         (
             lambda: (register_clip("c", Shadowing)(min), Recipe(name="r", clip="c")),
-            "its hyperparameter 'gamma' has the name",
+            "the hyperparameter 'gamma' has the name",
         ),
     ],
 )

@@ -33,7 +33,7 @@ def write(folder, text):
             "[trainer]\nminibatch_groups = 8\ngroups_per_step = 4",
             "minibatch_groups = 8 is above groups_per_step = 4.*set minibatch_groups to 4 or less",
         ),
-        ('[trainer]\nrecipe = "grpo"\ngroup_size = 1', "no baseline; set group_size to 2 or more, or take recipe = 'r"),
+        ('[trainer]\nrecipe = "grpo"\ngroup_size = 1', "no baseline; set group_size to 2 or more, or use recipe = 'r"),
         (
             "[trainer]\nreissue_after_s = 60.0\nno_data_timeout_s = 50.0",
             "reissue_after_s = 60 must be below no_data_timeout_s = 50",

@@ -1,1 +1,1 @@
-"""The trainer: behaviour cloning, the objectives of ARLArena, and the training loop over groups from a stream."""
+"""The trainer: behaviour cloning, the objectives of ARLArena, and the training loop."""

@@ -129,8 +129,8 @@ def _add_replay(replaying: argparse.ArgumentParser) -> None:
     replaying.add_argument("groups", type=Path, help="file of groups, such as RUN/groups/step-000020.msgpack")
     replaying.add_argument(
         "--check", action="store_true",
-        help="GROUPS is a file such as RUN/records/step-000020.records, and --model the weights before that step: "
-        "recompute the recorded figures of the first update, and print the largest differences",
+        help="compute the recorded figures of the first update again, and print the largest differences; GROUPS must "
+        "be a file such as RUN/records/step-000020.records, and --model the weights before this step",
     )  # fmt: skip
     replaying.add_argument("--model", required=True, help="policy that computes log-probs: a directory or a hub name")
     replaying.add_argument(
@@ -141,7 +141,7 @@ def _add_replay(replaying: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="CHOICE=VALUE",
-        help="choice or hyperparameter of a recipe, and its value in all computed methods; may be repeated",
+        help="set a choice or hyperparameter of all computed methods; may be repeated",
     )
     _add_plugin(replaying)
     replaying.add_argument("--config", type=Path, help="TOML file of the run, with the table [trainer]")
@@ -184,7 +184,7 @@ def make_tiny(args: argparse.Namespace, log: Logger) -> int:
 
 
 def _environment_of(args: argparse.Namespace, log: Logger) -> Info | None:
-    """Return the description of the environment, which contains the vocabulary for a tiny policy.
+    """Return the description of the environment. It contains the vocabulary for a tiny policy.
 
     Returns None if no address of a server is given.
 

@@ -1,4 +1,4 @@
-"""Builds the trainer and all its parts from the command line's arguments, and runs it."""
+"""Builds the trainer from the arguments of the command line, and runs it."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Invocation:
 async def run_trainer(plan: Invocation, log: Logger, interrupted: Callable[[], str]) -> None:
     """Build the trainer, restore the newest checkpoint if `plan.resume` is set, and train.
 
-    If torchrun starts several ranks (trainer processes), only rank 0 trains. The others execute its calls in
-    `worker_loop`.
+    If torchrun starts several ranks (trainer processes), only rank 0 runs the training loop. The other ranks execute
+    the calls of rank 0 in `worker_loop`.
 
     `interrupted`: returns the name of the signal that arrived, or "".
 

@@ -1,8 +1,10 @@
 """Recomputes recorded figures: `arlarena replay RUN/records/step-000020.records --model WEIGHTS --check`.
 
-Advantages, masks, log-probs, entropies, ratios and clip marks are computed again from the recorded groups, with the
-weights before the step, and compared with the record. Later updates of a step start from weights that no run keeps, so
-figures are compared for the groups of the step's first update only, and advantages for all groups.
+WEIGHTS are the weights before the step. Advantages, masks, log-probs, entropies, ratios and clip marks are computed
+again from the recorded groups, and compared with the record.
+
+Advantages are compared for all groups. Other figures are compared only for the groups of the step's first update. The
+later updates start from other weights, and a run does not keep these weights.
 """
 
 from __future__ import annotations
@@ -32,16 +34,20 @@ from arlarena.trainer.model.policy import load_policy
 from arlarena.trainer.objectives import Recipe
 from arlarena.trainer.settings import TrainerSettings
 
-# The largest decompressed record.
+# Maximum size of a decompressed record, in bytes.
 RECORD_BYTES = 1 << 30
 FLOATS = ("log_probs", "old_log_probs", "reference_log_probs", "entropies", "ratios")
 
 
 @dataclass(slots=True)
 class RecordCheck:
-    """The result: the largest absolute differences by name of the figure, and numbers of compared and differing values.
+    """The result of a check.
 
-    `marks`: tokens whose clip mark, and turns whose sequence mask differs.
+    Attributes:
+        groups: number of groups with compared advantages.
+        tokens: number of tokens with compared figures.
+        differences: the largest absolute difference of each figure, by the name of the figure.
+        marks: number of different clip marks of tokens, plus number of different sequence masks of turns.
     """
 
     groups: int = 0
@@ -50,7 +56,7 @@ class RecordCheck:
     marks: int = 0
 
     def add(self, name: str, recorded: Sequence[float], computed: Sequence[float]) -> None:
-        """Compare values of one figure. A different number of values is an infinite difference."""
+        """Compare the values of one figure. If the numbers of values differ, the difference is infinite."""
         if len(recorded) != len(computed):
             largest = math.inf
         else:
@@ -69,7 +75,7 @@ def load_records(path: Path) -> tuple[StepRecord, list[GroupRecord]]:
         return decode_frame(head, StepRecord, RECORD_BYTES), [
             decode_frame(g, GroupRecord, RECORD_BYTES) for g in groups
         ]
-    except (OSError, ValueError) as error:  # a SchemaError is a ValueError, and so is a file without a frame
+    except (OSError, ValueError) as error:  # SchemaError is a ValueError; an empty file also raises ValueError
         raise ConfigError(f"records {path}: {error}") from error
 
 
@@ -86,10 +92,10 @@ def _frames(data: bytes) -> Iterator[bytes]:
 def check_records(
     groups: Sequence[GroupRecord], model: str, recipe: Recipe, settings: TrainerSettings, reference: str | None = None
 ) -> RecordCheck:
-    """Recompute the figures of `groups` with the policy `model`, the weights before their step.
+    """Compute the figures of `groups` again, and compare them with the record.
 
-    `reference`: the reference policy of the run; None: `model`, so recorded log-probs of the reference policy are not
-    compared.
+    `model`: the policy with the weights before the step. `reference`: the reference policy of the run; None: use
+    `model`, and do not compare log-probs of the reference policy.
 
     Raises:
         ConfigError: no group was trained on.
@@ -131,7 +137,7 @@ def _rescored(records: Sequence[GroupRecord], learner: Learner) -> list[ScoredGr
         no_action_turns=settings.no_action_turns,
         growing=settings.rows == "episodes",
     )
-    # Which members were usable depends on the run's versions, so it is taken from the record.
+    # A record does not contain the run's versions, so `score` cannot find the usable members. Their turns have figures.
     return [
         ScoredGroup(again.group, again.advantages, tuple(bool(member.turns) for member in record.members))
         for record, again in zip(records, scored, strict=True)
@@ -147,7 +153,7 @@ def _compare_figures(
 ) -> None:
     settings, part = learner.settings, [again for _, again in pairs]
     rows = training_samples(part, "", settings.advantage_scale, growing=settings.rows == "episodes")
-    # With a learning rate of 0, neither the gradient nor the weight decay changes the weights.
+    # With a learning rate of 0, gradient and weight decay do not change the weights.
     learner.update([rows], 0.0, [[number for number, _ in enumerate(usable_members(part))]])
     figures = collect_figures([(part, rows)], learner.row_figures)
     for record, _ in pairs:

@@ -1,12 +1,12 @@
 """Issues tasks within the limit of open groups, and collects one batch of groups for each step.
 
-The ledger (`state/ledger.py`) records all issued groups. A group is open until the ledger has its outcome. Each entry
-of the stream `groups` contains a group or a dead letter. A dead letter reports that a group could not be played. A step
-is lost if a crash happened between the step and the next checkpoint. An entry is handled in one of three ways:
+The ledger (`state/ledger.py`) records all issued groups. A group is open until the ledger records the outcome. Each
+entry of the stream `groups` contains a group or a dead letter. A dead letter reports that a group could not be played.
+A step is lost if a crash happened between the step and the next checkpoint. An entry is handled in one of three ways:
 
-- An open group is offered to the batch. If the group cannot be trained on, the ledger records its outcome at once.
-- If a group was sampled by weights of a lost step, the group is discarded, and its task is issued again.
-- If a group is not open, because it has an outcome or was issued in a lost step, its entry is acknowledged and ignored.
+- An open group is offered to the batch. If the group cannot be trained on, the ledger records the outcome at once.
+- If weights of a lost step sampled an open group, the group is discarded, and its task is issued again.
+- If a group has an outcome or was issued in a lost step, the group is not open. The entry is acknowledged and ignored.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from arlarena.trainer.state.checkpoint import TrainerState
 from arlarena.trainer.state.ledger import Outcome
 
 CONSUMER = "trainer"
-# The longest wait of one read of the stream, in seconds. Timeouts and signals are checked between two reads.
+# Maximum duration of one read of the stream, in seconds. Timeouts and signals are checked between two reads.
 _BLOCK_S = 0.5
-# Number of entries of one read after a restart.
+# Maximum number of entries of one read after a restart.
 _PAGE = 100
 
 
 class RunError(RuntimeError):
-    """The run cannot continue. The message contains the reason. `permanent`: the error would occur after a restart."""
+    """The run cannot continue. The message says why. `permanent`: the error would occur again after a restart."""
 
     def __init__(self, message: str, *, permanent: bool = False) -> None:
         super().__init__(message)
@@ -55,7 +55,7 @@ class Collected:
     Attributes:
         selected: the batch, and the groups that the filter dropped.
         seen: all groups that were offered to the batch (given to the filter), for the metrics of the step.
-        stale: groups whose members are all too old. They were not offered to the batch.
+        stale: groups in which all members are too old. These groups were not offered to the batch.
         seconds: duration of the collection.
     """
 
@@ -94,9 +94,9 @@ class Collector:
         waiting: groups that were received, but not yet offered to a batch.
         consumed: stream id of each received entry, by group id. The entry is acknowledged after a checkpoint contains
             the outcome of the group.
-        guard: called between reads of the stream; raises if the trainer must stop (a signal, a lost lease).
-        free_broker_memory: saves a checkpoint and acknowledges entries. Called when no group arrives, because
-            unacknowledged entries may fill the memory of the broker, which then accepts no groups.
+        guard: called between reads of the stream; raises an exception after a signal or if the lease is lost.
+        free_broker_memory: saves a checkpoint and acknowledges entries. Called if no group arrives: unacknowledged
+            entries may fill the broker's memory, and a full broker accepts no groups.
         on_progress: called with the progress of the batch, at least every half second.
         broker_full: whether the broker refused the newest write because its memory is full.
     """
@@ -121,15 +121,15 @@ class Collector:
 
     @property
     def capacity(self) -> int:
-        """The largest number of slots of open groups: (S + 1)·B, with S = `staleness` and B = `groups_per_step`."""
+        """The number of slots for open groups: (S + 1)·B, with S = `staleness` and B = `groups_per_step`."""
         return (self.settings.staleness + 1) * self.settings.groups_per_step
 
     async def resume(self) -> None:
         """Restore the streams after a restart: receive unacknowledged entries again, and issue open tasks again.
 
-        The previous process may have taken steps after the checkpoint, which are lost. Groups that were sampled by
-        weights of lost steps are discarded. Tasks that were issued in lost steps are withdrawn, because they are issued
-        again in later steps, and workers must not start them earlier.
+        Steps of the previous process after the checkpoint are lost. If weights of a lost step sampled a group, the
+        group is discarded. Tasks that were issued in lost steps are withdrawn: these tasks will be issued again in
+        later steps, and workers must not start them earlier.
         """
         await self._receive_pending(after_restart=True)
         while entries := await self.streams.collect(consumer=CONSUMER, count=_PAGE, block_s=0.0):
@@ -143,8 +143,8 @@ class Collector:
     async def batch(self) -> Collected:
         """Collect groups until the batch of this step is full. Then issue tasks for later steps.
 
-        If a group cannot be trained on, its outcome is recorded at once. The outcomes of the other groups are recorded
-        later, by `settle`. If this method raises an exception, a checkpoint of the state is therefore still consistent.
+        If a group cannot be trained on, its outcome is recorded at once. `settle` records the outcomes of the other
+        groups later. A checkpoint of the state is therefore consistent even if this method raises an exception.
 
         Raises:
             RunError: no group arrived for `no_data_timeout_s`, or too many consecutive groups were unusable.
@@ -193,7 +193,7 @@ class Collector:
     def settle(self, collected: Collected, skipped_groups: frozenset[str] = frozenset()) -> None:
         """Record the outcome of each group of the step, and count the turns of these groups.
 
-        `skipped_groups`: ids of groups whose update was not applied.
+        `skipped_groups`: ids of the groups in updates that were not applied.
         """
         ledger, step = self.state.ledger, self.state.step
         for group in collected.selected.batch:
@@ -208,13 +208,14 @@ class Collector:
     def _issue_limit(self, selection: Selection[Group], judged: int) -> int:
         """Return how many tasks may be issued now.
 
-        The limit is `staleness` · `groups_per_step`, plus the number of groups that the batch still needs, minus the
-        number of open groups that are not judged. A group is judged if this step has offered it to the batch or found
-        it stale. `judged`: the number of judged groups. The ledger lists them as open until `settle` is called.
+        The limit is `staleness` · `groups_per_step` + W - N. W is the number of groups that the batch still needs. N is
+        the number of open groups that are not judged. A group is judged if the group was offered to the batch of this
+        step or is stale. `judged`: the number of judged groups. The ledger lists judged groups as open until `settle`
+        is called.
 
         The ledger's own limit (`Ledger.allowance`) is too high, because it allows more tasks when the filter drops
-        groups. Workers would sample the groups of these tasks with the weights from before the current step. These
-        groups would be one step too old.
+        groups. Workers would sample the groups of these tasks with the weights before the current step. These groups
+        would be one step too old.
         """
         size = self.settings.groups_per_step
         wanted = 0 if selection.is_full() else min(size - selection.kept, selection.left)
@@ -226,7 +227,7 @@ class Collector:
         await self._issue(self.state.ledger.issue(count if limit is None else max(0, min(count, limit))))
 
     async def acknowledge(self) -> None:
-        """Acknowledge all entries whose group has an outcome. Call this method directly after a durable checkpoint."""
+        """Acknowledge the entries of groups with an outcome. Call this method directly after a durable checkpoint."""
         settled = [group for group in self.consumed if group in self.state.ledger.lineage]
         if settled:
             await self.streams.acknowledge({self.consumed.pop(group): group for group in settled})
@@ -250,7 +251,7 @@ class Collector:
         )
 
     async def _issue(self, indices: list[int]) -> int:
-        """Issue the tasks `indices`. Returns how many of these tasks the broker did not have yet.
+        """Issue the tasks `indices`. Returns the number of tasks that the broker did not have yet.
 
         If the memory of the broker is full, no task is issued and the result is 0. The tasks stay open in the ledger,
         and are issued again later.
@@ -297,7 +298,7 @@ class Collector:
         self._last_issue = time.monotonic()
 
     async def _receive_pending(self, *, after_restart: bool = False) -> None:
-        """Receive again the entries that were delivered to any consumer, but not acknowledged."""
+        """Receive all entries again that were delivered to a consumer, but not acknowledged."""
         await self._receive_all(await self.streams.collect_pending(consumer=CONSUMER), after_restart=after_restart)
 
     async def _receive_all(self, entries: list[GroupEntry], *, after_restart: bool = False) -> None:
@@ -317,16 +318,14 @@ class Collector:
                 ignored[entry.stream_id] = entry.group_id
                 again.append(index)
                 if not after_restart:
-                    self._count_unusable(
-                        f"it was sampled by weights that this run does not know ({version})", self.capacity
-                    )
+                    self._count_unusable(f"sampled by weights that this run does not know ({version})", self.capacity)
             else:
                 await self._receive(entry, index)
         if ignored:
             await self.streams.acknowledge(ignored)
         if again:
             await self._issue(again)
-            self.log.info("discarded", groups=len(again), reason="sampled by weights that the checkpoint does not know")
+            self.log.info("discarded", groups=len(again), reason="sampled by weights that this run does not know")
 
     async def _receive(self, entry: GroupEntry, index: int) -> None:
         self._last_arrival = time.monotonic()
@@ -354,7 +353,7 @@ class Collector:
             self.waiting.append(group)
 
     def _unknown_version(self, entry: GroupEntry) -> str | None:
-        """Return a version that sampled a token of the group, but is unknown to this run; None if all are known."""
+        """Return a version that sampled a token of the group and is unknown to this run; None if there is none."""
         if isinstance(entry.item, DeadLetter):
             return None
         for trajectory in entry.item.trajectories:
@@ -386,7 +385,7 @@ class Collector:
 
 
 def empty_reason(group: Group) -> str:
-    """Return why no member of a group has a turn, and the fix."""
+    """Return the reason why no member of a group has a turn, and how to fix the problem."""
     faults = [trajectory.fault for trajectory in group.trajectories if trajectory.fault]
     if not faults:
         return f"task {group.task.id} ends before the first turn; choose tasks that have turns to play"

@@ -1,6 +1,6 @@
 """The training loop: collect, score, learn, record, save, acknowledge, push.
 
-The order within a step makes crashes harmless:
+A crash at any time is harmless, because each step keeps this order:
 
 1. The record (the metrics) of a step is written before the checkpoint of that step.
 2. A stream entry contains one group of episodes. The entry is acknowledged only after a durable checkpoint contains the
@@ -55,7 +55,7 @@ from arlarena.trainer.weights.versions import Version, VersionStore
 class Trainer:
     """Runs the training loop. `state` is shared with the collector and saved in checkpoints.
 
-    `guard` is called before each attempt to push, and raises if the trainer must stop or has lost its lease.
+    `guard` is called before each attempt to push. It raises an exception if the trainer must stop or lost its lease.
     """
 
     settings: TrainerSettings
@@ -161,9 +161,9 @@ class Trainer:
 
         `version`: the version of the weights before the first of these steps.
 
-        Returns the scored groups, the metrics of this training step, and the ids of the groups whose update was not
+        Returns the scored groups, the metrics of this training step, and the ids of the groups in updates that were not
         applied. If an advantage is not finite, no optimiser step is taken. The first two results are then empty, and
-        the third contains the ids of all groups.
+        the third result contains the ids of all groups.
         """
         settings, step = self.settings, self.state.step
         self.recorder.start(step + 1, collected, version.version)
@@ -194,8 +194,8 @@ class Trainer:
     def score(self, collected: Collected) -> list[ScoredGroup]:
         """Compute advantages over complete groups.
 
-        Members that are stale or have a turn without an action are marked as not usable. Their rewards still count in
-        the mean and standard deviation of their group.
+        Members that are stale or have a turn without an action are marked as not usable. The rewards of these members
+        count in the mean and standard deviation of the group.
 
         Raises:
             NotFinite: an advantage is not finite.
@@ -213,9 +213,9 @@ class Trainer:
         )
 
     def _check_skipped_steps(self, metrics: dict[str, float], skipped_groups: frozenset[str]) -> None:
-        """Count consecutive steps whose updates were all skipped.
+        """Count consecutive steps in which all updates were skipped.
 
-        A step that had no rows to train on, and therefore no update, does not change the count.
+        A step without rows has no update, and does not change the count.
 
         Raises:
             RunError: the count has reached `max_skipped_steps`.
@@ -272,14 +272,15 @@ class Trainer:
         await self.collector.acknowledge()
 
     async def free_broker_memory(self) -> None:
-        """Save a checkpoint now, if it allows the broker to delete stream entries: those of groups with an outcome."""
+        """Save a checkpoint if an entry can be acknowledged afterwards. The broker then deletes the entry."""
         if any(group in self.state.ledger.lineage for group in self.collector.consumed):
             await self.save()
 
     async def _save_before_end(self) -> None:
         """Save a checkpoint after an error or a signal.
 
-        Errors except `TrainerLeaseLost` are only logged, because the caller reports the earlier error.
+        If saving fails, the failure is logged and not raised, because the caller raises the earlier error. A lost lease
+        still raises `TrainerLeaseLost`.
         """
         try:
             await self.save()
@@ -303,8 +304,8 @@ class Trainer:
         name = first_not_finite(tensors)
         if name is not None:
             raise RunError(
-                f"{kind}: {name} is not finite at step {self.state.step}, and is neither written nor pushed; correct "
-                f"the policy that the run starts from, or resume from the newest checkpoint with a lower [trainer] lr",
+                f"{kind}: {name} is not finite at step {self.state.step}, and was not written or pushed; correct the "
+                f"policy that the run starts from, or resume from the newest checkpoint with a lower [trainer] lr",
                 permanent=True,
             )
         return tensors
@@ -312,9 +313,9 @@ class Trainer:
     def record(
         self, collected: Collected, groups: list[ScoredGroup], learning: dict[str, float], seconds: float
     ) -> None:
-        """Write the metrics of the step. Every `record_groups_every` steps, also write the groups of the batch.
+        """Write the metrics and the group records of the step. Every `record_groups_every` steps, also write the batch.
 
-        `learning`: the metrics that `learn` returned. `seconds`: time since the record of the step before.
+        `learning`: the metrics that `learn` returned. `seconds`: time since the record of the previous step.
         """
         self.lease.check()
         step, selected = self.state.step, collected.selected

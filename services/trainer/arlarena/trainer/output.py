@@ -3,8 +3,8 @@
     with atomic_folder(Path("policy"), {"kind": "tiny"}) as folder:
         model.save_pretrained(folder)
 
-The folder contains `arlarena.json`, which lists the files that the command wrote. An existing folder is replaced only
-if the folder is empty, or contains only files that its `arlarena.json` lists.
+The folder contains `arlarena.json`. This file lists the files that the command wrote. An existing folder is replaced
+only if the folder is empty, or contains only files that its `arlarena.json` lists.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def check_output(
 ) -> None:
     """Check that a command may write the folder `out`. Changes nothing.
 
-    The keys of `apart` and `outside` are the flags that the paths come from.
+    The keys of `apart` and `outside` are the flags of the paths.
 
     Args:
         out: the folder to write.
@@ -46,7 +46,7 @@ def check_output(
     if place.exists() and not place.is_dir():
         raise ConfigError(f"--out {out} is a file: give a folder")
     if os.path.ismount(place):
-        raise ConfigError(f"--out {out} is a mount point, which cannot be replaced: give a folder in it")
+        raise ConfigError(f"--out {out} is a mount point and cannot be replaced: give a folder in the mount point")
     if place.is_dir() and (unknown := _unknown_entries(place)):
         names = ", ".join([*unknown[:3], *(["…"] if unknown[3:] else [])])
         raise ConfigError(f"--out {out} contains files that this command did not write ({names}): give another folder")

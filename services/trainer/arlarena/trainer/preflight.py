@@ -95,7 +95,8 @@ def check_transport(settings: TrainerSettings) -> None:
     """
     if settings.push_transport == "nccl" and settings.torch_device() == "cpu":
         raise ConfigError(
-            '[trainer] push_transport = "nccl" needs a GPU; the trainer uses the CPU: take "gloo", "shared" or "http"'
+            '[trainer] push_transport = "nccl" needs a GPU, but the trainer uses the CPU: use "gloo", "shared" or '
+            '"http"'
         )
 
 
@@ -144,7 +145,7 @@ def _check_policy(path: Path, policy: PolicySettings, settings: TrainerSettings 
 def policy_directory(name: str, setting: str, *, tokenizer: bool = True) -> Path:
     """Return the local directory of a policy, and check that the directory is complete.
 
-    `name`: a directory or a Hub name. `setting`: the flag or setting that `name` comes from, for error messages.
+    `name`: a directory or a Hub name. `setting`: the flag or setting of `name`, for error messages.
     `tokenizer`: whether the directory must have a tokenizer.
 
     Raises:
@@ -159,7 +160,7 @@ def policy_directory(name: str, setting: str, *, tokenizer: bool = True) -> Path
         lacking.append("a tokenizer (tokenizer.json)")
     if lacking:
         raise ConfigError(
-            f"{setting} = {name!r}: {folder} is not a complete policy, it lacks {', '.join(lacking)}; give a directory "
+            f"{setting} = {name!r}: {folder} is not a complete policy: it lacks {', '.join(lacking)}; give a directory "
             f"in which save_pretrained wrote the model and the tokenizer"
         )
     return folder
@@ -215,7 +216,7 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ConfigError(f"directory {folder} cannot be written: {error.strerror}; choose another") from error
+        raise ConfigError(f"directory {folder} cannot be written: {error.strerror}; choose another one") from error
 
 
 def check_readable(path: Path) -> None:

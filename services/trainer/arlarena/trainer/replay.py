@@ -1,12 +1,12 @@
 """Computes one training step of a method on recorded groups: `arlarena replay GROUPS --model DIR --recipe sampo`.
 
 The forward and backward pass of the step are computed, but the weights do not change. Several methods can be compared
-on the same groups. As in a run, the batch has the groups that the method's filter keeps. If the method has back-fill
-(an incomplete batch is filled with dropped groups), the batch also has the groups that the filter drops. The metrics
-have the names of metrics.jsonl.
+on the same groups. As in a run, the batch contains the groups that the method's filter keeps. If the method has
+back-fill (an incomplete batch is filled with dropped groups), the batch also contains the groups that the filter drops.
+The metrics have the same names as in metrics.jsonl.
 
-Three kinds of records are left out and reported: groups that a run would refuse, demonstrations (which the
-environment's expert or another model played), and records that cannot be decoded.
+Three kinds of records are left out and reported: groups that a run would refuse, demonstrations (played by the
+environment's expert or another model), and records that cannot be decoded.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SHOWN = (
 class Refusal:
     """A group that is left out, and the reason.
 
-    `group`: the id of the group. If the record cannot be decoded, `record N`, with N counted from 0.
+    `group`: the id of the group. If the record cannot be decoded, `group` is `record N`, with N counted from 0.
     """
 
     group: str
@@ -52,7 +52,10 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """The result of one method. `metrics` have the names of metrics.jsonl. `refused`: the groups that are left out."""
+    """The result of one method.
+
+    `metrics`: values by name, as in metrics.jsonl. `refused`: the groups that are left out.
+    """
 
     recipe: str
     metrics: dict[str, float]
@@ -68,12 +71,13 @@ class ReplayResult:
 
 
 def load_groups(path: Path) -> list[Group | Refusal]:
-    """Return the records of a file that `write_groups` wrote, in order; a `Refusal` if a record cannot be decoded.
+    """Return the groups of a file of `RUN/groups` or `RUN/records`, in order.
 
-    Of a file of `RUN/records`, return the groups.
+    In a file of `RUN/groups`, a record that cannot be decoded becomes a `Refusal`.
 
     Raises:
-        ConfigError: the file cannot be read, or none of its records can be decoded.
+        ConfigError: the file cannot be read, none of its records can be decoded, or a record of `RUN/records` is
+            damaged.
     """
     if path.suffix == ".records":
         return [record.group for record in load_records(path)[1]]
@@ -82,17 +86,17 @@ def load_groups(path: Path) -> list[Group | Refusal]:
     except OSError as error:
         raise ConfigError(f"groups {path}: {error}") from error
     if not records:
-        raise ConfigError(f"groups {path}: the file holds no group")
+        raise ConfigError(f"groups {path}: the file contains no group")
     first = records[0]
     if isinstance(first, Refusal) and not any(isinstance(record, Group) for record in records):
-        raise ConfigError(f"groups {path}: none of its records can be read; {first.group}: {first.reason}")
+        raise ConfigError(f"groups {path}: no record can be decoded; {first.group}: {first.reason}")
     return records
 
 
 def _records(data: bytes) -> Iterator[Group | Refusal]:
-    """Yield the records of a file. A record is a 4-byte little-endian length, followed by as many bytes.
+    """Yield the records of a file. A record has a 4-byte little-endian length N, and then N bytes.
 
-    After a wrong length, no later record can be decoded.
+    If a length is wrong, the later records cannot be decoded.
     """
     offset = number = 0
     while offset < len(data):
@@ -109,8 +113,8 @@ def _records(data: bytes) -> Iterator[Group | Refusal]:
 def replay(groups: Sequence[Group | Refusal], model: str, recipe: Recipe, settings: TrainerSettings) -> ReplayResult:
     """Compute the metrics of one step of `recipe` on `groups` with the policy `model`.
 
-    `model` is also the reference policy. The sampler's log-probs are those recorded in the groups. No member counts as
-    stale. `validation.py` decides which groups are refused.
+    `model` is also the reference policy. The sampler's log-probs are taken from the groups. No member counts as stale.
+    `_admit` decides which groups are refused.
 
     Raises:
         ConfigError: all groups are refused, or the policy's weights are not finite.
@@ -135,7 +139,7 @@ def replay(groups: Sequence[Group | Refusal], model: str, recipe: Recipe, settin
     counts = {"groups": len(groups), "groups_refused": len(refused), "rows": len(rows)}
     metrics = {name: float(count) for name, count in (counts | selection_metrics(selected)).items()}
     metrics["no_action_share"] = episode_metrics(selected.batch)["no_action_share"]
-    # With a learning rate of 0, neither the gradient nor the weight decay changes the weights.
+    # With a learning rate of 0, gradient and weight decay do not change the weights.
     metrics |= learner.update([rows] if rows else [], rate=0.0)
     return ReplayResult(recipe.name, metrics, tuple(refused))
 
@@ -155,7 +159,7 @@ def _admit(groups: Sequence[Group | Refusal], recipe: Recipe, vocabulary: int) -
 
 
 def _demonstrator(group: Group) -> str:
-    """Return who played a demonstration; "" for a group that a policy of a run sampled."""
+    """Return the player of a demonstration; "" if the group is not a demonstration."""
     version = group.oldest
     return {"expert": "the environment's expert", "chat": f"the model {version.digest!r}"}.get(version.incarnation, "")
 
@@ -175,9 +179,9 @@ def _score(groups: Sequence[Group], staleness_policy: StalenessPolicy, learner: 
 
 
 def table(results: Sequence[ReplayResult]) -> str:
-    """Return a table of the metrics with one column for each method, including the shares of KL by cell.
+    """Return a table of the metrics (with the KL shares of the cells) with one column per method.
 
-    The refused groups follow. If only some methods refused a group, its line lists these methods.
+    One line for each refused group follows. If only some methods refused the group, the line names these methods.
     """
     names = [name for name in SHOWN if any(name in result.metrics for result in results)]
     cell_names = [f"kl_share/{cell}" for cell in CELLS]

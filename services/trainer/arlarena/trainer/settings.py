@@ -1,7 +1,8 @@
 """The settings of the trainer, from the configuration file and from environment variables.
 
-python -m arlarena.trainer.settings run.toml       checks the tables of this service and prints "ok"; with
-                                                   --machine it also checks the policy's files and the GPUs
+    python -m arlarena.trainer.settings run.toml [--machine]
+
+checks the tables of this service and prints "ok". With --machine it also checks the policy's files and the GPUs.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class CloneSettings(CloneKeys):
     weight_decay: NonNegativeFloat = Field(0.01, description="weight decay of AdamW")
     warmup_steps: NonNegativeInt = Field(20, description="optimiser steps until the learning rate reaches lr")
     min_lr_ratio: float = Field(
-        0.05, ge=0, le=1, description="share of lr to which the learning rate falls linearly until the last step"
+        0.05, ge=0, le=1, description="learning rate at the last step, divided by lr; the learning rate falls linearly"
     )
     batch_rows: PositiveInt = Field(96, description="number of rows (turns) in one optimiser step")
     max_epochs: PositiveInt = Field(1, description="maximum number of passes over the demonstrations")
@@ -73,11 +74,11 @@ class TrainerSettings(TrainerKeys):
     }
 
     recipe_overrides: dict[str, Any] = Field(
-        default_factory=dict, description="choices and hyperparameters of the recipe to change"
+        default_factory=dict, description="choices and hyperparameters that replace those of the recipe"
     )
     policy_anchor: Literal["bypass", "decoupled"] = Field(
         "bypass",
-        description="policy in the denominator of the importance ratio: bypass, the sampler's policy; decoupled, the "
+        description="policy in the denominator of the importance ratio; bypass: the sampler's policy; decoupled: the "
         "trainer's policy at the start of the training step",
     )
     correction: Literal["none", "truncate", "icepop", "geometric"] | None = Field(
@@ -94,14 +95,14 @@ class TrainerSettings(TrainerKeys):
     max_minutes: PositiveFloat | None = Field(None, description="maximum training time in minutes")
     max_environment_steps: PositiveInt | None = Field(
         None,
-        description="the run ends when its collected groups have this number of turns; use it to compare methods on "
-        "equally many turns",
+        description="the run ends when its collected groups have this number of turns in total; for comparisons of "
+        "methods on the same number of turns",
     )
     groups_per_step: PositiveInt = Field(16, description="number of groups in the batch of one training step")
     minibatch_groups: PositiveInt = Field(
         4,
-        description="number of groups in one optimiser step; an incomplete batch gets fewer optimiser steps of about "
-        "this size",
+        description="number of groups in one optimiser step; an incomplete batch has fewer optimiser steps, each with "
+        "about this number of groups",
     )
     staleness: NonNegativeInt = Field(
         1, description="maximum age of a sample, in training steps; 0: synchronous, only samples of current weights"
@@ -111,12 +112,14 @@ class TrainerSettings(TrainerKeys):
     )
     rows: Literal["turns", "episodes"] = Field(
         "turns",
-        description="what one row (training sequence) contains: one turn, or consecutive turns with a growing context",
+        description="content of one row (training sequence); turns: one turn; episodes: consecutive turns with a "
+        "growing context",
     )
     no_action_turns: Literal["mask", "keep"] = Field(
         "mask",
-        description="treatment of episodes that have a turn without an action (neither code nor answer): mask does not "
-        "train on them, but their rewards count in the advantages of their group; keep trains on them",
+        description="treatment of episodes that have a turn without an action (no code and no answer); mask: no "
+        "training on these episodes, but their rewards count in the advantages of the group; keep: training on all "
+        "episodes",
     )
     train_index_start: NonNegativeInt = Field(
         1_000_000,
@@ -132,7 +135,7 @@ class TrainerSettings(TrainerKeys):
     lr: PositiveFloat = Field(1e-6, description="peak learning rate of AdamW")
     lr_warmup_steps: NonNegativeInt = Field(0, description="training steps until the learning rate reaches lr")
     min_lr_ratio: float = Field(
-        1.0, ge=0, le=1, description="share of lr to which the learning rate falls linearly until the end; 1: constant"
+        1.0, ge=0, le=1, description="final learning rate, divided by lr; the learning rate falls linearly; 1: constant"
     )
     betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="betas of AdamW")
     weight_decay: NonNegativeFloat = Field(0.01, description="weight decay of AdamW")
@@ -162,7 +165,7 @@ class TrainerSettings(TrainerKeys):
         16_384, description="maximum tokens of one forward pass; limits memory and does not change the gradient"
     )
     logits_chunk_tokens: PositiveInt | None = Field(
-        None, description="number of tokens whose logits are in memory at the same time; default: 64 MB of logits"
+        None, description="maximum number of tokens with logits in memory at the same time; default: 64 MB of logits"
     )
     threads: PositiveInt | None = Field(None, description="torch threads; default: OMP_NUM_THREADS, else 1")
 
@@ -178,12 +181,12 @@ class TrainerSettings(TrainerKeys):
         "RUN/records with the figures of each token for `arlarena view`; 0: never",
     )
     record_sample_groups: NonNegativeInt = Field(
-        4, description="number of groups of every other training step that are recorded in RUN/records; 0: none"
+        4, description="number of groups recorded in RUN/records at a step that is not recorded completely; 0: none"
     )
     record_mb: PositiveFloat = Field(
         512.0,
-        description="maximum size of RUN/records in MB; the oldest files are deleted first, and files of complete "
-        "steps last",
+        description="maximum size of RUN/records in MB; if a new file does not fit, the oldest files are deleted, "
+        "those of incomplete steps first",
     )
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = Field(
         ("tensorboard",),
@@ -217,7 +220,7 @@ class TrainerSettings(TrainerKeys):
     service_wait_s: PositiveFloat = Field(180.0, description="how long to wait for the environment server to start")
     push_retry_timeout_s: PositiveFloat = Field(180.0, description="how long a failed push of weights is retried")
     reissue_after_s: PositiveFloat = Field(
-        20.0, description="if no group arrives for this time, tasks whose groups are missing are issued again"
+        20.0, description="if no group arrives for this time, the tasks of the missing groups are issued again"
     )
     max_unusable_in_a_row: PositiveInt = Field(
         32,
@@ -233,8 +236,8 @@ class TrainerSettings(TrainerKeys):
     )
     lease_ttl_s: PositiveFloat = Field(
         15.0,
-        description="the lease allows one trainer per run; a new trainer can start this time after the last heartbeat "
-        "of a trainer on another machine",
+        description="validity of the lease without a heartbeat; the lease allows only one trainer per run; after a "
+        "crash on another machine, a new trainer must wait for this time",
     )
 
     @model_validator(mode="after")
@@ -252,7 +255,7 @@ class TrainerSettings(TrainerKeys):
         return self
 
     def warnings(self) -> list[str]:
-        """Return warnings about settings without effect. Such settings are no errors, because a run may be a test."""
+        """Return warnings about settings without effect. They are not errors, because a run may be a short test."""
         texts = []
         if self.lr_warmup_steps > self.steps:
             texts.append(f"lr_warmup_steps = {self.lr_warmup_steps} is above steps = {self.steps}: the "
@@ -275,8 +278,8 @@ class TrainerSettings(TrainerKeys):
 def device_of(chosen: str, table: str) -> str:
     """Return the torch device for the setting `device` = `chosen` in `table`.
 
-    "auto" is a GPU if there is one, else the CPU. If `chosen` has no GPU number, a rank (trainer process) takes the GPU
-    whose number is its local rank.
+    "auto" is a GPU if there is one, else the CPU. If `chosen` has no GPU number, the number is the local rank of this
+    process.
 
     Raises:
         ConfigError: the GPU does not exist.
@@ -296,7 +299,7 @@ def device_of(chosen: str, table: str) -> str:
 
 
 def load_trainer(path: Path | None) -> TrainerSettings:
-    """Read table [trainer]. ARLARENA_TRAINER_METRICS_HOST and ARLARENA_TRAINER_METRICS_PORT replace its values.
+    """Read table [trainer]. ARLARENA_TRAINER_METRICS_HOST and ARLARENA_TRAINER_METRICS_PORT override the table.
 
     Raises:
         ConfigError: a value is invalid.
@@ -346,17 +349,17 @@ def chosen_seed(given: int | None, config: Path | None) -> int:
 
 
 def admin_token() -> str | None:
-    """Return the token for the admin routes of the policy servers (`ARLARENA_INFERENCE_ADMIN_TOKEN`, or its file)."""
+    """Return the token for the admin routes of the policy servers, from `ARLARENA_INFERENCE_ADMIN_TOKEN[_FILE]`."""
     return secret_from(os.environ, "ARLARENA_INFERENCE_ADMIN_TOKEN")
 
 
 def environment_token() -> str | None:
-    """Return the token for the environment server (`ARLARENA_ENVIRONMENT_TOKEN`, or its file)."""
+    """Return the token for the environment server, from `ARLARENA_ENVIRONMENT_TOKEN[_FILE]`."""
     return secret_from(os.environ, "ARLARENA_ENVIRONMENT_TOKEN")
 
 
 def environment_url() -> str | None:
-    """Return the URL of the environment server from `ARLARENA_ENVIRONMENT_URL`."""
+    """Return the URL of the environment server, from `ARLARENA_ENVIRONMENT_URL`; None if the variable is not set."""
     return os.environ.get("ARLARENA_ENVIRONMENT_URL") or None
 
 

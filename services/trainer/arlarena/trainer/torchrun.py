@@ -1,9 +1,9 @@
-"""torchrun, with the exit status of the trainer. The options are those of torchrun:
+"""Runs torchrun, and exits with the status of the trainer. The options are those of torchrun:
 
     python -m arlarena.trainer.torchrun --nproc-per-node 4 -m arlarena.trainer train ...
 
-torchrun itself exits with 1 if a rank fails. So Kubernetes and `arlarena up` would restart a trainer that has ended
-with 2 (the configuration is wrong) or 4 (an error that would occur again).
+torchrun itself always exits with 1 if a rank fails. Kubernetes and `arlarena up` must not restart a trainer after
+status 2 (the configuration is wrong) and 4 (an error that would occur again). With status 1, they would restart it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from torch.distributed.run import main as torchrun
 
 
 def main(arguments: list[str]) -> int:
-    """Start the ranks of this machine and wait for their end. Returns the exit status of the first rank that failed.
+    """Start the ranks of this machine and wait for their end.
 
-    It is 1 if a signal has ended this rank. 0: all ranks succeeded.
+    Returns 0 if all ranks succeeded, else the exit status of the first rank that failed. If a signal ended this rank,
+    the result is 1.
     """
     try:
         torchrun(arguments)

@@ -1,7 +1,7 @@
-"""Packs training samples (rows) into micro-batches in which shared tokens are computed once.
+"""Packs training samples (rows) into micro-batches. Tokens that rows share are computed once.
 
-Episodes of a group often visit the same state. Their rows then have the same prompt, or are equal. All prompts of an
-environment also begin with the same instructions. Rows are therefore packed into a forest: trees whose nodes are token
+Episodes of a group often visit the same state. The rows of these episodes then have the same prompt, or are equal. All
+prompts of an environment also begin with the same instructions. Rows are therefore packed into a forest: trees of token
 spans (`model/attention.py`). The log-probs of each row are read from the forest, and do not depend on the other rows.
 Packing therefore works with any loss.
 """
@@ -24,22 +24,22 @@ from arlarena.proto.trajectory import FloatArray, IdArray, MaskArray
 from arlarena.trainer.model.attention import Forest, Ids, Node, build_forest
 
 # The length of the shared prefix of two different prompts is rounded down to a multiple of this number. A smaller
-# number would give more spans, which would cost more time than they save.
+# number would give more spans, and the additional spans would cost more time than they save.
 SHARED_STEP = 32
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSample:
-    """One training sequence: a turn, or several turns of an episode whose context only grows.
+    """One training sequence: one turn, or consecutive turns of an episode with a growing context.
 
     Attributes:
         prompt: the tokens before the first sampled token.
-        response: the tokens after the prompt. Between turns they include tool output, which the policy did not sample.
-        behaviour: the sampler's log-prob of each response token; ignored for tokens whose `mask` is 0.
-        mask: 1 for sampled tokens, 0 for other tokens.
+        response: the tokens after the prompt, including the tool output between turns.
+        behaviour: the sampler's log-prob of each response token; ignored for tokens with mask 0.
+        mask: 1 for sampled tokens, 0 for other tokens, such as tool output.
         turns: for each turn in order, (number of tokens of `response` including tool output, advantage).
         trajectory: index of the episode within the optimiser step.
-        fresh: whether all tokens were sampled with the weights that this training step starts from.
+        fresh: whether all tokens were sampled with the weights at the start of this training step.
         temperature: sampling temperature. Log-probs and entropies are computed at this temperature.
         number: index of the row within the optimiser step.
 
@@ -80,10 +80,11 @@ class MicroBatch:
 
     Attributes:
         forest: the tokens, [T].
-        positions: [M] index in the forest of the token whose hidden state predicts each sampled token.
+        positions: [M] for each sampled token, the index in the forest of the token before it. The hidden state at this
+            index predicts the sampled token.
         targets: [M] the sampled tokens.
         temperature: the sampling temperature; [M] float64 if the rows have different temperatures.
-        token_index: [N] for each sampled token of each row, its index in `targets`, in [0, M).
+        token_index: [N] for each sampled token of all rows, the index of the token in `targets`, in [0, M).
         row_of_token: [N] the row of each token, in [0, R).
         turn_of_token: [N] the turn of each token, in [0, U).
         trajectory_of_row: [R] index of the episode within the optimiser step.

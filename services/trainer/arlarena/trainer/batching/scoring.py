@@ -2,7 +2,7 @@
 
 A group has several episodes (members, trajectories) of one task. Advantages are computed over complete groups.
 Afterwards, members that are stale (too old) or have a turn without an action are dropped. A conversation is a sequence
-of turns in which each prompt continues the turn before (`Trajectory.conversations`).
+of turns in which each prompt continues the previous turn (`Trajectory.conversations`).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def returns(group: Group) -> list[float]:
 
 
 def has_no_action(trajectory: Trajectory) -> bool:
-    """True if any turn has no action. The environment reports this for a reply with neither code nor an answer."""
+    """True if any turn has no action: the environment found no code and no answer in the reply."""
     return any(turn.no_action for turn in trajectory.turns)
 
 
@@ -163,9 +163,9 @@ def training_samples(
 ) -> list[TrainingSample]:
     """Return the samples of all usable trajectories.
 
-    There is one sample for each turn. If `growing`, there is one sample for each conversation instead. Usable
-    trajectories are numbered consecutively from 0 over all `groups`, and so are the samples. A sample is `fresh` if all
-    its tokens were sampled by the version `current_digest`. Advantages are multiplied by `advantage_scale`.
+    There is one sample for each turn, or one for each conversation if `growing` is true. Usable trajectories are
+    numbered from 0 over all `groups`. Samples are also numbered from 0 over all `groups`. A sample is `fresh` if the
+    version `current_digest` sampled all its tokens. Advantages are multiplied by `advantage_scale`.
     """
     samples: list[TrainingSample] = []
     number = 0
@@ -196,7 +196,7 @@ def training_sample(
     fresh: bool = True,
     temperature: float = 1.0,
 ) -> TrainingSample:
-    """Build one sample from consecutive `turns`. The prompt of each turn must continue the turn before.
+    """Build one sample from consecutive `turns`. The prompt of each turn must continue the previous turn.
 
     `prompt`: the prompt of the first turn. Tokens between two responses (tool output) have mask 0.
     """
@@ -230,11 +230,14 @@ def _row_numbers(trajectory: Trajectory) -> list[int]:
 def minibatches(groups: Sequence[ScoredGroup], minibatch_groups: int, seed: int) -> list[list[ScoredGroup]]:
     """Split `groups` randomly into minibatches of about `minibatch_groups` groups.
 
-    The result depends on `seed` and the group ids, but not on the order of arrival. All rows of a group are in one
-    minibatch, because the rows of an episode may have a common importance ratio, whose log-probs must be computed with
-    one version of the weights. A second reason is that tokens which the rows of a group share are then computed only
-    once. If the filter leaves few groups, there are fewer minibatches instead of smaller ones, because small
-    minibatches lead to noisy updates.
+    The result depends on `seed` and the group ids, but not on the order of arrival.
+
+    All rows of a group are in one minibatch, for two reasons. First, the rows of an episode may share one importance
+    ratio, and all log-probs of a ratio must be computed with the same weights. Second, tokens that the rows of a group
+    share are then computed only once.
+
+    If the filter keeps few groups, there are fewer minibatches, but they are not smaller, because updates on small
+    minibatches are noisy.
     """
     order = sorted(groups, key=lambda scored: scored.group.id)
     random.Random(seed).shuffle(order)

@@ -1,4 +1,4 @@
-"""Validates received groups before training, because they come from other processes."""
+"""Validates received groups before training. Groups come from other processes, and can therefore be invalid."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from arlarena.trainer.batching.scoring import rewards_fit
 from arlarena.trainer.objectives import Recipe
 from arlarena.trainer.objectives.advantages import ADVANTAGES
 
-# A log-prob is at most 0, but in engines that compute in 16 bits, rounding may make it slightly larger than 0.
+# A log-prob is at most 0. If an engine computes in 16 bits, rounding may make the log-prob slightly larger than 0.
 LOG_PROB_TOLERANCE = 1e-3
 # Tokens with a lower log-prob are never sampled. Differences between much lower log-probs could overflow.
 MIN_LOG_PROB = -1e4
@@ -36,13 +36,13 @@ def refusal_reason(group: Group, *, vocabulary: int, recipe: Recipe, task: Group
         vocabulary: number of token ids of the policy.
         recipe: the method. If the method compares turns by an anchor (a field such as `state_key`), this field must
             not be empty in any turn.
-        task: the issued task, which the group must match; None: the task is not compared.
+        task: the issued task, to compare with the group; None: no comparison.
     """
     return next(_reasons(group, vocabulary, _anchor(recipe), task), None)
 
 
 def _reasons(group: Group, vocabulary: int, anchor: str | None, task: GroupTask | None) -> Iterator[str]:
-    """Yield all reasons to refuse the group. Cheap checks come first, because `refusal_reason` reads only one."""
+    """Yield all reasons to refuse the group. Fast checks come first, because `refusal_reason` reads only one reason."""
     if task is not None:
         yield from _differences(group, task)
     if not group.trajectories:
@@ -76,7 +76,7 @@ def _sampling_reasons(sampling: Sampling) -> Iterator[str]:
     elif temperature < MIN_TEMPERATURE:
         yield (
             f"it was sampled at temperature {temperature:g}: only {MIN_TEMPERATURE:g} and above can be trained on, "
-            f"because lower temperatures are greedy decoding, which has no log-probs to compare"
+            f"because lower temperatures mean greedy decoding, and greedy decoding has no log-probs to compare"
         )
     if not top_p >= 1.0 or top_k > 0:
         yield (
@@ -86,7 +86,7 @@ def _sampling_reasons(sampling: Sampling) -> Iterator[str]:
 
 
 def _trajectory_reasons(trajectory: Trajectory, vocabulary: int, anchor: str | None) -> Iterator[str]:
-    """Yield the reasons against one member (trajectory) of a group. Each reason continues the text "member N"."""
+    """Yield the reasons to refuse one member (trajectory) of a group. Each reason continues the text "member N"."""
     if not math.isfinite(trajectory.score):
         yield f": its score is {trajectory.score}"
     if trajectory.turns and not trajectory.turns[0].reset:

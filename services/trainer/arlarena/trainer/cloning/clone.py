@@ -1,10 +1,11 @@
 """Behaviour cloning: supervised learning on the response tokens of successful multi-turn episodes.
 
-Demonstrations are groups of episodes in a file. The rollout service records the demonstrations of the environment's
-expert (a program that solves the tasks) or of any model. Only episodes with a score above `min_score` are used
-(rejection fine-tuning). Validation episodes come from a separate split. Training ends after `max_epochs` epochs, or if
-the validation loss has not improved in the last `patience` validations. The result is the policy with the lowest
-validation loss.
+A file of demonstrations contains groups of episodes, or conversations (see `conversations.py`). The rollout service
+records groups: episodes of a model, or of the environment's expert (a program that solves the tasks). Episodes with a
+score of at most `min_score` are left out (rejection fine-tuning). Validation episodes come from a separate file.
+
+Training ends after `max_epochs` epochs. Training ends earlier if the validation loss has not improved in the last
+`patience` validations. The result is the policy with the lowest validation loss.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ from arlarena.trainer.model.forward import Scorer
 from arlarena.trainer.preflight import check_readable
 from arlarena.trainer.settings import CloneSettings
 
-# The largest number of tokens of one forward pass, to limit the memory. The gradient does not depend on this number.
+# Maximum number of tokens in one forward pass. It limits the memory, and does not change the gradient.
 _TOKENS_AT_ONCE = 16_384
-# The shortest time between two progress records, in seconds. The launcher's plain output does not print more often.
+# Minimum time between two progress records, in seconds. The launcher's plain output prints less often than this.
 _PROGRESS_EVERY_S = 2.0
 
 
@@ -47,8 +48,9 @@ class CloneError(RuntimeError):
 class CloneResult:
     """The result of cloning.
 
-    `turns`: number of training rows. `validation_loss`: the lowest loss, in nats per response token, at `best_step`.
-    `stopped`: why cloning ended: `max_epochs`, or `validation` (the validation loss did not improve any more).
+    `turns`: number of training rows. `validation_loss`: the lowest validation loss, in nats per response token.
+    `best_step`: the step with this loss. `stopped`: the reason for the end: `max_epochs`, or `validation` (the
+    validation loss no longer improved).
     """
 
     steps: int
@@ -65,12 +67,13 @@ class CloneResult:
 
 
 def load_demonstrations(path: Path, min_score: float) -> list[Group]:
-    """Return the groups of `path`, with only the episodes whose score is above `min_score`.
+    """Read the groups of the file `path`.
 
-    Groups in which no episode has such a score are left out.
+    Episodes without a turn and episodes with a score of at most `min_score` are removed. Groups without a remaining
+    episode are left out.
 
     Raises:
-        ConfigError: the file is missing, is not a file of groups, or has no episode with such a score.
+        ConfigError: the file is missing, is not a file of groups, or no episode remains.
     """
     check_readable(path)
     try:
@@ -118,8 +121,8 @@ def demonstration_rows(groups: Sequence[Group]) -> list[TrainingSample]:
 def negative_log_likelihood(scorer: Scorer, rows: Sequence[TrainingSample], *, backward: bool) -> float:
     """Return the mean negative log-likelihood of the response tokens of `rows`, in nats.
 
-    With `backward`, add the gradient of this mean to the gradients of the parameters. The mean is over all rows, so the
-    result does not depend on the micro-batches.
+    The mean is over the tokens of all rows, so the result does not depend on the micro-batches. If `backward` is true,
+    add the gradient of this mean to the gradients of the parameters.
     """
     tokens = sum(int(row.mask.sum()) for row in rows)
     total = 0.0
@@ -135,7 +138,7 @@ def negative_log_likelihood(scorer: Scorer, rows: Sequence[TrainingSample], *, b
 def batches(rows: Sequence[TrainingSample], size: int, seed: int) -> Iterator[list[TrainingSample]]:
     """Yield batches of `size` rows endlessly. Each epoch has a new random order.
 
-    Rows at the end of an epoch that do not fill a batch are left out.
+    If the last rows of an epoch do not fill a batch, these rows are left out.
     """
     generator = np.random.default_rng(seed)
     size = min(size, len(rows))

@@ -2,8 +2,8 @@
 
     {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}, …], "score": 1.0}
 
-Each assistant message is the response of one row. All messages before the response form the prompt, in the chat
-template of the model. `score` is optional.
+Each assistant message is the response of one row. The prompt of this row consists of all earlier messages, formatted
+with the model's chat template. `score` is optional.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class ConversationRecord(msgspec.Struct):
 
 
 def read_conversations(path: Path, min_score: float) -> list[ConversationRecord]:
-    """Return the conversations of a file whose score is above `min_score`, and the conversations without a score.
+    """Read a file. Return the conversations with a score above `min_score`, and the conversations without a score.
 
     Raises:
-        ConfigError: the file is missing, a line is not a conversation, or none of the conversations to return has an
+        ConfigError: the file is missing, a line is not a conversation, or no returned conversation would have an
             assistant message.
     """
     decoder = msgspec.json.Decoder(ConversationRecord)
@@ -63,7 +63,7 @@ def read_conversations(path: Path, min_score: float) -> list[ConversationRecord]
     if not any(message.role == "assistant" for conversation in good for message in conversation.messages):
         raise ConfigError(
             f"demonstrations {path}: none of {counted(len(conversations), 'conversation')} has an assistant message "
-            f"and a score above {min_score}; conversations without a score are also used"
+            f"and a score above {min_score} or no score"
         )
     return good
 
@@ -77,8 +77,8 @@ def conversation_rows(conversations: list[ConversationRecord], model: str) -> li
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
     if not tokenizer.chat_template or tokenizer.eos_token_id is None:
         raise ConfigError(
-            f"policy {model}: its tokenizer has no chat template or no end-of-sequence token; cloning from "
-            f"conversations needs both of them"
+            f"policy {model}: the tokenizer has no chat template or no end-of-sequence token; cloning from "
+            f"conversations needs both"
         )
     rows = []
     for conversation in conversations:

@@ -72,7 +72,7 @@ class Coordinator:
 
     @property
     def row_figures(self) -> list[dict[int, RowFigures]]:
-        """The figures of the rows that the newest `update` recorded, for each minibatch by `TrainingSample.number`."""
+        """The figures that the newest `update` recorded: for each minibatch, figures by `TrainingSample.number`."""
         return self._learner.row_figures
 
     def update(

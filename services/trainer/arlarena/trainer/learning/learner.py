@@ -107,13 +107,13 @@ class Learner:
         With policy anchor `decoupled`, the denominator of the importance ratio is the policy before the first of these
         steps. With `bypass`, the denominator is the sampler's policy.
 
-        An update whose loss or gradient norm is not finite is skipped on all ranks: weights and optimiser state do not
-        change. `skipped_minibatches` is set to the indices of the minibatches with skipped updates. The mean metrics
-        are over the applied updates. If no update was applied, the means are over all updates, and metrics that are not
-        finite are left out.
+        If the loss or the gradient norm of an update is not finite, the update is skipped on all ranks: weights and
+        optimiser state do not change. `skipped_minibatches` is set to the indices of the minibatches with skipped
+        updates. The mean metrics are over the applied updates. If no update was applied, the means are over all
+        updates, and metrics that are not finite are left out.
 
-        `recorded`: for each minibatch, the trajectories (`TrainingSample.trajectory`) whose figures are stored in
-        `row_figures`: what the loss used for each of their tokens.
+        `recorded`: for each minibatch, numbers of trajectories (`TrainingSample.trajectory`). `row_figures` is set to
+        the figures that the loss used for the tokens of these trajectories.
         """
         self.skipped_minibatches, self.row_figures = [], []
         if not minibatches:
@@ -178,7 +178,7 @@ class Learner:
         }
 
     def restore(self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor]) -> None:
-        """Load weights and optimiser state, as `weights` and `optimizer_state` return them.
+        """Load weights and optimiser state in the formats of `weights` and `optimizer_state`.
 
         For tied weights (one tensor with several names), one name is enough.
 
@@ -203,7 +203,7 @@ class Learner:
         self.optimizer.load_state_dict(state_dict)
 
     def is_sharded(self, kind: str, name: str, value: Tensor) -> bool:
-        """Whether `restore` shards a tensor over the ranks. `kind`: "weights" or "optimizer". `name`: its key."""
+        """Whether `restore` shards the tensor `name` over the ranks. `kind`: "weights" or "optimizer"."""
         if kind == "weights":
             return isinstance(self.policy.state_dict(keep_vars=True).get(name), DTensor)
         return value.dim() > 0 and isinstance(self._parameters[int(name.partition(".")[0])], DTensor)
@@ -228,19 +228,19 @@ class Learner:
     def _split(self, rows: Sequence[TrainingSample], *, single: bool = False) -> list[MicroBatch]:
         """Split `rows` into micro-batches and return the micro-batches of this rank.
 
-        All ranks get equally many micro-batches; some may be empty. `single`: put all rows into one micro-batch. The
-        literal form of the importance ratio needs a single micro-batch, because its gradient flows through the ratio,
-        and the ratio is computed from all rows of a trajectory.
+        All ranks get the same number of micro-batches. Some of them may be empty. `single`: put all rows into one
+        micro-batch. The literal form of the importance ratio needs a single micro-batch: the ratio is computed from all
+        rows of a trajectory, and the gradient flows through the ratio.
         """
         limit = sys.maxsize if single else self.settings.tokens_per_microbatch
-        if self.ranks.count > 1 and not single:  # smaller micro-batches, so that each rank gets at least one of them
+        if self.ranks.count > 1 and not single:  # smaller micro-batches, so that each rank gets at least one
             tokens = sum(len(row.prompt) + len(row.response) for row in rows)
             limit = min(limit, math.ceil(tokens / self.ranks.count))
         cut = self.ranks.shard(list(micro_batches(rows, limit)))
         return [empty_micro_batch() if batch is None else batch for batch in cut]
 
     def _on_device(self, batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
-        """Yield `batches` on the policy's device, one at a time, because all batches together may exceed its memory."""
+        """Yield `batches` on the policy's device, one by one, because the device may have no memory for all of them."""
         return (batch.to(self.scorer.device) for batch in batches)
 
     def _one_update(
@@ -292,8 +292,8 @@ class Learner:
     ) -> Tensor | None:
         """Compute the mean log-ratio of each trajectory by a forward pass without gradient. Returns [`episodes`].
 
-        Returns None in two cases: the recipe has no ratio per trajectory, or one micro-batch holds all rows, so that
-        the loss can compute the ratio.
+        Returns None in two cases: the recipe has no ratio per trajectory, or one micro-batch contains all rows. In the
+        second case the loss computes the ratio.
         """
         if self.recipe.ratio_level != "trajectory" or self.recipe.literal or len(batches) * self.ranks.count < 2:
             return None
@@ -381,10 +381,10 @@ def _step_metrics(updates: Sequence[_Update]) -> dict[str, float]:
 
 
 def _merge_updates(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Merge the metrics of updates: means; maximum or minimum for names ending in `_max` or `_min`.
+    """Merge the metrics of updates: maximum for names in `_max`, minimum for `_min`, else the mean.
 
-    A metric that an update lacks is merged from the other updates. For example, an update without tokens has no
-    `ratio_max`.
+    If an update lacks a metric, the metric is merged from the other updates. For example, an update without tokens has
+    no `ratio_max`.
     """
     merged: dict[str, float] = {}
     for key in dict.fromkeys(key for part in parts for key in part):

@@ -57,7 +57,7 @@ class Ranks:
     def shard(self, items: Sequence[T]) -> list[T | None]:
         """Return this rank's share of `items`: every `count`-th item, starting at `index`.
 
-        The share is padded with None, so that all ranks get equally many items.
+        The share is padded with None, so that all ranks get the same number of items.
         """
         rounds = -(-len(items) // self.count)
         mine = list(items[self.index :: self.count])

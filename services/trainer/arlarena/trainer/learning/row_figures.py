@@ -1,4 +1,4 @@
-"""Keeps what the loss used for each token of chosen episodes, from the forward pass of the update itself."""
+"""Collects the figures that the loss used for each token of selected episodes, such as log-probs and ratios."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from arlarena.trainer.objectives.clipping import ClipConfig, Terms
 class RowFigures(msgspec.Struct, frozen=True, array_like=True):
     """The figures of one row (training sample) with S sampled tokens.
 
-    `number`: `TrainingSample.number`. `values`: float32 [5, S], packed: log-prob, log π_old, entropy, ratio, log-prob
-    of the reference policy. `clip`: uint8 [S], see `TurnFigures.clip`. `kept`: False if the sequence mask removed the
-    row. `reference`: whether there is a reference policy. `old_is_sampler`: whether π_old is the sampler's policy.
+    `number`: `TrainingSample.number`. `values`: bytes of a float32 array [5, S]. The five lines are log-prob, log
+    π_old, entropy, ratio, and log-prob of the reference policy. `clip`: uint8 [S], see `TurnFigures.clip`. `kept`:
+    False if the sequence mask removed the row. `reference`: whether there is a reference policy. `old_is_sampler`:
+    whether π_old is the sampler's policy.
     """
 
     number: int
@@ -79,7 +80,7 @@ class _MicroFigures:
 
 
 class FigureCollector:
-    """Collects the figures of the rows of chosen trajectories during one update."""
+    """Collects the figures of the chosen trajectories during one update."""
 
     def __init__(self, chosen: Iterable[int], clip: ClipConfig) -> None:
         """`chosen`: trajectories of the minibatch (`TrainingSample.trajectory`). `clip`: bounds for the clip marks."""
@@ -91,7 +92,7 @@ class FigureCollector:
     def observe(self, micro: MicroBatch, batch: Batch, terms: Terms, kept: Tensor) -> None:
         """Store the figures of the chosen rows of one micro-batch. See `policy_loss` for `terms` and `kept`.
 
-        Only a few operations on whole tensors: this is called between the forward and the backward pass.
+        The method is fast (a few operations on large tensors), because it runs between forward and backward pass.
         """
         trajectories = micro.trajectory_of_row
         rows = torch.isin(trajectories, torch.tensor(self.chosen, device=trajectories.device))

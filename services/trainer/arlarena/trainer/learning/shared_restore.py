@@ -1,8 +1,8 @@
 """Restores a checkpoint on all ranks. Only rank 0 reads the files.
 
 Rank 0 sends the names, dtypes and shapes of all tensors, and the values of the tensors that are not sharded.
-`Learner.restore` scatters the sharded tensors from rank 0. So the other ranks need neither the run directory nor the
-memory for all tensors, and the nodes of a trainer share no file system.
+`Learner.restore` scatters the sharded tensors from rank 0. The other ranks therefore need no access to the run
+directory, and no memory for all tensors. The nodes of a trainer need no common file system.
 """
 
 from __future__ import annotations

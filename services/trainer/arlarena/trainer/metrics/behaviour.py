@@ -11,8 +11,8 @@ from itertools import pairwise
 
 from arlarena.proto.trajectory import Group, Trajectory, Turn
 
-# Number of transitions that are listed, separately for successful and failed episodes. `other` is the share of the
-# transitions that are not listed.
+# Maximum number of listed transitions of successful episodes, and of failed episodes. `other` is the share of all other
+# transitions.
 FLOWS = 24
 
 

@@ -1,8 +1,8 @@
-"""Computes the metrics of a step. metrics.jsonl, the console and the report use the same names of metrics.
+"""Computes the metrics of a step. `metrics.jsonl`, the console and the report use the same names for metrics.
 
-`metrics.jsonl` holds one JSON object for each step. A value that is not finite is written as null. All metrics that
-ARLArena plots (arXiv 2602.21534) are included. `arlarena/proto/metrics.toml` must define each key and its unit.
-`flows.jsonl` holds the transitions between actions (`action_flows`) for each step.
+`metrics.jsonl` contains one JSON object per step. A value that is not finite is written as null. The metrics include
+all metrics that the ARLArena paper plots (arXiv 2602.21534). `arlarena/proto/metrics.toml` must define each metric and
+its unit. `flows.jsonl` contains the transitions between actions (`action_flows`) of each step.
 """
 
 from __future__ import annotations
@@ -124,4 +124,4 @@ def _step_of(line: str) -> int:
     try:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError, OverflowError):
-        return 1 << 60  # later than any step, so that a truncated or damaged line is removed
+        return 1 << 60  # later than every step, so that `remove_after` removes a truncated or damaged line

@@ -1,7 +1,7 @@
 """Writes the progress of a stage (training or cloning) for display.
 
-`<run>/progress/<stage>.jsonl` holds one JSON record per line. `<run>/progress/<stage>-step.json` holds
-the record of the current step.
+`<run>/progress/<stage>.jsonl` contains one JSON record per line. `<run>/progress/<stage>-step.json` contains the record
+of the current step.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from arlarena.proto.atomic_files import write_text
 from arlarena.trainer.metrics.diagnostics import json_line
 
-# The shortest time between two records of the current step, in seconds.
+# Minimum time between two records of the current step with the same activity, in seconds.
 _CURRENT_EVERY_S = 1.0
 
 
@@ -37,8 +37,8 @@ class Progress:
     ) -> None:
         """Append a record: the stage has reached `step`.
 
-        `limits`: the used share (0 to 1) of each limit that may end the stage before all steps are taken. The keys are
-        the names of the limits' settings. `metrics` are added to the record.
+        `limits`: the used share (0 to 1) of each limit that can end the stage early, by the name of the limit's
+        setting. `metrics` are added to the record.
         """
         self._last = time.monotonic()
         record = {
@@ -55,9 +55,9 @@ class Progress:
     def report_current(self, step: int, doing: str, **counts: int) -> None:
         """Replace the record of the current step.
 
-        `doing`: the activity of the stage. While step and activity do not change, the record is replaced at most once
-        per second. `began` is the time of the first call for this step, and `ts` the time of this call, in seconds
-        since the epoch. A write error is ignored, because only the display needs the record.
+        `doing`: the activity of the stage. As long as step and activity stay the same, the record is replaced at most
+        once per second. The record has two Unix times, in seconds: `began` of the first call for this step, and `ts` of
+        this call. A write error is ignored, because only the display needs the record.
         """
         now, running = time.time(), time.monotonic()
         if step != self._step:

@@ -1,10 +1,10 @@
 """Records groups with the figures that the loss used: `RUN/records/step-NNNNNN.records`.
 
-Every `record_groups_every`-th step is recorded completely. Of every other step, `record_sample_groups` groups are
-recorded. The folder has at most `record_mb` MB: before a file would exceed the limit, the oldest files are deleted,
-incomplete steps first. The format is that of `proto.records.group_records`.
+Every `record_groups_every`-th step is recorded completely. At each of the other steps, `record_sample_groups` groups
+are recorded. The folder has at most `record_mb` MB. If a new file does not fit, the oldest files are deleted, those of
+incomplete steps first. `proto.records.group_records` defines the format.
 
-Recording never ends a run: after an error of the file system, a warning is logged and the step is not recorded.
+After an error of the file system, a warning is logged, the step is not recorded, and the run continues.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Part = tuple[Sequence[ScoredGroup], Sequence[TrainingSample]]
 
 
 def usable_members(part: Sequence[ScoredGroup]) -> Iterator[tuple[ScoredGroup, int]]:
-    """Yield the (group, member) of each trajectory of `training_samples(part)`, in the order of their numbers."""
+    """Yield (group, index of the member) for each trajectory, in the order of `TrainingSample.trajectory`."""
     for scored in part:
         yield from ((scored, member) for member, usable in enumerate(scored.usable) if usable)
 
@@ -49,7 +49,10 @@ def usable_members(part: Sequence[ScoredGroup]) -> Iterator[tuple[ScoredGroup, i
 def collect_figures(
     parts: Sequence[Part], figures: Sequence[Mapping[int, RowFigures]]
 ) -> dict[tuple[str, int], list[TurnFigures]]:
-    """Return the figures of each turn, by group id and member. `figures`: `Learner.row_figures` of the minibatches."""
+    """Return the figures of each turn, by (group id, index of the member).
+
+    `parts`: the minibatches. `figures`: the value of `Learner.row_figures` after the updates on `parts`.
+    """
     found: dict[tuple[str, int], list[TurnFigures]] = {}
     for (part, rows), by_number in zip(parts, figures, strict=True):
         members = list(usable_members(part))
@@ -66,10 +69,10 @@ def collect_figures(
 
 
 class StepRecorder:
-    """Records the groups of one step at a time: `start`, `trajectories`, `keep`, `write`."""
+    """Records the groups of each step. In each step, call `start`, `trajectories`, `keep` and `write` in this order."""
 
     def __init__(self, run: Path, settings: TrainerSettings, recipe: Recipe, seed: int, log: Logger) -> None:
-        """Create nothing. `run`: the run directory."""
+        """`run`: the run directory. No file is created before `write`."""
         self._run, self._settings, self._recipe, self._seed, self._log = run, settings, recipe, seed, log
         self._chosen: frozenset[str] = frozenset()
         self._complete = False
@@ -80,13 +83,13 @@ class StepRecorder:
         self._updates: dict[str, int] = {}
 
     def discard_after(self, step: int) -> None:
-        """Delete the files of steps after `step`, which a resumed run takes again."""
+        """Delete the files of steps after `step`, because a resumed run takes these steps again."""
         for path in self._files():
             if _step_of(path) > step:
                 path.unlink(missing_ok=True)
 
     def start(self, step: int, collected: Collected, weights: PolicyVersion) -> None:
-        """Choose the groups to record. `weights`: the version before the step."""
+        """Choose the groups to record. `weights`: the version of the weights before the step."""
         every = self._settings.record_groups_every
         self._complete = bool(every) and step % every == 0
         self._chosen = frozenset(group.id for group in self._choose(step, collected))
@@ -99,12 +102,12 @@ class StepRecorder:
         if self._complete or count >= len(batch) + len(rest):
             return [*batch, *rest]
         draw = random.Random(f"records/{self._seed}/{step}")
-        # At least half of the sample was trained on, if there are enough such groups.
+        # At least half of the sampled groups are from the batch, if the batch has enough groups.
         others = min(len(rest), max(count // 2, count - len(batch)))
         return draw.sample(batch, count - others) + draw.sample(rest, others)
 
     def trajectories(self, parts: Sequence[Sequence[ScoredGroup]]) -> list[list[int]]:
-        """Return, for each minibatch, the numbers of the trajectories to record (`TrainingSample.trajectory`)."""
+        """Return the numbers of the trajectories to record (`TrainingSample.trajectory`), one list per minibatch."""
         return [
             [number for number, (scored, _) in enumerate(usable_members(part)) if scored.group.id in self._chosen]
             for part in parts
@@ -117,7 +120,10 @@ class StepRecorder:
         skipped: Collection[str],
         reason: str,
     ) -> None:
-        """Keep the figures of the updates. `skipped`: ids of groups whose update was not applied, for `reason`."""
+        """Store the figures of the updates for `write`.
+
+        `skipped`: ids of the groups in updates that were not applied. `reason`: why the updates were not applied.
+        """
         self._skipped, self._skip_reason = frozenset(skipped), reason
         self._figures = collect_figures(parts, figures)
         self._updates = {scored.group.id: number for number, (part, _) in enumerate(parts) for scored in part}
@@ -157,7 +163,7 @@ class StepRecorder:
     ) -> Iterator[bytes]:
         by_id, selected = {each.group.id: each for each in scored}, collected.selected
         limit = self._settings.staleness
-        filtered = f"filter {self._recipe.filter!r}: the outcomes of its episodes give no training signal"
+        filtered = f"filter {self._recipe.filter!r}: the outcomes of the group's episodes give no training signal"
         stale = f"every episode is older than staleness = {limit}"
         kinds: list[tuple[GroupStatus, str, Sequence[Group]]] = [
             ("trained", "", selected.batch[: selected.kept]),
@@ -213,7 +219,7 @@ class StepRecorder:
     ) -> tuple[MemberStatus, str]:
         if not policy.usable(trajectory):
             age = policy.age(trajectory)
-            unknown = "its weights are unknown to this run, because a crash discarded their steps"
+            unknown = "sampled by weights of a step that a crash discarded; this run does not know these weights"
             return "stale", unknown if age is None else f"age {age} is above staleness = {policy.staleness}"
         if outcome[0] not in ("trained", "backfilled"):
             return "not_trained", outcome[1]
@@ -228,7 +234,8 @@ class StepRecorder:
         """Delete old files until `size` more bytes fit. Returns False if `size` alone is above the limit."""
         limit = int(self._settings.record_mb * MEGABYTE)
         if size > limit:
-            self._log.warning("groups_not_recorded", reason=f"{size} bytes are above record_mb", limit=limit)
+            reason = f"the step has {size} bytes of records, which is more than record_mb"
+            self._log.warning("groups_not_recorded", reason=reason, limit=limit)
             return False
         every = self._settings.record_groups_every
         files = {path: path.stat().st_size for path in self._files()}

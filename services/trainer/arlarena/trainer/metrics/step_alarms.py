@@ -12,9 +12,9 @@ from arlarena.trainer.objectives.filtering import mixed_return
 from arlarena.trainer.settings import TrainerSettings
 
 UNIFORM = (
-    "in every group all members have equal returns, so returns give no training signal; only penalties, the turns of "
-    "rewards, the KL term and the entropy bonus can change the policy: change the tasks, start from a better policy, "
-    "or raise group_size or [trainer] temperature"
+    "in every group all members have equal returns, so the returns give no training signal; the policy can change only "
+    "through penalties, different rewards per turn, the KL term and the entropy bonus; change the tasks, start from a "
+    "better policy, or raise group_size or [trainer] temperature"
 )
 
 
@@ -49,7 +49,7 @@ class StepAlarms:
     def count(self, metrics: Mapping[str, float], batch: Sequence[Group]) -> dict[str, float]:
         """Update the counts from the metrics and the batch of a step. Returns the metric `zero_gradient_steps`.
 
-        A step without a gradient does not change the count of zero gradients, and has no such metric.
+        If the step has no gradient, the count of zero gradients does not change, and the result is empty.
         """
         differ = any(mixed_return(returns(group), None) for group in batch)
         self.uniform_steps = 0 if differ else self.uniform_steps + 1
@@ -61,8 +61,12 @@ class StepAlarms:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log a warning for each problem of a step.
 
-        The problems are: metrics that are not finite, a mismatch between sampler and trainer, gradients that are
-        exactly 0 for several steps, and batches in which all members of each group have equal returns.
+        The problems are:
+
+        - a metric is not finite
+        - the mismatch between sampler and trainer is too large
+        - the gradient was exactly 0 in several consecutive steps
+        - in several consecutive batches, all members of each group had equal returns
         """
         if names := not_finite(metrics):
             self._log.warning("not_finite", step=step, figures=names)

@@ -14,7 +14,7 @@ _NOT_ALLOWED = re.compile(r"[^a-zA-Z0-9_]")
 
 
 class StepCollector(Collector):
-    """Reports the number of the newest step, its time, and each of its metrics as a gauge with the label `run`.
+    """Reports the newest step as gauges with the label `run`: the step's number, its time, and each of its metrics.
 
     A resumed run starts with the step of its checkpoint and without metrics.
     """

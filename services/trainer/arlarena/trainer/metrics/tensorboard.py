@@ -18,12 +18,12 @@ from arlarena.proto.telemetry import Logger
 class TensorBoardWriter:
     """Writes scalars by step. After a resume, TensorBoard discards the scalars of steps after the checkpoint.
 
-    tensorboardX's `SummaryWriter` is not used, because its thread ends when the disk is full, and its later calls
-    block. After a write error this class logs a warning and stops writing. The run continues without TensorBoard.
+    tensorboardX's `SummaryWriter` is not used, because its thread ends if the disk is full, and later calls then block.
+    After a write error this class logs a warning and stops writing. The run continues without TensorBoard.
     """
 
     def __init__(self, directory: Path, step: int, log: Logger) -> None:
-        """Open a new file in `directory`. `step`: the last step whose scalars are kept."""
+        """Open a new file in `directory`. TensorBoard discards earlier scalars of steps after `step`."""
         self._log = log
         self._writer: EventsWriter | None = None
         try:

@@ -18,16 +18,16 @@ from arlarena.proto.telemetry import Logger
 from arlarena.trainer.metrics.step_collector import StepCollector
 from arlarena.trainer.metrics.tensorboard import TensorBoardWriter
 
-# Steps that wait for a slow tracker. Later steps are dropped until it has caught up.
+# Maximum number of steps that wait for a slow tracker. While the queue is full, new steps are dropped.
 QUEUE_STEPS = 10_000
-# How long the end of a run waits for each tracker to send the remaining steps.
+# Maximum time that the end of a run waits for a tracker, in seconds.
 CLOSE_TIMEOUT_S = 30.0
 PROJECT = "arlarena"
 
 
 @dataclass(frozen=True, slots=True)
 class TrackedRun:
-    """What a tracker knows about a run. `step`: the last step before the start, above 0 after a resume."""
+    """The data of a run that a tracker gets. `step`: the step of the checkpoint that the run resumes from, else 0."""
 
     name: str
     directory: Path
@@ -43,7 +43,7 @@ class Tracker(Protocol):
         ...
 
     def close(self) -> None:
-        """Send what is left, and mark the run as finished."""
+        """Send the remaining metrics, and mark the run as finished."""
         ...
 
 
@@ -116,7 +116,7 @@ TRACKERS: dict[str, Callable[[TrackedRun, Logger], Tracker]] = {
 
 
 class _TrackerThread:
-    """Runs one tracker. An exception of the tracker is logged once, and ends its thread."""
+    """Runs one tracker in a thread. An exception of the tracker is logged and ends the thread."""
 
     def __init__(self, name: str, run: TrackedRun, log: Logger) -> None:
         self._name, self._run, self._log = name, run, log
@@ -152,7 +152,7 @@ class _TrackerThread:
         except ImportError as error:
             reason = f"{error}; install it with: pip install 'arlarena-trainer[{self._name}]'"
             self._log.warning("tracker_disabled", tracker=self._name, reason=reason)
-        except BaseException as error:  # a tracker may even raise SystemExit; none of its errors ends the run
+        except BaseException as error:  # no error of a tracker may end the run, not even SystemExit
             self._log.warning("tracker_disabled", tracker=self._name, reason=f"{type(error).__name__}: {error}")
         finally:
             self._stopped = True
@@ -162,7 +162,7 @@ class Trackers:
     """The trackers of a run."""
 
     def __init__(self, names: tuple[str, ...], run: TrackedRun, log: Logger, collector: StepCollector) -> None:
-        """Start one thread for each of the `names`, which are keys of `TRACKERS`. `collector`: for Prometheus."""
+        """Start one thread per tracker. `names`: keys of `TRACKERS`. `collector`: gets the metrics for Prometheus."""
         self._collector = collector
         self._threads = [_TrackerThread(name, run, log) for name in dict.fromkeys(names)]
 
@@ -178,6 +178,9 @@ class Trackers:
             thread.add(numbers, step)
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Wait until the trackers have sent all steps, at most `timeout_s` for each of them."""
+        """Wait until the trackers have sent all steps.
+
+        For each tracker, wait at most `timeout_s` seconds for space in the queue, and again for the end of the thread.
+        """
         for thread in self._threads:
             thread.close(timeout_s)

@@ -1,11 +1,13 @@
-"""Computes attention over a forest of token spans. Tokens that several training sequences (rows) share occur once.
+"""Computes attention over a forest of token spans.
 
-A node of the forest is a span of tokens. A row is the path from a root to a node. Each token of a node attends to all
-tokens of the node's ancestors, to itself, and to the earlier tokens of the node. The result of a row therefore does not
-depend on the other rows. A prompt that eight rows share is computed once. All other layers of the model stay unchanged.
+A node of the forest is a span of tokens. A row (training sequence) is the path from a root to a node. The forest
+contains a shared span only once: a prompt that eight rows share is computed once.
 
-Nodes of similar size are computed in one attention call, and are padded to the same shape for this call. `prepare` sets
-up any Hugging Face model that takes its attention from `AttentionInterface` and its positions from `position_ids`.
+Each token attends to itself, to the earlier tokens of its node, and to all tokens of the node's ancestors. The result
+of a row therefore does not depend on the other rows. The other layers of the model stay unchanged.
+
+One attention call computes several nodes of similar size, padded to the same shape. `prepare` sets up any Hugging Face
+model that takes its attention from `AttentionInterface` and its positions from `position_ids`.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ from arlarena.proto.config import ConfigError
 NAME = "arlarena_forest"
 # Options of Hugging Face's attention functions that go beyond plain causal attention.
 UNSUPPORTED_OPTIONS = ("sliding_window", "softcap", "s_aux")
-# With padding, a call computes at most MAX_PADDING times the attention scores that the nodes of the call need. Calls of
-# at most SMALL scores may have more padding.
+# The number of attention scores of a call, with padding, is at most MAX_PADDING times the number without padding. Calls
+# with at most SMALL scores may have more padding.
 MAX_PADDING, SMALL = 1.25, 1 << 14
 
 Ids = npt.NDArray[np.int64]
@@ -37,7 +39,11 @@ Ids = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A span of tokens. `depth`: position of the first token in a row. `parent`: index of the parent; -1 for a root."""
+    """A span of tokens.
+
+    `depth`: position of the span's first token in its rows, counted from 0. `parent`: index of the parent node; -1 for
+    a root.
+    """
 
     tokens: Ids
     depth: int
@@ -46,14 +52,14 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class AttentionBatch:
-    """The nodes of one attention call: B nodes, each with at most Q tokens, and with at most A tokens of ancestors.
+    """The nodes of one attention call: B nodes. A node has at most Q tokens, and its ancestors have at most A tokens.
 
     Attributes:
         shape: (B, Q, A).
-        queries: [B·Q] indices of the query tokens; None if they are the consecutive tokens from `start` on.
-        keys: [B·(A+Q)] indices of the key tokens; None if the key tokens are the query tokens.
-        visible: [B, 1, Q, A+Q] bool, the attention mask; None for causal attention.
-        kept: indices of the [B·Q] outputs that are not padding; None if there is no padding.
+        queries: [B·Q] indices of the query tokens; None: the B·Q consecutive tokens from index `start`.
+        keys: [B·(A+Q)] indices of the key tokens; None: the query tokens are also the key tokens.
+        visible: [B, 1, Q, A+Q] bool, the attention mask; None: causal attention.
+        kept: indices of the [B·Q] outputs that are not padding; None: there is no padding.
         start: index of the first token of the first node.
     """
 
@@ -81,15 +87,14 @@ class AttentionBatch:
 
 @dataclass(frozen=True, slots=True)
 class Forest:
-    """All tokens of a micro-batch, in the order of the attention calls.
+    """All T tokens of a micro-batch, in the order of the attention calls.
 
     Attributes:
         ids: [T] token ids.
         positions: [T] the position of each token in its row.
-        paths: for each node given to `build_forest`, the indices in [T] of its ancestors' tokens and its own tokens.
+        paths: one array for each node of `build_forest`: the indices of the ancestors' tokens, then of the node's own
+            tokens.
         calls: the attention calls.
-
-    T is the number of tokens of all nodes.
     """
 
     ids: Tensor
@@ -98,14 +103,17 @@ class Forest:
     paths: list[Ids] = field(repr=False)
 
     def to(self, device: torch.device | str) -> Forest:
-        """Return a copy on `device`. `paths` stay on the CPU."""
+        """Return a copy on `device`. `paths` stays in CPU memory."""
         return Forest(
             self.ids.to(device), self.positions.to(device), [call.to(device) for call in self.calls], self.paths
         )
 
 
 def build_forest(nodes: Sequence[Node]) -> Forest:
-    """Build the forest of `nodes`, in which parents must precede children. The tokens of one call are consecutive."""
+    """Build the forest of `nodes`. In `nodes`, each parent must precede its children.
+
+    In the forest, the tokens of one attention call are consecutive.
+    """
     groups = _group(nodes)
     starts: dict[int, int] = {}
     total = 0
@@ -150,8 +158,8 @@ def _call(group: Sequence[int], nodes: Sequence[Node], paths: Sequence[Ids], sta
     own = np.array([len(nodes[number].tokens) for number in group])
     above = np.array([nodes[number].depth for number in group])
     size, wide, deep = len(group), int(own.max()), int(above.max())
-    # A padding position holds the index of the call's first token, because any index must be valid. `visible` and
-    # `kept` remove the padding.
+    # Padding positions get the index of the call's first token, because each index must be valid. `visible` and `kept`
+    # remove the padding.
     start = starts[group[0]]
     keys = np.full((size, deep + wide), start, dtype=np.int64)
     for place, number in enumerate(group):
@@ -188,13 +196,16 @@ def forest_attention(
             f"choose another policy"
         )
     scale = options.get("scaling")
-    # With autocast, rotary embeddings return float32. Query and key are therefore cast to the dtype of the values.
+    # With autocast, rotary embeddings return float32. `query` and `key` are therefore cast to the dtype of `value`.
     query, key, value = (tensor[0].transpose(0, 1).to(value.dtype) for tensor in (query, key, value))
     return torch.cat([_attend(call, query, key, value, scale) for call in forest.calls])[None], None
 
 
 def _attend(call: AttentionBatch, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-    """Compute one call: [tokens of the call, heads, D] from query [T, heads, D], key and value [T, groups, D]."""
+    """Compute one call. Returns [tokens of the call, heads, D].
+
+    `query`: [T, heads, D]. `key`, `value`: [T, groups, D].
+    """
     size, wide, deep = call.shape
     key_indices = call.queries if call.keys is None else call.keys
 
@@ -225,8 +236,9 @@ def _attend(call: AttentionBatch, query: Tensor, key: Tensor, value: Tensor, sca
 def _supports_gqa(call: AttentionBatch, query: Tensor) -> bool:
     """True if a fused kernel supports grouped-query attention for this call.
 
-    On a GPU only flash attention supports grouped-query attention, for 16-bit dtypes and calls without a mask. Without
-    a fused kernel, torch would store all scores, [B, heads, Q, A+Q].
+    On a CPU the result is always True. On a GPU, only flash attention supports grouped-query attention, and flash
+    attention needs a 16-bit dtype and a call without a mask. Without a fused kernel, torch would store all scores
+    [B, heads, Q, A+Q].
     """
     return query.device.type == "cpu" or (call.visible is None and query.dtype in (torch.bfloat16, torch.float16))
 
@@ -239,7 +251,7 @@ def prepare(model: PreTrainedModel) -> PreTrainedModel:
     """Change `model` in place so that its decoder accepts the argument `forest`. Returns `model`.
 
     Raises:
-        ConfigError: the attention of the model cannot be replaced, or is not plain causal attention.
+        ConfigError: the model's attention cannot be replaced, or a layer does not have full attention.
     """
     config = model.config
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
@@ -258,7 +270,7 @@ def prepare(model: PreTrainedModel) -> PreTrainedModel:
 
 def hidden_states(decoder: torch.nn.Module, forest: Forest) -> Tensor:
     """Run `decoder` once. Returns the last hidden states [T, H] of the T tokens of `forest`."""
-    # A model that gets a four-dimensional mask builds no mask of its own. `forest_attention` does not read this mask.
+    # A four-dimensional mask prevents the model from building another mask. `forest_attention` ignores this mask.
     unread = forest.ids.new_zeros((1, 1, 1, 1))
     output = decoder(
         input_ids=forest.ids[None],

@@ -30,7 +30,7 @@ class Scorer(nn.Module):
     def __init__(
         self, model: PreTrainedModel, chunk_tokens: int | None = None, precision: Precision = "float32"
     ) -> None:
-        """Wrap `model`. `chunk_tokens`: number of tokens whose logits exist at the same time; None: 64 MB of logits."""
+        """Wrap `model`. `chunk_tokens`: see `token_log_probs`."""
         super().__init__()
         self.model = model
         self._chunk, self._precision = chunk_tokens, precision
@@ -50,8 +50,8 @@ class Scorer(nn.Module):
         instead of entropies. `exact`: compute the layers in float32 regardless of the precision. Sharded layers
         ignore `exact`.
 
-        The model runs once over the tokens of the forest. If several rows have a token in common, its log-prob is
-        computed once. In the backward pass the gradients of these rows add up.
+        The model runs once over the tokens of the forest. If several rows share a token, the log-prob of the token is
+        computed once. In the backward pass, the gradients of these rows are added.
         """
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast and not exact):
             hidden = hidden_states(self.model.get_decoder(), batch.forest)  # type: ignore[no-untyped-call]

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-# How to compute entropies. none: not at all. measured: without gradient. trained: with gradient, for an entropy bonus.
+# none: no entropies are computed. measured: entropies without gradient. trained: with gradient, for an entropy bonus.
 Entropy = Literal["none", "measured", "trained"]
 
-# Number of logits of a chunk if `chunk_tokens` is not given. In float32 these logits take 64 MB.
+# Maximum number of logits in a chunk if `chunk_tokens` is not given. In float32 these logits take 64 MB.
 LOGITS_PER_CHUNK = 1 << 24
 
 
@@ -46,10 +46,11 @@ def token_log_probs(
 ) -> tuple[Tensor, Tensor | None]:
     """Return log-probs [M] and entropies [M], in nats, of `targets` [M] under softmax(head(hidden) / temperature).
 
-    `hidden`: [M, H]. `temperature`: a number, or a tensor [M]. `chunk_tokens`: the number of tokens in a chunk. The
-    default is the number that `LOGITS_PER_CHUNK` allows. The logits of only one chunk exist at a time. With more than
-    one chunk, the backward pass computes the logits of each chunk a second time. With `entropy` "none", the result has
-    None instead of entropies.
+    `hidden`: [M, H]. `temperature`: a number, or a tensor [M]. `chunk_tokens`: the number of tokens in a chunk; None:
+    the maximum that `LOGITS_PER_CHUNK` allows. If `entropy` is "none", the second result is None.
+
+    The logits of only one chunk are in memory at the same time. If there are several chunks, the backward pass computes
+    the logits of each chunk again.
     """
     size = chunk_tokens or max(1, LOGITS_PER_CHUNK // _vocabulary(head))
     if hidden.shape[0] <= size:

@@ -1,11 +1,11 @@
-"""Creates the tiny policy: a Qwen3 model of about a million parameters with its own tokenizer.
+"""Creates the tiny policy: a Qwen3 model with about a million parameters and its own tokenizer.
 
-The tiny policy can be trained on the CPU of a laptop. The output is an ordinary Hugging Face directory, which
-`transformers`, vLLM and the embedded engine can load.
+The tiny policy can be trained on the CPU of a laptop. The output is an ordinary Hugging Face directory.
+`transformers`, vLLM and the embedded engine can load it.
 
-`vocab_size` equals `len(tokenizer)`, because engines sample any id below `vocab_size`. The output head and the
-embedding are separate (untied) weights. vLLM on a CPU would keep the old copy of a tied head after a weight update
-(docs/reference/policy-server.md).
+`vocab_size` equals `len(tokenizer)`, because inference engines can sample any id below `vocab_size`. The output head
+and the embedding are separate (untied) weights. With tied weights, vLLM on a CPU would still use the old output head
+after a weight update (docs/reference/policy-server.md).
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ PRINTABLE = tuple(string.printable)  # single-character tokens, so that any ASCI
 
 
 def word_pieces(words: Sequence[str]) -> tuple[str, ...]:
-    """Return each word twice: without and with a space in front, so that each of these texts becomes one token."""
+    """Return two texts for each word: the word itself, and the word after a space. Each text becomes one token."""
     return tuple(piece for word in words for piece in (word, f" {word}"))
 
 
 def pieces_of(info: Info | None, words: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the texts that become one token each.
+    """Return the texts that become one token each: the environment's reply tags, then `word_pieces(words)`.
 
-    These are the reply tags of the environment, and then `words`. If `words` is empty, the environment's vocabulary is
-    used instead of `words`. `info`: the environment's description; None: return only `words`.
+    If `words` is empty, the environment's vocabulary follows the tags. `info`: the environment's description; None:
+    there are no tags and no vocabulary.
     """
     tags, own = (info.parser.tags, info.vocabulary) if info is not None else ([], [])
     return (*tags, *(word_pieces(words) if words else own))
@@ -58,9 +58,9 @@ def vocabulary(pieces: Sequence[str] = ()) -> list[str]:
 
 
 def build_tokenizer(pieces: Sequence[str] = ()) -> PreTrainedTokenizerFast:
-    """Build a tokenizer that matches the longest token of `vocabulary(pieces)`, from left to right.
+    """Build a tokenizer that reads a text from left to right, and always takes the longest matching token.
 
-    Decoding the tokens of an ASCII text returns the same text.
+    The tokens are those of `vocabulary(pieces)`. Encoding and then decoding an ASCII text returns the same text.
     """
     tokens = vocabulary(pieces)
     ordinary = sorted((token for token in tokens if token not in SPECIAL), key=len, reverse=True)
@@ -83,8 +83,8 @@ def build_tokenizer(pieces: Sequence[str] = ()) -> PreTrainedTokenizerFast:
 def build_model(shape: TinyPolicy, vocab_size: int, pad_id: int, eos_id: int, seed: int) -> Qwen3ForCausalLM:
     """Build a model with random weights.
 
-    The weights of projections into the residual stream (`o_proj`, `down_proj`) are divided by √(2 · layers), so that
-    the size of the residual stream does not grow with the number of layers.
+    The weights of the projections into the residual stream (`o_proj`, `down_proj`) are divided by √(2 · layers). The
+    size of the residual stream then does not grow with the number of layers.
     """
     torch.manual_seed(seed)
     config = Qwen3Config(

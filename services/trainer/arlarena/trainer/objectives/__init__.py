@@ -18,11 +18,14 @@ without the rest of ARLArena:
         loss, metrics = policy_loss(method, batch, step, LossConfig(kl_coefficient=0.01))
         loss.backward()                                             # gradients are summed, not averaged
 
-At ratio level `trajectory` (recipes gspo and sampo), all rows of a trajectory share one importance ratio. If these rows
-are in several micro-batches, first run a pass without gradient: add up `sequence_sums(batch, J)` over the
-micro-batches, where J is the number of trajectories, and pass the result of `sequence_log_ratio(sums, counts)` to every
-`Batch`. All rows of a trajectory must be in one minibatch (the rows of one optimiser step), because the log-probs in
-one ratio must be computed with one version of the weights.
+At ratio level `trajectory` (recipes gspo and sampo), all rows of a trajectory share one importance ratio. If a
+trajectory has rows in several micro-batches, compute the ratio before the loop:
+
+1. In a pass without gradient, add up `sequence_sums(batch, J)` over the micro-batches. J is the number of trajectories.
+2. Pass the result of `sequence_log_ratio(sums, counts)` to every `Batch`.
+
+All log-probs in a ratio must be computed with the same weights. Therefore all rows of a trajectory must be in one
+minibatch (the rows of one optimiser step).
 
 Modules:
 

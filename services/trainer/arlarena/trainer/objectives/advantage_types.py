@@ -34,8 +34,8 @@ class GroupRewards:
         observations: text of the observation shown at each turn; needed for the anchor `similar`.
         lengths: number of sampled tokens of each response; needed for overlong shaping.
         entropies: mean token entropy of each response, in nats; needed for EMPG.
-        rows: for each turn, the index of the row (training sequence) that contains it. Turns of one trajectory with
-            equal indices are in one row. None: every turn is a row.
+        rows: for each turn, the index of the row (training sequence) that contains the turn. Turns of one trajectory
+            with equal indices are in the same row. None: every turn is a row.
 
     Raises:
         ValueError: the shapes of a field and of `rewards` differ, or a reward, return or entropy is not finite.
@@ -76,7 +76,7 @@ class GroupRewards:
         return [math.fsum(turns) for turns in self.rewards]
 
     def invalid(self) -> list[list[bool]]:
-        """Return, for each turn, whether the penalty for invalid actions applies."""
+        """Return whether the penalty for invalid actions applies, for each turn."""
         if self.action_valid is None:
             return [[False] * len(turns) for turns in self.rewards]
         return [[not valid for valid in turns] for turns in self.action_valid]
@@ -94,16 +94,16 @@ class AdvantageConfig:
             so an episode with more rows weighs more. `turn`: each turn, even if a row has several turns. `trajectory`:
             each episode. If every row has one turn, `row` and `turn` have the same effect.
         scale: the divisor of the episode part: `std` (standard deviation), or `none` (no division, as in Dr.GRPO).
-        step_scale: the divisor of the step part: `std` or `none`. GiGPO's mode `mean_std` is `std` for both parts, and
-            its mode `mean` is `none` for both parts.
+        step_scale: the divisor of the step part: `std` or `none`. In GiGPO's mode `mean_std`, both divisors are `std`.
+            In its mode `mean`, both are `none`.
         omega: weight ω of the step part.
         gamma: discount factor of step returns.
         anchor: GiGPO compares the turns of a group that have the same anchor. `state`: the same state key.
-            `observation`: the same observation key. `similar`: observation texts whose similarity is at least
+            `observation`: the same observation key. `similar`: observation texts with a similarity of at least
             `similarity`.
         similarity: the minimum similarity (0 to 1) for the anchor `similar`.
         entropy_k: EMPG's k. A larger k gives smaller advantages to turns with high entropy.
-        entropy_k_next: EMPG's k'. A larger k' gives a smaller bonus to turns whose next turn has high entropy.
+        entropy_k_next: EMPG's k'. A larger k' gives a smaller bonus to a turn if the next turn has high entropy.
         entropy_zeta: EMPG's ζ, the weight of this bonus.
         invalid_penalty: penalty for a turn with an invalid action or format. It is subtracted from the reward and from
             the step return of the turn.
@@ -126,12 +126,14 @@ class AdvantageConfig:
 
 @dataclass(frozen=True, slots=True)
 class GroupAdvantages:
-    """Advantages of one group, indexed by trajectory and turn. Without step part, `step` and `anchor_sizes` are empty.
+    """Advantages of one group, indexed by trajectory and turn.
+
+    If the estimator has no step part, `step` and `anchor_sizes` are empty.
 
     Attributes:
         total: the advantage that the loss uses.
         episode: the episode part A_E, from returns of episodes, before EMPG multiplies it by a weight.
-        step: the step part A_S, from step returns, before it is multiplied by ω.
+        step: the step part A_S, from step returns, before the multiplication by ω.
         anchor_sizes: for each turn, the number of turns in the group with the same anchor, including this turn.
     """
 

@@ -8,8 +8,8 @@ part A_E, computed from the returns of episodes. GiGPO adds a step part A_S, com
 is the discounted sum of the rewards from one turn to the end of the episode. Inputs are raw rewards (`GroupRewards`).
 Penalties are subtracted only in this module.
 
-Mean and standard deviation are over units. A unit is a row (training sequence), a turn or an episode, as `stat_unit`
-selects. The reward of a unit is the mean of `turn_rewards` over its turns.
+Mean and standard deviation are over units. `stat_unit` selects the unit: a row (training sequence), a turn or an
+episode. The reward of a unit is the mean of `turn_rewards` over the unit's turns.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from arlarena.trainer.objectives.similarity import cluster_numbers
 
 # Added to a standard deviation, as in the released code of GRPO and GiGPO.
 STD_EPSILON = 1e-6
-# Overlong shaping is a penalty for long responses, as in the DAPO runs of ARLArena: over the last fifth of the response
-# limit, the added reward falls linearly from 0 to -0.1.
+# Overlong shaping is a penalty for long responses, as in the DAPO runs of ARLArena. Up to 80 % of the response limit,
+# there is no penalty. Then the penalty rises linearly, to 0.1 at the limit.
 OVERLONG_START = 0.8
 OVERLONG_PENALTY = 0.1
-# Values whose difference is at most EQUAL count as equal, because sums of the same rewards may be rounded differently.
+# Values with a difference of at most EQUAL count as equal, because rounding may change sums of the same rewards.
 # The tolerance is relative for values above 1, and absolute for smaller values.
 EQUAL = 1e-12
 
@@ -51,8 +51,8 @@ class Advantage:
         estimate: maps the groups of one batch to advantages, in the order of the groups.
         uses_anchors: whether the estimator compares turns with the same anchor (key of a state or observation). Groups
             without anchors are then refused.
-        uses_entropies: whether the estimator needs `GroupRewards.entropies`. The trainer then runs a forward pass
-            before the update to compute them.
+        uses_entropies: whether the estimator needs `GroupRewards.entropies`. The trainer then computes the entropies in
+            a forward pass before the update.
         batch_baseline: whether the baseline is a mean over the batch. Groups with one episode are then allowed.
     """
 
@@ -87,8 +87,7 @@ def register_advantage(
 def grpo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
     """Return (r - mean) / (std + 1e-6), with mean and unbiased std over the group.
 
-    r is the reward of a unit: a row, turn or episode, as `stat_unit` selects. If `scale` is `none` (Dr.GRPO), return
-    r - mean.
+    r is the reward of a unit (row, turn or episode; see `stat_unit`). If `scale` is `none` (Dr.GRPO), return r - mean.
     """
     episodes = [_episode_part(group, config) for group in groups]
     return [GroupAdvantages(total=part, episode=part) for part in episodes]
@@ -109,7 +108,7 @@ def gigpo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[Group
 def rloo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
     """Return (r - mean) · n / (n - 1) for a group with n rewards r: each reward minus the mean of the n - 1 others.
 
-    r is the reward of a unit: a row, turn or episode, as `stat_unit` selects.
+    r is the reward of a unit (row, turn or episode; see `stat_unit`).
     """
     results = []
     for group in groups:
@@ -125,7 +124,7 @@ def rloo(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupA
 def reinforce_pp(groups: Sequence[GroupRewards], config: AdvantageConfig) -> list[GroupAdvantages]:
     """Return (r - mean) / (std + 1e-6), with mean and unbiased std over the batch instead of over the group.
 
-    r is the reward of a unit: a row, turn or episode, as `stat_unit` selects.
+    r is the reward of a unit (row, turn or episode; see `stat_unit`).
     """
     scored = [_group_values(group, config) for group in groups]
     units = [value for _, group_units in scored for value in group_units]
@@ -194,10 +193,10 @@ def _episode_part(group: GroupRewards, config: AdvantageConfig) -> Values:
 
 
 def _group_values(group: GroupRewards, config: AdvantageConfig) -> tuple[Values, list[float]]:
-    """Return the value of each turn, and the values of all units (rows, turns or episodes, as `stat_unit` selects).
+    """Return the value of each turn, and the values of all units (rows, turns or episodes; see `stat_unit`).
 
-    The value of a unit is the mean reward of its turns. The value of a turn is the value of its unit. The turn's own
-    reward is not used, because it could differ from the mean over units by many standard deviations.
+    The value of a unit is the mean reward of its turns. The value of a turn is the value of the turn's unit. The reward
+    of a single turn is not used, because it could differ from the mean over units by many standard deviations.
     """
     rewards = turn_rewards(group, config)
     if config.stat_unit not in STAT_UNITS:
@@ -227,9 +226,9 @@ def _unit_means(values: Sequence[float], units: Sequence[int]) -> dict[int, floa
 def step_part(group: GroupRewards, config: AdvantageConfig) -> tuple[Values, list[list[int]]]:
     """Return the step part A_S of each turn, and the size of each turn's step group.
 
-    A step group contains all turns of `group` with the same anchor. A_S is (R - mean) / (std + 1e-6), where R is the
-    step return of the turn, and mean and std are over the step group. If `step_scale` is `none`, A_S is R - mean. If
-    all R of a step group are equal, A_S is 0.
+    A step group contains all turns of `group` with the same anchor. A_S is (R - mean) / (std + 1e-6). R is the step
+    return of the turn. Mean and std are over the step group. If `step_scale` is `none`, A_S is R - mean. If all R of a
+    step group are equal, A_S is 0.
     """
     returns = step_returns(group, config)
     members: dict[int, list[float]] = {}
@@ -263,7 +262,7 @@ def step_returns(group: GroupRewards, config: AdvantageConfig) -> Values:
 
 
 def anchor_groups(group: GroupRewards, config: AdvantageConfig) -> list[list[int]]:
-    """Return, for each turn, the index of its step group: the turns of `group` with the same anchor.
+    """Return the index of each turn's step group. A step group contains all turns of `group` with the same anchor.
 
     Raises:
         ValueError: the anchor is unknown, or the group lacks the field that the anchor needs.
@@ -282,7 +281,7 @@ def anchor_groups(group: GroupRewards, config: AdvantageConfig) -> list[list[int
 
 def _keys(keys: Turns[str] | None, name: str, anchor: str) -> Turns[str]:
     if keys is None:
-        raise ValueError(f"anchor {anchor!r} needs {name}, which this group lacks; choose another anchor")
+        raise ValueError(f"anchor {anchor!r} needs {name}, but this group has none; choose another anchor")
     for i, turns in enumerate(keys):
         for k, key in enumerate(turns):
             if not key:

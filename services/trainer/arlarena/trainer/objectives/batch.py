@@ -1,6 +1,6 @@
 """Defines the input of every loss: the sampled tokens of many rows, concatenated.
 
-A *row* is one training sequence: one turn, or several turns of an episode whose context only grows. If a row has
+A *row* is one training sequence: one turn, or consecutive turns of an episode with a growing context. If a row has
 several turns, `turn_of_token` is the turn of each token. Prompt tokens, padding and tokens that the policy did not
 sample are left out. Sizes: N sampled tokens of this micro-batch, R rows, U turns, J trajectories.
 """
@@ -30,8 +30,8 @@ class Batch:
         entropy: [N] entropy of the policy at each token in nats, for the entropy bonus.
         turn_of_token: [N] int64 in [0, U); None means that each row is one turn.
         sequence_log_ratio: [J] mean log-ratio over all tokens of each trajectory, detached
-            (`clipping.sequence_log_ratio`). It is needed at ratio level `trajectory` if a trajectory has rows in
-            several micro-batches.
+            (`clipping.sequence_log_ratio`). This field is needed at ratio level `trajectory` if a trajectory has rows
+            in several micro-batches.
 
     Raises:
         ValueError: the shape of a tensor does not fit. The message names the tensor.
@@ -96,7 +96,7 @@ class Batch:
 
 
 def segment_sum(values: Tensor, segment: Tensor, size: int) -> Tensor:
-    """Return [size]: element i is the sum of the `values` [N] whose `segment` [N] is i. Differentiable."""
+    """Return [size]: element i is the sum of the `values` [N] with `segment` [N] equal to i. Differentiable."""
     return torch.zeros(size, dtype=values.dtype, device=values.device).index_add(0, segment, values)
 
 

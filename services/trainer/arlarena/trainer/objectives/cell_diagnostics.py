@@ -67,8 +67,8 @@ class CellTable:
 def cell_table(batch: Batch, threshold: float = ENTROPY_THRESHOLD) -> CellTable:
     """Return the sums over the rows of `batch` in each of the eight cells.
 
-    The advantage A, entropy and log-ratio of a row are means over its sampled tokens. An entropy above `threshold` (in
-    nats) is high. A ratio of exactly 1 counts as above 1. Rows with A = 0 are left out.
+    The advantage A, the entropy and the log-ratio of a row are means over the row's sampled tokens. An entropy above
+    `threshold` (in nats) is high. A ratio of exactly 1 counts as above 1. Rows with A = 0 are left out.
 
     Raises:
         ValueError: the batch has no entropy.

@@ -2,18 +2,17 @@
 
 PPO's clip: arXiv 1707.06347; GSPO: arXiv 2507.18071; CISPO: arXiv 2506.13585; SAPO: arXiv 2511.20347.
 
-A surrogate maps the ratio, the log-prob and the advantage A of a token to a loss, which is minimised. π_θ is the policy
-that is trained, and π_old the policy in the denominator of the ratio. Δ_t = log π_θ - log π_old is the log-ratio of
-token t. sg(x) is x without gradient.
+A surrogate maps the ratio, the log-prob and the advantage A of a token to a loss. Training minimises the loss. π_θ is
+the policy that is trained, and π_old the policy in the denominator of the ratio. Δ_t = log π_θ - log π_old is the
+log-ratio of token t. sg(x) is x without gradient.
 
 The recipe's `ratio_level` defines the ratio. At level `token` the ratio is w_t = exp(Δ_t). At the levels `turn`, `row`
 and `trajectory`, all tokens of a unit i (a turn, row or trajectory) have the ratio s_i = exp(mean Δ_t of the unit). The
-token form of s_i (GSPO) is sg(s_i) · exp(log π_θ - sg(log π_θ)). In this form the gradient of each token is multiplied
-by the advantage of that token. The literal form, an ablation, is the differentiable s_i itself. The gradient of every
-token of a unit is then multiplied by the *mean* advantage of the unit.
+token form of s_i (GSPO) is sg(s_i) · exp(log π_θ - sg(log π_θ)). In the token form, the gradient of each token is
+multiplied by the advantage of the same token. The literal form (an ablation) is the differentiable s_i. In the literal
+form, the gradient of every token of a unit is multiplied by the *mean* advantage of the unit.
 
-The bounds of a clip are fields of its `ClipConfig`. A recipe may set other bounds: those of GSPO are
-`_GSPO` in `recipes.py`.
+The bounds of a clip are fields of its `ClipConfig`. A recipe can set other bounds, as `_GSPO` in `recipes.py` does.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ from arlarena.trainer.objectives.registry import RecipeError, Registry
 # Δ is clamped to ±MAX_LOG_RATIO before exp, so that sums of ratios are finite in float32.
 MAX_LOG_RATIO = 20.0
 
-# Units whose tokens share a ratio. A row is one training sequence: one turn, or several turns of an episode whose
-# context only grows. The code released with ARLArena calls the level `row` "sequence".
+# All tokens of a unit share one ratio. A row is one training sequence: one turn, or consecutive turns of an episode
+# with a growing context. The code released with ARLArena calls the level `row` "sequence".
 RATIO_LEVELS = ("token", "turn", "row", "trajectory")
 
 
@@ -41,7 +40,7 @@ RATIO_LEVELS = ("token", "turn", "row", "trajectory")
 class ClipConfig:
     """Hyperparameters that every clip has. A clip with more hyperparameters declares a subclass.
 
-    The metric `outside` counts the tokens whose ratio is outside [1 - ε_lo, 1 + ε_hi], even if the clip does not use
+    The metric `outside` counts the tokens with a ratio outside [1 - ε_lo, 1 + ε_hi], even if the clip does not use
     these bounds.
     """
 
@@ -89,12 +88,12 @@ def importance_ratio(batch: Batch, level: str, *, literal: bool = False) -> Tens
 
     Args:
         batch: the N tokens.
-        level: the unit whose tokens share a ratio, one of `RATIO_LEVELS`.
+        level: the unit in which all tokens share one ratio, one of `RATIO_LEVELS`.
         literal: True: the literal form. False: the token form.
 
     Raises:
-        ValueError: the level is unknown, or `literal` is used with a precomputed `sequence_log_ratio`, which has no
-            gradient.
+        ValueError: the level is unknown, or `literal` is used with a precomputed `sequence_log_ratio`. The literal form
+            needs a gradient, and `sequence_log_ratio` has no gradient.
     """
     delta = log_ratio(batch)
     if level == "token":
@@ -119,8 +118,8 @@ def importance_ratio(batch: Batch, level: str, *, literal: bool = False) -> Tens
 def sequence_sums(batch: Batch, n_trajectories: int) -> tuple[Tensor, Tensor]:
     """Return the sum of Δ_t [J] and the number of tokens [J] of each trajectory, in float64.
 
-    Add up the sums and the numbers over micro-batches and ranks. Then pass the totals to `sequence_log_ratio`. This is
-    needed at ratio level `trajectory` if a trajectory has rows in several micro-batches.
+    Add up the sums and the numbers over micro-batches and ranks. Then pass the totals to `sequence_log_ratio`. The
+    totals are needed at ratio level `trajectory` if a trajectory has rows in several micro-batches.
     """
     unit = batch.trajectory_of_row[batch.row_of_token]
     return (
@@ -130,7 +129,7 @@ def sequence_sums(batch: Batch, n_trajectories: int) -> tuple[Tensor, Tensor]:
 
 
 def sequence_log_ratio(sums: Tensor, counts: Tensor) -> Tensor:
-    """Return the mean log-ratio [J] of each trajectory from the totals of `sequence_sums`; 0 if it has no tokens."""
+    """Return the mean log-ratio [J] of each trajectory from the totals of `sequence_sums`; 0 if there are no tokens."""
     return sums / counts.clamp(min=1.0)
 
 
@@ -160,7 +159,7 @@ class Clip:
     Attributes:
         surrogate: maps (terms, an instance of `config`) to the loss of each token, [N].
         config: the class of the surrogate's hyperparameters.
-        literal: whether the surrogate gets the literal form of the ratio, which the module docstring defines.
+        literal: whether the surrogate gets the literal form of the ratio (see the module docstring).
         uses_ratio: whether the surrogate reads `Terms.ratio`.
     """
 
@@ -241,8 +240,8 @@ def reinforce(terms: Terms, _config: ClipConfig) -> Tensor:
 def sequence_mask(batch: Batch, delta: float) -> Tensor:
     """Return bool [R]: False for rows with A < 0 and log π_old - log π_θ above δ = `delta`.
 
-    A and the difference are means over the tokens of the row. A row with False is dropped from the policy loss, because
-    the policy has already lowered the probability of the row, and a further update would only move the policy farther
+    A and the difference are means over the tokens of the row. Rows with False are left out of the policy loss. The
+    policy has already lowered the probability of such a row, and a further update would only move the policy farther
     from π_old.
     """
     drop = batch.old_log_probs.to(batch.dtype) - batch.log_probs.to(batch.dtype)
@@ -260,7 +259,8 @@ def behaviour_correction(batch: Batch, kind: str, low: float, high: float) -> Te
     Args:
         batch: must have `behaviour_log_probs` (log μ).
         kind: `truncate` (truncated importance sampling): min(k_t, high). `icepop`: k_t if k_t is within [low, high],
-            else 0. `geometric`: 1 for the tokens of rows whose geometric mean of k_t is within [low, high], else 0.
+            else 0. `geometric`: 1 for all tokens of a row if the row's geometric mean of k_t is within [low, high],
+            else 0.
         low: lower bound of k_t.
         high: upper bound of k_t.
 
@@ -268,7 +268,7 @@ def behaviour_correction(batch: Batch, kind: str, low: float, high: float) -> Te
         ValueError: the kind is unknown, or the batch has no `behaviour_log_probs`.
     """
     if batch.behaviour_log_probs is None:
-        raise ValueError(f"the batch has no behaviour_log_probs (the sampler's), which correction {kind!r} needs")
+        raise ValueError(f"the batch has no behaviour_log_probs; correction {kind!r} needs the sampler's log-probs")
     drift = batch.old_log_probs.to(batch.dtype) - batch.behaviour_log_probs.to(batch.dtype)
     drift = drift.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     if kind == "geometric":
@@ -284,7 +284,7 @@ def behaviour_correction(batch: Batch, kind: str, low: float, high: float) -> Te
 
 @torch.no_grad()
 def clip_counts(terms: Terms, config: ClipConfig) -> dict[str, Tensor]:
-    """Count tokens whose ratio is outside [1-ε_lo, 1+ε_hi].
+    """Count the tokens with a ratio outside [1-ε_lo, 1+ε_hi].
 
     Returns:
         `outside`: tokens with a ratio outside the interval. `clip_negative_low`: tokens with A < 0 and a ratio below

@@ -47,9 +47,9 @@ def mixed_success(_returns: Sequence[float], successes: Sequence[bool] | None) -
 
 @register_filter("return")
 def mixed_return(returns: Sequence[float], _successes: Sequence[bool] | None) -> bool:
-    """Keep a group whose raw returns are not all equal: the rule of the code released with ARLArena.
+    """Keep a group if its raw returns are not all equal: the rule of the code released with ARLArena.
 
-    If returns depend on the number of turns, they are rarely equal, and this rule drops almost no group.
+    If returns depend on the number of turns, returns are rarely equal, and this rule drops almost no group.
     """
     return len(returns) > 0 and max(returns) - min(returns) > RETURN_TOLERANCE
 
@@ -144,7 +144,7 @@ class Selection(Generic[Item]):
 def rule_at(rule: str, step: int, cold_start_steps: int) -> str:
     """Return the rule of training step `step` (counted from 0): "none" in the first `cold_start_steps`, else `rule`.
 
-    In these first steps, groups in which all episodes fail are kept, because the penalty for invalid turns still
-    teaches the format of replies.
+    In the first steps, groups in which all episodes fail are kept, because the penalty for invalid turns teaches the
+    format of replies.
     """
     return "none" if step < cold_start_steps else rule

@@ -47,7 +47,7 @@ def hyperparameter(
         epsilon: float = hyperparameter(0.2, "distance from 1 at which the gradient is 0", above=0)
 
     Args:
-        default: the value if a recipe or a configuration sets no value. None turns off the feature.
+        default: the default value; None turns off the feature.
         description: what the hyperparameter does, in a few words, with the unit.
         above: the value must be greater than this bound. Give either `above` or `at_least`.
         at_least: the smallest allowed value.

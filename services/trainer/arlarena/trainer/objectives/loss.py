@@ -30,7 +30,7 @@ class LossConfig:
 
     Attributes:
         kl_coefficient: weight of the KL term, `kl.k3` to the reference policy.
-        entropy_coefficient: weight of the entropy bonus, which is subtracted from the loss.
+        entropy_coefficient: weight of the entropy bonus. The weighted bonus is subtracted from the loss.
         correction: the rule that weights the policy term by π_old/μ: `none`, or a kind of `behaviour_correction`. π_old
             is the policy in the denominator of the importance ratio, and μ the sampler's policy. KL term and entropy
             bonus are not weighted.

@@ -40,11 +40,11 @@ class Recipe:
     aggregation: str = _option("token_mean", "rule for the weight of each token in the loss", AGGREGATIONS)
     length_norm: float = hyperparameter(512.0, "constant divisor of seq_mean_token_sum_norm, in tokens", above=0)
     clip: str = _option("ppo", "rule for the loss of a token, given its importance ratio", CLIPS)
-    ratio_level: str = _option("token", "unit whose tokens share one importance ratio", RATIO_LEVELS)
+    ratio_level: str = _option("token", "unit in which all tokens share one importance ratio", RATIO_LEVELS)
     clip_options: Mapping[str, float | None] = field(default_factory=dict)
     mask: str = _option(
         "none",
-        "sequence: drop rows with a negative advantage whose mean log-prob fell by more than mask_delta",
+        "sequence: drop a row if its advantage is negative and its mean log-prob fell by more than mask_delta",
         ("none", "sequence"),
     )
     mask_delta: float = hyperparameter(
@@ -64,7 +64,7 @@ class Recipe:
     )
     entropy_k: float = hyperparameter(1.0, "k of EMPG: weakens advantages of turns with high entropy", at_least=0)
     entropy_k_next: float = hyperparameter(
-        1.0, "k' of EMPG: reduces the bonus of a turn whose next turn has high entropy", at_least=0
+        1.0, "k' of EMPG: reduces the bonus of a turn if the next turn has high entropy", at_least=0
     )
     entropy_zeta: float = hyperparameter(0.05, "ζ of EMPG: weight of the bonus for the next turn", at_least=0)
     overlong: bool = _option(False, "DAPO's penalty for responses near max_response_tokens")
@@ -94,8 +94,8 @@ class Recipe:
         own, known = hyperparameters(CLIPS[self.clip].config), choices()
         if twice := own.keys() & {*known, "name"}:
             raise RecipeError(
-                f"clip {self.clip!r}: its hyperparameter {min(twice)!r} has the name of a field of all recipes; "
-                f"rename it"
+                f"clip {self.clip!r}: the hyperparameter {min(twice)!r} has the name of a field of all recipes; rename "
+                f"the hyperparameter"
             )
         for key in self.clip_options:
             if key in own:
@@ -124,7 +124,7 @@ class Recipe:
     def advantage_config(
         self, *, invalid_penalty: float = 0.1, max_response_tokens: int | None = None
     ) -> AdvantageConfig:
-        """Return the hyperparameters of the advantage. It includes the arguments, which are settings of the run.
+        """Return the hyperparameters of the advantage, including the arguments (settings of the run).
 
         Raises:
             RecipeError: the recipe has overlong shaping, but `max_response_tokens` is not given.
@@ -203,7 +203,7 @@ for _recipe in (
 def recipe(name: str, /, **overrides: Any) -> Recipe:
     """Return the recipe `name`. `overrides` replaces some of its choices and hyperparameters.
 
-    If `overrides` selects another clip, each hyperparameter that the old and the new clip share keeps its value.
+    If `overrides` selects another clip, the hyperparameters that both clips have keep their values.
 
     Raises:
         RecipeError: a name or key is unknown, or a value is not allowed. The message lists similar names or keys.
@@ -318,7 +318,7 @@ def _check_group_size(recipe: Recipe, run: RunContext) -> None:
     """Raise RecipeError if groups have one member, and the filter or the advantage compares members of a group."""
     if run.group_size > 1:
         return
-    fix = "set group_size to 2 or more, or take recipe = 'reinforce_pp', which compares with the whole batch"
+    fix = "set group_size to 2 or more, or use recipe = 'reinforce_pp' (compares the episodes of the whole batch)"
     if recipe.filter != "none":
         raise RecipeError(f"{recipe.name}: filter {recipe.filter!r} drops every group with group_size = 1; {fix}")
     if not ADVANTAGES[recipe.advantage].batch_baseline:

@@ -69,7 +69,7 @@ class Registry(Mapping[str, Entry]):
         self._entries[name] = entry
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
-        """Return a decorator that adds a function as the choice `name`. The decorator raises RecipeError, as `add`."""
+        """Return a decorator that adds a function as the choice `name`. The decorator raises RecipeError like `add`."""
 
         def decorate(entry: Entry) -> Entry:
             self.add(name, entry)

@@ -1,1 +1,1 @@
-"""The persistent state of a run: checkpoints, the ledger of groups, the task order and the reason for its end."""
+"""The persistent state of a run: checkpoints, the ledger of groups, the task order and the reason why the run ended."""

@@ -3,14 +3,14 @@
     <run>/checkpoints/step-000012/
         model.safetensors  optimizer.safetensors  state.json  manifest.json  COMMITTED
 
-`state.json` holds `TrainerState`. A version directory (`weights/versions.py`) holds the weights that policy servers
-load. `model.safetensors` is a hard link to the weights file of the version directory if that file holds the trainer's
-tensors unchanged. The weights are then written only once, and the checkpoint stays intact when the version directory is
-removed.
+`state.json` contains `TrainerState`. A version directory (`weights/versions.py`) contains the weights that policy
+servers load. If the weights file of the version directory contains the trainer's tensors unchanged, `model.safetensors`
+is a hard link to this file. The weights are then written only once. If the version directory is removed, the checkpoint
+stays intact.
 
-`manifest.json` holds the sizes and BLAKE3 hashes of the two tensor files and of `state.json`. COMMITTED is written
+`manifest.json` contains the sizes and BLAKE3 hashes of the two tensor files and of `state.json`. COMMITTED is written
 last. A directory without COMMITTED is ignored. A second checkpoint of a step gets another name (`step-000012-1`). The
-first checkpoint of the step is removed only after the second is complete, so a complete checkpoint exists at all times.
+first checkpoint is removed only after the second is complete, so there is a complete checkpoint at all times.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class TrainerState:
         seconds: training time so far in seconds, the sum over all trainer processes of this run.
         environment_steps: number of turns in all groups that were collected for a batch, including filtered and stale
             groups.
-        skipped_steps: number of consecutive steps in which every update was skipped, because its loss or gradient was
-            not finite.
+        skipped_steps: number of consecutive steps in which every update was skipped (loss or gradient not finite).
         tasks: the environment, the group size, and the order of tasks (`TaskOrder`). Empty until `draw_order` sets it.
-        served: the fields of each different `ServedEnvironment` that the trainer processes of this run have met.
+        served: the fields of `ServedEnvironment` for each environment that the trainer processes of this run have used,
+            without duplicates.
     """
 
     step: int = 0
@@ -76,7 +76,7 @@ class TrainerState:
     served: list[dict[str, Any]] = field(default_factory=list)
 
     def record_served(self, served: ServedEnvironment) -> None:
-        """Add the description of the environment, unless it is already there."""
+        """Add the description of the environment, unless `served` already contains the description."""
         fields = msgspec.to_builtins(served)
         if fields not in self.served:
             self.served.append(fields)
@@ -206,7 +206,7 @@ class Checkpoints:
     def load_latest(self, restore: Restore, log: Logger) -> TrainerState | None:
         """Load the newest intact checkpoint. Returns its state; None if the run has no checkpoint.
 
-        `restore` gets the weights and the optimiser state. A checkpoint whose files do not match their checksums is
+        `restore` gets the weights and the optimiser state. If a file does not match its checksum, the checkpoint is
         skipped. A warning in the log names the skipped checkpoint and the checkpoint that is used.
 
         Raises:

@@ -1,9 +1,9 @@
-"""The ledger of a run's groups: the open groups, the outcomes of all other groups, and how many more may be issued.
+"""The ledger of a run's groups: the open groups, the outcomes of all other groups, and the limit for new groups.
 
 A group is *open* from its issue until the ledger records the final outcome. Recording the outcome is called *settling*
-the group. An open group holds a *slot* until the group is settled or the slot is released. The number of slots is
-limited, so that groups are not too old when they are trained on. Every checkpoint contains the ledger, so the limit
-also holds after a restart.
+the group. An open group has a *slot* until the group is settled or the slot is released. The number of slots is
+limited, so that groups are not too old for training. Every checkpoint contains the ledger, so the limit is also kept
+after a restart.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Ledger:
 
     Attributes:
         next_index: number of groups issued so far, and the index of the next group.
-        open: index of each open group, by its id.
+        open: index of each open group, by group id.
         released: ids of open groups without a slot. Such a group is stale, or the filter dropped it. A dropped group
             may still be added to an incomplete batch (back-fill).
-        lineage: outcome of each settled group, and the training step at which the group was settled.
+        lineage: for each settled group, the outcome, and the training step at which the group was settled.
     """
 
     next_index: int = 0

@@ -34,7 +34,7 @@ async def draw_order(
     """Return the task order of the run, and store the order and the description of the environment in `state`.
 
     `url`: the environment server, which reports the size of the split; None: the split counts as endless. `guard` is
-    called during the wait for the server, and raises if the trainer must stop.
+    called before each request to the server. It raises an exception if the trainer must stop.
 
     Raises:
         ConfigError: the server has another environment, or no split `task_split`.

@@ -1,10 +1,11 @@
 """Broadcasts the tensors of a version to the workers of policy servers. Each request gets its own process group.
 
-A version is the weights of one training step. A replica (one engine of a policy server) sends a request when it must
-load a version, and again after a restart. A thread of the trainer polls a TCPStore (the key-value server of torch) for
-requests (keys: `arlarena.proto.versions.directory.Broadcast`). The tensors are read from the version directory, which
-later optimiser steps do not change. Requests are not authenticated. The port of the TCPStore must therefore be
-reachable only for trainers and policy servers.
+A version is the weights of one training step. A replica (one engine of a policy server) requests a version to load it,
+and requests the version again after a restart. A thread of the trainer polls a TCPStore (torch's key-value server) for
+requests. `arlarena.proto.versions.directory.Broadcast` describes the keys. The tensors are read from the version
+directory, because later optimiser steps do not change this directory.
+
+Requests are not authenticated. Only trainers and policy servers must be able to reach the port of the TCPStore.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Broadcaster:
         self._thread.start()
 
     def offer(self, directory: Path) -> Broadcast:
-        """Answer requests for the version in `directory` from now on."""
+        """Start answering requests for the version in `directory`. Returns the description of the offer for servers."""
         manifest = msgspec.json.decode((directory / MANIFEST_FILE).read_bytes(), type=Manifest)
         self._offered.append((manifest, directory))
         return Broadcast(manifest, self._host, self._store.port, self._backend)

@@ -1,8 +1,8 @@
 """Pushes versions to the policy servers. Each server gets the version, loads the weights and checks the probe.
 
 A version is the weights of one training step. The probe is a list of tokens with the trainer's log-probs. The server
-compares these log-probs with the log-probs of its engine, because an engine may report success while it still uses
-some of the old weights. A push to a restarting server is retried.
+compares these log-probs with the log-probs of its engine. The comparison is needed, because an engine can report
+success and still use some of the old weights. A push to a restarting server is retried.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ class Publisher:
     def __init__(
         self, urls: Sequence[str], transport: Transport, *, token: str | None, retry_timeout_s: float, log: Logger
     ) -> None:
-        """Store the arguments. `token`: the servers' admin token. `retry_timeout_s`: seconds in which a push is
-        retried; the setting `push_retry_timeout_s` of [trainer].
+        """Store the arguments.
+
+        `token`: the admin token of the servers. `retry_timeout_s`: how long a failed push is retried, in seconds.
         """
         self._urls, self._transport, self._token = urls, transport, token
         self._retry_timeout_s, self._log = retry_timeout_s, log
@@ -58,7 +59,7 @@ class Publisher:
     async def push(self, version: Version, guard: Callable[[], None] = lambda: None) -> PushResult:
         """Push `version` to every server. After this call all servers use the version and have checked it.
 
-        `guard` is called before each attempt, and raises if the trainer must stop.
+        `guard` is called before each attempt. It raises an exception if the trainer must stop.
 
         Raises:
             PushRefused: a server's check of the weights failed.

@@ -19,7 +19,7 @@ class Transport(Protocol):
     async def push(self, version: Version, server: WeightsClient) -> tuple[ServedVersion, int]:
         """Send `version` to `server` and make the server use this version.
 
-        Returns the server's report about the version that it now uses, and the number of bytes sent.
+        Returns the server's report about its new version, and the number of bytes sent.
 
         Raises:
             PushRefused: the server's check of the weights failed.
@@ -48,7 +48,7 @@ class SharedDirectory:
 
 
 class Http:
-    """Uploads the files of a version that a server lacks."""
+    """Uploads those files of a version that the server does not have yet."""
 
     def __init__(self, full_every: int) -> None:
         """`full_every`: every n-th version is uploaded completely, other versions as differences."""
@@ -71,7 +71,7 @@ class Collective:
     """Sends each server the broadcaster's address. The server's workers join a process group with the broadcaster."""
 
     def __init__(self, broadcaster: Broadcaster) -> None:
-        """Store `broadcaster`. It sends versions until `close` is called."""
+        """Store `broadcaster`. The broadcaster sends versions until `close` is called."""
         self._broadcaster = broadcaster
 
     async def push(self, version: Version, server: WeightsClient) -> tuple[ServedVersion, int]:

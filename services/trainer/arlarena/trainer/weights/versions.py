@@ -1,4 +1,4 @@
-"""Writes the version directories of a run (`arlarena.proto.versions.directory`), which policy servers load.
+"""Writes the version directories (`arlarena.proto.versions.directory`) of a run, for the policy servers.
 
 The manifest of a version contains a probe: token ids and their log-probs under the weights of the version. With the
 probe, a policy server checks that it has loaded the weights correctly.
@@ -39,7 +39,7 @@ from arlarena.proto.versions.directory import (
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A committed version directory. `exact`: one file holds all tensors of the trainer, in the trainer's dtype."""
+    """A committed version directory. `exact`: one file contains all tensors of the trainer, in the trainer's dtype."""
 
     version: PolicyVersion
     path: Path
@@ -52,7 +52,7 @@ class Version:
 
     @property
     def weights_file(self) -> Path | None:
-        """The file with the trainer's exact tensors, which a checkpoint may link to; None if there is no such file."""
+        """The file with the trainer's exact tensors, for a hard link in a checkpoint; None if there is no such file."""
         return self.path / WEIGHTS_FILE if self.exact else None
 
 
@@ -84,7 +84,7 @@ class VersionStore:
     ) -> Version:
         """Write `model` with the `weights` of `step` as a Hugging Face directory with a manifest and a commit marker.
 
-        `compute_probe` returns the probe of these weights. It is called while the files are written.
+        `compute_probe` returns the probe of these weights. The function is called while the files are written.
         """
         partial = self.root / f".partial-{step:06d}"
         shutil.rmtree(partial, ignore_errors=True)
@@ -127,7 +127,7 @@ class VersionStore:
         return digest, known | {file.name: ManifestFile(file_blake3(file), file.stat().st_size) for file in new}
 
     def _save(self, model: PreTrainedModel, weights: dict[str, Tensor], target: Path) -> dict[str, ManifestFile]:
-        """Write all files except the manifest. Returns the manifest entries of files whose hash is already known."""
+        """Write all files except the manifest. Returns the manifest entries of the files with a known hash."""
         if self._template is not None and self._template.directory.is_dir():
             return self._template.write(weights, target)
         model.save_pretrained(target, state_dict=dict(weights))
@@ -140,18 +140,21 @@ class VersionStore:
 
 
 def versions_after(root: Path, step: int) -> list[Path]:
-    """Return the version directories in `root` of steps after `step`, oldest first."""
+    """Return the directories of versions after `step` in `root`, oldest first."""
     directories = [path for path in root.glob("v??????-*") if path.is_dir() and path.name[1:7].isdigit()]
     return sorted(path for path in directories if int(path.name[1:7]) > step)
 
 
 @dataclass(slots=True)
 class _Template:
-    """A version that transformers wrote. Reusing its files makes writing a later version three times as fast.
+    """A version that transformers wrote, used as a template for later versions.
 
-    A version is a template only if one file holds the tensors exactly as the model has them. For some models,
-    transformers converts the tensors or splits the file. Then transformers writes every version. Of a version that is
-    made from a template, only the weights are written. Its other files are hard links to those of the previous version.
+    A later version gets a new weights file. Its other files are hard links to the files of the previous version.
+    Writing is then three times as fast.
+
+    A version can be a template only if one file contains all tensors of the model unchanged. For some models,
+    transformers converts the tensors or splits the file. Then there is no template, and transformers writes every
+    version.
     """
 
     tensors: tuple[str, ...]
