@@ -21,7 +21,7 @@ PATHS = (
 def make_existing_paths_absolute(tables: dict[str, Any], folder: Path, keys: Iterable[str] = PATHS) -> None:
     """Replace each relative path in `tables` by its absolute path, if the path exists in `folder`.
 
-    `keys`: the keys whose values are paths. `*` matches any key.
+    `keys`: the keys with paths as values. `*` matches any key.
     """
     for key in keys:
         _replace(tables, key.split("."), folder)

@@ -1,4 +1,4 @@
-"""The configuration of one run: the user's file, plus command-line overrides, plus computed thread counts.
+"""The configuration of one run: the user's file, overrides of the command line, and computed thread counts.
 
 Before the run starts, the settings module of each service checks the configuration.
 """
@@ -242,7 +242,7 @@ class RunConfig:
         return RunConfig(self.source, tables)
 
     def differences(self, other: RunConfig) -> list[str]:
-        """Returns the keys whose values in `other` differ. Ignores secrets and keys that a resumed run may change."""
+        """Returns the keys with different values in `other`. Ignores secrets and keys that a resumed run may change."""
         mine, theirs = _flat(_public(self.tables)), _flat(_public(other.tables))
         keys = sorted(mine.keys() | theirs.keys())
         return [key for key in keys if not _same(key, mine.get(key), theirs.get(key)) and not _may_differ(key)]

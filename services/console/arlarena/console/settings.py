@@ -229,7 +229,7 @@ def page_token(file: Path | None) -> str | None:
 
 
 def page_cache_folder() -> Path:
-    """Returns the folder of the page's indices: ARLARENA_CACHE_DIR, else `arlarena` in the user's cache folder."""
+    """Returns the folder of the page's indices: ARLARENA_CACHE_DIR/page, else `arlarena/page` in the user's cache."""
     if chosen := os.environ.get("ARLARENA_CACHE_DIR"):
         return Path(chosen) / "page"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arlarena" / "page"

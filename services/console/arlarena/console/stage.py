@@ -61,7 +61,7 @@ class Stage:
         self.seconds = time.monotonic() - self.began
 
     def smoothed_estimate(self, seconds_left: float | None) -> float | None:
-        """Returns `seconds_left`, or the last returned estimate if that is lower by less than the factor `NOISE`."""
+        """Returns `seconds_left`. If it exceeds the last estimate by less than `NOISE`, returns that estimate."""
         old = self.seconds_left
         if seconds_left is None or old is None or not old < seconds_left < NOISE * old:
             self.seconds_left = seconds_left

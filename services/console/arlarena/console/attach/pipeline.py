@@ -28,7 +28,7 @@ from arlarena.proto.streams.queue import redact
 
 
 class AttachedPipeline(Pipeline):
-    """A run that uses services without starting them. See `Pipeline` for the stages."""
+    """A run that does not start its services. See `Pipeline` for the stages."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class AttachedPipeline(Pipeline):
             await asyncio.sleep(self.settings.health_interval_s)
 
     async def _train(self) -> str:
-        """Wait for the end of training. The trainer is healthy while its files change."""
+        """Wait for the end of training. The trainer counts as healthy as long as its files change."""
         run, settings = self.run, self.settings
         files = (run.progress("train"), run.step("train"), run.metrics, run.training)
         progress = Activity(files, settings.hang_timeout_s)

@@ -146,7 +146,7 @@ def _existing_run_policy(resume: bool, fresh: bool, attach: bool) -> ExistingRun
 @app.command()
 def join(
     service: Annotated[JoinedService, typer.Argument(help="The service to start.")],
-    run: Annotated[Path, typer.Argument(help="Directory of the run, which `arlarena up --attach` creates.")],
+    run: Annotated[Path, typer.Argument(help="Run directory. `arlarena up --attach` creates it.")],
     host: Annotated[str, typer.Option(help="Address that the policy server binds.")] = "0.0.0.0",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the policy server.")] = 8100,
     environment_url: EnvironmentUrl = None,

@@ -17,7 +17,7 @@ from arlarena.proto.config import ConfigError
 # and the value of a setting.
 NAME = re.compile(r"[a-z]([a-z0-9_]{0,38}[a-z0-9])?")
 SUFFIX = ".template"
-# The entry point group in which a package of each kind is registered.
+# The entry point group of each kind of package.
 GROUPS = {"environment": "arlarena.environments", "objective": "arlarena.objectives"}
 
 
@@ -27,7 +27,7 @@ def init(kind: str, name: str, into: Path) -> Path:
     Args:
         kind: a key of `GROUPS`.
         name: the name of the package, of its module, and of the environment or recipe.
-        into: the parent folder, which is created if it is missing.
+        into: the parent folder. It is created if it is missing.
 
     Raises:
         ConfigError: the name cannot be used, the folder already exists, or a file cannot be written.

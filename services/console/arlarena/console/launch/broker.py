@@ -122,14 +122,14 @@ def check_broker(url: str, *, timeout_s: float = 5.0) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ExternalBroker:
-    """A broker of the user, with the interface of `Broker`. The launcher neither starts nor stops this broker."""
+    """The user's broker, with the interface of `Broker`. The launcher does not start or stop this broker."""
 
     url: str
     timeout_s: float
     process: None = None
 
     def start(self) -> None:
-        """Check the broker, which must already be running.
+        """Check the broker. It must already be running.
 
         Raises:
             BrokerError: see `check_broker`.

@@ -81,7 +81,7 @@ def _die_with_parent() -> Callable[[], None] | None:
 
 
 class ProcessReaper:
-    """Starts the reaper process and sends commands to it. If the launcher dies, the reaper stops its children.
+    """Starts the reaper process and sends commands to it. The reaper stops the children if the launcher dies.
 
     Create this object before the first child.
     """
@@ -123,8 +123,8 @@ class ProcessReaper:
 class Child:
     """A running process, the leader of its own POSIX session. Create it with `start`.
 
-    `log_start`: start of this process's output in the log, in bytes. `started`: start time in
-    seconds since the epoch. `address`: the address that the process announces on stdout.
+    `log_start`: start of this process's output in the log, in bytes. `started`: start time in seconds since the epoch.
+    `address`: the address that the process announces on stdout.
     """
 
     def __init__(

@@ -60,9 +60,12 @@ def _structured(line: str) -> str | None:
 def last_error(log: Path, start: int = 0) -> str:
     """Returns the most informative error line of `log`, starting at byte `start`.
 
-    The result is the first of these that exists: the last error event (a JSON object with the level "error"), the last
-    line that starts with `error:`, the last line that does not match `NOISE`, "no output". In a stack trace, the last
-    line without indentation contains the exception.
+    The result is the first of these texts that exists:
+
+    - the last error event (a JSON object with the level "error")
+    - the last line that starts with `error:`
+    - the last line that does not match `NOISE`; in a stack trace, this line contains the exception
+    - "no output"
     """
     lines = _tail(log, start)
     for line in reversed(lines):

@@ -109,7 +109,7 @@ class Pipeline:
         self.run.save()
 
     async def _command(self, name: str, command: ProcessSpec) -> None:
-        """Run a stage's command. The command counts as healthy while its log or its progress file changes."""
+        """Run a stage's command. The command counts as healthy as long as its log or its progress file changes."""
         health = Activity((command.log, self.run.progress(name)), self.settings.hang_timeout_s)
         await self.supervisor.run(name, command, health, self.settings.stage_timeout_s)
 
@@ -211,7 +211,7 @@ class Pipeline:
         return Spec(name, command, health, listens=False)
 
     async def _evaluate_after(self) -> str:
-        """Evaluate the final weights. First makes the policy server serve them, if it serves other weights."""
+        """Evaluate the final weights. If the policy server serves other weights, first give it the final weights."""
         newest = await asyncio.to_thread(newest_version, self.run.weights)
         if newest and await served_digest(self.inference) != newest.version.digest:
             await self._serve_final_weights(newest)

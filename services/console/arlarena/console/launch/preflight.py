@@ -190,7 +190,7 @@ def limit_problems(config: RunConfig) -> Iterator[str]:
 
 
 def broker_problems(config: RunConfig) -> Iterator[str]:
-    """Yields an error message if the given Redis cannot be used, or if there is neither Redis nor a server program."""
+    """Yields an error message if the user's Redis cannot be used, or if a local server is needed but not installed."""
     url = external_broker_url(config.broker)
     try:
         if url:

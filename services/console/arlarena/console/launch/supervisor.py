@@ -284,7 +284,7 @@ class Supervisor:
             await self.stop(name)
 
     async def race(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Await `work` and return its result. If a service fails permanently first, cancel `work`.
+        """Await `work` and return its result. If a service fails permanently before, cancel `work`.
 
         Raises:
             LaunchError: a service has failed permanently.

@@ -82,7 +82,7 @@ def _bind(host: str, port: int) -> socket.socket:
         bound.listen(128)
     except OSError as error:
         bound.close()
-        raise LaunchError(f"{host}:{port}: {error.strerror}; give another --port", PORT_IN_USE) from error
+        raise LaunchError(f"{host}:{port}: {error.strerror}; choose another --port", PORT_IN_USE) from error
     return bound
 
 
@@ -111,7 +111,7 @@ async def _serve(app: object, bound: socket.socket) -> None:
 
 
 class _PageServer(uvicorn.Server):
-    """A server whose signals `_serve` handles. uvicorn would raise a signal again: the exit status would not be 0."""
+    """A server without signal handlers. With the handlers of uvicorn, the exit status after a signal would not be 0."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -130,7 +130,7 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for folder in folders:
         if not folder.is_dir():
-            raise ConfigError(f"{folder} is not a directory: give a run directory, or a folder that contains runs")
+            raise ConfigError(f"{folder} is not a directory: pass a run directory, or a folder that contains runs")
         inside = below(folder, MAX_DEPTH)
         if not inside:
             raise ConfigError(f"{folder} contains no run of ARLArena (no run.json)")

@@ -24,7 +24,7 @@ from arlarena.console.page.reading.records import (
 from arlarena.console.page.reading.run_files import BoundedFiles, DamagedFile, FileState
 from arlarena.proto.records.group_records import FOLDER, StepRecord
 
-# Maximum number of episodes in one transaction, except for the last record.
+# A transaction ends when it contains at least this number of episodes.
 BATCH_EPISODES = 2_000
 MAX_PROBLEMS = 1_000
 # Number of bytes at the end of a file's indexed part. If these bytes have changed, the file was overwritten.
@@ -272,7 +272,7 @@ class IndexThread:
     """A thread that refreshes the indices of several runs until `stop` is called."""
 
     def __init__(self, indexers: Callable[[], list[EpisodeIndexer]], interval_s: float) -> None:
-        """`indexers`: returns the indices to refresh. `interval_s`: pause between two rounds."""
+        """`indexers`: returns the indices to refresh. `interval_s`: pause between two rounds, in seconds."""
         self._indexers, self._interval_s = indexers, interval_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="index", daemon=True)

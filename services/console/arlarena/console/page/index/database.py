@@ -1,7 +1,7 @@
 """The database of one run: episodes, problems, counts of transitions, and a full-text index.
 
 The database is a cache. Its file name is a hash of the schema, the run's path and the run's id. If one of these
-changes, a new database is built.
+changes, or if the database cannot be read, a new database is built.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class RunDatabase:
         """
         connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S)
         try:
-            # Do not wait for the disk, because a power failure may destroy a cache.
+            # Do not wait for the disk: a power failure may destroy the database, but it is only a cache.
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("PRAGMA cache_size = -8000")
             with connection:

@@ -1,4 +1,7 @@
-"""Games of people. A game starts with a new task, or continues a recorded episode after its replies were replayed."""
+"""Games of people. A game starts a new task, or continues a recorded episode.
+
+To continue an episode, its recorded replies are first replayed in a new session.
+"""
 
 from __future__ import annotations
 
@@ -291,7 +294,7 @@ class PersonGames:
 
 
 def _options_of(run: PageRun | None, task: Task) -> dict[str, Any]:
-    """Returns the environment options of the run, or {} if there is no run or if its environment is not the task's."""
+    """Returns the run's environment options. {} if there is no run, or if the task belongs to another environment."""
     tables = table(configuration(run.files), "environment") if run else {}
     return table(tables, "options") if tables.get("name") == task.environment else {}
 

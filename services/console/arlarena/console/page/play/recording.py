@@ -28,7 +28,7 @@ class PersonTurn(TurnLine):
 
 
 class PersonEpisode(EpisodeLine):
-    """A finished game. `options`: the environment's options. Games that continue this game need them."""
+    """A finished game. `options`: the environment's options. They are needed to continue the game from a turn."""
 
     turns: tuple[PersonTurn, ...] = ()
     player: str = "human"

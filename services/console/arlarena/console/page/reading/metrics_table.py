@@ -1,4 +1,4 @@
-"""The metrics of a run (`metrics.jsonl`), read while the file grows."""
+"""Reads the metrics of a run (`metrics.jsonl`). The file may grow at the same time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from arlarena.console.page.reading.run_files import BoundedFiles, DamagedFile
 
 NAME = "metrics.jsonl"
-# Longer lines are skipped. A line of a run has about 3 kB.
+# Maximum length of a line in bytes. Longer lines are skipped. Normal lines have about 3 kB.
 LINE_BYTES = 1 << 20
 # These limits bound the memory. 200,000 steps with 80 metrics take 128 MB.
 MAX_STEPS, MAX_METRICS, MAX_VALUES = 200_000, 400, 20_000_000

@@ -130,7 +130,7 @@ class BoundedFiles:
         return _state(name, found) if stat.S_ISREG(found.st_mode) else None
 
     def list(self, folder: str, suffix: str) -> list[FileState]:
-        """Returns the regular files of a folder whose names end in `suffix`, sorted by name, without hidden files."""
+        """Returns the regular files with the suffix `suffix` in a folder, sorted by name. Hidden files are left out."""
         try:
             if stat.S_ISLNK(os.lstat(self.root / folder).st_mode):
                 return []

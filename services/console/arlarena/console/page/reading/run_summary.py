@@ -14,7 +14,7 @@ from arlarena.proto.text.redaction import masked, redact
 
 # Seconds. A run that is not locked counts as running if one of its files has changed in this time.
 ACTIVE_S = 120.0
-# Files that a live run changes often.
+# Files that a running run changes often.
 LIVE_FILES = ("progress/train-step.json", "progress/train.jsonl", "progress/clone.jsonl", "metrics.jsonl", "run.json")
 LOG_TAIL_BYTES, MAX_ALARMS = 1 << 20, 10_000
 
@@ -59,7 +59,7 @@ def is_locked(root: Path) -> bool | None:
 
 
 def phase(files: BoundedFiles, now: float) -> RunPhase:
-    """Returns the state of a run."""
+    """Returns the state of a run at the time `now` (seconds since the epoch)."""
     if read_object(files, "run.json").get("finished") is True:
         return "finished"
     if is_locked(files.root):
@@ -135,6 +135,6 @@ def _alarm(line: bytes) -> dict[str, Any] | None:
 
 
 def masked_configuration(files: BoundedFiles) -> str | None:
-    """Returns `config.toml` with secrets masked and without comments, or None if it cannot be read."""
+    """Returns `config.toml` with masked secrets and without comments, or None if the file cannot be read."""
     tables = configuration(files)
     return tomli_w.dumps(masked(tables)) if tables else None

@@ -19,7 +19,7 @@ MAX_METRICS = 100
 
 @cache
 def glossary() -> list[tuple[re.Pattern[str], dict[str, str]]]:
-    """Returns the definitions of the training metrics. A pattern for names comes with unit, description and module."""
+    """Returns (name pattern, definition) for the training metrics. A definition has unit, description and module."""
     text = resources.files("arlarena.proto").joinpath("metrics.toml").read_text("utf-8")
     result = []
     for key, (unit, description, module) in tomllib.loads(text)["training"].items():

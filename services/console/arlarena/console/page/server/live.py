@@ -1,6 +1,6 @@
 """Server-sent events: new steps, states, alarms and the progress of indices.
 
-While a page is connected, one task reads the files of all runs every `POLL_S` seconds.
+As long as a page is connected, one task reads the files of all runs every `POLL_S` seconds.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ Handler = Callable[[Request], Any]
 
 
 def answering(handler: Handler) -> Callable[[Request], Any]:
-    """Returns an endpoint that replies with the result of `handler` as JSON, or raises its error as a `PageError`.
+    """Returns an endpoint that replies with the result of `handler` as JSON. Converts its errors to `PageError`.
 
     A handler that is not a coroutine function runs in a thread, because it reads files.
     """

@@ -29,7 +29,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 SAFE_METHODS = ("GET", "HEAD")
-# Routes without a token.
+# Routes that need no token.
 OPEN_ROUTES = ("/api/health", "/login")
 LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "::1"))
 
@@ -54,7 +54,7 @@ def error_response(error: PageError) -> Response:
 
 
 def is_loopback(host: str) -> bool:
-    """True if a server on `host` can only be reached from this machine."""
+    """True if only this machine can reach a server on `host`."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -35,7 +35,7 @@ async function request(address, options) {
 
 /**
  * Returns the JSON of a route.
- * @param {string} path @param {Record<string, unknown>} [query] empty values are left out
+ * @param {string} path @param {Record<string, unknown>} [query] parameters with empty values are left out
  * @param {AbortSignal} [signal]
  * @returns {Promise<any>}
  */

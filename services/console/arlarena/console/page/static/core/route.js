@@ -24,7 +24,7 @@ function decode(text) {
 /**
  * Returns an address of this page.
  * @param {(string | number)[]} path
- * @param {Record<string, unknown> | URLSearchParams} [query] empty values are left out
+ * @param {Record<string, unknown> | URLSearchParams} [query] parameters with empty values are left out
  * @returns {string}
  */
 export function href(path, query = {}) {

@@ -64,7 +64,7 @@ export function groupCard(group, run, colours) {
       group.members.map((/** @type {any} */ member) => memberRow(member, group.reason, run, colours))));
 }
 
-/** @param {any} member @param {string} groupReason shown once, in the heading of the group @param {string} run @param {Colours} colours */
+/** @param {any} member @param {string} groupReason the reason in the heading of the group; it is not repeated in rows @param {string} run @param {Colours} colours */
 function memberRow(member, groupReason, run, { which, largest, figures }) {
   const values = member[which]?.length ? member[which] : Array(member.turns).fill(null);
   const open = (/** @type {number} */ turn) => go(href(["episode", run, member.episode, turn]));
