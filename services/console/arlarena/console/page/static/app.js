@@ -30,7 +30,7 @@ const VIEWS = {
 const NAV = [["runs", "Runs", "r"], ["curves", "Curves", "c"], ["groups", "Groups", "g"], ["episodes", "Episodes", "e"],
   ["behaviour", "Behaviour", "b"], ["play", "Play", "y"]];
 
-/** Views whose address contains a run. */
+/** Views with a run in their address. */
 const OF_A_RUN = ["run", "groups", "episodes", "episode", "behaviour"];
 
 const main = /** @type {HTMLElement} */ (document.getElementById("main"));

@@ -84,7 +84,7 @@ export function table(label, head, rows) {
   return scrollBlock(label, h("table", {}, h("thead", {}, head), h("tbody", {}, rows)));
 }
 
-/** Returns a block that scrolls and can be focused. Its right edge is marked while more is to the right. @param {string} label
+/** Returns a block that scrolls and can be focused. Its right edge is marked as long as more content is to the right. @param {string} label
  * @param {...import("./dom.js").Child} children @returns {HTMLElement} */
 export function scrollBlock(label, ...children) {
   const block = h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": label }, children);

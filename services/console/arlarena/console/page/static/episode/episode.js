@@ -1,4 +1,4 @@
-/** One episode: its scrubber, and the panels of the current turn. */
+/** The view of one episode: a scrubber for the turns, and the panels of the current turn. */
 
 import { ReplyCache, get, runPath, send } from "../core/api.js";
 import { badge, fill, h, textBlock, visible } from "../core/dom.js";

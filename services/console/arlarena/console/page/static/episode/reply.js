@@ -41,7 +41,8 @@ function pieces(text, marks, valid) {
 }
 
 /**
- * Returns the ranges of unmatched tags, and of text after the last tag. If there are no tags, returns the complete range.
+ * Returns the ranges of unmatched tags, and of text after the last tag. If there are no tags, returns the range
+ * of the complete reply.
  * @param {Mark[]} marks @param {(from: number, to: number) => string} part @param {number} length @returns {Mark[]}
  */
 function problemRanges(marks, part, length) {
