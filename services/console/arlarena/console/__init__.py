@@ -1,5 +1,5 @@
 """The user interface: the `arlarena` command, the launcher of local runs, and the reports about runs.
 
-The console starts the other services as processes and does not import their code. For this reason, the console
-needs neither torch nor the dependencies of the other services.
+The console starts the other services as processes and does not import their code. Therefore the console runs
+without torch and without the other dependencies of the services.
 """

@@ -9,7 +9,7 @@ def main() -> None:
     """Run the command. SIGINT and SIGTERM end the process without a stack trace, also during the imports."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    from arlarena.console.cli.app import main as command  # its imports take a second
+    from arlarena.console.cli.app import main as command  # importing this module takes about a second
 
     command()
 

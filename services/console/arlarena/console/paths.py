@@ -1,4 +1,4 @@
-"""Makes paths in a configuration absolute, so that the run's copy of the configuration works in any folder."""
+"""Makes paths in a configuration absolute. The run's copy of the configuration then works in any folder."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-# Keys whose value may be a path. Names on the Hub are not paths and stay unchanged. The description of an environment
-# lists which of its options are paths.
+# Keys whose value may be a path. A value that is a name on the Hub stays unchanged. The environment's description lists
+# the options that are paths.
 PATHS = (
     "redis.password_file",
     "policy.path",
@@ -21,7 +21,7 @@ PATHS = (
 def make_existing_paths_absolute(tables: dict[str, Any], folder: Path, keys: Iterable[str] = PATHS) -> None:
     """Replace each relative path in `tables` by its absolute path, if the path exists in `folder`.
 
-    `keys`: the keys whose values are paths. `*` matches any key.
+    `keys`: the keys with paths as values. `*` matches any key.
     """
     for key in keys:
         _replace(tables, key.split("."), folder)
@@ -39,5 +39,5 @@ def _replace(table: Any, parts: Sequence[str], folder: Path) -> None:
 
 
 def without_dots(path: Path) -> Path:
-    """Returns `path` without `.` and `..`. A path without these parts keeps its symbolic links."""
+    """Returns `path` without `.` and `..`. Symbolic links are resolved only if `path` contains `..` or has no name."""
     return path.resolve() if ".." in path.parts or not path.name else path

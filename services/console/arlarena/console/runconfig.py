@@ -1,4 +1,4 @@
-"""The configuration of one run: the user's file, plus command-line overrides, plus computed thread counts.
+"""The configuration of one run: the user's file, overrides of the command line, and computed thread counts.
 
 Before the run starts, the settings module of each service checks the configuration.
 """
@@ -71,7 +71,7 @@ def parse_override(text: str) -> tuple[list[str], Any]:
 
 
 def masked_override(text: str) -> str:
-    """Returns `text` with a secret value masked. Returns only the text before "=" if the override is malformed."""
+    """Returns `text`. Masks the value if it is secret. For a malformed override, returns only the text before "="."""
     try:
         parts, value = parse_override(text)
     except ConfigError:
@@ -161,7 +161,7 @@ class RunConfig:
 
     @property
     def demonstrations(self) -> CloneKeys:
-        """The keys of table `[clone]` that set how many demonstrations are recorded."""
+        """The keys of table `[clone]` that set the number of recorded demonstrations."""
         return self.part("clone", CloneKeys)
 
     @property
@@ -185,11 +185,11 @@ class RunConfig:
         return "clone" in self.tables
 
     def part(self, table: str, model: type[Model], *keys: str) -> Model:
-        """Returns `keys` of a table, or all keys that `model` declares. Raises ConfigError if a value is invalid."""
+        """Returns the values of `keys`, by default of all keys of `model`. Raises ConfigError if a value is invalid."""
         return parse_part(f"{self.source}: [{table}]", self._table(table), model, *keys)
 
     def port(self, table: str) -> int:
-        """Returns the port that the table of a service sets, or 0 if it sets no port."""
+        """Returns the port in `table` ("environment" or "inference"), or 0 if the table has no port."""
         part: EnvironmentKeys | InferenceKeys = (
             self.part(table, EnvironmentKeys, "port")
             if table == "environment"
@@ -215,7 +215,7 @@ class RunConfig:
         return int(self._table(table).get("threads", 1))
 
     def write(self, path: Path) -> None:
-        """Write the tables as TOML, atomically. The path of the run's directory is written as an absolute path.
+        """Write the tables as TOML, atomically. The path of the run directory is written as an absolute path.
 
         Secrets are written to separate files (see `secrets_file`). `load` and every service also read these files.
         """
@@ -242,7 +242,7 @@ class RunConfig:
         return RunConfig(self.source, tables)
 
     def differences(self, other: RunConfig) -> list[str]:
-        """Returns the keys whose values in `other` differ. Ignores secrets and keys that a resumed run may change."""
+        """Returns the keys with different values in `other`. Ignores secrets and keys that a resumed run may change."""
         mine, theirs = _flat(_public(self.tables)), _flat(_public(other.tables))
         keys = sorted(mine.keys() | theirs.keys())
         return [key for key in keys if not _same(key, mine.get(key), theirs.get(key)) and not _may_differ(key)]
@@ -279,7 +279,7 @@ async def find_problems(
 ) -> tuple[list[str], Info | None]:
     """Check the configuration with the settings modules of the console and of `services`.
 
-    `machine`: also check this machine; needs all services.
+    `machine`: also check this machine. `services` must then contain all services.
 
     Returns:
         The error messages, one line per problem, and the environment's description. The description is None if

@@ -44,8 +44,8 @@ def code_version(file: Path = Path(__file__)) -> str:
 class ExistingRunPolicy(Enum):
     """The action of `arlarena up` if the directory contains a run.
 
-    NEW fails. RESUME resumes the run. FRESH renames the run, and starts a new run. CONTINUE resumes the run, or starts
-    a new run if the directory contains none.
+    NEW fails. RESUME resumes the run. FRESH renames the old run and starts a new run. CONTINUE resumes the run. If the
+    directory contains no run, RESUME fails, and the other policies start a new run.
     """
 
     NEW = "new"
@@ -61,7 +61,7 @@ class RunState(msgspec.Struct):
     (see `code_version`). `command`: the command line of the first start.
 
     `id` is unique per run. It is part of the stream names, so several runs can use the same Redis. `stages`: duration
-    of each finished stage in seconds. `wall_s`: total time in seconds in which the launcher ran, over all starts.
+    of each finished stage in seconds. `wall_s`: total running time of the launcher over all starts, in seconds.
     `restarts`: number of restarts of each service. `finished`: True if all stages before the report have
     finished.
     """
@@ -129,8 +129,8 @@ class RunDirectory:
         if state.schema != STATE_SCHEMA and not any_schema:
             age = "a newer" if state.schema > STATE_SCHEMA else "an older"
             raise ConfigError(
-                f"{self.path} was written by {age} ARLArena (schema {state.schema}; this one has {STATE_SCHEMA}): "
-                "use the release that wrote it, or start a new run (--fresh)"
+                f"{self.path} was written by {age} ARLArena (schema {state.schema}; this one uses {STATE_SCHEMA}): "
+                "use the release that wrote this run, or start a new run (--fresh)"
             )
         return state
 
@@ -142,7 +142,7 @@ class RunDirectory:
         """Start a new run, or continue the existing one. `command`: the command line of a new run.
 
         Raises:
-            ConfigError: another process uses the directory, or the content of the directory does not permit `start`.
+            ConfigError: another process uses the directory, or the directory's content does not fit `start`.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"{self.path} is a file: choose another --run-dir")
@@ -167,7 +167,7 @@ class RunDirectory:
         self.save()
 
     def _move_aside(self) -> None:
-        """Rename the old run to `<name>.previous`, or to the first free name of `<name>.previous-2`, …"""
+        """Rename the old run to the first free name of `<name>.previous`, `<name>.previous-2`, …"""
         self._acquire()
         names = (self.path.name + ".previous" + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
         aside = next(path for path in map(self.path.with_name, names) if not os.path.lexists(path))

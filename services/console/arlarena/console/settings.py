@@ -37,8 +37,8 @@ class Threads(Table):
     """Table `[console.threads]`: the number of threads of each process that runs a model. 0: the function
     `budget` chooses the number.
 
-    If the table of a service sets `threads`, the value in that table is used. Environment server, workers and
-    evaluation have one thread each.
+    A key `threads` in a service's own table overrides the value here. Environment server, workers and evaluation have
+    one thread each.
     """
 
     clone: NonNegativeInt = Field(default=0, description="number of threads of cloning; 0: all cores")
@@ -72,19 +72,20 @@ class ConsoleSettings(ConsoleKeys):
 
     workers: PositiveInt = Field(default=1, description="number of rollout worker processes")
     restarts: NonNegativeInt = Field(
-        default=5, description="maximum number of restarts of one service; if it fails again, the run ends"
+        default=5, description="maximum number of restarts of one service; the run ends if the service then fails again"
     )
     restart_reset_after_s: PositiveFloat = Field(
         default=600, description="after a service has run for this time, its count of restarts starts again at 0"
     )
     backoff_s: NonNegativeFloat = Field(
-        default=0.5, description="pause before the first restart of a service; each further restart doubles it"
+        default=0.5,
+        description="pause before the first restart of a service; the pause doubles with each further restart",
     )
     backoff_max_s: NonNegativeFloat = Field(default=10, description="maximum pause before a restart")
     check_timeout_s: PositiveFloat = Field(
         default=60,
-        description="maximum time in which a service checks the configuration before a run; on an idle machine, "
-        "a check takes less than a second, or a few seconds if torch is read from a slow disk",
+        description="maximum duration of a service's check of the configuration before a run; on an idle "
+        "machine, a check takes less than a second, or a few seconds if torch is read from a slow disk",
     )
     ready_timeout_s: PositiveFloat = Field(
         default=120, description="maximum time from the start of a server to its first successful health check"
@@ -96,8 +97,8 @@ class ConsoleSettings(ConsoleKeys):
     )
     hang_timeout_s: PositiveFloat = Field(
         default=1200,
-        description="a trainer, worker or stage without output for this time counts as hung; must be above [trainer] "
-        "no_data_timeout_s, after which a trainer without data ends and reports the reason",
+        description="a trainer, worker or stage counts as hung after this time without output; must be longer than "
+        "[trainer] no_data_timeout_s, because a trainer without data ends after that time and reports the reason",
     )
     stage_timeout_s: PositiveFloat = Field(
         default=7200, description="maximum duration of a stage; training has no such limit"
@@ -110,15 +111,17 @@ class ConsoleSettings(ConsoleKeys):
     )
     page: bool = Field(
         default=True,
-        description="whether `arlarena up` shows the run at an address of this machine (`arlarena view`), with a "
-        "low priority; not with --attach",
+        description="whether `arlarena up` serves a web page about the run (as `arlarena view` does), with a low "
+        "priority; has no effect with --attach",
     )
     page_port: NonNegativeInt = Field(
-        default=8400, le=65535, description="port of the page; if it is in use, and for 0, a free port is used"
+        default=8400,
+        le=65535,
+        description="port of the page; a free port is used if this port is in use, or if the value is 0",
     )
     pass_environment: tuple[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\*?$")], ...] = Field(
         default=(),
-        description="further environment variables that the services get; NAME_* matches all names with this prefix",
+        description="further environment variables for the services; NAME_* matches all names with this prefix",
     )
     threads: Threads = Field(default=Threads(), description="number of threads of cloning, trainer and policy server")
 
@@ -187,8 +190,8 @@ class ServiceAddresses:
 
 
 def service_addresses(flags: Mapping[str, str | None]) -> ServiceAddresses:
-    """Returns the addresses: from `flags`, else from ARLARENA_ENVIRONMENT_URL, ARLARENA_INFERENCE_URL and
-    ARLARENA_REDIS_URL. The URL of Redis contains the password.
+    """Returns the addresses in `flags`. Missing addresses come from the environment variables
+    ARLARENA_ENVIRONMENT_URL, ARLARENA_INFERENCE_URL and ARLARENA_REDIS_URL. The URL of Redis contains the password.
 
     Raises:
         ConfigError: an address is not an HTTP URL, or the file with the password cannot be read.
@@ -211,7 +214,7 @@ def page_token(file: Path | None) -> str | None:
     """Returns the token of the run page: the content of `file`, else ARLARENA_PAGE_TOKEN, else None.
 
     Raises:
-        ConfigError: the file cannot be read, or has no token.
+        ConfigError: the file cannot be read, or is empty.
     """
     if file is None:
         return secret_from(os.environ, PAGE_TOKEN)
@@ -226,7 +229,7 @@ def page_token(file: Path | None) -> str | None:
 
 
 def page_cache_folder() -> Path:
-    """Returns the folder of the page's indices: ARLARENA_CACHE_DIR, else `arlarena` in the user's cache folder."""
+    """Returns the folder of the page's indices: ARLARENA_CACHE_DIR/page, else `arlarena/page` in the user's cache."""
     if chosen := os.environ.get("ARLARENA_CACHE_DIR"):
         return Path(chosen) / "page"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "arlarena" / "page"

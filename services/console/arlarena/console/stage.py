@@ -13,12 +13,12 @@ import msgspec
 from arlarena.proto.text.wording import counted, duration
 
 TAIL_BYTES = 16 * 1024
-# The number of recent steps from which the remaining time is estimated: enough to average noise, few enough to follow
-# changes.
+# The remaining time is estimated from this number of recent steps. A larger number would average more noise, but the
+# estimate would follow changes in speed later.
 WINDOW = 20
 # If the estimate increases by less than this factor, the increase counts as noise and is not shown.
 NOISE = 1.2
-# Tolerance in seconds for records from before the start of the stage, in case the system clock was set back.
+# A step that began before the stage is ignored. This tolerance in seconds allows for a system clock that was set back.
 CLOCK_STEP_S = 1.0
 # The share of the tasks that must finish before the speed is estimated. Tasks are played in parallel: at first no task
 # finishes, and then many tasks finish at about the same time.
@@ -30,8 +30,8 @@ Status = Literal["waiting", "running", "done", "skipped", "stopped", "failed"]
 class Stage:
     """One stage of a run.
 
-    `sources`: files with progress records, in the order in which the stage writes them. `total`: if each source counts
-    its own items, the number of items of all sources together; None if the sources continue one count. `step_file`:
+    `sources`: files with progress records, in the order in which the stage writes them. `total`: the
+    number of items in all sources together. If it is None, the progress records contain the total number. `step_file`:
     file with the state of the current step. `offsets`: the size of each source in bytes when the stage began.
 
     `began`: start time on the monotonic clock. `began_at`: start time in seconds since the epoch. `seconds`: duration.
@@ -61,7 +61,7 @@ class Stage:
         self.seconds = time.monotonic() - self.began
 
     def smoothed_estimate(self, seconds_left: float | None) -> float | None:
-        """Returns `seconds_left`. If it is only a little above the last returned estimate, returns that estimate."""
+        """Returns `seconds_left`. If it exceeds the last estimate by less than `NOISE`, returns that estimate."""
         old = self.seconds_left
         if seconds_left is None or old is None or not old < seconds_left < NOISE * old:
             self.seconds_left = seconds_left
@@ -70,9 +70,10 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The used share (0 to 1) of each limit at the time `at` (seconds since the epoch).
+    """How much of each limit of a stage was used at the time `at` (seconds since the epoch).
 
-    `shares`: the share by the name of the limit, such as `max_minutes`. The name of the number of steps is "".
+    `shares`: the used share (0 to 1) by the name of the limit, such as `max_minutes`. The limit on the number of steps
+    has the name "".
     """
 
     at: float
@@ -84,7 +85,7 @@ class StageProgress:
     """The latest progress of a stage. Unknown values are None.
 
     `share`: the finished share of the stage, 0 to 1. `limit`: the setting that will probably end the stage before its
-    last step. `doing`: text with the state and duration of the current step.
+    last step, or "". `doing`: text with the state and duration of the current step.
     """
 
     step: int | None = None
@@ -183,8 +184,8 @@ def read_progress(stage: Stage, now: float | None = None) -> StageProgress:
 def _current_step_text(stage: Stage, now: float, done: int) -> str:
     """Returns text such as `step 1: 7 of 24 needed groups, 96 episodes, 31 s`.
 
-    `done`: number of the last finished step. The text is empty if the step file does not describe a later step, or
-    describes a step that began before the stage.
+    `done`: number of the last finished step. Returns "" if the step file cannot be read, if its step is not later than
+    `done`, or if its step began before the stage.
     """
     if stage.step_file is None:
         return ""
@@ -204,8 +205,8 @@ def time_left(readings: Sequence[Reading], now: float, least: float = 0.0) -> tu
     """Returns the seconds until the first limit is reached, and the name of this limit ("": the limit of steps).
     Returns None if there are too few readings, or if the stage has ended.
 
-    Until the next reading arrives, the estimate counts down with the clock. `least`: if a smaller share of a limit was
-    used between the first and the last reading, the limit is ignored.
+    After a reading, the estimate counts down with the clock, for at most the mean interval between two readings.
+    `least`: a limit is ignored if less than this share of the limit was used between the first and the last reading.
     """
     if len(readings) > 2:  # skip the first step, because its time includes the start of processes
         readings = readings[1:]

@@ -180,8 +180,8 @@ def test_an_existing_index_is_used_again_and_a_second_page_only_reads(tmp_path):
         ("records/step-000009.records", b"\x05\0\0\0abcde", "record 0: not a StepRecord"),
         ("groups/step-000009.msgpack", b"\xff\xff\xff\xff", "the limit is"),
         ("episodes/odd.jsonl", b'{"id": 5}\n[]\n', "line 1: not an episode"),
-        ("episodes/a b.jsonl", b"{}\n", "a run writes no file of this name"),
-        ("groups/other.msgpack", b"", "a run writes no file of this name"),
+        ("episodes/a b.jsonl", b"{}\n", "runs do not write files with such a name"),
+        ("groups/other.msgpack", b"", "runs do not write files with such a name"),
     ],
 )
 def test_damaged_files_are_named_and_the_others_are_shown(tmp_path, name, content, reason):

@@ -66,7 +66,7 @@ def test_a_folder_without_a_run_is_an_error(tmp_path):
 
 def test_a_page_on_another_address_needs_a_token(folder, tmp_path, monkeypatch):
     monkeypatch.delenv("ARLARENA_PAGE_TOKEN", raising=False)
-    with pytest.raises(ConfigError, match="give --token-file"):
+    with pytest.raises(ConfigError, match="use --token-file"):
         run_command("view", folder, "--host", "0.0.0.0")
     (tmp_path / "token").write_text("\n")
     with pytest.raises(ConfigError, match="is empty"):
@@ -111,7 +111,7 @@ def test_parquet_is_exported(folder, tmp_path):
 def test_an_export_is_never_inside_the_run(folder):
     with pytest.raises(ConfigError, match="inside the run"):
         run_command("export", folder / "first", "--out", folder / "first" / "export")
-    with pytest.raises(ConfigError, match="--inspect is an option of evaluations"):
+    with pytest.raises(ConfigError, match="--inspect works only for evaluations"):
         run_command("export", folder / "first", "--inspect", "x")
     assert not (folder / "first" / "export").exists()
 

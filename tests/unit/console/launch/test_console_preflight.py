@@ -61,7 +61,7 @@ def test_splits_that_fit_pass(tmp_path: Path) -> None:
 
 def test_demonstrations_need_an_expert(tmp_path: Path) -> None:
     (problem,) = preflight.split_problems(config(tmp_path, WHOLE), info("fork"))
-    assert "made has no expert with these options: leave out the table [clone]" in problem
+    assert "made has no expert with these options: remove the table [clone]" in problem
 
 
 @pytest.mark.parametrize(

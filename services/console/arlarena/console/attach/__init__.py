@@ -1,1 +1,1 @@
-"""Runs whose services run elsewhere, for example in containers: `arlarena up --attach` and `arlarena join`."""
+"""Runs with services that run elsewhere, for example in containers: `arlarena up --attach`, `arlarena join`."""

@@ -1,8 +1,9 @@
 """`arlarena join`: starts one service of a run, for example in a container.
 
-A process waits until the run has finished the stage before its service, and then replaces itself by the service, with
-the same command line as in `arlarena up`. A restarted process joins again: the trainer continues from its
-newest checkpoint, a worker gets a new name, and the policy server loads the newest version of the weights.
+Each service needs one stage of the run to be finished first. The process waits for the end of this stage. Then it
+replaces itself with the service, with the same command line as in `arlarena up`. After a restart, the process does the
+same again: the trainer continues from its newest checkpoint, a worker gets a new name, and the policy server loads the
+newest version of the weights.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ from arlarena.console.settings import ADMIN_TOKEN, BROKER_URL, ServiceAddresses,
 from arlarena.proto.config import ConfigError, read_with_secrets
 from arlarena.proto.telemetry import get_logger
 
-# The stage that has to be finished before the service starts.
+# For each service: the stage that must be finished before the service starts.
 STAGE_BEFORE = {"inference": "clone", "rollout": "evaluate before", "trainer": "evaluate before"}
 _POLL_S, _REMINDER_S = 1.0, 60.0
 
 
 def waiting_file() -> Path:
-    """The file that a waiting process touches at every poll. Health checks read its age."""
+    """The file that a waiting process updates at every poll. Container health checks read the file's age."""
     return Path(tempfile.gettempdir()) / "arlarena-waiting"
 
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """One service that joins a run. `host`, `port`: where a policy server listens."""
+    """One service that joins a run. `host`, `port`: the address at which a policy server listens."""
 
     service: str
     run: RunDirectory
@@ -48,9 +49,9 @@ class Join:
     port: int
 
     def start(self) -> None:
-        """Wait for the stage of the service, and replace this process by the service.
+        """Wait until the service can start, then replace this process with the service.
 
-        Returns if the service has no more work, because the run has finished training.
+        Returns only if training is over and the service has no more work.
 
         Raises:
             ConfigError: an address or the admin token is missing, or the run's files cannot be used.
@@ -101,7 +102,7 @@ class Join:
 
     def _command(self) -> ProcessSpec:
         state = self.run.read_state()
-        assert state is not None  # `_wait` has read it
+        assert state is not None  # `_wait` returns only if the state exists
         self.run.state = state
         config = RunConfig(self.run.config, read_with_secrets(self.run.config))
         commands = Commands(config, self.run)

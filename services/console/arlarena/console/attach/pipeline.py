@@ -1,7 +1,7 @@
-"""The stages of a run whose services run elsewhere (`--attach`). The commands of the stages run in this container.
+"""The stages of a run with `--attach`: the services run elsewhere. The commands of the stages run in this container.
 
-The trainer, the workers and the policy server run `arlarena join`, which waits for its stage. All processes use one
-run directory. It contains the configuration, the policy, and the trainer's files with the progress of training.
+Trainer, workers and policy server are started with `arlarena join`, which waits for the right stage. All processes use
+the same run directory. It contains the configuration, the policy, and files with the progress of training.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from arlarena.proto.streams.queue import redact
 
 
 class AttachedPipeline(Pipeline):
-    """A run that starts no service. See `Pipeline` for the stages."""
+    """A run that does not start its services. See `Pipeline` for the stages."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class AttachedPipeline(Pipeline):
         self.inference = GivenAddress(addresses.inference_url)
 
     async def _start_broker(self) -> str:
-        """Check the Redis at the given URL. Without a URL, only the trainer and the workers check their Redis."""
+        """Check the Redis at the configured URL. Without a URL, only the trainer and the workers check their Redis."""
         url = external_broker_url(self.config.broker)
         if not url:
             return "used by the trainer and the workers"
@@ -78,7 +78,7 @@ class AttachedPipeline(Pipeline):
             await asyncio.sleep(self.settings.health_interval_s)
 
     async def _train(self) -> str:
-        """Wait for the end of training. The trainer is healthy while its files change."""
+        """Wait for the end of training. The trainer counts as healthy as long as its files change."""
         run, settings = self.run, self.settings
         files = (run.progress("train"), run.step("train"), run.metrics, run.training)
         progress = Activity(files, settings.hang_timeout_s)
@@ -87,7 +87,7 @@ class AttachedPipeline(Pipeline):
             ending = read_ending(run.training)
             if ending and ending["ended_by"] not in ("signal", "error"):
                 return self._training_result()
-            # A trainer that starts again removes the file with its earlier ending.
+            # A trainer that starts again removes `run.training`, the file that describes the earlier ending.
             unchanged = await ended(None, 0.0, settings.health_timeout_s)
             if ending and ending["ended_by"] == "error" and unchanged:
                 raise LaunchError(f"the trainer has not started again: {describe_ending(ending)}")
@@ -96,15 +96,15 @@ class AttachedPipeline(Pipeline):
             await asyncio.sleep(settings.health_interval_s)
 
     async def _serve_final_weights(self, newest: CommittedVersion) -> None:
-        """Send the final weights to the policy server. With a shared run directory, no file is sent."""
+        """Make the policy server serve the final weights. Only files that the server requests are sent."""
         from arlarena.client.weights import PushError, Sender, WeightsClient
 
         token = given_admin_token()
         if token is None:
             raise LaunchError(
-                "the policy server does not serve the final weights: restart the policy server, so that it loads these "
-                "weights, and run this command again; or set ARLARENA_INFERENCE_ADMIN_TOKEN_FILE for this command, "
-                "which then sends the weights"
+                "the policy server does not serve the final weights: restart the policy server, which then loads these "
+                "weights, and run this command again; or set ARLARENA_INFERENCE_ADMIN_TOKEN_FILE and run this "
+                "command again, which then sends the weights"
             )
         self.view.notice("sending the final weights to the policy server, because it does not serve them")
         try:

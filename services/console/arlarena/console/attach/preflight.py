@@ -1,6 +1,6 @@
 """The checks of `arlarena up --attach` before the first stage.
 
-The tables of the environment server and the policy server are checked by these services when they start.
+The environment server and the policy server check their own tables when they start.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from arlarena.proto.config import ConfigError
 from arlarena.proto.env_api import Info
 from arlarena.proto.shared_settings import EnvironmentKeys
 
-# The stages run commands of these services on the machine, or in the container, of this process.
+# The commands of the stages belong to these services. They run on the same machine, or in the same container, as this
+# process.
 STAGE_SERVICES = ("rollout", "trainer")
 _POLL_S = 0.5
 
@@ -49,7 +50,7 @@ async def check_before_attach(config: RunConfig, directory: Path, addresses: Ser
         if info.name != config.environment:
             lines.append(
                 f"{config.source}: [environment] name = {config.environment!r}, but the server at "
-                f"{addresses.environment_url} plays {info.name}: set ARLARENA_ENVIRONMENT_URL to another server"
+                f"{addresses.environment_url} serves {info.name}: set ARLARENA_ENVIRONMENT_URL to another server"
             )
         else:
             lines += await asyncio.to_thread(run_checks, (lambda config: split_problems(config, info),), config)

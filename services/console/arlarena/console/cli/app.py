@@ -25,7 +25,7 @@ from arlarena.proto.text.wording import printable
 if TYPE_CHECKING:
     from arlarena.console.cli.doctor import Finding
 
-# A command imports most of its modules in its own function, so that `arlarena serve env` and `--help` start fast.
+# Each command imports most modules inside its function. This makes `arlarena serve env` and `--help` start fast.
 
 app = typer.Typer(
     name="arlarena",
@@ -50,7 +50,7 @@ EnvironmentUrl = Annotated[
 InferenceUrl = Annotated[str | None, typer.Option(help="URL of the policy server; default: ARLARENA_INFERENCE_URL.")]
 JoinedService = Literal["inference", "trainer", "rollout"]
 
-# Settings of a command that passes all its options, including --help, to the service that it starts.
+# Settings of a command that starts a service. The command passes all options, including --help, to the service.
 PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 VERDICTS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "problem": ("✗", "bold red")}
 
@@ -97,12 +97,13 @@ def up(
         bool,
         typer.Option(
             "--attach",
-            help="Start no service: use services that run elsewhere, for example with `arlarena join`. Continue the "
-            "run in the run directory if there is one.",
+            help="Use services that run elsewhere, and start none. (`arlarena join` starts such services.) If the run "
+            "directory contains a run, continue it.",
         ),
     ] = False,
     page: Annotated[
-        bool | None, typer.Option("--page/--no-page", help="Overrides [console] page: show the run in the browser.")
+        bool | None,
+        typer.Option("--page/--no-page", help="Show the run in the browser, or not; overrides [console] page."),
     ] = None,
     environment_url: EnvironmentUrl = None,
     inference_url: InferenceUrl = None,
@@ -134,8 +135,8 @@ def _existing_run_policy(resume: bool, fresh: bool, attach: bool) -> ExistingRun
         raise typer.BadParameter("--resume and --fresh exclude each other")
     if fresh and attach:
         raise typer.BadParameter(
-            "--attach and --fresh exclude each other, because services use the run directory: stop the services, and "
-            "remove the directory"
+            "--attach and --fresh exclude each other, because services use the run directory: for a new run, stop the "
+            "services, and remove the directory"
         )
     if attach:
         return ExistingRunPolicy.CONTINUE
@@ -145,7 +146,7 @@ def _existing_run_policy(resume: bool, fresh: bool, attach: bool) -> ExistingRun
 @app.command()
 def join(
     service: Annotated[JoinedService, typer.Argument(help="The service to start.")],
-    run: Annotated[Path, typer.Argument(help="Directory of the run, which `arlarena up --attach` creates.")],
+    run: Annotated[Path, typer.Argument(help="Run directory. `arlarena up --attach` creates it.")],
     host: Annotated[str, typer.Option(help="Address that the policy server binds.")] = "0.0.0.0",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the policy server.")] = 8100,
     environment_url: EnvironmentUrl = None,
@@ -153,8 +154,8 @@ def join(
 ) -> None:
     """Start one service of a run of `arlarena up --attach`.
 
-    Waits until the run has reached the stage in which the service takes part, then starts the service in this process,
-    with the run's configuration. Workers and trainer connect to ARLARENA_REDIS_URL.
+    Waits until the run reaches the stage that needs the service. Then starts the service in this process, with the
+    configuration of the run. Workers and trainer connect to ARLARENA_REDIS_URL.
     """
     from arlarena.console.attach.join import Join
     from arlarena.console.settings import service_addresses
@@ -263,7 +264,7 @@ def _print_findings(findings: list[Finding]) -> None:
 
 
 def _exec(command: str, *arguments: str) -> NoReturn:
-    """Replace this process by the process of a service. The service then gets all signals and sets the exit status.
+    """Replace this process with the process of a service. The service then gets all signals and sets the exit status.
 
     `command`: the `arlarena` subcommand that the service shows in its usage text.
     """
@@ -348,9 +349,9 @@ def export(
 ) -> None:
     """Write a run or an evaluation in other formats.
 
-    Of a run: metrics (one row per step) and episodes (one row per episode). Of an evaluation: attempts (csv, parquet).
-    Evaluations have further options: --inspect FOLDER, --csv FILE, --parquet FILE, --prices FILE. Without an option,
-    summary and report of the evaluation are written again.
+    For a run: metrics (one row per step) and episodes (one row per episode). For an evaluation: attempts (csv,
+    parquet). Evaluations have further options: --inspect FOLDER, --csv FILE, --parquet FILE, --prices FILE. Without an
+    option, summary and report of the evaluation are written again.
     """
     arguments = export_arguments(directory, format, out, context.args)
     if arguments is not None:

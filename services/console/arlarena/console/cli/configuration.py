@@ -1,7 +1,7 @@
-"""`arlarena config`: every setting of a run's configuration, read from the package data `data/configuration.json`.
+"""`arlarena config`: prints every setting of a run's configuration, from the package data `data/configuration.json`.
 
-The console does not import the services. `scripts/configuration_reference.py` therefore writes the file from the
-settings of the services. A test checks that the file is up to date.
+The console does not import the services. Therefore `scripts/configuration_reference.py` writes the file from the
+services' settings. A test checks that the file is up to date.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Tables = Mapping[str, Sequence[Setting]]
 
 
 def read_tables() -> Tables:
-    """Returns all tables by name. The options of environments have names such as "environment.options (sokoban)"."""
+    """Returns all tables by name. An environment's options have a name such as "environment.options (sokoban)"."""
     data = files("arlarena.console").joinpath(DATA).read_bytes()
     return msgspec.json.decode(data, type=dict[str, list[Setting]])
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from arlarena.console.cli.doctor import Finding
 
-# Compose 2.24 is the first version that merges and interpolates everything that compose.yaml uses.
+# Compose 2.24 is the first version with all merge and interpolation features that compose.yaml uses.
 OLDEST_ENGINE, OLDEST_COMPOSE = (20, 10), (2, 24)
 MEMORY_GB = 8.0  # the services of the demo use 4 GB, and a build 2 GB more
 TIMEOUT_S = 60.0
@@ -23,7 +23,7 @@ VERSION_LABEL = "org.opencontainers.image.version"
 class EngineError(RuntimeError):
     """A docker command failed.
 
-    The message is the last line of stderr. If the command could not run to its end, the message says why.
+    The message is the last line of stderr. If the command did not start or did not end, the message states the reason.
     """
 
 
@@ -79,7 +79,7 @@ def _memory(information: dict[str, Any]) -> Finding:
 
 def _gpu(information: dict[str, Any], project: dict[str, Any]) -> Finding:
     if not any(name.endswith("-gpu") for name in project["services"]):
-        return Finding("gpu", "ok", "not used; the profile gpu uses it (COMPOSE_PROFILES=gpu)")
+        return Finding("gpu", "ok", "not used; to use a GPU, set COMPOSE_PROFILES=gpu")
     if "nvidia" in information.get("Runtimes", {}):
         return Finding("gpu", "ok", "the runtime nvidia is installed")
     return Finding("gpu", "problem", "the engine has no runtime nvidia: install the NVIDIA Container Toolkit")
@@ -130,7 +130,7 @@ def _images(folder: Path, project: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("images", "warning", f"not built: {', '.join(missing)}; run `make images`")
     elif len(versions) > 1:
         yield Finding(
-            "images", "problem", f"different versions ({', '.join(sorted(versions))}): build all images again"
+            "images", "problem", f"different versions ({', '.join(sorted(versions))}): run `make images` again"
         )
     else:
         yield Finding("images", "ok", f"{len(ours)} images of version {', '.join(versions)}")

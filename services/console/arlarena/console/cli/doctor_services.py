@@ -1,9 +1,9 @@
 """`arlarena doctor --attach`: checks the services that a run with `--attach` uses.
 
-Run the command where the run itself would run.
+Run the command on the machine, or in the container, that will run `arlarena up --attach`.
 
-In Compose: `docker compose run --rm run doctor --attach`. In a cluster: the same command in a pod with the image of the
-console.
+In Compose: `docker compose run --rm run doctor --attach`. In a cluster: `arlarena doctor --attach` in a pod with the
+console's image.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ async def _environment(url: str) -> list[Finding]:
         async with EnvironmentClient(url, token=environment_token(), retries=0) as client:
             info = await client.info()
     except ServiceError as error:
-        hint = "ARLARENA_ENVIRONMENT_TOKEN or ARLARENA_ENVIRONMENT_TOKEN_FILE must give the server's token"
+        hint = "ARLARENA_ENVIRONMENT_TOKEN or ARLARENA_ENVIRONMENT_TOKEN_FILE must provide the server's token"
         return [Finding("environ.", "problem", f"{url}: {error}; {hint}")]
     found = [Finding("environ.", "ok", f"{info.name} {info.version} at {url}")]
     if info.data is not None:
@@ -88,11 +88,13 @@ def _broker(addresses: ServiceAddresses) -> Iterator[Finding]:
 
 
 def _durability(url: str) -> Iterator[Finding]:
-    """Yields a finding about the append-only file, if the user of the connection may read the server's state."""
+    """Yields a warning if the server writes no append-only file. Yields nothing if the Redis user may not run INFO."""
     try:
         with redis.Redis.from_url(url, socket_timeout=TIMEOUT_S, protocol=2) as client:
             state = client.info("persistence")
     except (redis.RedisError, OSError):
         return
     if not state.get("aof_enabled"):
-        yield Finding("broker", "warning", "no append-only file: a restart loses all groups; set appendonly yes")
+        yield Finding(
+            "broker", "warning", "no append-only file: a restart of Redis loses all groups; set appendonly yes"
+        )

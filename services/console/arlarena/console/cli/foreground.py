@@ -14,7 +14,7 @@ from arlarena.console.launch.failures import LaunchError
 from arlarena.proto.streams.broker_address import FILE_VARIABLE
 from arlarena.proto.telemetry import announce, get_logger
 
-# Interval of the checks that the broker still runs, and time between SIGTERM and SIGKILL.
+# In seconds: the interval between two checks of the broker's process, and the time between SIGTERM and SIGKILL.
 POLL_S, STOP_S = 0.5, 10.0
 
 

@@ -13,15 +13,16 @@ NAME = "arlarena"
 
 
 def command_line(words: Sequence[str], *, anywhere: bool = False) -> str:
-    """Returns the command line `arlarena WORDS…`, quoted for a shell. `program` chooses the words for `arlarena`."""
+    """Returns the command line `arlarena WORDS…`, quoted for a shell. `program` replaces `arlarena`."""
     return shlex.join([*program(sys.argv[0], anywhere=anywhere), *words])
 
 
 def program(typed: str, *, anywhere: bool = False) -> list[str]:
     """Returns the words that run this program.
 
-    If the user started the file `arlarena`, the result is `arlarena` if PATH leads to this file, and the path of the
-    file if not. If the user started the program in another way, the result is `PYTHON -m arlarena.console`.
+    - The user started a file `arlarena` that a shell finds on PATH: `arlarena`.
+    - The user started another file `arlarena`: the path of this file.
+    - The user started the program in another way: `PYTHON -m arlarena.console`.
 
     Args:
         typed: `sys.argv[0]`.

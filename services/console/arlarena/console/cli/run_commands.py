@@ -45,7 +45,9 @@ def view(
     ] = None,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Further host name of the page, such as that of a proxy. May be repeated."),
+        typer.Option(
+            metavar="NAME", help="Further host name of the page, such as the name of a proxy. May be repeated."
+        ),
     ] = None,
     play: Annotated[
         bool | None,
@@ -56,14 +58,12 @@ def view(
     ),
     cache_dir: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Folder of the indices; default: ARLARENA_CACHE_DIR, else ~/.cache."),
+        typer.Option(metavar="FOLDER", help="Cache folder for indices; default: ARLARENA_CACHE_DIR, else ~/.cache."),
     ] = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for the first run instead of ending with an error.")
-    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="If there is no run yet, wait for the first run.")] = False,
     nice: Annotated[int, typer.Option(min=0, max=19, help="Niceness of the server; 19: lowest priority.")] = 0,
 ) -> None:
-    """Show runs in the browser, also while they train.
+    """Show runs in the browser, also during training.
 
     The server reads the run directories and writes nothing into them. Stop it with Ctrl-C.
     """
@@ -101,7 +101,7 @@ def list_runs(folders: Folders = None, as_json: AsJson = False) -> None:
 def status(run: OneRun, as_json: AsJson = False) -> None:
     """Show the state of a run, for people and for scripts.
 
-    Exit status: 0; 1 if the run has failed; 2 if the directory is no run.
+    Exit status: 1 if the run has failed; 2 if the directory is not a run; else 0.
     """
     import msgspec
 
@@ -123,17 +123,17 @@ def status(run: OneRun, as_json: AsJson = False) -> None:
 def export_arguments(
     directory: Path, format: ExportFormat | None, out: Path | None, further: list[str]
 ) -> list[str] | None:
-    """Export the run in `directory`, and return None. Without a run, return arguments for the export of an evaluation.
+    """Export the run in `directory`, and return None. If it is an evaluation, only return arguments for its export.
 
     Raises:
-        ConfigError: an option is not for a run, or not for an evaluation.
+        ConfigError: an option does not work for this kind of directory.
     """
     from arlarena.console.page.runs import is_run
 
     target = out or directory.with_name(f"{directory.resolve().name}-export")
     if is_run(directory):
         if further:
-            raise ConfigError(f"{further[0]} is an option of evaluations, and {directory} is a run")
+            raise ConfigError(f"{further[0]} works only for evaluations, but {directory} is a run")
         from arlarena.console.page.export import export_run
 
         for path in export_run(directory, (format or ExportFormat.CSV).value, target):
@@ -141,7 +141,7 @@ def export_arguments(
         return None
     if format is ExportFormat.JSON:
         raise ConfigError(
-            f"{directory} is an evaluation, whose attempts are JSON already: {directory / 'journal.jsonl'}"
+            f"{directory} is an evaluation, and its attempts are already JSON: {directory / 'journal.jsonl'}"
         )
     if format is None:
         return [str(directory), *further]

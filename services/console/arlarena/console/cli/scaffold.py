@@ -13,11 +13,11 @@ from string import Template
 
 from arlarena.proto.config import ConfigError
 
-# Only these characters are permitted, because the name of the package is also the name of its Python module and
-# distribution, and the value of a setting.
+# Names have only these characters, because a package's name is also the name of a Python module and of a distribution,
+# and the value of a setting.
 NAME = re.compile(r"[a-z]([a-z0-9_]{0,38}[a-z0-9])?")
 SUFFIX = ".template"
-# The entry point group in which a package of each kind is registered.
+# The entry point group of each kind of package.
 GROUPS = {"environment": "arlarena.environments", "objective": "arlarena.objectives"}
 
 
@@ -27,7 +27,7 @@ def init(kind: str, name: str, into: Path) -> Path:
     Args:
         kind: a key of `GROUPS`.
         name: the name of the package, of its module, and of the environment or recipe.
-        into: the parent folder, which is created if it is missing.
+        into: the parent folder. It is created if it is missing.
 
     Raises:
         ConfigError: the name cannot be used, the folder already exists, or a file cannot be written.
@@ -48,7 +48,7 @@ def _check_name(kind: str, name: str, folder: Path) -> None:
     if not NAME.fullmatch(name) or keyword.iskeyword(name):
         raise ConfigError(
             f"NAME {name!r} must be a Python identifier of at most 40 lower-case letters, digits and underscores, "
-            f"which begins with a letter and ends with a letter or digit, such as my_{kind}"
+            f"with a letter at the beginning and a letter or digit at the end, such as my_{kind}"
         )
     if folder.exists() or folder.is_symlink():
         raise ConfigError(f"{folder} exists already: choose another name, or another folder with --into")

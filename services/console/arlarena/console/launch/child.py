@@ -20,9 +20,9 @@ from arlarena.console.settings import inherited
 from arlarena.proto.text.redaction import masked
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# Maximum length of a line of output in bytes. Longer lines are split. A line that announces an address is much shorter.
+# Maximum length of a line of output in bytes. Longer lines are split. Lines that announce an address are much shorter.
 LINE_LIMIT = 1 << 20
-# Maximum wait for the end of stdout, in seconds. A process that the child has started may keep stdout open.
+# After the child's exit, maximum wait for the end of its stdout, in seconds. A descendant may keep stdout open.
 OUTPUT_S = 2.0
 
 
@@ -53,8 +53,9 @@ AnyAddress = Address | GivenAddress
 class ProcessSpec:
     """A process to start.
 
-    `argv`: the command line without secrets, because every user of the machine can see it and it is written to `log`.
-    `env`: all environment variables of the process, including secrets. `log`: the file for the output of the process.
+    `argv`: the command line. It must not contain secrets, because all users of the machine can see it, and because it
+    is written to `log`. `env`: all environment variables of the process, including secrets. `log`: the file for the
+    process's output.
     """
 
     argv: tuple[str, ...]
@@ -63,9 +64,9 @@ class ProcessSpec:
 
 
 def _die_with_parent() -> Callable[[], None] | None:
-    """Returns a function that the child calls between fork and exec, or None if the system is not Linux.
+    """Returns a function for the child to call between fork and exec, or None if the system is not Linux.
 
-    After this call, the kernel kills the child when the launcher dies. On other systems the reaper stops the children.
+    The function makes the kernel kill the child when the launcher dies. On other systems, the reaper stops the child.
     """
     if sys.platform != "linux":
         return None
@@ -80,7 +81,7 @@ def _die_with_parent() -> Callable[[], None] | None:
 
 
 class ProcessReaper:
-    """Starts the reaper process and sends commands to it. The reaper stops the children of a launcher that has died.
+    """Starts the reaper process and sends commands to it. The reaper stops the children if the launcher dies.
 
     Create this object before the first child.
     """
@@ -97,7 +98,9 @@ class ProcessReaper:
     def _send(self, line: str) -> None:
         pipe = self._process.stdin
         assert pipe is not None
-        with contextlib.suppress(BrokenPipeError):  # the reaper was killed; on Linux the kernel kills the children
+        with contextlib.suppress(
+            BrokenPipeError
+        ):  # the reaper was killed; on Linux, the kernel then kills the children
             pipe.write(line + "\n")
             pipe.flush()
 
@@ -120,8 +123,8 @@ class ProcessReaper:
 class Child:
     """A running process, the leader of its own POSIX session. Create it with `start`.
 
-    `log_start`: position in the log, in bytes, at which the output of this process begins. `started`: start time in
-    seconds since the epoch. `address`: the address that the process announces on stdout.
+    `log_start`: start of this process's output in the log, in bytes. `started`: start time in seconds since the epoch.
+    `address`: the address that the process announces on stdout.
     """
 
     def __init__(
@@ -143,7 +146,7 @@ class Child:
         command.log.parent.mkdir(parents=True, exist_ok=True)
         with command.log.open("ab", buffering=0) as log:
             log.write(_launch_line(command))
-            log_start = log.tell()  # before the process exists: the process moves this position when it writes
+            log_start = log.tell()  # read before the process starts, because its output moves this position
             process = await asyncio.create_subprocess_exec(
                 *command.argv,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -163,7 +166,7 @@ class Child:
         return self.process.pid
 
     async def _read_output(self) -> None:
-        """Copy stdout to the log, and read the first announced address."""
+        """Copy stdout to the log. Set `address` to the first announced address."""
         assert self.process.stdout is not None
         with self.command.log.open("ab", buffering=0) as log:
             while line := await _next_line(self.process.stdout):
@@ -172,7 +175,7 @@ class Child:
                     self.address.set_result(address)
 
     async def wait(self) -> int:
-        """Wait for the exit, then kill the other processes of the process group. Returns the exit status.
+        """Wait until the process exits, then kill the remaining processes of its group. Returns the exit status.
 
         The exit status is -n if signal n ended the process.
         """
@@ -197,7 +200,7 @@ class Child:
     async def stop(self, grace_s: float) -> int:
         """Stop the process. Returns the exit status.
 
-        Sends SIGTERM to the process, and SIGKILL after `grace_s`. The other processes of its group always get SIGKILL.
+        Sends SIGTERM to the process, and SIGKILL after `grace_s`. Other processes of its group get SIGKILL at the end.
         """
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -210,7 +213,7 @@ class Child:
 
 
 async def _next_line(stream: asyncio.StreamReader) -> bytes:
-    """Returns the next line. A line that is too long is returned in parts. Returns b"" at the end of the stream."""
+    """Returns the next line, or a part of a line that is too long. Returns b"" at the end of the stream."""
     try:
         return await stream.readuntil(b"\n")
     except asyncio.IncompleteReadError as error:

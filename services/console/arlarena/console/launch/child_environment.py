@@ -1,7 +1,7 @@
 """Selects the environment variables of the launcher's child processes.
 
-A service gets the variables that it needs and the variables that the user lists. The environment server runs programs
-that a model has written. For this reason, the environment server gets only one secret: its own token.
+A service gets the variables that it needs, and the variables in `[console] pass_environment`. The environment server
+gets only one secret, its own token, because it runs programs that a model has written.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 from arlarena.proto.config import FILE_SUFFIX
 from arlarena.proto.text.redaction import is_secret
 
-# `NAME_*` matches all variables whose name begins with `NAME_`. Every process gets these variables: the locations of
-# programs, libraries and folders, the language, and certificates.
+# The variables that every process gets: paths of programs, libraries and folders, the language, and certificates.
+# `NAME_*` matches all names that begin with `NAME_`.
 COMMON = (
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "LC_*", "TZ", "TMPDIR", "TEMP", "TMP",
     "PYTHON*", "VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_*", "MALLOC_*", "ASAN_OPTIONS",
@@ -30,7 +30,7 @@ ENVIRONMENT_SERVER = (
     *PROXIES, *HUB, "OMP_*", "ARLARENA_ENVIRONMENT_*", "ALFWORLD_DATA", "TIR_MATH_DATA", "WEBSHOP_DATA", "DOCKER_HOST",
     "CONTAINER_HOST",
 )  # fmt: skip
-# For each service: the variables of its settings and of its libraries.
+# For each service: variables with its settings, and variables of the libraries that it uses.
 SERVICES: dict[str, tuple[str, ...]] = {
     "broker": (),
     "reaper": (),
@@ -47,7 +47,7 @@ SERVICES: dict[str, tuple[str, ...]] = {
         "TRACKIO_*",
     ),
 }  # fmt: skip
-# These services get only the listed secrets. The other services get all secrets among their variables.
+# These services get only the listed secrets. Other services also get the secrets among their variables.
 ALLOWED_SECRETS = {
     "env_server": ("ARLARENA_ENVIRONMENT_TOKEN",),
     "page": ("ARLARENA_PAGE_TOKEN",),
@@ -57,13 +57,13 @@ ALLOWED_SECRETS = {
 
 
 def child_environment(service: str, environment: Mapping[str, str], extra: Collection[str] = ()) -> dict[str, str]:
-    """Returns the variables of `environment` that a process of `service` gets.
+    """Returns the variables of `environment` to pass to a process of `service`.
 
     Args:
         service: a key of `SERVICES`.
         environment: the launcher's environment.
         extra: more variables to pass (`[console] pass_environment`): names, or prefixes such as `MY_*`. For a service
-            in `ALLOWED_SECRETS`, a prefix does not pass a secret; only its full name does.
+            in `ALLOWED_SECRETS`, a prefix passes no secrets. A secret is then passed only if its full name is listed.
     """
     patterns = (*COMMON, *SERVICES[service], *extra)
     selected = {name: value for name, value in environment.items() if _matches(name, patterns)}
@@ -74,6 +74,6 @@ def child_environment(service: str, environment: Mapping[str, str], extra: Colle
 
 
 def _matches(name: str, patterns: Collection[str]) -> bool:
-    """True if a pattern matches `name`. A pattern for NAME also matches NAME_FILE, which names a file with a secret."""
+    """True if a pattern matches `name`. A pattern for NAME also matches NAME_FILE, the path of a file with a secret."""
     names = (name, name.removesuffix(FILE_SUFFIX))
     return any(name.startswith(pattern[:-1]) if pattern.endswith("*") else pattern in names for pattern in patterns)

@@ -39,7 +39,7 @@ def thread_environment(threads: int) -> dict[str, str]:
 
 
 def _with_variable(command: ProcessSpec, name: str, value: str) -> ProcessSpec:
-    """Returns `command` with a secret in its environment instead of its command line."""
+    """Returns `command` with a secret as the environment variable `name`. Command lines must not contain secrets."""
     return ProcessSpec(command.argv, command.log, {**command.env, name: value})
 
 
@@ -49,7 +49,7 @@ class Commands:
 
     config: RunConfig
     run: RunDirectory
-    # The policy server accepts pushes of weights only with this token, so other programs on the machine cannot push.
+    # The policy server accepts new weights only with this token. Other programs on the machine do not know the token.
     admin_token: str = field(default_factory=admin_token)
 
     def _python(self, log: str, threads: int, *arguments: object, ranks: int = 1) -> ProcessSpec:
@@ -111,7 +111,7 @@ class Commands:
     def tiny(self, environment_address: AnyAddress) -> ProcessSpec:
         """Returns the command that creates the policy of `[policy.tiny]`: a small model with random weights.
 
-        The vocabulary of the policy is that of the environment.
+        The environment defines the policy's vocabulary.
         """
         return self._python(
             "policy", 1, "arlarena.trainer", "tiny", "--config", self.run.config,
@@ -151,7 +151,7 @@ class Commands:
     ) -> ProcessSpec:
         """Returns the command of a rollout worker.
 
-        `name`: unique for each start, because the broker still assigns groups to the name of an earlier process.
+        `name`: different for each start, because the broker still assigns groups to the name of an earlier process.
         """
         command = self._python(
             log, 1, "arlarena.rollout", "worker", "--config", self.run.config,

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 TAIL_BYTES = 64 * 1024
-# Log lines that do not contain the reason: indented parts of stack traces, structured events, progress bars.
+# Log lines to ignore: indented parts of stack traces, structured events and progress bars.
 NOISE = re.compile(r"[ \t{]|Traceback|.*\d%\|")
 FIELDS_LEFT_OUT = ("ts", "level", "service", "event", "traceback", "stack")
 
@@ -17,7 +17,7 @@ FIELDS_LEFT_OUT = ("ts", "level", "service", "event", "traceback", "stack")
 class LaunchError(RuntimeError):
     """The run cannot continue. The message is written for the user.
 
-    `code`: exit status of `arlarena up`. `final`: True if a retry would fail in the same way.
+    `code`: exit status of `arlarena up`. `final`: True if a retry would fail for the same reason.
     """
 
     def __init__(self, message: str, code: int = 1, *, final: bool = False) -> None:
@@ -44,7 +44,7 @@ def _tail(log: Path, start: int) -> list[str]:
 
 
 def _structured(line: str) -> str | None:
-    """Returns `event key=value …` if the line is an error event, a JSON object with the level "error". Else None."""
+    """Returns `event key=value …` if the line is an error event (a JSON object with the level "error"), else None."""
     if not line.startswith("{"):
         return None
     try:
@@ -60,9 +60,12 @@ def _structured(line: str) -> str | None:
 def last_error(log: Path, start: int = 0) -> str:
     """Returns the most informative error line of `log`, starting at byte `start`.
 
-    If there is an error event (a JSON object with the level "error"), returns the last one. Otherwise returns the last
-    line that starts with `error:`. If there is no such line either, returns the last line without indentation. In a
-    stack trace, this line contains the exception.
+    The result is the first of these texts that exists:
+
+    - the last error event (a JSON object with the level "error")
+    - the last line that starts with `error:`
+    - the last line that does not match `NOISE`; in a stack trace, this line contains the exception
+    - "no output"
     """
     lines = _tail(log, start)
     for line in reversed(lines):
@@ -76,7 +79,7 @@ def last_error(log: Path, start: int = 0) -> str:
 
 
 def describe_exit(code: int) -> str:
-    """Returns text such as `exit status 3` or `killed by SIGKILL`. `code`: exit status, -n after signal n."""
+    """Returns text such as `exit status 3` or `killed by SIGKILL`. `code`: exit status, or -n after signal n."""
     if code >= 0:
         return f"exit status {code}"
     try:

@@ -13,7 +13,7 @@ import aiohttp
 from arlarena.client.bounded import IDENTITY, read_bounded
 from arlarena.console.launch.child import AnyAddress
 
-# Responses of /health have a few hundred bytes.
+# Limit of a response. Normal responses of /health have a few hundred bytes.
 MAX_ANSWER_BYTES = 1 << 20
 
 
@@ -23,7 +23,7 @@ class HealthCheck(Protocol):
     async def __call__(self, address: AnyAddress | None, started: float, timeout_s: float) -> str | None:
         """Returns None if the process is healthy, else the problem.
 
-        `started`: the start time of the process, which is different after a restart. `timeout_s`: limit of the check.
+        `started`: the start time of the process. A restart changes it. `timeout_s`: maximum duration of the check.
         """
 
 
@@ -55,8 +55,8 @@ class HttpHealth:
 class Activity:
     """The process is healthy if one of the files changed in the last `hang_timeout_s` seconds.
 
-    Set `hang_timeout_s` above the time that a restart of another service takes, because a process that waits for
-    another service writes nothing. Times are from the monotonic clock, so changes of the system clock have no effect.
+    A process that waits for another service writes nothing. Therefore `hang_timeout_s` must be longer than a restart of
+    another service takes. Times are from the monotonic clock: changes of the system clock have no effect.
     """
 
     files: tuple[Path, ...]
@@ -80,6 +80,6 @@ class Activity:
             try:
                 status = file.stat()
             except OSError:
-                continue  # the file is not written yet
+                continue  # the file does not exist yet
             states.append((status.st_mtime_ns, status.st_size))
         return states

@@ -1,7 +1,7 @@
 """`arlarena up`: executes one run, from the configuration to the report (stages: pipeline.py).
 
 Each service is a separate process, and each stage runs in separate processes. `--resume` skips finished stages. A
-service that exits unexpectedly is restarted. At the end all processes are stopped, also after an error.
+service that exits unexpectedly is restarted. At the end, and after an error, all processes are stopped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from arlarena.proto.config import ConfigError, read_with_secrets
 from arlarena.proto.text.wording import counted, printable
 
 TICK_S = 0.25  # interval between two updates of the view
-# The umask of a run: only the owner can read its files, because they contain secrets, prompts and weights.
+# The umask of a run. Only the owner can read the run's files, because they contain secrets, prompts and weights.
 PRIVATE = 0o077
 
 
@@ -50,7 +50,7 @@ class LaunchRequest:
     directory: Path | None = None
     start: ExistingRunPolicy = ExistingRunPolicy.NEW
     plugins: tuple[str, ...] = ()
-    addresses: ServiceAddresses | None = None  # of services that run elsewhere (`--attach`); None: start them
+    addresses: ServiceAddresses | None = None  # of services that run elsewhere (`--attach`); None: start all
 
     @property
     def command(self) -> str:
@@ -67,7 +67,7 @@ class LaunchRequest:
 
 
 async def prepare(request: LaunchRequest) -> tuple[RunConfig, RunDirectory]:
-    """Check the configuration with every service, then open the run's directory. Returns configuration and directory.
+    """Check the configuration with every service, then open the run directory. Returns configuration and directory.
 
     Raises:
         ConfigError, LaunchError: a check failed. No service was started, and no file of the run was changed.
@@ -117,7 +117,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
-        """Install the signal handlers in the running event loop. Remove them at the end of the `with` block."""
+        """Install the signal handlers in the running event loop, and remove them at the end of the `with` block."""
         loop, numbers = asyncio.get_running_loop(), (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         for number in numbers:
             loop.add_signal_handler(number, self._handle, number)
@@ -210,7 +210,7 @@ def make_stages(config: RunConfig, run: RunDirectory) -> list[Stage]:
 
 
 def describe(supervisor: Supervisor) -> dict[str, str]:
-    """Returns the state of every service, by name, for the view."""
+    """Returns the state of each service as text, by the service's name."""
     return {
         name: service.state + (f" ({counted(service.restarts, 'restart')})" if service.restarts else "")
         for name, service in supervisor.services.items()

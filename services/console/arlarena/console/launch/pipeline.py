@@ -91,7 +91,7 @@ class Pipeline:
         return result
 
     async def _run_if_unfinished(self, name: str, work: Callable[[], Awaitable[Any]]) -> None:
-        """Run a stage that writes its result to disk. Skip the stage if an earlier start of the run has finished it."""
+        """Run a stage that writes its result to disk. Skip the stage if it finished in an earlier start of the run."""
         if name in self.run.state.stages:
             self.view.end(name, "skipped")
             return
@@ -109,7 +109,7 @@ class Pipeline:
         self.run.save()
 
     async def _command(self, name: str, command: ProcessSpec) -> None:
-        """Run a command that ends by itself. The command is healthy while its log or progress files change."""
+        """Run a stage's command. The command counts as healthy as long as its log or its progress file changes."""
         health = Activity((command.log, self.run.progress(name)), self.settings.hang_timeout_s)
         await self.supervisor.run(name, command, health, self.settings.stage_timeout_s)
 
@@ -211,7 +211,7 @@ class Pipeline:
         return Spec(name, command, health, listens=False)
 
     async def _evaluate_after(self) -> str:
-        """Evaluate the final weights. If the policy server serves other weights, first replace them."""
+        """Evaluate the final weights. If the policy server serves other weights, first give it the final weights."""
         newest = await asyncio.to_thread(newest_version, self.run.weights)
         if newest and await served_digest(self.inference) != newest.version.digest:
             await self._serve_final_weights(newest)
@@ -222,7 +222,7 @@ class Pipeline:
         return await self._evaluate("after")
 
     async def _serve_final_weights(self, newest: CommittedVersion) -> None:
-        """Restart the policy server. At its start, the server loads the newest version of the weights."""
+        """Restart the policy server, because it loads the newest version of the weights when it starts."""
         self.view.notice("restarting the policy server, because it does not serve the final weights")
         await self.supervisor.stop("inference")
         await self._start_inference()
@@ -248,7 +248,7 @@ class CommittedVersion:
 def newest_version(weights: Path) -> CommittedVersion | None:
     """Returns the newest version in the folder `weights`, or None if there is no version.
 
-    Ignores versions without the file `COMMITTED`, because they are incomplete.
+    Ignores versions without the file `COMMITTED`. Such versions are incomplete.
     """
     committed = sorted(path.parent for path in weights.glob("v*/COMMITTED"))
     if not committed:

@@ -1,5 +1,6 @@
-"""The checks of `arlarena up` before it starts a service: each table, the consistency of the tables, the environment's
-splits, and this machine.
+"""The checks of `arlarena up` before the first service starts.
+
+They check each table, the consistency of the tables, the environment's splits, and this machine.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def _split(info: Info, name: str, setting: str) -> Split | str:
 
 
 def split_problems(config: RunConfig, info: Info) -> Iterator[str]:
-    """Yields an error message for each split that is missing, too small, or without the expert for demonstrations."""
+    """Yields an error message for each split that is missing, is too small, or needs an expert but has none."""
     source = config.source
     expert_splits = config.part("environment", EnvironmentKeys, "expert_splits").expert_splits
     played = config.part("trainer", TrainerKeys, "task_split")
@@ -105,7 +106,7 @@ def _demonstration_problems(config: RunConfig, info: Info, expert_splits: tuple[
     if "expert" not in info.capabilities:
         yield (
             f"{source}: [clone] records the environment's expert, and {info.name} has no expert with these options: "
-            f"leave out the table [clone], or record a model with "
+            f"remove the table [clone], or record a model with "
             f"`{shlex.join(module('arlarena.rollout', 'demonstrate', '--teacher-url', 'URL'))} …`"
         )
         return
@@ -116,24 +117,24 @@ def _demonstration_problems(config: RunConfig, info: Info, expert_splits: tuple[
         yield split
     elif split.evaluation and split.name not in expert_splits:
         yield (
-            f"{source}: [clone] validation_split = {split.name!r} is an evaluation split, in which the expert is "
+            f"{source}: [clone] validation_split = {split.name!r} is an evaluation split, and its expert is "
             f'available only with [environment] expert_splits = ["{split.name}"]'
         )
 
 
 def engine_problems(config: RunConfig) -> Iterator[str]:
-    """Yields an error message for each engine or transport that is incompatible or not installed."""
+    """Yields an error message if the engine is not installed, or does not work with the transport of weights."""
     source, server = config.source, config.part("inference", InferenceKeys, "engine", "vllm_python")
     if server.engine == "vllm" and not server.vllm_python.exists():
         yield (
             f'{source}: [inference] engine = "vllm": vllm_python = "{server.vllm_python}" does not exist; install '
-            f'vLLM with `make setup EXTRA=vllm`, or set engine = "embedded", which does not need vLLM'
+            f'vLLM with `make setup EXTRA=vllm`, or set engine = "embedded", which works without vLLM'
         )
     yield from transport_problems(config)
 
 
 def transport_problems(config: RunConfig) -> Iterator[str]:
-    """Yields an error message if the trainer's transport of weights does not work with the inference engine."""
+    """Yields an error message if the transport of weights does not work with the engine or with the engine's device."""
     source, server = config.source, config.part("inference", InferenceKeys, "engine", "vllm_device")
     transport = config.part("trainer", TrainerKeys, "push_transport").push_transport
     if server.engine == "embedded" and transport in ("nccl", "gloo"):
@@ -148,7 +149,7 @@ def transport_problems(config: RunConfig) -> Iterator[str]:
 
 
 def limit_problems(config: RunConfig) -> Iterator[str]:
-    """Yields an error message for each limit of environment server or launcher that trainer or workers would exceed."""
+    """Yields an error message for each limit that is too low for the settings of trainer or workers."""
     source, play, server = (
         config.source,
         config.part("rollout", RolloutKeys),
@@ -156,7 +157,7 @@ def limit_problems(config: RunConfig) -> Iterator[str]:
     )
     trainer = config.part("trainer", TrainerKeys, "group_size", "no_data_timeout_s")
     size = trainer.group_size
-    if size > server.capacity:  # of all workers together
+    if size > server.capacity:  # all workers share the capacity
         yield f"{source}: [environment] capacity = {server.capacity} must be at least [trainer] group_size = {size}"
     if server.max_sessions_per_client is not None and size > server.max_sessions_per_client:
         yield (
@@ -189,7 +190,7 @@ def limit_problems(config: RunConfig) -> Iterator[str]:
 
 
 def broker_problems(config: RunConfig) -> Iterator[str]:
-    """Yields an error message if the user's Redis cannot be used or, without it, if no server program is found."""
+    """Yields an error message if the user's Redis cannot be used, or if a local server is needed but not installed."""
     url = external_broker_url(config.broker)
     try:
         if url:
@@ -201,7 +202,7 @@ def broker_problems(config: RunConfig) -> Iterator[str]:
 
 
 def write_problems(directory: Path) -> list[str]:
-    """Returns an error message if no files can be created in `directory`, which need not exist yet."""
+    """Returns an error message if no file can be created in `directory`, or in its first existing parent."""
     existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if existing == directory and not existing.is_dir():
         return []  # RunDirectory.open reports that `directory` is a file
@@ -213,7 +214,7 @@ def write_problems(directory: Path) -> list[str]:
 
 
 def port_problems(config: RunConfig) -> Iterator[str]:
-    """Yields an error message for each fixed port that is in use or is configured twice."""
+    """Yields an error message for each fixed port that is in use, or is set in two tables."""
     ports = {"environment": config.port("environment"), "inference": config.port("inference")}
     if not external_broker_url(config.broker):
         ports["redis"] = config.broker.port

@@ -17,7 +17,7 @@ from arlarena.proto.text.redaction import redact
 from arlarena.proto.text.wording import duration, printable
 
 REFRESH_HZ = 4
-# If the output is not a terminal and no line was printed for this many seconds, the current stage is printed again.
+# Without a terminal, the current stage is printed again after this many seconds without output.
 QUIET_S = 15.0
 MARKS: dict[Status, tuple[str, str]] = {
     "waiting": ("·", "dim"),
@@ -30,7 +30,7 @@ MARKS: dict[Status, tuple[str, str]] = {
 
 
 def shown(text: str) -> str:
-    """Returns `text` with masked secrets and escaped control characters, because it may quote output of services."""
+    """Returns `text` with masked secrets and escaped control characters. `text` may contain output of services."""
     return printable(redact(text))
 
 
@@ -97,8 +97,8 @@ class View:
     def tick(self) -> None:
         """Update the view. Call `tick` at regular intervals.
 
-        If the output is not a terminal, prints a line for each new progress record. After some time without output,
-        prints the state of the stage again.
+        If the output is not a terminal, prints a line for each new progress record. After `QUIET_S` seconds without
+        output, prints the state of the stage again.
         """
         if self._live or time.monotonic() - self._last < self._interval:
             return

@@ -1,9 +1,11 @@
 """Stops the child processes of a launcher that has died, even if the launcher was killed with kill -9.
 
-The reaper is a child process of the launcher. It reads one command per line from stdin: `+PGID` for a process group
-that started, `-PGID` for a process group that ended. End of file means that the launcher has exited. The reaper then
-sends SIGTERM to the remaining groups, and SIGKILL after the grace period. The reaper ignores SIGINT, SIGTERM and
-SIGHUP, because it must not exit before the launcher. It needs only the standard library and works on any Unix.
+The reaper is a child process of the launcher. It reads one command per line from stdin. `+PGID` reports that a process
+group has started. `-PGID` reports that a process group has ended. End of file means that the launcher has exited. The
+reaper then sends SIGTERM to the remaining groups, and SIGKILL after the grace period.
+
+The reaper ignores SIGINT, SIGTERM and SIGHUP, because it must not exit before the launcher. It uses only the standard
+library and works on any Unix.
 """
 
 from __future__ import annotations
@@ -19,10 +21,10 @@ POLL_S = 0.05
 
 
 def is_running(pgid: int) -> bool:
-    """True if the process group with this id has a process.
+    """True if a process belongs to the process group with this id.
 
     Returns False if the group belongs to another user. In this case the launcher's child has ended, and the system has
-    reused its id.
+    given the same id to another process.
     """
     try:
         os.killpg(pgid, 0)
@@ -32,7 +34,7 @@ def is_running(pgid: int) -> bool:
 
 
 def send(pgid: int, number: int) -> None:
-    """Send the signal `number` to a process group. Does nothing if the group has no process."""
+    """Send the signal `number` to a process group. Ignores groups that have ended or belong to another user."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pgid, number)
 

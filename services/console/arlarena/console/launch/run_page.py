@@ -13,7 +13,8 @@ from arlarena.console.launch.supervisor import EXIT_PORT
 from arlarena.console.rundir import RunDirectory
 from arlarena.console.settings import ConsoleSettings, inherited
 
-# If training uses all cores, the page gets about a tenth of a core. It then shows a step within seconds.
+# With this niceness, and training on all cores, the page gets about a tenth of a core. A new step then appears on the
+# page within seconds.
 NICE = 10
 STOP_S = 2.0
 
@@ -29,7 +30,7 @@ class RunPage:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Start the page in the background, so that the run does not wait for it."""
+        """Start the page in the background. The run does not wait for the page."""
         self._task = asyncio.create_task(self._serve())
 
     async def _serve(self) -> None:
@@ -37,7 +38,7 @@ class RunPage:
             code = await self._serve_on(self._settings.page_port)
             if code == EXIT_PORT and self._settings.page_port:
                 code = await self._serve_on(0)
-        except Exception as error:  # no error of the page may end the run
+        except Exception as error:  # an error of the page must not end the run
             self._notice(f"the page cannot be started: {error}; the run continues without a page")
             return
         log, start = self._run.log("page"), self._child.log_start if self._child else 0

@@ -102,9 +102,8 @@ class BrokerService:
     async def _restart(self, problem: str) -> int:
         """Kill the server and start it again on the same port and data.
 
-        Returns the number of failed checks from which `_keep_running` continues to count. After a successful start, the
-        number is 0. If the start fails, the number is `health_failures`, so that the next failed check causes another
-        restart.
+        Returns the count of failed checks for `_keep_running`. After a successful start, the count is 0. If the start
+        fails, the count is `health_failures`, and the next failed check then causes another restart.
         """
         self.state = "restarting"
         self.restarts += 1

@@ -18,7 +18,7 @@ from arlarena.proto.text.wording import counted
 State = Literal["starting", "up", "restarting", "done", "stopped", "failed"]
 Result = TypeVar("Result")
 
-# Exit statuses of services: the configuration is wrong, a port is in use, an error would occur again after a restart.
+# Exit statuses of services: wrong configuration; a port is in use; an error that would occur again after a restart.
 EXIT_CONFIG, EXIT_PORT, EXIT_PERMANENT = 2, 3, 4
 
 
@@ -26,12 +26,13 @@ EXIT_CONFIG, EXIT_PORT, EXIT_PERMANENT = 2, 3, 4
 class Spec:
     """The specification of a supervised service.
 
-    `command(address, restarts)` builds the command line. `address` is None at the first start. A restart gets the
-    address of the first start, so that the port does not change. `listens`: the service is ready when it has announced
-    its address and is healthy. `exits_normally`: exit status 0 is the normal end of the service.
+    `command(address, restarts)` builds the command line. `address` is None at the first start. At a restart, `address`
+    is the address of the first start. The port then stays the same. `listens`: True if the service announces an
+    address. It is ready when it has announced the address and is healthy. `exits_normally`: exit status 0 is the normal
+    end of the service.
 
     `is_stage`: the service is one stage of the run and ends by itself. It is restarted if it hung or if a signal killed
-    it. It is not restarted after a nonzero exit status.
+    it. It is not restarted if it exits with a nonzero status.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Spec:
 class Supervised(Protocol):
     """A supervised `Service` or broker.
 
-    `done`: a future that has a result after the normal end, and the error after a permanent failure.
+    `done`: a future. It gets the result None at the normal end, and a LaunchError at a permanent failure.
     """
 
     state: State
@@ -65,7 +66,7 @@ class Supervised(Protocol):
 class Service:
     """A supervised service.
 
-    `restarts`: number of all restarts. `failures`: number of restarts since the service last ran for
+    `restarts`: total number of restarts. `failures`: number of restarts since the service last ran for at least
     `restart_reset_after_s`.
     """
 
@@ -153,7 +154,7 @@ class Service:
             await asyncio.sleep(min(0.1, self.settings.health_interval_s))
 
     async def _keep_running(self) -> None:
-        """Watch the process and restart it, until it ends normally or the maximum number of restarts is reached."""
+        """Watch the process and restart it after failures. Returns after a normal end or a permanent failure."""
         while True:
             assert self.child is not None
             began = time.monotonic()
@@ -196,7 +197,7 @@ class Service:
             self.done.set_exception(problem)
 
     async def _watch_child(self, child: Child) -> LaunchError | None:
-        """Wait until the child exits, or kill it if it hangs. Returns None after a normal end, else the problem."""
+        """Wait until the child exits. Kill the child if it hangs. Returns None after a normal end, else the problem."""
         exited = asyncio.create_task(child.wait())
         hung = asyncio.create_task(self._wait_until_hung(child)) if self.spec.health else None
         try:
@@ -214,7 +215,7 @@ class Service:
                 hung.cancel()
 
     async def _wait_until_hung(self, child: Child) -> str:
-        """Check the health at regular intervals. After `health_failures` failed checks in a row, return the problem."""
+        """Check the health at intervals. Returns the problem after `health_failures` failed checks in a row."""
         assert self.spec.health is not None
         failed = 0
         while True:
@@ -226,7 +227,7 @@ class Service:
 
     def _death(self, child: Child, code: int) -> LaunchError:
         event = f"ended ({describe_exit(code)})"
-        # A process killed by a signal logs no final error, so the last lines of the log do not contain the cause.
+        # A process that is killed by a signal logs no final error. The end of its log does not contain the cause.
         message = self._report(child, event) if code >= 0 else f"{self.spec.name} {event} [log: {child.command.log}]"
         final = code in (EXIT_CONFIG, EXIT_PERMANENT) or (self.spec.is_stage and code > 0)
         return LaunchError(message, code if code in (EXIT_CONFIG, EXIT_PORT) else 1, final=final)
@@ -245,7 +246,7 @@ class Supervisor:
         self._notice = notice
 
     async def start(self, spec: Spec) -> Service:
-        """Start a service and wait until it is ready. Returns the service. Raises LaunchError as `add` does."""
+        """Start a service and wait until it is ready. Returns the service. Raises the same errors as `add`."""
         service = Service(spec, self.settings, self.reaper, self._notice)
         await self.add(spec.name, service)
         return service
@@ -260,13 +261,13 @@ class Supervisor:
         await self.race(service.start())
 
     async def stop(self, name: str) -> None:
-        """Stop one service if it runs. During the stop, `kill` can still kill the service."""
+        """Stop a service, and remove it from `services` afterwards. Until then, `kill` can still kill the service."""
         if service := self.services.get(name):
             await service.stop()
             self.services.pop(name, None)
 
     async def run(self, name: str, command: ProcessSpec, health: HealthCheck | None, timeout_s: float) -> None:
-        """Run a command that ends by itself, and wait for its end.
+        """Run a command as a stage, and wait for its end.
 
         Raises:
             LaunchError: the command fails, hangs or takes longer than `timeout_s`, or a service fails.
@@ -283,7 +284,7 @@ class Supervisor:
             await self.stop(name)
 
     async def race(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Await `work` and return its result. If a service fails permanently first, cancel `work`.
+        """Await `work` and return its result. If a service fails permanently before, cancel `work`.
 
         Raises:
             LaunchError: a service has failed permanently.

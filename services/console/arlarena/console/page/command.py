@@ -32,7 +32,7 @@ GRACE_S = 3
 class ViewRequest:
     """The arguments of `arlarena view`.
 
-    `play`: whether people may play; None: only if `host` is a loopback address. `wait`: start without a run.
+    `play`: whether people may play; None: only if `host` is a loopback address. `wait`: start even without a run.
     """
 
     runs: Sequence[Path]
@@ -56,7 +56,7 @@ def view(request: ViewRequest) -> None:
     token = page_token(request.token_file)
     if token is None and not is_loopback(request.host):
         raise ConfigError(
-            f"--host {request.host} is reachable from other machines: give --token-file FILE or set ARLARENA_PAGE_TOKEN"
+            f"--host {request.host} is reachable from other machines: use --token-file FILE, or set ARLARENA_PAGE_TOKEN"
         )
     catalog = Catalog(list(request.runs), request.cache or page_cache_folder(), wait=request.wait)
     rules = AccessRules(request.host, token, request.names)
@@ -67,14 +67,14 @@ def view(request: ViewRequest) -> None:
         host, port = bound.getsockname()[:2]
         announce(host, port)
         with contextlib.suppress(OSError):  # the disk of the log may be full
-            # one write, so that other output does not split the line
+            # a single write, because other output could otherwise split the line
             sys.stderr.write(f"The page is at http://{_shown(host)}:{port}\n")
         asyncio.run(_serve(app, bound))
 
 
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sets TCP_NODELAY only on sockets whose protocol is given; without it, each reply takes 40 ms longer.
+    # asyncio sets TCP_NODELAY only if the protocol is given. Without TCP_NODELAY, each reply takes 40 ms longer.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -82,7 +82,7 @@ def _bind(host: str, port: int) -> socket.socket:
         bound.listen(128)
     except OSError as error:
         bound.close()
-        raise LaunchError(f"{host}:{port}: {error.strerror}; give another --port", PORT_IN_USE) from error
+        raise LaunchError(f"{host}:{port}: {error.strerror}; choose another --port", PORT_IN_USE) from error
     return bound
 
 
@@ -111,7 +111,7 @@ async def _serve(app: object, bound: socket.socket) -> None:
 
 
 class _PageServer(uvicorn.Server):
-    """Leaves signals to `_serve`. uvicorn would raise the signal again, so the exit status would not be 0."""
+    """A server without signal handlers. With the handlers of uvicorn, the exit status after a signal would not be 0."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -28,7 +28,7 @@ from arlarena.proto.config import ConfigError
 from arlarena.proto.text.csv_cells import neutral
 
 SUFFIXES = {"csv": "csv", "parquet": "parquet", "json": "jsonl"}
-# Rows of one row group of a Parquet file. The rows of a row group are in memory at the same time.
+# Number of rows in a row group of a Parquet file. All rows of a row group are in memory at the same time.
 GROUP = 1_000
 Row = Mapping[str, Any]
 
@@ -42,7 +42,7 @@ def export_run(run: Path, kind: str, folder: Path) -> list[Path]:
     files = BoundedFiles(run)
     place = folder.resolve()
     if place == files.root or files.root in place.parents:
-        raise ConfigError(f"--out {folder} is inside the run: give another folder")
+        raise ConfigError(f"--out {folder} is inside the run: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{SUFFIXES[kind]}" for name in ("metrics", "episodes")]
     with TemporaryDirectory(prefix="arlarena-export-") as cache:
@@ -52,7 +52,7 @@ def export_run(run: Path, kind: str, folder: Path) -> list[Path]:
 
 
 def metric_rows(files: BoundedFiles) -> Iterator[Row]:
-    """Yield one row per step. Metrics that a step does not have are None."""
+    """Yield one row per step. Metrics that were not recorded in a step are None."""
     metrics = MetricsTable(files)
     metrics.refresh()
     while not metrics.complete:
@@ -141,7 +141,7 @@ def _write_parquet(path: Path, rows: Iterator[Row]) -> None:
             writer.write_table(pyarrow.Table.from_pylist([dict(row) for row in batch], schema=schema))
 
 
-# The types of the columns of episodes. The other columns contain text.
+# Types of the columns of `episodes`. Columns that are missing here contain text.
 _EPISODE_KINDS: dict[str, type] = {
     "step": int, "member": int, "age": int, "seed": int, "turns": int, "invalid": int, "tokens": int,
     "success": bool, "playable": bool, "score": float, "return": float, "advantage": float,
@@ -149,7 +149,7 @@ _EPISODE_KINDS: dict[str, type] = {
 
 
 def column_kinds(table: str, names: Iterable[str]) -> dict[str, type]:
-    """Returns the type of each column of `metrics` or `episodes`. A value of any type can be missing (None)."""
+    """Returns the type of each column of `metrics` or `episodes`. Every column may also contain None."""
     if table == "metrics":
         return {name: int if name == "step" else float for name in names}
     return {name: _EPISODE_KINDS.get(name, str) for name in names}

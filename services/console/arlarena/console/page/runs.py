@@ -29,9 +29,9 @@ from arlarena.console.page.views.records import RecordCache
 from arlarena.console.page.views.tokens import RunTokenizer
 from arlarena.proto.config import ConfigError
 
-# A folder with one of these files is a run directory, or contains the recorded games of people.
+# A folder that contains one of these files is a run directory, or a folder of games that people played.
 MARKERS = ("run.json", "metrics.jsonl", "episodes.jsonl")
-# The maximum number of runs of a page, and the maximum depth of the search inside a folder.
+# Maximum number of runs of a page. Maximum depth of the search for runs inside a folder.
 MAX_RUNS, MAX_DEPTH = 500, 3
 log = logging.getLogger("arlarena.page")
 
@@ -52,7 +52,7 @@ class PageRun:
         self._alarms: tuple[object, list[dict[str, Any]]] = (None, [])
 
     def alarms(self, limit: int) -> tuple[int, list[dict[str, Any]]]:
-        """Returns the number of alarms and the newest ones. The logs are read again only if they have changed."""
+        """Returns the number of alarms, and the newest `limit` alarms. Reads the logs only if they have changed."""
         state = [(file.name, file.size) for file in self.files.list("logs", ".log")]
         if self._alarms[0] != state:
             self._alarms = (state, logged_alarms(self.files))
@@ -61,7 +61,7 @@ class PageRun:
     def placed_alarms(self, limit: int) -> tuple[int, list[dict[str, Any]]]:
         """Returns the result of `alarms`, with the position of each alarm on the x axes of curves.
 
-        `run_seconds` and `environment_steps` are those at the end of the alarm's step; None if they were not recorded.
+        Adds `run_seconds` and `environment_steps`: the metrics of the alarm's step, or None if they were not recorded.
         """
         total, alarms = self.alarms(limit)
         self.metrics.refresh()
@@ -86,7 +86,7 @@ class PageRun:
         return shown | {"problems": found.problems} | ({"error": found.error} if found.error else {})
 
     def brief(self) -> dict[str, Any]:
-        """Returns the run as an object of the list of runs (`GET /api/runs`)."""
+        """Returns the run's object in the list of `GET /api/runs`."""
         self.metrics.refresh()
         alarms, _ = self.alarms(0)
         return {"id": self.id} | run_state(self.files, self.metrics, alarms) | {"index": self.index_state()}
@@ -117,12 +117,12 @@ def _database(cache: Path, root: Path, run_id: str) -> RunDatabase:
         return RunDatabase(cache, root, run_id)
     except (OSError, sqlite3.Error) as error:
         folder = Path(tempfile.mkdtemp(prefix="arlarena-page-"))
-        log.warning("the index cannot be written to %s (%s): it is written to %s instead", cache, error, folder)
+        log.warning("the index cannot be written to %s (%s): using %s instead", cache, error, folder)
         return RunDatabase(folder, root, run_id)
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
-    """Returns at most `MAX_RUNS` run directories: `folders` themselves, or the run directories inside them.
+    """Returns at most `MAX_RUNS` run directories. Each of `folders` is a run directory, or contains run directories.
 
     Raises:
         ConfigError: a folder does not exist, or contains no run.
@@ -130,7 +130,7 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for folder in folders:
         if not folder.is_dir():
-            raise ConfigError(f"{folder} is not a directory: give a run directory, or a folder that contains runs")
+            raise ConfigError(f"{folder} is not a directory: pass a run directory, or a folder that contains runs")
         inside = below(folder, MAX_DEPTH)
         if not inside:
             raise ConfigError(f"{folder} contains no run of ARLArena (no run.json)")
@@ -140,12 +140,12 @@ def find_runs(folders: Sequence[Path]) -> list[Path]:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a run directory, or contains the recorded games of people."""
+    """Whether a folder is a run directory, or a folder of games that people played."""
     return any((folder / name).is_file() for name in MARKERS)
 
 
 def below(folder: Path, depth: int) -> list[Path]:
-    """Returns `folder` if it is a run, else the runs at most `depth` folders below it."""
+    """Returns `folder` if it is a run. Otherwise returns the runs in its subfolders, down to `depth` levels."""
     if is_run(folder):
         return [folder]
     if depth == 0:
@@ -158,15 +158,15 @@ def below(folder: Path, depth: int) -> list[Path]:
 
 
 class Catalog:
-    """The runs of a page, by id, at most `MAX_RUNS`. `rescan` adds runs that were created later inside a folder."""
+    """At most `MAX_RUNS` runs of a page, by id. `rescan` adds runs that were created after the last search."""
 
     def __init__(self, folders: Sequence[Path], cache: Path, interval_s: float = 1.0, *, wait: bool = False) -> None:
         """Find the runs.
 
-        `wait`: accept folders that are missing or contain no run yet.
+        `wait`: accept folders that do not exist yet, or contain no run yet.
 
         Raises:
-            ConfigError: without `wait`, as in `find_runs`.
+            ConfigError: `wait` is False, and a folder does not exist or contains no run.
         """
         self._folders, self._cache = list(folders), cache
         self._lock = threading.Lock()
@@ -195,7 +195,7 @@ class Catalog:
         self._add([path.resolve() for folder in self._folders for path in below(folder, MAX_DEPTH)])
 
     def add_folder(self, folder: Path) -> None:
-        """Make `rescan` also search `folder`, which may not exist yet."""
+        """Make `rescan` also search `folder`. The folder does not need to exist yet."""
         self._folders.append(folder)
 
     def start(self) -> None:
@@ -207,7 +207,7 @@ class Catalog:
         self._thread.stop()
 
     def close(self) -> None:
-        """Stop building the indices. Release the write locks, so that another process can build the indices."""
+        """Stop building the indices, and release their write locks. Other processes can then build the indices."""
         self.stop()
         for run in self.runs():
             run.database.close()

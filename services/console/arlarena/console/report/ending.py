@@ -13,7 +13,7 @@ from arlarena.proto.text.wording import counted
 class RunEnding(msgspec.Struct):
     """Why training ended, after `step` of `steps` steps.
 
-    `limit`: the value of the setting that `ended_by` names. `detail`: name of the signal, or message of the error.
+    `limit`: the value of the setting `ended_by`, or None. `detail`: name of the signal, or message of the error.
     """
 
     ended_by: Literal["steps", "max_minutes", "max_environment_steps", "signal", "error"]
@@ -24,7 +24,7 @@ class RunEnding(msgspec.Struct):
 
 
 def read_ending(path: Path) -> dict[str, object] | None:
-    """Returns the record, or None if there is no readable file: training has not ended, or its process was killed."""
+    """Returns the record. None if the file is missing: training has not ended, or the trainer's process was killed."""
     try:
         return msgspec.to_builtins(msgspec.json.decode(path.read_bytes(), type=RunEnding))  # type: ignore[no-any-return]
     except (OSError, msgspec.MsgspecError):

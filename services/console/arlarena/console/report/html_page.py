@@ -1,4 +1,4 @@
-"""`report.html`: one self-contained page about a run. It shows the data of all stages that have finished."""
+"""`report.html`: one self-contained page about a run. It shows the data of all finished stages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_EPISODES = 4
 
 @dataclass(frozen=True, slots=True)
 class Breakdown:
-    """Success rates by class of tasks (all tasks of one difficulty or kind). `heading`: title of the first column."""
+    """Success rates by difficulty or by kind of the tasks. `heading`: title of the first column."""
 
     title: str
     heading: str
@@ -43,7 +43,7 @@ class Breakdown:
 def breakdowns(before: dict[str, Any], after: dict[str, Any]) -> list[Breakdown]:
     """Returns the success rates of the evaluations by length of the shortest solution and by kind of task.
 
-    A breakdown is left out if the environment does not define its classes.
+    A breakdown is left out if the environment does not define difficulties or kinds.
     """
     columns, breakdowns = class_columns(count_unit(before or after)), []
     for name, key, title, heading in (
@@ -59,8 +59,8 @@ def breakdowns(before: dict[str, Any], after: dict[str, Any]) -> list[Breakdown]
 def chosen_episodes(before: Records, after: Records) -> list[dict[str, Any]]:
     """Returns pairs of episodes of the same task, before and after training.
 
-    Order: two tasks that are solved only after training, one that is solved before and after, one that is not solved
-    after training, then other tasks. There are at most `MAX_EPISODES` pairs.
+    Order: two tasks that are solved only after training, one task that is solved before and after, one task that is not
+    solved after training, then other tasks. There are at most `MAX_EPISODES` pairs.
     """
     old = {episode.get("task"): episode for episode in before}
     pairs = [
@@ -84,7 +84,7 @@ def _eval_set(path: Path) -> dict[str, Any]:
 
 
 def training_state(run: RunDirectory, steps: Records) -> str:
-    """Returns a text about why training ended, or about its current step. The text is empty before the first step."""
+    """Returns a text with the reason why training ended, or with the last step. Returns "" before the first step."""
     if ending := describe_ending(read_ending(run.training)):
         return ending
     return f"at step {int(steps[-1]['step']):,}; it is running, or its process was killed" if steps else ""
@@ -103,7 +103,7 @@ def render(run: RunDirectory, summary: dict[str, Any] | None) -> str:
     steps, state = read_steps(run.metrics), run.read_state()
     before, after = _eval_set(run.eval_set("before")), _eval_set(run.eval_set("after"))
     return environment.get_template("report.html.j2").render(
-        style=Markup(page_style()),  # a file of arlarena-proto, which needs no escaping
+        style=Markup(page_style()),  # trusted: a file of arlarena-proto
         name=state.name if state else run.path.name,
         state=state,
         warning=data_warning(before or after),

@@ -31,7 +31,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines. Skips lines that are not JSON, such as a last line that a crash has truncated.
+    """Read JSON lines. Skips lines that are not JSON, such as a truncated last line after a crash.
 
     Returns an empty list if the file is missing.
     """
@@ -49,7 +49,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def read_steps(path: Path) -> list[dict[str, Any]]:
-    """Returns the records of metrics.jsonl in the order of the steps. Of a repeated step, the last record is used."""
+    """Returns the records of metrics.jsonl in the order of the steps. If a step occurs twice, uses the last record."""
     steps = {record["step"]: record for record in read_records(path) if isinstance(record.get("step"), int)}
     return [steps[step] for step in sorted(steps)]
 
@@ -81,8 +81,8 @@ def summarise(
     """Returns the summary of a finished run, from the files of its stages.
 
     `groups` counts the groups by outcome. `trained`: used for training. `filtered`: removed by the filter. `stale`: all
-    episodes are too old. `empty`: no episode has a turn. `skipped`: the optimiser update was skipped. `dead`: the group
-    could not be played or read. Groups that were unfinished at the end of training are not counted.
+    episodes were too old. `empty`: no episode had a turn. `skipped`: the optimiser update was skipped. `dead`: could
+    not be played or read. Groups that were unfinished at the end of training are not counted.
 
     Raises:
         LaunchError: an evaluation is missing, or the two evaluations used different evaluation sets.
@@ -142,7 +142,7 @@ def describe_filtered(groups: int) -> str:
 
 
 def count_unit(record: dict[str, Any]) -> str:
-    """Returns the unit of the counts of a record: "tasks", or "attempts" if each task has several attempts."""
+    """Returns the unit of a record's counts: "tasks", or "attempts" if each task has several attempts."""
     return "attempts" if (record.get("eval_set") or {}).get("attempts", 1) > 1 else "tasks"
 
 

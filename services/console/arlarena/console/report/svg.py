@@ -1,4 +1,4 @@
-"""Line charts and interval plots as inline SVG. Colours are CSS classes, which the page defines."""
+"""Line charts and interval plots as inline SVG. Colours are CSS classes. The page defines these classes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from markupsafe import Markup, escape
 WIDTH, HEIGHT = 380, 190
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 10, 24
 MAX_POINTS = 400  # approximate maximum number of drawn points of a curve
-# Mean width of a letter of a label, and height of a row whose class name has its own line, in pixels.
+# Mean width of a letter in a label. Height of a row in `_interval_rows`. Both in pixels.
 LETTER, ROW = 5.6, 38
-# Window of the moving mean, as a share of the points. It is wide enough to average the noise of single steps.
+# Window of the moving mean, as a share of the points. This width averages the noise of single steps.
 SMOOTHING = 0.1
 MIN_SMOOTHED = 12  # a curve with fewer points has no moving mean
 
@@ -77,7 +77,7 @@ def format_number(value: float) -> str:
 
 
 def labels(values: Sequence[float]) -> list[str]:
-    """Returns axis labels for evenly spaced values, with enough digits that all labels differ."""
+    """Returns axis labels for evenly spaced values. The number of digits makes all labels different."""
     largest = max((abs(value) for value in values), default=0.0)
     if len(values) < 2 or largest >= 1000 or largest < 1e-3:
         return [format_number(value) for value in values]
@@ -97,7 +97,7 @@ def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Reduce `points` to about MAX_POINTS points. The last point is always kept."""
+    """Reduce `points` to about `MAX_POINTS` points. Always keeps the last point."""
     if len(points) <= MAX_POINTS:
         return list(points)
     every = math.ceil(len(points) / MAX_POINTS)
@@ -153,10 +153,10 @@ def _curve(line: Line, index: int, x: Scale, y: Scale) -> list[str]:
 def line_chart(
     title: str, lines: Sequence[Line], marks: Sequence[Mark] = (), within: tuple[float, float] | None = None
 ) -> Markup | None:
-    """Returns a small chart, or None if there is no data. A faint line shows the data, a bold line the moving mean.
+    """Returns a small chart, or None if there is no data. A faint line shows the data, and a bold line its moving mean.
 
-    At most two marks are drawn. The label of the first mark is on the left, the label of the second mark on the right.
-    `within`: limits of the y axis.
+    At most two marks are drawn. The label of the first mark is on the left, and the label of the second mark on the
+    right. `within`: the largest permitted range of the y axis.
     """
     drawn = [line for line in map(_finite, lines) if line.points]
     if not drawn:
@@ -190,9 +190,9 @@ class Estimate:
 def interval_chart(
     title: str, classes: Sequence[str], series: Sequence[tuple[str, Sequence[Estimate | None]]]
 ) -> Markup | None:
-    """Draw an estimate and its interval for each class and each series. Values are in [0, 1].
+    """Returns a chart of estimates with their intervals, or None if there is no estimate. Values are in [0, 1].
 
-    `classes`: names of groups of tasks. `series`: pairs of a name and the estimates of all classes.
+    `classes`: names of the classes of tasks. `series`: pairs of a name and a list with one estimate per class.
 
     Each class is a column. If the name of a class is wider than a column, each class is a row instead.
     """
@@ -226,7 +226,7 @@ def _tooltip(name: str, group: str, estimate: Estimate) -> str:
 def _interval_rows(
     title: str, classes: Sequence[str], series: Sequence[tuple[str, Sequence[Estimate | None]]]
 ) -> Markup:
-    """Draw one row per class, with the class name above the intervals."""
+    """Draw one row per class. The name of the class is above its intervals."""
     bottom = TOP + ROW * len(classes)
     x = Scale(0.0, 1.0, RIGHT, WIDTH - 2 * RIGHT)
     parts = []

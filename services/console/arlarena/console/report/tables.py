@@ -85,8 +85,8 @@ def class_rows(before: Score, after: Score, breakdown: str, key: str) -> list[Cl
     Args:
         before: the result of the evaluation before training.
         after: the result of the evaluation after training.
-        breakdown: the key under which a result has the list of its records per class: `by_difficulty` or `by_kind`.
-        key: the field of such a record that contains the name of the class: `optimal_moves` or `kind`.
+        breakdown: the key of a result's list with one record per class: `by_difficulty` or `by_kind`.
+        key: the field of these records with the name of the class: `optimal_moves` or `kind`.
     """
     old, new = ({record[key]: record for record in each.get(breakdown, [])} for each in (before, after))
     rows = []
@@ -108,7 +108,7 @@ def scores_table(summary: dict[str, Any]) -> Table:
 
 
 def kinds_table(summary: dict[str, Any]) -> Table | None:
-    """Returns success before and after training for each kind of task, or None if the environment has no kinds."""
+    """Returns the success rates before and after training by kind of task. None if the environment has no kinds."""
     rows = class_rows(summary["before"], summary["after"], "by_kind", "kind")
     if not rows:
         return None
@@ -128,5 +128,5 @@ def _terminal_table(title: str, columns: Sequence[Column], rows: Iterable[tuple[
 
 
 def _plain(text: str) -> str:
-    """Returns `text`, which may come from a service, for rich: markup and control characters are escaped."""
+    """Returns `text` with escaped markup of rich and escaped control characters. `text` may come from a service."""
     return escape(printable(text))

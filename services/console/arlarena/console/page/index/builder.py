@@ -1,4 +1,4 @@
-"""Builds the index of a run in the background, and keeps it up to date while the run writes."""
+"""Builds the index of a run in the background, and updates the index when the run writes new data."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from arlarena.console.page.reading.records import (
 from arlarena.console.page.reading.run_files import BoundedFiles, DamagedFile, FileState
 from arlarena.proto.records.group_records import FOLDER, StepRecord
 
-# Episodes in one transaction.
+# A transaction ends when it contains at least this number of episodes.
 BATCH_EPISODES = 2_000
 MAX_PROBLEMS = 1_000
-# The last bytes of the indexed part of a file are compared, to detect that the file was overwritten. Their number:
+# Number of bytes at the end of a file's indexed part. If these bytes have changed, the file was overwritten.
 END_BYTES = 64
-# The recorded games of people, which have their own folder (`page/play/recording.py`).
+# The file of games that people played. It is in a separate folder (`page/play/recording.py`).
 PLAYED = "episodes.jsonl"
 _STEP = re.compile(r"^step-(\d{1,12})$")
 _LABEL = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
@@ -38,7 +38,7 @@ _INSERT = f"INSERT OR REPLACE INTO episodes (id, {', '.join(COLUMNS)}) VALUES (?
 
 @dataclass(frozen=True, slots=True)
 class IndexProgress:
-    """Progress of an index. `share` is in [0, 1]. `error`: why the index cannot be built, or ""."""
+    """Progress of an index. `share`: finished share, in [0, 1]. `error`: the reason why indexing failed, or ""."""
 
     ready: bool
     share: float
@@ -48,7 +48,7 @@ class IndexProgress:
 
 
 def file_kind(name: str) -> FileKind | None:
-    """Returns the kind of the file `name`, or None if a run has no file of this name."""
+    """Returns the kind of the file `name`, or None if runs do not write files with such a name."""
     folder, _, rest = name.rpartition("/")
     stem = rest.rpartition(".")[0]
     if folder in (FOLDER, "groups"):
@@ -68,7 +68,7 @@ class EpisodeIndexer:
     """Indexes the files of one run. Safe for several threads."""
 
     def __init__(self, files: BoundedFiles, database: RunDatabase) -> None:
-        """Read the state of an existing index."""
+        """Read the progress of an existing index."""
         self._files, self._database = files, database
         self._lock = threading.Lock()
         with database.connect() as connection:
@@ -81,7 +81,7 @@ class EpisodeIndexer:
         return episodes, problems
 
     def sources(self) -> list[FileState]:
-        """Returns the files of episodes. `records/` comes last: its groups have figures and replace plain groups."""
+        """Returns the files with episodes. `records/` comes last, because its groups replace groups without figures."""
         found = self._files.list("episodes", ".jsonl")
         found += filter(None, map(self._files.state, ("demonstrations.msgpack", "validation.msgpack", PLAYED)))
         plain = self._files.list("groups", ".msgpack")
@@ -89,9 +89,9 @@ class EpisodeIndexer:
         return [*found, *plain, *recorded]
 
     def refresh(self, stopped: Callable[[], bool] = lambda: False) -> bool:
-        """Index the changed files. Returns whether a file has changed. If `stopped` returns True, ends early."""
+        """Index the changed files. Returns whether a file has changed. Ends early as soon as `stopped` returns True."""
         with self._lock:
-            self._database.try_to_write()  # the process that had the lock may have ended
+            self._database.try_to_write()  # the process that held the lock may have ended
             with self._database.connect() as connection:
                 return self._refresh(connection, stopped)
 
@@ -124,7 +124,7 @@ class EpisodeIndexer:
 
     @staticmethod
     def _delete(connection: sqlite3.Connection, name: str) -> None:
-        """Delete the rows of a file. The text index keeps their words, but no episode has these row numbers."""
+        """Delete the rows of a file. The text index keeps their words, but searches ignore words of deleted rows."""
         number = connection.execute("SELECT id FROM files WHERE name = ?", (name,)).fetchone()
         if number is not None:
             for table in ("episodes", "transitions", "problems", "heads"):
@@ -137,17 +137,17 @@ class EpisodeIndexer:
         kind, batch, last = file_kind(file.name), RowBatch(), start
         try:
             if kind is None:
-                raise DamagedFile(file.name, "a run writes no file of this name")
+                raise DamagedFile(file.name, "runs do not write files with such a name")
             for place in self._records(connection, kind, file, number, start, records, batch):
                 last, records = place.offset + place.size, place.number + 1
                 if len(batch.rows) >= BATCH_EPISODES:
                     self._write(connection, file.name, batch, kind, number, last, records)
-                    batch.clear()  # `_records` adds to the same object
+                    batch.clear()  # `_records` continues to add to this object
                     connection.commit()
                     self._advance((done + min(last, file.size)) / total, BATCH_EPISODES)
                     if stopped():
                         return
-        except DamagedFile as error:  # the records before the damage are kept
+        except DamagedFile as error:  # keep the records before the damaged record
             self._problem(connection, file.name, error.reason, number)
         if kind is not None:
             self._write(connection, file.name, batch, kind, number, last, records)
@@ -156,7 +156,7 @@ class EpisodeIndexer:
         self._advance((done + file.size) / total, len(batch.rows))
 
     def _advance(self, share: float, episodes: int) -> None:
-        """Add to the progress. Counting all rows after each file would take longer than writing them."""
+        """Add `episodes` to the progress. Counting all rows after each file would take longer than writing the rows."""
         found = self.progress
         self.progress = IndexProgress(False, min(share, 1.0), found.episodes + episodes, found.problems)
 
@@ -169,10 +169,10 @@ class EpisodeIndexer:
             return None
 
     def _open(self, connection: sqlite3.Connection, file: FileState) -> tuple[int, int, int]:
-        """Returns the file's number, and the offset and the record from which it is read.
+        """Returns the file's number, and the byte offset and the record number at which reading starts.
 
-        A file that grew is read from the end of its indexed part, if the last bytes of this part are unchanged. Every
-        other changed file is read again from its start.
+        If a file has grown and the last bytes of its indexed part are unchanged, reading starts at the end of this
+        part. Otherwise the file is read again from its start.
         """
         query = "SELECT id, inode, done_bytes, done_records, done_end FROM files WHERE name = ?"
         found = connection.execute(query, (file.name,)).fetchone()
@@ -260,7 +260,7 @@ class EpisodeIndexer:
 
     @staticmethod
     def _drop_plain_groups(connection: sqlite3.Connection, step: int) -> None:
-        """Delete the rows of `groups/` whose groups also have figures, so that each group is listed once."""
+        """Delete the rows of groups in `groups/` that are also in `records/`. Each group is then listed once."""
         connection.execute(
             "DELETE FROM episodes WHERE step = ? AND key GLOB 'g*' AND group_id IN "
             "(SELECT group_id FROM episodes WHERE step = ? AND key GLOB 't*')",
@@ -269,10 +269,10 @@ class EpisodeIndexer:
 
 
 class IndexThread:
-    """Refreshes the indices of several runs until `stop`."""
+    """A thread that refreshes the indices of several runs until `stop` is called."""
 
     def __init__(self, indexers: Callable[[], list[EpisodeIndexer]], interval_s: float) -> None:
-        """`indexers`: returns the indices to refresh. `interval_s`: pause between two rounds."""
+        """`indexers`: returns the indices to refresh. `interval_s`: pause between two rounds, in seconds."""
         self._indexers, self._interval_s = indexers, interval_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name="index", daemon=True)
@@ -282,7 +282,7 @@ class IndexThread:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread, and wait for the end of its transaction."""
+        """Stop the thread, and wait until its last transaction has ended."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -298,5 +298,5 @@ class IndexThread:
 
 
 def with_error(progress: IndexProgress, error: Exception) -> IndexProgress:
-    """Returns `progress` with the error that interrupted the index."""
+    """Returns `progress` with the error that interrupted the indexing."""
     return IndexProgress(False, progress.share, progress.episodes, progress.problems, str(error))

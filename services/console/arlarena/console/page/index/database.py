@@ -1,6 +1,7 @@
 """The database of one run: episodes, problems, counts of transitions, and a full-text index.
 
-The database is a cache: it is deleted and built again if its schema, the run's path or the run's id differs.
+The database is a cache. Its file name is a hash of the schema, the run's path and the run's id. If one of these
+changes, or if the database cannot be read, a new database is built.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ CREATE VIRTUAL TABLE words USING fts5(text, content='', columnsize=0, tokenize="
 
 
 class RunDatabase:
-    """The index of one run. One process at a time may write to it; all processes may read."""
+    """The index of one run. Only one process at a time may write to it. All processes may read it."""
 
     def __init__(self, folder: Path, run: Path, run_id: str) -> None:
         """Open the database of a run in `folder`, or create it.
@@ -88,14 +89,14 @@ class RunDatabase:
 
     @contextlib.contextmanager
     def connect(self) -> Iterator[sqlite3.Connection]:
-        """Open a connection for one thread. The block is a transaction if it writes.
+        """Open a connection for one thread. Writes in the `with` block form a transaction.
 
         Raises:
             sqlite3.Error: the database cannot be read or written.
         """
         connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S)
         try:
-            # Do not wait for the disk: a cache may be lost in a power failure.
+            # Do not wait for the disk: a power failure may destroy the database, but it is only a cache.
             connection.execute("PRAGMA synchronous = OFF")
             connection.execute("PRAGMA cache_size = -8000")
             with connection:

@@ -27,7 +27,7 @@ class BadQuery(ValueError):
 
 
 def where(parameters: Mapping[str, str]) -> tuple[str, list[object]]:
-    """Returns the condition and its values for the filters of `GET …/episodes`.
+    """Returns an SQL condition and its values for the filters of `GET …/episodes`.
 
     Raises:
         BadQuery: a value is not valid.
@@ -68,7 +68,7 @@ def number(parameters: Mapping[str, str], name: str) -> float:
 
 
 def integer(parameters: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
-    """Returns a parameter as an integer. Raises BadQuery if it is no integer in [low, high]."""
+    """Returns a parameter as an integer. Raises BadQuery if it is not an integer in [low, high]."""
     text = parameters.get(name)
     if text is None:
         return default
@@ -78,7 +78,7 @@ def integer(parameters: Mapping[str, str], name: str, default: int, low: int, hi
 
 
 def match_expression(text: str) -> str | None:
-    """Returns the FTS5 expression of a search text, in which every word is quoted. None if the text has no word.
+    """Returns an FTS5 expression that searches for the words of `text`, or None if `text` has no word.
 
     Raises:
         BadQuery: the text is too long.
@@ -94,7 +94,7 @@ def match_expression(text: str) -> str | None:
 
 
 def episode_object(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the object of an episode in a list."""
+    """Returns the object of an episode for lists."""
     same = ("source", "label", "step", "member", "task", "environment", "kind", "score", "return", "turns", "invalid",
             "tokens", "status", "group_status", "outcome", "advantage", "first_action")  # fmt: skip
     return (
@@ -105,7 +105,7 @@ def episode_object(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def episodes(database: RunDatabase, parameters: Mapping[str, str]) -> dict[str, Any]:
-    """Returns a page of the list of episodes. Raises BadQuery if a parameter is invalid."""
+    """Returns a part of the list of episodes. Raises BadQuery if a parameter is invalid."""
     condition, values = where(parameters)
     sort, order = parameters.get("sort", "position"), parameters.get("order", "asc")
     if sort not in SORTS:
@@ -125,7 +125,7 @@ def episodes(database: RunDatabase, parameters: Mapping[str, str]) -> dict[str, 
 
 
 def facets(database: RunDatabase) -> dict[str, Any]:
-    """Returns the values for the filters, with the number of episodes of each value."""
+    """Returns the values that the filters can have: names with their number of episodes, and ranges of numbers."""
     with database.connect() as connection:
 
         def counts(column: str) -> dict[str, int]:
@@ -150,7 +150,7 @@ def facets(database: RunDatabase) -> dict[str, Any]:
 
 
 def steps(database: RunDatabase, parameters: Mapping[str, str]) -> dict[str, Any]:
-    """Returns a page of the recorded steps, newest first. Raises BadQuery if a parameter is invalid."""
+    """Returns a part of the recorded steps, newest first. Raises BadQuery if a parameter is invalid."""
     offset = integer(parameters, "offset", 0, 0, 10**9)
     limit = integer(parameters, "limit", 100, 0, MAX_LIMIT)
     with database.connect() as connection:
@@ -180,7 +180,7 @@ def _step(connection: sqlite3.Connection, step: int) -> dict[str, Any]:
 
 
 def neighbours(database: RunDatabase, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the episodes before and after an episode in its file, and the members of its group."""
+    """Returns the keys of the previous and the next episode of the same file, and of all members of the group."""
     with database.connect() as connection:
         query = "SELECT key FROM episodes WHERE file = ? AND id {} ? ORDER BY id {} LIMIT 1"
         previous = connection.execute(query.format("<", "DESC"), (row["file"], row["id"])).fetchone()

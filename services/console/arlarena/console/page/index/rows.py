@@ -12,9 +12,9 @@ from arlarena.proto.records.group_records import GroupRecord
 from arlarena.proto.text.wording import printable
 from arlarena.proto.trajectory import Group, Task, Trajectory
 
-# The text search covers this many characters of each text, and this many characters of an episode.
+# Maximum number of characters that the text search covers: of each text, and of an episode.
 TURN_CHARS, EPISODE_CHARS = 4_000, 64_000
-# Characters of a name in a list.
+# Maximum number of characters of a name in a list.
 NAME_CHARS = 200
 
 COLUMNS = (
@@ -29,7 +29,7 @@ Row = tuple[object, ...]
 class FileKind:
     """The kind of a file of episodes.
 
-    `prefix`: start of the episodes' keys. `step`: the training step; None for evaluations and demonstrations.
+    `prefix`: first part of the episodes' keys. `step`: the training step; None for evaluations and demonstrations.
     """
 
     source: str
@@ -40,7 +40,7 @@ class FileKind:
 
 @dataclass(slots=True)
 class RowBatch:
-    """Rows to insert."""
+    """Rows to insert into the database."""
 
     rows: list[Row] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -84,7 +84,7 @@ def add_group(
 
 
 def add_line(batch: RowBatch, kind: FileKind, file: int, place: Place, line: EpisodeLine) -> None:
-    """Add the episode of a line."""
+    """Add the episode in a line of an episodes file."""
     tokens = sum(turn.response_tokens for turn in line.turns)
     key = f"{kind.prefix}.{place.number}"
     _add(batch, kind, file, place, key, task=line.to_task(0), trajectory=line.to_trajectory(), tokens=tokens)

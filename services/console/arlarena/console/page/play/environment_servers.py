@@ -24,20 +24,20 @@ from arlarena.proto.env_api import Info
 from arlarena.proto.text.redaction import register_secret
 
 HOST = "127.0.0.1"
-# WebShop loads up to a million products.
+# Maximum time of a start, in seconds. WebShop needs most time, because it loads up to a million products.
 START_TIMEOUT_S = 300.0
 HEALTH_TIMEOUT_S, POLL_S, STOP_S = 5.0, 0.2, 5.0
-# A server without a game is stopped after this time.
+# A server that no game uses is stopped after this time, in seconds.
 IDLE_S = 120.0
 LOG_TAIL_BYTES = 2_000
 
-# Environment, and its options as JSON.
+# The name of an environment, and its options as JSON.
 ServerKey = tuple[str, bytes]
 
 
 @dataclass(slots=True)
 class EnvironmentServer:
-    """A running environment server. `games`: number of games that use it. `idle_since`: monotonic time."""
+    """A running environment server. `games`: number of its games. `idle_since`: monotonic time of the last use."""
 
     child: Child
     client: EnvironmentClient
@@ -57,7 +57,7 @@ class EnvironmentServers:
         self._janitor: asyncio.Task[None] | None = None
 
     async def use(self, environment: str, options: dict[str, Any]) -> EnvironmentServer:
-        """Returns a server with these options, started if necessary. Call `release` after the game.
+        """Returns a server with these options. Starts a server if none is running. Call `release` after the game.
 
         `options`: the table `[environment.options]` of a run.
 
@@ -104,7 +104,7 @@ class EnvironmentServers:
             await asyncio.wait_for(_ready(child), START_TIMEOUT_S)
             client = EnvironmentClient((await child.address).url, token=token)
             return EnvironmentServer(child, client, await client.info())
-        except Exception as error:  # includes the client's errors; the log has the server's reason
+        except Exception as error:  # errors of the process and of the client; the log contains the server's own reason
             await child.stop(STOP_S)
             raise PageError(
                 503, "unavailable", f"the environment server did not start: {_reason(log, error)}"
@@ -112,7 +112,7 @@ class EnvironmentServers:
 
     async def _stop(self, key: ServerKey) -> None:
         server = self._servers.pop(key)
-        with contextlib.suppress(Exception):  # the server may be gone
+        with contextlib.suppress(Exception):  # the server may already have ended
             await server.client.close()
         await server.child.stop(STOP_S)
 

@@ -1,4 +1,7 @@
-"""Games of people: new tasks, and "play from here", which replays recorded replies to a state first."""
+"""Games of people. A game starts a new task, or continues a recorded episode.
+
+To continue an episode, its recorded replies are first replayed in a new session.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from arlarena.proto.thoughts import END_THINK, THINK
 from arlarena.proto.trajectory import Task
 
 MAX_GAMES = 8
-# A game is ended after this time without a step.
+# A game without a step for this time is ended. In seconds.
 IDLE_S = 1800.0
 REPLY_CHARS = 100_000
 ENTRY_POINTS = "arlarena.environments"
@@ -36,9 +39,10 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class PersonGame:
-    """A game. `origin`: the episode and turn that it continues. `differs_at`: the first replayed turn that differs.
+    """A game of a person.
 
-    `options`: the options of the environment.
+    `origin`: key and turn of the recorded episode that the game continues; None for a new task. `differs_at`: the first
+    replayed turn in a state that differs from the recorded state, or None. `options`: the environment's options.
     """
 
     id: str
@@ -112,7 +116,7 @@ class PersonGame:
         }
 
     def reply_of(self, action: str, thought: str) -> str:
-        """Returns a reply with an action in the environment's format."""
+        """Returns a reply in the environment's format, with the given action and thought."""
         parser = self.server.info.parser
         answer = parser.action.replace(PLACEHOLDER, action) if parser.action else action
         return f"{THINK}{thought}{END_THINK}{answer}" if THINK in parser.tags else answer
@@ -127,7 +131,7 @@ class PersonGames:
         self._games: dict[str, PersonGame] = {}
 
     def environments(self) -> list[dict[str, Any]]:
-        """Returns the environments that can be played: the runs' environments, then all installed environments."""
+        """Returns the environments that people can play: first those of the runs, then all installed environments."""
         installed = sorted({point.name for point in entry_points(group=ENTRY_POINTS)})
         of_runs = [
             {"name": name, "run": run.id}
@@ -146,7 +150,7 @@ class PersonGames:
         """Start a game. `body`: the JSON object of `POST /api/play`.
 
         Raises:
-            PageError: the body is wrong, playing is disabled, there are too many games, or the server does not start.
+            PageError: the body is invalid, playing is disabled, too many games are open, or the server does not start.
         """
         if not self.options.enabled:
             raise PageError(403, "forbidden", "playing is disabled: start `arlarena view` with --play")
@@ -156,7 +160,7 @@ class PersonGames:
         run = self._requested_run(body)
         if "episode" in body:
             if run is None:
-                raise PageError(400, "bad_request", "an episode needs its run")
+                raise PageError(400, "bad_request", "the field episode also needs the field run")
             return await self._continue(run, _value(body, "episode", str), _value(body, "turn", int))
         name = body.get("environment")
         if name is None and run is not None:
@@ -208,7 +212,10 @@ class PersonGames:
         origin: tuple[str, int] | None,
         expected: list[str] | None = None,
     ) -> PersonGame:
-        """Open a session, reset it, and replay `replies`. `expected`: the recorded state before each turn."""
+        """Open a session, reset it, and replay `replies`. Stops at the first state that differs from `expected`.
+
+        `expected`: the keys of the recorded states before each turn.
+        """
         server = await self._servers.use(task.environment, options)
         session: Session | None = None
         try:
@@ -234,17 +241,17 @@ class PersonGames:
         return game
 
     async def step(self, game: PersonGame, body: dict[str, Any]) -> None:
-        """Take the step of a person, and record the game if it is over.
+        """Take a step with a person's reply. If the game is then over, record the game.
 
         Raises:
-            PageError: the body is wrong, the game is over, or the environment server fails.
+            PageError: the body is invalid, the game is over or cannot be recorded, or the environment server fails.
         """
         if "reply" in body:
             reply = _value(body, "reply", str)
         else:
             reply = game.reply_of(_value(body, "action", str), _value(body, "thought", str, ""))
         if len(reply) > REPLY_CHARS:
-            raise PageError(413, "too_large", f"a reply has at most {REPLY_CHARS} characters")
+            raise PageError(413, "too_large", f"the reply has more than {REPLY_CHARS} characters")
         async with game.lock:
             if game.state.done:
                 raise PageError(409, "conflict", "the game is over")
@@ -264,7 +271,7 @@ class PersonGames:
             append_lines(paths["episodes"], [line])
             append_lines(paths["conversations"], conversations(game.turns, line.score))
         except OSError as error:
-            raise PageError(503, "unavailable", f"the game is over, but cannot be recorded: {error}") from error
+            raise PageError(503, "unavailable", f"the game is over, but it cannot be recorded: {error}") from error
         return {name: str(path) for name, path in paths.items()}
 
     async def end(self, game: PersonGame) -> None:
@@ -287,7 +294,7 @@ class PersonGames:
 
 
 def _options_of(run: PageRun | None, task: Task) -> dict[str, Any]:
-    """Returns the environment options of the run, or {} if the task has another environment."""
+    """Returns the run's environment options. {} if there is no run, or if the task belongs to another environment."""
     tables = table(configuration(run.files), "environment") if run else {}
     return table(tables, "options") if tables.get("name") == task.environment else {}
 

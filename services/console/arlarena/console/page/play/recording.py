@@ -28,7 +28,7 @@ class PersonTurn(TurnLine):
 
 
 class PersonEpisode(EpisodeLine):
-    """A finished game. `options`: the environment's options, so that the game can be continued from a turn."""
+    """A finished game. `options`: the environment's options. They are needed to continue the game from a turn."""
 
     turns: tuple[PersonTurn, ...] = ()
     player: str = "human"
@@ -101,12 +101,12 @@ def _counts(lines: Sequence[TurnLine]) -> dict[str, float]:
 def conversations(turns: Sequence[GameTurn], score: float) -> list[dict[str, Any]]:
     """Returns the conversations for cloning.
 
-    If the environment sends messages, its context grows: there is one conversation, from the first turn. Otherwise
-    every prompt is complete, and each turn of the person is one conversation.
+    If the environment sends a message per turn, the context grows, and all turns are one conversation. Otherwise every
+    prompt is complete, and each turn of the person is one conversation.
     """
     if turns[0].before.observation.message is not None:
-        # Cloning trains on every reply of a conversation. A game that continues a model's episode is left out, because
-        # its conversation also contains replies of the model.
+        # Cloning trains on every reply of a conversation. If a game continues a model's episode, its conversation also
+        # contains replies of the model. Such a game is left out.
         if not all(turn.by_person for turn in turns):
             return []
         messages: list[dict[str, str]] = []
@@ -128,7 +128,7 @@ def conversations(turns: Sequence[GameTurn], score: float) -> list[dict[str, Any
 
 
 def append_lines(path: Path, values: Sequence[Any]) -> None:
-    """Append JSON lines to a file with one write, so that a reader sees complete lines or an incomplete last one.
+    """Append JSON lines to a file with one write. For a concurrent reader, at most the last line is incomplete.
 
     Raises:
         OSError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""The routes of games. docs/reference/page-api.md describes each of them."""
+"""The routes of games. docs/reference/page-api.md describes each route."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class PlayRoutes:
     """The routes of `PersonGames`.
 
-    The client of environment servers is imported at the first request. An earlier import would make the start of the
-    page 1.5 times as long.
+    The first request imports the client of environment servers. An import at the start of the page would make the
+    start 1.5 times as long.
     """
 
     def __init__(self, catalog: Catalog, options: PlayOptions) -> None:

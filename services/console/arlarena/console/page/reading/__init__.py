@@ -1,1 +1,1 @@
-"""Reads the files of a run: bounded, without following links, while they grow."""
+"""Reads the files of a run while the run writes them. Reads have a maximum size, and follow no links."""

@@ -1,4 +1,4 @@
-"""The metrics of a run (`metrics.jsonl`), read while the file grows."""
+"""Reads the metrics of a run (`metrics.jsonl`). The file may grow at the same time."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import numpy.typing as npt
 from arlarena.console.page.reading.run_files import BoundedFiles, DamagedFile
 
 NAME = "metrics.jsonl"
-# Longer lines are skipped. A line of a run has about 3 kB.
+# Maximum length of a line in bytes. Longer lines are skipped. Normal lines have about 3 kB.
 LINE_BYTES = 1 << 20
-# Limits of the memory: 200,000 steps of 80 metrics take 128 MB.
+# These limits bound the memory. 200,000 steps with 80 metrics take 128 MB.
 MAX_STEPS, MAX_METRICS, MAX_VALUES = 200_000, 400, 20_000_000
-# Maximum number of bytes that one refresh reads, so that a request does not wait for a long file. `complete` is False
-# if the file is longer.
+# Maximum number of bytes that one refresh reads. It limits the duration of a request. `complete` is False if a part of
+# the file is not read yet.
 READ_BYTES = 64 << 20
 
 Floats = npt.NDArray[np.float64]
@@ -30,7 +30,7 @@ class MetricsTable:
     """A table of the metrics: one row for each step, one column for each metric. Safe for several threads."""
 
     def __init__(self, files: BoundedFiles) -> None:
-        """Read nothing yet."""
+        """Create an empty table. `refresh` reads the file."""
         self._files = files
         self._lock = threading.Lock()
         self._clear(0)
@@ -42,7 +42,7 @@ class MetricsTable:
         self.complete = True
 
     def refresh(self) -> None:
-        """Read the lines that were added. A replaced file (after a resume) is read again from its start."""
+        """Read the lines that were added. If a resumed run has replaced the file, read it from the start."""
         with self._lock:
             try:
                 file = self._files.open(NAME)
@@ -87,7 +87,7 @@ class MetricsTable:
                 column.append(nan)
 
     def _drop_from(self, step: int) -> None:
-        """Remove the rows from `step` on, which a run has repeated after a resume."""
+        """Remove the rows of `step` and of later steps. A resumed run repeats these steps."""
         if self._steps and step <= self._steps[-1]:
             first = bisect_left(self._steps, step)
             del self._steps[first:]
@@ -95,13 +95,13 @@ class MetricsTable:
                 del column[first:]
 
     def names(self) -> list[str]:
-        """The metrics, in the order of the file."""
+        """The names of the metrics, in the order of the file."""
         with self._lock:
             return list(self._columns)
 
     @property
     def last_step(self) -> int:
-        """The newest step; 0 without steps."""
+        """The newest step; 0 if there is no step."""
         with self._lock:
             return self._steps[-1] if self._steps else 0
 
@@ -111,7 +111,7 @@ class MetricsTable:
             return np.array(self._steps, dtype=np.float64)
 
     def column(self, name: str) -> Floats | None:
-        """The values of a metric, NaN where it was not recorded. None if the run does not have the metric."""
+        """The value of a metric in each step, NaN if it was not recorded. None if the run does not have the metric."""
         with self._lock:
             found = self._columns.get(name)
             return None if found is None else np.array(found, dtype=np.float64)
@@ -143,10 +143,10 @@ def _number(raw: msgspec.Raw) -> float:
 
 
 def thin(x: Floats, y: Floats, points: int) -> tuple[Floats, Floats, Floats | None, Floats | None]:
-    """Merge neighbouring values until at most `points` are left. Returns x, mean, minimum and maximum.
+    """Merge neighbouring values into at most `points` intervals. Returns x, mean, minimum and maximum of each interval.
 
-    x is the last x of each interval. Minimum and maximum are None if nothing was merged. Values that are not finite do
-    not count; an interval without finite values is NaN.
+    x is the last x of the interval. Minimum and maximum are None if nothing was merged. Values that are not finite are
+    ignored. The results of an interval without finite values are NaN.
     """
     if len(x) <= points:
         return x, y, None, None

@@ -1,9 +1,9 @@
 """Reads recorded groups and episodes, one record at a time.
 
 records/step-000020.records     groups with the figures of the loss (`proto.records.group_records`)
-groups/step-000020.msgpack      groups of earlier releases, and those for `arlarena replay`
-demonstrations.msgpack          groups of one episode
-episodes/after.jsonl            episodes of an evaluation, one line each
+groups/step-000020.msgpack      groups for `arlarena replay`, and groups of earlier releases
+demonstrations.msgpack          groups with one episode each
+episodes/after.jsonl            episodes of an evaluation, one per line
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_TURNS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The position of a record in its file: `offset` and `size` of its content in bytes, `number` from 0."""
+    """The position of a record in its file. `number`: from 0. `offset`, `size`: of the record's content, in bytes."""
 
     number: int
     offset: int
@@ -32,9 +32,9 @@ class Place:
 
 
 def frames(files: BoundedFiles, name: str, start: int = 0, number: int = 0) -> Iterator[tuple[Place, bytes]]:
-    """Yield the frames of a file of groups from the offset `start` (the frame with this `number`).
+    """Yield the frames of a file of groups from the byte offset `start`. `number`: the number of the frame at `start`.
 
-    Ends before an incomplete frame at the end of the file.
+    An incomplete frame at the end of the file is not yielded.
 
     Raises:
         DamagedFile: a frame is longer than `RECORD_BYTES`, or the file cannot be read.
@@ -62,9 +62,9 @@ def _next_frame(file: BinaryIO, name: str, number: int) -> bytes | None:
 
 
 def lines(files: BoundedFiles, name: str, start: int = 0, number: int = 0) -> Iterator[tuple[Place, bytes | None]]:
-    """Yield the complete lines of a file from the offset `start`.
+    """Yield the complete lines of a file from the byte offset `start`. `number`: the number of the line at `start`.
 
-    The content of a line that is longer than `RECORD_BYTES` is None.
+    If a line is longer than `RECORD_BYTES`, its content is None.
     """
     if (file := files.open(name)) is None:
         return
@@ -87,7 +87,7 @@ def group_record(name: str, data: bytes) -> GroupRecord:
     """Decode a frame of `records/`.
 
     Raises:
-        DamagedFile: the frame is no group record.
+        DamagedFile: the frame is not a group record.
     """
     try:
         return decode_frame(data, GroupRecord, RECORD_BYTES)
@@ -96,7 +96,7 @@ def group_record(name: str, data: bytes) -> GroupRecord:
 
 
 def step_record(name: str, data: bytes) -> StepRecord:
-    """Decode the first frame of a file of `records/`. Raises DamagedFile if the frame is no step record."""
+    """Decode the first frame of a file of `records/`. Raises DamagedFile if it is not a step record."""
     try:
         return decode_frame(data, StepRecord, RECORD_BYTES)
     except SchemaError as error:
@@ -104,7 +104,7 @@ def step_record(name: str, data: bytes) -> StepRecord:
 
 
 def plain_group(name: str, data: bytes) -> Group:
-    """Decode a frame of `groups/` or of demonstrations. Raises DamagedFile if the frame is no group."""
+    """Decode a frame of `groups/` or of demonstrations. Raises DamagedFile if it is not a group."""
     try:
         return decode_group(data)
     except SchemaError as error:
@@ -118,12 +118,12 @@ def episode_line(name: str, data: bytes) -> EpisodeLine:
     """Decode a line of an episodes file.
 
     Raises:
-        DamagedFile: the line is no episode, or has more than `MAX_TURNS` turns.
+        DamagedFile: the line is not an episode, or has more than `MAX_TURNS` turns.
     """
     try:
         line = _line_decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DamagedFile(name, f"not an episode: {error}") from error
     if len(line.turns) > MAX_TURNS:
-        raise DamagedFile(name, f"an episode of {len(line.turns)} turns; the limit is {MAX_TURNS}")
+        raise DamagedFile(name, f"an episode has {len(line.turns)} turns; the limit is {MAX_TURNS}")
     return line

@@ -1,7 +1,7 @@
 """Opens files of a run directory for reading.
 
-The directory is untrusted: another user or a container may have written it. No component of a name may be a symbolic
-link or "..", only regular files are opened, and every read has a limit.
+The directory is untrusted, because another user or a container may have written it. Therefore a file's name must not
+contain ".." or a symbolic link. Only regular files are opened. Every read has a maximum size.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-# The largest file that is read at once, such as config.toml or summary.json.
+# Maximum size in bytes of a file that is read as one piece, such as config.toml or summary.json.
 SMALL_FILE_BYTES = 16 << 20
-# The largest record: a group, or a line of an episodes file.
+# Maximum size of a record in bytes. A record is a group, or a line of an episodes file.
 RECORD_BYTES = 64 << 20
-# The largest number of files of one folder that are listed.
+# Maximum number of entries of a folder that are listed.
 MAX_FILES = 100_000
 
 
@@ -31,7 +31,7 @@ class DamagedFile(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """A file of a run. A file whose `inode` changes was replaced; a file whose `size` grows was appended to."""
+    """A file of a run. If `inode` changes, the file was replaced. If only `size` grows, data was appended."""
 
     name: str
     inode: int
@@ -50,7 +50,7 @@ class BoundedFiles:
         """Open a file. Returns None if it does not exist.
 
         Raises:
-            DamagedFile: the file is a link or no regular file, or may not be read.
+            DamagedFile: the file is a link, is not a regular file, or cannot be read.
         """
         parts = name.split("/")
         if any(part in ("", ".", "..") or "\0" in part for part in parts):
@@ -112,7 +112,7 @@ class BoundedFiles:
         return data
 
     def tail(self, name: str, max_bytes: int) -> bytes:
-        """Returns the last bytes of a file, from the start of a line. Empty if the file does not exist."""
+        """Returns the last `max_bytes` bytes of a file without an incomplete first line. b"" if there is no file."""
         if (file := self.open(name)) is None:
             return b""
         with file:
@@ -130,7 +130,7 @@ class BoundedFiles:
         return _state(name, found) if stat.S_ISREG(found.st_mode) else None
 
     def list(self, folder: str, suffix: str) -> list[FileState]:
-        """Returns the regular files of a folder whose names end in `suffix`, sorted by name, without hidden files."""
+        """Returns the regular files with the suffix `suffix` in a folder, sorted by name. Hidden files are left out."""
         try:
             if stat.S_ISLNK(os.lstat(self.root / folder).st_mode):
                 return []

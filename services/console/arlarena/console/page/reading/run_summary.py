@@ -1,4 +1,4 @@
-"""State and results of a run, from its small files. Missing or damaged files give None."""
+"""Reads the state and the results of a run from its small files. Missing or damaged files count as empty."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import tomli_w
 from arlarena.console.page.reading.run_files import BoundedFiles, DamagedFile
 from arlarena.proto.text.redaction import masked, redact
 
-# A run that is not locked counts as running if one of its files changed in this time.
+# Seconds. A run that is not locked counts as running if one of its files has changed in this time.
 ACTIVE_S = 120.0
-# Files that a live run changes often.
+# Files that a running run changes often.
 LIVE_FILES = ("progress/train-step.json", "progress/train.jsonl", "progress/clone.jsonl", "metrics.jsonl", "run.json")
 LOG_TAIL_BYTES, MAX_ALARMS = 1 << 20, 10_000
 
@@ -22,7 +22,7 @@ RunPhase = Literal["running", "finished", "stopped", "failed", "inactive"]
 
 
 def read_object(files: BoundedFiles, name: str) -> dict[str, Any]:
-    """Returns a JSON object of a file; {} if the file is missing, too large, or no JSON object."""
+    """Returns the JSON object in a file, or {} if the file is missing, is too large, or contains no JSON object."""
     try:
         data = files.read(name)
         return msgspec.json.decode(data, type=dict[str, Any]) if data else {}
@@ -31,7 +31,7 @@ def read_object(files: BoundedFiles, name: str) -> dict[str, Any]:
 
 
 def configuration(files: BoundedFiles) -> dict[str, Any]:
-    """Returns the tables of `config.toml`; {} if the file is missing or malformed."""
+    """Returns the tables of `config.toml`, or {} if the file is missing or malformed."""
     try:
         data = files.read("config.toml")
         return tomllib.loads(data.decode()) if data else {}
@@ -40,7 +40,7 @@ def configuration(files: BoundedFiles) -> dict[str, Any]:
 
 
 def table(tables: dict[str, Any], name: str) -> dict[str, Any]:
-    """Returns the table `name`, or {} if it is missing or no table."""
+    """Returns the table `name`, or {} if it is missing or is not a table."""
     found = tables.get(name)
     return found if isinstance(found, dict) else {}
 
@@ -48,7 +48,7 @@ def table(tables: dict[str, Any], name: str) -> dict[str, Any]:
 def is_locked(root: Path) -> bool | None:
     """Whether a process holds the lock of the run directory. None if the system does not list its locks.
 
-    Reads the system's list of locks. Taking the lock for a moment could make `arlarena up` fail.
+    Reads the system's list of locks. It does not try to take the lock, because `arlarena up` could then fail.
     """
     try:
         inode = (root / ".lock").stat().st_ino
@@ -59,7 +59,7 @@ def is_locked(root: Path) -> bool | None:
 
 
 def phase(files: BoundedFiles, now: float) -> RunPhase:
-    """Returns the state of a run."""
+    """Returns the state of a run at the time `now` (seconds since the epoch)."""
     if read_object(files, "run.json").get("finished") is True:
         return "finished"
     if is_locked(files.root):
@@ -77,7 +77,7 @@ def activity(files: BoundedFiles) -> dict[str, Any] | None:
 
 
 def evaluations(files: BoundedFiles) -> list[dict[str, Any]]:
-    """Returns the results of the evaluations, in the order of their files' times."""
+    """Returns the results of the evaluations, ordered by the modification times of their files."""
     found = sorted(files.list("eval_sets", ".json"), key=lambda file: file.mtime)
     kept = ("success", "ci95", "episodes", "environment", "by_kind", "by_difficulty", "return", "turns", "errors")
     results = []
@@ -89,7 +89,7 @@ def evaluations(files: BoundedFiles) -> list[dict[str, Any]]:
 
 
 def logged_alarms(files: BoundedFiles) -> list[dict[str, Any]]:
-    """Returns the warnings and errors in the tails of the logs, newest first."""
+    """Returns the newest `MAX_ALARMS` warnings and errors in the last parts of the logs, newest first."""
     alarms = []
     for file in files.list("logs", ".log"):
         try:
@@ -135,6 +135,6 @@ def _alarm(line: bytes) -> dict[str, Any] | None:
 
 
 def masked_configuration(files: BoundedFiles) -> str | None:
-    """Returns `config.toml` with secrets masked and without comments, or None if it cannot be read."""
+    """Returns `config.toml` with masked secrets and without comments, or None if the file cannot be read."""
     tables = configuration(files)
     return tomli_w.dumps(masked(tables)) if tables else None

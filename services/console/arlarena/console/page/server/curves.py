@@ -19,7 +19,7 @@ MAX_METRICS = 100
 
 @cache
 def glossary() -> list[tuple[re.Pattern[str], dict[str, str]]]:
-    """Returns the definitions of the training metrics: a pattern of names, and unit, description and module."""
+    """Returns (name pattern, definition) for the training metrics. A definition has unit, description and module."""
     text = resources.files("arlarena.proto").joinpath("metrics.toml").read_text("utf-8")
     result = []
     for key, (unit, description, module) in tomllib.loads(text)["training"].items():
@@ -30,7 +30,7 @@ def glossary() -> list[tuple[re.Pattern[str], dict[str, str]]]:
 
 
 def metric_list(runs: list[PageRun]) -> list[dict[str, str]]:
-    """Returns the metrics of the runs, in the order of the glossary; undefined metrics come last."""
+    """Returns the metrics of the runs, in the order of the glossary. Metrics without a definition come last."""
     names: dict[str, None] = {}
     for run in runs:
         run.metrics.refresh()
@@ -57,7 +57,7 @@ def series(runs: list[PageRun], metrics: list[str], x: str, points: int) -> dict
             column = run.metrics.column(metric)
             if column is None:
                 continue
-            length = min(len(axis), len(column))  # the run may have written a step in the meantime
+            length = min(len(axis), len(column))  # a step may be added between the two reads
             xs, ys, low, high = thin(axis[:length], column[:length], points)
             result.append(
                 {"run": run.id, "metric": metric, "x": _values(xs), "y": _values(ys)}

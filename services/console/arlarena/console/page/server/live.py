@@ -1,6 +1,6 @@
 """Server-sent events: new steps, states, alarms and the progress of indices.
 
-While a page is connected, one task reads the files of all runs every `POLL_S` seconds.
+As long as a page is connected, one task reads the files of all runs every `POLL_S` seconds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from arlarena.console.page.reading.run_summary import activity
 from arlarena.console.page.runs import Catalog, PageRun
 
 POLL_S, KEEP_ALIVE_S = 1.0, 15.0
-# Pause between two searches for new runs, which list the folders of the page.
+# Seconds between two searches for new runs. A search lists all folders of the page.
 SEARCH_S = 5.0
 MAX_CLIENTS = 64
 # Metrics of the event `step`.
@@ -26,7 +26,7 @@ Snapshot = dict[str, Any]
 
 
 def snapshot(run: PageRun) -> Snapshot:
-    """Returns the state of a run from which `events` computes the events."""
+    """Returns the state of a run. `events` compares two such states."""
     run.metrics.refresh()
     state = run.phase
     total, alarms = run.alarms(20)
@@ -42,7 +42,7 @@ def snapshot(run: PageRun) -> Snapshot:
 
 
 def events(run: str, before: Snapshot | None, now: Snapshot) -> list[tuple[str, dict[str, Any]]]:
-    """Returns the events (name, data) between two snapshots of a run. Without `before`: the current state."""
+    """Returns the changes from `before` to `now` as events (name, data). If `before` is None, all values are new."""
     old = before or {}
     found: list[tuple[str, dict[str, Any]]] = []
     if now["step"] != old.get("step"):

@@ -1,4 +1,4 @@
-"""The routes that read runs. docs/reference/page-api.md describes each of them."""
+"""The routes that read runs. docs/reference/page-api.md describes each route."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Handler = Callable[[Request], Any]
 
 
 def answering(handler: Handler) -> Callable[[Request], Any]:
-    """Returns an endpoint that replies with the JSON of `handler`, and converts its errors to `PageError`.
+    """Returns an endpoint that replies with the result of `handler` as JSON. Converts its errors to `PageError`.
 
     A handler that is not a coroutine function runs in a thread, because it reads files.
     """
@@ -53,7 +53,7 @@ def answering(handler: Handler) -> Callable[[Request], Any]:
 
 
 class RunRoutes:
-    """The routes of a catalog of runs."""
+    """The routes that read the runs of a catalog."""
 
     def __init__(self, catalog: Catalog, live: LiveRuns) -> None:
         self._catalog, self._live = catalog, live

@@ -1,7 +1,7 @@
-"""Access to the page: Host and Origin, the token, the size of requests, and headers of replies.
+"""Access to the page: checks of Host, Origin and token, the maximum size of requests, and security headers of replies.
 
-A web site in the same browser must not read or control the page. The Host check refuses DNS rebinding, and the Origin
-check refuses requests of other sites. On addresses other than loopback every request needs the token.
+A web site in the same browser must not read or control the page. The Host check prevents DNS rebinding. The Origin
+check refuses requests from other sites. If the server has a token, every request except to `OPEN_ROUTES` needs it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "arlarena_page"
-# The largest body of a request contains a reply of a person.
+# Maximum size of a request's body in bytes. The largest bodies contain a person's reply in a game.
 BODY_BYTES = 1 << 20
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -29,13 +29,13 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 SAFE_METHODS = ("GET", "HEAD")
-# Routes without a token.
+# Routes that need no token.
 OPEN_ROUTES = ("/api/health", "/login")
 LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "::1"))
 
 
 class PageError(Exception):
-    """An error with a status and a code. The message is for people."""
+    """An error reply: an HTTP status, a code for programs, and a message for people."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -43,18 +43,18 @@ class PageError(Exception):
 
 
 def json_response(value: object, status: int = 200) -> Response:
-    """Returns a JSON reply that no cache keeps. NaN and infinity become null."""
+    """Returns a JSON reply that caches must not store. NaN and infinity become null."""
     headers = {"Cache-Control": "no-store"}
     return Response(msgspec.json.encode(value), status, headers, media_type="application/json")
 
 
 def error_response(error: PageError) -> Response:
-    """Returns the reply of an error."""
+    """Returns the reply for an error."""
     return json_response({"error": {"code": error.code, "message": str(error)}}, error.status)
 
 
 def is_loopback(host: str) -> bool:
-    """True if a server on `host` can only be reached from this machine."""
+    """True if only this machine can reach a server on `host`."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -62,7 +62,7 @@ def is_loopback(host: str) -> bool:
 
 
 def host_name(host: str) -> str:
-    """Returns the name in a Host header, without port and brackets, in lower case. "" if it is malformed."""
+    """Returns the name in a Host header, without port and brackets, in lower case. "" if the header is malformed."""
     try:
         return (urlsplit(f"//{host}").hostname or "").lower()
     except ValueError:
@@ -70,10 +70,10 @@ def host_name(host: str) -> str:
 
 
 class AccessRules:
-    """Decides which requests are answered."""
+    """The rules that a request must satisfy."""
 
     def __init__(self, host: str, token: str | None, names: Collection[str] = ()) -> None:
-        """`host`: the bound address. `token`: needed on other addresses than loopback. `names`: further host names."""
+        """`host`: the bound address. `token`: None if requests need no token. `names`: further host names."""
         self._token = token
         self._loopback = is_loopback(host)
         self._names = LOOPBACK_NAMES | {name.lower() for name in names} | {host.lower()}
@@ -86,7 +86,9 @@ class AccessRules:
         """
         name = host_name(headers.get("host", ""))
         if name not in self._names and (self._loopback or not _is_address(name)):
-            raise PageError(403, "forbidden", "the Host header names no address of this server")
+            raise PageError(
+                403, "forbidden", "the Host header does not name this server (option --allow-host adds names)"
+            )
         if method not in SAFE_METHODS:
             self._check_origin(headers)
         if self._token is None or path in OPEN_ROUTES:
@@ -94,13 +96,17 @@ class AccessRules:
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = bearer.strip() if scheme.lower() == "bearer" else cookie
         if not self.accepts(given):
-            raise PageError(401, "unauthorized", "give the token: /login?token=TOKEN, or Authorization: Bearer TOKEN")
+            raise PageError(
+                401,
+                "unauthorized",
+                "the token is missing or wrong: open /login?token=TOKEN, or send Authorization: Bearer TOKEN",
+            )
 
     @staticmethod
     def _check_origin(headers: Headers) -> None:
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
-            raise PageError(403, "forbidden", "the Origin header is that of another site")
+            raise PageError(403, "forbidden", "the Origin header names another site")
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
             raise PageError(403, "forbidden", "the request comes from another site")
 
@@ -118,7 +124,7 @@ def _is_address(name: str) -> bool:
 
 
 class AccessMiddleware:
-    """Applies `AccessRules`, the limit of a request's body, and the headers of all replies."""
+    """Checks requests with `AccessRules`, limits the size of their bodies, and adds `HEADERS` to replies."""
 
     def __init__(self, app: ASGIApp, rules: AccessRules) -> None:
         self._app, self._rules = app, rules
@@ -155,7 +161,7 @@ class AccessMiddleware:
 
 
 def login(rules: AccessRules, request: Request) -> Response:
-    """Answer `GET /login?token=TOKEN`: set the cookie and go to the page.
+    """Answer `GET /login?token=TOKEN`: set the cookie and redirect to the page.
 
     Raises:
         PageError: the token is wrong.

@@ -1,4 +1,4 @@
-/** Starts the page: the header, the shortcuts of all views, and the view that the address names. */
+/** Starts the page: the header, the shortcuts of all views, and the view in the address. */
 
 import { fill, h, visible } from "./core/dom.js";
 import { bind, listen, showHelp } from "./core/keys.js";
@@ -11,11 +11,11 @@ import { startTheme } from "./core/theme.js";
 /**
  * @typedef {import("./core/route.js").Route} Route
  * @typedef {object} View
- * @property {(route: Route) => boolean} [update] shows another route in the same view; returns false if this is not possible
+ * @property {(route: Route) => boolean} [update] shows another route in the same view; returns false if the view cannot show it
  * @typedef {(root: HTMLElement, route: Route, signal: AbortSignal) => Promise<View | void> | View | void} Mount
  */
 
-/** Views are loaded when they are first shown.
+/** The module of a view is loaded when the view is first shown.
  * @type {Record<string, () => Promise<{mount: Mount}>>} */
 const VIEWS = {
   runs: () => import("./views/runs.js"),
@@ -30,7 +30,7 @@ const VIEWS = {
 const NAV = [["runs", "Runs", "r"], ["curves", "Curves", "c"], ["groups", "Groups", "g"], ["episodes", "Episodes", "e"],
   ["behaviour", "Behaviour", "b"], ["play", "Play", "y"]];
 
-/** Views whose address contains a run. */
+/** Views with a run in their address. */
 const OF_A_RUN = ["run", "groups", "episodes", "episode", "behaviour"];
 
 const main = /** @type {HTMLElement} */ (document.getElementById("main"));
@@ -39,7 +39,7 @@ let aborter = new AbortController();
 let view;
 let shown = "";
 
-/** Returns the address of a view for the run that was viewed last. @param {string} name */
+/** Returns the address of a view. The view shows the run that was viewed last. @param {string} name */
 function target(name) {
   if (name === "runs") return href(["runs"]);
   if (name === "play") return href(["play"], { run: chosenRun() });
@@ -89,14 +89,14 @@ async function show() {
   document.title = [heading?.textContent, run, "ARLArena"].filter(Boolean).join(" · ");
   heading?.setAttribute("tabindex", "-1");
   if (!first && !root.contains(document.activeElement)) heading?.focus({ preventScroll: true });
-  if (!first && name !== before) scrollTo(0, 0); // keep the position when the user compares siblings
+  if (!first && name !== before) scrollTo(0, 0); // in the same view, keep the scroll position: the user may compare siblings
   main.dataset.ready = name;
 }
 
 const nextTheme = startTheme(/** @type {HTMLButtonElement} */ (document.getElementById("theme")));
 document.getElementById("help")?.addEventListener("click", showHelp);
 document.getElementById("skip")?.addEventListener("click", (event) => {
-  event.preventDefault(); // the part after "#" of the address is the state of the page
+  event.preventDefault(); // the link must not change the state of the page, which is after "#" in the address
   main.focus();
 });
 bind("Page", [

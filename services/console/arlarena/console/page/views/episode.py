@@ -1,4 +1,4 @@
-"""JSON objects of one episode, of a turn, and of the visits of a state."""
+"""JSON objects of an episode, of a turn, and of the visits to a state."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from arlarena.proto.records.group_records import INSIDE, MemberRecord, TurnFigur
 from arlarena.proto.text.wording import printable
 from arlarena.proto.trajectory import Trajectory, Turn, prompt_lengths
 
-# Limits of one reply of the server. Text is cut, and `truncated` is then true.
+# Limits of one reply of the server. If a text was cut, `truncated` is true.
 TEXT_CHARS, PREVIEW_CHARS, MAX_TOKENS, MAX_ACTIONS, MAX_TURNS = 1_000_000, 200, 20_000, 2_000, 2_000
 
 
 def shown_text(text: str | None) -> dict[str, Any] | None:
-    """Returns a text of at most `TEXT_CHARS` characters."""
+    """Returns the object of a text: at most `TEXT_CHARS` characters, and whether the text was cut."""
     return None if text is None else {"text": text[:TEXT_CHARS], "truncated": len(text) > TEXT_CHARS}
 
 
@@ -31,17 +31,17 @@ def floats(data: bytes) -> npt.NDArray[np.float32]:
 
 
 def rounded(values: npt.NDArray[np.float32]) -> list[float | None]:
-    """Returns values for JSON: the shortest decimal of each float32; None if it is not finite."""
+    """Returns values for JSON: the shortest decimal of each float32, or None if it is not finite."""
     return [float(str(value)) if np.isfinite(value) else None for value in values]
 
 
 def mean(values: npt.NDArray[np.float32]) -> float | None:
-    """Returns the mean, or None without values."""
+    """Returns the mean, or None if there are no values."""
     return float(values.mean(dtype=np.float64)) if len(values) else None
 
 
 def visits_of(loaded: LoadedEpisode) -> Counter[str]:
-    """Returns the number of turns in each state, over all episodes of the group, or over an episode without group."""
+    """Counts the turns in each state: in all episodes of the group, or in an episode that has no group."""
     episodes = loaded.group.trajectories if loaded.group else (loaded.trajectory,)
     return Counter(turn.state_key for episode in episodes for turn in episode.turns if turn.state_key)
 
@@ -51,7 +51,7 @@ def _at(values: tuple[Any, ...], turn: int) -> Any:
 
 
 def figure_means(figures: TurnFigures | None) -> dict[str, Any]:
-    """Returns means over the tokens of a turn, for lists. All are None without figures."""
+    """Returns means over the tokens of a turn, for lists. If `figures` is None, all values are None."""
     if figures is None:
         return dict.fromkeys(("mean_ratio", "mean_entropy", "outside", "kept"))
     clip = np.frombuffer(figures.clip, dtype=np.uint8)
@@ -193,7 +193,7 @@ def _token_lists(turn: Turn, figures: TurnFigures | None, tokens: RunTokenizer) 
     sampled = np.flatnonzero(turn.mask())
 
     def aligned(values: npt.NDArray[Any]) -> list[Any]:
-        """One value for each token, None where the mask is 0."""
+        """Returns one value for each token: None if the token's mask is 0."""
         placed: list[Any] = [None] * len(turn.loss_mask)
         for place, value in zip(sampled.tolist(), values, strict=False):
             placed[place] = value

@@ -1,4 +1,4 @@
-"""JSON objects of the groups of a step, and of behaviour."""
+"""JSON objects of the groups of a step, and of the behaviour view."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from arlarena.console.page.views.episode import floats, mean
 from arlarena.console.page.views.records import LoadedEpisode, RecordCache
 from arlarena.proto.records.group_records import FOLDER, INSIDE, MemberRecord
 
-# Maximum number of transitions in a list, of steps of flows.jsonl, and of bytes that are read from flows.jsonl.
+# Maximum number of transitions in a list, of steps in `flows`, and of bytes that are read from flows.jsonl.
 MAX_PAIRS, MAX_FLOW_STEPS, FLOWS_BYTES = 200, 200, 64 << 20
 
 
@@ -120,7 +120,7 @@ def _side(
     steps: list[int] | None = None,
 ) -> dict[str, Any]:
     outcomes: dict[str, Any] = {}
-    # A step can have files in `groups/` and `records/` with the same groups: count each transition only once.
+    # A step may have the same groups in `groups/` and in `records/`. Each transition is counted only once.
     once = (
         f"(source != 'training' OR file IN (SELECT id FROM files WHERE name LIKE '{FOLDER}/%') OR step NOT IN "
         "(SELECT step FROM heads))"

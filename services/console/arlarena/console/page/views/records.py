@@ -17,7 +17,7 @@ from arlarena.console.page.reading.run_summary import read_object
 from arlarena.proto.records.group_records import FOLDER, GroupRecord, MemberRecord, StepRecord
 from arlarena.proto.trajectory import Group, Task, Trajectory
 
-# Maximum number of decoded records in the cache, and of their encoded bytes in total.
+# Maximum number of decoded records in the cache. Maximum total size of their encoded form, in bytes.
 CACHED_RECORDS, CACHED_BYTES = 16, 32 << 20
 
 
@@ -25,7 +25,7 @@ CACHED_RECORDS, CACHED_BYTES = 16, 32 << 20
 class LoadedEpisode:
     """An episode. `group`: None for an evaluation. `record`: None if the run recorded no figures of the episode.
 
-    `options`: the environment's options, which only the files of people's games contain; else None.
+    `options`: the environment's options, or None if they were not recorded. Only games of people record them.
     """
 
     row: dict[str, Any]
@@ -63,7 +63,7 @@ class RecordCache:
     """Reads records of one run. Safe for several threads."""
 
     def __init__(self, files: BoundedFiles, database: RunDatabase) -> None:
-        """Read nothing yet."""
+        """Create an empty cache."""
         self._files, self._database = files, database
         self._lock = threading.Lock()
         self._cached: OrderedDict[tuple[str, int, int], tuple[Any, int]] = OrderedDict()
@@ -82,7 +82,7 @@ class RecordCache:
         """Returns an episode, or None if the index has no such key.
 
         Raises:
-            DamagedFile: the record cannot be read any more.
+            DamagedFile: the record can no longer be read.
         """
         row = self.row(key)
         return self.load(row) if row else None

@@ -1,6 +1,6 @@
-"""Marks the tags of a reply, and describes format errors.
+"""Marks the tags of a reply, and describes errors of a reply.
 
-A run does not record the parser of its environment, so the marks follow from the tags in the reply itself.
+The marks are derived only from the tags in the reply, because a run does not record its environment's parser.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from arlarena.proto.trajectory import Turn
 
 _TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9_-]{0,30})>")
-# Maximum number of tags of a reply that are read.
+# Maximum number of tags that are read in one reply.
 MAX_TAGS = 200
 
 
@@ -30,7 +30,7 @@ def reply_marks(text: str) -> list[dict[str, Any]]:
 
 
 def format_problems(turn: Turn) -> list[str]:
-    """Returns the likely format errors of a reply as sentences. Empty if format and action are valid."""
+    """Returns the likely errors of a reply as sentences. Empty if format and action are valid."""
     if turn.format_valid and turn.action_valid:
         return []
     problems = []

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from arlarena.console.page.reading.run_files import BoundedFiles, DamagedFile
 
-# A tokenizer of 150,000 tokens is a file of 11 MB.
+# Maximum size of a tokenizer's file in bytes. The file of a tokenizer with 150,000 tokens has 11 MB.
 TOKENIZER_BYTES = 64 << 20
 
 
@@ -17,7 +17,7 @@ class RunTokenizer:
     """The tokenizer of one run, loaded at its first use. Safe for several threads."""
 
     def __init__(self, files: BoundedFiles) -> None:
-        """Load nothing yet."""
+        """Create the object without loading the tokenizer."""
         self._files = files
         self._lock = threading.Lock()
         self._tokenizer: Tokenizer | None = None
@@ -45,7 +45,7 @@ class RunTokenizer:
                     return Tokenizer.from_str(data.decode())
             except (DamagedFile, UnicodeDecodeError):
                 continue
-            except Exception:  # the library raises no narrower type for a malformed tokenizer
+            except Exception:  # for a malformed tokenizer, the library raises only this type
                 continue
         return None
 

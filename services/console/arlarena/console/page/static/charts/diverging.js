@@ -1,10 +1,10 @@
-/** The diverging scale of advantages: two hues around 0, and a sign, because some users cannot see the colours. */
+/** The colours of advantages: one hue above 0, and one below. A sign is also shown, because some users cannot distinguish hues. */
 
 const LEVELS = 5;
 
 /**
- * Returns the class of a value: "p1" to "p5" above 0, "m1" to "m5" below, "z" at 0, "" if unknown.
- * @param {number | null | undefined} value @param {number} largest value of the strongest colour, above 0 @returns {string}
+ * Returns the class of a value: "p1" to "p5" above 0, "m1" to "m5" below 0, "z" at 0, "" for an unknown value.
+ * @param {number | null | undefined} value @param {number} largest the value with the strongest colour, above 0 @returns {string}
  */
 export function level(value, largest) {
   if (value === null || value === undefined) return "";

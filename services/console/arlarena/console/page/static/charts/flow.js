@@ -1,4 +1,4 @@
-/** A flow from actions to the actions that follow them. */
+/** Draws a flow diagram of transitions: actions on the left, the next actions on the right. */
 
 import { svg } from "../core/dom.js";
 import { percent } from "../core/format.js";

@@ -11,8 +11,8 @@ import { nearest, smooth } from "./smoothing.js";
  * @property {number} style number of the style of line, from 0
  * @property {number[]} x ascending
  * @property {(number | null)[]} y
- * @property {(number | null)[] | null} [low] minimum of merged steps
- * @property {(number | null)[] | null} [high]
+ * @property {(number | null)[] | null} [low] minimum of the merged steps
+ * @property {(number | null)[] | null} [high] maximum of the merged steps
  * @property {boolean} [thin] a secondary curve
  *
  * @typedef {object} ChartState
@@ -22,7 +22,7 @@ import { nearest, smooth } from "./smoothing.js";
  * @property {number} smoothing in [0, 1)
  * @property {boolean} log
  * @property {{x: number, label: string}[]} [marks] alarms
- * @property {[number, number] | null} [domain] a fixed y axis, so that several charts can be compared
+ * @property {[number, number] | null} [domain] a fixed range of the y axis, for charts that are compared
  *
  * @typedef {object} ChartOptions
  * @property {string} title
@@ -77,7 +77,7 @@ export class LineChart {
     this.draw();
   }
 
-  /** The curves with smoothing, and the visible range. */
+  /** Returns the smoothed curves, the full range and the visible range of the x axis. */
   prepared() {
     const { curves, smoothing, range } = this.state;
     const xs = curves.flatMap((curve) => [curve.x[0], curve.x.at(-1)]).filter((x) => x !== undefined);
@@ -93,12 +93,12 @@ export class LineChart {
     this.log.setAttribute("aria-pressed", String(state.log));
     this.plot.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.plot.setAttribute("height", height);
-    if (!this.loaded) return; // the curves are on their way
+    if (!this.loaded) return; // the curves are not loaded yet
     const ys = yValues(lines, visible, state.log);
     this.lines = lines;
     this.full = full;
     if (ys.length === 0) {
-      const text = state.log && lines.length ? "No value above 0 to show on a logarithmic axis" : "No values in this range";
+      const text = state.log && lines.length ? "No value above 0 for a logarithmic axis" : "No values in this range";
       fill(this.plot, svg("text", { x: width / 2, y: height / 2, class: "empty" }, text));
       this.plot.setAttribute("aria-label", `${title}: ${text}`);
       fill(this.values);
@@ -158,7 +158,7 @@ export class LineChart {
         continue;
       }
       const place = `${this.x?.at(xs[index] ?? 0).toFixed(1)},${this.y?.at(value).toFixed(1)}`;
-      const lonely = !open && (ys[index + 1] ?? null) === null; // a point without neighbours: a short line
+      const lonely = !open && (ys[index + 1] ?? null) === null; // draw a point without neighbours as a short line
       text += `${open ? "L" : "M"}${place}${lonely ? "m-2,0h4" : ""}`;
       open = true;
     }
@@ -185,7 +185,7 @@ export class LineChart {
     });
   }
 
-  /** Shows the values at `x`; null: the last values. @param {number | null} x */
+  /** Shows the values at `x`. If `x` is null, shows the last values. @param {number | null} x */
   showCursor(x) {
     this.cursor = x;
     if (!this.lines || !this.x || !this.y) return;
@@ -234,7 +234,7 @@ export class LineChart {
     this.plot.addEventListener("blur", () => this.move(null));
   }
 
-  /** The x value of the first curve that is nearest. @param {number} x @returns {number} */
+  /** Returns the x value of the first curve that is nearest to `x`. @param {number} x @returns {number} */
   nearestX(x) {
     const xs = this.lines?.[0]?.x ?? [];
     return xs[nearest(xs, x)] ?? x;
@@ -297,7 +297,7 @@ function lastOf(values) {
   return values.findLast((value) => value !== null) ?? null;
 }
 
-/** Returns a short line in a style, for legends. @param {number} style @param {boolean} [thin] @returns {SVGElement} */
+/** Returns a short line with the style of a curve, for legends. @param {number} style @param {boolean} [thin] @returns {SVGElement} */
 export function sample(style, thin = false) {
   return svg("svg", { class: "sample", viewBox: "0 0 22 8", width: 22, height: 8, "aria-hidden": "true" },
     svg("path", { class: `line s${style % 8}${thin ? " thin" : ""}`, d: "M1,4H21" }));

@@ -10,7 +10,7 @@
 
 /**
  * Returns a linear scale.
- * @param {[number, number]} domain @param {[number, number]} range @param {number} count about as many ticks
+ * @param {[number, number]} domain @param {[number, number]} range @param {number} count approximate number of ticks
  * @returns {Scale}
  */
 export function linear(domain, range, count) {
@@ -25,7 +25,7 @@ export function linear(domain, range, count) {
 }
 
 /**
- * Returns a logarithmic scale; the domain must be positive.
+ * Returns a logarithmic scale. The domain must be positive.
  * @param {[number, number]} domain @param {[number, number]} range @param {number} count @returns {Scale}
  */
 export function logarithmic(domain, range, count) {
@@ -56,7 +56,7 @@ function linearTicks(low, high, count) {
 }
 
 /**
- * Returns the labels of ticks, all with the same decimals.
+ * Returns the labels of ticks. All labels have the same number of decimals.
  * @param {number[]} ticks @param {string} unit "share" is shown as per cent @returns {string[]}
  */
 export function tickLabels(ticks, unit) {
@@ -84,11 +84,11 @@ function oneLabel(value, largest, gap) {
   return `${minus((value / divisor).toFixed(decimals(gap / divisor)))}${suffix}`;
 }
 
-/** Returns how many decimals tell multiples of a step apart. @param {number} step @returns {number} */
+/** Returns the number of decimals that multiples of `step` need. @param {number} step @returns {number} */
 function decimals(step) {
   const places = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
   const whole = Math.abs(step * 10 ** places - Math.round(step * 10 ** places)) < 1e-6;
-  return Math.min(6, whole ? places : places + 1); // a step of 2.5 needs one decimal more
+  return Math.min(6, whole ? places : places + 1); // a step such as 2.5 needs one more decimal
 }
 
 /** @param {string} text */

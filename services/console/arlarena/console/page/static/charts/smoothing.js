@@ -1,8 +1,8 @@
-/** Smoothing of curves, and searching in them. */
+/** Smooths curves, and finds values in curves. */
 
 /**
  * Returns the exponential moving average with bias correction, as in Adam: s_t = β s_{t−1} + (1 − β) y_t, divided by
- * 1 − β^t. Missing values stay missing and change nothing.
+ * 1 − β^t. Missing values stay missing, and do not affect the average.
  * @param {(number | null)[]} values @param {number} beta in [0, 1) @returns {(number | null)[]}
  */
 export function smooth(values, beta) {
@@ -17,7 +17,7 @@ export function smooth(values, beta) {
 }
 
 /**
- * Returns the index of the value that is nearest to `wanted`, or −1 without values.
+ * Returns the index of the value that is nearest to `wanted`, or −1 if there are no values.
  * @param {(number | null)[]} sorted @param {number} wanted @returns {number}
  */
 export function nearest(sorted, wanted) {

@@ -1,6 +1,6 @@
-/** Requests to the server of this page. Addresses are relative, so the page works behind a proxy with a path. */
+/** Requests to the server of this page. Addresses are relative. The page therefore also works behind a proxy that adds a path. */
 
-/** An error reply, or no reply (`status` 0). */
+/** An error reply. If there was no reply, `status` is 0. */
 export class ApiError extends Error {
   /** @param {number} status @param {string} code @param {string} message */
   constructor(status, code, message) {
@@ -35,7 +35,7 @@ async function request(address, options) {
 
 /**
  * Returns the JSON of a route.
- * @param {string} path @param {Record<string, unknown>} [query] empty values are left out
+ * @param {string} path @param {Record<string, unknown>} [query] parameters with empty values are left out
  * @param {AbortSignal} [signal]
  * @returns {Promise<any>}
  */
@@ -55,7 +55,7 @@ export function send(method, path, body = {}) {
 }
 
 /**
- * A cache of replies that do not change, for example turns of an episode. The oldest entry is dropped first.
+ * A cache of replies that do not change, for example turns of an episode. The reply that was not used for the longest time is dropped first.
  */
 export class ReplyCache {
   /** @param {number} size */

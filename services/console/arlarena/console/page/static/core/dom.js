@@ -1,16 +1,16 @@
 /** Elements of the page. Text from runs is shown only through `visible` and as text nodes, never as HTML. */
 
 const SVG = "http://www.w3.org/2000/svg";
-/** Characters of a long text that are shown at first, and with each further press of "Show more". */
+/** Numbers of characters of a long text: shown at first, and added by each press of "Show more". */
 const FIRST_CHARS = 8_000;
 const MORE_CHARS = 100_000;
-/** Attributes whose value a person reads. */
+/** Attributes with texts for people. */
 const TEXTS = ["title", "aria-label", "alt", "placeholder"];
 
 /**
  * @typedef {Node | string | number | null | undefined | false | Child[]} Child
- * @typedef {Record<string, unknown>} Properties `on…`: listeners; `data`: data attributes; `true`: an empty attribute;
- *   null and false are left out
+ * @typedef {Record<string, unknown>} Properties `on…`: a listener; `data`: data attributes; the value `true`: an
+ *   empty attribute; the values null and false: no attribute
  */
 
 /** @param {Element} element @param {Properties} properties */
@@ -70,7 +70,7 @@ export function fill(element, ...children) {
 const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
 
 /**
- * Makes control characters and characters that reorder text visible, so that a text cannot imitate another text.
+ * Makes control characters visible, and characters that reorder text. Otherwise a text could look like another text.
  * @param {string} text @returns {string}
  */
 export function visible(text) {
@@ -82,7 +82,7 @@ export function visible(text) {
 }
 
 /**
- * Returns a block with a text from a run. Of a long text, the first part is shown, and a button shows more.
+ * Returns a block with a text from a run. If the text is long, the block shows the first part and a button for more.
  * @param {string | null | undefined} text
  * @param {{class?: string, truncated?: boolean, label?: string}} [options] `truncated`: the server has cut the text
  * @returns {HTMLElement}
@@ -115,7 +115,7 @@ export function announce(text) {
   /** @type {HTMLElement} */ (document.getElementById("announce")).textContent = text;
 }
 
-/** Returns a mark with an icon and a text, so that colour is not the only signal.
+/** Returns a mark with an icon and a text, because colour must not be the only signal.
  * @param {"good" | "bad" | "warn" | "plain"} tone @param {string} label @param {string} [title] @returns {HTMLElement} */
 export function badge(tone, label, title) {
   const icon = { good: "✓", bad: "✗", warn: "!", plain: "·" }[tone];
@@ -127,7 +127,7 @@ export function abbr(short, long) {
   return h("abbr", { title: long }, short);
 }
 
-/** Returns a name in which "A_E" and similar symbols have a subscript. @param {string} name @returns {Node[]} */
+/** Returns the nodes of a name. In symbols such as "A_E", the part after "_" is a subscript. @param {string} name @returns {Node[]} */
 export function symbol(name) {
   return name.split(/([A-Zπ]_\w+)/).filter(Boolean).map((part) => {
     const [letter, index] = part.split("_");

@@ -18,7 +18,7 @@ export function num(value, digits = 3) {
 /** @param {string} text */
 const minus = (text) => text.replaceAll("-", "−");
 
-/** Returns a number with a fixed number of decimals and always a sign. @param {number | null | undefined} value
+/** Returns a number with a fixed number of decimals and with a sign. 0 has no sign. @param {number | null | undefined} value
  * @param {number} [decimals] @returns {string} */
 export function signed(value, decimals = 2) {
   if (value === null || value === undefined) return NONE;
@@ -26,7 +26,7 @@ export function signed(value, decimals = 2) {
   return Number(text) === 0 ? text : `${value < 0 ? "−" : "+"}${text}`;
 }
 
-/** Returns a number with fixed decimals. @param {number | null | undefined} value @param {number} [decimals] */
+/** Returns a number with a fixed number of decimals. @param {number | null | undefined} value @param {number} [decimals] */
 export function fixed(value, decimals = 2) {
   if (value === null || value === undefined) return NONE;
   const text = value.toFixed(decimals);

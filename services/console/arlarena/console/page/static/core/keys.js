@@ -1,4 +1,4 @@
-/** Keyboard shortcuts: those of the page and of the view, and the dialog that lists them. */
+/** Keyboard shortcuts of the page and of the current view, and the dialog that lists these shortcuts. */
 
 import { fill, h } from "./dom.js";
 
@@ -13,14 +13,14 @@ import { fill, h } from "./dom.js";
 const scopes = new Map();
 const NAMES = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", " ": "Space" };
 
-/** Sets the shortcuts of a scope ("Page" or the name of a view); an empty list removes it.
+/** Sets the shortcuts of a scope ("Page" or "View"). An empty list removes the scope.
  * @param {string} scope @param {Shortcut[]} shortcuts */
 export function bind(scope, shortcuts) {
   if (shortcuts.length) scopes.set(scope, shortcuts);
   else scopes.delete(scope);
 }
 
-/** Whether the user is typing, or the focused element has used or needs the key. @param {KeyboardEvent} event */
+/** Whether shortcuts must ignore the event: the user is typing, or the focused element uses the key. @param {KeyboardEvent} event */
 function isTaken(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return true;
   const target = /** @type {HTMLElement} */ (event.target);

@@ -28,7 +28,7 @@ export function lastState(run) {
 }
 
 /**
- * Connects. EventSource itself connects again after an interruption.
+ * Connects to the server. After an interruption, the EventSource connects again by itself.
  * @param {HTMLElement} status shows how many runs are live, or that the server does not answer
  */
 export function connect(status) {
@@ -38,7 +38,7 @@ export function connect(status) {
     const open = [...indices.values()].filter((each) => !each.ready);
     const share = open.reduce((sum, each) => sum + each.progress, 0) / open.length;
     status.className = running ? "live on" : "live";
-    status.title = open.length ? "The index of the episodes is being built; lists of episodes are incomplete until then" : "";
+    status.title = open.length ? "The index is not complete yet, so lists of episodes are not complete either" : "";
     status.textContent = [running && `${running} live`, open.length && `Indexing ${percent(share, 0)}`].filter(Boolean).join(" · ");
   };
   source.addEventListener("error", () => {

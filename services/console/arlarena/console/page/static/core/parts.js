@@ -1,4 +1,4 @@
-/** Parts that several views use: headings, states of loading and of errors, pages of lists, fields. */
+/** Elements that several views use: headings, messages about loading and errors, controls of lists, fields. */
 
 import { badge, h } from "./dom.js";
 import { count, plural } from "./format.js";
@@ -12,8 +12,8 @@ export function loading(text = "Loading…") {
 
 const ADVICE = {
   401: "Open /login?token=TOKEN with the token of the server.",
-  404: "The run may have been moved, or an older release wrote it without these data.",
-  503: "Try again in some seconds.",
+  404: "The run may have been moved. A run of an older release may not contain these data.",
+  503: "Try again in a few seconds.",
 };
 
 /** Returns the description of an error, with advice. @param {unknown} error @param {() => void} [retry] @returns {HTMLElement} */
@@ -26,7 +26,7 @@ export function failure(error, retry) {
     retry && h("button", { type: "button", onclick: retry }, "Try again"));
 }
 
-/** Returns the notice of an empty view, with advice. @param {string} title @param {...import("./dom.js").Child} advice
+/** Returns the notice for an empty view, with advice. @param {string} title @param {...import("./dom.js").Child} advice
  * @returns {HTMLElement} */
 export function empty(title, ...advice) {
   return h("div", { class: "state" }, h("p", {}, h("strong", {}, title)), advice.length > 0 && h("p", {}, advice));
@@ -84,7 +84,7 @@ export function table(label, head, rows) {
   return scrollBlock(label, h("table", {}, h("thead", {}, head), h("tbody", {}, rows)));
 }
 
-/** Returns a block that scrolls and can be focused; its right edge shows whether it has more. @param {string} label
+/** Returns a block that scrolls and can be focused. Its right edge is marked as long as more content is to the right. @param {string} label
  * @param {...import("./dom.js").Child} children @returns {HTMLElement} */
 export function scrollBlock(label, ...children) {
   const block = h("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": label }, children);
@@ -94,12 +94,12 @@ export function scrollBlock(label, ...children) {
   return block;
 }
 
-/** Returns a list of names and values; a third element "full" gives the pair a row of its own. @param {[import("./dom.js").Child, import("./dom.js").Child, string?][]} pairs */
+/** Returns a list of names and values. With a third element "full", a pair has a separate row. @param {[import("./dom.js").Child, import("./dom.js").Child, string?][]} pairs */
 export function facts(pairs) {
   return h("dl", { class: "facts" }, pairs.map(([name, value, kind]) => h("div", { class: kind }, h("dt", {}, name), h("dd", {}, value || value === 0 ? value : "–"))));
 }
 
-/** Returns a function that calls `action` when `delay` ms have passed since its last call. @param {() => void} action @param {number} delay */
+/** Returns a function that calls `action`, `delay` ms after the last call of the function. @param {() => void} action @param {number} delay */
 export function debounced(action, delay) {
   let timer = 0;
   return () => {
@@ -108,7 +108,7 @@ export function debounced(action, delay) {
   };
 }
 
-/** Returns a function that calls `action` after `delay` ms. Further calls in this time have no effect. @param {() => void} action @param {number} delay */
+/** Returns a function that calls `action` after `delay` ms. Further calls during this time have no effect. @param {() => void} action @param {number} delay */
 export function throttled(action, delay) {
   let timer = 0;
   return () => {

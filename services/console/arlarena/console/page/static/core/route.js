@@ -1,4 +1,4 @@
-/** The state of the page is in the part of its address after "#", so that an address can be shared. */
+/** Reads and changes the state of the page: the part of its address after "#". Users can share such an address. */
 
 /**
  * @typedef {object} Route
@@ -24,7 +24,7 @@ function decode(text) {
 /**
  * Returns an address of this page.
  * @param {(string | number)[]} path
- * @param {Record<string, unknown> | URLSearchParams} [query] empty values are left out
+ * @param {Record<string, unknown> | URLSearchParams} [query] parameters with empty values are left out
  * @returns {string}
  */
 export function href(path, query = {}) {
@@ -35,7 +35,7 @@ export function href(path, query = {}) {
   return `#/${joined}${text ? `?${text.replaceAll("%2C", ",")}` : ""}`;
 }
 
-/** Goes to an address; `replace`: without a new entry in the history. @param {string} to @param {boolean} [replace] */
+/** Goes to an address. `replace`: adds no entry to the history. @param {string} to @param {boolean} [replace] */
 export function go(to, replace = false) {
   if (!replace) location.hash = to;
   else {
@@ -45,7 +45,7 @@ export function go(to, replace = false) {
 }
 
 /**
- * Changes parameters of the address without showing the view again.
+ * Changes parameters of the address. The view is not drawn again.
  * @param {Record<string, unknown>} changes null and "" remove a parameter
  */
 export function setQuery(changes) {

@@ -14,7 +14,7 @@ export async function loadRuns(signal) {
   return runs;
 }
 
-/** Returns the list that was loaded last. @returns {any[]} */
+/** Returns the list of runs that was loaded last. @returns {any[]} */
 export function knownRuns() {
   return runs;
 }
@@ -30,13 +30,13 @@ export function rememberRuns(ids) {
   if (ids.length && !ids.includes(last)) last = ids[0] ?? "";
 }
 
-/** Returns the run that was shown last, or the run that changed last. @returns {string} */
+/** Returns the run that was shown last. If it does not exist, returns the run that changed last. @returns {string} */
 export function chosenRun() {
   if (runs.some((run) => run.id === last)) return last;
   return [...runs].sort((a, b) => b.updated - a.updated)[0]?.id ?? "";
 }
 
-/** Returns the runs that are compared; without a choice, one run. @returns {string[]} */
+/** Returns the runs that are compared. If none is chosen, returns the run of `chosenRun`. @returns {string[]} */
 export function chosenRuns() {
   const found = picked.filter((id) => runs.some((run) => run.id === id));
   return found.length ? found : [chosenRun()].filter(Boolean);

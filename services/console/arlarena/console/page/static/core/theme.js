@@ -1,4 +1,4 @@
-/** The theme (light or dark): the system's theme, or the choice of the user, which this browser stores. */
+/** The theme (light or dark): the system's theme, or the user's choice. The browser stores the choice. */
 
 const NAME = "arlarena-theme";
 const CHOICES = ["system", "light", "dark"];

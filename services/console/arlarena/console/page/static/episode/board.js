@@ -1,11 +1,11 @@
-/** Pictures of text frames: the board of a Sokoban task is drawn, other text stays text. */
+/** Finds and draws the board in an observation of Sokoban. */
 
 import { svg } from "../core/dom.js";
 
 const CELL = 34;
 const GLYPHS = /^[#_OX√PS]+$/u;
 const NAMES = { "#": "wall", _: "floor", O: "target", X: "box", "√": "box on target", P: "player", S: "player on target" };
-/** Rows and columns of the largest board that is drawn. */
+/** Maximum number of rows, and of columns, of a board that is drawn. */
 const MAX_SIZE = 40;
 
 /**

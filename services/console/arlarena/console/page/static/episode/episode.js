@@ -1,4 +1,4 @@
-/** One episode: its scrubber, and the panels of the current turn. */
+/** The view of one episode: a scrubber for the turns, and the panels of the current turn. */
 
 import { ReplyCache, get, runPath, send } from "../core/api.js";
 import { badge, fill, h, textBlock, visible } from "../core/dom.js";
@@ -11,7 +11,7 @@ import { statusBadge } from "../views/group_card.js";
 import { Timeline } from "./timeline.js";
 import { TurnPanels } from "./turn.js";
 
-/** Turns and visits of the last episodes. The neighbours of a turn are loaded before they are needed. */
+/** Turns and visits of the last episodes. The turns near the current turn are loaded in advance. */
 const cache = new ReplyCache(120);
 
 /** @type {import("../app.js").Mount} */
@@ -69,7 +69,7 @@ class EpisodePage {
       h("a", { href: `${href(["episodes", this.run])}${this.query.get("list") ? `?${this.query.get("list")}` : ""}` }, "List of episodes"),
       link(ids.previous, "‹ Previous", "Previous episode ([)"), link(ids.next, "Next ›", "Next episode (])"),
       h("button", { type: "button", class: "primary right", disabled: !playable, onclick: () => void this.playFromHere(),
-        title: playable ? "Starts an environment, replays the actions before this turn, and lets you take this turn (P)" : "this episode cannot be replayed" }, "Play from here"));
+        title: playable ? "Starts an environment, replays the replies before this turn, and lets you play from this turn (P)" : "this episode cannot be replayed" }, "Play from here"));
   }
 
   about() {
@@ -88,7 +88,7 @@ class EpisodePage {
         ["Mean advantage", signed(episode.advantage, 3)], ["Age", episode.age === null ? "–" : plural(episode.age, "step")], ["Duration", duration(episode.duration_s || null)]]));
   }
 
-  /** Opens a sibling at the current turn; a click with a modifier opens the link itself. @param {MouseEvent} event @param {string} id */
+  /** Opens a sibling at the current turn. If a modifier key is pressed, the browser handles the click. @param {MouseEvent} event @param {string} id */
   openSibling(event, id) {
     if (event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
@@ -136,7 +136,7 @@ class EpisodePage {
 
   /** @param {number} turn */
   async showVisits(turn) {
-    const waiting = setTimeout(() => this.panels.showVisits(null), 150); // a quick reply does not flicker
+    const waiting = setTimeout(() => this.panels.showVisits(null), 150); // no flicker if the reply is quick
     const found = await cache.get(`${this.path(turn)}/visits`).finally(() => clearTimeout(waiting));
     if (this.timeline.turn !== turn) return;
     this.visits = found.visits;

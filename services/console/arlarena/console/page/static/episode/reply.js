@@ -1,9 +1,9 @@
-/** A reply with its tags and its format errors marked. */
+/** Shows a reply, and marks its tags and format errors. */
 
 import { badge, h, textBlock, visible } from "../core/dom.js";
 import { plural } from "../core/format.js";
 
-/** Marked text is at most this long; longer replies are shown without marks. */
+/** Maximum length of a reply with marks, in characters. Longer replies are shown without marks. */
 const MAX_MARKED = 40_000;
 const ENDINGS = { stop: "ended with the stop token", length: "cut at the limit of tokens" };
 
@@ -41,7 +41,8 @@ function pieces(text, marks, valid) {
 }
 
 /**
- * Returns tags without a partner, and text after the last tag. Without tags, returns the range of the complete reply.
+ * Returns the ranges of unmatched tags, and of text after the last tag. If there are no tags, returns the range
+ * of the complete reply.
  * @param {Mark[]} marks @param {(from: number, to: number) => string} part @param {number} length @returns {Mark[]}
  */
 function problemRanges(marks, part, length) {

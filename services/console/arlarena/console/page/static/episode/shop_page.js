@@ -1,4 +1,4 @@
-/** Pages of WebShop: the text with its buttons as a page. */
+/** Shows the text of a WebShop page as a page with buttons. */
 
 import { h, visible } from "../core/dom.js";
 
@@ -24,8 +24,8 @@ export function argument(action) {
  * Returns the elements of a page.
  * @param {string} text
  * @param {{chosen?: string, actions?: string[] | null, button?: (label: string) => HTMLElement | null}} [options] `chosen`: argument
- *   of the action that was taken; `actions`: admissible actions; `button`: makes the buttons of a page that a person uses, or null if
- *   a button cannot be used
+ *   of the action that was taken; `actions`: admissible actions; `button`: for a person who plays, returns the button with a label, or
+ *   null if it cannot be used
  * @returns {HTMLElement}
  */
 export function shopPage(text, options = {}) {

@@ -4,9 +4,9 @@ import { largestOf, level, sign } from "../charts/diverging.js";
 import { fill, h, visible } from "../core/dom.js";
 import { fixed, signed } from "../core/format.js";
 
-/** Buttons on each side of the current turn; the slider reaches all turns. */
+/** Maximum number of buttons on each side of the current turn. The slider reaches all turns. */
 const AROUND = 40;
-/** Buttons that remain on each side before the buttons are made again. */
+/** If fewer buttons than this number are left on one side, the buttons are created again. */
 const MARGIN = 10;
 const FRAME_MS = 700;
 
@@ -74,13 +74,13 @@ export class Timeline {
     if (focused) current?.focus({ preventScroll: true });
   }
 
-  /** Whether the turn and its neighbours have buttons. @param {number} turn */
+  /** Whether the turn and enough turns on both sides have buttons. @param {number} turn */
   covers(turn) {
     const { from, to } = this.range;
     return from <= to && (from === 0 || turn - from >= MARGIN) && (to === this.last || to - turn >= MARGIN) && turn >= from && turn <= to;
   }
 
-  /** Makes the buttons around a turn. @param {number} turn */
+  /** Creates the buttons around a turn. @param {number} turn */
   build(turn) {
     const [from, to] = [Math.max(0, turn - AROUND), Math.min(this.last, turn + AROUND)];
     this.range = { from, to };
@@ -92,7 +92,7 @@ export class Timeline {
   button(each) {
     const invalid = !each.action_valid || !each.format_valid;
     const title = `Turn ${each.turn}: ${visible(each.action || "no action")}; reward ${fixed(each.reward)}; advantage ${signed(each.advantage, 3)}${invalid ? "; invalid" : ""}${
-      each.visits > 1 ? `; the group is in this state ${each.visits} times` : ""}`;
+      each.visits > 1 ? `; the group was in this state ${each.visits} times` : ""}`;
     return h("li", {}, h("button", { type: "button", class: `turn ${level(each.advantage, this.largest)}${invalid ? " invalid" : ""}`, title,
       data: { turn: each.turn }, tabindex: -1, onclick: () => this.go(each.turn) },
       h("span", { class: "top-line" }, `${each.turn}`, each.visits > 1 && h("span", { class: "visits" }, `×${each.visits}`)),

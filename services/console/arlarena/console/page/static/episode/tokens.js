@@ -1,14 +1,15 @@
-/** The tokens of a reply. The colour of a token shows one of its figures, such as the ratio. */
+/** The tokens of a reply. The colour of a token shows one of its values, such as the ratio. */
 
 import { largestOf, level } from "../charts/diverging.js";
 import { announce, fill, h, symbol, visible } from "../core/dom.js";
 import { field, select, table } from "../core/parts.js";
 import { fixed, num, plural, signed } from "../core/format.js";
 
-/** Tokens that are shown at first, and with each further press of "Show more". */
+/** Number of tokens that are shown at first. */
 const FIRST_TOKENS = 1_500;
-/** Rows of the table, which is open for short replies. */
+/** Maximum number of rows of the table. */
 const TABLE_ROWS = 400;
+/** The table is open at first if the reply has at most this number of tokens. */
 const SHORT_REPLY = 24;
 const CLIP = ["inside the range of the clip", "below the range of the clip", "above the range of the clip"];
 
@@ -55,7 +56,7 @@ export class TokenPanel {
   draw() {
     const { tokens, advantage } = this.turn;
     if (!tokens) {
-      fill(this.element, h("p", { class: "note" }, "The tokens of this reply are not recorded. Only training groups have recorded tokens."));
+      fill(this.element, h("p", { class: "note" }, "The tokens of this reply are not recorded. Evaluations and games of people record no tokens."));
       return;
     }
     const total = advantage?.total ?? null;
@@ -80,10 +81,10 @@ export class TokenPanel {
     const parts = [];
     if (!tokens.ratios) parts.push("Entropy, ratio and log-prob of the trainer are not recorded for this reply.");
     const clips = (tokens.clip ?? []).filter(Boolean).length;
-    if (tokens.ratios) parts.push(clips ? `${plural(clips, "token")} outside the range of the clip (▾ below, ▴ above); the clip stops the gradient of marks with ■.`
+    if (tokens.ratios) parts.push(clips ? `${plural(clips, "token")} outside the range of the clip (▾ below, ▴ above). ■: the clip stops the gradient of this token.`
       : "No token is outside the range of the clip.");
     if (tokens.kept === false) parts.push("The sequence mask removed this reply from the loss.");
-    if (tokens.truncated) parts.push("The server left out tokens after the first 20,000.");
+    if (tokens.truncated) parts.push("Only the first 20,000 tokens are shown.");
     if (total === null && tokens.ratios) parts.push("No advantage is recorded.");
     return parts.join(" ");
   }
@@ -140,10 +141,10 @@ export class TokenPanel {
       ["Mask", tokens.mask[place] ? "1: in the loss" : "0: not in the loss", ""],
       ["log π_θ", num(at("log_probs"), 5), "log-probability of the trainer at the first update, in nats"],
       ["log μ", num(at("sampler_log_probs"), 5), "log-probability of the sampler, in nats"],
-      ["log π_old", num(at("old_log_probs"), 5), "denominator of the ratio, in nats"],
-      ["log π_ref", num(at("reference_log_probs"), 5), "reference policy, in nats"],
+      ["log π_old", num(at("old_log_probs"), 5), "log-probability in the denominator of the ratio, in nats"],
+      ["log π_ref", num(at("reference_log_probs"), 5), "log-probability of the reference policy, in nats"],
       ["Entropy", `${num(at("entropies"), 4)} nats`, ""],
-      ["Ratio", fixed(at("ratios"), 5), "importance ratio at the level of the method"],
+      ["Ratio", fixed(at("ratios"), 5), "importance ratio of the token, turn or episode (the method chooses the level)"],
       ["Clip", CLIP[at("clip") ?? -1] ?? "–", ""],
       ["Advantage", tokens.mask[place] ? signed(advantage?.total, 4) : "–", "advantage in the loss"]];
     fill(this.detail, rows.map(([name, value, title]) => h("div", { title }, h("dt", {}, symbol(name)), h("dd", {}, value))));
@@ -157,7 +158,7 @@ function tokenTable({ tokens, advantage }) {
   const columns = [["Mask", "1: in the loss", (place) => String(tokens.mask[place])],
     ["log π", "log-probability of the trainer at the first update, in nats", (place) => fixed(tokens.log_probs?.[place], 4)],
     ["log μ", "log-probability of the sampler, in nats", (place) => fixed(tokens.sampler_log_probs?.[place], 4)],
-    ["Ratio", "importance ratio at the level of the method", (place) => fixed(tokens.ratios?.[place], 5)],
+    ["Ratio", "importance ratio of the token, turn or episode (the method chooses the level)", (place) => fixed(tokens.ratios?.[place], 5)],
     ["Entropy", "in nats", (place) => fixed(tokens.entropies?.[place], 3)],
     ["A", "advantage in the loss", (place) => (tokens.mask[place] ? signed(advantage?.total, 3) : "–")],
     ["Clip", "▾: below, ▴: above the range of the clip", (place) => ["in", "▾", "▴"][tokens.clip?.[place]] ?? "–"]];

@@ -1,4 +1,4 @@
-/** The panels of one turn: frame, reply, tokens, prompt, figures, and visits of the same state. */
+/** The panels of one turn: observation, reply, tokens, prompt, figures, and visits of the same state. */
 
 import { level } from "../charts/diverging.js";
 import { badge, fill, h, symbol, textBlock, visible } from "../core/dom.js";
@@ -9,7 +9,7 @@ import { replyView } from "./reply.js";
 import { TokenPanel } from "./tokens.js";
 import { actionTable, visitList } from "./visits.js";
 
-/** Admissible actions that are shown at first. */
+/** Maximum number of admissible actions that are shown. */
 const MAX_ACTIONS = 60;
 
 export class TurnPanels {
@@ -56,8 +56,8 @@ export class TurnPanels {
   showPrompt() {
     if (!this.promptBox.open || !this.turn) return;
     const { prompt } = this.turn;
-    fill(this.prompt, !prompt ? h("p", { class: "note" }, "The prompt of this turn is not recorded; the observation is its newest part.")
-      : prompt.text === null ? h("p", { class: "note" }, "The run has no tokenizer, so its tokens cannot be shown as text.")
+    fill(this.prompt, !prompt ? h("p", { class: "note" }, "The prompt of this turn is not recorded. The observation is the newest part of the prompt.")
+      : prompt.text === null ? h("p", { class: "note" }, "The run has no tokenizer, so the tokens of the prompt cannot be shown as text.")
         : textBlock(prompt.text, { label: "Prompt", truncated: prompt.truncated }));
   }
 
@@ -70,7 +70,7 @@ export class TurnPanels {
     const known = listed.some((/** @type {string} */ each) => each.trim().toLowerCase() === taken);
     const hidden = listed.length - MAX_ACTIONS;
     return [h("p", { class: "bar tight" }, h("code", { class: "taken-action" }, visible(turn.action.slice(0, 2000) || "(none)")), marks),
-      listed.length === 0 ? h("p", { class: "note" }, "The environment lists no admissible actions, or they are not recorded.")
+      listed.length === 0 ? h("p", { class: "note" }, "No admissible actions are recorded.")
         : [h("h3", {}, plural(listed.length, "admissible action")), h("ul", { class: "actions" }, listed.slice(0, MAX_ACTIONS).map((/** @type {string} */ each) => {
           const own = each.trim().toLowerCase() === taken;
           return h("li", { class: own ? "taken" : null }, own && h("span", { "aria-hidden": "true" }, "➜ "), visible(each), own && h("span", { class: "hidden" }, " (taken)"));
@@ -94,7 +94,7 @@ export class TurnPanels {
       ["Outside the clip", `${fixed(100 * (row.outside ?? 0), 1)} % of tokens`, known(row.outside)],
       ["Sequence mask", row.kept ? "kept" : badge("warn", "removed"), known(row.kept)],
       ["Weights that sampled", versions, versions.length > 0], ["State", h("code", { class: "cut", title: turn.state_key }, turn.state_key.slice(0, 12)), Boolean(turn.state_key)]];
-    return [facts(rows.filter(([, , shown]) => shown).map(([name, value]) => [symbol(name), value])), !advantage && h("p", { class: "note" }, "Advantages are recorded for groups of training by this release.")];
+    return [facts(rows.filter(([, , shown]) => shown).map(([name, value]) => [symbol(name), value])), !advantage && h("p", { class: "note" }, "No advantages are recorded for this turn.")];
   }
 
   /** @param {any} turn */
@@ -102,11 +102,11 @@ export class TurnPanels {
     const { next } = turn;
     const end = next.terminated ? badge("plain", "the episode ended") : next.truncated ? badge("warn", "stopped at the limit of turns") : null;
     return [end && h("p", { class: "bar tight" }, end),
-      next.tool_output && [h("h3", {}, "Tool output"), h("p", { class: "note" }, "The text between this reply and the next one, as in the prompt."), textBlock(next.tool_output.text, { label: "Tool output", truncated: next.tool_output.truncated })],
+      next.tool_output && [h("h3", {}, "Tool output"), h("p", { class: "note" }, "The text between this reply and the next reply, as in the prompt."), textBlock(next.tool_output.text, { label: "Tool output", truncated: next.tool_output.truncated })],
       next.observation && next.tool_output?.text.includes(next.observation.text) ? null : next.observation ? [next.tool_output && h("h3", {}, "Next observation"), frame(next.observation, "Next observation")] : h("p", { class: "note" }, "The final observation of training episodes is not recorded.")];
   }
 
-  /** @param {any} found the reply of `…/visits`, or null while it loads */
+  /** @param {any} found the reply of `…/visits`, or null before it is loaded */
   showVisits(found) {
     if (!found) {
       fill(this.visits.body, h("p", { class: "note" }, "Loading…"));
@@ -114,7 +114,7 @@ export class TurnPanels {
     }
     const { visits } = found;
     if (visits.length === 0) {
-      fill(this.visits.body, h("p", { class: "note" }, "The environment gives this state no key."));
+      fill(this.visits.body, h("p", { class: "note" }, "The environment gives no key for this state."));
       return;
     }
     const others = visits.filter((/** @type {any} */ each) => !each.this).length;
@@ -124,7 +124,7 @@ export class TurnPanels {
     const list = /** @type {HTMLElement | null} */ (this.visits.body.querySelector(".visit-list"));
     const own = /** @type {HTMLElement | null} */ (list?.querySelector("[aria-current]"));
     if (!list || !own) return;
-    // The first visible row is whole: the heading of the list covers what is above it.
+    // Scroll to the top of a row, because the heading of the list covers the rows above.
     const rows = [.../** @type {NodeListOf<HTMLElement>} */ (list.querySelectorAll("tbody tr"))];
     const first = rows.findLast((row) => row.offsetTop <= own.offsetTop - list.clientHeight / 2) ?? rows[0];
     list.scrollTop = (first?.offsetTop ?? 0) - (rows[0]?.offsetTop ?? 0);

@@ -1,4 +1,4 @@
-/** The visits of one state: what each action led to, and the list of all visits. */
+/** The visits of one state: a comparison of the actions, and a list of all visits. */
 
 import { largestOf, level } from "../charts/diverging.js";
 import { h, symbol, visible } from "../core/dom.js";
@@ -6,7 +6,7 @@ import { fixed, signed } from "../core/format.js";
 import { scrollBlock } from "../core/parts.js";
 import { href } from "../core/route.js";
 
-/** Rows of the list, and actions of the comparison. */
+/** Maximum number of rows of the list, and of actions in the comparison. */
 const MAX_VISITS = 500;
 const MAX_ACTIONS = 12;
 
@@ -31,7 +31,7 @@ function pill(value, largest) {
   return h("td", { class: "n" }, h("span", { class: `pill ${level(value, largest)}` }, signed(value)));
 }
 
-/** Compares the actions that were taken in the state: how often, and means over their turns. @param {Visit[]} visits @returns {HTMLElement} */
+/** Compares the actions in the state: the number of turns with each action, and means over these turns. @param {Visit[]} visits @returns {HTMLElement} */
 export function actionTable(visits) {
   /** @type {Map<string, Visit[]>} */
   const byAction = new Map();

@@ -10,7 +10,7 @@ import { frame } from "../episode/frame.js";
 import { isShopPage, shopPage } from "../episode/shop_page.js";
 
 const ARROWS = { ArrowUp: "up", ArrowDown: "down", ArrowLeft: "left", ArrowRight: "right" };
-/** Actions that have a number key. */
+/** Number of actions with a number key. */
 const NUMBERED = 9;
 const MAX_ACTIONS = 120;
 
@@ -24,7 +24,7 @@ export class GamePage {
     this.board = h("section", { class: "panel", "aria-label": "Observation", tabindex: -1 });
     this.side = h("div");
     this.message = h("div", { role: "status" });
-    this.thought = h("input", { type: "text", placeholder: "optional: why this action", maxlength: 2000 });
+    this.thought = h("input", { type: "text", placeholder: "optional: the reason for the action", maxlength: 2000 });
     fill(root, h("div", { class: "heading" }, h("h1", {}, `Play ${visible(game.task)}`), this.origin(),
       h("button", { type: "button", class: "right", onclick: () => void this.end() }, "End the game")),
     h("div", { class: "play-grid" }, this.board, this.side), this.message);
@@ -34,7 +34,7 @@ export class GamePage {
     const { from, replay, run } = this.game;
     if (!from) return run ? h("span", { class: "note" }, `with the options of ${run}`) : null;
     return h("span", {}, "from ", h("a", { href: href(["episode", run, from.episode, from.turn]) }, `episode ${from.episode}, turn ${from.turn}`), " ",
-      replay.matches ? badge("good", `${plural(replay.turns, "turn")} replayed, same state`) : badge("warn", `the replay differs at turn ${replay.differs_at}`, "the options or the version of the environment changed"));
+      replay.matches ? badge("good", `${plural(replay.turns, "turn")} replayed, same state`) : badge("warn", `the replay differs at turn ${replay.differs_at}`, "the options or the version of the environment may have changed"));
   }
 
   /** Whether the observation is a page of a shop. */
@@ -74,9 +74,9 @@ export class GamePage {
 
   /** @param {string[]} actions */
   hint(actions) {
-    if (this.isShop) return h("p", { class: "note" }, "Search with the box (/ focuses it), or press the buttons of the page: Tab and Enter, or their numbers.");
+    if (this.isShop) return h("p", { class: "note" }, "Search with the search box (key /), or use the buttons of the page: with Tab and Enter, or with their numbers.");
     if (actions.includes("up")) return h("p", { class: "note" }, "Arrow keys move the player. Push every box onto a target.");
-    return actions.length ? h("p", { class: "note" }, "Number keys take the first nine actions.") : null;
+    return actions.length ? h("p", { class: "note" }, "The keys 1 to 9 choose the first nine actions.") : null;
   }
 
   shop() {
@@ -112,12 +112,12 @@ export class GamePage {
     return [...arrows, { keys: ["/"], label: "Type a search or an action", run: () => this.focus() }, ...numbers];
   }
 
-  /** Focuses the field for the next action, or the page of a shop. If arrow keys are enough, focuses nothing. */
+  /** Focuses the field for the next action, or the page of a shop. Does nothing if arrow keys choose the actions. */
   focus() {
     const search = /** @type {HTMLElement | null} */ (this.board.querySelector(".shop-search"));
     const free = /** @type {HTMLElement | null} */ (this.side.querySelector("#free-action"));
     const byKeys = (this.game.state.admissible_actions ?? []).includes("up");
-    // On a page of the shop without a search box, number keys press its buttons, and Tab reaches the first button.
+    // A shop page without a search box gets the focus itself. Number keys then press its buttons, and Tab leads to the first.
     (search ?? (byKeys ? null : this.isShop ? this.board : free))?.focus();
   }
 

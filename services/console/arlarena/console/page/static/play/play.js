@@ -1,4 +1,4 @@
-/** A person plays: the form that starts a game, or the game that the address names. */
+/** Shows the form that starts a game, or the game in the address. */
 
 import { get, send } from "../core/api.js";
 import { fill, h } from "../core/dom.js";
@@ -20,7 +20,7 @@ export async function mount(root, route, signal) {
   }
   const { enabled, environments } = await get("api/play/environments", {}, signal);
   fill(root, h("div", { class: "heading" }, h("h1", {}, "Play")), enabled ? form(environments, route.query)
-    : empty("Playing is disabled.", "Start ", h("code", {}, "arlarena view … --play"), ". On addresses that other machines can reach, it is disabled by default."));
+    : empty("Playing is disabled.", "Start ", h("code", {}, "arlarena view … --play"), ". By default, playing is disabled on addresses that other machines can reach."));
   return { update: () => false };
 }
 

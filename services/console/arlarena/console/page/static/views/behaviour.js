@@ -1,4 +1,4 @@
-/** Behaviour: transitions between actions, compared by outcome, and before and after training. */
+/** The behaviour view: transitions between actions. Compares outcomes, and two evaluations or phases of training. */
 
 import { flow } from "../charts/flow.js";
 import { LineChart, sample } from "../charts/line_chart.js";
@@ -26,7 +26,7 @@ export async function mount(root, route, signal) {
   const bar = h("div", { class: "bar controls" });
   fill(root, runHeading("Behaviour", run, (other) => href(["behaviour", other])), bar, body);
   if (sides.length === 0) {
-    fill(body, empty("No episode is recorded.", "Evaluations and recorded groups are compared here."));
+    fill(body, empty("No episode is recorded.", "This view compares episodes of evaluations and of recorded groups."));
     return;
   }
   let [left, right] = [find(sides, route.query.get("left"), 0), find(sides, route.query.get("right"), sides.length > 1 ? sides.findIndex((/** @type {any} */ each) => each.label === "after") : 0)];
@@ -61,11 +61,11 @@ function draw(body, left, right, flows, run) {
     const query = { source: side.source, label: side.label ?? "", step_min: side.steps?.[0] ?? "", step_max: side.steps?.[1] ?? "", success: outcome === "success" };
     return h("figure", { class: "panel flow-card" }, h("figcaption", {}, h("h2", {}, h("span", { class: outcome === "success" ? "solved" : "failed", "aria-hidden": "true" }, outcome === "success" ? "✓ " : "✗ "), name),
       h("a", { href: href(["episodes", run], query) }, plural(side[outcome].episodes, "episode"))),
-    here.size ? flow(shares(here, actions), actions, name) : h("p", { class: "note" }, "No transition: there is no such episode, or no episode has two turns."));
+    here.size ? flow(shares(here, actions), actions, name) : h("p", { class: "note" }, "There is no transition, because no such episode has two turns."));
   }));
   const differences = differenceRows(counts);
   fill(body, h("div", { class: "flows" }, cards), h("section", { class: "panel", "aria-labelledby": "differences" }, h("h2", { id: "differences" }, "Transitions that differ most between solved and failed episodes"),
-    differences.length ? differenceTable(differences, sides) : empty("There is nothing to compare.", "One of the outcomes has no episode.")), overSteps(flows, differences));
+    differences.length ? differenceTable(differences, sides) : empty("There is nothing to compare.", "No episode has two turns.")), overSteps(flows, differences));
 }
 
 /** @param {Map<string, {from: string, to: string, count: number}>[][]} counts of outcomes, of sides */

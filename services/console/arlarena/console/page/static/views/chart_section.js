@@ -1,4 +1,4 @@
-/** A section of charts. A section loads its data when it comes into view. */
+/** A section of charts. Its data are loaded when the section becomes visible. */
 
 import { LineChart } from "../charts/line_chart.js";
 import { smooth } from "../charts/smoothing.js";

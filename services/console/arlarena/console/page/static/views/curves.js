@@ -64,7 +64,7 @@ class Curves {
 
   async load() {
     if (this.runs.length === 0) {
-      fill(this.body, empty("No run is chosen.", "Choose one below “Runs”."));
+      fill(this.body, empty("No run is chosen.", "Choose a run in the menu “Runs”."));
       return;
     }
     fill(this.body, loading());
@@ -161,7 +161,7 @@ class Curves {
   showRange() {
     if (this.reset) /** @type {HTMLButtonElement} */ (this.reset).disabled = !this.range;
     fill(/** @type {HTMLElement} */ (this.zoomText), this.range
-      ? `${num(this.range[0], 4)} to ${num(this.range[1], 4)} ${this.unit()}` : "Drag in a chart to zoom, or focus it and press +.");
+      ? `${num(this.range[0], 4)} to ${num(this.range[1], 4)} ${this.unit()}` : "To zoom, drag in a chart, or focus a chart and press +.");
   }
 
   /** Unit of the x axis. */

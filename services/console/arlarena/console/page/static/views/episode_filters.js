@@ -5,7 +5,7 @@ import { count } from "../core/format.js";
 import { debounced, field } from "../core/parts.js";
 
 const SUCCESS = /** @type {[string, string][]} */ ([["", "solved or failed"], ["true", "solved"], ["false", "failed"]]);
-/** Pairs of limits: name, label, title. */
+/** Filters with a minimum and a maximum: name, label, title. */
 const RANGES = [["turns", "Turns", "number of turns"], ["invalid", "Invalid", "turns with an invalid action or format"],
   ["return", "Return", "sum of the rewards"], ["step", "Step", "training step"]];
 /** Presets for frequent searches. @type {[string, Record<string, string>][]} */
@@ -42,7 +42,7 @@ export class FilterForm {
         this.show(new URLSearchParams());
         send();
       } }, "Remove all filters"));
-    // In a narrow window the list is more important than its filters.
+    // In a narrow window, the filters are closed at first: they would hide the list.
     this.element = h("details", { class: "filter-box", open: matchMedia("(min-width: 761px)").matches }, h("summary", {}, h("h2", { class: "inline" }, "Filters")), form);
     this.show(query);
   }

@@ -1,4 +1,4 @@
-/** The list of episodes of a run, with filters. The filters are in the address. */
+/** The list of episodes of a run, with filters. The address of the page contains the filters. */
 
 import { get, runPath } from "../core/api.js";
 import { badge, fill, h, visible } from "../core/dom.js";
@@ -11,7 +11,7 @@ import { FilterForm } from "./episode_filters.js";
 import { statusBadge } from "./group_card.js";
 
 const LIMIT = 50;
-/** @type {[string, string, string?, string?][]} label, key of sorting, title, class */
+/** @type {[string, string, string?, string?][]} label, sort key, title, class */
 const COLUMNS = [["Episode", "position"], ["Set", "", "", "minor"], ["Step", "step", "training step", "n minor"], ["Task", ""], ["Outcome", ""], ["Return", "return", "sum of the rewards", "n"],
   ["Turns", "turns", "", "n"], ["Invalid", "invalid", "turns with an invalid action or format", "n"], ["Tokens", "tokens", "tokens of the replies", "n minor"],
   ["Mean A", "", "mean advantage over the turns", "n"], ["Use in training", ""], ["First action", ""]];
@@ -96,7 +96,7 @@ class Episodes {
     const back = href(["episodes", this.run], this.query).split("?")[1];
     fill(this.body,
       found.indexed < 1 && h("p", { class: "note", role: "status" }, `The index is being built (${percent(found.indexed, 0)}): the list is not complete yet.`),
-      found.total === 0 && !this.filtered ? empty("No episode is recorded.", "Evaluations and recorded groups are listed here.") : found.total === 0 ? empty("No episode matches.", "Remove a filter, or ", h("button", { type: "button", onclick: () => go(href(["episodes", this.run])) }, "show all episodes")) : [
+      found.total === 0 && !this.filtered ? empty("No episode is recorded.", "This list contains the episodes of evaluations and of recorded groups.") : found.total === 0 ? empty("No episode matches.", "Remove a filter, or ", h("button", { type: "button", onclick: () => go(href(["episodes", this.run])) }, "show all episodes")) : [
         pager(page, turn), table("Episodes", h("tr", {}, COLUMNS.map((column) => this.column(column))), found.episodes.map((/** @type {any} */ each) => row(each, this.run, back))),
         found.total > LIMIT && pager({ ...page, label: "Pages, below the list" }, turn)]);
   }

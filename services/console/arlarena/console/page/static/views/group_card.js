@@ -1,4 +1,4 @@
-/** One group: a row for each sibling, a cell for each turn. */
+/** Shows one group: a table with a row for each sibling, and a cell for each turn. */
 
 import { level, sign } from "../charts/diverging.js";
 import { abbr, badge, h, svg, visible } from "../core/dom.js";
@@ -9,7 +9,7 @@ import { go, href } from "../core/route.js";
 /** @type {[string, string][]} */
 export const ADVANTAGES = [["advantages", "advantage in the loss"], ["episode_advantages", "A_E (episode)"], ["step_advantages", "A_S (step)"]];
 const CELL = 18;
-/** Number of cells of a row; the number of the remaining turns is shown as text. */
+/** Maximum number of cells of a row. The number of the remaining turns is shown as text. */
 const MAX_CELLS = 40;
 /** @type {Record<string, "good" | "bad" | "warn" | "plain">} */
 const TONES = { trained: "good", backfilled: "plain", filtered: "warn", stale: "warn", skipped: "bad", no_action: "warn", not_trained: "plain" };
@@ -32,7 +32,7 @@ export function scaleLegend(largest) {
     `+${num(largest, 2)}`);
 }
 
-/** Whether any group has advantages or ratios. @param {any[]} groups @returns {boolean} */
+/** Whether at least one group has advantages or ratios. @param {any[]} groups @returns {boolean} */
 export function hasFigures(groups) {
   return groups.some((group) => group.members.some((/** @type {any} */ member) => member.advantages?.length || member.mean_ratio !== null));
 }
@@ -40,8 +40,8 @@ export function hasFigures(groups) {
 /**
  * @typedef {object} Colours
  * @property {string} which the kind of advantage
- * @property {number} largest value of the strongest colour
- * @property {boolean} figures whether a group of the step has advantages: then all groups have the same columns
+ * @property {number} largest the value with the strongest colour
+ * @property {boolean} figures whether a group of the step has advantages or ratios; all groups then have columns for them
  */
 
 /** @param {any} group @param {string} run @param {Colours} colours @returns {HTMLElement} */
@@ -64,7 +64,7 @@ export function groupCard(group, run, colours) {
       group.members.map((/** @type {any} */ member) => memberRow(member, group.reason, run, colours))));
 }
 
-/** @param {any} member @param {string} groupReason shown once, in the heading of the group @param {string} run @param {Colours} colours */
+/** @param {any} member @param {string} groupReason the reason in the heading of the group; it is not repeated in rows @param {string} run @param {Colours} colours */
 function memberRow(member, groupReason, run, { which, largest, figures }) {
   const values = member[which]?.length ? member[which] : Array(member.turns).fill(null);
   const open = (/** @type {number} */ turn) => go(href(["episode", run, member.episode, turn]));
@@ -78,13 +78,13 @@ function memberRow(member, groupReason, run, { which, largest, figures }) {
     h("td", { class: "n minor" }, member.tokens ?? "–"),
     figures && [h("td", { class: "n minor" }, fixed(member.mean_ratio, 4)),
       h("td", { class: "n minor" }, percent(member.outside)), h("td", { class: "n minor" }, member.age ?? "–")],
-    h("td", {}, statusBadge(member.status, member.reason), member.kept === false && badge("warn", "masked", "the sequence mask removed a turn"),
+    h("td", {}, statusBadge(member.status, member.reason), member.kept === false && badge("warn", "masked", "the sequence mask removed a turn from the loss"),
       member.reason && member.reason !== groupReason && h("span", { class: "reason" }, ` ${visible(member.reason)}`)));
 }
 
 /**
- * Returns a row of cells. A click on a cell opens its turn. With the keyboard, a turn is opened with the link
- * of the row and the scrubber.
+ * Returns a row of cells. A click on a cell opens its turn. Keyboard users follow the link of the
+ * row, and then choose the turn.
  * @param {(number | null)[]} values @param {number} largest @param {(turn: number) => void} open
  */
 function strip(values, largest, open) {

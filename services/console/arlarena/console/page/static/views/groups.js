@@ -12,7 +12,7 @@ import { rememberRun } from "../core/selection.js";
 import { ADVANTAGES, groupCard, hasFigures, scaleLegend } from "./group_card.js";
 
 const FIRST_GROUPS = 8;
-/** Steps that are loaded at once. */
+/** Number of steps that one request loads. */
 const STEPS = 200;
 /** @type {[string, string][]} */
 const STATUSES = [["", "all"], ["trained", "trained"], ["backfilled", "backfilled"], ["filtered", "filtered"], ["stale", "stale"],
@@ -59,13 +59,13 @@ class Groups {
     return true;
   }
 
-  /** @param {boolean} [all] also loads the groups */
+  /** @param {boolean} [all] whether to load the groups too */
   async loadSteps(all = true) {
     const found = await get(runPath(this.run, "steps"), { limit: STEPS }, this.signal);
     this.list = found.steps;
     if (found.total === 0) {
-      fill(this.body, empty("No group is recorded.", "Set ", h("code", {}, "[trainer] record_groups_every = 10"),
-        ": every tenth step is then recorded. A file of a step appears when the step ends."));
+      fill(this.body, empty("No group is recorded.", "The groups of a step appear when the step ends. The settings ",
+        h("code", {}, "[trainer] record_groups_every"), " and ", h("code", {}, "record_sample_groups"), " choose the recorded groups."));
       return;
     }
     this.step ??= this.list[0].step;
@@ -101,7 +101,7 @@ class Groups {
       h("span", { class: "note" }, `${plural(step.recorded, "group")}${unused ? `, ${unused} unused` : ""}${step.complete === false ? ", sample" : ""}`)));
   }
 
-  /** @param {number} by in the list, which begins with the newest step */
+  /** @param {number} by distance in the list; the list begins with the newest step */
   move(by) {
     const place = this.list?.findIndex((/** @type {any} */ each) => each.step === this.step) ?? -1;
     const next = this.list?.[place + by];
@@ -136,7 +136,7 @@ class Groups {
       this.draw();
     })), all.length > 0 && scaleLegend(largest));
     fill(this.body, h("h2", {}, `Step ${this.step}`), head && this.head(head),
-      !head && h("p", { class: "note" }, "This step has groups without advantages and ratios: an earlier release recorded it."),
+      !head && h("p", { class: "note" }, "No advantages and no ratios are recorded for this step."),
       chosen.slice(0, this.shown).map((/** @type {any} */ group) => groupCard(group, this.run, { which: this.which, largest, figures: hasFigures(groups) })),
       chosen.length === 0 && empty("No group has this status.", "Choose “all”."),
       chosen.length > this.shown && h("button", { type: "button", class: "wide", onclick: () => {

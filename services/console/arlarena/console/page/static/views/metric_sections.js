@@ -1,4 +1,4 @@
-/** Which metrics belong to which section of the curves. */
+/** Assigns metrics to the sections of the curves. */
 
 /**
  * @typedef {{title: string, unit: string, description: string, note?: string, metrics: string[]}} ChartSpec
@@ -27,7 +27,7 @@ const WORDS = { negative: "A < 0", positive: "A > 0", low_entropy: "low entropy"
   ratio_above: "ratio > 1" };
 
 /**
- * Returns the sections for the metrics that the runs have.
+ * Returns the sections with the given metrics. Sections without metrics are left out.
  * @param {{name: string, unit: string, description: string}[]} metrics @returns {Section[]}
  */
 export function sections(metrics) {
@@ -53,7 +53,7 @@ function spec(metric) {
     note: unitNote(title, metric.unit), metrics: [metric.name] }];
 }
 
-/** Returns the unit, unless the title or the labels of the axis contain it. @param {string} title @param {string} unit */
+/** Returns the unit, or "" if the title or the labels of the axis contain the unit. @param {string} title @param {string} unit */
 function unitNote(title, unit) {
   return ["share", "ratio"].includes(unit) || title.toLowerCase().includes(unit) ? "" : unit;
 }
@@ -69,5 +69,5 @@ function cellSection(take) {
       metrics: rows ? [`kl_share/${name}`, `rows_share/${name}`] : [`kl_share/${name}`] }];
   });
   return { title: "The eight cells", cells: true, charts,
-    note: "share of the KL divergence by sign of the advantage A, entropy and ratio; dotted thin lines: share of the rows. All charts have the same y axis." };
+    note: "Lines: share of the KL divergence, by sign of the advantage A, entropy and ratio. Thin dotted lines: share of the rows. All charts have the same y axis." };
 }

@@ -1,4 +1,4 @@
-/** One run: how it was started and ended, its evaluations, alarms and configuration. */
+/** The overview of one run: its state, evaluations, alarms and configuration. */
 
 import { get, runPath } from "../core/api.js";
 import { badge, fill, h, textBlock, visible } from "../core/dom.js";

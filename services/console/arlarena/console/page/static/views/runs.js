@@ -1,4 +1,4 @@
-/** The list of runs. Several can be chosen to compare their curves. */
+/** The list of runs. Users can choose several runs and compare their curves. */
 
 import { sparkline } from "../charts/sparkline.js";
 import { get } from "../core/api.js";
@@ -67,9 +67,9 @@ class RunList {
         this.chosen.clear();
         this.choose();
       } }, "Clear the choice"),
-      h("span", { class: "note" }, ids.length ? "" : "Choose runs with the boxes to compare their curves."));
+      h("span", { class: "note" }, ids.length ? "" : "To compare curves, choose runs with the boxes."));
     if (knownRuns().length === 0) {
-      fill(this.body, empty("There are no runs yet.", "Start a run with ", h("code", {}, "arlarena up configs/demo.toml"), "; it appears here."));
+      fill(this.body, empty("There are no runs yet.", "Start a run with ", h("code", {}, "arlarena up configs/demo.toml"), ". The run then appears here."));
       return;
     }
     if (runs.length === 0) {
@@ -87,9 +87,9 @@ class RunList {
 
   head() {
     /** @type {[string, string?, string?][]} */
-    const columns = [["Run"], ["State"], ["Environment", "", "minor"], ["Method", "", "minor"], ["Seed", "", "n minor"], ["Step", "steps done, of steps planned", "n"],
+    const columns = [["Run"], ["State"], ["Environment", "", "minor"], ["Method", "", "minor"], ["Seed", "", "n minor"], ["Step", "finished steps / planned steps", "n"],
       ["Training success", "share of solved episodes at the newest step", "n"], ["Curve", "training success over steps"],
-      ["Evaluation", "success on the evaluation set, before and after training", "n"], ["Turns", "environment steps: turns that were played", "n minor"],
+      ["Evaluation", "success on the evaluation set, before and after training", "n"], ["Turns", "environment steps (turns) in training", "n minor"],
       ["Time", "training time", "n minor"], ["Alarms", "warnings and errors", "n"], ["Changed", "", "minor"]];
     return h("tr", {}, h("th", { scope: "col" }, h("span", { class: "hidden" }, "Choose")),
       columns.map(([label, title, kind]) => h("th", { scope: "col", title, class: kind }, label)));

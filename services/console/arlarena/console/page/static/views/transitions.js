@@ -1,11 +1,11 @@
-/** Counts of transitions as shares, with similar actions merged. */
+/** Merges similar actions, and converts counts of transitions to shares. */
 
 const PRODUCT = /^click\[(?=[a-z0-9]*\d)[a-z0-9]{5,}\]?$/i;
 const PAGES = /^click\[(buy|back|next|<|prev|description|features|reviews|attributes)/i;
-/** Number of actions of a flow; the remaining actions are merged into "other". */
+/** Maximum number of actions of a flow. If there are more, the least frequent actions become "other". */
 const MAX_ACTIONS = 8;
 
-/** Returns the kind of an action: the argument in brackets is replaced by its kind. @param {string} word @returns {string} */
+/** Returns an action in which the argument in brackets is replaced by the kind of the argument. @param {string} word @returns {string} */
 export function mergedAction(word) {
   if (word === "-") return "invalid";
   if (PRODUCT.test(word)) return "click[product]";
@@ -17,7 +17,7 @@ export function mergedAction(word) {
 }
 
 /**
- * Returns the transitions of an outcome, merged, as counts.
+ * Returns the counts of the transitions of one outcome. Similar actions are merged.
  * @param {Record<string, number>} counts keys are "a>b" @returns {Map<string, {from: string, to: string, count: number}>}
  */
 export function merged(counts) {
@@ -34,13 +34,13 @@ export function merged(counts) {
 
 /** @param {string} pair */
 function split(pair) {
-  // An action can itself contain ">", for example `click[next >]`; its first word does not begin or end with ">".
+  // `pair` joins the first words of two actions with ">". A first word may be ">", but it contains no further ">".
   const place = pair.indexOf(">", 1);
   return [mergedAction(pair.slice(0, place)), mergedAction(pair.slice(place + 1))];
 }
 
 /**
- * Returns the most frequent actions of all counts, "other" last.
+ * Returns the most frequent actions of all counts. "other" is the last item.
  * @param {Map<string, {from: string, to: string, count: number}>[]} all @returns {string[]}
  */
 export function frequentActions(all) {
@@ -60,7 +60,7 @@ export function sum(counts) {
 }
 
 /**
- * Returns the transitions between `actions` as shares of all transitions.
+ * Returns the transitions as shares of all transitions. Actions that are not in `actions` become "other".
  * @param {Map<string, {from: string, to: string, count: number}>} counts @param {string[]} actions
  * @returns {import("../charts/flow.js").Transition[]}
  */
