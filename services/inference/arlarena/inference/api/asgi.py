@@ -1,4 +1,4 @@
-"""A thin ASGI layer. A handler gets a request. It returns a complete response, an event stream or a relayed stream."""
+"""A thin ASGI layer. A handler gets a request and returns a complete response, an event stream or a relayed stream."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
-    """One request. `receive`: waits for the next ASGI message. After the complete body, the only further message
-    reports that the client has disconnected.
+    """One request. `receive`: waits for the next ASGI message. After the complete body, the next message reports that
+    the client has disconnected.
     """
 
     method: str

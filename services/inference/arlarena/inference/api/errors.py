@@ -20,7 +20,7 @@ _CODES = {
     503: "service_unavailable",
     504: "deadline_exceeded",
 }
-_MAX_MESSAGE, _MAX_PARAM = 1500, 200  # maximum numbers of characters; both texts may quote a long request
+_MAX_MESSAGE, _MAX_PARAM = 1500, 200  # maximum numbers of characters; both texts can contain parts of a long request
 CONTEXT_LENGTH = "context_length_exceeded"
 
 # Seconds in the header `Retry-After` of a response with status 503: BUSY_RETRY_S if the server is busy, LOADING_RETRY_S

@@ -41,8 +41,8 @@ class CachedPrefix:
 
 
 class PrefixCache:
-    """The keys and values of token sequences, by token ids. If the memory is full, the least recently used sequences
-    are evicted. A weight update clears the cache.
+    """Stores the keys and values of token sequences. If the memory is full, the least recently used sequences are
+    evicted. A weight update clears the cache.
 
     A prompt can reuse a cached sequence if both begin with the same full blocks, and these blocks contain at least
     `MIN_SHARED` tokens and at least half of the prompt. The prompt is then computed from the first token that differs.
@@ -114,8 +114,8 @@ class PrefixCache:
         match = self._longest_match(key)
         blocks = [] if match is None else match[0].blocks[: match[1]]
         shared = len(blocks) * BLOCK
-        # `_allocate` can evict the matching sequence. It does not free the shared blocks, because they are counted
-        # first.
+        # `_allocate` can evict the matching sequence. The references are counted first, so that `_allocate` does not
+        # free the shared blocks.
         for block in blocks:
             self._refcounts[block] += 1
         new = self._allocate(count - len(blocks), size)
@@ -182,7 +182,9 @@ class PrefixCache:
 
     def _evict(self, cached: CachedPrefix) -> None:
         del self._sequences[cached.key]
-        for block in reversed(cached.blocks):  # in reverse order, because `_allocate` takes the last free block first
+        for block in reversed(
+            cached.blocks
+        ):  # `_allocate` takes the last free block first, and then gets them in order
             self._refcounts[block] -= 1
             if not self._refcounts[block]:
                 self._free.append(block)

@@ -29,7 +29,7 @@ class Counters:
     prompt_tokens: int = 0  # prompt tokens of admitted sequences
     computed_tokens: int = 0  # prompt tokens that were computed; the other prompt tokens were reused
     generated_tokens: int = 0
-    prompt_hits: int = 0  # sequences that reused computed tokens for their prompt or for a prefix of it
+    prompt_hits: int = 0  # admitted sequences with a prompt or a prefix that was already computed
     prompt_queries: int = 0  # admitted sequences
     steps: int = 0
     busy_s: float = 0.0  # seconds spent in steps
@@ -38,7 +38,7 @@ class Counters:
 @dataclass(frozen=True, slots=True)
 class ReadySequence:
     """A sequence with a computed prompt. `logits` [V]: the logits after the prompt. `slot`: the slot that contains the
-    prompt's keys and values; several sequences with the same prompt can have the same slot at first.
+    prompt's keys and values. Sequences with equal prompts can have the same `slot` (see `_assign_slots`).
     """
 
     sequence: Sequence
@@ -179,8 +179,8 @@ class Scheduler:
         return self._advance(budget, ready)
 
     def _new_slot(self) -> int:
-        """Returns the next free slot of this step. Running sequences and earlier prompts of this step have the slots
-        before it.
+        """Reserve a slot for a prompt of this step and return its number. The slots before it belong to running
+        sequences and to earlier prompts of this step.
         """
         self._next_slot += 1
         return self._next_slot - 1
@@ -306,8 +306,8 @@ class Scheduler:
 
 
 def _nonfinite_rows(logits: Tensor) -> list[int]:
-    """Returns the indices of the rows of `logits` [B, V] that contain numbers that are not finite, in ascending order.
-    Weights that have diverged give such numbers.
+    """Returns the indices of all rows of `logits` [B, V] with NaN or infinity, in ascending order. Such numbers occur
+    if the weights have diverged.
     """
     finite = torch.isfinite(logits).all(dim=1)
     return [] if finite.all() else (~finite).nonzero().squeeze(1).tolist()

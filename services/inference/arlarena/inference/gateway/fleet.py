@@ -27,8 +27,8 @@ class Fleet:
     """The replicas of a gateway."""
 
     def __init__(self, replicas: list[Replica], max_extra_requests: int, log: Logger) -> None:
-        """`max_extra_requests`: compares the requests in flight of a session's replica and of the least busy replica.
-        If the difference is above this number, the session moves to the least busy replica.
+        """`max_extra_requests`: a session moves to the least busy replica if the session's replica has over this many
+        more requests in flight than the least busy replica.
         """
         self.replicas = replicas
         self.target: Target | None = None
@@ -48,9 +48,9 @@ class Fleet:
     # --- requests ---
 
     async def pick(self, session: str | None, avoid: set[Replica], wait_s: float) -> Replica:
-        """Choose the replica for a request. Prefers the session's replica, then the least busy replica. Waits while no
-        replica is available. `session`: the request's header `x-session-id`, or None. `avoid`: replicas that must not
-        be chosen. `wait_s`: maximum waiting time in seconds.
+        """Choose the replica for a request: the session's replica if possible, otherwise the least busy replica. Waits
+        while no replica is available. `session`: the request's header `x-session-id`, or None. `avoid`: replicas that
+        must not be chosen. `wait_s`: maximum waiting time in seconds.
 
         Raises:
             RequestError: status 503 if no replica becomes available within `wait_s`.
@@ -87,7 +87,7 @@ class Fleet:
     async def serve(self, source: Source) -> ServedVersion:
         """Make a version the target, and wait until every reachable replica serves the version. A replica that is down
         gets the version later, before its next request. If a replica refuses the version, the previous version becomes
-        the target again (if there is none, see `_roll_back`).
+        the target again. (`_roll_back` explains the case without a previous version.)
 
         Raises:
             ProbeError: the log-probs of a replica differ too much from the trainer's log-probs.
@@ -115,9 +115,7 @@ class Fleet:
         return ServedVersion(target.label, max(differences, default=None))
 
     async def restore(self, versions: Iterator[Path]) -> None:
-        """Try the versions in order until all reachable replicas serve one of them. Stops if another version is
-        pushed.
-        """
+        """Call `serve` for one version after another, until a version is in service or another version is pushed."""
         while (directory := await asyncio.to_thread(next, versions, None)) is not None:
             while True:
                 try:

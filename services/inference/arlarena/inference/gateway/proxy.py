@@ -174,9 +174,9 @@ class Proxy:
         )
 
     def _check_versions(self, replica: Replica, first_version: int, reply: aiohttp.ClientResponse) -> None:
-        """Check that the response was sampled only by expected versions of the weights. For example, a replica that
-        another program has restarted can have an unexpected version. The expected versions are in `replica.history`
-        from index `first_version` on. That index is the version that was in service at the start of the request.
+        """Check that only expected versions of the weights have sampled the response. For example, a replica has an
+        unexpected version if another program has restarted the replica. The expected versions are in `replica.history`
+        from index `first_version` on. The version at this index was in service at the start of the request.
 
         Raises:
             _ReplicaFailed: a version is unexpected.

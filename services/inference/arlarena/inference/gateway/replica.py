@@ -64,7 +64,7 @@ class Replica:
         self.probed: str | None = None  # the version that was pushed and probed last; None after a failure
         self.failure: tuple[Target, str] | None = None  # the target that the replica did not accept, and the reason
         self.in_flight = self.asked = 0  # number of unfinished requests, number of all requests
-        self.last_request = 0  # the number of the newest request of this replica, among all requests of the fleet
+        self.last_request = 0  # the fleet's number of requests when this replica got its newest request
         self.on_change: Callable[[], None] = lambda: None  # called after each change of the state
         # called after a start or a failure of the replica, before the replica gets requests
         self.prepare: Callable[[Replica], Awaitable[None]] | None = None
@@ -136,9 +136,7 @@ class Replica:
         return self.failure[1] if self.failure is not None and self.failure[0] is target else None
 
     async def maintain(self, target: Callable[[], Target | None]) -> None:
-        """Check the replica again and again, and push the target if necessary (see `_check`). Runs until cancelled.
-        `target`: a function that returns the current target.
-        """
+        """Call `_check` at intervals, until cancelled. `target`: a function that returns the current target."""
         while True:
             self._wake.clear()
             checked = target()

@@ -150,6 +150,6 @@ if BACKEND not in WeightTransferEngineFactory._registry:
 
 
 class Extension:
-    """An empty class, given to vLLM as its worker extension. To load this class, vLLM imports this module. The import
+    """An empty class. vLLM's option `--worker-extension-cls` names this class, so vLLM imports this module. The import
     registers `VersionsEngine` (see above).
     """

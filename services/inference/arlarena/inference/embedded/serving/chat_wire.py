@@ -24,7 +24,9 @@ class ChatRequest(TextRequest, kw_only=True, omit_defaults=True, forbid_unknown_
 
 
 class ChatTopLogprob(msgspec.Struct):
-    """A candidate for the token at one position. `token`: the token's text. `bytes`: the UTF-8 bytes of this text."""
+    """A candidate for the token at one position. `token`: the token as text. `bytes`: the bytes that the token adds to
+    the reply.
+    """
 
     token: str
     logprob: float

@@ -27,7 +27,7 @@ MAX_REQUEST_ID = 1024  # characters
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """The served model and limits of requests. `max_length`: maximum number of tokens of prompt and response together.
+    """The served model, and limits on requests. `max_length`: maximum number of tokens of prompt and response together.
     `eos_ids`: the ids of the tokens that end a response. `request_timeout_s`: time limit of a request in seconds.
     """
 

@@ -183,8 +183,8 @@ class ResponseBuilder:
     # --- shared ---
 
     def token_texts(self, s: Sequence) -> list[TokenText] | None:
-        """Returns the texts of a response's tokens, without the text after the response's end at a stop string. Returns
-        None if no log-probs are requested.
+        """Returns the texts of a response's tokens. If a stop string ended the response, text after the end of the
+        response is removed. Returns None if no log-probs are requested.
         """
         if self.plan.params.logprobs is None:
             return None

@@ -75,8 +75,8 @@ class TextCodec:
         return None if content is None else self.tokenizer.token_to_id(content)
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Returns the token ids of `text`. `special`: add the tokenizer's begin and end tokens. Releases the GIL while
-        it works (the tokenizer's method `encode` does not).
+        """Returns the token ids of `text`. `special`: add the tokenizer's begin and end tokens. This method uses
+        `encode_batch_fast`, which releases the GIL. (The tokenizer's method `encode` does not release the GIL.)
         """
         return list(self.tokenizer.encode_batch_fast([text], add_special_tokens=special)[0].ids)
 
@@ -142,8 +142,8 @@ class TextCodec:
 
     def stop_check(self, stops: tuple[str, ...], *, skip_special: bool) -> StopCheck | None:
         """Returns a function that checks whether the newest token completes a stop string. If several stop strings are
-        complete, the function returns the string that begins first in the text. If `stops` is empty, there is no
-        function, and the result is None.
+        complete, the function returns the string that begins first in the text. If `stops` is empty, this method
+        returns None instead of a function.
         """
         if not stops:
             return None
@@ -158,8 +158,8 @@ class TextCodec:
 
 
 def _check_options(options: dict[str, Any], parameters: Iterable[str]) -> None:
-    """Refuse options that are parameters of transformers' `apply_chat_template`, except `tools` and `documents`. These
-    two are allowed, because `apply_chat_template` passes them to the template. `parameters`: the names of the
+    """Refuse options with the same name as a parameter of transformers' `apply_chat_template`. The options `tools` and
+    `documents` are allowed, because `apply_chat_template` passes them to the template. `parameters`: the names of the
     parameters.
 
     Raises:
@@ -184,9 +184,9 @@ def cut(text: str, stop: str | None, *, include: bool) -> str:
 
 
 class GrowingText:
-    """Returns the text of a growing response in parts (see `advance`). A part that was returned never changes later. So
-    `advance` does not yet return an incomplete character, a stop string and the text after it, or an end of the text
-    that could be the beginning of a stop string.
+    """Returns the text of a growing response in parts (see `advance`). A part that was returned never changes later.
+    Until the response is finished, `advance` returns no incomplete character, no stop string, and no text after a stop
+    string. It also does not return the end of the text if this end could be the beginning of a stop string.
     """
 
     def __init__(self, text: TextCodec, stops: tuple[str, ...], *, skip_special: bool, include_stop: bool) -> None:
