@@ -64,7 +64,8 @@ def read_architecture(directory: Path) -> Architecture:
     if family is None:
         known = ", ".join(FAMILIES)
         raise UnsupportedModelError(
-            f"{path}: the embedded engine does not run model type {config.get('model_type')!r} (only {known}); use vLLM"
+            f"{path}: the embedded engine does not support model type {config.get('model_type')!r} (only {known}); "
+            "use vLLM"
         )
     _refuse_variants(path, config)
     try:
@@ -122,4 +123,4 @@ def _refuse_variants(path: Path, config: dict[str, Any]) -> None:
     }
     for variant, present in problems.items():
         if present:
-            raise UnsupportedModelError(f"{path}: the embedded engine does not run {variant}; use vLLM")
+            raise UnsupportedModelError(f"{path}: the embedded engine does not support {variant}; use vLLM")

@@ -146,6 +146,6 @@ def check_probe(directory: Path | str, probe: ManifestProbe, served: list[float]
     if difference > probe.tolerance:
         raise ProbeError(
             f"{directory}: the log-probs of the probe differ by {difference:.2e} from the trainer's (allowed "
-            f"{probe.tolerance:.0e}): the weights in use are not the ones pushed"
+            f"{probe.tolerance:.0e}): the weights in use differ from the pushed weights"
         )
     return difference

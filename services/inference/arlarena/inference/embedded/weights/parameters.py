@@ -118,7 +118,7 @@ def check_tensors(tensors: Mapping[str, Tensor], arch: Architecture) -> None:
     if missing:
         raise WeightsError(f"{len(missing)} tensors are missing, the first is {missing[0]}")
     if unknown:
-        raise WeightsError(f"{len(unknown)} tensors are not of this model, the first is {unknown[0]}")
+        raise WeightsError(f"{len(unknown)} tensors do not belong to this model, the first is {unknown[0]}")
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != shape:
             raise WeightsError(f"{name} has shape {list(tensors[name].shape)}, the model needs {list(shape)}")
