@@ -210,7 +210,7 @@ def test_weights_that_fail_their_probe_are_not_served(server, root):
     assert serve(server, good).status_code == 200
     answer = serve(server, bad)
     assert answer.status_code == 409
-    assert "the weights in use are not the ones pushed" in answer.json()["error"]["message"]
+    assert "the weights in use differ from the pushed weights" in answer.json()["error"]["message"]
     wait_until(lambda: all_ready(server, label(good)), "the version before serves again")
     assert server.version() == label(good)
     assert server.generate(PROMPT, max_tokens=1)["token_ids"]

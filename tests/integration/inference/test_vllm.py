@@ -189,7 +189,7 @@ async def test_a_stale_head_is_refused_by_the_probe(tmp_path, monkeypatch):
         "--weight-transfer-config", '{"backend": "stale"}'
     )  # fmt: skip
     with vllm(tmp_path, tmp_path / "weights", monkeypatch, *planted) as server:
-        with pytest.raises(PushRefused, match="the weights in use are not the ones pushed"):
+        with pytest.raises(PushRefused, match="the weights in use differ from the pushed weights"):
             await publisher(server).push(version(tmp_path / "weights", 1, 1))
         assert server.http.get("/ready").status_code == 503  # no client may receive tokens of this replica
         body = {"token_ids": PROMPT, "sampling_params": {"max_tokens": 1}}

@@ -45,6 +45,14 @@ def test_a_stop_string_is_cut_off_unless_included():
     assert cut("one", None, include=False) == cut("one", "x", include=False) == "one"
 
 
+@pytest.mark.parametrize(("include", "rest"), [(False, ""), (True, "..")])
+def test_a_complete_stop_string_is_sent_only_when_the_response_is_finished(text, include, rest):
+    ids = text.encode("ab..", special=False)
+    growing = GrowingText(text, ("..",), skip_special=True, include_stop=include)
+    assert growing.advance(ids, finished=False, stop=None) == "ab"
+    assert growing.advance(ids, finished=True, stop="..") == rest
+
+
 def test_pieces_of_growing_text_join_to_the_text(text):
     ids = text.encode("hello 1 2.", special=False)
     pieces = grow(text, [*ids, EOS])

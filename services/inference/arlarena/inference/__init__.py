@@ -1,1 +1,1 @@
-"""The policy server: an OpenAI-compatible API to an engine that receives new weights while it serves requests."""
+"""The policy server: an OpenAI-compatible API to a model. The model receives new weights while it serves requests."""

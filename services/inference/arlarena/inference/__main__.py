@@ -1,9 +1,10 @@
 """`python -m arlarena.inference --config FILE`: bind the address, print it, load the model, and serve until SIGTERM.
 
-A single embedded engine (the torch engine of this package) runs in this process. With vLLM, with several engines or
-with remote servers (`replica_urls`), this process is a gateway. A gateway forwards requests to the engines or servers.
+If there is only one embedded engine (the torch engine of this package), the engine runs in this process. With vLLM,
+several engines or remote servers (`replica_urls`), this process is a gateway: it forwards requests to the engines or
+servers.
 
-Exit codes: 0: stopped by a signal. 1: the model cannot be served, or the engine failed. 2: configuration error. 3: the
+Exit codes: 0: stopped by a signal. 1: the model cannot be served, or the engine failed. 2: configuration error. 3: an
 address cannot be bound.
 """
 
@@ -35,10 +36,10 @@ from arlarena.proto.versions.directory import WEIGHTS_ROUTE
 EXIT_FAILED, EXIT_ADDRESS = 1, 3
 BACKLOG = 2048
 
-# CPython's thread switch interval, in seconds. The engine's thread releases the GIL in every torch call. With the
-# default of 5 ms, the thread could wait 5 ms for the GIL after each call while another thread handles requests.
+# CPython's thread switch interval, in seconds. The engine's thread releases the GIL in every torch call. If another
+# thread handles requests, the engine's thread then waits for the GIL up to this interval. CPython's default is 5 ms.
 SWITCH_INTERVAL_S = 0.0005
-# The beginning of the path of a weight file's upload.
+# Matches the beginning of the path `/weights/DIRECTORY/FILE`, to which a weight file is uploaded.
 _UPLOAD = re.compile(f"{WEIGHTS_ROUTE}/[^/?]+/".encode())
 
 
@@ -50,7 +51,7 @@ def read_flags() -> argparse.Namespace:
         "--model",
         type=Path,
         help="directory in the Hugging Face format, or a Hub name such as Qwen/Qwen3-0.6B (downloaded if it is not in "
-        "the local cache); served while --weights-root contains no version",
+        "the local cache); served while --weights-root contains no version of the weights",
     )
     parser.add_argument("--weights-root", type=Path, help="folder with the version directories of pushed weights")
     parser.add_argument("--host", help="address to bind (default 127.0.0.1)")
@@ -60,10 +61,10 @@ def read_flags() -> argparse.Namespace:
 
 
 def bind(host: str, port: int, path: Path | None = None) -> socket.socket:
-    """Open a listening socket: a Unix socket if `path` is given, else TCP.
+    """Open a listening socket: a Unix socket at `path`, or a TCP socket if `path` is None.
 
     Raises:
-        OSError: the address is in use, or is not an address of this machine.
+        OSError: the address is in use, or does not belong to this machine.
     """
     family = socket.AF_UNIX if path else socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -78,18 +79,18 @@ def bind(host: str, port: int, path: Path | None = None) -> socket.socket:
 
 
 class _Uvicorn(uvicorn.Server):
-    """Uvicorn without its own signal handlers. After the shutdown, uvicorn's handlers would raise the signal again. The
-    signal would then determine the exit code.
+    """A uvicorn server without uvicorn's signal handlers. After the shutdown, uvicorn's handlers would raise the signal
+    again. The signal would then end the process before `main` returns the exit code.
     """
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Install no signal handlers, because `_uvicorn` adds handlers to the event loop."""
+        """Install no signal handlers. The function `_uvicorn` adds handlers to the event loop instead."""
         yield
 
 
 async def serve_engine(settings: InferenceSettings, listeners: list[socket.socket], log: Logger) -> int:
-    """Run an embedded engine until a signal or a failure. Returns the exit code."""
+    """Run an embedded engine until a signal arrives or the engine fails. Returns the exit code."""
     server = InferenceServer(settings, log, lambda: setattr(http, "should_exit", True))
     http = _uvicorn(create_app(server), settings)
     await http.serve(sockets=listeners)
@@ -100,7 +101,7 @@ async def serve_engine(settings: InferenceSettings, listeners: list[socket.socke
 async def serve_gateway(
     settings: InferenceSettings, flags: list[str], listeners: list[socket.socket], log: Logger
 ) -> int:
-    """Run a gateway until a signal. Returns the exit code."""
+    """Run a gateway until a signal arrives. Returns the exit code."""
     from arlarena.inference.gateway import app, build
 
     sockets = build.Sockets()
@@ -117,8 +118,8 @@ async def serve_gateway(
 
 
 def _limits(settings: InferenceSettings) -> HttpLimits:
-    """Returns the HTTP limits. The limit `held_bytes` does not apply to uploads of weight files, because these bodies
-    are written to disk while they arrive.
+    """Returns the HTTP limits. `held_bytes` does not limit uploads of weight files, because an upload is written to
+    disk while it arrives.
     """
     return HttpLimits(
         body_bytes=settings.max_body_mb << 20,
@@ -148,9 +149,10 @@ def _uvicorn(app: Starlette, settings: InferenceSettings) -> _Uvicorn:
 
 
 def open_listeners(settings: InferenceSettings, path: Path | None) -> list[socket.socket]:
-    """Open the socket of `port` and, if it is set, the socket of `admin_port`. With `path`, open only a Unix socket.
+    """Open a TCP socket for `port`, and a second TCP socket if `admin_port` is set. If `path` is not None, open only a
+    Unix socket at `path`.
 
-    Returns no socket if an address cannot be bound, and prints the reason.
+    If an address cannot be bound, prints the reason and returns an empty list.
     """
     ports = {"port": settings.port}
     if path is None and settings.admin_port is not None:

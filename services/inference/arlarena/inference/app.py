@@ -1,5 +1,5 @@
-"""The ASGI application of a process with an embedded engine (the torch engine of this package). The application answers
-requests before the model is loaded. Until the model is loaded, all routes except `/version` answer 503.
+"""The ASGI application of a process with an embedded engine (the torch engine of this package). The port is open before
+the model is loaded. Until the model is loaded, all routes except `/version` answer 503.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from arlarena.inference.api.errors import BUSY_RETRY_S, LOADING_RETRY_S, Request
 from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.telemetry import Logger
 
-if TYPE_CHECKING:  # `routes` imports torch, which takes seconds, so `_load` imports `routes` after the port is open
+if TYPE_CHECKING:  # `routes` imports torch, which takes seconds. So `_load` imports `routes`, after the port is open.
     from arlarena.inference.embedded.serving.routes import Serving
 
 VERSION = "0.1.0"
@@ -36,7 +36,7 @@ MODEL_ROUTES = (
     ("POST", "/tokenize"),
     ("POST", "/detokenize"),
 )
-STATE_ROUTES = (  # these routes have no access control
+STATE_ROUTES = (  # everybody can use these routes
     ("GET", "/metrics"),
     ("GET", "/weight_info"),
 )
@@ -50,9 +50,9 @@ ADMIN_ROUTES = (
 
 
 class InferenceServer:
-    """The state of the process. `stop`: a function that ends the process. It is called if the model cannot be loaded or
-    the engine fails. `serving`: the loaded model and its routes, None while the model is loading. `failure`: why the
-    process ends, None if there was no failure.
+    """The state of the process. `stop`: a function that ends the process; called if the model cannot be loaded or the
+    engine fails. `serving`: the loaded model and its routes; None while the model is loading. `failure`: the reason why
+    the process ends; None if nothing has failed.
     """
 
     def __init__(self, settings: InferenceSettings, log: Logger, stop: Callable[[], None]) -> None:
@@ -108,7 +108,7 @@ class InferenceServer:
         """Returns the loaded model.
 
         Raises:
-            RequestError: status 503 while the model is loading or after its engine has ended.
+            RequestError: status 503 if the model is not loaded yet, or if the engine has ended.
         """
         if self.serving is None:
             message = "the model is loading: wait until GET /ready answers 200"
@@ -123,7 +123,7 @@ class InferenceServer:
         return _json({"status": "ok", "weight_version": serving.engine.version})
 
     async def readiness(self, request: Request) -> Response:
-        """Returns 200 under the same condition as `/health`, 503 otherwise."""
+        """Returns 200 if the model is loaded and the engine's thread is alive, 503 otherwise (as `health`)."""
         self.ready()
         return _json({"status": "ready"})
 
@@ -137,13 +137,13 @@ def _json(value: object) -> Response:
 
 
 async def request_error(request: Request, error: Exception) -> Response:
-    """Returns the error response for an error that was raised outside an endpoint."""
+    """Returns the error response for a `RequestError` that was raised outside an `Endpoint`."""
     assert isinstance(error, RequestError)
     return Response(error.body(), error.status, error.headers(), media_type="application/json")
 
 
 async def http_error(request: Request, error: Exception) -> Response:
-    """Convert an error of Starlette (such as 404 or 405) into OpenAI's format."""
+    """Returns the response for an error of Starlette (such as 404 or 405), in OpenAI's error format."""
     assert isinstance(error, HTTPException)
     route = f"{request.method} {request.url.path}"
     reasons = {

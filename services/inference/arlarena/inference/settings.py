@@ -1,5 +1,5 @@
-"""Settings of the policy server (table `[inference]`). Only this module of the service reads settings from
-environment variables.
+"""Settings of the policy server (table `[inference]`). No other module of the service reads settings from environment
+variables.
 
 python -m arlarena.inference.settings FILE      check the table in the file and print "ok"
 """
@@ -20,7 +20,8 @@ from arlarena.proto.shared_settings import InferenceKeys
 from arlarena.proto.versions.hub import local_model, missing_files
 
 ENVIRONMENT_PREFIX = "ARLARENA_INFERENCE_"
-# The policy server's address for its clients. Deployments may set this variable in the containers of all services.
+# Clients read the policy server's address from this variable. A deployment can set it in the containers of all
+# services, so `read_variables` does not refuse it.
 ADDRESS_VARIABLE = "ARLARENA_INFERENCE_URL"
 
 
@@ -32,11 +33,11 @@ class InferenceSettings(InferenceKeys):
     model: Path | None = Field(
         None,
         description="directory in the Hugging Face format, or OWNER/NAME on the Hugging Face Hub; served while "
-        "weights_root contains no version",
+        "weights_root contains no version of the weights",
     )
     weights_root: Path | None = Field(
         None,
-        description="folder with a directory for each pushed version of the weights; the server loads versions from "
+        description="folder with one directory for each pushed version of the weights; the server loads versions from "
         "this folder",
     )
     vllm_arguments: tuple[str, ...] = Field(
@@ -46,20 +47,20 @@ class InferenceSettings(InferenceKeys):
     host: str = Field("127.0.0.1", description="address to bind")
     served_model_name: str = Field("policy", min_length=1, description="name of the model in OpenAI's API")
     threads: PositiveInt = Field(
-        1, description="torch threads per engine; more threads than free cores slow down every process"
+        1, description="torch threads per engine; if there are more threads than free cores, all processes are slower"
     )
-    max_slots: PositiveInt = Field(256, description="maximum number of sequences decoded at once")
+    max_slots: PositiveInt = Field(256, description="maximum number of sequences that are decoded at the same time")
     kv_cache_mb: PositiveInt = Field(
         2048,
-        description="memory limit of all slots (a slot holds the keys and values of one running sequence); a lower "
-        "limit means fewer slots",
+        description="memory limit of all slots together (a slot contains the keys and values of one running "
+        "sequence); with a lower limit, there are fewer slots",
     )
     prefix_cache_mb: NonNegativeInt = Field(256, description="memory limit of the prefix cache; 0 turns the cache off")
     prefill_tokens_per_step: PositiveInt = Field(
-        2048, description="maximum number of prompt tokens computed between two decoding steps"
+        2048, description="maximum number of prompt tokens that are computed between two decoding steps"
     )
     keep_versions: PositiveInt = Field(
-        3, description="how many of the newest versions are kept in weights_root after an upload over HTTP"
+        3, description="how many versions stay in weights_root after a new version was uploaded over HTTP"
     )
     admin_token: SecretStr | None = Field(
         None, min_length=16, description="bearer token of the weight routes; required if host is not a loopback address"
@@ -68,61 +69,64 @@ class InferenceSettings(InferenceKeys):
         None,
         ge=1,
         le=65535,
-        description="second port of the server; if it is set, the weight routes answer only on this port, so that a "
-        "firewall can admit the trainer alone; all other routes answer on both ports",
+        description="second port of the server; if it is set, the weight routes answer only on this port, and all "
+        "other routes answer on both ports; a firewall can then allow only the trainer to connect to this port",
     )
     replicas: PositiveInt = Field(
-        1, description="number of engines; with several engines or vLLM, this service is a gateway to the engines"
+        1, description="number of engines; with several engines or with vLLM, this service is a gateway to the engines"
     )
     replica_urls: tuple[str, ...] = Field(
-        (), description="policy servers to which this service forwards requests, instead of starting engines"
+        (),
+        description="addresses of policy servers; if set, this service starts no engine and forwards requests to them",
     )
     replica_wait_s: PositiveFloat = Field(
-        10.0, description="maximum time that a request waits for an available replica; after it, the response is 503"
+        10.0, description="maximum time that a request waits for an available replica; afterwards the response is 503"
     )
-    health_interval_s: PositiveFloat = Field(
-        1.0, description="time between two health checks of a replica by the gateway"
-    )
+    health_interval_s: PositiveFloat = Field(1.0, description="time between the gateway's health checks of a replica")
     affinity_slack: NonNegativeInt = Field(
         32,
-        description="how many more unfinished requests the replica of a session (the requests with the same header "
-        "x-session-id) may have than the least busy replica; above this number, the session moves to the least busy "
-        "replica",
+        description="all requests with the same header x-session-id (a session) go to the same replica; if this "
+        "replica has over affinity_slack more unfinished requests than the least busy replica, the session moves to "
+        "the least busy replica",
     )
     max_waiting: PositiveInt = Field(
-        8192, description="maximum number of queued sequences; further requests are answered 503"
+        8192, description="maximum number of queued sequences; the response to further requests is 503"
     )
     max_body_mb: PositiveInt = Field(8, description="maximum size of a request's body; weight files have no limit")
-    max_held_mb: PositiveInt = Field(128, description="maximum total size of the bodies of unanswered requests")
-    max_connections: PositiveInt = Field(4096, description="maximum number of open connections of all clients")
+    max_held_mb: PositiveInt = Field(128, description="maximum size of the bodies of all unanswered requests together")
+    max_connections: PositiveInt = Field(4096, description="maximum number of open connections of all clients together")
     max_messages: PositiveInt = Field(4096, description="maximum number of messages in a conversation")
     max_text_chars: PositiveInt | None = Field(
         None,
         description="maximum number of characters of a prompt or a conversation; default: 16 per token of "
         "max_model_len, at least 262144",
     )
-    max_prompt_tokens: PositiveInt = Field(1 << 20, description="maximum total number of prompt tokens of one request")
+    max_prompt_tokens: PositiveInt = Field(
+        1 << 20, description="maximum number of tokens of all prompts of a request together"
+    )
     max_logprobs: PositiveInt = Field(300_000, description="maximum number of log-probs in one response")
     text_threads: PositiveInt = Field(2, description="number of threads that render chat templates and tokenise texts")
     text_timeout_s: PositiveFloat = Field(
-        30.0, description="time limit of rendering or tokenising one text; after it, the response is 504"
+        30.0, description="time limit for rendering or tokenising one text; afterwards the response is 504"
     )
     request_timeout_s: PositiveFloat = Field(
-        300.0, description="time limit of one request; after it, the response is 504"
+        300.0, description="time limit of one request; afterwards the response is 504"
     )
     keep_alive_s: PositiveFloat = Field(75.0, description="idle time after which a connection is closed")
-    shutdown_grace_s: PositiveFloat = Field(10.0, description="time that running requests have to end after SIGTERM")
+    shutdown_grace_s: PositiveFloat = Field(
+        10.0, description="after SIGTERM, running requests can continue for this time"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="minimum severity of logged events"
     )
 
 
 def read_variables(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Returns the settings in environment variables `ARLARENA_INFERENCE_<KEY>`, and the secrets in the files that
-    `ARLARENA_INFERENCE_<KEY>_FILE` name.
+    """Returns the settings from environment variables. A variable `ARLARENA_INFERENCE_<KEY>` contains a setting. A
+    variable `ARLARENA_INFERENCE_<KEY>_FILE` contains the path of a file with a secret.
 
     Raises:
-        ConfigError: the <KEY> of a variable is not a setting, or the file of a secret cannot be read.
+        ConfigError: there is no setting <KEY>, or the file of a secret cannot be read.
     """
     given = os.environ if environment is None else environment
     ignored = secret_variables(ENVIRONMENT_PREFIX, InferenceSettings) | {ADDRESS_VARIABLE}
@@ -135,12 +139,13 @@ def read_variables(environment: Mapping[str, str] | None = None) -> dict[str, st
 
 def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> InferenceSettings:
     """Returns the settings. Flags override environment variables. Environment variables override the file. If `model`
-    is a name on the Hugging Face Hub, `model` becomes the model's directory in the local cache. If the cache does not
-    contain the model, the model is downloaded first.
+    is a name on the Hugging Face Hub, the returned `model` is the model's directory in the local cache. If the cache
+    does not contain the model, the model is downloaded first. `path`: the configuration file. `flags`: values by
+    setting; None means that a flag is not set.
 
     Raises:
-        ConfigError: a setting is unknown, malformed or missing, settings contradict each other, or the model does not
-            exist.
+        ConfigError: a setting is unknown, malformed or missing; two settings contradict each other; or the model does
+            not exist.
     """
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     settings = load_table(path, "inference", InferenceSettings, {**read_variables(), **given})
@@ -162,7 +167,7 @@ def load(path: Path | None, flags: Mapping[str, Any] | None = None) -> Inference
 
 
 def check_model(settings: InferenceSettings) -> None:
-    """Check the model's files before the port is bound.
+    """Check that there is something to serve and that `model` has all files. Called before the port is bound.
 
     Raises:
         ConfigError: `model`, `weights_root` and `replica_urls` are all unset, or files of the model are missing.
@@ -175,7 +180,7 @@ def check_model(settings: InferenceSettings) -> None:
 
 
 def needs_gateway(settings: InferenceSettings) -> bool:
-    """True if the process must be a gateway: for vLLM, for several replicas and for remote replicas."""
+    """True if this process must be a gateway: the settings select vLLM, several replicas, or remote replicas."""
     return settings.engine == "vllm" or settings.replicas > 1 or bool(settings.replica_urls)
 
 
@@ -205,7 +210,7 @@ def secret(value: SecretStr | None) -> str | None:
 
 
 def main() -> int:
-    """Check the file that the command line names. Returns the exit code."""
+    """Check the configuration file given on the command line. Returns the exit code."""
     if len(sys.argv) != 2:
         raise ConfigError("usage: python -m arlarena.inference.settings FILE")
     load_table(Path(sys.argv[1]), "inference", InferenceSettings, read_variables())

@@ -167,7 +167,7 @@ def assert_refused(answer, planted):
     error = answer.json()["error"]
     assert error["code"] == "conflict"
     assert planted.directory.name in error["message"]
-    assert "are not the ones pushed" in error["message"]
+    assert "differ from the pushed weights" in error["message"]
 
 
 def test_after_a_failed_probe_embedded_serves_the_old_version_and_vllm_answers_503(server, engine, first, planted):

@@ -1,1 +1,1 @@
-"""HTTP code for the embedded engine and the gateway: reading requests, errors, access control, weight routes."""
+"""HTTP code that the embedded engine and the gateway share: requests, errors, access control and weight routes."""

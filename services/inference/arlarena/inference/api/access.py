@@ -14,11 +14,13 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may use a route. `tokens`: a request must have one of these tokens. If `tokens` is empty, a request needs no
-    token. `token_error`: the error message of status 401. `allow_cross_site`: whether web pages of other sites may send
-    requests. `allow_same_site`: whether web pages of the same site may send requests. If `allow_same_site` is False,
-    every request with the header `Origin` is refused, whatever `allow_cross_site` is. `port`: the only TCP port on
-    which the route exists; None: all ports.
+    """The access rules of a route.
+
+    `tokens`: the valid tokens; if empty, a request needs no token. `token_error`: the error message of status 401.
+    `allow_cross_site`: True if the route accepts requests from web pages of other sites. `allow_same_site`: True if the
+    route accepts requests from web pages of the same site. If `allow_same_site` is False, the route also refuses every
+    request with the header `Origin`, even if `allow_cross_site` is True. `port`: the TCP port that serves the route;
+    None: every port.
     """
 
     tokens: tuple[str, ...] = ()
@@ -28,11 +30,12 @@ class Access:
     port: int | None = None
 
     def check(self, headers: Headers, port: int | None = None) -> None:
-        """Refuse a request that has no access. `port`: the server's TCP port of the connection; None on a Unix socket.
+        """Check the access rules for one request. `port`: the server's TCP port that received the request; None for a
+        Unix socket.
 
         Raises:
-            RequestError: status 401 if the request has no valid token; status 403 if it comes from a web page that may
-                not send requests; status 404 if the route does not exist on this port.
+            RequestError: status 401 if the request needs a token and has no valid token; status 403 if the request
+                comes from a web page and the route refuses this page; status 404 if another port serves the route.
         """
         if self.port is not None and port is not None and port != self.port:
             raise RequestError("this route is served on another port (admin_port)", status=404)
@@ -50,8 +53,8 @@ class Access:
             raise RequestError(self.token_error, status=401)
 
     def _has_valid_token(self, authorization: bytes) -> bool:
-        """True if the header has a valid token. All tokens are compared, each in constant time, so that the response
-        time does not reveal a token.
+        """True if the header contains a valid token. The header is compared with all tokens, each in constant time.
+        Otherwise the response time could reveal a token.
         """
         scheme, _, token = authorization.partition(b" ")
         matches = [hmac.compare_digest(token.strip(), known.encode()) for known in self.tokens]
@@ -62,9 +65,9 @@ EVERYBODY = Access()
 
 
 def model_access(settings: InferenceSettings) -> Access:
-    """Returns who may use the model routes. If an API key is set, a request needs this key or the administrator's
-    token. If no API key is set, requests from web pages of other sites are refused, because a web page of another site
-    can send requests to loopback addresses.
+    """Returns the access rules of the model routes. If an API key is set, a request needs the API key or the
+    administrator's token. If no API key is set, requests from web pages of other sites are refused. (In a browser on
+    this machine, a page of any site can send requests to loopback addresses.)
     """
     key, admin = secret(settings.api_key), secret(settings.admin_token)
     if key is None:
@@ -77,7 +80,7 @@ def model_access(settings: InferenceSettings) -> Access:
 
 
 def admin_access(settings: InferenceSettings) -> Access:
-    """Returns who may use the routes that change the weights in service."""
+    """Returns the access rules of the admin routes, such as the routes that change the weights in service."""
     token = secret(settings.admin_token)
     message = (
         "this route needs the administrator's token (admin_token): send the header `authorization: Bearer TOKEN` "

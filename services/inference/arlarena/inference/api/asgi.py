@@ -1,4 +1,4 @@
-"""A thin ASGI layer. A handler gets a request and returns a response, an event stream or a relayed response."""
+"""A thin ASGI layer. A handler gets a request and returns a complete response, an event stream or a relayed stream."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
-    """One request. `receive`: waits for the next ASGI message. The first message after the complete body reports that
+    """One request. `receive`: waits for the next ASGI message. After the complete body, the next message reports that
     the client has disconnected.
     """
 
@@ -51,10 +51,10 @@ class ApiRequest:
 
     @property
     def timeout_s(self) -> float | None:
-        """The client's time limit of this request, in seconds. None if the client sets no limit.
+        """The client's time limit for this request, in seconds. None if the client has set no limit.
 
         Raises:
-            RequestError: status 400 if the header is malformed.
+            RequestError: status 400 if the header is not a positive number.
         """
         value = self.header(TIMEOUT_HEADER.encode())
         if value is None:
@@ -88,8 +88,8 @@ class EventStream:
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """An event stream of another server. `chunks`: the parts of the stream. Each part is sent as soon as it arrives. If
-    the other server fails, the error is sent as the last event.
+    """An event stream from another server. `chunks`: the chunks of the stream. Each chunk is sent to the client as soon
+    as the chunk arrives. If the other server fails, the client receives an error event and the event `[DONE]`.
     """
 
     status: int
@@ -102,17 +102,19 @@ Handler = Callable[[ApiRequest], Awaitable[AnyResponse]]
 
 
 class Endpoint:
-    """An ASGI application with one handler. It reads the body, sends the response, and converts errors to JSON."""
+    """An ASGI application with one handler. The application reads the request body, calls the handler, and sends the
+    response. Errors are sent as JSON.
+    """
 
     def __init__(self, handler: Handler, max_body: int | None, log: Logger, access: Access = EVERYBODY) -> None:
-        """`max_body`: the maximum size of the body in bytes. None: the handler reads the body itself."""
+        """`max_body`: the maximum size of a request body in bytes; None: the handler reads the body from `receive`."""
         self._handler = handler
         self._max_body = max_body
         self._log = log
         self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Handle one request."""
         try:
             server = scope.get("server")
             self._access.check(scope["headers"], server[1] if server else None)
@@ -140,8 +142,8 @@ class Endpoint:
         return RequestError(f"internal error: {type(error).__name__}; see the server's log", status=500)
 
     async def _stream(self, stream: EventStream, send: Send) -> None:
-        """Send a stream of events. An error before the first event is sent as an ordinary response. A later error is
-        sent as the last event.
+        """Send a stream of events, then the event `[DONE]`. An error before the first event is raised, and the caller
+        sends an ordinary error response. A later error is sent as an event before `[DONE]`.
         """
         first = await anext(stream.events)
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
@@ -151,7 +153,7 @@ class Endpoint:
         try:
             async for event in stream.events:
                 await _send_event(send, event)
-                if time.monotonic() - yielded_at > TURN_S:  # `send` may return without a switch to other tasks
+                if time.monotonic() - yielded_at > TURN_S:  # `send` can return without letting other tasks run
                     await asyncio.sleep(0)
                     yielded_at = time.monotonic()
         except ClientGone:
@@ -187,7 +189,7 @@ def _error_response(error: RequestError) -> ApiResponse:
 
 
 def _check_encoding(scope: Scope) -> None:
-    """Refuse a compressed body.
+    """Check that the body is not compressed.
 
     Raises:
         RequestError: status 415 if the body is compressed.
@@ -206,7 +208,7 @@ async def send_response(send: Send, response: ApiResponse) -> None:
 
 
 async def body_chunks(receive: Receive) -> AsyncIterator[bytes]:
-    """Yields each chunk of the body as soon as it arrives.
+    """Yields each chunk of the body as soon as the chunk arrives.
 
     Raises:
         ClientGone: the client disconnected before the end of the body.

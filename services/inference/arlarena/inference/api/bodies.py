@@ -1,4 +1,4 @@
-"""Reads JSON bodies. An error message contains the cause, the field and the fix."""
+"""Reads JSON bodies. Error messages name the cause, the field and the fix."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from arlarena.inference.api.errors import RequestError
 _SHOWN = 40  # maximum number of characters of a value in an error message
 _GZIP = b"\x1f\x8b"
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_MAX_DIGITS = 308  # digits of the largest integer that a float can hold
-_MAX_MARKS = 200_000  # maximum number of the characters "[", "{" and ":" in a body; each takes about 2 µs to decode
-# Maximum size of a body for which an error names the invalid field. The search for the field is 20 times as slow as
-# decoding.
+_MAX_DIGITS = 308  # the largest float has 309 digits, so every integer of 308 digits can be converted to a float
+# Maximum total number of the characters "[", "{" and ":" in a body. Decoding takes about 2 µs for each of them.
+_MAX_MARKS = 200_000
+# Maximum size of a body in which the invalid field is searched for an error message. The search takes 20 times as long
+# as decoding the body.
 _MAX_EXPLAINED_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
 class _BadNumber:
-    """Replaces an invalid number in the decoded body. `problem`: why the number is invalid."""
+    """An invalid number in the decoded body. `problem`: the reason why the number is invalid."""
 
     problem: str
 
@@ -36,11 +37,12 @@ def read_json(body: bytes) -> Any:
 
     Raises:
         RequestError: status 400 if the body is not UTF-8, is not JSON, is nested too deeply, or contains NaN, a number
-            out of range or half of a surrogate pair; status 413 if the body has too many lists, objects and fields.
+            out of range or half of a surrogate pair. Status 413 if the total number of lists, objects and fields in
+            the body is too large.
     """
     if len(body) > _MAX_MARKS and sum(map(body.count, (b"[", b"{", b":"))) > _MAX_MARKS:
         raise RequestError(
-            f"the body has more than {_MAX_MARKS} brackets, braces and colons in all: send several smaller requests",
+            f"the body has more than {_MAX_MARKS} brackets, braces and colons in total: send several smaller requests",
             status=413,
         )
     try:
@@ -52,8 +54,8 @@ def read_json(body: bytes) -> Any:
 
 
 def _json_error(body: bytes, fallback: str) -> RequestError:
-    """Returns an error that says what is wrong with a body. `fallback`: the decoder's message, used if no invalid field
-    is found.
+    """Returns an error that describes the problem of an invalid body. `fallback`: the decoder's message. The error
+    contains this message if no invalid field is found.
     """
     if problem := _encoding_problem(body):
         return RequestError(f"the body {problem}", code="invalid_json")
@@ -75,14 +77,14 @@ def _json_error(body: bytes, fallback: str) -> RequestError:
 
 
 def param_of(path: str) -> str | None:
-    """Convert the path of a field into the `param` of an error. The prefix `sampling_params.` is removed, so that a
-    parameter has the same name on every route.
+    """Returns the `param` of an error for the path of a field, or None for an empty path. The prefix `sampling_params.`
+    is removed, so a sampling parameter has the same name in the errors of all routes.
     """
     return path.removeprefix("sampling_params.") or None
 
 
 def _encoding_problem(body: bytes) -> str:
-    """Returns what is wrong with a body that is empty, compressed or not UTF-8. Returns "" for other bodies."""
+    """Returns a description of the problem if the body is empty, compressed or not UTF-8. Otherwise returns ""."""
     if not body.strip():
         return "is empty: send a JSON object"
     if body.startswith(_GZIP):
@@ -99,12 +101,16 @@ def _encoding_problem(body: bytes) -> str:
 
 
 def _parse_constant(name: str) -> _BadNumber:
-    return _BadNumber(f"is {name}, which JSON cannot hold: send a finite number, or leave the field out")
+    return _BadNumber(f"is {name}, which is not valid in JSON: send a finite number, or leave the field out")
 
 
 def _parse_float(text: str) -> float | _BadNumber:
     value = float(text)
-    return value if math.isfinite(value) else _BadNumber(f"is {_short(text)}, beyond the largest float: lower it")
+    return (
+        value
+        if math.isfinite(value)
+        else _BadNumber(f"is {_short(text)}, outside the range of floats: send a number closer to 0")
+    )
 
 
 def _parse_int(text: str) -> int | _BadNumber:
@@ -115,7 +121,7 @@ def _parse_int(text: str) -> int | _BadNumber:
 
 
 def _problems(value: Any) -> Iterator[tuple[str, str]]:
-    """Yields (path of the field, problem) in the order of the document."""
+    """Yields (path of the field, problem) for each invalid field, in the order of the document."""
     stack = [("", value)]
     while stack:
         path, node = stack.pop()

@@ -20,12 +20,12 @@ _CODES = {
     503: "service_unavailable",
     504: "deadline_exceeded",
 }
-_MAX_MESSAGE, _MAX_PARAM = 1500, 200  # maximum numbers of characters; both texts may quote a long request
+_MAX_MESSAGE, _MAX_PARAM = 1500, 200  # maximum numbers of characters; both texts can contain parts of a long request
 CONTEXT_LENGTH = "context_length_exceeded"
 
-# Seconds in the header `Retry-After` of status 503: BUSY_RETRY_S if the server is busy, LOADING_RETRY_S while the model
-# loads. OpenAI's SDK retries a request twice and obeys values up to 60. So twice LOADING_RETRY_S should be longer than
-# the time in which a model loads.
+# Seconds in the header `Retry-After` of a response with status 503: BUSY_RETRY_S if the server is busy, LOADING_RETRY_S
+# while the model loads. OpenAI's SDK retries a request twice and obeys values up to 60. So the SDK waits for
+# 2 * LOADING_RETRY_S seconds in total, which should be longer than a model takes to load.
 BUSY_RETRY_S = 1
 LOADING_RETRY_S = 30
 
@@ -35,8 +35,9 @@ class ClientGone(Exception):
 
 
 class RequestError(Exception):
-    """An error response. `param`: the name of the invalid field. `code`: the error code in the body, by default the
-    code of `status` in `_CODES`. `retry_after_s`: the seconds in the header `Retry-After`, which only status 503 has.
+    """An error that is sent as a response. `param`: the name of the invalid field. `code`: the error code in the body;
+    the default is the code of `status` in `_CODES`. `retry_after_s`: seconds in the header `Retry-After`. Only a
+    response with status 503 has this header.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class RequestError(Exception):
         self.retry_after_s = retry_after_s
 
     def headers(self) -> dict[str, str]:
-        """Returns the headers that the status requires."""
+        """Returns the headers that a response with this status must have."""
         if self.status == 503:
             return {"retry-after": str(self.retry_after_s)}
         return {"www-authenticate": "Bearer"} if self.status == 401 else {}

@@ -1,5 +1,5 @@
-"""Spreads a burst of requests over several turns of the event loop. In a turn, the loop runs all ready callbacks. The
-loop polls the sockets between two turns.
+"""Spreads a burst of requests over several turns of the event loop. In one turn, the event loop runs all callbacks that
+are ready. Between two turns, the event loop polls the sockets.
 """
 
 from __future__ import annotations
@@ -8,24 +8,24 @@ import asyncio
 import time
 from collections import deque
 
-TURN_S = 0.02  # maximum seconds of work on requests before the loop polls the sockets again
-_RELEASED_PER_TURN = 8  # how many waiting requests continue in one turn
+TURN_S = 0.02  # in seconds; after this time, no further request continues in the same turn
+_RELEASED_PER_TURN = 8  # maximum number of waiting requests that continue in one turn
 
 
 class Turns:
-    """Spreads requests over turns of the event loop. In a single turn, a thousand ready requests would block other
+    """Spreads requests over several turns. If a thousand requests ran in one turn, the event loop would not poll the
     sockets for seconds.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        # when the first request of this turn continued, in seconds of `time.monotonic`
+        # the time at which the first request of this turn continued, in seconds of `time.monotonic`
         self._began: float | None = None
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def wait(self) -> None:
-        """Let the calling request continue, now or in a later turn. The request must wait for a later turn if this turn
-        has lasted longer than `TURN_S`, or if other requests already wait.
+        """Wait until the calling request may continue. The request waits for a later turn if the current turn has
+        lasted longer than `TURN_S`, or if other requests already wait. Otherwise the request continues at once.
         """
         now = time.monotonic()
         if self._began is None:
@@ -37,8 +37,8 @@ class Turns:
             await waiter
 
     def _end(self) -> None:
-        """End the turn, and let some waiting requests continue in the next turn. The event loop calls this function
-        after all callbacks that were ready when the turn began.
+        """End the current turn, and let some waiting requests continue in the next turn. The event loop calls this
+        method after all callbacks of the current turn.
         """
         self._began = None
         for _ in range(min(_RELEASED_PER_TURN, len(self._waiting))):

@@ -1,9 +1,9 @@
-"""Decodes a JSON body into a typed request. A parameter that the embedded engine does not implement is accepted only if
-its value has no effect on the response, such as `presence_penalty` 0. Any other value is an error.
+"""Decodes a JSON body into a typed request.
 
-If such a value were ignored, tokens would be sampled from a different distribution than requested, and training would
-be corrupted unnoticed. The names of parameters are those of OpenAI's chat completions and completions (Python SDK 3.57)
-and of vLLM 0.32.
+The embedded engine does not implement all parameters of OpenAI's routes (chat completions and completions, Python SDK
+3.57) and of vLLM 0.32. A parameter that is not implemented is accepted only if its value has no effect on the response,
+for example `presence_penalty` = 0. Any other value is an error. If the server ignored such a value, tokens would be
+sampled from a wrong distribution. Training would then use wrong data without an error.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ _FIELD = re.compile(r"(?:unknown|required) field `(.*?)`")
 
 
 def _is(*values: Any) -> NoEffectCheck:
-    """Returns a check that a value is one of `values`. The check distinguishes 0 from False and 1 from True."""
+    """Returns a function that checks whether a value is one of `values`. The check distinguishes 0 from False, and 1
+    from True.
+    """
     return lambda value, _: any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in values)
 
 
 def _anything(value: Any, fields: Fields) -> bool:
-    """Accept any value. Used for labels and hints, which have no effect on the response."""
+    """Accept any value. This check is for labels and hints: they never change the response."""
     return True
 
 
@@ -52,8 +54,8 @@ _TEXT = "the model reads and writes text only"
 _REPEAT = "send several requests with different seeds, or use n"
 _TEMPLATE = "chat_template_kwargs passes options to the chat template"
 
-# Parameters that are not implemented. Each has a check whether a value has no effect, and the advice in the error for a
-# value with an effect. The value None is always accepted.
+# Parameters that are not implemented. Each entry is a pair: a function that returns True if a value has no effect, and
+# the advice in the error for a refused value. The value None is always accepted.
 UNSUPPORTED: dict[str, tuple[NoEffectCheck, str]] = {
     # labels and hints
     "cache_salt": (_anything, ""),
@@ -127,7 +129,7 @@ def parse(body: bytes, kind: type[T]) -> T:
 
     Raises:
         RequestError: status 400 if the body is not JSON, or if a field is unknown, missing, of the wrong type or not
-            implemented; status 413 if the body has too many lists, objects and fields.
+            implemented. Status 413 if the total number of lists, objects and fields in the body is too large.
     """
     value = read_json(body)
     try:
@@ -139,12 +141,13 @@ def parse(body: bytes, kind: type[T]) -> T:
 
 
 def _implemented_fields(fields: Fields) -> Fields:
-    """Returns the fields that the embedded engine implements. A field that is not implemented is left out if its value
-    has no effect. The fields in `sampling_params` and `stream_options` are treated in the same way.
-    `max_completion_tokens` is returned as `max_tokens`.
+    """Returns the fields of a request without the parameters in `UNSUPPORTED` and without fields that are None. The
+    objects `sampling_params` and `stream_options` are filtered in the same way. `max_completion_tokens` is returned as
+    `max_tokens`.
 
     Raises:
-        RequestError: status 400 if a parameter that is not implemented has a value with an effect.
+        RequestError: status 400 if the value of a parameter in `UNSUPPORTED` would have an effect, or if
+            `max_completion_tokens` is not a positive integer.
     """
     implemented: Fields = {}
     for name, value in fields.items():
@@ -158,7 +161,7 @@ def _implemented_fields(fields: Fields) -> Fields:
             implemented[name] = _implemented_fields(value)
         else:
             implemented[name] = value
-    max_tokens = implemented.pop("max_completion_tokens", None)  # OpenAI's newer name takes precedence
+    max_tokens = implemented.pop("max_completion_tokens", None)  # OpenAI's newer name; it overrides max_tokens
     if max_tokens is not None:
         if type(max_tokens) is not int or max_tokens < 1:
             message = f"max_completion_tokens must be an integer and at least 1, got {short_json(max_tokens)}"
@@ -175,7 +178,7 @@ def _unsupported_error(name: str, value: Any, advice: str) -> RequestError:
 
 
 def short_json(value: Any) -> str:
-    """Returns a value of a request as JSON, shortened for an error message."""
+    """Returns a value as JSON, for an error message. A long value is cut after `_SHOWN` characters."""
     if isinstance(value, str):
         value = value[: _SHOWN + 1]
     text = ""
@@ -187,8 +190,8 @@ def short_json(value: Any) -> str:
 
 
 def _validation_error(why: str) -> RequestError:
-    """Convert a validation error of msgspec into an error response, with the name of the invalid field as `param`.
-    `why`: msgspec's message.
+    """Returns the error response for a validation error of msgspec. Its `param` is the path of the invalid field.
+    `why`: msgspec's error message.
     """
     path, field = _PATH.search(why), _FIELD.search(why)
     names = [match[1] for match in (path, field) if match and match[1]]

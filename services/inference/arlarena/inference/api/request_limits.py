@@ -1,6 +1,6 @@
-"""Limits of one request, checked on the decoded body before it is rendered, tokenised or queued.
+"""Limits on one request. The server checks most of them before it renders or tokenises a text.
 
-Every error message names the field and the limit. If a setting can raise the limit, the message names this setting.
+Every error message names the field and the limit. If a setting can raise the limit, the message also names the setting.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ from arlarena.inference.api.errors import CONTEXT_LENGTH, RequestError
 from arlarena.inference.settings import InferenceSettings
 from arlarena.proto.policy import SamplingParams
 
-# Assumed maximum of the average number of characters per token of a text. Usual texts have about 4.
+# The default of the setting max_text_chars is this number of characters per token of the context. Usual texts have
+# about 4 characters per token.
 CHARS_PER_TOKEN = 16
 MIN_TEXT_CHARS = 1 << 18  # the lowest default of the setting max_text_chars
-_VALUES_PER_MESSAGE = 16  # maximum of the average number of fields, content parts, tool calls and arguments per message
+# Fields, content parts, tool calls and arguments per message: maximum of the average over a conversation's messages.
+_VALUES_PER_MESSAGE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
-    """The limits of one request. `sequences`: how many sequences the server can run and queue at the same time.
-    `text_chars`: maximum number of characters of a text. `messages`: maximum number of messages in a conversation.
-    `prompt_tokens`: maximum total number of tokens of all prompts. `logprobs`: maximum number of log-probs in the
-    response.
+    """The limits on one request. Each limit is a maximum number. `sequences`: sequences of the request; the limit is
+    the number of sequences that the server can run and queue. `text_chars`: characters of a text. `messages`: messages
+    in a conversation. `prompt_tokens`: tokens of all prompts together. `logprobs`: log-probs in the response.
+
+    The argument `param` of the methods is the name of the field in the error.
     """
 
     sequences: int
@@ -35,8 +38,8 @@ class RequestLimits:
 
     @classmethod
     def from_settings(cls, settings: InferenceSettings, slots: int, max_length: int) -> RequestLimits:
-        """Returns the limits for a model with a context of `max_length` tokens. `slots`: the maximum number of running
-        sequences.
+        """Returns the limits. `slots`: the maximum number of running sequences. `max_length`: the context length of the
+        model in tokens.
         """
         return cls(
             settings.max_waiting + slots,
@@ -60,7 +63,7 @@ class RequestLimits:
             )
 
     def check_text(self, chars: int, param: str) -> None:
-        """Refuse a text that is too long to be tokenised.
+        """Refuse a text that is too long. `chars`: the number of characters of the text.
 
         Raises:
             RequestError: status 400 with the code `context_length_exceeded` if the text is too long.
@@ -74,24 +77,24 @@ class RequestLimits:
             )
 
     def check_tokens(self, tokens: int, param: str) -> None:
-        """Refuse prompts that together have too many tokens.
+        """Refuse prompts with too many tokens. `tokens`: the number of tokens of all prompts together.
 
         Raises:
-            RequestError: status 400 if the prompts have too many tokens.
+            RequestError: status 400 if there are too many tokens.
         """
         if tokens > self.prompt_tokens:
             raise RequestError(
-                f"{param} has more than {self.prompt_tokens} tokens in all (server setting max_prompt_tokens): send "
+                f"{param} has more than {self.prompt_tokens} tokens in total (server setting max_prompt_tokens): send "
                 "several requests",
                 param=param,
             )
 
     def check_logprobs(self, params: SamplingParams, prompt_tokens: int, sampled_tokens: int) -> None:
-        """Refuse a request for too many log-probs. `sampled_tokens`: the maximum total number of sampled tokens of all
-        choices.
+        """Refuse a request for too many log-probs. `prompt_tokens`: the number of tokens of all prompts together.
+        `sampled_tokens`: how many tokens all choices together can have at most.
 
         Raises:
-            RequestError: status 400 if the response may have too many log-probs.
+            RequestError: status 400 if the response could have too many log-probs.
         """
         sampled = 0 if params.logprobs is None else sampled_tokens * (1 + params.logprobs)
         prompt = 0 if params.prompt_logprobs is None else prompt_tokens * (1 + params.prompt_logprobs)
@@ -104,12 +107,12 @@ class RequestLimits:
             )
 
     def check_body(self, body: bytes) -> None:
-        """Check the limits of a request to a model route, for an engine that does not check them (vLLM). A field of an
-        unexpected type is not checked, because the engine refuses such a field.
+        """Check a request to a model route of vLLM, which does not check these limits. A field of an unexpected type is
+        skipped, because vLLM refuses the request.
 
         Raises:
-            RequestError: status 400 if a limit is exceeded or the body is not valid JSON; status 413 if the body has
-                too many lists, objects and fields.
+            RequestError: status 400 if a limit is exceeded or the body is not valid JSON. Status 413 if the total
+                number of lists, objects and fields in the body is too large.
         """
         request = read_json(body)
         if not isinstance(request, dict):
@@ -128,10 +131,11 @@ class RequestLimits:
             self.check_conversation(messages, options if isinstance(options, dict) else None)
 
     def count_prompts(self, prompt: str | list[Any]) -> int:
-        """Returns the number of prompts in `prompt`, which is a text, token ids, a list of texts or a list of id lists.
+        """Returns the number of prompts in the field `prompt`. The field contains one text, one list of token ids, a
+        list of texts, or a list of lists of token ids.
 
         Raises:
-            RequestError: status 400 if the prompts have too many tokens.
+            RequestError: status 400 if the lists of token ids together have too many tokens.
         """
         if isinstance(prompt, str) or not prompt or type(prompt[0]) is int:
             tokens = 0 if isinstance(prompt, str) else len(prompt)
@@ -141,9 +145,9 @@ class RequestLimits:
         return len(prompt)
 
     def check_conversation(self, messages: list[dict[str, Any]], options: dict[str, Any] | None) -> int:
-        """Refuse a conversation with too many messages, too many fields and parts, or too many characters. The limits
-        of fields, parts and characters also apply to `options`, the variables of the chat template. Returns the number
-        of fields, parts and characters together.
+        """Refuse a conversation with too many messages, too many fields and parts, or too many characters. `options`:
+        the variables of the chat template. They have the same limits on fields, parts and characters as the messages.
+        Returns the sum of the numbers of fields, parts and characters in the messages and the options.
 
         Raises:
             RequestError: status 400 if a limit is exceeded.
@@ -170,7 +174,9 @@ class RequestLimits:
 
 
 def json_size(value: Any) -> tuple[int, int]:
-    """Returns the size of a JSON value: (number of items in lists and dicts, characters in strings and names)."""
+    """Returns the size of a JSON value: (number of items in all lists and objects, number of characters in all strings
+    and names).
+    """
     items = chars = 0
     stack = [value]
     while stack:

@@ -1,5 +1,5 @@
-"""The routes by which an engine or a gateway receives weights and brings weights into service. The format of weights is
-described in `arlarena.proto.versions.directory`.
+"""Weight routes: an embedded engine or a gateway receives new weights by these routes, and brings them into service.
+The format of weights is described in `arlarena.proto.versions.directory`.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _encoder = msgspec.json.Encoder()
 
 
 class WeightRoutes:
-    """The handlers of the weight routes. `serve`: a function that brings one version into service."""
+    """The handlers of the weight routes. `serve`: a function that brings one version of the weights into service."""
 
     def __init__(self, store: Store, serve: Callable[[Source], Awaitable[ServedVersion]]) -> None:
         self._store, self._serve = store, serve
-        self._lock = asyncio.Lock()  # brings versions into service one at a time
+        self._lock = asyncio.Lock()  # only one version at a time is brought into service
 
     async def announce(self, call: ApiRequest) -> AnyResponse:
         """Handle `PUT /weights/{directory}`: begin the upload of a version. The body is the version's manifest."""
         return await self._respond(asyncio.to_thread(self._store.announce, call.path_params["directory"], call.body))
 
     async def receive(self, call: ApiRequest) -> AnyResponse:
-        """Handle `PUT /weights/{directory}/{file}?base=…`. Without `base`, the body is the complete file. With `base`,
-        the body is the difference to this file in the version directory `base`. The body is written to disk while it
-        arrives.
+        """Handle `PUT /weights/{directory}/{file}?base=…`, the upload of one file. Without `base`, the body is the
+        complete file. With `base`, the body is a delta: the difference to the file of the same name in the version
+        directory `base`. The body is written to disk while it arrives.
         """
         directory, name = call.path_params["directory"], call.path_params["file"]
         chunks = body_chunks(call.receive)

@@ -1,1 +1,1 @@
-"""A small torch engine for CPUs: slots, continuous batching, a prefix cache, a seed per request."""
+"""The embedded engine: a small torch engine for CPUs, with continuous batching, a prefix cache and request seeds."""

@@ -9,21 +9,21 @@ from typing import Any
 
 from arlarena.proto.text.files import read_text
 
-# For each model_type: (whether queries and keys are normalised, whether the projections of queries, keys and values
-# have a bias).
+# For each model_type: (`Architecture.qk_norm`, `Architecture.qkv_bias`).
 FAMILIES = {"qwen3": (True, False), "qwen2": (False, True), "llama": (False, False)}
 
 
 class UnsupportedModelError(ValueError):
-    """The embedded engine does not support this model. The message contains the reason and an alternative."""
+    """The embedded engine does not support this model. The message contains the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """The shape of a decoder with grouped-query attention, rotary positions, RMS norms and SwiGLU layers. `hidden`: the
-    size of the hidden state. `ffn`: the size of the feed-forward layer. `tied`: whether the embedding is also the
-    output head. `qk_norm`: whether queries and keys are normalised. `qkv_bias`: whether the projections of queries,
-    keys and values have a bias.
+    """The sizes and variants of a decoder with grouped-query attention, rotary positions, RMS norms and SwiGLU layers.
+
+    `hidden`: the size of the hidden state. `ffn`: the size of the feed-forward layer. `max_positions`: the maximum
+    number of tokens of a sequence. `tied`: whether the embedding matrix is also the output head. `qk_norm`: whether
+    queries and keys are normalised. `qkv_bias`: whether the projections of queries, keys and values have a bias.
     """
 
     model_type: str
@@ -48,10 +48,10 @@ class Architecture:
 
 
 def read_architecture(directory: Path) -> Architecture:
-    """Read `config.json`.
+    """Returns the architecture that `config.json` in `directory` describes.
 
     Raises:
-        UnsupportedModelError: the file is missing or describes a model that this engine does not run.
+        UnsupportedModelError: the file is missing or malformed, or the embedded engine does not support the model.
     """
     path = directory / "config.json"
     try:
@@ -64,7 +64,8 @@ def read_architecture(directory: Path) -> Architecture:
     if family is None:
         known = ", ".join(FAMILIES)
         raise UnsupportedModelError(
-            f"{path}: the embedded engine does not run model type {config.get('model_type')!r} (only {known}); use vLLM"
+            f"{path}: the embedded engine does not support model type {config.get('model_type')!r} (only {known}); "
+            "use vLLM"
         )
     _refuse_variants(path, config)
     try:
@@ -95,15 +96,17 @@ def _from_config(config: dict[str, Any], qk_norm: bool, qkv_bias: bool) -> Archi
 
 
 def _rope(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the rotary settings. Their key is `rope_parameters` since transformers 5, `rope_scaling` before."""
+    """Returns the rotary settings. In transformers 5, their key is `rope_parameters`; in older versions, it is
+    `rope_scaling`.
+    """
     return config.get("rope_parameters") or config.get("rope_scaling") or {}
 
 
 def _refuse_variants(path: Path, config: dict[str, Any]) -> None:
-    """Refuse a variant of an architecture if the forward pass would give wrong results for this variant.
+    """Check that the model has no variant for which the embedded engine would give wrong results.
 
     Raises:
-        UnsupportedModelError: the model is a variant that is refused.
+        UnsupportedModelError: the model has such a variant.
     """
     rope = _rope(config)
     kind = rope.get("rope_type") or rope.get("type") or "default"
@@ -120,4 +123,4 @@ def _refuse_variants(path: Path, config: dict[str, Any]) -> None:
     }
     for variant, present in problems.items():
         if present:
-            raise UnsupportedModelError(f"{path}: the embedded engine does not run {variant}; use vLLM")
+            raise UnsupportedModelError(f"{path}: the embedded engine does not support {variant}; use vLLM")

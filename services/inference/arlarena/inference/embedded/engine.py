@@ -1,10 +1,10 @@
-"""The engine and its thread, which owns the model. The thread runs steps while there is work. Between two steps the
-thread handles messages of other threads. A sequence has these states:
+"""The engine and its thread. The thread runs a step of the model while there is work. Between two steps, the thread
+runs functions that other threads have sent. A sequence passes through these states:
 
     submit(sequences)  ->  waiting  ->  prompt computed (or cached)  ->  slot  ->  finished, delivered
 
-A slot is the memory for the keys and values of one running sequence.
-Other threads may use only `submit`, `cancel`, `call`, `stop` and the properties.
+A slot is the memory for the keys and values of one running sequence. Other threads must not use the model directly.
+They may call `start`, `submit`, `cancel`, `call` and `stop`, and read the properties.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ SWEEP_S = 0.05  # seconds between checks of deadlines and cancelled sequences
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
     """The sizes of an engine. `max_length`: maximum number of tokens of one sequence, prompt and response together.
-    `slots`: maximum number of running sequences. `kv_bytes`: memory limit of all slots. `cache_bytes`: memory limit of
-    the prefix cache. `prefill_tokens`: maximum number of prompt tokens computed in one step.
+    `slots`: maximum number of running sequences. `kv_bytes`: memory limit of all slots together. `cache_bytes`: memory
+    limit of the prefix cache. `prefill_tokens`: maximum number of prompt tokens that one step computes.
     """
 
     max_length: int
@@ -46,7 +46,7 @@ class EngineLimits:
     prefill_tokens: int = 2048
 
     def affordable_slots(self, arch: Architecture) -> int:
-        """Returns how many slots fit into `kv_bytes`. The number is at least 1 and at most `slots`."""
+        """Returns the number of slots that fit into `kv_bytes`: at least 1 and at most `slots`."""
         return max(1, min(self.slots, self.kv_bytes // (self.max_length * position_bytes(arch))))
 
 
@@ -55,10 +55,10 @@ class EngineDeadError(RuntimeError):
 
 
 class Engine:
-    """Samples sequences. `version`: the label of the weights in service.
+    """Samples responses for sequences. `version`: the label of the weights in service.
 
-    After a step, the engine's thread calls `deliver` with the sequences that have finished and the streamed sequences
-    that have new tokens. If an error ends the thread, the thread calls `on_death` with this error.
+    After each step, the engine's thread calls `deliver` with a list of sequences: those that have finished, and those
+    that are streamed and have new tokens. If an error ends the thread, the thread calls `on_death` with this error.
     """
 
     def __init__(
@@ -98,8 +98,8 @@ class Engine:
         self._thread.start()
 
     def stop(self, timeout_s: float = 10.0) -> None:
-        """End the thread after the current step. Unfinished sequences end with the reason `abort`. A second call does
-        nothing.
+        """End the thread after the current step, and wait for its end, at most `timeout_s` seconds. Unfinished
+        sequences end with the reason `abort`. A second call does nothing.
         """
         try:
             self._post(self._begin_stop)
@@ -122,7 +122,7 @@ class Engine:
         self._wake.set()
 
     def call(self, function: Callable[[], T]) -> Future[T]:
-        """Run `function` on the engine's thread, between two steps. Returns a future of the result.
+        """Run `function` on the engine's thread, between two steps. Returns a future for the function's result.
 
         Raises:
             EngineDeadError: the engine's thread has ended.
@@ -176,12 +176,12 @@ class Engine:
     # --- on the engine's thread, through `call` ---
 
     def forget_prompts(self) -> None:
-        """Empty the prefix cache. If a prompt is only partly computed, its computation begins again."""
+        """Empty the prefix cache. Prompts that are only partly computed are computed again from their first token."""
         self._scheduler.forget_prompts()
 
     def swap(self, parameters: Parameters, version: str) -> None:
-        """Use new weights from the next step on. Running sequences keep the keys and values that the old weights
-        computed. `version`: the label of the new weights.
+        """Use new weights from the next step on. `version`: the label of the new weights. The keys and values of
+        running sequences are not computed again with the new weights.
         """
         self._model.parameters = parameters
         self._scheduler.version = version
@@ -214,7 +214,7 @@ class Engine:
             self._on_death(self._failure)
 
     def _turn(self) -> None:
-        """Handle messages, then run one step, or wait until there is work."""
+        """Run the functions in the inbox, then run one step. If there is no work, wait until there is work."""
         self._wake.clear()
         self._drain_inbox()
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Connects the event loop with the engine's thread. Requests submit sequences and wait for the results."""
+"""Connects the event loop with the engine's thread. A request submits its sequences and waits for the results."""
 
 from __future__ import annotations
 
@@ -21,24 +21,28 @@ class Waiter:
 
     def __init__(self, count: int, updated: asyncio.Future[None]) -> None:
         self.unfinished = count  # the number of unfinished sequences
-        self.updated = updated  # done when a streamed sequence has new tokens, or all sequences have finished
+        self.updated = updated  # done when a streamed sequence has new tokens, or when all sequences have finished
 
 
 class Bridge:
-    """Submits sequences to the engine and waits for their results. If a client disconnects, its sequences are ended."""
+    """Submits sequences to the engine and waits for the results. If a client disconnects, cancels its sequences.
+    `max_waiting`: maximum number of sequences that wait for a slot.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, max_waiting: int) -> None:
         self.loop = loop
         self._max_waiting = max_waiting
         self._engine: Engine | None = None
-        self._undelivered = 0  # the number of submitted sequences that have not been delivered as finished
+        self._undelivered = 0  # the number of submitted sequences whose end has not been delivered
 
     def attach(self, engine: Engine) -> None:
-        """Use this engine. The engine must call `self.deliver`."""
+        """Set the engine. The engine must call `self.deliver` when sequences have finished or have new tokens."""
         self._engine = engine
 
     def deliver(self, updated: list[Sequence]) -> None:
-        """Pass all updates of a step to the event loop, with one callback. Called on the engine's thread."""
+        """Pass all updated sequences of a step to the event loop, in one callback. The engine's thread calls this
+        method.
+        """
         if not self.loop.is_closed():
             self.loop.call_soon_threadsafe(self._delivered, updated)
 
@@ -60,11 +64,11 @@ class Bridge:
         raise_for_failure(sequences)
 
     async def submit_and_stream(self, sequences: list[Sequence], receive: Receive) -> AsyncIterator[None]:
-        """Submit `sequences`, whose `stream` must be True. Yields after each step of the engine in which a sequence has
-        got new tokens. Ends when all sequences have finished.
+        """Submit `sequences`. Their field `stream` must be True. Yields when sequences have new tokens. Ends when all
+        sequences have finished.
 
         Raises:
-            ClientGone, RequestError: for the reasons that are listed in `complete`.
+            ClientGone, RequestError: for the same reasons as `complete`.
         """
         waiter = self._submit(sequences)
         disconnected = asyncio.ensure_future(receive())
@@ -138,7 +142,7 @@ async def _updated_or_disconnected(waiter: Waiter, disconnected: asyncio.Future[
 
 
 def raise_for_failure(sequences: list[Sequence]) -> None:
-    """Raise an error if a sequence has ended without a response.
+    """Raise an error if any sequence has failed.
 
     Raises:
         RequestError: status 504 if the deadline has passed; status 500 if logits were not finite or the engine failed.

@@ -1,4 +1,4 @@
-"""Memory for keys and values, with one slot for every running sequence."""
+"""The memory for keys and values. Each running sequence has one slot."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor
 from arlarena.inference.embedded.architecture import Architecture
 
 FLOAT_BYTES = 4
-# Unused positions at the end of each row of keys. Without them, the length of a row could be a power of two. Then all
-# rows would compete for the same CPU cache lines.
+# Unused positions at the end of each row of keys. Without padding, the length of a row could be a power of two. All
+# rows would then compete for the same CPU cache lines.
 PADDING = 16
 
 
 @dataclass(frozen=True, slots=True)
 class KeysValues:
     """Keys and values of P positions in each layer and head. K is the number of key heads, D the size of a head. `...`
-    stands for optional dimensions, such as slots.
+    are optional dimensions, such as slots.
 
-    keys: float32 [layers, ..., K, D, P]. The positions are the last dimension, so that the matrix product for attention
-        scores needs no packing.
+    keys: float32 [layers, ..., K, D, P]. With the positions as the last dimension, the matrix product for attention
+        scores needs no copy of the keys in another layout.
     values: float32 [layers, ..., K, P, D]
     """
 
@@ -31,8 +31,8 @@ class KeysValues:
 
     @classmethod
     def zeros(cls, arch: Architecture, positions: int, *dimensions: int) -> KeysValues:
-        """Returns keys and values that are all zero. `dimensions`: sizes of the optional dimensions. `np.zeros` only
-        reserves memory; a page of memory is used when it is first written.
+        """Returns keys and values that are all zero. `dimensions`: the sizes of the optional dimensions. `np.zeros`
+        only reserves address space: a page takes memory only after the first write to this page.
         """
         shape = (arch.layers, *dimensions, arch.kv_heads)
         keys = np.zeros((*shape, arch.head_dim, positions + PADDING), np.float32)
@@ -44,17 +44,17 @@ class KeysValues:
         return KeysValues(self.keys[..., begin:end], self.values[..., begin:end, :])
 
     def copy(self, source: KeysValues) -> None:
-        """Overwrite all positions with the positions of `source`. Their numbers of positions must be equal."""
+        """Copy all keys and values of `source` into this object. Both must have the same number of positions."""
         self.keys.copy_(source.keys)
         self.values.copy_(source.values)
 
 
 class Slots:
-    """Memory for the keys and values of `count` sequences, with `length` positions each. Running sequences occupy the
-    first slots, without gaps.
+    """`count` slots with `length` positions each. A slot is the memory for the keys and values of one sequence. Running
+    sequences occupy the first slots, without gaps.
 
-    Attention gives positions beyond a sequence's end the weight 0. 0 times infinity is NaN, so every position must hold
-    a finite number.
+    In attention, positions after the end of a sequence have the weight 0. They must nevertheless contain finite
+    numbers, because 0 times infinity is NaN.
     """
 
     def __init__(self, arch: Architecture, count: int, length: int) -> None:
@@ -63,19 +63,19 @@ class Slots:
         self.kv = KeysValues.zeros(arch, length, count)
 
     def __getitem__(self, slot: int) -> KeysValues:
-        """Returns a view of the keys [layers, K, D, L] and values [layers, K, L, D] of a slot of L positions."""
+        """Returns a view of the keys [layers, K, D, L] and values [layers, K, L, D] of one slot with L positions."""
         return KeysValues(self.kv.keys[:, slot], self.kv.values[:, slot])
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of one slot to another."""
+        """Copy the first `length` positions of the slot `source` to the slot `target`."""
         self[target].span(0, length).copy(self[source].span(0, length))
 
     def clear(self, slot: int) -> None:
-        """Set all numbers of a slot to zero. Needed if the slot contains numbers that are not finite."""
+        """Set all numbers of a slot to zero. Called if the slot contains numbers that are not finite."""
         self.kv.keys[:, slot] = 0.0
         self.kv.values[:, slot] = 0.0
 
 
 def position_bytes(arch: Architecture) -> int:
-    """Returns the number of bytes of the keys and values of one position."""
+    """Returns how many bytes the keys and values of one position take in all layers."""
     return arch.layers * 2 * arch.kv_heads * arch.head_dim * FLOAT_BYTES

@@ -1,9 +1,10 @@
 """The forward pass of the model. It computes new prompts, continues partly computed prompts, and computes one token for
 every running sequence.
 
-Letters in shapes are numbers: T tokens of all prompts together, P tokens of one prompt or piece, N prompts, B running
-sequences, H query heads, K key heads, S slots, L positions in a slot. E is the hidden size, D the size of a head, F the
-size of the feed-forward layer, V the size of the vocabulary.
+Letters in shapes: T is the number of tokens of all prompts together, P the number of tokens of one prompt or piece. N
+is the number of prompts, B the number of running sequences. H is the number of query heads, K the number of key heads.
+S is the number of slots, L the number of positions in a slot. E is the hidden size, D the size of a head, F the size of
+the feed-forward layer, V the size of the vocabulary.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from arlarena.inference.embedded.architecture import Architecture
 from arlarena.inference.embedded.kv_slots import KeysValues
 from arlarena.inference.embedded.weights.parameters import Layer, Parameters
 
-QUERIES = 64  # for how many queries attention is computed at a time
+QUERIES = 64  # `_attend` computes the scores of at most this many queries at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """The next `length` tokens of a prompt. `start`: the number of tokens that are already computed. `kv`: memory that
-    contains the keys and values of the computed tokens, and has room for the keys and values of the piece.
+    """The next `length` tokens of a prompt. `start`: the number of tokens before the piece, which are already computed.
+    `kv`: memory that contains the keys and values of these tokens and has room for the piece.
     """
 
     start: int
@@ -34,13 +35,13 @@ class Piece:
 
     @property
     def stop(self) -> int:
-        """The number of the prompt's tokens that are computed once this piece is computed."""
+        """The number of tokens from the start of the prompt to the end of the piece."""
         return self.start + self.length
 
 
 class Model:
-    """A decoder model. A weight update replaces `parameters` between two calls. `max_length`: maximum number of tokens
-    of a sequence.
+    """A decoder model. A weight update sets `parameters` between two calls. `max_length`: maximum number of tokens of a
+    sequence.
     """
 
     def __init__(self, arch: Architecture, parameters: Parameters, max_length: int) -> None:
@@ -54,14 +55,14 @@ class Model:
 
     @torch.inference_mode()
     def prefill(self, ids: Tensor, lengths: list[int]) -> tuple[Tensor, Tensor]:
-        """Compute N new prompts, which are concatenated without padding.
+        """Compute N new prompts.
 
         In the last layer, queries and the feed-forward part are computed only for the last position of each prompt.
 
         Args:
-            ids: token ids of all prompts, int64 [T]
-            lengths: the number of tokens of each prompt. Adjacent prompts of equal length share one call of attention,
-                so sorted lengths are fastest.
+            ids: token ids of all prompts, concatenated without padding, int64 [T]
+            lengths: the number of tokens of each prompt. Neighbouring prompts of equal length share one call of
+                attention, so the function is fastest if the lengths are sorted.
 
         Returns:
             logits after each prompt's last token, float32 [N, V]; keys and values, float32 [layers, 2, T, K, D]
@@ -103,11 +104,10 @@ class Model:
 
     @torch.inference_mode()
     def continue_(self, ids: Tensor, pieces: list[Piece]) -> Tensor:
-        """Compute the remaining tokens of N partly computed prompts. Write the keys and values of these tokens into
-        `kv` of each piece.
+        """Compute the remaining tokens of N partly computed prompts. Write the keys and values of each piece into the
+        piece's `kv`.
 
-        As in `prefill`, queries and the feed-forward part of the last layer are computed only for the last position of
-        each prompt.
+        In the last layer, queries and the feed-forward part are computed only for the last position of each prompt.
 
         Args:
             ids: token ids of all pieces, concatenated without padding, int64 [T]
@@ -137,16 +137,16 @@ class Model:
 
     @torch.inference_mode()
     def decode(self, ids: Tensor, positions: list[int], kv: KeysValues) -> Tensor:
-        """Compute one token for each of the B running sequences, which are in the first B slots.
+        """Compute the newest token of each of the B running sequences. The sequences are in the first B slots.
 
         Args:
             ids: the newest token of each sequence, int64 [B]
-            positions: the position of this token in each sequence
-            kv: keys [layers, S, K, D, L] and values [layers, S, K, L, D] of all slots. The call writes position
-                `positions[b]` of slot b.
+            positions: the position of the newest token of each sequence
+            kv: keys [layers, S, K, D, L] and values [layers, S, K, L, D] of all slots. The method writes the keys and
+                values of sequence b to position `positions[b]` of slot b.
 
         Returns:
-            logits after these tokens, float32 [B, V]
+            logits after the newest tokens, float32 [B, V]
         """
         a, b, live = self.arch, ids.shape[0], max(positions) + 1  # attention reads the first `live` positions
         rows, at = torch.arange(b), torch.tensor(positions)
@@ -169,12 +169,12 @@ class Model:
 
     @torch.inference_mode()
     def logits(self, x: Tensor) -> Tensor:
-        """Apply the final norm and the output head: [N, E] -> [N, V]."""
+        """Apply the final norm and the output head to x [N, E]. Returns logits [N, V]."""
         return torch.mm(self._normed(x), self.parameters.head)
 
     def _normed(self, x: Tensor) -> Tensor:
-        """Divide vectors by their length. This is the RMS norm without the factor sqrt(E). The next matrix contains
-        this factor (see `weights/parameters.py`).
+        """Divide each vector by its length. This is the RMS norm without its gain and without the factor sqrt(E). The
+        matrix after the norm contains both (see `weights/parameters.py`).
         """
         return x / _vector_length(x, self.arch.norm_eps)
 
@@ -188,7 +188,7 @@ class Model:
         return qkv[:, : a.heads], qkv[:, a.heads : a.heads + a.kv_heads], qkv[:, a.heads + a.kv_heads :]
 
     def _project_last(self, layer: Layer, x: Tensor, rotations: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns keys and values like `_project`, but queries [N, H, D] only for the positions `last` [N]."""
+        """Returns queries [N, H, D] of the positions `last` [N], and keys and values [T, K, D] of all positions."""
         a = self.arch
         cut, gain, bias = a.heads * a.head_dim, layer.qk_gain, layer.qkv_bias
         normed = self._normed(x)
@@ -201,16 +201,17 @@ class Model:
         return q, kv[:, : a.kv_heads], kv[:, a.kv_heads :]
 
     def _rotate(self, gain: Tensor | None, heads: Tensor, rotations: Tensor) -> None:
-        """Apply rotary positions to queries or keys [T, heads, D], in place. If `gain` is given, first normalise the
-        queries or keys and multiply them by `gain`.
+        """Apply rotary positions to `heads` in place: queries or keys [T, number of heads, D]. If `gain` is given,
+        first normalise the vectors and multiply them by `gain`.
         """
         if gain is not None:
             heads.div_(_vector_length(heads, self.arch.norm_eps)).mul_(gain)
         torch.view_as_complex(heads.view(*heads.shape[:-1], -1, 2)).mul_(rotations)
 
     def _attend_packed(self, q: Tensor, k: Tensor, v: Tensor, groups: list[tuple[int, int]]) -> Tensor:
-        """Compute causal attention within each prompt: queries [T, H, D] -> [T, H D]. `groups`: one pair (length,
-        number of prompts) for each series of adjacent prompts of equal length.
+        """Compute causal attention within each prompt, for queries [T, H, D], keys and values [T, K, D].
+        `groups`: one pair (length, number of prompts) for each series of neighbouring prompts of equal length. Returns
+        [T, H D].
         """
         a = self.arch
         merged = torch.empty(q.shape[0], q.shape[1] * q.shape[2])
@@ -224,8 +225,8 @@ class Model:
         return merged
 
     def _attend_last(self, q: Tensor, k: Tensor, v: Tensor, groups: list[tuple[int, int]]) -> Tensor:
-        """Compute the attention of each prompt's last query to all positions of the prompt: q [N, H, D] -> [N, H D].
-        `groups`: one pair (length, number of prompts) for each series of adjacent prompts of equal length.
+        """Compute the attention of each prompt's last query to all positions of the prompt, for queries [N, H, D], keys
+        and values [T, K, D]. Returns [N, H D]. `groups`: as in `_attend_packed`.
         """
         a = self.arch
         out = []
@@ -240,10 +241,11 @@ class Model:
         return torch.cat(out)
 
     def _attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Compute causal attention of one prompt's last P positions: q [P, H, D] -> [P, H D]. `keys` [K, D, L] and
-        `values` [K, L, D] are of all L positions of the prompt.
+        """Compute causal attention for the last P of a prompt's L positions: queries [P, H, D], keys [K, D, L], values
+        [K, L, D]. Returns [P, H D].
 
-        `QUERIES` queries are computed at a time, because the scores of more queries would not fit the CPU cache.
+        At most `QUERIES` queries are computed at a time, because the scores of more queries would not fit into the CPU
+        cache.
         """
         count, a = q.shape[0], self.arch
         heads = q.view(count, a.kv_heads, a.group, a.head_dim).permute(1, 2, 0, 3)  # [K, H / K, P, D]
@@ -259,14 +261,14 @@ class Model:
         return merged.view(count, -1)
 
     def _feed_forward(self, layer: Layer, x: Tensor) -> Tensor:
-        """Apply the norm and the SwiGLU feed-forward layer, and add the input: [T, E] -> [T, E]."""
+        """Apply the norm and the SwiGLU feed-forward layer to x [T, E], and add x. Returns [T, E]."""
         gate, up = torch.mm(self._normed(x), layer.gate_up).chunk(2, dim=-1)
         return torch.addmm(x, F.silu(gate).mul_(up), layer.down)
 
 
 def _vector_length(x: Tensor, eps: float) -> Tensor:
-    """Returns sqrt(sum(x^2) + n eps) over the last dimension, which has n elements. This is the root mean square (with
-    eps) times sqrt(n).
+    """Returns sqrt(sum(x^2) + n eps) over the last dimension. n is the size of this dimension. The result is sqrt(n)
+    times the root mean square with eps.
     """
     norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return norm.hypot_(torch.tensor((x.shape[-1] * eps) ** 0.5))
@@ -277,8 +279,8 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _write(piece: Piece, index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Write the keys and values [P, K, D] of a piece in layer `index`. Returns the layer's keys [K, D, stop] and values
-    [K, stop, D] of the prompt from its first position up to `piece.stop`.
+    """Write a piece's keys and values [P, K, D] of layer `index` into `piece.kv`. Returns the keys [K, D, stop] and
+    values [K, stop, D] of the prompt's first `piece.stop` positions in this layer.
     """
     keys, values = piece.kv.keys[index, ..., : piece.stop], piece.kv.values[index, :, : piece.stop]
     keys[..., piece.start :], values[:, piece.start :] = k.permute(1, 2, 0), v.transpose(0, 1)

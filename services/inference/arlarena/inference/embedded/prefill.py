@@ -1,7 +1,7 @@
-"""The prefill: computes the keys, values and logits of prompts. Long prompts are computed in pieces. The computation of
-a prompt begins after the longest prefix that the prefix cache contains.
+"""The prefill: computes the keys, values and logits of prompts. If the prefix cache contains a prefix of a prompt, only
+the tokens after this prefix are computed. A long prompt is computed in pieces.
 
-To score a prompt means to compute the log-prob and the rank of each of its tokens.
+To score a prompt means to compute the log-probs and ranks of its tokens.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from arlarena.inference.embedded.model import Model, Piece
 from arlarena.inference.embedded.prefix_cache import MIN_SHARED, CachedPrefix, PrefixCache
 from arlarena.inference.embedded.sequence import Score, Sequence, pack_key
 
-HEAD_ROWS = 512  # how many positions are scored at a time, which limits the memory for logits
+HEAD_ROWS = 512  # number of positions that are scored at a time; it limits the memory for logits
 
 
 @dataclass(slots=True)
 class PrefillJob:
-    """A prompt to compute, and the sequences that wait for this prompt. The first `done` tokens are already computed.
-    The keys and values of these tokens are in `kv`. Until `kv` is set, they are in the cached sequence `source`.
+    """A prompt to compute, and the sequences that wait for this prompt (`waiting`). The first `done` tokens are already
+    computed. Their keys and values are in `kv`. If `kv` is None, they are in the cached sequence `source`.
     """
 
     key: bytes
@@ -30,7 +30,7 @@ class PrefillJob:
     waiting: list[Sequence] = field(default_factory=list)
     source: CachedPrefix | None = None
     kv: KeysValues | None = None
-    slot: int | None = None  # the slot that contains `kv`; None for other memory
+    slot: int | None = None  # the slot that `kv` belongs to; None if `kv` is not in a slot
     done: int = 0
 
     @property
@@ -39,7 +39,7 @@ class PrefillJob:
         return len(self.ids) - self.done
 
     def forget(self) -> None:
-        """Discard the computed tokens after a weight update."""
+        """Discard all computed tokens. Called after a weight update."""
         self.source, self.kv, self.done = None, None, 0
 
 
@@ -51,7 +51,9 @@ class Prefiller:
         self.cache = cache
 
     def plan(self, key: bytes, ids: list[int]) -> PrefillJob:
-        """Returns a job for a prompt. The job begins after the prefix that the cache contains."""
+        """Returns a job for a prompt. The tokens that the cache contains already are marked as done. `key`: the token
+        ids as packed int32.
+        """
         job = PrefillJob(key, ids)
         shared = self.cache.find_longest(key)
         if shared is not None:
@@ -59,8 +61,8 @@ class Prefiller:
         return job
 
     def place(self, job: PrefillJob, kv: KeysValues, slot: int | None = None) -> None:
-        """Give a job the memory `kv` for all positions and copy the cached prefix into `kv`. `slot`: the slot that
-        contains `kv`; None for other memory.
+        """Set the memory `kv` of a job and copy the cached prefix into `kv`. `kv` must have room for all positions of
+        the prompt. `slot`: the slot that `kv` belongs to; None if `kv` is not in a slot.
         """
         job.kv, job.slot = kv, slot
         if job.source is not None:
@@ -68,8 +70,8 @@ class Prefiller:
             job.source = None
 
     def complete(self, jobs: list[PrefillJob]) -> list[tuple[PrefillJob, Tensor]]:
-        """Compute all remaining tokens of prompts that have memory (see `place`). Prompts without computed tokens form
-        one batch. Prompts with computed tokens form another batch. Returns the jobs with their logits [V].
+        """Compute all remaining tokens of the jobs. Each job must have memory (see `place`). New prompts form one
+        batch. Partly computed prompts form another batch. Returns each job with the logits [V] after its prompt.
         """
         new, partial = ([job for job in jobs if bool(job.done) is started] for started in (False, True))
         return [*(self._compute_new(new) if new else ()), *(self._compute_rest(partial) if partial else ())]
@@ -90,13 +92,13 @@ class Prefiller:
         return self._put_into_cache(jobs, self.model.continue_(ids, [_next_piece(job, job.left) for job in jobs]))
 
     def cache_response(self, sequence: Sequence, kv: KeysValues) -> None:
-        """Put a prompt with its response into the cache. `kv`: the keys and values in the sequence's slot."""
+        """Put a sequence's prompt and response into the cache. `kv`: the sequence's keys and values."""
         if sequence.length >= MIN_SHARED:
             self.cache.put(sequence.key + pack_key(sequence.tokens[:-1]), kv, None)  # the last token has no keys yet
 
     def advance(self, job: PrefillJob, tokens: int) -> Tensor | None:
-        """Compute up to `tokens` more tokens of a prompt that has memory (see `place`). Returns the logits [V] if the
-        prompt is now complete, else None.
+        """Compute at most `tokens` further tokens of a job. The job must have memory (see `place`). If the prompt is
+        now complete, returns the logits [V] after the prompt. Otherwise returns None.
         """
         piece = _next_piece(job, min(tokens, job.left))
         x = self.model.extend(torch.tensor(job.ids[piece.start : piece.stop]), piece)
@@ -107,14 +109,14 @@ class Prefiller:
 
     def score(self, ids: list[int], top: int, kv: KeysValues) -> tuple[Tensor, Score]:
         """Compute a prompt without the cache. Returns the logits [V] after the prompt, and the log-probs and ranks of
-        its tokens. `top`: how many of the most likely tokens are reported for each position. `kv`: memory for the keys
-        and values of the prompt.
+        the prompt's tokens. `top`: how many of the most likely tokens are reported for each position. `kv`: memory for
+        the prompt's keys and values.
         """
         x = self.model.extend(torch.tensor(ids), Piece(0, len(ids), kv))
         return self.model.logits(x[-1:])[0], score(self.model, x, ids, top)
 
     def _put_into_cache(self, jobs: list[PrefillJob], logits: Tensor) -> list[tuple[PrefillJob, Tensor]]:
-        """Put computed prompts into the cache. Returns the jobs with their logits [V]."""
+        """Put computed prompts into the cache. Returns each job with the logits [V] after its prompt."""
         computed = [(job, row.clone()) for job, row in zip(jobs, logits, strict=True)]
         for job, row in computed:
             assert job.kv is not None
@@ -128,16 +130,16 @@ def _next_piece(job: PrefillJob, tokens: int) -> Piece:
 
 
 def log_probs(model: Model, ids: list[int]) -> list[float]:
-    """Returns the log-probs of the tokens 1 … P-1 at temperature 1, each given all tokens before it. P is the number of
-    tokens.
+    """Returns the log-probs of the tokens 1 … P-1 at temperature 1. P is the number of tokens. The log-prob of a token
+    is conditional on all tokens before it.
     """
     x = model.extend(torch.tensor(ids), Piece(0, len(ids), KeysValues.zeros(model.arch, len(ids))))
     return score(model, x, ids, 0).logprobs
 
 
 def score(model: Model, x: Tensor, ids: list[int], top: int) -> Score:
-    """Returns the log-probs and ranks of a prompt's P tokens. `x` [P, hidden size]: the last layer's output. `top`: how
-    many of the most likely tokens are reported for each position.
+    """Returns the log-probs and ranks of a prompt's tokens 1 … P-1. `x` [P, hidden size]: the last layer's output for
+    the P tokens. `top`: how many of the most likely tokens are reported for each position.
     """
     logprobs: list[float] = []
     ranks: list[int] = []

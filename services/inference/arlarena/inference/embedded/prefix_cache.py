@@ -1,8 +1,9 @@
-"""The prefix cache. It stores the keys and values of token sequences for later prompts with the same beginning, such as
-the same prompt again or the next turn of an episode.
+"""The prefix cache. It stores the keys and values of token sequences. A later prompt with the same beginning reuses
+them: for example the same prompt, or the next turn of an episode.
 
-The keys and values are stored in blocks of `BLOCK` token positions. Sequences with the same prefix share the blocks
-that are full. So a new turn of an episode, or another episode of the same task, needs memory only for its new tokens.
+The keys and values are stored in blocks of `BLOCK` token positions. If two sequences have a common prefix, they share
+the full blocks of this prefix. So a new turn of an episode, or another episode of the same task, needs memory only for
+its new tokens.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from arlarena.inference.embedded.architecture import Architecture
 from arlarena.inference.embedded.kv_slots import FLOAT_BYTES, KeysValues, position_bytes
 
 BLOCK = 16  # token positions per block
-MIN_SHARED = 64  # tokens; finding and copying a shorter prefix takes as long as computing it
+MIN_SHARED = 64  # tokens; a shorter prefix can be computed as fast as it can be found and copied
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CachedPrefix:
-    """A cached token sequence. `key`: the token ids as packed int32. `blocks`: indices of the sequence's blocks.
+    """A cached token sequence. `key`: the token ids as packed int32. `blocks`: the indices of the sequence's blocks.
     `logits` [V]: the logits after the last token; V is the size of the vocabulary.
 
-    A cached prompt has logits. For a cached prompt with its response, `logits` is None, and only a longer prompt can
-    reuse the sequence.
+    If the sequence is a prompt, it has logits. If the sequence is a prompt and a response, `logits` is None. Without
+    logits, only a longer prompt can reuse the sequence.
     """
 
     key: bytes
@@ -40,12 +41,13 @@ class CachedPrefix:
 
 
 class PrefixCache:
-    """The keys and values of token sequences, by their token ids. The least recently used sequences are evicted.
+    """Stores the keys and values of token sequences. If the memory is full, the least recently used sequences are
+    evicted. A weight update clears the cache.
 
-    A prompt reuses a cached sequence if the full blocks that the two share contain at least `MIN_SHARED` tokens and at
-    least half of the prompt. The prompt is then computed from the first token that differs. If several cached sequences
-    share the same full blocks with the prompt, the prompt reuses a sequence that is a prefix of the prompt, or else the
-    newest sequence. A weight update clears the cache.
+    A prompt can reuse a cached sequence if both begin with the same full blocks, and these blocks contain at least
+    `MIN_SHARED` tokens and at least half of the prompt. The prompt is then computed from the first token that differs.
+    If several cached sequences begin with these blocks, the prompt reuses a sequence that is a prefix of the prompt. If
+    there is no such sequence, the prompt reuses the newest of the sequences.
     """
 
     def __init__(self, arch: Architecture, capacity_bytes: int) -> None:
@@ -65,11 +67,13 @@ class PrefixCache:
 
     @property
     def used(self) -> int:
-        """The number of bytes in use."""
+        """The number of bytes in use, by blocks and logits together."""
         return (self.blocks - len(self._free)) * self._block_bytes + self._logits_bytes
 
     def find_prompt(self, key: bytes) -> CachedPrefix | None:
-        """Returns the cached prompt with exactly this key, or None. Marks the prompt as recently used."""
+        """Returns the cached prompt with exactly this key, and marks the prompt as recently used. Returns None if there
+        is no such prompt.
+        """
         cached = self._sequences.get(key)
         if cached is None or cached.logits is None:
             return None
@@ -77,9 +81,9 @@ class PrefixCache:
         return cached
 
     def find_longest(self, key: bytes) -> tuple[CachedPrefix, int] | None:
-        """Returns the cached sequence that a prompt reuses, and the length of their common prefix in tokens. Returns
-        None if the prompt can reuse no sequence. The common prefix is always shorter than the prompt, so at least one
-        token is computed. `key`: the prompt's token ids as packed int32.
+        """Returns the cached sequence that a prompt can reuse, and the number of tokens of their common prefix. Returns
+        None if there is no such sequence. The common prefix never contains the prompt's last token, because the last
+        token must be computed to get logits. `key`: the prompt's token ids as packed int32.
         """
         match = self._longest_match(key[:-4])
         if match is None or match[1] * BLOCK < max(MIN_SHARED, (len(key) // 4 + 1) // 2):
@@ -89,15 +93,16 @@ class PrefixCache:
         return cached, _common_length(cached.key, key[:-4])
 
     def load(self, cached: CachedPrefix, length: int, target: KeysValues) -> None:
-        """Copy the keys and values of a cached sequence's first `length` positions to the start of `target`."""
+        """Copy the keys and values of the first `length` positions of a cached sequence to the start of `target`."""
         for begin, end, at in self._runs(cached.blocks, 0, length):
             target.span(begin, end).copy(self._kv.span(at, at + end - begin))
 
     def put(self, key: bytes, kv: KeysValues, logits: Tensor | None) -> None:
-        """Store the keys and values of a token sequence, which are in the first positions of `kv`. `logits`: the logits
-        after the last token, None if the sequence also contains a response. Other sequences are evicted if necessary.
-        Does nothing if the sequence is larger than the cache or is already stored. A sequence that is stored without
-        logits is stored again if `logits` is given.
+        """Store the keys and values of a token sequence. They are in the first positions of `kv`. `key`: the token ids
+        as packed int32. `logits`: the logits after the last token; None if the sequence contains a response.
+
+        Evicts other sequences if necessary. Does nothing if the sequence is larger than the cache, or is already
+        stored. If the stored sequence has no logits and `logits` is given, the sequence is stored again with logits.
         """
         known = self._sequences.get(key)
         if known is not None and (logits is None or known.logits is not None):
@@ -109,7 +114,9 @@ class PrefixCache:
         match = self._longest_match(key)
         blocks = [] if match is None else match[0].blocks[: match[1]]
         shared = len(blocks) * BLOCK
-        for block in blocks:  # before `_allocate`, which may evict the sequence to which these blocks belong
+        # `_allocate` can evict the matching sequence. The references are counted first, so that `_allocate` does not
+        # free the shared blocks.
+        for block in blocks:
             self._refcounts[block] += 1
         new = self._allocate(count - len(blocks), size)
         for begin, end, at in self._runs(blocks + new, shared, length):
@@ -130,8 +137,8 @@ class PrefixCache:
         self._logits_bytes = 0
 
     def _allocate(self, count: int, size: int) -> list[int]:
-        """Allocate `count` blocks and return their indices. The least recently used sequences are evicted until the
-        blocks, and `size` bytes of logits, fit into the capacity.
+        """Allocate `count` blocks and return their indices. Evicts the least recently used sequences until there is
+        room for the blocks and for `size` bytes of logits.
         """
         while len(self._free) < count or self.used + count * self._block_bytes + size > self.capacity:
             self._evict(next(iter(self._sequences.values())))
@@ -141,8 +148,9 @@ class PrefixCache:
         return taken
 
     def _longest_match(self, key: bytes) -> tuple[CachedPrefix, int] | None:
-        """Returns the cached sequence that shares the most full blocks with the beginning of `key`, and the number of
-        these blocks. Returns None if no block is shared.
+        """Returns the cached sequence that has the most full blocks in common with the beginning of `key`, and the
+        number of these blocks. Returns None if there is no such sequence. Only sequences and keys of at least
+        `MIN_SHARED` tokens are compared.
         """
         hashes = _block_hashes(key)
         for n in range(len(hashes), 0, -1):
@@ -152,9 +160,9 @@ class PrefixCache:
         return None
 
     def _find_exact_prefix(self, key: bytes, blocks: int) -> CachedPrefix | None:
-        """Returns the longest cached sequence that is a prefix of `key` and ends within the block after the first
-        `blocks` blocks, or None. Several responses to one prompt may differ only in this last block. This method finds
-        the response with which `key` begins.
+        """Several cached sequences can begin with the same `blocks` full blocks and differ only in the next block: for
+        example different responses to one prompt. Returns the longest of these sequences that is a prefix of `key`.
+        Returns None if there is no such sequence.
         """
         for length in range(min((blocks + 1) * BLOCK, len(key) // 4) - 1, blocks * BLOCK, -1):
             if (cached := self._sequences.get(key[: length * 4])) is not None:
@@ -162,9 +170,9 @@ class PrefixCache:
         return None
 
     def _runs(self, blocks: list[int], begin: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Split the positions [begin, end) of a sequence into runs that are contiguous in the cache's memory. Yields
-        (begin and end of the run in the sequence, begin of the run in the cache's memory). The argument `begin` must be
-        the first position of a block.
+        """Split the positions [begin, end) of a sequence into runs. A run is contiguous in the cache's memory. Yields
+        (first position, last position + 1, first position in the cache's memory) for each run. The argument `begin`
+        must be the first position of a block.
         """
         first, last = begin // BLOCK, -(-end // BLOCK)
         breaks = [i for i in range(first + 1, last) if blocks[i] != blocks[i - 1] + 1]
@@ -174,7 +182,9 @@ class PrefixCache:
 
     def _evict(self, cached: CachedPrefix) -> None:
         del self._sequences[cached.key]
-        for block in reversed(cached.blocks):  # reversed, so that the next allocation gets ascending blocks
+        for block in reversed(
+            cached.blocks
+        ):  # `_allocate` takes the last free block first, and then gets them in order
             self._refcounts[block] -= 1
             if not self._refcounts[block]:
                 self._free.append(block)
@@ -187,15 +197,15 @@ class PrefixCache:
 
 
 def _common_length(a: bytes, b: bytes) -> int:
-    """Returns the length, in tokens, of the common prefix of two keys."""
+    """Returns the number of tokens of the common prefix of two keys."""
     size = min(len(a), len(b))
     differs = np.frombuffer(a[:size], np.int32) != np.frombuffer(b[:size], np.int32)
     return int(differs.argmax()) if differs.any() else size // 4
 
 
 def _block_hashes(key: bytes) -> list[int]:
-    """Returns a hash for each full block of a key. The hash covers all tokens from the first one to the end of the
-    block. Returns an empty list for a key with fewer than `MIN_SHARED` tokens.
+    """Returns one hash for each full block of a key. The hash is computed from all tokens of the key up to the end of
+    the block. Returns an empty list if the key has fewer than `MIN_SHARED` tokens.
     """
     if len(key) < MIN_SHARED * 4:
         return []

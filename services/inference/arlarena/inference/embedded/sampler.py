@@ -1,11 +1,12 @@
-"""Samples tokens from logits, in one call for the whole batch. Each row of the batch is one running sequence.
+"""Samples tokens from logits, in one call for all rows of a batch. Each row is one running sequence.
 
 The reported log-prob of a token is log_softmax(logits / T) over the full vocabulary, before top-k and top-p. T is the
 temperature. The trainer recomputes the same value. At temperature 0, the most likely token is chosen, and the log-prob
 is computed with T = 1.
 
-A hash of the seed and of the token's index in the response gives a uniform random number. The token is the value of the
-inverse cumulative distribution at this number. So the tokens of a request do not depend on the rest of the batch.
+The random number for a token is uniform. It is a hash of the seed and of the token's index in the response. The token
+is the value of the inverse cumulative distribution at this number. So the tokens of a request do not depend on the
+other rows of the batch.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ GREEDY_BELOW = 1e-5  # at temperatures below this value, the most likely token i
 
 @dataclass(frozen=True, slots=True)
 class RowSampling:
-    """The sampling parameters of one row. `top_k`: 0 means no limit. `top_p`: 1 means no limit. `top_logprobs`: how
+    """The sampling parameters of one row. `top_k`: 0 turns top-k off. `top_p`: 1 turns top-p off. `top_logprobs`: how
     many of the most likely tokens are reported.
     """
 
@@ -49,8 +50,8 @@ class RowSampling:
 
 @dataclass(frozen=True, slots=True)
 class SampledTokens:
-    """One token for each row. `logprobs`: natural logarithms. `ranks`: 1 for the most likely token. `top`: the ids and
-    log-probs of the most likely tokens of each row, None if no row asks for them.
+    """One sampled token for each row. `logprobs`: natural logarithms. `ranks`: the most likely token has rank 1. `top`:
+    the ids and the log-probs of the most likely tokens of each row; None if no row has `top_logprobs` above 0.
     """
 
     tokens: list[int]
@@ -68,15 +69,17 @@ def mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def uniforms(seeds: npt.NDArray[np.uint64], indices: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """Returns a pseudo-random number in [0, 1 - 2**-52] for each pair of a seed and a token's index in the response."""
+    """Returns a pseudo-random number in [0, 1 - 2**-52] for each row. `seeds`: the seed of each row. `indices`: the
+    index of each row's new token in the response.
+    """
     with np.errstate(over="ignore"):
         words = mix(mix(seeds + _GOLDEN) + (indices + np.uint64(1)) * _GOLDEN)
     return (words >> np.uint64(12)).astype(np.float64) * 2.0**-52
 
 
 def choice_seed(seed: int, choice: int) -> int:
-    """Returns the seed of response number `choice` (from 0) to a request, as an unsigned 64-bit integer. Response 0 has
-    the seed of the request.
+    """Returns the seed for one of a request's responses, as an unsigned 64-bit integer. `seed`: the seed of the
+    request. `choice`: the index of the response. Response 0 has the request's seed.
     """
     word = np.uint64(seed & 0xFFFF_FFFF_FFFF_FFFF)
     if choice == 0:
@@ -116,8 +119,8 @@ def _apply_temperature(logits: Tensor, configs: list[RowSampling]) -> Tensor:
 
 
 def _invert_cdf(logprobs: Tensor, configs: list[RowSampling], indices: list[int]) -> Tensor:
-    """Returns token ids [B, 1]. The token of a row is the first token whose cumulative probability exceeds the row's
-    uniform number. The token of a greedy row is the most likely token.
+    """Returns one token id for each row, [B, 1]. It is the first token whose cumulative probability exceeds the row's
+    uniform number. For a greedy row, it is the most likely token.
     """
     probs = logprobs.double().exp_()  # float64, because a float32 sum would lose tokens of small probability
     truncated = [row for row, config in enumerate(configs) if config.limits_candidates]
@@ -134,9 +137,9 @@ def _invert_cdf(logprobs: Tensor, configs: list[RowSampling], indices: list[int]
 
 
 def _truncate(probs: Tensor, configs: list[RowSampling]) -> Tensor:
-    """Apply top-k, then top-p. Top-k keeps the `top_k` most likely tokens. Let m be the total probability of these
-    tokens. Top-p then adds up probabilities, beginning with the most likely token, and keeps tokens until the sum is at
-    least `top_p` times m. Returns `probs` [rows, V] with 0 for all tokens that are not kept.
+    """Apply top-k, then top-p. Top-k keeps the `top_k` most likely tokens. Top-p then keeps the smallest number of the
+    most likely tokens whose total probability is at least `top_p` times the total probability after top-k. Returns
+    `probs` [rows, V] with 0 for all other tokens.
     """
     size = probs.shape[1]
     ordered, ids = probs.sort(dim=-1, descending=True)

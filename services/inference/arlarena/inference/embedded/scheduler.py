@@ -1,9 +1,9 @@
 """Schedules sequences: first come, first served, with a budget of prompt tokens per step.
 
-A step computes at most `prefill_tokens` prompt tokens, so a queue of prompts delays running sequences only a little. An
-exception is a longer prompt whose log-probs are requested: a single step computes all its tokens. Identical prompts
-whose log-probs are not requested are computed only once. The scheduler is not thread-safe: only the engine's thread may
-use it.
+A step computes at most `prefill_tokens` prompt tokens, so a queue of prompts delays running sequences only a little.
+There is one exception: if the log-probs of a prompt are requested, one step computes all tokens of the prompt.
+Identical prompts are computed only once, except prompts with requested log-probs. The scheduler is not thread-safe:
+only the engine's thread may use it.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ class Counters:
     """Total numbers since the engine started."""
 
     prompt_tokens: int = 0  # prompt tokens of admitted sequences
-    computed_tokens: int = 0  # prompt tokens that were computed instead of reused
+    computed_tokens: int = 0  # prompt tokens that were computed; the other prompt tokens were reused
     generated_tokens: int = 0
-    prompt_hits: int = 0  # sequences that reused a computed prompt or a prefix of it
-    prompt_queries: int = 0  # sequences whose prompt was looked up in the prefix cache
+    prompt_hits: int = 0  # admitted sequences with a prompt or a prefix that was already computed
+    prompt_queries: int = 0  # admitted sequences
     steps: int = 0
     busy_s: float = 0.0  # seconds spent in steps
 
 
 @dataclass(frozen=True, slots=True)
 class ReadySequence:
-    """A sequence whose prompt has been computed. `slot`: the slot of the prompt, which several sequences may share.
-    `logits` [V]: the logits after the prompt.
+    """A sequence with a computed prompt. `logits` [V]: the logits after the prompt. `slot`: the slot that contains the
+    prompt's keys and values. Sequences with equal prompts can have the same `slot` (see `_assign_slots`).
     """
 
     sequence: Sequence
@@ -47,8 +47,8 @@ class ReadySequence:
 
 
 class Scheduler:
-    """All unfinished sequences. `version`: the label of the weights in service. `updated`: the sequences to deliver.
-    These are sequences that have finished, and streamed sequences that have new tokens.
+    """Schedules all unfinished sequences. `version`: the label of the weights in service. `updated`: the sequences to
+    deliver, which are finished sequences and streamed sequences with new tokens.
     """
 
     def __init__(self, model: Model, slots: Slots, cache: PrefixCache, prefill_tokens: int, version: str) -> None:
@@ -89,7 +89,7 @@ class Scheduler:
             self._chunked.forget()
 
     def end_all(self, reason: FinishReason) -> None:
-        """End all unfinished sequences with the given reason."""
+        """End all unfinished sequences. `reason`: their `finish_reason`."""
         for sequence in [*self.running, *self._waiting, *(self._chunked.waiting if self._chunked else ())]:
             self._end(sequence, reason)
         self.running.clear()
@@ -97,7 +97,7 @@ class Scheduler:
         self._chunked = None
 
     def sweep(self, now: float) -> None:
-        """End sequences that are cancelled or past their deadline. `now`: in seconds of `time.monotonic`."""
+        """End sequences that are cancelled or whose deadline has passed. `now`: in seconds of `time.monotonic`."""
         self._release([row for row, sequence in enumerate(self.running) if self._end_if_expired(sequence, now)])
         if self._waiting:
             self._waiting = deque(sequence for sequence in self._waiting if not self._end_if_expired(sequence, now))
@@ -109,8 +109,8 @@ class Scheduler:
     # --- admission ---
 
     def _admit(self) -> bool:
-        """Compute at most `prefill_tokens` tokens of prompts. Give slots to the sequences whose prompts are complete.
-        Returns True if there was work.
+        """Compute prompts within the budget of a step (`prefill_tokens`). Sequences with complete prompts get their
+        first token and a slot. Returns True if there was work.
         """
         budget = self.prefill_tokens
         ready: list[ReadySequence] = []
@@ -118,7 +118,7 @@ class Scheduler:
         self._next_slot = len(self.running)
         # One slot is reserved for each sequence that waits for the chunked prompt.
         free = self.slots.count - self._next_slot - (len(self._chunked.waiting) if self._chunked else 0)
-        if self._chunked is not None:  # if other prompts wait, half of the budget is left to them
+        if self._chunked is not None:  # if other prompts wait, they get half of the budget
             budget -= self._advance(budget // 2 if self._waiting else budget, ready)
         while self._waiting and free > 0 and budget > 0:
             sequence = self._waiting[0]
@@ -137,12 +137,15 @@ class Scheduler:
         return bool(ready) or self._chunked is not None
 
     def _place(self, sequence: Sequence, jobs: dict[bytes, PrefillJob], ready: list[ReadySequence], budget: int) -> int:
-        """Take the first waiting sequence from the queue. The sequence joins the job of an equal prompt, or uses the
-        cached prompt, or gets a new job. A prompt whose log-probs are requested (`score`) is computed at once, without
-        the cache. If `budget` is too small for the prompt, the sequence stays in the queue. If the prompt exceeds the
-        budget of a complete step, the prompt becomes the chunked prompt, which several steps compute in pieces. While
-        there is another chunked prompt, such a sequence stays in the queue. Returns how many prompt tokens this step
-        computes for the sequence.
+        """Try to admit `sequence`, the first sequence in the queue. Returns how many of its prompt tokens this step
+        computes. `budget`: how many prompt tokens this step can still compute.
+
+        - If the prompt's log-probs are requested (`score`), the prompt is computed at once, without the cache.
+        - If an equal prompt is being computed or is in the cache, the sequence uses this prompt.
+        - If the tokens to compute fit into `budget`, the sequence gets a new job in `jobs`.
+        - If the tokens to compute exceed the budget of a complete step, the prompt becomes the chunked prompt. Several
+          steps compute the chunked prompt in pieces. There is at most one chunked prompt.
+        - In all other cases, the sequence stays in the queue.
         """
         key, size = sequence.key, len(sequence.prompt)
         if sequence.score is not None:
@@ -176,7 +179,9 @@ class Scheduler:
         return self._advance(budget, ready)
 
     def _new_slot(self) -> int:
-        """Returns the next free slot after the slots of the running sequences, and marks the slot as used."""
+        """Reserve a slot for a prompt of this step and return its number. The slots before it belong to running
+        sequences and to earlier prompts of this step.
+        """
         self._next_slot += 1
         return self._next_slot - 1
 
@@ -188,7 +193,9 @@ class Scheduler:
         return sequence
 
     def _advance(self, budget: int, ready: list[ReadySequence]) -> int:
-        """Compute the next piece of the chunked prompt. Returns its number of tokens."""
+        """Compute the next piece of the chunked prompt, at most `budget` tokens. Returns the number of tokens of the
+        piece.
+        """
         job = self._chunked
         assert job is not None
         if job.kv is None:  # a chunked prompt has its own memory, because free slots are reassigned between steps
@@ -205,7 +212,7 @@ class Scheduler:
         return piece
 
     def _begin_responses(self, ready: list[ReadySequence]) -> None:
-        """Sample the first token of each sequence. Sequences that need more tokens get a slot."""
+        """Sample the first token of each sequence. Unfinished sequences then get a slot."""
         if not ready:
             return
         logits = torch.stack([item.logits for item in ready])
@@ -221,11 +228,11 @@ class Scheduler:
     def _assign_slots(self, ready: list[ReadySequence]) -> None:
         """Put sequences into the slots after the running sequences, without gaps.
 
-        In ascending order of slots, the first sequence of each prompt keeps the prompt's slot, or copies the prompt
-        into a lower slot that is free. So no prompt is overwritten before it has been copied. The other sequences of
-        the prompt then copy the prompt into their slots.
+        The prompts are processed in ascending order of their slots. The first sequence of each prompt keeps the
+        prompt's slot, or copies the prompt into a lower free slot. So no prompt is overwritten before it is copied.
+        Afterwards the other sequences copy their prompts from the first sequences.
         """
-        moved: dict[int, int] = {}  # slot in which a prompt was computed -> its slot after the move
+        moved: dict[int, int] = {}  # slot in which a prompt was computed -> slot of the first sequence of this prompt
         others = []
         for item in sorted(ready, key=lambda item: item.slot):
             if item.slot in moved:
@@ -259,13 +266,13 @@ class Scheduler:
         finished = [row for row, sequence in enumerate(running) if self._append(sequence, drawn, row)]
         for row in finished:
             sequence = running[row]
-            # Only a sequence that was computed completely by the weights in service may be cached.
+            # A sequence may be cached only if the weights in service have computed all its keys and values.
             if sequence.starts[0][0] == self.version and sequence.score is None:
                 self._prefiller.cache_response(sequence, self.slots[row])
         self._release(finished)
 
     def _append(self, sequence: Sequence, drawn: SampledTokens, row: int) -> bool:
-        """Append the token of row `row` to a sequence. Returns True if the response is now complete."""
+        """Append the token `drawn.tokens[row]` to a sequence. Returns True if the response is now complete."""
         if sequence.sampling.top_logprobs and drawn.top is not None:
             count = sequence.sampling.top_logprobs
             sequence.top.append((drawn.top[0][row][:count], drawn.top[1][row][:count]))
@@ -276,7 +283,9 @@ class Scheduler:
         return finished
 
     def _release(self, rows: list[int]) -> None:
-        """Free the slots `rows` (numbers in ascending order). The last running sequences move into the gaps."""
+        """Remove the running sequences with the slots `rows` (in ascending order). The sequences in the last slots move
+        into the gaps.
+        """
         for row in reversed(rows):
             last = self.running.pop()
             if row < len(self.running):
@@ -297,8 +306,8 @@ class Scheduler:
 
 
 def _nonfinite_rows(logits: Tensor) -> list[int]:
-    """Returns the rows of logits [B, V] with numbers that are not finite, in ascending order. Such numbers mean that
-    the weights have diverged.
+    """Returns the indices of all rows of `logits` [B, V] with NaN or infinity, in ascending order. Such numbers occur
+    if the weights have diverged.
     """
     finite = torch.isfinite(logits).all(dim=1)
     return [] if finite.all() else (~finite).nonzero().squeeze(1).tolist()

@@ -1,4 +1,4 @@
-"""A prompt and the response that is sampled for it."""
+"""A sequence: a prompt and its sampled response."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from arlarena.inference.embedded.sampler import RowSampling
 
 FinishReason = Literal["stop", "length", "abort", "deadline", "nonfinite", "error"]
 
-# A function of all response tokens. The result is the stop string that the newest token completes, or None.
+# A function that gets all tokens of a response. If the newest token completes a stop string, the function returns this
+# stop string. Otherwise it returns None.
 StopCheck = Callable[[list[int]], str | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The log-probs and ranks of a prompt's tokens 1 … P-1. P is the number of tokens. A log-prob is at temperature 1,
-    given all tokens before. Rank 1 is the most likely token. `top`: for each of these positions, the ids and log-probs
-    of the most likely tokens; None if they are not requested.
+    """The log-probs and ranks of a prompt's tokens 1 … P-1. P is the number of tokens of the prompt. A log-prob is
+    computed at temperature 1, and is conditional on all tokens before the token. The most likely token has rank 1.
+    `top`: the ids and the log-probs of the most likely tokens at each of these positions; None if not requested.
     """
 
     logprobs: list[float]
@@ -30,12 +31,14 @@ class Score:
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A prompt, the sampling parameters, and the response sampled so far.
+    """A prompt, its sampling parameters, and the tokens of its response that are already sampled.
 
-    Only the engine's thread changes a sequence. Other threads may read `tokens`, `logprobs`, `ranks` and `top`, because
-    the engine only appends to these lists. After `finish_reason` is set, other threads may read all fields. `starts`:
-    pairs of a weight version and the index of the first response token that was sampled with this version. `deadline`:
-    a time of `time.monotonic`, in seconds.
+    `deadline`: in seconds of `time.monotonic`. `starts`: pairs (weight version, index of the first response token that
+    was sampled with this version).
+
+    After `submit`, only the engine's thread changes the fields, except `cancelled` and `delivered`. At any
+    time, other threads may read `tokens`, `logprobs`, `ranks` and `top`, because the engine only appends to these
+    lists. They may read the other fields after `finish_reason` is set.
     """
 
     prompt: list[int]
@@ -45,7 +48,7 @@ class Sequence:
     eos_ids: frozenset[int]
     deadline: float
     stop_check: StopCheck | None = None
-    score: int | None = None  # n: compute the prompt's log-probs and report the n most likely tokens; None: do not
+    score: int | None = None  # n: also compute the prompt's log-probs and the n most likely tokens; None: do not
     stream: bool = False
     owner: Any = None  # the request that waits for this sequence
     key: bytes = b""  # the prompt's token ids as packed int32; all choices of a prompt share one object
@@ -66,9 +69,7 @@ class Sequence:
 
     @property
     def length(self) -> int:
-        """The number of tokens that have keys and values: all prompt tokens, and all response tokens except the newest
-        token.
-        """
+        """The number of tokens with computed keys and values. These are all tokens except the newest response token."""
         return len(self.prompt) + len(self.tokens) - 1
 
     def append(self, token: int, logprob: float, rank: int, version: str) -> bool:
@@ -89,7 +90,7 @@ class Sequence:
         return self.finish_reason is not None
 
     def spans(self) -> list[tuple[str, int, int]]:
-        """Returns (version, start, end) for each range of response tokens that one version has sampled."""
+        """Returns (version, start, end) for each range of consecutive response tokens with the same weight version."""
         ends = [start for _, start in self.starts[1:]] + [len(self.tokens)]
         return [(version, start, end) for (version, start), end in zip(self.starts, ends, strict=True)]
 

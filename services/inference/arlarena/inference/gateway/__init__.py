@@ -1,1 +1,1 @@
-"""The gateway: one address for several engines. It routes requests and checks which weights each engine serves."""
+"""The gateway: one address for several engines. It forwards requests to the engines and updates their weights."""

@@ -1,5 +1,5 @@
-"""Handles vLLM's routes for LoRA adapters. An adapter is loaded on every replica of the gateway. After a replica has
-been restarted, all adapters are loaded on this replica again.
+"""Handles vLLM's routes for LoRA adapters. The gateway loads each adapter on every replica. After the restart of a
+replica, the gateway loads all adapters on this replica again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _AdapterName(msgspec.Struct):
 
 
 class Adapters:
-    """The loaded adapters. For each name, the body of the request that loaded the adapter is stored."""
+    """The loaded adapters. `_loaded`: for each adapter's name, the body of the request that loaded the adapter."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
@@ -46,7 +46,7 @@ class Adapters:
         return await self._post_to_all(call)
 
     async def restore(self, replica: Replica) -> None:
-        """Load all adapters on a replica after the replica's start, or after a failure.
+        """Load all adapters on a replica. Called after a start or a failure of the replica.
 
         Raises:
             aiohttp.ClientError: the replica does not answer.
@@ -58,8 +58,8 @@ class Adapters:
         return parse(call.body, _AdapterName).lora_name
 
     async def _post_to_all(self, call: ApiRequest) -> ApiResponse:
-        """Send a request to all replicas that accept requests, one after another. Stops at the first response that
-        reports an error. Returns the last response.
+        """Send a request to the replicas that accept requests, one after another. Stops after the first error response.
+        Returns the last response.
 
         Raises:
             RequestError: status 502 if a replica does not answer; status 503 if no replica accepts requests.

@@ -1,5 +1,6 @@
-"""The gateway's ASGI application. Requests to model routes are forwarded to replicas (engines on this machine or remote
-policy servers). The gateway handles the weight routes itself. Clients cannot reach the admin routes of local engines.
+"""The gateway's ASGI application. The gateway forwards requests for model routes to replicas. A replica is an engine on
+this machine or a remote policy server. The gateway itself handles requests for weight routes, so clients cannot reach
+the weight routes of local engines.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from arlarena.inference.weights.versions import read_manifest
 from arlarena.proto.policy import WeightInfo
 from arlarena.proto.telemetry import Logger
 
-DEFAULT_CONTEXT = 131_072  # tokens; the context length that limits requests if max_model_len is not set
+DEFAULT_CONTEXT = 131_072  # in tokens; if max_model_len is not set, request limits assume this context length for vLLM
 _encoder = msgspec.json.Encoder()
 
 
@@ -41,7 +42,7 @@ class Gateway:
     """The state of the gateway process."""
 
     def __init__(self, settings: InferenceSettings, fleet: Fleet, engines: list[LocalEngine], log: Logger) -> None:
-        """`engines`: the local engines, in the order of the fleet's replicas; empty if all replicas are remote."""
+        """`engines`: the local engines, in the order of `fleet.replicas`; empty if the replicas are remote."""
         self.settings, self.fleet, self.log = settings, fleet, log
         self.metrics = GatewayMetrics(fleet)
         limits = None
@@ -61,8 +62,8 @@ class Gateway:
         """Start the engines, monitor the replicas, and stop the engines at shutdown."""
         versions = intact_versions(self.settings.weights_root)
         newest = await asyncio.to_thread(next, versions, None)
-        # The target (the version that all replicas must serve) is set before the first check of a replica. Otherwise a
-        # replica could become ready with another version.
+        # The target is the version that all replicas must serve. It is set before the first check of a replica.
+        # Otherwise a replica could become ready with another version.
         if newest is not None:
             self.fleet.target = Target(read_manifest(newest).label, newest)
         tasks = [asyncio.create_task(self.fleet.maintain())]
@@ -80,8 +81,8 @@ class Gateway:
             await asyncio.gather(*(replica.session.close() for replica in self.fleet.replicas))
 
     async def health(self, call: ApiRequest) -> AnyResponse:
-        """Returns 200 as soon as a replica has been ready once. Later failures of replicas do not change the status,
-        because the gateway brings failed replicas back into service.
+        """Returns 200 if any replica accepts requests or has accepted requests before. Later failures of replicas do
+        not change the status, because the gateway brings failed replicas back into service.
         """
         self._served = self._served or self._ready
         return self._state(self._served)
@@ -103,8 +104,8 @@ class Gateway:
         return ApiResponse(_encoder.encode({"status": "ok", "weight_version": label, "replicas": replicas}))
 
     async def weight_info(self, call: ApiRequest) -> AnyResponse:
-        """Returns the target version (the version that all replicas must serve). If there is no target, returns the
-        version of the first replica that accepts requests.
+        """Returns the label of the target, the version that all replicas must serve. If there is no target, returns the
+        label of the version of the first replica that accepts requests.
         """
         versions = [replica.version for replica in self.fleet.replicas if replica.accepts_requests and replica.version]
         label = self.fleet.target.label if self.fleet.target else next(iter(versions), None)

@@ -1,4 +1,4 @@
-"""Builds a gateway. The replicas of a gateway are either engines that it starts, or remote policy servers."""
+"""Builds a gateway. Its replicas are either local engines, which the gateway starts, or remote policy servers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from arlarena.inference.settings import InferenceSettings, secret
 from arlarena.inference.vllm import server as vllm
 from arlarena.proto.telemetry import Logger
 
-LOCAL = "http://engine"  # requests go to a Unix socket, so this host is used only in the header Host
+# The URL of a local engine. Requests go to a Unix socket, so the host name appears only in the header Host.
+LOCAL = "http://engine"
 
 
 class Sockets:
-    """A private folder for the engines' sockets. The path is short, because a socket path can have only about 100
-    bytes.
+    """A private folder for the engines' sockets. The folder's path is short, because the operating system allows only
+    about 100 bytes for the path of a socket.
     """
 
     def __init__(self) -> None:
@@ -41,7 +42,7 @@ class Sockets:
 
 
 def remote_gateway(settings: InferenceSettings, log: Logger) -> Gateway:
-    """Returns a gateway for remote policy servers. Needs a running event loop."""
+    """Returns a gateway to remote policy servers. Must be called in a running event loop."""
     replicas = []
     for url in settings.replica_urls:
         session = _session(aiohttp.TCPConnector(limit=0), secret(settings.api_key))
@@ -51,8 +52,8 @@ def remote_gateway(settings: InferenceSettings, log: Logger) -> Gateway:
 
 
 def local_gateway(settings: InferenceSettings, flags: Sequence[str], sockets: Sockets, log: Logger) -> Gateway:
-    """Returns a gateway with local engines. `flags`: the command-line arguments of this process, which are passed on to
-    embedded engines. Needs a running event loop.
+    """Returns a gateway with local engines. Must be called in a running event loop. `flags`: the command-line arguments
+    of this process. Embedded engines get the same arguments.
 
     Raises:
         ConfigError: vLLM is not installed, or there is no model to serve.

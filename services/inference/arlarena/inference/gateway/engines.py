@@ -1,5 +1,5 @@
-"""The local engines of a gateway. Each engine is a process that listens on a socket in a private folder. An engine that
-has ended is restarted.
+"""The local engines of a gateway. Each engine is a process that listens on a socket in a private folder. The gateway
+restarts an engine if its process ends.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from pathlib import Path
 
 from arlarena.proto.telemetry import Logger
 
-# The script that runs an engine. The script stops the engine when this process ends.
+# The script that runs an engine (the wrapper). It stops the engine when the gateway's process ends.
 PARENT_DEATH = Path(__file__).with_name("parent_death.py")
-FIRST_PAUSE_S, MAX_PAUSE_S = 0.2, 10.0  # seconds before a restart; each pause is twice the pause before it
-PAUSE_RESET_AFTER_S = 60.0  # an engine that has run this many seconds restarts with the shortest pause
-HELPERS_S = 5.0  # seconds that an engine's helper processes get to end
+# Seconds between the end of an engine and its restart. The pause doubles with each restart, up to MAX_PAUSE_S.
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.2, 10.0
+PAUSE_RESET_AFTER_S = 60.0  # if an engine has run for more seconds than this, the next pause is FIRST_PAUSE_S
+HELPERS_S = 5.0  # `stop` waits this many seconds longer than `grace_s`, for the engine's helper processes
 
 
 class LocalEngine:
@@ -34,8 +35,8 @@ class LocalEngine:
         grace_s: float,
         log: Logger,
     ) -> None:
-        """`command`: returns the command line. It is called at each start, because the command line of vLLM names the
-        newest version of the weights. `grace_s`: seconds from SIGTERM to SIGKILL.
+        """`command`: a function that returns the command line. It is called before each start, because vLLM's command
+        line contains the path of the newest version of the weights. `grace_s`: seconds between SIGTERM and SIGKILL.
         """
         self.name, self.socket = name, socket
         self._command, self._environment, self._grace_s, self._log = command, environment, grace_s, log
@@ -43,8 +44,8 @@ class LocalEngine:
         self._process: asyncio.subprocess.Process | None = None
 
     async def run(self, on_exit: Callable[[], None]) -> None:
-        """Run the engine until `stop` is called. If the engine ends earlier, it is restarted. `on_exit`: called each
-        time the engine has ended.
+        """Run the engine until `stop` is called. If the engine ends earlier, it is restarted. `on_exit`: a function
+        that is called after each end of the engine.
         """
         pause = FIRST_PAUSE_S
         while not self._stopping:
@@ -66,15 +67,15 @@ class LocalEngine:
             *wrapper,
             *self._command(),
             env=dict(self._environment),
-            stdin=asyncio.subprocess.PIPE,  # when this pipe closes, the wrapper stops the engine
-            stdout=sys.stderr,  # an engine must not write to the gateway's stdout, which the gateway's parent reads
+            stdin=asyncio.subprocess.PIPE,  # if this pipe closes, the wrapper stops the engine
+            stdout=sys.stderr,  # the gateway's parent reads the gateway's stdout, so the engine must not write to it
             start_new_session=True,
         )
         self._log.info("engine_started", engine=self.name, pid=self._process.pid)
         try:
             return await self._process.wait()
         finally:
-            self._signal(signal.SIGKILL)  # ends the process group if the wrapper was killed
+            self._signal(signal.SIGKILL)  # ends the engine if only the wrapper was killed
 
     def restart(self) -> None:
         """Kill the engine. `run` then starts the engine again."""
@@ -82,7 +83,7 @@ class LocalEngine:
         self._signal(signal.SIGKILL)
 
     async def stop(self) -> None:
-        """Stop the engine and the processes that it started."""
+        """Stop the engine and the engine's child processes."""
         self._stopping = True
         process = self._process
         if process is None or process.returncode is not None:

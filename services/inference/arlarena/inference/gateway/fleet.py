@@ -1,7 +1,8 @@
-"""The replicas of a gateway: engines or remote policy servers. The fleet chooses a replica for each request and updates
-all replicas to the target version (the version of the weights that every replica must serve). The requests with the
-same header `x-session-id` are a session. The requests of a session go to the same replica, because the prefix cache of
-this replica contains their common prefix.
+"""The fleet is all replicas of a gateway. A replica is a local engine or a remote policy server.
+
+The fleet chooses a replica for each request. It also updates all replicas to the target, the version of the weights
+that every replica must serve. All requests with the same header `x-session-id` are a session. They go to the same
+replica, because this replica has their common prefix in its prefix cache.
 """
 
 from __future__ import annotations
@@ -18,22 +19,23 @@ from arlarena.inference.weights.versions import ProbeError, Source, VersionError
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.versions.directory import ServedVersion, push_limit_s
 
-MAX_SESSIONS = 100_000  # maximum number of sessions whose replica is stored; the least recently used is removed
+# The fleet stores the replicas of at most this many sessions. It forgets the least recently used session first.
+MAX_SESSIONS = 100_000
 
 
 class Fleet:
     """The replicas of a gateway."""
 
     def __init__(self, replicas: list[Replica], max_extra_requests: int, log: Logger) -> None:
-        """`max_extra_requests`: how many more requests in flight a session's replica may have than the least busy
-        replica. Above this number, the session moves to the least busy replica.
+        """`max_extra_requests`: a session moves to the least busy replica if the session's replica has over this many
+        more requests in flight than the least busy replica.
         """
         self.replicas = replicas
         self.target: Target | None = None
         self._max_extra_requests, self._log = max_extra_requests, log
         self._requests = 0  # total number of requests
         self._sessions: OrderedDict[str, Replica] = OrderedDict()
-        self._change = asyncio.Event()  # a change of a replica's state sets this event and replaces it by a new event
+        self._change = asyncio.Event()  # set, and replaced by a new event, when the state of any replica changes
         for replica in replicas:
             replica.on_change = self._notify
 
@@ -46,9 +48,9 @@ class Fleet:
     # --- requests ---
 
     async def pick(self, session: str | None, avoid: set[Replica], wait_s: float) -> Replica:
-        """Choose the replica for a request: the replica of the request's session, or else the least busy replica. Waits
-        while no replica is available. `avoid`: replicas that must not be chosen. `wait_s`: maximum time to wait, in
-        seconds.
+        """Choose the replica for a request: the session's replica if possible, otherwise the least busy replica. Waits
+        while no replica is available. `session`: the request's header `x-session-id`, or None. `avoid`: replicas that
+        must not be chosen. `wait_s`: maximum waiting time in seconds.
 
         Raises:
             RequestError: status 503 if no replica becomes available within `wait_s`.
@@ -83,18 +85,18 @@ class Fleet:
     # --- weights ---
 
     async def serve(self, source: Source) -> ServedVersion:
-        """Make a version the target and wait until every reachable replica serves the version. An unreachable replica
-        gets the version before its next request. If a replica refuses the version, all replicas return to the previous
-        version (for the exceptions, see `_roll_back`).
+        """Make a version the target, and wait until every reachable replica serves the version. A replica that is down
+        gets the version later, before its next request. If a replica refuses the version, the previous version becomes
+        the target again. (`_roll_back` explains the case without a previous version.)
 
         Raises:
-            ProbeError: a replica's log-probs differ too much from the trainer's.
+            ProbeError: the log-probs of a replica differ too much from the trainer's log-probs.
             VersionError: the version is damaged or cannot be loaded.
-            RequestError: status 503. When the time limit of the push expired, all replicas were down, or a replica was
-                still updating.
+            RequestError: status 503 if the time limit of the push expires first, because all replicas are down or a
+                replica is still updating.
         """
         if isinstance(source, Path):
-            manifest = await asyncio.to_thread(verify, source)  # on an error the old version stays in service
+            manifest = await asyncio.to_thread(verify, source)  # if this fails, the old version stays the target
         else:
             manifest = source.manifest
         target, before = Target(manifest.label, source), self.target
@@ -113,7 +115,7 @@ class Fleet:
         return ServedVersion(target.label, max(differences, default=None))
 
     async def restore(self, versions: Iterator[Path]) -> None:
-        """Serve the first of `versions` that the replicas accept. Stops when another version is pushed."""
+        """Call `serve` for one version after another, until a version is in service or another version is pushed."""
         while (directory := await asyncio.to_thread(next, versions, None)) is not None:
             while True:
                 try:
@@ -122,7 +124,7 @@ class Fleet:
                 except VersionError as error:
                     self._log.warning("version_skipped", directory=str(directory), reason=str(error))
                     break
-                except RequestError:  # the replicas are still starting; try again if no other version was pushed
+                except RequestError:  # the replicas are still starting: try again unless another version was pushed
                     if self.target is None or self.target.source != directory:
                         return
 
@@ -132,16 +134,17 @@ class Fleet:
             replica.wake()
 
     def _roll_back(self, target: Target, before: Target | None) -> None:
-        """Make the previous version the target again. If there is no previous version, there are two cases. If all
-        replicas probe weights before they serve them, clear the target. Otherwise some replicas already use the refused
-        weights: the target stays the same, and these replicas stay in the state `refused`.
+        """Replace the refused version `target` by the previous version `before`. If there is no previous version, there
+        are two cases. If all replicas probe weights before they serve them, no replica uses the refused weights, and
+        the target becomes None. Otherwise the target does not change, and the replicas that have refused the weights
+        stay in the state `refused`. Does nothing if another version has become the target meanwhile.
         """
         if self.target is target and (before or all(replica.driver.probes_before_serving for replica in self.replicas)):
             self._set_target(before)
 
     def _reached(self, target: Target) -> bool:
-        """True if every replica serves the target, has refused the target, or is down. At least one replica must serve
-        or have refused the target.
+        """True if every replica is done with the target or is down, and at least one replica is done. A replica is done
+        with the target if it serves the target or has refused the target.
         """
         done = [
             bool(replica.failure_reason(target)) or (replica.state == "ready" and replica.version == target.label)
@@ -154,7 +157,7 @@ class Fleet:
     # --- changes ---
 
     def _notify(self) -> None:
-        """End all calls of `_wait`."""
+        """Wake all callers of `_wait`."""
         change, self._change = self._change, asyncio.Event()
         change.set()
 

@@ -41,9 +41,9 @@ class GatewayMetrics:
         return generate_latest(self.registry)
 
     def collect(self) -> Iterator[Metric]:
-        """Yields metrics that are read from the replicas at each scrape."""
+        """Yields the metrics of each replica. Prometheus' client library calls this method at each scrape."""
         flight = GaugeMetricFamily(
-            f"{_PREFIX}_requests_in_flight", "Unanswered requests of a replica", labels=["replica"]
+            f"{_PREFIX}_requests_in_flight", "Requests that a replica has not answered yet", labels=["replica"]
         )
         ready = GaugeMetricFamily(f"{_PREFIX}_ready", "1 if a replica accepts requests, else 0", labels=["replica"])
         for replica in self._fleet.replicas:

@@ -1,11 +1,11 @@
-"""Runs an engine. When the engine or the parent process ends, all processes of the engine are stopped. This works even
-if the parent is killed by SIGKILL.
+"""Runs an engine. If the engine or the parent process ends, this script stops all processes of the engine. This works
+even if the parent is killed by SIGKILL.
 
     python parent_death.py GRACE_S COMMAND …
 
-The standard input of this process is a pipe. The parent holds the pipe open and never writes to it. The pipe closes
-when the parent ends. This process must lead a new process group, which also contains the engine. The module uses only
-the standard library and works on any Unix.
+The standard input of this process is a pipe from the parent. The parent never writes to the pipe. The pipe closes when
+the parent ends. This process must be the leader of a new process group. The engine belongs to the same group. The
+script uses only the standard library and works on any Unix.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def watch(process: subprocess.Popen[bytes], grace_s: float) -> None:
 
 
 def end(process: subprocess.Popen[bytes], grace_s: float) -> None:
-    """Send SIGTERM to the process group. (This process ignores SIGTERM.) Send SIGKILL to the group if the engine still
-    runs after `grace_s` seconds.
+    """Send SIGTERM to the process group. (This process ignores SIGTERM.) If the engine still runs after `grace_s`
+    seconds, send SIGKILL to the group.
     """
     os.killpg(0, signal.SIGTERM)
     try:
@@ -36,12 +36,12 @@ def end(process: subprocess.Popen[bytes], grace_s: float) -> None:
 
 
 def main() -> int:
-    """Run the command until its end. Returns the command's exit code, or 128 plus the number of the signal that ended
-    the command.
+    """Run the command until it ends. Returns the command's exit code. If a signal ended the command, returns 128 plus
+    the number of the signal.
     """
     grace_s, command = float(sys.argv[1]), sys.argv[2:]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a signal to the group ends the engine; this process waits
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a signal to the group ends only the engine; this process waits
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=watch, args=(process, grace_s), daemon=True).start()
     code = process.wait()

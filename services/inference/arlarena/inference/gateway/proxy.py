@@ -1,5 +1,5 @@
-"""Forwards a request to a replica until the request's deadline. If the replica fails, another replica gets the request,
-because sampling can be repeated.
+"""Forwards requests to replicas. If a replica fails, the request is sent to another replica, because sampling can be
+repeated.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from arlarena.inference.gateway.replica import Replica
 from arlarena.proto.policy import SESSION_HEADER, TIMEOUT_HEADER, VERSIONS_HEADER, ErrorResponse
 from arlarena.proto.telemetry import Logger
 
-MAX_ATTEMPTS = 3  # limits how many engines one bad request can crash
+MAX_ATTEMPTS = 3  # one bad request can crash at most this many engines
 SAMPLING_PATHS = frozenset(("/inference/v1/generate", "/v1/completions", "/v1/chat/completions"))
-_MAX_RESPONSE = 256 << 20  # bytes; a million log-probs as JSON have half of this size
-_SEPARATOR = ", "  # between the versions in the header VERSIONS_HEADER
+_MAX_RESPONSE = 256 << 20  # bytes; a million log-probs take half of this size as JSON
+_SEPARATOR = ", "  # separates the versions in the header VERSIONS_HEADER
 _OUT_OF_TIME = f"the request ran out of time (header {TIMEOUT_HEADER}, server setting request_timeout_s)"
 
 
@@ -36,8 +36,8 @@ class _ReplicaFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class PendingRequest:
-    """A running request. `deadline`: a time of `time.monotonic`, in seconds. `disconnected`: a future that is done
-    after the client has disconnected.
+    """An unfinished request. `deadline`: in seconds of `time.monotonic`. `disconnected`: a future that is done when the
+    client has disconnected.
     """
 
     call: ApiRequest
@@ -67,9 +67,9 @@ class Proxy:
         log: Logger,
         limits: RequestLimits | None = None,
     ) -> None:
-        """`limit_s`: maximum time of a request in seconds. `wait_s`: maximum time in seconds that a request waits for
-        an available replica. `limits`: the limits to check for replicas that do not check them (vLLM); None for other
-        replicas.
+        """`limit_s`: maximum duration of a request in seconds. `wait_s`: maximum time in seconds that a request waits
+        for an available replica. `limits`: the limits that the proxy checks, because the replicas (vLLM) do not check
+        them; None if the replicas check their limits.
         """
         self._fleet, self._limit_s, self._wait_s = fleet, limit_s, wait_s
         self._metrics, self._log, self._limits = metrics, log, limits
@@ -97,7 +97,7 @@ class Proxy:
                     replica = await self._fleet.pick(session, full_replicas, wait_s)
                 except RequestError as error:
                     if response is not None:
-                        return response  # every replica is full: return the 503 of the last attempt
+                        return response  # all available replicas are full: return the last response, which has 503
                     pending.check_deadline()
                     if all(replica.state == "down" for replica in self._fleet.replicas):  # the engines are starting
                         error.retry_after_s = LOADING_RETRY_S
@@ -120,7 +120,7 @@ class Proxy:
                 pending.disconnected.cancel()
 
     async def _ask(self, replica: Replica, pending: PendingRequest) -> AnyResponse:
-        """Send the request to one replica.
+        """Send the request to one replica and return the replica's response.
 
         Raises:
             _ReplicaFailed: the replica did not answer, or its response is not valid.
@@ -134,8 +134,8 @@ class Proxy:
             )
         except TimeoutError:
             raise RequestError(_OUT_OF_TIME, status=504) from None
-        first_version = max(0, len(replica.history) - 1)  # the version in service, as an index of `replica.history`
-        streams = False  # if True, `_relay` calls `end_request`
+        first_version = max(0, len(replica.history) - 1)  # the index of the version in service in `replica.history`
+        streams = False  # True: the response is a stream, and `_relay` calls `end_request`
         try:
             if not replica.accepts_requests:
                 raise _ReplicaFailed(f"{replica.name} is {replica.state}")
@@ -147,7 +147,7 @@ class Proxy:
                 return Relay(reply.status, _headers(reply, replica, first_version), relayed)
             async with reply:
                 body = await _unless_disconnected(_read(reply), pending.disconnected)
-            # If the weights were replaced but not yet probed, the response can be used only if the probe succeeds.
+            # vLLM samples with new weights before they are probed. The response can be used only if the probe succeeds.
             if not replica.driver.probes_before_serving and not await asyncio.wait_for(
                 replica.wait_for_push(), pending.left_s
             ):
@@ -168,15 +168,15 @@ class Proxy:
         call, left_s = pending.call, max(0.001, pending.left_s)
         headers = {"content-type": "application/json", TIMEOUT_HEADER: f"{left_s:.3f}"}
         timeout = aiohttp.ClientTimeout(total=left_s)
-        url = replica.url + quote(call.path)  # `call.path` is decoded, and a model's name may contain any character
+        url = replica.url + quote(call.path)  # `call.path` is decoded and can contain any character of a model's name
         return await replica.session.request(
             call.method, url, data=call.body, headers=headers, timeout=timeout, allow_redirects=False
         )
 
     def _check_versions(self, replica: Replica, first_version: int, reply: aiohttp.ClientResponse) -> None:
-        """Refuse a response that was sampled by unexpected versions of the weights. A replica has an unexpected version
-        if another program has restarted this replica. `first_version`: the index in `replica.history` of the version
-        that was in service when the request began.
+        """Check that only expected versions of the weights have sampled the response. For example, a replica has an
+        unexpected version if another program has restarted the replica. The expected versions are in `replica.history`
+        from index `first_version` on. The version at this index was in service at the start of the request.
 
         Raises:
             _ReplicaFailed: a version is unexpected.
@@ -192,8 +192,12 @@ class Proxy:
     async def _relay(
         self, replica: Replica, pending: PendingRequest, reply: aiohttp.ClientResponse, sampling: bool
     ) -> AsyncIterator[bytes]:
-        """Yields the data of a stream as soon as they arrive. At the end, calls `Replica.end_request`. `sampling`:
-        whether the request samples tokens.
+        """Yields the chunks of a stream as soon as they arrive. Calls `Replica.end_request` after the last chunk.
+        `sampling`: whether the request samples tokens.
+
+        Raises:
+            ClientGone: the client disconnected.
+            RequestError: status 502 if the replica failed; status 504 if the deadline has passed.
         """
         try:
             async with reply:
@@ -211,10 +215,10 @@ class Proxy:
 
 
 async def _read(reply: aiohttp.ClientResponse) -> bytes:
-    """Read a complete response.
+    """Returns the complete body of a response.
 
     Raises:
-        aiohttp.ClientError: the response is too large, or the connection broke.
+        aiohttp.ClientError: the body is too large, or the connection broke.
     """
     chunks, size = [], 0
     async for chunk in reply.content.iter_any():
@@ -242,8 +246,9 @@ async def _unless_disconnected(work: Any, disconnected: asyncio.Future[Any]) -> 
 
 
 def _openai_error(body: bytes, status: int) -> bytes:
-    """Convert an error of vLLM to OpenAI's format. In vLLM's own errors, the field `code` is the HTTP status. Errors of
-    FastAPI have a different format; their body becomes the message.
+    """Convert the body of an error response to OpenAI's format. In vLLM's own errors, the field `code` is the HTTP
+    status, which is replaced. An error of FastAPI has a different format: its body becomes the error message. An error
+    that has OpenAI's format already is not changed.
     """
     try:
         error = msgspec.json.decode(body, type=ErrorResponse).error
@@ -256,10 +261,10 @@ def _openai_error(body: bytes, status: int) -> bytes:
 
 
 def _headers(reply: aiohttp.ClientResponse, replica: Replica, first_version: int) -> Headers:
-    """Returns the response headers. The header `x-weight-versions` lists the weight versions that sampled the response.
-    If the replica does not report versions, the header lists the version that was in service when the request began,
-    `replica.history[first_version]`, and all later versions. In the headers of a stream, only the versions that were
-    known when the stream began are listed. A response with status 503 also has the header `retry-after`.
+    """Returns the headers of the response to the client. The header `x-weight-versions` lists the weight versions that
+    sampled the response. If the replica does not report versions, the header lists all versions that were in service
+    since the start of the request (`replica.history` from index `first_version` on). The headers of a stream are sent
+    first, so they cannot list later versions. A response with status 503 also has the header `retry-after`.
     """
     content: Headers = ((b"content-type", reply.headers["content-type"].encode()),) if _is_stream(reply) else ()
     if reply.status == 503:

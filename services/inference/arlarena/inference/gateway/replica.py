@@ -1,5 +1,5 @@
-"""One replica of a gateway: its state, its version of the weights, and its update to the target version. A probe
-compares log-probs of the replica with log-probs of the trainer.
+"""One replica of a gateway: its state, its version of the weights, and its update to the target. A probe compares the
+replica's log-probs with the trainer's log-probs.
 """
 
 from __future__ import annotations
@@ -16,27 +16,32 @@ from arlarena.inference.gateway.weight_drivers import TRANSIENT, Driver, Restart
 from arlarena.inference.weights.versions import ProbeError, Source, VersionError
 from arlarena.proto.telemetry import Logger
 
-# down: the replica does not answer. behind: the replica answers but does not serve the target version. pushing: the
-# replica is receiving the target version and still serves requests. ready: the replica serves the target version.
-# refused: the replica failed the probe of the target version and gets no requests.
+# The target is the version that every replica must serve.
+# down: the replica does not answer. behind: the replica answers but does not serve the target. pushing: the replica
+# receives the target and gets requests meanwhile. ready: the replica serves the target. refused: the target has failed
+# the probe on this replica. A replica gets requests only in the states `ready` and `pushing`.
 State = Literal["down", "behind", "pushing", "ready", "refused"]
 
-# A replica that is down is checked again after this many seconds times 2**n, but at most after `interval_s`. n is the
-# number of checks that have failed in a row, at most _MAX_DOUBLINGS.
+# Seconds between the first and the second check of a replica that is down. The pause doubles with each failed check, at
+# most _MAX_DOUBLINGS times and up to `interval_s`.
 FIRST_PAUSE_DOWN_S = 0.1
 _MAX_DOUBLINGS = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The version of the weights that every replica must serve. `source`: where the weights come from."""
+    """The version of the weights that every replica must serve. `label`: the version's name. `source`: the directory or
+    the sender of the weights.
+    """
 
     label: str
     source: Source
 
 
 class Replica:
-    """A policy server behind the gateway. `history`: the versions that the replica may have used, oldest first."""
+    """A policy server behind the gateway. `history`: the labels of all versions that the replica has used or may have
+    used, oldest first.
+    """
 
     def __init__(
         self,
@@ -48,31 +53,32 @@ class Replica:
         log: Logger,
         max_requests: int | None = None,
     ) -> None:
-        """`interval_s`: seconds between two checks of a healthy replica. `max_requests`: maximum number of sampling
-        requests that the replica gets at the same time, None for no limit. Further requests wait in the gateway.
+        """`interval_s`: seconds between two checks of a replica that answers. `max_requests`: maximum number of
+        sampling requests that the replica gets at the same time; further sampling requests wait in the gateway; None:
+        no limit.
         """
         self.name, self.url, self.session, self.driver = name, url, session, driver
         self.state: State = "down"
         self.history: list[str] = []
-        self.difference: float | None = None  # from the trainer's log-probs, at the last probe; None without a probe
-        self.probed: str | None = None  # the version that has passed its probe since this replica started
+        self.difference: float | None = None  # result of the last push: see `Driver.push`
+        self.probed: str | None = None  # the version that was pushed and probed last; None after a failure
         self.failure: tuple[Target, str] | None = None  # the target that the replica did not accept, and the reason
-        self.in_flight = self.asked = 0  # numbers of requests: current and total
-        self.last_request = 0  # the fleet's total number of requests when this replica got its newest request
-        self.on_change: Callable[[], None] = lambda: None  # called after a change of the state
-        # called before the first request after a start or a failure
+        self.in_flight = self.asked = 0  # number of unfinished requests, number of all requests
+        self.last_request = 0  # the fleet's number of requests when this replica got its newest request
+        self.on_change: Callable[[], None] = lambda: None  # called after each change of the state
+        # called after a start or a failure of the replica, before the replica gets requests
         self.prepare: Callable[[Replica], Awaitable[None]] | None = None
         self.restart: Callable[[], None] | None = None  # restarts the engine; None for a remote replica
         self._capacity = asyncio.Semaphore(max_requests) if max_requests else None
         self._failures = 0
         self._interval_s, self._log = interval_s, log
         self._wake = asyncio.Event()
-        self._no_push = asyncio.Event()  # cleared while a push runs
+        self._no_push = asyncio.Event()  # set while no push runs
         self._no_push.set()
 
     @property
     def version(self) -> str | None:
-        """The version in service, or the version being pushed."""
+        """The label of the version in service. During a push: the label of the new version."""
         return self.history[-1] if self.history else None
 
     @property
@@ -86,8 +92,8 @@ class Replica:
         return report | {"in_flight": self.in_flight, "asked": self.asked}
 
     async def begin_request(self, sampling: bool) -> None:
-        """Count a new request. A request that samples tokens (`sampling`) then waits until the replica has fewer than
-        `max_requests` sampling requests. Call `end_request` after the request.
+        """Count a new request. `sampling`: whether the request samples tokens. A sampling request waits here until the
+        replica has fewer than `max_requests` sampling requests. The caller must call `end_request` after the request.
         """
         self.in_flight += 1
         self.asked += 1
@@ -105,15 +111,16 @@ class Replica:
             self._capacity.release()
 
     async def wait_for_push(self) -> bool:
-        """Wait for the end of a running push. Returns True if responses that were sampled during the push can be used.
-        Returns False if the push or its probe has failed.
+        """Wait for the end of a running push. Returns True if the replica accepts requests afterwards. Returns False if
+        the push or its probe has failed: responses that were sampled during the push must then be dropped.
         """
         await self._no_push.wait()
         return self.accepts_requests
 
     def mark_down(self) -> None:
-        """Set the state `down`, because the replica did not answer or has ended. The replica gets no requests until the
-        next check and must pass the probe again. A replica that did not accept the target keeps its state.
+        """Called if the replica did not answer or its process has ended. Sets the state `down`, and starts a check at
+        once. The replica must pass the probe again before it gets requests. If the replica did not accept the target,
+        its state does not change.
         """
         self.probed = None
         if self.failure is None:
@@ -121,17 +128,15 @@ class Replica:
         self._wake.set()
 
     def wake(self) -> None:
-        """Check the replica now, because the target has changed."""
+        """Start a check of the replica at once. Called after a change of the target."""
         self._wake.set()
 
     def failure_reason(self, target: Target) -> str | None:
-        """Returns the reason why the replica did not accept this target. Returns None if there was no such failure."""
+        """Returns the reason why the replica did not accept `target`. Returns None if it has not refused `target`."""
         return self.failure[1] if self.failure is not None and self.failure[0] is target else None
 
     async def maintain(self, target: Callable[[], Target | None]) -> None:
-        """Check the replica at intervals, and push the target to the replica if necessary. `target`: a function that
-        returns the current target. Runs until cancelled.
-        """
+        """Call `_check` at intervals, until cancelled. `target`: a function that returns the current target."""
         while True:
             self._wake.clear()
             checked = target()
@@ -147,7 +152,9 @@ class Replica:
         return min(self._interval_s, pause) if self.state == "down" else self._interval_s
 
     async def _check(self, target: Target | None) -> None:
-        """Check the replica once. Push the target if the replica does not serve it, or has not yet passed its probe."""
+        """Check the replica once. Push the target if the replica does not serve the target, or if the target has not
+        passed the probe on this replica.
+        """
         if target is not None and self.failure_reason(target):
             return  # the replica did not accept this target
         self.failure = None
@@ -167,7 +174,7 @@ class Replica:
         except VersionError as error:
             assert target is not None
             self._fail(target, "behind", str(error))
-        except Exception as error:  # `maintain` must continue after any response of a replica
+        except Exception as error:  # `maintain` must continue after any error
             self._failures += 1
             if not isinstance(error, TRANSIENT):
                 self._log.error("replica_check_failed", replica=self.name, error=repr(error))
@@ -178,7 +185,7 @@ class Replica:
             self._no_push.set()
 
     async def _push(self, target: Target) -> None:
-        """Push the target to the replica. A replica that was ready gets requests during the push."""
+        """Push the target to the replica. If the replica was ready, it continues to get requests during the push."""
         self._set_state("pushing" if self.accepts_requests else "behind")
         self._no_push.clear()
         self._record(target.label)

@@ -1,5 +1,5 @@
-"""Sends new weights to a replica. An ARLArena policy server first receives the files that it lacks. Then one request
-updates its weights. A vLLM server needs several requests, one for each phase of an update.
+"""Sends new weights to a replica. A driver for an ARLArena policy server first uploads the missing files, and then
+sends one request that updates the weights. The driver for vLLM sends one request for each phase of an update.
 """
 
 from __future__ import annotations
@@ -17,45 +17,45 @@ from arlarena.inference.weights.versions import ProbeError, Source, VersionError
 from arlarena.proto.versions.directory import Manifest, push_limit_s
 
 _INFO_S = 5.0  # seconds; time limit of a request that needs no computation
-_TOP_PRIORITY = -1000  # a request with this priority runs before all waiting requests
-_PERMANENT = (400, 404, 413)  # a push that was answered with one of these statuses will never succeed
-TRANSIENT = (aiohttp.ClientError, OSError, TimeoutError, PushError)  # after such an error, a later push may succeed
+_TOP_PRIORITY = -1000  # vLLM runs a request with this priority before all waiting requests
+_PERMANENT = (400, 404, 413)  # after a response with one of these statuses, the same push can never succeed
+TRANSIENT = (aiohttp.ClientError, OSError, TimeoutError, PushError)  # after one of these errors, a retry can succeed
 
 
 class RestartNeeded(PushError):
-    """A push failed half-way. The replica's weights are unknown, so the replica must be restarted."""
+    """A push failed after it had begun to change the weights. The replica must be restarted, because nobody knows which
+    weights it has.
+    """
 
 
 class Driver(Protocol):
     """Controls the weights of one replica. A probe computes log-probs with new weights and compares them with the
-    trainer's log-probs. `probes_before_serving`: whether the replica probes new weights before it samples with them.
+    trainer's log-probs. `probes_before_serving`: True if the replica probes new weights before it samples with them.
     """
 
     probes_before_serving: bool
 
     async def version(self) -> str:
-        """Returns the version in service.
+        """Returns the label of the version in service.
 
         Raises:
             aiohttp.ClientError, TimeoutError, PushError: the replica gave no valid response.
         """
 
     async def push(self, source: Source) -> float | None:
-        """Bring a version into service. Returns the largest absolute difference between the replica's and the trainer's
-        log-probs of the probe. Returns None if the version has no probe.
+        """Bring a version into service. Returns the result of the probe: the largest absolute difference between the
+        replica's log-probs and the trainer's log-probs. Returns None if the version has no probe.
 
         Raises:
-            ProbeError: a log-prob differs too much from the trainer's.
+            ProbeError: a log-prob differs too much from the trainer's log-prob.
             VersionError: the version cannot be read or is invalid.
             RestartNeeded: the push failed half-way, and the replica must be restarted.
-            aiohttp.ClientError, TimeoutError, PushError: the push failed.
+            aiohttp.ClientError, TimeoutError, PushError: the push failed, but a retry can succeed.
         """
 
 
 class ServiceDriver:
-    """Controls an ARLArena policy server. A push sends only the files that the server lacks. The server probes new
-    weights before it samples with them.
-    """
+    """Controls an ARLArena policy server, which probes new weights before it samples with them."""
 
     probes_before_serving = True
 
@@ -68,7 +68,9 @@ class ServiceDriver:
         return await self._client.version()
 
     async def push(self, source: Source) -> float | None:
-        """Bring a version into service: send the missing files, then one request."""
+        """Bring a version into service: send the files that the server does not have, then the request
+        `/serve_weights`.
+        """
         manifest, broadcast = _manifest(source), None
         try:
             if isinstance(source, Path):
@@ -87,8 +89,8 @@ class ServiceDriver:
 
 
 class VllmDriver:
-    """Controls a vLLM server on this machine. New weights are probed only after the server has begun to sample with
-    them, because the probe is an ordinary request.
+    """Controls a vLLM server on this machine. The probe is an ordinary request. So it runs only after vLLM has begun to
+    sample with the new weights.
     """
 
     probes_before_serving = False
@@ -103,7 +105,7 @@ class VllmDriver:
         return str(answer["weight_version"])
 
     async def push(self, source: Source) -> float | None:
-        """Bring a version into service. After a failed probe, the replica is paused and its requests are aborted."""
+        """Bring a version into service. If the probe fails, vLLM is paused and its running requests are aborted."""
         manifest = _manifest(source)
         limit_s = push_limit_s(manifest.bytes)
         deadline = time.monotonic() + limit_s

@@ -1,1 +1,1 @@
-"""vLLM as the engine. vLLM's server runs in a separate Python environment and is controlled by its own routes."""
+"""vLLM as the engine. vLLM's server runs in a separate Python environment. The gateway controls it by vLLM's routes."""

@@ -1,12 +1,13 @@
-"""A weight transfer engine, the kind of plugin by which vLLM receives new weights. Only vLLM's worker processes import
-this module.
+"""A weight transfer engine for vLLM. A weight transfer engine is a plugin that brings new weights into vLLM's model.
+Only vLLM's worker processes import this module.
 
-vLLM's own transfer engines need a GPU, and need vLLM to be installed for the trainer. This engine works on any device.
-It reads safetensors from a version directory, or receives tensors that a trainer broadcasts. The messages of a
-broadcast are described in `arlarena.proto.versions.directory.Broadcast`. The engine uses vLLM's layerwise reload.
+vLLM's own transfer engines need a GPU, and the trainer would need an installation of vLLM. This engine works on any
+device. It reads safetensors files from a version directory, or receives tensors that a trainer broadcasts.
+`arlarena.proto.versions.directory.Broadcast` describes the messages of a broadcast. The engine uses vLLM's layerwise
+reload.
 
-At the start, vLLM's CPU backend converts the output head to a packed format. If the head is tied to the embedding, a
-reload does not update the packed head. So `finish_weight_update` packs the head again.
+On CPUs, vLLM converts the output head to a packed format when vLLM starts. If the head and the embedding share their
+weights (a tied head), a reload does not update the packed head. So `finish_weight_update` packs the head again.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ BACKEND = "safetensors"
 
 @dataclass
 class NoInit(WeightTransferInitInfo):
-    """The parameters of the engine's start. There are none."""
+    """The parameters for the start of `VersionsEngine`. There are no parameters."""
 
 
 @dataclass
 class Source(WeightTransferUpdateInfo):
-    """The source of new weights: a directory (`path`) or a sender (`host`, `port`). `backend`: the backend of
-    torch.distributed, `nccl` or `gloo`. `group`: a unique name of this update; empty for a directory. `version`: the
-    label of the version. `limit_s`: time limit of the transfer, in seconds.
+    """The source of new weights: either a directory (`path`) or a sender (`host`, `port`). The other fields are set
+    only for a sender. `backend`: the backend of torch.distributed, `nccl` or `gloo`. `group`: a unique name for this
+    update. `version`: the version's label. `limit_s`: time limit of the transfer in seconds.
     """
 
     path: str = ""
@@ -71,11 +72,11 @@ class VersionsEngine(WeightTransferEngine[NoInit, Source]):
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Receive the new weights. vLLM's own method would also synchronise a GPU."""
+        """Load the new weights. (vLLM's own method `update_weights` would also synchronise a GPU.)"""
         self.receive_weights(self.parse_update_info(update_info))
 
     def receive_weights(self, update_info: Source) -> None:
-        """Load the tensors one after another.
+        """Load all tensors from the source into the model, one after another.
 
         Raises:
             FileNotFoundError: the directory has no safetensors files.
@@ -87,18 +88,18 @@ class VersionsEngine(WeightTransferEngine[NoInit, Source]):
             self._load_files(update_info)
 
     def _receive_tensors(self, source: Source) -> Iterator[tuple[str, torch.Tensor]]:
-        """Join the process group that consists of the sender and all workers of this replica. Yields the name and value
-        of each tensor that the sender broadcasts.
+        """Join a process group with the sender and all workers of this replica. Yields the name and the value of each
+        tensor that the sender broadcasts.
         """
         limit, config = timedelta(seconds=source.limit_s), self.parallel_config
         store = TCPStore(source.host, source.port, is_master=False, wait_for_workers=False, timeout=limit)
         rank = config.data_parallel_index * config.world_size + config.rank  # this worker's rank among all workers
-        size = config.data_parallel_size * config.world_size + 1  # all workers and the sender, which has rank 0
+        size = config.data_parallel_size * config.world_size + 1  # all workers, and the sender (rank 0 in the group)
         if rank == 0:
             number = store.add("requests", 1)
             store.set(f"request/{number}", f"{source.group} {size} {source.version}")
         tensors = json.loads(store.get(f"{source.group}/tensors"))
-        if isinstance(tensors, str):  # the reason why the sender refuses
+        if isinstance(tensors, str):  # the sender refuses, and this is the reason
             raise RuntimeError(f"no weights from {source.host}:{source.port}: {tensors}")
         members = _process_group(source.backend, PrefixStore(source.group, store), rank + 1, size, limit)
         for name, dtype, shape in tensors:
@@ -110,7 +111,7 @@ class VersionsEngine(WeightTransferEngine[NoInit, Source]):
         store.set(f"{source.group}/done/{rank + 1}", "")
 
     def _load_files(self, source: Source) -> None:
-        """Load the files of a directory one after another.
+        """Load the tensors of all safetensors files in a directory.
 
         Raises:
             FileNotFoundError: the directory has no safetensors files.
@@ -136,7 +137,7 @@ class VersionsEngine(WeightTransferEngine[NoInit, Source]):
 
 
 def _process_group(backend: str, store: PrefixStore, rank: int, size: int, limit: timedelta) -> Any:
-    """Returns a new process group, which is separate from vLLM's groups."""
+    """Returns a new process group that is separate from vLLM's process groups."""
     if backend == "gloo":
         return dist.ProcessGroupGloo(store, rank, size, limit)
     options = dist.ProcessGroupNCCL.Options()
@@ -149,6 +150,6 @@ if BACKEND not in WeightTransferEngineFactory._registry:
 
 
 class Extension:
-    """An empty class that vLLM adds to its worker class. For this, vLLM imports this module. The import registers
-    `VersionsEngine` (see above).
+    """An empty class. vLLM's option `--worker-extension-cls` names this class, so vLLM imports this module. The import
+    registers `VersionsEngine` (see above).
     """

@@ -3,8 +3,9 @@
     .venv-vllm/bin/python -m vllm.entrypoints.openai.api_server --model DIR --uds SOCKET …
 
 vLLM runs in a separate Python environment (`make setup EXTRA=vllm`), because vLLM needs exact versions of torch,
-transformers and FastAPI. The gateway controls vLLM by vLLM's own routes and options. Only `extension.py` runs inside
-vLLM. The server listens on a socket in a private folder, because vLLM's weight routes need no token.
+transformers and FastAPI. The gateway controls vLLM by vLLM's own routes and options. `extension.py` is the only module
+of this repository that runs inside vLLM. vLLM's weight routes need no token, so vLLM's server listens on a socket in a
+private folder.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from arlarena.inference.weights.store import newest_intact
 from arlarena.proto.config import ConfigError
 from arlarena.proto.text.redaction import is_secret
 
-# vLLM gets one slot more than max_slots. The gateway sends at most max_slots requests at a time, so that the probe of
-# new weights (a comparison of log-probs with the trainer's) finds a free slot. If requests with several sequences
-# occupy all slots, the probe gets the next free slot.
+# vLLM gets this many slots more than max_slots. The gateway sends at most max_slots requests at the same time, so one
+# slot is free for the probe of new weights (a comparison of log-probs with the trainer's log-probs). If requests with
+# several sequences occupy all slots, the probe gets the next slot that becomes free.
 SPARE = 1
-# Default sampling parameters that do not change the model's distribution, as in the embedded engine. They replace the
+# Default sampling parameters. They do not change the model's distribution, as in the embedded engine. They replace the
 # defaults in the model's `generation_config.json`.
 NEUTRAL = '{"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}'
 EXTENSION = "arlarena.inference.vllm.extension.Extension"
@@ -29,7 +30,7 @@ SOURCES = Path(__file__).resolve().parents[3]  # the folder that contains the pa
 
 
 def check(settings: InferenceSettings) -> None:
-    """Check that vLLM is installed and that there is a model. Called before the start of the server.
+    """Check that vLLM is installed and that there is a model to serve. Called before the start of vLLM's server.
 
     Raises:
         ConfigError: vLLM is not installed, or there is no model to serve.
@@ -41,7 +42,7 @@ def check(settings: InferenceSettings) -> None:
 
 
 def model_to_serve(settings: InferenceSettings) -> Path:
-    """Returns the newest intact version directory. If there is none, returns the model of the settings.
+    """Returns the newest intact version directory. If there is no such directory, returns the setting `model`.
 
     Raises:
         ConfigError: there is neither a version nor a model.
@@ -65,8 +66,8 @@ def command(settings: InferenceSettings, socket: Path) -> list[str]:
     if settings.vllm_lora:
         arguments += ["--enable-lora"]
     if settings.vllm_device == "cpu":
-        # On a CPU, chunked prefill has two faults in vLLM 0.32: it resets the random generators of seeded requests, and
-        # it crashes. Without chunked prefill, a step must have room for the longest prompt.
+        # On a CPU, chunked prefill in vLLM 0.32 has two faults. It resets the random generators of requests with a
+        # seed, and it crashes. Without chunked prefill, one step must have room for all tokens of the longest prompt.
         tokens = max(settings.prefill_tokens_per_step, settings.max_model_len or 4096)
         arguments += ["--dtype", "float32", "--enforce-eager", "--no-enable-chunked-prefill"]
         arguments += ["--max-num-batched-tokens", str(tokens)]
@@ -77,9 +78,9 @@ def command(settings: InferenceSettings, socket: Path) -> list[str]:
 
 
 def variables(settings: InferenceSettings) -> dict[str, str]:
-    """Returns the environment variables of vLLM's server. They set the path of the extension, enable the weight routes
-    and disable usage reports. This process's ARLARENA_ variables and secrets are left out, because vLLM's server does
-    not need them.
+    """Returns the environment variables of vLLM's server. They contain the import path of the extension, enable vLLM's
+    weight routes and disable usage reports. Other variables are copied from this process, except `ARLARENA_` variables
+    and secrets, which vLLM's server does not need.
     """
     path = os.pathsep.join(filter(None, [str(SOURCES), os.environ.get("PYTHONPATH", "")]))
     given = {

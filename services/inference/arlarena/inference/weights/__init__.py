@@ -1,1 +1,1 @@
-"""Finds and verifies version directories."""
+"""The versions of the weights on disk: receiving, finding, verifying and removing version directories."""

@@ -1,6 +1,6 @@
-"""Manages the folder `weights_root`. Each of its directories contains one version of the weights. The trainer writes
-the directories into the folder, or uploads their files over HTTP. An upload of a file may be a delta: only the
-difference to the file of an earlier version.
+"""Manages the folder `weights_root`. Each directory in this folder contains one version of the weights. The trainer
+either writes the directories itself, or uploads the files over HTTP. The upload of a file can be a delta, which
+contains only the difference to a file of an earlier version.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from arlarena.proto.versions.directory import (
     version_directory_name,
 )
 
-_DELTA_EXTRA_BYTES = 1 << 20  # by how many bytes a delta may be larger than the complete file
+_DELTA_EXTRA_BYTES = 1 << 20  # a delta can be larger than the complete file, but at most by this number of bytes
 
 
 class UnknownVersion(VersionError):
@@ -42,26 +42,26 @@ class UnknownVersion(VersionError):
 
 
 class Store:
-    """A folder of version directories. An upload has these steps:
+    """A folder of version directories. A version is uploaded in these steps:
 
-    1. `announce(directory, manifest)` creates a hidden directory and returns the missing files.
+    1. `announce(directory, manifest)` creates a hidden directory and returns the names of the missing files.
     2. `receive(directory, file, …)` stores one missing file in the hidden directory.
     3. `find(label)` verifies the complete upload and commits it: the hidden directory becomes a version directory.
-       `label` is the name of a version, `incarnation:step:digest` (see `arlarena.proto.trajectory.PolicyVersion`).
-    4. `remove_old(directory)` removes old versions after the new version is in service. If the new version cannot be
-       served, `remove_refused(directory)` removes the new version.
+       A label is the name of a version, `incarnation:step:digest` (see `arlarena.proto.trajectory.PolicyVersion`).
+    4. When the new version is in service, `remove_old(directory)` removes old versions. If the new version cannot be
+       served, `remove_refused(directory)` removes the new version instead.
 
-    Old versions stay until the new version is in service, so a restarted server always finds a valid version.
+    Old versions are not removed earlier, so a restarted server always finds a valid version.
     """
 
     def __init__(self, root: Path | None, keep: int) -> None:
-        """`root`: the folder. `keep`: how many of the newest versions stay after an uploaded version is in service."""
+        """`root`: the folder. `keep`: the number of versions that `remove_old` does not remove."""
         self._root, self._keep = root, keep
-        self._uploaded: set[Path] = set()  # committed uploads that are not yet in service
+        self._uploaded: set[Path] = set()  # directories of committed uploads that are not yet in service
 
     @property
     def root(self) -> Path:
-        """The folder of the version directories.
+        """The folder that contains the version directories.
 
         Raises:
             VersionError: weights_root is not set.
@@ -71,8 +71,8 @@ class Store:
         return self._root
 
     def find(self, label: str) -> Path:
-        """Returns the directory of a version. If an upload of the version is not yet committed, verifies and commits
-        the upload first.
+        """Returns the directory of the version with this label. If the version was uploaded but is not committed yet,
+        verifies and commits the upload first.
 
         Raises:
             UnknownVersion: this server does not have the version.
@@ -94,9 +94,11 @@ class Store:
         return directory
 
     def announce(self, directory: str, text: bytes) -> PushTarget:
-        """Begin or resume the upload of a version. Removes other unfinished uploads. `text`: the version's manifest.
-        Returns the names of the missing files, and the name of the newest version directory. A delta may be the
-        difference to a file of this directory.
+        """Begin or resume the upload of a version, and remove all other unfinished uploads. `directory`: the name of
+        the version directory. `text`: the version's manifest.
+
+        Returns the names of the missing files, and the name of the newest version directory of this server. The trainer
+        can send a missing file as the difference to the file in this directory.
 
         Raises:
             VersionError: the manifest is malformed or belongs to another directory.
@@ -116,12 +118,12 @@ class Store:
         return PushTarget(missing, stored[0].name if stored else None)
 
     async def receive(self, directory: str, name: str, body: AsyncIterator[bytes], base: str | None) -> None:
-        """Receive and store the file `name` of an announced version. `base`: None if `body` is the complete file. If
-        `body` is a delta, the delta is the difference to the file `name` in the version directory `base`.
+        """Receive and store the file `name` of an announced version. If `base` is None, `body` is the complete file.
+        Otherwise `body` is a delta: the difference to the file `name` in the version directory `base`.
 
         Raises:
-            VersionError: the file is not in an announced manifest, is too large, does not match its checksum, or is a
-                delta that cannot be applied.
+            VersionError: the version was not announced; its manifest does not list the file; the file is too large or
+                does not match its checksum; or the delta cannot be applied.
         """
         upload = self._upload_directory(directory)
         if not (upload / MANIFEST_FILE).is_file():
@@ -139,9 +141,9 @@ class Store:
         part.rename(upload / name)
 
     def remove_old(self, directory: Path) -> None:
-        """Remove other versions after the uploaded version `directory` is in service. This version and the `keep` - 1
-        versions before it stay. Newer versions are removed too, because they exist only if the trainer has gone back to
-        an earlier step. Does nothing if the version was not uploaded.
+        """Remove old versions. Called when the uploaded version `directory` is in service. This version and the
+        `keep` - 1 versions before it stay. Versions with a higher step are also removed: they exist only if the trainer
+        has returned to an earlier step. Does nothing if the version was not uploaded.
         """
         if directory not in self._uploaded:
             return
@@ -173,8 +175,9 @@ class Store:
         return restored
 
     def _reuse(self, name: str, manifest: Manifest, upload: Path, stored: list[Path]) -> bool:
-        """True if the upload has the file from an earlier attempt, or if another version has a file with this name and
-        checksum. The file of the other version is then linked into the upload.
+        """Try to avoid sending the file `name` again. True if an earlier attempt has already uploaded the file, or if
+        another version has a file with this name and checksum. In the second case, the other version's file is linked
+        into the upload.
         """
         entry = manifest.files[name]
         target = upload / name
@@ -182,7 +185,7 @@ class Store:
             return True
         target.unlink(missing_ok=True)
         for directory in stored:
-            # An error means that the version's manifest has an unknown schema, or that the version is being removed.
+            # An error occurs if the version's manifest has an unknown schema, or if the version is removed meanwhile.
             with contextlib.suppress(VersionError, FileNotFoundError):
                 if read_manifest(directory).files.get(name) == entry and _matches(directory / name, entry):
                     _link(directory / name, target)
@@ -190,10 +193,11 @@ class Store:
         return False
 
     def _commit(self, upload: Path, directory: Path) -> None:
-        """Verify an upload and make it a committed version.
+        """Verify the directory `upload` and rename it to the version directory `directory`. A damaged upload is
+        removed.
 
         Raises:
-            VersionError: the upload is incomplete or damaged. A damaged upload is removed.
+            VersionError: the upload is incomplete or damaged.
         """
         missing = [name for name in self._manifest(upload).files if not (upload / name).is_file()]
         if missing:
@@ -201,19 +205,19 @@ class Store:
         try:
             verify_files(upload, self._manifest(upload))
         except VersionError:
-            # Each file matched its checksum in the manifest on arrival. So a file has changed on the disk since then,
-            # or the manifest has a wrong digest of the tensors. The next upload must begin without these files.
+            # Each file matched its checksum when it arrived. So either a file has changed on the disk after its
+            # arrival, or the manifest has a wrong digest of the tensors. The next upload must not reuse these files.
             shutil.rmtree(upload)
             raise
-        # The directory may already exist: an earlier run had the same weights, or a crash left an incomplete version.
+        # The directory exists already if an earlier run had the same weights, or if a crash left an incomplete version.
         _remove(directory)
         upload.rename(directory)
         (directory / COMMITTED_FILE).touch()
         self._uploaded.add(directory)
 
     def _remove_uploads(self, all_but: Path) -> None:
-        """Remove all unfinished uploads except the directory `all_but`. If `all_but` is a symbolic link or a file, it
-        is removed too.
+        """Remove all unfinished uploads except `all_but`. If `all_but` is a file or a symbolic link instead of a
+        directory, `all_but` is removed too.
         """
         for other in self.root.glob(".incoming-*"):
             if other.is_symlink() or not other.is_dir():
@@ -229,7 +233,9 @@ class Store:
 
 
 def intact_versions(root: Path | None) -> Iterator[Path]:
-    """Yields the committed versions whose files match their checksums, newest first."""
+    """Yields the directories of all intact versions, newest first. A version is intact if it is committed and its files
+    match the manifest.
+    """
     for directory in committed_versions(root) if root else []:
         with contextlib.suppress(VersionError):
             verify(directory)
@@ -237,12 +243,12 @@ def intact_versions(root: Path | None) -> Iterator[Path]:
 
 
 def newest_intact(root: Path | None) -> Path | None:
-    """Returns the newest version of `intact_versions`, or None."""
+    """Returns the directory of the newest intact version. Returns None if there is no intact version."""
     return next(intact_versions(root), None)
 
 
 def _matches(file: Path, entry: ManifestFile) -> bool:
-    """True if a regular file has the size and checksum of its manifest entry. False for a symbolic link."""
+    """True if `file` is a regular file with the size and the checksum in `entry`. False for a symbolic link."""
     try:
         status = file.lstat()
     except OSError:
@@ -258,13 +264,13 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _remove(directory: Path) -> None:
-    """Remove a version. The file `COMMITTED` is removed first, so an incomplete version is never read."""
+    """Remove a version. The file `COMMITTED` is removed first, so that nobody reads a partly removed version."""
     (directory / COMMITTED_FILE).unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
 
 
 def _create(path: Path, data: bytes) -> None:
-    """Write a new file. An existing file or link at `path` is replaced, and the target of the link stays unchanged."""
+    """Write a new file. Replaces an existing file or link at `path`. The target of a replaced link is not changed."""
     path.unlink(missing_ok=True)
     with path.open("xb") as file:
         file.write(data)

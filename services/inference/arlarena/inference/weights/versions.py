@@ -1,6 +1,8 @@
-"""Reads and verifies version directories, and checks probes. A directory is committed, which means complete, if it
-contains the file `COMMITTED`. The probe of a version is a few token ids with the trainer's log-probs of these tokens.
-An engine that has loaded the version must compute the same log-probs, within a tolerance.
+"""Reads and verifies version directories, and checks probes.
+
+A version directory contains one version of the weights. The file `COMMITTED` in a directory shows that the directory is
+complete (committed). A version's probe is a few token ids with the trainer's log-probs of these tokens. An engine that
+has loaded the version must compute the same log-probs, within a tolerance.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ Source = Path | Broadcast  # where a version's weights come from: a directory, o
 
 
 class VersionError(ValueError):
-    """A version directory cannot be served. The message contains the file and the problem."""
+    """A version cannot be served. The message names the file and the problem."""
 
 
 class ProbeError(VersionError):
@@ -38,7 +40,7 @@ def read_manifest(directory: Path) -> Manifest:
     """Returns the manifest of a committed version directory.
 
     Raises:
-        VersionError: the directory is not committed, or its manifest is missing, malformed or of another schema.
+        VersionError: the directory is not committed, or its manifest is missing, malformed or has another schema.
     """
     if not directory.is_dir():
         raise VersionError(f"{directory}: no such directory")
@@ -90,14 +92,15 @@ def verify(directory: Path) -> Manifest:
 
 
 def verify_files(directory: Path, manifest: Manifest) -> None:
-    """Check the digest of the tensors, the checksum of every other file, and the size of all files.
+    """Compare the files of a version with the manifest: the sizes of all files, the checksums of the files without
+    tensors, and the digest of all tensors together.
 
     Raises:
-        VersionError: a file is missing, truncated or altered, or the digest differs from the manifest.
+        VersionError: a file is missing, truncated or altered, or the digest differs from the digest in the manifest.
     """
     try:
         _verify(directory, manifest)
-    except (OSError, SafetensorsError) as error:  # an OSError if a file was removed in the meantime
+    except (OSError, SafetensorsError) as error:  # an OSError if another process removes a file during the check
         raise VersionError(f"{directory} cannot be read: {error}") from error
 
 
@@ -120,26 +123,29 @@ def _verify(directory: Path, manifest: Manifest) -> None:
 
 
 def committed_versions(root: Path) -> list[Path]:
-    """Returns the committed version directories, newest first. They are sorted by step and then by commit time."""
+    """Returns the committed version directories, newest first: the highest step first, and for equal steps the latest
+    commit time first.
+    """
     versions = []
     for marker in root.glob(f"v*/{COMMITTED_FILE}"):
         step = marker.parent.name[1:].split("-")[0]
         if step.isdigit():
-            with contextlib.suppress(FileNotFoundError):  # a trainer may be removing old versions
+            with contextlib.suppress(FileNotFoundError):  # the trainer can remove a version at the same time
                 versions.append((int(step), marker.stat().st_mtime_ns, marker.parent))
     return [directory for *_, directory in sorted(versions, reverse=True)]
 
 
 def check_probe(directory: Path | str, probe: ManifestProbe, served: list[float]) -> float:
-    """Returns the largest absolute difference between the engine's log-probs `served` and the log-probs in the probe.
+    """Returns the largest absolute difference between the log-probs of the engine and of the trainer. `directory`: the
+    version's directory for the error message. `probe`: the trainer's log-probs. `served`: the engine's log-probs.
 
     Raises:
-        ProbeError: the difference is above the tolerance of the probe.
+        ProbeError: the difference is above the tolerance in the probe.
     """
     difference = largest_difference(probe, served)
     if difference > probe.tolerance:
         raise ProbeError(
             f"{directory}: the log-probs of the probe differ by {difference:.2e} from the trainer's (allowed "
-            f"{probe.tolerance:.0e}): the weights in use are not the ones pushed"
+            f"{probe.tolerance:.0e}): the weights in use differ from the pushed weights"
         )
     return difference

@@ -1,1 +1,1 @@
-"""The routes of the embedded engine."""
+"""The HTTP routes of the embedded engine."""

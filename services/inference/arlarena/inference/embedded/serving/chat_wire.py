@@ -10,8 +10,8 @@ from arlarena.proto.policy import PromptLogprobs, TextRequest, Usage
 
 
 class ChatRequest(TextRequest, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A conversation to continue, with the parameters that the embedded engine implements. `top_logprobs`: how many of
-    the most likely tokens are reported for each position.
+    """A request to continue a conversation, with all parameters that the embedded engine implements. `top_logprobs`:
+    how many of the most likely tokens are reported for each position.
     """
 
     messages: list[dict[str, Any]]
@@ -24,7 +24,9 @@ class ChatRequest(TextRequest, kw_only=True, omit_defaults=True, forbid_unknown_
 
 
 class ChatTopLogprob(msgspec.Struct):
-    """One candidate token. `token`: its text. `bytes`: the UTF-8 bytes of the text."""
+    """A candidate for the token at one position. `token`: the token as text. `bytes`: the bytes that the token adds to
+    the reply.
+    """
 
     token: str
     logprob: float
@@ -32,21 +34,21 @@ class ChatTopLogprob(msgspec.Struct):
 
 
 class ChatTokenLogprob(ChatTopLogprob):
-    """The sampled token of one position. `top_logprobs`: the most likely tokens of this position, in descending order.
-    The sampled token is in this list only if it is one of the most likely tokens.
+    """The sampled token at one position. `top_logprobs`: the most likely tokens at this position, with the most likely
+    token first. The sampled token is in this list only if it is one of the most likely tokens.
     """
 
     top_logprobs: list[ChatTopLogprob] = []
 
 
 class ChatLogprobs(msgspec.Struct):
-    """The log-probs of a reply. `content` has one entry per generated token."""
+    """The log-probs of a reply. `content`: one entry for each sampled token."""
 
     content: list[ChatTokenLogprob]
 
 
 class ChatMessage(msgspec.Struct, omit_defaults=True):
-    """A reply or a part of it."""
+    """A complete reply or a part of a reply."""
 
     role: str | None = None
     content: str | None = None
@@ -113,7 +115,9 @@ class TokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class TokenizeResponse(msgspec.Struct):
-    """Token ids, their number, and the model's context length."""
+    """The response of `/tokenize`. `count`: the number of tokens. `max_model_len`: the context length in tokens.
+    `token_strs`: the text of each token.
+    """
 
     count: int
     max_model_len: int
@@ -129,6 +133,6 @@ class DetokenizeRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
 
 
 class DetokenizeResponse(msgspec.Struct):
-    """The text of the token ids, including special tokens."""
+    """The response of `/detokenize`. `prompt`: the text of the token ids, including special tokens."""
 
     prompt: str

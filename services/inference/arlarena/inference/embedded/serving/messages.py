@@ -1,4 +1,4 @@
-"""Checks the messages of a conversation before the chat template gets them. Errors name the invalid field."""
+"""Checks the messages of a conversation before they are rendered. Error messages name the invalid field."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ _INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")
 
 
 def plain_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the messages with text as content. Text parts are joined. Fields that are null or [] are removed, because
-    clients send earlier replies back with `refusal` null and `tool_calls` [].
+    """Returns the messages with one text as `content`. If the content of a message is a list of text parts, the parts
+    are joined. Fields with the value null or [] are removed, because clients send earlier replies with `refusal` null
+    and `tool_calls` [].
 
     Raises:
         RequestError: status 400 if there is no message, a role is unknown, or a content is missing or is not text.
@@ -39,7 +40,7 @@ def _content(message: dict[str, Any], role: str, at: str) -> str:
         if role == "assistant" and any(message.get(name) for name in _INSTEAD_OF_CONTENT):
             return ""
         state = "null" if "content" in message else "missing"
-        why = f"{at} is {state}: send text (only an assistant's message with tool_calls needs no text)"
+        why = f"{at} is {state}: send text (only an assistant's message with tool_calls can be without text)"
         raise RequestError(why, param=at)
     if isinstance(content, list) and content:
         return "".join(_part_text(part, f"{at}[{i}]") for i, part in enumerate(content))

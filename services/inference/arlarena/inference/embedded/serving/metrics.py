@@ -43,16 +43,16 @@ class InferenceMetrics:
         for name, help_, value in (
             ("requests_running", "Sequences in slots", e.running),
             ("requests_waiting", "Sequences that wait for a slot or for the prefill of their prompt", e.waiting),
-            ("slots", "Maximum number of sequences that can run at once", e.slots),
+            ("slots", "Maximum number of sequences that can run at the same time", e.slots),
             ("cached_prompts", "Token sequences in the prefix cache", e.cached_prompts),
         ):
             yield GaugeMetricFamily(f"{_PREFIX}_{name}", help_, value=value)
         for name, help_, total in (
             ("prompt_tokens", "Prompt tokens of admitted sequences", c.prompt_tokens),
-            ("prompt_tokens_computed", "Prompt tokens that were computed instead of reused", c.computed_tokens),
+            ("prompt_tokens_computed", "Prompt tokens that were computed and not reused", c.computed_tokens),
             ("generation_tokens", "Sampled tokens", c.generated_tokens),
-            ("prefix_cache_queries", "Sequences whose prompt was looked up in the prefix cache", c.prompt_queries),
-            ("prefix_cache_hits", "Sequences that reused a computed prompt or a prefix of it", c.prompt_hits),
+            ("prefix_cache_queries", "Admitted sequences", c.prompt_queries),
+            ("prefix_cache_hits", "Admitted sequences that reused their prompt or a prefix of it", c.prompt_hits),
             ("steps", "Engine steps", c.steps),
             ("busy_seconds", "Seconds spent in engine steps", c.busy_s),
         ):

@@ -27,8 +27,8 @@ MAX_REQUEST_ID = 1024  # characters
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """The served model and the limits of requests. `max_length`: maximum number of tokens of prompt and response
-    together. `eos_ids`: the ids of the tokens that end a response.
+    """The served model, and limits on requests. `max_length`: maximum number of tokens of prompt and response together.
+    `eos_ids`: the ids of the tokens that end a response. `request_timeout_s`: time limit of a request in seconds.
     """
 
     name: str
@@ -40,7 +40,9 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class SamplingPlan:
-    """How the choices of one request are sampled and returned. `deadline`: a time of `time.monotonic`, in seconds."""
+    """How the choices of one request are sampled and returned. `stops`: the stop strings. `stream`: whether the
+    response is streamed. `deadline`: in seconds of `time.monotonic`.
+    """
 
     params: SamplingParams
     stops: tuple[str, ...]
@@ -63,7 +65,7 @@ def check_model(name: str | None, served: ServedModel) -> None:
 
 
 def make_plan(params: SamplingParams, served: ServedModel, *, stream: bool, timeout_s: float | None) -> SamplingPlan:
-    """Check the sampling parameters and return a plan. `timeout_s`: the client's time limit in seconds.
+    """Check the sampling parameters and return a plan. `timeout_s`: the client's time limit in seconds, or None.
 
     Raises:
         RequestError: status 400 if a value is out of range.
@@ -74,8 +76,8 @@ def make_plan(params: SamplingParams, served: ServedModel, *, stream: bool, time
         raise RequestError("temperature must be finite", param="temperature")
     if not 0.0 < params.top_p <= 1.0:
         message = (
-            f"top_p must be above 0 and at most 1, got {short_json(params.top_p)}; temperature 0 selects the most "
-            "likely token"
+            f"top_p must be above 0 and at most 1, got {short_json(params.top_p)}; for the most likely token, use "
+            "temperature 0"
         )
         raise RequestError(message, param="top_p")
     _check_range("top_k", params.top_k, -1, math.inf)
@@ -109,10 +111,10 @@ def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
 
 
 def check_ids(ids: Iterable[int], served: ServedModel, param: str) -> None:
-    """Refuse ids outside the vocabulary.
+    """Check that all ids are in the vocabulary. `param`: the name of the field in the error.
 
     Raises:
-        RequestError: status 400 if an id is outside the vocabulary.
+        RequestError: status 400 if an id is not in the vocabulary.
     """
     for token in ids:
         if not 0 <= token < served.vocab_size:
@@ -122,8 +124,8 @@ def check_ids(ids: Iterable[int], served: ServedModel, param: str) -> None:
 
 
 def check_prompt(ids: list[int], served: ServedModel, param: str, max_tokens: int | None = None) -> None:
-    """Refuse a prompt that is empty, contains unknown ids, or leaves no room in the context for `max_tokens` response
-    tokens (default 1).
+    """Refuse a prompt that is empty, contains unknown ids, or is too long. The prompt and `max_tokens` response tokens
+    (1 if None) must fit into the context. `param`: the name of the field in the error.
 
     Raises:
         RequestError: status 400 if the prompt is refused.
@@ -143,7 +145,7 @@ def check_prompt(ids: list[int], served: ServedModel, param: str, max_tokens: in
 
 
 def check_request_id(request_id: str | None) -> None:
-    """Refuse a long request id, because every event of a stream repeats the id.
+    """Refuse a long request id. The length is limited because every event of a stream contains the id.
 
     Raises:
         RequestError: status 400 if the id is too long.
@@ -160,7 +162,7 @@ def check_deadline(deadline: float) -> None:
 
 
 def sequences(ids: list[int], plan: SamplingPlan, served: ServedModel, text: TextCodec) -> list[Sequence]:
-    """Returns the `n` sequences of one checked prompt. Without `max_tokens`, a response may fill the context."""
+    """Returns the `n` sequences for one checked prompt. If `max_tokens` is None, a response can fill the context."""
     p = plan.params
     seed = p.seed if p.seed is not None else secrets.randbits(63)
     room = served.max_length - len(ids)
@@ -188,10 +190,11 @@ def sequences(ids: list[int], plan: SamplingPlan, served: ServedModel, text: Tex
 
 
 def sampling_params(request: CompletionRequest | ChatRequest) -> SamplingParams:
-    """Returns the sampling parameters of a text request. The model's `generation_config.json` is ignored.
+    """Returns the sampling parameters of a text request. Missing parameters have the defaults of `SamplingParams`, not
+    of the model's `generation_config.json`.
 
     Raises:
-        RequestError: status 400 if `top_logprobs` is out of range, or if `top_logprobs` is set and `logprobs` is not.
+        RequestError: status 400 if `top_logprobs` is out of range, or if it is set without `logprobs`.
     """
     names = set(SamplingParams.__struct_fields__) & set(request.__struct_fields__)
     params = SamplingParams(**{name: getattr(request, name) for name in names})
@@ -204,8 +207,9 @@ def sampling_params(request: CompletionRequest | ChatRequest) -> SamplingParams:
 
 
 def prompts(prompt: str | list[Any], text: TextCodec, *, special: bool) -> Iterator[list[int]]:
-    """Yields the token ids of each prompt of a completion request. `prompt`: a text, token ids, a list of texts or a
-    list of lists of ids. Texts are tokenised one after another. `special`: add the tokenizer's begin and end tokens.
+    """Returns an iterator over the prompts of a completion request, as token ids. `prompt`: one text, one list of token
+    ids, a list of texts, or a list of lists of token ids. Each text is tokenised when the iterator reaches it.
+    `special`: add the tokenizer's begin and end tokens.
 
     Raises:
         RequestError: status 400 if `prompt` has another type or is empty.
@@ -218,4 +222,8 @@ def prompts(prompt: str | list[Any], text: TextCodec, *, special: bool) -> Itera
         return (text.encode(item, special=special) for item in prompt)
     if prompt and all(isinstance(item, list) and all(type(token) is int for token in item) for item in prompt):
         return iter(prompt)
-    raise RequestError("prompt must be text, token ids, or a list of either, and not empty", param="prompt")
+    raise RequestError(
+        "prompt must be a text, a list of token ids, a list of texts, or a list of lists of token ids; it must not be "
+        "empty",
+        param="prompt",
+    )

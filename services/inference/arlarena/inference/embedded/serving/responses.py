@@ -38,8 +38,8 @@ from arlarena.proto.policy import (
 
 @dataclass(frozen=True, slots=True)
 class ResponseBuilder:
-    """Builds the response to one request. `sequences`: the sequences of all choices, in order. Each prompt has `n`
-    choices.
+    """Builds the response to one request. `sequences`: one sequence for each choice. They are ordered by prompt: first
+    the `n` choices of the first prompt, then the `n` choices of the second prompt, and so on.
     """
 
     response_id: str
@@ -50,7 +50,7 @@ class ResponseBuilder:
 
     @property
     def size(self) -> int:
-        """The number of tokens and log-probs in the response."""
+        """The number of tokens and log-probs in the response, as a measure of its size."""
         sampled = sum(len(s.tokens) for s in self.sequences) * (1 + (self.plan.params.logprobs or 0))
         scored = sum(len(s.prompt) for s in self.sequences if s.scored) * (1 + (self.plan.params.prompt_logprobs or 0))
         return sampled + scored
@@ -58,7 +58,7 @@ class ResponseBuilder:
     # --- /inference/v1/generate ---
 
     def generate(self, *, return_ids: bool) -> GenerateResponse:
-        """Returns the complete response of `/inference/v1/generate`. `return_ids`: add the token ids of the prompt."""
+        """Returns the response of `/inference/v1/generate`. `return_ids`: also return the prompt's token ids."""
         first = self.sequences[0]
         return GenerateResponse(
             request_id=self.response_id,
@@ -71,8 +71,8 @@ class ResponseBuilder:
         )
 
     def generate_choice(self, index: int, s: Sequence, begin: int, end: int, *, final: bool) -> GenerateChoice:
-        """Returns the tokens [begin, end) of one choice. `index`: the number of the choice. `final`: whether these are
-        the last tokens of the choice.
+        """Returns the part of one choice with the tokens [begin, end). `index`: the index of the choice. `final`: True
+        if the part contains the last token of the choice.
         """
         logprobs = None
         if self.plan.params.logprobs is not None:
@@ -94,7 +94,7 @@ class ResponseBuilder:
     # --- /v1/completions ---
 
     def completion(self, *, return_ids: bool) -> CompletionResponse:
-        """Returns the complete response of the completions route. `return_ids`: add token ids."""
+        """Returns the response of `/v1/completions`. `return_ids`: also return the token ids."""
         choices = [
             CompletionChoice(
                 index=i,
@@ -126,8 +126,8 @@ class ResponseBuilder:
         return lists
 
     def _by_text(self, sampled: str, top: list[tuple[int, float]]) -> dict[str, float]:
-        """Returns the log-probs of candidate tokens by text. The sampled token is first. If two candidates have the
-        same text, the key of the second is `token_id:ID`.
+        """Returns the log-probs of candidate tokens, by the text of the token. If two candidates have the same text,
+        the key of the second candidate is `token_id:ID`. `sampled`: the text of the sampled token, which is `top[0]`.
         """
         candidates: dict[str, float] = {sampled: top[0][1]}
         for token, value in top[1:]:
@@ -138,7 +138,7 @@ class ResponseBuilder:
     # --- /v1/chat/completions ---
 
     def chat(self, *, return_ids: bool) -> ChatResponse:
-        """Returns the complete response of the chat route. `return_ids`: add token ids."""
+        """Returns the response of `/v1/chat/completions`. `return_ids`: also return the token ids."""
         choices = [
             ChatChoice(
                 index=i,
@@ -183,7 +183,9 @@ class ResponseBuilder:
     # --- shared ---
 
     def token_texts(self, s: Sequence) -> list[TokenText] | None:
-        """Returns the texts of a response's tokens, cut at the stop string. None if no log-probs are requested."""
+        """Returns the texts of a response's tokens. If a stop string ended the response, text after the end of the
+        response is removed. Returns None if no log-probs are requested.
+        """
         if self.plan.params.logprobs is None:
             return None
         texts = self.text.token_texts(skip_special=self.plan.params.skip_special_tokens)
@@ -193,21 +195,24 @@ class ResponseBuilder:
         return texts.tokens
 
     def final_text(self, s: Sequence) -> str:
-        """Returns the text of a response. The stop string is included only if the request asks for it."""
+        """Returns the text of a response. If a stop string ended the response, the text ends before this stop string,
+        or after it if the request has `include_stop_str_in_output`.
+        """
         p = self.plan.params
         text = self.text.decode(s.tokens, skip_special=p.skip_special_tokens)
         stop = s.stop_reason if isinstance(s.stop_reason, str) else None
         return cut(text, stop, include=p.include_stop_str_in_output)
 
     def usage(self) -> Usage:
-        """Returns the token counts. The tokens of a prompt are counted once, even if the prompt has several choices."""
+        """Returns the token counts. Each prompt is counted once, even if it has several choices."""
         prompt = sum(len(s.prompt) for s in self.sequences[:: self.plan.params.n])
         response = sum(len(s.tokens) for s in self.sequences)
         return Usage(prompt, prompt + response, response)
 
     def prompt_logprobs(self, s: Sequence) -> PromptLogprobs | None:
-        """Returns the log-prob and rank of each prompt token, with None for the first token. Returns None if the
-        log-probs are not requested, or if `s` is not the first choice of its prompt.
+        """Returns one entry for each prompt token: its log-prob and rank, and those of the most likely tokens. The
+        entry of the first token is None. Returns None if prompt log-probs are not requested, or if `s` is not the first
+        choice of its prompt.
         """
         scored = s.scored
         if scored is None:
@@ -226,8 +231,8 @@ class ResponseBuilder:
 
 
 def _candidates(s: Sequence, i: int) -> list[tuple[int, float, int]]:
-    """Returns (id, log-prob, rank) of the sampled token at position `i`, and then of the other most likely tokens in
-    the order of their ranks.
+    """Returns a list of (id, log-prob, rank) for position `i` of a response. The sampled token is first. The other most
+    likely tokens follow in the order of their ranks.
     """
     sampled = (s.tokens[i], s.logprobs[i], s.ranks[i])
     if not s.top:
@@ -238,5 +243,7 @@ def _candidates(s: Sequence, i: int) -> list[tuple[int, float, int]]:
 
 
 def new_response_id(kind: str) -> str:
-    """Returns a random id for a response, for example `cmpl-6f0c…`."""
+    """Returns a random id for a response. `kind`: the id's prefix. The id for the prefix `cmpl` is, for example,
+    `cmpl-6f0c…`.
+    """
     return f"{kind}-{secrets.token_hex(8)}"

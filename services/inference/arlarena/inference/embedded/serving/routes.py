@@ -1,4 +1,4 @@
-"""The routes of a loaded model."""
+"""The HTTP routes of a loaded model."""
 
 from __future__ import annotations
 
@@ -50,11 +50,12 @@ from arlarena.proto.text.files import read_text
 
 _encoder = msgspec.json.Encoder()
 
-DEFAULT_MAX_LENGTH = 4096  # tokens; the context is at most this long if max_model_len is not set
+# In tokens. If max_model_len is not set, the context length is the model's maximum, but at most this number.
+DEFAULT_MAX_LENGTH = 4096
 
 
 class Serving:
-    """A loaded model and its routes."""
+    """A loaded model, its engine, and the handlers of its routes."""
 
     def __init__(
         self,
@@ -107,8 +108,8 @@ class Serving:
     # --- sampling ---
 
     async def generate(self, call: ApiRequest) -> AnyResponse:
-        """Sample responses to a prompt of token ids. If the prompt and `max_tokens` together exceed the context, a
-        response may end at the end of the context, with the reason `length`, as in vLLM.
+        """Handle `POST /inference/v1/generate`: sample responses to a prompt of token ids. `max_tokens` can exceed the
+        room in the context. A response that fills the context then ends with the reason `length`, as in vLLM.
         """
         r = await self.reader.parse(call.body, GenerateRequest)
         request_checks.check_model(r.model, self.served)
@@ -124,7 +125,7 @@ class Serving:
         return await self._encode_response(lambda: builder.generate(return_ids=bool(r.return_token_ids)), builder)
 
     async def completions(self, call: ApiRequest) -> AnyResponse:
-        """Answer a request of OpenAI's completions route. Prompts are texts or token ids."""
+        """Handle `POST /v1/completions`. Prompts are texts or token ids."""
         r = await self.reader.parse(call.body, CompletionRequest)
         request_checks.check_model(r.model, self.served)
         plan = self._plan(call, request_checks.sampling_params(r), stream=r.stream)
@@ -140,7 +141,7 @@ class Serving:
         return await self._encode_response(lambda: builder.completion(return_ids=bool(r.return_token_ids)), builder)
 
     async def chat(self, call: ApiRequest) -> AnyResponse:
-        """Answer a request of OpenAI's chat completions route, with the tokenizer's chat template."""
+        """Handle `POST /v1/chat/completions`. The tokenizer's chat template converts the messages to a prompt."""
         r = await self.reader.parse(call.body, ChatRequest)
         request_checks.check_model(r.model, self.served)
         plan = self._plan(call, request_checks.sampling_params(r), stream=r.stream)
@@ -156,17 +157,17 @@ class Serving:
         return await self._encode_response(lambda: builder.chat(return_ids=bool(r.return_token_ids)), builder)
 
     def _admit(self, prompts: int, plan: SamplingPlan) -> None:
-        """Refuse a request with more sequences than the server can run and queue. Also refuse a request if the queue
-        has too little room for its sequences at the moment.
+        """Check the number of sequences of a request.
 
         Raises:
-            RequestError: status 400 if the request has too many sequences; status 503 if the queue is full.
+            RequestError: status 400 if the server can never run and queue that many sequences; status 503 if the queue
+                has too little room at the moment.
         """
         self.limits.check_sequences(prompts, plan.params.n)
         self.bridge.check_room(prompts * plan.params.n)
 
     def _sequences(self, prompts: list[list[int]], plan: SamplingPlan) -> list[Sequence]:
-        """Check the number of sequences and log-probs. Returns the sequences of the prompts."""
+        """Check the numbers of sequences and log-probs, and return the sequences of all prompts."""
         self._admit(len(prompts), plan)
         params, context = plan.params, self.served.max_length
         sampled = sum(min(params.max_tokens or context, context - len(ids)) for ids in prompts) * params.n
@@ -174,8 +175,8 @@ class Serving:
         return [s for ids in prompts for s in request_checks.sequences(ids, plan, self.served, self.text)]
 
     async def _encode_response(self, build: Callable[[], object], builder: ResponseBuilder) -> ApiResponse:
-        """Encode the result of `build` as a response with the weight versions in a header. A long response is encoded
-        in a thread.
+        """Returns the result of `build` as a JSON response. A header contains the weight versions. A long response is
+        encoded in a thread.
         """
         sequences = builder.sequences
         if builder.size <= LONG_RESPONSE:
@@ -189,7 +190,7 @@ class Serving:
 
     def _plan(self, call: ApiRequest, params: SamplingParams, *, stream: bool) -> SamplingPlan:
         if params.stop and not self.text.present:
-            raise RequestError("stop strings need a tokenizer, which the served model lacks", param="stop")
+            raise RequestError("stop strings need a tokenizer, but the served model has none", param="stop")
         if stream and params.prompt_logprobs is not None:
             raise RequestError("prompt_logprobs needs stream = false", param="prompt_logprobs")
         return request_checks.make_plan(params, self.served, stream=stream, timeout_s=call.timeout_s)
@@ -200,11 +201,11 @@ class Serving:
     # --- text and information ---
 
     async def models(self, call: ApiRequest) -> ApiResponse:
-        """Returns a list that contains the served model."""
+        """Handle `GET /v1/models`: return a list that contains only the served model."""
         return _json({"object": "list", "data": [self._card()]})
 
     async def model(self, call: ApiRequest) -> ApiResponse:
-        """Returns the served model if the path contains its name."""
+        """Handle `GET /v1/models/{model}`. If `model` is not the served model, the response is 404."""
         request_checks.check_model(call.path_params["model"], self.served)
         return _json(self._card())
 
@@ -220,7 +221,7 @@ class Serving:
         }
 
     async def tokenize(self, call: ApiRequest) -> ApiResponse:
-        """Returns the token ids of a text or of a conversation."""
+        """Handle `POST /tokenize`: return the token ids of a text or of a conversation."""
         r = await self.reader.parse(call.body, TokenizeRequest)
         request_checks.check_model(r.model, self.served)
         if (r.prompt is None) == (r.messages is None):
@@ -228,23 +229,23 @@ class Serving:
         return ApiResponse(await self.reader.tokenize(r, time.monotonic() + (call.timeout_s or math.inf)))
 
     async def detokenize(self, call: ApiRequest) -> ApiResponse:
-        """Returns the text of token ids, including special tokens."""
+        """Handle `POST /detokenize`: return the text of token ids, including special tokens."""
         r = await self.reader.parse(call.body, DetokenizeRequest)
         request_checks.check_model(r.model, self.served)
         return ApiResponse(await self.reader.detokenize(r, time.monotonic() + (call.timeout_s or math.inf)))
 
     async def prometheus_metrics(self, call: ApiRequest) -> ApiResponse:
-        """Returns the Prometheus metrics."""
+        """Handle `GET /metrics`: return the Prometheus metrics."""
         return ApiResponse(self.metrics.exposition(), content_type=b"text/plain; version=0.0.4; charset=utf-8")
 
     # --- weights ---
 
     async def weight_info(self, call: ApiRequest) -> ApiResponse:
-        """Returns the version in service."""
+        """Handle `GET /weight_info`: return the label of the version in service."""
         return ApiResponse(_encoder.encode(WeightInfo(self.engine.version)))
 
     async def reset_prefix_cache(self, call: ApiRequest) -> ApiResponse:
-        """Empty the prefix cache. (A weight update also empties the cache.)"""
+        """Handle `POST /reset_prefix_cache`: empty the prefix cache. (A weight update also empties the cache.)"""
         await asyncio.wrap_future(self.engine.call(self.engine.forget_prompts))
         return _json({"success": True})
 
@@ -280,8 +281,8 @@ def _include_usage(options: StreamOptions | None) -> bool:
 
 
 def _eos_ids(directory: Path, text: TextCodec) -> frozenset[int]:
-    """Returns the token ids that end a response. They come from `generation_config.json`, `config.json` and the
-    tokenizer.
+    """Returns the ids of the tokens that end a response. They are read from `generation_config.json`, `config.json` and
+    the tokenizer's configuration.
     """
     tokenizer_id = text.eos_id()
     ids: set[int] = set() if tokenizer_id is None else {tokenizer_id}
@@ -294,10 +295,10 @@ def _eos_ids(directory: Path, text: TextCodec) -> frozenset[int]:
 
 
 def load_weights(settings: InferenceSettings, log: Logger) -> LoadedVersion:
-    """Load the newest intact version. If there is no intact version, load the configured model.
+    """Load the newest intact version in `weights_root`. If there is no intact version, load the setting `model`.
 
     Raises:
-        VersionError: there is neither a version nor a model, or the model cannot be served.
+        VersionError: there is nothing to load, or the model cannot be served.
     """
     if settings.weights_root is not None:
         for directory in committed_versions(settings.weights_root):
@@ -315,7 +316,7 @@ def load_weights(settings: InferenceSettings, log: Logger) -> LoadedVersion:
 def open_serving(
     settings: InferenceSettings, loop: asyncio.AbstractEventLoop, log: Logger, on_death: OnDeath
 ) -> Serving:
-    """Load the model and start its engine. This takes seconds, so call this function in a thread.
+    """Load the model and start its engine. Call this function in a thread, because it takes seconds.
 
     Raises:
         VersionError: the weights cannot be served.

@@ -1,4 +1,4 @@
-"""Streamed responses. After each step of the engine, each choice with new tokens gets one server-sent event."""
+"""Streamed responses. After each step of the engine, an event is sent for each choice with new tokens."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _encoder = msgspec.json.Encoder()
 
 @dataclass(slots=True)
 class StreamCursor:
-    """How much of one choice has been sent. The current event has the tokens [`begin`, `end`). `closed`: the current
-    event is the last event of the choice.
+    """The part of one choice that is sent in the current event: the tokens [`begin`, `end`) of `sequence`. `index`: the
+    index of the choice. `closed`: True if the current event is the last event of the choice.
     """
 
     index: int
@@ -32,8 +32,8 @@ class StreamCursor:
     closed: bool = False
 
     def advance(self) -> bool:
-        """Move to the new tokens. Returns True if there is anything to send. The engine appends to `ranks` after the
-        other lists, so all data of the first `len(ranks)` tokens is present.
+        """Move to the tokens that are new since the last call. Returns True if there is something to send. The engine
+        appends to `ranks` after the other lists, so all data of the first `len(ranks)` tokens is present.
         """
         if self.closed:
             return False
@@ -44,17 +44,19 @@ class StreamCursor:
 
 @dataclass(slots=True)
 class SentTokens:
-    """How many tokens of one choice have been sent with log-probs. The log-probs of a token are sent only after its
-    text has been sent completely. `texts`: None if no log-probs are requested.
+    """The tokens of one choice whose log-probs have been sent. `sent`: their number. The log-probs of a token are sent
+    only when the complete text of the token has been sent. `texts`: the texts of the choice's tokens; None if no
+    log-probs are requested.
     """
 
     texts: TokenTexts | None
     sent: int = 0
 
     def advance(self, cursor: StreamCursor, characters_sent: int) -> tuple[int, list[TokenText] | None]:
-        """Returns the index of the first new token, and the new tokens: the tokens whose text lies completely in the
-        first `characters_sent` characters of the response. The last call returns all remaining tokens. If a stop string
-        ended the response, the texts of the tokens are cut at the end of the response.
+        """Returns the tokens whose log-probs are sent in the current event, and the index of the first of these tokens.
+        `characters_sent`: the number of characters of the response that have been sent. A token is returned when its
+        text lies completely in these characters. The last call for a choice returns all remaining tokens. If a stop
+        string ended the response, text after the end of the response is removed from the tokens.
         """
         begin, s = self.sent, cursor.sequence
         if self.texts is None:
@@ -68,8 +70,8 @@ class SentTokens:
 
 @dataclass(slots=True)
 class Stream:
-    """A running stream. `return_ids`: whether events contain token ids. `include_usage`: whether a last event contains
-    the token counts. `cursors`: for each choice, how much of the choice has been sent.
+    """A stream of one response. `return_ids`: whether events contain token ids. `include_usage`: whether an additional
+    last event contains the token counts. `cursors`: the `StreamCursor` of each choice.
     """
 
     builder: ResponseBuilder
@@ -82,11 +84,13 @@ class Stream:
         self.cursors = [StreamCursor(index, sequence) for index, sequence in enumerate(self.builder.sequences)]
 
     def updated_cursors(self) -> Iterator[StreamCursor]:
-        """Yields the cursors of the choices that have something to send."""
+        """Yields the cursor of each choice with something to send, and moves the cursor to the new tokens."""
         return (cursor for cursor in self.cursors if cursor.advance())
 
     def first_prompt(self, cursor: StreamCursor) -> list[int] | None:
-        """Returns the prompt's token ids for the first event of a choice if they are requested, else None."""
+        """Returns the prompt's token ids if they are requested and the event is the first event of a choice. Otherwise
+        returns None.
+        """
         return cursor.sequence.prompt if self.return_ids and cursor.begin == 0 else None
 
     def sent_tokens(self) -> list[SentTokens]:
@@ -111,8 +115,8 @@ class Stream:
 
 
 async def generate_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterator[bytes]:
-    """Yields the events of `/inference/v1/generate`. The last event of a choice contains its weight versions. `steps`:
-    yields after each step of the engine with new tokens.
+    """Yields the events of `/inference/v1/generate`. The last event of a choice contains the weight versions of the
+    choice. `steps`: an iterator that yields when sequences have new tokens.
     """
     builder = stream.builder
     async for _ in steps:
@@ -130,7 +134,7 @@ async def generate_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIt
 
 
 async def completion_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterator[bytes]:
-    """Yields the events of the completions route. `steps`: yields after each step of the engine with new tokens."""
+    """Yields the events of `/v1/completions`. `steps`: an iterator that yields when sequences have new tokens."""
     builder, texts, sent = stream.builder, stream.growing_texts(), stream.sent_tokens()
 
     def event(choices: list[CompletionChoice], **extra: Any) -> bytes:
@@ -160,8 +164,8 @@ async def completion_events(stream: Stream, steps: AsyncIterator[None]) -> Async
 
 
 async def chat_events(stream: Stream, steps: AsyncIterator[None]) -> AsyncIterator[bytes]:
-    """Yields the events of the chat route. The first event of a choice contains the role. `steps`: yields after each
-    step of the engine with new tokens.
+    """Yields the events of `/v1/chat/completions`. The first event of a choice contains the role. `steps`: an iterator
+    that yields when sequences have new tokens.
     """
     builder, texts, sent = stream.builder, stream.growing_texts(), stream.sent_tokens()
 

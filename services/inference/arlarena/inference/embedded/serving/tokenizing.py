@@ -1,4 +1,6 @@
-"""Converts texts and conversations to token ids, and token ids to text. Checks limits. Runs long work in threads."""
+"""Converts texts and conversations to token ids, and token ids to text. Checks the limits of requests. Long work runs
+in threads, because it would block the event loop.
+"""
 
 from __future__ import annotations
 
@@ -27,29 +29,31 @@ from arlarena.proto.policy import CompletionRequest
 
 T = TypeVar("T")
 
-# Maximum number of characters and parts that are tokenised on the event loop, in a few milliseconds. Longer texts are
-# tokenised in a thread.
+# If a request has at most this many characters and parts, it is tokenised on the event loop, in a few milliseconds.
+# Longer requests are tokenised in a thread.
 _SHORT_TEXT = 4096
-_LONG_BODY = 1 << 16  # bytes; a longer body is decoded in a thread
-LONG_RESPONSE = 20_000  # tokens and log-probs; a longer response is encoded in a thread, in over 20 ms
+_LONG_BODY = 1 << 16  # in bytes; a longer body is decoded in a thread
+# Maximum number of tokens and log-probs in a response that is encoded on the event loop. The encoding of a longer
+# response takes over 20 ms, so it runs in a thread.
+LONG_RESPONSE = 20_000
 
 
 class Reader:
-    """Converts the prompts of requests to token ids. Deadlines are times of `time.monotonic`, in seconds. The methods
-    raise RequestError if a value is invalid, a limit is exceeded or the deadline has passed.
+    """Converts the prompts of requests to token ids. Deadlines are in seconds of `time.monotonic`. The methods raise
+    RequestError if a value is invalid, a limit is exceeded, or the deadline has passed.
     """
 
     def __init__(self, text: TextCodec, served: ServedModel, limits: RequestLimits, workers: TextWorkers) -> None:
         self._text, self._served, self._limits, self._workers = text, served, limits, workers
 
     async def parse(self, body: bytes, kind: type[T]) -> T:
-        """Decode a JSON body into a request. A long body is decoded in a thread."""
+        """Returns a request of type `kind`, decoded from a JSON body. A long body is decoded in a thread."""
         if len(body) <= _LONG_BODY:
             return parse(body, kind)
         return await self._workers.run(lambda: parse(body, kind), math.inf)
 
     async def completion(self, r: CompletionRequest, deadline: float) -> list[list[int]]:
-        """Returns the checked token ids of each prompt of a completion request."""
+        """Returns the token ids of each prompt of a completion request, after all checks."""
 
         def read() -> list[list[int]]:
             prompts, tokens = [], 0
@@ -67,7 +71,7 @@ class Reader:
         return await self._workers.run(read, deadline)
 
     async def conversation(self, r: ChatRequest | TokenizeRequest, deadline: float) -> list[int]:
-        """Returns the token ids of a conversation, which the chat template converts to text first."""
+        """Returns the token ids of a conversation. The chat template first converts the conversation to text."""
         messages = r.messages or []
         size = self._limits.check_conversation(messages, r.chat_template_kwargs)
         plain = plain_messages(messages)
@@ -86,7 +90,7 @@ class Reader:
         return work() if size <= _SHORT_TEXT else await self._workers.run(work, deadline)
 
     async def tokenize(self, r: TokenizeRequest, deadline: float) -> bytes:
-        """Returns the response of the tokenize route. Exactly one of `r.prompt` and `r.messages` must be set."""
+        """Returns the response body of `/tokenize`. Exactly one of `r.prompt` and `r.messages` must be set."""
         if r.prompt is None:
             ids = await self.conversation(r, deadline)
         else:
@@ -101,7 +105,7 @@ class Reader:
         return await self._workers.run(write, deadline) if len(ids) > LONG_RESPONSE else write()
 
     async def detokenize(self, r: DetokenizeRequest, deadline: float) -> bytes:
-        """Returns the response of the detokenize route. The setting `max_text_chars` limits the number of token ids."""
+        """Returns the response body of `/detokenize`. The request can have at most `max_text_chars` token ids."""
         if len(r.tokens) > self._limits.text_chars:
             raise RequestError(
                 f"tokens has {len(r.tokens)} ids, but this server accepts at most {self._limits.text_chars} "

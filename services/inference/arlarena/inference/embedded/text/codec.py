@@ -1,4 +1,4 @@
-"""The tokenizer of the served model, stop strings, and the text of a response while tokens are added."""
+"""The tokenizer of the served model, stop strings, and the text of a growing response."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from arlarena.inference.embedded.sequence import StopCheck
 from arlarena.inference.embedded.text.token_bytes import TokenBytes, TokenTexts, printed
 from arlarena.proto.text.files import read_text
 
-if TYPE_CHECKING:  # the import of transformers takes a second, and only chats need transformers
+if TYPE_CHECKING:  # the import takes a second, and only chat requests need transformers
     from transformers import PreTrainedTokenizerBase
 
-# A stop string of n bytes is searched in the newest n + 32 tokens, because some tokens have no text.
+# A stop string of n bytes is searched in the newest n + _STOP_EXTRA_TOKENS tokens, because some tokens have no text.
 _STOP_EXTRA_TOKENS = 32
 # Fields of a chat request that are also parameters of transformers' `apply_chat_template`.
 _REQUEST_FIELDS = ("messages", "add_generation_prompt", "continue_final_message")
-_INCOMPLETE = "\ufffd"  # the decoder returns this for the bytes of an incomplete character
+_INCOMPLETE = "\ufffd"  # the decoder returns this character for bytes that are only a part of a character
 
 
 class TextCodec:
-    """The tokenizer of a model. If the model has no tokenizer, the routes that need text refuse requests."""
+    """The tokenizer of a model. If the model has no tokenizer, the property `tokenizer` raises an error."""
 
     def __init__(self, tokenizer: Tokenizer | None, directory: Path | None = None) -> None:
         self._tokenizer = tokenizer
@@ -38,7 +38,9 @@ class TextCodec:
 
     @classmethod
     def load(cls, *directories: Path) -> TextCodec:
-        """Load the tokenizer from the first directory that has a `tokenizer.json`."""
+        """Load the tokenizer from the first directory that contains `tokenizer.json`. If there is no such directory,
+        return a codec without a tokenizer.
+        """
         for directory in directories:
             if (directory / "tokenizer.json").is_file():
                 tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
@@ -73,8 +75,8 @@ class TextCodec:
         return None if content is None else self.tokenizer.token_to_id(content)
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Returns the token ids of `text`. `special`: add the tokenizer's begin and end tokens. Releases the GIL.
-        (The tokenizer's own method `encode` would hold the GIL.)
+        """Returns the token ids of `text`. `special`: add the tokenizer's begin and end tokens. This method uses
+        `encode_batch_fast`, which releases the GIL. (The tokenizer's method `encode` does not release the GIL.)
         """
         return list(self.tokenizer.encode_batch_fast([text], add_special_tokens=special)[0].ids)
 
@@ -83,20 +85,20 @@ class TextCodec:
         return str(self.tokenizer.decode(ids, skip_special_tokens=skip_special))
 
     def decode_long(self, ids: list[int]) -> str:
-        """Returns the text of token ids, including special tokens. Releases the GIL."""
+        """Returns the text of token ids, including special tokens. Releases the GIL while it works."""
         return str(self.tokenizer.decode_batch([ids], skip_special_tokens=False)[0])
 
     def piece(self, token: int) -> str:
-        """Returns the text that a token has if it follows other tokens. The token may be special."""
+        """Returns the text that a token adds after other tokens. Special tokens also have text."""
         return printed(self._bytes().following(token))
 
     def bytes_of(self, token: int, *, skip_special: bool) -> bytes:
-        """Returns the bytes that a token adds to a text if the token follows other tokens."""
+        """Returns the bytes that a token adds after other tokens. `skip_special`: a special token adds no bytes."""
         skipped = skip_special and self._bytes().is_special(token)
         return b"" if skipped else self._bytes().following(token)
 
     def token_texts(self, *, skip_special: bool) -> TokenTexts:
-        """Returns an empty `TokenTexts` for a new response."""
+        """Returns an empty `TokenTexts` for a new response. `skip_special`: special tokens add no text."""
         return TokenTexts(self._bytes(), skip_special=skip_special)
 
     def _bytes(self) -> TokenBytes:
@@ -106,11 +108,13 @@ class TextCodec:
 
     @property
     def chat_ready(self) -> bool:
-        """True if `render` can run without first loading the chat template."""
+        """True if `render` does not need to load the chat template first."""
         return self._chat is not None or not self.present
 
     def load_chat(self) -> None:
-        """Import transformers and read the chat template. This takes a second or more: call this method in a thread."""
+        """Import transformers and read the chat template. Call this method in a thread, because it takes a second or
+        more.
+        """
         with self._chat_lock:  # the lazy imports of transformers are not thread-safe
             if self._chat is None:
                 from transformers import AutoTokenizer
@@ -118,12 +122,12 @@ class TextCodec:
                 self._chat = AutoTokenizer.from_pretrained(self._directory, local_files_only=True)
 
     def render(self, messages: list[dict[str, Any]], options: dict[str, Any] | None = None, **flags: Any) -> str:
-        """Convert a conversation to text with the tokenizer's chat template. `options`: variables of the template.
-        `flags`: further keyword arguments of `apply_chat_template`.
+        """Returns a conversation as text, rendered with the tokenizer's chat template. `options`: variables of the
+        template, from the request. `flags`: other keyword arguments of `apply_chat_template`.
 
         Raises:
-            RequestError: status 400 if there is no template, the template refuses the messages, or an option is not a
-                variable of the template.
+            RequestError: status 400 if the model has no tokenizer or no template, if the template refuses the messages,
+                or if an option is not allowed (see `_check_options`).
         """
         if self._chat is None:
             _ = self.tokenizer
@@ -132,13 +136,14 @@ class TextCodec:
         _check_options(options or {}, inspect.signature(self._chat.apply_chat_template).parameters)
         try:
             rendered = self._chat.apply_chat_template(messages, tokenize=False, **(options or {}), **flags)
-        except Exception as error:  # the template is code of the model's author and may raise any error
+        except Exception as error:  # the template is a program by the model's author and can raise any error
             raise RequestError(f"the chat template refused the messages: {error}", param="messages") from error
         return str(rendered)
 
     def stop_check(self, stops: tuple[str, ...], *, skip_special: bool) -> StopCheck | None:
-        """Returns a function that checks whether the newest token completes one of `stops`. The function returns the
-        stop string that begins first in the text. Returns None if `stops` is empty.
+        """Returns a function that checks whether the newest token completes a stop string. If several stop strings are
+        complete, the function returns the string that begins first in the text. If `stops` is empty, this method
+        returns None instead of a function.
         """
         if not stops:
             return None
@@ -153,8 +158,9 @@ class TextCodec:
 
 
 def _check_options(options: dict[str, Any], parameters: Iterable[str]) -> None:
-    """Refuse options that are parameters of transformers' `apply_chat_template`. The options `tools` and `documents`
-    are accepted, because `apply_chat_template` passes them to the template.
+    """Refuse options with the same name as a parameter of transformers' `apply_chat_template`. The options `tools` and
+    `documents` are allowed, because `apply_chat_template` passes them to the template. `parameters`: the names of the
+    parameters.
 
     Raises:
         RequestError: status 400 if an option is refused.
@@ -168,8 +174,8 @@ def _check_options(options: dict[str, Any], parameters: Iterable[str]) -> None:
 
 
 def cut(text: str, stop: str | None, *, include: bool) -> str:
-    """Returns `text` up to the stop string `stop`, or all of `text` if `stop` is None. `include`: keep the stop string
-    at the end.
+    """Returns the part of `text` before the stop string `stop`. `include`: also return the stop string. If `stop` is
+    None or does not occur, returns the complete text.
     """
     at = -1 if stop is None else text.find(stop)
     if stop is None or at < 0:
@@ -178,9 +184,9 @@ def cut(text: str, stop: str | None, *, include: bool) -> str:
 
 
 class GrowingText:
-    """The text of a growing response. Text that `advance` has returned never changes.
-
-    The end of the text is held back while it is a part of a character or may be the beginning of a stop string.
+    """Returns the text of a growing response in parts (see `advance`). A part that was returned never changes later.
+    Until the response is finished, `advance` returns no incomplete character, no stop string, and no text after a stop
+    string. It also does not return the end of the text if this end could be the beginning of a stop string.
     """
 
     def __init__(self, text: TextCodec, stops: tuple[str, ...], *, skip_special: bool, include_stop: bool) -> None:
@@ -188,21 +194,21 @@ class GrowingText:
         self._stops = stops
         self._skip_special = skip_special
         self._include_stop = include_stop
-        self.sent = 0  # how many characters `advance` has returned
+        self.sent = 0  # the number of characters that `advance` has returned
 
     def advance(self, tokens: list[int], *, finished: bool, stop: str | None) -> str:
-        """Returns the text that is new since the last call. `tokens`: all tokens of the response. `stop`: the stop
-        string that ended the response, if any.
+        """Returns the next part of the text, after the parts of earlier calls. `tokens`: all tokens of the response.
+        `finished`: whether the response is complete. `stop`: the stop string that ended the response, or None.
         """
         text = self._text.decode(tokens, skip_special=self._skip_special)
-        if finished:
-            text = cut(text, stop, include=self._include_stop)
-        else:
-            text = self._without_partial_stop(text.rstrip(_INCOMPLETE))
+        text = cut(text, stop, include=self._include_stop) if finished else self._before_stop(text.rstrip(_INCOMPLETE))
         new, self.sent = text[self.sent :], max(self.sent, len(text))
         return new
 
-    def _without_partial_stop(self, text: str) -> str:
+    def _before_stop(self, text: str) -> str:
+        # The engine's thread appends the last token before the event loop knows that the response is finished. So
+        # `text` can already contain a complete stop string.
+        text = text[: min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=len(text))]
         longest = max((len(stop) - 1 for stop in self._stops), default=0)
         for size in range(min(longest, len(text)), 0, -1):
             if any(stop.startswith(text[-size:]) for stop in self._stops):

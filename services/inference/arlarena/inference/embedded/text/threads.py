@@ -1,4 +1,4 @@
-"""Threads for slow work on texts, such as chat templates and tokenising, which would block the event loop."""
+"""Threads for rendering chat templates and tokenising long texts. This work would block the event loop."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ T = TypeVar("T")
 
 
 class TextWorkers:
-    """A few threads with a bounded queue. Threads cannot be stopped, so callers limit the size of the work."""
+    """A few threads with a bounded queue. Running work cannot be interrupted, so callers must limit its size."""
 
     def __init__(self, threads: int, limit_s: float, max_waiting: int) -> None:
-        """`limit_s`: time limit of a task in seconds, including the time in the queue. `max_waiting`: the maximum
-        number of waiting tasks.
+        """`limit_s`: time limit of a call of `run` in seconds, including the time in the queue. `max_waiting`: maximum
+        number of calls that wait for a thread.
         """
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="text")
         self._limit_s, self._max_pending = limit_s, threads + max_waiting
         self._pending = 0
 
     async def run(self, work: Callable[[], T], deadline: float) -> T:
-        """Run `work` in a thread and return its result. `deadline`: a time of `time.monotonic`, in seconds.
+        """Run `work` in a thread and return the result. `deadline`: in seconds of `time.monotonic`.
 
         Raises:
-            RequestError: status 503 if the queue is full; status 504 if the time limit or the deadline has passed.
+            RequestError: status 503 if the queue is full; status 504 if `work` is not done before the deadline or the
+                time limit.
         """
         if self._pending >= self._max_pending:
             raise RequestError(

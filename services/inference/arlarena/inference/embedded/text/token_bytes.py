@@ -1,4 +1,4 @@
-"""The bytes that each token of a response adds to the text. The bytes of all tokens together are the complete text."""
+"""The bytes that each token of a response adds to the text. The text consists of the bytes of all tokens."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ _INCOMPLETE = "\ufffd"
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """Returns the byte that each character of a byte-level vocabulary stands for. (This is the inverse of GPT-2's
-    `bytes_to_unicode`.)
-    """
+    """Returns the byte for each character of a byte-level vocabulary (the inverse of GPT-2's `bytes_to_unicode`)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
@@ -28,16 +26,16 @@ _ALPHABET = _byte_alphabet()
 
 
 def printed(raw: bytes) -> str:
-    r"""Returns the bytes of a token as text. A byte of an incomplete character becomes `\xNN`, as in OpenAI's API."""
+    r"""Returns a token's bytes as text. Each byte of an incomplete character becomes `\xNN`, as in OpenAI's API."""
     return raw.decode(errors="backslashreplace")
 
 
 class TokenBytes:
-    """The bytes that a single token adds to a text if the token follows other tokens.
+    """Returns the bytes that a single token adds to a text.
 
-    For byte-level vocabularies and for byte tokens like `<0xE2>` (SentencePiece), the bytes are read from the
-    vocabulary, because the decoder returns U+FFFD for a part of a character. For all other tokens, the bytes come from
-    the output of the tokenizer's decoder.
+    The bytes of some tokens are read from the vocabulary: all tokens of a byte-level vocabulary, and byte tokens such
+    as `<0xE2>` (SentencePiece). If such a token is only a part of a character, the decoder would return U+FFFD. The
+    bytes of all other tokens are the output of the tokenizer's decoder.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -45,14 +43,14 @@ class TokenBytes:
         self._kinds = _decoder_kinds(tokenizer)
         self._cache: dict[int, bytes] = {}
         self._special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-        self._before = self._plain_token()  # decoded before a token, to get the bytes that the token adds
+        self._before = self._plain_token()  # see `_from_decoder`
 
     def is_special(self, token: int) -> bool:
-        """True if `skip_special_tokens` leaves the token out of the text."""
+        """True if the token is special: with `skip_special_tokens`, it adds no text."""
         return token in self._special
 
     def following(self, token: int) -> bytes:
-        """Returns the bytes of a token that follows other tokens."""
+        """Returns the bytes that a token adds to a text after other tokens."""
         raw = self._cache.get(token)
         if raw is None:
             raw = self._from_vocabulary(token)
@@ -60,12 +58,14 @@ class TokenBytes:
         return raw
 
     def first(self, token: int) -> bytes:
-        """Returns the bytes of the first token of a text. Some decoders remove a space at the start of a text."""
+        """Returns the bytes that a token adds as the first token of a text. They can differ from `following`, because
+        some decoders remove a space at the start of a text.
+        """
         alone = self._decode([token])
         return self.following(token) if _INCOMPLETE in alone else alone.encode()
 
     def _from_vocabulary(self, token: int) -> bytes | None:
-        """Returns the token's bytes if they are in the vocabulary, else None."""
+        """Returns the token's bytes according to the vocabulary. Returns None if the decoder must be used."""
         text = self._tokenizer.id_to_token(token) or ""
         if "ByteLevel" in self._kinds:
             known = all(character in _ALPHABET for character in text)
@@ -74,14 +74,14 @@ class TokenBytes:
         return bytes([int(byte[1], 16)]) if byte else None
 
     def _from_decoder(self, token: int) -> bytes:
-        """Returns the bytes that the decoder adds for the token if the token follows another token."""
+        """Returns the bytes that the decoder adds for the token after an ordinary token."""
         if self._before is None:
             return self._decode([token]).encode()
         before = self._decode([self._before])
         return self._decode([self._before, token]).removeprefix(before).encode()
 
     def _plain_token(self) -> int | None:
-        """Returns a token that the decoder converts to ordinary text, or None."""
+        """Returns a token that consists of letters and digits, or None if there is no such token."""
         for token in range(self._tokenizer.get_vocab_size()):
             if token not in self._special and (self._tokenizer.id_to_token(token) or "").isalnum():
                 return token
@@ -92,7 +92,7 @@ class TokenBytes:
 
 
 def _decoder_kinds(tokenizer: Tokenizer) -> frozenset[str]:
-    """Returns the types of the tokenizer's decoder and of the decoder's parts."""
+    """Returns the names of the types of the tokenizer's decoder and of all decoders that it contains."""
     state: Any = None if tokenizer.decoder is None else json.loads(tokenizer.decoder.__getstate__())
 
     def kinds(part: Any) -> Iterator[str]:
@@ -105,8 +105,8 @@ def _decoder_kinds(tokenizer: Tokenizer) -> frozenset[str]:
 
 
 class _Characters:
-    """Counts the characters of a text byte by byte. `complete`: the number of complete characters. An invalid character
-    counts as U+FFFD.
+    """Counts the characters of a text that arrives byte by byte. `complete`: the number of complete characters. Invalid
+    bytes count as the character U+FFFD.
     """
 
     def __init__(self) -> None:
@@ -122,8 +122,8 @@ class _Characters:
 
 @dataclass(slots=True)
 class TokenText:
-    """One token of a response. `token`: the token as text. `raw`: the bytes that the token adds to the text of the
-    response. These bytes are in the characters [begin, end) of this text.
+    """One token of a response. `token`: the token as text. `raw`: the bytes that the token adds to the response's text.
+    The characters [begin, end) of the response's text contain these bytes.
     """
 
     token: str
@@ -133,7 +133,7 @@ class TokenText:
 
 
 class TokenTexts:
-    """The texts of all tokens of one response, which may grow."""
+    """The texts of all tokens of a growing response."""
 
     def __init__(self, source: TokenBytes, *, skip_special: bool) -> None:
         self._source, self._skip_special = source, skip_special
@@ -142,7 +142,7 @@ class TokenTexts:
         self.tokens: list[TokenText] = []
 
     def extend(self, tokens: list[int]) -> None:
-        """Add the texts of the new tokens. `tokens`: all tokens of the response."""
+        """Add the texts of new tokens. `tokens`: all tokens of the response, old and new."""
         for token in tokens[len(self.tokens) :]:
             self.tokens.append(self._text(token))
 
@@ -156,11 +156,11 @@ class TokenTexts:
         return TokenText(printed(raw), raw, places[0], places[-1] + bool(raw))
 
     def count_within(self, characters: int) -> int:
-        """Returns how many tokens are completely within the first `characters` characters of the text."""
+        """Returns the number of tokens whose bytes are all in the first `characters` characters of the text."""
         return next((i for i, text in enumerate(self.tokens) if text.end > characters), len(self.tokens))
 
     def cut(self, characters: int) -> None:
-        """Remove all bytes after the first `characters` characters of the text. Used to remove a stop string."""
+        """Remove all bytes after the first `characters` characters of the text. Called to remove a stop string."""
         count = _Characters()
         for text in self.tokens:
             text.raw = bytes(byte for byte in text.raw if count.add(byte) < characters)

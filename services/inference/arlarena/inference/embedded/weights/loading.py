@@ -1,6 +1,6 @@
-"""Loads a version directory, or any Hugging Face directory, for the embedded engine. The manifest of a version may
-contain a probe: a few token ids with the trainer's log-probs of these tokens. The log-probs that the loaded weights
-give for these tokens are compared with the trainer's.
+"""Loads a version directory, or any Hugging Face directory, for the embedded engine. The manifest of a version can
+contain a probe: a few token ids with the trainer's log-probs of these tokens. The log-probs are computed again with the
+loaded weights and compared with the trainer's log-probs.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from arlarena.proto.versions.directory import (
 
 @dataclass(frozen=True, slots=True)
 class LoadedVersion:
-    """Weights that are ready to serve, and their version label. `difference`: the largest absolute difference between
-    this engine's and the trainer's log-probs of the version's probe; None if there is no probe.
+    """Weights that are ready to serve. `label`: the label of their version. `difference`: the result of the probe,
+    which is the largest absolute difference between this engine's log-probs and the trainer's log-probs; None if there
+    is no probe.
     """
 
     label: str
@@ -37,12 +38,12 @@ class LoadedVersion:
 
 
 def load_version(directory: Path, arch: Architecture | None = None) -> LoadedVersion:
-    """Verify and load a version directory, and check its probe. If `arch` is given, the version must have this
-    architecture.
+    """Verify and load a version directory, and check its probe. If `arch` is not None, the version must have the
+    architecture `arch`.
 
     Raises:
         VersionError: the directory is damaged, or the weights do not fit the architecture.
-        ProbeError: the log-probs of the probe differ too much from the trainer's.
+        ProbeError: the log-probs of the probe differ too much from the trainer's log-probs.
     """
     manifest = verify(directory)
     try:
@@ -57,11 +58,11 @@ def load_version(directory: Path, arch: Architecture | None = None) -> LoadedVer
 
 
 def _run_probe(directory: Path, probe: ManifestProbe, arch: Architecture, parameters: Parameters) -> float:
-    """Compute the log-probs of the probe. Returns their largest absolute difference from the trainer's.
+    """Compute the log-probs of the probe. Returns the largest absolute difference from the trainer's log-probs.
 
     Raises:
         VersionError: the probe is malformed.
-        ProbeError: the difference is above the tolerance of the probe.
+        ProbeError: the difference is above the tolerance in the probe.
     """
     ids = probe.ids
     if len(probe.log_probs) != len(ids) - 1 or not all(0 <= token < arch.vocab_size for token in ids):
@@ -73,8 +74,8 @@ def _run_probe(directory: Path, probe: ManifestProbe, arch: Architecture, parame
 
 
 def load_model(directory: Path) -> LoadedVersion:
-    """Load a Hugging Face directory. A version directory keeps its label. Another directory gets the label
-    `initial:0:<digest>`.
+    """Load a Hugging Face directory. If it is a version directory, the label comes from its manifest. Otherwise the
+    label is `initial:0:<digest>`.
 
     Raises:
         VersionError: the directory cannot be served.

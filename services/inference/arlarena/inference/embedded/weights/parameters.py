@@ -1,15 +1,16 @@
-"""A model's weights in the layout that the engine uses: fused matrices, with scales and norms folded in.
+"""A model's weights in the layout that the engine uses: fused matrices that already contain scales and gains of norms.
 
-Fusing gives fewer and larger operations. It does not change the results in real arithmetic, and changes them by less
-than 1e-5 in float32. E is the hidden size, D the size of a head:
-- Matrices are stored as [inputs, outputs], which makes products with few rows 1.4 to 2 times as fast.
+Fusing replaces many operations by fewer and larger operations. In exact arithmetic, the results are the same. In
+float32, they differ by less than 1e-5. E is the hidden size, D the size of a head.
+- Matrices are stored as [inputs, outputs]. Products with few rows are then 1.4 to 2 times as fast.
 - The query, key and value projections are one matrix. The gate and up projections are another matrix.
-- The gain of a norm and sqrt(E) are folded into the next projection, so that the norm only divides by the length of the
-  vector. Likewise, sqrt(D) is folded into the gains of the query and key norms.
-- 1/sqrt(D) is folded into the gain of the query norm, or into the query projection if there is no query norm.
-- A rotary rotation combines pairs of numbers from the first and second half of a head. The columns of query and key
-  heads are reordered so that the two numbers of a pair are adjacent. The rotation is then one complex multiplication.
-  Attention scores do not change, because queries and keys are reordered alike.
+- The projection after a norm is multiplied by the norm's gain and by sqrt(E). So the norm only divides a vector by its
+  length. In the same way, the gains of the query and key norms are multiplied by sqrt(D).
+- The gain of the query norm is also multiplied by 1/sqrt(D), the scale of attention. If there is no query norm, the
+  query projection is multiplied by 1/sqrt(D).
+- A rotary rotation combines pairs of numbers from the first and the second half of a head. The columns of query and key
+  heads are reordered so that the two numbers of a pair are neighbours. The rotation is then one complex multiplication.
+  Attention scores do not change, because queries and keys are reordered in the same way.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from arlarena.inference.embedded.architecture import Architecture
 
 
 class WeightsError(ValueError):
-    """Weights do not fit the model or cannot be read. The message contains the name of the tensor or file."""
+    """Weights cannot be read or do not fit the model. The message names the tensor or the file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One decoder layer. In shapes: H is the number of query heads, K the number of key heads. D is the size of a head,
-    E the hidden size, F the size of the feed-forward layer.
+    """One decoder layer. Letters in shapes: H is the number of query heads, K the number of key heads, D the size of a
+    head, E the hidden size, F the size of the feed-forward layer.
     """
 
     qkv: Tensor  # [E, (H + 2K) D]
@@ -46,7 +47,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """All weights, float32 and contiguous. In shapes: V is the size of the vocabulary, E the hidden size."""
+    """All weights, float32 and contiguous. Letters in shapes: V is the size of the vocabulary, E the hidden size."""
 
     embedding: Tensor  # [V, E]
     layers: tuple[Layer, ...]
@@ -54,7 +55,8 @@ class Parameters:
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
-    """Returns all tensors of `model.safetensors`, or of the files listed in `model.safetensors.index.json`, as float32.
+    """Returns all tensors of a directory as float32. They are in `model.safetensors`, or in the files that
+    `model.safetensors.index.json` lists.
 
     Raises:
         WeightsError: a file is missing, truncated or not safetensors.
@@ -80,7 +82,7 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
 
 
 def expected_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
-    """Returns the name and shape of every tensor that a directory of this architecture must have."""
+    """Returns the shapes of all tensors that a model of this architecture must have, by name."""
     e, d, f, v = arch.hidden, arch.head_dim, arch.ffn, arch.vocab_size
     q, kv = arch.heads * d, arch.kv_heads * d
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (v, e), "model.norm.weight": (e,)}
@@ -105,10 +107,10 @@ def expected_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
 
 
 def check_tensors(tensors: Mapping[str, Tensor], arch: Architecture) -> None:
-    """Compare names and shapes with the architecture.
+    """Compare the names and shapes of tensors with the architecture, and check that all values are finite.
 
     Raises:
-        WeightsError: a tensor is missing, unknown, of another shape or not finite.
+        WeightsError: a tensor is missing or unknown, has a wrong shape, or contains values that are not finite.
     """
     expected = expected_shapes(arch)
     ignored = {"lm_head.weight"} if arch.tied else set()
@@ -116,7 +118,7 @@ def check_tensors(tensors: Mapping[str, Tensor], arch: Architecture) -> None:
     if missing:
         raise WeightsError(f"{len(missing)} tensors are missing, the first is {missing[0]}")
     if unknown:
-        raise WeightsError(f"{len(unknown)} tensors are not of this model, the first is {unknown[0]}")
+        raise WeightsError(f"{len(unknown)} tensors do not belong to this model, the first is {unknown[0]}")
     for name, shape in expected.items():
         if tuple(tensors[name].shape) != shape:
             raise WeightsError(f"{name} has shape {list(tensors[name].shape)}, the model needs {list(shape)}")
@@ -125,16 +127,16 @@ def check_tensors(tensors: Mapping[str, Tensor], arch: Architecture) -> None:
 
 
 def _interleave(rows: Tensor, heads: int) -> Tensor:
-    """Reorder the rows of each head: row i of the first half is now followed by row i of the second half. The shape
-    [heads D, ...] is unchanged.
+    """Reorder the rows of each head: after row i of the first half comes row i of the second half, then row i + 1 of
+    the first half. Returns the same shape [heads D, ...].
     """
     per_head = rows.view(heads, 2, rows.shape[0] // heads // 2, -1)
     return per_head.transpose(1, 2).reshape(rows.shape)
 
 
 def _fuse_matrices(*matrices: Tensor, gain: Tensor | None = None) -> Tensor:
-    """Transpose matrices [outputs, inputs] of a checkpoint and concatenate the results to one matrix [inputs, total
-    outputs]. `gain` [inputs]: one factor for each row of this matrix.
+    """Transpose matrices [outputs, inputs], and concatenate them to one matrix [inputs, sum of outputs]. `gain`
+    [inputs]: each row of the result is multiplied by one of these factors.
     """
     fused = torch.empty(matrices[0].shape[1], sum(len(matrix) for matrix in matrices))
     begin = 0
@@ -176,7 +178,7 @@ def fuse(tensors: Mapping[str, Tensor], arch: Architecture) -> Parameters:
     """Check and fuse the tensors of a Hugging Face model.
 
     Raises:
-        WeightsError: a tensor is missing, unknown, of another shape or not finite.
+        WeightsError: a tensor is missing or unknown, has a wrong shape, or contains values that are not finite.
     """
     check_tensors(tensors, arch)
     with torch.inference_mode():
@@ -188,7 +190,7 @@ def fuse(tensors: Mapping[str, Tensor], arch: Architecture) -> Parameters:
 
 
 def load_parameters(directory: Path, arch: Architecture) -> Parameters:
-    """Read and fuse a directory's weights.
+    """Read and fuse the weights in a directory.
 
     Raises:
         WeightsError: the files cannot be read or do not fit `arch`.

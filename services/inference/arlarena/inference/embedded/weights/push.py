@@ -1,4 +1,4 @@
-"""New weights for the embedded engine. If a push fails, the old weights stay in service and sampling continues."""
+"""Brings new weights into service in the embedded engine. If a push fails, sampling continues with the old weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from arlarena.proto.versions.directory import ServedVersion
 
 
 class WeightPush:
-    """Brings versions into service, one at a time. `outcomes`: numbers of finished and failed pushes."""
+    """Brings versions into service, one at a time. `outcomes`: the numbers of finished and failed pushes."""
 
     def __init__(self, engine: Engine, loaded: LoadedVersion, log: Logger) -> None:
-        """`loaded`: the version in service."""
+        """`loaded`: the version that is in service at the start."""
         self._engine = engine
         self._serving = ServedVersion(loaded.label, loaded.difference)
         self._log = log
@@ -24,8 +24,8 @@ class WeightPush:
         self.outcomes = {"finished": 0, "failed": 0}
 
     async def serve(self, source: Source) -> ServedVersion:
-        """Load a version and check its probe (log-probs of the trainer) while the old weights stay in service. Then
-        replace the old weights between two steps of the engine. Does nothing if the version is already in service.
+        """Load a version and check its probe, while the engine continues with the old weights. Then replace the old
+        weights between two steps of the engine. Does nothing if the version is already in service.
 
         Raises:
             VersionError: the version cannot be served.
