@@ -29,9 +29,9 @@ NUMBERS = {"go": 1.0, "numpy": 0.5, "fraction": 0.25}
 NO_NUMBERS = [name for name in REWARDS if name not in NUMBERS]
 # Other broken results: what is said -> what the error names.
 BROKEN = {
-    "score-above": "score must be a number from 0 to 1, and is 1.5 (float)",
-    "score-nan": "score must be a number from 0 to 1, and is nan (float)",
-    "success": "success must be a bool, and is 'yes' (str)",
+    "score-above": "score must be a number from 0 to 1, but is 1.5 (float)",
+    "score-nan": "score must be a number from 0 to 1, but is nan (float)",
+    "success": "success must be a bool, but is 'yes' (str)",
 }
 
 
