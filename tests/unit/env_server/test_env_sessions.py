@@ -143,7 +143,7 @@ async def test_step_index_next_repeat_and_conflict(service):
         assert (caught.value.status, caught.value.code) == (409, "step_index_conflict")
     second = await service.step(session, "still", 1)
     assert (second.observation.step, session.steps) == (2, 2)
-    with pytest.raises(ApiError, match="neither"):
+    with pytest.raises(ApiError, match="is not the next step"):
         await service.step(session, "still", 0)
 
 
