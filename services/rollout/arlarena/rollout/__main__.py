@@ -298,7 +298,7 @@ def _add_worker(worker: argparse.ArgumentParser) -> None:
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     _add_inference_url(evaluate)
     evaluate.add_argument("--out", type=Path, required=True, help="JSON file of the result")
-    episodes = "write the first episodes to this JSON-lines file; the key episodes of [evaluation] sets their number"
+    episodes = "write the first episodes to this JSON-lines file (number: key episodes of [evaluation])"
     evaluate.add_argument("--episodes", dest="episodes_file", type=Path, help=episodes)
     for flag, kind in (
         ("--split", str),
