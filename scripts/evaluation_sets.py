@@ -42,23 +42,23 @@ PINNED = ROOT / "services" / "rollout" / "arlarena" / "rollout" / "evaluation" /
 HEAD = """\
 # Standard evaluation sets
 
-`arlarena eval MODEL --set sokoban-v1` plays a standard evaluation set: a fixed list of tasks with fixed options. The
-command resets all tasks before it asks a model, and compares the *digest*: a hash over the id and the content of every
-task. The evaluation starts only if the digest is the one in this table. So two people who name the same set play the
-same tasks, on every machine and with any number of server processes.
+`arlarena eval MODEL --set sokoban-v1` plays a standard evaluation set: a fixed list of tasks with fixed options. Before
+the first request to the model, the command resets all tasks and computes their *digest*: a hash of the ids and contents
+of all tasks. The evaluation starts only if the digest is equal to the digest in this table. The name of a set therefore
+means the same tasks for everyone, on every machine and with any number of server processes.
 
-The template of the prompt, the history, the form of observations and other options that change neither tasks nor rules
-are free. They are part of the plan of the evaluation (`plan.json`). If another option differs, the command stops, and
-the message names the option.
+Some options are free, because they do not change the tasks or the rules: for example the prompt template, the history,
+and the form of observations. The plan of the evaluation (`plan.json`) records the free options. If another option
+differs, the command stops with an error that names the option.
 
-A set over official data has a digest only if the data was present when this page was written.
+A set of official tasks has a digest only if the official data was present when this page was written.
 `scripts/evaluation_sets.py` writes this page. [Environments](environments.md) describes the options.
 
 """
 
 
 async def pin(standard: StandardSet, options: Mapping[str, Any]) -> Pin:
-    """Start the server of a set and reset its tasks. Returns the number of tasks and their digest."""
+    """Start the server of a set and reset the tasks of the set. Returns the pin of the set."""
     async with (
         configured_process(standard.environment, set_options(standard, options)) as url,
         connected_runner(url, RolloutSettings(), None, get_logger("sets")) as runner,

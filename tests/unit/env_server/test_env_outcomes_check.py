@@ -22,17 +22,17 @@ def result(**changes):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"observation__text": None}, "observation.text must be a str, and is None"),
-        ({"observation__text": b"bytes"}, "observation.text must be a str, and is b'bytes'"),
-        ({"observation__prompt": 3}, "observation.prompt must be a str, and is 3 (int)"),
+        ({"observation__text": None}, "observation.text must be a str, but is None"),
+        ({"observation__text": b"bytes"}, "observation.text must be a str, but is b'bytes'"),
+        ({"observation__prompt": 3}, "observation.prompt must be a str, but is 3 (int)"),
         ({"observation__terminated": np.bool_(True)}, "observation.terminated must be a bool"),
         ({"observation__truncated": None}, "observation.truncated must be a bool"),
-        ({"done": 1}, "done must be a bool, and is 1 (int)"),
-        ({"metadata__score": -0.1}, "score must be a number from 0 to 1, and is -0.1"),
-        ({"metadata__score": None}, "score must be a number from 0 to 1, and is None"),
-        ({"metadata__success": None}, "success must be a bool, and is None"),
-        ({"reward": "x" * 500}, "reward must be a finite number, and is 'xxx"),
-        ({"reward": float("-inf")}, "reward must be a finite number, and is -inf (float)"),
+        ({"done": 1}, "done must be a bool, but is 1 (int)"),
+        ({"metadata__score": -0.1}, "score must be a number from 0 to 1, but is -0.1"),
+        ({"metadata__score": None}, "score must be a number from 0 to 1, but is None"),
+        ({"metadata__success": None}, "success must be a bool, but is None"),
+        ({"reward": "x" * 500}, "reward must be a finite number, but is 'xxx"),
+        ({"reward": float("-inf")}, "reward must be a finite number, but is -inf (float)"),
     ],
 )
 def test_a_field_against_the_contract_is_named(changes, named):
@@ -46,7 +46,7 @@ def test_a_field_against_the_contract_is_named(changes, named):
 
 def test_a_reset_needs_no_reward_but_a_step_does():
     assert check_result("t", result(reward=None), stepped=False).reward is None
-    with pytest.raises(ApiError, match="reward must be a finite number, and is None"):
+    with pytest.raises(ApiError, match="reward must be a finite number, but is None"):
         check_result("t", result(reward=None), stepped=True)
 
 

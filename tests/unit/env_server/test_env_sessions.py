@@ -138,12 +138,12 @@ async def test_step_index_next_repeat_and_conflict(service):
     assert await service.step(session, "still", 0) is first
     assert session.steps == 1
     for index, text in ((0, "up"), (2, "still"), (7, "still")):
-        with pytest.raises(ApiError, match="neither the next step") as caught:
+        with pytest.raises(ApiError, match="is not the next step") as caught:
             await service.step(session, text, index)
         assert (caught.value.status, caught.value.code) == (409, "step_index_conflict")
     second = await service.step(session, "still", 1)
     assert (second.observation.step, session.steps) == (2, 2)
-    with pytest.raises(ApiError, match="neither"):
+    with pytest.raises(ApiError, match="is not the next step"):
         await service.step(session, "still", 0)
 
 

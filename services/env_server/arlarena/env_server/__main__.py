@@ -1,7 +1,7 @@
 """`python -m arlarena.env_server NAME --config FILE --host H --port P`: serve one environment.
 
-Exit codes: 0 after SIGTERM or Ctrl-C, 1 if a worker cannot start, 2 for an invalid configuration, 3 if the address
-cannot be bound.
+Exit status: 0: SIGTERM or Ctrl-C. 1: a worker cannot start. 2: the configuration is invalid. 3: the address cannot be
+bound.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DRAIN_POLL_S = 0.02  # interval at which a stopping server checks for open sessi
 
 
 class AnnouncingServer(uvicorn.Server):
-    """A Uvicorn server that announces its address and exits with 0 after SIGTERM."""
+    """A Uvicorn server that announces its address and, after SIGTERM, exits with status 0."""
 
     def __init__(self, config: uvicorn.Config, service: EnvironmentService, log: Logger) -> None:
         super().__init__(config)
@@ -120,14 +120,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, help="port to bind, 0 for a free port (default 8000)")
     parser.add_argument("--capacity", type=int, help="maximum number of sessions (default 1024)")
     parser.add_argument("--workers", type=int, help="number of processes that share the port (default 1)")
-    # The parent process of several workers gives these options to its workers.
+    # Internal options. If the server has several workers, the parent process gives these options to each worker.
     for flag, kind in (("--worker", int), ("--of", int), ("--peers", Path), ("--listener", int)):
         parser.add_argument(flag, type=kind, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
 def serve(settings: EnvironmentSettings, service: EnvironmentService, log: Logger, sockets: list[socket.socket]) -> int:
-    """Serve until SIGTERM or SIGINT. Returns the exit code 0."""
+    """Serve until SIGTERM or SIGINT. Returns the exit status 0."""
     config = uvicorn.Config(
         create_app(service),
         log_config=None,
@@ -158,16 +158,16 @@ def http_limits(settings: EnvironmentSettings) -> HttpLimits:
 
 
 def pods_of(settings: EnvironmentSettings) -> Pods | None:
-    """Returns the pods of the deployment, or None if the server does not run in one of several pods."""
+    """Returns the pods of the deployment, or None if the settings name no pods."""
     return None if settings.pods is None or settings.pod is None else Pods(settings.pods, settings.pod)
 
 
 def with_pod_number(settings: EnvironmentSettings) -> EnvironmentSettings:
-    """Returns the settings with the `pod` and the `shard` of this pod. The default of `pod` is the number at the end of
-    the host name. If `pods` is not set, returns the settings unchanged.
+    """Returns the settings with this pod's `pod` and `shard`. The default of `pod` is the number at the end of the host
+    name. If `pods` is not set, returns the settings unchanged.
 
     Raises:
-        ConfigError: the pod's number is not set, and the host name does not end in a number.
+        ConfigError: `pods` is set, `pod` is not set, and the host name does not end in a number.
     """
     if settings.pods is None:
         return settings
@@ -180,8 +180,8 @@ def with_pod_number(settings: EnvironmentSettings) -> EnvironmentSettings:
 
 
 def serve_worker(settings: EnvironmentSettings, arguments: argparse.Namespace, factory: EnvironmentFactory) -> int:
-    """Serve as one of several workers. Returns the exit code. Clients connect to a socket that the parent process has
-    opened. The worker also opens a Unix socket, to which the other workers connect.
+    """Serve as one of several workers. Returns the exit status. The worker listens on two sockets: clients connect to a
+    socket from the parent process, and the other workers connect to the worker's own Unix socket.
     """
     shard = shard_of(settings.shard, arguments.worker)
     capacity = math.ceil(settings.capacity / arguments.of)
@@ -191,7 +191,7 @@ def serve_worker(settings: EnvironmentSettings, arguments: argparse.Namespace, f
     open_resources(factory)
     public = socket.socket(fileno=arguments.listener)
     path = socket_path(arguments.peers, arguments.worker)
-    path.unlink(missing_ok=True)  # if this worker died before, its socket file still exists
+    path.unlink(missing_ok=True)  # an earlier process of this worker may have left its socket file
     private = socket.socket(socket.AF_UNIX)
     private.bind(str(path))
     private.listen(BACKLOG)
@@ -223,7 +223,7 @@ def listeners(settings: EnvironmentSettings) -> list[socket.socket]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve the environment that the command line names. Returns the exit code.
+    """Serve the environment given on the command line or in the file. Returns the exit status.
 
     Raises:
         ConfigError: the configuration is invalid.

@@ -1,7 +1,7 @@
 """`python -m arlarena.env_server.describe FILE` checks the table [environment] of a file and describes the environment.
 
-The command prints the JSON that the route `/v1/info` would return. The launcher (`arlarena up`) reads this JSON to
-check the names of splits before a run.
+The command prints the same JSON as the route `/v1/info`. The launcher (`arlarena up`) reads this JSON to check the
+names of splits before a run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from arlarena.proto.config import ConfigError, exit_on_config_error
 
 
 def main() -> int:
-    """Print the description of the environment. Returns the exit code."""
+    """Print the description of the environment. Returns the exit status."""
     if len(sys.argv) != 2:
         raise ConfigError("usage: python -m arlarena.env_server.describe FILE")
     path = Path(sys.argv[1])

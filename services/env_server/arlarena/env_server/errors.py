@@ -1,12 +1,12 @@
-"""Errors of the API. Each error has a code. The error also says who caused it (`blame`) and whether a retry can help
-(`retryable`). The functions of this module return errors, and their callers raise the errors.
+"""Errors of the API. Each error has a code, the side that caused the error (`blame`), and whether a retry can help
+(`retryable`). The functions of this module return errors. Their callers raise the errors.
 """
 
 from __future__ import annotations
 
 from arlarena.proto.env_api import Blame, Error, ErrorReply
 
-_BEGIN = "begin an episode by a reset (MCP: start_episode)"
+_BEGIN = "begin an episode with a reset (MCP: start_episode)"
 
 
 class ApiError(Exception):
@@ -33,7 +33,7 @@ class ApiError(Exception):
         self.retry_after_s = retry_after_s
 
     def copy(self) -> ApiError:
-        """Returns a copy to store. The original exception, which was raised, would keep its stack frames in memory."""
+        """Returns a copy for storage. An exception that was raised would keep its stack frames in memory."""
         return ApiError(self.status, self.code, self.message, self.blame, self.retryable, self.retry_after_s)
 
     def to_item(self) -> Error:
@@ -87,8 +87,8 @@ def at_capacity(asked: int, free: int, limit: int, retry_after_s: float) -> ApiE
 def client_at_limit(client: str, asked: int, held: int, limit: int, retry_after_s: float) -> ApiError:
     """Returns the error for a client that would exceed its limit of sessions."""
     message = (
-        f"{client} has {held} sessions and requests {asked} more, but a client may have {limit}: close some, wait, or "
-        "raise [environment] max_sessions_per_client"
+        f"{client} has {held} sessions and requests {asked} more, but the limit per client is {limit}: close some, "
+        "wait, or raise [environment] max_sessions_per_client"
     )
     return ApiError(429, "client_limit", message, "client", True, retry_after_s)
 
@@ -113,21 +113,19 @@ def episode_over(session_id: str, steps: int) -> ApiError:
 
 
 def step_index_conflict(session_id: str, index: int, count: int) -> ApiError:
-    """Returns the error for a step whose `step_index` is not that of the next step, and that does not repeat the most
+    """Returns the error for a wrong `step_index`: the request is not for the next step, and does not repeat the most
     recent step with the same action. `index`: the `step_index` of the request. `count`: the number of steps taken.
     """
     return ApiError(
         409,
         "step_index_conflict",
-        f"session {session_id!r} has taken {count} steps: step_index {index} is neither the next step ({count}) nor a "
-        f"repetition of the last step with the same action",
+        f"session {session_id!r} has taken {count} steps: step_index {index} is not the next step ({count}), and the "
+        f"request does not repeat the last step with the same action",
     )
 
 
 def failed(message: str, retry_after_s: float) -> ApiError:
-    """Returns the error for a dependency of the environment, such as a sandbox, that has failed. The episode is
-    unchanged.
-    """
+    """Returns the error for a failed dependency of the environment, such as a sandbox. The episode is unchanged."""
     return ApiError(503, "environment_failed", message, "infra", True, retry_after_s)
 
 
@@ -139,15 +137,15 @@ def invalid_result(message: str) -> ApiError:
 
 
 def internal(operation: str, error: Exception) -> ApiError:
-    """Returns the error for an unexpected exception. The reply omits the exception's message, which may contain private
-    data.
+    """Returns the error for an unexpected exception. The reply omits the exception's message, because the message may
+    contain private data.
     """
     message = f"{operation} failed: {type(error).__name__}; the server's log has the details"
     return ApiError(500, "internal", message, "infra", True)
 
 
 def busy(message: str, retry_after_s: float) -> ApiError:
-    """Returns the error for a server or a dependency that is overloaded. The episode is unchanged."""
+    """Returns the error for an overloaded server or dependency. The episode is unchanged."""
     return ApiError(429, "busy", message, "infra", True, retry_after_s)
 
 

@@ -2,7 +2,7 @@
 variables.
 
 `python -m arlarena.env_server.settings FILE` checks a configuration file. If the file is valid, the command prints
-"ok". Otherwise it prints an error and exits with the code 2.
+"ok". Otherwise it prints an error and exits with status 2.
 """
 
 from __future__ import annotations
@@ -32,13 +32,14 @@ class EnvironmentSettings(EnvironmentKeys):
     host: str = Field("127.0.0.1", description="address to bind")
     tokens_file: Path | None = Field(
         None,
-        description="file with further tokens, one per line, as TOKEN or NAME:TOKEN; tokens with the same name share "
-        "their sessions; the server reads the file again when it changes",
+        description="file with more tokens, one per line, as TOKEN or NAME:TOKEN; tokens with the same name share "
+        "their sessions; if the file changes, the server reads it again",
     )
     require_token: bool = Field(True, description="true: without a token, the server starts only on a loopback address")
     trusted_proxies: tuple[IPvAnyNetwork, ...] = Field(
         (),
-        description="addresses or networks of proxies; the header X-Forwarded-For of their requests names the client",
+        description="addresses or networks of trusted proxies; in their requests, the header X-Forwarded-For gives the "
+        "client's address",
     )
     session_ttl_s: PositiveFloat = Field(900.0, description="default idle time after which a session ends")
     frames: Literal["url", "data"] = Field(
@@ -48,18 +49,21 @@ class EnvironmentSettings(EnvironmentKeys):
     max_snapshots: PositiveInt = Field(1024, description="maximum number of stored snapshots")
     snapshot_ttl_s: PositiveFloat = Field(900.0, description="time after which an unused snapshot is deleted")
     reap_interval_s: PositiveFloat = Field(5.0, description="interval at which expired sessions are ended")
-    reattach_grace_s: PositiveFloat = Field(60.0, description="how long a session stays open after its socket is lost")
+    reattach_grace_s: PositiveFloat = Field(
+        60.0, description="how long a session stays open after the connection of its WebSocket is lost"
+    )
     reset_cache_size: NonNegativeInt = Field(
-        1024, description="number of tasks of which a new episode is cached; a reset copies this episode; 0: no cache"
+        1024, description="maximum number of tasks with a cached new episode; a reset copies this episode; 0: no cache"
     )
     pool_threads: PositiveInt | None = Field(
         None,
-        description="threads for resets, the expert and blocking steps; default: as the environment declares, else 2",
+        description="number of threads for resets, the expert and blocking steps; default: the number that the "
+        "environment declares, else 2",
     )
     lost_threads_timeout_s: PositiveFloat = Field(
         60.0,
-        description="time after which /health answers 503 if all threads are lost; a thread is lost while it runs work "
-        "that has timed out; with several workers, the affected worker exits and is restarted",
+        description="if all threads are lost for this time, /health answers 503; a thread is lost while it runs work "
+        "that has timed out; if the server has several workers, the affected worker is restarted",
     )
     max_waiting: PositiveInt = Field(
         4096, description="maximum number of calls that wait for a thread; further calls get the status 429"
@@ -67,44 +71,44 @@ class EnvironmentSettings(EnvironmentKeys):
     reset_timeout_s: PositiveFloat = Field(60.0, description="time limit of a reset")
     step_timeout_s: PositiveFloat = Field(
         75.0,
-        description="time limit of a step if the environment's steps block; a program of TIR Math may take 60 s on a "
-        "busy machine (6 times the sandbox's wall_s)",
+        description="time limit of a step if the environment's steps block; on a busy machine, a program of TIR Math "
+        "can take 60 s (6 times the sandbox's wall_s)",
     )
     expert_timeout_s: PositiveFloat = Field(60.0, description="time limit of a request for the expert's replies")
     batch_deadline_s: PositiveFloat = Field(
-        90.0, description="time limit of a batch without deadline_s; should be above step_timeout_s"
+        90.0, description="default time limit of a batch (deadline_s); should be above step_timeout_s"
     )
-    max_listed: PositiveInt = Field(10_000, description="maximum number of tasks that one request lists")
+    max_listed: PositiveInt = Field(10_000, description="maximum number of tasks in the reply to one request")
     max_body_bytes: PositiveInt = Field(4 << 20, description="maximum size of a request body or a WebSocket message")
     max_pending_bytes: PositiveInt = Field(
-        32 << 20, description="maximum total size of all bodies and messages that are not yet answered"
+        32 << 20, description="maximum total size of all unanswered request bodies and messages"
     )
     max_connections: PositiveInt = Field(4096, description="maximum number of open connections")
     header_timeout_s: PositiveFloat = Field(10.0, description="time limit for receiving the headers of a request")
     write_timeout_s: PositiveFloat = Field(120.0, description="how long a client may leave a reply unread")
     max_action_chars: PositiveInt = Field(
         1 << 18,
-        description="maximum length of an action in characters; JSON takes at most 12 bytes for a character",
+        description="maximum length of an action in characters; one character takes at most 12 bytes in JSON",
     )
-    retry_after_s: PositiveFloat = Field(1.0, description="value of the header Retry-After when the server is full")
+    retry_after_s: PositiveFloat = Field(1.0, description="value of the header Retry-After if the server is full")
     websocket_ping_s: NonNegativeFloat = Field(
         0.0,
-        description="interval of keep-alive pings; 0: no pings; a client may be too busy to answer while its model "
-        "samples",
+        description="interval of keep-alive pings; 0: no pings (a client can be too busy to answer pings while its "
+        "model samples)",
     )
     drain_s: NonNegativeFloat = Field(5.0, description="how long a stopping server waits for open sessions to end")
     shutdown_timeout_s: PositiveFloat = Field(10.0, description="how long a stopping server waits for running requests")
     pods: str | None = Field(
         None,
         pattern=r"\{pod\}",
-        description="URL of a pod of the Kubernetes StatefulSet, with {pod} in the place of the pod's number, such as "
+        description="URL of the pods of the Kubernetes StatefulSet, with {pod} in place of the pod's number, such as "
         "http://sokoban-{pod}.sokoban:8000",
     )
     pod: NonNegativeInt | None = Field(
         None, description="number of this pod; default: the number at the end of the host name"
     )
     shard: str = Field(
-        "0", pattern=r"^[A-Za-z0-9]{1,16}$", description="prefix of session ids, by which a router can find the server"
+        "0", pattern=r"^[A-Za-z0-9]{1,16}$", description="prefix of session ids; a router can find the server by it"
     )
 
 
@@ -143,7 +147,7 @@ def check(path: Path) -> None:
 
 
 def main() -> int:
-    """Check the file that the command line names. Returns the exit code."""
+    """Check the file given on the command line. Returns the exit status."""
     if len(sys.argv) != 2:
         print("usage: python -m arlarena.env_server.settings FILE", file=sys.stderr)
         return 2

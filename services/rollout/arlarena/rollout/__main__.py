@@ -74,8 +74,8 @@ from arlarena.rollout.worker_metrics import WorkerCollector
 
 # 128 + SIGINT, the exit status of an interrupted command.
 EXIT_INTERRUPTED = 130
-# Exit status if a service refused a request. The launcher does not restart a command that exits with this status,
-# because a retry would also fail.
+# Exit status if a service refused a request. The launcher does not restart a command with this exit status, because a
+# retry would also fail.
 EXIT_REFUSED = 2
 
 
@@ -298,7 +298,7 @@ def _add_worker(worker: argparse.ArgumentParser) -> None:
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     _add_inference_url(evaluate)
     evaluate.add_argument("--out", type=Path, required=True, help="JSON file of the result")
-    episodes = "JSON-lines file for the first episodes; their number is the key episodes of [evaluation]"
+    episodes = "write the first episodes to this JSON-lines file (number: key episodes of [evaluation])"
     evaluate.add_argument("--episodes", dest="episodes_file", type=Path, help=episodes)
     for flag, kind in (
         ("--split", str),
@@ -317,7 +317,7 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
 
 def _add_demonstrate(demonstrate: argparse.ArgumentParser) -> None:
     demonstrate.add_argument("--split", default="train", help="split of the environment (default: train)")
-    first = "first task: its position in the order that the seed defines, or its index if the split is endless"
+    first = "first task: position in the task order (see --seed); for an endless split, index of the task (default: 0)"
     demonstrate.add_argument("--first", type=int_at_least(0), default=0, help=first)
     demonstrate.add_argument("--count", type=int_at_least(1), required=True, help="number of tasks")
     seed = "seed of the task order; default: ARLARENA_SEED, else seed of [run], else 0"
@@ -325,8 +325,9 @@ def _add_demonstrate(demonstrate: argparse.ArgumentParser) -> None:
     demonstrate.add_argument("--episode-seed", type=int, default=0, help="reset seed of every episode")
     demonstrate.add_argument("--concurrency", type=int_at_least(1), default=256, help="parallel episodes; default: 256")
     distinct = (
-        "which episodes are duplicates, of which only the first is written; room: episodes with the same task content "
-        "(in Sokoban, also its mirror images); prompt: episodes with the same first prompt"
+        "definition of duplicates (only the first of several duplicates is written); room: episodes with the same task "
+        "content (in Sokoban, mirror images of a room have the same content); prompt: episodes with the same first "
+        "prompt"
     )
     demonstrate.add_argument("--distinct", choices=("room", "prompt"), default="room", help=distinct)
     demonstrate.add_argument("--attempts", type=int_at_least(1), default=1, help="episodes per task")
@@ -334,8 +335,8 @@ def _add_demonstrate(demonstrate: argparse.ArgumentParser) -> None:
     expert_noise = "fraction of turns in which the expert's reply is replaced by a random action or an invalid reply"
     demonstrate.add_argument("--expert-noise", type=fraction, default=0.0, help=expert_noise)
     train_on_noise = (
-        "include the turns that --expert-noise changes in the loss (default: exclude them), and replace replies only "
-        "by random actions"
+        "replace replies (see --expert-noise) only by random actions, and include the replaced turns in the loss "
+        "(default: exclude them)"
     )
     demonstrate.add_argument("--train-on-noise", action="store_true", help=train_on_noise)
     _add_teacher(demonstrate)
@@ -343,14 +344,14 @@ def _add_demonstrate(demonstrate: argparse.ArgumentParser) -> None:
 
 
 def _add_teacher(demonstrate: argparse.ArgumentParser) -> None:
-    demonstrate.add_argument("--teacher-url", help="OpenAI-compatible server; record its model instead of the expert")
+    demonstrate.add_argument("--teacher-url", help="OpenAI-compatible server whose model is recorded, not the expert")
     demonstrate.add_argument("--teacher-model", help="name of the server's model; default: the first in /v1/models")
     demonstrate.add_argument(
         "--teacher-key-variable", default="OPENAI_API_KEY", help="environment variable with the API key of the teacher"
     )
     demonstrate.add_argument("--temperature", type=float, default=1.0, help="sampling temperature of the teacher")
     demonstrate.add_argument(
-        "--max-tokens", type=int_at_least(1), default=512, help="maximum number of tokens of a reply of the teacher"
+        "--max-tokens", type=int_at_least(1), default=512, help="maximum number of tokens in one reply of the teacher"
     )
 
 

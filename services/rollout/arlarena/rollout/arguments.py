@@ -15,7 +15,7 @@ def int_at_least(minimum: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"{value} is too small: must be at least {minimum}")
         return value
 
-    parse.__name__ = "integer"  # argparse names the type in its error for other text: invalid integer value
+    parse.__name__ = "integer"  # if the text is no integer, argparse's error uses this name: "invalid integer value"
     return parse
 
 

@@ -2,8 +2,8 @@
 
     prompt of turn t + 1 = prompt of turn t + sampled response + template separator and next message
 
-Each text is rendered and encoded once. Each prompt extends the previous prompt and response, so a turn records only its
-new tokens. Earlier turns are not rendered again, so the history contains the tokens exactly as they were sampled.
+Each text is rendered and encoded once. Each prompt extends the previous prompt and response. A turn therefore records
+only its new tokens. Earlier turns are not rendered again, so the history contains exactly the sampled tokens.
 """
 
 from __future__ import annotations

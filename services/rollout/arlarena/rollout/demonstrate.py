@@ -1,7 +1,7 @@
 """Records demonstrations: successful episodes of the environment's expert or of a model on a server.
 
-Each episode is written as a group of size 1. To record a model is the sampling step of rejection fine-tuning: only
-episodes with a score above a threshold are written.
+Each episode is written as a group of size 1. Only episodes with a score above a threshold are written. Recording a
+model this way is the sampling step of rejection fine-tuning.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ DuplicateCriterion = Literal["room", "prompt"]
 class OutcomeCounts:
     """Counts of episodes by outcome.
 
-    Each of the `asked` episodes is counted in exactly one of four fields. `errors`: no result. `rejected`: the score is
-    too low, or the episode has no turn. `duplicates`: an equal episode was already written. `written`: written to the
-    file. `turns` and `response_tokens`: totals of the written episodes.
+    `asked`: all requested episodes. Each of them is counted in exactly one of four fields. `errors`: no result.
+    `rejected`: the score is too low, or the episode has no turn. `duplicates`: an equal episode was already written.
+    `written`: written to the file. `turns` and `response_tokens`: totals of the written episodes.
     """
 
     asked: int = 0
@@ -53,8 +53,8 @@ def demonstration_assignments(
 
 def _group(assignment: Assignment, episode: EpisodeRecord) -> Group:
     version = episode.trajectory.turns[0].spans[0].version
-    # The recorded parameters are the defaults of `Sampling`, not the parameters with which a teacher sampled, because
-    # behaviour cloning computes log-probs at the default temperature, 1.
+    # Record the default parameters of `Sampling` instead of the teacher's parameters: behaviour cloning computes
+    # log-probs at the default temperature, 1.
     return Group(
         id=f"demonstration-{assignment.id}",
         task=assignment.task,
@@ -68,7 +68,7 @@ def _group(assignment: Assignment, episode: EpisodeRecord) -> Group:
 
 
 def _key(episode: EpisodeRecord, criterion: DuplicateCriterion) -> str:
-    # The criterion "prompt" does not compare state keys, because a state key depends on the task.
+    # A state key depends on the task. The criterion "prompt" therefore compares prompts instead of state keys.
     return episode.content_key if criterion == "room" else episode.first.prompt
 
 

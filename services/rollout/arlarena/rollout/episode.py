@@ -19,10 +19,10 @@ from arlarena.client.environments import Session, StepOutcome
 from arlarena.client.errors import PolicyFault, PromptTooLong
 from arlarena.proto.trajectory import Task, Trajectory, Turn, VersionSpan, pack_floats, pack_ids, prompt_lengths
 
-# A policy fault (a response that the environment refuses, or a prompt that is too long) ends an episode. The episode
-# then has a metric whose name is this prefix and the code of the fault.
+# A policy fault ends an episode: the environment refused the response, or the prompt was too long. The episode then has
+# a metric with the name FAULT + code of the fault.
 FAULT = "fault:"
-# Code of the fault if the prompt leaves no room for a response in the policy's context.
+# Fault code: the prompt leaves no room for a response in the policy's context.
 PROMPT_TOO_LONG = "prompt_too_long"
 
 
@@ -31,8 +31,8 @@ class Response:
     """A policy's response to one prompt.
 
     `new_prompt_ids`: the prompt tokens that no earlier turn recorded. `reset`: True if the prompt does not continue the
-    earlier turns. `token_ids`: the sampled ids. `logprobs`: the log-probability of each id, in nats. `spans`: the
-    weight version that sampled each range of `token_ids`. `text`: the decoded response, which the environment gets.
+    earlier turns. `token_ids`: the sampled ids. `logprobs`: the log-probability of each id, in nats. `spans`: ranges of
+    `token_ids`, each with the weight version that sampled it. `text`: the decoded response for the environment.
     `learn`: False if the response is excluded from the loss.
     """
 
@@ -68,7 +68,7 @@ class Policy(Protocol):
 class Assignment:
     """An episode to play. The sampling seeds are computed from `seed_key`.
 
-    With the same task, `seed_key` and weights, the episode is the same.
+    Two episodes with the same task, `seed_key` and weights are equal.
     """
 
     id: str
@@ -78,7 +78,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeRecord:
-    """The trajectory of an episode, the state after the reset, and the state after the last step."""
+    """An episode's trajectory, the state after the reset (`first`), and the state after the last step (`last`)."""
 
     trajectory: Trajectory
     first: StepOutcome
@@ -86,12 +86,12 @@ class EpisodeRecord:
 
     @property
     def content_key(self) -> str:
-        """A key of the task's content: the environment's `content_key`, else the `state_key` of the first state."""
+        """Key of the task's content: `content_key` of the first state, else `state_key` of the first state."""
         return self.first.metadata.content_key or self.first.metadata.state_key
 
 
 def turn_seed(seed_key: str, turn: int) -> int:
-    """Returns the sampling seed of one turn, a number of 63 bits. The seed is the same on every machine."""
+    """Returns the sampling seed of one turn, in [0, 2^63). The seed is the same on every machine."""
     return int.from_bytes(hashlib.blake2b(f"{seed_key}/{turn}".encode(), digest_size=8).digest(), "little") >> 1
 
 
@@ -124,7 +124,7 @@ class ActionPatterns:
         )
 
     def count(self, here: str, there: str, action: str, *, action_valid: bool, no_action: bool) -> None:
-        """Count one step. `here`, `there`: the keys of the states before and after it, or "" if they are unknown."""
+        """Count one step. `here`, `there`: keys of the states before and after the step; "" if a key is unknown."""
         self.invalid_actions += not action_valid
         self.no_action_turns += no_action
         self.repeated_actions += (here, action) in self._tried
@@ -161,7 +161,7 @@ def _turn(before: StepOutcome, response: Response, after: StepOutcome | None) ->
         new_prompt_ids=pack_ids(response.new_prompt_ids),
         response_ids=pack_ids(response.token_ids),
         logprobs=pack_floats(response.logprobs),
-        # The loss includes all tokens of the response, because the policy sampled all of them.
+        # The policy sampled all tokens of the response, so the loss includes either all of them or none.
         loss_mask=(b"\x01" if response.learn else b"\x00") * len(response.token_ids),
         spans=response.spans,
         reward=after.reward if after else 0.0,
@@ -181,7 +181,7 @@ def _turn(before: StepOutcome, response: Response, after: StepOutcome | None) ->
 
 
 async def play(session: Session, assignment: Assignment, policy: Policy) -> EpisodeRecord:
-    """Reset `session` and play one episode. Returns its record.
+    """Reset `session` and play one episode. Returns the record of the episode.
 
     Raises:
         ServiceError: the environment server or the policy server failed. The episode is discarded.

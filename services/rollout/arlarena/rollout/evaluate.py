@@ -1,7 +1,7 @@
 """Evaluation on a fixed set: every policy gets the same tasks in the same order, with the same sampling seeds.
 
-After a failure of a service, the episode is played again. If all retries fail, the episode counts as an error and
-not as a failure of the policy.
+If a service fails, the episode is played again. If all retries fail, the episode counts as an error, not as a failure
+of the policy.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from arlarena.rollout.settings import EvaluationSettings
 from arlarena.rollout.worker import version_range
 
 T = TypeVar("T")
-# The reason why an episode has no turn: the task was already finished after the reset.
+# One reason why an episode has no turn: the task was already finished after the reset.
 OVER_AT_RESET = "over at reset"
 
 
@@ -120,8 +120,8 @@ def _versions(trajectories: Sequence[Trajectory]) -> list[str]:
 
 
 def _mean_metrics(pairs: Sequence[tuple[Assignment, EpisodeRecord]]) -> dict[str, float]:
-    """Returns the mean over tasks of each metric. For the metric of a policy fault, the mean is the share of episodes
-    that ended by this fault.
+    """Returns the mean over tasks of each metric. An episode without a metric counts as 0. The mean of a fault's metric
+    is therefore the share of episodes that ended with this fault.
     """
     metrics = [episode.trajectory.metrics for _, episode in pairs]
     return {
@@ -137,7 +137,7 @@ def summarise(
     played: EvalResults,
     wall_s: float,
 ) -> dict[str, Any]:
-    """Returns the result of the evaluation as a JSON object. `arlarena/proto/metrics.toml` defines its metrics.
+    """Returns the result of the evaluation as a JSON object. `arlarena/proto/metrics.toml` defines the metrics.
 
     Shares are in [0, 1]. `ci95`: 95 % intervals. `errors`: number of attempts without a result. `without_turns`: number
     of episodes that ended before the policy's first turn.
@@ -258,8 +258,8 @@ def write_episodes(
 ) -> int:
     """Write the first `count` episodes (None: all episodes) as JSON lines, atomically.
 
-    The file has at most `max_bytes` bytes: the first episode that does not fit and all later ones are left out. Returns
-    the number of written episodes.
+    The file has at most `max_bytes` bytes. The first episode that does not fit and all later episodes are left out.
+    Returns the number of written episodes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     size = written = 0

@@ -19,10 +19,10 @@ PROGRESS_EVERY_S = 5.0
 
 @dataclass(slots=True)
 class EvalResults:
-    """Episodes and errors, by the position of the assignment in the list of assignments. `restarts`: number of restarts
-    of episodes.
+    """Episodes and errors, by the position of the assignment in the list of assignments. `restarts`: number of times
+    that an episode was restarted.
 
-    If an assignment has neither an episode nor an error, it was not played because a service was down.
+    If an assignment has no episode and no error, it was not played because a service was down.
     """
 
     episodes: dict[int, EpisodeRecord] = field(default_factory=dict)

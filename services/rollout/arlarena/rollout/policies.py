@@ -17,12 +17,12 @@ from arlarena.rollout.conversation import Conversation, Conversations
 from arlarena.rollout.episode import Response, turn_seed
 from arlarena.rollout.tokens import Tokens
 
-# The version that is recorded for the tokens of the expert's replies.
+# The recorded version of the tokens in the expert's replies.
 EXPERT = PolicyVersion("expert", 0, "-")
 
 
 def _session_id(seed_key: str) -> str:
-    """Returns the session id for the policy server: `seed_key` without its last part, the number of the episode.
+    """Returns the session id for the policy server: `seed_key` without the number of the episode at its end.
 
     The episodes of a group therefore have the same session id, and their requests go to the same replica of the policy
     server. The prompts of these episodes start with the same text, so the replica has to process this text only once.
@@ -31,7 +31,7 @@ def _session_id(seed_key: str) -> str:
 
 
 class EnginePolicy:
-    """A policy on a policy server. Prompts are sent and responses are received as token ids.
+    """A policy on a policy server. Requests and replies contain token ids, not text.
 
     `context`: maximum number of tokens of prompt and response together, or None if the server does not report it.
     `stop`: the strings that end a response. The environment defines them.
@@ -85,9 +85,9 @@ class ExpertPolicy:
     """The environment's expert. The expert's replies are encoded and end with the end-of-sequence token. All log-probs
     are recorded as 0, because the tokens are not sampled.
 
-    `expert_noise`: the fraction of turns at which the expert's reply is replaced: half of the time by a random
-    admissible action, half of the time by an invalid reply. The expert continues from the resulting state. Replaced
-    turns have no loss, so a cloned policy learns to recover from mistakes but not to make them.
+    `expert_noise`: the fraction of turns with a replaced reply. Half of the replacements are random admissible actions,
+    half are invalid replies. The expert continues from the resulting state. Replaced turns have no loss: a cloned
+    policy learns to recover from mistakes, but does not learn the mistakes themselves.
 
     `train_on_noise`: if True, the replacement is always a random admissible action, and replaced turns have a loss.
 

@@ -23,7 +23,7 @@ from arlarena.proto.telemetry import Logger
 from arlarena.rollout.episode import Assignment, EpisodeRecord, Policy, play
 from arlarena.rollout.settings import RolloutSettings
 
-# The first and the longest pause between two attempts. The pauses get longer after each attempt.
+# The first and the longest pause between two attempts. Each pause is longer than the one before, up to the longest.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
 
 
@@ -40,7 +40,7 @@ def environment_client(
 ) -> EnvironmentClient:
     """Returns a client of the environment server at `url`, with the timeouts and batches of `settings`.
 
-    `pods`: URL of a pod of the server, with {pod} in the place of its number.
+    `pods`: URL of the server's pods, with {pod} in place of the pod's number.
     """
     return EnvironmentClient(
         url,
@@ -55,10 +55,10 @@ def environment_client(
 
 @dataclass(slots=True)
 class SessionSlot:
-    """A slot for one session. The session plays one episode at a time. After a failure of a service, a new session
-    replaces the session.
+    """A slot for one session. The session plays one episode at a time. After a failure of a service, the slot gets a
+    new session.
 
-    `restarts`: the number of restarts of episodes on this slot.
+    `restarts`: number of times that an episode on this slot was restarted.
     """
 
     session: Session | None = None
@@ -78,7 +78,7 @@ class Runner:
         """Wait until the services are ready, for `timeout_s` seconds (default: `service_retry_timeout_s`).
 
         Raises:
-            ServicesDown: a service is not ready in this time.
+            ServicesDown: a service is not ready within this time.
             Refused: a service responds with 4xx, for example because the URL belongs to another kind of service.
         """
         services = [("environment server", self.environments.transport, "/ready")]
@@ -170,7 +170,7 @@ class Runner:
     def _abandon(self, slot: SessionSlot) -> None:
         """Remove the session from `slot` and close it in the background.
 
-        To wait for the end of the request would delay the next attempt if the server hangs.
+        If the server hangs, waiting for the close request would delay the next attempt.
         """
         task = asyncio.get_running_loop().create_task(self.close([SessionSlot(slot.session)]))
         slot.session = None

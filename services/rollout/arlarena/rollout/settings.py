@@ -1,7 +1,7 @@
-"""Settings of rollouts. Only this file of the service reads environment variables and the configuration file.
+"""Settings of rollouts. In this service, only this module reads environment variables.
 
-`python -m arlarena.rollout.settings FILE` checks the tables [rollout] and [evaluation] of a file, and the keys of
-[environment] and [policy] that this service reads.
+`python -m arlarena.rollout.settings FILE` checks the tables [rollout] and [evaluation] of a file. It also checks the
+keys of [environment] and [policy] that this service reads.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class RolloutSettings(RolloutKeys):
 
     groups_in_flight: PositiveInt = Field(
         32,
-        description="maximum number of groups that one worker plays at the same time; a group counts as the "
-        "fraction of its episodes that are unfinished",
+        description="maximum number of groups that one worker plays at the same time; a group counts as its "
+        "fraction of unfinished episodes",
     )
     lease_ttl_s: PositiveFloat = Field(
         60.0,
-        description="time after which the lease of a task expires if the worker does not renew it; set the same value "
+        description="the lease of a task expires after this time if the worker does not renew it; set the same value "
         "for all workers of a run",
     )
     lease_block_s: PositiveFloat = Field(
@@ -58,8 +58,8 @@ class RolloutSettings(RolloutKeys):
     )
     max_deliveries: PositiveInt = Field(
         5,
-        description="maximum number of deliveries of a task to workers; if the last delivery also fails, the task "
-        "becomes a dead letter, which no worker plays",
+        description="maximum number of times that a task is delivered to a worker; if the last delivery also fails, "
+        "the task becomes a dead letter and is not played again",
     )
     broker_timeout_s: PositiveFloat = Field(5.0, description="timeout of one Redis command")
     broker_reconnect_s: NonNegativeFloat = Field(
@@ -75,7 +75,7 @@ class RolloutSettings(RolloutKeys):
     environment_timeout_s: PositiveFloat = Field(
         90.0,
         description="timeout of one request to the environment server; set it above the server's step_timeout_s (75 s) "
-        "and reset_timeout_s (60 s), because the server's error says which operation was slow",
+        "and reset_timeout_s (60 s): then the server's error arrives first and names the slow operation",
     )
     request_retries: NonNegativeInt = Field(
         2, description="maximum number of retries of a request to an unavailable service"
@@ -98,13 +98,13 @@ class RolloutSettings(RolloutKeys):
 
     heartbeat_file: Path | None = Field(
         None,
-        description="file that a worker touches every report_every_s, so that a health check can detect a worker that "
-        "hangs",
+        description="file that a worker touches every report_every_s; a health check can detect a hanging worker by "
+        "the age of this file",
     )
     stop_file: Path | None = Field(
         None,
-        description="when this file exists, the worker stops as after SIGTERM; the worker looks for it every "
-        "report_every_s; for example the summary.json of a finished run",
+        description="if this file exists, the worker stops as after SIGTERM; the worker checks this every "
+        "report_every_s; example: the summary.json of the run, which exists when the run is finished",
     )
 
     @model_validator(mode="after")
@@ -139,12 +139,12 @@ class EvaluationSettings(EvaluationKeys):
 class Addresses(Table):
     """Addresses of the services, from the variables ARLARENA_{ENVIRONMENT,INFERENCE,REDIS}_URL or from flags.
 
-    `environment_pods` (ARLARENA_ENVIRONMENT_PODS): URL of a pod of the environment server, with {pod} in the place of
-    its number. Requests about a session then go directly to the pod that holds it.
+    `environment_pods` (ARLARENA_ENVIRONMENT_PODS): URL of the environment server's pods, with {pod} in place of the
+    pod's number. With this URL, requests about a session go directly to the session's pod.
 
-    Secrets have no flags, because every user of the machine can see command lines. They are read from
-    ARLARENA_ENVIRONMENT_TOKEN, ARLARENA_INFERENCE_API_KEY and REDIS_PASSWORD, or from the files that the variables with
-    the same name and the ending _FILE name.
+    Secrets have no flags, because every user of the machine can see command lines. They are read from the variables
+    ARLARENA_ENVIRONMENT_TOKEN, ARLARENA_INFERENCE_API_KEY and REDIS_PASSWORD. A variable with the same name and the
+    ending _FILE can give the path of a file with the secret instead.
     """
 
     environment_url: str = "http://127.0.0.1:8000"
@@ -156,7 +156,7 @@ class Addresses(Table):
 
 
 def load_rollout(path: Path | None) -> RolloutSettings:
-    """Read table [rollout]. Variables ARLARENA_ROLLOUT_* replace its values.
+    """Read table [rollout]. Environment variables ARLARENA_ROLLOUT_* override values of the table.
 
     Raises:
         ConfigError: a value is invalid.
@@ -165,7 +165,7 @@ def load_rollout(path: Path | None) -> RolloutSettings:
 
 
 def load_evaluation(path: Path | None, flags: dict[str, Any] | None = None) -> EvaluationSettings:
-    """Read table [evaluation]. Variables ARLARENA_EVALUATION_* replace its values, and flags replace both.
+    """Read table [evaluation]. Environment variables ARLARENA_EVALUATION_* override the table. `flags` override both.
 
     Raises:
         ConfigError: a value is invalid.
@@ -194,7 +194,7 @@ def load_seed(path: Path | None, flag: int | None = None) -> int:
 
 
 def load_environment(path: Path | None) -> EnvironmentKeys:
-    """Read `name` and `options` of table [environment]. ARLARENA_ENVIRONMENT_NAME replaces `name`.
+    """Read `name` and `options` of table [environment]. ARLARENA_ENVIRONMENT_NAME overrides `name`.
 
     Raises:
         ConfigError: a value is invalid.
@@ -204,10 +204,10 @@ def load_environment(path: Path | None) -> EnvironmentKeys:
 
 
 def tokenizer_source(path: Path | None, flag: str | None) -> str:
-    """Returns the tokenizer's directory or Hub name: the flag, else `tokenizer` of table [policy], else its `path`.
+    """Returns the tokenizer's directory or Hub name: `flag`, else `tokenizer` of [policy], else `path` of [policy].
 
     Raises:
-        ConfigError: neither the flag nor a key sets a tokenizer.
+        ConfigError: all three are missing.
     """
     if flag is not None:
         return flag

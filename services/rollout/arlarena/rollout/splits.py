@@ -17,7 +17,7 @@ from arlarena.proto.text.wording import counted
 async def check_environment(environments: EnvironmentClient, wanted: EnvironmentKeys, log: Logger) -> Info:
     """Check that the server serves the configured environment. Returns the server's description.
 
-    Logs a warning if options of the server have other values than in the configuration.
+    Logs a warning if an option has different values on the server and in the configuration.
 
     Raises:
         ConfigError: the server serves a different environment.
@@ -50,9 +50,9 @@ def differing_options(info: Info, wanted: EnvironmentKeys) -> dict[str, dict[str
 def drawn_indices(split: Split, first: int, count: int, seed: int) -> Sequence[int]:
     """Returns the indices of at most `count` different tasks of a split.
 
-    The tasks of a finite split are shuffled (`TaskOrder` with `seed`), because the first tasks of a file may all be of
-    one kind. Returns the indices at the positions `first`, `first` + 1, … of this order, up to the end of the split.
-    The tasks of an endless split are not shuffled: the indices are `first`, `first` + 1, …
+    In a finite split, the first tasks of a file may all be of one kind. The tasks are therefore shuffled (`TaskOrder`
+    with `seed`). The function returns the indices at the positions `first`, `first` + 1, … of this order, up to the end
+    of the split. An endless split is not shuffled: the function returns the indices `first`, `first` + 1, …
 
     Raises:
         ConfigError: `first` is not below the split's size.

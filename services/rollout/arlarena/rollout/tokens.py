@@ -1,7 +1,7 @@
 """The policy's tokenizer and chat template. Prompts are rendered and encoded; responses are only decoded.
 
-Training uses the sampled token ids of a response. The environment receives the response as text. This text is never
-encoded again.
+Training uses the sampled token ids of a response. The environment receives the response as text. The text is never
+encoded to token ids again.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from transformers import PreTrainedTokenizerFast
 
 from arlarena.proto.thoughts import END_THINK, MARKS, THINK
 
-# Tags around a thought. Decoded text contains them, even if they are special tokens of the tokenizer, because
-# environments parse them.
+# Tags around a thought. Environments parse these tags. Decoded text therefore contains them, even if they are special
+# tokens of the tokenizer.
 THOUGHT_TAGS = frozenset({THINK, END_THINK, *MARKS, *MARKS.values(), "<|channel|>", "<|message|>"})
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-# The size of the prompt cache: a few times the number of episodes that one worker plays at the same time.
+# The number of prompts in the cache: a few times the number of episodes that one worker plays at the same time.
 CACHED_PROMPTS = 1024
 # A placeholder for the text of a message. No chat template changes this text, and no prompt contains it.
 SENTINEL = "arlarena-sentinel-7f3a"
-# Test texts with whitespace at the ends, other scripts, markup and quotes, and an empty text. For each text, the
-# function that `_fast_template` returns must give the output of the chat template.
+# Test texts with whitespace at the ends, other scripts, markup and quotes, and an empty text. `_fast_template` compares
+# its own prompt with the chat template's prompt for each of them.
 PROBES = (
     "one line",
     "######\n#_P√_#\n######\nyou 1 2",
@@ -36,7 +36,7 @@ PROBES = (
 
 
 class TokenizerError(ValueError):
-    """The tokenizer cannot be loaded or used. The message contains the directory and the missing part."""
+    """The tokenizer cannot be loaded or used. The message names the tokenizer's directory and the cause."""
 
 
 def _chat_message(role: str, text: str) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def _chat_message(role: str, text: str) -> dict[str, Any]:
 
 def _read(source: Path) -> Any:
     if (source / "tokenizer.json").is_file():
-        # AutoTokenizer would import torch, which would be half of a worker's memory and start time.
+        # AutoTokenizer would import torch. With torch, a worker would need twice the memory and start time.
         return PreTrainedTokenizerFast.from_pretrained(source)
     from transformers import AutoTokenizer
 
@@ -102,9 +102,9 @@ class Tokens:
         return self._wrap is not None
 
     def prompt(self, text: str) -> Sequence[int]:
-        """Returns the token ids of a chat with the single message `text` of the user, and of the generation prompt.
+        """Returns the token ids of a chat with one user message, `text`, followed by the generation prompt.
 
-        Do not modify the result. It is cached, because the episodes of a group start with the same text.
+        Results are cached, because the episodes of a group start with the same text. Do not modify a result.
         """
         return self._cached_prompt(text)
 
@@ -116,9 +116,9 @@ class Tokens:
         """Returns the token ids between two responses: the template's end of the assistant turn, `message` as the
         next user message, and the generation prompt.
 
-        `response_ids`: the ids of the first response. These ids are not rendered, so the template cannot change them
-        (Qwen3's template removes thoughts from earlier turns). If the response already ends with the end-of-turn token,
-        the returned ids do not repeat this token.
+        `response_ids`: the ids of the first response. The template could change a rendered response: Qwen3's template
+        removes thoughts from earlier turns. The response is therefore not rendered. If the response already ends with
+        the end-of-turn token, the returned ids do not repeat this token.
 
         Raises:
             TokenizerError: the template does not support conversations of several turns.
@@ -126,7 +126,7 @@ class Tokens:
         self._check_multi_turn()
         turns = (_chat_message("user", SENTINEL), _chat_message("assistant", SENTINEL), _chat_message("user", message))
         separator = self.render(turns).split(SENTINEL, 2)[2]
-        # Some tokenizers add a space at the start of a text. The end token in front prevents this.
+        # Some tokenizers add a space at the start of a text. The end token in front prevents this space.
         _, *ids = self.encode(self._tokenizer.eos_token + separator)
         first = ids[:1]
         closed = first == list(response_ids[-1:]) and self._added_token_ids.issuperset(first)
@@ -148,14 +148,14 @@ class Tokens:
         return str(self._backend.decode(shown, skip_special_tokens=False))
 
     def reply(self, text: str) -> list[int]:
-        """Returns the token ids of a reply of the expert or the teacher, followed by the end-of-sequence token."""
+        """Returns the token ids of an expert's or a teacher's reply, followed by the end-of-sequence token."""
         return [*self.encode(text), self.end_id]
 
     def _check_multi_turn(self) -> None:
         """Check that the template supports several turns. After a successful check, later calls do nothing.
 
-        The template must render each message unchanged and exactly once. It must render the second and the third turn
-        in the same form.
+        The template must render each message unchanged and exactly once. The text between an assistant message and the
+        next user message must always be the same.
         """
         if self._multi_turn_checked:
             return
@@ -174,8 +174,8 @@ class Tokens:
     def _fast_template(self) -> Callable[[str], str] | None:
         """Returns a function that builds the prompt as prefix + text + suffix, with the text unchanged or stripped.
 
-        Returns None if neither form equals the output of the chat template. If the template inserts the current date,
-        prefix and suffix keep the date of this call for the whole run.
+        Returns None if both forms differ from the output of the chat template. If the template inserts the current
+        date, the prompts of the run keep the date of this call.
         """
         parts = self.render([_chat_message("user", SENTINEL)]).split(SENTINEL)
         if len(parts) != 2:

@@ -1,7 +1,8 @@
 """The worker leases groups, plays their episodes concurrently in one event loop, and publishes complete groups.
 
-The worker renews a lease while it plays the group. After a failure of a service, the group goes back to the queue
-without a score and is delivered again. The leases of a killed worker expire. Then other workers play these groups.
+The worker renews a lease while it plays the group. If a service fails, the worker returns the group to the queue
+without a score, and the queue delivers the group again. If a worker is killed, its leases expire, and other workers
+play its groups.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from arlarena.rollout.episode import Assignment, Policy
 from arlarena.rollout.runner import InfraFailure, Runner
 from arlarena.rollout.settings import RolloutSettings
 
-# The number of renewals in one lease time. With 3, a lease is still valid after two failed renewals.
+# The number of renewals in `lease_ttl_s`. With 3 renewals, a lease stays valid if two renewals in a row fail.
 RENEWALS_PER_TTL = 3
 PolicyFactory = Callable[[Sampling], Policy]
 
 
 def version_range(trajectories: Iterable[Trajectory]) -> tuple[PolicyVersion, PolicyVersion] | None:
-    """Returns the versions with the lowest and the highest step among the versions that sampled a token.
+    """Returns the oldest and the newest version that sampled a token, ordered by step.
 
     Returns None if no token was sampled.
     """
@@ -42,7 +43,7 @@ async def play_group(
 ) -> Group:
     """Play all episodes of one group concurrently. Returns the group.
 
-    `finished` is called after each episode, when its session is closed.
+    `finished` is called after the session of each episode is closed.
 
     Raises:
         InfraFailure, ServiceError: an episode failed. The other episodes of the group are cancelled.
@@ -52,7 +53,7 @@ async def play_group(
     async def member(number: int) -> Trajectory:
         name = f"{group_task.group_id}-{number}"
         try:
-            # The seed of the task is the run's seed, so runs with different seeds draw different samples.
+            # The task's seed is the run's seed. Runs with different seeds therefore draw different samples.
             assignment = Assignment(name, group_task.task, f"{group_task.task.seed}/{group_task.group_id}/{number}")
             return (await runner.episode(slots[number], assignment, policy)).trajectory
         finally:
@@ -80,7 +81,7 @@ async def play_group(
 
 
 async def _served_version_range(inference: PolicyClient | None) -> tuple[PolicyVersion, PolicyVersion]:
-    """Returns the served version as oldest and newest version of a group without sampled tokens."""
+    """Returns the served version twice, as the oldest and newest version of a group without sampled tokens."""
     version = await inference.version() if inference is not None else PolicyVersion("none", 0, "-")
     return version, version
 
@@ -89,8 +90,9 @@ async def _served_version_range(inference: PolicyClient | None) -> tuple[PolicyV
 class WorkerCounters:
     """Counters of a worker since its start.
 
-    Counters of groups: `completed`: published by this worker. `duplicates`: published by another worker before.
-    `failed`: a service failed. `lost`: the lease expired. `released`: returned to the queue when the worker stopped.
+    Counters of groups: `completed`: this worker published the group. `duplicates`: another worker had already published
+    the group. `failed`: a service failed. `lost`: the lease expired. `released`: the worker stopped and returned the
+    group to the queue.
 
     `episodes`, `turns` and `response_tokens`: totals of the groups in `completed` and `duplicates`. `started`: start
     time of the worker on the monotonic clock, in seconds.
@@ -111,8 +113,8 @@ class WorkerCounters:
 class ActiveGroup:
     """A group that the worker plays. `episodes_left`: number of unfinished episodes.
 
-    `finishing`: True while the group is being published or returned to the queue. Publishing takes long while the
-    memory of the broker is full.
+    `finishing`: True while the group is being published or returned to the queue. Publishing takes long if the
+    broker's memory is full.
     """
 
     lease: GroupLease
@@ -145,7 +147,7 @@ class Worker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Play groups until `stop` is set or `stop_file` exists. Then wait at most `drain_s` for the current groups.
-        Groups that are not finished by then go back to the queue.
+        After `drain_s`, unfinished groups go back to the queue.
 
         Raises:
             StreamError: the broker is unreachable after all retries, or refuses a command.
@@ -165,8 +167,8 @@ class Worker:
             self._log.info("stopped", worker=self.name, **self._log_fields())
 
     async def _lease_until(self, stop: asyncio.Event) -> None:
-        # There is at most one pending request for a task. This request is not cancelled, because the broker may already
-        # have leased a task in reply to this request.
+        # At most one request for a task is pending. It is not cancelled: the broker may already have leased a task to
+        # this worker, and the lease would be lost with the request.
         while not stop.is_set():
             if self._load() > self._settings.groups_in_flight - 1:
                 await self._wait_for_progress(stop)
@@ -178,10 +180,10 @@ class Worker:
             self._remove_finished()
 
     def _load(self) -> float:
-        """Returns the load of this worker in groups: a group counts as its share of unfinished episodes.
+        """Returns the load of this worker in groups. A group counts as its fraction of unfinished episodes.
 
         A group that waits for its slowest episode therefore leaves room for other groups. A group that is being
-        published counts as 1. This limits the number of groups in memory while the broker is full.
+        published counts as 1. This rule limits the number of groups in memory while the broker is full.
         """
         return sum(
             active.episodes_left / active.lease.task.size if active.episodes_left else 1.0
@@ -258,7 +260,8 @@ class Worker:
             renewing = [(task, active) for task, active in self._playing.items() if not task.done()]
             renewals = await asyncio.gather(*(self._streams.renew(active.lease) for _, active in renewing))
             for (task, active), renewed in zip(renewing, renewals, strict=True):
-                # A group that was published or went back to the queue during the request has no lease, but is not lost.
+                # If a group was published or returned to the queue during the request, it has no lease, but it is not
+                # lost.
                 if not (renewed or task.done() or active.finishing):
                     self.counters.lost += 1
                     self._log.warning("lease_lost", group=active.lease.task.group_id)

@@ -19,7 +19,7 @@ class WorkerCollector(Collector):
         self._labels, self._worker = [run, worker.name], worker
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the metrics. Called by the threads of the server."""
+        """Yield the metrics. The threads of the metrics server call this method."""
         counters = self._worker.counters
         groups = CounterMetricFamily(
             "arlarena_rollout_groups", "Groups, by outcome (see `WorkerCounters`).", labels=["run", "worker", "outcome"]

@@ -143,11 +143,11 @@ async def test_a_batch_with_mixed_errors(api):
         ({"op": "reset", "step_index": 0}, "op 'reset' has no step_index: it belongs to op 'step'"),
         (
             {"op": "state", "action": {"text": "up"}},
-            "op 'step' needs an action, such as {text: 'up'}, and no other op may have an action",
+            "op 'step' needs an action, such as {text: 'up'}; other ops must not have an action",
         ),
         (
             {"op": "close", "action": {"text": "up"}},
-            "op 'step' needs an action, such as {text: 'up'}, and no other op may have an action",
+            "op 'step' needs an action, such as {text: 'up'}; other ops must not have an action",
         ),
     ],
 )

@@ -48,7 +48,7 @@ async def test_whatever_is_sent_is_answered_in_the_protocols_form(api, raw, code
 async def test_an_episode_by_tools(api):
     session = (await rpc(api, "openenv/session/create"))["result"]["session_id"]
     act = {"name": "act", "arguments": {"text": "still"}, "session_id": session}
-    assert is_error(await rpc(api, "tools/call", act), -32000, "begin an episode by a reset")
+    assert is_error(await rpc(api, "tools/call", act), -32000, "begin an episode with a reset")
     start = {"name": "start_episode", "arguments": {"split": "train", "index": 3}, "session_id": session}
     first = (await rpc(api, "tools/call", start))["result"]
     assert first["data"] == first["structuredContent"]

@@ -75,7 +75,7 @@ async def test_an_episode_by_the_header_and_its_end(api):
         return (await send(api.session, api.base, message, Mcp_Session_Id=session))[2]
 
     assert await ask(request("ping", number="p")) == {"jsonrpc": "2.0", "id": "p", "result": {}}
-    assert "begin an episode by a reset" in (await ask(call("act", text="up")))["error"]["message"]
+    assert "begin an episode with a reset" in (await ask(call("act", text="up")))["error"]["message"]
     first = (await ask(call("start_episode", index=5)))["result"]
     assert first["structuredContent"]["metadata"]["task_id"] == "sokoban/train/5"
     assert len(first["content"]) == 1

@@ -29,9 +29,9 @@ NUMBERS = {"go": 1.0, "numpy": 0.5, "fraction": 0.25}
 NO_NUMBERS = [name for name in REWARDS if name not in NUMBERS]
 # Other broken results: what is said -> what the error names.
 BROKEN = {
-    "score-above": "score must be a number from 0 to 1, and is 1.5 (float)",
-    "score-nan": "score must be a number from 0 to 1, and is nan (float)",
-    "success": "success must be a bool, and is 'yes' (str)",
+    "score-above": "score must be a number from 0 to 1, but is 1.5 (float)",
+    "score-nan": "score must be a number from 0 to 1, but is nan (float)",
+    "success": "success must be a bool, but is 'yes' (str)",
 }
 
 
@@ -123,7 +123,7 @@ async def test_numbers_of_every_kind_are_rewards(http, text, reward):
 async def test_a_reward_that_is_no_number_is_an_error_of_the_environment(http, text):
     status, body = await posted(http, "/step", step(await opened(http), text))
     assert (status, body["code"], body["blame"], body["retryable"]) == (500, "invalid_result", "infra", False)
-    assert "odd/train/0: the environment's reward must be a finite number, and is" in body["message"]
+    assert "odd/train/0: the environment's reward must be a finite number, but is" in body["message"]
     assert not {"observation", "reward"} & set(body)
 
 

@@ -166,14 +166,14 @@ def test_weights_and_manifest_changed_together_are_found(run: Path, servers: Cal
     shutil.rmtree(last)
     shutil.copytree(first, last)
     failures = check(verified(run, servers("")), WEIGHTS).failures
-    assert failures == [f"weights/{last.name}: its name should be {first.name}"]
+    assert failures == [f"weights/{last.name}: the directory should have the name {first.name}"]
 
 
 def test_an_evaluation_of_unknown_weights_is_found(run: Path, servers: Callable[[str], str]) -> None:
     edit_json(run / "eval_sets" / "after.json", lambda result: result.update(versions=["trainer1:2:" + "0" * 32]))
     (failure,) = check(verified(run, servers("")), "evaluations used").failures
     assert "after" in failure
-    assert "no version of the run" in failure
+    assert "not a version of the run" in failure
 
 
 def test_a_group_in_two_batches_was_trained_twice(run: Path, servers: Callable[[str], str]) -> None:
@@ -209,7 +209,7 @@ def test_two_outcomes_of_a_group_are_found(run: Path, servers: Callable[[str], s
     ("outcome", "text"),
     [
         (None, "g000003 was issued, but has no outcome"),
-        (["trained", 0], "step 1 trained on 3 groups by the ledger, but 2"),
+        (["trained", 0], "step 1 trained on 3 groups in the ledger, but 2"),
         (["trained", 9], "after the checkpoint"),
     ],
 )

@@ -1,5 +1,5 @@
-"""Access control: bearer tokens, tenants and client addresses. A tenant is a user of the server. Each tenant has one
-token or several tokens. Sessions, snapshots and frames (images) belong to the tenant that created them.
+"""Access control: bearer tokens, tenants and client addresses. A tenant is a user of the server, with one or more
+tokens. Sessions, snapshots and frames (images) belong to the tenant that created them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from arlarena.proto.config import ConfigError
 from arlarena.proto.telemetry import Logger
 from arlarena.proto.text.files import TextFileError, read_text
 
-# Paths that need no token, because orchestrators probe them.
+# These paths need no token, because orchestrators probe them.
 OPEN_PATHS = frozenset({"/health", "/ready"})
 # Methods that are refused if the request comes from a web page of another origin. A WebSocket counts as POST.
 CHANGING_METHODS = frozenset({"POST", "DELETE", "PUT", "PATCH"})
@@ -33,8 +33,8 @@ def _digest(token: str) -> bytes:
 
 
 def read_tokens(path: Path) -> dict[bytes, str]:
-    """Reads a token file. Returns a dict from the SHA-256 of each token to the name of the token's tenant. Tokens with
-    the same name belong to one tenant. Each token without a name belongs to a tenant of its own.
+    """Reads a token file. Returns the name of each token's tenant, by the SHA-256 of the token. Tokens with the same
+    name belong to one tenant. Each token without a name belongs to a separate tenant.
 
     Raises:
         ConfigError: the file cannot be read, contains no token, or has an invalid line. The message omits the tokens.
@@ -92,8 +92,8 @@ class TenantTokens:
         return None if status is None else (status.st_mtime_ns, status.st_size, status.st_ino)
 
     def caller(self, connection: HTTPConnection) -> Caller:
-        """Returns the caller of a request. A request that another worker forwarded has the caller in the headers CLIENT
-        and TENANT. That worker has already checked the token.
+        """Returns the caller of a request. If another worker forwarded the request, the headers CLIENT and TENANT name
+        the caller, and the other worker has already checked the token.
 
         Raises:
             ApiError: 401 if the token is missing or wrong, 403 if a web page of another origin sent the request.
@@ -115,9 +115,10 @@ class TenantTokens:
 
     def _check_origin(self, connection: HTTPConnection) -> None:
         """Refuse requests from web pages of another origin. Any web page can send requests to the loopback address of
-        the browser's machine. Only browsers send the header Origin. If the server has no tokens, the header Host of a
-        browser's request must be an IP address or localhost, because an attacker's host name may resolve to this
-        server (DNS rebinding).
+        the browser's machine. Only browsers send the header Origin.
+
+        An attacker's host name can resolve to this server (DNS rebinding). If the server has no tokens, the header Host
+        of a browser's request must therefore be an IP address or localhost.
 
         Raises:
             ApiError: 403 if the request is refused.

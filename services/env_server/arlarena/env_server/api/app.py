@@ -33,7 +33,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def _endpoint(route: Route, service: EnvironmentService) -> Endpoint:
-    """Returns the Starlette endpoint of a route. The endpoint counts requests and errors, and makes error replies."""
+    """Returns the Starlette endpoint of a route. The endpoint counts requests and errors, and creates error replies."""
 
     async def endpoint(request: Request) -> Response:
         try:
@@ -87,9 +87,11 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _maintain(service: EnvironmentService) -> None:
     """Maintain the server every `reap_interval_s` seconds, until this task is cancelled.
 
-    End expired sessions and delete expired snapshots. If the token file has changed, read it again. If this process is
-    one of several workers and all its threads have been lost for `lost_threads_timeout_s` seconds (see `ServerHealth`),
-    stop the worker. If the number of sessions has dropped far below its peak, return free memory to the system.
+    - End expired sessions and delete expired snapshots.
+    - If the token file has changed, read it again.
+    - If this process is one of several workers, and all its threads have been lost for `lost_threads_timeout_s` seconds
+      (see `ServerHealth`), stop this worker.
+    - If the number of sessions has dropped far below its peak, return free memory to the system.
     """
     peak = PeakTracker()
     while True:

@@ -7,9 +7,9 @@ Items that need no thread run first, in one pass on the event loop. An item must
 - if its session is busy, or
 - if an earlier item of its session must wait.
 
-The passes of large batches (more than `YIELD_EVERY` items) run one after another, in the order of the requests. Other
-requests run between the items. Then the waiting items run. Items of different sessions run concurrently. The items of
-one session always run in their order.
+The passes of large batches (more than `YIELD_EVERY` items) run one after another, in the order of the requests. Between
+the items of a pass, the event loop also serves other requests. After the pass, the waiting items run. Waiting items of
+different sessions run concurrently. The items of one session always run in their order.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class _Batch:
 
     async def run(self) -> list[BatchResult]:
         """Run the items that need not wait, then the waiting items. Returns the results in the order of the items."""
-        # Large batches take turns as wholes. If they took turns after each YIELD_EVERY items, they would all end late.
+        # A large batch finishes its pass before the next large batch begins. If large batches alternated after each
+        # YIELD_EVERY items, all of them would end late.
         large = len(self._items) > YIELD_EVERY
         async with self._service.large_batches if large else nullcontext():
             waiting = await self._first_pass()
@@ -154,7 +155,7 @@ def _check_fields(item: BatchItem) -> None:
         ApiError: 422 if the item is refused.
     """
     if (item.op == "step") != (item.action is not None):
-        raise invalid("op 'step' needs an action, such as {text: 'up'}, and no other op may have an action")
+        raise invalid("op 'step' needs an action, such as {text: 'up'}; other ops must not have an action")
     if item.op != "step" and item.step_index is not None:
         raise invalid(f"op {item.op!r} has no step_index: it belongs to op 'step'")
     if item.op != "reset" and (given := _reset_of(item)) != _NO_RESET:

@@ -1,7 +1,7 @@
 """Error messages for invalid JSON values. Each message is msgspec's message and a list of valid names.
 
 For an unknown field or an unknown value of an enumeration, the list has the known names (`known: close, reset, state,
-step; did you mean 'step'?`). For a missing field, or for another value where an object is expected, the list has the
+step; did you mean 'step'?`). If a field is missing, or if a value should be an object but is not, the list has the
 fields of the object.
 """
 

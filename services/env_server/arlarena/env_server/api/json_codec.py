@@ -18,7 +18,7 @@ from arlarena.env_server.errors import ApiError, invalid
 T = TypeVar("T")
 
 # Maximum number of values in the JSON of one request, including lists and objects. A batch of 4096 items has about ten
-# values per item. The limit bounds memory, because a decoded object may need a hundred bytes for three bytes of JSON.
+# values per item. The limit bounds memory: three bytes of JSON can become a decoded object of a hundred bytes.
 MAX_VALUES = 1 << 16
 # Each match ends at a comma or an opening bracket outside strings, or at the end of a string.
 _PIECE = re.compile(rb'[^"\[{,]*+(?:[\[{,]|"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|\Z)', re.DOTALL)
@@ -54,8 +54,9 @@ def parse(body: bytes, kind: type[T]) -> T:
 
 
 def check_values(body: bytes) -> None:
-    """Check the number of values in a JSON text without decoding the text. The check counts strings, and the commas and
-    opening brackets outside strings. Each value adds at most three to this count: its key, the value and a comma.
+    """Check the number of values in a JSON text without decoding the text. The check counts all strings, commas and
+    opening brackets (not commas and brackets inside strings). Each value adds at most three to this count: its key, the
+    value and a comma.
 
     Raises:
         ApiError: 413 if the count is above three times `MAX_VALUES`.

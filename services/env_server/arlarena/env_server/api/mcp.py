@@ -4,11 +4,11 @@
     > {"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"act","arguments":{"text":"up"},"session_id":"…"}}
     < {"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":…}],"data":{"observation":…,"reward":…}}}
 
-Every environment has two tools: `start_episode` and `act`. Each call of a tool needs a session. MCP clients use the
-session that `initialize` opened, and send the session's id in a header. OpenEnv's clients send the id in
-`params.session_id`. A call without a session is an error. (OpenEnv's server would use a new environment for this call
-and lose its state after the reply.) OpenEnv's client reads the field `data` of a result. Other clients read `content`
-and `structuredContent`.
+Every environment has two tools: `start_episode` and `act`. Each call of a tool needs a session. For MCP clients,
+`initialize` opens the session, and the clients send the session's id in a header. OpenEnv's clients send the id in
+`params.session_id`. A call without a session is an error. (OpenEnv's server would use a new environment for the call,
+and lose the state of this environment after the reply.) OpenEnv's client reads the field `data` of a result. Other
+clients read `content` and `structuredContent`.
 """
 
 from __future__ import annotations
@@ -91,19 +91,19 @@ class McpCall:
     header: str | None = None
 
     def text(self, name: str) -> str:
-        """Returns the parameter `name`, which must be a string that is not empty.
+        """Returns the parameter `name`, a non-empty string.
 
         Raises:
             RpcError: the parameter is missing, is empty or is not a string.
         """
         value = _text(getattr(self.params, name))
         if not value:
-            raise RpcError(INVALID_PARAMS, f"params.{_WIRE_NAMES[name]} must be a string that is not empty")
+            raise RpcError(INVALID_PARAMS, f"params.{_WIRE_NAMES[name]} must be a non-empty string")
         return value
 
     def session(self) -> ServerSession | None:
-        """Returns the session of the request. On a WebSocket, this is the socket's own session. Over HTTP, it is the
-        session that `session_id` names, or else the session that the header names. Returns None if no session is named.
+        """Returns the session of the request. On a WebSocket, this is the socket's own session. Over HTTP, `session_id`
+        gives the session's id, else the header gives the id. Returns None if both are missing.
 
         Raises:
             RpcError: `session_id` is not a string, or is empty.
@@ -115,7 +115,7 @@ class McpCall:
         return None if named is None else self.service.store.get(named, self.caller.tenant)
 
     def require_session(self) -> ServerSession:
-        """Returns the session of the request, as `session` does.
+        """Returns the session of the request (see `session`).
 
         Raises:
             RpcError: the request names no session. The message says how to open a session.
@@ -166,7 +166,7 @@ async def _act(call: McpCall, arguments: Action) -> StepResult:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """An MCP tool. `arguments_type`: the type of its arguments. `work`: the function that runs the tool."""
+    """An MCP tool. `arguments_type`: the type of the arguments. `work`: the function that runs the tool."""
 
     description: str
     arguments_type: type[msgspec.Struct]
@@ -313,8 +313,8 @@ async def answer(
     caller: Caller = UNKNOWN_CALLER,
     header: str | None = None,
 ) -> dict[str, Any]:
-    """Returns the reply to one JSON-RPC request, also if the request is invalid. If the request has no id, the id of
-    the reply is null, as in OpenEnv's server. `raw`: the request. Other arguments: see `McpCall`.
+    """Returns the reply to one JSON-RPC request. The reply to an invalid request is an error reply. If the request has
+    no id, the id of the reply is null, as in OpenEnv's server. `raw`: the request. Other arguments: see `McpCall`.
     """
     request_id: Id = None
     try:

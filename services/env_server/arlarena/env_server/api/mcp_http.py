@@ -1,7 +1,7 @@
 """MCP over HTTP: the Streamable HTTP transport without server-initiated messages.
 
     POST   /mcp   one JSON-RPC message. A request is answered with 200 and JSON, a notification with 202 and no body.
-    DELETE /mcp   ends the session that the header `Mcp-Session-Id` names.
+    DELETE /mcp   ends the session with the id in the header `Mcp-Session-Id`.
     GET    /mcp   405, because the server does not offer a stream.
 
 `initialize` opens a session of the environment. The reply has the session's id in the header `Mcp-Session-Id`. Clients
@@ -62,12 +62,12 @@ async def _initialize(service: EnvironmentService, raw: bytes, caller: Caller) -
 
 
 def close(service: EnvironmentService, headers: Mapping[str, str], caller: Caller) -> Response:
-    """End the session that the header `Mcp-Session-Id` names.
+    """End the session with the id in the header `Mcp-Session-Id`.
 
     Raises:
         ApiError: 404 if the session does not exist, 422 if the header is missing.
     """
     if (session_id := headers.get(SESSION_HEADER)) is None:
-        raise invalid(f"DELETE /mcp needs the header {SESSION_HEADER}, which names the session to end")
+        raise invalid(f"DELETE /mcp needs the header {SESSION_HEADER} with the id of the session to end")
     service.end(session_id, caller.tenant)
     return Response(status_code=204)

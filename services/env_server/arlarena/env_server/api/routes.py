@@ -1,6 +1,6 @@
 """The table of HTTP routes. Each entry has the type of the request body, the type of the reply, and the handler.
 
-The routes are Starlette endpoints that decode with msgspec, because FastAPI's validation would take longer than a step.
+The routes are Starlette endpoints that use msgspec, because FastAPI's validation would take longer than a step.
 The module `openapi` generates the OpenAPI document from the same table.
 """
 
@@ -40,8 +40,8 @@ from arlarena.proto.env_api_tasks import (
 @dataclass(frozen=True, slots=True)
 class RouteCall:
     """One request. `body`: the decoded body, None if the route has no body. `path`, `query`: the parameters in the path
-    and the query. `caller`: the client. `peers`: the other workers, None if there are none or a worker forwarded the
-    request. `pods`: the other pods, None if there are none or a worker or a pod forwarded the request.
+    and the query. `caller`: the client. `peers`: the other workers; None if there are none, or if a worker forwarded
+    the request. `pods`: the other pods; None if there are none, or if a worker or a pod forwarded the request.
     """
 
     service: EnvironmentService
@@ -108,8 +108,8 @@ async def metadata(call: RouteCall) -> env.OpenEnvMetadata:
 
 async def schema(call: RouteCall) -> env.Schemas:
     """Returns the JSON Schemas of action, observation and state."""
-    # The Python package `verifiers` treats every action schema with the title "Action" as that of an MCP server. So
-    # this schema gets another title.
+    # The Python package `verifiers` treats every action schema with the title "Action" as an MCP server's schema. This
+    # schema therefore gets another title.
     action = schema_of(env.Action) | {"title": "TextAction"}
     return env.Schemas(action, schema_of(env.Observation), schema_of(env.State))
 
@@ -155,7 +155,7 @@ async def list_environments(call: RouteCall) -> list[str]:
 
 
 def _check_environment(call: RouteCall) -> None:
-    """Raises ApiError with status 404 if the path names another environment than that of this server."""
+    """Raises ApiError with status 404 if the environment in the path is not the environment of this server."""
     name, known = call.path["env"], call.service.info.name
     if name.lower() != known.lower():
         raise errors.ApiError(404, "unknown_environment", f"no environment {name!r}; this server serves {known!r}")
@@ -213,7 +213,7 @@ async def list_sessions(call: RouteCall) -> env.SessionList:
 
 
 async def show_session(call: RouteCall) -> env.OpenedSession:
-    """Returns the description of one session. This request does not restart the session's idle time."""
+    """Returns the description of one session. The session's idle time continues."""
     store = call.service.store
     session_id = call.path["session_id"]
     found = next((session for session in store.of(call.caller.tenant) if session.id == session_id), None)
@@ -270,8 +270,8 @@ async def heartbeat(call: RouteCall) -> env.SessionLease:
 
 
 async def expert(call: RouteCall) -> env.ExpertReply:
-    """Returns the next reply of the expert (the environment's program that solves tasks), and all replies of the expert
-    from the current state to the end of the episode.
+    """Returns the next reply of the expert, and all replies of the expert from the current state to the end of the
+    episode. The expert is the environment's own program that solves tasks.
     """
     return await call.service.expert(call.session(call.path["session_id"]))
 
@@ -364,7 +364,7 @@ ROUTES = (
 def session_or_snapshot_id(
     route: Route, body: Any, path: dict[str, str], query: dict[str, str], headers: Mapping[str, str]
 ) -> str | None:
-    """Returns the id of the session or snapshot to which a request refers, or None if the request has no such id."""
+    """Returns the id of the request's session or snapshot, or None if the request has no such id."""
     if route.path == MCP_PATH:
         return mcp_http.session_id_of(body or b"", headers)
     found = path.get("session_id") or path.get("snapshot_id") or query.get("session_id")

@@ -4,8 +4,8 @@ except `close`, gets one reply frame.
     > {"type":"reset","data":{"seed":3}}      < {"type":"observation","data":{"observation":…,"reward":null,…}}
     > {"type":"step","data":{"text":"up"}}    > {"type":"state"}    > {"type":"close"}
 
-After an error reply the socket stays open. But if the socket gets no session, the server sends an error and closes the
-socket.
+After an error reply, the socket stays open. There is one exception: if the socket gets no session, the server sends an
+error and closes the socket.
 
 If the client closes the socket, the server ends the session that was opened for the socket. If the connection is lost,
 this session stays open for `reattach_grace_s` seconds, but not longer than its `ttl_s`. During this time the client
@@ -38,12 +38,12 @@ CLOSE_TRY_LATER = 1013
 
 # Maximum seconds for sending an error and closing a socket. A client that does not read could block both actions.
 HANG_UP_TIMEOUT_S = 5.0
-# Maximum seconds that a new socket of a session waits until the previous socket is closed.
+# Maximum seconds for which a new socket of a session waits for the previous socket to close.
 DETACH_TIMEOUT_S = 1.0
 
 
 class SocketFrame(msgspec.Struct):
-    """A frame of the client. `data` stays raw JSON until it is decoded as the type that belongs to `type`."""
+    """A frame of the client. `data` stays raw JSON, because its type depends on `type`."""
 
     type: str
     data: msgspec.Raw = msgspec.Raw(b"{}")
@@ -72,7 +72,7 @@ class SocketSession:
         """Answer frames until the client sends the frame `close`.
 
         Raises:
-            WebSocketDisconnect: the client has closed the socket without this frame, or the connection is lost.
+            WebSocketDisconnect: the client has closed the socket without the frame `close`, or the connection is lost.
         """
         while True:
             message = await self._socket.receive()
@@ -133,7 +133,7 @@ class SocketSession:
 
 
 async def _wait_until_detached(session: ServerSession) -> None:
-    """Wait until no socket uses the session. A new socket may open before the close frame of the previous one arrives.
+    """Wait until no socket uses the session. A new socket can open before the previous socket's close frame arrives.
 
     Raises:
         ApiError: 409 if a socket still uses the session after `DETACH_TIMEOUT_S` seconds.
@@ -147,7 +147,7 @@ async def _wait_until_detached(session: ServerSession) -> None:
 
 
 async def _attach(socket: WebSocket, service: EnvironmentService, caller: Caller) -> ServerSession | None:
-    """Attach a session to the socket and return the session. It is the session in the URL, or else a new session. If an
+    """Attach a session to the socket and return the session. If the URL has no session id, open a new session. If an
     error occurs, send an error frame, close the socket and return None.
     """
     session_id = socket.query_params.get("session_id")
@@ -173,8 +173,9 @@ async def _attach(socket: WebSocket, service: EnvironmentService, caller: Caller
 
 
 async def _other_member(socket: WebSocket, service: EnvironmentService) -> tuple[ClusterMembers, int] | None:
-    """Returns the other pod or worker that must serve this socket, None if this process must serve it. The member that
-    holds the session serves the socket. If this worker is full, another worker serves the socket of a new session.
+    """Returns the other pod or worker that must serve this socket, None if this process must serve it. If the URL has a
+    session id, the member that holds the session serves the socket. If this worker is full, another worker serves the
+    socket of a new session.
     """
     if is_hop(socket):
         return None

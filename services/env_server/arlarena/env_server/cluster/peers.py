@@ -2,8 +2,8 @@
 session is held by one member. A request about a session is forwarded to the member that holds the session.
 
 A session's id begins with the name of its member: `0w1-…` is worker 1 of the server with the setting `shard` = 0, and
-`p3-…` is pod 3. So the members need no shared table of sessions. They forward requests to each other's public HTTP
-routes:
+`p3-…` is pod 3. The members therefore need no shared table of sessions. They forward requests to each other's public
+HTTP routes:
 
 - Workers connect through Unix sockets in a private folder. A forwarded request has the header `HOP` and is not
   forwarded again.
@@ -32,14 +32,14 @@ from arlarena.proto.env_api import Capacity, Error
 # Headers of forwarded requests. CLIENT and TENANT describe the client that sent the original request to a worker.
 HOP, POD_HOP = "x-arlarena-hop", "x-arlarena-pod-hop"
 CLIENT, TENANT = "x-arlarena-client", "x-arlarena-tenant"
-# The headers of a reply, and of a request, that are passed on when a request is forwarded.
+# When a request is forwarded, these headers of the reply and of the request are passed on.
 REPLY_HEADERS = ("Retry-After", "ETag", "Cache-Control", "Mcp-Session-Id")
 REQUEST_HEADERS = ("Mcp-Session-Id", "Mcp-Protocol-Version")
 # Maximum seconds for a complete reply of another member. A member that takes longer is treated as unavailable.
 ANSWER_S = 120.0
 CONNECT_S = 10.0
-# Size of the read buffer in bytes. A batch reply of a few 100 KB fits. A larger reply is read with pauses, which takes
-# longer.
+# Size of the read buffer in bytes. A batch reply of a few 100 KB fits. A reply above this size is read with pauses and
+# takes longer.
 READ_BUFFER = 4 << 20
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ class ClusterMembers:
         raise NotImplementedError
 
     def caller_headers(self, caller: Caller) -> dict[str, str]:
-        """Returns the headers that tell another member who the caller is."""
+        """Returns headers that identify the caller to another member."""
         raise NotImplementedError
 
     async def close(self) -> None:
@@ -96,7 +96,7 @@ class ClusterMembers:
     async def send(
         self, worker: int, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
     ) -> Response:
-        """Send a request to another member. Returns the response, also if its status is an error.
+        """Send a request to another member. Returns the response, even if its status is an error.
 
         Raises:
             ApiError: 503 if the member does not answer. If the member has died, its sessions are lost.
@@ -179,13 +179,13 @@ class Peers(ClusterMembers):
 
     @property
     def others(self) -> list[int]:
-        """The numbers of all other workers. The list begins after this worker's own number, so that full workers do not
-        all try the same worker first.
+        """The numbers of all other workers. The list begins after this worker's own number. Several full workers
+        therefore try different workers first.
         """
         return [(self.index + step) % self.count for step in range(1, self.count)]
 
     def holder(self, name: str | None) -> int | None:
-        """Does what `ClusterMembers.holder` does. Returns None also if the worker in the id does not exist."""
+        """Does the same as `ClusterMembers.holder`, but also returns None if the worker in the id does not exist."""
         worker = super().holder(name)
         return worker if worker is not None and worker < self.count else None
 
@@ -226,7 +226,7 @@ class Pods(ClusterMembers):
     kind = "pod"
 
     def __init__(self, template: str, index: int) -> None:
-        """`template`: the URL of a pod with {pod} in the place of its number, such as http://env-{pod}.env:8000.
+        """`template`: the URL of the pods with {pod} in place of the number, such as http://env-{pod}.env:8000.
         `index`: the number of this pod.
         """
         super().__init__(r"p(\d{1,6})(?:w\d+)?-", index)
@@ -236,8 +236,8 @@ class Pods(ClusterMembers):
         return self._template.format(pod=number)
 
     def _http_client(self, number: int) -> aiohttp.ClientSession:
-        # All pods share one HTTP client. With one client for each pod, requests with invented pod numbers in their ids
-        # would make this process create any number of clients.
+        # All pods share one HTTP client. A request's id can contain an invented pod number. With one HTTP client for
+        # each pod, such requests would make this process create any number of HTTP clients.
         if not self._http_clients:
             self._http_clients[0] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0),
@@ -258,7 +258,7 @@ _TOTAL = aiohttp.ClientTimeout(total=ANSWER_S, sock_connect=CONNECT_S)
 
 async def _client_to_peer(socket: WebSocket, peer: aiohttp.ClientWebSocketResponse) -> None:
     """Pass frames from the client to the peer until the client disconnects. If the client's connection is lost, abort
-    the connection to the peer. Then the peer, too, sees a lost connection and keeps the session open for a reconnect.
+    the connection to the peer. The peer then also sees a lost connection and keeps the session open for a reconnect.
     """
     while True:
         message = await socket.receive()
@@ -284,9 +284,9 @@ async def _peer_to_client(peer: aiohttp.ClientWebSocketResponse, socket: WebSock
 
 
 def is_hop(connection: HTTPConnection) -> bool:
-    """True if another worker forwarded this request. Such a request has the header `HOP`. It also came through the Unix
-    socket, so the server's address has no port. The client's address cannot be used for this check: it is also missing
-    if a client on TCP has reset its connection.
+    """True if another worker forwarded this request. Such a request has the header `HOP` and came through the Unix
+    socket, so the server's address has no port. The client's address cannot be used for this check: if a TCP client has
+    reset its connection, the client's address is also missing.
     """
     server = connection.scope.get("server")
     return server is not None and server[1] is None and HOP in connection.headers

@@ -29,7 +29,7 @@ from arlarena.proto.env_api import (
     SessionList,
 )
 
-# A member: its group (the workers or the pods) and its number in the group. None is this process.
+# A member is its group (the workers or the pods) and its number in the group. None means this process.
 Member = tuple[ClusterMembers, int] | None
 
 
@@ -91,9 +91,9 @@ def _error_result(item: BatchItem, error: ApiError) -> BatchResult:
 async def open_sessions(
     service: EnvironmentService, peers: Peers, request: CreateSessions, caller: Caller
 ) -> list[OpenedSession]:
-    """Open `request.count` sessions. If a session cannot be opened, all new sessions are closed. A single session is
-    opened on this worker if this worker is not full. Several sessions are spread evenly over all workers, so that a
-    batch of steps in these sessions uses all workers.
+    """Open `request.count` sessions. If a session cannot be opened, all new sessions are closed. If this worker is not
+    full, it opens a single session itself. Several sessions are spread evenly over all workers. A batch of steps in
+    these sessions then uses all workers.
 
     Raises:
         ApiError: see `EnvironmentService.open`.
@@ -110,8 +110,8 @@ async def open_sessions(
 
 
 def split_evenly(count: int, limits: list[int]) -> list[int]:
-    """Split `count` into parts that are as equal as possible. Part i is at most `limits[i]`. `count` must not exceed
-    the sum of `limits`.
+    """Split `count` into parts of nearly equal size. Part i is at most `limits[i]`. `count` must not exceed the sum of
+    `limits`.
 
     >>> split_evenly(8, [1, 9, 9])
     [1, 4, 3]
@@ -172,8 +172,8 @@ async def sessions(service: EnvironmentService, peers: Peers, caller: Caller) ->
 
 
 async def capacity(service: EnvironmentService, peers: Peers) -> Capacity:
-    """Returns the sum of the capacities of this worker and all other workers that answer. `draining` is True if any of
-    these workers is draining.
+    """Returns the total capacity of this worker and all other workers that answer. `draining` is True if any of these
+    workers is draining.
     """
     capacities = [service.capacity(), *await peers.ask_all("/v1/capacity", Capacity)]
     return Capacity(
@@ -188,7 +188,7 @@ async def frame(peers: Peers, path: str, missing: ApiError, caller: Caller) -> R
     """Returns a frame (an image) that another worker has shown to the caller. `path`: the path in the frame's URL.
 
     Raises:
-        ApiError: the error `missing`, if no other worker has the frame. 503 if a worker does not answer.
+        ApiError: `missing` if no other worker has the frame; 503 if a worker does not answer.
     """
     for worker in peers.others:
         reply = await peers.send(worker, "GET", path, headers=peers.caller_headers(caller))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from arlarena.proto.telemetry import Logger, announce
 
-# Seconds. If a worker dies within SHORT_LIFE_S after its start, it is restarted after a pause of PAUSE_S.
+# Both in seconds. If a worker dies within SHORT_LIFE_S after its start, it is restarted after a pause of PAUSE_S.
 SHORT_LIFE_S, PAUSE_S = 2.0, 1.0
 
 
@@ -34,7 +34,7 @@ class Workers:
         self._processes: dict[int, asyncio.subprocess.Process] = {}
 
     async def run(self) -> int:
-        """Run the workers until SIGTERM or SIGINT. Returns the exit code 0.
+        """Run the workers until SIGTERM or SIGINT. Returns the exit status 0.
 
         Raises:
             WorkerError: a worker ended before it could serve requests.
@@ -75,7 +75,7 @@ class Workers:
             raise WorkerError(f"worker {worker} ended with exit status {status} before it could serve requests")
 
     async def _keep_running(self, worker: int, folder: Path) -> None:
-        """Restart a worker whenever it dies. Returns when the server is stopping and the worker has ended."""
+        """Restart a worker each time that it dies. Returns when the server is stopping and the worker has ended."""
         while True:
             began = time.monotonic()
             code = await self._processes[worker].wait()

@@ -1,1 +1,1 @@
-"""Sessions and their operations. This package does not depend on the transport (HTTP, WebSocket or MCP)."""
+"""Sessions and their operations, for all transports (HTTP, WebSocket and MCP)."""

@@ -1,6 +1,6 @@
 """Starts episodes. The start of an episode is the episode directly after its reset, with the first observation. If the
-reset cache has the start of a task, the new episode is a copy (fork) of it. Otherwise the environment starts the
-episode in a thread.
+reset cache has the start of a task, the new episode is a copy (fork) of this start. Otherwise the environment starts
+the episode in a thread.
 """
 
 from __future__ import annotations

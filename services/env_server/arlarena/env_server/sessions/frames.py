@@ -14,7 +14,7 @@ from arlarena.proto.env_api import Image, Observation
 
 @dataclass(slots=True)
 class _StoredFrame:
-    """A PNG file and the tenants who may read it, because an observation showed it to them."""
+    """A PNG file. `tenants`: the tenants that were shown this file in an observation. Only they can read the file."""
 
     png: bytes
     tenants: set[str | None]
@@ -31,7 +31,7 @@ class FrameStore:
         self._frames: OrderedDict[str, _StoredFrame] = OrderedDict()
 
     def by_url(self, observation: Observation, tenant: str | None = None) -> Observation:
-        """Store the frames of an observation. Returns the observation with URLs in the place of the frames."""
+        """Store the frames of an observation. Returns the observation with URLs in place of the frames."""
         images = [self._store(image, tenant) for image in observation.images]
         return msgspec.structs.replace(observation, images=images)
 

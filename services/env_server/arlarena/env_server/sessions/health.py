@@ -9,9 +9,9 @@ from arlarena.proto.env_api import Health
 
 
 class ServerHealth:
-    """The health of one thread pool and one environment. A thread is lost while it runs work whose caller has stopped
-    waiting, usually after a timeout. `lost_threads_timeout_s`: if all threads have been lost for this number of
-    seconds, the server is unhealthy.
+    """The health of one thread pool and one environment. A thread is lost while it runs work without a waiting caller,
+    usually after a timeout. `lost_threads_timeout_s`: if all threads have been lost for this number of seconds, the
+    server is unhealthy.
     """
 
     def __init__(

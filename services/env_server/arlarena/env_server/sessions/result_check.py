@@ -1,5 +1,5 @@
-"""Checks the result of the environment's reset or step. An invalid result becomes an error reply, which has no
-observation and no reward. Without the check, a reward of NaN would become null in JSON, which a client may read as 0.
+"""Checks the result of the environment's reset or step. An invalid result becomes an error reply without observation
+and reward. Without the check, a reward of NaN would become null in JSON, and a client could read null as 0.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ def check_result(task: str, result: StepResult, *, stepped: bool) -> StepResult:
     """Returns `result` if it is valid. `task`: the id of the task, for the error message. `stepped`: True for a step,
     False for a reset.
 
-    The reward of a step must be a finite number, and the score a number in [0, 1]. `success`, `done`, `terminated` and
-    `truncated` must be bool. `text` and `prompt` must be str. Numbers of other types, such as numpy's, become float.
+    The reward of a step must be a finite number. The score must be a number in [0, 1]. `success`, `done`, `terminated`
+    and `truncated` must be bool. `text` and `prompt` must be str. The function converts numbers of other types, such as
+    numpy's, to float.
 
     Raises:
         ApiError: 500 if the result is invalid.
@@ -62,4 +63,4 @@ def _invalid_value(task: str, name: str, value: Any, expected: str) -> ApiError:
     text = repr(value)
     shown = text if len(text) <= 80 else f"{text[:80]}…"
     found = f"{shown} ({type(value).__name__})"
-    return invalid_result(f"{task}: the environment's {name} must be {expected}, and is {found}")
+    return invalid_result(f"{task}: the environment's {name} must be {expected}, but is {found}")

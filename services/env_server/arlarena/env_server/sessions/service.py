@@ -168,8 +168,8 @@ class EnvironmentService:
         number of the step in the episode, from 0.
 
         Raises:
-            ApiError: 409 if the session has no episode, if the episode has ended, or if `index` belongs neither
-                to the next step nor to the most recent step with the same action.
+            ApiError: 409 if the session has no episode, if the episode has ended, or if `index` is wrong (see
+                `errors.step_index_conflict`).
         """
         async with session.lock:
             if not self.factory.blocking:
@@ -183,8 +183,8 @@ class EnvironmentService:
             return result
 
     def step_now(self, session: ServerSession, text: str, index: int | None = None) -> StepResult:
-        """Do what `step` does, on the event loop. The environment must be non-blocking. No other operation may run in
-        the session.
+        """Take one step as in `step`, but without waiting. The environment must be non-blocking. No other operation may
+        run in the session.
         """
         if (repeated := self._repeated(session, text, index)) is not None:
             return repeated
@@ -218,12 +218,12 @@ class EnvironmentService:
         return self._check_and_record(episode, episode.step(text), begun, caller.tenant)
 
     def _repeated(self, session: ServerSession, text: str, index: int | None) -> StepResult | None:
-        """If the request repeats the most recent step, returns the reply of that step. If it asks for the next step,
-        returns None.
+        """If the request repeats the most recent step, returns the reply of that step. If the request asks for the next
+        step, returns None.
 
         Raises:
-            ApiError: the request is neither the most recent nor the next step, the episode has ended, or the action is
-                too long.
+            ApiError: `index` is wrong (see `errors.step_index_conflict`), the episode has ended, or the action is too
+                long.
         """
         episode, last = self._episode(session), session.last
         if index is not None and index != episode.steps:
@@ -372,9 +372,9 @@ class EnvironmentService:
         """Returns the replies of the environment's expert, from the current state to the end of the episode.
 
         Raises:
-            ApiError: 403 if the task is in an evaluation split that `expert_splits` does not name. 409 if the session
-                has no episode, the episode has ended, or the expert has no reply. 504 if the expert takes longer than
-                `expert_timeout_s`.
+            ApiError: 403 if the task is in an evaluation split, and `expert_splits` does not name this split. 409 if
+                the session has no episode, the episode has ended, or the expert has no reply. 504 if the expert takes
+                longer than `expert_timeout_s`.
         """
         async with session.lock:
             episode = self._episode(session)
@@ -387,7 +387,7 @@ class EnvironmentService:
                 )
             if episode.done:
                 raise errors.episode_over(session.id, episode.steps)
-            # The expert runs in a thread, which may still run after a timeout. So it gets its own copy of the episode.
+            # The expert's thread may still run after a timeout. So the expert gets its own copy of the episode.
             copy = episode.fork()
             try:
                 plan = await self._in_thread("the expert", self.settings.expert_timeout_s, copy.expert)

@@ -151,8 +151,8 @@ class SessionStore:
         group_id: str | None = None,
         caller: Caller = UNKNOWN_CALLER,
     ) -> list[ServerSession]:
-        """Open `count` sessions. If an error occurs, no session is opened. If there is no room for `count` further
-        sessions, end the expired sessions first.
+        """Open `count` sessions. If an error occurs, no session is opened. If there is no room for all of them, the
+        expired sessions are ended first.
 
         Raises:
             ApiError: 503 if the store is full or the server is shutting down. 429 if the client would exceed its limit

@@ -1,7 +1,7 @@
 """Lists the tasks of an environment, for OpenEnv's task routes.
 
-A split of OpenEnv is finite. These routes therefore report `ENDLESS_SIZE` tasks for an endless split (`size` null in
-`/v1/info`).
+OpenEnv has no endless splits. For an endless split (`size` null in `/v1/info`), these routes therefore report
+`ENDLESS_SIZE` tasks.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from arlarena.environment.protocols import EnvironmentFactory, TaskError
 from arlarena.proto.env_api import ResetSpec, Split
 from arlarena.proto.env_api_tasks import TaskRef
 
-# The largest signed 32-bit integer, because some clients store the index of a task in this type, as a seed.
+# The largest signed 32-bit integer, because some clients store a task's index as a seed of this type.
 ENDLESS_SIZE = 2**31 - 1
 
 
@@ -64,7 +64,7 @@ def task_range(
         raise ApiError(400, "invalid_index", message)
     if end - first > limit:
         raise invalid(
-            f"the range has {end - first} tasks, and the reply of one request lists at most {limit} ([environment] "
-            "max_listed): request smaller ranges from /task_range"
+            f"the range has {end - first} tasks, but one reply has at most {limit} ([environment] max_listed): request "
+            "smaller ranges from /task_range"
         )
     return [task_at(factory, split, index) for index in range(first, end)]

@@ -20,8 +20,8 @@ class _Job(Generic[T]):
 
 
 class WorkPool:
-    """`size` threads that run work for one event loop. A thread is lost while it runs work whose caller has stopped
-    waiting, for example after a timeout.
+    """`size` threads that run work for one event loop. A thread is lost while it runs work without a waiting caller,
+    for example after a timeout.
 
     `ThreadPoolExecutor` is slower when a batch starts many episodes, because it wakes the event loop for every result.
     The threads are daemons, so the process can exit while some work still runs.
@@ -52,7 +52,7 @@ class WorkPool:
 
     @property
     def free(self) -> bool:
-        """True if at least one thread is not lost, so that waiting work will run."""
+        """True if at least one thread is not lost. Waiting work then runs when this thread is idle."""
         return self.lost_count < len(self._threads)
 
     @property
@@ -70,7 +70,7 @@ class WorkPool:
         return future
 
     def close(self) -> None:
-        """Let the threads finish all queued work and then end. Returns immediately."""
+        """Tell the threads to finish all queued work and then to end. Returns immediately."""
         for _ in self._threads:
             self._jobs.put(None)
 

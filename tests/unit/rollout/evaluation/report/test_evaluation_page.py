@@ -90,7 +90,7 @@ def read_rows(rows, name):
 
 def test_an_unfinished_evaluation_says_so(tmp_path):
     page = page_of(write_evaluation(tmp_path / "e", plan_of(environment_of()), [record_of()]))
-    assert "1 of 12 attempts have ended" in page
+    assert "1 of 12 attempts are finished" in page
 
 
 def test_an_unknown_price_is_not_zero(tmp_path):

@@ -1,1 +1,1 @@
-"""Checks of a finished run: disjoint tasks, versions, lineage, replayed episodes, and judging again."""
+"""Checks a training run (tasks, versions, digests, lineage, replay), and judges recorded episodes again."""

@@ -1,8 +1,8 @@
 """`python -m arlarena.rollout.evaluation.certificate verify RUN | rescore DIR`.
 
-Exit status of `verify`: 0: every check passed or does not apply; 1: a check failed or could not be done. Of `rescore`:
-0: all episodes were judged; 1: some episodes were not judged. Of both: 1: a service failed; 2: the command line or the
-directory is wrong; 130: Ctrl-C.
+Exit status of `verify`: 0: every check passed or does not apply; 1: a check failed or could not be done.
+Exit status of `rescore`: 0: all episodes were judged; 1: some episodes were not judged.
+Exit status of both commands: 1: a service failed; 2: the command line or the directory is wrong; 130: Ctrl-C.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     verifying.add_argument("run", type=Path, help="directory of a training run, for example runs/demo")
     number = f"episodes of each file to replay; 0: all (default: {PER_FILE})"
     verifying.add_argument("--replay", type=int_at_least(0), default=PER_FILE, metavar="N", help=number)
-    verifying.add_argument("--seed", type=int, default=0, help="chooses the episodes to replay (default: 0)")
+    verifying.add_argument("--seed", type=int, default=0, help="seed for the choice of these episodes (default: 0)")
     verifying.add_argument("--out", type=Path, help=f"file of the certificate (default: RUN/{CERTIFICATE})")
-    judging = "judge recorded episodes again on the environment as it is now, without inference"
+    judging = "judge recorded episodes again on the current environment, without inference"
     rescoring = commands.add_parser("rescore", help=judging, description=judging, prog=program(f"{PROGRAM} rescore"))
     rescoring.add_argument("directory", type=Path, help="directory of a training run or of an evaluation")
     rescoring.add_argument("--out", type=Path, help=f"result file (default: DIRECTORY/{RESCORED})")

@@ -1,4 +1,4 @@
-"""The result of one check of a certificate: number of comparisons, failures, and comparisons that were impossible."""
+"""The result of one check of a certificate: number of comparisons, failures, and impossible comparisons."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rich.text import Text
 
 from arlarena.proto.text.wording import counted, printable
 
-# `failed`: a failure was found. `not checked`: nothing could be compared, so nothing is known. `not applicable`: the
-# run has nothing of this kind, for example no behaviour cloning. `passed`: at least one thing was compared.
+# `failed`: a failure was found. `not checked`: nothing could be compared. `not applicable`: the run has nothing to
+# compare, for example no behaviour cloning. `passed`: at least one thing was compared, without a failure.
 Verdict = Literal["passed", "failed", "not checked", "not applicable"]
 STYLES: dict[Verdict, str] = {"passed": "green", "failed": "bold red", "not checked": "yellow", "not applicable": "dim"}
-# Maximum number of failures and of reasons of a check in the table. certificate.json contains all of them.
+# The table shows at most this many failures of a check, and this many reasons. certificate.json contains all.
 SHOWN = 5
 
 
@@ -26,10 +26,10 @@ class Evidence(msgspec.Struct):
         name: the claim.
         unit: the unit of `checked` in the singular, for example "episode".
         checked: number of things that were compared.
-        failures: one text for each failure. It names the task, the file or the group.
-        not_checked: one text for each thing that could not be compared, with the reason.
+        failures: one text for each failure. The text names the task, the file or the group.
+        not_checked: one text for each impossible comparison, with the reason.
         notes: other facts.
-        applies: whether the run has something to check.
+        applies: False if the run has nothing to compare.
     """
 
     name: str
@@ -41,13 +41,13 @@ class Evidence(msgspec.Struct):
     applies: bool = True
 
     def compare(self, failures: Iterable[str], count: int = 1) -> None:
-        """Count `count` more comparisons with these failures."""
+        """Add `count` comparisons and their failures."""
         self.checked += count
         self.failures.extend(failures)
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict. A check without a comparison never passes."""
+        """The verdict. A check without comparisons never passes."""
         if self.failures:
             return "failed"
         if not self.applies:
@@ -56,7 +56,7 @@ class Evidence(msgspec.Struct):
 
 
 class CheckRecord(msgspec.Struct, frozen=True):
-    """A check as `certificate.json` has it. The fields are those of `Evidence`."""
+    """A check in `certificate.json`. `Evidence` describes the fields."""
 
     name: str
     verdict: Verdict
@@ -85,7 +85,7 @@ class Certificate(msgspec.Struct, frozen=True):
 
 
 def all_passed(checks: Iterable[Evidence]) -> bool:
-    """Returns whether a certificate passes. A check that could not be done counts as a failure of the certificate."""
+    """Returns whether a certificate passes. If a check could not be done, the certificate does not pass."""
     verdicts = [check.verdict for check in checks]
     return "passed" in verdicts and not {"failed", "not checked"} & set(verdicts)
 

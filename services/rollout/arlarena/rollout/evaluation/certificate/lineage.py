@@ -15,14 +15,14 @@ from arlarena.proto.trajectory import Group, Task, encode
 from arlarena.rollout.evaluation.certificate.checks import Evidence
 from arlarena.rollout.evaluation.certificate.run_files import RepeatedKeys, RunFiles
 
-# Outcomes of groups that were in the batch of a step. A skipped group was in the batch, but its update was not finite.
+# Outcomes of groups in the batch of a step. `skipped`: the update with this batch was not finite.
 IN_BATCH = frozenset({"trained", "skipped"})
 
 Lineage = dict[str, tuple[str, int]]
 
 
 def check_lineage(run: RunFiles) -> Evidence:
-    """Check the ledger of the newest checkpoint, its agreement with older checkpoints, and the metrics of each step."""
+    """Check the ledger of the newest checkpoint, and compare it with older checkpoints and the metrics of each step."""
     evidence = Evidence("each group has exactly one outcome", "group")
     state = run.newest_state
     if state is None:
@@ -90,14 +90,14 @@ def _metric_faults(run: RunFiles, lineage: Lineage) -> Iterator[str]:
     for record in records:
         wanted, found = record["groups_kept"] + record["groups_backfilled"], batches[record["step"] - 1]
         if record["step"] <= last and found != wanted:
-            yield f"step {record['step']} trained on {found} groups by the ledger, but {wanted:g} by metrics.jsonl"
+            yield f"step {record['step']} trained on {found} groups in the ledger, but {wanted:g} in metrics.jsonl"
 
 
 def check_batches(run: RunFiles) -> Evidence:
     """Check each recorded batch.
 
-    Its groups must have been trained in this step and in no other step, on the tasks of the task order. The weights
-    that sampled the groups must be versions of the run.
+    The groups of a batch must have been trained in its step and in no other step. Their tasks must be those of the task
+    order. The weights that sampled the groups must be versions of the run.
     """
     evidence = Evidence("recorded batches agree with the lineage", "group")
     state = run.newest_state
@@ -124,7 +124,10 @@ def check_batches(run: RunFiles) -> Evidence:
 
 
 def _content(group: Group) -> bytes:
-    """Returns a hash of the group without ids. The hash includes measured durations, so equal hashes show copies."""
+    """Returns a hash of the group without ids.
+
+    The hash includes measured durations. Groups with equal hashes are therefore copies.
+    """
     episodes = tuple(msgspec.structs.replace(trajectory, id="") for trajectory in group.trajectories)
     return hashlib.blake2b(
         encode(msgspec.structs.replace(group, id="", trajectories=episodes)), digest_size=16
@@ -148,4 +151,4 @@ def _group_faults(
     spans = {span.version for each in group.trajectories for turn in each.turns for span in turn.spans}
     for version in sorted(spans, key=str):
         if known.get(version.digest) != version.step:
-            yield f"{group.id} was sampled by {version}, which is no version of the run"
+            yield f"{group.id} was sampled by {version}, which is not a version of the run"

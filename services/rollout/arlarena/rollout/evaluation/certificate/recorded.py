@@ -1,8 +1,8 @@
-"""Recorded episodes of all files, in one form, and a policy that plays their replies again.
+"""Converts the recorded episodes of all files to `RecordedEpisode`. A policy plays their replies again.
 
 groups/*.msgpack, demonstrations.msgpack, validation.msgpack     `trajectory.Group`, with token ids
-episodes/*.jsonl                                                 `proto.records.episode_lines.EpisodeLine`, without
-journal.jsonl                                                    `evaluation.records.AttemptRecord`, without
+episodes/*.jsonl                                                 `episode_lines.EpisodeLine`, without token ids
+journal.jsonl                                                    `evaluation.records.AttemptRecord`, without token ids
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from arlarena.rollout.tokens import Tokens
 
 @dataclass(frozen=True, slots=True)
 class RecordedEpisode:
-    """An episode of a file.
+    """An episode from a file.
 
     Attributes:
         source: the file, relative to the run's directory.
-        name: names the episode within the file, for example "g000003 member 2".
+        name: name of the episode within the file, for example "g000003 member 2".
         task: the task, with the seed of its reset.
-        trajectory: the record. In an episode without tokens, all fields of tokens are empty.
+        trajectory: the recorded trajectory. If token ids are not recorded, all token fields are empty.
         has_tokens: whether the token ids of prompts and replies are recorded.
         has_keys: whether keys of observations and images are recorded.
+        final_observation: the last observation, or None if it is not recorded.
     """
 
     source: str
@@ -57,7 +58,7 @@ def group_episodes(source: str, groups: list[Group]) -> Iterator[RecordedEpisode
 
 
 def evaluation_episodes(source: str, path: Path, environment: str, seed: int) -> Iterator[RecordedEpisode]:
-    """Yield the episodes of a file that `rollout.evaluate.write_episodes` wrote. `seed`: seed of the resets."""
+    """Yield the episodes of a file from `rollout.evaluate.write_episodes`. `seed`: seed of the resets."""
     for line in path.read_bytes().splitlines():
         record: dict[str, Any] = msgspec.json.decode(line)
         split, index, _ = record["id"].rsplit("-", 2)
@@ -78,7 +79,7 @@ def evaluation_episodes(source: str, path: Path, environment: str, seed: int) ->
 
 
 def attempt_episode(source: str, attempt: AttemptRecord, environment: str, seed: int) -> RecordedEpisode:
-    """Returns the episode of an attempt of an evaluation. `environment`: the environment's own name."""
+    """Returns an evaluation's attempt as a recorded episode. `environment`: the environment's name on the server."""
     turns = [msgspec.to_builtins(turn) | {"finish_reason": _finish(turn.finish)} for turn in attempt.turns]
     trajectory = Trajectory(
         id=str(attempt.key),
@@ -123,14 +124,14 @@ def _turn(record: Mapping[str, Any]) -> Turn:
 
 
 class RecordedReplies:
-    """A policy that gives the recorded replies of each episode, and no reply after the last one.
+    """A policy that returns the recorded replies of each episode.
 
-    With a tokenizer, it also computes the ids of each prompt from the new observations. After the last
-    recorded reply it raises PromptTooLong, which ends the episode.
+    After the last recorded reply, the policy raises PromptTooLong. This error ends the episode. With a tokenizer, the
+    policy also computes the token ids of each prompt from the new observations.
     """
 
     def __init__(self, episodes: Mapping[str, RecordedEpisode], tokens: Tokens | None) -> None:
-        """`episodes`: by the `seed_key` of their assignments."""
+        """`episodes`: the episodes, by the `seed_key` of their assignments."""
         self._episodes, self._tokens = episodes, tokens
         self._conversations = None if tokens is None else Conversations(tokens)
 

@@ -1,4 +1,4 @@
-"""Plays recorded replies on the environment again, and compares every recorded value with the new one."""
+"""Plays recorded replies on the environment again, and compares the recorded values with the new values."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from arlarena.rollout.play_all import EvalResults, play_all
 from arlarena.rollout.runner import Runner
 from arlarena.rollout.tokens import Tokens
 
-# Fields of a turn that every file has, and fields that only groups have.
+# The compared fields of a turn. Every file has `FIELDS`. Only files of groups have `KEY_FIELDS` and `TOKEN_FIELDS`.
 FIELDS = ("observation", "state_key", "reward", "action", "action_valid", "format_valid", "no_action")
 KEY_FIELDS = ("observation_key", "images")
 TOKEN_FIELDS = ("new_prompt_ids", "reset")
+# The compared fields of an episode.
 END_FIELDS = ("terminated", "truncated", "score", "success", "outcome")
 
 
 def sample(episodes: Sequence[RecordedEpisode], per_file: int, seed: int) -> list[RecordedEpisode]:
-    """Returns at most `per_file` episodes of each file, chosen by `seed`. 0: all episodes."""
+    """Returns at most `per_file` episodes of each file, chosen by `seed`. If `per_file` is 0, returns all episodes."""
     by_file: dict[str, list[RecordedEpisode]] = {}
     for episode in episodes:
         by_file.setdefault(episode.source, []).append(episode)
@@ -55,7 +56,10 @@ async def play_recorded(runner: Runner, episodes: list[RecordedEpisode], tokens:
 async def check_replay(
     runner: Runner, episodes: Sequence[RecordedEpisode], tokens: Tokens | None, total: int
 ) -> Evidence:
-    """Replay `episodes`, and compare observations, rewards, keys and endings. `total`: episodes in all files."""
+    """Replay `episodes`, and compare observations, rewards, keys and endings. `total`: number of episodes in all files.
+
+    Episodes without a turn are left out.
+    """
     evidence = Evidence("sampled episodes replay byte for byte", "episode")
     chosen = [episode for episode in episodes if episode.trajectory.turns]
     played = await play_recorded(runner, chosen, tokens)
@@ -110,7 +114,10 @@ def _faults(trajectory: Trajectory) -> set[str]:
 
 
 def _ended_by_prompt(trajectory: Trajectory) -> bool:
-    """Whether the record ends because a prompt was too long; then no reply follows in the replay either."""
+    """Returns whether a policy fault ended the recorded episode.
+
+    If a prompt was too long, the replay also has no further reply, and this is not a difference.
+    """
     return bool(_faults(trajectory)) and trajectory.outcome == "policy_error"
 
 

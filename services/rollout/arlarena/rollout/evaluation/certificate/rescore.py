@@ -1,8 +1,8 @@
 """`arlarena rescore DIR`: judges recorded episodes again, without inference.
 
-The recorded replies are played on the environment as it is now: with a corrected judge, or with other rewards. The
-prompt is not used, so another template has no effect. If the environment shows other observations than the record,
-the recorded replies belong to other observations. Such episodes are marked as `diverged`.
+The recorded replies are played on the current environment, for example after a correction of its judge or its rewards.
+Prompts are not used, so a changed template has no effect. If an observation differs from the record, the later replies
+do not fit the new observations. Such an episode is marked as `diverged`.
 """
 
 from __future__ import annotations
@@ -52,10 +52,11 @@ class RescoredEpisode(msgspec.Struct, frozen=True):
 
     Attributes:
         source, episode, task: as in `RecordedEpisode`.
-        old, new: the recorded judgement, and the judgement of the environment now. `new`: None if it was not played.
-        diverged: an observation differs from the record.
-        unfinished: the episode does not end with the last recorded reply. `new` judges its last state.
-        problem: why `new` is None.
+        old: the recorded judgement.
+        new: the judgement of the current environment, or None if the episode could not be played.
+        diverged: True if an observation differs from the record.
+        unfinished: True if the episode continues after the last recorded reply. `new` then judges the last state.
+        problem: why `new` is None, else "".
     """
 
     source: str
@@ -74,7 +75,10 @@ class RescoredEpisode(msgspec.Struct, frozen=True):
 
 
 class RescoredFile(msgspec.Struct, frozen=True):
-    """The episodes of one file. `success_old`, `success_new`: shares over the episodes with both judgements."""
+    """Counts of the episodes of one file.
+
+    `success_old`, `success_new`: success rates in [0, 1] of the episodes with both judgements; None if there are none.
+    """
 
     source: str
     episodes: int
@@ -87,7 +91,7 @@ class RescoredFile(msgspec.Struct, frozen=True):
 
 
 class Rescored(msgspec.Struct, frozen=True):
-    """`rescored.json`. `changed`: the ids of tasks with a changed judgement. `environments`: as served now."""
+    """`rescored.json`. `changed`: ids of tasks with a changed judgement. `environments`: the current environments."""
 
     schema: int
     directory: str
@@ -118,7 +122,8 @@ async def rescore(request: RescoreRequest, log: Logger) -> Rescored:
 
     Raises:
         EvaluationError: the directory has no records, or an environment server does not start.
-        ServicesDown, Refused: an environment server does not work.
+        ServicesDown: an environment server is unavailable.
+        Refused: an environment server refuses a request.
     """
     folder = request.directory
     if (folder / PLAN).is_file():
@@ -142,7 +147,7 @@ async def _rescore_run(request: RescoreRequest, log: Logger) -> tuple[list[dict[
         raise EvaluationError(f"{request.directory / name} cannot be read: {reason}")
     async with AsyncExitStack() as stack:
         url = request.url or str(await stack.enter_async_context(environment_process(run.config, run.environment.name)))
-        token = None if request.url else run.environment.token  # not sent to the server of a given URL
+        token = None if request.url else run.environment.token  # the run's token is not sent to `request.url`
         served, episodes = await _judge(url, load_rollout(run.config), token, recorded, log)
     return [served], episodes
 
@@ -157,7 +162,9 @@ async def _rescore_evaluation(
             f"{request.directory}: {foreign[0]} is an OpenEnv environment; only environments of ARLArena are rescored"
         )
     if request.url is not None and len(plan.environments) > 1:
-        raise EvaluationError("--environment-url serves one environment, but the evaluation has several: omit it")
+        raise EvaluationError(
+            "--environment-url gives one environment, but the evaluation has several: leave out --environment-url"
+        )
     served, episodes = [], []
     for planned in plan.environments:
         name = environment_name(planned)
@@ -172,7 +179,7 @@ async def _rescore_evaluation(
 
 
 def environment_name(planned: EnvironmentPlan) -> str:
-    """Returns the name of the environment: that of the standard set, else the name in the plan without its number."""
+    """Returns the environment's name: from the standard set, else the name in the plan without its final number."""
     return find_set(planned.set).environment if planned.set else re.sub(r"-\d+$", "", planned.name)
 
 
@@ -204,7 +211,7 @@ def _rescored(recorded: RecordedEpisode, again: EpisodeRecord | None, problem: s
         return RescoredEpisode(*where, judgement, None, problem=problem or "the server is down")
     new = again.trajectory
     unfinished = new.fault.endswith(NO_MORE_REPLIES) and old.outcome == "ok"
-    # If the record ends before the episode, judge the last state: `play` counts the missing reply as a fault.
+    # If the record ends before the episode, `play` counts the missing reply as a fault. Judge the last state instead.
     last = again.last.metadata
     now = Judgement(last.success, last.score, new.total_reward) if unfinished else _judgement(new)
     seen = [turn.observation for turn in new.turns]

@@ -1,4 +1,4 @@
-"""Reads the files of a training run. Changes nothing."""
+"""Reads the files of a training run. The files are never changed."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from arlarena.proto.versions.directory import COMMITTED_FILE
 from arlarena.rollout.evaluation.certificate.recorded import RecordedEpisode, evaluation_episodes, group_episodes
 from arlarena.rollout.evaluation.errors import EvaluationError
 
-# The files with demonstrations for behaviour cloning: for training, and for early stopping.
+# Two files with demonstrations for behaviour cloning: the first for training, the second for early stopping.
 CLONING_FILES = ("demonstrations.msgpack", "validation.msgpack")
 
 
 class RepeatedKeys(ValueError):
-    """An object of a JSON file has a key twice. JSON allows it, but readers keep only the last value."""
+    """An object in a JSON file has a key twice. JSON allows this, but `json.loads` keeps only the last value."""
 
 
 def _strict_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def _strict_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationFile:
-    """An evaluation of the run: eval_sets/LABEL.json, and the first episodes in episodes/LABEL.jsonl."""
+    """An evaluation of the run: eval_sets/LABEL.json. The recorded episodes are in episodes/LABEL.jsonl."""
 
     label: str
     result: dict[str, Any]
@@ -61,7 +61,7 @@ class EvaluationFile:
 class RunFiles:
     """The files of one run.
 
-    `unreadable`: files that could not be read, with the reason. Every reader of a certificate must report them.
+    `unreadable`: why a file could not be read, by the file's path within the run. The caller must report these files.
     """
 
     path: Path
@@ -140,21 +140,27 @@ class RunFiles:
 
     @cached_property
     def newest_state(self) -> dict[str, Any] | None:
-        """The content of state.json of the newest checkpoint, or None. A key that occurs twice keeps its last value."""
+        """The content of state.json of the newest checkpoint. If a key occurs twice, its last value counts.
+
+        None if the run has no checkpoint, or if the file cannot be read.
+        """
         if not self.checkpoints:
             return None
         path = self.checkpoints[-1] / "state.json"
         try:
             state: dict[str, Any] = json.loads(path.read_text())
             if missing := {"step", "ledger", "versions", "tasks"} - state.keys():
-                raise ValueError(f"it has no {min(missing)}")
+                raise ValueError(f"the key {min(missing)} is missing")
         except (OSError, ValueError, AttributeError) as error:
             self.unreadable[self.relative(path)] = f"{type(error).__name__}: {error}"
             return None
         return state
 
     def issued_tasks(self) -> dict[str, Task]:
-        """Returns the task of every issued group, by the group's id, from the task order of the newest checkpoint."""
+        """Returns the task of every issued group, by group id.
+
+        The tasks are computed from the task order in the newest checkpoint.
+        """
         state = self.newest_state
         if not state or not state["tasks"]:
             return {}

@@ -1,7 +1,7 @@
-"""Checks of tasks by content: evaluation, cloning and training tasks are disjoint, and episodes start at their tasks.
+"""Checks tasks by content: evaluation tasks are not used for training or cloning, and episodes start at their tasks.
 
-A run does not record the content of the tasks that it trained on. An environment is deterministic, so the content is
-computed again: each issued task is reset once, and the environment reports the hash of its content.
+A run does not record the content of its training tasks. Environments are deterministic, so the content can be computed
+again: each task is reset once, and the environment reports the hash of the task's content.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from arlarena.rollout.evaluation.served import reset_tasks
 from arlarena.rollout.evaluation.sets.digest import tasks_digest
 from arlarena.rollout.runner import Runner
 
-# Number of tasks that are reset at a time. It limits the memory for their observations, which are then discarded.
+# Number of tasks that are reset at a time. The limit bounds the memory for their episodes. Of each episode, only the
+# `FirstState` is kept.
 CHUNK = 1024
 
 
@@ -35,7 +36,7 @@ class FirstState:
 
 @dataclass(frozen=True, slots=True)
 class UsedTask:
-    """A task that was used for training or cloning. `used_by`: the group or the demonstration, for messages."""
+    """A task of training or cloning. `used_by`: name of the group or the demonstration, for messages."""
 
     task: Task
     used_by: str
@@ -45,7 +46,7 @@ FirstStates = Mapping[Task, FirstState]
 
 
 def training_tasks(run: RunFiles) -> list[UsedTask]:
-    """Returns the tasks of all issued groups by the task order, and of all recorded groups as they are recorded."""
+    """Returns the tasks of all issued groups (from the task order) and of all recorded groups (from the records)."""
     used = [UsedTask(task, f"training group {group}") for group, task in run.issued_tasks().items()]
     used += [
         UsedTask(group.task, f"training group {group.id} of {source}")
@@ -93,7 +94,7 @@ async def first_states(runner: Runner, tasks: Iterable[Task]) -> dict[Task, Firs
 
 
 def check_eval_tasks(evaluations: Sequence[EvaluationFile], states: FirstStates) -> Evidence:
-    """Compare the digest of each evaluation with the digest of the tasks as the environment plays them now."""
+    """Compare the recorded digest of each evaluation's tasks with the digest of the same tasks on the server."""
     evidence = Evidence("evaluation tasks are those of the record", "evaluation")
     for evaluation in evaluations:
         played = evaluation.played
@@ -112,7 +113,10 @@ def check_eval_tasks(evaluations: Sequence[EvaluationFile], states: FirstStates)
 def check_disjoint(
     name: str, evaluated: Sequence[Task], used: Sequence[UsedTask], states: FirstStates, info: Info
 ) -> Evidence:
-    """Check that no used task is an evaluation task, by content. `checked` counts distinct used tasks."""
+    """Check that no used task has the index or the content of an evaluation task.
+
+    `Evidence.checked` is the number of distinct used tasks.
+    """
     evidence = Evidence(name, "task")
     held_out = {states[task].content_key: task for task in evaluated if task in states and states[task].content_key}
     same_task = {(task.split, task.index): task for task in evaluated}
@@ -140,18 +144,19 @@ def check_disjoint(
 def shared_note(cloning: Sequence[UsedTask], training: Sequence[UsedTask], states: FirstStates) -> str:
     """Returns a sentence with the number of distinct content keys that cloning and training share.
 
-    Tasks without a content key are ignored. Both are training data, so shared tasks are no failure.
+    Tasks without a content key are ignored. The policy learns from cloning tasks and from training tasks, so shared
+    tasks are not a failure.
     """
     trained = {states[one.task].content_key for one in training if one.task in states}
     shared = {key for one in cloning if one.task in states and (key := states[one.task].content_key) and key in trained}
-    return f"{counted(len(shared), 'task')} of cloning also used for training, which is permitted"
+    return f"{counted(len(shared), 'task')} of cloning also used for training (this is permitted)"
 
 
 def check_starts(episodes: Sequence[RecordedEpisode], states: FirstStates, evaluated: Sequence[Task]) -> Evidence:
     """Check that the first recorded state of every episode is the state after the reset of its task.
 
-    This check finds episodes that are recorded under the name of another task. If the first observation is that of an
-    evaluation task, the failure names this task.
+    This check finds episodes that were recorded under the name of another task. If the first observation belongs to an
+    evaluation task, the failure names this evaluation task.
     """
     evidence = Evidence("recorded episodes start at their tasks", "episode")
     seen = {states[task].observation: task for task in evaluated if task in states}
@@ -166,6 +171,6 @@ def check_starts(episodes: Sequence[RecordedEpisode], states: FirstStates, evalu
         same = same and (not episode.has_keys or turn.images == state.images)
         failure = f"{episode}: its first state is not the state after the reset"
         if (leaked := seen.get(turn.observation)) and leaked != episode.task:
-            failure += f"; its first observation is that of the evaluation task {leaked.id}"
+            failure += f"; its first observation belongs to the evaluation task {leaked.id}"
         evidence.compare([] if same else [failure])
     return evidence

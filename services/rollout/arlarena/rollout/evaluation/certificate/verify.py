@@ -1,6 +1,7 @@
-"""`arlarena verify RUN`: the certificate of a training run, from the files of the run and a served environment.
+"""`arlarena verify RUN`: checks a training run and writes its certificate.
 
-The checks use no policy. By default, an environment server is started with the options in the run's config.toml.
+The checks use the files of the run and an environment server, but no policy. By default, the command starts an
+environment server with the options in the run's config.toml.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from arlarena.rollout.tokens import TokenizerError, Tokens
 
 SCHEMA = 1
 CERTIFICATE = "certificate.json"
-# Default number of episodes of each file that are replayed.
+# Default number of replayed episodes of each file.
 PER_FILE = 64
 
 
@@ -56,7 +57,7 @@ class VerifyRequest:
         run: directory of the run.
         url: URL of a running environment server; None: start one with the options of the run.
         per_file: number of episodes of each file to replay; 0: all.
-        seed: chooses these episodes.
+        seed: seed for the choice of these episodes.
         out: file of the certificate; None: certificate.json in the run.
     """
 
@@ -71,13 +72,15 @@ async def verify(request: VerifyRequest, log: Logger) -> Certificate:
     """Do all checks and write the certificate.
 
     Raises:
-        EvaluationError: the directory is no run, or the environment server does not start.
-        ServicesDown, Refused: the environment server does not work.
+        EvaluationError: the directory is not a run, or the environment server does not start.
+        ServicesDown: the environment server is unavailable.
+        Refused: the environment server refuses a request.
     """
     run = RunFiles(request.run)
     async with AsyncExitStack() as stack:
         url = request.url or str(await stack.enter_async_context(environment_process(run.config, run.environment.name)))
-        # The run's token belongs to the run's own server, and is not sent to the server of a given URL.
+        # The token in the run's configuration is only for the server that this command starts. It is not sent to
+        # `request.url`.
         token = load_addresses({}).environment_token or (None if request.url else run.environment.token)
         runner = await stack.enter_async_context(connected_runner(url, load_rollout(run.config), token, log))
         info = await runner.environments.info()
@@ -112,7 +115,7 @@ async def _task_checks(run: RunFiles, runner: Runner, info: Info, request: Verif
 
 
 def _tokens(run: RunFiles, info: Info) -> Tokens | None:
-    """Returns the tokenizer of the run's policy; None if it cannot be read here."""
+    """Returns the tokenizer of the run's policy, or None if this machine cannot read it."""
     policy = load_part(run.config, "policy", PolicyKeys, "path", "tokenizer")
     try:
         source = policy.tokenizer or policy.path or run.path / "policy"
@@ -137,7 +140,7 @@ def _file_checks(run: RunFiles, info: Info) -> list[Evidence]:
 
 
 def _or_damaged(name: str, unit: str, check: Callable[[], Evidence]) -> Evidence:
-    """Do a check. A file with missing or malformed content is a failure of the check."""
+    """Do a check. If a file has missing or malformed content, the check fails."""
     try:
         return check()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -149,12 +152,12 @@ def _files_read(run: RunFiles) -> int:
 
 
 def check_versions(run: RunFiles, info: Info) -> Evidence:
-    """Compare environment, template and parser of every record of the run with the served ones."""
+    """Compare the environment, template and parser in every record of the run with those of the server."""
     evidence = Evidence("environment, template and parser are those of the run", "record")
     now = ServedEnvironment.of(info)
     for source, recorded in _recorded_environments(run):
         if recorded is None:
-            evidence.not_checked.append(f"{source}: the release that wrote it did not record the versions")
+            evidence.not_checked.append(f"{source}: written by a release that did not record the versions")
             continue
         then = msgspec.convert(recorded, ServedEnvironment)
         evidence.compare(f"{source}: {text}" for text in then.differences(now))

@@ -1,4 +1,4 @@
-"""Checks policy digests: the tensors of versions and checkpoints are hashed again, and compared with the records."""
+"""Checks policy digests: hashes the tensors of versions and checkpoints again, and compares with the records."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from arlarena.proto.versions.directory import (
 from arlarena.rollout.evaluation.certificate.checks import Evidence
 from arlarena.rollout.evaluation.certificate.run_files import RunFiles
 
-# The incarnation of the weights that a policy server starts with, before the trainer has pushed any.
+# The incarnation of a policy server's first weights, before the trainer's first push.
 INITIAL = "initial"
 
 
 class CheckpointFile(msgspec.Struct, frozen=True):
-    """The entry of a file in the manifest of a checkpoint. `blake3`: in hex. `size`: in bytes."""
+    """A file's entry in the manifest of a checkpoint. `blake3`: in hex. `size`: in bytes."""
 
     size: int
     blake3: str
@@ -39,7 +39,7 @@ class CheckpointManifest(msgspec.Struct, frozen=True):
 
 
 def check_weights(run: RunFiles) -> Evidence:
-    """Compute the digest of each kept version and checkpoint from the weights, and compare it with all records."""
+    """Compute the digest of each kept version and checkpoint from the weights. Compare it with all records."""
     evidence = Evidence("policy digests are those of the weights", "weights file")
     known: dict[str, int] = dict((run.newest_state or {}).get("versions", {}))
     for path in run.versions:
@@ -54,7 +54,7 @@ def check_weights(run: RunFiles) -> Evidence:
 
 
 def version_faults(path: Path, known: dict[str, int]) -> Iterator[str]:
-    """Yield the faults of a version directory. `known`: step of each version, by digest, from the checkpoint."""
+    """Yield the faults of a version directory. `known`: steps of the versions in the newest checkpoint, by digest."""
     try:
         manifest = msgspec.json.decode((path / MANIFEST_FILE).read_bytes(), type=Manifest)
     except (msgspec.MsgspecError, OSError) as error:
@@ -74,7 +74,7 @@ def version_faults(path: Path, known: dict[str, int]) -> Iterator[str]:
     if digest != version.digest:
         yield f"the weights have the digest {digest}, but the manifest says {version.digest}"
     if path.name != manifest.directory:
-        yield f"its name should be {manifest.directory}"
+        yield f"the directory should have the name {manifest.directory}"
     if known and known.get(version.digest) != version.step:
         yield f"version {version.digest} of step {version.step} is not in the record of the newest checkpoint"
 
@@ -88,9 +88,9 @@ def _file_fault(path: Path, blake3: str, size: int) -> str | None:
 
 
 def checkpoint_faults(run: RunFiles, path: Path, known: dict[str, int]) -> tuple[list[str], list[str]]:
-    """Returns the faults of a checkpoint, and the comparisons that were impossible.
+    """Returns two lists of texts: faults of a checkpoint, and reasons why a comparison was impossible.
 
-    The weights of a checkpoint must have the digest of the version of its step.
+    The weights of a checkpoint must have the digest of the version with the same step.
     """
     try:
         manifest = msgspec.json.decode((path / MANIFEST_FILE).read_bytes(), type=CheckpointManifest)
@@ -107,14 +107,17 @@ def checkpoint_faults(run: RunFiles, path: Path, known: dict[str, int]) -> tuple
     if digest in wanted:
         return faults, []
     if not wanted:
-        return faults, [f"no version of step {step} was published, so its digest {digest} has no counterpart"]
+        return faults, [f"no version of step {step} was published, so the digest {digest} cannot be compared"]
     if (reason := _other_dtype(run, path / WEIGHTS_FILE)) is not None:
         return faults, [reason]
     return [*faults, f"the weights have the digest {digest}, but the version of step {step} is {min(wanted)}"], []
 
 
 def _other_dtype(run: RunFiles, weights: Path) -> str | None:
-    """Returns a reason if the run publishes weights in another dtype than it keeps; then the digests must differ."""
+    """Returns a text if published weights and checkpoint weights have different dtypes, or if no version is kept.
+
+    With different dtypes, the digests differ and cannot be compared.
+    """
     if not run.versions:
         return "no version is kept"
     files = sorted(run.versions[-1].glob("*.safetensors"))
@@ -124,11 +127,16 @@ def _other_dtype(run: RunFiles, weights: Path) -> str | None:
     except (SafetensorsError, OSError):
         return None  # `version_faults` or `checkpoint_faults` reports the damage
     same = published == kept
-    return None if same else f"published in {', '.join(sorted(published))}, but kept in {', '.join(sorted(kept))}"
+    stored, sent = ", ".join(sorted(kept)), ", ".join(sorted(published))
+    return None if same else f"the checkpoint has the dtype {stored}, but the weights were published in {sent}"
 
 
 def check_evaluated_weights(run: RunFiles) -> Evidence:
-    """Check that each evaluation used weights that the run knows, and that the last one used the final weights."""
+    """Check that each evaluation used weights of the run.
+
+    The evaluation "before" must have used the weights of step 0, and the evaluation "after" the weights of the last
+    step.
+    """
     evidence = Evidence("evaluations used weights of the run", "evaluation")
     state = run.newest_state or {}
     known: dict[str, int] = dict(state.get("versions", {}))
@@ -150,6 +158,6 @@ def _evaluated_faults(
     for version in versions:
         step = known.get(version.digest)
         if step is None and not (label == "before" and version.incarnation == INITIAL):
-            yield f"{label}: weights {version.digest} are no version of the run"
+            yield f"{label}: weights {version.digest} are not a version of the run"
         elif step is not None and wanted is not None and step != wanted:
             yield f"{label}: weights of step {step} played instead of step {wanted}"

@@ -37,7 +37,7 @@ def leaderboard(
     directories: Annotated[list[Path], typer.Argument(metavar="DIR", help="Directories of evaluations.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Merge evaluations into one table, beside the figures of the ARLArena paper, which are marked as quoted."""
+    """Merge evaluations into one table. The table also shows figures of the ARLArena paper, marked as quoted."""
     print_leaderboard(directories, summarise(), Console(highlight=False), as_json=as_json)
 
 
@@ -62,7 +62,7 @@ def export(
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a CSV file.")] = None,
     parquet: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a Parquet file, as Hugging Face datasets loads it. Needs pyarrow."),
+        typer.Option(metavar="FILE", help="Write a Parquet file for Hugging Face datasets. Needs pyarrow."),
     ] = None,
     inspect: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write one Inspect log (.eval) per environment.")

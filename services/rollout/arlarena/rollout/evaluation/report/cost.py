@@ -9,16 +9,20 @@ PER_TOKENS = 1_000_000
 
 
 def dollars(usage: TokenUsage, price: ModelPrice | None, requests: int = 1) -> float | None:
-    """Returns the cost of `usage` in dollars, or None if it is unknown.
+    """Returns the cost of `usage` in dollars, or None if the cost is unknown.
 
-    The cost is unknown if the price is, if the vendor did not report the numbers of input and output tokens, if tokens
-    were read from a cache whose price is unknown, or if requests were longer than the prices hold for. If the vendor
-    does not report cached or reasoning tokens, all tokens have the price of input and output.
+    The cost is unknown in these cases:
+    - The price is unknown.
+    - The vendor did not report the numbers of input and output tokens.
+    - Tokens were read from a cache, and the price of cached tokens is unknown.
+    - The requests were longer than `price.input_up_to`.
+
+    If the vendor does not report cached or reasoning tokens, all tokens have the prices of input and output tokens.
 
     Args:
         usage: tokens of one or several requests.
         price: prices per million tokens.
-        requests: number of requests. With several requests, their mean length is compared to `price.input_up_to`.
+        requests: number of requests. The mean length of the requests is compared with `price.input_up_to`.
     """
     if price is None or usage.input is None or usage.output is None:
         return None

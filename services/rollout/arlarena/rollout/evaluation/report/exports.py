@@ -28,7 +28,7 @@ def _cell(value: Cell) -> str | int | float:
 
 
 def csv_text(results: EvaluationResults, price: ModelPrice | None) -> Iterator[str]:
-    """Yields the lines of a CSV file (RFC 4180: CRLF, quoted where necessary). An unknown value is an empty cell."""
+    """Yields the lines of a CSV file (RFC 4180: CRLF, quotes if necessary). An unknown value is an empty cell."""
     names = [*COLUMNS, *(f"metric_{name}" for name in metric_names(results))]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\r\n")
@@ -41,7 +41,7 @@ def csv_text(results: EvaluationResults, price: ModelPrice | None) -> Iterator[s
 
 
 def write_csv(results: EvaluationResults, path: Path, price: ModelPrice | None = None) -> None:
-    """Write a CSV file in UTF-8. It replaces an existing file."""
+    """Write a CSV file in UTF-8. An existing file is replaced."""
     with open_atomic(path) as file:
         for line in csv_text(results, price):
             file.write(line.encode("utf-8"))
@@ -50,8 +50,8 @@ def write_csv(results: EvaluationResults, path: Path, price: ModelPrice | None =
 def write_parquet(results: EvaluationResults, path: Path, price: ModelPrice | None = None) -> None:
     """Write a Parquet file that `datasets.load_dataset("parquet", data_files=…)` loads.
 
-    The columns are those of the CSV file, `messages` in the form of chat data sets (a list of role and content), and
-    `final_observation`.
+    The file has the columns of the CSV file and two more: `final_observation` and `messages`. `messages` has the form
+    of chat data sets: a list of objects with `role` and `content`.
 
     Raises:
         EvaluationError: pyarrow is not installed.

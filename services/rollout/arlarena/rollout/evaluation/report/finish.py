@@ -24,10 +24,10 @@ def summarise() -> Summarise:
 
 
 def write_results(directory: Path, price: ModelPrice | None, console: Console) -> None:
-    """Write summary.json and report.html of an evaluation, which may be unfinished, and print its table.
+    """Write summary.json and report.html, and print the table of results. The evaluation may be unfinished.
 
     Raises:
-        EvaluationError: plan or journal cannot be read.
+        EvaluationError: the plan or the journal cannot be read.
         OSError: a file cannot be written.
     """
     results = read_evaluation(directory)

@@ -1,7 +1,7 @@
 """`report.html` of an evaluation: one page without scripts and without external resources.
 
-Texts of models and environments are hostile. The template escapes all of them, control characters are shown as escapes,
-and the page's Content-Security-Policy forbids scripts and requests.
+Texts of models and environments are not trusted. The template escapes all texts, control characters are shown as
+escapes, and the page's Content-Security-Policy forbids scripts and requests.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from arlarena.rollout.evaluation.report.summary_view import GroupFigures, Summar
 from arlarena.rollout.evaluation.report.terminal import errors_text, tokens_text
 from arlarena.rollout.evaluation.totals import total_dollars, total_usage
 
-# Bytes of all attempts together on the page: a browser opens 16 MB without delay.
+# Maximum size of all attempts together, in bytes. A browser opens a page of 16 MB without delay.
 BUDGET = 16_000_000
 
 
@@ -56,7 +56,7 @@ def render(
         results: the evaluation.
         summarise: computes the figures of a group of attempts.
         price: price of the model; None: costs are shown as unknown.
-        budget: bytes of all attempts together. The largest attempts are truncated.
+        budget: maximum size of all attempts together, in bytes. The largest attempts are truncated.
     """
     records = results.records
     kept = PageBudget(results.path, records, budget)
@@ -97,5 +97,5 @@ def behaviour_names(groups: Sequence[GroupFigures]) -> list[str]:
 def write_page(
     results: EvaluationResults, path: Path, summarise: Summarise, price: ModelPrice | None = None, budget: int = BUDGET
 ) -> None:
-    """Write the page. It replaces an existing file. The arguments are those of `render`."""
+    """Write the page to `path`. An existing file is replaced. The other arguments are those of `render`."""
     write_text(path, render(results, summarise, price, budget))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from arlarena.rollout.evaluation.directory import IMAGES
 
-# A name that comes from a record must not lead to another folder.
+# Names come from records. A name must not lead to another folder.
 _NAME = re.compile(r"[0-9A-Za-z_-]{1,128}\.(png|jpg|jpeg)")
 
 

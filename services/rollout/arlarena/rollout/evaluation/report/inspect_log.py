@@ -1,12 +1,12 @@
 """Export to logs of Inspect (https://inspect.aisi.org.uk/eval-logs.html), without the package inspect_ai.
 
-A file `NAME.eval` is a zip of JSON texts, here as inspect_ai 0.3.285 writes them (inspect_ai/log/_recorders/eval.py):
+A file `NAME.eval` is a zip of JSON texts. The format is that of inspect_ai 0.3.285 (inspect_ai/log/_recorders/eval.py):
 
     header.json                     inspect_ai.log.EvalLog without samples
     samples/ID_epoch_EPOCH.json     inspect_ai.log.EvalSample, one per attempt
     summaries.json                  list of inspect_ai.log.EvalSampleSummary
 
-An environment of the plan is an Inspect task, a task is a sample, and attempt i is epoch i + 1.
+In Inspect's terms, an environment of the plan is a task, a task of the plan is a sample, and attempt i is epoch i + 1.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ def write_inspect_logs(
 
 
 def sample_id(record: AttemptRecord) -> str:
-    """Returns the id of the task in the log. It is a file name."""
+    """Returns the id of the sample in the log. The id is also part of a file name."""
     return f"{record.key.split}-{record.key.index}"
 
 
 def _model_usage(usage: TokenUsage, cost: float | None) -> dict[str, Any]:
-    # Inspect counts tokens that were read from a cache apart from the other input tokens.
+    # Inspect counts cached input tokens separately from the other input tokens.
     read, output = usage.input or 0, usage.output or 0
     return {
         "input_tokens": read - (usage.cached or 0),
@@ -96,7 +96,7 @@ def _score(record: AttemptRecord) -> dict[str, Any]:
 
 
 def _shared(results: EvaluationResults, record: AttemptRecord, price: ModelPrice | None) -> dict[str, Any]:
-    """Returns the fields that a sample and its summary have in common, except the error."""
+    """Returns the fields that a sample and its summary share, except the error."""
     return {
         "id": sample_id(record),
         "epoch": record.key.attempt + 1,

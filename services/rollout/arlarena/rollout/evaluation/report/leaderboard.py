@@ -1,7 +1,7 @@
-"""Several evaluations in one table: `arlarena leaderboard DIR…`. A column is one set of tasks.
+"""Several evaluations in one table: `arlarena leaderboard DIR…`. Each column is one set of tasks.
 
 Two evaluations share a column only if they played the same tasks: the digests of the tasks' contents must be equal. The
-table also contains figures of the paper, which are marked as quoted.
+table also contains figures from the paper. These figures are marked as quoted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class TaskSet:
 
     Attributes:
         environment: name in the plan.
-        label: the standard set, or the split with the number of tasks.
+        label: name of the standard set, else the split and the number of tasks.
         digest: digest of the contents of all tasks, 16 hex digits.
     """
 
@@ -56,7 +56,7 @@ class LeaderboardRow:
 
 
 class QuotedValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A figure of the paper in per cent, of another metric than success."""
+    """A figure from the paper, in per cent, for a metric other than success."""
 
     value: float
     metric: str
@@ -67,7 +67,7 @@ class QuotedValue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class QuotedRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Figures of the paper for one model. `quoted.toml` describes the fields."""
+    """The paper's figures for one model. `quoted.toml` describes the fields."""
 
     name: str
     kind: str
@@ -86,7 +86,7 @@ class QuotedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True, slots=True)
 class Leaderboard:
-    """The rows, the best mean success first, and the columns in the order of the environments' names."""
+    """A leaderboard. `rows`: the best mean success first. `columns`: in the order of the environments' names."""
 
     columns: tuple[TaskSet, ...]
     rows: tuple[LeaderboardRow, ...]
@@ -118,7 +118,10 @@ def task_set(results: EvaluationResults, plan: EnvironmentPlan) -> TaskSet:
 
 
 def row_name(results: EvaluationResults) -> str:
-    """Returns the name of an evaluation in the table: its model, and its strategy if that is not `plain`."""
+    """Returns the name of an evaluation in the table: the model, and the strategy.
+
+    The strategy is left out if it is `plain` or has the same name as the model.
+    """
     plan = results.plan
     return plan.model if plan.strategy in ("plain", plan.model) else f"{plan.model}, {plan.strategy}"
 
@@ -127,7 +130,8 @@ def build(directories: Sequence[Path], summarise: Summarise) -> Leaderboard:
     """Read evaluations and merge them.
 
     Raises:
-        EvaluationError: a directory is no finished evaluation, or two of them played different tasks under one name.
+        EvaluationError: a directory has no finished evaluation, or two evaluations played different tasks under the
+            same name.
     """
     rows, owners = [], dict[tuple[str, str], tuple[TaskSet, Path]]()
     for directory in directories:
@@ -154,7 +158,7 @@ def _rank(row: LeaderboardRow) -> tuple[float, str]:
 
 
 def cell(figures: GroupFigures | None) -> str:
-    """Returns text such as `41.7 (19.3 to 68.0), n = 12, k = 4`."""
+    """Returns text such as `41.7 (19.3 to 68.0)` and, in a second line, `n = 12, k = 4`; "-" if there is no success."""
     if figures is None or figures.success is None:
         return "-"
     bounds = f" ({interval(figures.ci95)})" if figures.ci95 else ""
@@ -162,19 +166,19 @@ def cell(figures: GroupFigures | None) -> str:
 
 
 def quoted_cell(row: QuotedRow, environment: str) -> str:
-    """Returns text such as `92.7`, or a dash if the paper gives no figure."""
+    """Returns text such as `92.7`, or "-" if the paper gives no figure."""
     value = row.values.get(environment)
     return "-" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def quoted_rows(board: Leaderboard) -> list[QuotedRow]:
-    """Returns the rows of the paper that have a figure for an environment of the leaderboard."""
+    """Returns the quoted rows with a figure for an environment of the leaderboard."""
     environments = {column.environment for column in board.columns}
     return [row for row in board.quoted.quoted if environments & row.values.keys()]
 
 
 def quoted_name(row: QuotedRow) -> str:
-    """Returns the name of a quoted row, with the table of the paper if it is known."""
+    """Returns the name of a quoted row, with the number of the paper's table if it is known."""
     return f"{row.name} [quoted{f', table {row.table}' if row.table else ''}]"
 
 
@@ -222,7 +226,11 @@ def leaderboard_json(board: Leaderboard) -> list[dict[str, object]]:
 def print_leaderboard(
     directories: Sequence[Path], summarise: Summarise, console: Console, *, as_json: bool = False
 ) -> None:
-    """Print the leaderboard of evaluations: `arlarena leaderboard DIR…`. Raises EvaluationError as `build` does."""
+    """Print the leaderboard of the evaluations in `directories`.
+
+    Raises:
+        EvaluationError: as in `build`.
+    """
     board = build(directories, summarise)
     if as_json:
         console.print(json.dumps(leaderboard_json(board), indent=1), markup=False, soft_wrap=True)

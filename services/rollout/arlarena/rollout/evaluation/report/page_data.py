@@ -1,4 +1,4 @@
-"""The attempts as the HTML page shows them, shortened so that the size of the page stays below a limit."""
+"""Prepares attempts for the HTML page. Long attempts are shortened to limit the size of the page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from arlarena.proto.text.wording import counted, printable
 from arlarena.rollout.evaluation.records import AttemptRecord, TurnRecord
 from arlarena.rollout.evaluation.report.images import media_type, read_image
 
-# Bytes of the markup around an attempt and around a turn; a bound for their templates.
+# Upper bounds of the size of the HTML markup for an attempt and for a turn, in bytes.
 ATTEMPT_BYTES, TURN_BYTES = 1_200, 500
 OUTCOMES = {
     "solved": "solved",
@@ -26,7 +26,7 @@ OUTCOMES = {
 
 @dataclass(frozen=True, slots=True)
 class PageTurn:
-    """A turn. `images`: data URLs. `valid`: whether format and action are valid. `marks`: such as "no action"."""
+    """A turn. `images`: data URLs. `valid`: whether format and action are valid. `marks`: texts such as "no action"."""
 
     observation: str
     response: str
@@ -57,9 +57,9 @@ def outcome(record: AttemptRecord) -> str:
 
 
 def fair_limit(sizes: Sequence[int], budget: int) -> int:
-    """Returns the largest limit for which the sum of min(size, limit) is at most `budget`.
+    """Returns the largest limit that keeps the sum of min(size, limit) within `budget`.
 
-    Only sizes above the limit are cut, so small items stay complete.
+    Only items above the limit are cut. Small items stay complete.
     """
     left, limit = budget, 0
     for place, size in enumerate(sorted(sizes)):
@@ -76,7 +76,7 @@ def text_size(text: str) -> int:
 
 
 def cut(text: str, limit: int) -> str:
-    """Returns the start of `text` that has at most about `limit` bytes on the page, with a note on the rest."""
+    """Returns `text`, cut to about `limit` bytes on the page. A note at the end counts the omitted characters."""
     if text_size(text) <= limit:
         return text
     low, high = 0, len(text)
@@ -87,10 +87,10 @@ def cut(text: str, limit: int) -> str:
 
 
 class PageBudget:
-    """Prepares attempts for the page. Images count as well."""
+    """Prepares attempts for the page, within a size budget. Images count towards the budget."""
 
     def __init__(self, evaluation: Path, records: Sequence[AttemptRecord], budget: int) -> None:
-        """Measure the attempts. `budget`: bytes of all attempts together on the page."""
+        """Measure the attempts. `budget`: maximum size of all attempts together on the page, in bytes."""
         self._evaluation, self._image_sizes = evaluation, dict[str, int]()
         self.shown = records[: max(1, budget // ATTEMPT_BYTES)]
         self.limit = fair_limit([self._size(one) for one in self.shown], budget)
@@ -131,7 +131,7 @@ class PageBudget:
         return PageAttempt(record, outcome(record), error, shown, final, tuple(notes))
 
     def _take(self, text: str, room: int) -> tuple[str, int]:
-        """Returns `text`, cut to a quarter of the room, and the room that is left."""
+        """Returns `text`, cut to a quarter of `room`, and the remaining room. Both are in bytes on the page."""
         kept = cut(text, room // 4) if text else ""
         return kept, max(0, room - text_size(kept))
 

@@ -1,4 +1,4 @@
-"""The prices of models, from a dated table. A model that the table does not name has no price."""
+"""The prices of models, from a dated table. The price of a model outside this table is unknown."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ class PriceTable:
 
         Args:
             model: the name on the command line, such as "openai/gpt-5". The complete name must match.
-            base_url: address of the API; "" for the vendor's own.
+            base_url: address of the API; "" for the vendor's own address.
         """
         return self._prices.get((model, base_url.rstrip("/")))
 
 
 def read_prices(path: Path | None = None) -> PriceTable:
-    """Read a price file. None: the built-in file.
+    """Read the price file `path`. None: read the built-in file.
 
     Raises:
         EvaluationError: the file is missing or malformed.

@@ -54,7 +54,7 @@ def metric_names(results: EvaluationResults) -> list[str]:
 
 
 def attempt_dollars(record: AttemptRecord, price: ModelPrice | None) -> float | None:
-    """Returns the cost of an attempt: 0 without requests (expert, random player), None if it is unknown."""
+    """Returns the cost of an attempt: 0 if it has no requests (expert, random player), None if the cost is unknown."""
     return 0.0 if not record.requests else dollars(record.usage, price, record.requests)
 
 
@@ -103,7 +103,7 @@ def _tokens(usage: TokenUsage) -> dict[str, Cell]:
 def chat(record: AttemptRecord) -> list[dict[str, str]]:
     """Returns the attempt as messages: each observation as `user`, each response as `assistant`.
 
-    These are the environment's texts and not the prompts: a prompt may repeat earlier observations.
+    The `user` messages are observations, not prompts: a prompt may repeat earlier observations.
     """
     messages = []
     for turn in record.turns:

@@ -1,4 +1,4 @@
-"""The figures that reports show of an evaluation, computed by `statistics`."""
+"""The figures of an evaluation in its reports. The package `statistics` computes them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from arlarena.rollout.evaluation.records import AttemptRecord, EnvironmentPlan
 
 
 class FigureLike(Protocol):
-    """A mean with its 95 % interval, as `statistics.summary.Figure`."""
+    """A mean with its 95 % interval, for example `statistics.summary.Figure`."""
 
     @property
     def mean(self) -> float: ...  # noqa: D102
@@ -21,7 +21,7 @@ class FigureLike(Protocol):
 
 
 class PassLike(Protocol):
-    """An estimate of pass@k, as `statistics.summary.PassFigure`."""
+    """An estimate of pass@k, for example `statistics.summary.PassFigure`."""
 
     @property
     def k(self) -> int: ...  # noqa: D102
@@ -30,7 +30,7 @@ class PassLike(Protocol):
 
 
 class ResultsLike(Protocol):
-    """The figures of the scored attempts, as `statistics.summary.Results`."""
+    """The figures of the scored attempts, for example `statistics.summary.Results`."""
 
     @property
     def tasks(self) -> int: ...  # noqa: D102
@@ -52,14 +52,14 @@ class GroupFigures:
 
     Attributes:
         n: number of tasks with at least one scored attempt.
-        k: number of attempts per task that the plan asks for.
+        k: planned number of attempts per task.
         attempts: number of scored attempts.
-        success, score, turns: means over tasks of each task's mean over its attempts; `success` and `score` are in
-            [0, 1]. None without scored attempts.
+        success, score, turns: mean over tasks of each task's mean. `success` and `score` are in [0, 1]. None if no
+            attempt is scored.
         ci95: 95 % confidence interval of `success`, clustered by task.
-        pass_at: `pass_at[j]` is the unbiased estimate of pass@j, for j = 1, 2, 4, … and the maximum.
-        errors: for each status that is not scored, the number of attempts.
-        behaviour: counts of an attempt, as means over tasks of each task's mean.
+        pass_at: `pass_at[j]` is the unbiased estimate of pass@j, for j = 1, 2, 4, … and the maximum number of attempts.
+        errors: number of attempts without a score, by status.
+        behaviour: mean counts per attempt: see `behaviour.mean_behaviour`.
     """
 
     n: int
@@ -74,9 +74,9 @@ class GroupFigures:
     behaviour: Mapping[str, float] = field(default_factory=dict)
 
 
-# Computes the figures of a group from its attempts and the number of attempts per task of the plan.
+# Computes the figures of a group from its attempts and the planned number of attempts per task.
 Summarise = Callable[[Sequence[AttemptRecord], int], GroupFigures]
-# Computes the figures of the scored attempts, or None if there are none: `statistics.summary.results_of`.
+# Computes the figures of the scored attempts, or None if no attempt is scored: `statistics.summary.results_of`.
 ResultsOf = Callable[[Sequence[AttemptRecord]], ResultsLike | None]
 
 
@@ -106,7 +106,7 @@ def summarise_with(results_of: ResultsOf) -> Summarise:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentFigures:
-    """The figures of one environment of the plan, and of the kinds of its tasks (empty if it has at most one kind)."""
+    """The figures of one environment of the plan. `kinds`: by kind of task, empty if there is at most one kind."""
 
     plan: EnvironmentPlan
     all: GroupFigures
@@ -116,7 +116,7 @@ class EnvironmentFigures:
 def environment_figures(
     plan: EnvironmentPlan, records: Sequence[AttemptRecord], k: int, summarise: Summarise
 ) -> EnvironmentFigures:
-    """Returns the figures of one environment. `k`: attempts per task."""
+    """Returns the figures of one environment. `k`: planned number of attempts per task."""
     kinds: dict[str, list[AttemptRecord]] = {}
     for record in records:
         kinds.setdefault(record.kind, []).append(record)

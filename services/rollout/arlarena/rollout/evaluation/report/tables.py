@@ -1,4 +1,4 @@
-"""Tables for the terminal that stay complete at any width."""
+"""Tables for the terminal. At any width of the terminal, all figures are complete."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOTHING = "-"
 
 @dataclass(frozen=True, slots=True)
 class FigureRow:
-    """A row: a name and its figures. `ends_section`: a line follows."""
+    """A row: a name and its figures. `ends_section`: True if a horizontal line follows the row."""
 
     name: str
     figures: Sequence[str]
@@ -29,13 +29,14 @@ class FigureRow:
 
 @dataclass(slots=True)
 class FigureTable:
-    """Rows of figures with a name. All texts are shown as they are, without markup.
+    """A table with a name and figures in each row. Markup in texts is not interpreted.
 
-    Only names are folded. If the figures are too wide for the terminal, their columns move together. If they still
-    do not fit, each row is a paragraph: its name, and its figures with their headings. So no figure is cut.
+    Names may be folded, figures are never folded or cut. If the table is too wide for the terminal, the gaps between
+    the columns get smaller. If it is still too wide, each row becomes a paragraph: the name, and the figures with their
+    headings.
 
     Attributes:
-        headings: headings of the figures; a line end starts another line.
+        headings: headings of the figures. A heading may have several lines.
         rows: the rows in their order.
         name_heading: heading of the names.
         one_a_line: whether a paragraph has one figure in each line.
@@ -47,11 +48,11 @@ class FigureTable:
     one_a_line: bool = False
 
     def add(self, name: str, figures: Sequence[str], style: str = "", *, ends_section: bool = False) -> None:
-        """Add a row. `figures`: one text for each heading; "-" without a figure."""
+        """Add a row. `figures`: one text for each heading; "-" if there is no figure."""
         self.rows.append(FigureRow(name, figures, style, ends_section))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the table, or a paragraph for each row if it does not fit."""
+        """Yield the table. If the table does not fit, yield a paragraph for each row."""
         columns = zip(self.headings, *(row.figures for row in self.rows), strict=True)
         names = _width([self.name_heading, *(row.name for row in self.rows)])
         width = min(NAME_WIDTH, names) + sum(map(_width, columns))
@@ -65,7 +66,7 @@ class FigureTable:
 
     def _table(self, gap: int) -> Table:
         """Return the table with `gap` spaces between columns."""
-        # Each column but the last has one space of the box, and its padding.
+        # The gap after a column is one space of the box and the column's padding.
         table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap - 1, 0, 0))
         table.add_column(Text(self.name_heading), overflow="fold")
         for heading in self.headings:

@@ -1,4 +1,4 @@
-"""Shows an evaluation on the terminal: the progress while it runs, and the table of its results."""
+"""Shows an evaluation on the terminal: the progress of a running evaluation, and the table of results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from arlarena.rollout.evaluation.statistics.paired import PairedComparison
 from arlarena.rollout.evaluation.totals import total_dollars, total_usage
 
 REFRESH_HZ = 4
-# The time left is estimated from this many of the last attempts: enough to average noise, few enough to follow changes.
+# The remaining time is estimated from this many recent attempts: enough to average noise, few enough to follow changes.
 WINDOW = 200
 # Widths of the bar, and of the gap between the parts of a line, in columns of the terminal.
 BAR_WIDTH, MIN_BAR_WIDTH, GAP = 20, 5, 2
@@ -35,12 +35,12 @@ STATUS_NAMES = {"infra_error": "infrastructure error", "model_error": "error of 
 
 
 def shown(text: str) -> str:
-    """Returns `text` with masked secrets and escaped control characters, because it may quote a service."""
+    """Returns `text` with masked secrets and escaped control characters. The text may come from a service."""
     return printable(redact(text))
 
 
 def success_text(figures: GroupFigures) -> str:
-    """Returns text such as `success 41.7 % (19.3 to 68.0)`. The text is empty without scored attempts."""
+    """Returns text such as `success 41.7 % (19.3 to 68.0)`, or "" if no attempt is scored."""
     if figures.success is None:
         return ""
     bounds = f" ({interval(figures.ci95)})" if figures.ci95 else ""
@@ -48,7 +48,7 @@ def success_text(figures: GroupFigures) -> str:
 
 
 def errors_text(errors: Mapping[str, int]) -> str:
-    """Returns text such as `2 infrastructure errors`. The text is empty without errors."""
+    """Returns text such as `2 infrastructure errors`, or "" if there are no errors."""
     parts = []
     for status, count in sorted(errors.items()):
         if count and status == "model_error":
@@ -75,10 +75,10 @@ def cost_text(cost: float | None) -> str:
 
 
 class EvaluationView:
-    """A context manager that shows the progress of an evaluation. Use it from one event loop, inside of `with`.
+    """A context manager that shows the progress of an evaluation. Use the view from one event loop, inside `with`.
 
-    On a terminal, the view is a table. Otherwise a line is printed at regular intervals. If the view is not `live`,
-    only the first and the last line are printed.
+    On a terminal, the view is a table. On other outputs, the view prints a line at regular intervals. If `live` is
+    False, the view prints only the first and the last line.
     """
 
     def __init__(
@@ -99,13 +99,13 @@ class EvaluationView:
         Args:
             title: name of the evaluation.
             totals: for each environment of the plan, the number of attempts.
-            summarise: computes success and its interval.
+            summarise: computes the success rate and its interval.
             k: attempts per task.
             price: price of the model.
             console: where to print.
             live: whether to show the progress while attempts are played.
             plain_interval_s: seconds between two lines if the output is not a terminal.
-            clock: the time in seconds.
+            clock: returns the time in seconds.
         """
         self.console = console or Console(highlight=False)
         self._title, self._totals, self._summarise, self._k = shown(title), dict(totals), summarise, k
@@ -142,18 +142,19 @@ class EvaluationView:
 
     @property
     def total(self) -> int:
-        """Number of attempts of the plan."""
+        """Number of attempts in the plan."""
         return sum(self._totals.values())
 
     @property
     def finished(self) -> int:
-        """Number of attempts that have ended, with those before a resume."""
+        """Number of finished attempts, including attempts before a resume."""
         return sum(map(len, self._records.values()))
 
     def add(self, record: AttemptRecord, *, earlier: bool = False) -> None:
-        """Count an attempt that has ended. `earlier`: before a resume, so it does not count for the time left.
+        """Count a finished attempt. `earlier`: True if it finished before a resume. The estimate of the remaining time
+        does not use earlier attempts.
 
-        An attempt without a score is played again after a resume. Its new record then replaces the earlier one.
+        An attempt without a score is played again after a resume. Its new record then replaces the earlier record.
         """
         self._records.setdefault(record.key.environment, {})[record.key] = record
         self._added[record.key.environment] += 1
@@ -167,7 +168,7 @@ class EvaluationView:
             self._ends = [*self._ends[-WINDOW:], self._clock()]
 
     def notice(self, text: str) -> None:
-        """Print a message above the table, such as a pause because of a rate limit."""
+        """Print a message above the table, for example about a pause after a rate limit."""
         self._print(text, "yellow")
 
     def tick(self) -> None:
@@ -177,7 +178,7 @@ class EvaluationView:
             self._print(self.as_text())
 
     def seconds_left(self) -> float | None:
-        """Returns the estimated time until all attempts have ended, or None if it is unknown."""
+        """Returns the estimated time in seconds until all attempts are finished, or None if it is unknown."""
         left = self.total - self.finished
         if left <= 0 or len(self._ends) < 2 or self._ends[-1] <= self._ends[0]:
             return None
@@ -202,8 +203,9 @@ class EvaluationView:
         return parts if left is None else [*parts, f"{duration(left)} left"]
 
     def _group(self, name: str) -> tuple[int, GroupFigures]:
-        """Returns the number of records and their figures. The display thread may call this while `add` runs, so this
-        method reads a copy of the records.
+        """Returns the number of records and their figures.
+
+        The display thread may call this method while `add` runs. The method therefore reads a copy of the records.
         """
         added, records = self._added[name], list(self._records[name].values())
         cached = self._figures.get(name)
@@ -225,7 +227,7 @@ class EvaluationView:
             rows.append((shown(name), count, success_text(figures) if figures else ""))
             if text := errors_text(figures.errors) if figures else "":
                 errors.append(Text(f"{shown(name)}: {text}" if len(self._records) > 1 else text, "yellow"))
-        # The bar has the space that the texts leave, and is left out if this is little.
+        # The bar gets the space beside the texts. If this space is too small, there is no bar.
         bar = min(
             BAR_WIDTH, self.console.width - sum(max(map(cell_len, texts)) + GAP for texts in zip(*rows, strict=True))
         )
@@ -240,9 +242,9 @@ class EvaluationView:
 def results_table(
     title: str, environments: Sequence[EnvironmentFigures], records: Sequence[AttemptRecord], price: ModelPrice | None
 ) -> Group:
-    """Returns the table of results: one row per environment and, below it, one per kind of task.
+    """Returns the table of results: one row per environment, followed by one row for each kind of its tasks.
 
-    The table contains only the estimate of pass@k with the largest k. The report and summary.json contain all.
+    The table shows pass@k only for the largest k. The report and summary.json contain all values of k.
     """
     passes = sorted({k for one in environments for k in one.all.pass_at if k > 1})[-1:]
     errors = any(one.all.errors.get(status) for one in environments for status in one.all.errors)
@@ -262,7 +264,7 @@ def results_table(
         for kind, group in one.kinds.items():
             name = kind.replace("_", " ") or "(no kind)"
             table.add(f"- {shown(name)}", _figures(group, passes, errors=errors))
-    # Not the table's title and caption, because these are wrapped at the width of the table.
+    # Title and notes are separate texts, because rich wraps a table's title and caption at the table's width.
     notes = "\n".join(map(shown, _notes(environments, records, price)))
     return Group(Text(shown(title), "bold"), table, *([Text(notes)] if notes else []))
 

@@ -1,11 +1,12 @@
-"""Standard evaluation sets: loads `sets.toml`, and checks the tasks that a server plays before any model is asked.
+"""Standard evaluation sets: loads `sets.toml`, and checks a server's tasks before the first request to a model.
 
     standard = find_set("sokoban-v1")
     checked = await check_set(runner, standard)      # raises SetMismatch with the cause
-    checked.digest, checked.official
+    checked.pin.digest, checked.pin.official
 
-Two people who name the same set play the same tasks. Options of the environment that only change how a task looks
-(prompt template, history, form of the observation) are free; all other options must be those of the set.
+A set's name always means the same tasks. Free options do not change the tasks or the effects of actions (see
+`FREE_OPTIONS`): for example the prompt template, the history, or the form of the observation. All other options must
+have the set's values.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from arlarena.rollout.evaluation.sets.digest import tasks_digest
 from arlarena.rollout.runner import Runner
 
 DEFINITIONS, PINS = "sets.toml", "pinned.json"
-# 128 bits, because a digest of a published set must not be forged; 64 bits are enough against mistakes only.
+# 128 bits, because nobody must be able to find other tasks with a published digest. Against mistakes, 64 bits suffice.
 DIGEST_BYTES = 16
-# Options that change neither the tasks nor the effect of an action, by environment. They belong to the prompt, to the
-# expert, to the number of tasks on offer, or to the load on the machine.
+# Free options, by environment. They only change the prompt, the expert, the number of available tasks, or the load on
+# the machine.
 FREE_OPTIONS: Mapping[str, frozenset[str]] = {
     "sokoban": frozenset({"observation", "frames", "template", "history", "expert_think", "curriculum", "panel_size"}),
     "alfworld": frozenset({"history", "template", "expert_think", "backend"}),
@@ -49,7 +50,7 @@ class SetMismatch(EvaluationError):
 
 
 class StandardSet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A set of `sets.toml`; the comment at its beginning describes the fields. `name`: the name of its table."""
+    """A set in `sets.toml`. The comment at the start of that file describes the fields. `name`: name of the table."""
 
     environment: str
     description: str
@@ -78,8 +79,8 @@ class Pin(msgspec.Struct, frozen=True):
 
     Attributes:
         version: the version of the environment.
-        options: the values of all options that are not free and not paths, by dotted name.
-        official: whether the tasks are those of published results, as `/v1/info` says.
+        options: values of all options except free options and paths, by dotted name.
+        official: `data.official` of `/v1/info`: whether published results use these tasks; None without `data`.
         digest: `tasks_digest` of the tasks, 32 hex digits.
     """
 
@@ -91,11 +92,11 @@ class Pin(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class CheckedSet:
-    """The result of playing the resets of a set.
+    """The result of resetting all tasks of a set.
 
     Attributes:
-        pin: the pin of the served tasks. If the set has a published pin, both are equal.
-        keys: content key of each task, by the id of the task.
+        pin: the pin of the served tasks. `check_set` ensures that its digest is the published digest.
+        keys: content key of each task, by task id.
         info: the description of the environment.
     """
 
@@ -115,7 +116,7 @@ def standard_sets() -> dict[str, StandardSet]:
 
 
 def published_pins() -> dict[str, Pin]:
-    """Returns the pins of all sets that have a digest, by name."""
+    """Returns the pins of all sets with a published digest, by name."""
     return msgspec.json.decode(_read(PINS), type=dict[str, Pin])
 
 
@@ -132,7 +133,7 @@ def find_set(name: str) -> StandardSet:
 
 
 def flat_options(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the options of nested tables under dotted names, as in `sandbox.wall_s`. Tuples become lists."""
+    """Returns the options without nested tables, under dotted names such as `sandbox.wall_s`. Tuples become lists."""
     flat: dict[str, Any] = {}
     for name, value in options.items():
         if isinstance(value, Mapping) and value:
@@ -143,7 +144,7 @@ def flat_options(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]
 
 
 def pinned_options(standard: StandardSet, info: Info) -> dict[str, Any]:
-    """Returns the options that decide the tasks and the rules, without free options and paths."""
+    """Returns the options that define the tasks and the rules: all options except free options and paths."""
     left_out = {*FREE_OPTIONS.get(standard.environment, ()), *standard.given, *info.paths}
     left_out |= {name.removesuffix(".*") for name in info.paths}
     return {
@@ -186,7 +187,7 @@ async def play_set(runner: Runner, standard: StandardSet) -> CheckedSet:
 async def check_set(runner: Runner, standard: StandardSet, pins: Mapping[str, Pin] | None = None) -> CheckedSet:
     """Check that the server plays the tasks of the set. Versions and options are compared before tasks are reset.
 
-    `pins`: the published digests; None: those of this package.
+    `pins`: the published pins. None: the pins in `pinned.json`.
 
     Raises:
         SetMismatch: the version of the environment, an option or the data differ. The message says which.
@@ -214,7 +215,7 @@ async def check_set(runner: Runner, standard: StandardSet, pins: Mapping[str, Pi
 def _compare_settings(standard: StandardSet, pin: Pin, info: Info) -> None:
     """Raises SetMismatch if an option, the kind of data or the version differs from the pin.
 
-    Options are compared first, because the version of some environments depends on them.
+    Options are compared first, because some environments' versions depend on options.
     """
     served = pinned_options(standard, info)
     wrong = [
@@ -255,7 +256,7 @@ def set_options(standard: StandardSet, given: Mapping[str, Any]) -> dict[str, An
 
 
 def environment_plan(standard: StandardSet, checked: CheckedSet, url: str, name: str = "") -> EnvironmentPlan:
-    """Returns the part of a plan for a checked set. `name`: unique in the plan; default: the name of the set."""
+    """Returns the plan's entry for a checked set. `name`: unique in the plan; default: the name of the set."""
     info = checked.info
     return EnvironmentPlan(
         name=name or standard.name,

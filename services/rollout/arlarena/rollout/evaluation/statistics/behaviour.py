@@ -1,4 +1,4 @@
-"""Behaviour of the player in an attempt: patterns of actions in any environment, and habits of shoppers in WebShop."""
+"""Behaviour of the player in an attempt: patterns of actions in any environment, and of shopping in WebShop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from arlarena.rollout.evaluation.statistics.tasks import TaskKey, task_key
 
 # The patterns of `rollout.episode.ActionPatterns`.
 PATTERNS = ("repeated_actions", "back_and_forth", "invalid_actions", "idle_turns", "no_action_turns")
-# The start of WebShop's first page, and the line of a page of results, in both forms of observations.
+# WebShop's first page starts with `_FIRST_PAGE`. A page of results has the line `_RESULTS`. Both forms of observations
+# contain these texts.
 _FIRST_PAGE = "WebShop"
 _RESULTS = re.compile(r"Page (\d+) \(Total results: \d+\)")
 _CLICK = re.compile(r"click\[(.+)\]")
@@ -22,10 +23,10 @@ _BUY, _BACK = "buy now", "back to search"
 
 
 def behaviour(record: AttemptRecord) -> dict[str, float]:
-    """Return the counts of one attempt by name: `ActionPatterns`, and for an attempt in WebShop `shopping`.
+    """Return the counts of one attempt by name: those of `ActionPatterns` and, in WebShop, those of `shopping`.
 
-    The patterns were counted while playing. If the record does not have them, they are counted from its turns. The
-    state after the last turn is then unknown, so this turn is neither idle nor back and forth.
+    The metrics of a record usually contain the patterns. Otherwise, the patterns are counted from the recorded turns.
+    In this case the state after the last turn is unknown, so the last turn never counts as idle or back and forth.
     """
     if all(name in record.metrics for name in PATTERNS):
         counts = {name: record.metrics[name] for name in PATTERNS}
@@ -35,7 +36,10 @@ def behaviour(record: AttemptRecord) -> dict[str, float]:
 
 
 def mean_behaviour(records: Sequence[AttemptRecord]) -> dict[str, float]:
-    """Return the mean over tasks of each count's mean over the scored attempts that have it."""
+    """Return the mean of each count: the mean over each task's attempts, then the mean over tasks.
+
+    Only scored attempts with this count are used.
+    """
     values: defaultdict[str, defaultdict[TaskKey, list[float]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         for name, value in behaviour(record).items() if record.scored else ():
@@ -60,13 +64,14 @@ def shopping(record: AttemptRecord) -> dict[str, float]:
     """Return counts of one attempt in WebShop. Only actions that the shop accepted are counted.
 
     page_turns: clicks on `Next >` or `< Prev` on a page of results.
-    page_turns_in_vain: page turns beyond those that are necessary. A browse starts when a page of results is reached
-        by another action than a page turn, and ends when another action than a page turn is played. If it ends with
-        the click on a product of page b, and started on page a, |b - a| page turns were necessary. If it ends without
-        an opened product (a search, a return to the search page, or the end of the attempt), none was necessary.
+    page_turns_in_vain: page turns that were not necessary. They are counted for each visit to the pages of results. A
+        visit ends with the first action that is not a page turn. If a visit starts on page a and ends with a click on a
+        product of page b, |b - a| page turns were necessary. If a visit ends without an opened product (a search, a
+        return to the search page, or the end of the attempt), no page turn was necessary.
     purchases: 1 if a product was bought.
-    purchases_too_early: 1 if the purchase was not a success, and either the page offered options and none was chosen
-        since the product was opened, or no other product was opened before in the attempt.
+    purchases_too_early: 1 if a product was bought, the attempt was no success, and the player was hasty. The player was
+        hasty in two cases: the page offered options, and none was chosen after the product was opened; or no other
+        product was opened before.
     """
     turns_made, in_vain = _page_turns(record.turns)
     bought, hasty = _purchase(record.turns)
@@ -79,20 +84,20 @@ def shopping(record: AttemptRecord) -> dict[str, float]:
 
 
 def _clicked(turn: TurnRecord) -> str | None:
-    """Return the name of the clicked element in lower case, or None if the turn is no accepted click."""
+    """Return the name of the clicked element in lower case, or None if the turn is not an accepted click."""
     match = _CLICK.match(turn.action) if turn.action_valid and not turn.no_action else None
     return match[1].lower() if match else None
 
 
 def _page(turn: TurnRecord) -> int | None:
-    """Return the number of the page of results that the turn starts on, or None."""
-    # The observation may end with the text of products, so the first match is the page's own line, which comes before.
+    """Return the number of the page of results in the turn's observation, or None if it is another page."""
+    # The texts of products may also match. They follow the page's own line, so the first match is the page's line.
     match = _RESULTS.search(turn.observation)
     return int(match[1]) if match else None
 
 
 def _page_turns(turns: Sequence[TurnRecord]) -> tuple[int, int]:
-    """Return the number of page turns, and of those in vain."""
+    """Return the number of page turns, and the number of page turns in vain (see `shopping`)."""
     made = in_vain = pending = 0
     start: int | None = None
     for turn in turns:
@@ -110,7 +115,7 @@ def _page_turns(turns: Sequence[TurnRecord]) -> tuple[int, int]:
 
 
 def _purchase(turns: Sequence[TurnRecord]) -> tuple[bool, bool]:
-    """Return whether a product was bought, and whether options or other products were ignored before."""
+    """Return whether a product was bought, and whether the player was hasty (see `shopping`)."""
     opened: set[str] = set()
     chosen = False
     for turn in turns:
@@ -118,7 +123,7 @@ def _purchase(turns: Sequence[TurnRecord]) -> tuple[bool, bool]:
         if name is None:
             continue
         if name == _BUY:
-            # The first page of the product shows the options; a sub-page does not have the button.
+            # Only the first page of a product has this button. The first page also shows all options.
             ignored = bool(_option_parts(turn.observation)) and not chosen
             return True, ignored or len(opened) == 1
         if _page(turn) is not None:
@@ -131,9 +136,9 @@ def _purchase(turns: Sequence[TurnRecord]) -> tuple[bool, bool]:
 
 
 def _option_parts(observation: str) -> set[str]:
-    """Return the names and values of options in lower case: the parts between `< Prev` and the title.
+    """Return the names and values of options in lower case.
 
-    The title is the part before the price.
+    They are the parts of the observation between `< Prev` and the title. The title is the part before the price.
     """
     parts = [_plain(part) for part in re.split(r" \[SEP\] |\n", observation)]
     parts = [part for part in parts if part]
@@ -145,5 +150,5 @@ def _option_parts(observation: str) -> set[str]:
 
 
 def _plain(part: str) -> str:
-    """Return the text of a part: `[button] Next > [button_]` and `[clicked button] … [clicked button_]` are buttons."""
+    """Return a part without button marks: `[button] … [button_]`, `[clicked button] … [clicked button_]`."""
     return re.sub(r"\[(?:clicked )?button_?\]", "", part).strip().lower()

@@ -1,17 +1,19 @@
 """Means over tasks and their confidence intervals: success rates, scores and other figures of attempts.
 
-All figures have the same estimator: the mean over tasks of the mean of each task's attempts. It estimates the mean of
-the tasks' expected values, also if tasks have different numbers of attempts, as in an unfinished evaluation. If all
-tasks have the same number of attempts, it equals the mean over attempts.
+All figures use the same estimator: the mean over each task's attempts, then the mean over tasks. It estimates the mean
+of the tasks' expected values. Tasks may have different numbers of attempts, for example in an unfinished evaluation. If
+all tasks have the same number of attempts, the estimate equals the mean over attempts.
 
-Attempts of one task are correlated, so all intervals are clustered by task: they use the variance between the tasks'
-means. (For 30 tasks with 16 attempts each, an interval for independent attempts was too narrow by a factor of 2.9.)
+Attempts of one task are correlated. All intervals are therefore clustered by task: they use the variance between the
+tasks' means. For 30 tasks with 16 attempts each, an interval for independent attempts was too narrow by a factor of
+2.9.
 
-    success_rate   values 0 and 1: the beta interval on the effective sample size
+    success_rate   values 0 and 1: the beta interval for the effective sample size
     unit_mean      other values in [0, 1], such as scores: the bounds of Gaffke over the tasks' means
     clustered      other values, such as returns: Student's t over the tasks' means
 
-Near 0 and 1, the t interval contains the true mean much too rarely: benchmarks/results/interval_coverage.json.
+The t interval is not used for values in [0, 1], because near 0 and 1 it contains the true mean much too rarely: see
+benchmarks/results/interval_coverage.json.
 """
 
 from __future__ import annotations
@@ -43,17 +45,17 @@ class Interval:
 
 
 def student_quantile(probability: float, freedom: ArrayLike) -> Floats:
-    """Return quantiles of Student's t. `freedom`: degrees of freedom, not necessarily whole numbers."""
-    # scipy.special is imported here, because it takes 0.35 s. scipy.stats would take 0.9 s.
+    """Return quantiles of Student's t. `freedom`: degrees of freedom, may be fractional."""
+    # Imported here, because the import of scipy.special takes 0.35 s. scipy.stats would take 0.9 s.
     from scipy import special
 
     return np.asarray(special.stdtrit(freedom, probability), dtype=np.float64)
 
 
 def beta_bounds(mean: ArrayLike, size: ArrayLike, level: float = LEVEL) -> tuple[Floats, Floats]:
-    """Return the bounds of Clopper and Pearson (1934) for `size` attempts of which the share `mean` succeeded.
+    """Return the bounds of Clopper and Pearson (1934) for `size` attempts with the success rate `mean`.
 
-    Neither `size` nor the number of successes has to be a whole number.
+    `size` and the number of successes may be fractional.
     """
     from scipy import special
 
@@ -68,12 +70,15 @@ def beta_bounds(mean: ArrayLike, size: ArrayLike, level: float = LEVEL) -> tuple
 def effective_size(means: ArrayLike, counts: ArrayLike, level: float = LEVEL) -> Floats:
     """Return the effective sample size of success rates: the number of independent attempts with the same precision.
 
-    It is m (1 - m) / V, where m is the mean of the C tasks' means m_c, and V = sum_c (m_c - m)^2 / (C (C - 1)) is its
-    variance. As in Korn and Graubard (1998), it is multiplied by (normal quantile / t quantile)^2, because V is an
-    estimate. The degrees of freedom of V are those of Satterthwaite (1946), 2 C / (kurtosis - 1) with at most C - 1,
-    where the kurtosis is that of m_c - m: if few tasks differ from the rest, V is uncertain. The result is at least
-    C, the value if all attempts of a task have the same result, and at most C^2 / sum_c (1 / k_c), the value if the
-    attempts of a task are independent. The latter is the number of attempts if all tasks have equally many.
+    The size is m (1 - m) / V. Here m is the mean of the C tasks' means m_c, and V = sum_c (m_c - m)^2 / (C (C - 1)) is
+    the variance of m. V is an estimate. The size is therefore multiplied by (normal quantile / t quantile)^2, as in
+    Korn and Graubard (1998). The degrees of freedom of V are those of Satterthwaite (1946): 2 C / (kurtosis - 1), at
+    most C - 1, with the kurtosis of m_c - m. If few tasks differ from the other tasks, the kurtosis is high and V is
+    uncertain.
+
+    The result is at least C, the value if all attempts of each task have the same result. It is at most
+    C^2 / sum_c (1 / k_c), the value if the attempts of each task are independent. If all tasks have the same number of
+    attempts, this maximum is the total number of attempts.
 
     Args:
         means: success rate m_c of each task, [..., C].
@@ -94,7 +99,7 @@ def effective_size(means: ArrayLike, counts: ArrayLike, level: float = LEVEL) ->
     mean = rates.mean(-1)
     squares = (rates - mean[..., None]) ** 2
     spread = squares.sum(-1)
-    # Below this, the differences are rounding errors.
+    # A smaller spread consists of rounding errors.
     known = spread > 1e-18 * tasks
     with np.errstate(divide="ignore", invalid="ignore"):
         size = mean * (1 - mean) * tasks * (tasks - 1) / spread
@@ -106,10 +111,12 @@ def effective_size(means: ArrayLike, counts: ArrayLike, level: float = LEVEL) ->
 
 
 def success_rate(outcomes: Mapping[Any, Sequence[bool]]) -> tuple[Interval, str]:
-    """Return the mean over tasks of the success rate of each task's attempts, and the name of the interval's method.
+    """Return the success rate with its interval, and the name of the interval's method.
+
+    The success rate is the mean over tasks of each task's success rate.
 
     Args:
-        outcomes: for each task, whether its attempts succeeded. Tasks without attempts are ignored.
+        outcomes: for each task, the outcomes of its attempts (True: success). Tasks without attempts are ignored.
 
     Raises:
         ValueError: there are no attempts.
@@ -122,10 +129,10 @@ def success_rate(outcomes: Mapping[Any, Sequence[bool]]) -> tuple[Interval, str]
 
 
 def unit_mean(values: Mapping[Any, Sequence[float]]) -> Interval:
-    """Return the mean over tasks of the means of their attempts, for values in [0, 1], with the bounds of Gaffke.
+    """Return the mean over tasks of each task's mean, with the bounds of Gaffke. All values are in [0, 1].
 
-    The beta interval would contain the true mean too rarely near 0 and 1, because the effective sample size of values
-    with a small variance is too uncertain (0.66 instead of 0.95 for 30 skewed scores).
+    The beta interval does not suit such values: if their variance is small, the effective sample size is too uncertain.
+    Near 0 and 1, the beta interval contains the true mean too rarely (0.66 instead of 0.95 for 30 skewed scores).
 
     Args:
         values: for each task, the values of its attempts. Tasks without attempts are ignored.
@@ -143,9 +150,9 @@ def unit_mean(values: Mapping[Any, Sequence[float]]) -> Interval:
 
 
 def clustered(values: Mapping[Any, Sequence[float]], level: float = LEVEL) -> Interval:
-    """Return the mean over tasks of the means of their attempts, with the t interval of the tasks' means.
+    """Return the mean over tasks of each task's mean, with the t interval of the tasks' means.
 
-    For a single task the interval is unbounded.
+    For a single task, the interval is unbounded.
 
     Args:
         values: for each task, the values of its attempts. Tasks without attempts are ignored.
@@ -163,7 +170,7 @@ def clustered(values: Mapping[Any, Sequence[float]], level: float = LEVEL) -> In
 
 
 def task_means(values: Mapping[Any, Sequence[float]]) -> tuple[Floats, Floats]:
-    """Return the mean and the number of the values of each task that has values, two arrays [C].
+    """Return two arrays [C]: the mean and the number of each task's values. Tasks without values are left out.
 
     Raises:
         ValueError: there are no values.

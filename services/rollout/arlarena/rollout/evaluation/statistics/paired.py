@@ -15,11 +15,12 @@ from arlarena.rollout.evaluation.statistics.bounded_mean import Floats
 from arlarena.rollout.evaluation.statistics.intervals import LEVEL, Interval, student_quantile
 from arlarena.rollout.evaluation.statistics.tasks import TaskKey, by_task, results, task_key
 
-# The maximum number of values of the exact distribution of the sum of flipped differences. 512 tasks with 64 attempts
-# in both evaluations need 32,768 values. The time is proportional to tasks * values.
+# The exact distribution of the sum of flipped differences is computed up to this many values. 512 tasks with 64
+# attempts in both evaluations need 32,768 values. The time is proportional to tasks * values.
 _MOST_VALUES = 200_000
-# If the differences are no multiples of a common unit, up to 2^18 sign vectors are enumerated: 0.1 s.
+# If the differences have no common unit, all sign vectors are enumerated up to this many tasks (2^18 vectors: 0.1 s).
 _ENUMERATED_TASKS = 18
+# Number of random sign vectors if neither exact method is possible.
 _RANDOM_FLIPS = 100_000
 
 
@@ -29,11 +30,12 @@ class PairedComparison(msgspec.Struct, frozen=True):
     Attributes:
         tasks: number of compared tasks.
         left_out: number of tasks without a scored attempt in one of the evaluations.
-        first, second, difference: means over the compared tasks of the tasks' means.
+        first, second: mean over the compared tasks of each task's mean in the first (second) evaluation.
+        difference: `second` minus `first`.
         ci95: 95 % interval of the difference.
-        better, worse: number of tasks whose mean is higher (lower) in the second evaluation.
-        p_value: two-sided, of the hypothesis that both evaluations are the same on each task.
-        exact: whether the p-value is exact. Otherwise it comes from random sign flips.
+        better, worse: number of tasks with a higher (lower) mean in the second evaluation.
+        p_value: two-sided p-value. The null hypothesis: both evaluations are the same on each task.
+        exact: True if the p-value is exact, False if it comes from random sign flips.
     """
 
     tasks: int
@@ -51,12 +53,12 @@ class PairedComparison(msgspec.Struct, frozen=True):
 def difference_interval(differences: Sequence[float], level: float = LEVEL) -> Interval:
     """Return the mean of the tasks' differences, each in [-1, 1], and its confidence interval.
 
-    Two tasks with the differences 1 and -1 are added for the bounds, as Bonett and Price (2012) do for paired
-    proportions; here with Student's t instead of the normal quantile. So the interval has a positive width even if
-    all differences are equal, and it contains the true mean often enough if few differ from 0.
+    For the bounds, two tasks with the differences 1 and -1 are added. Bonett and Price (2012) do the same for paired
+    proportions. Here Student's t replaces the normal quantile. With the two added tasks, the interval has a positive
+    width even if all differences are equal. It also contains the true mean often enough if few differences are not 0.
 
     Raises:
-        ValueError: there are no differences, or one is outside [-1, 1].
+        ValueError: there are no differences, or a difference is outside [-1, 1].
     """
     values = np.asarray(differences, dtype=np.float64)
     if not len(values) or np.abs(values).max() > 1 + 1e-9:
@@ -79,12 +81,12 @@ def sign_flip_p(differences: Sequence[float], unit: int | None = None) -> tuple[
     """Return the two-sided p-value of the sign-flip test, and whether it is exact.
 
     If both evaluations are the same on each task, both signs of each difference are equally probable. The p-value is
-    the probability that the absolute sum is at least the observed one. For one attempt of each task in both
-    evaluations, this is the exact test of McNemar (1947).
+    the probability that random signs give an absolute sum of at least the observed absolute sum. If each task has one
+    attempt in each evaluation, this is the exact test of McNemar (1947).
 
     Args:
-        differences: of each task.
-        unit: all differences are multiples of 1 / unit. None: there is no such number.
+        differences: one difference per task.
+        unit: all differences are multiples of 1 / unit. None: there is no common unit.
     """
     values = np.array([value for value in differences if value != 0], dtype=np.float64)
     if not len(values):
@@ -105,7 +107,7 @@ def sign_flip_p(differences: Sequence[float], unit: int | None = None) -> tuple[
         part = min(2_000, _RANDOM_FLIPS - done)
         sums = (random.integers(0, 2, (part, len(values))) * 2 - 1) @ values
         hits, done = hits + int((np.abs(sums) >= observed).sum()), done + part
-    # With the observed signs as one more flip, the test keeps its level (Phipson and Smyth 2010).
+    # The observed signs count as one more flip. Otherwise the test could exceed its level (Phipson and Smyth 2010).
     return (hits + 1) / (_RANDOM_FLIPS + 1), False
 
 
@@ -124,9 +126,9 @@ def compare(
     second: Sequence[AttemptRecord],
     value: Callable[[AttemptRecord], float] = lambda record: float(record.success),
 ) -> PairedComparison:
-    """Compare two evaluations of the same tasks. Each task counts once, whatever its number of attempts.
+    """Compare two evaluations of the same tasks. All tasks have the same weight, whatever their number of attempts.
 
-    `value`: the compared value in [0, 1]: the success, or for example the score.
+    `value`: returns the compared value of an attempt, in [0, 1]. Default: 1 for success, else 0.
 
     Raises:
         EvaluationError: the evaluations have different tasks, tasks with different content, or no task with a scored
@@ -142,7 +144,7 @@ def compare(
     differences = [after - before for before, after in zip(befores, afters, strict=True)]
     binary = all(entry in (0, 1) for values in (old, new) for task in tasks for entry in values[task])
     unit = math.lcm(*(len(values[task]) for values in (old, new) for task in tasks)) if binary else None
-    # A difference of fractions can be 1e-17 instead of 0.
+    # Because of rounding, the difference of two equal means can be 1e-17 instead of 0.
     differences = [0.0 if abs(difference) < 1e-12 else difference for difference in differences]
     interval = difference_interval(differences)
     p_value, exact = sign_flip_p(differences, unit)
@@ -164,7 +166,7 @@ def check_same_tasks(first: Sequence[AttemptRecord], second: Sequence[AttemptRec
     """Check that two evaluations have the same tasks with the same content.
 
     Raises:
-        EvaluationError: names the first differences.
+        EvaluationError: the tasks differ. The message names the first differences.
     """
     one, two = _contents(first), _contents(second)
     parts = [
@@ -183,7 +185,7 @@ def check_same_tasks(first: Sequence[AttemptRecord], second: Sequence[AttemptRec
 
 
 def _contents(records: Sequence[AttemptRecord]) -> Mapping[TaskKey, frozenset[str]]:
-    """Return the content keys of each task; an attempt that failed before the reset has none."""
+    """Return the content keys of each task. An attempt that failed before the reset has no content key."""
     contents: dict[TaskKey, frozenset[str]] = {}
     for record in records:
         key = task_key(record.key)

@@ -1,4 +1,4 @@
-"""The summary of an evaluation: success, score and further figures with intervals, and totals of usage and cost."""
+"""The summary of an evaluation: success, score and other figures with intervals, and totals of usage and cost."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ CostOf = Callable[[AttemptRecord], float | None]
 
 
 class Figure(msgspec.Struct, frozen=True):
-    """A mean and its 95 % interval. `ci95` is None if there is only one task, and the interval has no bounds."""
+    """A mean and its 95 % interval. `ci95`: None if the interval is unbounded, because there is only one task."""
 
     mean: float
     ci95: tuple[float, float] | None
 
 
 class PassFigure(msgspec.Struct, frozen=True):
-    """The mean of pass@k over the `tasks` tasks that have at least k scored attempts."""
+    """The mean of pass@k over the tasks with at least k scored attempts. `tasks`: number of these tasks."""
 
     k: int
     mean: float
@@ -37,7 +37,7 @@ class PassFigure(msgspec.Struct, frozen=True):
 
 
 class KindFigures(msgspec.Struct, frozen=True):
-    """The scored attempts of one kind of task."""
+    """The figures of the scored attempts of one kind of task."""
 
     tasks: int
     attempts: int
@@ -48,19 +48,19 @@ class KindFigures(msgspec.Struct, frozen=True):
 class Results(msgspec.Struct, frozen=True, rename={"total_reward": "return"}):
     """The figures of the scored attempts.
 
-    Each figure is the mean over tasks of the mean of each task's scored attempts, also if tasks have different numbers
-    of scored attempts, as in an unfinished evaluation. All intervals are clustered by task: see `intervals`.
+    Each figure is the mean over each task's scored attempts, then the mean over tasks. Tasks may have different numbers
+    of scored attempts, for example in an unfinished evaluation. All intervals are clustered by task: see `intervals`.
 
     Attributes:
         tasks: number of tasks with a scored attempt.
-        success: share of attempts with success. `success_method` names the method of its interval.
+        success: success rate. `success_method`: the method of its interval.
         score: the environment's score in [0, 1].
         total_reward: sum of rewards of an attempt; `return` in JSON.
         turns: number of turns of an attempt.
-        avg_at_k: the same as `success`, under the name that results with k attempts per task usually have.
+        avg_at_k: the same as `success`. avg@k is the usual name if each task has k attempts.
         pass_at_k: estimates of pass@k, for k = 1, 2, 4, … and the maximum number of attempts of a task.
         by_kind: figures by the kind of task; empty if the environment has no kinds.
-        behaviour: counts of an attempt, as means over tasks of each task's mean: see `behaviour`.
+        behaviour: mean counts per attempt: see `behaviour.mean_behaviour`.
     """
 
     tasks: int
@@ -81,12 +81,12 @@ class Part(msgspec.Struct, frozen=True):
     Attributes:
         n: number of planned tasks. k: number of planned attempts of each task.
         planned, scored, policy_errors, infra_errors, model_errors, unfinished: numbers of attempts.
-            `scored` contains `policy_errors`, and planned = scored + infra_errors + model_errors + unfinished.
+            `scored` includes `policy_errors`. planned = scored + infra_errors + model_errors + unfinished.
         digest: digest of the tasks of the scored attempts. Results are comparable if their digests are equal.
         requests, usage: totals of all finished attempts, including attempts that are not scored. A number of tokens is
-            None if the model does not report it for a reply.
-        cost: in US dollars; None if the cost of an attempt is unknown.
-        seconds: sum over attempts.
+            None if the model's API did not report it for every reply.
+        cost: total cost in US dollars; None if the cost of an attempt is unknown.
+        seconds: sum of the attempts' durations.
         results: None if no attempt is scored.
     """
 
@@ -111,8 +111,8 @@ class Summary(msgspec.Struct, frozen=True):
 
     Attributes:
         plan: `EvaluationPlan.identity()`.
-        total: over all environments, where each task has the same weight.
-        environments: by the name in the plan.
+        total: figures over all environments. Each task has the same weight.
+        environments: figures of each environment, by its name in the plan.
     """
 
     schema: int
@@ -128,13 +128,13 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 def summarise_records(plan: EvaluationPlan, records: Iterable[AttemptRecord], cost_of: CostOf | None = None) -> Summary:
-    """Return the summary of an evaluation, which may be unfinished.
+    """Return the summary of a finished or unfinished evaluation.
 
     Args:
         plan: plan of the evaluation.
         records: the records of attempts, in the order of the journal: the last record of an attempt is its result.
             Records of attempts that are not in the plan are ignored.
-        cost_of: the cost of an attempt. None: all costs are unknown.
+        cost_of: returns the cost of an attempt. None: all costs are unknown.
     """
     tasks = {one.name: set(one.indices) for one in plan.environments}
     splits = {one.name: one.split for one in plan.environments}
@@ -154,7 +154,7 @@ def summarise_records(plan: EvaluationPlan, records: Iterable[AttemptRecord], co
 
 
 def results_of(records: Sequence[AttemptRecord]) -> Results | None:
-    """Return the figures of the scored attempts, or None if there are none. Each attempt has one record."""
+    """Return the figures of the scored attempts, or None if no attempt is scored. `records`: one record per attempt."""
     scored = [record for record in records if record.scored]
     if not scored:
         return None
