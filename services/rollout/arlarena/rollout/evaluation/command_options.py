@@ -50,7 +50,12 @@ SetName = Annotated[
 ]
 
 # Tasks of each environment.
-SplitName = Annotated[str | None, typer.Option(metavar="NAME", help="Split of the tasks.  [default: test]")]
+SplitName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Split of the tasks.  [default: test; without this split, the only evaluation split]"
+    ),
+]
 FirstTask = Annotated[int, typer.Option(min=0, metavar="INDEX", help="Index of the first task.")]
 TaskCount = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Number of tasks.  [default: all tasks from --first to the end]")

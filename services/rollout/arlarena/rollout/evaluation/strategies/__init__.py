@@ -1,1 +1,1 @@
-"""Strategies: how replies of a model become an action. One file each."""
+"""Strategies, which turn a model's replies into an action, and players without a model."""
