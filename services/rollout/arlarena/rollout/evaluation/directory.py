@@ -76,7 +76,7 @@ def read_evaluation(directory: Path) -> EvaluationResults:
     """
     plan = read_plan(directory)
     if plan is None:
-        raise EvaluationError(f"{directory} is no directory of an evaluation: it has no {PLAN}")
+        raise EvaluationError(f"{directory} is not the directory of an evaluation: it has no {PLAN}")
     try:
         ends = [event for event in read_journal(directory / JOURNAL) if isinstance(event, AttemptRecord)]
     except OSError as error:

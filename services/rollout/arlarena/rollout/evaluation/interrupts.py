@@ -1,4 +1,4 @@
-"""Ends an evaluation early: a stop request inside the process, and the signals SIGINT (Ctrl-C) and SIGTERM."""
+"""Ends an evaluation early, after a stop request in this process or a signal (SIGINT from Ctrl-C, or SIGTERM)."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class StopSignal:
 class Interrupts:
     """A context that ends the evaluation and stops the started services when the process receives a signal.
 
-    `stop` is set while attempts are played. During this time, the first signal calls `stop`: requests in flight end and
-    are recorded. Any other signal cancels the task that entered the context.
+    While attempts are played, `stop` is set. The first signal then calls `stop`, and replies to requests in flight are
+    still recorded. Any other signal cancels the task that entered the context.
 
     Attributes:
         received: the first signal, or None.

@@ -16,8 +16,8 @@ class ApiLimits:
     """Limits of one request.
 
     Attributes:
-        request_s: maximum seconds from the start of the request to the end of the reply. The default is that of the
-            OpenAI and Anthropic SDKs.
+        request_s: maximum seconds from the start of the request to the end of the reply. The OpenAI and Anthropic SDKs
+            have the same default.
         connect_s: maximum seconds for opening a connection.
         reply_bytes: maximum size of a reply. 8 MiB are about 2 million tokens. No model generates so many tokens in one
             reply.

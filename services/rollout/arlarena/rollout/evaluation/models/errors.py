@@ -2,9 +2,9 @@
 
 ModelError
 ├─ Retryable    the same request may succeed later: rate limit, overload, timeout, lost connection
-└─ Rejected     the same request fails again: wrong key, unknown model, invalid parameter
+└─ Rejected     the same request would fail again, for example because a parameter is invalid
    ├─ TooLong   the messages do not fit the model's context
-   └─ Denied    all requests of this evaluation will fail (no access, no credit): stop the evaluation
+   └─ Denied    all requests of the evaluation would fail (no access, unknown model, no credit): stop the evaluation
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Retryable(ModelError):
 
 
 class Rejected(ModelError):
-    """The same request fails again."""
+    """The same request would fail again."""
 
 
 class TooLong(Rejected):
@@ -45,4 +45,4 @@ class TooLong(Rejected):
 
 
 class Denied(Rejected):
-    """All requests of this evaluation will fail: no access, unknown model, or no credit."""
+    """All requests of the evaluation would fail, because access, credit or the model is missing."""

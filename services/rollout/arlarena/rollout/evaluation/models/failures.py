@@ -80,7 +80,8 @@ class VendorError:
         return f"{self.status} {names}: {self.message or 'no explanation'}"
 
 
-# A function that returns the error for a special case of one vendor. None: `status_error` chooses the error.
+# A function that returns the error for a special case of one vendor. If it returns None, `status_error` chooses the
+# error.
 SpecialCase = Callable[[VendorError], ModelError | None]
 
 
@@ -124,7 +125,7 @@ def _google_delay_s(error: Mapping[str, Any]) -> float | None:
 
 
 def vendor_error(failure: HttpFailure) -> VendorError:
-    """Parses a failed response. If the body is not an error object, its text without HTML tags is the message."""
+    """Parses a failed response. If the body is not an error object, the message is the body without HTML tags."""
     try:
         body: Any = json.loads(failure.body)
     except (ValueError, RecursionError):

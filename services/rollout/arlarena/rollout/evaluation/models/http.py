@@ -2,7 +2,7 @@
 
 The SDKs read replies of any size and follow redirects. Each SDK reports failures in its own way, and some SDKs omit the
 headers. This client therefore raises `HttpFailure` for every status other than 2xx, before the SDK reads the response.
-It is an `httpx2` client, because all three SDKs accept such a client.
+The client is an `httpx2` client, because all three SDKs accept such a client.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ async def _first_bytes(response: httpx2.Response) -> bytes:
 
 
 def http_client(limits: ApiLimits) -> httpx2.AsyncClient:
-    """Returns an HTTP client for one SDK. It uses the proxy that the environment variables set, if any.
+    """Returns an HTTP client for one SDK. If environment variables name a proxy, the client uses the proxy.
 
     Requests raise two errors in addition to the errors of httpx2:
         HttpFailure: the status is not 2xx. Redirects are not followed.

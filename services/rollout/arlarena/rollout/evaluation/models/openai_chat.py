@@ -172,7 +172,7 @@ def _text(content: object) -> str:
 
 
 def _gateway_failure(error: dict[str, Any]) -> HttpFailure:
-    """Converts the error in the body of a response with status 200 to a failure. OpenRouter sends such responses."""
+    """Converts an error that a gateway such as OpenRouter reports with status 200 to an `HttpFailure`."""
     code = error.get("code")
     status = code if isinstance(code, int) and 400 <= code < 600 else 500
     return HttpFailure(status, {}, json.dumps({"error": error}).encode())

@@ -109,7 +109,8 @@ class ChatModel(Protocol):
         Args:
             messages: the conversation. The last message must be the user's.
             sampling: the sampling parameters.
-            seed: a 63-bit number. It is sent if the API has a seed. Bits that the API does not allow are removed.
+            seed: a 63-bit number. It is sent if the API has a seed. If the API allows fewer bits, only the low bits are
+                sent.
 
         Raises:
             Retryable: the caller should wait and try again.

@@ -113,7 +113,7 @@ def open_model(
 
 
 def vendor_and_name(text: str, base_url: str | None) -> tuple[str, str]:
-    """Returns the vendor's key in `VENDORS`, and the model's name for its API.
+    """Returns the vendor's name in `VENDORS`, and the model's name for the vendor's API.
 
     Raises:
         ConfigError: the name is invalid, or it has no vendor prefix and there is no base URL.
@@ -177,7 +177,7 @@ def _key(text: str, vendor: Vendor, variable: str, *, required: bool) -> str:
     """
     key = (api_key(variable) or "").strip()
     if not key and required:
-        raise ConfigError(f"{text[:100]} needs a key of {vendor.title}'s API: set the environment variable {variable}")
+        raise ConfigError(f"{text[:100]} needs a key for {vendor.title}'s API: set the environment variable {variable}")
     if not all(" " < character <= "~" for character in key):
         raise ConfigError(
             f"the environment variable {variable} contains blanks or other characters that a key cannot have"

@@ -25,9 +25,9 @@ from arlarena.rollout.evaluation.records import AttemptKey, AttemptRecord
 # If the server refuses a step in this many sessions, the reply counts as the cause. After fewer refusals, the cause may
 # be a damaged session.
 MAX_REFUSALS = 3
-# Maximum number of invalid responses in a row. A server that exceeds it does not follow the API, and more retries would
-# not help. The number is above 1, because a proxy may send its own page while the server restarts. The pauses between
-# five responses are about 4 s in total.
+# After this number of invalid responses in a row, an attempt ends: the server does not follow the API, and more retries
+# would not help. The number is above 1, because a proxy may send its own page while the server restarts. The pauses
+# between five responses are about 4 s in total.
 MAX_PROTOCOL_ERRORS = 5
 # An attempt ends after this number of seconds without progress. The time is long enough for a server that restarts and
 # loads its data, and for a short outage at night. After a longer outage, a resume plays the attempt again.
@@ -49,7 +49,8 @@ class PlayLimits:
             sends no request while it waits for the environment.
         session_ttl_s: idle time in seconds after which the server ends a session.
         give_up_after_s: an attempt ends with `infra_error` after this number of seconds without progress. If the
-            environment server fails for this time without an answer to any attempt, all its attempts end.
+            environment server fails for this time without an answer to any attempt, all attempts of the environment
+            end.
         first_pause_s: pause after the first failure of the environment server, in seconds. Each further pause is twice
             as long.
         longest_pause_s: maximum pause after a failure, in seconds.
@@ -240,7 +241,7 @@ class SlotGroup:
         return session
 
     def _close(self, session: Session) -> None:
-        """Close a session in the background, because a server without an answer would delay the next session."""
+        """Close a session in the background, because a server that does not answer would delay the next session."""
         task = asyncio.ensure_future(session.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

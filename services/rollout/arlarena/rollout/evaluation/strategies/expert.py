@@ -26,8 +26,8 @@ class ExpertPlayer:
                 plan = deque((await view.session.expert()).plan)
             except Refused as error:
                 raise EvaluationError(
-                    f"the expert does not play: {error}; if the split is for evaluation, start the environment server "
-                    "with this split in [environment] expert_splits"
+                    f"the expert cannot play: {error}; if this is an evaluation split, start the environment server "
+                    "with the split in [environment] expert_splits"
                 ) from error
             view.memory["expert"] = (view.session.id, plan)
         return str(plan.popleft())

@@ -13,16 +13,22 @@ from arlarena.rollout.evaluation.errors import EvaluationStopped
 from arlarena.rollout.evaluation.strategies.protocol import TurnView
 from arlarena.rollout.evaluation.strategies.reply_format import ReplyFormat
 
-HINT = "Your action (Ctrl-D ends): "
-FREE_HINT = "Your reply, ended by an empty line (Ctrl-D ends):\n"
+HINT = "Your action (Ctrl-D ends the evaluation): "
+FREE_HINT = "Your reply. End it with an empty line (Ctrl-D ends the evaluation):\n"
 BLOCK = 1 << 12  # maximum bytes of one read; a terminal returns at most one line per read
 
 
 class LineReader:
-    """Reads lines from a terminal, pipe or file. A task that waits for a line can be cancelled: there is no thread."""
+    """Reads lines from a terminal, pipe or file.
+
+    The reader uses no thread. A task that waits for a line can therefore be cancelled.
+    """
 
     def __init__(self, handle: int) -> None:
-        """`handle`: a file descriptor in blocking mode. The mode stays, because other programs share the terminal."""
+        """`handle`: a file descriptor in blocking mode.
+
+        The mode is not changed, because other programs may use the same terminal.
+        """
         self._handle, self._read = handle, bytearray()
 
     async def line(self) -> str:
