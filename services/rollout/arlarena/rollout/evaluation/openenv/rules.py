@@ -269,7 +269,7 @@ def _chosen(observation: Mapping[str, Any], chosen: str | None, address: str, *,
             )
         if first:
             raise ProtocolError(
-                f"{address}: observation.{chosen} is missing, but --openenv text_field={chosen} requires the field; the "
+                f"{address}: observation.{chosen} is missing, but --openenv text_field={chosen} requires it; the "
                 f"observation has {_short(sorted(observation))}"
             )
     contents = _contents(observation.get(MESSAGES_FIELD))
