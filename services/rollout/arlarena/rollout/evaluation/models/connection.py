@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from arlarena.proto.text.redaction import redact, register_secret
 
-# Characters. Longer error messages are cut, because a server may answer with 100 kB of HTML and each attempt records
+# Maximum number of characters of an error message. A server may answer with 100 kB of HTML, and each attempt records
 # its error.
 MAX_MESSAGE = 400
 

@@ -34,8 +34,8 @@ _RETRYABLE = frozenset((408, 409, 425, 429))
 _DENIED = frozenset((401, 402, 403, 404))
 # Codes and words that mean "no credit". Waiting does not help. OpenAI sends them with status 429, Anthropic with 400.
 _NO_CREDIT = re.compile(r"insufficient_quota|billing_(?:hard_limit|error)|credit balance is too low", re.IGNORECASE)
-# Codes and words with which OpenAI, Anthropic, Google, vLLM, llama.cpp and ARLArena's own engine report that the
-# messages are too long.
+# Codes and words in errors about too long messages. The errors are those of OpenAI, Anthropic, Google, vLLM, llama.cpp
+# and ARLArena's policy server.
 _TOO_LONG = re.compile(
     r"context_length_exceeded|maximum (?:context|model) length|context (?:length|window|size|limit)|prompt is too long"
     r"|input token count|exceed_context_size|reduce the length of the (?:messages|prompt|input)",
@@ -230,5 +230,5 @@ async def model_errors(connection: ApiConnection, special: SpecialCase | None = 
         async with asyncio.timeout(connection.limits.request_s):
             yield
     except Exception as error:
-        # `from None` drops the SDK's error, which contains the response and may contain the request's headers.
+        # `from None` drops the SDK's error. It contains the response, and may contain the request's headers.
         raise model_error(error, connection, special) from None

@@ -51,8 +51,8 @@ class GoogleModel:
         self.name, self.sees_images = connection.name, connection.sees_images
         self._connection = connection
         self._http = http_client(connection.limits)
-        # vertexai=False overrides the environment variable GOOGLE_GENAI_USE_VERTEXAI, which selects another service. By
-        # default, the SDK does not retry.
+        # vertexai=False overrides the environment variable GOOGLE_GENAI_USE_VERTEXAI. This variable may select another
+        # service. By default, the SDK does not retry.
         self._client = Client(
             api_key=connection.key,
             vertexai=False,

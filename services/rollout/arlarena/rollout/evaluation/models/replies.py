@@ -20,7 +20,7 @@ _MAX_TOKENS = 1 << 53  # all JSON readers represent smaller integers exactly
 def clean_text(value: object) -> str:
     """Returns a string that UTF-8 can encode, or "" if `value` is not a string.
 
-    JSON may contain half of a surrogate pair, which UTF-8 cannot encode. A question mark replaces it.
+    JSON may contain half of a surrogate pair. UTF-8 cannot encode it, so a question mark replaces it.
     """
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 

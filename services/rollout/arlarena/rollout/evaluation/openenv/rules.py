@@ -119,7 +119,7 @@ class ActionRule:
 
     @classmethod
     def of(cls, schema: object, address: str, chosen: str | None = None) -> ActionRule:
-        """Return the rule for an action's schema, which `GET /schema` reports. The first case that applies is used.
+        """Return the rule for the action's schema from `GET /schema`. The first case that applies is used.
 
         1. `chosen` is given: this field gets the text.
         2. The action has the fields `TOOL_FIELDS`, or only hidden fields: the reply is a JSON object that calls a tool.

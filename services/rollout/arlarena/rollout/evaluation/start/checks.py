@@ -16,7 +16,8 @@ from arlarena.rollout.evaluation.start.checkpoint import is_checkpoint
 from arlarena.rollout.evaluation.start.options import EvaluateOptions
 from arlarena.rollout.evaluation.start.players import SCRIPTED, check_strategy
 
-POLICY = "compatible/policy"  # MODEL for a local policy server, which always serves its model as `policy`
+# MODEL for the policy server of a checkpoint. The server's name for the model is always `policy`.
+POLICY = "compatible/policy"
 
 
 async def check_options(options: EvaluateOptions, name: str) -> ModelPrice | None:

@@ -80,7 +80,7 @@ async def describe_requests(
 async def _first_prompts(
     one: OpenedEnvironment, environment: EnvironmentPlan, plan: EvaluationPlan
 ) -> list[MeasuredPrompt]:
-    """Measure the first prompts of at most `SAMPLED` tasks, which are evenly spread over the chosen tasks."""
+    """Measure the first prompts of at most `SAMPLED` tasks. The tasks are evenly spread over the chosen tasks."""
     step = max(1, len(environment.indices) // SAMPLED)
     (session,) = await one.client.open(1)
     try:

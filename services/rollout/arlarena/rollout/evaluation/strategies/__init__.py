@@ -1,1 +1,1 @@
-"""Strategies, which turn a model's replies into an action, and players without a model."""
+"""Strategies and players. A strategy turns a model's replies into an action. The other players use no model."""

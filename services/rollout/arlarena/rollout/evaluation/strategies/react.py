@@ -66,7 +66,7 @@ class ReactPlayer:
             return written  # the environment's parser decides whether the text contains an action
         thought, action = step["thought"].strip(), step["action"].strip()
         if self.reply_format.action:
-            # An action has one line. The model may have added the environment's format, which `write` adds again.
+            # An action has one line. If the model added the environment's format, remove the format: `write` adds it.
             action = action.partition("\n")[0].strip()
             before, _, after = self.reply_format.action.partition("{action}")
             action = action.removeprefix(before).removesuffix(after)
