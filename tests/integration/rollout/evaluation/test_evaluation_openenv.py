@@ -176,7 +176,7 @@ async def test_a_large_frame_is_an_error_and_is_not_read() -> None:
     async def flood(socket: web.WebSocketResponse, received: dict[str, Any]) -> None:
         await socket.send_str(observed("x" * (8 << 20)))
 
-    await outcome_of(ProtocolError, r"/ws: a frame of the server is larger than 1048576 bytes", step=flood)
+    await outcome_of(ProtocolError, r"/ws: a frame from the server is larger than 1048576 bytes", step=flood)
 
 
 async def test_frames_without_a_request_are_an_error() -> None:

@@ -182,8 +182,8 @@ async def test_a_token_is_required_and_sent(tmp_path: Path) -> None:
     async with serve(guesser()) as model, numbers(NumberGame(), token="open-sesame") as server:
         arguments = ("m", "--base-url", model.url, "--env", server.url, "--count", 1, "--out", tmp_path)
         for variables, problem in (
-            ({}, "requires a token: put it into ARLARENA_ENVIRONMENT_TOKEN"),
-            ({"ARLARENA_ENVIRONMENT_TOKEN": "knock-knock"}, "rejects the token of ARLARENA_ENVIRONMENT_TOKEN"),
+            ({}, "requires a token: put the token into ARLARENA_ENVIRONMENT_TOKEN"),
+            ({"ARLARENA_ENVIRONMENT_TOKEN": "knock-knock"}, "rejects the token in ARLARENA_ENVIRONMENT_TOKEN"),
         ):
             code, _, error = await ended(*arguments, variables=variables)
             assert (code, error.count("\n")) == (1, 1)
@@ -196,7 +196,7 @@ async def test_a_token_is_required_and_sent(tmp_path: Path) -> None:
 
 INVALID = {
     "choose another field with --openenv text_field=NAME": {"reset": observed("x" * (MAX_TEXT_CHARS + 1))},
-    "a frame of the server is larger than 16777216 bytes": {"reset": observed("x" * (17 << 20))},
+    "a frame from the server is larger than 16777216 bytes": {"reset": observed("x" * (17 << 20))},
     "observation is list, not an object": {"step": frame('{"observation":[],"reward":0,"done":false}')},
     "reward is inf, not a finite number": {"step": frame('{"observation":{},"reward":1e999,"done":true}')},
 }
@@ -228,7 +228,7 @@ async def test_an_invalid_reply_of_the_server_is_not_scored_and_named(tmp_path: 
     ("answers", "message"),
     [
         ({"metadata": {"name": 5}}, "/metadata: name is int, not a string"),
-        ({"metadata": {"name": "a\x1b[31m"}}, "/metadata: name is not a name"),
+        ({"metadata": {"name": "a\x1b[31m"}}, "/metadata: name is not a valid name"),
         ({"metadata": {"name": "x" * (2 << 20)}}, "/metadata"),
         ({"schemas": {"action": 5}}, "/schema: the field action is not a JSON Schema: 5"),
         ({"splits": {"test": -1}}, "num_tasks of the split 'test' is not a number of tasks"),

@@ -71,7 +71,7 @@ async def test_a_damaged_line_in_the_middle_is_named(tmp_path: Path, damage: byt
 
 async def test_a_reply_without_its_request_is_an_error(tmp_path: Path) -> None:
     await written(tmp_path, reply(0))
-    with pytest.raises(EvaluationError, match="without a request, of attempt guess/test/0#0"):
+    with pytest.raises(EvaluationError, match="without a request in attempt guess/test/0#0"):
         EvaluationHistory.read(tmp_path)
 
 

@@ -1,1 +1,1 @@
-"""Evaluates any model on the environments: closed models, checkpoints, experts, random players and people."""
+"""Evaluates closed models, checkpoints, expert solvers, random players and people on the environments."""

@@ -29,7 +29,7 @@ def _default_directory(model: str) -> Path:
 
 
 def _assignments(flag: str, texts: list[str]) -> dict[str, Any]:
-    """Return the values of an option KEY=VALUE that may be repeated."""
+    """Parse the values of a repeated KEY=VALUE option. `flag`: name of the option, for error messages."""
     values: dict[str, Any] = {}
     for text in texts:
         key, value = assignment(flag, text)
@@ -55,14 +55,16 @@ def main(
 ) -> None:  # fmt: skip
     """Evaluate a model on environments.
 
-    Prompts, reply format and step limit are those of training. The directory --out gets plan.json, journal.jsonl,
-    summary.json and report.html. If the evaluation is interrupted, the same command with the same --out resumes it.
+    Prompts, reply format and step limit are the same as in training. The command writes plan.json, journal.jsonl,
+    summary.json and report.html to the directory --out. To resume an interrupted evaluation, run the same command
+    with the same --out.
 
-    API keys are read from OPENAI_API_KEY, ANTHROPIC_API_KEY and GEMINI_API_KEY; with --base-url, from
-    ARLARENA_EVAL_API_KEY, which most local servers do not need.
+    API keys are read from OPENAI_API_KEY, ANTHROPIC_API_KEY and GEMINI_API_KEY. With --base-url, the key is read from
+    ARLARENA_EVAL_API_KEY instead. Most local servers need no key.
 
-    Exit status: 0: all attempts are scored; 1: attempts remain, or a failure; 2: an option is wrong; 128 + n: stopped
-    by signal n. A second Ctrl-C does not wait for requests in flight.
+    Exit status: 0: all attempts are scored; 1: some attempts are not scored, or the evaluation failed; 2: an option is
+    wrong; 128 + n: signal n stopped the evaluation. The first Ctrl-C waits for requests in flight. A second Ctrl-C
+    does not wait.
     """
     options = EvaluateOptions(
         model=model,

@@ -1,4 +1,4 @@
-"""The directory of an evaluation: the names of its files, and their reader."""
+"""Names of the files in an evaluation's directory, and functions that read these files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ PLAN, JOURNAL, IMAGES = "plan.json", "journal.jsonl", "images"
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResults:
-    """An evaluation on the disk: its plan and the last record of each attempt, in the order of the plan."""
+    """The stored plan and results of an evaluation.
+
+    Attributes:
+        path: the evaluation's directory.
+        records: the last record of each attempt, in the order of the plan.
+    """
 
     path: Path
     plan: EvaluationPlan
@@ -43,7 +48,7 @@ def read_plan(directory: Path) -> EvaluationPlan | None:
 
 
 def read_journal(path: Path) -> Iterator[Event]:
-    """Yield the events of a journal in their order. Ignores a last line without a line end: it is incomplete.
+    """Yield the events of a journal in file order. A last line without a line end is incomplete and is ignored.
 
     Raises:
         EvaluationError: a complete line is damaged. The message names the line.
@@ -64,14 +69,14 @@ def read_journal(path: Path) -> Iterator[Event]:
 
 
 def read_evaluation(directory: Path) -> EvaluationResults:
-    """Read the plan and the results in the directory of an evaluation, which may be unfinished.
+    """Read the plan and the results of an evaluation. The evaluation need not be finished.
 
     Raises:
         EvaluationError: a file is missing or damaged.
     """
     plan = read_plan(directory)
     if plan is None:
-        raise EvaluationError(f"{directory} is no directory of an evaluation: it has no {PLAN}")
+        raise EvaluationError(f"{directory} is not the directory of an evaluation: it has no {PLAN}")
     try:
         ends = [event for event in read_journal(directory / JOURNAL) if isinstance(event, AttemptRecord)]
     except OSError as error:

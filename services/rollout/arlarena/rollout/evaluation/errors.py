@@ -1,4 +1,4 @@
-"""The errors of an evaluation. Errors of a model's API are in `models.protocol`."""
+"""The errors of an evaluation. The errors of a model's API are in `models.errors`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class EvaluationError(RuntimeError):
 
 
 class AttemptFailed(RuntimeError):
-    """This attempt cannot continue. Other attempts can.
+    """This attempt cannot continue. Other attempts can continue.
 
     Attributes:
         status: the status of the attempt's record.
@@ -26,4 +26,4 @@ class EvaluationStopped(RuntimeError):
 
 
 class BudgetSpent(EvaluationStopped):
-    """A budget of money, tokens or time is used up. A resume with a larger budget continues the evaluation."""
+    """A budget of money, tokens or time is spent. Resume the evaluation with a larger budget to continue."""

@@ -1,4 +1,4 @@
-"""The end of an evaluation before its last attempt: the stop signal, and SIGINT (Ctrl-C) and SIGTERM."""
+"""Ends an evaluation early, after a stop request in this process or a signal (SIGINT from Ctrl-C, or SIGTERM)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignal:
-    """The request to stop the evaluation, with its reason."""
+    """A request to stop the evaluation, with the reason."""
 
     def __init__(self) -> None:
         self.reason: EvaluationStopped | EvaluationError | None = None
         self._event = asyncio.Event()
 
     def set(self, reason: EvaluationStopped | EvaluationError) -> None:
-        """Stop. An error replaces an earlier reason that is no error."""
+        """Request the stop. An `EvaluationError` replaces an earlier `EvaluationStopped`."""
         if self.reason is None or (
             isinstance(reason, EvaluationError) and not isinstance(self.reason, EvaluationError)
         ):
@@ -30,7 +30,7 @@ class StopSignal:
         self._event.set()
 
     async def pause(self, seconds: float) -> None:
-        """Wait. If the evaluation stops meanwhile, raises the reason."""
+        """Wait for `seconds`. If the evaluation stops first, raise the reason."""
         try:
             await asyncio.wait_for(self._event.wait(), seconds)
         except TimeoutError:
@@ -54,14 +54,14 @@ class StopSignal:
 
 
 class Interrupts:
-    """Ends the evaluation at a signal, so that the services that it started are stopped.
+    """A context that ends the evaluation and stops the started services when the process receives a signal.
 
-    While attempts are played (`stop` is set), the first signal ends the evaluation after the requests in flight, which
-    are recorded. Any other signal cancels the task that entered the context.
+    While attempts are played, `stop` is set. The first signal then calls `stop`, and replies to requests in flight are
+    still recorded. Any other signal cancels the task that entered the context.
 
     Attributes:
         received: the first signal, or None.
-        stop: ends the attempts that are being played.
+        stop: a function that ends the running attempts; None if no attempts are being played.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Interrupts:
 
     @property
     def exit_status(self) -> int | None:
-        """128 + the number of the signal; None without a signal."""
+        """128 + the number of the first signal, or None if no signal was received."""
         return None if self.received is None else 128 + self.received
 
     def __enter__(self) -> Interrupts:

@@ -1,15 +1,16 @@
 """The records of an evaluation: its plan (plan.json) and its events (journal.jsonl).
 
-The journal is append-only: one JSON object a line, with the field `event`. A line that a kill cut off is ignored. A
-resumed evaluation reads it, plays recorded replies to the environment again, and continues after the last one.
+The journal is append-only. Each line is one JSON object with the field `event`. If a kill cuts off the last line,
+readers ignore this line. A resumed evaluation reads the journal and plays the recorded replies to the environment
+again. Then it continues after the last recorded reply.
 
-    request   before a request is sent to the model; a retry is a further `request` with the same call
-    reply     after the reply arrived, before it is used
-    failure   after the request failed
-    end       an attempt has its final status
+    request   written before a request is sent to the model; a retry writes another `request` with the same `call`
+    reply     written after a reply arrived and before the reply is used
+    failure   written after a request failed
+    end       written when an attempt ends, with its result
 
-The last `end` of an attempt is its result. A `request` without a `reply` or `failure` was sent by a process that ended
-before the answer. Such a request was possibly charged without a result.
+If an attempt has several `end` events, the last one is its result. If a `request` has no `reply` and no `failure`, the
+process ended before the answer arrived. The vendor may have charged for such a request.
 """
 
 from __future__ import annotations
@@ -23,15 +24,23 @@ from arlarena.rollout.evaluation.models.protocol import Finish, TokenUsage
 
 SCHEMA = 1
 
-# `ok`: played to its end. `policy_error`: the reply or the prompt broke the episode (for example, the prompt exceeds
-# the context); counts as a failure of the model. `infra_error`: a service failed for too long. `model_error`: the
-# model's API rejected a request of this attempt. Attempts with the last two statuses are
-# not scored, and a resume plays them again.
+# `ok`: the episode was played to its end.
+# `policy_error`: a reply or a prompt ended the episode; for example, the prompt exceeds the context. It counts as a
+# failure of the model.
+# `infra_error`: a service failed for too long.
+# `model_error`: the model's API rejected a request of this attempt, or the API's client failed.
+# Attempts with `infra_error` or `model_error` are not scored. A resume plays them again.
 Status = Literal["ok", "policy_error", "infra_error", "model_error"]
 
 
 class AttemptKey(msgspec.Struct, frozen=True, order=True):
-    """The name of an attempt within one evaluation. `environment`: name of the environment in the plan."""
+    """Identifies an attempt within one evaluation.
+
+    Attributes:
+        environment: name of the environment in the plan.
+        index: index of the task in the split.
+        attempt: number of the attempt at this task, from 0.
+    """
 
     environment: str
     split: str
@@ -46,10 +55,14 @@ class RequestEvent(msgspec.Struct, frozen=True, tag_field="event", tag="request"
     """A request is about to be sent.
 
     Attributes:
-        call: number of the request in the attempt, from 0.
-        messages_digest: hash of the messages. A resume uses a recorded reply only for equal messages.
-        state_key: key of the environment's state (`Metadata.state_key`). A resume compares the keys.
-        start: how often the attempt started afresh before this request, because a replay diverged.
+        call: number of the model call in the attempt, from 0. Retries have the same number.
+        turn: number of the turn, from 0.
+        purpose: purpose of the request, for example "answer".
+        messages_digest: hash of the messages. A resume uses a recorded reply only if the messages have the same hash.
+        time: seconds since the epoch.
+        state_key: key of the environment's state (`Metadata.state_key`). A resume uses a recorded reply only if the
+            state has the same key.
+        start: how many times the attempt had been restarted from its first turn because a replay diverged.
     """
 
     key: AttemptKey
@@ -63,7 +76,14 @@ class RequestEvent(msgspec.Struct, frozen=True, tag_field="event", tag="request"
 
 
 class ReplyEvent(msgspec.Struct, frozen=True, tag_field="event", tag="reply"):
-    """A reply arrived. `seconds`: duration of the successful request. `retries`: failed requests before it."""
+    """A reply arrived.
+
+    Attributes:
+        call: number of the model call, as in `RequestEvent`.
+        seconds: duration of the successful request.
+        retries: number of failed requests of this call before the successful request.
+        possibly_charged_retries: how many of these failed requests were possibly charged.
+    """
 
     key: AttemptKey
     call: int
@@ -79,7 +99,7 @@ class ReplyEvent(msgspec.Struct, frozen=True, tag_field="event", tag="reply"):
 
 
 class FailureEvent(msgspec.Struct, frozen=True, tag_field="event", tag="failure"):
-    """A request failed. `possibly_charged`: as `models.protocol.Retryable` defines it."""
+    """A request failed. `possibly_charged`: see `models.errors.Retryable`."""
 
     key: AttemptKey
     call: int
@@ -88,7 +108,16 @@ class FailureEvent(msgspec.Struct, frozen=True, tag_field="event", tag="failure"
 
 
 class TurnRecord(msgspec.Struct, frozen=True):
-    """A turn of an attempt. `response`: the parsed text. `images`: names of files in images/, by hash."""
+    """A turn of an attempt.
+
+    Attributes:
+        observation: text of the observation that the response answers.
+        response: the text that the environment parsed.
+        action: the action that the environment's parser found.
+        state_key: key of the state before the step.
+        finish: why the model's reply ended.
+        images: names of the observation's image files in images/. Each name contains the image's SHA-256.
+    """
 
     observation: str
     response: str
@@ -106,19 +135,20 @@ class AttemptRecord(msgspec.Struct, frozen=True, tag_field="event", tag="end"):
     """The result of an attempt.
 
     Attributes:
-        task_id, content_key, kind: as the environment reports them.
+        task_id, content_key, kind: the values that the environment reports.
         status: see `Status`. Only `ok` and `policy_error` are scored.
         score: the environment's score in [0, 1].
         steps: number of turns.
-        metrics: behaviour of the episode, as in training (`rollout.episode.ActionPatterns`), and further metrics of an
-            environment.
-        usage: tokens of all requests of this attempt, including requests before a resume.
-        requests: number of requests that were sent, with retries.
-        seconds: duration of the attempt, without the time before a resume.
-        error: why the status is not `ok`.
-        final_observation: the text after the last step.
-        restarts: how often the attempt was restored in another session, after a failure of the environment server.
-        divergences: how often it started afresh because the environment did not repeat its states.
+        metrics: the metrics of the episode that training also records (`rollout.episode.ActionPatterns`).
+        usage: tokens of all replies in this attempt, including replies before a resume.
+        requests: number of requests that were sent, including retries and requests before a resume.
+        started: start time in this process, in seconds since the epoch.
+        seconds: duration of the attempt in this process.
+        error: why the status is not `ok`; "" if it is `ok`.
+        final_observation: text of the last observation.
+        restarts: how many times the attempt was restored in a new session after the environment server failed.
+        divergences: how many times the attempt was restarted from its first turn in this process because the
+            environment did not repeat its states.
     """
 
     key: AttemptKey
@@ -156,10 +186,9 @@ class EnvironmentPlan(msgspec.Struct, frozen=True):
     """One environment of an evaluation.
 
     Attributes:
-        name: unique in the evaluation; the environment's name unless the same environment occurs twice.
-        url: URL of the environment server; "" if the evaluation starts it.
-        version, template, parser: as `/v1/info` reports them. Part of the evaluation's identity.
-        options: the environment's options, as `/v1/info` reports them.
+        name: unique name in the evaluation. If an environment occurs twice, a number is added to its name.
+        url: URL of the environment server; "" if the evaluation starts the server.
+        version, template, parser, options: the values that `/v1/info` reports.
         split, indices: the tasks.
         set: name of the standard evaluation set, or "".
     """
@@ -176,15 +205,17 @@ class EnvironmentPlan(msgspec.Struct, frozen=True):
 
 
 class EvaluationPlan(msgspec.Struct, frozen=True):
-    """Model, sampling and tasks. Plans with equal `identity()` are one evaluation: the second resumes the first.
+    """Model, sampling and tasks. Plans with equal `identity()` belong to the same evaluation.
 
     Attributes:
-        model: the model as given on the command line, for example "openai/gpt-5" or "expert".
-        base_url: address of the model's API, without credentials; "" for the vendor's own.
-        strategy: name of the strategy, with its options in `strategy_options`.
+        model: name of the model in records: MODEL of the command line, for example "openai/gpt-5" or "expert". For a
+            checkpoint, see `checkpoint_name`.
+        base_url: address of the model's API, without credentials; "" for the vendor's address.
+        strategy: name of the strategy. `strategy_options` are its options.
         sampling: the sampling parameters that are sent to the model.
         attempts: number of attempts per task.
-        seed: the seed from which the seeds of resets and of sampling are computed.
+        seed: the seeds of resets and sampling are computed from this seed.
+        images: whether images are sent to the model.
     """
 
     schema: int
@@ -199,7 +230,7 @@ class EvaluationPlan(msgspec.Struct, frozen=True):
     images: bool
 
     def identity(self) -> str:
-        """Return the hash of all fields that can change a result, without addresses. 32 hex digits."""
+        """Return a hash of all fields except the addresses, because addresses do not change results. 32 hex digits."""
         same_everywhere = msgspec.structs.replace(
             self,
             base_url="",

@@ -1,4 +1,4 @@
-"""Runs an evaluation: opens environments and model, writes the plan, plays the attempts, and shows the results."""
+"""Runs an evaluation: opens environments and the model, writes the plan, plays the attempts, and shows the results."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ from arlarena.rollout.evaluation.start.planning import plan_of
 from arlarena.rollout.evaluation.start.players import PERSON, SCRIPTED, check_player, player_of
 from arlarena.rollout.settings import RolloutSettings, load_rollout
 
-SESSIONS_PER_REQUEST = 2  # a session that waits for the environment sends no request
-CAUSES = 3  # errors that are printed at the end
-TICK_S = 1.0
+SESSIONS_PER_REQUEST = 2  # more sessions than requests, because some sessions wait for the environment
+CAUSES = 3  # maximum number of errors that are printed at the end
+TICK_S = 1.0  # seconds between updates of the view
 SERVICES = "services"  # folder of the configurations and logs of started services
 
 
 async def evaluate(options: EvaluateOptions, console: Console) -> int:
     """Run or resume an evaluation. Returns the exit status.
 
-    The status is 0 if all attempts are scored, or after a dry run. If attempts remain, it is 128 + n after signal n,
-    else 1.
+    The exit status is 0 after a dry run, or if all attempts are scored. If attempts without a score remain, the exit
+    status is 128 + n after signal n, and 1 without a signal.
 
     Raises:
-        ConfigError: an option is invalid. Nothing was sent to the model.
-        EvaluationError: the evaluation cannot start or cannot continue. If it was started, the journal contains all
-            attempts recorded so far.
+        ConfigError: an option is invalid. No request was sent to the model.
+        EvaluationError: the evaluation cannot start or cannot continue. The journal contains all attempts recorded so
+            far.
         ServiceError: an environment server does not answer.
     """
     name = checkpoint_name(options.model) if is_checkpoint(options.model) else options.model
@@ -85,7 +85,7 @@ async def _evaluate(
     interrupts: Interrupts,
     console: Console,
 ) -> bool:
-    """Start the services, play the attempts, and show the results. Returns whether attempts remain."""
+    """Start the services, play the attempts, and show the results. Returns whether attempts without a score remain."""
     sessions = options.limits.concurrency * SESSIONS_PER_REQUEST
     async with AsyncExitStack() as stack:
         services = await stack.enter_async_context(LocalServices(_services_directory(options, stack)))
@@ -107,7 +107,7 @@ async def _evaluate(
     if outcome.stopped:
         unfinished = f"{counted(outcome.remaining, 'attempt')} not finished"
         console.print(f"stopped: {outcome.stopped}; {unfinished}", soft_wrap=not console.is_terminal, markup=False)
-        # Without added line ends, so that the user can copy the command.
+        # soft_wrap adds no line breaks, so the user can copy the command.
         console.print(f"resume with the same command and --out {options.directory}", soft_wrap=True, markup=False)
     for line in causes(outcome.results.values()):
         console.print(line, soft_wrap=True, markup=False)
@@ -117,13 +117,13 @@ async def _evaluate(
 
 
 def causes(records: Iterable[AttemptRecord]) -> list[str]:
-    """Return the most frequent errors of the attempts that are not scored."""
+    """Return one line for each of the `CAUSES` most frequent errors of attempts without a score."""
     errors = Counter(record.error for record in records if not record.scored and record.error)
     return [f"not scored, {counted(count, 'attempt')}: {shown(error)}" for error, count in errors.most_common(CAUSES)]
 
 
 def _services_directory(options: EvaluateOptions, stack: AsyncExitStack) -> Path:
-    """Return the folder for configurations and logs. The folder of a dry run is deleted at the end."""
+    """Return the folder for the configurations and logs of services. A dry run uses a temporary folder."""
     if options.dry_run:
         return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="arlarena-dry-run-")))
     return options.directory / SERVICES
@@ -131,7 +131,7 @@ def _services_directory(options: EvaluateOptions, stack: AsyncExitStack) -> Path
 
 @asynccontextmanager
 async def _model(options: EvaluateOptions, services: LocalServices) -> AsyncIterator[ChatModel | None]:
-    """Yield the model, or None if the player needs none. The policy server of a checkpoint is started."""
+    """Yield the model, or None for a scripted player. For a checkpoint, start a policy server."""
     if options.model in SCRIPTED:
         yield None
         return
@@ -167,7 +167,7 @@ async def _play(
         access = None if model is None else _access(options, plan, found, model, journal, price)
         totals = {one.name: len(one.indices) * plan.attempts for one in plan.environments}
         title = f"{plan.model}, {plan.strategy}"
-        live = options.model != PERSON  # a person types on this terminal
+        live = options.model != PERSON  # a live view would disturb a person who types on this terminal
         view = EvaluationView(title, totals, summarise(), plan.attempts, price=price, console=console, live=live)
         if access is not None:
             access.notice = view.notice
@@ -191,7 +191,7 @@ async def _play(
 
 
 async def _ticking(run: EvaluationRun, view: EvaluationView, services: LocalServices) -> EvaluationOutcome:
-    """Play the attempts, and update the view at regular intervals. If a service ends, end the evaluation."""
+    """Play the attempts, and update the view every `TICK_S` seconds. If a service ends, stop the evaluation."""
     playing, failing = asyncio.ensure_future(run.run()), asyncio.ensure_future(services.failed())
     try:
         while not playing.done():
@@ -225,9 +225,9 @@ def _access(
 
 
 def sampling_for(sampling: SamplingRequest, found: Sequence[OpenedEnvironment]) -> SamplingRequest:
-    """Return `sampling` with the stop strings of the environments, if all environments have the same.
+    """Return `sampling` with the environments' stop strings, or with no stop strings if the environments differ.
 
-    Stop strings only save tokens: an environment ignores the text after a stop string.
+    Stop strings only save tokens, because an environment ignores the text after a stop string.
     """
     stops = {tuple(one.info.stop) for one in found}
     (stop,) = stops if len(stops) == 1 else ((),)

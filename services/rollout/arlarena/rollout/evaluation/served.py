@@ -1,9 +1,9 @@
-"""Environment servers for checks: starts one as a separate process, and resets tasks or plays recorded replies on it.
+"""Starts environment servers as separate processes, connects runners to environment servers, and resets tasks.
 
     async with configured_process("sokoban", {}) as url, connected_runner(url, settings, None, log) as runner:
         (first,) = await reset_tasks(runner, [Task("sokoban", "test", 0)])
 
-These checks use no model. They are done before the first request to a model.
+The functions use no model.
 """
 
 from __future__ import annotations
@@ -30,22 +30,26 @@ from arlarena.rollout.play_all import play_all
 from arlarena.rollout.runner import Runner, environment_client
 from arlarena.rollout.settings import RolloutSettings
 
-# Maximum number of sessions. The server runs on the same machine, and more sessions would not make it faster.
+# Maximum number of sessions. More sessions are not faster, because the server runs on the same machine.
 CONCURRENCY = 64
-READY_S = 15.0  # a server that is started here is ready earlier, and the server of a given URL should run
+# Seconds until a server must be ready. A server at a given URL should already run when the command starts.
+READY_S = 15.0
 
 
 @asynccontextmanager
 async def environment_process(config: Path, name: str, *, workers: int | None = None) -> AsyncIterator[str]:
-    """Start `python -m arlarena.env_server NAME --config CONFIG` on a free port. Yield its URL, and stop it afterwards.
+    """Start `python -m arlarena.env_server NAME --config CONFIG` on a free port, and yield the server's URL.
+
+    The server stops when the context ends.
 
     Args:
         config: file with the table [environment].
-        name: the environment.
-        workers: number of server processes; None: as in the file.
+        name: name of the environment.
+        workers: number of server processes; None: the number in the file.
 
     Raises:
-        ConfigError, EvaluationError: the server does not start. The message contains the last error of its output.
+        ConfigError, EvaluationError: the server does not start. The message contains the last error of the server's
+            output.
     """
     arguments = [name, "--config", str(config), *([] if workers is None else ["--workers", str(workers)])]
     with tempfile.TemporaryDirectory(prefix="arlarena-environment-") as folder:
@@ -56,10 +60,12 @@ async def environment_process(config: Path, name: str, *, workers: int | None = 
 
 @asynccontextmanager
 async def configured_process(name: str, options: Mapping[str, Any], *, workers: int = 1) -> AsyncIterator[str]:
-    """Start a server of `name` with these options. Options with the value None keep their defaults. Yield its URL.
+    """Start a server for the environment `name`, and yield the server's URL. The server stops when the context ends.
+
+    `options`: the environment's options. Options with the value None keep their defaults.
 
     Raises:
-        EvaluationError: as in `environment_process`.
+        ConfigError, EvaluationError: see `environment_process`.
     """
     with tempfile.TemporaryDirectory(prefix="arlarena-environment-") as folder:
         config = Path(folder) / "environment.toml"
@@ -70,7 +76,7 @@ async def configured_process(name: str, options: Mapping[str, Any], *, workers: 
 
 
 def without_none(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a table without the keys whose value is None, also in nested tables. TOML has no null."""
+    """Returns a copy of a table without None values, also in nested tables. TOML cannot represent None."""
     kept = {key: value for key, value in table.items() if value is not None}
     return {key: without_none(value) if isinstance(value, Mapping) else value for key, value in kept.items()}
 
@@ -79,10 +85,10 @@ def without_none(table: Mapping[str, Any]) -> dict[str, Any]:
 async def connected_runner(
     url: str, settings: RolloutSettings, token: SecretStr | None, log: Logger
 ) -> AsyncIterator[Runner]:
-    """Yield a runner for the environment server at `url`, which must be ready within `READY_S`.
+    """Yield a runner for the environment server at `url`. The server must be ready within `READY_S` seconds.
 
     Raises:
-        ServicesDown, Refused: as in `Runner.wait_ready`.
+        ServicesDown, Refused: see `Runner.wait_ready`.
     """
     async with environment_client(url, settings, token) as environments:
         runner = Runner(environments, None, settings, log)
@@ -91,19 +97,20 @@ async def connected_runner(
 
 
 class FirstStateOnly:
-    """A policy that never replies, so that an episode ends after its reset."""
+    """A policy that never replies. Each episode therefore ends after its reset."""
 
     async def respond(self, session: Session, state: StepOutcome, seed_key: str, turn: int) -> Response:
-        """Raises PromptTooLong, which ends the episode without a turn."""
+        """Raise PromptTooLong. This error ends the episode without a turn."""
         raise PromptTooLong("only the reset is played", 400)
 
 
 async def reset_tasks(runner: Runner, tasks: Sequence[Task]) -> list[EpisodeRecord]:
-    """Reset each task once, and return the records in the same order. Each record has a first state and no turns.
+    """Reset each task once, and return the records in the order of `tasks`. A record has a first state and no turns.
 
     Raises:
         Refused: a task does not exist.
-        InfraFailure: the server failed too often.
+        ServicesDown: the server opened no session.
+        EvaluationError: some tasks could not be reset, because the server failed too often.
     """
     if not tasks:
         return []

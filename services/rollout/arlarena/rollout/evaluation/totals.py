@@ -1,4 +1,4 @@
-"""Sums over attempts: tokens and dollars. If one of the numbers is unknown, the sum is unknown."""
+"""Sums of tokens and dollars over attempts. If one of the numbers is unknown, the sum is unknown (None)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from arlarena.rollout.evaluation.records import AttemptRecord
 
 
 def total_usage(records: Iterable[AttemptRecord]) -> TokenUsage:
-    """Return the sums of tokens. A sum is None if the model does not report this number for an attempt."""
+    """Return the sums of tokens over all attempts with requests.
+
+    A sum is None if the vendor did not report the number for one of these attempts.
+    """
     return sum((record.usage for record in records if record.requests), start=NO_TOKENS)
 
 
 def total_dollars(costs: Iterable[float | None]) -> float | None:
-    """Return the sum of costs, or None if one is unknown. The sum of no costs is 0."""
+    """Return the sum of `costs` in dollars, or None if a cost is unknown. Without any costs, the sum is 0."""
     known = list(costs)
     return None if None in known else math.fsum(cost for cost in known if cost is not None)

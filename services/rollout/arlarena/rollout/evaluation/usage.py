@@ -1,4 +1,4 @@
-"""Runs a command line of this package: one line per error, and the exit status."""
+"""Runs a command-line app of this package. Prints one line per error, and returns the exit status."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from arlarena.proto.config import exit_on_config_error, print_error
 from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.models.errors import ModelError
 
-# Typer exports this base class of `BadParameter`, of unknown options and of missing arguments under no public name.
+# UsageError is the base class of Typer's errors for invalid values, unknown options and missing arguments. Typer does
+# not export this class, so it is taken from the base classes of `BadParameter`.
 _USAGE_ERROR: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
 
 
 def run_app(app: typer.Typer, name: str) -> int:
-    """Run a Typer app. Returns the exit status: 2 if the command line is wrong, 1 after a failure, 130 after Ctrl-C.
+    """Run a Typer app, and return the exit status.
 
-    `name`: the command as the user typed it, for usage and error messages.
+    The exit status is 2 if the command line or the configuration is wrong, 1 after a failure, and 130 after Ctrl-C.
+    Otherwise it is the app's own exit status. `name`: the command as the user typed it, for usage and error messages.
     """
 
     def run() -> int:

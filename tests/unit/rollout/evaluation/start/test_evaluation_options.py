@@ -55,14 +55,18 @@ def test_the_only_environment_needs_no_name_in_its_options():
 @pytest.mark.parametrize(
     ("environments", "options", "message"),
     [
-        ([], [], "give --env NAME or --env URL, or --set NAME"),
+        ([], [], "give --env NAME, --env URL, or --set NAME"),
         ([""], [], "--env '': write a name"),
         (["host:8000"], [], "--env 'host:8000': write a name such as sokoban, or an address such as http"),
         (["ftp://host"], [], "--env: "),
         (["sokoban"], ["size"], "--option size: write KEY=VALUE"),
         (["sokoban"], ["sokoban:=1"], "--option =…: write KEY=VALUE"),
-        (["sokoban", "guess"], ["size=1"], "--option size: write NAME:KEY=VALUE, NAME being sokoban or guess"),
-        (["sokoban", "guess"], ["sokban:size=1"], "'sokban' is no --env that is started here; did you mean 'sokoban'?"),
+        (["sokoban", "guess"], ["size=1"], "--option size: write NAME:KEY=VALUE; NAME is sokoban or guess"),
+        (
+            ["sokoban", "guess"],
+            ["sokban:size=1"],
+            "no option --env starts the environment 'sokban'; did you mean 'sokoban'?",
+        ),
         (["http://host:1"], ["size=secret"], "--option size: is for an environment that is started here"),
         (["sokoban"], ["size=1", "size.x=2"], "--option size.x: size is not a table"),
     ],
@@ -123,11 +127,11 @@ def options_of(tmp_path, model="m", **changes):
         ),
         ({"strategy": "debate", "strategy_options": {"agents": 0}}, "--strategy debate: "),
         ({"strategy": "plain", "strategy_options": {"x": 0}}, "--strategy-option x: plain has no such option"),
-        ({"set_name": "guess-v1", "tasks": TaskChoice("train")}, "--set guess-v1 names the tasks"),
+        ({"set_name": "guess-v1", "tasks": TaskChoice("train")}, "--set guess-v1 fixes the tasks"),
         ({"set_name": "guess-v1", "environments": ("a", "b")}, "give at most one --env"),
         ({"set_name": "guess-v1", "seed": 5}, "--set guess-v1 has the seed 0: leave out --seed"),
         ({"set_name": "aime-2024-v1"}, "--set aime-2024-v1 has no published digest"),
-        ({"model": "expert"}, "--base-url is for models; expert has none"),
+        ({"model": "expert"}, "--base-url is for models; the player expert uses no model"),
         ({"model": "random", "base_url": None, "strategy": "react"}, "--strategy and --strategy-option are for models"),
         ({"model": "expert", "base_url": None, "budgets": BudgetLimits(money=1.0)}, "--max-cost is for models"),
         ({"model": "gpt-5", "base_url": None, "dry_run": True}, "did you mean 'openai/gpt-5'?"),
@@ -159,7 +163,7 @@ async def test_a_server_that_answers_late_is_accepted_and_an_address_without_a_s
     await check_options(options_of(tmp_path, base_url=silent_server), "m")
     with socket.create_server(("127.0.0.1", 0)) as free:
         closed = f"http://127.0.0.1:{free.getsockname()[1]}"
-    with pytest.raises(ConfigError, match=rf"--base-url {closed}: no server answers \(.+\); start it, or correct"):
+    with pytest.raises(ConfigError, match=rf"--base-url {closed}: no server answers \(.+\); start the server, or"):
         await check_options(options_of(tmp_path, base_url=closed), "m")
 
 
@@ -210,7 +214,7 @@ def test_repeated_attempts_of_a_deterministic_player_are_remarked(tmp_path):
         sampling = SamplingRequest(temperature=temperature)
         return "".join(notes(options_of(tmp_path, model, attempts=attempts, sampling=sampling)))
 
-    assert "the expert plays a task always in the same way, so --attempts 4" in remarks("expert")
+    assert "the expert always plays a task in the same way, so --attempts 4" in remarks("expert")
     assert "--temperature 0" in remarks("m", 0.0)
     assert remarks("m") == remarks("m", 0.7) == remarks("random", 0.0) == remarks("m", 0.0, attempts=1) == ""
 

@@ -39,9 +39,9 @@ def test_the_option_gives_the_settings():
     [
         (["max_steps"], "--openenv max_steps: write KEY=VALUE"),
         (["max_step=5"], "--openenv max_step: unknown; did you mean 'max_steps'?"),
-        (["max_steps=0"], "--openenv max_steps=0: write max_steps=VALUE with a whole number above 0"),
-        (["max_steps=1.5"], "with a whole number above 0"),
-        (["max_steps=true"], "with a whole number above 0"),
+        (["max_steps=0"], "--openenv max_steps=0: write max_steps=VALUE with an integer above 0"),
+        (["max_steps=1.5"], "with an integer above 0"),
+        (["max_steps=true"], "with an integer above 0"),
         (["conversation=True"], "--openenv conversation=True: write conversation=VALUE with true or false"),
         (["success_reward=nan"], "with a finite number"),
         (["success_reward=high"], "with a finite number"),

@@ -1,1 +1,1 @@
-"""Models behind an API, each through its vendor's own client library."""
+"""Adapters for models behind an API. Each adapter uses the vendor's client library (SDK)."""

@@ -26,14 +26,14 @@ from arlarena.rollout.evaluation.models.replies import (
 )
 
 BASE_URL = "https://api.anthropic.com"
-# The API requires a limit. This limit leaves room for reasoning, and all models of this API allow it.
+# The API requires a maximum number of tokens. This number leaves room for reasoning, and all models allow it.
 DEFAULT_MAX_TOKENS = 4096
-# The version 2026-10-21, which the SDK sends, has no sampling parameters: it rejects even their default values. The
-# version before it has them, for models that still have them. Source:
+# The SDK uses API version 2026-10-21. This version rejects all sampling parameters, even their default values. The
+# earlier version 2023-06-01 accepts sampling parameters for models that support them. Source:
 # https://platform.claude.com/docs/en/api/migration-2026-10-21
 SAMPLING_VERSION = "2023-06-01"
 _SAMPLING = frozenset(("temperature", "top_p", "top_k"))
-# A message about a parameter starts with its name: "temperature: Extra inputs are not permitted".
+# An error message about a parameter starts with the parameter's name: "temperature: Extra inputs are not permitted".
 _PARAMETER = re.compile(r"`?(?:temperature|top_p|top_k|max_tokens|stop_sequences|thinking|output_config|model)\b")
 RESERVED = frozenset(("model", "messages", "system", "stream"))
 _FINISH: dict[str, Finish] = {
@@ -49,8 +49,8 @@ _FINISH: dict[str, Finish] = {
 class AnthropicModel:
     """A model behind the Messages API. The API has no seed. Without `max_tokens`, `DEFAULT_MAX_TOKENS` is sent.
 
-    With a temperature or `top_p`, requests use the API version `SAMPLING_VERSION`. Models without sampling parameters
-    reject them, which ends the evaluation with the error `Denied`.
+    A request with a temperature, `top_p` or `top_k` uses the API version `SAMPLING_VERSION`. If the model does not
+    support sampling parameters, the request raises `Denied`.
     """
 
     def __init__(self, connection: ApiConnection) -> None:
@@ -86,28 +86,31 @@ class AnthropicModel:
             return _reply(message, self._connection)
 
     def _max_tokens(self, sampling: SamplingRequest) -> int:
-        """Returns the limit of the reply. Logs once that the default is used."""
+        """Returns the maximum number of tokens in the reply. Logs the first use of the default."""
         if sampling.max_tokens is not None:
             return sampling.max_tokens
         if not self._default_reported and "max_tokens" not in sampling.extra:
             self._default_reported = True
-            reason = "Anthropic's API requires a limit; set max_tokens to choose another one"
+            reason = "Anthropic's API requires a limit; set max_tokens to choose another limit"
             get_logger("rollout").info("default_max_tokens", model=self.name, limit=DEFAULT_MAX_TOKENS, reason=reason)
         return DEFAULT_MAX_TOKENS
 
     def _special_case(self, error: VendorError) -> ModelError | None:
-        """Returns Denied if a 400 message is about a parameter, because all requests have this parameter, else None."""
+        """Returns Denied for a 400 error about a parameter, else None.
+
+        All requests of an evaluation have the same parameters, so the API would reject all requests.
+        """
         if error.status == 400 and _PARAMETER.match(error.message):
             return Denied(self._connection.message(error.reason))
         return None
 
     async def close(self) -> None:
-        """Close connections."""
+        """Close the connections."""
         await self._client.close()
 
 
 def _message(message: ModelMessage) -> dict[str, Any]:
-    """Returns a message in the form of this API."""
+    """Converts a message to the API's format. Images come before the text."""
     if not message.images:
         return {"role": message.role, "content": message.text}
     sources = (
@@ -118,13 +121,15 @@ def _message(message: ModelMessage) -> dict[str, Any]:
 
 
 def _reply(message: Any, connection: ApiConnection) -> Reply:
-    """Returns the reply of a message.
+    """Converts the API's response to a reply.
 
     Raises:
-        Rejected: the response is not a message.
+        Rejected: the response is not a message of the Messages API.
     """
     if isinstance(message, str) or not isinstance(message.content, list):
-        raise Rejected(connection.message(f"no Messages API at this address; it returned {str(message)[:100]!r}"))
+        raise Rejected(
+            connection.message(f"no Messages API at this address; the server returned {str(message)[:100]!r}")
+        )
     return Reply(
         text="".join(clean_text(block.text) for block in message.content if block.type == "text"),
         finish=_FINISH.get(str(message.stop_reason), "other"),
@@ -136,7 +141,7 @@ def _reply(message: Any, connection: ApiConnection) -> Reply:
 
 
 def _usage(usage: Any) -> TokenUsage:
-    """Returns the tokens of a request. `input_tokens` of this API excludes tokens of a cache."""
+    """Returns a request's token usage. `input` is the API's `input_tokens` plus the cached tokens."""
     if usage is None:
         return TokenUsage()
     names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")

@@ -1,4 +1,4 @@
-"""Where a model's API is, and the limits of one request to it."""
+"""The address and key of a model's API, and the limits of a request."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from arlarena.proto.text.redaction import redact, register_secret
 
-# Longer error messages are cut. A server may answer with 100 kB of HTML, and errors are recorded for each attempt.
+# Maximum number of characters of an error message. A server may answer with 100 kB of HTML, and each attempt records
+# its error.
 MAX_MESSAGE = 400
 
 
@@ -15,9 +16,11 @@ class ApiLimits:
     """Limits of one request.
 
     Attributes:
-        request_s: seconds from the start of the request to the end of the reply. The SDKs' default is 600 s, too.
-        connect_s: seconds for opening a connection.
-        reply_bytes: size of a reply. 8 MiB are 2 million tokens, more than any model generates in one reply.
+        request_s: maximum seconds from the start of the request to the end of the reply. The OpenAI and Anthropic SDKs
+            have the same default.
+        connect_s: maximum seconds for opening a connection.
+        reply_bytes: maximum size of a reply. 8 MiB are about 2 million tokens. No model generates so many tokens in one
+            reply.
     """
 
     request_s: float = 600.0
@@ -30,11 +33,11 @@ class ApiConnection:
     """A model behind an API.
 
     Attributes:
-        name: for records and messages, for example "openai/gpt-5".
-        model: the name that is sent to the API, for example "gpt-5".
+        name: name in records and messages, for example "openai/gpt-5".
+        model: name that is sent to the API, for example "gpt-5".
         base_url: address in the form that the vendor's SDK expects.
-        key: the API key. Messages mask it.
-        key_variable: name of the environment variable of the key, for messages.
+        key: the API key. Messages mask the key.
+        key_variable: name of the environment variable with the key, for messages.
         sees_images: whether images may be sent.
     """
 
@@ -47,11 +50,11 @@ class ApiConnection:
     limits: ApiLimits = ApiLimits()
 
     def __post_init__(self) -> None:
-        """Mask the key in messages and logs from now on."""
+        """Register the key as a secret. Messages and logs mask registered secrets."""
         register_secret(self.key)
 
     def message(self, reason: str) -> str:
         """Returns an error message of at most `MAX_MESSAGE` characters, on one line and without secrets."""
-        # Secrets are masked before the message is cut: a part of a secret would not be recognized.
+        # Mask secrets before the cut: a secret that is cut in two is not recognized.
         line = " ".join(redact(f"{self.name} at {self.base_url}: {reason}").split())
         return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1] + "…"

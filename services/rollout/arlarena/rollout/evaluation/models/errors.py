@@ -1,26 +1,27 @@
-"""Errors of a model, by the action of the caller.
+"""Errors of a model's API. Each class tells the caller how to react.
 
 ModelError
 ├─ Retryable    the same request may succeed later: rate limit, overload, timeout, lost connection
-└─ Rejected     the same request fails again: wrong key, unknown model, invalid parameter
+└─ Rejected     the same request would fail again, for example because a parameter is invalid
    ├─ TooLong   the messages do not fit the model's context
-   └─ Denied    all requests of this evaluation will fail (no access, no credit): stop the evaluation
+   └─ Denied    all requests of the evaluation would fail (no access, unknown model, no credit): stop the evaluation
 """
 
 from __future__ import annotations
 
 
 class ModelError(RuntimeError):
-    """Base of the errors of a model. The message names the model, the address and the vendor's reason, without keys."""
+    """Base class of a model's errors. The message names the model, the address and the vendor's reason, but no key."""
 
 
 class Retryable(ModelError):
     """The same request may succeed later.
 
     Attributes:
-        retry_after_s: the wait in seconds that the server asked for (`Retry-After`), or None.
-        possibly_charged: whether the request may have been charged: True unless the server certainly did not run it.
-        rate_limited: whether the vendor limits the rate of requests (429). All requests then wait, not only this one.
+        retry_after_s: the wait in seconds that the server requested (`Retry-After`), or None.
+        possibly_charged: whether the vendor may have charged for the request. False only if the server certainly did
+            not run the request.
+        rate_limited: whether the vendor limits the rate of requests (status 429). If True, all requests wait.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Retryable(ModelError):
 
 
 class Rejected(ModelError):
-    """The same request fails again."""
+    """The same request would fail again."""
 
 
 class TooLong(Rejected):
@@ -44,4 +45,4 @@ class TooLong(Rejected):
 
 
 class Denied(Rejected):
-    """All requests of this evaluation will fail: no access, unknown model, or no credit."""
+    """All requests of the evaluation would fail, because access, credit or the model is missing."""

@@ -5,8 +5,8 @@
     the messages exceed the context                 TooLong
     other 4xx, unusable reply                       Rejected
 
-`possibly_charged` is False only if the server certainly did not run the request: it was not sent, or the server was
-full (429, 503, and Anthropic's 529). Sources: https://platform.openai.com/docs/guides/error-codes,
+`possibly_charged` is False only if the server certainly did not run the request. Either the request was not sent, or
+the server was full (429, 503, and Anthropic's 529). Sources: https://platform.openai.com/docs/guides/error-codes,
 https://docs.anthropic.com/en/api/errors, https://ai.google.dev/gemini-api/docs/troubleshooting.
 """
 
@@ -33,32 +33,33 @@ from arlarena.rollout.evaluation.models.http import HttpFailure, UnusableReply
 _NOT_RUN = frozenset((429, 503, 529))
 _RETRYABLE = frozenset((408, 409, 425, 429))
 _DENIED = frozenset((401, 402, 403, 404))
-# Codes and words of "no credit". Waiting does not help. OpenAI reports it with status 429, and Anthropic with 400.
+# Codes and words that mean "no credit". Waiting does not help. OpenAI sends them with status 429, Anthropic with 400.
 _NO_CREDIT = re.compile(r"insufficient_quota|billing_(?:hard_limit|error)|credit balance is too low", re.IGNORECASE)
-# How OpenAI, Anthropic, Google, vLLM, llama.cpp and our own engine say that the messages are too long.
+# Codes and words in errors about too long messages. The errors are those of OpenAI, Anthropic, Google, vLLM, llama.cpp
+# and ARLArena's policy server.
 _TOO_LONG = re.compile(
     r"context_length_exceeded|maximum (?:context|model) length|context (?:length|window|size|limit)|prompt is too long"
     r"|input token count|exceed_context_size|reduce the length of the (?:messages|prompt|input)",
     re.IGNORECASE,
 )
-# Parameters that are equal in all requests of an evaluation: if one is invalid, all requests fail.
+# All requests of an evaluation have these parameters. If the API rejects such a parameter, all requests fail.
 _SAMPLING = frozenset(("model", "temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "stop"))
-# OpenAI quotes the ends of an invalid key around stars.
+# OpenAI's message about an invalid key contains the first and last characters of the key, with stars between them.
 _STARRED = re.compile(r"\S*\*{3,}\S*")
 _TAG = re.compile(r"<[^>]*>")
 
 
 @dataclass(frozen=True, slots=True)
 class VendorError:
-    """The error object of a response. Missing fields are "".
+    """The error object of a response. Missing text fields are "".
 
     Attributes:
         status: the HTTP status.
-        kind: `type` (OpenAI, Anthropic) or `status` (Google).
-        code: OpenAI's code of the reason.
-        param: the invalid parameter.
-        message: the text; without an error object, the text of the body.
-        retry_after_s: the wait that the server asks for.
+        kind: the field `type` (OpenAI, Anthropic) or `status` (Google).
+        code: OpenAI's error code.
+        param: name of the invalid parameter.
+        message: the error message; without an error object, the text of the body.
+        retry_after_s: the wait in seconds that the server requests, or None.
     """
 
     status: int
@@ -70,22 +71,23 @@ class VendorError:
 
     @property
     def words(self) -> str:
-        """All texts, for a search."""
+        """Kind, code and message in one string, for searches."""
         return f"{self.kind} {self.code} {self.message}"
 
     @property
     def reason(self) -> str:
-        """The reason for a message."""
+        """Status, kind, code and message in one string, for error messages."""
         names = " ".join(dict.fromkeys(name for name in (self.kind, self.code) if name and name != "error"))
         return f"{self.status} {names}: {self.message or 'no explanation'}"
 
 
-# Returns the error for a special case of a vendor, or None if `status_error` decides.
+# A function that returns the error for a special case of one vendor. If it returns None, `status_error` chooses the
+# error.
 SpecialCase = Callable[[VendorError], ModelError | None]
 
 
 def parse_http_date(text: str) -> float | None:
-    """Returns seconds since the epoch, or None if `text` is no HTTP date."""
+    """Returns an HTTP date as seconds since the epoch, or None if `text` is not an HTTP date."""
     try:
         return parsedate_to_datetime(text).timestamp()
     except (TypeError, ValueError, IndexError, OverflowError):
@@ -93,11 +95,11 @@ def parse_http_date(text: str) -> float | None:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Returns the wait that a response asks for, in seconds, or None.
+    """Returns the wait in seconds that a response requests, or None.
 
-    The wait is in `retry-after-ms` (OpenAI, Azure) or in `Retry-After`, as seconds or as an HTTP date (RFC 9110,
-    10.2.3). A date counts from the response's `Date`, because the clocks may differ. Negative values and values that
-    are not numbers are ignored.
+    The wait is in the header `retry-after-ms` (OpenAI, Azure) or `Retry-After` (RFC 9110, 10.2.3). `Retry-After` is a
+    number of seconds or an HTTP date. A date is compared with the response's `Date`, because the server's clock may
+    differ from the local clock. Negative and infinite values are ignored.
     """
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
@@ -114,7 +116,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 
 def _google_delay_s(error: Mapping[str, Any]) -> float | None:
-    """Returns `retryDelay` of Google's `RetryInfo`, for example "34.5s", in seconds."""
+    """Returns `retryDelay` of Google's `RetryInfo` (for example "34.5s") in seconds, or None."""
     details = error.get("details")
     for detail in details if isinstance(details, list) else ():
         delay = detail.get("retryDelay") if isinstance(detail, dict) else None
@@ -124,13 +126,13 @@ def _google_delay_s(error: Mapping[str, Any]) -> float | None:
 
 
 def vendor_error(failure: HttpFailure) -> VendorError:
-    """Returns the error of a response. A body that is no error object becomes the message, without HTML tags."""
+    """Parses a failed response. If the body is not an error object, the message is the body without HTML tags."""
     try:
         body: Any = json.loads(failure.body)
     except (ValueError, RecursionError):
         body = None
     if isinstance(body, list) and body:
-        body = body[0]  # Google's OpenAI-compatible route
+        body = body[0]  # Google's OpenAI-compatible route returns a list
     error = body.get("error", body) if isinstance(body, dict) else body
     if isinstance(error, str):
         error = {"message": error}
@@ -149,15 +151,15 @@ def vendor_error(failure: HttpFailure) -> VendorError:
 
 
 def _page_text(failure: HttpFailure) -> str:
-    """Returns the address of a redirect, or the text of a page."""
+    """Returns the target of a redirect, or the body's text without HTML tags."""
     if 300 <= failure.status < 400:
         return f"redirects to {failure.headers.get('location', 'no address')}; check the address"
-    # A page of 64 KiB may have tags only, so the tags are removed before the text is cut.
+    # Remove tags before the cut, because the first 2000 characters may contain nothing but tags.
     return " ".join(_TAG.sub(" ", failure.body.decode(errors="replace")).split())[:2000]
 
 
 def status_error(error: VendorError, connection: ApiConnection) -> ModelError:
-    """Returns the error for a response that is no success."""
+    """Returns the error for a failed response."""
     message = connection.message(error.reason)
     if _NO_CREDIT.search(error.words):
         return Denied(message)
@@ -179,7 +181,7 @@ def status_error(error: VendorError, connection: ApiConnection) -> ModelError:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yields the error and the errors behind it. The SDKs wrap errors of the HTTP client."""
+    """Yields the error and its chain of causes. The SDKs wrap the errors of the HTTP client."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
@@ -210,7 +212,7 @@ def _connection_error(error: httpx2.HTTPError | aiohttp.ClientError, connection:
 
 
 def model_error(error: Exception, connection: ApiConnection, special: SpecialCase | None = None) -> ModelError:
-    """Returns the error of `errors.py` for any error of a request."""
+    """Converts an error of a request to an error of `errors.py`."""
     for cause in _causes(error):
         if isinstance(cause, ModelError):
             return cause
@@ -224,15 +226,15 @@ def model_error(error: Exception, connection: ApiConnection, special: SpecialCas
         if isinstance(cause, TimeoutError):
             seconds = f"{connection.limits.request_s:g} s"
             return Retryable(connection.message(f"no complete reply within {seconds}"), possibly_charged=True)
-        # A reply without a length is cut off if the connection is lost.
+        # If the server sends no content length, a lost connection looks like a complete reply with invalid JSON.
         if isinstance(cause, json.JSONDecodeError):
-            return Retryable(connection.message(f"the reply is no valid JSON: {cause}"), possibly_charged=True)
+            return Retryable(connection.message(f"the reply is not valid JSON: {cause}"), possibly_charged=True)
     return Rejected(connection.message(f"the reply or a parameter is invalid: {type(error).__name__}: {error}"))
 
 
 @asynccontextmanager
 async def model_errors(connection: ApiConnection, special: SpecialCase | None = None) -> AsyncIterator[None]:
-    """Limits the time of a request and turns all its errors into errors of `errors.py`.
+    """Limits a request to `request_s` seconds, and converts all its errors to errors of `errors.py`.
 
     Raises:
         ModelError: the request or the conversion of its reply failed.
@@ -241,5 +243,5 @@ async def model_errors(connection: ApiConnection, special: SpecialCase | None = 
         async with asyncio.timeout(connection.limits.request_s):
             yield
     except Exception as error:
-        # Without a cause: the SDKs' errors contain the response, and may contain headers of the request.
+        # `from None` drops the SDK's error. It contains the response, and may contain the request's headers.
         raise model_error(error, connection, special) from None

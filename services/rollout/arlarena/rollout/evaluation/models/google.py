@@ -24,11 +24,11 @@ from arlarena.rollout.evaluation.models.replies import (
 )
 
 BASE_URL = "https://generativelanguage.googleapis.com"
-# The parameters in the SDK's spelling and in that of the API.
+# Each parameter in the SDK's spelling and in the API's spelling.
 RESERVED = frozenset(
     ("system_instruction", "systemInstruction", "http_options", "httpOptions", "candidate_count", "candidateCount")
 )
-_SEED_BITS = 31  # the API's seed is a signed number of 32 bits
+_SEED_BITS = 31  # the API's seed is a signed 32-bit integer; a negative seed is never sent
 _TOOL_CALLS = ("MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL", "TOO_MANY_TOOL_CALLS")
 _REFUSALS = (
     "SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "ESCALATION", "MODEL_ARMOR", "LANGUAGE",
@@ -40,18 +40,19 @@ _FINISH: Mapping[str, Finish] = {
     **dict.fromkeys(_TOOL_CALLS, "tool_calls"),
     **dict.fromkeys(_REFUSALS, "refusal"),
 }
-# How the API says, with status 400, that the key is wrong, or that this country is not served.
+# Words of the API's 400 errors about a wrong key or an unsupported country.
 _DENIED_WORDS = ("API key not valid", "API key expired", "User location is not supported")
 
 
 class GoogleModel:
-    """A Gemini model. A blocked prompt is a refusal with an empty text."""
+    """A Gemini model. If the vendor blocks a prompt, the reply is a refusal with an empty text."""
 
     def __init__(self, connection: ApiConnection) -> None:
         self.name, self.sees_images = connection.name, connection.sees_images
         self._connection = connection
         self._http = http_client(connection.limits)
-        # vertexai=False: GOOGLE_GENAI_USE_VERTEXAI would select another service. The SDK retries only if told to.
+        # vertexai=False overrides the environment variable GOOGLE_GENAI_USE_VERTEXAI. This variable may select another
+        # service. By default, the SDK does not retry.
         self._client = Client(
             api_key=connection.key,
             vertexai=False,
@@ -76,7 +77,7 @@ class GoogleModel:
             return _reply(response, self._connection)
 
     def _config(self, system: str, sampling: SamplingRequest, extra: Mapping[str, Any], seed: int) -> Any:
-        """Returns the parameters.
+        """Returns the request's parameters in the SDK's format.
 
         Raises:
             Denied: the SDK does not know a parameter of `extra`, or its value is invalid.
@@ -89,7 +90,7 @@ class GoogleModel:
             "stop_sequences": list(sampling.stop) or None,
             "seed": seed & ((1 << _SEED_BITS) - 1),
             "automatic_function_calling": {"disable": True},
-            "automatic_continuation": False,  # one request
+            "automatic_continuation": False,  # the SDK sends only one request
         }
         try:
             return GenerateContentConfig(**{**given, **extra})
@@ -97,31 +98,31 @@ class GoogleModel:
             raise Denied(self._connection.message(f"invalid parameter: {error}")) from None
 
     def _special_case(self, error: VendorError) -> ModelError | None:
-        """Returns Denied if a 400 message says that the key or the country is not accepted, else None."""
+        """Returns Denied for a 400 error about a wrong key or an unsupported country, else None."""
         if error.status == 400 and any(words in error.message for words in _DENIED_WORDS):
             reason = f"{error.reason} (key from the environment variable {self._connection.key_variable})"
             return Denied(self._connection.message(reason))
         return None
 
     async def close(self) -> None:
-        """Close connections."""
+        """Close the connections."""
         await self._client.aio.aclose()
         self._client.close()
         await self._http.aclose()
 
 
 def _content(message: ModelMessage) -> dict[str, Any]:
-    """Returns a message in the form of this API, with images inline."""
+    """Converts a message to the API's format, with inline images before the text."""
     images = [Part.from_bytes(data=picture.data, mime_type=picture.media_type) for picture in message.images]
     role = "model" if message.role == "assistant" else "user"
     return {"role": role, "parts": [*images, Part.from_text(text=message.text)]}
 
 
 def _reply(response: Any, connection: ApiConnection) -> Reply:
-    """Returns the reply of a response. A blocked prompt has no candidates.
+    """Converts the API's response to a reply. The response to a blocked prompt has no candidates.
 
     Raises:
-        Retryable: there is neither a candidate nor a reason for its absence.
+        Retryable: the response has no candidates and no block reason.
     """
     known: dict[str, Any] = {
         "usage": _usage(response.usage_metadata),
@@ -146,7 +147,7 @@ def _reply(response: Any, connection: ApiConnection) -> Reply:
 
 
 def _usage(usage: Any) -> TokenUsage:
-    """Returns the tokens of a request. This API counts thoughts apart from the candidates."""
+    """Returns a request's token usage. `output` is the API's number of candidate tokens plus the thought tokens."""
     if usage is None:
         return TokenUsage()
     thoughts = token_count(usage.thoughts_token_count)

@@ -1,8 +1,8 @@
-"""The HTTP client that the vendors' SDKs use here, with limits against hostile and broken servers.
+"""The HTTP client for the vendors' SDKs, with limits against hostile and broken servers.
 
-The SDKs read replies of any size, follow redirects, and report failures in three ways, partly without the headers.
-So this client raises `HttpFailure` itself for every response that is no success, before the SDK reads it. It needs
-`httpx2`, which all three SDKs accept as `http_client`.
+The SDKs read replies of any size and follow redirects. Each SDK reports failures in its own way, and some SDKs omit the
+headers. This client therefore raises `HttpFailure` for every status other than 2xx, before the SDK reads the response.
+The client is an `httpx2` client, because all three SDKs accept such a client.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import httpx2
 
 from arlarena.rollout.evaluation.models.connection import ApiLimits
 
-# The part of an error's body that is read. Error objects of the vendors have at most a few kilobytes.
+# Maximum number of bytes that are read of an error's body. The vendors' error objects have at most a few kilobytes.
 MAX_ERROR_BYTES = 64 << 10
-PROBE_S = 5.0  # time limit of `connection_error` for the connection, and for the reply
+PROBE_S = 5.0  # seconds; limit of `connection_error` for connecting, and for the reply
 
 
 class HttpFailure(Exception):
-    """A response with another status than 2xx.
+    """A response with a status other than 2xx.
 
     Attributes:
         status: the HTTP status.
-        headers: with names in lower case.
-        body: the first `MAX_ERROR_BYTES` bytes at most.
+        headers: the headers, with names in lower case.
+        body: at most the first `MAX_ERROR_BYTES` bytes of the body.
     """
 
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
@@ -43,7 +43,7 @@ class _BoundedStream(httpx2.AsyncByteStream):
         self._stream, self._limit = stream, limit
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """Yields the body's parts.
+        """Yields the chunks of the body.
 
         Raises:
             UnusableReply: the body is too large.
@@ -68,21 +68,21 @@ async def _first_bytes(response: httpx2.Response) -> bytes:
             if len(body) >= MAX_ERROR_BYTES:
                 break
     except httpx2.HTTPError:
-        pass  # the status is enough
+        pass  # the status and the first bytes are enough
     return bytes(body[:MAX_ERROR_BYTES])
 
 
 def http_client(limits: ApiLimits) -> httpx2.AsyncClient:
-    """Returns an HTTP client for one SDK. It uses the proxy of the environment, if there is one.
+    """Returns an HTTP client for one SDK. If environment variables name a proxy, the client uses the proxy.
 
-    Its requests raise two errors that httpx2 does not have:
+    Requests raise two errors in addition to the errors of httpx2:
         HttpFailure: the status is not 2xx. Redirects are not followed.
         UnusableReply: the reply is larger than `limits.reply_bytes`, or compressed.
     """
     timeout = httpx2.Timeout(limits.request_s, connect=limits.connect_s)
 
     async def set_timeout(request: httpx2.Request) -> None:
-        # google-genai replaces the timeout of the client by one without a limit for connecting.
+        # google-genai replaces the client's timeout with a timeout that does not limit connecting.
         request.extensions = {**request.extensions, "timeout": timeout.as_dict()}
 
     async def check(response: httpx2.Response) -> None:
@@ -97,7 +97,7 @@ def http_client(limits: ApiLimits) -> httpx2.AsyncClient:
 
     return httpx2.AsyncClient(
         timeout=timeout,
-        # The evaluation limits its concurrency itself. httpx2's default keeps only 20 idle connections open.
+        # No limits, because the evaluation limits its concurrency. httpx2 keeps only 20 idle connections by default.
         limits=httpx2.Limits(max_connections=None, max_keepalive_connections=None),
         follow_redirects=False,
         headers={"accept-encoding": "identity"},
@@ -106,12 +106,15 @@ def http_client(limits: ApiLimits) -> httpx2.AsyncClient:
 
 
 async def connection_error(url: str) -> str:
-    """Returns why no connection to `url` is possible, or "". A late reply or an error is enough."""
+    """Returns why a connection to `url` is impossible, or "" if it is possible.
+
+    If a connection is possible, an error status or a missing reply is ignored.
+    """
     try:
         async with http_client(ApiLimits(request_s=PROBE_S, connect_s=PROBE_S)) as client:
             await client.get(url)
     except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-        return str(error) or "the time limit of a connection"
+        return str(error) or f"no connection within {PROBE_S:g} s"
     except (httpx2.HTTPError, HttpFailure, UnusableReply):
         pass
     return ""

@@ -1,7 +1,8 @@
-"""Chat Completions: OpenAI's models, and any server that imitates this API (vLLM, SGLang, llama.cpp, gateways).
+"""Chat Completions: the API of OpenAI and of compatible servers (vLLM, SGLang, llama.cpp, gateways).
 
-API: https://platform.openai.com/docs/api-reference/chat. Compatible servers differ in a few names; this adapter knows
-`max_tokens` for `max_completion_tokens`, and `reasoning_content` or `reasoning` for the text of the reasoning.
+API: https://platform.openai.com/docs/api-reference/chat. Compatible servers use other names for a few fields. This
+adapter also knows `max_tokens` for `max_completion_tokens`. It reads the reasoning from `reasoning_content` or
+`reasoning`.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ _FINISH: dict[str, Finish] = {
     "tool_calls": "tool_calls",
     "function_call": "tool_calls",
 }
-# Codes of a prompt that a filter blocked (OpenAI's and Azure's): the vendor's refusal, not a wrong request.
+# Error codes of OpenAI and Azure for a blocked prompt. A blocked prompt is a refusal, not an invalid request.
 _BLOCKED = frozenset(("content_filter", "content_policy_violation", "invalid_prompt"))
 _UNSUPPORTED = frozenset(("unsupported_parameter", "unknown_parameter"))
-# Words of compatible servers that send no such code.
+# Words in the error messages of compatible servers that send no code for an unsupported parameter.
 _UNSUPPORTED_WORDS = ("unsupported parameter", "not supported", "unknown", "unrecognized", "extra inputs", "unexpected")
 
 
@@ -45,11 +46,11 @@ class _PromptBlocked(Rejected):
 
 
 class OpenAiChatModel:
-    """A model behind the API Chat Completions.
+    """A model behind the Chat Completions API.
 
-    `own_api`: whether this is OpenAI's own API. Its newer models accept only `max_completion_tokens`. Other servers get
-    `max_tokens`, because more servers know this name. If a server rejects one of the names as unsupported, further
-    requests use the other name. If a server rejects `seed`, further requests have no seed.
+    `own_api`: whether the address is OpenAI's own API. OpenAI's newer models accept only `max_completion_tokens`. Other
+    servers get `max_tokens`, because more of them know this name. If a server rejects one of the two names, the next
+    requests use the other name. If a server rejects `seed`, the next requests have no seed.
     """
 
     def __init__(self, connection: ApiConnection, *, own_api: bool, sdk: bool = True) -> None:
@@ -81,9 +82,10 @@ class OpenAiChatModel:
             return Reply(text="", finish="refusal", model=self._connection.model)
 
     def _special_case(self, error: VendorError, sent: frozenset[str]) -> ModelError | None:
-        """Returns the error for a blocked prompt or an unsupported parameter, else None. `sent`: parameters.
+        """Returns the error for a blocked prompt or an unsupported parameter, else None.
 
-        After an unsupported parameter, the request is sent again without it.
+        `sent`: names of the request's parameters. The caller retries the request after an unsupported parameter. The
+        retry omits `seed`, or uses the other name for the maximum number of tokens.
         """
         if error.code in _BLOCKED and error.status < 500:
             return _PromptBlocked(self._connection.message(error.reason))
@@ -97,12 +99,12 @@ class OpenAiChatModel:
         return None
 
     async def close(self) -> None:
-        """Close connections."""
+        """Close the connections."""
         await self._sender.close()
 
 
 def _unsupported(error: VendorError, names: frozenset[str]) -> str:
-    """Returns the parameter of `names` that the server does not know, or ""."""
+    """Returns the parameter in `names` that the server reports as unsupported, or ""."""
     message = error.message
     if error.code not in _UNSUPPORTED and not any(word in message.lower() for word in _UNSUPPORTED_WORDS):
         return ""
@@ -111,7 +113,7 @@ def _unsupported(error: VendorError, names: frozenset[str]) -> str:
 
 
 def _message(message: ModelMessage) -> dict[str, Any]:
-    """Returns a message in the form of this API, with images as data URLs."""
+    """Converts a message to the API's format, with images as data URLs before the text."""
     if not message.images:
         return {"role": message.role, "content": message.text}
     urls = (f"data:{picture.media_type};base64,{base64_text(picture)}" for picture in message.images)
@@ -120,11 +122,11 @@ def _message(message: ModelMessage) -> dict[str, Any]:
 
 
 def _reply(response: ChatResponse, connection: ApiConnection) -> Reply:
-    """Returns the reply in a response. A refusal's explanation is its text.
+    """Converts a response to a reply. If the content is empty, the reply's text is the model's refusal.
 
     Raises:
-        HttpFailure: a gateway reports an error with the status 200.
-        Retryable: there is no choice.
+        HttpFailure: a gateway reports an error in a response with status 200.
+        Retryable: the completion has no choices.
         Rejected: the response is not a completion.
         TypeError, ValueError: the response is not valid JSON, or lacks an object.
     """
@@ -158,7 +160,7 @@ def _completion(response: ChatResponse, connection: ApiConnection) -> dict[str, 
     """
     if "json" not in response.content_type.lower() and not response.body.lstrip().startswith(b"{"):
         start = response.body[:100].decode(errors="replace")
-        raise Rejected(connection.message(f"no Chat Completions API at this address; it returned {start!r}"))
+        raise Rejected(connection.message(f"no Chat Completions API at this address; the server returned {start!r}"))
     return _object(json.loads(response.body), "response")
 
 
@@ -170,21 +172,21 @@ def _object(value: object, name: str) -> dict[str, Any]:
 
 
 def _text(content: object) -> str:
-    """Returns the text of a content, which is a text or a list of parts (Mistral)."""
+    """Returns the text of a message's content. The content is a string, or a list of parts (Mistral)."""
     if isinstance(content, list):
         return "".join(clean_text(part.get("text")) for part in content if isinstance(part, dict))
     return clean_text(content)
 
 
 def _gateway_failure(error: dict[str, Any]) -> HttpFailure:
-    """Returns the failure that a gateway (OpenRouter) reports in the body of a response with status 200."""
+    """Converts an error that a gateway such as OpenRouter reports with status 200 to an `HttpFailure`."""
     code = error.get("code")
     status = code if isinstance(code, int) and 400 <= code < 600 else 500
     return HttpFailure(status, {}, json.dumps({"error": error}).encode())
 
 
 def _usage(usage: object) -> TokenUsage:
-    """Returns the tokens of a request. A server that does not report usage gives unknown numbers."""
+    """Returns a request's token usage. Numbers that the server does not report are None."""
     if not isinstance(usage, dict):
         return TokenUsage()
     prompt, output = token_count(usage.get("prompt_tokens")), token_count(usage.get("completion_tokens"))
@@ -192,7 +194,7 @@ def _usage(usage: object) -> TokenUsage:
     cached = _detail(usage, "prompt_tokens_details", "cached_tokens")
     if cached is None:
         cached = token_count(usage.get("prompt_cache_hit_tokens"))  # DeepSeek
-    # xAI counts reasoning apart from the completion.
+    # xAI's completion_tokens excludes reasoning.
     apart = prompt is not None and output is not None and reasoning is not None
     if apart and usage.get("total_tokens") == prompt + output + reasoning:  # type: ignore[operator]
         output += reasoning  # type: ignore[operator]

@@ -1,4 +1,7 @@
-"""The interface of a model: a conversation in, a reply with its token usage out. Errors: `errors.py`."""
+"""The interface of a model. A model takes a conversation and returns a reply with its token usage.
+
+The errors of a model are in `errors.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +11,20 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 Role = Literal["system", "user", "assistant"]
-# Why a reply ended. `refusal`: the vendor's filter or the model declined. `tool_calls`: the model called a tool,
-# although the request offers none. `other`: a reason that the vendor's API may add.
+# Why a reply ended. `refusal`: the vendor's filter or the model refused. `tool_calls`: the model called a tool,
+# although the request offers no tools. `other`: a reason that the adapter does not know.
 Finish = Literal["stop", "length", "refusal", "tool_calls", "other"]
 
 
 class PictureBytes(msgspec.Struct, frozen=True):
-    """An image for a model that sees: PNG or JPEG bytes."""
+    """An image for the model. `data`: the bytes of a PNG or JPEG file."""
 
     media_type: Literal["image/png", "image/jpeg"]
     data: bytes
 
 
 class ModelMessage(msgspec.Struct, frozen=True):
-    """A message of a conversation. Images come before the text."""
+    """A message of a conversation. The images are sent before the text."""
 
     role: Role
     text: str
@@ -31,7 +34,10 @@ class ModelMessage(msgspec.Struct, frozen=True):
 class SamplingRequest(msgspec.Struct, frozen=True):
     """Sampling parameters. None: the parameter is not sent, so the vendor's default applies.
 
-    `extra`: further parameters of the vendor's API by name, such as a reasoning effort. They are sent as they are.
+    Attributes:
+        max_tokens: maximum number of tokens in a reply.
+        stop: stop strings.
+        extra: additional parameters of the vendor's API by name, such as a reasoning effort. They are sent unchanged.
     """
 
     temperature: float | None = None
@@ -42,13 +48,13 @@ class SamplingRequest(msgspec.Struct, frozen=True):
 
 
 class TokenUsage(msgspec.Struct, frozen=True):
-    """Tokens of one or more requests, as the vendor counts them. None: the vendor does not report this number.
+    """Numbers of tokens of one or more requests, counted by the vendor. None: the vendor does not report the number.
 
     Attributes:
-        input: all tokens of the messages, including cached tokens.
-        output: all generated tokens, including reasoning.
-        reasoning: the part of `output` that was reasoning.
-        cached: the part of `input` that was read from a cache.
+        input: tokens of the messages, including cached tokens.
+        output: generated tokens, including reasoning.
+        reasoning: reasoning tokens. They are part of `output`.
+        cached: tokens that were read from a cache. They are part of `input`.
     """
 
     input: int | None = None
@@ -57,7 +63,7 @@ class TokenUsage(msgspec.Struct, frozen=True):
     cached: int | None = None
 
     def __add__(self, other: TokenUsage) -> TokenUsage:
-        """Return the sums. A sum is None if one of its numbers is None."""
+        """Return the sum of each number. A sum is None if one of the two numbers is None."""
         pairs = ((getattr(self, name), getattr(other, name)) for name in self.__struct_fields__)
         return TokenUsage(*(None if one is None or two is None else one + two for one, two in pairs))
 
@@ -71,10 +77,11 @@ class Reply(msgspec.Struct, frozen=True):
     Attributes:
         text: the visible text; "" if there is none.
         finish: why the reply ended.
-        usage: the tokens of this request.
-        model: the model that the vendor names in the response, for example a dated snapshot.
-        request_id: the vendor's id of the request, for its support; "" if unknown.
-        reasoning: the text of the reasoning, if the vendor returns it. It is recorded, and not sent to an environment.
+        usage: the token usage of this request.
+        model: the model's name in the vendor's response, for example a dated snapshot.
+        request_id: the vendor's id of the request, for questions to the vendor's support; "" if unknown.
+        reasoning: the reasoning text, or "" if the vendor does not return it. It is recorded, but the environment does
+            not get it.
     """
 
     text: str
@@ -86,10 +93,10 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class ChatModel(Protocol):
-    """A model behind an API. Used by one event loop; many requests at a time.
+    """A model behind an API. One event loop uses it and sends many concurrent requests.
 
     Attributes:
-        name: the name for records and reports, for example "openai/gpt-5".
+        name: name in records and reports, for example "openai/gpt-5".
         sees_images: whether images may be sent.
     """
 
@@ -97,16 +104,20 @@ class ChatModel(Protocol):
     sees_images: bool
 
     async def reply(self, messages: Sequence[ModelMessage], sampling: SamplingRequest, *, seed: int) -> Reply:
-        """Return the reply to a conversation, which ends with a message of the user. One request, without retries.
+        """Send one request without retries, and return the reply.
 
-        `seed`: 63 bits; sent if the API has a seed, shortened to the bits that the API allows.
+        Args:
+            messages: the conversation. The last message must be the user's.
+            sampling: the sampling parameters.
+            seed: a 63-bit number. It is sent if the API has a seed. If the API allows fewer bits, only the low bits are
+                sent.
 
         Raises:
-            Retryable: the caller waits and tries again.
+            Retryable: the caller should wait and try again.
             Rejected: the caller must not try again.
         """
         ...
 
     async def close(self) -> None:
-        """Close connections."""
+        """Close the connections."""
         ...

@@ -1,8 +1,8 @@
-"""Opens the model that MODEL of the command line names.
+"""Opens the model for the command-line argument MODEL.
 
 openai/NAME, anthropic/NAME, google/NAME    the vendor's SDK, at the vendor's address or at --base-url
 NAME with --base-url                        an OpenAI-compatible server, without an SDK
-compatible/NAME with --base-url             the same, for names such as google/gemma-3-27b-it
+compatible/NAME with --base-url             the same, for a NAME such as google/gemma-3-27b-it
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from arlarena.rollout.evaluation.models.connection import ApiConnection, ApiLimi
 from arlarena.rollout.evaluation.models.protocol import ChatModel
 from arlarena.rollout.settings import api_key
 
-# The key for --base-url. Keys of vendors are not sent to other addresses.
+# Environment variable with the key for --base-url. A vendor's key is never sent to another address.
 BASE_URL_KEY = "ARLARENA_EVAL_API_KEY"
-# Sent to a server at --base-url if there is no key. The SDKs require one, and most local servers ignore it.
+# Sent to a server at --base-url if no key is set. The SDKs require a key, and most local servers ignore it.
 NO_KEY = "none"
 _COMPATIBLE = "compatible"
 
 
 @dataclass(frozen=True, slots=True)
 class Vendor:
-    """An API with its SDK.
+    """A vendor's API and SDK.
 
     Attributes:
         title: name of the vendor in messages.
         module: module of this package that imports the SDK.
-        build: name of the class in `module`.
-        extra: extra of arlarena-rollout that installs the SDK.
+        build: name of the adapter class in `module`.
+        extra: name of the pip extra of arlarena-rollout that installs the SDK.
         key_variable: name of the environment variable with the key.
-        address: converts a base URL to the form that the SDK expects.
-        starts: prefixes of the names of this vendor's models, for hints.
+        address: a function that converts a base URL to the form that the SDK expects.
+        starts: prefixes of the vendor's model names, for hints in error messages.
     """
 
     title: str
@@ -51,7 +51,7 @@ class Vendor:
 
 
 def openai_address(url: str) -> str:
-    """Returns the address with its path, which is /v1 if there is none: http://host:8100 is http://host:8100/v1.
+    """Returns the address. /v1 is added to an address without a path: http://host:8100 becomes http://host:8100/v1.
 
     Raises:
         ValueError: `url` is not an http(s) URL.
@@ -62,7 +62,7 @@ def openai_address(url: str) -> str:
 
 
 def google_address(url: str) -> str:
-    """Returns the address without the version of the API, which the SDK adds.
+    """Returns the address without the API version /v1beta, because the SDK adds the version.
 
     Raises:
         ValueError: `url` is not an http(s) URL.
@@ -84,9 +84,13 @@ VENDORS = {
 def open_model(
     text: str, *, base_url: str | None = None, sees_images: bool = True, limits: ApiLimits | None = None
 ) -> ChatModel:
-    """Returns the model of `text`. Sends no request.
+    """Returns an adapter for a model. Sends no request.
 
-    `sees_images`: whether images may be sent.
+    Args:
+        text: MODEL of the command line.
+        base_url: address of the API; None: the vendor's address.
+        sees_images: whether images may be sent.
+        limits: limits of a request; None: the defaults.
 
     Raises:
         ConfigError: the name or the address is invalid, the SDK is not installed, or the key is missing.
@@ -112,10 +116,10 @@ def open_model(
 
 
 def vendor_and_name(text: str, base_url: str | None) -> tuple[str, str]:
-    """Returns the vendor's key in `VENDORS`, and the model's name for its API.
+    """Returns the vendor's name in `VENDORS`, and the model's name for the vendor's API.
 
     Raises:
-        ConfigError: the name is invalid, or there is no address for it.
+        ConfigError: the name is invalid, or it has no vendor prefix and there is no base URL.
     """
     prefix, slash, rest = text.partition("/")
     if prefix in VENDORS and slash:
@@ -152,7 +156,7 @@ def _address(url: str, vendor: Vendor) -> str:
     """Returns the address for the SDK.
 
     Raises:
-        ConfigError: it is not an http(s) URL, or contains credentials, a query or a fragment.
+        ConfigError: `url` is not an http(s) URL, or contains credentials, a query or a fragment.
     """
     try:
         parts = urlsplit(url)
@@ -169,14 +173,16 @@ def _address(url: str, vendor: Vendor) -> str:
 
 
 def _key(text: str, vendor: Vendor, variable: str, *, required: bool) -> str:
-    """Returns the API key.
+    """Returns the API key from the environment variable `variable`, or `NO_KEY` if no key is required.
 
     Raises:
-        ConfigError: the key is missing, or has characters that a header cannot have.
+        ConfigError: a required key is missing, or the key has characters that are not allowed in an HTTP header.
     """
     key = (api_key(variable) or "").strip()
     if not key and required:
-        raise ConfigError(f"{text[:100]} needs a key of {vendor.title}'s API: set the environment variable {variable}")
+        raise ConfigError(f"{text[:100]} needs a key for {vendor.title}'s API: set the environment variable {variable}")
     if not all(" " < character <= "~" for character in key):
-        raise ConfigError(f"the environment variable {variable} contains blanks or characters that no key has")
+        raise ConfigError(
+            f"the environment variable {variable} contains blanks or other characters that a key cannot have"
+        )
     return key or NO_KEY

@@ -1,4 +1,7 @@
-"""Converts values of a vendor's reply to safe values for records. The SDKs do not check the types of these values."""
+"""Checks requests, and converts the values of a vendor's reply to safe values for records.
+
+The SDKs do not check the types of the values in a reply.
+"""
 
 from __future__ import annotations
 
@@ -11,45 +14,48 @@ from arlarena.rollout.evaluation.models.errors import Denied, Rejected
 from arlarena.rollout.evaluation.models.protocol import ModelMessage, PictureBytes, SamplingRequest
 
 _MAX_NAME = 200  # characters of a model's name or a request's id in records
-_MAX_TOKENS = 1 << 53  # exact in JSON numbers of all readers
+_MAX_TOKENS = 1 << 53  # all JSON readers represent smaller integers exactly
 
 
 def clean_text(value: object) -> str:
-    """Returns a text that UTF-8 can encode: JSON may contain half of a surrogate pair. Returns "" for other types."""
+    """Returns a string that UTF-8 can encode, or "" if `value` is not a string.
+
+    JSON may contain half of a surrogate pair. UTF-8 cannot encode it, so a question mark replaces it.
+    """
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
 def clean_name(value: object) -> str:
-    """Returns the first `_MAX_NAME` characters of a name or an id; "" if `value` is no text."""
+    """Returns the first `_MAX_NAME` characters of a name or an id, or "" if `value` is not a string."""
     return clean_text(value)[:_MAX_NAME]
 
 
 def token_count(value: object) -> int | None:
-    """Returns a number of tokens, or None if `value` is not such a number."""
+    """Returns `value` if it is a valid number of tokens, else None."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MAX_TOKENS else None
 
 
 def token_sum(values: Iterable[int | None]) -> int | None:
-    """Returns the sum of the known numbers, or None if no number is known."""
+    """Returns the sum of the numbers that are not None, or None if all numbers are None."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None
 
 
 def base64_text(picture: PictureBytes) -> str:
-    """Returns an image in base64."""
+    """Returns an image's bytes in base64."""
     return base64.b64encode(picture.data).decode()
 
 
 def checked(
     connection: ApiConnection, messages: Sequence[ModelMessage], sampling: SamplingRequest, reserved: frozenset[str]
 ) -> Mapping[str, Any]:
-    """Returns `sampling.extra`, after the checks that are possible before a request.
+    """Checks a request before it is sent, and returns `sampling.extra`.
 
     `reserved`: parameters that `extra` must not contain.
 
     Raises:
         Denied: `extra` contains a reserved parameter.
-        Rejected: the conversation does not end with a message of the user, or has images that the model does not see.
+        Rejected: the last message is not the user's, or the messages have images and images may not be sent.
     """
     if clash := sorted(reserved & sampling.extra.keys()):
         raise Denied(connection.message(f"the parameter {clash[0]!r} cannot be set: the evaluation sets it"))
@@ -67,8 +73,8 @@ def split_system(messages: Sequence[ModelMessage]) -> tuple[str, Sequence[ModelM
 
 
 def without_blank_replies(messages: Sequence[ModelMessage]) -> list[ModelMessage]:
-    """Returns the messages without blank ones of the assistant, which Anthropic and Google reject.
+    """Returns the messages without the assistant's blank messages, because Anthropic and Google reject blank messages.
 
-    An empty reply is a possible event of an episode. The user's messages around it are sent one after the other.
+    A model may give a blank reply during an episode. The user's messages before and after it then follow each other.
     """
     return [message for message in messages if message.role != "assistant" or message.text.strip()]

@@ -1,4 +1,4 @@
-"""A client of any OpenEnv server, for evaluations: `SessionSource` over OpenEnv's WebSocket sessions.
+"""A client for OpenEnv servers. It implements `SessionSource` with OpenEnv's WebSocket sessions.
 
     async with OpenEnvClient("http://127.0.0.1:8000", OpenEnvSettings()) as environment:
         (session,) = await environment.open(1)
@@ -6,8 +6,8 @@
         while not state.done:
             state = await session.step("a model's reply")
 
-OpenEnv's HTTP routes /reset and /step are stateless, so episodes need a WebSocket each. HTTP is used for the
-description (`openenv.description`).
+OpenEnv's HTTP routes /reset and /step are stateless, so each session has its own WebSocket. The client uses HTTP only
+to read the server's description (`openenv.description`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ PARSER = "the reply after the thought is the text of an action, or contains a JS
 
 
 class OpenEnvClient(AsyncClosing):
-    """A client of one OpenEnv server. Safe for many sessions on one event loop."""
+    """A client for one OpenEnv server. It supports many concurrent sessions on one event loop."""
 
     def __init__(
         self,
@@ -60,7 +60,14 @@ class OpenEnvClient(AsyncClosing):
         token: str | None = None,
         max_frame_bytes: int = MAX_FRAME_BYTES,
     ) -> None:
-        """`token`: bearer token. `max_frame_bytes`: maximum size of a frame of the server.
+        """Create a client. It connects when it is first used.
+
+        Args:
+            url: base URL of the server.
+            settings: how the environment is played; None: the defaults.
+            timeouts: timeouts of requests; None: the defaults.
+            token: bearer token, or None.
+            max_frame_bytes: maximum size in bytes of a frame from the server.
 
         Raises:
             TypeError, ValueError: an argument is invalid.
@@ -79,7 +86,7 @@ class OpenEnvClient(AsyncClosing):
 
     @property
     def url(self) -> str:
-        """The base URL."""
+        """The base URL of the server."""
         return self._transport.url
 
     async def close(self) -> None:
@@ -91,16 +98,17 @@ class OpenEnvClient(AsyncClosing):
         await self._transport.close()
 
     async def info(self) -> Info:
-        """Return the description of the environment in the form of `GET /v1/info`, with the settings as its options.
+        """Return the environment's description in the format of `GET /v1/info`. Its options are the client's settings.
 
-        The split `SEEDS` has no end. The other splits are those of the server's Task API. If one of them is for
-        evaluation, `SEEDS` is not, so that it is not the default.
+        The split `SEEDS` is unbounded. The other splits come from the server's Task API. If one of them is an
+        evaluation split, `SEEDS` is not an evaluation split and therefore not the default.
 
         Raises:
             Unavailable: the server is unreachable or failing.
-            Refused, ProtocolError: the server is no OpenEnv server.
-            EvaluationError: replies of a model cannot be actions of this environment. The message has the schema.
-            ConfigError: the server has no such field as a setting names.
+            Refused, ProtocolError: the server is not an OpenEnv server.
+            EvaluationError: a model's reply cannot be converted to an action of this environment. The message contains
+                the action's schema.
+            ConfigError: a setting names a field that does not exist.
         """
         description, rules = await self._rules()
         splits = await read_splits(self._transport)
@@ -125,13 +133,15 @@ class OpenEnvClient(AsyncClosing):
         )
 
     async def open(self, count: int, *, ttl_s: float | None = None) -> list[OpenEnvSession]:
-        """Open `count` sessions, or none. `ttl_s` has no effect: OpenEnv servers have their own idle time, if any.
+        """Open `count` sessions. If one session cannot be opened, the other sessions are closed.
+
+        `ttl_s` has no effect, because a client cannot set the idle time of an OpenEnv server.
 
         Raises:
-            AtCapacity: the server has no capacity for that many sessions now.
+            AtCapacity: the server cannot open so many sessions now.
             Unavailable: the server is unreachable or failing.
-            Refused, ProtocolError: the server is no OpenEnv server.
-            EvaluationError, ConfigError: as in `info`.
+            Refused, ProtocolError: the server is not an OpenEnv server.
+            EvaluationError, ConfigError: see `info`.
         """
         _, rules = await self._rules()
         if self._pool is None:
@@ -166,8 +176,8 @@ class OpenEnvClient(AsyncClosing):
         instructions = action.instructions(description, tools)
         if len(instructions) > MAX_TEXT_CHARS:
             raise EvaluationError(
-                f"{self.url}: description and schema of the actions have {len(instructions)} characters, and the "
-                f"maximum is {MAX_TEXT_CHARS}: give shorter instructions with --openenv instructions=TEXT"
+                f"{self.url}: the description and the schema of the actions have {len(instructions)} characters, but "
+                f"the maximum is {MAX_TEXT_CHARS}: give shorter instructions with --openenv instructions=TEXT"
             )
         return instructions
 
@@ -176,6 +186,6 @@ class OpenEnvClient(AsyncClosing):
             return await read_tools(self._transport)
         except (Refused, ProtocolError) as error:
             raise EvaluationError(
-                f"{self.url}: its actions are calls of tools, but it lists none ({error}): describe the actions with "
-                "--openenv instructions=TEXT"
+                f"{self.url}: the actions are tool calls, but the server lists no tools ({error}): describe the "
+                "actions with --openenv instructions=TEXT"
             ) from error

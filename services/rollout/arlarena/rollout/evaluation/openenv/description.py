@@ -1,4 +1,4 @@
-"""Reads the description, the splits of tasks and the MCP tools of an OpenEnv server over HTTP."""
+"""Reads an OpenEnv server's description, task splits and MCP tools over HTTP."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from arlarena.rollout.evaluation.openenv.rules import SEEDS
 
 MAX_DESCRIPTION_BYTES = 1 << 20  # maximum size of a response
 MAX_NAME_CHARS = 200
-MAX_SPLITS = 100  # a request is sent for each of them
-TRAINING = "train"  # type of a split that is not for evaluation
-NO_TASKS_STATUS = 501  # OpenEnv's answer if an environment has no Task API
+MAX_SPLITS = 100  # one request is sent per split
+TRAINING = "train"  # type of training splits; all other splits are evaluation splits
+NO_TASKS_STATUS = 501  # HTTP status of an OpenEnv server without a Task API
 TOKEN_VARIABLE = "ARLARENA_ENVIRONMENT_TOKEN"
 
 ServerKind = Literal["ours", "openenv"]
@@ -30,8 +30,8 @@ class OpenEnvDescription:
     """The data of `GET /metadata` and `GET /schema`.
 
     Attributes:
-        version: version of the environment, with a digest of the schemas.
-        schemas: JSON Schemas by name, such as "action" and "observation", unchecked.
+        version: version of the environment, followed by a digest of the schemas.
+        schemas: unchecked JSON Schemas by name, such as "action" and "observation".
     """
 
     name: str
@@ -41,7 +41,7 @@ class OpenEnvDescription:
 
 
 def openenv_transport(url: str, token: str | None, timeouts: Timeouts | None) -> HttpTransport:
-    """Return a transport for the descriptions of a server."""
+    """Return an HTTP transport that reads a server's description."""
     return HttpTransport(url, timeouts or Timeouts(request_s=REQUEST_S), token, MAX_DESCRIPTION_BYTES)
 
 
@@ -54,7 +54,7 @@ async def detect(
 
     Raises:
         Unavailable: the server is unreachable or failing.
-        EvaluationError: the server is of neither kind, or requires another token. The message has the responses.
+        EvaluationError: the server is of neither kind, or rejects the token. The message contains its responses.
     """
     async with openenv_transport(url, token, timeouts) as transport:
         try:
@@ -68,7 +68,7 @@ async def detect(
             await read_description(transport, retries=retries)
         except (Refused, ProtocolError) as error:
             if isinstance(error, Refused) and error.status in (401, 403):
-                problem = "rejects the token of" if token else "requires a token: put it into"
+                problem = "rejects the token in" if token else "requires a token: put the token into"
                 raise EvaluationError(f"{transport.url} {problem} {TOKEN_VARIABLE} ({error})") from error
             raise EvaluationError(
                 f"{transport.url} is neither an ARLArena environment server (GET /v1/info: {info}) nor an OpenEnv "
@@ -81,7 +81,7 @@ async def read_description(transport: HttpTransport, *, retries: int = 0) -> Ope
     """Read /metadata and /schema.
 
     Raises:
-        ServiceError: the server does not answer, or is no OpenEnv server. The message names route and field.
+        ServiceError: the server does not answer, or is not an OpenEnv server. The message names the route.
     """
     metadata = _decoded(await transport.request("GET", "/metadata", retries=retries), dict)
     schemas = _decoded(await transport.request("GET", "/schema", retries=retries), dict)
@@ -89,7 +89,7 @@ async def read_description(transport: HttpTransport, *, retries: int = 0) -> Ope
         raise ProtocolError(f"GET {transport.url}/schema: action is missing")
     name = _text(metadata, "name", transport)
     if not _is_name(name):
-        raise ProtocolError(f"GET {transport.url}/metadata: name is not a name: {name[:MAX_NAME_CHARS]!r}")
+        raise ProtocolError(f"GET {transport.url}/metadata: name is not a valid name: {name[:MAX_NAME_CHARS]!r}")
     version = _text(metadata, "version", transport) or "unversioned"
     digest = hashlib.blake2b(msgspec.json.encode(schemas, order="deterministic"), digest_size=8).hexdigest()
     description = _text(metadata, "description", transport)
@@ -97,7 +97,7 @@ async def read_description(transport: HttpTransport, *, retries: int = 0) -> Ope
 
 
 async def read_splits(transport: HttpTransport) -> list[Split]:
-    """Return the splits of the Task API, with their numbers of tasks. A server without this API has none.
+    """Return the splits of the server's Task API, with their numbers of tasks. Without this API, the list is empty.
 
     Raises:
         ServiceError: the server failed, or a response is invalid. The message names the route.
@@ -106,7 +106,7 @@ async def read_splits(transport: HttpTransport) -> list[Split]:
         try:
             names = _decoded(await transport.request("GET", "/list_environments"), list)
         except (Refused, ProtocolError):
-            return []  # another page, or none
+            return []  # the server has no Task API
         if len(names) != 1 or not _is_name(names[0]) or "/" in names[0]:
             raise ProtocolError(f"GET {transport.url}/list_environments: the response is not a list of one name")
         found = _decoded(await transport.request("GET", f"/{names[0]}/splits"), list)
@@ -120,15 +120,15 @@ async def read_splits(transport: HttpTransport) -> list[Split]:
     return [
         Split(split.name, split.type, await _size(transport, names[0], split.name), split.evaluation)
         for split in splits
-        if split.name != SEEDS  # this name has another meaning
+        if split.name != SEEDS  # the client uses this name for its own split
     ]
 
 
 async def read_tools(transport: HttpTransport) -> list[dict[str, Any]]:
-    """Return name, description and input_schema of each MCP tool, in the order of their names.
+    """Return `name`, `description` and `input_schema` of each MCP tool, sorted by name.
 
     Raises:
-        ServiceError: the server failed, or lists no tools.
+        ServiceError: the server failed, lists no tools, or lists a tool without a name.
     """
     body = msgspec.json.encode({"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}})
     answer = await transport.request("POST", "/mcp", body)
@@ -179,8 +179,8 @@ def _decoded(answer: Answer, kind: type[Any]) -> Any:
     """Return the body of a response.
 
     Raises:
-        Refused: its status is not 200.
-        ProtocolError: it is not JSON of this kind.
+        Refused: the status is not 200.
+        ProtocolError: the body is not JSON of the type `kind`.
     """
     if answer.status != 200:
         raise Refused(f"{answer.request}: HTTP {answer.status}: {quote(answer.body)}", answer.status)

@@ -1,7 +1,7 @@
-"""How an evaluation shows the observations of a foreign OpenEnv environment, and how it reads the replies of a model.
+"""Rules that convert observations of an OpenEnv environment to text, and a model's replies to actions.
 
-OpenEnv defines neither a prompt nor a parser: observations and actions are JSON objects with arbitrary fields. These
-rules choose a prompt and a parser. The documentation is docs/how-to/evaluate-on-openenv.md.
+OpenEnv defines no prompt and no parser. Observations and actions are JSON objects with arbitrary fields. These rules
+choose a prompt and a parser. See docs/how-to/evaluate-on-openenv.md.
 """
 
 from __future__ import annotations
@@ -21,23 +21,25 @@ from arlarena.proto.text.names import known_names
 from arlarena.proto.thoughts import answer_start
 from arlarena.rollout.evaluation.errors import EvaluationError
 
-# Template and parser of records: the rules of this module. Another version means that results are not comparable.
+# Template and parser in records. They identify the rules of this module. Results with different versions are not
+# comparable.
 TEMPLATE, RULES_VERSION = "openenv", "1"
 PARSER_VERSION = f"{TEMPLATE}/{RULES_VERSION}"
-# The split of all servers: the seed of the reset is the index plus the seed of the evaluation.
+# A split that every server has. The seed of a reset is the task's index plus the evaluation's seed.
 SEEDS = "seeds"
 
-# The first of these fields that is a non-empty string is shown. `prompt` comes first, because it is meant for a model.
+# The model sees the first of these fields that is a non-empty string. `prompt` is the first, because it is written for
+# a model.
 TEXT_FIELDS = ("prompt", "message", "text", "observation", "content", "response")
-MESSAGES_FIELD = "messages"  # TextArena's environments: a list of objects with the field `content`
+MESSAGES_FIELD = "messages"  # in TextArena's environments, a list of objects with the field `content`
 PROMPT_FIELD = "prompt"
 # Fields of an observation that are never shown and never compared. Servers may write times or addresses in `metadata`.
 HIDDEN_FIELDS = frozenset({"reward", "done", "metadata"})
-MAX_TEXT_CHARS = 100_000  # about 25,000 tokens; a longer text is an image in numbers, or an error
-MAX_SCHEMA_CHARS = 4000  # of a schema in an error message
-# Fields of OpenEnv's action that calls a tool of the Model Context Protocol (MCP).
+MAX_TEXT_CHARS = 100_000  # about 25,000 tokens; a longer text is probably an image as numbers, or an error
+MAX_SCHEMA_CHARS = 4000  # maximum number of characters of a schema in an error message
+# Fields of OpenEnv's action for calling a tool of the Model Context Protocol (MCP).
 TOOL_FIELDS = ("tool_name", "arguments")
-TOOL_CALL = "call_tool"  # value of the field `type` of such an action
+TOOL_CALL = "call_tool"  # value of the field `type` of a tool call
 TOOL_INSTRUCTIONS = (
     'Call one tool in each turn. Reply with one JSON object {"tool_name": …, "arguments": {…}}. The arguments must '
     "match the input_schema of the tool. The tools:"
@@ -49,17 +51,18 @@ class OpenEnvSettings(msgspec.Struct, frozen=True):
     """How an OpenEnv environment is played. Part of the evaluation's identity.
 
     Attributes:
-        text_field: the field of the observation that is shown, such as "board" or "metadata.prompt". It must be in the
-            first observation of an episode. None, or in a later observation without it: the rule of
-            `observation_text`.
-        conversation: whether the model gets all earlier turns. None: False if the field `prompt` is shown, because a
-            prompt is complete, else True.
-        action_field: the field of the action that gets the text of a reply; None: by the rule of `ActionRule.of`.
-        success_reward: an episode is a success if its last reward is at least this number. None: if it is above 0.
-        max_steps: the evaluation ends an episode after so many turns. Such an episode is no success.
-        instructions: text before the first observation, or before each one if there is no conversation. None: see
-            `ActionRule.instructions`.
-        reset: further fields of the reset, such as {"level": "hard"}.
+        text_field: the observation's field that the model sees, such as "board" or "metadata.prompt". The first
+            observation of an episode must have this field. If `text_field` is None, or if a later observation lacks the
+            field, `observation_text` chooses the text.
+        conversation: whether the model gets all earlier turns. None: True, unless the model sees the field `prompt`. A
+            prompt is complete without earlier turns.
+        action_field: the action's field that gets the text of a reply. None: `ActionRule.of` chooses the field.
+        success_reward: an episode is a success if its last reward is at least this number. None: an episode is a
+            success if its last reward is above 0.
+        max_steps: maximum number of turns. An episode that the evaluation ends at this limit is not a success.
+        instructions: text before the first observation. Without a conversation, the text comes before each observation.
+            None: see `ActionRule.instructions`.
+        reset: additional fields of the reset request, such as {"level": "hard"}.
     """
 
     text_field: str | None = None
@@ -75,7 +78,7 @@ class OpenEnvSettings(msgspec.Struct, frozen=True):
         return reward > 0 if self.success_reward is None else reward >= self.success_reward
 
     def reset_data(self, split: str, index: int, seed: int) -> dict[str, Any]:
-        """Return the data of the reset for a task. Splits other than `SEEDS` are those of OpenEnv's Task API."""
+        """Return the data of a task's reset request. Splits other than `SEEDS` belong to OpenEnv's Task API."""
         if split in ("", SEEDS):
             return {**self.reset, "seed": seed + index}
         return {**self.reset, "split": split, "index": index, "seed": seed}
@@ -86,9 +89,9 @@ class ActionReading:
     """An action that was read from a reply.
 
     Attributes:
-        data: the JSON object for the server, or None if the reply has no action.
+        data: the JSON object for the server, or None if the reply has no valid action.
         shown: the action as text, for records.
-        problem: the fault of the reply, as text for the model; "" if `data` is not None.
+        problem: text that tells the model why the reply has no valid action; "" if `data` is not None.
     """
 
     data: dict[str, Any] | None
@@ -101,11 +104,11 @@ class ActionRule:
     """Reads actions from replies.
 
     Attributes:
-        field: the field that gets the text after the thought; "": the text is a JSON object.
+        field: the action's field that gets the text after the thought; "": the text contains a JSON object.
         schema: JSON Schema of the action.
-        choices: the values of `field` if the schema lists them.
-        action_type: value of the field `type` that each action gets; "": none.
-        calls_tools: whether an action is the call of an MCP tool.
+        choices: the allowed values of `field` if the schema lists them.
+        action_type: value for the field `type` of each action; "": the field is not set.
+        calls_tools: whether an action calls an MCP tool.
     """
 
     field: str
@@ -116,12 +119,13 @@ class ActionRule:
 
     @classmethod
     def of(cls, schema: object, address: str, chosen: str | None = None) -> ActionRule:
-        """Return the rule for a schema, as `GET /schema` reports it.
+        """Return the rule for the action's schema from `GET /schema`. The first case that applies is used.
 
-        If the action has the fields `TOOL_FIELDS` or no fields, it is the call of a tool, and the reply is a JSON
-        object. Otherwise, with exactly one required field that is a string (or no required field and exactly one
-        field), this field gets the text. Otherwise the reply is a JSON object. `chosen`: the field that gets the text;
-        it overrides this rule.
+        1. `chosen` is given: this field gets the text.
+        2. The action has the fields `TOOL_FIELDS`, or only hidden fields: the reply is a JSON object that calls a tool.
+        3. The only required field is a string: this field gets the text.
+        4. No field is required, and the only field is a string: this field gets the text.
+        5. Otherwise the reply is a JSON object.
 
         Raises:
             EvaluationError: the action is not an object with fields.
@@ -157,9 +161,10 @@ class ActionRule:
         return cls("", schema)
 
     def read(self, reply: str) -> ActionReading:
-        """Return the action in a reply: the text after the thought, or the JSON object in it.
+        """Return the action in a reply. It is the text after the thought, or the JSON object in this text.
 
         The object is the complete text, the last block between ``` marks, or the text from the first { to the last }.
+        The first valid object of these three is used.
         """
         start = answer_start(reply)
         if start is None:
@@ -177,10 +182,12 @@ class ActionRule:
         return ActionReading(None, "", "Your reply contains no valid JSON object. Reply with one JSON object.")
 
     def instructions(self, description: str, tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """Return the default instructions for the model.
+        """Return the default instructions for the model. They depend on the kind of action.
 
-        They are the description and the tools if an action is the call of a tool, the description and the schema of
-        the action if it is another JSON object, the choices if it is a choice, else "".
+        - A tool call: the environment's description and the tools.
+        - Another JSON object: the environment's description and the action's schema.
+        - A text with a list of choices: the choices.
+        - Another text: "".
         """
         if self.field:
             return f"Reply with one of: {', '.join(self.choices)}." if self.choices else ""
@@ -194,19 +201,22 @@ class ActionRule:
 def observation_text(
     observation: Mapping[str, Any], chosen: str | None, address: str, *, first: bool
 ) -> tuple[str, str]:
-    """Return the name of the shown field ("" for the JSON of all fields) and the text.
+    """Return the name of the field that the model sees, and its text. The first case that applies is used.
 
-    The text is the field `chosen`, or the contents of the field `messages`, or the first field of `TEXT_FIELDS` that
-    is a non-empty string, or the JSON of the observation without the fields of `HIDDEN_FIELDS`.
+    1. The observation has the field `chosen`: the text is this field.
+    2. The field `messages` is a list of messages: the text is their contents.
+    3. A field of `TEXT_FIELDS` is a non-empty string: the text is the first such field.
+    4. Otherwise the name is "", and the text is the JSON of the observation without the fields of `HIDDEN_FIELDS`.
 
     Args:
-        observation: as the server reports it.
-        chosen: name of a field; "a.b" is the field b of the field a.
+        observation: the observation that the server reports.
+        chosen: name of a field, or None. "a.b" is the field b of the field a.
         address: address of the request, for messages.
-        first: whether it is the first observation of an episode, which must have the field `chosen`.
+        first: whether this is the first observation of an episode. It must have the field `chosen`.
 
     Raises:
-        ProtocolError: the field is missing, or its text is too long or no valid Unicode.
+        ProtocolError: the field `chosen` is missing in the first observation, or the text is too long or invalid
+            Unicode.
     """
     name, text = _chosen(observation, chosen, address, first=first)
     where = f"{address}: observation.{name}" if name else f"{address}: observation"
@@ -223,12 +233,12 @@ def observation_text(
 
 
 def check_text_field(chosen: str | None, schemas: Mapping[str, Any], address: str) -> None:
-    """Check the setting `text_field` with the schemas of the observations, if they list all fields.
+    """Check that the observation schemas contain the setting `text_field`.
 
-    `schemas`: as `GET /schema` reports them.
+    If a schema allows fields that it does not list, there is no check. `schemas`: the schemas from `GET /schema`.
 
     Raises:
-        ConfigError: no observation has this field.
+        ConfigError: the schemas do not contain the field.
     """
     if chosen is None:
         return
@@ -236,7 +246,7 @@ def check_text_field(chosen: str | None, schemas: Mapping[str, Any], address: st
     for schema in (schemas.get("observation"), schemas.get("reset_observation")):
         body = _resolved(schema, schema) if isinstance(schema, dict) else {}
         if schema is not None and (body.get("additionalProperties") is not False or not body.get("properties")):
-            return  # there may be other fields
+            return  # the observation may have fields that the schema does not list
         known.update(name for name, _ in _items(body.get("properties")))
     if known and chosen not in known and chosen.partition(".")[0] not in known:
         raise ConfigError(
@@ -259,7 +269,7 @@ def _chosen(observation: Mapping[str, Any], chosen: str | None, address: str, *,
             )
         if first:
             raise ProtocolError(
-                f"{address}: observation.{chosen} is missing, which --openenv text_field={chosen} shows; the "
+                f"{address}: observation.{chosen} is missing, but --openenv text_field={chosen} requires it; the "
                 f"observation has {_short(sorted(observation))}"
             )
     contents = _contents(observation.get(MESSAGES_FIELD))
@@ -274,7 +284,7 @@ def _chosen(observation: Mapping[str, Any], chosen: str | None, address: str, *,
 
 
 def _field(observation: Mapping[str, Any], name: str) -> Any:
-    """Return the field `name`, where "a.b" is the field b of the field a, or None if it is missing or null."""
+    """Return the field `name`, or None if it is missing or null. The name "a.b" is the field b of the field a."""
     if name in observation:
         return observation[name]
     found: Any = observation
@@ -284,7 +294,7 @@ def _field(observation: Mapping[str, Any], name: str) -> Any:
 
 
 def _contents(messages: object) -> str:
-    """Return the contents of a list of messages, one a line, or "" if it is no such list."""
+    """Return the contents of a list of messages, one per line, or "" if `messages` is not a list of messages."""
     if not isinstance(messages, list):
         return ""
     parts = [message.get("content") for message in messages if isinstance(message, dict)]
@@ -297,7 +307,7 @@ def _json_object(text: str) -> dict[str, Any] | None:
         found = msgspec.json.decode(text)
         if not isinstance(found, dict):
             return None
-        msgspec.json.encode(found)  # a check that it can be sent: integers may be too large
+        msgspec.json.encode(found)  # checks that the object can be sent; an integer may be too large
     except (msgspec.MsgspecError, ValueError, RecursionError, OverflowError):
         return None
     return found
@@ -308,7 +318,7 @@ def _items(properties: object) -> list[tuple[str, Any]]:
 
 
 def _resolved(part: object, root: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a part of a schema, with its local reference (`#/$defs/…`) followed once."""
+    """Return a part of a schema. If the part is a local reference (`#/$defs/…`), return its target instead."""
     if not isinstance(part, dict):
         return {}
     reference = part.get("$ref")
@@ -320,7 +330,7 @@ def _resolved(part: object, root: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_string(part: Mapping[str, Any], root: Mapping[str, Any]) -> bool:
-    """Return whether a text can be the value: a string, or a string or null."""
+    """Return whether any text is a valid value. The type is then string, or string or null."""
     if part.get("type") == "string":
         return "const" not in part
     options = part.get("anyOf")

@@ -1,4 +1,4 @@
-"""Sessions of an OpenEnv server with the interface of `client.environments.Session`."""
+"""Sessions of an OpenEnv server. They have the interface of `client.environments.Session`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ from arlarena.rollout.evaluation.openenv.socket import VALIDATION_STATUS, OpenEn
 
 @dataclass(frozen=True, slots=True)
 class OpenEnvRules:
-    """The rules by which an environment is played. `name`: its name. `instructions`: text for the model, or ""."""
+    """The rules for playing an environment.
+
+    Attributes:
+        name: name of the environment.
+        settings: how the environment is played.
+        action: reads actions from replies.
+        instructions: text for the model before an observation, or "".
+    """
 
     name: str
     settings: OpenEnvSettings
@@ -34,7 +41,7 @@ class OpenEnvRules:
 
 @dataclass(frozen=True, slots=True)
 class OpenEnvState:
-    """The state after a reset or a step, as the server reports it. `reward`: None if the server reports none."""
+    """The state that the server reports after a reset or a step. `reward`: None if the server reports no reward."""
 
     observation: dict[str, Any]
     reward: float | None
@@ -42,11 +49,13 @@ class OpenEnvState:
 
     @classmethod
     def of(cls, data: dict[str, Any], address: str) -> OpenEnvState:
-        """Check the data of a reply.
+        """Check the data of the server's reply, and convert it to a state.
+
+        The last state of an episode needs a reward, because the reward decides whether the episode is a success.
+        OpenEnv's server sends null for a reward that is not a finite number.
 
         Raises:
-            ProtocolError: a field is missing or invalid. A finished episode needs a reward, because the reward decides
-                whether it is a success. (OpenEnv's server sends null for a reward that is not a finite number.)
+            ProtocolError: a field is missing or invalid.
         """
         for name in ("observation", "reward", "done"):
             if name not in data:
@@ -75,11 +84,11 @@ def _finite(reward: object, address: str) -> float:
 
 
 class OpenEnvEpisode:
-    """Converts the replies of the server to the outcomes of one episode.
+    """Converts the server's replies to the outcomes of one episode.
 
-    The state key is a hash of the task and all observations so far, because OpenEnv has no hash of the state. So no
-    state of an episode occurs twice, unless a reply had no action. The content key is a hash of the task and the first
-    observation. It does not depend on the shown field.
+    OpenEnv reports no hash of the state. The state key is therefore a hash of the task and all observations so far. It
+    changes in each turn, except after a reply without a valid action. The content key is a hash of the task and the
+    first observation. It does not depend on the setting `text_field`.
     """
 
     def __init__(self, rules: OpenEnvRules, task_id: str, address: str) -> None:
@@ -100,7 +109,7 @@ class OpenEnvEpisode:
         return self._observe(state, action)
 
     def rejected(self, action: ActionReading) -> StepOutcome:
-        """Return the outcome of a reply without a valid action: the state stays, and the model is told the problem."""
+        """Return the outcome of a reply without a valid action. The state is unchanged. The text names the problem."""
         self._turn += 1
         prompt = action.problem if self._conversation else f"{self._prompt}\n\n{action.problem}"
         return self._outcome(action.problem, prompt, OpenEnvState({}, None, False), action, valid=False)
@@ -155,7 +164,7 @@ def _digest(*parts: str) -> str:
 
 
 class OpenEnvSession(Session):
-    """A session on its own WebSocket. Its calls must not overlap. A lost connection loses the session."""
+    """A session with its own WebSocket. Calls must not overlap. If the connection is lost, the session is lost."""
 
     def __init__(self, socket: OpenEnvSocket, rules: OpenEnvRules, number: int) -> None:
         """Use `OpenEnvClient.open`."""
@@ -172,11 +181,11 @@ class OpenEnvSession(Session):
         episode_id: str | None = None,
         task_id: str | None = None,
     ) -> StepOutcome:
-        """Start an episode of a task, given by `split` and `index`. Returns the first state.
+        """Start an episode of the task with this `split` and `index`, and return the first state.
 
         Raises:
-            SessionLost, Unavailable: open another session.
-            Refused: the server has no such task, or the task is given by `task_id`.
+            SessionLost, Unavailable: open a new session.
+            Refused: the server does not have the task, or `task_id` is given. OpenEnv has no task ids.
             ProtocolError: the server's reply is invalid. The message names the field.
         """
         if task_id is not None:
@@ -194,14 +203,14 @@ class OpenEnvSession(Session):
         return outcome
 
     async def step(self, text: str) -> StepOutcome:
-        """Take one step with a model's reply. Returns the new state.
+        """Take one step with a model's reply, and return the new state.
 
-        A reply without an action, or with an action that does not match the schema, takes a turn and leaves the
-        environment as it is. The next message tells the model the problem.
+        The environment gets no action if the reply has no action or if the action does not match the schema. Such a
+        reply still counts as a turn. The next message explains the problem to the model.
 
         Raises:
-            SessionLost, Unavailable: open another session.
-            Refused: the environment failed, perhaps because of the reply; or there was no reset.
+            SessionLost, Unavailable: open a new session.
+            Refused: the environment failed, possibly because of the reply; or there was no reset.
             ProtocolError: the server's reply is invalid. The message names the field.
         """
         if self._episode is None:

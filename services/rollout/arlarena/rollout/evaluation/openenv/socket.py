@@ -1,7 +1,8 @@
-"""One WebSocket of an OpenEnv server: a request and its reply, with OpenEnv's errors as the client's ServiceErrors.
+"""A WebSocket connection to an OpenEnv server. It sends requests, and converts OpenEnv's errors to ServiceErrors.
 
-A server keeps a session as long as its socket is open. A background task reads the socket all the time, because only a
-socket that is read answers the server's pings, and a model may think for longer than the server waits for a pong.
+A server keeps a session while the socket is open. The server sends pings, and closes a socket that sends no pong in
+time. aiohttp sends pongs only while the socket is read. A background task therefore reads the socket all the time, also
+while a model generates a reply.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ import msgspec
 from arlarena.client.errors import AtCapacity, ProtocolError, Refused, ServiceError, SessionLost, Unavailable
 from arlarena.client.transport import QUOTE_CHARS, Timeouts
 
-# Maximum bytes of a frame of the server. Text observations take kilobytes; a screenshot in base64 takes megabytes.
+# Maximum bytes of a frame from the server. Text observations take kilobytes. A screenshot in base64 takes megabytes.
 MAX_FRAME_BYTES = 16 << 20
-# Frames that a server sends without a request. A server that ends a session sends one error.
+# Maximum number of unread frames. A server sends at most one frame without a request: an error when it ends a session.
 MAX_UNREAD_FRAMES = 4
 # Pause before the next attempt to open a session on a full server, in seconds. OpenEnv sends no Retry-After.
 FULL_RETRY_S = 1.0
-# Maximum seconds for the close frames. The server also ends a session whose connection is lost.
+# Maximum seconds for sending and receiving close frames. If the connection is lost, the server also ends the session.
 CLOSE_TIMEOUT_S = 2.0
 VALIDATION_STATUS = 422  # HTTP status for an action that does not match the schema, as in OpenEnv's HTTP API
 
@@ -33,7 +34,13 @@ Operation = Literal["reset", "step", "state"]
 
 @dataclass(frozen=True, slots=True)
 class SocketOptions:
-    """How sockets are opened. `token`: bearer token, or None."""
+    """Options for opening a socket.
+
+    Attributes:
+        timeouts: timeouts of the connection and of requests.
+        token: bearer token, or None.
+        max_frame_bytes: maximum size in bytes of a frame from the server.
+    """
 
     timeouts: Timeouts
     token: str | None = None
@@ -41,26 +48,26 @@ class SocketOptions:
 
 
 class OpenEnvSocket:
-    """An open socket with its session. Requests must not overlap."""
+    """An open socket and its session on the server. Requests must not overlap."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse, address: str, options: SocketOptions) -> None:
         """Use `connect`."""
         self.address, self._socket, self._options = address, socket, options
         self._frames: asyncio.Queue[str | bytes] = asyncio.Queue(MAX_UNREAD_FRAMES)
         self._failure: ServiceError | None = None  # why the reader ended
-        self._broken: ServiceError | None = None  # after a failed request: its reply may still arrive
+        self._broken: ServiceError | None = None  # set after a failed request, because its reply may still arrive
         self._ended = asyncio.Event()
         self._reader = asyncio.ensure_future(self._read())
 
     @classmethod
     async def connect(cls, pool: aiohttp.ClientSession, url: str, options: SocketOptions) -> OpenEnvSocket:
-        """Open a socket and wait until the server has given it a session.
+        """Open a socket, and wait until the server has created its session.
 
         Raises:
             AtCapacity: the server has no free session.
             Unavailable: the server is unreachable or failing.
-            Refused: the server has no such route, or requires another token.
-            ProtocolError: the server sent something that is not OpenEnv.
+            Refused: the server does not have the route /ws, or rejects the token.
+            ProtocolError: the server's response does not follow OpenEnv's protocol.
         """
         address = f"{url}/ws"
         headers = {"authorization": f"Bearer {options.token}"} if options.token else {}
@@ -82,24 +89,24 @@ class OpenEnvSocket:
         try:
             await opened.request("state")
         except Refused:
-            return opened  # the session exists, and has no state before its first reset
+            return opened  # the session exists, but has no state before its first reset
         except BaseException:
             await opened.close()
             raise
         return opened
 
     async def request(self, operation: Operation, data: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Send a request and return the field `data` of the reply.
+        """Send a request, and return the field `data` of the reply.
 
         Raises:
             AtCapacity, SessionLost, Unavailable: see these classes. The socket must not be used again.
             Refused: the server refuses the request. With status 422, the data do not match the schema, and the socket
-                can still be used.
-            ProtocolError: the reply is invalid or too large.
+                can be used again.
+            ProtocolError: the reply is invalid or too large. The socket must not be used again.
         """
         if self._broken is not None:
             raise self._broken
-        early = not self._frames.empty()  # an error of the server that no request caused
+        early = not self._frames.empty()  # the server sent a frame before this request
         if not early and self._failure is not None:
             raise self._failure
         frame = {"type": operation} if data is None else {"type": operation, "data": data}
@@ -116,7 +123,7 @@ class OpenEnvSocket:
             raise
 
     async def close(self) -> None:
-        """End the session. Ignores errors, because the server also ends the session when the connection closes."""
+        """End the session. Errors are ignored, because a lost connection also ends the session."""
         with contextlib.suppress(aiohttp.ClientError, OSError, RuntimeError, TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 if not self._socket.closed:
@@ -144,7 +151,7 @@ class OpenEnvSocket:
         if isinstance(error, aiohttp.WebSocketError):
             if error.code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG:
                 limit = self._options.max_frame_bytes
-                return ProtocolError(f"{self.address}: a frame of the server is larger than {limit} bytes")
+                return ProtocolError(f"{self.address}: a frame from the server is larger than {limit} bytes")
             return ProtocolError(f"{self.address}: the server sent an invalid frame: {error}")
         if self._socket.close_code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG:
             return Refused(f"{self.address}: the action is larger than the server accepts", 413)
@@ -159,13 +166,13 @@ class OpenEnvSocket:
             async with asyncio.timeout(self._options.timeouts.request_s):
                 await self._socket.send_str(text)
         except TimeoutError as error:
-            raise Unavailable(f"{self.address}: the server does not read") from error
+            raise Unavailable(f"{self.address}: the server does not read the request") from error
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
             if self._frames.empty():
                 raise SessionLost(f"{self.address}: {str(error) or type(error).__name__}") from error
 
     async def _next(self, operation: Operation) -> str | bytes:
-        """Return the next frame of the server."""
+        """Return the next frame from the server."""
         limit = self._options.timeouts.request_s
         frame, ended = asyncio.ensure_future(self._frames.get()), asyncio.ensure_future(self._ended.wait())
         try:
@@ -181,7 +188,7 @@ class OpenEnvSocket:
 
     def _data(self, operation: Operation, frame: str | bytes, early: bool) -> dict[str, Any]:
         try:
-            reply = json.loads(frame)  # unlike msgspec it reads NaN, so the error can name the field
+            reply = json.loads(frame)  # unlike msgspec, json accepts NaN; a later check then names the invalid field
         except (ValueError, RecursionError) as error:
             raise ProtocolError(f"{self.address}: the reply to {operation} is not JSON ({error})") from None
         kind, data = (reply.get("type"), reply.get("data")) if isinstance(reply, dict) else (None, None)
@@ -196,7 +203,7 @@ class OpenEnvSocket:
 
 
 def _frame_error(address: str, operation: Operation, data: dict[str, Any], early: bool) -> ServiceError:
-    """Return the error of an error frame. `early`: the frame came before the request."""
+    """Convert an error frame to a ServiceError. `early`: whether the frame arrived before the request."""
     code = data.get("code")
     message = f"{address}: {operation}: {_quote(code)}: {_reasons(data)}"
     match code:
@@ -205,13 +212,13 @@ def _frame_error(address: str, operation: Operation, data: dict[str, Any], early
         case "FACTORY_ERROR":
             return Unavailable(message)
         case "SESSION_ERROR":
-            # For a step: the server failed while it reported an error, for example of a validator. If the same step
-            # fails this way in several sessions, the action is the cause.
+            # In a step, this code means that the server failed while it reported an error, for example a validator's
+            # error. If the step fails with this code in several sessions, the action is the cause.
             return Refused(message, 500) if operation == "step" and not early else SessionLost(message)
         case "VALIDATION_ERROR":
             return Refused(message, VALIDATION_STATUS)
         case "EXECUTION_ERROR":
-            # OpenEnv uses this code for every exception of an environment. In a reset, no action can be the cause.
+            # OpenEnv uses this code for all exceptions of an environment. In a reset, an action cannot be the cause.
             return Unavailable(message) if operation == "reset" else Refused(message, 500)
         case "INVALID_JSON" | "UNKNOWN_TYPE":
             return Refused(message, 400)
@@ -219,7 +226,7 @@ def _frame_error(address: str, operation: Operation, data: dict[str, Any], early
 
 
 def _reasons(data: dict[str, Any]) -> str:
-    """Return the message of an error frame, with the invalid fields of an action."""
+    """Return the message of an error frame, and the messages about invalid fields of an action."""
     details = []
     errors = data.get("errors")
     for error in errors[:3] if isinstance(errors, list) else []:

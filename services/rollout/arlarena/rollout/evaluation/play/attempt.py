@@ -1,11 +1,11 @@
-"""Plays one attempt of an evaluation, and restores it in another session after a failure of the environment server.
+"""Plays one attempt of an evaluation. Restores the attempt in a new session if the environment server fails.
 
     state = reset(task)
     while not done:   response = player(state);   state = step(response)
 
-The responses are kept. After a failure, `play` is called again with another session: it plays the kept responses to the
-environment and continues after the last response. So no reply is requested twice. If the environment does not repeat
-its states, the attempt starts afresh.
+The attempt keeps its responses. After a failure, the caller calls `play` again with a new session. `play` then sends
+the kept responses to the environment, and continues after the last kept response. No reply is requested twice. If the
+environment does not repeat its states, the attempt deletes the responses and restarts from its first turn.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from arlarena.rollout.evaluation.play.pictures import PictureStore
 from arlarena.rollout.evaluation.records import AttemptKey, AttemptRecord, Status, TurnRecord
 from arlarena.rollout.evaluation.strategies.protocol import ModelCaller, Player, TurnView
 
-# An attempt fails after more fresh starts than this. Each fresh start may cost the requests of a complete attempt.
+# Maximum number of restarts from the first turn. Each restart may cost the requests of a complete attempt.
 MAX_DIVERGENCES = 3
-# Code of the fault that the environment server refuses a reply, for example because it is too long.
+# Fault code of a reply that the environment server refuses, for example because the reply is too long.
 REPLY_REFUSED = "reply_refused"
 
 
 @dataclass(frozen=True, slots=True)
 class PlayedTurn:
-    """A response with the key of the state that it answers."""
+    """A response, and the key of the environment's state before the response."""
 
     state_key: str
     response: str
@@ -44,7 +44,7 @@ class PlayedTurn:
 
 @dataclass(slots=True)
 class _Course:
-    """An attempt since its reset."""
+    """The states, turns and messages of an attempt since the last reset."""
 
     first: StepOutcome
     state: StepOutcome
@@ -54,7 +54,10 @@ class _Course:
     patterns: ActionPatterns = field(default_factory=ActionPatterns)
 
     def observe(self, state: StepOutcome, names: tuple[str, ...], pictures: tuple[PictureBytes, ...]) -> None:
-        """Add a new state to the messages: as in training, the next message of a conversation, or one new prompt."""
+        """Add a new state to the messages, as in training.
+
+        In a conversation, the state adds one message. Otherwise the state's prompt replaces all messages.
+        """
         text = state.observation.message
         if text is None:
             self.messages = [ModelMessage("user", state.prompt, pictures)]
@@ -85,12 +88,13 @@ class _Course:
 
 
 class Attempt:
-    """One attempt. `play` may be called again after it raised a ServiceError.
+    """One attempt. After a ServiceError, `play` may be called again with a new session.
 
     Attributes:
-        played: the responses so far, for the replay.
+        played: the responses so far. A replay sends them to the environment again.
         in_step: whether the last call of `play` ended during a step of the environment.
-        restarts: how often the caller of `play` restored the attempt in another session.
+        restarts: how many times the attempt was restored in a new session. The caller of `play` counts them.
+        divergences: how many times the attempt restarted from its first turn because a replay diverged.
     """
 
     def __init__(
@@ -105,9 +109,17 @@ class Attempt:
         sees_images: bool = False,
         on_progress: Callable[[], None] = lambda: None,
     ) -> None:
-        """`caller`: None if the player has no model. `pictures`: None: images are not loaded. `stop`: interrupts a
-        player without a model. `sees_images`: whether messages have the images. `on_progress` is called whenever the
-        environment answered.
+        """Create an attempt without turns.
+
+        Args:
+            key: identifies the attempt in records.
+            assignment: the task, and the key of its random seeds.
+            player: chooses the responses.
+            caller: sends requests to the model; None: the player has no model.
+            pictures: loads images; None: images are not loaded.
+            stop: interrupts a player without a model.
+            sees_images: whether the model gets the images.
+            on_progress: is called after each answer of the environment to a reset or step.
         """
         self.key, self._assignment, self._player, self._caller = key, assignment, player, caller
         self._pictures, self._sees, self._on_progress, self._stop = pictures, sees_images, on_progress, stop
@@ -119,10 +131,10 @@ class Attempt:
         self.restarts = self.divergences = 0
 
     async def play(self, session: Session) -> AttemptRecord:
-        """Play to the end. Return the record.
+        """Play the attempt to its end, and return its record.
 
         Raises:
-            ServiceError: the environment server failed. Call again with another session.
+            ServiceError: the environment server failed. Call `play` again with a new session.
             AttemptFailed: the attempt cannot continue.
             EvaluationStopped, EvaluationError: the evaluation ends. The attempt has no result.
         """
@@ -136,11 +148,11 @@ class Attempt:
                 self._start_afresh()
 
     def failed(self, status: Status, error: str) -> AttemptRecord:
-        """Return the record of an attempt without a result. It has the turns since the last reset."""
+        """Return a record with the status `status`. The record contains the turns since the last reset."""
         return self._record(status, error)
 
     def refused(self, error: str) -> AttemptRecord:
-        """Return the record of an attempt whose last response the environment server refuses to accept."""
+        """Return the record for an attempt that ends because the environment server refuses the last response."""
         assert self._course is not None
         self._course.finish_turn(self.played[-1], None)
         return self._record("policy_error", error, REPLY_REFUSED)
@@ -175,7 +187,7 @@ class Attempt:
         course.observe(state, names, pictures if self._sees else ())
 
     async def _response(self, course: _Course, session: Session) -> PlayedTurn:
-        """Return the response of the current turn: the kept response, or a new response of the player."""
+        """Return the response in the current turn: the kept response if there is one, else the player's response."""
         turn, state = len(course.turns), course.state
         if turn < len(self.played):
             if self.played[turn].state_key != state.metadata.state_key:
@@ -186,7 +198,8 @@ class Attempt:
         call: ModelCaller = self._caller if self._caller is not None else _no_model
         view = TurnView(turn, session, state, course.messages, call, self._assignment.seed_key, self._memory)
         responding = self._player.respond(view)
-        # A player without a model may wait for a person. With a model, the caller ends the wait when a reply arrives.
+        # A player without a model may wait for a person, so the stop signal cancels its wait. A player with a model is
+        # not cancelled, because replies to requests in flight are recorded.
         response = await (self._stop.unless_stopped(responding) if self._caller is None else responding)
         last = self._caller.last if self._caller is not None else None
         self.played.append(PlayedTurn(state.metadata.state_key, response, last.finish if last else "stop"))

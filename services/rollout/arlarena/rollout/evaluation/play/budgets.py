@@ -1,7 +1,7 @@
 """Budgets of an evaluation: tokens, money and time.
 
-A budget is checked before a request is sent. Requests in flight then still end, so a budget of tokens or money is
-exceeded by at most their replies.
+The budgets are checked before each request. When a budget is spent, requests in flight are not cancelled. Their replies
+may exceed a budget of tokens or money.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from arlarena.rollout.evaluation.errors import BudgetSpent, EvaluationError
 from arlarena.rollout.evaluation.models.protocol import TokenUsage
 
-# Returns the price of a usage, or None if it is unknown.
+# A function that returns the price of a token usage, or None if the price is unknown.
 Price = Callable[[TokenUsage], float | None]
 
 
@@ -24,12 +24,12 @@ def no_price(usage: TokenUsage) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class BudgetLimits:
-    """Budgets; None: unlimited.
+    """The budgets of an evaluation. None: unlimited.
 
     Attributes:
         tokens: input and output tokens of all replies, including replies before a resume.
         money: price of all replies, including replies before a resume, in the currency of the price function.
-        seconds: duration of this process's part of the evaluation.
+        seconds: time since this process created the `BudgetMeter`.
     """
 
     tokens: int | None = None
@@ -38,25 +38,31 @@ class BudgetLimits:
 
 
 class BudgetMeter:
-    """Sums the usage of an evaluation, and ends the evaluation when a budget is spent."""
+    """Sums the token usage of an evaluation, and ends the evaluation when a budget is spent.
+
+    Attributes:
+        tokens: sum of the input and output tokens.
+        money: sum of the known prices.
+        unpriced: number of replies with an unknown price.
+    """
 
     def __init__(
         self, limits: BudgetLimits, price: Price = no_price, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Start the time.
+        """Start to measure the time.
 
         Raises:
-            EvaluationError: there is a budget of money, but no price.
+            EvaluationError: there is a budget of money, but the model's price is unknown.
         """
         if limits.money is not None and price(TokenUsage(input=1, output=1)) is None:
             raise EvaluationError(
-                "the price of this model is unknown, so a budget of money cannot be kept: give prices"
+                "the price of this model is unknown, so a budget of money cannot be checked: give the model's prices"
             )
         self._limits, self._price, self._clock, self._started = limits, price, clock, clock()
         self.tokens, self.money, self.unpriced = 0, 0.0, 0
 
     def add(self, usage: TokenUsage) -> None:
-        """Add the usage of a reply. `unpriced` counts replies whose price is unknown."""
+        """Add the token usage of a reply."""
         self.tokens += (usage.input or 0) + (usage.output or 0)
         price = self._price(usage)
         if price is None:
@@ -65,7 +71,7 @@ class BudgetMeter:
             self.money += price
 
     def add_earlier(self, usages: Iterable[TokenUsage]) -> None:
-        """Add the usages of replies that arrived before a resume."""
+        """Add the token usage of replies that arrived before a resume."""
         for usage in usages:
             self.add(usage)
 
@@ -73,7 +79,7 @@ class BudgetMeter:
         """Check the budgets.
 
         Raises:
-            BudgetSpent: a budget is spent; or there is a budget of money, and the price of a reply is unknown.
+            BudgetSpent: a budget is spent, or there is a budget of money and the price of a reply is unknown.
         """
         limits, tokens = self._limits, self.tokens
         if limits.tokens is not None and tokens >= limits.tokens:
@@ -81,6 +87,8 @@ class BudgetMeter:
         if limits.money is not None and self.money >= limits.money:
             raise BudgetSpent(f"the budget of {limits.money:g} in money is spent ({self.money:.4f} used)")
         if limits.money is not None and self.unpriced:
-            raise BudgetSpent(f"the price of {self.unpriced} replies is unknown, so the budget of money cannot be kept")
+            raise BudgetSpent(
+                f"the price of {self.unpriced} replies is unknown, so the budget of money cannot be checked"
+            )
         if limits.seconds is not None and self._clock() - self._started >= limits.seconds:
             raise BudgetSpent(f"the budget of {limits.seconds:g} s is spent")

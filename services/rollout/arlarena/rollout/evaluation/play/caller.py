@@ -2,8 +2,8 @@
 
     wait for a permit → check the budgets → journal the request → send → journal the reply → return it
 
-On a resume, a recorded reply is returned instead of a new request, if its call has the same turn, purpose, messages
-and state of the environment.
+On a resume, a call with a recorded reply sends no request and returns the recorded reply. Turn and purpose identify the
+call. If the messages or the environment's state differ from the recorded request, the call raises `ReplayDiverged`.
 """
 
 from __future__ import annotations
@@ -29,30 +29,32 @@ from arlarena.rollout.evaluation.play.limits import RequestGate
 from arlarena.rollout.evaluation.play.resume import AttemptHistory, RecordedCall
 from arlarena.rollout.evaluation.records import AttemptKey, FailureEvent, ReplyEvent, RequestEvent
 
-# The purpose of a request with the seed of the turn, as in the evaluation of a trained policy.
+# The first request with this purpose in a turn uses the turn's seed, as in the evaluation of a trained policy.
 ANSWER = "answer"
-# A rule of thumb for estimates: English text has about four characters a token.
+# A rule of thumb for estimates: English text has about four characters per token.
 CHARS_PER_TOKEN = 4
 # Estimated tokens of an image of 1024 by 1024 pixels (platform.claude.com/docs, "Vision": pixels / 750).
 IMAGE_TOKENS = 1400
 # Estimated tokens of a reply if the request sets no maximum.
 REPLY_TOKENS = 500
-# A request that has failed this often is reported, because the address may be wrong. Minimum time between reports.
+# After NOTICE_AFTER failures of a request, the user gets a notice, because the address may be wrong. Two notices are at
+# least NOTICE_EVERY_S seconds apart.
 NOTICE_AFTER, NOTICE_EVERY_S = 3, 30.0
 
 
 class ReplayDiverged(RuntimeError):
-    """A replay of recorded replies leads to another state or other messages than before."""
+    """In a replay of recorded replies, a state or messages differ from the record."""
 
 
 @dataclass(slots=True)
 class ModelAccess:
-    """The model of an evaluation with its limits, budget and journal. Shared by the callers of all attempts.
+    """The model of an evaluation, with limits, budget and journal. The callers of all attempts share this object.
 
     Attributes:
-        stopped: an error that each further request raises, or None. Requests in flight end as usual.
-        possibly_charged: requests of this process that were possibly charged without a reply.
-        notice: shows a message to the user.
+        stopped: the error that each new request raises, or None. Requests in flight are not affected.
+        sent: number of requests that this process sent.
+        possibly_charged: number of this process's requests that were possibly charged without a reply.
+        notice: a function that shows a message to the user.
     """
 
     model: ChatModel
@@ -67,14 +69,14 @@ class ModelAccess:
     _noticed_at: float = -math.inf
 
     def report_retries(self, failures: int, error: Retryable) -> None:
-        """Show that a request has failed several times and is sent again, at most once in `NOTICE_EVERY_S`."""
+        """Tell the user that a request has failed several times, at most once in `NOTICE_EVERY_S` seconds."""
         now = time.monotonic()
         if failures >= NOTICE_AFTER and now - self._noticed_at >= NOTICE_EVERY_S:
             self._noticed_at = now
             self.notice(f"a request has failed {failures} times and is sent again: {error}")
 
     def stop(self, reason: EvaluationStopped | EvaluationError) -> None:
-        """Send no further requests. Each attempt ends at its next request; the first reason counts."""
+        """Send no more requests. Each attempt ends at its next request. A second call does not change the reason."""
         if self.stopped is None:
             self.stopped = reason
         self.gate.wake()
@@ -83,8 +85,9 @@ class ModelAccess:
         """Raise the error that ends the evaluation, if there is one.
 
         Raises:
-            EvaluationStopped: a budget is spent, or the evaluation is asked to stop.
-            EvaluationError: the model's API denies all requests.
+            EvaluationStopped: a budget is spent, or `stop` was called.
+            EvaluationError: `stop` was called, because the evaluation cannot continue. For example, the model's API
+                denies all requests.
         """
         if self.stopped is not None:
             raise self.stopped
@@ -92,7 +95,7 @@ class ModelAccess:
 
 
 def messages_digest(messages: Sequence[ModelMessage]) -> str:
-    """Return the hash of the messages with their images. 32 hex digits."""
+    """Return a hash of the messages and their images. 32 hex digits."""
     digest = hashlib.blake2b(digest_size=16)
     for message in messages:
         pictures = [hashlib.sha256(picture.data).digest() for picture in message.images]
@@ -104,7 +107,7 @@ def messages_digest(messages: Sequence[ModelMessage]) -> str:
 
 
 def estimated_tokens(messages: Sequence[ModelMessage], sampling: SamplingRequest) -> int:
-    """Return a rough number of the tokens of messages and reply, for the limit of tokens per minute."""
+    """Return an estimated number of tokens in the messages and the reply, for the limit of tokens per minute."""
     text = sum(len(message.text) for message in messages) // CHARS_PER_TOKEN
     images = sum(len(message.images) for message in messages) * IMAGE_TOKENS
     return text + images + min(sampling.max_tokens or REPLY_TOKENS, REPLY_TOKENS)
@@ -112,7 +115,7 @@ def estimated_tokens(messages: Sequence[ModelMessage], sampling: SamplingRequest
 
 @dataclass(slots=True)
 class _Position:
-    """The position of the next call: the turn, its state, and the number of calls of each purpose in this turn."""
+    """The current turn: its number, its state, and the number of calls so far by purpose."""
 
     turn: int = 0
     state_key: str = ""
@@ -124,11 +127,12 @@ class AttemptCaller:
 
     Attributes:
         last: the last reply of the current turn, or None.
-        usage, requests: tokens and number of requests of the attempt, including those before a resume.
+        usage: token usage of the attempt, including replies before a resume.
+        requests: number of requests of the attempt, including requests before a resume.
     """
 
     def __init__(self, access: ModelAccess, key: AttemptKey, seed_key: str, history: AttemptHistory) -> None:
-        """`history`: the journal's events of this attempt."""
+        """`history`: the events of this attempt in the journal."""
         self._access, self._key, self._seed_key = access, key, seed_key
         self._recorded: dict[tuple[int, str, int], RecordedCall] = {}
         for call in history.usable():
@@ -139,11 +143,11 @@ class AttemptCaller:
         self.last: Reply | None = None
 
     def begin_turn(self, turn: int, state_key: str) -> None:
-        """Begin a turn. The following calls belong to it."""
+        """Begin a turn. The next calls belong to this turn. `state_key`: key of the environment's state."""
         self._position, self.last = _Position(turn, state_key), None
 
     def start_afresh(self) -> None:
-        """Forget all recorded replies. The attempt starts from its first turn with new requests."""
+        """Forget all recorded replies. The attempt restarts from its first turn with new requests."""
         self._recorded.clear()
         self._start += 1
 
@@ -151,7 +155,7 @@ class AttemptCaller:
         """See `strategies.protocol.ModelCaller`.
 
         Raises:
-            ReplayDiverged: the recorded request differs from this one.
+            ReplayDiverged: the messages or the state differ from the recorded request.
         """
         position, digest = self._position, messages_digest(messages)
         repetition = position.purposes[purpose]
@@ -175,7 +179,7 @@ class AttemptCaller:
         return reply
 
     def _identity(self, turn: int, purpose: str) -> tuple[int, str, int]:
-        """Return the key of the next recorded call of this purpose in this turn."""
+        """Return the first key (turn, purpose, repetition) that is not yet in `_recorded`."""
         repetition = 0
         while (turn, purpose, repetition) in self._recorded:
             repetition += 1
@@ -186,7 +190,7 @@ class AttemptCaller:
         return turn_seed(self._seed_key if first else f"{self._seed_key}/{purpose}/{repetition}", self._position.turn)
 
     async def _send(self, event: RequestEvent, messages: Sequence[ModelMessage], seed: int) -> Reply:
-        """Send a request until its reply arrives. Raises as `strategies.protocol.ModelCaller` does."""
+        """Send a request, with retries, and return the reply. Raises the errors of `ModelCaller.__call__`."""
         gate, began, charged = self._access.gate, time.monotonic(), 0
         estimate = estimated_tokens(messages, self._access.sampling)
         for failures in count(1):
@@ -194,8 +198,8 @@ class AttemptCaller:
                 sent_at = time.monotonic()
                 result = await self._send_once(event, messages, seed)
                 if isinstance(result, Reply):
-                    # The line is in the file before another request gets the permit. So a kill loses no more replies
-                    # than there are permits.
+                    # Write the reply to the file before another request gets the permit. A kill then loses at most as
+                    # many replies as there are permits.
                     self._record(event, result, time.monotonic() - sent_at, failures - 1, charged)
                     tokens = (result.usage.input or 0) + (result.usage.output or 0)
                     gate.succeeded(sent_at, estimate, tokens or None)
@@ -212,7 +216,7 @@ class AttemptCaller:
         raise AssertionError("count(1) has no end")
 
     async def _send_once(self, event: RequestEvent, messages: Sequence[ModelMessage], seed: int) -> Reply | Retryable:
-        """Send one request. Return its reply, or its error if it may be sent again."""
+        """Send one request. Return the reply, or the error if the request may be retried."""
         access = self._access
         access.check()
         access.journal.append(msgspec.structs.replace(event, time=time.time()))
@@ -234,7 +238,7 @@ class AttemptCaller:
             self._failed(event, error, False)
             raise AttemptFailed(str(error), "model_error") from error
         except Exception as error:
-            # A fault of the model's client. This attempt has no result. Other attempts continue.
+            # The model's client failed. This attempt is not scored. Other attempts continue.
             self._failed(event, error, True)
             raise AttemptFailed(f"the model's client failed: {type(error).__name__}", "model_error") from error
         return msgspec.structs.replace(reply, text=_encodable(reply.text), reasoning=_encodable(reply.reasoning))
@@ -266,5 +270,5 @@ class AttemptCaller:
 
 
 def _encodable(text: str) -> str:
-    """Return the text with a question mark for each lone surrogate, which JSON cannot represent."""
+    """Return the text with a question mark in place of each lone surrogate. UTF-8 cannot encode lone surrogates."""
     return text.encode("utf-8", "replace").decode()

@@ -1,11 +1,11 @@
-"""The journal of an evaluation: an append-only file of events, which survives a kill and a power failure.
+"""The journal of an evaluation. It is an append-only file of events that survives a kill and a power failure.
 
     journal = Journal(directory)
-    journal.append(request)          # in the file, so it survives the end of this process
-    await journal.commit(reply)      # also synced to the disk, so it survives a power failure
+    journal.append(request)          # writes the event to the file: it survives a kill of this process
+    await journal.commit(reply)      # also syncs the file to the disk: the event survives a power failure
 
-Many attempts commit at the same time. While one sync runs, further lines are written, and the next sync covers all of
-them. So the number of syncs does not depend on the number of attempts.
+Many attempts commit at the same time. While a sync runs, attempts may write more lines. The next sync then covers all
+these lines. One sync therefore serves many attempts.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from arlarena.rollout.evaluation.errors import EvaluationError
 from arlarena.rollout.evaluation.records import Event
 
 LOCK = "journal.lock"
-# Bytes read at once while the end of the last complete line is searched.
+# Bytes of one read in the search for the end of the last complete line.
 BLOCK = 1 << 16
 
 
 class DirectoryLock:
-    """The lock with which one process writes an evaluation. The system releases the lock when the process ends."""
+    """A lock on an evaluation's directory, so only one process writes it. The lock is released if the process dies."""
 
     def __init__(self, directory: Path) -> None:
         """Take the lock.
 
         Raises:
-            EvaluationError: another process has the lock. The message names its process id.
+            EvaluationError: another process has the lock. The message contains the id of this process.
             OSError: the directory is not writable.
         """
         self._handle = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -45,8 +45,8 @@ class DirectoryLock:
             holder = os.read(self._handle, 32).decode(errors="replace").strip() or "unknown"
             os.close(self._handle)
             raise EvaluationError(
-                f"another process (id {holder}) writes the evaluation in {directory}; wait until it ends, or choose "
-                "another directory"
+                f"another process (id {holder}) writes the evaluation in {directory}; wait until that process ends, or "
+                "choose another directory"
             ) from None
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
@@ -57,10 +57,10 @@ class DirectoryLock:
 
 
 class Journal:
-    """Writes the journal of one evaluation. For one event loop; it locks the directory until `close`."""
+    """Writes the journal of one evaluation, from one event loop. The directory is locked until `close`."""
 
     def __init__(self, directory: Path) -> None:
-        """Lock the directory and open its journal. Create the journal if there is none, and remove a cut-off last line.
+        """Lock the directory, and open or create the journal. If the last line is incomplete, remove the line.
 
         Raises:
             EvaluationError: another process writes this evaluation.
@@ -81,10 +81,10 @@ class Journal:
         self.syncs = 0
 
     def append(self, event: Event) -> None:
-        """Write one line. It survives the end of this process, and a power failure after the next sync.
+        """Write one line. The line survives a kill of this process. After the next sync, it survives a power failure.
 
         Raises:
-            EvaluationError: the file cannot be written. Nothing can be written from then on.
+            EvaluationError: the file cannot be written. All later calls raise this error, too.
         """
         self._check()
         line = memoryview(self._encoder.encode(event) + b"\n")
@@ -96,12 +96,12 @@ class Journal:
             self._check()
 
     async def commit(self, event: Event) -> None:
-        """Write one line and wait until it is on the disk. Raises EvaluationError as `append` does."""
+        """Write one line and wait until it is on the disk. Raises the errors of `append`."""
         self.append(event)
         await self.sync()
 
     async def sync(self) -> None:
-        """Wait until all lines that are written so far are on the disk. Raises EvaluationError as `append` does."""
+        """Wait until all lines written so far are on the disk. Raises the errors of `append`."""
         written = asyncio.get_running_loop().create_future()
         self._waiting.append(written)
         if self._syncing is None:
@@ -127,7 +127,7 @@ class Journal:
                 await loop.run_in_executor(self._thread, os.fdatasync, self._handle)
                 self.syncs += 1
             except OSError as error:
-                # After a failed sync, Linux may drop the unwritten pages and report success next time.
+                # This failure is final: Linux may drop the unwritten pages, and report success for the next sync.
                 self._failure = str(error)
             for written in batch:
                 if not written.done():
@@ -136,11 +136,13 @@ class Journal:
 
     def _check(self) -> None:
         if self._failure is not None:
-            raise EvaluationError(f"{self.path} cannot be written: {self._failure}; then resume the evaluation")
+            raise EvaluationError(
+                f"{self.path} cannot be written: {self._failure}; correct the cause, then resume the evaluation"
+            )
 
 
 def _end_of_last_line(handle: int) -> int:
-    """Return the position after the last line end of a file, or 0."""
+    """Return the position in bytes after the last line end of a file, or 0."""
     end = os.fstat(handle).st_size
     while end:
         start = max(0, end - BLOCK)

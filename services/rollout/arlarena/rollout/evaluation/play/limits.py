@@ -1,6 +1,6 @@
 """Limits of the requests to a model: concurrency, requests and tokens per minute, and waits after failures.
 
-A wait that the vendor asks for (429, `Retry-After`) applies to all requests. After another failure, such as a lost
+If the vendor requests a wait (status 429 or `Retry-After`), all requests wait. After other failures, such as a lost
 connection, only the failed request waits.
 """
 
@@ -17,9 +17,9 @@ from itertools import islice
 from arlarena.proto.backoff import pauses
 from arlarena.rollout.evaluation.models.errors import Retryable
 
-# A pause doubles at most this often, because `longest_pause_s` is reached long before.
+# Maximum number of doublings of a pause. The pause reaches `longest_pause_s` after fewer doublings.
 DOUBLINGS = 30
-# A level above -ROUNDING counts as not negative, in requests or tokens.
+# Requests or tokens. A bucket's level between -ROUNDING and 0 counts as 0.
 ROUNDING = 1e-6
 
 
@@ -28,11 +28,13 @@ class ModelLimits:
     """Limits of the requests of one evaluation.
 
     Attributes:
-        concurrency: requests at the same time.
-        requests_per_minute, tokens_per_minute: None: no limit. Tokens are those of messages and replies together.
-        first_pause_s, longest_pause_s: pauses between retries in seconds; they double.
-        longest_retry_after_s: a longer `Retry-After` is shortened to this time.
-        give_up_after_s: a request that fails for so long ends its attempt.
+        concurrency: maximum number of concurrent requests.
+        requests_per_minute: maximum number of requests per minute; None: no limit.
+        tokens_per_minute: maximum number of tokens of messages and replies per minute; None: no limit.
+        first_pause_s: pause before the first retry, in seconds. Each further pause is twice as long.
+        longest_pause_s: maximum pause before a retry, in seconds.
+        longest_retry_after_s: maximum wait in seconds that a vendor's `Retry-After` can cause.
+        give_up_after_s: a request ends its attempt if its retries would take longer than this number of seconds.
     """
 
     concurrency: int = 16
@@ -44,7 +46,7 @@ class ModelLimits:
     give_up_after_s: float = 3600.0
 
     def __post_init__(self) -> None:
-        """Validate the limits.
+        """Check the limits.
 
         Raises:
             ValueError: a limit is not above 0.
@@ -55,15 +57,16 @@ class ModelLimits:
                 raise ValueError(f"{name} must be above 0, not {value}")
 
     def pause(self, failures: int) -> float:
-        """Return the pause in seconds after this number of failures in a row (from 1)."""
+        """Return the pause in seconds after a number of failures in a row. `failures`: at least 1."""
         return next(islice(pauses(self.first_pause_s, self.longest_pause_s), min(failures, DOUBLINGS) - 1, None))
 
 
 class MinuteBucket:
-    """A rate limit as a bucket with debts: a request may go if the level is not negative, and then lowers it.
+    """A rate limit as a token bucket. The bucket's level may become negative.
 
-    The level rises by `per_minute` / 60 each second, up to one second's worth. So the amounts of any 60 s sum to at
-    most 61 / 60 of `per_minute`, plus one request.
+    A request may be sent if the level is not negative. The request then lowers the level by its amount. The level rises
+    by `per_minute` / 60 per second, and its maximum is `per_minute` / 60. The requests in any 60 s therefore have a
+    total amount of at most `per_minute` * 61 / 60, plus the amount of one request.
     """
 
     def __init__(self, per_minute: float, clock: Callable[[], float]) -> None:
@@ -71,20 +74,20 @@ class MinuteBucket:
         self._level, self._at = 0.0, clock()
 
     def delay(self) -> float:
-        """Return the time in seconds until the level is not negative."""
+        """Return the time in seconds until a request may be sent."""
         now = self._clock()
         self._level = min(self._rate, self._level + (now - self._at) * self._rate)
         self._at = now
-        # After a wait of the exact delay, rounding may leave the level a little below 0.
+        # After the exact delay, the level may be slightly below 0 because of rounding errors.
         return -self._level / self._rate if self._level < -ROUNDING else 0.0
 
     def take(self, amount: float) -> None:
-        """Lower the level. A negative amount returns tokens that were taken in excess."""
+        """Lower the level by `amount`. A negative amount raises the level, because an estimate was too high."""
         self._level -= amount
 
 
 class RequestGate:
-    """Lets requests pass as the limits allow, in the order in which they came."""
+    """Delays requests until the limits allow them. Requests pass in the order of their arrival."""
 
     def __init__(self, limits: ModelLimits, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits, self._clock = limits, clock
@@ -98,7 +101,7 @@ class RequestGate:
 
     @contextlib.asynccontextmanager
     async def permit(self, tokens: int) -> AsyncIterator[None]:
-        """Wait until a request with about this number of tokens may be sent. The permit ends with the context."""
+        """Wait until a request may be sent. `tokens`: its estimated tokens. The permit ends when the context ends."""
         async with self._permits:
             if self._requests or self._tokens or self._paused_until:
                 async with self._turn:
@@ -110,7 +113,7 @@ class RequestGate:
             yield
 
     async def rest(self, seconds: float) -> None:
-        """Wait. After `wake`, the wait ends at once."""
+        """Wait for `seconds`, or until `wake` is called."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._awake.wait(), seconds)
 
@@ -119,27 +122,36 @@ class RequestGate:
         self._awake.set()
 
     def succeeded(self, sent_at: float, estimated: int, tokens: int | None) -> None:
-        """Correct the estimate of `permit` by the vendor's count. `sent_at`: the clock when the request was sent."""
+        """Note a success, and replace the estimated number of tokens by the vendor's number.
+
+        Args:
+            sent_at: time of the clock when the request was sent.
+            estimated: the number of tokens that `permit` got.
+            tokens: the vendor's number of tokens; None: unknown.
+        """
         if self._tokens is not None and tokens is not None:
             self._tokens.take(tokens - estimated)
         if sent_at >= self._paused_until:
             self._pauses_in_a_row = 0
 
     def failed(self, error: Retryable, sent_at: float, failures: int) -> float:
-        """Note a failure. Return how long this request waits, in seconds, before it asks for another permit.
+        """Note a failure. Return the seconds that this request must wait before it asks for a new permit.
 
-        `failures`: the failures of this request in a row, from 1.
+        Args:
+            error: the failure.
+            sent_at: time of the clock when the request was sent.
+            failures: number of this request's failures so far, at least 1.
         """
         asked = min(error.retry_after_s or 0.0, self.limits.longest_retry_after_s)
         if error.rate_limited and sent_at >= self._paused_until:
-            # A request that was sent before the last pause began does not lengthen this pause.
+            # If the request was sent before the last pause ended, the failure belongs to this pause and adds no pause.
             self._pauses_in_a_row += 1
             self._pause_all(max(asked, self.limits.pause(self._pauses_in_a_row) if not asked else 0.0))
         elif asked:
             self._pause_all(asked)
         if asked or error.rate_limited:
             return 0.0
-        # A random part of the pause keeps requests that failed together from returning together.
+        # The random factor spreads the retries of requests that failed at the same time.
         return self.limits.pause(failures) * self._jitter.uniform(0.5, 1.0)
 
     def _pause_all(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Images of observations: loaded from the environment server, and kept as files in images/, by hash."""
+"""Loads images of observations from the environment server, and writes them to files in images/."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SUFFIXES: dict[str, str] = {"image/png": "png", "image/jpeg": "jpg"}
 
 
 async def load_frame(client: EnvironmentClient, url: str) -> bytes:
-    """Return the image at `url`, as `Image.url` gives it: a path of the environment server.
+    """Return an image from the environment server. `url`: a path on the server, from `Image.url`.
 
     Raises:
-        Unavailable: the server is unreachable or failing, or does not have the image any more. If the episode is played
-            again, the server has it.
+        Unavailable: the server is unreachable or failing, or no longer has the image. After a replay of the episode,
+            the server has the image again.
     """
     answer = await client.transport.request("GET", url, retries=client.retries)
     if answer.status != 200:
@@ -35,22 +35,22 @@ async def load_frame(client: EnvironmentClient, url: str) -> bytes:
 
 
 class PictureStore:
-    """Loads the images of observations and writes each of them once, to a file that is named by its hash."""
+    """Loads the images of observations, and writes each image once. The name of the file is the image's SHA-256."""
 
     def __init__(self, directory: Path, fetch: Callable[[str], Awaitable[bytes]]) -> None:
-        """`directory`: directory of the evaluation. `fetch`: returns the image at a URL of the environment server."""
+        """`directory`: the evaluation's directory. `fetch`: returns the image at a path on the environment server."""
         self._folder, self._fetch = directory / IMAGES, fetch
 
     @classmethod
     def of(cls, directory: Path, client: EnvironmentClient) -> PictureStore:
-        """Return a store that loads images from an environment server."""
+        """Return a store that loads images with `client`."""
         return cls(directory, partial(load_frame, client))
 
     async def load(self, observation: Observation) -> tuple[tuple[str, ...], tuple[PictureBytes, ...]]:
-        """Return the names of the files and the images.
+        """Return the names of the image files, and the images.
 
         Raises:
-            ServiceError: the server did not deliver an image, or delivered another one.
+            ServiceError: the server did not return an image, or returned an image with another hash or format.
         """
         loaded = [await self._load(image) for image in observation.images]
         return tuple(name for name, _ in loaded), tuple(picture for _, picture in loaded)

@@ -1,4 +1,4 @@
-"""Reads the journal of an earlier process: which attempts have a result, and which replies can be used again."""
+"""Reads the journal of earlier processes, to find attempts with a result and replies that can be used again."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from arlarena.rollout.evaluation.records import (
     RequestEvent,
 )
 
-SHOWN_CHARS = 100  # of a value in a message
-# The options of the command line that decide a field of the plan.
+SHOWN_CHARS = 100  # maximum characters of a value in a message
+# The command-line options that set each field of the plan.
 FLAGS = {
     "model": "MODEL", "strategy": "--strategy", "strategy_options": "--strategy-option", "attempts": "--attempts",
     "seed": "--seed", "options": "--option", "split": "--split", "set": "--set",
@@ -33,7 +33,14 @@ FLAGS = {
 
 @dataclass(slots=True)
 class RecordedCall:
-    """A call of an attempt. `outcomes`: number of its requests that have a reply or a failure."""
+    """A recorded model call of an attempt.
+
+    Attributes:
+        request: the first request of the call.
+        reply: the reply, or None if no reply is recorded.
+        requests: number of requests, including retries.
+        outcomes: number of requests with a reply or a failure.
+    """
 
     request: RequestEvent
     reply: Reply | None = None
@@ -46,11 +53,10 @@ class AttemptHistory:
     """The journal's events of one attempt.
 
     Attributes:
-        calls: the calls by number, including calls before a fresh start.
-        usage: tokens of all replies.
-        requests: number of sent requests.
-        possibly_charged: requests that were possibly charged without a reply: requests without an outcome, and requests
-            whose failure was possibly charged.
+        calls: the calls by number, including calls before a restart from the first turn.
+        usage: token usage of all replies.
+        requests: number of requests that were sent.
+        failures_charged: number of failed requests that were possibly charged.
         result: the last record of the attempt, or None.
     """
 
@@ -62,21 +68,24 @@ class AttemptHistory:
 
     @property
     def possibly_charged(self) -> int:
-        """The number of requests that were possibly charged without a reply."""
+        """The number of requests that were possibly charged without a reply.
+
+        These are the possibly charged failures, and the requests without a reply or a failure.
+        """
         return self.failures_charged + sum(call.requests - call.outcomes for call in self.calls.values())
 
     @property
     def starts(self) -> int:
-        """How often the attempt started afresh."""
+        """How many times the attempt restarted from its first turn because a replay diverged."""
         return max((call.request.start for call in self.calls.values()), default=0)
 
     @property
     def finished(self) -> bool:
-        """Whether the result is final. An attempt that ended by a failure of a service or API is played again."""
+        """Whether the attempt has a final result. If a service or the API failed, a resume plays the attempt again."""
         return self.result is not None and self.result.scored
 
     def usable(self) -> Iterator[RecordedCall]:
-        """Yield the calls since the last fresh start, in their order."""
+        """Yield the calls since the last restart from the first turn, in the order of their numbers."""
         start = self.starts
         yield from (call for _, call in sorted(self.calls.items()) if call.request.start == start)
 
@@ -107,7 +116,7 @@ class EvaluationHistory:
 
     @classmethod
     def read(cls, directory: Path) -> EvaluationHistory:
-        """Read the journal of a directory. It is empty if there is no journal.
+        """Read the journal of a directory. Without a journal, the history is empty.
 
         Raises:
             EvaluationError: a line of the journal is damaged.
@@ -127,7 +136,9 @@ class EvaluationHistory:
             try:
                 history.of_attempt(event.key).add(event)
             except KeyError:
-                raise EvaluationError(f"the journal has an answer without a request, of attempt {event.key}") from None
+                raise EvaluationError(
+                    f"the journal has a reply or a failure without a request in attempt {event.key}"
+                ) from None
         return history
 
     def of_attempt(self, key: AttemptKey) -> AttemptHistory:
@@ -136,7 +147,7 @@ class EvaluationHistory:
 
     @property
     def results(self) -> dict[AttemptKey, AttemptRecord]:
-        """The last record of each attempt that has one."""
+        """The last record of each attempt that has a record."""
         return {key: one.result for key, one in self.attempts.items() if one.result is not None}
 
     @property
@@ -146,12 +157,12 @@ class EvaluationHistory:
 
     @property
     def usages(self) -> Iterator[TokenUsage]:
-        """The usage of each reply."""
+        """The token usage of each call with a reply."""
         calls = (call for one in self.attempts.values() for call in one.calls.values())
         return (call.reply.usage for call in calls if call.reply is not None)
 
     def remaining(self, plan: EvaluationPlan) -> dict[str, list[AttemptKey]]:
-        """Return the attempts of each environment that have no final result, in the order of the plan."""
+        """Return the attempts without a final result, by environment and in the order of the plan."""
         found: dict[str, list[AttemptKey]] = {environment.name: [] for environment in plan.environments}
         for key in attempts_of(plan):
             history = self.attempts.get(key)
@@ -161,7 +172,7 @@ class EvaluationHistory:
 
 
 def attempts_of(plan: EvaluationPlan) -> Iterator[AttemptKey]:
-    """Yield all attempts of a plan: task by task, as `rollout.evaluate.eval_assignments` does."""
+    """Yield all attempts of a plan, task by task, in the same order as `rollout.evaluate.eval_assignments`."""
     for environment in plan.environments:
         for index in environment.indices:
             for attempt in range(plan.attempts):
@@ -169,7 +180,7 @@ def attempts_of(plan: EvaluationPlan) -> Iterator[AttemptKey]:
 
 
 def check_plan(directory: Path, plan: EvaluationPlan) -> EvaluationPlan | None:
-    """Return the plan of the directory, which is equal to `plan`, or None if there is none.
+    """Check that a directory has no plan or an equal plan. Return the directory's plan, or None if there is no plan.
 
     Raises:
         EvaluationError: the directory belongs to another evaluation. The message names the differing fields.
@@ -184,7 +195,7 @@ def check_plan(directory: Path, plan: EvaluationPlan) -> EvaluationPlan | None:
 
 
 def write_plan(directory: Path, plan: EvaluationPlan) -> None:
-    """Write plan.json, or check that the directory has an equal plan. Call it while the journal is locked.
+    """Write plan.json if the directory has no plan. The caller must have locked the journal.
 
     Raises:
         EvaluationError: the directory belongs to another evaluation. The message names the differing fields.
@@ -195,7 +206,10 @@ def write_plan(directory: Path, plan: EvaluationPlan) -> None:
 
 
 def _differences(one: EvaluationPlan, other: EvaluationPlan) -> list[str]:
-    """Return the fields that differ, with their values. Values are compared as in the file, where a tuple is a list."""
+    """Return the differing fields with their values.
+
+    The values are compared as JSON. A tuple and a list with the same items are therefore equal.
+    """
     found = _differing(one, other, "", ("base_url", "environments"))
     for a, b in zip(one.environments, other.environments, strict=False):
         found += _differing(a, b, f"{a.name}.", ("url",))
@@ -206,7 +220,10 @@ def _differences(one: EvaluationPlan, other: EvaluationPlan) -> list[str]:
 
 
 def _differing(one: msgspec.Struct, other: msgspec.Struct, prefix: str, without: tuple[str, ...]) -> list[str]:
-    """Return the names of the fields that differ, with their values unless they are long."""
+    """Return the names of the differing fields, with the values if both are short.
+
+    `prefix`: text before each name. `without`: fields that are not compared.
+    """
     found = []
     for name in one.__struct_fields__:
         there, here = (

@@ -1,7 +1,7 @@
 """Plays all attempts of an evaluation that have no final result yet.
 
-Each environment has its own session slots, so an outage of one environment does not delay the other environments. All
-environments share the limits of the model.
+Each environment has its own session slots, so an outage of one environment does not delay other environments. All
+environments share the model's limits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,13 @@ from arlarena.rollout.evaluation.strategies.protocol import Player
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedEnvironment:
-    """An environment of the evaluation with its player. `pictures`: None: images are not loaded."""
+    """An environment of the evaluation, with its player.
+
+    Attributes:
+        sessions: opens sessions of the environment.
+        player: chooses the responses.
+        pictures: loads images; None: images are not loaded.
+    """
 
     sessions: SessionSource
     player: Player
@@ -38,13 +44,14 @@ class EvaluatedEnvironment:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationProgress:
-    """The state of an evaluation after an attempt ended.
+    """The progress of an evaluation when an attempt ends.
 
     Attributes:
-        record: the record of this attempt.
-        ended: number of attempts with a record, including those before a resume. total: number of all attempts.
-        possibly_charged: requests that were possibly charged without a reply.
-        seconds: duration of this process's part of the evaluation.
+        record: the record of the attempt that ended.
+        ended: number of attempts with a record, including attempts before a resume.
+        total: number of all attempts in the plan.
+        possibly_charged: number of requests that were possibly charged without a reply.
+        seconds: time since this process created the `EvaluationRun`.
     """
 
     record: AttemptRecord
@@ -59,10 +66,11 @@ class EvaluationOutcome:
     """The end of an evaluation.
 
     Attributes:
-        results: the last record of each attempt, in the order of the attempts' ends.
+        results: the last record of each attempt that has a record.
         remaining: number of attempts without a final result.
-        stopped: why the evaluation ended before its last attempt, or "".
-        possibly_charged: requests that were possibly charged without a reply, with those before a resume.
+        stopped: why the evaluation stopped early, or "".
+        possibly_charged: number of requests that were possibly charged without a reply, including requests before a
+            resume.
     """
 
     results: dict[AttemptKey, AttemptRecord]
@@ -72,7 +80,7 @@ class EvaluationOutcome:
 
 
 class EvaluationRun:
-    """One process's part of an evaluation."""
+    """The part of an evaluation that this process plays."""
 
     def __init__(
         self,
@@ -86,9 +94,17 @@ class EvaluationRun:
         log: Logger | None = None,
         on_end: Callable[[EvaluationProgress], None] = lambda progress: None,
     ) -> None:
-        """`environments`: by the names of the plan. `access`: None if the players have no model.
+        """Create the run. It plays nothing until `run` is called.
 
-        `history`: the journal's events before this process.
+        Args:
+            plan: the plan of the evaluation.
+            environments: the environments by their names in the plan.
+            journal: gets the records.
+            history: the events of earlier processes in the journal.
+            access: the model; None: the players have no model.
+            limits: how attempts are played; None: the defaults.
+            log: logger for warnings; None: a new logger.
+            on_end: is called after each attempt.
         """
         self.plan, self.environments, self.journal, self.access = plan, environments, journal, access
         self._history, self._limits, self._on_end = history, limits or PlayLimits(), on_end
@@ -101,16 +117,16 @@ class EvaluationRun:
 
     @property
     def total(self) -> int:
-        """The number of attempts of the plan."""
+        """The number of attempts in the plan."""
         return self.plan.attempts * sum(len(one.indices) for one in self.plan.environments)
 
     @property
     def possibly_charged(self) -> int:
-        """The number of requests that were possibly charged without a reply, with those before a resume."""
+        """The number of requests possibly charged without a reply, including requests before a resume."""
         return self._earlier_charges + (self.access.possibly_charged if self.access else 0)
 
     def stop(self, reason: EvaluationStopped | EvaluationError) -> None:
-        """Start no attempt and send no request from now on. Requests in flight end and are recorded."""
+        """Start no more attempts, and send no more requests. Requests in flight end and are recorded."""
         self._stop.set(reason)
         if self.access is not None:
             self.access.stop(reason)
@@ -159,14 +175,14 @@ class EvaluationRun:
 
     async def _end(self, record: AttemptRecord) -> None:
         await self.journal.commit(record)
-        self._history.attempts.pop(record.key, None)  # its replies are not needed any more
+        self._history.attempts.pop(record.key, None)  # the recorded replies are no longer needed
         self.results[record.key] = record
         seconds = time.monotonic() - self._began
         self._on_end(EvaluationProgress(record, len(self.results), self.total, self.possibly_charged, seconds))
 
 
 async def _all(work: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Wait for all coroutines. If one fails unexpectedly, or this call is cancelled, cancel the rest."""
+    """Wait for all coroutines. If a coroutine fails or this call is cancelled, cancel the other coroutines."""
     tasks = [asyncio.ensure_future(one) for one in work]
     try:
         await asyncio.gather(*tasks)

@@ -1,7 +1,7 @@
-"""Session slots of one environment, which play attempts and retry during outages of the environment server.
+"""Session slots of one environment. They play attempts, and retry during outages of the environment server.
 
-A slot opens a session, plays one attempt after another, and replaces the session after a failure. An attempt fails
-only after a long time without progress, because a failure of the environment says nothing about the model.
+A slot opens a session, plays one attempt after another, and replaces the session after a failure. During an outage, an
+attempt fails only after a long time without progress, because the outage says nothing about the model.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from arlarena.rollout.evaluation.interrupts import StopSignal
 from arlarena.rollout.evaluation.play.attempt import Attempt
 from arlarena.rollout.evaluation.records import AttemptKey, AttemptRecord
 
-# A step that the server refuses in this many sessions counts as refused because of its reply. With fewer refusals, the
-# cause may be a damaged session.
+# If the server refuses a step in this many sessions, the reply counts as the cause. After fewer refusals, the cause may
+# be a damaged session.
 MAX_REFUSALS = 3
-# After this many invalid responses in a row, the server does not keep to the API, and further retries would not help.
-# The limit is above 1, because a proxy may send its own page while the server restarts. The pauses between five
-# responses are 4 s in total.
+# After this number of invalid responses in a row, an attempt ends: the server does not follow the API, and more retries
+# would not help. The number is above 1, because a proxy may send its own page while the server restarts. The pauses
+# between five responses are about 4 s in total.
 MAX_PROTOCOL_ERRORS = 5
-# An attempt ends after this time without progress. The time is enough for a restart of the server with its data, and
-# for a short outage at night. After a longer outage, a resume plays the attempt again.
+# An attempt ends after this number of seconds without progress. The time is long enough for a server that restarts and
+# loads its data, and for a short outage at night. After a longer outage, a resume plays the attempt again.
 GIVE_UP_AFTER_S = 1800.0
-# Idle time of a session in seconds: longer than the pauses of a model's rate limit and most replies with reasoning. A
-# session that ends earlier costs a replay and no request.
+# The server ends a session after this idle time in seconds. The time is longer than the pauses of a model's rate limit,
+# and longer than most replies with reasoning take. If a session ends too early, the attempt is replayed without new
+# requests.
 SESSION_TTL_S = 600.0
-# Maximum time for closing a session, in seconds. The server also ends sessions after their idle time.
+# Maximum time for closing a session, in seconds. The server also ends idle sessions.
 CLOSE_S = 5.0
 
 
@@ -44,13 +45,16 @@ class PlayLimits:
     """How attempts are played.
 
     Attributes:
-        sessions: sessions of each environment. Choose more than the model's concurrency, because a session that waits
-            for the environment sends no request.
-        session_ttl_s: idle time in seconds after which the server ends a session. A lost session costs a replay.
-        give_up_after_s: an attempt ends with `infra_error` after so long without progress. If no attempt of an
-            environment had any answer for so long, all of its attempts end.
-        first_pause_s, longest_pause_s: pauses after failures of the environment server in seconds; they double.
-        one_by_one: play one attempt after the other, over all environments, because a person plays them.
+        sessions: number of sessions per environment. Choose a number above the model's concurrency, because a session
+            sends no request while it waits for the environment.
+        session_ttl_s: idle time in seconds after which the server ends a session.
+        give_up_after_s: an attempt ends with `infra_error` after this number of seconds without progress. If the
+            environment server fails for this time without an answer to any attempt, all attempts of the environment
+            end.
+        first_pause_s: pause after the first failure of the environment server, in seconds. Each further pause is twice
+            as long.
+        longest_pause_s: maximum pause after a failure, in seconds.
+        one_by_one: play only one attempt at a time, also across environments, because a person plays.
     """
 
     sessions: int = 24
@@ -62,27 +66,36 @@ class PlayLimits:
 
 
 class SessionSource(Protocol):
-    """Opens sessions of an environment: `EnvironmentClient`, or an adapter of another kind of server."""
+    """Opens sessions of an environment. `EnvironmentClient` and `OpenEnvClient` are such sources."""
 
     async def open(self, count: int, *, ttl_s: float | None = None) -> Sequence[Session]:
-        """Open sessions. Raises ServiceError if they cannot be opened."""
+        """Open `count` sessions. `ttl_s`: idle time in seconds, or None for the server's default.
+
+        Raises:
+            ServiceError: the sessions cannot be opened.
+        """
         ...
 
 
 @dataclass(slots=True)
 class Patience:
-    """How long failures last without progress. `since`: time of the first failure after the last progress, or None."""
+    """Measures how long failures last without progress.
+
+    Attributes:
+        limit_s: maximum duration in seconds.
+        since: monotonic time of the first failure after the last progress, or None.
+    """
 
     limit_s: float
     since: float | None = None
 
     def failed(self) -> None:
-        """Note a failure."""
+        """Record a failure."""
         if self.since is None:
             self.since = time.monotonic()
 
     def progressed(self) -> None:
-        """Note progress."""
+        """Record progress."""
         self.since = None
 
     @property
@@ -93,12 +106,13 @@ class Patience:
 
 @dataclass(slots=True)
 class AttemptFailures:
-    """The failures of one attempt since its last progress, which is a further response.
+    """The failures of one attempt since its last progress. An attempt makes progress when it gets a new response.
 
     Attributes:
-        patience: the time for which they last.
-        refusals: refused steps in a row.
-        invalid: invalid responses (`ProtocolError`) in a row.
+        patience: measures how long the failures last.
+        turns: number of responses at the last progress.
+        refusals: number of `Refused` errors in a row.
+        invalid: number of invalid responses (`ProtocolError`) in a row.
     """
 
     patience: Patience
@@ -107,7 +121,10 @@ class AttemptFailures:
     invalid: int = 0
 
     def add(self, error: ServiceError, turns: int) -> bool:
-        """Count a failure. `turns`: number of responses of the attempt. Return whether there was progress before."""
+        """Count a failure. Return whether the attempt made progress since the previous failure.
+
+        `turns`: number of the attempt's responses so far.
+        """
         progressed = turns > self.turns
         if progressed:
             self.turns, self.refusals, self.invalid = turns, 0, 0
@@ -119,7 +136,7 @@ class AttemptFailures:
 
 
 class SlotGroup:
-    """The slots of one environment, which share its attempts."""
+    """The slots of one environment. They share a queue of attempts."""
 
     def __init__(
         self,
@@ -131,14 +148,14 @@ class SlotGroup:
         limits: PlayLimits,
         log: Logger,
     ) -> None:
-        """`make_attempt(key, on_progress)`: returns an attempt. `end`: records the end of an attempt."""
+        """`make_attempt(key, on_progress)` returns an attempt. `end(record)` records the end of an attempt."""
         self._sessions, self._waiting, self._make_attempt, self._end = sessions, deque(waiting), make_attempt, end
         self._stop, self._limits, self._log = stop, limits, log
         self._health = Patience(limits.give_up_after_s)
         self._closing: set[asyncio.Task[None]] = set()
 
     async def slot(self) -> None:
-        """Play attempts until none waits. Errors that end the evaluation set the stop signal."""
+        """Play attempts until the queue is empty. An error that ends the evaluation sets the stop signal."""
         session: Session | None = None
         try:
             while self._waiting and self._stop.reason is None:
@@ -154,10 +171,12 @@ class SlotGroup:
                 await asyncio.wait(set(self._closing), timeout=CLOSE_S)
 
     async def _open_with_retries(self) -> Session | None:
-        """Open a session, with retries. Return None if no attempt waits any more, or the environment is given up.
+        """Open a session, with retries.
+
+        Returns None if the queue of attempts is empty, or if failures have lasted longer than `give_up_after_s`.
 
         Raises:
-            EvaluationError: the server refuses the request, or does not keep to the API.
+            EvaluationError: the server refuses the request, or does not follow the API.
         """
         waits, invalid = self._pauses(), 0
         while self._waiting:
@@ -174,7 +193,7 @@ class SlotGroup:
         return None
 
     async def _play(self, key: AttemptKey, session: Session | None) -> Session | None:
-        """Play an attempt and record its end. Return the session if it can be used again."""
+        """Play an attempt and record its end. Return the session if it can be used again, else None."""
         attempt = self._make_attempt(key, self._health.progressed)
         failures, waits = AttemptFailures(Patience(self._limits.give_up_after_s)), self._pauses()
         record: AttemptRecord | None = None
@@ -187,7 +206,7 @@ class SlotGroup:
             except ServiceError as error:
                 lost, session = session, None
                 if lost is not None:
-                    self._close(lost)  # its state is unknown
+                    self._close(lost)  # the session's state is unknown
                 if failures.add(error, len(attempt.played)):
                     waits = self._pauses()
                 self._health.failed()
@@ -201,7 +220,7 @@ class SlotGroup:
         return session
 
     def _ended(self, attempt: Attempt, failures: AttemptFailures, error: ServiceError) -> AttemptRecord | None:
-        """Return the record of an attempt that ends because of its failures, or None if it continues.
+        """Return the record of the attempt if its failures end it, or None if the attempt continues.
 
         Raises:
             EvaluationError: the server refuses a task of the plan.
@@ -222,7 +241,7 @@ class SlotGroup:
         return session
 
     def _close(self, session: Session) -> None:
-        """Close a session in the background, because a hanging server would delay the next one."""
+        """Close a session in the background, because a server that does not answer would delay the next session."""
         task = asyncio.ensure_future(session.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

@@ -1,1 +1,1 @@
-"""From the command line to a plan: environments, tasks, and the services that are started for them."""
+"""Turns the command-line options into a plan, and starts the services that the evaluation needs."""

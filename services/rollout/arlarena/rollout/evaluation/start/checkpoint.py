@@ -1,4 +1,4 @@
-"""A local checkpoint as MODEL: its identity, and the policy server that is started for it."""
+"""Recognizes a local checkpoint that is given as MODEL, and names it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from arlarena.proto.config import ConfigError
 from arlarena.rollout.evaluation.start.players import SCRIPTED
 
 CONFIG = "config.json"
-SUFFIXES = (".json", ".jinja", ".model", ".safetensors", ".txt")  # files that determine the replies of a policy
+# Suffixes of the files that determine a policy's replies.
+SUFFIXES = (".json", ".jinja", ".model", ".safetensors", ".txt")
 
 
 def is_checkpoint(model: str) -> bool:
-    """Return whether MODEL is a folder. A player such as `expert` is not, even if a folder has this name."""
+    """Return whether MODEL is a folder. The names of players, such as `expert`, are never checkpoints."""
     return model not in SCRIPTED and Path(model).expanduser().is_dir()
 
 
 def checkpoint_name(model: str) -> str:
-    """Return `checkpoint/NAME@HASH`. The hash is over the contents of the files, so other weights have another name.
+    """Return `checkpoint/NAME@HASH`. Checkpoints with different weights have different names.
+
+    NAME is the name of the folder. HASH is a hash of the names and contents of its files.
 
     Raises:
         ConfigError: the folder has no config.json, so it is not in the Hugging Face format.

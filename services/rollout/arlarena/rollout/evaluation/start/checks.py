@@ -1,4 +1,4 @@
-"""Checks of the options that need no environment. They are done before a service starts."""
+"""Checks the options before any service starts. These checks need no environment."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from arlarena.rollout.evaluation.start.checkpoint import is_checkpoint
 from arlarena.rollout.evaluation.start.options import EvaluateOptions
 from arlarena.rollout.evaluation.start.players import SCRIPTED, check_strategy
 
-POLICY = "compatible/policy"  # the name by which the policy server always serves its policy
+# MODEL for the policy server of a checkpoint. The server's name for the model is always `policy`.
+POLICY = "compatible/policy"
 
 
 async def check_options(options: EvaluateOptions, name: str) -> ModelPrice | None:
-    """Check the options, and return the price of the model, or None if it is unknown.
+    """Check the options. Return the model's price, or None if the price is unknown.
 
-    `name`: name of the model in the records.
+    `name`: name of the model in records.
 
     Raises:
         ConfigError: an option is invalid, or options contradict each other.
@@ -38,12 +39,12 @@ async def check_options(options: EvaluateOptions, name: str) -> ModelPrice | Non
 
 
 def notes(options: EvaluateOptions) -> list[str]:
-    """Return notes on options that are valid but probably a mistake."""
+    """Return notes about options that are valid but probably a mistake."""
     if options.attempts == 1:
         return []
     same = f"so --attempts {options.attempts} mostly repeats the first attempt"
     if options.model == "expert":
-        return [f"note: the expert plays a task always in the same way, {same}"]
+        return [f"note: the expert always plays a task in the same way, {same}"]
     if options.sampling.temperature == 0 and options.model not in SCRIPTED:
         return [f"note: with --temperature 0 the replies to equal prompts hardly differ, {same}"]
     return []
@@ -81,7 +82,7 @@ def _check_set(options: EvaluateOptions, name: str) -> None:
         raise ConfigError(str(error)) from error
     if not options.tasks.is_default or len(options.environments) > 1:
         raise ConfigError(
-            f"--set {name} names the tasks: leave out --split, --first, --count and --tasks, and give at most one --env"
+            f"--set {name} fixes the tasks: leave out --split, --first, --count and --tasks, and give at most one --env"
         )
     if options.seed not in (0, standard.seed):
         raise ConfigError(f"--set {name} has the seed {standard.seed}: leave out --seed")
@@ -94,21 +95,24 @@ def _check_set(options: EvaluateOptions, name: str) -> None:
 
 
 async def _check_model(options: EvaluateOptions) -> None:
-    """Open the model, which sends nothing, and close it. A dry run needs no key and no SDK."""
+    """Check MODEL, --base-url, the API key and the SDK. No request is sent to a model.
+
+    A dry run needs no key and no SDK, so it only checks MODEL and --base-url.
+    """
     if options.model in SCRIPTED:
         if options.base_url:
-            raise ConfigError(f"--base-url is for models; {options.model} has none")
+            raise ConfigError(f"--base-url is for models; the player {options.model} uses no model")
         return
     text, base_url = options.model, options.base_url
     if is_checkpoint(text):
         if base_url:
             raise ConfigError(
-                f"--base-url is for a running server, but {text} is a folder, for which a server is started here; for "
-                f"a model of this name at --base-url, write compatible/{text}"
+                f"--base-url is for a running server, but {text} is a folder: leave --base-url out to start a server "
+                f"for this checkpoint, or write compatible/{text} for the model {text} at --base-url"
             )
         text, base_url = POLICY, "http://127.0.0.1"
     elif text.startswith((".", "/", "~")) and not base_url:
-        raise ConfigError(f"{text}: there is no such folder, so it is no checkpoint")
+        raise ConfigError(f"{text}: there is no such folder, so this is not a checkpoint")
     elif not base_url and "/" not in text and (hint := suggestion(text, SCRIPTED)):
         raise ConfigError(f"unknown model {text!r}: {hint}")
     if options.dry_run:
@@ -120,11 +124,17 @@ async def _check_model(options: EvaluateOptions) -> None:
 
 
 async def _check_listening(base_url: str) -> None:
-    """Check that something answers at `--base-url`. A later outage is waited for, but a wrong address never answers."""
-    from arlarena.rollout.evaluation.models.http import connection_error  # needs the extra of an SDK
+    """Check that a server accepts connections at `--base-url`.
+
+    Without this check, an evaluation with a wrong address would retry its requests for a long time.
+    """
+    # Imported only here, because the module needs the optional dependencies of an SDK.
+    from arlarena.rollout.evaluation.models.http import connection_error
 
     if error := await connection_error(base_url):
-        raise ConfigError(f"--base-url {base_url}: no server answers ({error}); start it, or correct the address")
+        raise ConfigError(
+            f"--base-url {base_url}: no server answers ({error}); start the server, or correct the address"
+        )
 
 
 def _price(options: EvaluateOptions, name: str) -> ModelPrice | None:
@@ -135,10 +145,10 @@ def _price(options: EvaluateOptions, name: str) -> ModelPrice | None:
     price = table.price(name, options.base_url or "")
     if price is None and options.budgets.money is not None:
         if options.model in SCRIPTED:
-            raise ConfigError(f"--max-cost is for models; {options.model} costs nothing")
+            raise ConfigError(f"--max-cost is for models; the player {options.model} costs nothing")
         at = f" at {options.base_url}" if options.base_url else ""
         raise ConfigError(
             f"--max-cost: the price of {name}{at} is not in the price file ({table.origin}): give --prices FILE with "
-            "this price, or --max-total-tokens in place of --max-cost"
+            "this price, or use --max-total-tokens instead of --max-cost"
         )
     return price

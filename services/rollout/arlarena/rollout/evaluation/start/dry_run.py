@@ -1,4 +1,7 @@
-"""The text of `--dry-run`: tasks, first prompt, and estimates of requests, tokens and cost. It sends no request."""
+"""Creates the text of `--dry-run`: tasks, first prompt, and estimates of requests, tokens and cost.
+
+No request is sent to a model.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +23,24 @@ from arlarena.rollout.evaluation.start.environments import OpenedEnvironment
 from arlarena.rollout.evaluation.start.options import EvaluateOptions
 from arlarena.rollout.evaluation.start.players import SCRIPTED
 
-# Templates of environments that keep all turns. OpenEnv environments may keep none, so their bounds may be too high.
+# Names of templates whose prompts contain all earlier turns. The prompts of some OpenEnv environments contain no
+# earlier turns. For these environments, the bounds are too high.
 CONVERSATIONS = ("conversation", TEMPLATE)
-SAMPLED = 8  # tasks whose first prompt is measured
-SHOWN_CHARS = 2_000  # of the first prompt
-HISTORY = 2  # earlier turns in a prompt, if the environment has no such option: the default of the SDK's text games
+SAMPLED = 8  # maximum number of tasks whose first prompt is measured
+SHOWN_CHARS = 2_000  # maximum number of shown characters of the first prompt
+# Number of earlier turns in a prompt if the environment has no option `history`. The SDK's text games use this default.
+HISTORY = 2
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredPrompt:
-    """The first prompt of a task. `tokens`: estimate for text and images. `observed`: for the observation alone."""
+    """The first prompt of a task.
+
+    Attributes:
+        text: text of the prompt.
+        tokens: estimated number of tokens of the prompt, including images.
+        observed: estimated number of tokens of the observation alone, including images.
+    """
 
     text: str
     tokens: int
@@ -41,8 +52,8 @@ async def describe_requests(
 ) -> str:
     """Return the plan as text: tasks, the first prompt, and estimated upper bounds for requests, tokens and cost.
 
-    The bounds assume that every attempt takes all steps, and that a reply has `--max-tokens` tokens, or else
-    `REPLY_TOKENS`. Tokens are estimated with four characters a token.
+    The bounds assume that every attempt takes all steps, and that each reply has `--max-tokens` tokens. Without this
+    option, they assume `REPLY_TOKENS` tokens per reply. A token is assumed to have four characters.
     """
     chosen = [f"{name} {value}" for name, value in plan.sampling.items() if value not in (None, (), {})]
     sampling = ", ".join(chosen) or "defaults of the model"
@@ -69,7 +80,7 @@ async def describe_requests(
 async def _first_prompts(
     one: OpenedEnvironment, environment: EnvironmentPlan, plan: EvaluationPlan
 ) -> list[MeasuredPrompt]:
-    """Measure the first prompts of tasks that are spread over the chosen tasks."""
+    """Measure the first prompts of at most `SAMPLED` tasks. The tasks are evenly spread over the chosen tasks."""
     step = max(1, len(environment.indices) // SAMPLED)
     (session,) = await one.client.open(1)
     try:
@@ -91,9 +102,9 @@ async def _first_prompts(
 def bound(
     plan: EvaluationPlan, environment: EnvironmentPlan, info: Info, prompts: Sequence[MeasuredPrompt], reply: int
 ) -> tuple[TokenUsage, int]:
-    """Return the tokens and the number of requests of one environment if every attempt takes all steps.
+    """Return the tokens and the number of requests in one environment if every attempt takes all steps.
 
-    `reply`: tokens of a reply.
+    `reply`: number of tokens per reply.
     """
     prompt = math.ceil(fmean(each.tokens for each in prompts))
     observed = math.ceil(fmean(each.observed for each in prompts))
@@ -106,9 +117,10 @@ def bound(
 
 
 def _earlier_turns(plan: EvaluationPlan, info: Info) -> int:
-    """Return the number of earlier turns in all prompts of an attempt together.
+    """Return the number of earlier turns in a prompt, summed over all prompts of an attempt.
 
-    In a conversation, a prompt has all earlier turns. Otherwise it has at most as many as the option `history`.
+    In a conversation, a prompt contains all earlier turns. Otherwise it contains at most `history` earlier turns, an
+    option of the environment.
     """
     given = info.options.get("history")
     shown = given if isinstance(given, int) else HISTORY if "{history}" in info.template.text else 0
@@ -118,10 +130,11 @@ def _earlier_turns(plan: EvaluationPlan, info: Info) -> int:
 
 
 def _calls_per_turn(plan: EvaluationPlan) -> tuple[int, int]:
-    """Return the number of requests of a turn, and the total number of replies of this turn in their messages."""
+    """Return the number of requests in a turn, and the number of replies of this turn that the requests contain."""
     if plan.strategy != "debate":
         return 1, 0
     values = {"agents": 3, "rounds": 2, "judge": False, **plan.strategy_options}
     agents, rounds, judge = int(values["agents"]), int(values["rounds"]), bool(values["judge"])
-    # From the second round on, each agent gets all answers of the round before. The judge gets those of the last round.
+    # From the second round on, each agent gets all answers of the previous round. The judge gets all answers of the
+    # last round.
     return agents * rounds + judge, agents * agents * (rounds - 1) + judge * agents

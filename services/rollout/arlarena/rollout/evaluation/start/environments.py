@@ -1,4 +1,4 @@
-"""The environments of an evaluation: started here by name, or reached at an address."""
+"""Opens the environments of an evaluation. Starts servers for names, and connects to running servers at URLs."""
 
 from __future__ import annotations
 
@@ -30,17 +30,19 @@ from arlarena.rollout.evaluation.start.local_service import LocalServices
 from arlarena.rollout.evaluation.start.options import assignment
 from arlarena.rollout.settings import RolloutSettings, load_addresses
 
-SPARE_SESSIONS = 32  # more than the evaluation uses, because a replaced session ends only after its idle time
+# A started server allows this many more sessions than the evaluation uses. After a failure, the server may keep a
+# replaced session until its idle time ends.
+SPARE_SESSIONS = 32
 
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentChoice:
-    """One `--env`.
+    """The value of an option `--env`, and the environment's options.
 
     Attributes:
-        name: name of the environment, or address of its server, for messages.
-        url: URL of a running server; "" if the server is started here.
-        options: options of an environment that is started here.
+        name: name of the environment, or the URL as the user wrote it.
+        url: URL of a running server; "" if this process starts the server.
+        options: the environment's options if this process starts the server.
     """
 
     name: str
@@ -50,7 +52,14 @@ class EnvironmentChoice:
 
 @dataclass(frozen=True, slots=True)
 class OpenedEnvironment:
-    """An environment that can be played. `name`: unique in the evaluation."""
+    """An environment that can be played.
+
+    Attributes:
+        name: unique name in the evaluation.
+        url: URL of a running server; "" if this process started the server.
+        client: opens sessions.
+        info: the server's description of the environment.
+    """
 
     name: str
     url: str
@@ -59,15 +68,15 @@ class OpenedEnvironment:
 
     @property
     def own_client(self) -> EnvironmentClient | None:
-        """The client if the server is one of ARLArena, or None for an OpenEnv server."""
+        """The client of an ARLArena server, or None for an OpenEnv server."""
         return self.client if isinstance(self.client, EnvironmentClient) else None
 
 
 def parse_environments(texts: Sequence[str], options: Sequence[str]) -> list[EnvironmentChoice]:
-    """Return the choices of `--env` (names or addresses) and `--option` (KEY=VALUE, or NAME:KEY=VALUE).
+    """Parse the values of `--env` (a name or a URL) and `--option` (KEY=VALUE or NAME:KEY=VALUE).
 
     Raises:
-        ConfigError: an address is invalid, an option is not KEY=VALUE, or it belongs to no started environment.
+        ConfigError: a URL is invalid, an option is not KEY=VALUE, or an option belongs to no started environment.
     """
     names = list(dict.fromkeys(text for text in texts if "://" not in text))
     for text in names:
@@ -82,11 +91,11 @@ def parse_environments(texts: Sequence[str], options: Sequence[str]) -> list[Env
         name, colon, value = text.partition(":")
         if not colon or "=" in name:
             if len(names) != 1:
-                raise ConfigError(f"--option {_key(text)}: write NAME:KEY=VALUE, NAME being {' or '.join(names)}")
+                raise ConfigError(f"--option {_key(text)}: write NAME:KEY=VALUE; NAME is {' or '.join(names)}")
             name, value = names[0], text
         if name not in of_name:
             raise ConfigError(
-                f"--option {_key(text)}: {name!r} is no --env that is started here; {nearest(name, names)}"
+                f"--option {_key(text)}: no option --env starts the environment {name!r}; {nearest(name, names)}"
             )
         assign(of_name[name], *assignment("--option", value), "--option")
     return [
@@ -96,15 +105,18 @@ def parse_environments(texts: Sequence[str], options: Sequence[str]) -> list[Env
 
 
 def choices_of(texts: Sequence[str], options: Sequence[str], set_name: str | None) -> list[EnvironmentChoice]:
-    """Return the choices of `--env` and `--option`; with a standard set, its environment with the options of the set.
+    """Parse the values of `--env`, `--option` and `--set`.
+
+    A standard set adds its options to the environments that this process starts. Without `--env`, the set's environment
+    is started.
 
     Raises:
-        ConfigError: see `parse_environments`; or there is neither `--env` nor a set; there is no such set; or
-            the set fixes an option that is given.
+        ConfigError: see `parse_environments`. Other causes: neither `--env` nor a set is given, the set does not exist,
+            or an option is given that the set fixes.
     """
     if set_name is None:
         if not texts:
-            raise ConfigError("give --env NAME or --env URL, or --set NAME of a standard evaluation set")
+            raise ConfigError("give --env NAME, --env URL, or --set NAME for a standard evaluation set")
         return parse_environments(texts, options)
     try:
         standard = find_set(set_name)
@@ -128,10 +140,12 @@ def _address(text: str) -> str:
 
 
 def assign(options: dict[str, Any], key: str, value: Any, flag: str) -> None:
-    """Set a key, which may name a table by dots, such as curriculum.start.
+    """Set a key in `options`. The key curriculum.start sets the key start in the table curriculum.
+
+    `flag`: name of the command-line option, for error messages.
 
     Raises:
-        ConfigError: a value that is not a table has the name of the table. `flag`: the option, for the message.
+        ConfigError: a name before a dot belongs to a value that is not a table.
     """
     *tables, last = key.split(".")
     for table in tables:
@@ -151,19 +165,19 @@ async def opened(
     expert: bool = False,
     openenv: OpenEnvSettings | None = None,
 ) -> AsyncIterator[list[OpenedEnvironment]]:
-    """Start or reach the environments, all at the same time. Yields them in the order of `choices`.
+    """Start servers and connect to running servers, all concurrently. Yield the environments in the order of `choices`.
 
     Args:
         choices: see `parse_environments`.
-        services: starts the servers. Its folder also gets their configurations.
+        services: starts the servers. The servers' configurations are written to `services.directory`.
         settings: timeouts and retries of the client.
-        sessions: number of sessions that each started server must have.
-        expert: whether started servers give expert replies for evaluation splits.
-        openenv: how OpenEnv servers are played (`--openenv`); None: the defaults.
+        sessions: number of sessions that each started server must allow.
+        expert: whether started servers allow the expert in all splits.
+        openenv: settings for OpenEnv servers (`--openenv`); None: the defaults.
 
     Raises:
-        ConfigError: an environment or an option of it is unknown or invalid, or `openenv` is given and no server is an
-            OpenEnv server.
+        ConfigError: an environment or one of its options is unknown or invalid, or `openenv` is given and no server is
+            an OpenEnv server.
         EvaluationError: a server did not start, does not answer, or is not an environment server.
     """
     async with AsyncExitStack() as stack:
@@ -175,7 +189,7 @@ async def opened(
                 await stack.enter_async_context(client)
                 return client, await client.info()
             except ServiceError as error:
-                hint = "; is it the address of an environment server that runs?" if choice.url else ""
+                hint = "; check that this is the address of a running environment server" if choice.url else ""
                 raise EvaluationError(f"--env {choice.name}: {error}{hint}") from error
             except EvaluationError as error:
                 raise EvaluationError(f"--env {choice.name}: {error}") from error
@@ -190,7 +204,7 @@ async def opened(
         if openenv is not None and all(isinstance(client, EnvironmentClient) for client, _ in reached):
             raise ConfigError(
                 f"--openenv is for OpenEnv servers, but {' and '.join(choice.name for choice in choices)} is served by "
-                "ARLArena: leave it out"
+                "ARLArena: leave --openenv out"
             )
         names = unique_names([info.name for _, info in reached])
         yield [
@@ -200,19 +214,20 @@ async def opened(
 
 
 def unique_names(reported: Sequence[str]) -> list[str]:
-    """Return the names as names of files; a name that occurred before gets its position, as in `sokoban-1`.
+    """Convert the names that the servers report to unique file names, because exported files have these names.
 
-    `reported`: names that the servers report. Files of an export have these names, so they must not be paths.
+    If a name occurred before, its position is added, as in `sokoban-1`.
     """
     names = [re.sub(r"[^\w.-]+", "-", name).strip("-.") or "environment" for name in reported]
     return [f"{name}-{number}" if name in names[:number] else name for number, name in enumerate(names)]
 
 
 async def _started(number: int, choice: EnvironmentChoice, services: LocalServices, sessions: int, expert: bool) -> str:
-    """Start the server of an environment. Returns its address."""
+    """Start an environment server, and return its address. `number`: position of the environment in the choices."""
     table = {
         "name": choice.name,
-        "capacity": max(sessions, CONCURRENCY) + SPARE_SESSIONS,  # a set resets CONCURRENCY tasks at a time
+        # The check of a standard set resets CONCURRENCY tasks at a time.
+        "capacity": max(sessions, CONCURRENCY) + SPARE_SESSIONS,
         "expert_splits": [EVERY_SPLIT] if expert else [],
         "options": dict(choice.options),
     }
@@ -232,7 +247,7 @@ async def _started(number: int, choice: EnvironmentChoice, services: LocalServic
 async def _client(
     choice: EnvironmentChoice, url: str, settings: RolloutSettings, openenv: OpenEnvSettings | None
 ) -> EnvironmentClient | OpenEnvClient:
-    """Return a client for the kind of the server. A server that is started here needs no token.
+    """Return a client for an ARLArena or OpenEnv server. A server that this process started needs no token.
 
     Raises:
         ServiceError, EvaluationError: see `detect`.

@@ -1,4 +1,4 @@
-"""Services that an evaluation starts for itself: an environment by its name, and the policy server of a checkpoint."""
+"""Starts services for an evaluation: environment servers, and the policy server of a checkpoint."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from arlarena.proto.text.redaction import is_secret
 from arlarena.rollout.evaluation.errors import EvaluationError
 
 ENVIRONMENT_TOKEN = "ARLARENA_ENVIRONMENT_TOKEN"
-START_S = 300.0  # time until a service must listen; an official data set takes up to a minute to index
-READY_S = 1800.0  # time until it must be ready; a large checkpoint takes minutes to load
-READY_INTERVAL_S = 0.2
-REQUEST = Timeouts(connect_s=5.0, request_s=5.0)  # of a request to /ready
-STOP_S = 10.0
-LOG_TAIL = 20_000  # bytes of the log that are searched for the cause of an early end
+START_S = 300.0  # seconds until a service must listen; indexing an official data set takes up to a minute
+READY_S = 1800.0  # seconds until a service must be ready; loading a large checkpoint takes minutes
+READY_INTERVAL_S = 0.2  # seconds between requests to /ready
+REQUEST = Timeouts(connect_s=5.0, request_s=5.0)  # timeouts of a request to /ready
+STOP_S = 10.0  # seconds between SIGTERM and SIGKILL
+LOG_TAIL = 20_000  # bytes at the end of a log that are searched for the cause of a failure
 INVALID_CONFIGURATION = 2  # exit status of our services
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -42,12 +42,13 @@ class _Listening(msgspec.Struct, tag_field="event", tag="listening"):
 
 @dataclass(slots=True)
 class LocalService:
-    """A service that was started here.
+    """A service that this process started.
 
     Attributes:
-        title: name for messages, for example "the environment server of sokoban".
-        log: file with the output of the service.
-        offset: position in `log`, in bytes, at which the output of this start begins.
+        title: name in messages, for example "the environment server of sokoban".
+        log: file with the service's output.
+        offset: position in bytes in `log`. The output of this start begins there.
+        url: address of the service; "" before the service listens.
     """
 
     title: str
@@ -57,7 +58,7 @@ class LocalService:
     url: str = ""
 
     def cause(self) -> str:
-        """Return the last error line of its output, or else the last line."""
+        """Return the last error line of the service's output. Without an error line, return the last line."""
         with self.log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(self.offset, size - LOG_TAIL))
@@ -67,14 +68,14 @@ class LocalService:
 
 
 class LocalServices:
-    """Starts services, and stops them at the end of the context. The services also end if this process is killed.
+    """Starts services, and stops them when the context ends. On Linux, they also stop if this process is killed.
 
     async with LocalServices(directory) as services:
         url = await services.start("arlarena.env_server", ["--config", …], "0-sokoban", "the environment server of …")
     """
 
     def __init__(self, directory: Path) -> None:
-        """`directory`: folder for the logs. It is created with the first service."""
+        """`directory`: folder for the logs. The folder is created when the first service starts."""
         self.directory = directory
         self._services: list[LocalService] = []
 
@@ -89,13 +90,14 @@ class LocalServices:
     async def start(
         self, module: str, arguments: Sequence[str], name: str, title: str, *, with_token: bool = False
     ) -> str:
-        """Run `python -m MODULE ARGUMENTS --host 127.0.0.1 --port 0` and wait until it is ready. Returns its address.
+        """Run `python -m MODULE ARGUMENTS --host 127.0.0.1 --port 0`, wait until it is ready, and return its address.
 
         Args:
-            module: the service, for example "arlarena.env_server".
-            arguments: must contain no secret, because every user of the machine can read them.
-            name: name of the log file. An existing log is continued.
-            title: name for messages, for example "the environment server of sokoban".
+            module: module of the service, for example "arlarena.env_server".
+            arguments: arguments of the service. They must contain no secret, because all users of the machine can read
+                them.
+            name: name of the log file without `.log`. Output is appended to an existing log.
+            title: name in messages, for example "the environment server of sokoban".
             with_token: whether the service inherits ARLARENA_ENVIRONMENT_TOKEN.
 
         Raises:
@@ -122,7 +124,7 @@ class LocalServices:
         return service.url
 
     async def failed(self) -> EvaluationError:
-        """Wait until a service ends before the end of the context, which is an error. Returns the error."""
+        """Wait until a service ends before the context ends. Return an error with the cause."""
         if not self._services:
             await asyncio.Event().wait()  # wait forever, because no service can end
         ends = [asyncio.ensure_future(service.process.wait()) for service in self._services]
@@ -139,19 +141,24 @@ class LocalServices:
 
 
 def service_variables(variables: Mapping[str, str], *, with_token: bool = False) -> dict[str, str]:
-    """Return the environment variables of a service: all but secrets, because an environment may run programs that a
-    model has written. `with_token`: whether ARLARENA_ENVIRONMENT_TOKEN stays.
+    """Return the environment variables for a service. Secrets are left out.
+
+    An environment may run programs that a model wrote, and these programs must not read secrets. `with_token`: whether
+    ARLARENA_ENVIRONMENT_TOKEN is included.
     """
     kept = {}
     for name, value in variables.items():
-        secret = name.removesuffix(FILE_SUFFIX)  # the name of a file with a secret counts as a secret
+        secret = name.removesuffix(FILE_SUFFIX)  # a variable with the path of a secret's file counts as a secret
         if with_token if secret == ENVIRONMENT_TOKEN else not is_secret(secret, value):
             kept[name] = value
     return kept
 
 
 def _end_with_parent() -> partial[int] | None:
-    """Return a function for the started process. The kernel then stops it when this process ends. None: not Linux."""
+    """Return a function that the started process must call, or None if the system is not Linux.
+
+    After the call, the kernel sends SIGTERM to the started process when this process ends.
+    """
     if not sys.platform.startswith("linux"):
         return None
     return partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
@@ -179,7 +186,7 @@ async def _address(service: LocalService) -> str:
 
 
 async def _ready(service: LocalService) -> None:
-    """Wait until `GET /ready` responds with 200: a policy server listens before it has loaded its weights."""
+    """Wait until `GET /ready` returns status 200. A policy server listens before it has loaded its weights."""
     try:
         async with asyncio.timeout(READY_S), HttpTransport(service.url, REQUEST) as transport:
             while not await _is_ready(transport):
@@ -201,7 +208,7 @@ async def _is_ready(transport: HttpTransport) -> bool:
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
-    """Send SIGTERM. After `STOP_S`, send SIGKILL to the process group."""
+    """Send SIGTERM. If the process still runs after `STOP_S` seconds, send SIGKILL to its process group."""
     if process.returncode is not None:
         return
     with contextlib.suppress(ProcessLookupError):

@@ -1,4 +1,4 @@
-"""The option `--openenv KEY=VALUE`: settings that an OpenEnv server does not report."""
+"""Parses the option `--openenv KEY=VALUE`. The option sets properties that an OpenEnv server does not report."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ RESET = "reset"
 TEXTS = ("text_field", "action_field", "instructions")
 VALUES = {
     "conversation": "true or false",
-    "max_steps": "a whole number above 0",
+    "max_steps": "an integer above 0",
     "success_reward": "a finite number",
 }
-# Fields of a reset that the evaluation sets itself, with the option to use instead.
+# Fields of a reset that only the evaluation sets. Each value is the advice in the error message.
 TASK_FIELDS = {"seed": "use --seed", "episode_id": "leave it out", "split": "use --split", "index": "use --tasks"}
 
 
 def openenv_settings(texts: Sequence[str], choices: Sequence[EnvironmentChoice]) -> OpenEnvSettings | None:
-    """Return the settings of `--openenv`, or None if the option is not given.
+    """Return the settings from `--openenv`, or None if the option is not given.
 
-    `choices`: the values of `--env`. A value that is not TOML is text.
+    Args:
+        texts: values of `--openenv`, KEY=VALUE each. A VALUE that is not valid TOML is a string.
+        choices: the values of `--env`.
 
     Raises:
-        ConfigError: a key is unknown or given twice, a value is invalid, or no `--env` is an address.
+        ConfigError: a key is unknown or given twice, a value is invalid, or no `--env` is a URL.
     """
     if not texts:
         return None
@@ -60,7 +62,7 @@ def _checked(text: str) -> tuple[str, Any]:
     if key not in TEXTS and key not in VALUES:
         known = (*TEXTS, *VALUES, f"{RESET}.FIELD")
         raise ConfigError(f"{FLAG} {key}: unknown; {nearest(key, known)}")
-    if key in TEXTS:  # a number or a date is text here, too
+    if key in TEXTS:  # these settings are strings, even if the value looks like a number or a date
         return key, value if isinstance(value, str) else text.partition("=")[2].strip()
     try:
         kind = {field.name: field.type for field in msgspec.structs.fields(OpenEnvSettings)}[key]

@@ -15,7 +15,7 @@ from arlarena.rollout.evaluation.start.tasks import TaskChoice
 
 @dataclass(frozen=True, slots=True)
 class EvaluateOptions:
-    """The values of the options on the command line. `command_options.py` explains the options.
+    """The values of the command-line options. `command_options.py` explains the options.
 
     Attributes:
         model: MODEL.
@@ -47,7 +47,7 @@ class EvaluateOptions:
 
 
 def assignment(flag: str, text: str) -> tuple[str, Any]:
-    """Return key and value of the option `flag` whose argument is KEY=VALUE.
+    """Parse the value KEY=VALUE of the option `flag`. Return the key and the value.
 
     Raises:
         ConfigError: the key or the `=` is missing. The message omits the value.

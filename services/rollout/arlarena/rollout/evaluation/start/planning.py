@@ -1,4 +1,4 @@
-"""The plan of an evaluation, from the options and the opened environments."""
+"""Creates the plan of an evaluation from the options and the opened environments."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from arlarena.rollout.settings import RolloutSettings
 async def plan_of(
     options: EvaluateOptions, model: str, found: Sequence[OpenedEnvironment], settings: RolloutSettings
 ) -> EvaluationPlan:
-    """Return the plan. The tasks of a standard set are compared with its digest.
+    """Return the plan. The tasks of a standard set are checked against the set's digest.
 
-    `model`: the name for the records.
+    `model`: name of the model in records.
 
     Raises:
-        ConfigError: a task does not exist, or a standard set is played on an OpenEnv server.
-        EvaluationError: the tasks are not those of the set.
+        ConfigError: a task does not exist, or a standard set is used with an OpenEnv server.
+        EvaluationError: the server's tasks differ from the tasks of the standard set.
         ServiceError: an environment server failed.
     """
     if options.set_name is None:

@@ -20,7 +20,7 @@ from arlarena.rollout.evaluation.strategies.react import ReactPlayer
 from arlarena.rollout.evaluation.strategies.reply_format import ReplyFormat
 
 PERSON = "person"
-# Values of MODEL that need no model.
+# Values of MODEL for players that use no model.
 SCRIPTED: Mapping[str, Callable[[ReplyFormat], Player]] = {
     "expert": lambda form: ExpertPlayer(),
     "random": lambda form: RandomPlayer(form),
@@ -37,7 +37,7 @@ def check_player(model: str, one: OpenedEnvironment) -> None:
     """Check that a scripted player can play an environment.
 
     Raises:
-        ConfigError: the environment has no expert, or it is an OpenEnv environment without a list of actions.
+        ConfigError: the environment has no expert; or, for a random player, an OpenEnv environment lists no actions.
     """
     if model == "expert" and "expert" not in one.info.capabilities:
         raise ConfigError(f"MODEL expert: {one.info.name} has no expert; choose a model, or person")
@@ -51,7 +51,8 @@ def player_of(model: str, strategy: str, options: Mapping[str, Any], info: Info)
     """Return the player for an environment.
 
     Raises:
-        ConfigError: the strategy or an option of it is unknown or invalid, or a scripted player is given a strategy.
+        ConfigError: the strategy or one of its options is unknown or invalid, or a strategy is given for a scripted
+            player.
     """
     return _player(model, strategy, options, ReplyFormat.of(info.parser))
 
@@ -68,11 +69,11 @@ def check_strategy(model: str, strategy: str, options: Mapping[str, Any]) -> Non
 def _player(model: str, strategy: str, options: Mapping[str, Any], form: ReplyFormat) -> Player:
     if model in SCRIPTED:
         if strategy != "plain" or options:
-            raise ConfigError(f"--strategy and --strategy-option are for models; {model} has none")
+            raise ConfigError(f"--strategy and --strategy-option are for models; the player {model} uses no model")
         return SCRIPTED[model](form)
     if strategy not in STRATEGIES:
         raise ConfigError(f"--strategy {strategy}: unknown; {nearest(strategy, STRATEGIES)}")
-    known = set(list(inspect.signature(STRATEGIES[strategy]).parameters)[1:]) - {"name"}  # the first is `form`
+    known = set(list(inspect.signature(STRATEGIES[strategy]).parameters)[1:]) - {"name"}  # without the reply format
     if unknown := sorted(options.keys() - known):
         raise ConfigError(
             f"--strategy-option {unknown[0]}: {strategy} has no such option; {nearest(unknown[0], known)}"

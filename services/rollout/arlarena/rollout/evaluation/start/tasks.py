@@ -1,4 +1,4 @@
-"""Chooses the tasks of a split: a number of tasks from a first index on, or a list of indices."""
+"""Chooses tasks of a split, by a first index and a number of tasks, or by a list of indices."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class TaskChoice:
     """The options --split, --first, --count and --tasks.
 
     Attributes:
-        split: name of a split; None: `test`, or else the only evaluation split.
+        split: name of a split; None: the split `test`, or the only evaluation split if there is no split `test`.
         first: index of the first task.
-        count: number of tasks; None: all of the split.
-        tasks: chosen indices such as "0,7,20-29", instead of `first` and `count`.
+        count: number of tasks; None: all tasks from `first` to the end of the split.
+        tasks: list of indices such as "0,7,20-29", instead of `first` and `count`.
     """
 
     split: str | None = None
@@ -32,25 +32,25 @@ class TaskChoice:
 
     @property
     def is_default(self) -> bool:
-        """Whether no option is given."""
+        """Whether none of these options is given."""
         return self == TaskChoice()
 
     def check(self) -> None:
-        """Do the checks that need no environment.
+        """Check the options without an environment.
 
         Raises:
-            ConfigError: the list of indices is invalid, or options contradict each other.
+            ConfigError: the list of indices is invalid, or `tasks` is given with `first` or `count`.
         """
         if self.tasks is not None:
             parse_indices(self.tasks)
             if self.first or self.count is not None:
-                raise ConfigError("--tasks chooses the tasks: leave out --first and --count, or --tasks")
+                raise ConfigError("--tasks cannot be combined with --first or --count: leave out --first and --count")
 
     def split_of(self, info: Info) -> Split:
-        """Return the split.
+        """Return the chosen split, or the default split if `split` is None.
 
         Raises:
-            ConfigError: the environment has no such split, or no split is chosen and there are several.
+            ConfigError: the environment has no split of this name, or `split` is None and there is no default split.
         """
         splits = {split.name: split for split in info.splits}
         if self.split is not None:
@@ -65,7 +65,7 @@ class TaskChoice:
         raise ConfigError(f"{info.name} has no split 'test': give --split, one of {', '.join(splits)}")
 
     def indices(self, info: Info) -> tuple[int, ...]:
-        """Return the indices in the order in which they are played.
+        """Return the indices of the tasks, in the order of play.
 
         Raises:
             ConfigError: `tasks` is not a list of indices, an index is outside the split, no task is selected, or the
@@ -91,10 +91,10 @@ class TaskChoice:
 
 
 def parse_indices(text: str) -> tuple[int, ...]:
-    """Return the indices of a text such as "0,7,20-29", which includes both ends of a range.
+    """Parse a list of indices such as "0,7,20-29". A range includes both its ends.
 
     Raises:
-        ConfigError: the text is no list of indices, an index occurs twice, or there are too many.
+        ConfigError: the text is not a list of indices, an index occurs twice, or there are more than `MAX_TASKS`.
     """
     found: list[int] = []
     for part in text.split(","):

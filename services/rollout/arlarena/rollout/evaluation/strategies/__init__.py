@@ -1,1 +1,1 @@
-"""Strategies: how replies of a model become an action. One file each."""
+"""Strategies and players. A strategy turns a model's replies into an action. The other players use no model."""

@@ -1,7 +1,7 @@
-"""Multi-agent debate: several agents answer, read each other's answers and answer again; then one answer is chosen.
+"""Multi-agent debate: several agents answer, read each other's answers and answer again. Then one answer is chosen.
 
 Du et al., "Improving Factuality and Reasoning in Language Models through Multiagent Debate", arXiv 2305.14325, section
-2. The paper chooses by majority; `judge` asks the model instead.
+2. The paper chooses the answer by a majority vote. With the option `judge`, the model chooses the answer instead.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from arlarena.rollout.evaluation.strategies.protocol import TurnView
 from arlarena.rollout.evaluation.strategies.reply_format import ReplyFormat
 
 OTHERS = "These are the solutions of the other agents:\n\n{solutions}\n\n"
-# The request of the paper's figure 3, with the form of the reply.
+# The request in figure 3 of the paper, and a sentence about the form of the reply.
 UPDATE = (
     "Using the opinions of the other agents as additional advice, give an updated answer. Use the same form as before."
 )
@@ -27,12 +27,14 @@ FORM = "Use the form that the task asks for."
 
 @dataclass(frozen=True, slots=True)
 class DebatePlayer:
-    """In each turn, `agents` agents debate over `rounds` rounds. In the first round, they get no other answers.
+    """In each turn, several agents debate. In the first round, an agent does not see the answers of the other agents.
 
     Attributes:
-        reply_format: format of the environment's replies. A vote compares the actions in this format.
-        judge: True: a further request chooses the answer. False: the most frequent action wins. If several actions are
-            equally frequent, the action of the first agent among them wins.
+        reply_format: format of replies to the environment. The vote compares the actions in the replies.
+        agents: number of agents, at least 2.
+        rounds: number of rounds, at least 1.
+        judge: whether the model chooses the answer in an additional request. If False, the most frequent action wins.
+            If several actions are equally frequent, the agent with the lowest number wins.
     """
 
     reply_format: ReplyFormat
@@ -42,7 +44,7 @@ class DebatePlayer:
     name: str = "debate"
 
     def __post_init__(self) -> None:
-        """Validate the numbers.
+        """Check the numbers of agents and rounds.
 
         Raises:
             ValueError: there are fewer than 2 agents, or there is no round.
@@ -79,7 +81,10 @@ class DebatePlayer:
 
 
 async def _all_replies(calls: Sequence[Coroutine[Any, Any, Reply]]) -> list[Reply]:
-    """Wait for all calls, then raise the first error. So no reply in flight is lost when one call fails."""
+    """Wait until all calls have ended. Then return the replies, or raise the first error.
+
+    If a call fails, the replies of the other calls are still received and recorded.
+    """
     results = await asyncio.gather(*calls, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):

@@ -1,4 +1,4 @@
-"""The environment's expert, a scripted player: an upper reference."""
+"""A player that uses the environment's expert. Its results are an upper reference for models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ExpertPlayer:
         """See `strategies.protocol.Player`.
 
         Raises:
-            EvaluationError: the environment has no expert, or the server does not give its replies for this split.
+            EvaluationError: the environment has no expert, or the server does not allow the expert for this split.
         """
         session, plan = view.memory.get("expert", ("", deque()))
         if session != view.session.id or not plan:
@@ -26,8 +26,8 @@ class ExpertPlayer:
                 plan = deque((await view.session.expert()).plan)
             except Refused as error:
                 raise EvaluationError(
-                    f"the expert does not play: {error}; if the split is for evaluation, start the environment server "
-                    "with this split in [environment] expert_splits"
+                    f"the expert cannot play: {error}; if this is an evaluation split, start the environment server "
+                    "with the split in [environment] expert_splits"
                 ) from error
             view.memory["expert"] = (view.session.id, plan)
         return str(plan.popleft())

@@ -1,4 +1,4 @@
-"""A person at the terminal."""
+"""A player that asks a person at the terminal."""
 
 from __future__ import annotations
 
@@ -13,20 +13,26 @@ from arlarena.rollout.evaluation.errors import EvaluationStopped
 from arlarena.rollout.evaluation.strategies.protocol import TurnView
 from arlarena.rollout.evaluation.strategies.reply_format import ReplyFormat
 
-HINT = "Your action (Ctrl-D ends): "
-FREE_HINT = "Your reply, ended by an empty line (Ctrl-D ends):\n"
-BLOCK = 1 << 12  # bytes read at once; a terminal gives at most one line
+HINT = "Your action (Ctrl-D ends the evaluation): "
+FREE_HINT = "Your reply. End it with an empty line (Ctrl-D ends the evaluation):\n"
+BLOCK = 1 << 12  # maximum bytes of one read; a terminal returns at most one line per read
 
 
 class LineReader:
-    """Reads lines from a terminal, pipe or file without a thread, so that the wait for a line can be cancelled."""
+    """Reads lines from a terminal, pipe or file.
+
+    The reader uses no thread. A task that waits for a line can therefore be cancelled.
+    """
 
     def __init__(self, handle: int) -> None:
-        """`handle`: a file descriptor. It stays blocking, because a terminal shares this state with other programs."""
+        """`handle`: a file descriptor in blocking mode.
+
+        The mode is not changed, because other programs may use the same terminal.
+        """
         self._handle, self._read = handle, bytearray()
 
     async def line(self) -> str:
-        """Return the next line with its line end, or "" at the end of the input."""
+        """Return the next line including its line end, or "" at the end of the input."""
         while b"\n" not in self._read:
             await self._readable()
             block = os.read(self._handle, BLOCK)
@@ -44,7 +50,7 @@ class LineReader:
         loop, readable = asyncio.get_running_loop(), asyncio.Event()
         try:
             loop.add_reader(self._handle, readable.set)
-        except PermissionError:  # a file, which is always readable
+        except PermissionError:  # `handle` is a file; a file is always readable
             return
         try:
             await readable.wait()
@@ -60,9 +66,12 @@ def standard_input() -> LineReader:
 
 @dataclass(frozen=True, slots=True)
 class PersonPlayer:
-    """Shows the prompt and reads an action, or a reply of several lines if the environment's replies are free text.
+    """Shows the prompt and reads an action. If replies are free text, reads a reply of several lines.
 
-    `source`: None: the standard input.
+    Attributes:
+        reply_format: format of replies to the environment.
+        source: reader of the input; None: the standard input.
+        out: file to which prompts are written.
     """
 
     reply_format: ReplyFormat

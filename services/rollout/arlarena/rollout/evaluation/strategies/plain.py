@@ -1,4 +1,4 @@
-"""Plain prompting: the environment's prompt is sent as it is, and the model's reply is played as it is."""
+"""Plain prompting: the model gets the environment's prompt, and the environment gets the model's reply, unchanged."""
 
 from __future__ import annotations
 

@@ -13,13 +13,14 @@ class ModelCaller(Protocol):
     """Sends the requests of one attempt: waits for limits, retries failed requests, records and replays replies."""
 
     async def __call__(self, messages: Sequence[ModelMessage], *, purpose: str = "answer") -> Reply:
-        """Return the model's reply. `purpose`: purpose of the request for the record, such as "debater 2".
+        """Return the model's reply. `purpose`: purpose of the request in the journal, such as "debater 2 round 1".
 
         Raises:
             TooLong: the messages do not fit the model's context.
-            AttemptFailed: the request failed too often, or must not be repeated.
-            EvaluationStopped: the evaluation ends, for example because a budget is used up. The attempt stays
-                unfinished and can be resumed.
+            AttemptFailed: the request failed for too long, or must not be retried.
+            EvaluationStopped: the evaluation ends, for example because a budget is spent. The attempt stays unfinished
+                and can be resumed.
+            EvaluationError: the evaluation cannot continue.
         """
         ...
 
@@ -29,12 +30,14 @@ class TurnView:
 
     Attributes:
         turn: number of the turn, from 0.
-        state: the environment's observation and metadata. Only the expert may use the session.
-        messages: the prompt as in training: the conversation so far, or one message with the rendered template.
-        call: sends requests to the model.
-        seed_key: the text that, together with `turn`, determines all random choices of this attempt.
-        memory: the player's notes of this attempt. Empty at turn 0. A replay of turns does not call the player, and
-            keeps the notes.
+        session: the environment's session. Only the expert player may use it.
+        state: the environment's observation and metadata.
+        messages: the same prompt as in training. It is the conversation so far, or one message with the rendered
+            template.
+        call: sends a request to the model and returns the reply.
+        seed_key: a text. `seed_key` and `turn` determine all random choices in this turn.
+        memory: the player's data for this attempt, empty at turn 0. A replay of turns in a new session does not call
+            the player and keeps the data.
     """
 
     def __init__(
@@ -52,14 +55,14 @@ class TurnView:
 
 
 class Player(Protocol):
-    """Chooses replies: a strategy with a model, an expert, a random player or a person.
+    """Chooses replies. A player is a strategy with a model, an expert, a random player or a person.
 
-    `name`: for records, such as "plain" or "react".
+    `name`: name in records, such as "plain" or "react".
     """
 
     @property
     def name(self) -> str: ...  # noqa: D102
 
     async def respond(self, view: TurnView) -> str:
-        """Return the text that the environment parses."""
+        """Return the reply in this turn. The environment parses the reply."""
         ...

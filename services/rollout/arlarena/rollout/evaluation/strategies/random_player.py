@@ -1,4 +1,4 @@
-"""A random player: a lower reference."""
+"""A player that chooses random actions. Its results are a lower reference for models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from arlarena.rollout.evaluation.strategies.reply_format import ReplyFormat
 
 @dataclass(frozen=True, slots=True)
 class RandomPlayer:
-    """Plays a uniformly random admissible action. The seed of the turn determines the action."""
+    """Plays a uniformly random admissible action. The turn's seed determines the action."""
 
     reply_format: ReplyFormat
     name: str = "random"

@@ -1,8 +1,9 @@
-"""ReAct: the model writes a thought and an action in each turn, and gets all earlier thoughts and actions.
+"""ReAct: in each turn, the model writes a thought and an action. The prompt has all earlier thoughts and actions.
 
-Yao et al., "ReAct: Synergizing Reasoning and Acting in Language Models", arXiv 2210.03629, section 2. The context of
-turn t is o_1, a_1, …, o_t with observations o and pairs of thought and action a. The paper gives examples of solved
-tasks for each environment; this strategy gives none, because there are none for new environments.
+Yao et al., "ReAct: Synergizing Reasoning and Acting in Language Models", arXiv 2210.03629, section 2. The context in
+turn t is o_1, a_1, …, o_t. Each o is an observation, and each a is a thought with an action. The paper's prompts
+contain examples of solved tasks for each environment. This strategy uses no examples, because new environments have
+none.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class ReactPlayer:
     """Asks for a thought and an action in each turn.
 
     Attributes:
-        reply_format: format of the environment's replies. The action is played in this format.
+        reply_format: format of replies to the environment. The player writes the action in this format.
     """
 
     reply_format: ReplyFormat
@@ -43,7 +44,7 @@ class ReactPlayer:
         history: list[ModelMessage] = view.memory.setdefault("react", [])
         messages = [*history, self._observation(view)]
         reply = await view.call(messages)
-        # If the model writes an `Observation:` itself, discard the text from there on.
+        # The model may invent the next observation. Discard `Observation:` and the text after it.
         written = reply.text[: found.start()] if (found := _INVENTED.search(reply.text)) else reply.text
         view.memory["react"] = [*messages, ModelMessage("assistant", written)]
         return self._response(written)
@@ -62,10 +63,10 @@ class ReactPlayer:
     def _response(self, written: str) -> str:
         step = _STEP.match(written)
         if step is None:
-            return written  # the environment's parser decides whether it contains an action
+            return written  # the environment's parser decides whether the text contains an action
         thought, action = step["thought"].strip(), step["action"].strip()
         if self.reply_format.action:
-            # An action is one line. A model may repeat the environment's form.
+            # An action has one line. If the model added the environment's format, remove the format: `write` adds it.
             action = action.partition("\n")[0].strip()
             before, _, after = self.reply_format.action.partition("{action}")
             action = action.removeprefix(before).removesuffix(after)

@@ -1,4 +1,4 @@
-"""The form of replies in an environment, as its parser describes it."""
+"""The format of replies to an environment, as the environment's parser describes it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class ReplyFormat:
     """Writes and reads replies.
 
     Attributes:
-        action: the form of an action, with the placeholder {action}; "" if replies are free text.
-        thought: whether a thought in <think>…</think> comes first.
+        action: format of an action, with the placeholder {action}; "" if replies are free text.
+        thought: whether a reply starts with a thought in <think>…</think>.
     """
 
     action: str = ""
@@ -24,18 +24,19 @@ class ReplyFormat:
 
     @classmethod
     def of(cls, parser: Parser) -> ReplyFormat:
-        """Return the format of an environment (`Info.parser`)."""
+        """Return the reply format for a parser (`Info.parser`)."""
         return cls(parser.action, THINK in parser.tags)
 
     def write(self, action: str, thought: str = "") -> str:
-        """Return a reply with this action."""
+        """Return a reply with this action. If the format has no thought, `thought` is left out."""
         answer = self.action.replace(PLACEHOLDER, action) if self.action else action
         return f"{THINK}{thought}{END_THINK}{answer}" if self.thought else answer
 
     def action_of(self, reply: str) -> str:
-        """Return the action in a reply, for comparisons: the text after the thought, without the form of an action.
+        """Return the action in a reply, in a form that can be compared.
 
-        Case and white space do not count. "" if the thought is not closed.
+        The action is the text after the thought, without the format's text around the placeholder. The action is
+        returned in lower case, with one space for each run of white space. Returns "" if the thought is not closed.
         """
         start = answer_start(reply)
         text = "" if start is None else reply[start:]
