@@ -6,7 +6,9 @@ import pytest
 from support.evaluation.imitation import Kind
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-_MODULES: dict[Kind, str] = {"openai": "openai", "compatible": "openai", "anthropic": "anthropic", "google": "google.genai"}
+_MODULES: dict[Kind, str] = {
+    "openai": "openai", "compatible": "openai", "anthropic": "anthropic", "google": "google.genai"
+}  # fmt: skip
 
 
 def needs_sdk(kind: Kind) -> None:
