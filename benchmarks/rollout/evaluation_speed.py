@@ -1,40 +1,30 @@
-"""Compares the duration of an evaluation with that of its model's replies alone.
+"""Compares the duration of an evaluation with the time that its model's replies need.
 
-    python -m benchmarks.rollout.evaluation_speed [--tasks 2048] [--concurrency 64] [--reply-ms 50] [--sessions 128]
+    python -m benchmarks.rollout.evaluation_speed [--tasks 2048] [--concurrency 64] [--reply-ms 50]
 
-An environment server of Sokoban runs in another process. The model is in this process and replies after `reply-ms`, so
-the ideal duration is requests * reply-ms / concurrency. The journal is in a temporary folder, with all syncs. The CPU
-time of a request in both processes is given too, because other work on the machine does not change it much.
+The command `arlarena eval` plays Sokoban with a model behind an HTTP server with OpenAI's API. The server is in this
+process. It replies to each request after `reply-ms` with a random move. The environment server is a third process.
+
+With `concurrency` requests at the same time, the replies alone need requests * reply-ms / concurrency. The measured
+time is that from the first request to the last reply. So it does not include the start of the command.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import cProfile
 import os
+import random
+import resource
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import uvloop
+from aiohttp import web
 
-from arlarena.client.environments import EnvironmentClient
-from arlarena.rollout.evaluation.models.protocol import ModelMessage, Reply, SamplingRequest, TokenUsage
-from arlarena.rollout.evaluation.play.budgets import BudgetLimits, BudgetMeter
-from arlarena.rollout.evaluation.play.caller import ModelAccess
-from arlarena.rollout.evaluation.play.journal import Journal
-from arlarena.rollout.evaluation.play.limits import ModelLimits, RequestGate
-from arlarena.rollout.evaluation.play.resume import EvaluationHistory
-from arlarena.rollout.evaluation.play.scheduler import EvaluatedEnvironment, EvaluationRun
-from arlarena.rollout.evaluation.play.slots import PlayLimits
-from arlarena.rollout.evaluation.records import EnvironmentPlan, EvaluationPlan
-from arlarena.rollout.evaluation.strategies.plain import PlainPlayer
-from arlarena.rollout.settings import load_rollout
-from benchmarks.support.environment_server import environment_server
 from benchmarks.support.results import finish
 
 MAX_RATIO = 1.15  # required by the issue: the duration relative to the ideal duration
@@ -42,59 +32,69 @@ MOVES = ("up", "down", "left", "right")
 
 
 class SlowModel:
-    """Replies with a move that the seed decides, after a time."""
+    """The model. It counts requests, and the requests at the same time."""
 
-    name, sees_images = "slow", False
+    def __init__(self, reply_s: float) -> None:
+        self.reply_s, self.requests, self.running, self.most = reply_s, 0, 0, 0
+        self.first = self.last = 0.0
+        self._random = random.Random(0)
 
-    def __init__(self, delay_s: float) -> None:
-        self.delay_s, self.requests, self.in_flight, self.most = delay_s, 0, 0, 0
-
-    async def reply(self, messages: Sequence[ModelMessage], sampling: SamplingRequest, *, seed: int) -> Reply:
-        """See `ChatModel`."""
-        self.in_flight += 1
-        self.most = max(self.most, self.in_flight)
-        await asyncio.sleep(self.delay_s)
-        self.in_flight -= 1
+    async def complete(self, request: web.Request) -> web.Response:
+        """Return a completion after `reply_s`."""
+        self.first = self.first or time.perf_counter()
+        self.running += 1
+        self.most = max(self.most, self.running)
+        await request.read()
+        await asyncio.sleep(self.reply_s)
+        self.running -= 1
         self.requests += 1
-        return Reply(f"<think></think><action>{MOVES[seed % 4]}</action>", usage=TokenUsage(100, 10))
-
-    async def close(self) -> None:
-        """See `ChatModel`."""
-
-
-def plan_of(tasks: int) -> EvaluationPlan:
-    sokoban = EnvironmentPlan("sokoban", "", "", "", "", {}, "train", tuple(range(tasks)))
-    return EvaluationPlan(1, "slow", "", "plain", {}, {}, (sokoban,), 1, 0, False)
+        self.last = time.perf_counter()
+        text = f"<think></think><action>{self._random.choice(MOVES)}</action>"
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+        usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+        return web.json_response({"id": "1", "model": "slow", "choices": [choice], "usage": usage})
 
 
-async def measured(url: str, folder: Path, flags: argparse.Namespace) -> dict[str, Any]:
-    """Play once. Return the figures."""
-    model, journal = SlowModel(flags.reply_ms / 1000), Journal(folder)
-    gate = RequestGate(ModelLimits(concurrency=flags.concurrency))
-    access = ModelAccess(model, SamplingRequest(), gate, BudgetMeter(BudgetLimits()), journal)
-    window = load_rollout(None).batch_window_s if flags.window_ms is None else flags.window_ms / 1000
-    async with EnvironmentClient(url, batch_window_s=window) as client:
-        await client.info()  # start-up apart
-        environments = {"sokoban": EvaluatedEnvironment(client, PlainPlayer())}
-        limits = PlayLimits(sessions=flags.sessions)
-        run = EvaluationRun(plan_of(flags.tasks), environments, journal, EvaluationHistory(), access, limits=limits)
-        cpu, began = time.process_time(), time.perf_counter()
-        outcome = await run.run()
-        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-    await journal.close()
-    assert outcome.remaining == 0
-    ideal = model.requests * flags.reply_ms / 1000 / flags.concurrency
+async def measured(flags: argparse.Namespace) -> dict[str, Any]:
+    """Run one evaluation. Return the measurements.
+
+    Raises:
+        SystemExit: the evaluation fails.
+    """
+    model, app = SlowModel(flags.reply_ms / 1000), web.Application()
+    app.router.add_post("/v1/chat/completions", model.complete)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "arlarena.rollout.evaluation", "slow", "--base-url", runner_url(runner)]
+        command += ["--env", "sokoban", "--split", "train", "--count", str(flags.tasks)]
+        command += ["--concurrency", str(flags.concurrency), "--out", folder]
+        process = await asyncio.create_subprocess_exec(*command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        status = await process.wait()
+    await runner.cleanup()
+    if status:
+        raise SystemExit(f"error: the evaluation ended with exit status {status}")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds, ideal = model.last - model.first, model.requests * model.reply_s / flags.concurrency
     return {
         "tasks": flags.tasks,
         "requests": model.requests,
+        "most_requests_at_once": model.most,
         "seconds": round(seconds, 2),
         "ideal_seconds": round(ideal, 2),
         "ratio": round(seconds / ideal, 3),
-        "cpu_ms_per_request": round(1000 * cpu / model.requests, 3),
-        "most_requests_at_once": model.most,
-        "syncs": journal.syncs,
-        "load_average": os.getloadavg()[0],
+        # Of the command and its environment server, with their start.
+        "cpu_ms_per_request": round(1000 * (used.ru_utime + used.ru_stime) / model.requests, 3),
+        "load_average": round(os.getloadavg()[0], 2),
     }
+
+
+def runner_url(runner: web.AppRunner) -> str:
+    """Return the base URL of a server's API."""
+    host, port = runner.addresses[0][:2]
+    return f"http://{host}:{port}/v1"
 
 
 def main() -> int:
@@ -102,22 +102,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=2048)
     parser.add_argument("--concurrency", type=int, default=64)
-    parser.add_argument("--sessions", type=int, default=128)
     parser.add_argument("--reply-ms", type=float, default=50.0)
-    parser.add_argument("--window-ms", type=float, help="batch window of the environment client")
-    parser.add_argument("--profile", type=Path, help="write a profile of this process")
     parser.add_argument("--out", type=Path)
     flags = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, environment_server() as (url, process):
-        run = measured(url, Path(folder), flags)
-        if flags.profile:
-            with cProfile.Profile() as profile:
-                result = asyncio.run(run)
-            profile.dump_stats(flags.profile)
-        else:
-            result = uvloop.run(run)
-        used = process.cpu_times()
-        result["environment_cpu_ms_per_request"] = round(1000 * (used.user + used.system) / result["requests"], 3)
+    result = uvloop.run(measured(flags))
     result |= {"required_ratio": MAX_RATIO, "passed": result["ratio"] <= MAX_RATIO}
     return finish(result, flags.out)
 

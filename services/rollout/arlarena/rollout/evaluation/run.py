@@ -39,6 +39,7 @@ from arlarena.rollout.evaluation.start.openenv_options import openenv_settings
 from arlarena.rollout.evaluation.start.options import EvaluateOptions
 from arlarena.rollout.evaluation.start.planning import plan_of
 from arlarena.rollout.evaluation.start.players import PERSON, SCRIPTED, check_player, player_of
+from arlarena.rollout.evaluation.statistics.intervals import preload
 from arlarena.rollout.settings import RolloutSettings, load_rollout
 
 SESSIONS_PER_REQUEST = 2  # more sessions than requests, because some sessions wait for the environment
@@ -183,6 +184,7 @@ async def _play(
         for record in history.results.values():
             view.add(record, earlier=True)
         interrupts.stop = run.stop
+        preload()
         with view:
             return await _ticking(run, view, services)
     finally:

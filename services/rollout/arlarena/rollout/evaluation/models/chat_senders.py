@@ -24,7 +24,7 @@ from arlarena.rollout.evaluation.models.http import MAX_ERROR_BYTES, HttpFailure
 
 
 @dataclass(frozen=True, slots=True)
-class ChatResponse:
+class RawCompletion:
     """A response with a status of 2xx. `request_id`: the server's id of the request, "" if unknown."""
 
     body: bytes
@@ -35,7 +35,7 @@ class ChatResponse:
 class ChatSender(Protocol):
     """Sends requests to one server."""
 
-    async def send(self, request: Mapping[str, Any]) -> ChatResponse:
+    async def send(self, request: Mapping[str, Any]) -> RawCompletion:
         """Send one request, without retries. `request`: the JSON of the request, without null values.
 
         Raises an error that `failures.model_error` converts. `HttpFailure`: the status is not 2xx.
@@ -59,13 +59,13 @@ class SdkSender:
             http_client=http_client(connection.limits),
         )
 
-    async def send(self, request: Mapping[str, Any]) -> ChatResponse:
+    async def send(self, request: Mapping[str, Any]) -> RawCompletion:
         """See `ChatSender.send`."""
         extra = {name: value for name, value in request.items() if name not in ("model", "messages")}
         create: Any = self._client.chat.completions.with_raw_response.create
         response = await create(model=request["model"], messages=request["messages"], extra_body=extra)
         headers = response.headers
-        return ChatResponse(response.content, headers.get("content-type", ""), headers.get("x-request-id", ""))
+        return RawCompletion(response.content, headers.get("content-type", ""), headers.get("x-request-id", ""))
 
     async def close(self) -> None:
         """Close connections."""
@@ -107,7 +107,7 @@ class ServerSender:
             )
         return self._session
 
-    async def send(self, request: Mapping[str, Any]) -> ChatResponse:
+    async def send(self, request: Mapping[str, Any]) -> RawCompletion:
         """See `ChatSender.send`."""
         body = msgspec.json.encode(request)
         async with self._open_session().post(self._url, data=body, allow_redirects=False) as response:
@@ -119,7 +119,7 @@ class ServerSender:
             except AnswerRefused as error:
                 raise UnusableReply(str(error)) from error
             names = response.headers
-            return ChatResponse(received, names.get("content-type", ""), names.get("x-request-id", ""))
+            return RawCompletion(received, names.get("content-type", ""), names.get("x-request-id", ""))
 
     async def close(self) -> None:
         """Close connections."""

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from arlarena.rollout.evaluation.models.chat_senders import ChatResponse, ChatSender, SdkSender, ServerSender
+from arlarena.rollout.evaluation.models.chat_senders import RawCompletion, ChatSender, SdkSender, ServerSender
 from arlarena.rollout.evaluation.models.connection import ApiConnection
 from arlarena.rollout.evaluation.models.errors import ModelError, Rejected, Retryable
 from arlarena.rollout.evaluation.models.failures import VendorError, model_errors
@@ -121,7 +121,7 @@ def _message(message: ModelMessage) -> dict[str, Any]:
     return {"role": message.role, "content": [*images, {"type": "text", "text": message.text}]}
 
 
-def _reply(response: ChatResponse, connection: ApiConnection) -> Reply:
+def _reply(response: RawCompletion, connection: ApiConnection) -> Reply:
     """Converts a response to a reply. If the content is empty, the reply's text is the model's refusal.
 
     Raises:
@@ -151,7 +151,7 @@ def _reply(response: ChatResponse, connection: ApiConnection) -> Reply:
     )
 
 
-def _completion(response: ChatResponse, connection: ApiConnection) -> dict[str, Any]:
+def _completion(response: RawCompletion, connection: ApiConnection) -> dict[str, Any]:
     """Returns the JSON object of a response.
 
     Raises:

@@ -44,6 +44,11 @@ class Interval:
         return [round(self.low, digits), round(self.high, digits)]
 
 
+def preload() -> None:
+    """Import SciPy now. Otherwise the first interval imports it, which stops the event loop for up to 0.5 s."""
+    from scipy import special  # noqa: F401
+
+
 def student_quantile(probability: float, freedom: ArrayLike) -> Floats:
     """Return quantiles of Student's t. `freedom`: degrees of freedom, may be fractional."""
     # Imported here, because the import of scipy.special takes 0.35 s. scipy.stats would take 0.9 s.
