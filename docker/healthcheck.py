@@ -1,4 +1,4 @@
-"""The health check of all images. Exits with 0 if the service is healthy. Otherwise prints the problem and exits with 1.
+"""The health check of all images. If the service is unhealthy, prints the problem and exits with 1.
 
     healthcheck.py --url http://127.0.0.1:8000/health      healthy if the server answers 200
     healthcheck.py --changed 60 FILE ...                   healthy if one of the files changed in the last 60 s

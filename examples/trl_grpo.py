@@ -5,8 +5,8 @@
     python examples/trl_grpo.py http://127.0.0.1:8000 --model Qwen/Qwen3-0.6B
 
 TRL uses `environment_factory` to create an environment for each concurrent rollout. The model plays with the tool
-`act`, and TRL gets the reward from the environment. `--dry-run` makes TRL's calls with fixed actions. It needs no TRL and
-no model.
+`act`, and TRL gets the reward from the environment. `--dry-run` makes TRL's calls with fixed actions. This needs no
+model and no installation of TRL.
 """
 
 import argparse

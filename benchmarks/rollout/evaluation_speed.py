@@ -1,10 +1,11 @@
-"""Compares the duration of an evaluation with that of its model's replies alone.
+"""Compares the duration of an evaluation with the ideal duration, in which only the model's replies take time.
 
     python -m benchmarks.rollout.evaluation_speed [--tasks 2048] [--concurrency 64] [--reply-ms 50] [--sessions 128]
 
-An environment server of Sokoban runs in another process. The model is in this process and replies after `reply-ms`, so
-the ideal duration is requests * reply-ms / concurrency. The journal is in a temporary folder, with all syncs. The CPU
-time of a request in both processes is given too, because other work on the machine does not change it much.
+A Sokoban environment server runs in another process. The model runs in this process and replies after `reply-ms`. So
+the ideal duration is requests * reply-ms / concurrency. The journal is in a temporary folder and is synced to disk as
+usual. The result also contains the CPU time per request of both processes, because other programs affect the CPU time
+only little.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ from arlarena.rollout.settings import load_rollout
 from benchmarks.support.environment_server import environment_server
 from benchmarks.support.results import finish
 
-MAX_RATIO = 1.15  # required by the issue: the duration relative to the ideal duration
+MAX_RATIO = 1.15  # limit of the duration relative to the ideal duration
 MOVES = ("up", "down", "left", "right")
 
 
 class SlowModel:
-    """Replies with a move that the seed decides, after a time."""
+    """A model that replies after `delay_s` seconds. The seed determines the move in the reply."""
 
     name, sees_images = "slow", False
 
@@ -68,13 +69,13 @@ def plan_of(tasks: int) -> EvaluationPlan:
 
 
 async def measured(url: str, folder: Path, flags: argparse.Namespace) -> dict[str, Any]:
-    """Play once. Return the figures."""
+    """Run one evaluation. Return the measurements."""
     model, journal = SlowModel(flags.reply_ms / 1000), Journal(folder)
     gate = RequestGate(ModelLimits(concurrency=flags.concurrency))
     access = ModelAccess(model, SamplingRequest(), gate, BudgetMeter(BudgetLimits()), journal)
     window = load_rollout(None).batch_window_s if flags.window_ms is None else flags.window_ms / 1000
     async with EnvironmentClient(url, batch_window_s=window) as client:
-        await client.info()  # start-up apart
+        await client.info()  # connects before the measurement starts
         environments = {"sokoban": EvaluatedEnvironment(client, PlainPlayer())}
         limits = PlayLimits(sessions=flags.sessions)
         run = EvaluationRun(plan_of(flags.tasks), environments, journal, EvaluationHistory(), access, limits=limits)
