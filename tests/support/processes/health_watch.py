@@ -29,12 +29,8 @@ class HealthWatch:
         self._process = psutil.Process(pid)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self.slowest, self.waited, self.asked, self.bad = (
-            0.0,
-            0.0,
-            0,
-            [],
-        )  # `waited`: for a core, in the slowest request
+        # `waited`: seconds of waiting for a core during the slowest request.
+        self.slowest, self.waited, self.asked, self.bad = 0.0, 0.0, 0, []
 
     def __enter__(self):
         self.before = self.peak = self._memory()
