@@ -1,4 +1,4 @@
-"""Writes the data file of the house generator of ALFWorld. Source: the package `alfworld` 0.4.2 (MIT licence).
+"""Writes the data file of ALFWorld's house generator. Source: the package `alfworld` 0.4.2 (MIT licence).
 
     python -m venv /tmp/alfworld && /tmp/alfworld/bin/pip install --no-deps alfworld==0.4.2
     python scripts/alfworld_rooms.py /tmp/alfworld/lib/python3.*/site-packages/alfworld

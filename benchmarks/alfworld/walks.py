@@ -241,7 +241,7 @@ def neighbours(game: Game, random: Random) -> Walk:
 
 
 def _move_between(game: Game, receptacles: tuple[int, ...], random: Random) -> Walk:
-    """Take a random thing from one of these receptacles, and put it into another of them if possible."""
+    """Take a random thing from one of these receptacles, and put it into a random one of them that accepts it."""
     full = [one for one in receptacles if game.state.inside.get(one)]
     if not full:
         return

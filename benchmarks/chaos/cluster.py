@@ -4,15 +4,15 @@
 
 Needs a Docker engine with the images of `make images`. cluster.yaml simulates all hosts on one machine. Hosts A and B
 each have an environment server, a policy server, a rollout worker and a trainer rank. The control host has Redis, the
-gateway of the policy servers, and `run`. The containers of host A share a network, and so do the containers of host B.
-The network `fabric` connects the hosts.
+gateway of the policy servers, and `run`. Host A and host B each have their own network. The network `fabric` connects
+all hosts.
 
 * After a quarter of the steps, all containers of host B are disconnected from the other hosts for `--partition`
   seconds.
 * After half of the steps, all containers of host B are killed. `--lost` seconds later, new containers start in their
   place.
 
-At the end, the run directory is checked as in `benchmarks.chaos.compose_kills`.
+At the end, the run directory is checked with the checks of `benchmarks.chaos.compose_kills`.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ class Killer:
         self.kills[container.removeprefix(f"{self._project.name}-")] += 1
 
     def _near_end(self) -> bool:
-        """Return whether the run has ended, or training is at one of the last two steps."""
+        """Return whether the run has ended, or at most one training step is left."""
         return self._project.ended() is not None or self._project.steps() > self._steps - 2
 
     def _crash(self, container: str) -> bool:

@@ -4,8 +4,8 @@
 
 A Sokoban environment server runs in another process. The model runs in this process and replies after `reply-ms`. So
 the ideal duration is requests * reply-ms / concurrency. The journal is in a temporary folder and is synced to disk as
-usual. The result also contains the CPU time per request of both processes, because other programs affect the CPU time
-only little.
+usual. The result also contains the CPU time per request of both processes, because other programs change the CPU time
+only slightly.
 """
 
 from __future__ import annotations

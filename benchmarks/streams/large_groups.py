@@ -3,8 +3,8 @@
     python -m benchmarks.streams.large_groups --out benchmarks/results/large_groups.json
 
 A group has 8 episodes of 25 turns. Each turn has a new prompt of 1,000 tokens, a response of 150 tokens, and the texts
-of prompt and response. The prompt of each turn is new, because each prompt repeats the history. The token ids are
-random, which does not affect the speed. One Python process issues, leases, completes, collects and acknowledges the
+of prompt and response. Each prompt repeats the history, so all its tokens are sent. The token ids are random. This does
+not affect the speed. One Python process issues, leases, completes, collects and acknowledges the
 groups, like trainer and worker. The connection has no TLS. `docs/explanation/scale.md` uses the results.
 """
 
