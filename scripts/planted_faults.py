@@ -173,7 +173,7 @@ def check_all(root: Path, faults: Sequence[PlantedFault]) -> int:
     began = time.monotonic()
     code, output = run_tests(root, "arlarena.proto.config", tests, timeout_s=len(tests) * TIMEOUT_S)
     if code:
-        print(f"{output}\nerror: the tests fail before any fault is planted; mend the tests first")
+        print(f"{output}\nerror: the tests fail without a fault; fix the tests first")
         return 1
     print(f"without a fault: {output.strip().splitlines()[-1]}", flush=True)
     missed = 0

@@ -229,7 +229,7 @@ def judge(arguments: argparse.Namespace, chaos: Chaos, ended: dict[str, Any], fo
         problems.append(f"the run ended before all checkpoints were damaged: {chaos.damaged}")
     short = [name for name, seconds in chaos.windows.items() if seconds < (FULL_S if "Redis" in name else WINDOW_S)]
     if short or len(chaos.windows) < 3:
-        problems.append(f"the run ended before these faults had ended: {short or 'a fault that had not begun'}")
+        problems.append(f"the run ended before the end of these faults: {short or 'at least one had not begun'}")
     return {
         "passed": not problems, "problems": problems, **ended, "steps": arguments.steps, "seed": arguments.seed,
         "killed": dict(chaos.killed), "damaged": chaos.damaged, "damage_noticed": _noticed(chaos.run),

@@ -48,7 +48,7 @@ def lineage_problems(run: Path, steps: int) -> tuple[list[str], Counter[str]]:
     if ledger["open"]:
         problems.append(f"groups without an outcome: {sorted(ledger['open'])}")
     if [record["step"] for record in json_lines(run / "metrics.jsonl")] != list(range(1, steps + 1)):
-        problems.append("metrics.jsonl does not have each step once")
+        problems.append("metrics.jsonl does not contain each step exactly once")
     trained = {group: at for group, (outcome, at) in ledger["lineage"].items() if outcome == "trained"}
     recorded = Counter(
         (group.id, int(file.stem.removeprefix("step-")) - 1)

@@ -9,7 +9,7 @@ from typing import Any
 def strict_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Build an object from JSON pairs. Assert that no key occurs twice, which JSON would allow."""
     keys = Counter(key for key, _ in pairs)
-    assert max(keys.values(), default=1) == 1, f"twice in one object: {[key for key, n in keys.items() if n > 1]}"
+    assert max(keys.values(), default=1) == 1, f"keys that occur twice: {[key for key, n in keys.items() if n > 1]}"
     return dict(pairs)
 
 

@@ -62,9 +62,9 @@ def check_plays_like_ours():
             result, theirs = one.step(replies[0]), other.step(replies[0])
             same(result, theirs)
             key = keys.setdefault(result.metadata.state_key, theirs.metadata.state_key)
-            assert key == theirs.metadata.state_key, "equal states have equal keys"
+            assert key == theirs.metadata.state_key, "equal states must have equal keys"
             replies = [*replies[1:], chance.choice(result.observation.admissible_actions)]
-        assert len(set(keys.values())) == len(keys), "different states have different keys"
+        assert len(set(keys.values())) == len(keys), "different states must have different keys"
         for reply in one.expert():
             same(one.step(reply), other.step(reply))
         assert other.observe().metadata.success
@@ -78,8 +78,8 @@ def check_forks_are_independent():
     twin, before = episode.fork(), episode.observe()
     assert twin.observe() == before
     ends = [twin.step(reply) for reply in replies[2:]]
-    assert episode.observe() == before, "the fork's steps do not touch it"
-    assert [episode.step(reply) for reply in replies[2:]] == ends, "played again by another engine"
+    assert episode.observe() == before, "steps of the fork must not change the episode"
+    assert [episode.step(reply) for reply in replies[2:]] == ends, "another engine must give the same results"
     assert ends[-1].reward == 10.0
 
 
@@ -149,8 +149,8 @@ def check_few_engines_play_many_games():
 
 
 def check_the_process_is_left_as_it_was():
-    assert "ALFWORLD_DATA" not in os.environ, "alfworld sets it when it is imported"
-    assert sys.argv[1:] == [str(FOLDER)], "Fast Downward's translator overwrites it"
+    assert "ALFWORLD_DATA" not in os.environ, "the import of alfworld sets this variable"
+    assert sys.argv[1:] == [str(FOLDER)], "Fast Downward's translator overwrites the arguments"
 
 
 def main():

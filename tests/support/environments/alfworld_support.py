@@ -75,6 +75,6 @@ def typed(game, *commands):
     """Play commands, which must be admissible. Return the responses."""
     answers = []
     for command in commands:
-        assert command in game.commands, f"{command!r} cannot be typed here: {list(game.commands)}"
+        assert command in game.commands, f"{command!r} is not admissible: {list(game.commands)}"
         answers.append(game.play(command))
     return answers

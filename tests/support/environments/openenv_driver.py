@@ -74,7 +74,7 @@ async def refusal(call):
         await call
     except RuntimeError as error:
         return str(error)
-    raise AssertionError("accepted")
+    raise AssertionError("the server accepted the call")
 
 
 async def errors(url):

@@ -175,7 +175,7 @@ class Corridor:
             return self._error("poisoned", "policy")
         if item["step_index"] == walk.steps - 1:
             return walk.answer
-        assert item["step_index"] == walk.steps, "a step was repeated or left out"
+        assert item["step_index"] == walk.steps, "a step was repeated or skipped"
         action = text.partition("<action>")[2].partition("</action>")[0]
         walk.steps += 1
         walk.at = min(GOAL, max(min(0, walk.at), walk.at + {"right": 1, "left": -1}.get(action, 0)))
