@@ -1,4 +1,4 @@
-# All targets work in a fresh clone. They need Python 3.11 or newer, and run `make setup` by themselves if it is needed.
+# All targets work in a fresh clone and need Python 3.11 or newer. They install missing packages with scripts/setup.py.
 # PYTHON=python3.12 selects an interpreter. ARLARENA_TORCH_INDEX=URL selects another package index for torch only.
 
 PYTHON ?= python3
@@ -6,16 +6,16 @@ BIN := .venv/bin
 PACKAGES := proto client sandbox $(wildcard environments/* services/*)
 TYPED := $(PACKAGES) benchmarks scripts examples
 CODE := $(TYPED) tests
-# Two pytest processes by default. All tests of a file run in the same process, because they share servers. The files run
-# in the order of the folders, because the folders with long tests come first. Each process has one thread: on two cores,
-# two processes with two threads each are many times slower. If a process crashes, the run ends with the name of its test.
+# By default, the tests run in two pytest processes. All tests of a file run in one process, because they share servers.
+# The files run in the order of the folders. The folders with long tests come first. Each process has one thread: on two
+# cores, two processes with two threads each are many times slower. If a process crashes, pytest names the test and ends.
 TEST_PROCESSES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
 	--max-worker-restart 0
-# A test that does not return from a call of C passes the limit of pytest-timeout (120 s). faulthandler ends its process.
+# pytest-timeout (120 s) cannot stop a test that hangs in C code. After 180 s, faulthandler ends the process.
 QUICK := -m "not slow" -o faulthandler_timeout=180
 
-# If this variable is set, every process compiles ARLArena's modules, torch and transformers again. This takes seconds.
+# With PYTHONDONTWRITEBYTECODE, every process compiles ARLArena's modules, torch and transformers again for seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
@@ -38,7 +38,7 @@ test-all: ## run all tests, including the slow ones
 	@$(PYTHON) scripts/setup.py openenv fuzz docs kubernetes containers page
 	@$(PYTEST)
 
-check: ## check lint, format, types, which packages import which, and the Kubernetes manifests
+check: ## check lint, format, types, imports between packages, and the Kubernetes manifests
 	@$(PYTHON) scripts/setup.py kubernetes
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
@@ -55,7 +55,7 @@ docs: ## build the documentation site in site/; fails if a link or reference is 
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 	@echo "open site/index.html"
 
-secrets: ## write the secrets of compose.yaml into secrets/; existing secrets are kept
+secrets: ## write the secrets of compose.yaml into secrets/; keeps existing secrets
 	@$(PYTHON) -m scripts.compose_secrets
 
 images: ## build the images for CPUs, one after another: NAME="trainer redis", ARGS="--build-option=--network=host"

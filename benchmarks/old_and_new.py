@@ -2,15 +2,15 @@
 
     git worktree add ../old COMMIT && python -m benchmarks.old_and_new ../old [--part sandbox …] [--pairs 60]
 
-A side is a separate process with one thread that measures one checkout. A side imports only the `arlarena` packages of
-its own checkout. For the parts in `OWN_MODULES` it also imports the benchmark modules of its own checkout. The reason
-is that these modules call Python interfaces that differ between checkouts. For the other parts, both sides use the
-benchmark modules of this checkout, so the load of both sides is the same.
+A side is a process with one thread that measures one checkout. It imports only the `arlarena` packages of its checkout.
+The benchmark modules of the parts in `OWN_MODULES` call Python interfaces that differ between checkouts. So for these
+parts, a side uses the benchmark modules of its checkout. For the other parts, both sides use the benchmark modules of
+this checkout, so both sides have the same load.
 
-In each pair, one side measures and then the other side. The order alternates from pair to pair. A measurement is short,
-because the speed of a machine changes within seconds, so many short pairs give a narrower interval. The ratio of a pair
-is the rate of this checkout divided by the rate of the older checkout. The result is the median of the ratios, with its
-interval by bootstrap. The parts:
+In each pair, first one side measures, then the other side. The order alternates from pair to pair. The speed of a
+machine changes within seconds, so many short pairs give a narrower interval than a few long pairs. The ratio of a pair
+is the rate of this checkout divided by the rate of the older checkout. The result is the median of the ratios. The
+interval is computed by bootstrap. The parts:
 
 * `environment-http`, `-batch`, `-websocket`: steps per second of a Sokoban server.
 * `rollout`: new tokens per second of a worker with a real broker, environment server and policy server.
@@ -42,17 +42,17 @@ ROOT = Path(__file__).resolve().parent.parent
 LEAST_RATIO = 0.90
 OWN_MODULES = ("rollout", "push-shared", "push-http", "update")
 TOKEN = "token of the benchmark"
-TREE = "ARLARENA_BENCHMARK_TREE"  # environment variable that gives a side the folder of its checkout
+TREE = "ARLARENA_BENCHMARK_TREE"  # environment variable with the folder of the side's checkout
 Measure = Callable[[], float]
 
 
 def import_first(*names: str) -> Any:
-    """Import the first of these modules that the side's checkout has.
+    """Import the first of these modules that exists in the side's checkout.
 
-    Older checkouts have some modules under other names.
+    In older checkouts, some modules have other names.
 
     Raises:
-        SystemExit: the checkout has none of these modules.
+        SystemExit: none of these modules exists in the checkout.
     """
     for name in names:
         with contextlib.suppress(ModuleNotFoundError):
@@ -172,7 +172,8 @@ def push(transport: str) -> Iterator[Measure]:
 def publisher_of(bench: Any, url: str, transport: Any) -> Any:
     """Create a publisher with the benchmark module `bench` of the side's checkout.
 
-    Older modules have no `publisher_of`, so the publisher is then created here.
+    Older versions of this module have no function `publisher_of`. For these versions, this function creates the
+    publisher.
     """
     if hasattr(bench, "publisher_of"):
         return bench.publisher_of(url, transport, TOKEN)
@@ -181,7 +182,7 @@ def publisher_of(bench: Any, url: str, transport: Any) -> Any:
 
 @contextlib.contextmanager
 def sandbox() -> Iterator[Measure]:
-    """Measure the executions per second of the program, two at a time."""
+    """Measure the executions per second of the program, with two concurrent executions."""
     from benchmarks.sandbox.program import PROGRAM, rate
 
     module = import_first("arlarena.sandbox.forks", "arlarena.env_server.sandbox.forks")
@@ -210,9 +211,9 @@ PARTS: dict[str, Callable[[], contextlib.AbstractContextManager[Measure]]] = {
 
 
 def run_side(part: str) -> None:
-    """Run the process of one side: for each line of standard input, measure once and print the rate.
+    """Run the process of one side: measure once for each line of standard input, and print the rate.
 
-    The first line of output is the file of an imported `arlarena` module.
+    The first line of the output is the path of an imported `arlarena` module.
     """
     import torch
 
@@ -221,7 +222,7 @@ def run_side(part: str) -> None:
     answers, sys.stdout = sys.stdout, sys.stderr
     torch.set_num_threads(1)
     with PARTS[part]() as measure:
-        measure()  # warm-up of connections, caches and imports; not counted
+        measure()  # warm-up of connections, caches and imports
         print(package.__file__, file=answers, flush=True)
         for _ in sys.stdin:
             print(measure(), file=answers, flush=True)
@@ -264,7 +265,7 @@ def side(tree: Path, part: str) -> Iterator[Measure]:
 
 
 def compare(old: Path, part: str, pairs: int) -> dict[str, Any]:
-    """Return the median ratio of one part, and its interval."""
+    """Return the median ratio of one part, its 95 % interval and the number of pairs."""
     with side(old, part) as before, side(ROOT, part) as after:
         ratios = []
         for number in range(pairs):

@@ -1,10 +1,10 @@
-# The command line, and everything that the stages of a run execute: tiny policies, demonstrations, cloning, evaluation.
+# The command line `arlarena`, and the batch stages of a run: tiny policies, demonstrations, cloning, evaluation.
 #     docker build --file docker/console.Dockerfile --tag arlarena/console .
 #
-# TORCH_INDEX chooses the variant, as in trainer.Dockerfile.
+# TORCH_INDEX: see trainer.Dockerfile.
 ARG BASE_IMAGE=python:3.11-slim
 
-# The wheels of this repository. `--build-context wheels=FOLDER` replaces this stage by wheels that are already built.
+# This stage builds the wheels of this repository. `--build-context wheels=FOLDER` replaces it by a folder of wheels.
 FROM ${BASE_IMAGE} AS wheels
 WORKDIR /source
 COPY . .
@@ -31,7 +31,7 @@ ENV PATH=/opt/arlarena/bin:${PATH} \
     HOME=/tmp \
     HF_HOME=/cache/hub \
     PYTHONUNBUFFERED=1
-# The revision changes with each commit, so that no slow step may be below it.
+# REVISION changes with each commit, and Docker then repeats all steps below it. So all slow steps are above it.
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="ARLArena console" \
@@ -40,7 +40,7 @@ LABEL org.opencontainers.image.title="ARLArena console" \
       org.opencontainers.image.licenses="Apache-2.0"
 USER 10001:10001
 WORKDIR /tmp
-# Commands of the console end by themselves, so there is no health check.
+# Most commands end by themselves, so the image has no health check. For `arlarena view`, compose.yaml defines a check.
 HEALTHCHECK NONE
 ENTRYPOINT ["arlarena"]
 CMD ["--help"]

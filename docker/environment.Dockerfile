@@ -1,10 +1,11 @@
-# The server of one environment:
+# The environment server, with one environment:
 #     docker build --file docker/environment.Dockerfile --build-arg ENVIRONMENT=sokoban --tag arlarena/environment-sokoban .
 #
-# ENVIRONMENT: sokoban, alfworld, webshop, tir_math or guess. The image contains the dependencies of this environment only.
+# ENVIRONMENT: sokoban, alfworld, webshop, tir_math or guess. The image contains only the dependencies of this
+# environment.
 ARG BASE_IMAGE=python:3.11-slim
 
-# The wheels of this repository. `--build-context wheels=FOLDER` replaces this stage by wheels that are already built.
+# This stage builds the wheels of this repository. `--build-context wheels=FOLDER` replaces it by a folder of wheels.
 FROM ${BASE_IMAGE} AS wheels
 WORKDIR /source
 COPY . .
@@ -27,7 +28,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 FROM ${BASE_IMAGE}
 ARG ENVIRONMENT=sokoban
-# The sandbox of TIR Math installs a seccomp filter with this library. Debian updates it within its stable release.
+# TIR Math's sandbox uses libseccomp to install a seccomp filter. The version of libseccomp is not pinned: when Debian
+# updates a package, the old version disappears from its archive.
 # hadolint ignore=DL3008
 RUN if [ "${ENVIRONMENT}" = tir_math ]; then \
       apt-get update && apt-get install --yes --no-install-recommends libseccomp2 && rm -rf /var/lib/apt/lists/*; \
@@ -40,7 +42,7 @@ ENV PATH=/opt/arlarena/bin:${PATH} \
     OMP_NUM_THREADS=1 \
     OPENBLAS_NUM_THREADS=1 \
     ARLARENA_ENVIRONMENT_NAME=${ENVIRONMENT}
-# The revision changes with each commit, so that no slow step may be below it.
+# REVISION changes with each commit, and Docker then repeats all steps below it. So all slow steps are above it.
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="ARLArena environment server: ${ENVIRONMENT}" \

@@ -1,10 +1,10 @@
-"""The health check of all images. Exits with 0 if the service is healthy, and prints the problem if it is not.
+"""The health check of all images. If the service is unhealthy, prints the problem and exits with 1.
 
-    healthcheck.py --url http://127.0.0.1:8000/health      the server answers 200
-    healthcheck.py --changed 60 FILE ...                   one of the files changed in the last 60 s
-    healthcheck.py --waiting /tmp/arlarena-waiting ...     also healthy: a service that waits for its stage of the run
+    healthcheck.py --url http://127.0.0.1:8000/health      healthy if the server answers 200
+    healthcheck.py --changed 60 FILE ...                   healthy if one of the files changed in the last 60 s
+    healthcheck.py --waiting FILE ...                      also healthy while the service waits for its stage of the run
 
-It runs every few seconds in every container, so it imports little: it takes 20 ms of CPU time.
+The check runs every few seconds in every container. It imports few modules, so a run takes 20 ms of CPU time.
 """
 
 import http.client
@@ -12,12 +12,12 @@ import os
 import sys
 import time
 
-WAITING_S = 30.0  # `arlarena join` touches its file every second
+WAITING_S = 30.0  # while `arlarena join` waits, it touches the file of `--waiting` every second
 TIMEOUT_S = 5.0
 
 
 def seconds_since_change(path: str) -> float:
-    """Returns the age of the last change of a file, or infinity if it does not exist."""
+    """Returns the seconds since the last change of a file, or infinity if the file does not exist."""
     try:
         return time.time() - os.stat(path).st_mtime
     except OSError:
@@ -25,7 +25,7 @@ def seconds_since_change(path: str) -> float:
 
 
 def problem_of_server(url: str) -> str:
-    """Returns the reason why a server is unhealthy, or an empty text."""
+    """Returns the problem of a server, or "" if it is healthy."""
     host, _, path = url.removeprefix("http://").partition("/")
     try:
         connection = http.client.HTTPConnection(host, timeout=TIMEOUT_S)
@@ -37,13 +37,13 @@ def problem_of_server(url: str) -> str:
 
 
 def problem_of_files(limit_s: float, files: list[str]) -> str:
-    """Returns the reason why a service without a port is unhealthy, or an empty text."""
+    """Returns the problem of a service without a port, or "" if it is healthy."""
     age = min(map(seconds_since_change, files))
     return "" if age <= limit_s else f"none of {', '.join(files)} changed in the last {limit_s:g} s"
 
 
 def main(arguments: list[str]) -> str:
-    """Returns the problem of the service that the command line describes, or an empty text."""
+    """Returns the problem of the service that the command line describes, or "" if it is healthy."""
     if arguments[:1] == ["--waiting"]:
         if seconds_since_change(arguments[1]) <= WAITING_S:
             return ""

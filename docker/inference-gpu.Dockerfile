@@ -1,12 +1,12 @@
 # The policy server on GPUs: vLLM's own image plus ARLArena's gateway, which starts vLLM.
 #     docker build --file docker/inference-gpu.Dockerfile --tag arlarena/inference:0.1.0-gpu .
 #
-# VLLM_IMAGE must contain the version of vLLM in requirements/vllm.txt. Its packages are not changed: the gateway is in a
-# virtual environment of its own, which also sees them.
+# VLLM_IMAGE must contain the version of vLLM in requirements/vllm.txt. The build does not change its packages: the
+# gateway has its own virtual environment, and also imports packages of vLLM's environment.
 ARG BASE_IMAGE=python:3.11-slim
 ARG VLLM_IMAGE=vllm/vllm-openai:v0.32.0
 
-# The wheels of this repository. `--build-context wheels=FOLDER` replaces this stage by wheels that are already built.
+# This stage builds the wheels of this repository. `--build-context wheels=FOLDER` replaces it by a folder of wheels.
 FROM ${BASE_IMAGE} AS wheels
 WORKDIR /source
 COPY . .
@@ -16,7 +16,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 FROM ${VLLM_IMAGE}
 USER 0:0
-# vLLM's image has torch, transformers and the HTTP server. Only what it lacks is installed.
+# vLLM's image has torch, transformers and the HTTP server. The build installs only the missing packages.
 RUN --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,from=wheels,target=/wheels \
     --mount=type=bind,source=constraints.txt,target=/constraints.txt \
@@ -32,7 +32,7 @@ ENV PATH=/opt/arlarena/bin:${PATH} \
     HF_HOME=/cache/hub \
     PYTHONUNBUFFERED=1 \
     ARLARENA_INFERENCE_VLLM_PYTHON=/usr/bin/python3
-# The revision changes with each commit, so that no slow step may be below it.
+# REVISION changes with each commit, and Docker then repeats all steps below it. So all slow steps are above it.
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="ARLArena policy server with vLLM" \

@@ -2,7 +2,7 @@
 #     docker build --file docker/inference.Dockerfile --tag arlarena/inference .
 ARG BASE_IMAGE=python:3.11-slim
 
-# The wheels of this repository. `--build-context wheels=FOLDER` replaces this stage by wheels that are already built.
+# This stage builds the wheels of this repository. `--build-context wheels=FOLDER` replaces it by a folder of wheels.
 FROM ${BASE_IMAGE} AS wheels
 WORKDIR /source
 COPY . .
@@ -30,7 +30,7 @@ ENV PATH=/opt/arlarena/bin:${PATH} \
     HOME=/tmp \
     HF_HOME=/cache/hub \
     PYTHONUNBUFFERED=1
-# The revision changes with each commit, so that no slow step may be below it.
+# REVISION changes with each commit, and Docker then repeats all steps below it. So all slow steps are above it.
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="ARLArena policy server" \

@@ -3,20 +3,20 @@
 #     ARLARENA_REDIS_IMAGE=arlarena/redis:0.1.0 docker compose up
 ARG BASE_IMAGE=python:3.11-slim
 FROM ${BASE_IMAGE}
-# Debian updates its packages within a stable release, so a pinned version would disappear from its archive.
+# The version is not pinned: when Debian updates a package, the old version disappears from its archive.
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends redis-server \
  && rm -rf /var/lib/apt/lists/* \
  && install --directory --owner 999 --group 999 /data
-# The same user as in the official images of Redis and Valkey, so that they can be exchanged.
-# The revision changes with each commit, so that no slow step may be below it.
+# REVISION changes with each commit, and Docker then repeats all steps below it. So all slow steps are above it.
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Redis for ARLArena" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0"
+# User 999, as in the official images of Redis and Valkey: a volume of one image can be used with the others.
 USER 999:999
 WORKDIR /data
 EXPOSE 6379

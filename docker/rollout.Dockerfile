@@ -1,8 +1,8 @@
-# The rollout workers. The image has no torch: workers only tokenise.
+# The rollout workers. The image has no torch, because workers only need tokenisers.
 #     docker build --file docker/rollout.Dockerfile --tag arlarena/rollout .
 ARG BASE_IMAGE=python:3.11-slim
 
-# The wheels of this repository. `--build-context wheels=FOLDER` replaces this stage by wheels that are already built.
+# This stage builds the wheels of this repository. `--build-context wheels=FOLDER` replaces it by a folder of wheels.
 FROM ${BASE_IMAGE} AS wheels
 WORKDIR /source
 COPY . .
@@ -30,7 +30,7 @@ ENV PATH=/opt/arlarena/bin:${PATH} \
     ARLARENA_ROLLOUT_METRICS_HOST=0.0.0.0 \
     ARLARENA_ROLLOUT_METRICS_PORT=9100 \
     ARLARENA_ROLLOUT_HEARTBEAT_FILE=/tmp/arlarena-heartbeat
-# The revision changes with each commit, so that no slow step may be below it.
+# REVISION changes with each commit, and Docker then repeats all steps below it. So all slow steps are above it.
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="ARLArena rollout workers" \

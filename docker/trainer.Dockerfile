@@ -1,11 +1,11 @@
 # The trainer. It joins a run (`arlarena join trainer`), or runs alone (`python -m arlarena.trainer train`).
 #     docker build --file docker/trainer.Dockerfile --tag arlarena/trainer .
 #
-# TORCH_INDEX chooses the variant: the package index of torch for CPUs, or for a version of CUDA. Without it, torch comes
-# from pip's index, and contains CUDA.
+# TORCH_INDEX: the package index of torch, for CPUs or for a version of CUDA. Default: pip's index, whose torch contains
+# CUDA.
 ARG BASE_IMAGE=python:3.11-slim
 
-# The wheels of this repository. `--build-context wheels=FOLDER` replaces this stage by wheels that are already built.
+# This stage builds the wheels of this repository. `--build-context wheels=FOLDER` replaces it by a folder of wheels.
 FROM ${BASE_IMAGE} AS wheels
 WORKDIR /source
 COPY . .
@@ -35,7 +35,7 @@ ENV PATH=/opt/arlarena/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     ARLARENA_TRAINER_METRICS_HOST=0.0.0.0 \
     ARLARENA_TRAINER_METRICS_PORT=9100
-# The revision changes with each commit, so that no slow step may be below it.
+# REVISION changes with each commit, and Docker then repeats all steps below it. So all slow steps are above it.
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="ARLArena trainer" \
@@ -44,7 +44,7 @@ LABEL org.opencontainers.image.title="ARLArena trainer" \
       org.opencontainers.image.licenses="Apache-2.0"
 USER 10001:10001
 WORKDIR /tmp
-# A step on a large model takes minutes. Below it, [console] hang_timeout_s limits the time without progress.
+# A training step of a large model takes minutes. The limit of 20 minutes is the default of [console] hang_timeout_s.
 HEALTHCHECK --interval=10s --timeout=6s --start-period=60s --retries=6 \
     CMD ["python", "-IS", "/opt/arlarena/healthcheck.py", "--waiting", "/tmp/arlarena-waiting", "--changed", "1200", \
          "/data/run/metrics.jsonl", "/data/run/progress/train.jsonl", "/data/run/progress/train-step.json", \

@@ -5,8 +5,8 @@
     python examples/trl_grpo.py http://127.0.0.1:8000 --model Qwen/Qwen3-0.6B
 
 TRL uses `environment_factory` to create an environment for each concurrent rollout. The model plays with the tool
-`act`, and TRL gets the reward from the environment. `--dry-run` needs neither TRL nor a model: it makes the calls that
-TRL would make, with fixed actions.
+`act`, and TRL gets the reward from the environment. `--dry-run` makes TRL's calls with fixed actions. This needs no
+model and no installation of TRL.
 """
 
 import argparse
@@ -18,7 +18,7 @@ INSTRUCTION = "Play the game below with the tool `act`, one action a call, until
 
 
 def rows(count: int) -> list[dict[str, Any]]:
-    """Return the data set. Each row has the index of one training task."""
+    """Return the rows of the data set. Each row has the index of one training task."""
     prompt = [{"role": "user", "content": INSTRUCTION + "\n\n"}]
     return [{"prompt": prompt, "split": "train", "index": index} for index in range(count)]
 
@@ -52,7 +52,7 @@ def train(url: str, model: str, tasks: int, steps: int = 100) -> list[dict[str, 
 
 
 def dry_run(url: str, tasks: int) -> None:
-    """Make the calls that TRL makes to the factory and its environments, without TRL."""
+    """Call the factory and the environments in the same way as TRL, with fixed actions."""
     factory = environment_factory(url)
     group = [factory() for _ in range(4)]
     for row in rows(tasks):
@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("url", help="URL of the environment server")
     parser.add_argument("--model", default="Qwen/Qwen3-0.6B", help="name or folder of the model")
     parser.add_argument("--tasks", type=int, default=1000, help="number of training tasks")
-    parser.add_argument("--dry-run", action="store_true", help="make TRL's calls without TRL and a model")
+    parser.add_argument("--dry-run", action="store_true", help="make TRL's calls with fixed actions")
     args = parser.parse_args()
     if args.dry_run:
         dry_run(args.url, args.tasks)

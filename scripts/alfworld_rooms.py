@@ -1,4 +1,4 @@
-"""Writes the data from which houses for ALFWorld are generated. Source: the package `alfworld` 0.4.2 (MIT licence).
+"""Writes the data file of ALFWorld's house generator. Source: the package `alfworld` 0.4.2 (MIT licence).
 
     python -m venv /tmp/alfworld && /tmp/alfworld/bin/pip install --no-deps alfworld==0.4.2
     python scripts/alfworld_rooms.py /tmp/alfworld/lib/python3.*/site-packages/alfworld
@@ -27,7 +27,10 @@ TABLES = ("VAL_RECEPTACLE_OBJECTS", "VAL_ACTION_OBJECTS", "OPENABLE_CLASS_LIST",
 
 
 def tables(constants: Path) -> dict[str, Any]:
-    """Read the constants `TABLES` from the source of a module, because an import would need missing packages."""
+    """Return the constants in `TABLES`: name → value.
+
+    The constants are read from the module's source, because an import would need packages that are not installed.
+    """
     values = {}
     for node in ast.parse(constants.read_text()).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in TABLES:
@@ -36,15 +39,15 @@ def tables(constants: Path) -> dict[str, Any]:
 
 
 def without_sliced(kinds: set[str]) -> list[str]:
-    """Return the sorted kinds of objects without sliced objects, which no game of ALFWorld has."""
+    """Return the sorted kinds of objects without sliced objects. No game of ALFWorld contains sliced objects."""
     return sorted(kind for kind in kinds if not kind.endswith("Sliced"))
 
 
 def room(layouts: Path, number: int) -> dict[str, Any]:
     """Return the kinds of objects and the receptacles of a floor plan.
 
-    For each receptacle: its id, and the position of a player who uses it (column, row, heading in quarter turns, and
-    degrees by which the player looks down).
+    The entry of a receptacle is its id and the position of a player at the receptacle: column and row in units of 0.25
+    m, heading in quarter turns, and the angle in degrees at which the player looks down.
     """
     positions = json.loads((layouts / f"FloorPlan{number}-openable.json").read_text())
     kinds = json.loads((layouts / f"FloorPlan{number}-objects.json").read_text())

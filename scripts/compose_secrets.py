@@ -4,12 +4,12 @@
     python3 -m scripts.compose_secrets [OUT]
 
 Each secret is one file with a random value: `environment_token`, `inference_api_key`, `inference_admin_token`,
-`page_token`, `grafana_password`, `redis_ROLE` for each role of Redis. `redis_users` is the list of Redis users with the
-hashes of the passwords (redis_users.py). Existing secrets are kept, so that the services of a running deployment can
-still connect. To change a secret, remove its file, run the script again, and restart the services.
+`page_token`, `grafana_password`, and `redis_ROLE` for each role of Redis. `redis_users` is the list of Redis users with
+the hashes of the passwords (redis_users.py). The script does not change existing secrets, so a running deployment
+continues to work. To change a secret, remove its file, run the script again, and restart the services.
 
-Only the owner can enter the folder. The files in it are readable for others, because Compose mounts each file with its
-owner and mode, and the containers run as another user (10001).
+Only the owner can enter the folder. The files in the folder are readable for all users, because Compose does not change
+their owner and mode, and the containers run as another user (10001).
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from scripts.redis_users import users_file
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENS = ("environment_token", "inference_api_key", "inference_admin_token", "page_token", "grafana_password")
-ROLES = ("run", "trainer", "rollout")  # those of docker/redis/users.acl that compose.yaml uses
+ROLES = ("run", "trainer", "rollout")  # the roles in docker/redis/users.acl that compose.yaml uses
 _BYTES = 32
 
 
 def secret(path: Path) -> str:
-    """Return the secret in the file. If there is no file, write a new secret."""
+    """Return the secret in the file. If the file does not exist, write a new secret first."""
     if not path.exists():
         write(path, secrets.token_urlsafe(_BYTES) + "\n")
     return path.read_text().strip()
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file with the mode 0444. Replaces an existing file atomically."""
+    """Write a file with the mode 0444. Replace an existing file atomically."""
     partial = path.with_suffix(".partial")
     partial.write_text(text)
     partial.chmod(0o444)

@@ -71,7 +71,7 @@ HEAD = """\
 This page lists every key of the TOML file of a run. `scripts/configuration_reference.py` writes
 this page from the settings of the services.
 
-- All keys may be left out. `configs/` contains complete files.
+- All keys are optional. `configs/` contains complete files.
 - Keys that end in `_s` are times in seconds.
 - An unknown key, a wrong type, or a value out of range is an error. The message names the key.
 - `arlarena up` checks all tables before it starts a process ([Run on one
@@ -86,7 +86,7 @@ value, the default of this table is used. [Objectives](../explanation/objectives
 keys and their values. Clips of plugins add their own hyperparameters.
 """
 NAMES = {int: "whole number", float: "number", str: "text", bool: "true, false", Path: "path", SecretStr: "secret text"}
-# The unit of a number, by a pattern of its key.
+# Units of numbers: pattern of the key → unit.
 UNITS = {
     r"_s$": "seconds",
     r"_minutes$": "minutes",
@@ -137,7 +137,7 @@ def _settings(model: type[Table]) -> Iterator[Setting]:
 
 
 def _overrides() -> Iterator[Setting]:
-    """Yield the choices of recipes, and the hyperparameters that depend on the choice of `clip`."""
+    """Yield the keys of `[trainer.recipe_overrides]`: the fields of a recipe, and the hyperparameters of all clips."""
     for field in fields(Recipe):
         if field.name == "clip_options":
             yield from _hyperparameters_of_clips()
@@ -208,7 +208,7 @@ def _bounds(metadata: Any) -> Iterator[str]:
 
 
 def _value(value: Any) -> str:
-    """Return a value in TOML, or "" if there is none."""
+    """Return a value as TOML. Return "" for a missing value and for a table."""
     if value is None or value is PydanticUndefined or value is MISSING or isinstance(value, Table):
         return ""
     if isinstance(value, bool):

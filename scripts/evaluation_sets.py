@@ -3,10 +3,10 @@
 .venv/bin/python -m scripts.evaluation_sets                     all sets that need no data
 .venv/bin/python -m scripts.evaluation_sets --set sokoban-v1    one set; the others keep their digests
 .venv/bin/python -m scripts.evaluation_sets --set alfworld-official-unseen-v1 --options '{"games": "/data/alfworld"}'
-.venv/bin/python -m scripts.evaluation_sets --check             exit with 1 if the page or a file is out of date
+.venv/bin/python -m scripts.evaluation_sets --check             exit with 1 if the page is out of date
 
-A set whose data is absent keeps its digest, or has none. The script starts the environment server of each set and
-resets all tasks of the set.
+To compute the digest of a set, the script starts the environment server of the set and resets all tasks. If a set needs
+data and is not named by `--set`, its digest in the file does not change.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", dest="name", choices=standard_sets(), help="only this set")
     parser.add_argument("--options", type=json.loads, default={}, help="options with the paths of data, as JSON")
-    parser.add_argument("--check", action="store_true", help="compare only the page with the published digests")
+    parser.add_argument("--check", action="store_true", help="only compare the page with the published digests")
     args = parser.parse_args()
     pins, sets = published_pins(), standard_sets()
     if not args.check:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 
 def write_or_check(wanted: Mapping[Path, str]) -> int:
-    """Write the files whose text differs from their text in `wanted`. Return the exit status.
+    """Write each file of `wanted` (path → text) that has another text. Return the exit status 0.
 
-    With the flag `--check`, write nothing, print the names of the files that differ, and return 1 if there are any.
+    With the flag `--check`, do not write files. Print the names of the files that differ, and return 1 if a file
+    differs.
     """
     outdated = [path for path, text in wanted.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     if "--check" in sys.argv[1:]:

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Builds the images of ARLArena, measures them, and finds the digests of their base images.
+"""Builds the images of ARLArena, measures them, and prints the digests of third-party images.
 
     python3 scripts/images.py build [NAME ...] [--build-option OPTION]   build images, one after another
     python3 scripts/images.py measure [NAME ...] [--json]                print sizes and cold starts as a table
     python3 scripts/images.py pin                                        print third-party images with their digests
 
-Without names, all images for CPUs are built. The variables BASE_IMAGE, TORCH_INDEX and VLLM_IMAGE set build arguments
-of the Dockerfiles. TORCH_GPU_INDEX sets TORCH_INDEX of the trainer for GPUs. WHEELS is a folder with wheels that
-scripts/wheels.py has built. `pin` prints lines for the file `.env`, so that all builds and all runs use exactly these
-images. It needs a registry.
+Without NAME, `build` and `measure` use all images for CPUs. The variables BASE_IMAGE, TORCH_INDEX and VLLM_IMAGE set
+build arguments of the Dockerfiles. TORCH_GPU_INDEX sets TORCH_INDEX of the trainer for GPUs. WHEELS is a folder with
+wheels that scripts/wheels.py has built. `pin` prints lines for the file `.env`. With these lines, all builds and runs
+use exactly the printed images. `pin` pulls the images from their registries.
 """
 
 from __future__ import annotations
@@ -33,10 +33,16 @@ MEGABYTE = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image. `arguments`: build arguments. `gpu`: another variant of an image of the same name.
+    """An image.
 
-    The start of a container is measured with the variables `start` and the command `command` (empty: that of the
-    image). Without `start`, it is not measured. `check` replaces the image's own health check.
+    Attributes:
+        dockerfile: name of the Dockerfile in docker/, without the suffix.
+        contains: description of the contents for the table.
+        arguments: build arguments.
+        start: environment variables for the measurement of the cold start. None: the cold start is not measured.
+        command: command for this measurement. Empty: the command of the image.
+        check: health check for this measurement. Empty: the health check of the image.
+        gpu: the image is the variant for GPUs, with the tag suffix `-gpu`.
     """
 
     dockerfile: str
@@ -56,7 +62,8 @@ class Image:
 CUDA = os.environ.get("TORCH_GPU_INDEX", "")
 
 
-# Variables of containers whose start is measured. A service of a run waits for its stage, so it opens no connection.
+# Variables for the measurement of cold starts. The services wait for their stage of the run, so they do not connect to
+# these addresses.
 _JOIN = (
     "ARLARENA_ENVIRONMENT_TOKEN=a-token-for-a-measurement",
     "ARLARENA_INFERENCE_ADMIN_TOKEN=a-token-for-a-measurement",
@@ -66,7 +73,7 @@ _JOIN = (
 )
 _PAGE = ("view", "/data", "--wait", "--port", "8400")
 _GET_PAGE = ("python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8400/api/health', timeout=5)")
-# The user of the health check. The image has no configuration: compose.yaml mounts it.
+# Creates the user of the health check. compose.yaml mounts a configuration with this user, but the image contains none.
 _REDIS = ("redis-server", "--user", "probe", "on", ">probe", "+ping", "--save", "")
 
 
@@ -99,7 +106,7 @@ def docker(*arguments: str) -> str:
 
 
 def revision() -> str:
-    """Return the commit of the checkout, with the suffix `-dirty` if files have changed; `unknown` without git."""
+    """Return the commit of the checkout, with the suffix `-dirty` if files have changed. Without git: `unknown`."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
     done = subprocess.run(command, text=True, capture_output=True, check=False)
     return done.stdout.strip() or "unknown"
@@ -135,10 +142,13 @@ def size(tag: str) -> float:
 
 
 def cold_start(image: Image, tag: str) -> float | None:
-    """Return the seconds from `docker run` until a container is healthy. None: the start is not measured.
+    """Return the seconds from `docker run` until a container is healthy, or None if `image.start` is None.
 
-    Environment servers, page and broker answer requests then; a service of a run waits for its stage. The health check
-    is executed without its interval of 10 s.
+    A healthy environment server, page or broker answers requests. Every other healthy service waits for its stage of
+    the run. The health check is executed again and again without a pause, instead of every 10 s.
+
+    Raises:
+        TimeoutError: the container is not healthy after `START_TIMEOUT_S`.
     """
     if image.start is None:
         return None
@@ -159,7 +169,7 @@ def cold_start(image: Image, tag: str) -> float | None:
 
 
 def measure(names: list[str]) -> list[dict[str, object]]:
-    """Return for each image its size, the difference from the base image's size, and its cold start."""
+    """Return the size of each image, the size over the base image (both in MB), and the cold start in seconds."""
     base = size(os.environ.get("BASE_IMAGE") or "python:3.11-slim")
     rows: list[dict[str, object]] = []
     for name in names:
@@ -187,7 +197,7 @@ def table(rows: list[dict[str, object]]) -> str:
 
 
 def third_party_images() -> dict[str, str]:
-    """Return the third-party images that compose.yaml and the Dockerfiles use, by variable."""
+    """Return the third-party images in compose.yaml and the Dockerfiles: variable → image."""
     texts = [path.read_text() for path in (ROOT / "compose.yaml", *sorted((ROOT / "docker").glob("*.Dockerfile")))]
     text = "\n".join(texts)
     found = re.findall(r"\$\{(\w*IMAGE):-([^}]+)\}", text) + re.findall(r"^ARG (\w*IMAGE)=(\S+)$", text, re.MULTILINE)
@@ -195,7 +205,7 @@ def third_party_images() -> dict[str, str]:
 
 
 def pin() -> int:
-    """Print the third-party images with their digests, one line for `.env` each. Return the exit status."""
+    """Print a line for `.env` for each third-party image, with its digest. Return the exit status."""
     status = 0
     for variable, image in third_party_images().items():
         try:

@@ -3,9 +3,9 @@
 
     python3 -m scripts.kubernetes_secrets | kubectl apply -f -
 
-Every call creates new values and prints the Secrets as JSON. It leaves no file: openssl writes the keys of the
-certificate into a temporary directory, which is removed. No value is in a command line. Restart the pods after new
-values: docs/how-to/operate.md. Needs the program openssl.
+Every call creates new values and prints the Secrets as JSON. After a second call, restart the pods
+(docs/how-to/operate.md). The script leaves no file: openssl writes the keys of the certificate into a temporary
+directory, and the script removes this directory. No command line contains a value. Needs the program openssl.
 
 --days N: how long the certificate of Redis is valid (default: 365).
 """
@@ -26,13 +26,13 @@ from scripts.redis_users import users_file
 
 NAMESPACE = "arlarena"
 TOKENS = ("environment-token", "inference-api-key", "inference-admin-token", "page-token")
-ROLES = ("trainer", "rollout", "keda")  # those of docker/redis/users.acl that the manifests use
-# The names under which clients connect. redis-0.redis is the pod.
+ROLES = ("trainer", "rollout", "keda")  # the roles in docker/redis/users.acl that the manifests use
+# The DNS names that clients use for Redis.
 HOSTS = ("redis", f"redis.{NAMESPACE}", f"redis.{NAMESPACE}.svc", f"redis.{NAMESPACE}.svc.cluster.local")
 
 
 def keys() -> dict[str, set[str]]:
-    """Returns the keys of each Secret, by its name."""
+    """Returns the keys of all Secrets: name of the Secret → keys."""
     tokens = {name: {"token"} for name in TOKENS}
     users = {f"redis-{role}": {"username", "password", "tls"} for role in ROLES}
     return tokens | users | {"redis-users": {"users.acl"}, "redis-ca": {"ca.crt"}, "redis-tls": set(_TLS)}
@@ -42,7 +42,9 @@ _TLS = ("ca.crt", "tls.crt", "tls.key")
 
 
 def certificate(days: int) -> dict[str, str]:
-    """Returns ca.crt, tls.crt and tls.key for Redis. A new authority signs the certificate; its key is deleted.
+    """Returns ca.crt, tls.crt and tls.key for Redis.
+
+    A new certificate authority signs the certificate. The private key of the authority is deleted. `days`: validity.
 
     Raises:
         RuntimeError: openssl is missing or failed.
@@ -69,7 +71,7 @@ def _openssl(folder: Path, *arguments: str) -> None:
 
 
 def values(days: int) -> dict[str, dict[str, str]]:
-    """Returns new values of all Secrets: name → key → text."""
+    """Returns new values of all Secrets: name of the Secret → key → text."""
     passwords = {role: secrets.token_urlsafe(32) for role in ROLES}
     tls = certificate(days)
     users = {
@@ -98,7 +100,7 @@ def main() -> int:
     parser.add_argument("--days", type=int, default=365)
     days = parser.parse_args().days
     if sys.stdout.isatty():
-        print("error: this would show the secrets: pipe the output into `kubectl apply -f -`", file=sys.stderr)
+        print("error: the terminal would show the secrets: pipe the output into `kubectl apply -f -`", file=sys.stderr)
         return 2
     try:
         items = [manifest(name, data) for name, data in values(days).items()]

@@ -2,10 +2,10 @@
 
     python scripts/planted_faults.py [NAME ...]
 
-`tests/data/planted_faults.toml` lists the faults. NAME selects faults; without NAME, all faults are checked. The script
-works in a temporary copy of the checkout. First, the tests of the selected faults must pass without a fault. Then each
-fault is inserted alone. The changed module must still be importable, and one of the fault's tests must fail. The script
-prints one line per fault, and exits with 1 if a fault is not caught.
+`tests/data/planted_faults.toml` lists the faults. Without NAME, the script checks all faults. It works in a temporary
+copy of the checkout. First, the tests of the selected faults must pass without a fault. Then the script inserts each
+fault alone. The changed module must still be importable, and one of the fault's tests must fail. The script prints one
+line per fault, and exits with 1 if a fault is not caught.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ FAULTS_FILE = "tests/data/planted_faults.toml"
 DISTRIBUTIONS: tuple[str, ...] = tuple(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["src"])
 # Files that are not copied if the checkout has no version control.
 NOT_COPIED = shutil.ignore_patterns(".venv*", ".git", "runs", "__pycache__", ".*_cache")
-TIMEOUT_S = 300.0  # time limit of the tests of one fault, which take some seconds on an idle machine
+TIMEOUT_S = 300.0  # limit for the tests of one fault; they take a few seconds on an idle machine
 NOT_IMPORTED = 70  # exit status of `DRIVER` if the changed module cannot be imported
-# Imports the changed module from the copy, then runs the tests. A fault that breaks the import, for example by a syntax
-# error, does not count as caught.
+# Imports the changed module from the copy, then runs the tests. If the import fails, for example because of a syntax
+# error, the fault does not count as caught.
 DRIVER = f"""
 import importlib, sys
 import pytest
@@ -54,8 +54,14 @@ _FAILED = re.compile(r"^(?:FAILED|ERROR) (\S*::.*)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class PlantedFault:
-    """A fault to insert. `text`, which occurs once in `file`, is replaced by `replacement`. Then one of `tests` (files
-    or pytest node ids) must fail.
+    """A fault to insert.
+
+    Attributes:
+        name: name in `FAULTS_FILE`.
+        file: file to change, relative to the checkout.
+        text: text to replace. It must occur once in `file`.
+        replacement: the faulty text.
+        tests: test files or pytest node ids. One of these tests must fail.
     """
 
     name: str
@@ -66,7 +72,7 @@ class PlantedFault:
 
     @property
     def module(self) -> str:
-        """The name of the module of `file`. If `file` is not Python, the nearest enclosing package."""
+        """The name of the module in `file`. If `file` is not a Python file, the nearest enclosing package."""
         path = Path(self.file)
         while path.suffix != ".py" and not (ROOT / path / "__init__.py").exists():
             path = path.parent
@@ -84,7 +90,7 @@ def read_faults(root: Path = ROOT) -> list[PlantedFault]:
 
 
 def copy_checkout(target: Path) -> None:
-    """Copy the checkout's files, except the files that git ignores, to `target`."""
+    """Copy the checkout's files to `target`, without the files that git ignores."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
@@ -93,14 +99,15 @@ def copy_checkout(target: Path) -> None:
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
-    # By default, Python recompiles a file only if its time in seconds or its size has changed. A fault of equal size
-    # would be missed. With `checked-hash`, Python compares a hash of the source.
+    # By default, Python recompiles a file only if its time in seconds or its size has changed. Python would then run
+    # old bytecode after a fault that does not change the size. With `checked-hash`, Python compares a hash of the
+    # source.
     compiling = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", *DISTRIBUTIONS]
     subprocess.run(compiling, cwd=target, env=environment_of(target), check=True)
 
 
 def environment_of(root: Path) -> dict[str, str]:
-    """Return environment variables with which Python uses the packages and the bytecode of the copy at `root`."""
+    """Return environment variables for Python processes that use the packages and the bytecode below `root`."""
     paths = os.pathsep.join(str(root / distribution) for distribution in DISTRIBUTIONS)
     changes = {"PYTHONPATH": paths, "PYTHONPYCACHEPREFIX": str(root / ".bytecode"), "OMP_NUM_THREADS": "1"}
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | changes
@@ -116,7 +123,9 @@ def planted(root: Path, fault: PlantedFault) -> Iterator[None]:
     file = root / fault.file
     source = file.read_text()
     if source.count(fault.text) != 1:
-        raise ValueError(f"{fault.name}: {fault.file} has {source.count(fault.text)} times the text to replace")
+        raise ValueError(
+            f"{fault.name}: the text to replace occurs {source.count(fault.text)} times in {fault.file}; once is needed"
+        )
     file.write_text(source.replace(fault.text, fault.replacement))
     try:
         yield
@@ -164,7 +173,7 @@ def check_all(root: Path, faults: Sequence[PlantedFault]) -> int:
     began = time.monotonic()
     code, output = run_tests(root, "arlarena.proto.config", tests, timeout_s=len(tests) * TIMEOUT_S)
     if code:
-        print(f"{output}\nerror: the tests fail before any fault is planted; mend the tests first")
+        print(f"{output}\nerror: the tests fail without a fault; fix the tests first")
         return 1
     print(f"without a fault: {output.strip().splitlines()[-1]}", flush=True)
     missed = 0

@@ -12,9 +12,9 @@ _HASH = re.compile(r"\{hash:(\w+)\}")
 
 
 def users_file(passwords: Mapping[str, str]) -> str:
-    """Returns the ACL file of Redis, with the SHA-256 of each password. `passwords`: by role.
+    """Returns the ACL file of Redis, with the SHA-256 of each password. `passwords`: role → password.
 
-    A role of the template without a password has no user in the file.
+    Roles without a password are left out.
 
     Raises:
         ValueError: the template has no user for a role.

@@ -1,8 +1,8 @@
 """Writes the generated pages of docs/reference: command line, HTTP API of the environment server, glossary of metrics.
 
-The page about the command line contains the `--help` of each command. The page about the HTTP API is written from the
-`/openapi.json` of a running server, and the glossary from `arlarena/proto/metrics.toml` and the Prometheus registries
-of the services.
+The page about the command line contains the `--help` of each command. The source of the page about the HTTP API is the
+`/openapi.json` of a running server. The sources of the glossary are `arlarena/proto/metrics.toml` and the Prometheus
+registries of the services.
 
 .venv/bin/python -m scripts.reference_pages            write the pages
 .venv/bin/python -m scripts.reference_pages --check    exit with 1 if a page is out of date
@@ -134,7 +134,7 @@ def subcommands(text: str) -> list[str]:
 
 
 def command_pages() -> dict[str, str]:
-    """Return the help text of every command, by the name of the command."""
+    """Return the help texts of all commands: command → help text."""
     found: dict[str, str] = {}
     wanted = ["arlarena", *MODULES]
     with ThreadPoolExecutor(2) as pool:
@@ -156,7 +156,7 @@ def command_line() -> str:
 
 
 def openapi() -> dict[str, Any]:
-    """Return the OpenAPI document of a server with the environment `guess`."""
+    """Start a server with the environment `guess`, and return the server's OpenAPI document."""
     call = [sys.executable, "-m", "arlarena.env_server", "guess", "--port", "0"]
     with subprocess.Popen(call, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:
@@ -229,7 +229,7 @@ def http_api() -> str:
 
 
 def registries() -> dict[str, CollectorRegistry]:
-    """Return the metrics registry of each server. No server is started."""
+    """Return the metrics registries: server → registry. Starts no server."""
     numbers = dict.fromkeys(("running", "waiting", "slots", "cached_prompts"), 0)
     engine = SimpleNamespace(**numbers, version="", counters=Counters())
     push = SimpleNamespace(outcomes={})

@@ -2,8 +2,8 @@
 
     .venv-containers/bin/python -m scripts.sbom [NAME ...]
 
-`make sbom` runs this script. The list has the Python packages of the image's virtual environment, and the packages of
-Debian. The script lists them from the host, so the images do not contain a tool for it.
+`make sbom` runs this script. The list contains the Python packages of the image's virtual environment, and the Debian
+packages. The script runs on the host, so the images contain no tool for lists of packages.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def python_packages(tag: str) -> dict[str, Any]:
 
 
 def debian_components(listed: str) -> list[dict[str, str]]:
-    """Return the components for the output of `LIST_DEBIAN`."""
+    """Return the CycloneDX components of the Debian packages. `listed`: output of `LIST_DEBIAN`."""
     rows = [line.split("=") for line in listed.splitlines()]
     return [
         {
@@ -67,7 +67,7 @@ def document(name: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Write the documents of the images that the command line names; default: all images for CPUs."""
+    """Write the documents of the images on the command line. Default: all images for CPUs. Return the exit status."""
     names = sys.argv[1:] or list(CPU_IMAGES)
     if unknown := [name for name in names if name not in IMAGES]:
         print(f"error: there is no image {unknown[0]!r}; known: {', '.join(IMAGES)}", file=sys.stderr)

@@ -96,7 +96,7 @@ PARTS = {
 
 
 def main() -> int:
-    """Run the commands of the parts that the command line names."""
+    """Run the commands of the parts on the command line. Return the exit status of the first failed command, else 0."""
     names = sys.argv[1:]
     if not names or set(names) - set(PARTS):
         print("usage: make verify PART=NAME, where NAME is one of")
@@ -108,7 +108,7 @@ def main() -> int:
         for command in part.commands:
             python = sys.executable
             variables = os.environ | {"OMP_NUM_THREADS": "1"}
-            if "benchmarks.alfworld.oracle" in command:  # runs in the environment in which TextWorld is installed
+            if "benchmarks.alfworld.oracle" in command:  # needs the Python environment with TextWorld
                 python = ".venv-alfworld/bin/python"
                 variables["PYTHONPATH"] = "environments/alfworld:environments/sdk:proto"
             print("running", *command, flush=True)

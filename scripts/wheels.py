@@ -1,8 +1,8 @@
-"""Build a wheel of every Python package of this repository into the folder OUT.
+"""Build wheels of all Python packages of this repository, and write them into the folder OUT.
 
     .venv/bin/python -m scripts.wheels OUT
 
-The build uses the pinned build back end in .venv. Packages that are installed from OUT need no checkout:
+The build uses the pinned build back end in .venv. Packages from OUT do not need the checkout:
 
     pip install --find-links OUT arlarena-console arlarena-env-server arlarena-guess
 """

@@ -1,8 +1,8 @@
 """Games on which the oracle compares two engines: generated games of all task types, and one real game.
 
-Some generated games are mutated: facts of the PDDL problem's `:init` are added, changed or removed. ALFRED's own games
-have such facts (things in a fridge are cool, lamps are on, a thing is in two receptacles) in more combinations than the
-generator makes.
+Some generated games are mutated: facts in the `:init` of the PDDL problem are added, changed or removed. For example, a
+thing is cool, a lamp is on, or a thing is in two receptacles. ALFRED's own games contain combinations of such facts
+that the generator does not produce.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Case:
 
     Attributes:
         kind: "made" (generated), "mutated", "real", or a value of `VARIANTS`.
-        recipe: how the game was made; can be written as JSON.
+        recipe: the parameters of the generated game and its mutations, or the name of the file. Can be written as JSON.
     """
 
     name: str
@@ -57,8 +57,8 @@ def made(split: str, type_: str, size: HouseOptions, index: int) -> tuple[Draft,
 def cases(games: int, seed: int, real: Path | None, stock: Path) -> Iterator[Case]:
     """Yield `games` generated games, then the real game if `real` is given.
 
-    The generated games go through all splits and task types in turn. About a third of them are mutated. Some of the
-    others are written in the form of another version of alfworld (`VARIANTS`).
+    The generated games alternate between all splits and task types. About a third of the games are mutated. Some of the
+    other games have the form of another version of alfworld (`VARIANTS`).
 
     Args:
         games: number of generated games.
@@ -96,9 +96,9 @@ PUT = {
 def _as_variant(draft: Draft, stock: Path, variant: str) -> GameFile:
     """Return the texts of a generated game in the form of another version of alfworld.
 
-    Most papers use the games of json_2.1.1. These games have no command `help`, and "put … in/on …" instead of "move …
-    to …". Their response to `go to` contains the name of the location instead of the receptacle. A patch in alfworld
-    updates such games: it adds `help` to the domain and to the grammar.
+    Most papers use the games of json_2.1.1. These games have no command `help`. Their command "put … in/on …" is called
+    "move … to …" in newer versions. Their response to `go to` contains the name of the location instead of the
+    receptacle. A patch in alfworld updates such games: it adds `help` to the domain and to the grammar.
     """
     file = file_of(draft)
     if variant == "older wording of put":
@@ -136,9 +136,9 @@ def _replace_all(text: str, words: dict[str, str]) -> str:
 
 
 def mutated(draft: Draft, recipe: dict[str, Any], random: Random) -> tuple[Draft, dict[str, Any]]:
-    """Apply several mutations to a game. Return the mutated game and its recipe.
+    """Apply 3 to 7 mutations to a game. Return the mutated game and its recipe.
 
-    The recipe lists the mutations, and the facts that they added and removed.
+    The recipe also lists the mutations, the added facts and the removed facts.
     """
     facts = list(draft.facts)
     names = random.sample(sorted(MUTATIONS), random.randint(3, 7))
@@ -168,7 +168,7 @@ def _things(facts: Facts, kinds: frozenset[str] = PORTABLE) -> list[str]:
 
 
 def _add_property(predicate: str, kinds: frozenset[str]) -> Callable[[Facts, Random], Facts]:
-    """Return a mutation that adds `predicate` to things of these kinds."""
+    """Return a mutation that adds `predicate` to up to 6 random things of these kinds."""
     return lambda facts, random: facts + [(predicate, thing) for thing in _sample(random, _things(facts, kinds), 6)]
 
 
@@ -201,13 +201,16 @@ def _gather_receptacles(facts: Facts, random: Random) -> Facts:
 
 
 def _add_second_receptacle(facts: Facts, random: Random) -> Facts:
-    """Put things also into a random receptacle, at any location."""
+    """Put up to 5 things into a second, random receptacle at any location. They also stay in their first receptacle."""
     receptacles = sorted(fact[1] for fact in _facts(facts, "receptacleAtLocation"))
     return facts + [("inReceptacle", thing, random.choice(receptacles)) for thing in _sample(random, _things(facts), 5)]
 
 
 def _add_receptacle_at_same_location(facts: Facts, random: Random) -> Facts:
-    """Put things also into a second receptacle at the same location, if there is a second receptacle."""
+    """Put up to 5 things into a second receptacle at the same location. They also stay in their first receptacle.
+
+    Things whose location has only one receptacle are not chosen.
+    """
     location_of = {receptacle: place for _, receptacle, place in _facts(facts, "receptacleAtLocation")}
     pairs = sorted(
         (thing, other)
@@ -219,7 +222,7 @@ def _add_receptacle_at_same_location(facts: Facts, random: Random) -> Facts:
 
 
 def _change_location(facts: Facts, random: Random) -> Facts:
-    """Move things to the location of a random receptacle. The facts that put them into a receptacle stay."""
+    """Move up to 5 things to locations of random receptacles, but do not change their facts `inReceptacle`."""
     places = sorted({fact[2] for fact in _facts(facts, "receptacleAtLocation")})
     moved = set(_sample(random, _things(facts), 5))
     return [
@@ -229,7 +232,7 @@ def _change_location(facts: Facts, random: Random) -> Facts:
 
 
 def _remove_location(facts: Facts, random: Random) -> Facts:
-    """Remove the location of things."""
+    """Remove the location of up to 5 things."""
     moved = set(_sample(random, _things(facts), 5))
     return [fact for fact in facts if not (fact[0] == "objectAtLocation" and fact[1] in moved)]
 
@@ -240,13 +243,13 @@ def _add_second_location(facts: Facts, random: Random) -> Facts:
 
 
 def _start_at_receptacle(facts: Facts, random: Random) -> Facts:
-    """Move the start of the player to the location of a random receptacle."""
+    """Let the player start at the location of a random receptacle."""
     place = random.choice(sorted({fact[2] for fact in _facts(facts, "receptacleAtLocation")}))
     return [(*fact[:2], place) if fact[0] == "atLocation" else fact for fact in facts]
 
 
 def _fill_bowls(facts: Facts, random: Random) -> Facts:
-    """Put things into other things that can contain something, such as bowls and boxes."""
+    """Put up to 4 things into other things that can contain things, such as bowls and boxes."""
     holders = sorted(fact[1] for fact in _facts(facts, "isReceptacleObject"))
     if not holders:
         return facts
@@ -255,15 +258,15 @@ def _fill_bowls(facts: Facts, random: Random) -> Facts:
 
 
 def _add_knife(facts: Facts, random: Random) -> Facts:
-    """If the room has no knife and at least four placed things, add a knife and a sliceable thing.
+    """Turn a random thing into a knife, and make another thing sliceable. Few generated rooms have both.
 
-    One of the placed things becomes a knife, and another thing becomes sliceable. Few generated rooms have both.
+    A room with a knife, or with fewer than four things in receptacles, is not changed.
     """
     kinds = {fact[2]: fact[1] for fact in _facts(facts, "objectType")}
     knives = [thing for kind, thing in kinds.items() if kind in ("KnifeType", "ButterKnifeType")]
     if knives or len(_facts(facts, "inReceptacle")) < 4:
         return facts
-    # Lamps are excluded, because the task may need them.
+    # Lamps are not chosen, because the task may need them.
     knife, food = random.sample(
         sorted({fact[1] for fact in _facts(facts, "inReceptacle")} - set(_toggleable(facts))), 2
     )
@@ -277,7 +280,7 @@ def _toggleable(facts: Facts) -> list[str]:
 
 
 def _add_unused_facts(facts: Facts, random: Random) -> Facts:
-    """Add facts that occur in ALFRED's games but do not affect any command or response."""
+    """Add facts that occur in ALFRED's games and affect no command and no response."""
     receptacles = sorted(fact[1] for fact in _facts(facts, "receptacleAtLocation"))
     held = random.sample(sorted(_facts(facts, "inReceptacle")), 2)
     return [
@@ -290,7 +293,7 @@ def _add_unused_facts(facts: Facts, random: Random) -> Facts:
 
 
 def _add_receptacle_types(facts: Facts, random: Random) -> Facts:
-    """Give random receptacles a second type: sink, microwave or fridge. So a shelf may cool things."""
+    """Give random receptacles a second type: sink, microwave or fridge. For example, a shelf can then cool things."""
     receptacles = sorted(fact[1] for fact in _facts(facts, "receptacleAtLocation"))
     return facts + [
         ("receptacleType", random.choice(receptacles), f"{kind}Type") for kind in ("SinkBasin", "Microwave", "Fridge")
@@ -298,21 +301,21 @@ def _add_receptacle_types(facts: Facts, random: Random) -> Facts:
 
 
 def _add_knife_type(facts: Facts, random: Random) -> Facts:
-    """Give things the second type "knife". So they can slice, and fit into all receptacles for knives."""
+    """Give up to 3 things the second type "knife". They can then slice, and fit into all receptacles for knives."""
     return facts + [("objectType", thing, "KnifeType") for thing in _sample(random, _things(facts))]
 
 
 def _gather_all_receptacles(facts: Facts, random: Random) -> Facts:
-    """Move all receptacles to one location, so that the player cannot go anywhere else."""
+    """Move all receptacles and things to one location. The player can then go to no other location."""
     place = random.choice(_facts(facts, "receptacleAtLocation"))[2]
     moved = ("receptacleAtLocation", "objectAtLocation")
     return [(*fact[:2], place) if fact[0] in moved else fact for fact in facts]
 
 
 def _remove_receptacle_location(facts: Facts, random: Random) -> Facts:
-    """Remove the location of an empty receptacle, and put things also into this receptacle.
+    """Remove the location of an empty receptacle, and put up to 3 things also into this receptacle.
 
-    The player cannot reach this receptacle. An empty receptacle is chosen, because the task may need a receptacle that
+    The player cannot reach this receptacle. It is an empty receptacle, because the task may need a receptacle that
     contains things.
     """
     full = {fact[2] for fact in _facts(facts, "inReceptacle")}
@@ -322,12 +325,12 @@ def _remove_receptacle_location(facts: Facts, random: Random) -> Facts:
 
 
 def _make_all_sliceable(facts: Facts, random: Random) -> Facts:
-    """Make all portable things sliceable, even knives."""
+    """Make all portable things sliceable, including knives."""
     return facts + [("sliceable", thing) for thing in _things(facts)]
 
 
 def _make_most_fixed(facts: Facts, random: Random) -> Facts:
-    """Of each kind, leave at most two things that can be picked up. The task may need two things of a kind."""
+    """Remove `pickupable` from things, except for two things of each kind. The task may need two things of a kind."""
     left = Counter(fact[2] for fact in _facts(facts, "objectType"))
     gone = set()
     for _, thing, kind in _facts(facts, "objectType"):

@@ -3,10 +3,10 @@
     make setup EXTRA=alfworld
     PYTHONPATH=proto:environments/sdk:environments/alfworld .venv-alfworld/bin/python -m benchmarks.alfworld.engines
 
-The engines play the same generated games from the same texts. In each game, TextWorld plays a complete random walk, and
-then our engine plays the same commands. Resets are timed with games that are not cached. For our engine, the time of a
-reset includes reading the texts. For TextWorld, it does not include loading the game. A step computes the response and
-the admissible commands. The result is printed as JSON. `speed.py` starts this program and judges the result.
+The engines play the same generated games from the same texts. In each game, TextWorld plays a random walk. Then our
+engine plays the same commands. No cache contains a game before its reset. For our engine, the time of a reset includes
+reading the texts. For TextWorld, the time of a reset does not include loading the game. A step computes the response
+and the admissible commands. The result is printed as JSON. `speed.py` starts this program and checks the result.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from arlarena.environments.alfworld.houses.generator import HouseOptions
 from arlarena.environments.alfworld.houses.made_games import draft_of, file_of
 
 GAMES, STEPS = 12, 25
-TEXTWORLD_GAMES = 8  # games that TextWorld has in memory during the measurement of memory
-OUR_GAMES = 40 * TEXTWORLD_GAMES  # the same for our engine; more, because a game takes less memory
+TEXTWORLD_GAMES = 8  # number of TextWorld games in the measurement of memory
+OUR_GAMES = 40 * TEXTWORLD_GAMES  # number of our games in this measurement; larger, because a game takes less memory
 
 
 def resident() -> int:
@@ -38,7 +38,7 @@ def resident() -> int:
 
 
 def texts(index: int) -> dict[str, Any]:
-    """Return the texts of a generated game's file."""
+    """Return the fields of a generated game's file: field → text."""
     game: dict[str, Any] = msgspec.to_builtins(file_of(draft_of("train", index, HouseOptions(), 50)))
     return game
 
@@ -49,7 +49,7 @@ def ours(game: dict[str, Any]) -> Game:
 
 
 class TextWorldGame:
-    """A game in TextWorld, with the names of things that alfworld sets."""
+    """A game in TextWorld. The things have the same names as in alfworld."""
 
     def __init__(self, game: dict[str, Any]) -> None:
         from alfworld.agents.utils.misc import Demangler
@@ -101,9 +101,10 @@ def speed() -> dict[str, dict[str, list[float]]]:
 
 
 def memory() -> dict[str, float]:
-    """Return the memory of a running game in bytes, for each engine.
+    """Return the memory of a running game for each engine, in bytes.
 
-    This is the growth of the process while it creates many different games, divided by the number of games.
+    The value is the growth of the process's resident memory while it creates many different games, divided by the
+    number of games.
     """
     results = {}
     for name, make, count in (

@@ -1,14 +1,14 @@
-"""Checks generated games, and a folder of games as large as ALFWorld's training set. TextWorld is not needed.
+"""Checks generated games, and a folder with as many games as ALFWorld's training set. TextWorld is not needed.
 
     python -m benchmarks.alfworld.games --out benchmarks/results/alfworld_games.json
 
 The result has two parts:
 
-* `made`: two processes with different hash seeds generate games of all splits. The games must be the same to the byte.
-  The expert (a program that solves games) must solve each game on our engine within the horizon. All six task types
-  must occur. No two splits may contain games with the same content.
-* `folder`: the environment loads a folder of game files. The time until the environment is ready and the growth of its
-  memory are measured.
+* `made`: two processes with different hash seeds generate games of all splits. Both processes must produce the same
+  bytes. The expert (a program that solves games) must solve each game on our engine within the horizon. All six task
+  types must occur. No two splits may contain games with the same content.
+* `folder`: the environment loads a folder of game files. The benchmark measures the time until the environment is
+  ready, and the growth of its memory.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from benchmarks.support.results import finish
 
 SHARES = {"train": 0.5, "valid_seen": 0.25, "valid_unseen": 0.25}
 MAX_SECONDS = 5.0
-DISTINCT = 50  # different games in the folder; the other games are copies of these
+DISTINCT = 50  # number of different games in the folder; the other files are copies of these games
 
 
 def play_games(count: int) -> list[dict[str, Any]]:
-    """Let the expert play `count` generated games of all splits. Return a record of each game."""
+    """Let the expert play `count` generated games (`SHARES`: share of each split). Return a record of each game."""
     options, records = AlfworldOptions.model_validate({}), []
     games = GeneratedGames(options.houses(), options.max_steps, options.panel_size)
     for split in SPLITS:
@@ -72,7 +72,7 @@ def play_games(count: int) -> list[dict[str, Any]]:
 
 
 def check_generated_games(count: int) -> dict[str, Any]:
-    """Generate and play the games in two processes with different hash seeds, and return a summary."""
+    """Generate and play the games in two processes with different hash seeds. Return a summary."""
     runs = []
     for seed in ("1", "2"):
         command = [sys.executable, "-m", "benchmarks.alfworld.games", "--play", str(count)]
@@ -92,7 +92,7 @@ def check_generated_games(count: int) -> dict[str, Any]:
 
 
 def measure_folder(count: int) -> dict[str, Any]:
-    """Measure the time and the memory that it takes to load a folder of `count` games."""
+    """Load a folder of `count` games. Return the duration in seconds and the growth of memory in MB (10^6 bytes)."""
     with tempfile.TemporaryDirectory(prefix="arlarena-bench-") as games_folder:
         root, options = Path(games_folder), AlfworldOptions.model_validate({})
         origins = [export(root, "train", index, options) for index in range(DISTINCT)]

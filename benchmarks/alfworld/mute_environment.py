@@ -1,4 +1,4 @@
-"""An environment without rules. Every observation is the same ALFWorld observation. So the prompts have the usual
+"""An environment without rules. All its observations are the same ALFWorld observation, so the prompts have the usual
 length.
 
 python -m arlarena.env_server benchmarks.alfworld.mute_environment --port 8000

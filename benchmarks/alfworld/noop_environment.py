@@ -1,4 +1,4 @@
-"""An environment without rules. Every observation is one word. Benchmarks use it to measure the server alone.
+"""An environment without rules. Every observation is one word. Benchmarks use it to measure the server without a game.
 
 python -m arlarena.env_server benchmarks.alfworld.noop_environment --port 8000
 """
@@ -34,7 +34,7 @@ class Nothing(TextGame):
 
 
 class NothingEnvironment(TextEnvironment):
-    """An environment whose episodes have 50 steps without effect."""
+    """An environment with episodes of 50 steps. The steps have no effect."""
 
     name, version, description, horizon, expert = "noop", "1", "Nothing happens.", 50, False
     template = PromptTemplate("full", "1", "{history}{observation}")

@@ -3,14 +3,13 @@
     make verify PART=alfworld
 
 The engines play the games of `cases.py`: generated games of all task types and splits, mutated games, games with the
-domain and grammar of other versions of alfworld, and one real game if its file exists. In each game they follow four
-walks (`walks.py`), one after the other: the commands of the expert, errands, random commands, and the commands of a
-careless or malicious player. In every other game the order of the walks is reversed, so that some walks begin after the
-task is solved. The first difference is printed with the game's recipe and all commands, and ends the run with exit
-status 1.
+domain and grammar of other versions of alfworld, and one real game if its file exists. In each game, the engines play
+four walks (`walks.py`), one after another: the commands of the expert, errands, random commands, and the commands of a
+careless or malicious player. Every second game has the reverse order, so some walks begin after the task is solved. At
+the first difference, the program prints the game's recipe and all commands, and ends with exit status 1.
 
 With `--record FOLDER`, the program plays two short games of each task type instead, and writes transcripts of
-TextWorld's responses. `make test` compares these transcripts with our engine.
+TextWorld's responses. `make test` compares our engine with these transcripts.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ SHARES = {
     "adversarial": 0.5,
 }  # maximum length of each walk, as a share of --steps
 ENGINE = "textworld 1.7.0, alfworld 0.4.2"
-# The walks of a transcript, with the maximum number of steps of each, by the kind of the game.
+# The walks of a transcript: kind of the game → walk → maximum number of steps.
 RECORDED = {"made": {"planned": 25, "adversarial": 10}, "mutated": {"errands": 22, "adversarial": 8, "planned": 20}}
 
 
@@ -60,7 +59,7 @@ class Different(Exception):
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of the games and steps that were compared."""
+    """Counts of the compared games and steps."""
 
     games: Counter[str] = field(default_factory=Counter)
     types: Counter[str] = field(default_factory=Counter)
@@ -77,7 +76,7 @@ Answer = tuple[str, tuple[str, ...], bool]
 
 
 class Pair:
-    """Both engines on one game."""
+    """Our engine and TextWorld with the same game."""
 
     def __init__(self, stock: StockEngine, case: Case, tally: Tally) -> None:
         self.case, self.tally = case, tally
@@ -104,10 +103,10 @@ class Pair:
         self.answers.append(self._compare(self._stock.output()))
 
     def play_again(self) -> None:
-        """Repeat all commands in our engine, whose cache now has the responses. Each command is played in a new copy.
+        """Play all commands again in our engine. Its cache now contains the responses.
 
         Raises:
-            Different: a result differs from that of the first time.
+            Different: a result differs from the first result.
         """
         self.game = Game(self.made.rules)
         for command, (text, commands, won) in zip(self.typed, self.answers[1:], strict=True):
@@ -133,7 +132,11 @@ def _difference(pair: Pair, ours: Answer, theirs: Answer) -> str:
 
 
 def play(stock: StockEngine, case: Case, steps: int, seed: int, tally: Tally) -> None:
-    """Play all walks in one game. Raises the errors of `Pair.play`."""
+    """Play all walks in one game, and count its steps in `tally`.
+
+    Raises:
+        Different: the results of the engines differ.
+    """
     pair = Pair(stock, case, tally)
     names = list(WALKS) if seed % 2 else list(reversed(WALKS))
     won = False
@@ -188,7 +191,7 @@ def compare(args: argparse.Namespace, stock_data: Path) -> dict[str, Any]:
 
 
 def recorded_cases(seed: int) -> Iterator[Case]:
-    """Yield two games of each kind of task. The second game is mutated."""
+    """Yield two games of each task type. The second game is mutated."""
     for number, kind in enumerate(TASK_TYPES):
         for second in (0, 1):
             split = SPLITS[(number + second) % len(SPLITS)]
@@ -238,7 +241,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--games", type=int, default=108, help="number of generated games")
     parser.add_argument(
-        "--steps", type=int, default=46, help="maximum number of steps of a walk; wandering and adversarial: half"
+        "--steps", type=int, default=46, help="maximum number of steps of a walk; half of it for two walks"
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--real", type=Path, default=REAL, help="file of a real game; ignored if it does not exist")

@@ -2,10 +2,11 @@
 
     make setup EXTRA=alfworld && python -m benchmarks.alfworld.speed --out benchmarks/results/alfworld_speed.json
 
-* `engines`: time of a reset and of a step, and memory of a game, of our engine and of TextWorld (`engines.py`);
+* `engines`: for our engine and for TextWorld, the time of a reset and of a step, and the memory of a game
+  (`engines.py`).
 * `steps_per_s`: steps per second of a server over `/v1/batch`, with 256 sessions and two concurrent batches. The
   environments are `alfworld`, `mute` (always the same ALFWorld observation) and `noop` (always one word). Actions are
-  random admissible commands. The servers are measured in alternating rounds, and the medians are compared.
+  random admissible commands. The servers are measured in turn, in several rounds. The medians are compared.
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ from benchmarks.support.results import finish
 STOCK = ROOT / ".venv-alfworld" / "bin" / "python"
 SESSIONS = 256
 WARM_S = 15.0  # seconds of the warm-up round
-SEEDS = 64  # number of different games; sessions share them, as the episodes of a group do
+SEEDS = 64  # number of different games; several sessions play the same game, like the episodes of a group
 
 
 class EngineOutput(msgspec.Struct):
-    """The fields of an observation that the player reads."""
+    """The fields of an observation that this benchmark reads."""
 
     admissible_actions: list[str] | None = None
 
 
 class Item(msgspec.Struct):
-    """The fields of one result in a batch that the player reads."""
+    """The fields of one result of a batch that this benchmark reads."""
 
     ok: bool
     done: bool | None = None
@@ -51,7 +52,7 @@ class Item(msgspec.Struct):
 
 
 class Reply(msgspec.Struct):
-    """The fields of a batch's reply that the player reads."""
+    """The fields of the reply to a batch that this benchmark reads."""
 
     results: list[Item]
 
@@ -70,7 +71,7 @@ async def rate(url: str, seconds: float, number: int) -> float:
 async def batches(session: aiohttp.ClientSession, url: str, walks: str, ends: float) -> int:
     """Step the sessions of one batch until `time.perf_counter` reaches `ends`. Return the number of steps.
 
-    An episode that has ended is reset. Resets take part of the time, but are not counted as steps.
+    Sessions with an ended episode are reset. The time includes the resets, but the number of steps does not.
     """
     walk, count, steps = random.Random(walks), SESSIONS // BATCHES, 0
     seeds = [seed % SEEDS for seed in range(count)]
@@ -113,7 +114,7 @@ def measure_servers(seconds: float, rounds: int) -> dict[str, list[float]]:
         for number in range(rounds + 1):
             for name, url in urls.items():
                 speed = asyncio.run(rate(url, seconds if number else WARM_S, number))
-                if number:  # round 0 is not counted, because it generates the games
+                if number:  # round 0 is the warm-up, in which the server generates the games
                     rates[name].append(speed)
     return rates
 

@@ -1,9 +1,10 @@
 """Checks the claims about configs/alfworld-tiny.toml on three seeds, and writes benchmarks/results/alfworld_tiny.json.
 
-    python -m benchmarks.alfworld.verify             repeat all runs, half an hour each
-    python -m benchmarks.alfworld.verify --reuse     keep finished runs, and resume the others
+    python -m benchmarks.alfworld.verify             repeat all runs: half an hour for each run
+    python -m benchmarks.alfworld.verify --reuse     keep finished runs, and resume unfinished runs
 
-Runs are in runs/verify/alfworld-<seed>. Exit status: 0 if every claim holds, 1 if a claim fails, 2 if a run failed.
+Runs are in runs/verify/alfworld-<seed>. Exit status: 0 if every claim is true, 1 if a claim is false, 2 if a run
+failed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Walks: strategies that choose the next command of a game.
 
-A walk reads the admissible commands and the state from our engine. The oracle then gives each chosen command to both
-engines and compares the results.
+A walk reads the admissible commands and the state from our engine. The oracle gives each chosen command to our engine
+and to TextWorld, and compares the results.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def adversarial(game: Game, made: LoadedGame, random: Random) -> Walk:
     """Yield the commands of a careless or malicious player.
 
     About half of the commands are nonsense, misspelled commands, commands that were admissible in an earlier state, and
-    repetitions. The others are those of `wandering`.
+    repetitions. The other commands come from `wandering`.
     """
     known: set[str] = set()
     usual, last = wandering(game, made, random), "look"
@@ -74,8 +74,8 @@ def adversarial(game: Game, made: LoadedGame, random: Random) -> Walk:
 def _misspelled(command: str, random: Random) -> str:
     """Return a command with another spelling.
 
-    The engines accept white space at both ends of a command. Any other spelling does nothing, unless the result is
-    another admissible command: "open drawer 1" may become "open drawer 11".
+    The engines accept white space at both ends of a command. Other misspelled commands do nothing, except if they are
+    also admissible commands: "open drawer 1" can become "open drawer 11".
     """
     return random.choice(
         [
@@ -102,8 +102,11 @@ def _renumbered(command: str, random: Random) -> str:
 def errands(game: Game, made: LoadedGame, random: Random) -> Walk:
     """Yield all errands in random order.
 
-    The errands slice things, use lamps, clean, heat and cool things repeatedly, move things between receptacles at the
-    same location, and carry things around.
+    - `slicing` slices things.
+    - `lamps` uses lamps.
+    - `treatments` cleans, heats and cools things repeatedly.
+    - `neighbours` moves things between receptacles at the same location.
+    - `thing_in_hand` carries things to other places.
     """
     kinds = [slicing, lamps, treatments, neighbours, thing_in_hand]
     random.shuffle(kinds)
@@ -112,7 +115,7 @@ def errands(game: Game, made: LoadedGame, random: Random) -> Walk:
 
 
 def _try(game: Game, move: Move) -> Walk:
-    """Yield the command of a move if the move is possible, else nothing."""
+    """Yield the command of a move if the move is possible. Otherwise yield nothing."""
     for command, one in game.commands.items():
         if one == move:
             yield command
@@ -137,7 +140,7 @@ def _drop(game: Game, random: Random) -> Walk:
 
 
 def _fetch(game: Game, things: Mask, random: Random) -> Walk:
-    """Take one of these things, if none of them is already held. Another held thing is put down first."""
+    """Take one of these things. Put down any other held thing first. Do nothing if one of these things is held."""
     if game.state.held != NOTHING and things >> game.state.held & 1:
         return
     yield from _drop(game, random)
@@ -160,7 +163,7 @@ def _look_around(game: Game, random: Random) -> Walk:
 
 
 def slicing(game: Game, random: Random) -> Walk:
-    """Two times: take a knife, slice a thing twice, take the thing, then clean, heat and cool it."""
+    """Twice: take a knife, slice a thing two times, take the thing, then clean, heat and cool the thing."""
     house = game.rules.house
     if not house.knives or not house.sliceable:
         return
@@ -183,9 +186,9 @@ def slicing(game: Game, random: Random) -> Walk:
 
 
 def _treat(game: Game, random: Random) -> Walk:
-    """Clean, heat and cool the held thing with each tool in random order, and repeat this with up to two tools.
+    """Clean, heat and cool the held thing with all tools in random order, and then again with up to two tools.
 
-    The thing is examined after each action.
+    Examine the thing after each action.
     """
     tools = [(action, one) for action, mask in game.rules.house.tools.items() for one in bits(mask)]
     for action, tool in random.sample(tools, len(tools)) + random.sample(tools, min(2, len(tools))):
@@ -195,9 +198,9 @@ def _treat(game: Game, random: Random) -> Walk:
 
 
 def treatments(game: Game, random: Random) -> Walk:
-    """Take a thing and clean, heat and cool it as far as possible.
+    """Take a thing, and try to clean, heat and cool it.
 
-    This is done with a cleanable thing, with a heatable thing, and with a thing that is coolable but not heatable.
+    The things are a cleanable thing, a heatable thing, and a thing that is coolable but not heatable.
     """
     house = game.rules.house
     for able in (house.cleanable, house.heatable, house.coolable & ~house.heatable):
@@ -207,7 +210,7 @@ def treatments(game: Game, random: Random) -> Walk:
 
 
 def lamps(game: Game, random: Random) -> Walk:
-    """Use each of up to two lamps three times, pick up the lamp if this is possible, and use the lamp again."""
+    """Up to twice: use a lamp three times, pick up the lamp if possible, and use the lamp again."""
     house, state = game.rules.house, game.state
     lit = [
         (lamp, place)
@@ -238,7 +241,7 @@ def neighbours(game: Game, random: Random) -> Walk:
 
 
 def _move_between(game: Game, receptacles: tuple[int, ...], random: Random) -> Walk:
-    """Take a random thing from one of these receptacles, and put it into the first of them that admits the thing."""
+    """Take a random thing from one of these receptacles, and put it into a random one of them that accepts it."""
     full = [one for one in receptacles if game.state.inside.get(one)]
     if not full:
         return

@@ -2,17 +2,17 @@
 
     python -m benchmarks.chaos.cluster --out benchmarks/results/cluster.json
 
-Needs a Docker engine with the images of `make images`. All hosts are simulated on one machine, as cluster.yaml
-describes. Hosts A and B have an environment server, a policy server, a rollout worker and a trainer rank each. The
-control host has Redis, the gateway of the policy servers, and `run`. Each host has a network. The network `fabric`
-connects the hosts.
+Needs a Docker engine with the images of `make images`. cluster.yaml simulates all hosts on one machine. Hosts A and B
+each have an environment server, a policy server, a rollout worker and a trainer rank. The control host has Redis, the
+gateway of the policy servers, and `run`. Host A and host B each have their own network. The network `fabric` connects
+all hosts.
 
 * After a quarter of the steps, all containers of host B are disconnected from the other hosts for `--partition`
   seconds.
-* After half of the steps, all containers of host B are killed. After `--lost` seconds, a new host with the same
-  containers starts.
+* After half of the steps, all containers of host B are killed. `--lost` seconds later, new containers start in their
+  place.
 
-The checks are those of `benchmarks.chaos.compose_kills`.
+At the end, the run directory is checked with the checks of `benchmarks.chaos.compose_kills`.
 """
 
 from __future__ import annotations
@@ -36,21 +36,24 @@ from benchmarks.support.results import finish
 FOLDER = ROOT / "benchmarks" / "chaos"
 CONTROL = ("redis", "run")
 GATEWAY = "gateway"
-SERVERS = ("sokoban", "replica", "rollout", "trainer")  # of each host
+SERVERS = ("sokoban", "replica", "rollout", "trainer")  # the services of host A and of host B
 HOSTS = {"a": tuple(f"{name}-0" for name in SERVERS), "b": tuple(f"{name}-1" for name in SERVERS)}
 FABRIC = "fabric"
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def configuration(steps: int) -> str:
-    """Return run.toml with `steps`, HTTP weight transfer and the rank variables."""
+    """Return the text of run.toml with `steps` steps, weight transfer over HTTP, and the rank variables."""
     text = (FOLDER / "run.toml").read_text().replace("\nsteps = 60\n", f"\nsteps = {steps}\n")
     text = text.replace("\n[trainer]\n", '\n[trainer]\npush_transport = "http"\n')
     return text.replace("\n[console]\n", f"\n[console]\npass_environment = {json.dumps(list(RANK_VARIABLES))}\n")
 
 
 class Cluster:
-    """The containers of the simulated hosts. `events`: partitions and losses of hosts, with the step and the time."""
+    """The containers of the simulated hosts.
+
+    `events`: the partitions and losses of hosts, with the training step and the seconds since the start.
+    """
 
     def __init__(self, project: ComposeProject, steps: int, limit_s: float) -> None:
         self.project, self._steps, self._limit_s = project, steps, limit_s
@@ -88,7 +91,7 @@ class Cluster:
         self._note("partition ended", host)
 
     def lose(self, host: str, seconds: float) -> None:
-        """Kill all containers of a host. After `seconds`, start new containers."""
+        """Kill all containers of a host. Start new containers after `seconds`."""
         self._note("host lost", host)
         docker("kill", *self.project.containers(*HOSTS[host]))
         time.sleep(seconds)
@@ -117,7 +120,7 @@ class Cluster:
 
 
 def train(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train on the cluster. Return the events and the results of the checks."""
+    """Train on the cluster with both failures. Return the events and the results of the checks."""
     config, run = folder / "run.toml", folder / "run"
     config.write_text(configuration(arguments.steps))
     assert tomllib.loads(config.read_text())["trainer"]["steps"] == arguments.steps
@@ -145,7 +148,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=16, help="number of training steps")
     parser.add_argument("--partition", type=float, default=30, help="duration of the partition in seconds")
-    parser.add_argument("--lost", type=float, default=20, help="seconds until the lost host is replaced")
+    parser.add_argument("--lost", type=float, default=20, help="seconds until new containers replace the lost host")
     parser.add_argument("--minutes", type=float, default=40, help="time limit of each phase of the run")
     parser.add_argument("--project", default="arlarena-cluster", help="name of the Compose project")
     parser.add_argument("--leave", action="store_true", help="do not remove the containers at the end")

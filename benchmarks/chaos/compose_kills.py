@@ -2,23 +2,24 @@
 
     python -m benchmarks.chaos.compose_kills --kills 100 --out benchmarks/results/chaos_compose.json
 
-Needs a Docker engine with the images of `make images`. compose.yaml runs with a project name, secrets, ports and
-volumes of its own. From the first training step on, `--kills` containers are killed with SIGKILL: Redis, the four
-environment servers, the policy server, two rollout workers, the trainer, the page, and `run`, which starts the stages.
-The kills are spread evenly over the training steps, each at a random moment. The first kills are one of each container.
-A container is killed in one of two ways:
+Needs a Docker engine with the images of `make images`. compose.yaml runs with its own project name, secrets, ports and
+volumes. After the first training step, the script starts to kill containers. There are `--kills` kills. The containers
+are Redis, the four environment servers, the policy server, two rollout workers, the trainer, the page, and `run` (which
+starts the stages). The first kills are one kill of each container, in random order. The kills are spread evenly over
+the training steps, with random pauses. There are two methods of a kill:
 
-* `stopped`: `docker kill`. The engine does not restart it. After up to `DOWN_S` seconds this script starts it again.
-* `crashed`: SIGKILL to its first process, from the host. The engine restarts it, by the restart policy of compose.yaml.
-  This needs root on the host of the engine; otherwise all kills are of the first kind.
+* `stopped`: `docker kill`. Docker does not restart the container. The script starts it after up to `DOWN_S` seconds.
+* `crashed`: the script sends SIGKILL to the first process of the container, from the host. Docker restarts the
+  container (restart policy of compose.yaml). This method needs root on the Docker host. Otherwise all kills are
+  `stopped`.
 
-After the end of the run, the run directory is copied from its volume and checked:
+After the end of the run, the script copies the run directory from its volume. It checks:
 
-* `run`, trainer and workers have ended with exit status 0. The servers, which keep running, are healthy.
+* `run`, trainer and workers have ended with exit status 0. All servers are healthy.
 * Each issued group has exactly one outcome, and no group became a dead letter.
-* The groups that were trained on are the recorded groups, each at one step.
+* Each group with the outcome "trained" is recorded at exactly one step. No other group is recorded.
 * metrics.jsonl has one record for each step, and no sample is older than `[trainer] staleness`.
-* Every recorded episode, played again, has the same rewards.
+* All recorded episodes have the same rewards when they are played again.
 * `arlarena verify` and `arlarena status` find no problem.
 """
 
@@ -45,21 +46,21 @@ from benchmarks.support.paths import ROOT
 from benchmarks.support.results import finish
 
 CONFIG = ROOT / "benchmarks" / "chaos" / "run.toml"
-SERVERS = ("redis", "sokoban", "alfworld", "webshop", "tir-math", "inference", "page")  # run until they are stopped
-WORKING = ("run", "trainer", "rollout")  # end by themselves
+SERVERS = ("redis", "sokoban", "alfworld", "webshop", "tir-math", "inference", "page")  # do not end by themselves
+WORKING = ("run", "trainer", "rollout")  # end at the end of the run
 SERVICES = (*SERVERS, *WORKING)
 WORKERS = 2
-DOWN_S, PAUSE_S = 4.0, 3.0  # longest time until a stopped container is started again, and longest pause before a kill
-START_LIMIT_S = 600.0  # for the restart of a container, and for the state of each container after the run
+DOWN_S, PAUSE_S = 4.0, 3.0  # longest time until the script starts a stopped container, and longest pause before a kill
+START_LIMIT_S = 600.0  # limit for the restart of a container, and for the wait for its final state
 
 
 class Killer:
     """Kills containers of a project.
 
     Attributes:
-        containers: names of the containers that are killed.
-        kills: number of kills by container.
-        kills_by_method: number of kills by method, `stopped` or `crashed`.
+        containers: names of the containers to kill.
+        kills: container → number of kills.
+        kills_by_method: method (`stopped` or `crashed`) → number of kills.
     """
 
     def __init__(self, project: ComposeProject, rng: random.Random, steps: int) -> None:
@@ -85,7 +86,10 @@ class Killer:
             print(f"{seconds:.0f} s: {number + 1} kills, step {reached}: {container}", file=sys.stderr, flush=True)
 
     def _kill(self, container: str) -> None:
-        """Wait until the container runs, and kill it. If the engine will not restart the container, start it again."""
+        """Wait until the container runs, and kill it by a random method. Start it again after `docker kill`.
+
+        Do nothing if training is near its end.
+        """
         project = self._project
         project.until(lambda: project.state(container)["Running"] or self._near_end(), container, START_LIMIT_S)
         if self._near_end():
@@ -100,11 +104,11 @@ class Killer:
         self.kills[container.removeprefix(f"{self._project.name}-")] += 1
 
     def _near_end(self) -> bool:
-        """Return whether training is near its end, or the run has ended."""
+        """Return whether the run has ended, or at most one training step is left."""
         return self._project.ended() is not None or self._project.steps() > self._steps - 2
 
     def _crash(self, container: str) -> bool:
-        """Kill the first process of a container from the host. Return False if this is not possible."""
+        """Kill the first process of a container from the host. Return False if the script cannot kill the process."""
         state = self._project.state(container)
         identity = docker("inspect", "--format", "{{.Id}}", container).strip()
         try:
@@ -117,7 +121,7 @@ class Killer:
 
 
 def kill_containers(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Run compose.yaml with all kills. Return the kills and the results of the checks."""
+    """Start the services of compose.yaml, and kill containers. Return the kills and the results of the checks."""
     config = folder / "run.toml"
     config.write_text(CONFIG.read_text().replace("\nsteps = 60\n", f"\nsteps = {arguments.steps}\n"))
     steps = tomllib.loads(config.read_text())["trainer"]["steps"]
@@ -151,7 +155,7 @@ def kill_containers(arguments: argparse.Namespace, folder: Path) -> dict[str, An
 
 
 def problems_at_end(project: ComposeProject) -> list[str]:
-    """Wait until all servers are healthy and all others have succeeded. Return the containers that fail to."""
+    """Wait until all servers are healthy and all other services have succeeded. Return a text for each failure."""
     problems = []
     for container, service in project.containers(*SERVICES).items():
         done = project.is_healthy if service in SERVERS else project.has_succeeded
@@ -176,7 +180,8 @@ def main() -> int:
     """Run, kill, check and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="number of kills")
-    # On two busy cores, a kill takes up to 20 s and a step 3 to 8 s. With few steps, the run ends before the last kill.
+    # On two busy cores, a kill takes up to 20 s, and a step 3 to 8 s. With too few steps, the run ends before all
+    # kills.
     parser.add_argument(
         "--steps", type=int, default=180, help="number of training steps; the kills are spread over them"
     )

@@ -17,9 +17,11 @@ SHOWN = 20  # problems of one kind that the result contains
 
 
 def check_run(run: Path, *, verify: bool = True) -> dict[str, Any]:
-    """Return the results of the checks of a finished run. The key `problems` has a list of descriptions.
+    """Check a finished run. Return the results of the checks. The key `problems` is a list of descriptions.
 
-    `run`: a copy of the run directory. `verify`: also execute `arlarena verify`, which starts an environment server.
+    Args:
+        run: a copy of the run directory.
+        verify: also execute `arlarena verify`, which starts an environment server.
     """
     trainer = tomllib.loads((run / "config.toml").read_text())["trainer"]
     problems, outcomes = lineage_problems(run, trainer["steps"])
@@ -49,11 +51,11 @@ def check_run(run: Path, *, verify: bool = True) -> dict[str, Any]:
 
 
 def staleness(run: Path, bound: int) -> tuple[int, list[str]]:
-    """Return the largest age of a sample that was trained on, and descriptions of violations of the bound.
+    """Return the largest age of a trained sample, and a description of each sample or group that is too old.
 
-    The age is the number of steps since the oldest version that sampled one of an episode's tokens. The largest age is
-    read from the trainer's metrics. Independently, each recorded group must have an episode whose age the bound
-    permits.
+    The age of an episode is the number of steps since the oldest version that sampled one of its tokens. The largest
+    age comes from the trainer's metrics. As an independent check, at least one episode of each recorded group must not
+    be older than `bound`.
     """
     records = json_lines(run / "metrics.jsonl")
     ages = {record["step"]: int(record["age_max"]) for record in records}
@@ -69,7 +71,7 @@ def staleness(run: Path, bound: int) -> tuple[int, list[str]]:
 
 
 def youngest_age(group: Group, step: int) -> int:
-    """Return the smallest age of an episode of a group in a training step."""
+    """Return the smallest age among the episodes of a group, in steps. `step`: the training step of the group."""
     oldest = [
         min(span.version.step for turn in episode.turns for span in turn.spans)
         for episode in group.trajectories

@@ -2,19 +2,21 @@
 
     python -m benchmarks.console.page_speed [--episodes 100000] [--out benchmarks/results/page.json]
 
-The run (`benchmarks/console/recorded_run.py`) has 400 recorded steps with figures and two evaluations, with texts of
-the size of Sokoban. `arlarena view` is started twice: without an index (`cold`), and with it (`warm`). Wall times:
+The run (`benchmarks/console/recorded_run.py`) has 400 recorded steps with figures and two evaluations. Its texts are as
+long as those of Sokoban. The benchmark starts `arlarena view` twice: without an index (`cold`), and with an index
+(`warm`). It measures these wall times:
 
-- `open_s`: from the start of the server's process until the replies that the view of a run and the list of its episodes
-  need have arrived. Without an index, the list is incomplete (`indexed`), and must have episodes.
-- `index_s`: until all episodes are listed and can be searched.
-- `browser.open_ms`: from the first request of headless Chromium until the view of the run is shown; no cached files.
-- `turn_ms`: one request of a turn, or of the visits of its state. `browser.turn_ms`: from the key until the browser has
-  painted the turn.
+- `open_s`: from the start of the server process until the server has answered all requests of two views: the view of a
+  run, and a list of episodes that is not empty. `indexed` is the indexed share of the episodes at this time.
+- `index_s`: from the start of the server process until the index contains all episodes.
+- `browser.open_ms`: from the first request of headless Chromium until the view of the run is shown, without cached
+  files.
+- `turn_ms`: one request for an episode, for a turn, or for the visits of the turn's state.
+- `browser.turn_ms`: from the key press until the browser has painted the turn.
 
-`load_average`: of the machine, over one minute; other processes make these times longer.
+`load_average` is the machine's load average over one minute. Other processes make the times longer.
 
-Limits (issue 24): `open_s` 2 s, cold and warm; a turn 100 ms (95 %); memory of the server 300 MB.
+Limits: 2 s for `open_s` (cold and warm), 100 ms for a turn (95th percentile), 300 MB for the memory of the server.
 """
 
 from __future__ import annotations
@@ -41,10 +43,11 @@ from benchmarks.console.recorded_run import make_run
 from benchmarks.support.results import finish
 
 OPEN_S, TURN_S, MEMORY_MB = 2.0, 0.1, 300.0
-# The requests of the view of a run, and of the list of its episodes.
+# The requests of the view of a run, and then of the list of its episodes.
 VIEW = ("runs", "runs/run", "runs/run/alarms", "runs/run/facets", "runs/run/episodes?limit=50")
 EPISODES, BROWSED_EPISODES, OPENED = 50, 10, 5
-# Measures in the tab from a key until the frame with the turn is painted, without the time of the driver.
+# Measures the time from a key press until the frame with the turn is painted. It runs in the browser tab, so the time
+# does not include Playwright.
 WATCH = """
 window.times = [];
 addEventListener("keydown", () => { window.pressed = performance.now(); }, true);
@@ -66,7 +69,11 @@ class View:
         self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
 
     def get(self, path: str) -> tuple[Any, float]:
-        """Returns the reply and the time of the request in seconds."""
+        """Returns the JSON of the reply, and the duration of the request in seconds.
+
+        Raises:
+            RuntimeError: the status of the reply is not 200.
+        """
         began = time.perf_counter()
         self._connection.request("GET", path)
         reply = self._connection.getresponse()
@@ -76,12 +83,12 @@ class View:
         return json.loads(data), time.perf_counter() - began
 
     def memory_mb(self) -> float:
-        """Returns the peak of the resident memory."""
+        """Returns the peak of the server's resident memory in MB (1,048,576 bytes)."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
     def cpu_s(self) -> float:
-        """Returns the CPU time of the server so far."""
+        """Returns the CPU time of the server since its start, in seconds."""
         times = psutil.Process(self.process.pid).cpu_times()
         return float(times.user + times.system)
 
@@ -98,7 +105,11 @@ def view(run: Path, cache: Path) -> Iterator[View]:
 
 
 def opened(page: View) -> dict[str, Any]:
-    """Send the requests of an opening page until it lists episodes. Returns the time since the process started."""
+    """Send the requests `VIEW`, and repeat the last request until it returns episodes.
+
+    Returns the wall time since the start of the server process, the server's CPU time (both in seconds), and the
+    indexed share of the episodes.
+    """
     replies = [page.get(f"/api/{path}")[0] for path in VIEW]
     while not replies[-1]["episodes"]:
         replies.append(page.get(f"/api/{VIEW[-1]}")[0])
@@ -106,7 +117,7 @@ def opened(page: View) -> dict[str, Any]:
 
 
 def indexed(page: View, episodes: int) -> dict[str, Any]:
-    """Wait for the first index. Returns its duration, and the slowest list of episodes meanwhile."""
+    """Wait until the index is complete. Returns its duration, and the slowest request for a list during this time."""
     slowest, shares, ready = 0.0, 0, False
     while not ready:
         time.sleep(0.5)
@@ -119,12 +130,12 @@ def indexed(page: View, episodes: int) -> dict[str, Any]:
 
 
 def percentiles(seconds: list[float]) -> dict[str, float]:
-    """Returns percentiles in milliseconds."""
+    """Returns the 50th, 95th and 100th percentiles in milliseconds. `seconds`: times in seconds."""
     return {f"p{share}": 1000 * float(np.percentile(seconds, share)) for share in (50, 95, 100)}
 
 
 def random_episodes(page: View, count: int) -> list[dict[str, Any]]:
-    """Returns random episodes of the list."""
+    """Returns `count` random episodes."""
     draw = random.Random(1)
     total = page.get("/api/runs/run/episodes?limit=0")[0]["total"]
     path = "/api/runs/run/episodes?limit=1&offset="
@@ -132,7 +143,7 @@ def random_episodes(page: View, count: int) -> list[dict[str, Any]]:
 
 
 def scrub(page: View) -> dict[str, float]:
-    """Open random episodes and all of their turns. Returns percentiles of the times."""
+    """Request random episodes and all their turns. Returns percentiles of the times in milliseconds."""
     times = list[float]()
     for episode in random_episodes(page, EPISODES):
         path = f"/api/runs/run/episodes/{episode['id']}"
@@ -144,7 +155,7 @@ def scrub(page: View) -> dict[str, float]:
 
 
 def filters(page: View) -> dict[str, float]:
-    """Returns the time of lists with filters, in milliseconds."""
+    """Returns the time of a list of episodes for each filter, in milliseconds."""
     queries = {
         "text": "q=push+left",
         "phrase": "q=%22push+left%22&success=true",
@@ -156,7 +167,10 @@ def filters(page: View) -> dict[str, float]:
 
 
 def browse(page: View) -> dict[str, Any] | None:
-    """Open the run and scrub episodes in a browser. Returns None without Playwright or Chromium."""
+    """Open the run, and then the turns of random episodes, in a browser.
+
+    Returns percentiles of the times in milliseconds, or None if Playwright or Chromium is missing.
+    """
     program = shutil.which("chromium")
     try:
         from playwright.sync_api import sync_playwright
@@ -189,7 +203,7 @@ def browse(page: View) -> dict[str, Any] | None:
 
 
 def measure(folder: Path, episodes: int) -> dict[str, Any]:
-    """Returns the result of the benchmark; the run is written below `folder`."""
+    """Write a run below `folder`, and measure the page. Returns the result of the benchmark."""
     run, cache = folder / "run", folder / "cache"
     make_run(run, episodes)
     load = os.getloadavg()[0]

@@ -1,4 +1,4 @@
-"""Writes a finished run with many episodes, as the trainer and the evaluation record them."""
+"""Writes a finished run with many random episodes, in the formats of the trainer and of the evaluation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _figures(numbers: np.random.Generator) -> records.TurnFigures:
 
 
 def make_group(draw: random.Random, numbers: np.random.Generator, step: int, index: int) -> records.GroupRecord:
-    """Returns a group of `GROUP_SIZE` episodes with figures."""
+    """Returns the record of a random group of `GROUP_SIZE` episodes with figures."""
     episodes, members = [], []
     for member in range(GROUP_SIZE):
         turns, success = [], draw.random() < 0.5

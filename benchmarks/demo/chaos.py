@@ -1,23 +1,23 @@
-"""Trains a small version of the demo while faults are injected, and checks that no group and no reward is wrong.
+"""Injects faults while a small version of the demo trains, and checks that all groups and rewards are correct.
 
     python -m benchmarks.demo.chaos --steps 120 --kills 30 --out benchmarks/results/chaos.json
 
-`arlarena up` trains with two workers. They reach the environment server and the policy server through proxies of this
-script. During the training:
+`arlarena up` trains with two workers. The workers connect to the environment server and to the policy server through
+proxies in this script. During the training, the script injects these faults:
 
-* random processes are killed with SIGKILL: broker, environment server, policy server, workers, trainer (`--kills`);
-* two times, the newest checkpoint is damaged and the trainer is killed, so it must resume from an older checkpoint;
-* the memory of Redis is full for some time (`maxmemory`);
-* 30 % of the workers' requests to the environment server fail for a minute, and later 30 % of those to the policy
-  server: with an error status, with a closed connection, or with a closed connection after the server has executed the
-  request.
+* It kills random processes with SIGKILL (`--kills`): broker, environment server, policy server, workers and trainer.
+* Twice, it damages the newest checkpoint and kills the trainer. The trainer must resume from an older checkpoint.
+* For 15 s, the memory of Redis is full (`maxmemory`).
+* For a minute, 30 % of the workers' requests to the environment server fail. Later, for another minute, 30 % of the
+  requests to the policy server fail. There are three kinds of failures: an error status, a closed connection, and a
+  closed connection after the server has executed the request.
 
-Afterwards these claims are checked:
+After the run, the script checks these claims:
 
 * The exit status of the run is 0.
-* The lineage (the trainer's record of the outcome of each group) has every issued group once.
-* The recorded steps have every group with the outcome "trained" in the lineage once, and no other group.
-* Every recorded episode, played again in the environment, has the same rewards, validity marks, score and end.
+* The lineage (the trainer's record of the outcome of each group) contains every issued group once.
+* Each group with the outcome "trained" in the lineage is recorded at exactly one step. No other group is recorded.
+* All recorded episodes have the same rewards, validity marks, score and end when they are played again.
 """
 
 from __future__ import annotations
@@ -49,12 +49,13 @@ from benchmarks.support.paths import ROOT
 from benchmarks.support.ports import free_port
 from benchmarks.support.results import finish
 
-PROXIES = "ARLARENA_CHAOS_PROXIES"  # ports of this script's proxies, for the launcher: environment, policy server
+PROXIES = "ARLARENA_CHAOS_PROXIES"  # variable with the ports of the proxies: environment server, policy server
 CONFIG = ROOT / "configs" / "demo.toml"
-# Share of the requests that fail, and for how many seconds; seconds during which Redis is full; damaged checkpoints.
+# Share of failed requests, duration of these failures in seconds, seconds of a full Redis, number of damaged
+# checkpoints.
 FAULT_RATE, WINDOW_S, FULL_S, DAMAGES = 0.3, 60.0, 15.0, 2
-# Processes that are killed. A process is found by its command line: each of these words must begin an argument. But the
-# broker is found by its process name.
+# The processes to kill. `Chaos.find` finds them by their command line: for each of these words, an argument must begin
+# with the word. It finds the broker by its process name instead.
 VICTIMS = {
     "broker": ("--appendonly",),
     "environment": ("arlarena.env_server",),
@@ -74,7 +75,7 @@ SMALL = (
 
 @dataclass
 class Chaos:
-    """A run, and the faults that are injected into it."""
+    """A run with its injected faults."""
 
     run: Path
     launcher: asyncio.subprocess.Process
@@ -88,12 +89,12 @@ class Chaos:
     full: bool = False
 
     def done(self) -> int:
-        """Return the number of steps that the trainer has taken."""
+        """Return the number of finished training steps."""
         lines = json_lines(self.run / "metrics.jsonl")
         return int(lines[-1]["step"]) if lines else 0
 
     async def until(self, condition: Callable[[], object]) -> bool:
-        """Wait for `condition`. Return False if the run ended first."""
+        """Wait until `condition` is true. Return False if the run ended before."""
         while not condition():
             if self.launcher.returncode is not None:
                 return False
@@ -112,7 +113,7 @@ class Chaos:
         return None
 
     async def kill(self, name: str) -> None:
-        """Wait until a process with this name runs, and kill it with SIGKILL."""
+        """Wait until the process `name` runs, and kill it with SIGKILL."""
         if await self.until(lambda: self.find(name)) and (victim := self.find(name)) is not None:
             with contextlib.suppress(psutil.Error):
                 victim.kill()
@@ -127,17 +128,18 @@ class Chaos:
         self.rng.shuffle(names)
         for number, name in enumerate(names[:count]):
             await self.reach((number + 1) / (count + 2))
-            if name == "broker" and self.full:  # a restarted broker would not be full
+            if name == "broker" and self.full:  # after a restart, the broker would not be full
                 await self.until(lambda: not self.full)
             await self.kill(name)
 
     async def damages(self) -> None:
-        """Truncate the newest checkpoint's weights and kill the trainer. The restarted trainer must notice the
-        damage.
+        """Twice, truncate the weights of the newest checkpoint and kill the trainer.
+
+        The restarted trainer must detect the damage.
         """
         for share in (0.3, 0.75):
             await self.reach(share)
-            for _ in range(100):  # again if the trainer has just removed this checkpoint
+            for _ in range(100):  # an attempt fails if the trainer has just removed this checkpoint
                 folders = sorted(marker.parent for marker in self.run.glob("checkpoints/step-*/COMMITTED"))
                 with contextlib.suppress(OSError):
                     file = folders[-1] / "model.safetensors"
@@ -147,7 +149,7 @@ class Chaos:
                     break
 
     async def fill_redis(self) -> None:
-        """Fill the memory of Redis for some time."""
+        """Let Redis report full memory for `FULL_S` seconds."""
         await self.reach(0.45)
         password = (self.run / "broker" / "password").read_text().strip()
         self.full = True
@@ -167,9 +169,9 @@ class Chaos:
             await asyncio.sleep(0.2)
 
     async def errors(self, name: str, share: float) -> None:
-        """After the share `share` of the steps, let requests to the service `name` fail.
+        """Let the share `FAULT_RATE` of the requests to the service `name` fail, for `WINDOW_S` seconds.
 
-        For `WINDOW_S` seconds, the share `FAULT_RATE` of the requests fails.
+        The failures begin after the share `share` of the training steps.
         """
         await self.reach(share)
         self.proxies[name].fault_rate, began = FAULT_RATE, time.monotonic()
@@ -178,7 +180,7 @@ class Chaos:
         self.windows[f"errors of {name}"] = time.monotonic() - began
 
     async def reach(self, share: float) -> None:
-        """Wait until this share of the steps has been taken."""
+        """Wait until this share of the training steps is finished."""
         await self.until(lambda: self.done() >= max(1, share * self.steps))
 
 
@@ -202,7 +204,7 @@ async def run_with_faults(arguments: argparse.Namespace, folder: Path) -> tuple[
         try:
             faults = (chaos.kills(arguments.kills), chaos.damages(), chaos.fill_redis(),
                       chaos.errors("environment", 0.1), chaos.errors("inference", 0.55))  # fmt: skip
-            with contextlib.suppress(TimeoutError):  # then the run is stopped, and its exit status is a problem
+            with contextlib.suppress(TimeoutError):  # then the launcher is terminated below, and the check fails
                 async with asyncio.timeout(60 * arguments.minutes):
                     await asyncio.gather(*faults, launcher.wait())
         finally:
@@ -227,7 +229,7 @@ def judge(arguments: argparse.Namespace, chaos: Chaos, ended: dict[str, Any], fo
         problems.append(f"the run ended before all checkpoints were damaged: {chaos.damaged}")
     short = [name for name, seconds in chaos.windows.items() if seconds < (FULL_S if "Redis" in name else WINDOW_S)]
     if short or len(chaos.windows) < 3:
-        problems.append(f"the run ended before these faults had ended: {short or 'a fault that had not begun'}")
+        problems.append(f"the run ended before the end of these faults: {short or 'at least one had not begun'}")
     return {
         "passed": not problems, "problems": problems, **ended, "steps": arguments.steps, "seed": arguments.seed,
         "killed": dict(chaos.killed), "damaged": chaos.damaged, "damage_noticed": _noticed(chaos.run),
@@ -248,7 +250,7 @@ def _tail(log: Path) -> str:
 
 
 def launch(arguments: list[str]) -> None:
-    """Run `arlarena ARGUMENTS…`. Its workers reach the services through the proxies."""
+    """Run `arlarena ARGUMENTS…`. The workers of this command connect to the services through the proxies."""
     ports = [int(port) for port in os.environ[PROXIES].split(",")]
     environment_proxy, inference_proxy = (Address("127.0.0.1", port) for port in ports)
 

@@ -15,7 +15,7 @@ from arlarena.proto.trajectory import Task, Trajectory, read_groups
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of a JSON Lines file, or none if the file does not exist."""
+    """Return the objects of a JSON Lines file without incomplete lines. Return [] if the file does not exist."""
     found = []
     for line in path.read_text().splitlines() if path.exists() else ():
         with contextlib.suppress(ValueError):
@@ -27,7 +27,7 @@ def strict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Build an object from JSON pairs.
 
     Raises:
-        ValueError: a key occurs twice. JSON allows this, but a lineage must not have it.
+        ValueError: a key occurs twice. JSON allows this, but a lineage must contain each group only once.
     """
     if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
         raise ValueError(f"keys that occur twice in a JSON object: {twice}")
@@ -37,8 +37,8 @@ def strict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def lineage_problems(run: Path, steps: int) -> tuple[list[str], Counter[str]]:
     """Return descriptions of the groups that are missing or occur twice in the lineage or in the recorded steps.
 
-    The lineage is the trainer's record of the outcome of each group. Also returns the number of groups in the lineage
-    by outcome.
+    The lineage is the trainer's record of the outcome of each group. The second returned value is the number of groups
+    in the lineage for each outcome.
     """
     newest = sorted(path.parent for path in run.glob("checkpoints/step-*/COMMITTED"))[-1]
     state = json.loads((newest / "state.json").read_text(), object_pairs_hook=strict)
@@ -48,7 +48,7 @@ def lineage_problems(run: Path, steps: int) -> tuple[list[str], Counter[str]]:
     if ledger["open"]:
         problems.append(f"groups without an outcome: {sorted(ledger['open'])}")
     if [record["step"] for record in json_lines(run / "metrics.jsonl")] != list(range(1, steps + 1)):
-        problems.append("metrics.jsonl does not have each step once")
+        problems.append("metrics.jsonl does not contain each step exactly once")
     trained = {group: at for group, (outcome, at) in ledger["lineage"].items() if outcome == "trained"}
     recorded = Counter(
         (group.id, int(file.stem.removeprefix("step-")) - 1)
@@ -67,7 +67,7 @@ def lineage_problems(run: Path, steps: int) -> tuple[list[str], Counter[str]]:
 def reward_problems(run: Path) -> tuple[list[str], Counter[str]]:
     """Play all recorded episodes again. Return a description of each episode with another result.
 
-    Also returns the number of episodes by outcome, and the number of turns.
+    The second returned value is the number of episodes for each outcome, and the number of turns (key `turns`).
     """
     table = tomllib.loads((run / "config.toml").read_text())["environment"]
     factory = load("[environment]", table["name"], table.get("options", {}))

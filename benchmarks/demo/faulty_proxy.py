@@ -1,4 +1,4 @@
-"""An HTTP proxy in front of a service, which makes a share of the requests fail.
+"""An HTTP proxy in front of a service. The proxy makes a share of the requests fail.
 
 Four kinds of faults are equally likely: status 503 ("refused"), status 500 ("error"), a closed connection before the
 request reaches the service ("broken"), and a closed connection after the service has executed the request ("lost").
@@ -16,11 +16,11 @@ from aiohttp import web
 
 from benchmarks.support.ports import free_port
 
-HOP = {"host", "content-length", "transfer-encoding", "connection"}  # headers that a proxy does not pass on
+HOP = {"host", "content-length", "transfer-encoding", "connection"}  # headers that a proxy does not forward
 
 
 class Proxy:
-    """Forwards requests to a service on this machine. `fault_rate`: share of the requests that fail, 0 at the start."""
+    """Forwards requests to a service on this machine. `fault_rate`: share of the requests that fail; initially 0."""
 
     def __init__(self, port: int, rng: random.Random) -> None:
         self.target, self.port = f"http://127.0.0.1:{port}", free_port()

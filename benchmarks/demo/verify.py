@@ -1,19 +1,19 @@
 """Checks the claims about the demo on three seeds and with control runs, and writes benchmarks/results/demo.json.
 
-    python -m benchmarks.demo.verify                 repeat all runs, 7 to 15 minutes each
-    python -m benchmarks.demo.verify --reuse         keep finished runs, and resume the others
+    python -m benchmarks.demo.verify                 repeat all runs: 7 to 15 minutes for each run
+    python -m benchmarks.demo.verify --reuse         keep finished runs, and resume unfinished runs
 
 Each run is `arlarena up configs/demo.toml` in runs/verify/<name>:
 
     sampo-0, sampo-1, sampo-2    the unchanged demo
-    zero-0                       control: every advantage is multiplied by 0; only the entropy bonus and the KL penalty
+    zero-0                       control: every advantage is multiplied by 0. Only the entropy bonus and the KL penalty
                                  towards the clone (the policy after behaviour cloning) train the policy
-    pull-0                       control: as zero-0, but also without the entropy bonus
-    grpo-0                       GRPO with its own clipping
+    pull-0                       control: zero-0 without the entropy bonus
+    grpo-0                       GRPO with GRPO's clipping
 
 The last three runs use seed 0 and the same number of environment steps as sampo-0.
 
-Exit status: 0 if every claim holds, 1 if a claim fails, 2 if a run failed.
+Exit status: 0 if every claim is true, 1 if a claim is false, 2 if a run failed.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from benchmarks.support.training_runs import Claim, Plan, make, mean, show
 RESULT = RESULTS / "demo.json"
 
 MIN_GAIN, TARGET_GAIN, MIN_TASKS, MIN_WELL_FORMED, MAX_SECONDS = 0.15, 0.25, 512, 0.95, 15 * 60
-# A gain within ±NO_GAIN counts as no change: if the same policy is evaluated twice, two standard errors of the paired
-# difference are 4 points.
+# A gain within ±NO_GAIN counts as no change. For two evaluations of the same policy, two standard errors of the paired
+# difference are 4 percentage points.
 NO_GAIN = 0.05
-AUTOMATIC_STOPS = ("validation", "max_epochs")  # reasons for which behaviour cloning stops by itself
-# A run ends after the batch in which it reaches the budget, so it may exceed the budget by up to one batch.
+AUTOMATIC_STOPS = ("validation", "max_epochs")  # reasons of an automatic end of behaviour cloning
+# A run ends after the batch that reaches the budget, so it can exceed the budget by up to one batch.
 BUDGET_SLACK = 0.1
 
 
 def budget(environment_steps: int) -> tuple[str, ...]:
-    """Return the options to train for this number of environment steps. The other limits are too high to be reached."""
+    """Return the options to train for this number of environment steps. A run does not reach the other limits."""
     return (f"trainer.max_environment_steps={environment_steps}", "trainer.steps=1000000", "trainer.max_minutes=120.0")
 
 
 def claims_of_the_demo(name: str, run: dict[str, Any]) -> list[Claim]:
-    """Return the claims that must hold for every seed."""
+    """Return the claims about a run of the demo. They must be true for every seed."""
     eval_set, gain, well_formed = run["eval_set"], run["gain"], run["well_formed"]["before"] or 0.0
     overlap = "overlap" if run["intervals_overlap"] else "do not overlap"
     return [
@@ -79,8 +79,8 @@ def is_full(eval_set: dict[str, Any]) -> bool:
 def claims_of_the_controls(runs: dict[str, dict[str, Any]]) -> list[Claim]:
     """Return the claims about the control runs.
 
-    Without advantages, the success rate does not rise. Without advantages and entropy bonus, it does not change. The
-    control runs have about as many environment steps as sampo-0.
+    Without advantages, the success rate does not rise. Without advantages and without the entropy bonus, it does not
+    change. The control runs have about as many environment steps as sampo-0.
     """
     claims = []
     for name in ("zero-0", "pull-0"):
@@ -101,7 +101,7 @@ def claims_of_the_controls(runs: dict[str, dict[str, Any]]) -> list[Claim]:
 
 
 def write_results(runs: dict[str, dict[str, Any]], claims: Sequence[Claim], complete: bool) -> None:
-    """Write the results of the runs so far. The file is replaced atomically."""
+    """Write the results of the finished runs. Replace the file atomically."""
     demo = [run["gain"] for name, run in runs.items() if name.startswith("sampo")]
     result = {
         "schema": 1,

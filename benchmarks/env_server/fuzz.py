@@ -1,11 +1,16 @@
-"""Fuzzes an environment server: the HTTP API with schemathesis, the WebSocket with random frames and raw bytes.
+"""Fuzzes an environment server: its HTTP API with schemathesis, and its WebSocket with random frames and raw bytes.
 
     make setup EXTRA=fuzz
     python -m benchmarks.env_server.fuzz --requests 20000 --out benchmarks/results/env_fuzz.json
 
-The run passes if the server's metrics count no status 5xx and no internal error, each reply takes at most 10 s, and no
-session is left after the idle time (`session_ttl_s`). Schemathesis also compares each reply with the OpenAPI document.
-Schemathesis is seeded, so runs with the same seed send the same requests.
+The run passes if:
+
+- the server's metrics count no status 5xx and no internal error
+- each reply takes at most 10 s
+- all sessions have expired at the end (`session_ttl_s`)
+- schemathesis finds no reply that contradicts the OpenAPI document
+
+Schemathesis gets a seed, so runs with the same seed send the same requests.
 """
 
 from __future__ import annotations
@@ -32,9 +37,9 @@ from benchmarks.support.paths import ROOT
 from benchmarks.support.results import finish
 
 SCHEMATHESIS = ROOT / ".venv-fuzz" / "bin" / "st"
-# The check `positive_data_acceptance` is left out. It requires that the server accepts every request that the schema
-# allows. But schemas cannot express that a split is unknown, or that a step_index needs a session. And `1.0` is an
-# integer in JSON Schema, but not for this server.
+# The check `positive_data_acceptance` is not used. It requires that the server accepts every request that the schema
+# allows. But a schema cannot express that a split is unknown, or that a step_index needs a session. And `1.0` is an
+# integer in JSON Schema, but this server rejects it.
 CHECKS = (
     "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_headers_conformance",
     "response_schema_conformance", "negative_data_rejection", "missing_required_header", "allow_header_conformance",
@@ -56,7 +61,7 @@ def metrics(url: str) -> str:
 
 
 def statuses(url: str) -> Counter[str]:
-    """Return the number of requests by status, as counted by the server."""
+    """Return the number of requests for each status. The server's metrics count the requests."""
     counts: Counter[str] = Counter()
     for status, count in REQUESTS.findall(metrics(url)):
         counts[status] += int(float(count))
@@ -64,7 +69,7 @@ def statuses(url: str) -> Counter[str]:
 
 
 def internal_errors(url: str) -> int:
-    """Return the number of internal errors, as counted by the server. Errors in WebSocket frames are included."""
+    """Return the number of internal errors in the server's metrics, including errors in WebSocket frames."""
     return sum(int(float(count)) for count in INTERNAL_ERRORS.findall(metrics(url)))
 
 
@@ -96,7 +101,7 @@ def fuzz_http(url: str, requests: int, examples: int, seed: int) -> list[dict[st
 
 
 class Frames:
-    """Generates random frames: valid or damaged frames, any JSON, any bytes."""
+    """Generates random frames: valid frames, damaged frames, random JSON and random bytes."""
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
@@ -141,7 +146,7 @@ class Frames:
         return {str(self._rng.choice(leaves)): self._json(depth + 1) for _ in range(self._rng.randrange(4))}
 
     def raw(self) -> bytes:
-        """Return random bytes for a WebSocket connection. They are seldom a valid WebSocket frame."""
+        """Return random bytes for a WebSocket connection. They are rarely a valid WebSocket frame."""
         head = bytes([self._rng.randrange(256), self._rng.randrange(256)])
         return head + self._rng.randbytes(self._rng.randrange(300))
 
@@ -169,7 +174,7 @@ async def fuzz_socket(url: str, frames: int, seed: int) -> dict[str, int]:
 
 
 async def answer_to(one: aiohttp.ClientWebSocketResponse, frame: str | bytes) -> str:
-    """Return the type of the reply to a frame, or `closed`."""
+    """Send a frame. Return the type of the reply, or `closed` if the server closed the socket."""
     if isinstance(frame, bytes):
         await one.send_bytes(frame)
     else:
@@ -181,7 +186,7 @@ async def answer_to(one: aiohttp.ClientWebSocketResponse, frame: str | bytes) ->
 
 
 async def fuzz_raw(url: str, connections: int, seed: int) -> dict[str, int]:
-    """Send random bytes after a valid WebSocket handshake, on `connections` connections one after the other."""
+    """Open `connections` connections, one after another. Send random bytes after each valid WebSocket handshake."""
     source, counts = Frames(seed), Counter[str]()
     host, port = url.removeprefix("http://").split(":")
     for _ in range(connections):
@@ -198,7 +203,7 @@ async def fuzz_raw(url: str, connections: int, seed: int) -> dict[str, int]:
 
 
 def judged(url: str, http: list[dict[str, Any]], sockets: dict[str, int], raw: dict[str, int]) -> dict[str, Any]:
-    """Wait until all sessions have expired. Return the server's counts, and whether all checks passed."""
+    """Wait until all sessions have expired. Return the result, with the server's counts and the key `passed`."""
     since = time.monotonic()
     while open_sessions(url) and time.monotonic() - since < 3 * LIMITS["max_session_ttl_s"]:
         time.sleep(0.1)

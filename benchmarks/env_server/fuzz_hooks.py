@@ -1,7 +1,7 @@
-"""Hooks for schemathesis: in two of three requests, random names are replaced by the names of existing objects.
+"""Hooks for schemathesis: in two of three requests, names of existing objects replace random names.
 
-With random session and snapshot ids alone, almost all replies would be 404. `fuzz.py` gives this file to schemathesis,
-which runs in a separate virtual environment and loads it.
+If all session and snapshot ids were random, almost all replies would be 404. `fuzz.py` passes this file to
+schemathesis. Schemathesis runs in a separate virtual environment and loads the file there.
 """
 
 import json
@@ -16,7 +16,7 @@ LIFETIME_S = 1.5  # seconds; must be less than the session_ttl_s of fuzz.py
 
 
 class ExistingObjects:
-    """A session and a snapshot that exist on the server. They are replaced before they expire."""
+    """A session and a snapshot that exist on the server. Before they expire, new ones are created."""
 
     def __init__(self) -> None:
         self.random = random.Random(0)
@@ -24,7 +24,7 @@ class ExistingObjects:
         self._until = 0.0
 
     def names(self, base: str) -> dict[str, str]:
-        """Return the names of an existing session, snapshot and environment, by path parameter."""
+        """Return the names of an existing session, snapshot and environment: path parameter → name."""
         if time.monotonic() > self._until:
             session = self._post(base + "/v1/sessions", {"reset": [{}]})["sessions"][0]["session_id"]
             snapshot = self._post(f"{base}/v1/sessions/{session}/snapshot", {})["snapshot_id"]
@@ -33,7 +33,7 @@ class ExistingObjects:
         return self._names
 
     def forget(self) -> None:
-        """Create a new session and snapshot next time, because a request may have closed the present ones."""
+        """Let the next call of `names` create new objects. A request may have closed the current ones."""
         self._until = 0.0
 
     @staticmethod
@@ -48,12 +48,12 @@ EXISTING = ExistingObjects()
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
-    """Replace random names in path and body by names that exist."""
+    """Replace random names in path and body by names of existing objects."""
     if EXISTING.random.random() < 0.33:
         return
     try:
         names = EXISTING.names(case.operation.base_url.rstrip("/"))
-    except OSError:  # the fuzzer already has the maximum number of sessions of a client; they expire soon
+    except OSError:  # the fuzzer's sessions have reached the limit of a client; they expire soon
         return
     for name in set(case.path_parameters or {}) & set(names):
         case.path_parameters[name] = names[name]

@@ -1,10 +1,10 @@
-"""Serves our Sokoban environment with OpenEnv's server. `benchmarks/env_server/speed.py` starts it for comparison.
+"""Serves our Sokoban environment with OpenEnv's server. `benchmarks/env_server/speed.py` compares it with our server.
 
     .venv-openenv/bin/python -m benchmarks.env_server.openenv_server PORT
 
 PYTHONPATH must contain the folders proto, environments/sdk and environments/sokoban.
 
-The rules, the rooms and the observations are the same as with our server; only the server differs.
+Rules, rooms and observations are the same as on our server.
 """
 
 import sys

@@ -2,19 +2,18 @@
 
     python -m benchmarks.env_server.scale --sessions 16384 --seconds 60 --out benchmarks/results/env_scale.json
 
-Each session has a player. A player sends the next step when the reply to its last step has come. All players share one
-client, with the event loop and the garbage collection of a rollout worker. The client combines their steps in batch
-requests. The latency is the time that a player waits, including the time of the client.
+Each session has a player. A player sends its next step when the reply to the previous step has arrived. All players
+share one client, with the event loop and the garbage collection of a rollout worker. The client combines the steps of
+several players in batch requests. The latency is the time that a player waits, including the client's own time.
 
-The server has `--workers` processes, and the client is one more process. With one worker, the client needs half of a
-core. With two workers on two cores, server and client together use both cores completely.
+The server has `--workers` processes. The client is another process. With one worker, the client needs half of a core.
+With two workers on two cores, server and client together use both cores completely.
 
-The memory is the resident set of all processes of the server. It is measured before the sessions, during them and after
-them. A second run with as many sessions follows, and the memory is measured again: if it grows from run to run, the
-server has a leak.
+The memory is the resident set of all processes of the server. It is measured before, during and after the sessions, and
+again after a second run with the same number of sessions. If the memory grows from run to run, the server has a leak.
 
 `--malloc` lets the server allocate Python objects with malloc (PYTHONMALLOC=malloc) instead of Python's own allocator.
-Python's allocator keeps an arena of 1 MB as long as one object in it is in use.
+Python's allocator keeps an arena of 1 MB as long as one object in the arena is in use.
 """
 
 from __future__ import annotations
@@ -83,14 +82,14 @@ def megabytes(server: psutil.Process) -> float:
 
 
 def cpu_seconds(server: psutil.Process) -> dict[str, float]:
-    """Return the CPU time that the server and this process have used, in seconds."""
+    """Return the CPU time of the server and of this process (`client`) in seconds."""
     used = {"server": processes_of(server), "client": [psutil.Process()]}
     times = {name: [process.cpu_times() for process in processes] for name, processes in used.items()}
     return {name: sum(each.user + each.system for each in of_process) for name, of_process in times.items()}
 
 
 async def run_sessions(url: str, process: psutil.Process, sessions: int, seconds: float) -> dict[str, Any]:
-    """Open sessions, play in them and close them. Measure the server before, during and after this."""
+    """Open sessions, play in them for `seconds`, and close them. Return measurements from before, during and after."""
     players, load = Players(), os.getloadavg()[0]
     async with EnvironmentClient(url, Timeouts(request_s=60.0), retries=0) as client:
         await warm(client, min(CHUNK, sessions))
@@ -127,9 +126,9 @@ async def run_sessions(url: str, process: psutil.Process, sessions: int, seconds
 
 
 async def memory_after_release(process: psutil.Process) -> float:
-    """Return the resident memory in MB after it has stopped falling for `SETTLE_S`.
+    """Wait until the resident memory has not fallen for `SETTLE_S`. Return the lowest value in MB.
 
-    The server releases memory when it next looks for expired sessions.
+    The server releases memory in its next search for expired sessions.
     """
     least, since = megabytes(process), time.monotonic()
     while time.monotonic() - since < SETTLE_S:
@@ -140,10 +139,10 @@ async def memory_after_release(process: psutil.Process) -> float:
 
 
 async def warm(client: EnvironmentClient, sessions: int) -> None:
-    """Fill the caches and pools of the server, so that their memory is not counted as that of sessions.
+    """Fill the caches and pools of the server, so their memory does not count as memory of sessions.
 
-    The server caches the start of each task and the observations of frequent states. So each task is played with the
-    same sequences of actions as in the measurement.
+    The server caches the start of each task and the observations of frequent states. So this function plays each task
+    with the same sequences of actions as the measurement.
     """
     opened = await client.open(sessions)
     for shift, start in itertools.product(range(len(ACTIONS)), range(0, TASKS, sessions)):
@@ -162,8 +161,8 @@ async def warm_episode(session: Session, index: int, shift: int) -> None:
 def main() -> int:
     """Measure, show and write the result.
 
-    Exit status 1: there was an error, a session is left, the p99 of a step is not below the limit, or the server still
-    has more than half of the memory that the sessions took.
+    Returns 1 if there was an error, a session is left, the p99 of a step is not below the limit, or the server has not
+    released at least half of the sessions' memory.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=16384)
@@ -174,7 +173,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.malloc:
-        os.environ["PYTHONMALLOC"] = "malloc"  # for the server, which is started with this environment
+        os.environ["PYTHONMALLOC"] = "malloc"  # the server inherits this variable
     server = environment_server("--workers", str(args.workers), capacity=args.sessions)
     with rare_garbage_collection(), server as (url, process):
         result = uvloop.run(run_sessions(url, process, args.sessions, args.seconds))

@@ -2,17 +2,17 @@
 
     python -m benchmarks.env_server.soak --seconds 120 --out benchmarks/results/env_soak.json
 
-The test starts client processes in waves. Each client has sessions over WebSocket and over HTTP, and plays random
-actions in them. Then it disappears in one of three ways:
+The test starts client processes in waves. Each client plays random actions in sessions over WebSocket and over HTTP.
+Then the client disappears in one of three ways:
 
-* `killed`: it is killed with SIGKILL;
-* `frozen`: it is stopped with SIGSTOP, so its sockets stay open, but it does not read or reply;
-* `cut`: its WebSocket connections are closed without a packet to the server (socket option TCP_REPAIR; left out without
-  CAP_NET_ADMIN).
+* `killed`: SIGKILL kills the client.
+* `frozen`: SIGSTOP stops the client. Its sockets stay open, but it does not read or reply.
+* `cut`: the WebSocket connections of the client are closed without a packet to the server (socket option TCP_REPAIR).
+  Without the capability CAP_NET_ADMIN, the test does not use this way.
 
-During all waves another client plays normally, and each of its requests must be served. After the last wave the frozen
-clients stay frozen. The server must end all sessions within the TTL and close all connections, and must then accept the
-maximum number of new sessions.
+Another client plays normally during all waves. The server must serve all its requests. After the last wave, the frozen
+clients stay frozen. The server must end all sessions within the TTL and close all connections. After that, it must
+accept the maximum number of new sessions.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from benchmarks.support.results import finish
 
 CAPACITY, TTL_S, GRACE_S, REAP_S = 256, 2.0, 1.0, 0.1
 WAVE_S = 2.5  # seconds between the starts of two waves
-CLIENTS = 3  # clients in a wave for each way to disappear
-EACH = 6  # number of WebSocket sessions of a client; each client also has as many sessions over HTTP
+CLIENTS = 3  # number of clients of a wave for each way to disappear
+EACH = 6  # number of WebSocket sessions of a client; the client has the same number of HTTP sessions
 TCP_REPAIR = 19  # Linux: linux/tcp.h
 ACTIONS = ("up", "down", "left", "right", "still")
-CLOSE_S = 30.0  # limit for closing all connections; the server waits about 10 s for the close frame of a client
+CLOSE_S = 30.0  # limit until all connections are closed; the server waits about 10 s for the close frame of a client
 
 
 async def vanish(url: str, seed: int, way: str) -> None:
-    """Play as a client until this process is killed or frozen. After up to 1 s, a `cut` client cuts its connections."""
+    """Run a client. It plays until a signal kills or freezes this process. A `cut` client ends itself within 1 s."""
     rng = random.Random(seed)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         sockets = [await session.ws_connect(url + "/ws") for _ in range(EACH)]
@@ -70,7 +70,7 @@ async def vanish(url: str, seed: int, way: str) -> None:
 
 
 def can_cut() -> bool:
-    """Return whether this process may use TCP_REPAIR to close a connection without telling the peer."""
+    """Return whether this process may use TCP_REPAIR to close a connection without a packet to the peer."""
     with socket.socket() as probe:
         try:
             probe.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
@@ -80,7 +80,7 @@ def can_cut() -> bool:
 
 
 class DisappearingClients:
-    """The clients that disappear. `counts`: number of clients by the way in which they disappeared."""
+    """The clients that disappear. `counts`: way to disappear → number of clients."""
 
     def __init__(self, url: str, seed: int) -> None:
         self._url, self._rng = url, random.Random(seed)
@@ -120,7 +120,7 @@ class DisappearingClients:
 
 
 class NormalClient:
-    """A client that plays normally. The other clients must not affect it. `refused`: messages of errors that it got."""
+    """A client that plays normally. The other clients must not affect it. `refused`: error messages from the server."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -164,7 +164,7 @@ class NormalClient:
 
 
 async def soak(url: str, server: psutil.Process, seconds: float, seed: int) -> dict[str, Any]:
-    """Run all waves. Return the counts, and the sessions and connections that are left on the server."""
+    """Run all waves. Return the counts, and the numbers of remaining sessions and connections on the server."""
     clients, normal, most = DisappearingClients(url, seed), NormalClient(url), 0
     async with aiohttp.ClientSession() as session:
         playing = asyncio.create_task(normal.run(session))
@@ -212,7 +212,7 @@ async def soak(url: str, server: psutil.Process, seconds: float, seed: int) -> d
 
 
 async def connections_left(server: psutil.Process) -> int:
-    """Wait until the server has closed all connections, at most `CLOSE_S`. Return the number of connections left."""
+    """Wait at most `CLOSE_S` until the server has closed all connections. Return the number of open connections."""
     since = time.monotonic()
     while (left := connections_of(server)) and time.monotonic() - since < CLOSE_S:
         await asyncio.sleep(0.1)
@@ -246,7 +246,7 @@ def main() -> int:
         and result["honest"]["sessions"] > 0
         and result["sessions_left"] == 0
         and result["zero_after_s"]
-        <= TTL_S + 1.0  # 1 s for the interval of the server's search for expired sessions, and for that of our requests
+        <= TTL_S + 1.0  # 1 s for the intervals of the server's search for expired sessions and of our requests
         and result["connections_left"] == 0
         and result["full_house_admitted"]
     )

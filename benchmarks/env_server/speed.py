@@ -1,15 +1,15 @@
-"""Compares the steps per second of our environment server with those of OpenEnv's server, for the same Sokoban.
+"""Compares the steps per second of our environment server and of OpenEnv's server, with the same Sokoban environment.
 
     make setup EXTRA=openenv && python -m benchmarks.env_server.speed --out benchmarks/results/env_server.json
 
-There are 256 sessions. In each round, all cases are measured one after the other, so that a busy machine slows all
-cases equally. The medians over the rounds are compared. The cases:
+There are 256 sessions. Each round measures all cases, one after another, so a busy machine slows all cases equally. The
+medians over the rounds are compared. The cases:
 
-* `openenv_websocket`: OpenEnv 0.10's server, one socket per session;
-* `websocket`: our server, with the same client and the same frames;
-* `websocket_workers_2`: as `websocket`, with `--workers 2`;
-* `batch`: our server, with two concurrent batches (`/v1/batch`), each for half of the sessions;
-* `batch_workers_2`: as `batch`, with `--workers 2`. The workers divide the sessions of a batch. Moving a reply between
+* `openenv_websocket`: OpenEnv 0.10's server, one socket per session.
+* `websocket`: our server, with the same client and the same frames.
+* `websocket_workers_2`: `websocket` with `--workers 2`.
+* `batch`: our server, with two concurrent batches (`/v1/batch`). Each batch has half of the sessions.
+* `batch_workers_2`: `batch` with `--workers 2`. The workers divide the sessions of a batch. Moving a reply between
   workers costs about as much as a step of this environment, so this case has no required speed.
 
 The client is one process with one event loop. The sockets do not wait for each other. After the first round, both
@@ -40,7 +40,7 @@ from benchmarks.support.ports import free_port
 from benchmarks.support.results import MACHINE
 
 OPENENV = ROOT / ".venv-openenv" / "bin" / "python"
-# case: (the case to compare it with, the required ratio of their speeds)
+# case → (case to compare with, required ratio of the speeds)
 WANTED = {
     "websocket": ("openenv_websocket", 2.0),
     "batch": ("openenv_websocket", 10.0),
@@ -53,7 +53,7 @@ ENCODE, DECODE = msgspec.json.encode, msgspec.json.decode
 
 @contextlib.contextmanager
 def server(command: list[str], url: str, **variables: str) -> Iterator[str]:
-    """Start a server process. Yield its URL as soon as the server answers."""
+    """Start a server process. Yield `url` when the server is ready. Terminate the server at the end of the block."""
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **variables}, stdout=subprocess.DEVNULL)
     try:
         asyncio.run(wait_until_ready(url, process))
@@ -84,7 +84,7 @@ async def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
 async def websocket_rate(url: str, sessions: int, seconds: float) -> float:
     """Return the steps per second with one socket per session.
 
-    An episode that has ended is reset. With both servers, resets take part of the time, but are not counted as steps.
+    Sessions with an ended episode are reset. The time includes the resets, but the number of steps does not.
     """
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
@@ -98,7 +98,7 @@ async def websocket_rate(url: str, sessions: int, seconds: float) -> float:
 
 
 async def ask(one: aiohttp.ClientWebSocketResponse, kind: str, data: dict[str, Any]) -> dict[str, Any]:
-    """Send one frame and return the reply."""
+    """Send one frame. Return the observation in the reply."""
     await one.send_str(ENCODE({"type": kind, "data": data}).decode())
     answer = DECODE((await one.receive()).data)
     assert answer["type"] == "observation", answer
@@ -107,7 +107,7 @@ async def ask(one: aiohttp.ClientWebSocketResponse, kind: str, data: dict[str, A
 
 
 async def play(one: aiohttp.ClientWebSocketResponse, seed: int, ends: float) -> int:
-    """Step until `time.perf_counter` reaches `ends`, and return the number of steps."""
+    """Step in one session until `time.perf_counter` reaches `ends`. Return the number of steps."""
     steps = 0
     while time.perf_counter() < ends:
         seen = await ask(one, "step", {"text": ACTIONS[steps % 4]})
@@ -118,7 +118,7 @@ async def play(one: aiohttp.ClientWebSocketResponse, seed: int, ends: float) -> 
 
 
 async def batch_rate(url: str, sessions: int, seconds: float) -> float:
-    """Return the steps per second with batches."""
+    """Return the steps per second with `BATCHES` concurrent batches."""
     async with aiohttp.ClientSession() as session:
         share = sessions // BATCHES
         ends = time.perf_counter() + seconds
@@ -174,7 +174,7 @@ def openenv_server() -> contextlib.AbstractContextManager[str]:
 
 
 def measure(sessions: int, seconds: float, rounds: int) -> dict[str, list[float]]:
-    """Return the steps per second of each round, by case."""
+    """Return the rates of each case: case → steps per second of each round."""
     rates: dict[str, list[float]] = defaultdict(list)
     with our_server(1) as one, our_server(2) as two, openenv_server() as theirs:
         cases = {

@@ -4,15 +4,15 @@
 
 Each engine is a separate process with one torch thread, float32 and the same model with random weights:
 * `embedded`: our policy server.
-* `vllm`: vLLM's server as our policy server starts it on a CPU; `vllm_tuned`: with `TUNED`, for a C++ compiler.
+* `vllm`: vLLM's server with our options for CPUs; `vllm_tuned`: with the options `TUNED`, which need a C++ compiler.
 * `transformers`: `generate`, which gets complete batches over a pipe.
 
 The servers get token ids, and return token ids and their log-probs. Workloads:
 * `requests_N`: N concurrent requests with different prompts of 200 random tokens and responses of 32 tokens.
 * `trace_N`: the requests of N concurrent episodes in groups of 8. All episodes of a group start with the same prompt.
-  Each later prompt is the prompt of the turn before, the response to it (24 tokens) and an observation (60 tokens).
+  Each later prompt consists of the previous prompt, its response (24 tokens) and an observation (60 tokens).
 
-In each round, all engines run one after the other with the same prompts. Results are medians over all but the first.
+Each round runs all engines, one after another, with the same prompts. Results are medians without the first round.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ VARIABLES = {
 }  # fmt: skip
 EAGER = ("--enforce-eager",)
 # The options that made vLLM 0.32 fastest on this machine: compilation (1.4 times the speed of eager mode), blocks of 32
-# instead of 128 tokens (1.3 times), and the worker in the engine's process (1.15 times; a separate worker also uses a
-# third of a core when idle). These had no effect: binding to a core, async scheduling, no tokenizer, other step sizes.
+# instead of 128 tokens (1.3 times), and the worker in the engine's process (1.15 times; an idle separate worker also
+# uses a third of a core). These options had no effect: core binding, async scheduling, no tokenizer, other step sizes.
 TUNED = ("--block-size", "32", "--distributed-executor-backend", "uni")
 TUNED_VARIABLES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
@@ -136,7 +136,7 @@ class Server:
 
 
 class Generate:
-    """Transformers' `generate` in a separate process, which runs this module with --generate."""
+    """Transformers' `generate` in a separate process. The process runs this module with --generate."""
 
     def __init__(self, running: subprocess.Popen[bytes]) -> None:
         self._running = running
@@ -179,13 +179,13 @@ class Bench:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a workload: the number of output tokens in a round, and the seconds of each round, by engine."""
+    """The result of a workload. `tokens`: output tokens of a round. `seconds`: engine → seconds of each round."""
 
     tokens: int
     seconds: dict[str, list[float]]
 
     def summary(self) -> dict[str, Any]:
-        """Return each engine's medians over the rounds. `times`: its median time divided by that of `embedded`."""
+        """Return each engine's medians over the rounds. `times`: its median time divided by the time of `embedded`."""
         median = {peer: statistics.median(values) for peer, values in self.seconds.items()}
         return {
             "output_tokens": self.tokens,
@@ -201,7 +201,7 @@ class Outcome:
 
 
 async def in_turns(rounds: int, calls: Mapping[str, Callable[[int], Awaitable[None]]]) -> dict[str, list[float]]:
-    """Return the seconds of each round, by engine. `calls`: for each engine, a function of the round's number."""
+    """Return engine → seconds of each round. `calls`: engine → function that gets the round's number."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 1):
         for name, work in calls.items():
@@ -323,7 +323,7 @@ async def peers(folder: Path, model: Path, scale: Scale) -> AsyncIterator[Bench]
     embedded = {"engine": "embedded", "model": str(model), "max_model_len": MAX_LENGTH, "threads": 1}
     limits: dict[str, Any] = {
         "timeout": aiohttp.ClientTimeout(total=REQUEST_S),
-        # vLLM closes a connection after 5 idle seconds, possibly during a request. So the client closes it after 1 s.
+        # vLLM closes idle connections after 5 s, and a request can be lost then. So the client closes them after 1 s.
         "connector": aiohttp.TCPConnector(limit=0, keepalive_timeout=1.0),
     }
     async with aiohttp.ClientSession(**limits) as session:
@@ -337,7 +337,7 @@ async def peers(folder: Path, model: Path, scale: Scale) -> AsyncIterator[Bench]
 
 
 def judged(size: str, outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
-    """Return the claims about these workloads, and whether they hold."""
+    """Return the claims about these workloads, and whether they are true."""
     claims = []
     for workload, wanted in WANTED.items():
         if workload in outcomes:

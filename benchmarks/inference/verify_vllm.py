@@ -1,10 +1,10 @@
-"""Runs the demo with vLLM as the engine, and compares vLLM's log-probs with those of the trainer.
+"""Runs the demo with vLLM as the engine, and compares the log-probs of vLLM and of the trainer.
 
     make verify PART=vllm
 
 Starts `arlarena up configs/demo.toml` with `engine = "vllm"` on the CPU, for a few steps and with a short evaluation.
-Then checks the metrics of the run. They compare the log-probs of tokens that vLLM and the trainer computed with the
-same weights. These log-probs must differ by less than `MAX_MISMATCH`.
+Then checks the mismatch metrics of the run. For tokens that vLLM and the trainer computed with the same weights, the
+log-probs must differ by less than `MAX_MISMATCH`.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from aiohttp import web
 
 from benchmarks.support.results import finish
 
-MAX_RATIO = 1.15  # required by the issue: the duration relative to the ideal duration
+MAX_RATIO = 1.15  # limit of the duration relative to the ideal duration
 MOVES = ("up", "down", "left", "right")
 
 

@@ -2,18 +2,19 @@
 
     python -m benchmarks.rollout.interval_coverage [--simulations 2000] [--kinds success,paired] [--out FILE]
 
-Tasks are drawn from a population. The task's success rate has the mean p and a beta distribution with the sum of
-parameters `strength`: with 0, the policy solves a task always or never; with infinity, all tasks have the rate p. The
-variance of the rate between tasks is p (1 - p) / (1 + strength). Four kinds of intervals:
+Each task of a simulated evaluation has a random success rate. The rates have a beta distribution with the mean p and
+with parameters whose sum is `strength`. With strength 0, the policy solves a task always or never. With an infinite
+strength, all tasks have the rate p. The variance of the rates is p (1 - p) / (1 + strength). There are four kinds of
+intervals:
 
     success   success rate of binary outcomes
-    score     mean of scores 0, 1/16, …, 1 of one attempt of each task. Its expectation is the task's rate.
+    score     mean score of one attempt of each task. The score is 0, 1/16, … or 1. Its expectation is the task's rate.
     pass      pass@4 of 16 attempts
-    paired    difference of two evaluations of the same tasks: the second policy solves a share of the tasks that the
-              first does not, and fails in a share of the others. The two shares make the true difference 0.02.
+    paired    difference of two evaluations of the same tasks. The second policy solves a share of the attempts in which
+              the first policy fails, and fails in a share of the other attempts. The true difference is 0.02.
 
-For each, the interval that the summaries use and Student's t interval of the task means are compared. A coverage of
-2,000 simulations has a standard error of 0.5 %.
+For each kind, the benchmark compares the interval of the evaluation's summary with Student's t interval of the task
+means. With 2,000 simulations, the coverage has a standard error of 0.5 %.
 """
 
 from __future__ import annotations
@@ -41,17 +42,17 @@ Marks = NDArray[np.bool_]
 Kind = Literal["success", "score", "pass", "paired"]
 RATES = (0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98)
 STRENGTHS = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0, 50.0, math.inf)
-# Scenarios of `score` and `pass`: fewer, because each takes a second.
+# The kinds `score` and `pass` have fewer scenarios, because each scenario takes a second.
 FEW_RATES, FEW_STRENGTHS = (0.02, 0.05, 0.2, 0.5, 0.95, 0.98), (0.3, 3.0, math.inf)
 TASKS = (30, 134, 512)
-GRID = 16  # attempts of `pass`, and steps of a score
-WIDTHS = 5  # simulations whose bounds are computed for the mean width of `score` and `pass`
+GRID = 16  # number of attempts of `pass`, and number of steps between the scores 0 and 1
+WIDTHS = 5  # number of simulations for the mean width of `score` and `pass`
 GAIN = 0.02  # the true difference of `paired`
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What is simulated. See the module."""
+    """The parameters of simulated evaluations. The docstring of the module explains `strength` and the mean `rate`."""
 
     kind: Kind
     tasks: int
@@ -62,7 +63,7 @@ class Scenario:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """The share of intervals that contain the true mean, and the mean width."""
+    """The share of intervals that contain the true mean, and their mean width. `t_…`: for Student's t interval."""
 
     coverage: float
     width: float
@@ -71,7 +72,7 @@ class Coverage:
 
 
 def scenarios() -> Iterator[Scenario]:
-    """Return all scenarios. With one attempt of each task, the success does not depend on `strength`."""
+    """Return all scenarios. With one attempt of each task, the successes do not depend on `strength`."""
     for tasks in TASKS:
         for rate in RATES:
             yield Scenario("success", tasks, 1, math.inf, rate)
@@ -97,14 +98,14 @@ def simulate(scenario: Scenario, simulations: int, seed: int = 0) -> Coverage:
     table = _pass_table() if scenario.kind == "pass" else np.arange(GRID + 1) / GRID
     truth = _true_pass(scenario) if scenario.kind == "pass" else scenario.rate
     counts = np.stack([(wins == number).sum(-1) for number in range(GRID + 1)], axis=-1)
-    # The bounds themselves take fifty times as long, so their mean width is that of a few simulations.
+    # Computing the bounds takes fifty times as long, so the mean width comes from only a few simulations.
     covered = (upper_tail(table, counts, truth) >= 0.025) & (upper_tail(1 - table, counts, 1 - truth) >= 0.025)
     bounds = [gaffke_bounds(values, LEVEL) for values in table[wins[:WIDTHS]]]
     return _coverage(covered, float(np.mean([high - low for low, high in bounds])), truth, table[wins])
 
 
 def _rates(scenario: Scenario, simulations: int, random: np.random.Generator) -> Floats:
-    """Return the tasks' success rates, [simulations, tasks]."""
+    """Return the success rates of the tasks, with shape [simulations, tasks]."""
     size, rate, strength = (simulations, scenario.tasks), scenario.rate, scenario.strength
     if math.isinf(strength):
         return np.full(size, rate)
@@ -114,7 +115,10 @@ def _rates(scenario: Scenario, simulations: int, random: np.random.Generator) ->
 
 
 def _paired(scenario: Scenario, rates: Floats, random: np.random.Generator) -> Coverage:
-    """The second rate of a task is r + (1 - r) a - r b, where a and b give the true difference `GAIN`."""
+    """Return the coverage for two policies with the success rates r and r + (1 - r) a - r b of a task.
+
+    The shares a (`gained`) and b (`lost`) are chosen for the true difference `GAIN`. `rates`: r, [simulations, tasks].
+    """
     lost = min(0.1, 1 - scenario.rate)
     gained = (GAIN + scenario.rate * lost) / (1 - scenario.rate)
     if gained > 1:
@@ -143,7 +147,7 @@ def _contains(truth: float, low: Floats, high: Floats) -> Marks:
 
 
 def _coverage(covered: Marks, width: float, truth: float, values: Floats) -> Coverage:
-    """Return the coverage beside that of the t interval of `values`, [simulations, tasks]."""
+    """Return the coverage and the width, and those of the t interval of `values`, [simulations, tasks]."""
     low, high = _t_bounds(values)
     t_covered = _contains(truth, low, high)
     return Coverage(
@@ -157,7 +161,7 @@ def _pass_table() -> Floats:
 
 
 def _true_pass(scenario: Scenario) -> float:
-    """1 - E[(1 - r)^4] = 1 - product of (b + i) / (a + b + i) for r from Beta(a, b)."""
+    """Return the true pass@4. For r ~ Beta(a, b), it is 1 - E[(1 - r)^4] = 1 - Π (b + i) / (a + b + i), i = 0…3."""
     if math.isinf(scenario.strength):
         return 1 - (1 - scenario.rate) ** 4
     if scenario.strength == 0:
@@ -167,7 +171,7 @@ def _true_pass(scenario: Scenario) -> float:
 
 
 def main() -> None:
-    """Simulate all scenarios, write the table and print the worst of each kind."""
+    """Simulate all scenarios, write the table, and print the scenarios with the lowest coverage for each kind."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=2000)
     parser.add_argument("--kinds", default="success,score,pass,paired")

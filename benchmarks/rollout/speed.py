@@ -1,4 +1,4 @@
-"""Compares the speed of a rollout worker with that of the engine alone, which gets the same requests.
+"""Compares the speed of a rollout worker with the speed of the engine alone, for the same requests.
 
     python -m benchmarks.rollout.speed [--trace] [--policy DIRECTORY] [--seconds 8] [--in-flight 32] [--rounds 3]
 
@@ -6,18 +6,18 @@ The services are real, each in a separate process: an environment server, a poli
 broker. Each round has three passes:
 
 * `rollout`: the worker plays groups of 8 episodes from a queue that never becomes empty. After the first groups have
-  ended, all requests of the next `seconds` are counted and recorded.
+  ended, the benchmark counts and records all requests of the next `seconds`.
 * `replay`: a client sends the recorded requests to the policy server, in the same order and with the same number of
   concurrent requests. It does nothing else.
 * `in_process`: an engine in this process answers the recorded requests.
 
-The prefix cache of the engine is cleared before each pass. Each result is that of the fastest pass, because other work
-on the machine can only slow a pass down.
+The prefix cache of the engine is cleared before each pass. For each kind, the result is the fastest pass, because other
+programs can only slow a pass down.
 
-The environment is Sokoban, whose prompts are short. With `--trace` it is `trace_environment.py`, whose prompts grow.
-Without `--policy`, a tiny policy with random weights plays. It rarely moves in the room, so most of its prompts are
-repeated and cost the engine less than those of a trained policy. So the worker's share of the engine's speed is lower
-than in a real run.
+The environment is Sokoban, which has short prompts. With `--trace`, it is `trace_environment.py`, which has growing
+prompts. Without `--policy`, a tiny policy with random weights plays. It rarely moves in the room, so most of its
+prompts are repetitions. The engine needs less time for repeated prompts than for the prompts of a trained policy. So
+the worker's share of the engine's speed is lower than in a real run.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Pass:
-    """The result of one pass. `cpu_s`: CPU time of this process, in which the worker or the replaying client runs."""
+    """The result of one pass. `cpu_s`: CPU time of this process (it runs the worker or the replaying client)."""
 
     tokens: int
     requests: int
@@ -122,7 +122,7 @@ class Pass:
 
 
 class RecordingClient(PolicyClient):
-    """The ordinary client, which records its requests while `recording` is true."""
+    """The usual client. While `recording` is true, it records its requests."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -168,7 +168,7 @@ async def forget_prompts(policy: PolicyClient) -> None:
 
 
 class Bench:
-    """The running services, and functions that run the passes `rollout` and `replay`."""
+    """The running services, with functions for the passes `rollout` and `replay`."""
 
     def __init__(self, environment_url: str, inference_url: str, redis_url: str, policy: Path, flags: Any) -> None:
         self.environment_url, self.inference_url, self.redis_url = environment_url, inference_url, redis_url
@@ -244,7 +244,7 @@ def workload_of(flags: Any) -> Workload:
 
 
 class InProcess:
-    """An engine in this process, to which requests are passed without a network."""
+    """An engine in this process. It gets requests without a network."""
 
     def __init__(self, policy: Path, eos_id: int, work: Workload) -> None:
         loaded = load_model(policy)
@@ -312,7 +312,7 @@ async def measure(bench: Bench, policy: Path) -> dict[str, Any]:
         alone.append(await asyncio.to_thread(own.replay, requests, limit))
     own.engine.stop()
     result = summary("rollout", played) | summary("replay", replayed) | summary("in_process", alone)
-    result.pop("in_process_cpu_ms_per_request")  # in this process, the CPU time of the engine is included
+    result.pop("in_process_cpu_ms_per_request")  # not comparable: it would include the CPU time of the engine
     episodes = bench.episodes
     return result | {
         "share_of_replay": result["rollout_tokens_per_s"] / result["replay_tokens_per_s"],

@@ -1,9 +1,9 @@
-"""An environment whose prompts grow, as in the workload `trace` of `benchmarks/inference/speed.py`.
+"""An environment with growing prompts, as in the workload `trace` of `benchmarks/inference/speed.py`.
 
     python -m arlarena.env_server benchmarks.rollout.trace_environment --port 0
 
-The first prompt has 200 random letters. Each later prompt consists of the prompt before, the unchanged reply and 60
-more letters. An episode has 8 turns.
+The first prompt has 200 random letters. Each later prompt consists of the previous prompt, the unchanged reply and 60
+new letters. An episode has 8 turns.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROMPT, OBSERVATION, TURNS = 200, 60, 8
 
 
 class Transcript(TextGame):
-    """A text to which each turn adds the reply and random letters. The letters depend only on the task and the turn."""
+    """A growing text. Each turn adds the reply and random letters. The letters depend only on the task and the turn."""
 
     score = 0.0
 
@@ -32,11 +32,11 @@ class Transcript(TextGame):
         self.prompt = self._random_letters(PROMPT)
 
     def text(self) -> str:
-        """Return the whole text."""
+        """Return the complete text."""
         return self.prompt
 
     def state(self) -> str:
-        """Return the whole text."""
+        """Return the complete text."""
         return self.prompt
 
     def play(self, action: str | None) -> float:
@@ -54,7 +54,7 @@ class TranscriptEpisode(TextEpisode):
     _game: Transcript
 
     def step(self, text: str) -> StepResult:
-        """Add the reply to the text, and then the observation."""
+        """Add the reply and then the observation to the text."""
         self._game.prompt += text
         return super().step(text)
 

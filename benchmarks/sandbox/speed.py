@@ -2,13 +2,13 @@
 
     apt install bubblewrap && python -m benchmarks.sandbox.speed --out benchmarks/results/sandbox.json
 
-* `per_s`: executions per second of a program that uses numpy and sympy, with one concurrent execution per core. The
-  three ways to run the program are measured in alternating rounds, and their medians are compared. In bubblewrap, the
-  program has no network, its own process namespace, and read access to the libraries only. If bubblewrap is not
-  installed, or the host forbids it, its results are missing.
+* `per_s`: executions per second of a program that uses numpy and sympy, with one concurrent execution per core. Each
+  round measures the three ways to run the program. The medians are compared. In bubblewrap, the program has no network
+  and its own process namespace, and can only read the libraries. If bubblewrap is not installed, or the host forbids
+  it, its results are missing.
 * `latency`: milliseconds from the call to the result, with 1, 4 and 32 concurrent executions.
-* `soak`: many executions, and the processes, descriptors and memory that they leave in this process and in the zygote
-  (the sandbox's process that is forked for each execution).
+* `soak`: many executions. The result contains the remaining processes, and the descriptors and memory of this process
+  and of the zygote before and after the executions. (The sandbox forks the zygote process for each execution.)
 """
 
 from __future__ import annotations
@@ -78,8 +78,10 @@ def latencies(run: Callable[[], str], in_flight: int, count: int) -> dict[str, f
 
 
 def soak(sandbox: ForkSandbox, count: int, in_flight: int) -> dict[str, Any]:
-    """Run `count` executions. Return the number of processes that are left. Also return the number of descriptors and
-    the memory in MB, both before and after the executions.
+    """Run `count` executions, and count wrong results.
+
+    Also returns the number of remaining processes, and the number of descriptors and the memory in MB before and after
+    the executions.
     """
     ours, zygote = psutil.Process(), psutil.Process(sandbox.zygote_pid)
 

@@ -1,15 +1,15 @@
-"""Compares our generator of Sokoban rooms with that of gym-sokoban: speed, difficulty, and identity of the rooms.
+"""Compares our generator of Sokoban rooms with gym-sokoban's generator: speed, difficulty, and identity of the rooms.
 
     python -m benchmarks.sokoban.speed --out benchmarks/results/sokoban_rooms.json
 
-gym-sokoban's generator is called the original. For each size, three comparisons are made:
+In this file, `original` is gym-sokoban's generator. There are three comparisons for each size:
 
-* Speed: rooms per second of CPU time of one process. The generators take turns with blocks of up to 10 rooms, so that a
-  busy machine slows both equally.
-* Difficulty: a two-sample Kolmogorov-Smirnov test compares the minimum number of pushes in the rooms of the generators.
-  Each generator draws its own random rooms.
+* Speed: rooms per second of CPU time of one process. The generators alternate with blocks of up to 10 rooms, so a busy
+  machine slows both generators equally.
+* Difficulty: a two-sample Kolmogorov-Smirnov test compares the minimum number of pushes in the rooms of both
+  generators. The generators draw different random rooms.
 * Identity: both generators get the same drafts and must return equal rooms. In a draft, the boxes are on their targets.
-  The generator pulls the boxes away from the targets (reverse play).
+  A generator pulls the boxes away from the targets (reverse play).
 
 gym-sokoban 0.0.6 is not a dependency. If it is not installed, pip installs its wheel, without dependencies, into a
 temporary folder. gym-sokoban takes about six seconds for a 10x10 room with 4 boxes, so `--minutes` limits the time.
@@ -94,7 +94,7 @@ def load_original(folder: Path) -> ModuleType:
 
 
 def original_room(original: ModuleType, size: tuple[int, int, int]) -> tuple[Grid, Grid]:
-    """Generate a room as gym-sokoban's environment does at a reset. If the generator fails, it is called again."""
+    """Generate a room with the arguments of gym-sokoban's environment. If the generator fails, call it again."""
     height, width, boxes = size
     while True:
         try:
@@ -117,7 +117,7 @@ def to_room(structure: Grid, state: Grid) -> Room:
 
 
 def identical(original: ModuleType, size: tuple[int, int, int], drafts: int) -> int:
-    """Return for how many of `drafts` drafts the generators return equal rooms, or both reject the draft."""
+    """Return the number of drafts (of `drafts`) from which both generators make equal rooms, or that both reject."""
     same = 0
     for number in range(drafts):
         layout = None
@@ -138,7 +138,7 @@ def identical(original: ModuleType, size: tuple[int, int, int], drafts: int) -> 
 
 
 class Stopwatch:
-    """The rooms of one generator, and the CPU time in seconds that they took."""
+    """The rooms of one generator, and their CPU time in seconds."""
 
     def __init__(self) -> None:
         self.rooms: list[Room] = []
@@ -151,7 +151,7 @@ class Stopwatch:
 
 
 def sample(original: ModuleType, size: tuple[int, int, int], count: int, minutes: float) -> tuple[Stopwatch, Stopwatch]:
-    """Generate `count` rooms with each generator, in alternating blocks. Stop after `minutes` with fewer rooms."""
+    """Generate `count` rooms with each generator, in alternating blocks. Stop early after `minutes`."""
     ours, theirs = Stopwatch(), Stopwatch()
     ends = time.monotonic() + 60 * minutes
     while len(theirs.rooms) < count and time.monotonic() < ends:
@@ -171,7 +171,7 @@ def pushes(room: Room) -> int:
     """Return the minimum number of pushes that solve the room.
 
     Raises:
-        SystemExit: the room has no solution, which must not happen.
+        SystemExit: the room has no solution. This would be an error of a generator.
     """
     plan = least_pushes(room, max_states=5_000_000)
     if plan is None:

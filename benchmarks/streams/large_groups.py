@@ -2,10 +2,10 @@
 
     python -m benchmarks.streams.large_groups --out benchmarks/results/large_groups.json
 
-A group has 8 episodes of 25 turns. Each turn has a new prompt of 1,000 tokens (the history is in the prompt, so each
-turn repeats it), a response of 150 tokens, and the texts of both. Random ids are as fast as real ids. One
-Python process issues, leases, completes, collects and acknowledges the groups, as trainer and worker do, without TLS.
-`docs/explanation/scale.md` uses the figures.
+A group has 8 episodes of 25 turns. Each turn has a new prompt of 1,000 tokens, a response of 150 tokens, and the texts
+of prompt and response. Each prompt repeats the history, so all its tokens are sent. The token ids are random. This does
+not affect the speed. One Python process issues, leases, completes, collects and acknowledges the
+groups, like trainer and worker. The connection has no TLS. `docs/explanation/scale.md` uses the results.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from benchmarks.support.random_turns import random_turn
 from benchmarks.support.results import finish
 
 EPISODES, TURNS, PROMPT, RESPONSE = 8, 25, 1000, 150
-CHARS_PER_TOKEN = 4  # of English text with the tokenizer of Qwen3
+CHARS_PER_TOKEN = 4  # for English text and the tokenizer of Qwen3
 VERSION = PolicyVersion("run", 7, "0" * 16)
 REPEATS = 5
 
@@ -82,7 +82,7 @@ def median_ms(action: Callable[[], object]) -> float:
 
 
 async def queue_rounds(url: str, groups: list[Group]) -> list[dict[str, float]]:
-    """Send all groups through the queue several times. Returns the seconds of each part of each round."""
+    """Send all groups through the queue `REPEATS` times. Returns the seconds of publishing and collecting per round."""
     rounds = []
     async with await Streams.connect(url, "large") as streams:
         for _ in range(REPEATS):

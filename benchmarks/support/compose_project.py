@@ -17,8 +17,8 @@ from typing import Any
 
 from benchmarks.support.paths import ROOT
 
-POLL_S = 2.0  # each docker command takes about 0.2 s of CPU time, which the containers need
-# Ports on the host's loopback address; the defaults of compose.yaml, and those of its tests (18001 …), stay free.
+POLL_S = 2.0  # not shorter, because each docker command takes about 0.2 s of CPU time from the containers
+# Ports on the host's loopback address. The defaults of compose.yaml and the ports of its tests (18001 …) are different.
 PORTS = {
     "SOKOBAN": 28001, "ALFWORLD": 28002, "WEBSHOP": 28003, "INFERENCE": 28100, "GRAFANA": 28300, "PAGE": 28400,
 }  # fmt: skip
@@ -42,8 +42,15 @@ def docker(*arguments: str, env: Mapping[str, str] | None = None, timeout_s: flo
 
 
 class ComposeProject:
-    """The containers of one project. `folder`: gets the secrets and copies of files. `files`: compose files, by default
-    compose.yaml alone.
+    """The containers of one project.
+
+    Args:
+        name: name of the project.
+        folder: folder for the secrets and for copies of files.
+        config: configuration of the run.
+        workers: number of rollout workers.
+        files: compose files besides compose.yaml.
+        more: further environment variables.
     """
 
     def __init__(
@@ -69,7 +76,7 @@ class ComposeProject:
         return docker("compose", *arguments, env=self.variables, timeout_s=timeout_s)
 
     def containers(self, *services: str) -> dict[str, str]:
-        """Return the service of each container, by the container's name. `services`: only these; default: all."""
+        """Return the containers: name of the container → service. `services`: only these services; default: all."""
         rows = self.compose("ps", "--all", "--format", "json", *services).splitlines()
         return {row["Name"]: row["Service"] for row in map(json.loads, rows)}
 
@@ -79,7 +86,7 @@ class ComposeProject:
         return state
 
     def is_healthy(self, container: str) -> bool:
-        """Return whether a container runs and its last health check has succeeded."""
+        """Return whether a container runs and its status is healthy."""
         state = self.state(container)
         return bool(state["Running"]) and state.get("Health", {}).get("Status") == "healthy"
 
@@ -89,7 +96,7 @@ class ComposeProject:
         return bool(state["Status"] == "exited" and state["ExitCode"] == 0)
 
     def copy(self, path: str, to: Path) -> bool:
-        """Copy a file or folder of the run directory. No container needs to run. Return False if it does not exist."""
+        """Copy a file or folder from the run directory. Works without a running container. Return False if it fails."""
         with contextlib.suppress(ComposeError, subprocess.TimeoutExpired):
             self.compose("cp", f"run:/data/run/{path}", str(to))
             return True
@@ -97,13 +104,13 @@ class ComposeProject:
 
     @cached_property
     def _volume(self) -> Path:
-        """The folder of the volume `run` on the host of the engine."""
+        """The run directory in the volume `run`, on the Docker host."""
         return Path(docker("volume", "inspect", "--format", "{{.Mountpoint}}", f"{self.name}_run").strip()) / "run"
 
     def read(self, path: str) -> str:
-        """Return a file of the run directory, or an empty text if it does not exist yet.
+        """Return the text of a file in the run directory, or "" if the file does not exist yet.
 
-        The file is read from the volume. If the engine runs on another machine, or for another user, it is copied.
+        If this process cannot read the volume (Docker runs on another machine or for another user), copies the file.
         """
         with contextlib.suppress(OSError, ComposeError):
             if self._volume.parent.is_dir():
@@ -124,7 +131,7 @@ class ComposeProject:
         return []
 
     def ended(self) -> int | None:
-        """Return the exit status of the run, or None if its container is running or will be restarted."""
+        """Return the exit status of the run, or None if its container runs or will be restarted."""
         state = self.state(f"{self.name}-run-1")
         return int(state["ExitCode"]) if state["Status"] == "exited" else None
 
@@ -132,7 +139,7 @@ class ComposeProject:
         """Wait until `condition()` is true.
 
         Raises:
-            ComposeError: it is not true after `limit_s` seconds. The message contains the last lines of all logs.
+            ComposeError: `condition()` is false after `limit_s` seconds. The message contains the end of all logs.
         """
         deadline = time.monotonic() + limit_s
         while not condition():

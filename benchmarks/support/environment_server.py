@@ -18,7 +18,7 @@ import psutil
 
 @contextlib.contextmanager
 def environment_server(*flags: str, **settings: float) -> Iterator[tuple[str, psutil.Process]]:
-    """Start a Sokoban server on a free port, with these settings of [environment]. Yield its URL and its process.
+    """Start a Sokoban server on a free port, with these settings in [environment]. Yield its URL and its process.
 
     Raises:
         SystemExit: the server does not start.
@@ -44,7 +44,7 @@ def environment_server(*flags: str, **settings: float) -> Iterator[tuple[str, ps
 
 
 def ask(url: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
-    """Send a GET, or a POST of `body`. Return the status and the JSON of the answer."""
+    """Send a GET, or a POST with `body`. Return the status and the JSON of the reply."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:

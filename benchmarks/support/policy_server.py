@@ -19,8 +19,9 @@ START_S = 120.0
 
 @contextlib.contextmanager
 def policy_server(folder: Path, **settings: Any) -> Iterator[tuple[str, psutil.Process]]:
-    """Start a policy server on a free port, with these settings of [inference]. When the server is ready, yield its URL
-    and its process.
+    """Start a policy server on a free port, with these settings in [inference]. Yield its URL and its process.
+
+    Waits until the server is healthy.
 
     Raises:
         SystemExit: the server does not start.
@@ -47,7 +48,7 @@ def policy_server(folder: Path, **settings: Any) -> Iterator[tuple[str, psutil.P
 
 
 def write_config(file: Path, settings: Mapping[str, Any]) -> None:
-    """Write a configuration with these settings of [inference]."""
+    """Write a configuration file with these settings in [inference]."""
     file.write_text("[inference]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
 
 

@@ -1,4 +1,4 @@
-"""Turns with random tokens, for benchmarks. Random ids are as fast as those of a tokenizer."""
+"""Turns with random tokens, for benchmarks. Random token ids do not affect the speed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def random_turn(
 ) -> Turn:
     """Returns a valid turn of `prompt` new prompt tokens and `response` sampled tokens.
 
-    `fields`: further fields of the turn, and those to replace, for example `observation` or `action_valid`.
+    `fields`: other fields of the turn, for example `observation` or `action_valid`. They replace the defaults.
     """
     given: dict[str, Any] = {
         "new_prompt_ids": pack_ids(numbers.integers(0, 150_000, prompt)),

@@ -12,8 +12,9 @@ MACHINE = {"cores": os.cpu_count(), "system": platform.platform(), "python": pla
 
 
 def finish(result: dict[str, Any], out: Path | None) -> int:
-    """Print a result as JSON, and write it to `out` if given. Return the exit status: 0 if the result passed,
-    else 1.
+    """Add the key `machine` to a result, print the result as JSON, and write it to `out` if given.
+
+    Returns the exit status: 0 if `result["passed"]` is true, else 1.
     """
     result["machine"] = MACHINE
     print(json.dumps(result, indent=1))

@@ -1,4 +1,4 @@
-"""Shared code of the checks of the recipes for tiny policies: command line, claims about a run, and result."""
+"""Shared code for checks of the tiny recipes (configs/*-tiny.toml): command line, claims about a run, and result."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ def arguments(description: str | None, config: str, out: str) -> argparse.Namesp
 
 
 def claims_of(name: str, run: dict[str, Any], split: str) -> list[Claim]:
-    """Return the claims that must hold for every seed.
+    """Return the claims about a run. They must be true for every seed.
 
-    The run uses a large evaluation set of the split, improves the success rate, and takes less than an hour.
+    The evaluation set contains at least `MIN_TASKS` tasks of the split, training improves the success rate, and the run
+    takes less than an hour.
     """
     eval_set, (low, high) = run["eval_set"], run["paired_gain_ci95"]
     gain = f"{100 * run['gain']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
@@ -46,7 +47,7 @@ def claims_of(name: str, run: dict[str, Any], split: str) -> list[Claim]:
 
 
 def write_results(runs: Mapping[str, dict[str, Any]], claims: Sequence[Claim], seeds: Sequence[str], out: Path) -> int:
-    """Show and write all results, and return the exit status. `seeds`: names of the runs of the unchanged recipe."""
+    """Show and write all results. Return the exit status. `seeds`: names of the runs with the unchanged recipe."""
     show(dict(runs), list(claims))
     for run in runs.values():
         if (kinds := kinds_table(run)) is not None:

@@ -1,4 +1,4 @@
-"""Runs complete trainings with `arlarena up`, and shows the claims about them."""
+"""Executes complete training runs with `arlarena up`, and shows claims about the runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A claim about a run, and whether it holds. `claim`: the claim. `measured`: the measured value as text."""
+    """A claim about a run. `measured`: the measured value as text. `holds`: whether the claim is true."""
 
     run: str
     claim: str
@@ -45,13 +45,12 @@ def directory_of(plan: Plan) -> Path:
 
 
 def make(plan: Plan, config: Path, reuse: bool) -> dict[str, Any]:
-    """Execute a training run and return its summary. If `reuse` is true and an earlier run exists, resume this run.
+    """Execute a training run. Return its summary, with the result of behaviour cloning and the interval of the gain.
 
-    A run that is already finished is not repeated. The result of behaviour cloning and the confidence interval of the
-    gain are added to the summary.
+    If `reuse` is true and an earlier run exists, resume the earlier run. A finished earlier run is not repeated.
 
     Raises:
-        SystemExit: the run failed; the exit status is 2.
+        SystemExit: the run failed. The exit status is 2.
     """
     directory = directory_of(plan)
     start = "--resume" if reuse and (directory / "run.json").exists() else "--fresh"
@@ -73,7 +72,7 @@ def make(plan: Plan, config: Path, reuse: bool) -> dict[str, Any]:
 def paired_gain(directory: Path) -> list[float]:
     """Return the 95 % confidence interval of the gain in the success rate.
 
-    The same tasks are played before and after training, so the interval is computed from the difference of each task.
+    The same tasks are played before and after training. The interval is computed from the difference of each task.
     """
     eval_sets = [json.loads((directory / "eval_sets" / f"{label}.json").read_text()) for label in ("before", "after")]
     outcomes: list[dict[int, list[int]]] = []
@@ -89,8 +88,8 @@ def paired_gain(directory: Path) -> list[float]:
 def paired_scores(directory: Path) -> tuple[list[float], list[float], list[float]]:
     """Return the scores before and after training, and the 95 % confidence interval of the gain in the mean score.
 
-    Only tasks that are in both files of episodes count. Both lists of scores have the same order of tasks. An
-    evaluation writes only the first `[evaluation] episodes` episodes to its file.
+    An evaluation records only the first `[evaluation] episodes` episodes. The scores are those of tasks with recorded
+    episodes before and after training. Both lists have the same order of tasks.
     """
     before, after = (_scores_by_task(directory / "episodes" / f"{label}.jsonl") for label in ("before", "after"))
     tasks = [task for task in before if task in after]

@@ -1,22 +1,21 @@
-r"""Compares TIR Math's judge of answers with math-verify, on pairs of answers whose correct verdict is known.
+r"""Compares TIR Math's judge of answers with math-verify, on pairs of answers with a known correct verdict.
 
     python -m benchmarks.tir_math.judge_verdicts
     python -m benchmarks.tir_math.judge_verdicts --golds simplerl_math_lv3to5.jsonl aime24.jsonl aime25.jsonl --every 1
 
-A pair consists of a gold answer and an answer to judge. The pairs are those of tests/data/golden/tir_math
-(verdicts.tsv, pairs.jsonl) and tests/cases/environments. With --golds, more pairs are made from the gold answers of the
-given files (JSON lines, field `answer`): other forms of a gold answer, which are right, and altered gold answers, which
-are wrong.
+A pair consists of a gold answer and an answer to judge. The pairs come from tests/data/golden/tir_math (verdicts.tsv,
+pairs.jsonl) and tests/cases/environments. With --golds, the benchmark makes more pairs from the gold answers in the
+given files (JSON lines, field `answer`). Other forms of a gold answer are right. Altered gold answers are wrong.
 
 The judges:
 
-    stock       `verify(parse("$gold$"), parse("\\boxed{answer}"))` of math-verify with all defaults
-    normalised  the same for texts normalised by `latex.normalize`
+    stock       math-verify with all defaults: `verify(parse("$gold$"), parse("\\boxed{answer}"))`
+    normalised  math-verify after `latex.normalize` has normalised both texts
     ours        `equivalence.judge`
 
 A table shows the number of pairs for each set and for each kind of pair in the set. The column of a judge shows two
 numbers, "A + R". A is the number of wrong answers that the judge accepted. R is the number of right answers that the
-judge refused. Exit status 1: our judge is wrong about a pair.
+judge refused. Exit status 1: our judge is wrong about at least one pair.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ FRACTION = re.compile(r"(-?)\\[dt]?frac\{(\d+)\}\{(\d+)\}")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A gold answer, an answer, and whether this answer is right. `group`: the set and the kind of the pair."""
+    """A gold answer, an answer to judge, and whether the answer is right. `group`: the set and the kind of the pair."""
 
     group: tuple[str, str]
     gold: str
@@ -81,7 +80,7 @@ class Group:
 
 
 def stock(gold: str, answer: str) -> bool:
-    """Return the verdict of math-verify, called as in its documentation."""
+    """Return the verdict of math-verify, with the call from its documentation."""
     try:
         return bool(verify(parse(f"${gold}$"), parse(f"\\boxed{{{answer}}}")))
     except Exception:  # any error of math-verify counts as a refusal
@@ -92,12 +91,12 @@ def normalised(gold: str, answer: str) -> bool:
     """Return the verdict of math-verify on texts normalised by our rules."""
     try:
         return bool(verify(parse(f"${normalize(gold)}$"), parse(f"${normalize(answer)}$")))
-    except Exception:  # as in `stock`; `normalize` refuses some texts, too
+    except Exception:  # also if `normalize` refuses a text
         return False
 
 
 def stored_pairs() -> Iterator[Pair]:
-    """Yield the pairs of the repository's files."""
+    """Yield the pairs from the files of this repository."""
     kind = ""
     for line in (GOLDEN / "verdicts.tsv").read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
@@ -114,7 +113,7 @@ def stored_pairs() -> Iterator[Pair]:
 
 
 def made_pairs(golds: list[str]) -> Iterator[Pair]:
-    """Yield pairs made from gold answers: other forms of the same value, and altered values."""
+    """Yield pairs from gold answers: right answers in another form, and wrong answers with another value."""
     for gold in golds:
         for kind, answer, right in (*_equivalent_answers(gold), *_altered_answers(gold)):
             if answer != gold or right:
@@ -134,7 +133,7 @@ def _equivalent_answers(gold: str) -> Iterator[tuple[str, str, bool]]:
 
 def _altered_answers(gold: str) -> Iterator[tuple[str, str, bool]]:
     if re.fullmatch(r"0(,.*)?|\\begin\{pmatrix\}[0\s\\]*\\end\{pmatrix\}|.*approx.*", gold, re.DOTALL):
-        return  # altered texts of zero, or of an exact value with an approximation, may still be right
+        return  # an altered text of zero, or of a value with an approximation, can be right
     if found := re.match(r"(.*)(\d)(\D*)", gold, re.DOTALL):
         yield "last digit changed", f"{found[1]}{(int(found[2]) + 1) % 10}{found[3]}", False
     yield "one more", f"{gold}+1", False
@@ -147,7 +146,7 @@ def _altered_answers(gold: str) -> Iterator[tuple[str, str, bool]]:
 
 
 def count(tally: Tally, judge_function: Callable[[str, str], bool], pair: Pair) -> bool:
-    """Judge a pair and count the result. Return whether the verdict is correct."""
+    """Judge a pair, and add the result to `tally`. Return whether the verdict is correct."""
     start = time.process_time()
     verdict = judge_function(pair.gold, pair.answer)
     seconds = time.process_time() - start
@@ -182,7 +181,7 @@ def _cells(groups: list[Group]) -> Iterator[str]:
 
 
 def main() -> int:
-    """Judge all pairs, print the table, and list the pairs that our judge gets wrong."""
+    """Judge all pairs, print the table, and print the pairs with a wrong verdict of our judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--golds", nargs="*", type=Path, default=[], help="files of problems with gold answers")
     parser.add_argument("--every", type=int, default=1, help="use every n-th of the different gold answers")

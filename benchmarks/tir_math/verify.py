@@ -1,20 +1,20 @@
 """Checks the claims about configs/tir-math-tiny.toml on three seeds, and writes benchmarks/results/tir_math_tiny.json.
 
-    python -m benchmarks.tir_math.verify             repeat all runs, some minutes each
-    python -m benchmarks.tir_math.verify --reuse     keep finished runs, and resume the others
+    python -m benchmarks.tir_math.verify             repeat all runs: a few minutes for each run
+    python -m benchmarks.tir_math.verify --reuse     keep finished runs, and resume unfinished runs
 
 Runs are in runs/verify/<name>:
 
-    tir-math-0, -1, -2     the unchanged recipe: SAMPO, which compares turns of a group with the same anchor state (here
-                           the outputs of the programs so far)
-    tir-math-gspo-0        the fallback: GSPO with SAMPO's filter of groups; GSPO needs no anchor states
-    tir-math-zero-0        control: every advantage is multiplied by 0; only the KL penalty towards the clone (the
+    tir-math-0, -1, -2     the unchanged recipe: SAMPO. It compares turns of a group that have the same anchor state (in
+                           TIR Math, the outputs of the earlier programs)
+    tir-math-gspo-0        the fallback: GSPO with SAMPO's filter of groups. GSPO needs no anchor states
+    tir-math-zero-0        control: every advantage is multiplied by 0. Only the KL penalty towards the clone (the
                            policy after behaviour cloning) trains the policy
 
 An episode with a program has two turns: the program, then the answer. So the mean number of turns shows how often the
 policy uses the tool.
 
-Exit status: 0 if every claim holds, 1 if a claim fails, 2 if a run failed.
+Exit status: 0 if every claim is true, 1 if a claim is false, 2 if a run failed.
 """
 
 from __future__ import annotations

@@ -1,24 +1,27 @@
-"""Compares the speed of our SAMPO update with that of TRL's GRPO update, for the same model and rows (samples).
+"""Compares the speed of our SAMPO update with the speed of TRL's GRPO update, for the same model and rows (samples).
 
     make setup EXTRA=trl && python -m benchmarks.trainer.speed --out benchmarks/results/trainer.json
 
-An update is one optimiser step with three passes over the rows: log-probs of the policy without gradient (our learner
-needs them for the ratio of complete trajectories, TRL for π_old), log-probs of the reference, and forward and backward
-pass of the loss. TRL 1.16 is called as in its training loop: `_get_per_token_logps_and_entropies` on the padded
-generation batch, and `_compute_loss` on each micro-batch. Our learner and TRL's trainer run in turns in one process.
-There are four cases:
+An update is one optimiser step with three passes over the rows:
+
+1. log-probs of the policy without gradient (for the ratio of complete trajectories in our learner, for π_old in TRL)
+2. log-probs of the reference policy
+3. forward and backward pass of the loss
+
+TRL 1.16 is called as in its training loop: `_get_per_token_logps_and_entropies` on the padded generation batch, and
+`_compute_loss` on each micro-batch. Our learner and TRL's trainer alternate in one process. There are four cases:
 
 * `equal`: all responses have the maximum length.
 * `uniform`: the lengths are uniformly distributed up to the maximum.
 * `long_tail`: most responses are short, and a few have the maximum length.
-* `shared`: as `equal`, but the rows of a group share a prompt. In the other three cases all prompts differ.
+* `shared`: `equal`, with the same prompt for all rows of a group. In the other three cases, all prompts differ.
 
-`raw` is the bare model on the rows of `equal`: the same passes without padding and without an objective. The speed of
+`raw` is the model alone on the rows of `equal`: the same passes without padding and without an objective. The speed of
 `raw` is an upper bound.
 
-The memory is the peak of a separate process, including torch. The process takes one update with a vocabulary of 50,000
-tokens and the trainer's default micro-batches (16,384 tokens). In `chunked` the learner computes the logits in chunks,
-as by default; in `dense` it computes the logits of a complete micro-batch at once.
+The memory is the peak of a separate process, including torch. This process makes one update with a vocabulary of 50,000
+tokens and the trainer's default micro-batches (16,384 tokens). In `chunked`, the learner computes the logits in chunks
+(the default). In `dense`, it computes all logits of a micro-batch at once.
 """
 
 from __future__ import annotations
@@ -42,15 +45,18 @@ PARTS = (".", "proto", "client", "services/trainer")
 MODULE = "benchmarks.trainer.speed"
 WANTED = {"equal": 1.0, "uniform": 1.5, "long_tail": 2.0}
 RAW_WANTED, MEMORY_WANTED = 0.9, 0.5
-# Number of rows, and of rows in a group; tokens of a prompt, and maximum tokens of a response; rows in a micro-batch.
+# Number of rows, rows per group, tokens per prompt, maximum tokens per response, rows per micro-batch.
 ROWS, GROUP, PROMPT, RESPONSE, AT_ONCE = 64, 8, 96, 160, 8
 VOCABULARY = 4096
 
 
 def in_trl_environment() -> None:
-    """Replace this process by one that runs this module with TRL's packages and our sources.
+    """Execute this module again with TRL's Python environment and our sources, in place of this process.
 
-    Does nothing if this process was already started by this function.
+    In the new process, this function does nothing.
+
+    Raises:
+        SystemExit: TRL is not installed.
     """
     if os.environ.get("ARLARENA_BENCHMARK") == "trainer":
         return
@@ -107,7 +113,7 @@ def rows_of(shape: str) -> list[Any]:
 
 
 class Ours:
-    """Our learner, created as in a training run."""
+    """Our learner, with the same construction as in a training run."""
 
     def __init__(self, model: Qwen3ForCausalLM) -> None:
         from arlarena.trainer.learning.learner import Learner
@@ -126,7 +132,7 @@ class Ours:
 
 
 class Theirs:
-    """TRL's trainer. It requires a dataset, but does not read it here."""
+    """TRL's trainer. It requires a dataset, but this benchmark does not use the dataset."""
 
     def __init__(self, model: Qwen3ForCausalLM, folder: Path) -> None:
         import copy
@@ -149,15 +155,15 @@ class Theirs:
         )  # fmt: skip
         self.reference = copy.deepcopy(self.trainer.model).requires_grad_(False)
         self.trainer.beta = (
-            0.01  # not in the settings, because TRL would then load a reference model by the model's name
+            0.01  # set after construction; with `beta` in the settings, TRL would load a reference model by name
         )
         self.trainer.current_gradient_accumulation_steps = ROWS // AT_ONCE
         self.optimizer = torch.optim.AdamW(self.trainer.model.parameters(), lr=1e-6)
 
     def padded(self, rows: list[Any]) -> dict[str, Tensor]:
-        """Return the generation batch.
+        """Return the generation batch: tensors [rows, prompt length] and [rows, response length], advantages [rows].
 
-        Prompts are padded on the left to the longest prompt, responses on the right to the longest response.
+        Prompts are padded on the left to the longest prompt. Responses are padded on the right to the longest response.
         """
         prompt_length, response_length = max(len(row.prompt) for row in rows), max(len(row.response) for row in rows)
         names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
@@ -192,7 +198,7 @@ class Theirs:
 
 
 class Raw:
-    """The bare model on rows of equal length. The passes are the same, and the loss is the sum of all log-probs."""
+    """The model alone on rows of equal length, with the same passes. The loss is the sum of all log-probs."""
 
     def __init__(self, model: Qwen3ForCausalLM) -> None:
         self.model = model.eval()
@@ -208,7 +214,7 @@ class Raw:
         self.model.zero_grad()
 
     def log_probs(self, ids: Tensor) -> Tensor:
-        """Return the log-probs of the response tokens."""
+        """Return the log-probs of the response tokens, [B, T, 1]. `ids`: [B, prompt + T]."""
         hidden = self.model.model(input_ids=ids, use_cache=False).last_hidden_state[:, PROMPT - 1 : -1]
         log_p = torch.log_softmax(self.model.lm_head(hidden), -1)
         return log_p.gather(-1, ids[:, PROMPT:, None])
@@ -222,7 +228,7 @@ def timed(work: Callable[[], None]) -> float:
 
 
 def speeds(rounds: int, folder: Path) -> dict[str, dict[str, list[float]]]:
-    """Return the seconds of each update, by the lengths of the responses (such as `equal`) and by side."""
+    """Return the duration of each update in seconds: case (such as `equal`) → side → durations."""
     ours, theirs, raw = Ours(model_of(VOCABULARY)), Theirs(model_of(VOCABULARY), folder), Raw(model_of(VOCABULARY))
     results: dict[str, dict[str, list[float]]] = {}
     for shape in ("equal", "uniform", "long_tail", "shared"):
@@ -250,7 +256,7 @@ def memory(side: str) -> float:
     settings = TrainerSettings(kl_coefficient=0.01, device="cpu", logits_chunk_tokens=chunk)
     learner = Learner(prepare(model_of(50_000, hidden=64, layers=1).eval()), None, recipe("sampo"), settings)
     learner.update([rows_of("equal")], 1e-6)
-    # ru_maxrss is not used, because a child process inherits it from its parent.
+    # ru_maxrss is not used, because a child process inherits the value of its parent.
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 

@@ -1,7 +1,7 @@
 """Makes any number of synthetic products, for measurements of search, memory and start.
 
-The texts have 150 words on average. The words are drawn from 200,000 words by Zipf's law, so the frequencies of words
-are as unequal as in real texts. A built folder is a complete catalogue, with products, goals and index.
+The texts have 150 words on average. The words come from a list of 200,000 words. Their frequencies follow Zipf's law,
+as in real texts. A built folder is a complete catalogue with products, goals and index.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def documents(count: int) -> Iterator[str]:
-    """Yield the texts of `count` products. With a larger `count`, the first texts are the same."""
+    """Yield the texts of `count` products. The text of a product does not depend on `count`."""
     rng = np.random.default_rng(0)
     chances = 1 / np.arange(1, WORDS + 1)
     cumulated = np.cumsum(chances / chances.sum())
@@ -40,7 +40,7 @@ def documents(count: int) -> Iterator[str]:
 
 
 def queries(count: int, number: int) -> list[str]:
-    """Return `number` queries of 3 to 12 words, each from one of the first 10,000 of `count` products."""
+    """Return `number` queries. Each query has 3 to 12 words of one of the first 10,000 products (of `count`)."""
     draw = random.Random(1)
     texts = [text.split() for text in documents(min(count, 10_000))]
     return [" ".join(draw.sample(text, min(len(text), draw.randint(3, 12)))) for text in draw.sample(texts, number)]
@@ -74,7 +74,7 @@ def _items(count: int) -> Iterator[Item]:
 
 
 def _word(number: int) -> str:
-    """Return the word with this number. The stemmer does not change such words."""
+    """Return the word with this number. It begins with q and ends with x, so the stemmer does not change it."""
     letters = ""
     while True:
         letters += LETTERS[number % 26]

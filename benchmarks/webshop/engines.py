@@ -1,11 +1,11 @@
-"""Measures search engines on the same texts, each in a process of its own: ours, plain bm25s, and tantivy.
+"""Measures search engines on the same texts: ours, plain bm25s, and tantivy. Each engine runs in its own process.
 
     python -m benchmarks.webshop.engines build tantivy 100000 FOLDER
     python -m benchmarks.webshop.engines query tantivy 100000 FOLDER
 
-`query` prints JSON: the time to open the index, the times of queries, and the memory of the process after the queries.
-Meanwhile a second process has the same index open and has searched it. So memory that both processes share does not
-count as private memory.
+`query` prints JSON: the time to open the index, the times of queries, and the growth of the process's memory. Before
+the measurement, a second process opens the same index and sends the same queries. So memory that both processes share
+does not count as private memory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from arlarena.environments.webshop.catalogue.store import StoredCatalogue
 from arlarena.environments.webshop.search.analyzer import term, terms
 from benchmarks.webshop.corpus import built, documents, queries
 
-K1, B, TOP = 0.9, 0.4, 50  # parameters k1 and b of BM25; number of documents that a query returns
+K1, B, TOP = 0.9, 0.4, 50  # parameters k1 and b of BM25; maximum number of documents of a query's result
 QUERIES = 300
 ENGINES = ("ours", "bm25s", "tantivy")
 Search = Callable[[str], list[int]]
@@ -55,7 +55,7 @@ def build_bm25s(count: int, folder: Path) -> None:
 
 
 def build_tantivy(count: int, folder: Path) -> None:
-    """Build the index of tantivy. Tantivy does not allow other values of k1 and b than its own."""
+    """Build the index of tantivy. The values of k1 and b are fixed in tantivy."""
     import tantivy
 
     schema = tantivy.SchemaBuilder()
@@ -84,7 +84,7 @@ def build(engine: str, count: int, folder: Path) -> Path:
 
 
 def open_engine(engine: str, folder: Path) -> Search:
-    """Open a built index and return its search for the 50 best documents."""
+    """Open a built index. Return a function that searches for the `TOP` best documents."""
     if engine == "ours":
         return StoredCatalogue(folder).search
     return _open_bm25s(folder) if engine == "bm25s" else _open_tantivy(folder)
@@ -116,9 +116,9 @@ def _open_tantivy(folder: Path) -> Search:
 
 
 def measure(engine: str, count: int, folder: Path) -> dict[str, Any]:
-    """Return times in milliseconds and memory in megabytes.
+    """Return the times in milliseconds, and the memory in MB (10^6 bytes).
 
-    All queries are sent twice. `p50_ms` and `p95_ms` are measured the second time.
+    All queries are sent twice. `p50_ms` and `p95_ms` belong to the second round.
     """
     asked = queries(count, QUERIES)
     second_process = _second_process(engine, count, folder)
@@ -144,7 +144,7 @@ def measure(engine: str, count: int, folder: Path) -> dict[str, Any]:
 
 
 def _second_process(engine: str, count: int, folder: Path) -> subprocess.Popen[str]:
-    """Start a process that runs `hold`. Return when this process has sent its queries."""
+    """Start a process that runs `hold`. Wait until the process has sent its queries, and return it."""
     command = [sys.executable, "-m", "benchmarks.webshop.engines", "hold", engine, str(count), str(folder)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -153,7 +153,7 @@ def _second_process(engine: str, count: int, folder: Path) -> subprocess.Popen[s
 
 
 def hold(engine: str, count: int, folder: Path) -> None:
-    """Run as the second process: send the same queries, then keep the index open until stdin ends."""
+    """Run the second process: send the same queries, then keep the index open until the end of standard input."""
     search = open_engine(engine, folder)
     for text in queries(count, QUERIES):
         search(text)

@@ -1,8 +1,8 @@
-"""A shop that takes a step as the original WebShop does: Flask renders a template, BeautifulSoup parses the page twice.
+"""A shop with the same work per step as the original WebShop: Flask renders a page, BeautifulSoup parses it twice.
 
-The original WebShop renders with `render_template_string`, parses the page for the clickable elements, and parses the
-page again for the text of the observation. The templates come from this repository's tests. They are our own, with the
-same structure as the original templates.
+The original WebShop renders a page with `render_template_string`. It parses the page for the clickable elements, and
+again for the text of the observation. The templates come from this repository's tests. They are not the original
+templates, but have the same structure.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class FlaskShop(reference.ReferenceShop):
         return text
 
     def clickables(self) -> dict[str, Any]:
-        """Parse the page and return its clickable elements, by name."""
+        """Parse the page and return its clickable elements: name → element."""
         self._parsed = BeautifulSoup(self._html, "html.parser")
         found: dict[str, Any] = super().clickables()
         return found

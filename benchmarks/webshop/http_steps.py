@@ -1,8 +1,8 @@
-"""Measures the steps per second over `/v1/batch` of the WebShop server and of a server of an environment without rules.
+"""Measures the steps per second over `/v1/batch` of the WebShop server, and of a server without a game.
 
-On both servers, 256 sessions play the same prepared scripts. The first step of all sessions is a search, and each later
-step is a click. All sessions take a step at the same time, in two concurrent batches. Searches are timed apart from
-clicks.
+On both servers, 256 sessions play the same prepared actions. The first step of all sessions is a search. All later
+steps are clicks. All sessions take a step at the same time, in two concurrent batches. Searches and clicks are timed
+separately.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from benchmarks.env_server.speed import server
 from benchmarks.support.ports import free_port
 from benchmarks.webshop.steps import STEPS, script
 
-SESSIONS, BATCHES, GOALS = 256, 2, 64  # sessions share goals, as the episodes of a group do
-WARM_UP = 3  # number of rounds that are not counted: they fill the caches, which are full in a long run
+SESSIONS, BATCHES, GOALS = 256, 2, 64  # several sessions have the same goal, like the episodes of a group
+WARM_UP = 3  # number of rounds before the measurement; they fill the caches, which are full in a long run
 ENCODE = msgspec.json.encode
 
 
 class ResultItem(msgspec.Struct):
-    """The field of one result in a batch that the player reads."""
+    """The field of one result of a batch that this benchmark reads."""
 
     ok: bool
 
@@ -43,7 +43,7 @@ DECODER = msgspec.json.Decoder(BatchReply)
 
 
 def scripts(round_number: int) -> list[list[str]]:
-    """Return the actions of each session: a search, then clicks only. Each round has other actions."""
+    """Return the actions of each session: a search, then only clicks. Each round has different actions."""
     environment = load("benchmark", {})
     made = []
     for session in range(SESSIONS):
@@ -84,10 +84,10 @@ async def _batch(client: aiohttp.ClientSession, url: str, phase: list[tuple[str,
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """Return the median steps per second of each server, by the kind of step (search or click).
+    """Return the median steps per second of each server for each kind of step (search or click).
 
-    Also return the ratio of the WebShop server to the server without rules for each kind, and the rates of all rounds.
-    The ratio is the median of the ratios of the rounds, because the speed of a machine may change between rounds.
+    Also returns, for each kind, the ratio of the WebShop server to the server without rules, and the rates of all
+    rounds. The ratio is the median of the rounds' ratios, because the speed of a machine can change between rounds.
     """
     rates: dict[str, list[dict[str, float]]] = {"webshop": [], "noop": []}
     ports = {name: free_port() for name in rates}

@@ -2,12 +2,12 @@
 
     make setup EXTRA=webshop && python -m benchmarks.webshop.speed --out benchmarks/results/webshop.json
 
-* `steps`: time of a step, by CPU time and by the wall clock, compared with a shop that uses Flask and BeautifulSoup, as
-  the original WebShop does (`flask_shop.py`). Both play the same random actions on the default catalogue of 10,000
-  products. Their pages must be equal.
+* `steps`: CPU time and wall time of a step, compared with a shop that uses Flask and BeautifulSoup like the original
+  WebShop (`flask_shop.py`). Both shops play the same random actions on the default catalogue of 10,000 products. Their
+  pages must be equal.
 * `search`: time of a query at 10,000, 100,000 and 1.18 million synthetic products (`corpus.py`), compared with bm25s
-  and tantivy. Each engine has a process of its own (`engines.py`). The first run builds the indexes in the folder
-  `--indexes`, which takes up to an hour.
+  and tantivy. Each engine has its own process (`engines.py`). The first run builds the indexes in the folder
+  `--indexes`. This takes up to an hour.
 * `start`: time from the start of a server with 1.18 million products to the reply to its first search. Before the
   start, the index's files are removed from the operating system's page cache.
 * `session_bytes`: memory of a session in the middle of an episode.
@@ -39,15 +39,15 @@ from benchmarks.webshop.steps import compare_steps, session_bytes
 
 SIZES = (10_000, 100_000, 1_180_000)
 LARGEST = SIZES[-1]
-RANKS = 10  # compared results of each query
+RANKS = 10  # number of compared results of each query
 STEP_CLAIM = "speed of a step by {}, as a multiple of that with Flask and BeautifulSoup"
 
 
 def measure_search(folder: Path, skipped: set[tuple[str, int]]) -> dict[str, Any]:
     """Return the measurements of each engine at each number of products.
 
-    `overlap_with_bm25s` is the share of our 10 best products that are also among the 10 best of bm25s. `skipped`: pairs
-    of an engine and a number of products that are not measured.
+    `overlap_with_bm25s` is the share of our 10 best products that are also among the 10 best products of bm25s.
+    `skipped`: pairs (engine, number of products) that are not measured.
     """
     measured: dict[str, Any] = {}
     for count in SIZES:
@@ -75,7 +75,11 @@ def _overlap(ours: list[list[int]], theirs: list[list[int]]) -> float:
 
 
 def cold_start_s(index: Path) -> dict[str, float]:
-    """Return the seconds to the first answer of `/health`, and to the page of a first search."""
+    """Return the seconds from the start of the server to the first reply of `/health`, and to the first search result.
+
+    Raises:
+        SystemExit: the first search failed.
+    """
     os.sync()
     for path in index.iterdir():
         with path.open("rb") as file:
@@ -97,9 +101,9 @@ def cold_start_s(index: Path) -> dict[str, float]:
 
 
 def claims_of(result: Mapping[str, Any]) -> list[tuple[str, float, float, bool]]:
-    """Return each claim as (claim, measured, aim, least).
+    """Return each claim as (claim, measured value, limit, least).
 
-    If `least` is true, the measured value must be at least the aim. Otherwise it must be at most the aim.
+    If `least` is true, the measured value must be at least the limit. Otherwise it must be at most the limit.
     """
     search = result["search"]
     return [
@@ -122,14 +126,14 @@ def main() -> int:
     parser.add_argument("--indexes", type=Path, default=ROOT / "runs" / "webshop-indexes", help="folder of the indexes")
     parser.add_argument("--rounds", type=int, default=15, help="number of rounds of `http`")
     parser.add_argument(
-        "--skip", nargs="*", default=[], metavar="ENGINE:PRODUCTS", help="searches to leave out, such as bm25s:1180000"
+        "--skip", nargs="*", default=[], metavar="ENGINE:PRODUCTS", help="searches to skip, such as bm25s:1180000"
     )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    os.environ["WEBSHOP_DATA"] = ""  # the default catalogue is measured
+    os.environ["WEBSHOP_DATA"] = ""  # selects the default catalogue
     skipped = {(engine, int(count)) for engine, _, count in (text.partition(":") for text in args.skip)}
     environment = load("benchmark", {})
-    compare_steps(environment)  # not counted: fills the caches of both shops, which are full in a long run
+    compare_steps(environment)  # warm-up: fills the caches of both shops, which are full in a long run
     result: dict[str, Any] = {
         "steps": compare_steps(environment),
         "http": http_steps.measure(args.rounds),

@@ -1,10 +1,9 @@
-"""Compares steps of our shop with those of a shop that renders as the original WebShop does (`flask_shop.py`).
+"""Compares steps of our shop with steps of a shop that renders pages like the original WebShop (`flask_shop.py`).
 
 Also measures the memory of a session.
 
-Each step is timed twice, by the CPU time of the thread and by the wall clock. Neither shop waits for anything, so on an
-idle machine both times are equal. If other processes use the same cores, the wall clock includes their time, in both
-shops alike.
+For each step, the thread's CPU time and the wall time are measured. The shops do not wait for anything, so both times
+are equal on an idle machine. If other processes use the same cores, the wall time of both shops includes their time.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ from benchmarks.webshop.flask_shop import FlaskShop
 
 EPISODES, STEPS = 100, 14
 BLOCK = 20  # number of episodes that our shop plays before the Flask shop plays the same episodes
-SEARCH_SHARE = 0.1  # chance that an action after the first is a search; the first action is always a search
+SEARCH_SHARE = 0.1  # probability of a search after the first action; the first action is always a search
 SESSIONS = 1000
 
 
 class StepTime(NamedTuple):
-    """The time of a step in seconds: CPU time of the thread, and time by the wall clock."""
+    """The time of a step in seconds. `cpu`: CPU time of the thread. `wall`: wall time."""
 
     cpu: float
     wall: float
 
 
-Times = dict[str, list[StepTime]]  # the time of each step, by the kind of action
+Times = dict[str, list[StepTime]]  # kind of action → times of the steps
 
 
 def script(
@@ -45,8 +44,8 @@ def script(
 ) -> list[str]:
     """Return the random actions of an episode.
 
-    The first action is a search for words of the goal. Each later action is a search with the probability
-    `search_share`, and otherwise a click. If the last page is that of a product, a purchase is added.
+    The first action is a search for words of the goal. Each later action is a search with probability `search_share`,
+    otherwise a click. If the last page is the page of a product, the last action is a purchase.
     """
     draw = random.Random(index if seed is None else seed)
     game = environment.game(environment.task(ResetSpec(index=index)))
@@ -70,10 +69,11 @@ def _search(game: ShopGame, draw: random.Random) -> str:
 
 
 def compare_steps(environment: WebShopEnvironment) -> dict[str, Any]:
-    """Play the same actions in both shops. Return the mean milliseconds of a step, by the kind of action, and how many
-    times as long a step of the Flask shop takes, by CPU time (`cpu`) and by the wall clock (`wall`).
+    """Play the same actions in both shops.
 
-    A step of our shop also makes the prompt, keys and metadata. A step of the Flask shop does not make them.
+    Returns the mean milliseconds of a step for each kind of action, and the ratio of the Flask shop's time to our time,
+    for CPU time (`cpu`) and wall time (`wall`). A step of our shop also makes the prompt, the keys and the metadata. A
+    step of the Flask shop does not make them.
 
     Raises:
         SystemExit: a page of our shop differs from that of the Flask shop.
@@ -90,7 +90,7 @@ def compare_steps(environment: WebShopEnvironment) -> dict[str, Any]:
 
 
 def _comparison(clock: str, ours: Times, theirs: Times) -> dict[str, Any]:
-    """Return the means and the ratios by one clock, a field of `StepTime`."""
+    """Return the means and the ratios for one clock. `clock`: a field of `StepTime`."""
 
     def seconds(times: list[StepTime]) -> list[float]:
         return [getattr(time, clock) for time in times]
@@ -132,7 +132,7 @@ def _play_flask(environment: WebShopEnvironment, index: int, actions: list[str],
 def session_bytes(environment: WebShopEnvironment) -> float:
     """Return the memory of a session in the middle of an episode, in bytes.
 
-    The memory of caches that sessions share is not counted. Uncounted sessions fill these caches first.
+    Caches that sessions share do not count: the first `SESSIONS` sessions fill these caches before the measurement.
     """
     scripts = [script(environment, index)[: STEPS // 2] for index in range(SESSIONS)]
     kept = [_played(environment, index, scripts[index]) for index in range(SESSIONS)]

@@ -1,11 +1,11 @@
 """Checks the claims about configs/webshop-tiny.toml on three seeds, and writes benchmarks/results/webshop_tiny.json.
 
-    python -m benchmarks.webshop.verify             repeat all runs, half an hour each
-    python -m benchmarks.webshop.verify --reuse     keep finished runs, and resume the others
+    python -m benchmarks.webshop.verify             repeat all runs: half an hour for each run
+    python -m benchmarks.webshop.verify --reuse     keep finished runs, and resume unfinished runs
 
 Runs are in runs/verify/webshop-<seed>. The claims are about the success rate and about the mean score. A purchase that
-satisfies only a part of the goal is not a success, but has a score above 0. Exit status: 0 if every claim holds, 1 if a
-claim fails, 2 if a run failed.
+satisfies only a part of the goal is not a success, but has a score above 0. Exit status: 0 if every claim is true, 1 if
+a claim is false, 2 if a run failed.
 """
 
 from __future__ import annotations

@@ -1,18 +1,21 @@
-"""Pushes weights under load while replicas are killed, and checks that each token was sampled by its stated version.
+"""Pushes weights under load while replicas are killed, and checks the version of each sampled token.
 
     python -m benchmarks.weights.push_soak --pushes 200 --out benchmarks/results/push_soak.json
 
-The policy of push k always samples the token k (modulo the vocabulary), so each token shows its version. The
-trainer's code writes the versions and pushes them to a gateway with two replicas. Meanwhile clients send requests with
-deadlines, some of them streamed, and random replicas are killed with SIGKILL. With `--transport shared`, the replicas
-are engines that the gateway starts; they share a disk with the trainer. With `--transport http`, the replicas are
-separate policy servers, to which the weights are sent; a killed server restarts with an empty disk.
+The policy of push k always samples the token k (modulo the vocabulary), so each token shows its version. The trainer's
+code writes the versions and pushes them to a gateway with two replicas. At the same time, clients send requests with
+deadlines (some with streaming), and random replicas are killed with SIGKILL.
 
-A response states which version sampled which tokens, as a list of spans. These claims are checked for each response:
+* `--transport shared`: the replicas are engines that the gateway starts. They share a disk with the trainer.
+* `--transport http`: the replicas are separate policy servers. They get the weights over HTTP. A killed server restarts
+  with an empty disk.
+
+A response contains a list of spans: the positions of tokens, and the version that sampled them. For each response,
+these claims are checked:
 
 * Each token of a span is the token that the span's version always samples.
-* Each span has the version of the last push that had ended when the request was sent, or a newer version. So no replica
-  serves old weights after a restart.
+* No span is older than the last push that had ended when the request was sent. So no replica serves old weights after a
+  restart.
 * The response arrived within the deadline.
 """
 
@@ -53,7 +56,7 @@ from benchmarks.support.results import finish
 
 VOCABULARY, HIDDEN, LAYERS, REPLICAS = 256, 64, 2, 2
 CLIENTS, TOKENS, PROMPT = 12, 48, 32
-SLACK_S = 0.5  # allowed delay after the deadline, because a busy client receives responses late
+SLACK_S = 0.5  # allowed delay after the deadline; a busy client receives responses late
 TOKEN = "the token of the administrator"
 SIZES = {"admin_token": TOKEN, "max_model_len": 256, "max_slots": 32, "health_interval_s": 0.5}
 
@@ -61,7 +64,7 @@ SIZES = {"admin_token": TOKEN, "max_model_len": 256, "max_slots": 32, "health_in
 def policy(token: int) -> Qwen3ForCausalLM:
     """Build a policy that always samples `token`.
 
-    The layers add 0 to the embedding. In the output head, only the row of `token` is not zero.
+    The layers add 0 to the embedding. All rows of the output head are zero except the row of `token`.
     """
     torch.manual_seed(token)
     config = Qwen3Config(
@@ -99,11 +102,11 @@ class Soak:
     """The state of the run.
 
     Attributes:
-        pushes: for each version, the number of its push and its token.
+        pushes: version → (number of its push, its token).
         last_push: number of the last push that has ended.
-        counts: number of responses and failed requests, by kind.
+        counts: kind → number of responses or failed requests.
         wrong: descriptions of wrong responses.
-        max_delay_s: maximum time by which a request ended after its deadline; 0 if all ended in time.
+        max_delay_s: maximum delay of the end of a request after its deadline; 0 if all requests ended in time.
         done: whether the clients must stop.
     """
 
@@ -117,7 +120,7 @@ class Soak:
         self.done = False
 
     async def client(self, session: aiohttp.ClientSession, name: int) -> None:
-        """Send requests one after the other until the run is done."""
+        """Send requests one after another until `done` is true."""
         while not self.done:
             await self.ask(session, f"session-{name}-{self.rng.randrange(3)}", stream=self.rng.random() < 0.2)
 
@@ -146,7 +149,8 @@ class Soak:
     def check(self, ids: list[int], spans: list[dict[str, Any]] | None, last_push: int) -> None:
         """Check the tokens and the spans of a response.
 
-        `spans` is None if a stream ended early. `last_push`: number of the last push that had ended at the request.
+        `spans` is None if a stream ended early. `last_push`: number of the last push that had ended when the request
+        was sent.
         """
         if spans is None:
             self.counts["stream cut by a kill"] += 1  # the last event of such a stream is an error
@@ -182,7 +186,7 @@ def _streamed_response(text: str) -> tuple[list[int], list[dict[str, Any]] | Non
 
 
 async def push_all(soak: Soak, store: VersionStore, publisher: Publisher, pushes: int, pause_s: float) -> list[float]:
-    """Write and push versions one after the other. Return the duration of each push in seconds."""
+    """Write and push versions one after another. Return the duration of each push in seconds."""
     probe, seconds = Probe.spread(VOCABULARY, 1e-3), []
     for step in range(1, pushes + 1):
         version = write(store, probe, step)
@@ -212,7 +216,7 @@ class GatewayEngines:
         self.settings = {"weights_root": str(weights), "replicas": REPLICAS}
 
     def kill(self, rng: random.Random, gateway: psutil.Process) -> bool:
-        """Kill an engine, or the process that starts and ends the engine. Return False if no such process runs."""
+        """Kill an engine, or the process that starts and stops the engine. Return False if no such process runs."""
         processes = [process for process in gateway.children(recursive=True) if "--uds" in _command_line(process)]
         if not processes:
             return False
@@ -222,7 +226,7 @@ class GatewayEngines:
 
 
 class SeparateServers:
-    """Policy servers with separate disks. A killed server is restarted at once, with an empty disk."""
+    """Policy servers with separate disks. A killed server restarts immediately, with an empty disk."""
 
     def __init__(self, folder: Path, weights: Path, first: Path, log: TextIO) -> None:
         self._folder, self._first, self._log = folder, first, log
@@ -318,7 +322,7 @@ async def soak_service(args: argparse.Namespace, folder: Path) -> dict[str, Any]
             await until_ready(session, url, None)
             began = time.monotonic()
             async with asyncio.TaskGroup() as group:
-                # The clients start after the first push, because the initial weights belong to no push.
+                # The clients start after the first push, because the initial weights have no number of a push.
                 await push_all(soak, store, publisher, 1, 0.0)
                 soak.last_push = 1
                 tasks = [group.create_task(soak.client(session, name)) for name in range(CLIENTS)]

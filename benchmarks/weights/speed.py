@@ -5,11 +5,11 @@
 The trainer's code pushes weights to a real policy server: it writes a version directory, and a publisher sends the
 version to the server. For comparison, each round also writes the same weights with `safetensors.torch.save_file`, reads
 them with `load_file` and copies them from the memory map. Every push over a disk needs at least this time. Trainer and
-server use one thread each.
+server each use one thread.
 
-A delta is a file with the changes of the weights. Here these are the changes by one AdamW step with random gradients
-and a learning rate of 1e-6. The size of the delta is measured for weights in float32 and for weights in bfloat16. GPUs
-usually serve weights in bfloat16.
+A delta is a file with the changes of the weights. In this benchmark, one AdamW step with random gradients and a
+learning rate of 1e-6 changes the weights. The size of the delta is measured for weights in float32 and in bfloat16.
+GPUs usually serve weights in bfloat16.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from benchmarks.support.policy_server import policy_server
 from benchmarks.support.results import finish
 
 VOCABULARY = 512
-MAX_RATIO = 3.0  # maximum time of a push relative to a bare write and read
+MAX_RATIO = 3.0  # maximum time of a push, relative to writing and reading the same weights
 LEARNING_RATE = 1e-6
 
 
 def make_model(directory: Path, hidden: int) -> Qwen3ForCausalLM:
-    """Build a Qwen3 with four layers and tied embeddings. Save it with a tokenizer of numbers, as servers require."""
+    """Build a Qwen3 with four layers and tied embeddings. Save it with a tokenizer, because servers require one."""
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=VOCABULARY, hidden_size=hidden, num_hidden_layers=4, num_attention_heads=hidden // 32,
@@ -87,7 +87,7 @@ class Trainer:
         self.optimizer.step()
 
     def log_probs(self, prompt: Any, response: Any) -> list[float]:
-        """Return the log-probs of the response tokens. The server checks its weights with them (see `Probe`)."""
+        """Return the log-probs of the response tokens. The server uses them to check its weights (see `Probe`)."""
         ids = torch.tensor([[*prompt, *response]])
         with torch.inference_mode():
             table = torch.log_softmax(self.model(ids).logits[0, len(prompt) - 1 : -1], -1)
@@ -114,8 +114,8 @@ async def first_token(session: aiohttp.ClientSession, url: str, version: str) ->
 
 
 async def measure(model: Qwen3ForCausalLM, folder: Path, rounds: int) -> dict[str, Any]:
-    """Measure pushes, and bare writes and reads, in turns."""
-    names = {name for name, _ in model.named_parameters()}  # has tied weights once; so has a version's file
+    """Measure a push, then a bare write and read, in each of `rounds` rounds after two warm-up rounds."""
+    names = {name for name, _ in model.named_parameters()}  # contains tied weights once, like the file of a version
     store = VersionStore(folder / "weights", folder / "model", "bench", keep=3)
     pushed, plain, parts = [], [], []
     settings = {"model": str(folder / "model"), "weights_root": str(folder / "weights"), "max_model_len": 256}
@@ -149,7 +149,7 @@ async def measure(model: Qwen3ForCausalLM, folder: Path, rounds: int) -> dict[st
 
 
 def deltas(model: Qwen3ForCausalLM, trainer: Trainer, folder: Path) -> dict[str, Any]:
-    """Return the size in bytes of one step's delta and of the complete weights, by the dtype of the weights."""
+    """Return dtype → sizes: bytes of one step's delta, bytes of the complete weights, and the ratio of both."""
     sizes = {}
     before = {name: value.detach().clone() for name, value in model.state_dict().items()}
     trainer.learn(999)

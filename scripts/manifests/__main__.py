@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument("overlay", nargs="*", help=f"one of {', '.join(OVERLAYS)}")
     names = parser.parse_args().overlay or OVERLAYS
     if unknown := sorted(set(names) - set(OVERLAYS)):
-        parser.error(f"no overlay {unknown[0]!r}; there are {', '.join(OVERLAYS)}")
+        parser.error(f"there is no overlay {unknown[0]!r}; known: {', '.join(OVERLAYS)}")
     failed = False
     for name in names:
         try:

@@ -1,7 +1,7 @@
 """Checks the addresses and file names in command lines, variables and configuration files.
 
-Each address must be a Service with this port. A URL of Redis must use TLS and an existing user. Each file below a
-mounted ConfigMap or Secret must exist.
+Each address must name an existing Service and a port of this Service. A URL of Redis must use TLS and an existing user.
+Each file name below a mounted ConfigMap or Secret must exist.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HOST = re.compile(r"^(?:--master-addr=(?P<host>[\w.-]+)|(?P<name>[\w.-]+):(?P<po
 
 
 def address_faults(overlay: Overlay) -> Iterator[ManifestFault]:
-    """Yields missing addresses, missing files, and URLs of Redis without TLS or with an unknown user."""
+    """Yields a fault for each missing address or file, and for each Redis URL without TLS or with an unknown user."""
     for pods in overlay.pods:
         for text in _texts(pods):
             for message in (*_addresses(overlay, text), *_files(overlay, pods, text)):
@@ -79,13 +79,13 @@ def _address(overlay: Overlay, host: str, port: int | None) -> Iterator[str]:
 
 
 def _pod_names(overlay: Overlay, service: str) -> list[str]:
-    """Returns patterns of the names of the pods in a headless Service."""
+    """Returns regular expressions for the names of the pods in a headless Service."""
     sets = [obj for obj in overlay.of_kind("StatefulSet") if obj["spec"].get("serviceName") == service]
     return [rf"{re.escape(obj['metadata']['name'])}-(\d+|\{{pod\}})" for obj in sets]
 
 
 def _created_services(overlay: Overlay) -> dict[str, list[str]]:
-    """Returns the headless Services that controllers create, with patterns of the names of their pods."""
+    """Returns the headless Services that controllers create: name → regular expressions for the names of the pods."""
     created = {}
     for obj in overlay.of_kind("JobSet"):
         name = obj["metadata"]["name"]
@@ -106,7 +106,7 @@ def _numbers(count: int) -> str:
 
 
 def _files(overlay: Overlay, pods: Pods, text: str) -> Iterator[str]:
-    """Yields the files that `text` names below a mounted ConfigMap or Secret, but that do not exist."""
+    """Yields a message for each file name in `text` below a mounted ConfigMap or Secret, if there is no such file."""
     volumes = {volume["name"]: volume for volume in pods.spec.get("volumes", [])}
     for container in pods.containers:
         for mount in container.get("volumeMounts", []):

@@ -21,7 +21,7 @@ TIMEOUT_S = 60.0  # kustomize reads only local files and takes less than a secon
 
 
 class RenderError(RuntimeError):
-    """kustomize cannot render the overlay. The message has the reason."""
+    """kustomize cannot render the overlay. The message contains the reason."""
 
 
 def render(name: str) -> Overlay:
@@ -38,7 +38,10 @@ def render(name: str) -> Overlay:
 
 
 def faults_of(overlay: Overlay) -> list[ManifestFault]:
-    """Returns all faults of an overlay, sorted by object. Objects with broken schemas may hide further faults."""
+    """Returns the faults of an overlay, sorted by object.
+
+    If an object violates its schema, the other checks can miss faults.
+    """
     broken = list(schema_faults(overlay))
     names = {fault.name for fault in broken}
     checks = (pod_faults, reference_faults, address_faults, policy_faults)
@@ -49,7 +52,10 @@ def faults_of(overlay: Overlay) -> list[ManifestFault]:
 def _faults(
     check: Callable[[Overlay], Iterator[ManifestFault]], overlay: Overlay, broken: set[str]
 ) -> list[ManifestFault]:
-    """Returns the faults that a check finds. An object with a broken schema can make the check itself fail."""
+    """Returns the faults that a check finds. `broken`: the names of the objects that violate their schema.
+
+    Such an object can cause an error in the check. In this case, returns no faults.
+    """
     try:
         return list(check(overlay))
     except (KeyError, TypeError, AttributeError):

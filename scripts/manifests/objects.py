@@ -23,8 +23,11 @@ class ManifestFault:
 
 @dataclass(frozen=True, slots=True)
 class Pods:
-    """The pods of one template. `owner`: Kind/name of the object with the template. `claims`: the names of the claims
-    that the owner creates for each pod.
+    """The pods of one pod template.
+
+    Attributes:
+        owner: Kind/name of the object that contains the template.
+        claims: names of the claims that the owner creates for each pod.
     """
 
     owner: str
@@ -35,12 +38,12 @@ class Pods:
 
     @property
     def containers(self) -> list[Object]:
-        """All containers, with init containers."""
+        """All containers, including init containers."""
         return [*self.spec.get("initContainers", []), *self.spec.get("containers", [])]
 
     @property
     def ports(self) -> dict[str, int]:
-        """The numbers of the named container ports."""
+        """The named container ports: name → number."""
         ports = [port for container in self.containers for port in container.get("ports", [])]
         return {port["name"]: port["containerPort"] for port in ports if "name" in port}
 
@@ -72,7 +75,7 @@ def name_of(obj: Object) -> str:
 
 
 def pods_of(obj: Object) -> Iterator[Pods]:
-    """Yields the pods that an object creates, one item for each pod template."""
+    """Yields one `Pods` for each pod template of an object."""
     kind, spec = obj.get("kind"), obj.get("spec", {})
     if kind in ("Deployment", "StatefulSet", "DaemonSet", "Job", "ReplicaSet"):
         yield _pods(obj, spec.get("template", {}), spec.get("volumeClaimTemplates", []))

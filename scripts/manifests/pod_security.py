@@ -1,4 +1,4 @@
-"""Checks pods: the Pod Security level "restricted", images, secrets in plain sight, probes and resources."""
+"""Checks pods: the Pod Security level "restricted", images, visible secrets, probes and resources."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from scripts.manifests.objects import ManifestFault, Object, Overlay, Pods
 
-# The images that the pods may use: docker/ builds the images of ARLArena.
+# The images that pods may use: ARLArena's images (docker/) and Valkey.
 IMAGES = re.compile(
     r"arlarena/(environment-(sokoban|alfworld|webshop|tir-math)|inference|rollout|trainer|console):\d+\.\d+\.\d+(-gpu)?"
     r"|valkey/valkey:8\.\d+"
@@ -75,7 +75,7 @@ def _container(pods: Pods, container: Object) -> Iterator[str]:
     resources = container.get("resources", {})
     if not {"cpu", "memory"} <= set(resources.get("requests", {})) or "memory" not in resources.get("limits", {}):
         yield "set resources.requests (cpu, memory) and resources.limits (memory)"
-    # Nothing but Prometheus connects to a port of this name, so no Service waits for it.
+    # A container that has only ports with the name `metrics` needs no probe, because only Prometheus connects to them.
     if any(port.get("name") != "metrics" for port in container.get("ports", [])):
         missing = [name for name in ("startupProbe", "readinessProbe", "livenessProbe") if name not in container]
         if missing:
@@ -83,7 +83,7 @@ def _container(pods: Pods, container: Object) -> Iterator[str]:
 
 
 def _secrets(container: Object) -> Iterator[str]:
-    """Yields secrets that the process list or the manifest shows. They belong in files of a Secret."""
+    """Yields a message for each secret that the process list or the manifest shows. Secrets must be in files."""
     fix = "mount a Secret, and give the file (NAME_FILE)"
     words = " ".join(map(str, [*container.get("command", []), *container.get("args", [])]))
     probes = [container.get(name, {}) for name in ("startupProbe", "readinessProbe", "livenessProbe")]

@@ -59,7 +59,7 @@ def _policy(overlay: Overlay, policy: Object) -> Iterator[str]:
 
 
 def _allows_all(rule: Object, peers: str) -> str | None:
-    """Returns the peers of a rule that allows too many peers, in words. Returns None for all other rules."""
+    """Returns a description of a rule's peers if the rule allows too many peers. Otherwise returns None."""
     if not rule.get(peers):
         return "all peers"
     for peer in rule[peers]:
@@ -89,7 +89,7 @@ def can_connect(overlay: Overlay, source: Pods, target: Pods, port: int) -> bool
 
 
 def _rules(overlay: Overlay, pods: Pods, direction: str, rules: str) -> list[Object] | None:
-    """Returns all rules for the traffic of these pods in one direction. None: no policy restricts it."""
+    """Returns all rules for one direction of these pods' traffic, or None if no policy restricts this direction."""
     policies = [policy for policy in policies_of(overlay, pods) if direction in policy_types(policy)]
     return [rule for policy in policies for rule in policy["spec"].get(rules, [])] if policies else None
 

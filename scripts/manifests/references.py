@@ -1,4 +1,4 @@
-"""Checks that names resolve: ConfigMaps, Secrets, claims, volumes, ports, selectors and targets."""
+"""Checks that names refer to existing objects: ConfigMaps, Secrets, claims, volumes, ports, selectors and targets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 
 def reference_faults(overlay: Overlay) -> Iterator[ManifestFault]:
-    """Yields each name that resolves to nothing."""
+    """Yields a fault for each name without an object."""
     for pods in overlay.pods:
         for message in (*_sources(overlay, pods), *_mounts(pods), *_probes(pods), *_classes(overlay, pods)):
             yield ManifestFault(pods.owner, message)
@@ -44,7 +44,7 @@ def _missing(overlay: Overlay, kind: str, name: str, wanted: set[str]) -> Iterat
 
 
 def _sources(overlay: Overlay, pods: Pods) -> Iterator[str]:
-    """Yields the missing ConfigMaps, Secrets and claims of a pod."""
+    """Yields a message for each missing ConfigMap, Secret or claim of a pod."""
     for container in pods.containers:
         for source in container.get("envFrom", []):
             for key, kind in (("configMapRef", "ConfigMap"), ("secretRef", "Secret")):
@@ -64,7 +64,7 @@ def _sources(overlay: Overlay, pods: Pods) -> Iterator[str]:
 
 
 def volume_sources(volume: Object) -> Iterator[tuple[str, str, dict[str, str]]]:
-    """Yields the ConfigMaps and Secrets of a volume: kind, name, and file by key (empty: all keys)."""
+    """Yields (kind, name, files) for each ConfigMap and Secret of a volume. `files`: key → file (empty: all keys)."""
     sources = [volume, *volume.get("projected", {}).get("sources", [])]
     for source in sources:
         for key, kind, name in (("configMap", "ConfigMap", "name"), ("secret", "Secret", "secretName")):

@@ -21,18 +21,18 @@ VERSION = "1.34"  # the oldest version of Kubernetes that the guide allows
 
 @functools.cache
 def custom_kinds() -> dict[tuple[str, str], jsonschema.Draft7Validator]:
-    """Returns the validators of the kinds in `k8s/schemas`, by API version and kind."""
+    """Returns the validators of the kinds in `k8s/schemas`: (API version, kind) → validator."""
     schemas = [json.loads(path.read_text()) for path in sorted(SCHEMAS.glob("*.json"))]
     return {(obj["x-api-version"], obj["x-kind"]): jsonschema.Draft7Validator(obj) for obj in schemas}
 
 
 def schema_faults(overlay: Overlay) -> Iterator[ManifestFault]:
-    """Yields each violation of a schema, and each object whose kind has no schema."""
+    """Yields a fault for each violation of a schema, and for each object of a kind without a schema."""
     for obj in overlay.objects:
         yield from _object_faults(json.dumps(obj, sort_keys=True))
 
 
-@functools.cache  # kubernetes-validate reads its schemas from files for each object
+@functools.cache  # because each call of kubernetes-validate reads schemas from files
 def _object_faults(text: str) -> tuple[ManifestFault, ...]:
     obj = json.loads(text)
     validator = custom_kinds().get((obj.get("apiVersion", ""), obj.get("kind", "")))
@@ -54,7 +54,7 @@ def _builtin_faults(obj: Object) -> Iterator[ManifestFault]:
 
 
 def _fault(obj: Object, error: jsonschema.ValidationError) -> ManifestFault:
-    # An object with alternatives (anyOf) reports only that none fits. The reason is in the deepest error.
+    # For alternatives (anyOf), the outer error says only that no alternative fits. The deepest error has the reason.
     deepest = jsonschema.exceptions.best_match([error]) or error
     path = ".".join(map(str, deepest.absolute_path)) or "object"
     return ManifestFault(name_of(obj), f"{path}: {deepest.message[:200]}; correct or remove this field")

@@ -1,12 +1,17 @@
-"""Make the pictures of the run page that the documents show, in docs/images/page.
+"""Make the pictures of the run page for the documentation, in docs/images/page.
 
     .venv/bin/python scripts/screenshots/run_page.py RUN... [--turn demo=t7.1.7/12] [--only VIEW...]
 
-Starts `arlarena view` on finished runs with recorded groups, and opens each view in headless Chromium: 1440 and 390
-pixels wide, light and dark. A picture is named VIEW-WIDTH-THEME.png. The first Sokoban run is shown in the views of one
-run, and all Sokoban runs in the curves. The behaviour is that of
-WebShop, if there is a run of it. Each environment that the runs have gives an episode: a turn of a trained group
-whose figures differ from those of other turns, or that of `--turn`. Needs `make setup EXTRA=page` and Chromium.
+RUN: finished runs with recorded groups, at least one of Sokoban. The script starts `arlarena view` on these runs, and
+opens each view in headless Chromium: 1440 and 390 pixels wide, light and dark. The pictures have the names
+VIEW-WIDTH-THEME.png.
+
+- Views of one run show the first Sokoban run. The curves show all Sokoban runs.
+- The view `behaviour` shows the first run of WebShop, if there is one. Otherwise it shows the first Sokoban run.
+- The views `episode-ENVIRONMENT` show one turn for each environment. `--turn` chooses the turn. By default, the script
+  chooses the turn with the highest `interest`.
+
+Needs `make setup EXTRA=page` and Chromium.
 """
 
 from __future__ import annotations
@@ -36,18 +41,19 @@ ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars")
 THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
-# Width and height of the window; a shorter page gives a shorter picture.
+# Window width → maximum height of a picture, in pixels. The picture of a shorter page is shorter.
 HEIGHTS = {1440: 1150, 390: 1500}
-# The palette has the most frequent colours, so that areas keep their colour, and colours that cover all others, so that
-# rare marks keep their hue.
+# Sizes of the two parts of a palette. With the most frequent colours, large areas keep their exact colour. The other
+# colours cover the complete colour range, so small marks keep their hue.
 FREQUENT, RARE = 96, 128
 TIMEOUT_MS = 120_000
 ATTEMPTS = 4
-# Two pictures with this pause between them are equal when the view is complete.
+# A view is complete if two pictures with this pause between them are equal.
 PAUSE_MS = 300
 INDEX_TIMEOUT_S = 600.0
 EPISODES = 200
-# The turn of an episode is one whose action matches; in TIR Math, the turn is not the last, so that a program ran.
+# Patterns of the actions of suitable turns, by environment. In TIR Math, every turn before the last is suitable,
+# because a program ran in it.
 ACTIONS = {"sokoban": r".", "webshop": r"click\[(?!b0|buy|back|next|<)", "alfworld": r"(take|move|heat|clean|cool) ",
            "tir_math": r""}  # fmt: skip
 # The player walks to the box and pushes it once.
@@ -57,7 +63,14 @@ MOVES = ("ArrowLeft", "ArrowUp", "ArrowUp")
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """A view. `ready`: an element that exists when it is shown. `keys`: pressed after the start of a game."""
+    """A view of the page.
+
+    Attributes:
+        name: name of the view in the names of the files.
+        route: part of the address after `#/`.
+        ready: CSS selector of an element that exists when the view is shown.
+        keys: keys to press after the start of a game, in order.
+    """
 
     name: str
     route: str
@@ -84,7 +97,7 @@ class Server:
             return json.load(reply)
 
     def runs(self) -> list[dict[str, Any]]:
-        """Return the runs, when all their episodes are indexed."""
+        """Wait until all episodes are indexed. Return the runs."""
         end = time.monotonic() + INDEX_TIMEOUT_S
         while True:
             runs: list[dict[str, Any]] = self.get("runs")["runs"]
@@ -108,9 +121,12 @@ def serve(runs: Sequence[Path]) -> Iterator[Server]:
 
 
 def informative_turn(server: Server, runs: Sequence[str], environment: str) -> tuple[str, str]:
-    """Return a run and EPISODE/TURN: a turn with tokens outside the clip, entropy, and other visits of its state.
+    """Return (run, EPISODE/TURN) of the turn with the highest `interest`. The last turn of an episode is not suitable.
 
-    Trained episodes come first, then other episodes of training, then those of evaluations.
+    Searches the trained episodes first, then all training episodes, then the episodes of evaluations.
+
+    Raises:
+        SystemExit: no recorded episode has a suitable turn.
     """
     for choice in ("source=training&status=trained", "source=training", "source=evaluation"):
         for run in runs:
@@ -125,13 +141,13 @@ def informative_turn(server: Server, runs: Sequence[str], environment: str) -> t
 
 
 def interest(turn: dict[str, Any]) -> float:
-    """Return how much a turn differs from an ordinary one."""
+    """Return a score of a turn: it is high for tokens outside the clip, entropy, advantage and visits of its state."""
     figures = 5 * (turn["outside"] or 0.0) + (turn["mean_entropy"] or 0.0) + abs(turn["step_advantage"] or 0.0)
     return float(figures + min(turn["visits"] or 0, 6) / 6)
 
 
 def shots(server: Server, turns: dict[str, str]) -> list[Shot]:
-    """Return all views that the runs allow. `turns`: turns to show, by run."""
+    """Return all views that the runs allow. `turns`: run → EPISODE/TURN to show."""
     by_environment: dict[str, list[str]] = {}
     for found in sorted(server.runs(), key=lambda one: str(one["id"])):
         by_environment.setdefault(found["environment"], []).append(found["id"])
@@ -174,7 +190,10 @@ def take(tab: Any, server: Server, shot: Shot, width: int) -> Image.Image:
 
 
 def load(tab: Any, address: str, ready: str) -> None:
-    """Open an address, again if an element is missing: requests fail when the addresses of the machine change."""
+    """Open an address until the element `ready` exists, at most `ATTEMPTS` times.
+
+    Requests can fail if the network addresses of the machine change.
+    """
     for _ in range(ATTEMPTS):
         tab.goto("about:blank")
         tab.goto(address)
@@ -185,7 +204,7 @@ def load(tab: Any, address: str, ready: str) -> None:
 
 
 def settled(tab: Any, clip: dict[str, int]) -> bytes:
-    """Return a picture of the window, once two successive pictures are equal."""
+    """Take pictures of the window until two successive pictures are equal. Return the last picture."""
     before: bytes = tab.screenshot(clip=clip)
     while True:
         tab.wait_for_timeout(PAUSE_MS)
@@ -196,7 +215,7 @@ def settled(tab: Any, clip: dict[str, int]) -> bytes:
 
 
 def write(picture: Image.Image, path: Path) -> None:
-    """Write a picture with a palette, which halves its size."""
+    """Write a picture as a PNG with a palette. The palette halves the size of the file."""
     colours: list[Any] = sorted(picture.getcolors(1 << 24) or [], reverse=True)  # (count, (red, green, blue))
     rare = picture.quantize(RARE, method=Image.Quantize.MAXCOVERAGE).getpalette() or []
     listed = [part for _, colour in colours[:FREQUENT] for part in colour] + rare[: 3 * RARE]

@@ -1,8 +1,8 @@
-"""Stand-ins for the four services, with their command lines and files but without torch, for the launcher's tests.
+"""Fake services for the tests of the launcher: the command lines and files of the four services, without torch.
 
-`install` writes packages `arlarena.<service>` whose directory, first on PYTHONPATH, hides the real ones; the
-folder `tests` is on PYTHONPATH, too. Behaviour is
-steered by files in a directory (see `flag`), so that a test can change it while a run goes on.
+`install` writes packages `arlarena.<service>` into a folder. The test puts this folder first on PYTHONPATH, so the fake
+packages replace the real packages. The folder `tests` is also on PYTHONPATH. A test controls the fake services with
+files in a folder (see `flag`), also during a run.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from pathlib import Path
 
 SERVICES = ("env_server", "inference", "rollout", "trainer")
 STEPS = 6
-# Where the test writes its flags; `install` sets it in the processes. No variable of the environment: services get few.
+# The folder in which the test writes its flags. `install` sets it in the processes. It is not passed in an environment
+# variable, because the launcher passes only a few environment variables to services.
 FOLDER = Path()
 
 
 def install(folder: Path, flags: Path) -> None:
-    """Write the stand-ins to `folder`; they look for flags in `flags`."""
+    """Write the fake services to `folder`. They read their flags from the folder `flags`."""
     for service in SERVICES:
         package = folder / "arlarena" / service
         package.mkdir(parents=True)
@@ -34,13 +35,13 @@ def install(folder: Path, flags: Path) -> None:
 
 
 def flag(name: str) -> str | None:
-    """What the test wrote to this flag, or None."""
+    """Return the text that the test wrote to this flag, or None without a text."""
     path = FOLDER / name
     return path.read_text() if path.exists() else None
 
 
 def hold(stage: str) -> None:
-    """Stay in a stage, as long as the test wants it; with flag `stubborn`, SIGTERM is noted and ignored."""
+    """Wait in a stage while the flag `hold-STAGE` exists. With the flag `stubborn`, record and ignore SIGTERM."""
     folder = FOLDER
     if flag(f"hold-{stage}") is None:
         return
@@ -52,7 +53,7 @@ def hold(stage: str) -> None:
 
 
 def settings(service: str) -> None:
-    import tomllib  # here, because the other commands need no TOML
+    import tomllib  # only this command needs TOML
 
     hold("check")
     table = tomllib.loads(Path(sys.argv[1]).read_text()).get("trainer", {})
@@ -67,7 +68,7 @@ def describe() -> None:
 
 
 def description() -> str:
-    """What Sokoban's server would say, as far as the launcher reads it."""
+    """Return the reply of a Sokoban server to /v1/info, with the fields that the launcher reads."""
     splits = [("train", None, False), ("validation", None, False), ("test", 512, True)]
     text = {"name": "", "version": "", "text": "", "description": ""}
     info = {
@@ -79,7 +80,7 @@ def description() -> str:
 
 
 class Arguments:
-    """A command line as attributes, by hand: importing argparse takes a fifth of the life of these processes."""
+    """A command line as attributes. argparse is not used, because its import takes a fifth of a process's run time."""
 
     resume = False
     out = run_dir = host = port = config = episodes = weights_root = ""
@@ -97,7 +98,7 @@ class Arguments:
 
 
 def record(service: str) -> None:
-    """Leave pid and command line where the test finds them."""
+    """Append the process id and the command line to the file `started`, for the test."""
     with (FOLDER / "started").open("a") as file:
         file.write(json.dumps({"service": service, "pid": os.getpid(), "argv": sys.argv[1:]}) + "\n")
 
@@ -128,7 +129,7 @@ def newest(root: str | None) -> str:
 
 
 def serve(service: str, args: Arguments) -> None:
-    # Here, because it takes half of the start of those that serve nothing.
+    # Imported only here: for the other commands, this import would take half of the start time.
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
     hold({"env_server": "environment"}.get(service, service))

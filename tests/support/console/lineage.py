@@ -1,4 +1,4 @@
-"""The lineage of a finished run: every group has exactly one outcome, in the last checkpoint and in the metrics."""
+"""Checks the lineage of a finished run: every group has exactly one outcome, in the last checkpoint and the metrics."""
 
 import json
 from collections import Counter
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def strict_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON lets a key stand twice; a lineage must not."""
+    """Build an object from JSON pairs. Assert that no key occurs twice, which JSON would allow."""
     keys = Counter(key for key, _ in pairs)
-    assert max(keys.values(), default=1) == 1, f"twice in one object: {[key for key, n in keys.items() if n > 1]}"
+    assert max(keys.values(), default=1) == 1, f"keys that occur twice: {[key for key, n in keys.items() if n > 1]}"
     return dict(pairs)
 
 
@@ -20,7 +20,10 @@ def final_ledger(directory: Path) -> tuple[int, dict[str, Any]]:
 
 
 def check_lineage(directory: Path, steps: int) -> Counter[str]:
-    """Every id that was ever issued occurs once, and what was trained on is what the steps say they trained on."""
+    """Assert that each issued id occurs once, and that each step trained as many groups as its metrics report.
+
+    Returns the number of groups for each outcome.
+    """
     step, ledger = final_ledger(directory)
     records = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert step == steps

@@ -1,4 +1,4 @@
-"""The run page in headless Chromium, and runs to look at. A tab records errors and requests to other hosts."""
+"""The run page in headless Chromium, and runs to show. A tab records errors and requests to other hosts."""
 
 import json
 import time
@@ -14,14 +14,14 @@ from support.console.page_support import group, make_run, record, turn, write_st
 from arlarena.proto.trajectory import Trajectory
 
 ROOM = "#######\n#_____#\n#_P___#\n#__X__#\n#___O_#\n#_____#\n#######"
-# What an agent or a web page could write to take over the page.
+# A text that an agent or a web page could write to attack the run page.
 ATTACK = (
     "<script>window.attacked = 1</script><img src=x onerror='window.attacked = 1'>"
     "<a href='javascript:window.attacked=1'>x</a><style>body{display:none}</style>\x00\x1b[31m\u202ereversed\u202c"
 )
 MEGABYTE = 1_000_000
 READY_S = 60.0
-# Chromium gives up all requests when the addresses of the machine change, as tests with containers do.
+# Chromium aborts all requests if the network addresses of the machine change. Tests with containers change them.
 NETWORK_CHANGED = "Failed to load resource: net::ERR_NETWORK_CHANGED"
 
 
@@ -45,7 +45,7 @@ class PageTab:
         self._load(route)
         end = time.monotonic() + READY_S
         while self.tab.locator(ready).count() == 0 and time.monotonic() < end:
-            if NETWORK_CHANGED in self.errors:  # the page can lack a module, and never becomes complete
+            if NETWORK_CHANGED in self.errors:  # a module of the page can be missing, so load the page again
                 self.errors = [error for error in self.errors if error != NETWORK_CHANGED]
                 self._load(route)
             self.tab.wait_for_timeout(20)
@@ -66,7 +66,7 @@ class PageTab:
         return str(self.tab.evaluate("decodeURIComponent(location.hash).replace('#/', '')"))
 
     def wait_for(self, expression: str, limit_s: float = 60.0) -> None:
-        """Wait until an expression is true. Playwright's own function needs `eval`, which the page forbids."""
+        """Wait until a JavaScript expression is true. (Playwright's own function needs `eval`. The page forbids it.)"""
         end = time.monotonic() + limit_s
         while not self.tab.evaluate(expression):
             assert time.monotonic() < end, expression
@@ -75,7 +75,7 @@ class PageTab:
 
 @contextmanager
 def checked_tab(browser: Any, address: str, **options: Any) -> Iterator[PageTab]:
-    """Yield a tab. At the end of the block there must be no error and no request to another host."""
+    """Yield a tab. At the end of the block, assert that there was no error and no request to another host."""
     context = browser.new_context(viewport={"width": 1440, "height": 900}, **options)
     context.set_default_timeout(60_000)  # the machine can be busy
     try:
@@ -110,7 +110,7 @@ def add_room_and_attack(run: Path) -> None:
 
 
 def make_viewed_runs(folder: Path) -> list[Path]:
-    """Two finished runs with different curves. The first also has rooms, hostile texts and an alarm."""
+    """Write two finished runs with different curves. The first run also has rooms, hostile texts and an alarm."""
     runs = [make_run(folder / name) for name in ("first", "second")]
     add_room_and_attack(runs[0])
     (runs[0] / "logs").mkdir()

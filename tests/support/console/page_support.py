@@ -1,4 +1,4 @@
-"""A recorded run without training, and a server of the run page in a thread."""
+"""Writes a recorded run without training, and serves the run page in a thread."""
 
 import contextlib
 import http.client
@@ -84,7 +84,7 @@ def figures(scale: float) -> TurnFigures:
 
 
 def record(group: Group, step: int, status: str = "trained") -> GroupRecord:
-    """A group whose last member is stale, and whose other members have figures."""
+    """Return the record of a group. The last member is stale. The other members have figures."""
     members = []
     for number, trajectory in enumerate(group.trajectories):
         count = len(trajectory.turns)
@@ -127,7 +127,7 @@ def episode_line(number: int, *, success: bool, words: tuple[str, ...] = ("up", 
 
 
 def make_run(folder: Path) -> Path:
-    """A finished run: 20 steps of metrics, groups of steps 4 (plain) and 8 (with figures), two evaluations."""
+    """Write a finished run: metrics of 20 steps, groups of steps 4 (plain) and 8 (with figures), two evaluations."""
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(CONFIG)
     (folder / "run.json").write_bytes(

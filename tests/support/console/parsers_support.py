@@ -8,7 +8,7 @@ import pytest
 
 
 class Caught(Exception):
-    """Holds the parser of a service."""
+    """Raised in place of parsing the command line. Its argument is the parser."""
 
 
 def parser_of(service: str, monkeypatch: pytest.MonkeyPatch) -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""One `arlarena up` with stand-ins for the services (`fake_services.py`)."""
+"""Runs `arlarena up` with fake services (`fake_services.py`)."""
 
 import contextlib
 import json
@@ -38,7 +38,7 @@ page = false
 
 
 class Up:
-    """One `arlarena up` in a directory of its own."""
+    """A folder in which tests run `arlarena up`, with its configuration, flags and processes."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.run, self.flags = folder, folder / "runs" / "test", folder / "flags"
@@ -87,19 +87,19 @@ class Up:
         while not condition():
             process = self.processes[-1]
             if process.poll() is not None:
-                pytest.fail(f"it ended with {process.returncode}:\n{process.communicate(10)[0]}")
-            assert time.monotonic() < deadline, "it never happened"
+                pytest.fail(f"`arlarena up` ended with {process.returncode}:\n{process.communicate(10)[0]}")
+            assert time.monotonic() < deadline, "the condition is false after 40 s"
             self.see_family()
             time.sleep(0.02)
         self.see_family()
 
     def see_family(self) -> None:
-        """Remember every process that the launcher has."""
+        """Add all current child processes of the launcher to `family`."""
         with contextlib.suppress(psutil.NoSuchProcess):
             self.family |= set(psutil.Process(self.processes[-1].pid).children(recursive=True))
 
     def brokers(self) -> list[psutil.Process]:
-        """Broker processes that are alive."""
+        """Return the running broker processes in `family`."""
         found = []
         for member in self.family:
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""One deployment of compose.yaml for the tests, with its own names, ports, secrets and volumes."""
+"""A deployment of compose.yaml for the tests."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from scripts import compose_secrets, images
 ROOT = Path(__file__).resolve().parents[3]
 BUILD_TIMEOUT_S, READY_TIMEOUT_S, TRAINING_TIMEOUT_S = 3600, 900, 2400
 PROJECT = "arlarena-e2e"
-STEPS = 28  # enough that training goes on during the scan of ports and all kills
+STEPS = 28  # enough steps for the scan of ports and for all kills during the training
 SERVICES = ("sokoban", "alfworld", "webshop", "tir-math", "redis", "run", "inference", "rollout", "trainer", "page")
 
 
 def engine_problem() -> str:
-    """Why there is no engine, or an empty text."""
+    """Return the reason why Docker is not available, or "" if it is available."""
     try:
         done = subprocess.run(["docker", "version"], capture_output=True, text=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -32,12 +32,12 @@ def engine_problem() -> str:
 
 
 def container(service: str) -> str:
-    """The name of a service's container, or of its first one."""
+    """Return the name of the (first) container of a service."""
     return f"{PROJECT}-{service}-1"
 
 
 class Stack:
-    """One deployment of compose.yaml with its own names, ports, secrets and volumes."""
+    """A deployment of compose.yaml with its own names, ports, secrets and volumes."""
 
     def __init__(self, folder: Path) -> None:
         compose_secrets.write_all(folder / "secrets")
@@ -59,7 +59,7 @@ class Stack:
         }
 
     def compose(self, *arguments: str, timeout_s: float = 300) -> str:
-        """The output of a compose command, which must succeed."""
+        """Run a compose command, assert that it succeeds, and return its output."""
         done = subprocess.run(
             ["docker", "compose", *arguments],
             cwd=ROOT,
@@ -74,20 +74,23 @@ class Stack:
         return done.stdout
 
     def state(self, service: str) -> dict[str, Any]:
-        """The state of a service's container, as `docker inspect` prints it."""
+        """Return the state of a service's container in the format of `docker inspect`."""
         printed = images.docker("inspect", "--format", "{{json .State}}", container(service))
         state: dict[str, Any] = json.loads(printed)
         return state
 
     def gateways(self, service: str) -> list[str]:
-        """The addresses that the host would have in the networks of a service."""
+        """Return the gateway addresses of a service's networks. Without `inhibit_ipv4`, they belong to the host."""
         printed = images.docker("inspect", "--format", "{{json .NetworkSettings.Networks}}", container(service))
         networks = json.loads(printed)
         made = [json.loads(images.docker("network", "inspect", name))[0] for name in networks]
         return [str(config["Gateway"]) for network in made for config in network["IPAM"]["Config"]]
 
     def is_healthy(self, service: str) -> bool:
-        """Whether the service runs and its health check succeeds now. The engine checks every 10 s only."""
+        """Return whether the service runs and its health check succeeds.
+
+        The check is executed here, because Docker executes it only every 10 s.
+        """
         if not self.state(service)["Running"]:
             return False
         config = json.loads(images.docker("inspect", "--format", "{{json .Config.Healthcheck}}", container(service)))
@@ -97,11 +100,11 @@ class Stack:
         return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
 
     def python(self, service: str, program: str, *arguments: str, timeout_s: float = 600) -> str:
-        """The output of a Python program in the running container of a service."""
+        """Run a Python program in the running container of a service. Return its output."""
         return self.compose("exec", "-T", service, "python", "-c", program, *arguments, timeout_s=timeout_s)
 
     def read(self, path: str) -> str:
-        """A file of the run directory; empty if it does not exist yet. No container needs to run."""
+        """Return the text of a file in the run directory, or "" if it does not exist yet. No container needs to run."""
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "copy"
             command = ["docker", "cp", f"{container('run')}:/data/run/{path}", str(copy)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = ROOT / "docs"
-# The history of the names: what it names may be gone.
+# The changelog may contain names that no longer exist.
 CHANGELOG = ROOT / "CHANGELOG.md"
 PAGES = sorted([ROOT / "README.md", ROOT / "AGENTS.md", *DOCS.rglob("*.md")])
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[\w-]*)\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
@@ -24,24 +24,24 @@ def text_of(page: Path) -> str:
 
 
 def prose(page: Path) -> str:
-    """The text without its fenced blocks."""
+    """Return the text of a page without its fenced blocks."""
     return FENCE.sub("", text_of(page))
 
 
 def fenced(page: Path, *languages: str) -> Iterator[str]:
-    """The fenced blocks of these languages, without their indentation."""
+    """Yield the texts of the fenced blocks in these languages, without their indentation."""
     for match in FENCE.finditer(text_of(page)):
         if match["language"] in languages:
             yield re.sub(rf"^{match['indent']}", "", match["text"], flags=re.MULTILINE)
 
 
 def spans(page: Path) -> list[str]:
-    """The texts between single backticks, outside fenced blocks; a span may continue on the next line."""
+    """Return the texts between single backticks outside fenced blocks. A text may continue on the next line."""
     return [" ".join(text.split()) for text in re.findall(r"`([^`]+)`", prose(page))]
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of the headings, as Python-Markdown makes them."""
+    """Return the anchors of the headings, computed like those of Python-Markdown."""
     found = set()
     for heading in re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE):
         words = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)
@@ -51,6 +51,6 @@ def anchors(page: Path) -> set[str]:
 
 
 def links(page: Path) -> list[str]:
-    """The targets of the links outside code that lead to files of the repository or to headings."""
+    """Return the targets of all links to files of the repository and to headings, without links in code."""
     text = re.sub(r"`[^`]*`", "", prose(page))
     return [target for target in LINK.findall(text) if not re.match(r"[a-z]+:", target)]

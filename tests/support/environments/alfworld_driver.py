@@ -1,10 +1,10 @@
-"""Plays ALFWorld's stock engine through the environment, in the Python environment with TextWorld.
+"""Checks our ALFWorld environment with TextWorld as its engine, in the Python environment that has TextWorld.
 
     .venv-alfworld/bin/python tests/support/environments/alfworld_driver.py FOLDER
 
-environments/alfworld, environments/sdk and proto are on PYTHONPATH.
+environments/alfworld, environments/sdk and proto must be on PYTHONPATH.
 
-Prints a JSON object: for each check, "ok" or what is wrong.
+Prints a JSON object: check → "ok" or a stack trace.
 """
 
 import json
@@ -22,7 +22,7 @@ from arlarena.environments.alfworld.options import read_options
 from arlarena.environments.alfworld.stock_engine import EnginePool
 from arlarena.proto.env_api import ResetSpec
 
-# By module name: ALFWorld is on PYTHONPATH and not installed.
+# The environment is loaded by its module name, because its package is not installed.
 ALFWORLD = "arlarena.environments.alfworld.environment"
 SMALL = {"things": [4, 8], "receptacles": 6}
 FOLDER = Path(sys.argv[1])
@@ -39,14 +39,18 @@ def environments(**options):
 
 
 def same(one, other):
-    """Whether two results are equal except for the state key."""
+    """Assert that two results are equal except for the state key."""
     assert (one.observation, one.reward, one.done) == (other.observation, other.reward, other.done), (one, other)
     for name in ("score", "success", "action", "content_key", "kind", "task_id", "observation_key"):
         assert getattr(one.metadata, name) == getattr(other.metadata, name), name
 
 
 def check_plays_like_ours():
-    """The expert's replies and some invalid replies in both engines; both distinguish the same states."""
+    """Play the expert's replies, random replies and invalid replies in both engines.
+
+    The results must be equal. States must have equal keys in one engine if and only if they have equal keys in the
+    other engine.
+    """
     native, stock = environments()
     for index in range(3):
         one, other, chance = start(native, index), start(stock, index), random.Random(index)
@@ -58,9 +62,9 @@ def check_plays_like_ours():
             result, theirs = one.step(replies[0]), other.step(replies[0])
             same(result, theirs)
             key = keys.setdefault(result.metadata.state_key, theirs.metadata.state_key)
-            assert key == theirs.metadata.state_key, "equal states have equal keys"
+            assert key == theirs.metadata.state_key, "equal states must have equal keys"
             replies = [*replies[1:], chance.choice(result.observation.admissible_actions)]
-        assert len(set(keys.values())) == len(keys), "different states have different keys"
+        assert len(set(keys.values())) == len(keys), "different states must have different keys"
         for reply in one.expert():
             same(one.step(reply), other.step(reply))
         assert other.observe().metadata.success
@@ -74,8 +78,8 @@ def check_forks_are_independent():
     twin, before = episode.fork(), episode.observe()
     assert twin.observe() == before
     ends = [twin.step(reply) for reply in replies[2:]]
-    assert episode.observe() == before, "the fork's steps do not touch it"
-    assert [episode.step(reply) for reply in replies[2:]] == ends, "played again by another engine"
+    assert episode.observe() == before, "steps of the fork must not change the episode"
+    assert [episode.step(reply) for reply in replies[2:]] == ends, "another engine must give the same results"
     assert ends[-1].reward == 10.0
 
 
@@ -87,7 +91,7 @@ def check_info():
 
 
 def changed_game(**changes):
-    """A generated game as a file, with changed texts."""
+    """Write a generated game with changed texts. Return the environments of both engines for this game."""
     path = export(FOLDER / str(len(list(FOLDER.iterdir()))), "train", 0, read_options("test", SMALL)) / "game.tw-pddl"
     game = json.loads(path.read_text())
     path.write_text(json.dumps({**game, **{name: change(game[name]) for name, change in changes.items()}}))
@@ -95,7 +99,7 @@ def changed_game(**changes):
 
 
 def refusal(call, error):
-    """The error of a call that must fail."""
+    """Assert that a call raises `error`. Return the message."""
     try:
         call()
     except error as refused:
@@ -145,8 +149,8 @@ def check_few_engines_play_many_games():
 
 
 def check_the_process_is_left_as_it_was():
-    assert "ALFWORLD_DATA" not in os.environ, "alfworld sets it when it is imported"
-    assert sys.argv[1:] == [str(FOLDER)], "Fast Downward's translator overwrites it"
+    assert "ALFWORLD_DATA" not in os.environ, "the import of alfworld sets this variable"
+    assert sys.argv[1:] == [str(FOLDER)], "Fast Downward's translator overwrites the arguments"
 
 
 def main():

@@ -1,13 +1,13 @@
 """A hand-written house of ALFWorld.
 
-    loc_0  where the player stands at first
-    loc_1  countertop 1 (apple 2, mug 1) and, beneath it, drawer 1 (closed; knife 1)
-    loc_2  fridge 1 (closed; apple 1, which is cool)
+    loc_0  start of the player
+    loc_1  countertop 1 (with apple 2 and mug 1), and drawer 1 (closed, with knife 1)
+    loc_2  fridge 1 (closed, with apple 1, which is cool)
     loc_3  microwave 1 (closed)
     loc_4  sinkbasin 1
-    loc_5  desk 1 (desklamp 1)
+    loc_5  desk 1 (with desklamp 1)
 
-Of the two apples, the first by id has the higher number.
+Apple_bar_1 has the name "apple 2", and Apple_bar_2 has the name "apple 1".
 """
 
 from arlarena.environments.alfworld.engine.domain import DOMAIN, GRAMMAR
@@ -53,7 +53,7 @@ CounterTopType DrawerType FridgeType MicrowaveType SinkBasinType DeskType - rtyp
 
 
 def tiny_problem(goal=PICK, more="", without=()):
-    """The house in PDDL, with `more` facts and `without` some."""
+    """Return the house in PDDL, with the facts `more` and without the facts `without`."""
     facts = FACTS
     for fact in without:
         assert fact in facts
@@ -62,19 +62,19 @@ def tiny_problem(goal=PICK, more="", without=()):
 
 
 def tiny_rules(goal=PICK, more="", without=(), domain=DOMAIN, grammar=GRAMMAR):
-    """The house in the engine."""
+    """Return the rules of the house in our engine."""
     return read_rules(domain, grammar, tiny_problem(goal, more, without))
 
 
 def tiny_game(goal=PICK, more="", without=(), domain=DOMAIN, grammar=GRAMMAR):
-    """A game in the house, at its start."""
+    """Return a new game in the house."""
     return Game(tiny_rules(goal, more, without, domain, grammar))
 
 
 def typed(game, *commands):
-    """The responses to commands, each of which must be admissible."""
+    """Play commands, which must be admissible. Return the responses."""
     answers = []
     for command in commands:
-        assert command in game.commands, f"{command!r} cannot be typed here: {list(game.commands)}"
+        assert command in game.commands, f"{command!r} is not admissible: {list(game.commands)}"
         answers.append(game.play(command))
     return answers

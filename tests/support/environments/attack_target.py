@@ -1,4 +1,4 @@
-"""An environment server under attack, whose health and memory are monitored."""
+"""An environment server under attack. The test monitors its health and its memory."""
 
 import base64
 import http.client
@@ -15,14 +15,14 @@ HANDSHAKE = (
 
 
 class Target:
-    """A server under attack. Within its context, the server is monitored."""
+    """A server under attack. It is monitored inside the `with` block."""
 
     def __init__(self, address, process):
         self._url, self._pid = address, process.pid
         self.address = (urlsplit(address).hostname, urlsplit(address).port)
 
     def __enter__(self):
-        for _ in range(8):  # memory allocated by first requests does not count as growth
+        for _ in range(8):  # warm-up: the memory of the first requests does not count as growth
             self.post("/reset", b"{}")
         self._watch = HealthWatch(self._url, self._pid)
         self._watch.__enter__()
@@ -44,7 +44,7 @@ class Target:
         return self.request("POST", path, body, headers)
 
     def descriptors(self):
-        """Number of open descriptors of the server process, including connections."""
+        """Return the number of open descriptors of the server process, including connections."""
         return psutil.Process(self._pid).num_fds()
 
     def connect(self):

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven through its DevTools protocol."""
+"""Controls a headless Chromium with its DevTools protocol."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOAD_S = 30.0
 
 
 def browser_path():
-    """The browser's program, or None."""
+    """Return the path of the browser's program, or None."""
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
@@ -28,11 +28,11 @@ class Tab:
 
     def __init__(self, connection):
         self._connection, self._ids = connection, itertools.count(1)
-        self._events = []  # since the last wait
+        self._events = []  # the events since the last wait
         self.call("Page.enable")
 
     def call(self, method, **parameters):
-        """The result of a DevTools command."""
+        """Execute a DevTools command. Return its result."""
         number = next(self._ids)
         self._connection.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
@@ -44,7 +44,7 @@ class Tab:
 
     @contextlib.contextmanager
     def navigation(self):
-        """What is done in this block leads to another page: wait until that is loaded, or restored from the cache."""
+        """Run a block that opens another page. Then wait until the page is loaded, or restored from the cache."""
         self._events.clear()
         yield
         while not any(map(_is_shown, self._events)):
@@ -62,13 +62,13 @@ class Tab:
             self.call("Page.navigateToHistoryEntry", entryId=entry["id"])
 
     def value(self, expression):
-        """The value of a JavaScript expression on the page."""
+        """Return the value of a JavaScript expression on the page."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def press(self, text):
-        """Click the first enabled button whose text contains `text` with the mouse, and wait for the next page."""
+        """Click the first enabled button with `text` in its text. Wait for the next page."""
         find = (
             f"[...document.querySelectorAll('button:enabled')].find(one => one.innerText.includes({json.dumps(text)}))"
         )
@@ -79,7 +79,7 @@ class Tab:
                 self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
 
     def search(self, words):
-        """Type into the search box, and press Enter."""
+        """Type words into the search box, and press Enter. Wait for the next page."""
         self.value("document.querySelector('input[type=search]').select()")
         self.call("Input.insertText", text=words)
         enter = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13}
@@ -109,7 +109,7 @@ def _is_shown(event):
 
 @contextlib.contextmanager
 def open_tab(url):
-    """A tab of a new browser that shows `url`."""
+    """Start a browser. Yield a tab that shows `url`."""
     with tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as folder:
         command = [
             browser_path(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",

@@ -1,4 +1,4 @@
-"""A small conversational environment, and a real server for it."""
+"""A small environment with conversations, and a real server for environments."""
 
 import contextlib
 import threading
@@ -20,13 +20,15 @@ from arlarena.proto.telemetry import get_logger
 from arlarena.proto.trajectory import Task
 
 TURNS = 4
-# Longer than the shortest prefix that the engine caches (MIN_SHARED), so that each turn continues the last.
+# Longer than the shortest prefix that the engine caches (MIN_SHARED). So each turn reuses the cached previous turn.
 PROBLEM = "Count the letters of what you say, problem {index}. You have 4 turns in all."
 
 
 class Tally:
-    """One episode: what the player says is counted, and the count is the answer. It pays for lengths, so that the
-    episodes of a group differ; a reply without a letter is no action.
+    """An episode. Each observation contains the number of characters of the previous reply.
+
+    The reward depends on the length of the reply, so the episodes of a group have different rewards. A reply without a
+    letter is no action.
     """
 
     def __init__(self, task: Task) -> None:
@@ -69,7 +71,7 @@ class Tally:
 
 
 class TallyEnvironment:
-    """The factory of these episodes."""
+    """The environment with `Tally` episodes."""
 
     blocking = False
     splits = (Split("train", "train", None, False), Split("test", "test", 8, True))
@@ -88,7 +90,7 @@ class TallyEnvironment:
 
 @contextlib.contextmanager
 def serving(factory: EnvironmentFactory) -> Iterator[str]:
-    """Serve an environment over HTTP from a thread of this process; yields the URL."""
+    """Serve an environment over HTTP in a thread of this process. Yields the URL."""
     service = EnvironmentService(factory, EnvironmentSettings(name="guess"), get_logger("test"))
     socket = bind("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(create_app(service), log_config=None, timeout_graceful_shutdown=1))

@@ -29,8 +29,9 @@ min_moves = 3
 def environment_server(
     folder, name="sokoban", capacity=16, grace=30, ttl=900, drain=0.2, extra=None, arguments=(), variables=None
 ):
-    """Starts `python -m arlarena.env_server` on a free port (forked: see forking_support.py), yields (URL, process),
-    and stops it.
+    """Starts `python -m arlarena.env_server` on a free port, as a forked process (see forking_support.py).
+
+    Yields (URL, process), and stops the server at the end of the block.
     """
     config = folder / "environment.toml"
     settings = CONFIG.format(name=name, capacity=capacity, grace=grace, ttl=ttl, drain=drain)

@@ -1,9 +1,9 @@
-"""Transcripts that must not change while an environment's version stays. Writes missing transcripts:
+"""Golden transcripts of the environments. As a command, writes missing transcripts:
 
     PYTHONPATH=tests .venv/bin/python -m support.environments.golden_transcripts
 
-A change of rules, rooms or templates needs a new version, and with it a new file; an existing file is never written
-again.
+The transcript of a version of an environment must not change. If rules, rooms or templates change, the environment
+needs a new version, which has a new file. The command does not overwrite existing files.
 """
 
 import json
@@ -51,14 +51,14 @@ OWN_REPLIES = {
 
 
 def path_of(environment):
-    """The file of an environment's current versions."""
+    """Return the file for the current versions of an environment, its template and its parser."""
     info = environment.info
     versions = (info.name, info.version, f"{info.template.name}{info.template.version}", f"parser{info.parser.version}")
     return FOLDER / ("-".join(versions) + ".json")
 
 
 def transcripts(environment):
-    """One scripted episode of each split: all messages as on the wire."""
+    """Play a scripted episode of each split. Return task id → all results in the format of the API."""
     found = {}
     for split in environment.info.splits:
         episode = environment.start(environment.task(ResetSpec(split=split.name, index=3)))

@@ -1,8 +1,8 @@
-"""Plays one episode with the unmodified client of the `mcp` package (the official SDK); prints the events as JSON.
+"""Plays one episode with the client of the `mcp` package (the official SDK). Prints the results as JSON.
 
     .venv-openenv/bin/python tests/support/environments/mcp_driver.py http://127.0.0.1:8000/mcp
 
-Runs in an environment of its own (`make setup EXTRA=openenv`). It imports no module of this repository.
+Runs in a separate Python environment (`make setup EXTRA=openenv`). It imports no module of this repository.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 
 async def play(url):
-    """Handshake, list of tools, an episode to its end, and an error."""
+    """Do the handshake, list the tools, play a complete episode, and cause an error. Return the results."""
     async with streamable_http_client(url) as (read, write, session_id), ClientSession(read, write) as session:
         hello = await session.initialize()
         await session.send_ping()

@@ -1,8 +1,8 @@
-"""Drives an environment server with the unmodified client of the `openenv` package; prints the results as JSON.
+"""Checks an environment server with the clients of the official `openenv` package. Prints the results as JSON.
 
     .venv-openenv/bin/python tests/support/environments/openenv_driver.py http://127.0.0.1:8000
 
-Runs in an environment of its own (`make setup EXTRA=openenv`). It imports no module of this repository.
+Runs in a separate Python environment (`make setup EXTRA=openenv`). It imports no module of this repository.
 """
 
 import asyncio
@@ -11,7 +11,8 @@ import sys
 import traceback
 from unittest import mock
 
-# The package imports it for the web page of its server, in five seconds. The client and the validator do not use it.
+# The package imports gradio for the web page of its server. This import takes five seconds. The client and the
+# validator do not use gradio.
 sys.modules["gradio"] = mock.MagicMock()
 
 from openenv.cli._validation import validate_running_environment  # noqa: E402
@@ -20,7 +21,7 @@ from openenv.core.mcp_client import MCPToolClient  # noqa: E402
 
 
 def a_task(url):
-    """The first task of the first split with tasks, from the task routes."""
+    """Return the first task of the first split. Check the task routes."""
     import requests
 
     (name,) = requests.get(f"{url}/list_environments", timeout=10).json()
@@ -37,7 +38,7 @@ def a_task(url):
 
 
 def sync_client(url):
-    """An episode through the synchronous client, with a task from the task routes."""
+    """Play the start of an episode with the synchronous client, on a task from the task routes."""
     task = a_task(url)
     with GenericEnvClient(base_url=url).sync() as env:
         first = env.reset(**task, episode_id="from openenv")
@@ -54,7 +55,7 @@ def sync_client(url):
 
 
 async def async_client(url):
-    """Several sessions of one client, each with its own episode; ended episodes stay ended."""
+    """Check that several sessions of one client have different episodes. Play one episode to its end."""
     async with GenericEnvClient(base_url=url) as env:
         others = [await env.new_session() for _ in range(3)]
         firsts = await asyncio.gather(*(each.reset(seed=seed) for seed, each in enumerate((env, *others))))
@@ -68,16 +69,16 @@ async def async_client(url):
 
 
 async def refusal(call):
-    """The client's error for a call that the server refuses."""
+    """Return the message of the client's error for a call that the server refuses."""
     try:
         await call
     except RuntimeError as error:
         return str(error)
-    raise AssertionError("accepted")
+    raise AssertionError("the server accepted the call")
 
 
 async def errors(url):
-    """Errors are reported, and the session continues."""
+    """Check that errors are reported, and that the session continues after an error."""
     async with GenericEnvClient(base_url=url) as env:
         assert "Server error" in await refusal(env.step({"text": "before a reset"}))
         assert "no such split" in await refusal(env.reset(split="no such split"))
@@ -89,7 +90,7 @@ async def errors(url):
 
 
 async def mcp_client(url):
-    """Tools over HTTP, and the same session over the socket."""
+    """Check the MCP client: list of tools, calls of tools, and the state of the session."""
     async with MCPToolClient(base_url=url) as env:
         tools = {tool.name: tool for tool in await env.list_tools()}
         assert set(tools) == {"start_episode", "act"}, tools
@@ -106,7 +107,7 @@ async def mcp_client(url):
 
 
 def validation(url):
-    """OpenEnv's own validator of a running server."""
+    """Check the running server with OpenEnv's own validator."""
     report = validate_running_environment(url)
     failed = [criterion for criterion in report["criteria"] if not criterion["passed"]]
     assert report["passed"], failed
@@ -123,7 +124,7 @@ CHECKS = {
 
 
 def main():
-    """Run every check; the result of each is "ok" or a stack trace."""
+    """Run all checks. Print check → "ok" or a stack trace."""
     results = {}
     for name, check in CHECKS.items():
         try:

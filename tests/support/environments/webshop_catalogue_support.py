@@ -1,4 +1,4 @@
-"""Small WebShop catalogues that tests write: official files in a folder, and items for `build_folder`."""
+"""Small WebShop catalogues for tests: files in the official format, and items for `build_folder`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Options:
 
 
 class FakeNouns:
-    """Every word longer than three letters is a noun. Stands for spaCy, which is an optional package."""
+    """A replacement for spaCy, which is an optional package: every word with more than three letters is a noun."""
 
     version = "fake"
 
@@ -34,7 +34,7 @@ class FakeNouns:
 
 
 def entry(asin: str = "B000000001", **fields: Any) -> dict[str, Any]:
-    """A product in the official format."""
+    """Return a product in the official format."""
     values = {
         "asin": asin,
         "name": f"Red Shoe {asin}",
@@ -57,7 +57,7 @@ def write_official(
     human: dict[str, Any] | None = None,
     name: str = "items_shuffle_1000.json",
 ) -> Path:
-    """Write official files. Without `attributes`, each product has one synthetic instruction."""
+    """Write files in the official format. Without `attributes`, each product has one synthetic instruction."""
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(json.dumps(entries))
     if attributes is None:
@@ -70,7 +70,7 @@ def write_official(
 
 
 def product(number: int, **fields: Any) -> Product:
-    """A product of a catalogue that is built from items."""
+    """Return a product for a catalogue that is built from items."""
     values: dict[str, Any] = {
         "asin": f"A{number:09}",
         "title": f"Shoe number{number} {'red' if number % 2 else 'blue'}",
@@ -89,11 +89,11 @@ def product(number: int, **fields: Any) -> Product:
 
 
 def synthetic_item(number: int, **fields: Any) -> Item:
-    """A product with a synthetic instruction."""
+    """Return a product with a synthetic instruction."""
     return Item(product(number, **fields), [Instruction("Find me shoes", ["soft"])])
 
 
 def built(target: Path, items: list[Item], splits: Any = "official") -> StoredCatalogue:
-    """The catalogue of these items."""
+    """Build a catalogue of these items in the folder `target`."""
     build_folder(target, items, CatalogueFacts("key", "of a test", None, splits))
     return StoredCatalogue(target)

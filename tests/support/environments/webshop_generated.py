@@ -1,4 +1,4 @@
-"""Generated catalogues of the tests, and policies that measure how hard they are."""
+"""Generated catalogues for tests, and simple policies that measure their difficulty."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from arlarena.environments.webshop.search.index import TOP
 from arlarena.environments.webshop.shop.reward import score_purchase
 from arlarena.proto.env_api import ResetSpec
 
-# Short observations, for a tiny policy.
+# Options with short observations, for a tiny policy.
 TINY = {
     "products": 2000, "texts": "short", "types": 6, "axes": 1, "values": 4, "goal_attributes": 2, "max_results": 5,
     "template": "compact", "observation": "rich", "history": 0,
@@ -35,14 +35,14 @@ def _folders():
 
 @cache
 def catalogue(**options):
-    """The generated catalogue of these options, built once in a process."""
+    """Return the generated catalogue of these options. It is built once in a process."""
     settings = WebShopOptions(**options)
     source = generated(settings.generated())
     return open_generated(source, Path(_folders().name) / source.key.replace("/", "-"))
 
 
 def generated_environment(**options):
-    """The environment on a generated catalogue, which is built once for equal options of the catalogue."""
+    """Return the environment with a generated catalogue. The catalogue is built once for equal catalogue options."""
     settings = WebShopOptions(**options)
     shop = catalogue(**{name: value for name, value in options.items() if name in CATALOGUE_OPTIONS})
     limited = settings.max_results < TOP
@@ -50,17 +50,17 @@ def generated_environment(**options):
 
 
 def game(environment, split, index):
-    """The game of a task at its start."""
+    """Return a new game of a task."""
     return environment.game(environment.task(ResetSpec(split=split, index=index)))
 
 
 def satisfies(shop, goal, product):
-    """Whether buying `product` with the right options scores 1."""
+    """Return whether buying `product` with the right options has the score 1."""
     return winning_clicks(goal, shop.product(goal.product), product, {}) is not None
 
 
 def random_scores(environment, split, count):
-    """Scores of a policy that clicks uniformly, and searches for one to four random words of titles."""
+    """Return the scores of a policy that clicks at random, and searches for one to four random words of titles."""
     shop = environment.shop.catalogue
     words = sorted({word for number in range(500) for word in shop.product(number).title.lower().split()})
     rng, scores = random.Random(7), []
@@ -77,7 +77,7 @@ def random_scores(environment, split, count):
 
 
 def first_result_scores(environment, split, count):
-    """Scores of searching for the instruction as it is, and buying the first result."""
+    """Return the scores of a policy that searches for the unchanged instruction and buys the first result."""
     shop, scores = environment.shop.catalogue, []
     for index in range(count):
         goal = shop.goal(split, index)

@@ -1,4 +1,4 @@
-"""People who use the shop's web pages: over HTTP, with the forms that a browser would send."""
+"""Simulated people who use the shop's web pages over HTTP. They send the same forms as a browser."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BASE = "http://127.0.0.1:8300"
 
 
 def human_shop(folder, environment=None, *, capacity=8, idle_s=60.0, clock=None, **settings):
-    """The application on a catalogue in memory. Episodes are recorded in `folder`."""
+    """Return the application with a catalogue in memory. It records episodes in `folder`."""
     log = io.StringIO()
     service = VisitService(environment or shop_environment(), "test", folder / FILE, Logger("human", stream=log))
     visitors = Visitors(capacity, idle_s, **({"clock": clock} if clock else {}))
@@ -27,11 +27,11 @@ def human_shop(folder, environment=None, *, capacity=8, idle_s=60.0, clock=None,
 
 
 class Person:
-    """Someone with a browser: keeps cookies, follows redirects, and sends the forms of the page that is shown.
+    """A person with a browser. It keeps cookies, follows redirects, and sends the forms of the current page.
 
     Attributes:
-        soup: the page that is shown.
-        response: its HTTP response.
+        soup: the current page.
+        response: the HTTP response with the current page.
     """
 
     def __init__(self, client):
@@ -59,7 +59,7 @@ class Person:
         await self.post("/next", **self.fields(self.soup.find("form", action="/next")))
 
     def form_of(self, label):
-        """What a browser sends for the first button with this text."""
+        """Return the fields that a browser sends for the first button with this text."""
         button = next(one for one in self.soup.find_all("button", attrs={"name": "click"}) if label in one.get_text())
         assert not button.has_attr("disabled")
         return self.fields(self.soup.find("form", id=button["form"])) | {"click": button["value"]}
@@ -87,7 +87,7 @@ class Person:
 
 @contextlib.asynccontextmanager
 async def people(app, count=1):
-    """`count` people in the shop `app`, each with cookies of their own."""
+    """Yield `count` people in the shop `app`. Each person has separate cookies."""
     async with contextlib.AsyncExitStack() as stack:
         clients = [
             await stack.enter_async_context(

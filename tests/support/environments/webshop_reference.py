@@ -1,7 +1,8 @@
-"""The original's way to an observation, for comparison: HTML of a template, BeautifulSoup, and a conversion.
+"""A reference for WebShop's observations. Like the original, it renders HTML and parses it with BeautifulSoup.
 
-Written from the structure of the original's templates and the rules of its text environment, independently of
-`arlarena.environments.webshop`: pages are known by their address, clickables come from the parsed page.
+It follows the structure of the original's templates and the rules of the original's text environment. It is independent
+of `arlarena.environments.webshop`: it recognises a page by its address, and takes the clickable elements from the
+parsed page.
 """
 
 from __future__ import annotations
@@ -151,14 +152,14 @@ class ReferenceShop:
     """One session of the original's simulated server and browser. `reward` is None before the purchase."""
 
     def __init__(self, catalogue, instruction, score, show_attributes=False):
-        """`score`: the score of a purchase, for a product number and the chosen options."""
+        """`score`: function from a product number and the chosen options to the score of the purchase."""
         self.catalogue, self.instruction, self._score = catalogue, instruction, score
         self._sub_pages = list(SUB_PAGE)[: 4 if show_attributes else 3]
         self.reward = None
         self._index()
 
     def step(self, action):
-        """Play an action and return whether it was valid."""
+        """Play an action. Return whether the action was valid."""
         match = re.match(r"(.+)\[(.+)\]", action)
         name, argument = match.groups() if match else (action, None)
         argument = argument and argument.lower()
@@ -172,7 +173,7 @@ class ReferenceShop:
         return True
 
     def clickables(self):
-        """The clickables by name, from the parsed page."""
+        """Return the clickable elements of the parsed page: name → element."""
         page = self._parsed
         found = {
             tag.get_text().lower(): tag for tag in page.find_all(class_="btn") + page.find_all(class_="product-link")
@@ -182,7 +183,7 @@ class ReferenceShop:
         return found
 
     def text(self, form):
-        """The observation, from the parsed page."""
+        """Return the observation of the parsed page. `form`: "text" or "rich"."""
         strings = self._parsed.find_all(string=True)
         seen = [s for s in strings if s.parent.name not in _HIDDEN and not isinstance(s, Comment) and s != "\n"]
         if form == "text":

@@ -1,4 +1,4 @@
-"""The score of a purchase in float64, written from the rules, independently of the environment and of rapidfuzz."""
+"""Computes the score of a purchase in float64 from the rules, without the environment and without rapidfuzz."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from functools import cache
 
 
 def words_of(text):
-    """The words of a text as thefuzz sees them: characters 128 to 255 removed, lower case."""
+    """Return the words of a text by the rules of thefuzz: without the characters 128 to 255, in lower case."""
     kept = "".join(character for character in str(text) if not 128 <= ord(character) <= 255)
     return re.sub(r"\W", " ", kept).lower().split()
 
 
 def common(a, b):
-    """The length of the longest common subsequence."""
+    """Return the length of the longest common subsequence."""
     row = [0] * (len(b) + 1)
     for x in a:
         before = row
@@ -24,14 +24,15 @@ def common(a, b):
 
 
 def ratio(a, b):
-    """The similarity of two texts, 0 to 100."""
+    """Return the similarity of two texts, 0 to 100."""
     return 200.0 * common(a, b) / (len(a) + len(b)) if a or b else 100.0
 
 
 @cache
 def similar(a, b):
-    """Whether the token set ratio, rounded, is above 85: the best ratio among the shared words alone, and these with
-    the other words of either side.
+    """Return whether the rounded token set ratio of two texts is above 85.
+
+    This ratio is the best similarity of two of these texts: the shared words, all words of `a`, and all words of `b`.
     """
     left, right = set(words_of(a)), set(words_of(b))
     if not left or not right:
@@ -43,7 +44,7 @@ def similar(a, b):
 
 
 def simplified(value, colours):
-    """The first colour that is contained in a text, or equal to an element of a tuple."""
+    """Return the first colour in `value` (a text or a tuple of texts). Without a colour, return `value`."""
     for colour in colours:
         if colour in value:
             return colour
@@ -51,7 +52,7 @@ def simplified(value, colours):
 
 
 def reference_score(goal, wanted, bought, chosen, colours):
-    """The total and the parts by the names of the original."""
+    """Return the total score, and its parts with the names of the original."""
     paths = [{part.strip() for part in one.product_category.split("›")} for one in (wanted, bought)]
     title = 0.2
     if wanted.nouns:

@@ -1,4 +1,4 @@
-"""A small catalogue in memory: ordinary products, products with odd texts, and their goals."""
+"""A small catalogue in memory: ordinary products, products with unusual texts, and goals."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SIZES = ("small", "large", "10.5 | 11", '14"')
 
 
 class MemoryCatalogue:
-    """A `Catalogue` in memory. Its search counts the words of the query that a product has."""
+    """A `Catalogue` in memory. Its search sorts products by the number of words that they share with the query."""
 
     version = "memory-1"
 
     def __init__(self, products, goals):
-        """`goals`: the list of goals of each split by its name."""
+        """`goals`: name of the split → goals."""
         self.products, self.goals = list(products), goals
         self._words = [_words(product) for product in self.products]
 
@@ -56,7 +56,7 @@ class MemoryCatalogue:
 
 
 def product(number, **changes):
-    """An ordinary product with the asin A0000000NN."""
+    """Return an ordinary product. `number` determines its fields and its asin A0000000NN. `changes`: other fields."""
     thing, trait = THINGS[number % len(THINGS)], TRAITS[number % len(TRAITS)]
     colour = COLOURS[number % len(COLOURS)]
     made = Product(
@@ -77,7 +77,7 @@ def product(number, **changes):
 
 
 def odd_products():
-    """Products with texts that a parser of HTML or a writer of JSON treats in a special way."""
+    """Return products with texts that need care in HTML or JSON."""
     odd = [
         {"title": "", "description": "", "bullets": []},
         {"title": " ", "description": " \t", "bullets": ["", " ", "\n", "a\nb"]},
@@ -96,7 +96,7 @@ def odd_products():
 
 
 def goals_of(products, first=0):
-    """One goal for each combination of the options of each product; products are numbered from `first`."""
+    """Return a goal for each combination of options of each product. `first`: number of the first product."""
     return [
         Goal(
             product=first + number,
@@ -111,7 +111,7 @@ def goals_of(products, first=0):
 
 
 def small_catalogue():
-    """60 ordinary products and `odd_products`. The goals ask for ordinary products."""
+    """Return a catalogue of 60 ordinary products and `odd_products`. The goals ask for ordinary products."""
     ordinary = [product(number) for number in range(60)]
     goals = {
         "train": goals_of(ordinary[:40]),
@@ -122,7 +122,7 @@ def small_catalogue():
 
 
 def shop_environment(catalogue=None, **options):
-    """The environment on a catalogue; default: `small_catalogue`."""
+    """Return the environment with a catalogue. Default: `small_catalogue`."""
     from arlarena.environments.webshop.environment import WebShopEnvironment
 
     return WebShopEnvironment(WebShopOptions(**options), catalogue or small_catalogue())

@@ -1,4 +1,4 @@
-"""A model that speaks to an imitation server, and requests to it."""
+"""A model that sends its requests to an imitation server."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,7 +18,7 @@ SEED = 2**63 - 1
 
 @asynccontextmanager
 async def running(kind: Kind, *, limits: ApiLimits = LIMITS, name: str = "m-1", **options: Any) -> AsyncIterator[Any]:
-    """A server, and a model that speaks to it."""
+    """Yield an imitation server, and a model that sends its requests to this server."""
     needs_sdk(kind)
     async with serve(Imitation(kind, **options)) as server:
         model = open_model(f"{kind}/{name}", base_url=server.url, limits=limits)

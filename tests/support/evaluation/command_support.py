@@ -1,4 +1,4 @@
-"""The command `python -m arlarena.rollout.evaluation` as a process."""
+"""Runs the command `python -m arlarena.rollout.evaluation` as a process."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from support.processes.forking_support import Forked
 
 @dataclass
 class Command:
-    """A command that runs, or has ended. `code`: its exit status, negative for a signal. `out`, `err`: its output."""
+    """A running or ended command. `code`: exit status, negative for a signal. `out`, `err`: the complete output."""
 
     process: Forked
     output: IO[str]
@@ -26,7 +26,7 @@ class Command:
     err: str = ""
 
     async def end(self, timeout: float = 60.0) -> "Command":
-        """Wait for its end."""
+        """Wait until the command has ended, and read its output."""
         self.code = await asyncio.wait_for(self.process.ended(), timeout)
         self.out, self.err = (os.pread(file.fileno(), 1 << 20, 0).decode() for file in (self.output, self.errors))
         return self
@@ -34,7 +34,7 @@ class Command:
 
 @asynccontextmanager
 async def command(*arguments: object, variables: Mapping[str, str] | None = None) -> AsyncIterator[Command]:
-    """Start the command. It is killed at the end of the context."""
+    """Start the command. If it still runs at the end of the `with` block, kill it."""
     kept = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
     given = kept | {"ARLARENA_EVAL_API_KEY": KEY} | dict(variables or {})
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
@@ -49,14 +49,14 @@ async def command(*arguments: object, variables: Mapping[str, str] | None = None
 
 
 async def ended(*arguments: object, variables: Mapping[str, str] | None = None) -> tuple[int | None, str, str]:
-    """Run the command. Returns exit status, output and errors."""
+    """Run the command to its end. Returns (exit status, standard output, standard error)."""
     async with command(*arguments, variables=variables) as running:
         await running.end()
         return running.code, running.out, running.err
 
 
 def servers_of(folder: Path) -> list[int]:
-    """The processes of environment servers whose configuration is in this folder."""
+    """Return the process ids of environment servers that have their configuration in this folder."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:

@@ -1,4 +1,4 @@
-"""Evaluations of scripted models on real environment servers."""
+"""Runs evaluations of scripted models on real environment servers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,17 @@ QUICK = PlayLimits(sessions=12, first_pause_s=0.02, longest_pause_s=0.2)
 
 @dataclass
 class ScriptedModel:
-    """A model in this process. `say(messages, seed)` is its reply, after `delay_s`. `fault()` may raise before it."""
+    """A model in this process.
+
+    Attributes:
+        say: function from messages and seed to the reply.
+        delay_s: seconds before each reply.
+        fault: called before each reply. It can raise an error.
+        seeds: seeds of all requests.
+        asked: messages of all requests.
+        in_flight: number of running requests.
+        most: maximum of `in_flight`.
+    """
 
     say: Callable[[Sequence[ModelMessage], int], str]
     delay_s: float = 0.0
@@ -66,12 +76,12 @@ class ScriptedModel:
 
 
 def move(messages: Sequence[ModelMessage], seed: int) -> str:
-    """A random move in Sokoban, which the seed decides."""
+    """Return a random move in Sokoban. The seed determines the move."""
     return f"<think>{seed}</think><action>{random.Random(seed).choice(MOVES)}</action>"
 
 
 def middle(messages: Sequence[ModelMessage], seed: int) -> str:
-    """The best guess in the environment `guess`. It solves each task."""
+    """Return the best guess in the environment `guess`. This strategy solves each task."""
     low, high = map(int, re.findall(r"The number is from (\d+) to (\d+)", messages[-1].text)[-1])
     return f"<think>{seed}</think><action>{(low + high) // 2}</action>"
 
@@ -84,7 +94,7 @@ async def plan_of(
     attempts: int = 1,
     images: bool = False,
 ) -> EvaluationPlan:
-    """A plan of the first tasks of a split of each environment, as its server describes itself."""
+    """Return a plan with the first `tasks` tasks of each environment. The servers describe the environments."""
     environments = []
     for name, client in clients.items():
         info = await client.info()
@@ -105,7 +115,7 @@ async def plan_of(
 
 @dataclass
 class Evaluation:
-    """Model, player, limits and clients' settings of an evaluation. `run` starts it, or resumes it, in `directory`."""
+    """An evaluation: model, player, limits and settings of clients. `run` starts or resumes it in `directory`."""
 
     directory: Path
     model: ScriptedModel | None
@@ -117,7 +127,7 @@ class Evaluation:
     timeout_s: float = 10.0
 
     async def run(self, urls: Mapping[str, str], tasks: int, **plan: Any) -> EvaluationOutcome:
-        """Play, or resume, until the end of all attempts or a budget."""
+        """Play until all attempts have ended or a budget is used up. Resume an earlier evaluation in `directory`."""
         self.directory.mkdir(parents=True, exist_ok=True)
         async with AsyncExitStack() as stack:
             clients = {
@@ -153,7 +163,7 @@ class Evaluation:
 
 
 def essence(record: AttemptRecord) -> AttemptRecord:
-    """A record without what may differ between equal attempts: times, and what retries cost."""
+    """Return a record without the fields that can differ between equal attempts: times, and the costs of retries."""
     return msgspec.structs.replace(
         record, started=0.0, seconds=0.0, restarts=0, requests=0, usage=TokenUsage(), divergences=0
     )

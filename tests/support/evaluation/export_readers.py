@@ -1,8 +1,8 @@
-"""Reads exports with the programs that they are for. Runs in .venv-inspect; prints JSON.
+"""Reads exported files with Inspect and Hugging Face Datasets. Runs in .venv-inspect, and prints JSON.
 
     .venv-inspect/bin/python tests/support/evaluation/export_readers.py FILE.eval FILE.parquet
 
-`write` as the first argument writes the Parquet file of an evaluation with this repository's packages:
+With `write` as the first argument, writes the Parquet file of an evaluation with this repository's packages:
 
     .venv-inspect/bin/python tests/support/evaluation/export_readers.py write EVALUATION FILE.parquet
 """

@@ -1,7 +1,8 @@
-"""Which requests an imitation server spoils, and how.
+"""The faults that an imitation server injects into its replies.
 
-The fault of a request follows from the seed, the request's body, and how often this body has arrived before. So it does
-not depend on the order of concurrent requests, and a repeated request has another fault or none.
+The seed, the body of a request, and the number of earlier requests with the same body determine the fault of the
+request. So the fault does not depend on the order of concurrent requests, and a repeated request can have a different
+fault or no fault.
 """
 
 import hashlib
@@ -22,24 +23,27 @@ Fault = Literal[
     "tool_call",  # a call of a tool that the request does not offer
 ]
 FAULTS: tuple[Fault, ...] = get_args(Fault)
-# After these faults, the client has a reply. After the others, it must repeat the request.
+# After these faults, the client has a reply. After the other faults, the client must repeat the request.
 ANSWERED: frozenset[Fault] = frozenset(("refusal", "empty", "huge", "tool_call"))
 
 
 @dataclass(frozen=True, slots=True)
 class FaultRates:
-    """Rates in [0, 1] by fault; their sum is at most 1."""
+    """The rates of the faults: fault → rate in [0, 1]. The sum of the rates is at most 1."""
 
     rates: Mapping[Fault, float] = field(default_factory=dict)
     seed: int = 0
 
     @classmethod
     def uniform(cls, total: float, seed: int = 0) -> "FaultRates":
-        """All faults together at the rate `total`."""
+        """Return equal rates of all faults. Their sum is `total`."""
         return cls(dict.fromkeys(FAULTS, total / len(FAULTS)), seed)
 
     def fault(self, digest: str, times: int) -> Fault | None:
-        """The fault of a request whose body arrived `times` times before."""
+        """Return the fault of a request, or None.
+
+        `digest`: hash of the body. `times`: number of earlier requests with this body.
+        """
         text = f"{self.seed}/{digest}/{times}".encode()
         draw = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") / 2**64
         for fault, rate in self.rates.items():

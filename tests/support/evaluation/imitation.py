@@ -1,9 +1,9 @@
-"""A small local server that speaks the wire format of OpenAI, Anthropic or Google, with faults on demand.
+"""A small local server with the wire format of OpenAI, Anthropic or Google. It can inject faults.
 
     async with serve(Imitation("anthropic", script=lambda messages: "<action>up</action>")) as server:
         ... server.url ... server.counts.requests
 
-As a process, it prints `{"event":"listening",…}` on stdout, and `GET /imitation/counts` returns its counts:
+As a command, it prints `{"event":"listening",…}` on stdout. `GET /imitation/counts` returns its counts:
 
     python -m support.evaluation.imitation --kind anthropic --port 0 --script package.module:function \
         --faults 0.2 --rate drop=0.05 --seed 1 --delay 0.05
@@ -33,12 +33,12 @@ from arlarena.rollout.evaluation.models.protocol import ModelMessage
 Kind = Literal["openai", "compatible", "anthropic", "google"]
 Script = Callable[[Sequence[ModelMessage]], str]
 KEY = "sk-imitation-0123456789"
-HUGE = 100_000  # characters of a huge reply or of a page of HTML
+HUGE = 100_000  # number of characters of a huge reply, and of an HTML page
 
 
 @dataclass(frozen=True, slots=True)
 class Canned:
-    """A response that a test writes itself."""
+    """A complete response that a test sets."""
 
     status: int
     body: bytes = b""
@@ -47,10 +47,16 @@ class Canned:
 
 @dataclass(slots=True)
 class ImitationCounts:
-    """What arrived and how it ended.
+    """Counts of requests.
 
-    `outcomes`: by fault, "ok", or the status of a rejected request. `arrived`, `answered`: by the digest of the body;
-    a client that repeats no answered request has at most one answer per digest (if all its bodies differ).
+    Attributes:
+        requests: number of requests.
+        running: number of requests that are being handled.
+        most_running: maximum of `running`.
+        outcomes: fault, "ok" or status of a rejected request → number of requests.
+        arrived: digest of the body → number of requests.
+        answered: digest of the body → number of replies. If all bodies differ, it is at most 1 for a client that does
+            not repeat answered requests.
     """
 
     requests: int = 0
@@ -65,17 +71,25 @@ class ImitationCounts:
 
 
 def echo(messages: Sequence[ModelMessage]) -> str:
-    """The default script: a reply that an environment's parser can read, with the number of messages."""
+    """The default script: a reply with the number of messages, which an environment's parser can read."""
     return f"<think>{len(messages)} messages</think><action>up</action>"
 
 
 class Imitation:
-    """One server. `url`: set when it listens.
+    """An imitation server.
 
-    `key`: the only valid key; None: any. `delay_s`: of each reply. `context`: maximum number of words of the messages.
-    `retry_after`: the header of 429. `hang_s`: how long a timeout lasts. `usage`: numbers of tokens that replace the
-    counted words. `next`: faults or responses for the next requests, before `faults` apply. `received`: the last
-    requests, and `headers` those of the last one.
+    Attributes:
+        key: the only valid key. None: all keys are valid.
+        delay_s: seconds before each reply.
+        context: maximum number of words of the messages.
+        retry_after: value of the header Retry-After of status 429.
+        hang_s: duration of the fault "timeout" in seconds.
+        reasoning: text of the model's reasoning in each reply.
+        cached: number of cached input tokens in each reply.
+        url: URL of the server, after its start.
+        next: faults or responses for the next requests. After these requests, `faults` determines the faults.
+        received: the last 100 requests.
+        headers: headers of the last request.
     """
 
     def __init__(
@@ -203,7 +217,7 @@ class Imitation:
 
 @asynccontextmanager
 async def serve(imitation: Imitation, port: int = 0) -> AsyncIterator[Imitation]:
-    """Run a server in this event loop. Requests that hang are ended at the end."""
+    """Run a server in this event loop. At the end of the `with` block, cancel hanging requests."""
     app = web.Application(client_max_size=64 << 20)
     app.router.add_post(imitation.wire.path, imitation.handle)
     app.router.add_get("/imitation/counts", imitation.handle_counts)
@@ -221,13 +235,13 @@ def parsed(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="An imitation of a vendor's API.")
     parser.add_argument("--kind", choices=get_args(Kind), required=True)
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--reply", help="always this reply")
+    parser.add_argument("--reply", help="text of all replies")
     parser.add_argument("--script", help="package.module:function from messages to a reply")
-    parser.add_argument("--faults", type=float, default=0.0, help="rate of all faults together")
+    parser.add_argument("--faults", type=float, default=0.0, help="sum of the rates of all faults")
     parser.add_argument("--rate", action="append", default=[], metavar="FAULT=RATE", help=f"known: {', '.join(FAULTS)}")
-    parser.add_argument("--seed", type=int, default=0, help="of the faults")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the faults")
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before each reply")
-    parser.add_argument("--retry-after", default="0", help="value of the header of 429")
+    parser.add_argument("--retry-after", default="0", help="value of the header Retry-After of status 429")
     parser.add_argument("--context", type=int, default=100_000, help="maximum number of words of a request")
     parser.add_argument("--any-key", action="store_true", help=f"accept any key; default: only {KEY}")
     return parser.parse_args(argv)

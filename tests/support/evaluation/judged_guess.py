@@ -1,4 +1,4 @@
-"""Guess a number, with an option that plants a fault in the judge: odd numbers are found, but count as a failure."""
+"""The environment `guess` with an option for a faulty judge: an odd number that is found counts as a failure."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +12,12 @@ NAME = "support.evaluation.judged_guess"
 
 
 class JudgeOptions(Table):
-    """The judge: right or faulty. `leak`: the first training task has the number of the first test task. `numbers`: a
-    file with the numbers of the test split; it stands for the official data of an environment.
+    """The options of the environment.
+
+    Attributes:
+        judge: "right" or "faulty".
+        leak: the first training task has the number of the first test task.
+        numbers: file with the numbers of the test split, in place of an environment's official data.
     """
 
     judge: Literal["right", "faulty"] = "right"
@@ -23,7 +27,7 @@ class JudgeOptions(Table):
 
 
 class FaultyGuess(Guess):
-    """A game whose judge is wrong for odd numbers. The game ends as it should."""
+    """A game with a judge that is wrong for odd numbers. The game ends when the number is found."""
 
     found = False
 
@@ -44,7 +48,7 @@ class FaultyGuess(Guess):
 
 
 class JudgedGuess(GuessEnvironment):
-    """The environment with its options."""
+    """The environment `guess` with the options `JudgeOptions`."""
 
     name, paths = NAME, ("numbers",)
 

@@ -1,4 +1,4 @@
-"""An evaluation in a process of its own, to be killed. Its model asks a server that counts requests.
+"""An evaluation in a separate process, which a test kills. Its model sends requests to a server that counts them.
 
 python -m support.evaluation.killed_evaluation DIRECTORY ENVIRONMENT_URL MODEL_URL TASKS
 """
@@ -18,7 +18,7 @@ from arlarena.rollout.evaluation.models.protocol import ModelMessage, Reply, Sam
 
 
 class RemoteModel(ScriptedModel):
-    """Sends each request to the counting server, which replies with a move."""
+    """A model that sends each request to the counting server. The server replies with a move."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
         super().__init__(lambda messages, seed: "")

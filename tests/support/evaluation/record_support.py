@@ -1,4 +1,4 @@
-"""Records of attempts for tests of statistics."""
+"""Creates records of attempts for tests of statistics."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A small evaluation on the disk, as the player would leave it, for the tests of reports."""
+"""Writes a small evaluation in the format of a finished evaluation, for the tests of reports."""
 
 import math
 import struct
@@ -26,7 +26,7 @@ HOSTILE = (
 
 
 def png(width=32, height=32, colour=(42, 111, 208)):
-    """A picture of one colour as PNG bytes."""
+    """Return a picture of one colour as PNG bytes."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -68,7 +68,10 @@ def record_of(name="sokoban", index=0, attempt=0, *, success=True, status="ok", 
 
 
 def write_evaluation(directory, plan, records, images=None):
-    """Write plan.json and journal.jsonl, with a request before each end and a last line that a kill cut off."""
+    """Write plan.json and journal.jsonl.
+
+    The journal has a request before the end of each attempt. Its last line is incomplete, as after a kill.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "plan.json").write_bytes(msgspec.json.encode(plan))
     lines = []
@@ -85,7 +88,7 @@ def write_evaluation(directory, plan, records, images=None):
 
 
 def summarise(records, k):
-    """The figures of a group, computed without `evaluation.statistics`."""
+    """Return the figures of a group. Except for the success rate, they are computed without `evaluation.statistics`."""
     scored = [record for record in records if record.status in ("ok", "policy_error")]
     errors = {}
     for record in records:
@@ -120,7 +123,7 @@ def summarise(records, k):
 
 
 def small_evaluation(directory, model="openai/gpt-5"):
-    """Two environments, four kinds, all outcomes, a picture, and a hostile model."""
+    """Write an evaluation with two environments, four kinds, all outcomes, a picture, and hostile replies."""
     sokoban, house = environment_of("sokoban", range(8), "sokoban-v1"), environment_of("alfworld", range(12))
     picture = png(96, 96)
     records = []

@@ -1,4 +1,4 @@
-"""Which vendors' SDKs are installed."""
+"""Skips tests that need a vendor's SDK."""
 
 from typing import get_args
 

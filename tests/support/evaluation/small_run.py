@@ -1,5 +1,6 @@
-"""The directory of a small training run, written by the code that writes real ones: no broker, no updates, one minute
-less. The environment server is real; the policy's replies are the expert's, with noise, and stand for samples.
+"""Writes the directory of a small training run with the code of real runs, but without a broker and without updates.
+
+The environment server is real. The expert with noise takes the place of the policy. This saves a minute.
 """
 
 import asyncio
@@ -41,7 +42,7 @@ SETTINGS = EvaluationSettings(split="test", count=EVALUATED, episodes=EVALUATED)
 
 
 class Sampled:
-    """The expert with noise, as if `version` had sampled its replies. It knows no evaluation split's expert."""
+    """The expert with noise. Its replies are recorded as samples of `version`."""
 
     def __init__(self, tokens: Tokens, version: PolicyVersion) -> None:
         self._expert = ExpertPolicy(tokens, 0.3, action="<think>x</think><action>{action}</action>")
@@ -53,7 +54,7 @@ class Sampled:
 
 
 class SmallRun:
-    """Writes the run step by step."""
+    """Writes the parts of the run directory, one after another."""
 
     def __init__(self, folder: Path, runner: Runner, name: str, options: dict[str, Any]) -> None:
         self.folder, self.runner, self.name = folder, runner, name
@@ -106,7 +107,7 @@ class SmallRun:
             played = await play_all(self.runner, assignments, policy, concurrency=MEMBERS)
             members = tuple(played.episodes[member].trajectory for member in range(MEMBERS))
             groups.append(Group(name, task, MEMBERS, members, Sampling(), version, version))
-        filtered = groups[-1]  # two of three groups are trained on
+        filtered = groups[-1]  # the other two groups have the outcome "trained"
         for group in groups:
             self.state.ledger.settle(group.id, "filtered" if group is filtered else "trained", self.state.step)
         self.state.step += 1
@@ -127,7 +128,7 @@ class SmallRun:
 
 
 def write_small_run(folder: Path, url: str, name: str, options: dict[str, Any]) -> None:
-    """Write a run to the new folder `folder`, played on the server at `url`."""
+    """Write a run to the new folder `folder`. Its episodes are played on the environment server at `url`."""
 
     async def write() -> None:
         async with connected_runner(url, RolloutSettings(), None, LOG) as runner:
@@ -141,7 +142,7 @@ def change_groups(path: Path, change: Callable[[list[Group]], list[Group]]) -> N
 
 
 def with_first_turn(group: Group, **changes: Any) -> Group:
-    """The group with changed fields of the first turn of its first member."""
+    """Return the group with changed fields in the first turn of its first member."""
     first, *others = group.trajectories
     turns = (msgspec.structs.replace(first.turns[0], **changes), *first.turns[1:])
     return msgspec.structs.replace(group, trajectories=(msgspec.structs.replace(first, turns=turns), *others))

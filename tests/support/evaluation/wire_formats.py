@@ -1,6 +1,6 @@
-"""The wire formats of the three vendors, as servers see them: a request in, a reply or an error out.
+"""The server side of the three vendors' wire formats: reads requests, and writes replies and errors.
 
-Each is written after the vendor's API reference, and not after the code that is tested.
+The code follows the API references of the vendors. It does not use the tested code.
 """
 
 import base64
@@ -49,7 +49,7 @@ class WireError(Exception):
 
 
 class Wire(Protocol):
-    """`path`: of the route, for aiohttp. `overloaded`: the status of an overloaded server."""
+    """A wire format. `path`: path of the route in aiohttp's syntax. `overloaded`: status of an overloaded server."""
 
     path: str
     overloaded: int
@@ -82,7 +82,7 @@ def parts_of(content: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class OpenAiWire:
-    """Chat Completions. Models named `reasoning-…` reject `max_tokens`, as OpenAI's reasoning models do."""
+    """Chat Completions. Models with names `reasoning-…` reject `max_tokens`, like OpenAI's reasoning models."""
 
     path, overloaded = "/v1/chat/completions", 503
     fields = (
@@ -156,7 +156,7 @@ class OpenAiWire:
 
 
 class AnthropicWire:
-    """The Messages API in its versions 2026-10-21 and 2023-06-01, which alone has sampling parameters."""
+    """The Messages API in its versions 2026-10-21 and 2023-06-01. Only 2023-06-01 has sampling parameters."""
 
     path, overloaded = "/v1/messages", 529
     fields = "model messages max_tokens system stop_sequences thinking metadata stream"
@@ -259,9 +259,9 @@ class GoogleWire:
         text = "".join(part.get("text", "") for part in content["parts"])
         if not text.strip():
             raise WireError(400, "Unable to submit request because it must have a text parameter.")
-        # JSON of protocol buffers has both spellings. google-genai sends mime_type.
+        # The JSON format of protocol buffers allows mimeType and mime_type. google-genai sends mime_type.
         kinds = [image.get("mimeType") or image["mime_type"] for image in images]
-        # Both alphabets of base64, too. google-genai sends the one for URLs.
+        # It also allows both alphabets of base64. google-genai sends the alphabet for URLs.
         data = [image["data"].translate(str.maketrans("-_", "+/")) for image in images]
         pictures = (picture(kind, text) for kind, text in zip(kinds, data, strict=True))
         return ModelMessage(role, text, tuple(pictures))

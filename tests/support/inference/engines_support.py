@@ -1,5 +1,7 @@
-"""Shared by test_engines_*.py. These tests send the same requests to the embedded engine and to vLLM, and compare the
-responses with transformers. If the engines differ in a way that a client can observe, the name of the test says so.
+"""Shared code of test_engines_*.py. These tests send the same requests to the embedded engine and to vLLM.
+
+They compare the responses with transformers. If a client can observe a difference between the engines, the name of the
+test describes the difference.
 """
 
 import contextlib
@@ -28,10 +30,10 @@ BEARER = {"authorization": f"Bearer {TOKEN}"}
 SLOTS, LENGTH = 8, 1024
 GENERATE, COMPLETIONS, CHAT = ROUTES = ("/inference/v1/generate", "/v1/completions", "/v1/chat/completions")
 USER = [{"role": "user", "content": "ab 1"}]
-PROMPT = [3, 5, 6, 41, 32, 4]  # USER through the template
+PROMPT = [3, 5, 6, 41, 32, 4]  # the token ids of USER in the chat template
 LONG = [(7 + 31 * i) % VOCABULARY for i in range(150)]
 LONGEST = LENGTH - len(PROMPT)
-SOON_S = 8.0  # seconds; far less than `much_work` takes, far more than a short answer of an idle server takes
+SOON_S = 8.0  # much less than the time of `much_work`, and much more than the time of a short reply of an idle server
 
 by_route = pytest.mark.parametrize("route", ROUTES, ids=["generate", "completions", "chat"])
 by_text_route = pytest.mark.parametrize("route", ROUTES[1:], ids=["completions", "chat"])
@@ -53,9 +55,13 @@ class Policy:
 
 
 def policy(root, seed, step, probe_off=0.0):
-    """Write a random model as a version. Its head size is supported by vLLM's CPU attention. Its output head is tied to
-    the embedding, because vLLM's reload does not update a tied head. Its generation_config has sampling parameters,
-    which both engines must ignore. `probe_off`: the error of the log-probs in the version's probe.
+    """Write a random model as a version.
+
+    - The head size is one that vLLM's attention on CPUs supports.
+    - The output head is tied to the embedding, because vLLM's own reload does not update a tied head.
+    - The generation_config contains sampling parameters, which both engines must ignore.
+
+    `probe_off`: error of the log-probs in the version's probe.
     """
     made = model(seed, head_dim=32, tie_word_embeddings=True, max_position_embeddings=LENGTH)
     made.generation_config.update(do_sample=True, temperature=0.6)
@@ -72,8 +78,9 @@ def serve(server, version):
 
 
 def request(route, **params):
-    """The body of a request to `route`. `params`: sampling parameters by vLLM's names. `logprobs` is the number of most
-    likely tokens on each route.
+    """Return the body of a request to `route`. `params`: sampling parameters with vLLM's names.
+
+    On each route, `logprobs` is the number of most likely tokens.
     """
     if route == GENERATE:
         outer = {key: params.pop(key) for key in ("model", "stream", "stream_options") if key in params}
@@ -103,12 +110,12 @@ def prompt_logprobs(route, answer):
 
 
 def text(route, one):
-    """The text of a choice, or of a part of a choice in a stream."""
+    """Return the text of a choice, or of a part of a choice in a stream."""
     return (one.get("message") or one["delta"]).get("content") or "" if route == CHAT else one["text"]
 
 
 def logprobs(route, one):
-    """The log-probs of a choice, or of a part of a choice in a stream."""
+    """Return the log-probs of a choice, or of a part of a choice in a stream."""
     found = one.get("logprobs")
     if found is None:
         return []
@@ -125,13 +132,13 @@ def assert_logprobs(made, route, one, prompt=PROMPT, temperature=1.0):
 
 
 def next_logprobs(made, ids):
-    """Log-probs [V] of the next token, by transformers."""
+    """Return the log-probs [V] of the next token, computed with transformers."""
     with torch.inference_mode():
         return torch.log_softmax(made(torch.tensor([ids])).logits[0, -1], -1)
 
 
 def ask_of_prompt(route, **params):
-    """A request with the long prompt LONG."""
+    """Return a request with a long prompt: LONG, or a part of LONG on the chat route."""
     asked = request(route, max_tokens=1, **params)
     if route == CHAT:
         content = tokenizer().decode(LONG[10:40], skip_special_tokens=True)
@@ -140,7 +147,7 @@ def ask_of_prompt(route, **params):
 
 
 def likeliest(made, ids, count):
-    """{id: log-prob} of the `count` most likely next tokens."""
+    """Return the `count` most likely next tokens: id → log-prob."""
     values, tokens = next_logprobs(made, ids).topk(count)
     return dict(zip(tokens.tolist(), values.tolist(), strict=True))
 
@@ -150,7 +157,7 @@ def likeliest(made, ids, count):
 
 @contextlib.contextmanager
 def asked_and_left(server, body):
-    """A client that requests a completion and disconnects before the response."""
+    """Request a completion, and disconnect at the end of the `with` block, before the response."""
     data = json.dumps(body).encode()
     head = f"POST {COMPLETIONS} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", int(server.url.rsplit(":", 1)[1]))) as client:
@@ -159,7 +166,7 @@ def asked_and_left(server, body):
 
 
 def much_work(**extra):
-    """A request for many more sequences than slots, each as long as the context. No test waits for its end."""
+    """Return a request for many more sequences than slots. Each sequence fills the context. No test waits for it."""
     asked = request(COMPLETIONS, n=SLOTS, max_tokens=LONGEST, ignore_eos=True, **extra)
     return {**asked, "prompt": [PROMPT] * 32}
 

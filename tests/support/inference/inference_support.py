@@ -1,4 +1,4 @@
-"""Shared by the tests of the policy server: a tiny policy, version directories, a server."""
+"""Shared code of the tests of the policy server: a tiny policy, version directories, a server process and a client."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TEMPLATE = (
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer with one token for each character."""
+    """Return a tokenizer with one token for each character."""
     inner = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(LETTERS)}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")
     inner.decoder = decoders.Fuse()
@@ -56,7 +56,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def model(seed: int = 0, **changes: Any) -> Qwen3ForCausalLM:
-    """A random model with non-trivial norms, so that a missing gain changes the results."""
+    """Return a random model. Its norms have gains other than 1, so a missing gain changes the results."""
     torch.manual_seed(seed)
     config = {
         "vocab_size": VOCABULARY,
@@ -79,7 +79,7 @@ def model(seed: int = 0, **changes: Any) -> Qwen3ForCausalLM:
 
 
 def vary_norms(made: torch.nn.Module) -> None:
-    """Give norms and biases values other than the identity."""
+    """Give norms and biases random values around 1, so they are not the identity."""
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             if "norm" in name or name.endswith("bias"):
@@ -109,13 +109,13 @@ def write_version(root: Path, made: Any, step: int, incarnation: str = "run", pr
 
 
 def label(directory: Path) -> str:
-    """The version string of a version directory."""
+    """Return the version string of a version directory."""
     version = json.loads((directory / "manifest.json").read_text())["version"]
     return f"{version['incarnation']}:{version['step']}:{version['digest']}"
 
 
 def reference_logprobs(made: Any, prompt: list[int], response: list[int], temperature: float = 1.0) -> torch.Tensor:
-    """Log-probs [len(response)] of one full forward pass of transformers."""
+    """Return the log-probs [len(response)] of the response, from one forward pass of transformers without a cache."""
     with torch.inference_mode():
         logits = made(torch.tensor([prompt + response])).logits[0, len(prompt) - 1 : -1]
         table = torch.log_softmax(logits / temperature, dim=-1)
@@ -142,32 +142,32 @@ class Answer:
 
 @dataclass(frozen=True)
 class Http:
-    """A client of one server. A response with an error status is returned and raises no exception."""
+    """A client of one server. It returns responses with an error status, and raises no exception for them."""
 
     url: str
     timeout_s: float = 30.0
 
     def get(self, path: str) -> Answer:
-        """GET."""
+        """Send a GET."""
         return self._send(urllib.request.Request(self.url + path))
 
     def post(self, path: str, value: Any = None, *, data: bytes | None = None, headers: Any = None) -> Answer:
-        """POST of JSON, or of raw `data`."""
+        """Send a POST with `value` as JSON, or with raw `data`."""
         body = data if data is not None else _dump(value)
         return self._send(urllib.request.Request(self.url + path, data=body, headers=headers or {}, method="POST"))
 
     def put(self, path: str, data: bytes, headers: Any = None) -> Answer:
-        """PUT of `data`."""
+        """Send a PUT with `data`."""
         return self._send(urllib.request.Request(self.url + path, data=data, headers=headers or {}, method="PUT"))
 
     def events(self, path: str, value: Any, headers: Any = None) -> Iterator[Any]:
-        """Yield each server-sent event when it arrives. Fails if the last event is not [DONE]."""
+        """Yield each server-sent event when it arrives. Assert that the last event is [DONE]."""
         with self.stream(path, value, headers) as (_, events):
             yield from events
 
     @contextlib.contextmanager
     def stream(self, path: str, value: Any, headers: Any = None) -> Iterator[tuple[dict[str, str], Iterator[Any]]]:
-        """The headers and the events of a stream."""
+        """Open a stream. Yield its headers and an iterator over its events."""
         request = urllib.request.Request(self.url + path, data=_dump(value), headers=headers or {}, method="POST")
         with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
             assert response.headers["content-type"].startswith("text/event-stream")
@@ -208,45 +208,45 @@ class ServerProcess:
     log: Path
 
     def generate(self, ids: list[int], **params: Any) -> dict[str, Any]:
-        """The first choice of `/inference/v1/generate`."""
+        """Send a request to `/inference/v1/generate`. Return the first choice."""
         answer = self.http.post("/inference/v1/generate", {"token_ids": ids, "sampling_params": params})
         assert answer.status_code == 200, answer.text
         return answer.json()["choices"][0]
 
     def post(self, path: str, body: Any = None) -> dict[str, Any]:
-        """The JSON of a 200."""
+        """Send a POST, assert status 200, and return the JSON of the response."""
         answer = self.http.post(path, body)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
     def refused(self, path: str, body: Any, status: int) -> str:
-        """The message of an error in OpenAI's format."""
+        """Send a POST, assert an error with this status in OpenAI's format, and return its message."""
         answer = self.http.post(path, body)
         assert answer.status_code == status, answer.text
         return openai_error(answer)["message"]
 
     def metric(self, name: str) -> float:
-        """The value of a metric without labels."""
+        """Return the value of a metric without labels."""
         for line in self.http.get("/metrics").text.splitlines():
             if line.startswith(f"arlarena_inference_{name} "):
                 return float(line.split()[1])
         raise AssertionError(f"no metric {name}")
 
     def version(self) -> str:
-        """The version in service."""
+        """Return the version that the server serves."""
         return self.http.get("/weight_info").json()["weight_version"]
 
     def push(self, directory: Path) -> None:
-        """Serve the version of a directory in `weights_root`."""
+        """Let the server serve a version directory in `weights_root`."""
         assert self.post("/serve_weights", {"version": label(directory)})["version"] == label(directory)
 
     def logged(self) -> list[dict[str, Any]]:
-        """The lines of the log."""
+        """Return the events in the log."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
 
 def openai_error(answer: Answer) -> dict[str, Any]:
-    """The error of a response in OpenAI's format."""
+    """Assert that a response is an error in OpenAI's format. Return the error."""
     assert answer.headers["content-type"] == "application/json", answer.headers
     (key, error), *more = answer.json().items()
     assert (key, more) == ("error", [])
@@ -258,7 +258,7 @@ def openai_error(answer: Answer) -> dict[str, Any]:
 
 
 def wait_until(condition: Any, what: str, seconds: float = 20.0) -> None:
-    """Poll a condition; fail with `what` if it stays false."""
+    """Wait until a condition is true. Fail with `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"still not: {what}"
@@ -266,7 +266,7 @@ def wait_until(condition: Any, what: str, seconds: float = 20.0) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Environment variables: one thread, and none of the caller's settings."""
+    """Return environment variables with one thread, and without ARLArena's settings."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("ARLARENA_")}
     return {**kept, "OMP_NUM_THREADS": "1"}
 
@@ -277,8 +277,8 @@ def running_server(
 ) -> Iterator[ServerProcess]:
     """Start the service with this `[inference]` table, wait until it is healthy, and stop it with SIGTERM.
 
-    `forked`: fork the server from a process that has already imported Hugging Face's libraries. These libraries read
-    environment variables only on import.
+    `forked`: fork the server from a process that has already imported Hugging Face's libraries. Without it, start a new
+    Python process, because these libraries read environment variables only on import.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, log = folder / "config.toml", folder / "inference.log"
@@ -295,7 +295,7 @@ def running_server(
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, log.read_text()
-        # A server that writes more lines to its stdout would block once the pipe is full.
+        # Read the rest of stdout, because the server would block if the pipe were full.
         threading.Thread(target=process.stdout.read, daemon=True).start()
         url = f"http://127.0.0.1:{json.loads(line)['port']}"
         http = Http(url)

@@ -1,4 +1,4 @@
-"""A vLLM extension with the fault of vLLM's own reload on CPUs: the tied head keeps the old weights."""
+"""A vLLM extension with the same fault as vLLM's own reload on CPUs: the tied output head keeps the old weights."""
 
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload

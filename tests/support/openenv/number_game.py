@@ -15,9 +15,13 @@ GUESSES = 3
 
 
 class NumberGame:
-    """Guess a number below 8 in three guesses. The seed decides, or twice the index of a task of a split.
+    """A game: guess a number below 8 in three guesses.
 
-    `observation`: further fields of each observation. `resets`: the data of the resets.
+    The number is the seed, or twice the index of a task in a split (modulo 8).
+
+    Attributes:
+        observation: additional fields of each observation.
+        resets: the data of all resets.
     """
 
     def __init__(self, **observation: Any) -> None:
@@ -42,7 +46,7 @@ class NumberGame:
 
 
 def bisect(messages: Sequence[ModelMessage]) -> str:
-    """The best next guess. It finds the numbers 1 to 7, and not 0."""
+    """Return the best next guess. This strategy finds the numbers 1 to 7, but not 0."""
     low, high = 0, NUMBERS - 1
     for guess, hint in zip(messages[1::2], messages[2::2], strict=False):
         number = int(guess.text.rpartition(">")[2])

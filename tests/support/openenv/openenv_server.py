@@ -1,8 +1,8 @@
-"""Small environments on the official OpenEnv server, for tests of evaluations. It imports nothing of this repository.
+"""Small environments on the official OpenEnv server, for tests of evaluations. Imports no module of this repository.
 
     .venv-openenv/bin/python tests/support/openenv/openenv_server.py
 
-Prints its port: `--port`, or a free one. Environments: /number, /grid, /tools, /faulty and /single.
+Prints its port: `--port`, or a free port. The environments are /number, /grid, /tools, /faulty and /single.
 """
 
 import argparse
@@ -27,7 +27,7 @@ class Guess(Action):
     @field_validator("answer")
     @classmethod
     def short(cls, answer: str) -> str:
-        if answer == "unreportable":  # the server cannot encode this error, and ends the session
+        if answer == "unreportable":  # the server cannot encode this error, so it ends the session
             raise ValueError("cannot be reported")
         return answer
 
@@ -39,7 +39,7 @@ class Hint(Observation):
 
 
 class Number(Environment[Guess, Hint, State]):
-    """Guess a number below 8, which the seed decides. Three guesses."""
+    """Guess a number below 8 in three guesses. The seed or the task determines the number."""
 
     SUPPORTS_CONCURRENT_SESSIONS = True
 
@@ -96,7 +96,7 @@ class Board(Observation):
 
 
 class Grid(Environment[Cell, Board, State]):
-    """Mark the cell (1, 2). An episode does not end before."""
+    """Mark the cell (1, 2). The episode ends only when this cell is marked."""
 
     SUPPORTS_CONCURRENT_SESSIONS = True
 
@@ -113,7 +113,7 @@ class Grid(Environment[Cell, Board, State]):
 
 
 class Tools(MCPEnvironment):
-    """Call the tool `submit` with the number of the task, which is in the metadata of the first observation."""
+    """Call the tool `submit` with the number of the task. The metadata of the first observation contains the number."""
 
     SUPPORTS_CONCURRENT_SESSIONS = True
 
@@ -147,7 +147,7 @@ class Tools(MCPEnvironment):
 
 
 class Faulty(Number):
-    """The last reward is not a number."""
+    """Each episode has one step, and its reward is NaN."""
 
     def step(self, action: Guess, timeout_s: float | None = None) -> Hint:
         return Hint(text="over", low=0, high=7, done=True, reward=float("nan"))

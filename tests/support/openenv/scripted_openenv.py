@@ -1,4 +1,4 @@
-"""A server on a loopback port whose frames a test decides, to see what an evaluation makes of them."""
+"""A server with scripted frames on a loopback port, to test the reaction of an evaluation to these frames."""
 
 from __future__ import annotations
 
@@ -23,21 +23,27 @@ Answer = Callable[[web.WebSocketResponse, dict[str, Any]], Awaitable[None]]
 
 
 def observed(text: str = "go", *, reward: float | None = None, done: bool = False, **extra: Any) -> str:
-    """A frame with an observation."""
+    """Return a frame with an observation."""
     data = {"observation": {"text": text, **extra}, "reward": reward, "done": done}
     return json.dumps({"type": "observation", "data": data})
 
 
 def failed(code: str, message: str = "why", **extra: Any) -> str:
-    """A frame with an error."""
+    """Return a frame with an error."""
     return json.dumps({"type": "error", "data": {"code": code, "message": message, **extra}})
 
 
 @dataclass
 class ScriptedOpenEnv:
-    """What the server answers. `reset` and `step`: frames as text, or a function that answers itself.
+    """A server and its replies.
 
-    `splits`: numbers of tasks in the Task API; None: there is no Task API. `token`: required by all routes.
+    Attributes:
+        reset, step: the frame of the reply, or a function that sends the reply.
+        splits: split → number of tasks, in the Task API. None: the server has no Task API.
+        token: token that all routes require. None: no token is required.
+        received: all frames from clients.
+        headers: the header Authorization of each WebSocket connection.
+        sockets: number of open sockets.
     """
 
     url: str = ""
@@ -111,7 +117,7 @@ class ScriptedOpenEnv:
 
 @asynccontextmanager
 async def scripted_openenv(port: int = 0, **answers: Any) -> AsyncIterator[ScriptedOpenEnv]:
-    """Serve on a port; 0: a free one."""
+    """Serve on a port. 0: a free port."""
     server = ScriptedOpenEnv(**answers)
     runner = web.AppRunner(server.app(), shutdown_timeout=0.1)
     await runner.setup()
@@ -125,7 +131,7 @@ async def scripted_openenv(port: int = 0, **answers: Any) -> AsyncIterator[Scrip
 
 
 async def solve(url: str, index: int) -> list[str]:
-    """The expert's replies for a task."""
+    """Return the expert's replies for a task."""
     async with EnvironmentClient(url, QUICK) as client:
         (session,) = await client.open(1)
         await session.reset(split="train", index=index, seed=0)
@@ -135,7 +141,7 @@ async def solve(url: str, index: int) -> list[str]:
 
 
 async def play(session: Any, replies: list[str], **task: Any) -> list[StepOutcome]:
-    """All states of an episode."""
+    """Play replies in a session. Return all states of the episode."""
     states = [await session.reset(**task)]
     for reply in replies:
         states.append(await session.step(reply))
@@ -152,7 +158,7 @@ async def one_step(client: OpenEnvClient) -> None:
 
 
 async def outcome_of(error: type[ServiceError], match: str, **answers: Any) -> None:
-    """Check the error of an episode of one step."""
+    """Assert that an episode of one step raises `error`, with `match` and the server's address in its message."""
     async with (
         scripted_openenv(**answers) as server,
         OpenEnvClient(server.url, timeouts=QUICK, max_frame_bytes=1 << 20) as client,

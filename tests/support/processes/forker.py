@@ -1,5 +1,6 @@
-"""Forks a process for each request, after the imports that the request names (see forking_support.py). It has no
-threads, because a fork copies only one.
+"""Forks a process for each request, after the imports that the request names (see forking_support.py).
+
+The forking process has no other threads, because a fork copies only one thread.
 """
 
 import atexit
@@ -22,8 +23,8 @@ imported: set[str] = set()
 
 
 def main(listening: socket.socket) -> None:
-    """Fork until standard input is closed; the test session holds its other end."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process waits for the children that handle requests
+    """Fork until standard input is closed. The test session closes it at its end."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the children that handle requests
     ready = selectors.DefaultSelector()
     ready.register(listening, selectors.EVENT_READ)
     ready.register(sys.stdin, selectors.EVENT_READ)
@@ -48,26 +49,26 @@ def import_all(modules: list[str]) -> bool:
         for name in missing:
             importlib.import_module(name)
             if name.endswith(".__main__"):
-                del sys.modules[name]  # runpy warns if the module has been imported
+                del sys.modules[name]  # otherwise runpy warns that the module is already imported
     except Exception:
         traceback.print_exc()
         return False
     imported.update(missing)
     if missing:
         gc.collect()
-        gc.freeze()  # a collection in a forked process would copy the pages of these objects
+        gc.freeze()  # otherwise a garbage collection in a forked process would copy the pages of these objects
     return True
 
 
 def serve(connection: socket.socket, request: dict[str, Any], descriptors: list[int]) -> NoReturn:
-    """Fork the requested process and report how it ends."""
+    """Fork the requested process. Send its process id, and its exit status after its end."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     pid = os.fork()
     if pid == 0:
         connection.close()
         become(request, descriptors)
     for descriptor in (0, 1, 2, *descriptors):
-        os.close(descriptor)  # so that the process's reader sees end of file
+        os.close(descriptor)  # otherwise the reader of the process's output would not see the end of file
     connection.send(pid.to_bytes(8, "big"))
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     connection.send(code.to_bytes(8, "big", signed=True))
@@ -75,7 +76,7 @@ def serve(connection: socket.socket, request: dict[str, Any], descriptors: list[
 
 
 def become(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
-    """Run `python -m` as requested, to its end."""
+    """Run the requested `python -m` command in this process, and exit with its exit status."""
     for target, descriptor in enumerate(descriptors):
         os.dup2(descriptor, target)
         os.close(descriptor)
@@ -83,14 +84,16 @@ def become(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
         os.setsid()
     os.environ.clear()
     os.environ.update(request["env"])
-    tempfile.tempdir = None  # the folder for temporary files is that of the new variables
+    tempfile.tempdir = None  # choose the folder for temporary files again, by the new variables
     os.chdir(request["cwd"])
-    # As for `python -m`. The first entry so far is the folder of this file.
+    # The same entries as for `python -m`. They replace the first entry, which is the folder of this file.
     sys.path[:1] = [request["cwd"], *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     module, *sys.argv[1:] = request["command"]
-    warnings.filterwarnings("ignore", ".* found in sys.modules ", RuntimeWarning, "runpy")  # it was imported here
+    # runpy warns that the module is imported already: the forking process has imported it.
+    warnings.filterwarnings("ignore", ".* found in sys.modules ", RuntimeWarning, "runpy")
     status = status_of(module)
-    # What ends a Python, but for the taking apart of its modules: that would copy most pages of the forking process.
+    # The steps of a normal Python exit, except for the destruction of modules. This destruction would copy most memory
+    # pages of the forking process.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -99,7 +102,7 @@ def become(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
 
 
 def status_of(module: str) -> int:
-    """The exit status that running a module as the main one gives."""
+    """Run a module as `__main__`. Return the exit status."""
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as ended:

@@ -1,8 +1,8 @@
-"""Commands of this repository as processes that are forked from one process, which has imported their modules.
+"""Runs commands of this repository as forks of a process that has already imported their modules.
 
-The imports of a service take one to ten seconds. Everything else is as in a process of its own: it runs
-`python -m MODULE ARGUMENTS`, and its environment, folder, signals and exit status are its own. All processes of one
-pytest session (`-n`) share one forking process.
+The imports of a service take one to ten seconds, and a fork saves this time. In all other respects, a forked process
+behaves like a new process with the command `python -m MODULE ARGUMENTS`: it has its own environment variables, folder,
+signals and exit status. All processes of a pytest session (`-n`) share one forking process.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ START_S = 120.0
 
 
 class Forked:
-    """A forked process, with what `subprocess.Popen` has of its process."""
+    """A forked process, with the most important members of `subprocess.Popen`."""
 
     def __init__(self, connection: socket.socket, stdout: IO[str] | None) -> None:
         self._connection = connection
@@ -41,7 +41,11 @@ class Forked:
         self.pid = int.from_bytes(answer, "big")
 
     def wait(self, timeout: float | None = None) -> int:
-        """The exit status, negative for a signal."""
+        """Wait until the process has ended. Return its exit status, negative for a signal.
+
+        Raises:
+            subprocess.TimeoutExpired: the process has not ended after `timeout` seconds.
+        """
         if self.returncode is None:
             self._connection.settimeout(timeout)
             try:
@@ -59,8 +63,9 @@ class Forked:
         return self.returncode
 
     async def ended(self) -> int:
-        """The exit status, as from `wait`. If the caller is cancelled, as at the end of a test, the process is
-        killed.
+        """Wait until the process has ended. Return its exit status, like `wait`.
+
+        If the waiting task is cancelled, for example at the end of a test, kill the process.
         """
         self._connection.setblocking(False)
         try:
@@ -71,7 +76,7 @@ class Forked:
         return self._ended_with(answer)
 
     def communicate(self, timeout: float) -> tuple[str, None]:
-        """Its output up to its end."""
+        """Wait until the process has ended. Return its output."""
         assert self.stdout is not None
         output: list[str] = []
         reading = threading.Thread(target=lambda: output.append(self.stdout.read() if self.stdout else ""), daemon=True)
@@ -82,23 +87,23 @@ class Forked:
         return output[0], None
 
     def poll(self) -> int | None:
-        """The exit status, or None while it runs."""
+        """Return the exit status, or None while the process runs."""
         try:
             return self.wait(0.0)
         except subprocess.TimeoutExpired:
             return None
 
     def send_signal(self, number: int) -> None:
-        """A signal, unless it has ended."""
+        """Send a signal. Do nothing if the process has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def terminate(self) -> None:
-        """SIGTERM."""
+        """Send SIGTERM."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
 
@@ -112,8 +117,17 @@ def popen(
     start_new_session: bool = False,
     imports: str = "",
 ) -> Forked:
-    """Start `python -m` with this command; `stdout` is a file or `subprocess.PIPE`, `stderr` a file or
-    `subprocess.STDOUT`. `imports`: the service whose modules a program of the tests imports, as `arlarena.rollout`.
+    """Start `python -m` with this command.
+
+    Args:
+        command: module and arguments.
+        stdout: a file or `subprocess.PIPE`.
+        stderr: a file or `subprocess.STDOUT`.
+        env: environment variables. Default: the variables of this process.
+        cwd: folder of the process.
+        start_new_session: run the process in a new session.
+        imports: service, such as `arlarena.rollout`. Its modules are imported before the fork. Default: the service of
+            the command.
     """
     reading = None
     if stdout == subprocess.PIPE:
@@ -149,8 +163,10 @@ def run(
     cwd: Path | None = None,
     imports: str = "",
 ) -> subprocess.CompletedProcess[str]:
-    """The result of `subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)`. `imports`: see
-    `popen`.
+    """Run `python -m` with this command to its end. Return the exit status and the output.
+
+    The result is that of `subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)`.
+    `imports`: see `popen`.
     """
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         process = popen(command, stdout=out, stderr=err, env=env, cwd=cwd, imports=imports)
@@ -164,7 +180,7 @@ def run(
 
 
 _TRANSFORMERS = ("transformers.models.qwen3.modeling_qwen3", "transformers.models.auto.tokenization_auto")
-# The SDK imports most of its 500 modules with the first request. It is an optional package.
+# The SDK imports most of its 500 modules at the first request. The SDK is an optional package.
 _SDK = ["arlarena.rollout.evaluation.models.openai_chat", "openai.resources.chat"]
 _IMPORTS = {
     "console": ["cli.app", "cli.invocation", "launch.launcher", "launch.pipeline", "report.html_page"],
@@ -189,24 +205,24 @@ _LIBRARIES = {
 
 @functools.cache
 def imports_of(module: str) -> list[str]:
-    """The modules that a service imports, also those that it imports late."""
+    """Return the modules that a service imports at its start or later."""
     service = module.split(".")[1]
     environments = [point.module for point in installed().values()] if service == "env_server" else []
     own = [f"arlarena.{service}.{name}" for name in _IMPORTS.get(service, [])]
     return [*own, *_LIBRARIES.get(service, []), *environments]
 
 
-_shared: list[str] = []  # the address that the session's first process gave to this one
+_shared: list[str] = []  # the address of the forking process, from the first process of the session
 
 
 def share(address: str) -> None:
-    """Use the forking process of another process of this session."""
+    """Use the forking process at `address`, which another process of this session has started."""
     _shared.append(address)
 
 
 @functools.cache
 def address() -> str:
-    """Where the forking process listens. It starts on the first call, and ends with this process."""
+    """Return the address of the forking process. The first call starts it. It ends with the current process."""
     if _shared:
         return _shared[0]
     folder = tempfile.TemporaryDirectory(prefix="forker-")
@@ -216,12 +232,12 @@ def address() -> str:
     process = subprocess.Popen(
         [sys.executable, str(FORKER), str(listening.fileno())],
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[listening.fileno()], cwd=ROOT,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},  # Hugging Face's libraries read it on import
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},  # Hugging Face's libraries read this variable on import
     )  # fmt: skip
     listening.close()
 
     def close() -> None:
-        """End the forking process; the processes that it forked go on."""
+        """End the forking process. The forked processes continue."""
         assert process.stdin is not None
         process.stdin.close()
         process.wait()

@@ -10,16 +10,18 @@ from urllib.parse import urlsplit
 import psutil
 
 SLOWEST_S = 1.0
-MAX_MEMORY_RATIO = 1.5  # relative to the memory before
-AFTERWARDS = 3  # responses required after an attack
+MAX_MEMORY_RATIO = 1.5  # relative to the memory before the attack
+AFTERWARDS = 3  # number of required responses after an attack
 
 
 class HealthWatch:
-    """A thread that requests `/health` on new connections while the context is open.
+    """A thread that requests `/health` on new connections inside a `with` block.
 
-    The context ends after three further answers. It fails if an answer was no 200, took longer than a second, or the
-    memory of the server and its children grew by more than half. The time in which the server's main thread, which
-    runs its event loop, or this thread is ready to run and waits for a core does not count: other processes cause it.
+    At the end of the block, it waits for three more responses. It asserts that each response had status 200 and took
+    less than a second, and that the memory of the server and its children grew by less than half.
+
+    Time in which a thread waits for a CPU core does not count, because other processes cause this waiting. The threads
+    are this thread and the server's main thread, which runs the event loop.
     """
 
     def __init__(self, url, pid):
@@ -27,7 +29,8 @@ class HealthWatch:
         self._process = psutil.Process(pid)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self.slowest, self.waited, self.asked, self.bad = 0.0, 0.0, 0, []  # `waited`: during the slowest answer
+        # `waited`: seconds of waiting for a core during the slowest request.
+        self.slowest, self.waited, self.asked, self.bad = 0.0, 0.0, 0, []
 
     def __enter__(self):
         self.before = self.peak = self._memory()
@@ -57,9 +60,9 @@ class HealthWatch:
         return total
 
     def _waited_s(self):
-        """Seconds that the server's main thread and this thread have waited for a CPU; 0 if the kernel does not count.
+        """Return the seconds that the server's main thread and this thread have waited for a CPU core.
 
-        The second number of `schedstat` is this time in nanoseconds.
+        The second number of `schedstat` is this time in nanoseconds. Returns 0 if the kernel does not provide it.
         """
         files = (Path(f"/proc/{self._process.pid}/schedstat"), Path("/proc/thread-self/schedstat"))
         with contextlib.suppress(OSError, IndexError):

@@ -1,8 +1,9 @@
-"""The end of a test that reaches its time limit: it fails, and its report has the stacks of all threads and tasks.
+"""Ends a test at its time limit: the test fails, and its report contains the stacks of all threads and tasks.
 
-pytest-timeout's own methods print the stacks to the terminal, which a process of pytest-xdist does not have. This
-plugin replaces its method `signal`. While a call of C does not return, no signal handler runs. Then faulthandler ends
-the process (`faulthandler_timeout`), and prints the stacks to standard error, which all processes share.
+pytest-timeout's own methods print the stacks to the terminal, but processes of pytest-xdist have no terminal. This
+plugin replaces pytest-timeout's method `signal`. If a test hangs in C code, no signal handler runs. In this case,
+faulthandler prints the stacks to standard error, which all processes share, and ends the process
+(`faulthandler_timeout`).
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-# The exception of the first signal can be lost, for example in a task that no one waits for.
+# The signal is repeated, because its exception can be lost, for example in a task without an awaiting caller.
 REPEAT_S = 30.0
 
 
@@ -39,8 +40,9 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool | None:
 
 
 def print_stacks() -> None:
-    """Print the stacks of the other threads and of the tasks of a running event loop to standard error. The traceback
-    of the failure is the stack of this thread.
+    """Print the stacks of the other threads, and of the tasks of a running event loop, to standard error.
+
+    The traceback of the failure shows the stack of this thread.
     """
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     for ident, frame in sys._current_frames().items():

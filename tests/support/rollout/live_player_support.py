@@ -1,4 +1,4 @@
-"""A worker that plays with the newest weights it sees, at random speed and with random success."""
+"""A worker that plays with the newest published weights, at random speed and with random success."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from arlarena.proto.trajectory import PolicyVersion
 
 
 class LivePlayer:
-    """Several players on one connection. Each member of a group may be sampled by newer weights than the last."""
+    """Several players on one connection. The weights can become newer between the members of a group."""
 
     def __init__(self, streams, weights, make_group, players=2):
         self._streams, self._weights, self._make, self._players = streams, weights, make_group, players
@@ -27,7 +27,7 @@ class LivePlayer:
                 continue
             versions = []
             for _ in range(lease.task.size):
-                await asyncio.sleep(self._rng.uniform(0.0, 0.01))  # how long an episode takes
+                await asyncio.sleep(self._rng.uniform(0.0, 0.01))  # the duration of an episode
                 versions.append(self._newest() or (versions[-1] if versions else None))
             if None in versions:
                 await self._streams.release(lease, counted=False)

@@ -1,4 +1,4 @@
-"""Two small real servers: a corridor to walk through, and a policy that says what the test wants. Both can fail."""
+"""Two small real servers with faults on demand: an environment (a corridor), and a policy with scripted replies."""
 
 import asyncio
 import json
@@ -29,15 +29,15 @@ SPLITS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validati
 
 @dataclass
 class Walk:
-    """One session: a position between 0 and GOAL, walked by `left` and `right`."""
+    """One session: a position between 0 and GOAL, which the actions `left` and `right` change."""
 
     task: str = ""
     at: int = 0
     steps: int = 0
     done: bool = False
     answer: dict[str, Any] = field(default_factory=dict)
-    actions: list[str] | None = None  # what the environment says can be done
-    talks: bool = False  # as a conversation that keeps every turn
+    actions: list[str] | None = None  # the admissible actions in each observation
+    talks: bool = False  # whether the environment is a conversation, whose prompts contain all turns
 
     def reply(self, reward: float, action: str, valid: bool, formatted: bool) -> dict[str, Any]:
         solved = self.at == GOAL
@@ -70,7 +70,7 @@ class Walk:
 
 
 class Corridor:
-    """The environment server. `faults` are consumed one per request: a status to answer with, or seconds to hang."""
+    """The environment server. Each request takes one entry of `faults`: an error status, or seconds to wait (float)."""
 
     def __init__(self) -> None:
         self.sessions: dict[str, Walk] = {}
@@ -78,7 +78,7 @@ class Corridor:
         self.faults: list[int | float] = []
         self.on_step: Callable[[], None] | None = None
         self.batches: list[int] = []
-        self.size: int | None = None  # tasks of each split
+        self.size: int | None = None  # number of tasks of each split; None: unlimited
         self.plan = True
         self.actions: list[str] | None = None
         self.talks = False
@@ -175,7 +175,7 @@ class Corridor:
             return self._error("poisoned", "policy")
         if item["step_index"] == walk.steps - 1:
             return walk.answer
-        assert item["step_index"] == walk.steps, "a step was repeated or left out"
+        assert item["step_index"] == walk.steps, "a step was repeated or skipped"
         action = text.partition("<action>")[2].partition("</action>")[0]
         walk.steps += 1
         walk.at = min(GOAL, max(min(0, walk.at), walk.at + {"right": 1, "left": -1}.get(action, 0)))
@@ -190,14 +190,14 @@ class Corridor:
 
 
 class Mouth:
-    """The inference server: says what `say(prompt text, seed)` returns, closed by the end-of-sequence token."""
+    """The policy server. A reply is the text `say(prompt text, seed)` and the end-of-sequence token."""
 
     def __init__(self, tokens: Tokens) -> None:
         self.tokens = tokens
         self.say: Callable[[str, int], str] = lambda prompt, seed: "<think></think><action>right</action>"
         self.faults: list[int | float] = []
         self.requests: list[dict[str, Any]] = []
-        self.sessions: list[str | None] = []  # of the requests to `generate`
+        self.sessions: list[str | None] = []  # session ids of the requests to `generate`
         self.version = "run:3:abc"
         self.context = 512
         self.complaint = "told to fail"
@@ -231,7 +231,7 @@ class Mouth:
         body = await request.json()
         self.requests.append(body | {"authorization": request.headers.get("Authorization")})
         said = self.say(body["messages"][-1]["content"], body.get("seed", 0))
-        cut = said.endswith("…")  # as a server cuts what is too long
+        cut = said.endswith("…")  # a reply that reached the maximum length
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": said},
@@ -268,7 +268,7 @@ class Mouth:
 
 @asynccontextmanager
 async def served(app: web.Application) -> AsyncIterator[str]:
-    """Serve an application on a free port; gives its URL."""
+    """Serve an application on a free port. Yields its URL."""
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -292,7 +292,7 @@ class House:
 
 
 class Lines:
-    """A stream for a logger that keeps the events."""
+    """A stream for a logger. It stores the events."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
@@ -306,7 +306,7 @@ class Lines:
 
 @asynccontextmanager
 async def open_house(tokens: Tokens) -> AsyncIterator[House]:
-    """Both servers, running, with clients that repeat nothing of themselves and wait one second at most."""
+    """Run both servers. Their clients do not repeat requests, and wait at most one second for a reply."""
     corridor, mouth, lines = Corridor(), Mouth(tokens), Lines()
     settings = RolloutSettings(service_retry_timeout_s=5.0, lease_block_s=0.2, drain_s=5.0)
     async with served(corridor.app()) as where, served(mouth.app()) as who:
@@ -321,7 +321,7 @@ async def open_house(tokens: Tokens) -> AsyncIterator[House]:
 async def command(
     house: House, policy_directory: Path, *words: str, service_retry_timeout_s: float = 2.0, **tables: str
 ) -> int:
-    """Run a command of arlarena.rollout in a thread of its own, as a process would."""
+    """Run a command of arlarena.rollout in a separate thread. Return its exit status."""
     config = policy_directory / "run.toml"
     config.write_text(
         f"[rollout]\n{service_retry_timeout_s = }\nenvironment_timeout_s = 2.0\nrequest_retries = 0\n"

@@ -1,4 +1,4 @@
-"""The real services around a rollout worker, each a process of its own."""
+"""Runs the services that a rollout worker needs, each in a separate process."""
 
 import contextlib
 import json
@@ -48,7 +48,7 @@ report_every_s = 0.5
 
 @dataclass
 class Process:
-    """A service: how it is started, where it listens, what it wrote."""
+    """A service: its command line, its port and its log."""
 
     arguments: tuple[str, ...]
     log: Path
@@ -60,7 +60,7 @@ class Process:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self, *, listens: bool = True) -> None:
-        """Start, on the port of before if there was one."""
+        """Start the service. After a restart, it has the same port."""
         port = ("--port", str(self.port)) if listens else ()
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ARLARENA_")}
         with self.log.open("a") as log:
@@ -94,7 +94,7 @@ class Process:
 
 @dataclass
 class Stack:
-    """An environment server and a policy server that run, and their configuration."""
+    """A running environment server, a running policy server, and their configuration."""
 
     folder: Path
     policy: Path
@@ -105,7 +105,7 @@ class Stack:
 
 @contextlib.contextmanager
 def running_stack(folder: Path) -> Iterator[Stack]:
-    """Start both servers with a tiny policy of random weights, and stop them at the end."""
+    """Start both servers with a tiny policy of random weights. Stop them at the end of the `with` block."""
     policy, config = folder / "policy", folder / "run.toml"
     create_tiny_policy(policy, TinyPolicy(layers=2, hidden=64), seed=0, pieces=SOKOBAN)
     config.write_text(CONFIG.format(policy=policy))

@@ -1,4 +1,4 @@
-"""The `work` module of a zygote without libraries, which starts in a fraction of a second."""
+"""The `work` module of a zygote without libraries. Such a zygote starts in a fraction of a second."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,5 +9,5 @@ from arlarena.sandbox.run_program import run
 
 
 def load() -> tuple[Callable[[bytes], int], list[Path]]:
-    """Like `arlarena.sandbox.run_program.load`, but programs may read no files: they import only loaded modules."""
+    """Like `arlarena.sandbox.run_program.load`, but programs can read no files and import only loaded modules."""
     return run, []

@@ -1,4 +1,4 @@
-"""Shared by tests of the sandbox."""
+"""Shared code of the tests of the sandbox."""
 
 import shutil
 import subprocess
@@ -19,7 +19,7 @@ def wait_until(holds: object, seconds: float = 20.0) -> None:
 
 
 def patched_work(monkeypatch: pytest.MonkeyPatch, code: str) -> str:
-    """A `work` module like `run_program`, for a zygote that runs `code` at its start."""
+    """Write a `work` module like `run_program` that also runs `code` at the start of the zygote. Return its name."""
     folder = Path(tempfile.mkdtemp())
     (folder / "patched_work.py").write_text(
         f"import arlarena.sandbox.landlock, arlarena.sandbox.run_program as program\n{code}\nload = program.load\n"
@@ -29,7 +29,7 @@ def patched_work(monkeypatch: pytest.MonkeyPatch, code: str) -> str:
 
 
 def readable_python() -> str | None:
-    """An interpreter of this version that other users can run."""
+    """Return a Python interpreter of this version that other users can run, or None."""
     for path in (sys.executable, shutil.which("python3", path="/usr/bin:/usr/local/bin")):
         if path is None:
             continue

@@ -1,4 +1,4 @@
-"""Covering arrays: a small subset of a product of choices that has every combination of a few choices."""
+"""Covering arrays: a small subset of all combinations of choices that contains each combination of a few choices."""
 
 import heapq
 import itertools
@@ -10,9 +10,10 @@ Row = TypeVar("Row", bound=tuple[object, ...])
 
 
 def covering(rows: Sequence[Row], strength: int) -> list[Row]:
-    """A subset of `rows` with every combination of `strength` values that occurs in `rows`.
+    """Return a subset of `rows` that contains every combination of `strength` values in `rows`.
 
-    The caller leaves out rows that cannot be. Greedy, so not the fewest; the same rows always give the same.
+    `rows` must not contain invalid rows. The algorithm is greedy, so a smaller subset can exist. Equal arguments give
+    equal results.
     """
     parts = [_parts(row, strength) for row in rows]
     missing = set().union(*parts)
@@ -24,7 +25,7 @@ def covering(rows: Sequence[Row], strength: int) -> list[Row]:
     while most_first and missing:
         guess, place, number = heapq.heappop(most_first)
         new = parts[number] & missing
-        if len(new) == -guess:  # the number that a row adds can only have decreased
+        if len(new) == -guess:  # otherwise the number of new combinations has decreased, so the row goes back
             missing -= new
             chosen.append(number)
         elif new:

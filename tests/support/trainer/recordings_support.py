@@ -1,4 +1,4 @@
-"""A worker that plays tasks with recorded groups, and the configuration of its trainer."""
+"""A worker that answers tasks with recorded groups, and a configuration for its trainer."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,10 @@ from arlarena.proto.trajectory import PolicyVersion, VersionSpan
 
 
 def config_of(steps, **trainer):
-    """A synchronous run without a filter, so that the batches do not depend on the order of arrival."""
+    """Return the configuration of a synchronous run without a filter.
+
+    In such a run, the batches do not depend on the order in which groups arrive.
+    """
     settings = {
         "recipe": "sampo", "steps": steps, "groups_per_step": 4, "group_size": 3, "minibatch_groups": 2, "staleness": 0,
         "cold_start_steps": steps, "lr": 1e-3, "kl_coefficient": 0.01, "record_groups_every": 0, "reissue_after_s": 0.5,
@@ -21,8 +24,10 @@ def config_of(steps, **trainer):
 
 
 class Recordings:
-    """A worker that publishes a recorded group for each task, as if the version that the task was issued at had played
-    it. It leases no task while the event `playing` is not set.
+    """A worker that publishes a recorded group for each task.
+
+    The group has the version of the step at which the task was issued. While the event `playing` is not set, the worker
+    leases no task.
     """
 
     def __init__(self, streams, weights, make_group):
@@ -36,7 +41,7 @@ class Recordings:
             if lease is None:
                 continue
             version = self.version(lease.task.issued_at_step)
-            if version is None:  # the task is from a killed trainer; the resumed trainer will write the version
+            if version is None:  # a killed trainer issued the task; the resumed trainer will write the version
                 await self._streams.release(lease, counted=False)
                 await asyncio.sleep(0.02)
                 continue

@@ -9,5 +9,5 @@ SOKOBAN = pieces_of(load("tests", "sokoban", {}).info)
 
 
 def sokoban_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer of a tiny policy for rooms of six cells."""
+    """Return the tokenizer of a tiny policy for Sokoban."""
     return build_tokenizer(SOKOBAN)

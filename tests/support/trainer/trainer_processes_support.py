@@ -13,42 +13,45 @@ from support.trainer.recordings_support import Recordings, config_of
 
 from arlarena.proto.streams.queue import Streams
 
-# Steps of the undisturbed run that other runs are compared with.
+# Number of steps of the run without interruptions. Other runs are compared with this run.
 ALONE_STEPS = 40
-# Exit statuses of an ended trainer. Before it installs its handler, SIGTERM kills it.
+# Exit statuses of an interrupted trainer. -SIGTERM: the trainer had not installed its signal handler yet.
 ENDED = (-signal.SIGKILL, -signal.SIGTERM, 143)
 
 
 async def start_trainer(arguments, log):
-    """The pid of a new trainer process, and a task whose result is its exit status, negative for a signal.
+    """Start a trainer process. Return its process id, and a task with its exit status (negative for a signal).
 
-    The trainer is killed if it has not ended at the end of the test.
+    If the trainer still runs at the end of the test, it is killed.
     """
     command = ["arlarena.trainer", *map(str, arguments)]
     with log.open("a") as file:
         process = forking_support.popen(command, stdout=file, stderr=subprocess.STDOUT)
     ended = asyncio.create_task(process.ended())
-    await asyncio.sleep(0)  # a task that is cancelled before it begins would not kill the process
+    await asyncio.sleep(0)  # start the task now: if it were cancelled before its start, it would not kill the process
     return process.pid, ended
 
 
 def train_arguments(run, name, policy, redis_url, *more):
-    """The command line of a trainer on the configuration in `run`."""
+    """Return the arguments of a trainer with the configuration in `run`."""
     return ["train", "--config", run / "run.toml", "--model", policy, "--run-dir", run, "--run-name", name,
             "--redis-url", redis_url, *more]  # fmt: skip
 
 
 def prepare(run, steps, **trainer):
-    """A run directory with a configuration for recorded groups."""
+    """Create a run directory with a configuration for recorded groups."""
     run.mkdir(parents=True)
     (run / "run.toml").write_text(config_of(steps, **trainer))
 
 
 async def train_with_ends(redis_url, name, run, policy, player, ends, before_resume=lambda: None):
-    """Train to the end while `player(streams)` plays, and end and resume the trainer on the way.
+    """Train to the end while `player(streams)` plays. Interrupt and resume the trainer during the run.
 
-    `ends` are (signal, condition, seconds): the signal is sent `seconds` after the condition became true, and
-    `before_resume` is called before the resume. Returns the number of signals that reached a running trainer.
+    Args:
+        ends: interruptions (signal, condition, seconds). The signal is sent `seconds` after the condition became true.
+        before_resume: called before each resume.
+
+    Returns the number of signals that reached a running trainer.
     """
     met, waiting, ended = 0, list(ends), None
     async with await Streams.connect(redis_url, name, retry_delay_s=0.05, full_timeout_s=600.0) as streams:
@@ -76,20 +79,20 @@ async def train_with_ends(redis_url, name, run, policy, player, ends, before_res
 
 
 def random_ends(run, steps, count, signals, seed):
-    """`count` ends at random moments: each some time after a random step, in the order of the steps."""
+    """Return `count` interruptions for `train_with_ends`: each up to 0.2 s after a random step, sorted by step."""
     rng = random.Random(seed)
     points = sorted(rng.randrange(1, steps) for _ in range(count))
     return [(rng.choice(signals), lambda point=point: steps_of(run) >= point, rng.uniform(0, 0.2)) for point in points]
 
 
 def steps_of(run):
-    """How many steps the run has recorded."""
+    """Return the number of recorded steps of a run."""
     file = run / "metrics.jsonl"
     return file.read_text().count("\n") if file.exists() else 0
 
 
 async def _ended_before(ended, condition, seconds):
-    """Whether the trainer ends within `seconds` after the condition became true."""
+    """Wait until `seconds` after the condition became true. Return whether the trainer ended before."""
     while not condition():
         if ended.done():
             return True
@@ -98,29 +101,29 @@ async def _ended_before(ended, condition, seconds):
 
 
 def recorded(run, make_group):
-    """A player that answers from recordings, for `train_with_ends`."""
+    """Return a player with recorded groups, for `train_with_ends`."""
     return lambda streams: Recordings(streams, run / "weights", make_group)
 
 
 def checkpoint_at(run, steps):
-    """The directory of the checkpoint of that step."""
+    """Return the directory of the checkpoint of a step."""
     (result,) = run.glob(f"checkpoints/step-{steps:06d}*")
     return result
 
 
 def records(run):
-    """The metrics of each step, without times."""
+    """Return the metrics of each step, without times and rates."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if "seconds" not in k and "per_s" not in k} for line in lines]
 
 
 def state_of(run, steps):
-    """The state of the checkpoint of that step."""
+    """Return the state in the checkpoint of a step."""
     return json.loads((checkpoint_at(run, steps) / "state.json").read_text())
 
 
 def assert_same_end(one, other, steps):
-    """Weights, optimiser, metrics and lineage of two runs are equal, bit for bit."""
+    """Assert that weights, optimiser state, metrics and lineage of two runs are equal, bit for bit."""
     for file in ("model.safetensors", "optimizer.safetensors"):
         first, second = (load_file(checkpoint_at(run, steps) / file) for run in (one, other))
         assert first.keys() == second.keys()

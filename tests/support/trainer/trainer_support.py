@@ -87,8 +87,9 @@ def make_group() -> Callable[..., Group]:
 def random_rows(
     seed: int, count: int = 24, trajectories: int = 6, distinct: int = 9, instructions: int = 0
 ) -> list[TrainingSample]:
-    """Rows of several lengths, many of them equal or with equal prompts, with some masked tokens; all
-    prompts begin with the same `instructions` tokens.
+    """Return rows of several lengths with some masked tokens. Many rows are equal or have equal prompts.
+
+    All prompts begin with the same `instructions` tokens.
     """
     generator = np.random.default_rng(seed)
     beginning = generator.integers(5, 90, instructions)
@@ -116,7 +117,10 @@ def random_rows(
 
 
 def growing_rows(seed: int) -> list[TrainingSample]:
-    """Episodes as single rows: three turns, tool output between them that the policy did not sample."""
+    """Return rows that each contain a complete episode: three turns, with tool output between the turns.
+
+    The policy did not sample the tool output, so its tokens are masked.
+    """
     generator = np.random.default_rng(seed)
     rows = []
     for number in range(6):

@@ -1,11 +1,11 @@
-"""Trains with GRPO of the real TRL on a real environment server, with a policy of a few thousand parameters.
+"""Trains a policy of a few thousand parameters with TRL's GRPO on a real environment server.
 
     .venv-trl/bin/python tests/support/trainer/trl_driver.py URL FOLDER
 
-proto, client and examples are on PYTHONPATH.
+proto, client and examples must be on PYTHONPATH.
 
-The policy is first trained to reply to any prompt with one call of the tool `act`. TRL has to find
-the tool, parse its calls, step the environment and take its reward. Prints TRL's log as JSON.
+The driver first trains the policy to reply to any prompt with one call of the tool `act`. TRL must find the tool, parse
+the calls, step the environment and use its reward. Prints TRL's log as JSON.
 """
 
 import json
@@ -23,7 +23,7 @@ CALL = '<tool_call>\n{"name": "act", "arguments": {"action": "up"}}\n</tool_call
 
 
 def tokenizer():
-    """A tokenizer of bytes and of one token for each marker, with Qwen3's chat template from TRL."""
+    """Return a byte-level tokenizer with a token for each marker, and with TRL's chat template for Qwen3."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -35,7 +35,7 @@ def tokenizer():
 
 
 def policy(vocabulary):
-    """A policy trained to predict CALL after BEGIN, and END after anything else."""
+    """Train a policy that predicts CALL after BEGIN, and END after all other tokens."""
     torch.manual_seed(0)
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = Qwen3Config(

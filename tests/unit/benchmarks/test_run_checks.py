@@ -63,4 +63,4 @@ def test_a_group_that_was_trained_on_twice_is_found(run: Path) -> None:
 
 def test_a_step_with_two_records_is_found(run: Path) -> None:
     write_metrics(run, [{"step": step, "age_max": 1.0} for step in (1, 2, 3, 3, 4, 5)])
-    assert lineage_problems(run, STEPS)[0] == ["metrics.jsonl does not have each step once"]
+    assert lineage_problems(run, STEPS)[0] == ["metrics.jsonl does not contain each step exactly once"]

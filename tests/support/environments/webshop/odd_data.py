@@ -1,4 +1,4 @@
-"""Official files with odd content, such as a user's own products may have."""
+"""Data files in the official format with unusual content. A user's own products can have such content."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ SCRIPT = "<script>alert(1)</script>"
 
 
 def values(*texts: Any) -> list[dict[str, Any]]:
-    """An axis of options in the official format."""
+    """Return the values of an option in the official format."""
     return [{"value": text, "image": None} for text in texts]
 
 
-# By what is odd. The asin of each product is B and its position.
+# Name of the unusual property → fields of the product. The asin of a product is "B" and its position in this table.
 ODD = {
     "no price": {"pricing": None},
     "price range": {"pricing": "$10.00$14.50"},
@@ -53,16 +53,16 @@ LEFT_OUT = [
 
 
 def asin_of(name: str) -> str:
-    """The asin of a product of `ODD`."""
+    """Return the asin of a product of `ODD`."""
     return f"B{list(ODD).index(name):02}"
 
 
 def write_odd(folder: Path) -> Path:
-    """Write files with the products of `ODD`, the products that are left out, and instructions of people."""
+    """Write files with `ODD` products, products that the catalogue skips (`LEFT_OUT`), and human instructions."""
     products = []
     for name, fields in ODD.items():
         one = entry(asin := asin_of(name), **fields)
-        one["name"] += f" {asin}"  # titles are searched, asins are not
+        one["name"] += f" {asin}"  # because a search finds words of titles, but no asins
         products.append(one)
     human = {
         one["asin"]: [

@@ -1,4 +1,4 @@
-"""Plays the same visit in the environment and in the reference (`webshop_reference`), and compares all pages."""
+"""Plays the same actions in the environment and in the reference (`webshop_reference`), and compares all pages."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SEARCHES = ("search[home]", "search[ ]", "search[zebra]", 'search["red" a+b  c]'
 
 
 class Pair:
-    """The same visit in the environment and in the reference."""
+    """A visit to the shop with the same actions in the environment and in the reference."""
 
     def __init__(self, form, index=0, show_attributes=False, catalogue=None):
-        """`catalogue`: default: `small_catalogue`."""
+        """Start at the goal `index`. `catalogue`: default: `small_catalogue`."""
         catalogue = catalogue or small_catalogue()
         self.form = form
         environment = shop_environment(catalogue, observation=form, show_attributes=show_attributes)
@@ -47,7 +47,7 @@ class Pair:
 
 
 def play_random_visits(form, rng, compared, catalogue=None):
-    """Play random visits, one for each training goal in turn, until `compared` pages were compared."""
+    """Play random visits until `compared` pages are compared. Each visit has the next training goal."""
     total = index = 0
     goals = (catalogue or small_catalogue()).sizes()["train"]
     while total < compared:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from arlarena.rollout.evaluation.models.chat_senders import RawCompletion, ChatSender, SdkSender, ServerSender
+from arlarena.rollout.evaluation.models.chat_senders import ChatSender, RawCompletion, SdkSender, ServerSender
 from arlarena.rollout.evaluation.models.connection import ApiConnection
 from arlarena.rollout.evaluation.models.errors import ModelError, Rejected, Retryable
 from arlarena.rollout.evaluation.models.failures import VendorError, model_errors
